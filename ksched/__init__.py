@@ -1,0 +1,85 @@
+"""Sampling mathematics for diffusion and flow-matching models: how a model is sampled, and at which noise levels.
+
+Names that need torch are imported when they are first used, so that schedules alone stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ksched.processes import EDM, VE, VP, Flow, Level, Process
+from ksched.schedules import (
+    calculate_ddim_uniform_sigmas,
+    calculate_exponential_sigmas,
+    calculate_karras_sigmas,
+    calculate_linear_sigmas,
+    calculate_normal_sigmas,
+    calculate_sgm_uniform_sigmas,
+    calculate_sigmas,
+    calculate_simple_sigmas,
+)
+from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
+
+if TYPE_CHECKING:
+    from ksched import analysis, exact, noise
+    from ksched.denoiser import Denoiser
+    from ksched.plan import Plan
+    from ksched.registry import register_sampler
+    from ksched.runner import Run, Sampler, StepInfo, build_sampler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Denoiser",
+    "Dialect",
+    "Flow",
+    "Level",
+    "NoiseSchedule",
+    "Plan",
+    "Process",
+    "Run",
+    "Sampler",
+    "SamplerType",
+    "StepInfo",
+    "analysis",
+    "build_sampler",
+    "calculate_ddim_uniform_sigmas",
+    "calculate_exponential_sigmas",
+    "calculate_karras_sigmas",
+    "calculate_linear_sigmas",
+    "calculate_normal_sigmas",
+    "calculate_sgm_uniform_sigmas",
+    "calculate_sigmas",
+    "calculate_simple_sigmas",
+    "exact",
+    "noise",
+    "parse_label",
+    "register_sampler",
+]
+
+_MODULES = ("analysis", "exact", "noise")
+_LATE = {
+    "Denoiser": "denoiser",
+    "Plan": "plan",
+    "Run": "runner",
+    "Sampler": "runner",
+    "StepInfo": "runner",
+    "build_sampler": "runner",
+    "register_sampler": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ksched.{name}")
+    if name in _LATE:
+        return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
+    raise AttributeError(f"module 'ksched' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,96 @@
+"""From a raw network to a denoiser: input scaling, timestep and prediction type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from ksched.processes import EDM, VE, VP, Flow, Process
+
+__all__ = ["Denoiser", "Prediction"]
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
+
+#: which prediction types make sense for networks trained on which process
+_FITS: dict[type[Process], tuple[str, ...]] = {
+    VP: ("epsilon", "v_prediction", "sample"),
+    EDM: ("epsilon", "v_prediction", "sample", "edm"),
+    VE: ("epsilon", "sample"),
+    Flow: ("flow", "sample"),
+}
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser ``(x, sigma) -> x0 prediction`` made of a network ``(scaled x, timestep) -> output``.
+
+    Parameters
+    ----------
+    network : called with the scaled state and a timestep tensor of shape (batch,)
+    process : what the network was trained on; it must be the sampler's process
+    prediction : what the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
+        "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "edm" the F of EDM's
+        preconditioning
+
+    Raises
+    ------
+    ValueError : a prediction type that this process cannot have; epsilon with zero terminal SNR, where the first
+        state holds no signal and eps tells nothing of x0
+
+    Notes
+    -----
+    The network sees ``x / sqrt(1 + sigma ** 2)`` for VP, ``x / sqrt(sigma_data ** 2 + sigma ** 2)`` for EDM, and x
+    itself for VE and flow. Karras et al. 2022, table 1; Salimans & Ho 2022, arXiv:2202.00512, for v.
+    """
+
+    network: Callable[..., Any]
+    process: Process
+    prediction: Prediction = "epsilon"
+
+    def __post_init__(self) -> None:
+        if not callable(self.network):
+            raise TypeError(f"network must be callable, (x, timestep) -> output; got {type(self.network).__name__}")
+        if not isinstance(self.process, Process):
+            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}; got {self.prediction!r}")
+        kind = type(self.process)
+        fits = _FITS.get(kind, get_args(Prediction))
+        if self.prediction not in fits:
+            raise ValueError(f"a {kind.__name__} network predicts {' or '.join(fits)}; got {self.prediction!r}")
+        if self.prediction == "epsilon" and getattr(self.process, "zero_terminal_snr", False):
+            raise ValueError(
+                "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
+                "nothing of x0 there. Such networks are trained for v_prediction or sample."
+            )
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float, **inputs: Any) -> torch.Tensor:
+        """The x0 prediction.
+
+        Parameters
+        ----------
+        x : states, batch first
+        sigma : contract sigma, a number or one per item
+        inputs : handed to the network (conditioning)
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if not isinstance(sigma, torch.Tensor):
+            sigma = torch.full((x.shape[0],), float(sigma), dtype=dtype, device=x.device)
+        per_item = sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
+        a, s = self.process.alpha(per_item), self.process.noise_std(per_item)
+        data = getattr(self.process, "sigma_data", 1.0)
+        norm = (s * s + (a * data) ** 2).sqrt() if isinstance(self.process, VP | EDM) else torch.ones_like(a)
+        output = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs).to(dtype)
+        if self.prediction == "sample":
+            denoised = output
+        elif self.prediction == "epsilon":
+            denoised = (x - s * output) / a
+        elif self.prediction == "flow":
+            denoised = x - s * output
+        else:  # v and EDM's F are the same prediction with opposite signs
+            sign = -1 if self.prediction == "v_prediction" else 1
+            denoised = a * data**2 / norm**2 * x + sign * s * data / norm * output
+        return denoised.to(x.dtype)

@@ -1,0 +1,82 @@
+"""The noise levels of one run, validated once, on the host, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ksched.processes import Level, Process
+from ksched.types import Array, ArrayLike
+
+__all__ = ["Grid"]
+
+
+def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
+    """Noise levels as a new float64 array: finite, strictly decreasing, >= 0, zero only last, the first at most ``limit``.
+
+    Raises
+    ------
+    TypeError : not numbers
+    ValueError : anything else; the message names the first offending index and value
+    """
+    try:
+        values = np.array(sigmas, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"sigmas must be a list of numbers; got {sigmas!r}") from error
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"sigmas must be one list of at least one number; got shape {values.shape}")
+    for i, value in enumerate(values):
+        if math.isnan(value) or (math.isinf(value) and not (i == 0 and value > 0 and limit == math.inf)):
+            raise ValueError(
+                f"sigmas must be finite (infinity only first, and only on VP(variance_preserving=True)); "
+                f"got sigmas[{i}]={value}"
+            )
+        if value < 0:
+            raise ValueError(f"sigmas must be >= 0; got sigmas[{i}]={value}")
+        if i and value >= values[i - 1]:
+            raise ValueError(
+                f"sigmas must be strictly decreasing; got sigmas[{i - 1}]={values[i - 1]}, sigmas[{i}]={value}. "
+                "They are run exactly as given: sort them or remove repeated levels yourself."
+            )
+    if values[0] > limit:
+        raise ValueError(f"sigmas must be at most {limit:g} on this process; got sigmas[0]={values[0]}")
+    return values
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Levels of one run on one process.
+
+    Attributes
+    ----------
+    process : gives the levels between those of the grid too, for samplers with intermediate stages
+    levels : one more than there are steps, from noise to data
+    """
+
+    process: Process
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, sigmas: ArrayLike, process: Process) -> Grid:
+        """Grid of contract sigmas, exactly as given.
+
+        Raises
+        ------
+        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`)
+        """
+        values = check_sigmas(sigmas, process.sigma_limit)
+        return cls(process, tuple(process.level(float(value)) for value in values))
+
+    def steps(self) -> Iterator[tuple[Level, Level]]:
+        """(level left, level reached) of every step."""
+        return zip(self.levels[:-1], self.levels[1:], strict=True)
+
+    def at(self, lam: float) -> Level:
+        """The process's level with half log-SNR ``lam``."""
+        return self.process.level_at(lam)
+
+    def __len__(self) -> int:
+        return len(self.levels) - 1

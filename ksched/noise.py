@@ -1,0 +1,106 @@
+"""Noise as a value: each draw is a function of the item's seed and of where in the run it acts, and of nothing else.
+
+So it does not depend on batch size or order, on the device, on how often anybody asked before, or on where a run was
+split; the global random state is neither read nor moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Protocol
+
+import torch
+
+from ksched.plan import Draw
+
+__all__ = ["CallableNoise", "NoiseSource", "SeededNoise", "item_seeds"]
+
+#: Names the rule from (seed, draw) to numbers. A new rule gets a new name; an old one never changes.
+SCHEME = b"ksched noise 1"
+
+
+class NoiseSource(Protocol):
+    """What the executor asks for noise."""
+
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
+        """Unit-normal noise of ``like``'s shape, dtype and device."""
+        ...
+
+
+def item_seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    """One seed per item: those given, or ``seed, seed + 1, ...`` so that every item can be made again alone.
+
+    Raises
+    ------
+    TypeError, ValueError : seeds that are not whole numbers, or not one per item
+    """
+    if isinstance(seed, torch.Tensor):
+        raise TypeError("seed must be a whole number or a list of them, not a tensor")
+    many = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else None
+    for value in [seed] if many is None else many:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"seed must be a whole number or one per batch item; got {value!r}")
+    if many is None:
+        return tuple(int(seed) + i for i in range(batch))  # type: ignore[arg-type]
+    if len(many) != batch:
+        raise ValueError(f"seed must be one number or one per batch item; got {len(many)} seeds for a batch of {batch}")
+    return tuple(int(value) for value in many)
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """Independent noise for every (item seed, draw).
+
+    Attributes
+    ----------
+    seeds : one per item of the batch
+    """
+
+    seeds: tuple[int, ...]
+
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
+        """Noise of one draw for the whole batch.
+
+        The numbers are drawn in float32 on the host whatever the state's dtype and device, so that all of them see
+        the same ones.
+        """
+        noise = torch.empty(like.shape, dtype=torch.float32)
+        for item, seed in zip(noise, self.seeds, strict=True):
+            generator = torch.Generator().manual_seed(_key(seed, draw))
+            torch.randn(item.shape, generator=generator, out=item)
+        return noise.to(device=like.device, dtype=like.dtype)
+
+
+def _key(seed: int, draw: Draw) -> int:
+    """64 bits of a hash: every bit of seed and position matters."""
+    position = struct.pack("<ddqq", *draw)
+    return int.from_bytes(hashlib.blake2b(position, digest_size=8, key=SCHEME, salt=_salt(seed)).digest(), "little")
+
+
+def _salt(seed: int) -> bytes:
+    return (seed % (1 << 128)).to_bytes(16, "little")
+
+
+@dataclass(frozen=True)
+class CallableNoise:
+    """Noise from the caller's own function ``(sigma_from, sigma_to) -> tensor like x``, of unit variance."""
+
+    function: Callable[[float, float], Any]
+
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
+        """The function's answer, checked.
+
+        Raises
+        ------
+        TypeError, ValueError : the answer is not a tensor of the state's shape
+        """
+        noise = self.function(draw.sigma_from, draw.sigma_to)
+        if not isinstance(noise, torch.Tensor):
+            raise TypeError(f"noise(sigma_from, sigma_to) must return a tensor; got {type(noise).__name__}")
+        if noise.shape != like.shape:
+            raise ValueError(f"noise must have the state's shape {tuple(like.shape)}; got {tuple(noise.shape)}")
+        return noise.to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,103 @@
+"""The options of samplers and schedules as data: listed, checked and described from the signature."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import types as _types
+from collections.abc import Callable, Mapping
+from functools import cache
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+__all__ = ["Bound", "Exponent", "NonNegative", "Option", "Order", "check_options", "check_steps", "options_of"]
+
+
+class Between(NamedTuple):
+    """Closed range an option must lie in."""
+
+    low: float
+    high: float
+
+
+NonNegative = Annotated[float, Between(0.0, sys.float_info.max)]
+Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma, infinity meaning none
+Exponent = Annotated[float, Between(0.01, 1000.0)]
+Order = Annotated[int, Between(1, 8)]
+
+
+class Option(NamedTuple):
+    """One option of a sampler or schedule."""
+
+    name: str
+    kind: Any  # bool, int, float or a Literal
+    default: Any
+    low: float = -math.inf
+    high: float = math.inf
+
+    def check(self, owner: str, value: Any) -> Any:
+        """The value in the option's own type, or an error that names owner, option and what must hold."""
+        if get_origin(self.kind) is Literal:
+            choices = get_args(self.kind)
+            if value not in choices:
+                raise ValueError(f"{owner}: {self.name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+            return value
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise TypeError(f"{owner}: {self.name} must be True or False; got {value!r}")
+            return value
+        wanted, word = (Integral, "a whole number") if self.kind is int else (Real, "a number")
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise TypeError(f"{owner}: {self.name} must be {word}; got {value!r}")
+        if math.isnan(value) or not self.low <= value <= self.high:  # type: ignore[arg-type, operator]
+            if self.high >= sys.float_info.max:
+                limits = f"{'a finite number ' if self.high < math.inf else ''}of at least {self.low:g}"
+            else:
+                limits = f"at least {self.low:g} and at most {self.high:g}"
+            raise ValueError(f"{owner}: {self.name} must be {limits}; got {value}")
+        return self.kind(value)
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.default!r}"
+
+
+@cache
+def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapping[str, Option]:
+    """Options of a function: its parameters with a default but those in ``skip``, in order, read-only."""
+    hints = get_type_hints(function, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is parameter.empty or name in skip:
+            continue
+        kind, *limits = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        found[name] = Option(name, kind, parameter.default, *(limits[0] if limits else ()))
+    return _types.MappingProxyType(found)
+
+
+def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given options in their own types.
+
+    Raises
+    ------
+    TypeError, ValueError : an option that ``owner`` does not have, or a value of the wrong type or range
+    """
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{owner} has no option {name!r}; it has {', '.join(map(str, known.values())) or 'none'}")
+    return {name: known[name].check(owner, value) for name, value in given.items()}
+
+
+def check_steps(steps: Any) -> int:
+    """``steps`` as an int.
+
+    Raises
+    ------
+    TypeError : not a whole number
+    ValueError : below 1
+    """
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise TypeError(f"steps must be a whole number of at least 1; got {steps!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    return int(steps)

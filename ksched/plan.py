@@ -1,0 +1,512 @@
+"""A sampler as data: symbols, the tape that records them, and the plan, a table of numbers, that comes out.
+
+Every state of a run is a linear combination of earlier registers: states ``x``, model outputs ``D`` (denoised) and ``U``
+(unconditional), and unit noises ``xi``. Because the noise levels are known beforehand, so are the coefficients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast
+
+from ksched.grid import Grid
+from ksched.processes import Level
+
+__all__ = ["Draw", "Form", "Plan", "Register", "Row", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
+
+
+class TraceError(TypeError):
+    """A sampler did something with a symbol that a table of numbers cannot hold."""
+
+
+class Register(NamedTuple):
+    """What a row may refer to: state "x", output "D" or "U", noise "xi", and its number."""
+
+    kind: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.index}"
+
+
+class Draw(NamedTuple):
+    """One unit-normal noise of a run, named by where in the run it acts, not by when it is asked for.
+
+    ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` tells apart
+    independent noises of one interval.
+    """
+
+    sigma_from: float
+    sigma_to: float
+    visit: int = 0
+    stream: int = 0
+
+
+class Vector(Protocol):
+    """What a sampler may do with a state: a tensor can, and so can a symbol."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+    def __sub__(self, other: Any, /) -> Any: ...
+    def __mul__(self, factor: Any, /) -> Any: ...
+    def __rmul__(self, factor: Any, /) -> Any: ...
+    def __truediv__(self, divisor: Any, /) -> Any: ...
+    def __neg__(self) -> Any: ...
+
+
+V = TypeVar("V", bound=Vector)
+
+
+class Verbs(Protocol[V]):
+    """What a sampler may ask of the run it belongs to."""
+
+    def denoise(self, x: V, level: Level) -> V:
+        """The model's x0 prediction for state ``x`` at ``level``."""
+        ...
+
+    def denoise_both(self, x: V, level: Level) -> tuple[V, V]:
+        """The prediction and its unconditional twin, from one model call."""
+        ...
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> V:
+        """Unit-variance noise of the interval; the same one whenever it is asked for."""
+        ...
+
+    def keep(self, value: V) -> V:
+        """Make a state of its own of a value that later steps use more than once."""
+        ...
+
+
+SamplerFunction = Callable[..., Any]  # (run, grid, x, *, options) -> x
+
+
+def _refuse(doing: str) -> NoReturn:
+    raise TraceError(
+        f"a sampler may only add, subtract and scale its states, and {doing} is none of these: the plan is a table of "
+        "numbers made before any tensor exists. Compute with the levels of the grid instead, or wrap the model if the "
+        "rule looks at the data."
+    )
+
+
+class Form:
+    """A symbol: a linear combination of registers. It adds, subtracts, scales by numbers, and refuses all else."""
+
+    __slots__ = ("terms",)
+    __array_ufunc__ = None  # numpy scalars times a symbol come here
+
+    def __init__(self, terms: Mapping[Register, float]) -> None:
+        self.terms = {register: value for register, value in terms.items() if value != 0}
+
+    def _scaled(self, factor: Any, doing: str) -> Form:
+        if isinstance(factor, Form) or not isinstance(factor, float | int):
+            _refuse(f"{doing} {type(factor).__name__}")
+        return Form({register: value * float(factor) for register, value in self.terms.items()})
+
+    def __add__(self, other: Any) -> Form:
+        if not isinstance(other, Form):
+            if isinstance(other, int) and other == 0:  # the start value of sum()
+                return self
+            _refuse(f"adding {other!r}")
+        total = dict(self.terms)
+        for register, value in other.terms.items():
+            total[register] = total.get(register, 0.0) + value
+        return Form(total)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Form:
+        return self._scaled(-1.0, "negating by")
+
+    def __sub__(self, other: Any) -> Form:
+        if not isinstance(other, Form):
+            _refuse(f"subtracting {other!r}")
+        return self + -other
+
+    def __rsub__(self, other: Any) -> Form:
+        return -self + other
+
+    def __mul__(self, factor: Any) -> Form:
+        return self._scaled(factor, "multiplying by a")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Form:
+        return self._scaled(1.0 / divisor if isinstance(divisor, float | int) else divisor, "dividing by a")
+
+    def __rtruediv__(self, other: Any) -> NoReturn:
+        _refuse("dividing by a symbol")
+
+    def __pow__(self, other: Any) -> NoReturn:
+        _refuse("taking a power")
+
+    def __bool__(self) -> NoReturn:
+        _refuse("asking whether a symbol is true")
+
+    def __eq__(self, other: object) -> NoReturn:
+        _refuse("comparing symbols")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+    def __float__(self) -> NoReturn:
+        _refuse("making a number of a symbol")
+
+    def __abs__(self) -> NoReturn:
+        _refuse("taking the absolute value")
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        _refuse("taking a part of a symbol")
+
+    def __iter__(self) -> NoReturn:
+        _refuse("looping over a symbol")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _refuse(f"calling or reading .{name}")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        _refuse(f"torch's {getattr(function, '__name__', function)}")
+
+    def __repr__(self) -> str:
+        return "  ".join(f"{value:+.6f} {register}" for register, value in self.terms.items()) or "0"
+
+
+class Row(NamedTuple):
+    """One state that the sampler forms.
+
+    Attributes
+    ----------
+    terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
+    level : where the model is called on it; None: it is not
+    step : the step of the schedule it belongs to
+    both : whether the call must return the unconditional prediction too
+    """
+
+    terms: tuple[tuple[Register, float], ...]
+    level: Level | None
+    step: int
+    both: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The table of a whole run: rows of float64 coefficients over registers.
+
+    Attributes
+    ----------
+    rows : states in the order they are formed; the first is the start, the last the result
+    draws : the noises that the rows refer to
+    start, end : levels of the first and the last state
+    sigmas : contract sigmas of the schedule, one more than there are steps
+
+    Raises
+    ------
+    ValueError : a table that cannot be run: a row that refers forward, a number that is not finite, a noise that is
+        never used
+
+    Examples
+    --------
+    >>> import ksched
+    >>> print(ksched.build_sampler("dpmpp_2m", sigmas=[14.6, 5, 1.5, 0.4, 0]).plan)
+    x0   eval s=14.6
+    x1   eval s=5      +0.342466 x0  +0.657534 D0
+    x2   eval s=1.5    +0.300000 x1  +1.093241 D1  -0.393241 D0
+    x3   eval s=0.4    +0.266667 x2  +1.135871 D2  -0.402537 D1
+    x4                 +1.000000 D3
+    """
+
+    rows: tuple[Row, ...]
+    draws: tuple[Draw, ...]
+    start: Level
+    end: Level
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rows) < 2 or self.rows[0].terms or self.rows[-1].level is not None:
+            raise ValueError("a plan needs a first row that is given and a last row that is the result")
+        calls, used = 0, set()
+        outputs: set[Register] = set()
+        for k, row in enumerate(self.rows):
+            for register, value in row.terms:
+                known = {"x": register.index < k, "xi": register.index < len(self.draws)}
+                if register.index < 0 or not known.get(register.kind, register in outputs):
+                    raise ValueError(f"row x{k} refers to {register}, which does not exist yet")
+                if not math.isfinite(value):
+                    raise ValueError(f"row x{k} (step {row.step}) has a coefficient of {value} for {register}")
+                used.add(register)
+            if k and not row.terms:
+                raise ValueError(f"row x{k} is empty; only the first is given")
+            if row.level is not None:
+                outputs |= {Register(kind, calls) for kind in ("DU" if row.both else "D")}
+                calls += 1
+        for m, draw in enumerate(self.draws):
+            if Register("xi", m) not in used:
+                raise ValueError(f"noise xi{m} ({draw.sigma_from:g} to {draw.sigma_to:g}) is never used")
+
+    @property
+    def steps(self) -> int:
+        """Number of schedule steps."""
+        return len(self.sigmas) - 1
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Level of every model call, in order."""
+        return tuple(row.level for row in self.rows if row.level is not None)
+
+    @property
+    def nfe(self) -> int:
+        """Number of model calls."""
+        return len(self.levels)
+
+    @property
+    def widest_row(self) -> int:
+        """Largest number of terms in a row."""
+        return max(len(row.terms) for row in self.rows)
+
+    @cached_property
+    def last_use(self) -> Mapping[Register, int]:
+        """The last row that reads each register."""
+        return {register: k for k, row in enumerate(self.rows) for register, _ in row.terms}
+
+    @cached_property
+    def live_registers(self) -> int:
+        """Largest number of states and outputs that must be held at once, the one being formed included."""
+        alive: set[Register] = set()
+        most, calls = 0, 0
+        for k, row in enumerate(self.rows):
+            alive.add(Register("x", k))
+            most = max(most, len(alive))
+            alive = {r for r in alive if self.last_use.get(r, -1) > k or r == Register("x", k)}
+            if row.level is not None:
+                alive |= {Register(kind, calls) for kind in ("DU" if row.both else "D")}
+                calls += 1
+                most = max(most, len(alive))
+        return most
+
+    @cached_property
+    def digest(self) -> str:
+        """Fingerprint of the table: equal for equal plans, on any machine."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def run(self, denoiser: Callable[..., Any], x: Any, noise: Callable[..., Any] | None = None) -> Any:
+        """Run the plan on tensors.
+
+        Parameters
+        ----------
+        denoiser : ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,)
+        x : start state, batch first
+        noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
+        """
+        from ksched.runner import Run, drive
+
+        return drive(Run(self, x, noise=noise), denoiser)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; floats keep every bit."""
+        rows = [
+            {"terms": [[str(r), v] for r, v in row.terms], "level": _pack(row.level), "step": row.step, "both": row.both}
+            for row in self.rows
+        ]
+        head = {"format": "ksched-plan", "version": 1, "sigmas": _pack(self.sigmas)}
+        ends = {"start": _pack(self.start), "end": _pack(self.end), "draws": [_pack(draw) for draw in self.draws]}
+        return json.dumps({**head, **ends, "rows": rows}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError : text that is not such a plan
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != "ksched-plan" or data["version"] != 1:
+                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            rows = tuple(
+                Row(
+                    tuple((_register(name), float(value)) for name, value in row["terms"]),
+                    Level(*_unpack(row["level"])) if row["level"] else None,
+                    int(row["step"]),
+                    bool(row["both"]),
+                )
+                for row in data["rows"]
+            )
+            draws = tuple(Draw(*_unpack(draw[:2]), int(draw[2]), int(draw[3])) for draw in data["draws"])
+            ends = Level(*_unpack(data["start"])), Level(*_unpack(data["end"]))
+            sigmas = _unpack(data["sigmas"])
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"not a ksched plan in JSON, version 1: {error!r}") from error
+        return cls(rows, draws, *ends, sigmas)
+
+    def __str__(self) -> str:
+        calls = [f"eval s={row.level.label:g}" if row.level is not None else "" for row in self.rows]
+        width = max(14, 2 + max(map(len, calls)))
+        lines = [f"x{k:<4}{calls[k]:<{width}}{Form(dict(row.terms))}" for k, row in enumerate(self.rows)]
+        return "\n".join([lines[0].removesuffix("0").rstrip(), *lines[1:]])
+
+
+def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
+    """Numbers for JSON, which has no infinity."""
+    return values and [str(v) if isinstance(v, float) and math.isinf(v) else v for v in values]  # type: ignore[return-value]
+
+
+def _unpack(values: list[Any]) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)
+
+
+def _register(name: str) -> Register:
+    kind = name.rstrip("0123456789")
+    return Register(kind, int(name[len(kind) :]))
+
+
+class Tape:
+    """Records a sampler as it runs on symbols."""
+
+    def __init__(self) -> None:
+        self.x = Form({Register("x", 0): 1.0})
+        self.step = 0
+        self._rows = [Row((), None, 0)]
+        self._calls = 0
+        self._requests: list[Draw] = []
+        self._visit = 0
+
+    def denoise(self, x: Form, level: Level) -> Form:
+        """A new output register; ``x`` becomes the state that the model saw."""
+        return self._call(x, level, both=False)[0]
+
+    def denoise_both(self, x: Form, level: Level) -> tuple[Form, Form]:
+        """A new pair of output registers, from one model call."""
+        return self._call(x, level, both=True)
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> Form:
+        """The noise register of an interval."""
+        if end.label > start.label:  # noising up again: what follows is a new path
+            self._visit += 1
+        request = Draw(start.label, end.label, self._visit, stream)
+        if request not in self._requests:
+            self._requests.append(request)
+        return Form({Register("xi", self._requests.index(request)): 1.0})
+
+    def keep(self, value: Form) -> Form:
+        """A new state register; ``value`` becomes a name of it."""
+        self._check(value, "keep")
+        self._state(value)
+        return value
+
+    def finish(self, result: Form, grid: Grid) -> Plan:
+        """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
+        self._check(result, "return")
+        rows = [*self._rows, Row(tuple(result.terms.items()), None, max(len(grid) - 1, 0))]
+        pieces = _disjoint(self._requests)
+        rows = [row._replace(terms=tuple(_substitute(row.terms, pieces))) for row in rows]
+        used = {register for row in rows for register, _ in row.terms}
+        while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
+            rows = _without(rows, "x", dead)
+            used = {register for row in rows for register, _ in row.terms}
+        draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
+        idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
+        rows = _renamed(rows, "xi", idle)
+        drawn = tuple(draw for m, draw in enumerate(draws) if m not in idle)
+        return Plan(tuple(rows), drawn, grid.levels[0], grid.levels[-1], tuple(level.label for level in grid.levels))
+
+    def _call(self, x: Form, level: Level, both: bool) -> tuple[Form, Form]:
+        self._check(x, "denoise")
+        k = self._state(x)
+        self._rows[k] = self._rows[k]._replace(level=level, step=self.step, both=both)
+        self._calls += 1
+        return (Form({Register("D", self._calls - 1): 1.0}), Form({Register("U", self._calls - 1): 1.0}))
+
+    def _state(self, form: Form) -> int:
+        """Make ``form`` a state of its own and return its number; the newest state stays what it is."""
+        newest = len(self._rows) - 1
+        if form.terms != {Register("x", newest): 1.0} or self._rows[newest].level is not None:
+            self._rows.append(Row(tuple(form.terms.items()), None, self.step))
+            newest += 1
+            form.terms = {Register("x", newest): 1.0}
+        return newest
+
+    @staticmethod
+    def _check(form: Any, verb: str) -> None:
+        if not isinstance(form, Form):
+            raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
+
+
+def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
+    """Each requested noise as a combination of noises of disjoint intervals, for the clock sigma of a Brownian path."""
+    result = []
+    for request in requests:
+        low, high = sorted(request[:2])
+        twins = [d for d in requests if d[2:] == request[2:]]
+        inside = {sigma for d in twins for sigma in d[:2] if low < sigma < high}
+        if not inside:  # nothing overlaps
+            result.append([(request, 1.0)])
+            continue
+        if math.isinf(high):
+            raise TraceError("noises that overlap cannot start at an infinite sigma")
+        ends = sorted({low, high} | inside, reverse=True)
+        parts = zip(ends[:-1], ends[1:], strict=True)
+        result.append([(Draw(a, b, *request[2:]), math.sqrt((a - b) / (high - low))) for a, b in parts])
+    return result
+
+
+def _substitute(
+    terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]]
+) -> Iterator[tuple[Register, float]]:
+    """Terms with every requested noise replaced by its disjoint pieces."""
+    numbers = {draw: m for m, draw in enumerate(dict.fromkeys(draw for request in pieces for draw, _ in request))}
+    total: dict[Register, float] = {}
+    for register, value in terms:
+        if register.kind != "xi":
+            total[register] = total.get(register, 0.0) + value
+            continue
+        for draw, weight in pieces[register.index]:
+            piece = Register("xi", numbers[draw])
+            total[piece] = total.get(piece, 0.0) + value * weight
+    yield from total.items()
+
+
+def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
+    """Rows in which registers of a kind close the gaps that ``gone`` leave."""
+
+    def shift(register: Register) -> Register:
+        return Register(kind, register.index - sum(g < register.index for g in gone)) if register.kind == kind else register
+
+    return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]
+
+
+def _without(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
+    return _renamed([row for k, row in enumerate(rows) if k not in gone], kind, gone)
+
+
+@dataclass(frozen=True)
+class _WatchedGrid(Grid):
+    """A grid that tells the tape which step is being recorded."""
+
+    tape: Tape
+
+    def steps(self) -> Iterator[tuple[Level, Level]]:
+        for i, pair in enumerate(super().steps()):
+            self.tape.step = i
+            yield pair
+
+
+def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> Plan:
+    """The plan of a sampler on a grid.
+
+    Raises
+    ------
+    TraceError : the sampler did something with a state that a table cannot hold
+    """
+    tape = Tape()
+    result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)
+    return tape.finish(cast(Form, result), grid)

@@ -1,0 +1,206 @@
+"""The words of the library: sampler, noise schedule and dialect names, labels, array aliases."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Array", "ArrayLike", "Dialect", "NoiseSchedule", "SamplerType", "Tensor", "parse_label"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+ArrayLike: TypeAlias = npt.ArrayLike
+Tensor: TypeAlias = "torch.Tensor"
+
+
+def _key(text: str) -> str:
+    """Spelling without case, spaces, dashes or dots; ``+`` is read as the letter p (DPM++ = dpmpp)."""
+    return re.sub(r"[^a-z0-9]", "", text.lower().replace("+", "p"))
+
+
+class _Name(StrEnum):
+    """A name that can be read from any spelling a peer uses."""
+
+    @classmethod
+    def _kind(cls) -> str:
+        raise TypeError("abstract")
+
+    @classmethod
+    def _spellings(cls) -> dict[str, Self]:
+        raise TypeError("abstract")
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Member for a name in our spelling or a peer's, whatever its case and punctuation.
+
+        Parameters
+        ----------
+        name : our value ("dpmpp_2m"), or what ComfyUI, A1111, k-diffusion or diffusers call the same thing
+
+        Raises
+        ------
+        TypeError : ``name`` is not a string
+        ValueError : nothing has that name; the message lists the nearest ones
+        """
+        if isinstance(name, cls):
+            return name
+        if not isinstance(name, str):
+            raise TypeError(f"a {cls._kind()} is named by a string; got {name!r}")
+        known = {_key(member): member for member in cls} | {_key(k): v for k, v in cls._spellings().items()}
+        found = known.get(_key(name))
+        if found is not None:
+            return found
+        near = [known[k].value for k in difflib.get_close_matches(_key(name), known, n=6, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"known: {', '.join(cls)}."
+        raise ValueError(f"unknown {cls._kind()} {name!r}; {hint}")
+
+
+class SamplerType(_Name):
+    """How a run steps from one noise level to the next; the values are ComfyUI's words."""
+
+    EULER = "euler"
+    HEUN = "heun"
+    EULER_ANCESTRAL = "euler_ancestral"
+    DDIM = "ddim"
+    DDPM = "ddpm"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    DPMPP_2S_ANCESTRAL = "dpmpp_2s_ancestral"
+    UNI_PC = "uni_pc"
+
+    @classmethod
+    def default(cls) -> SamplerType:
+        """The sampler used when none is named."""
+        return cls.EULER
+
+    @classmethod
+    def _kind(cls) -> str:
+        return "sampler"
+
+    @classmethod
+    def _spellings(cls) -> dict[str, SamplerType]:
+        return _SAMPLER_SPELLINGS
+
+
+class NoiseSchedule(_Name):
+    """Which noise levels a run visits; the values are ComfyUI's words."""
+
+    SIMPLE = "simple"
+    KARRAS = "karras"
+    EXPONENTIAL = "exponential"
+    SGM_UNIFORM = "sgm_uniform"
+    DDIM_UNIFORM = "ddim_uniform"
+    NORMAL = "normal"
+    LINEAR = "linear"
+
+    @classmethod
+    def default(cls) -> NoiseSchedule:
+        """The schedule used when none is named."""
+        return cls.SIMPLE
+
+    @classmethod
+    def _kind(cls) -> str:
+        return "noise schedule"
+
+    @classmethod
+    def _spellings(cls) -> dict[str, NoiseSchedule]:
+        return _SCHEDULE_SPELLINGS
+
+
+class Dialect(_Name):
+    """Whose behaviour a name means; ``ksched`` is the published mathematics."""
+
+    KSCHED = "ksched"
+
+    @classmethod
+    def _kind(cls) -> str:
+        return "dialect"
+
+    @classmethod
+    def _spellings(cls) -> dict[str, Dialect]:
+        return {}
+
+
+# What the peers call the same thing: A1111's labels, k-diffusion's functions, diffusers' classes, ComfyUI's variants.
+_SAMPLER_SPELLINGS: dict[str, SamplerType] = {
+    spelling: SamplerType(member)
+    for member, spellings in {
+        "euler": "k_euler sample_euler EulerDiscrete EulerDiscreteScheduler euler_discrete "
+        "EDMEulerScheduler FlowMatchEulerDiscreteScheduler FlowMatchEuler flow_match_euler_discrete",
+        "heun": "k_heun sample_heun HeunDiscrete HeunDiscreteScheduler heun_discrete "
+        "FlowMatchHeunDiscreteScheduler FlowMatchHeun",
+        "euler_ancestral": "euler_a k_euler_a k_euler_ancestral sample_euler_ancestral EulerAncestralDiscrete "
+        "EulerAncestralDiscreteScheduler euler_ancestral_discrete",
+        "ddim": "DDIMScheduler DDIMParallelScheduler k_ddim",
+        "ddpm": "DDPMScheduler DDPMParallelScheduler k_ddpm",
+        "dpmpp_2m": "k_dpmpp_2m sample_dpmpp_2m dpm_solver_multistep DPMSolverMultistep "
+        "DPMSolverMultistepScheduler dpmsolver++_2m dpm_solver++_2m EDMDPMSolverMultistepScheduler",
+        "dpmpp_2m_sde": "k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu dpm_solver_multistep_sde "
+        "sde_dpmsolver++",
+        "dpmpp_2s_ancestral": "dpmpp_2s_a k_dpmpp_2s_a k_dpmpp_2s_ancestral sample_dpmpp_2s_ancestral",
+        "uni_pc": "UniPCMultistep UniPCMultistepScheduler uni_pc_multistep uni_pc_bh1",
+    }.items()
+    for spelling in spellings.split()
+}
+_SCHEDULE_SPELLINGS: dict[str, NoiseSchedule] = {
+    spelling: NoiseSchedule(member)
+    for member, spellings in {
+        "karras": "use_karras_sigmas get_sigmas_karras",
+        "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas",
+        "normal": "uniform",
+        "ddim_uniform": "ddim",
+    }.items()
+    for spelling in spellings.split()
+}
+
+# The schedule A1111 picks for a label that names none ("Automatic"); every other label runs its uniform schedule.
+_AUTOMATIC: dict[SamplerType, NoiseSchedule] = {
+    SamplerType.DPMPP_2M: NoiseSchedule.KARRAS,
+    SamplerType.DPMPP_2S_ANCESTRAL: NoiseSchedule.KARRAS,
+    SamplerType.DPMPP_2M_SDE: NoiseSchedule.EXPONENTIAL,
+    SamplerType.DDIM: NoiseSchedule.DDIM_UNIFORM,
+    SamplerType.UNI_PC: NoiseSchedule.DDIM_UNIFORM,
+}
+
+
+def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
+    """Sampler and schedule of a label as A1111 and its relatives print it.
+
+    Parameters
+    ----------
+    label : sampler name, then optionally a schedule name: "DPM++ 2M SDE Karras", "Euler a"
+
+    Returns
+    -------
+    (sampler, schedule); where the label names no schedule, the one A1111's "Automatic" takes for that sampler
+
+    Raises
+    ------
+    TypeError : ``label`` is not a string
+    ValueError : no split of the words names a sampler and a schedule; the message lists near sampler names
+    """
+    if not isinstance(label, str):
+        raise TypeError(f"a label is a string such as 'DPM++ 2M Karras'; got {label!r}")
+    words = label.split()
+    for cut in range(len(words), 0, -1):
+        head, tail = " ".join(words[:cut]), " ".join(words[cut:])
+        try:
+            sampler = SamplerType.parse(head)
+            schedule = NoiseSchedule.parse(tail) if tail and _key(tail) != "automatic" else None
+        except ValueError:
+            continue
+        return sampler, schedule or _AUTOMATIC.get(sampler, NoiseSchedule.NORMAL)
+    SamplerType.parse(label)  # raises, with the nearest names
+    raise AssertionError("unreachable")
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a torch tensor, without importing torch to find out."""
+    return type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "__torch_function__")
