@@ -6,16 +6,19 @@ exact denoiser of Gaussian data) turns the whole plan into a few vectors of numb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ksched.plan import Plan
-from ksched.processes import Level
+from ksched.processes import Level, Process
 from ksched.types import Array
 
-__all__ = ["GaussianError", "Marginal", "gaussian_error", "gaussian_law", "marginals", "measured_order", "table"]
+__all__ = ["Law", "Marginal", "gaussian_error", "gaussian_law", "marginals", "measured_order", "table", "warped_sigmas"]
+
+Answer = tuple[Array, Array]  # (denoised, uncond)
 
 
 class Marginal(NamedTuple):
@@ -30,29 +33,37 @@ class Marginal(NamedTuple):
     variance: float
 
 
-def propagate(plan: Plan, first: Array, noises: Array, denoise: Callable[[Level, Array], Array]) -> list[Array]:
-    """All states of a plan as vectors over some basis, the model being ``denoise(level, state)``."""
-    states: list[Array] = []
-    outputs: list[Array] = []
+class Law(NamedTuple):
+    """Mean and variance of a state."""
+
+    mean: float
+    variance: float
+
+
+def _propagate(plan: Plan, first: Array, noises: Array, answer: Callable[[Level, Array], Answer]) -> list[Array]:
+    """All states of a plan as vectors over some basis, the model being ``answer(level, state)``."""
+    registers: dict[str, list[Array]] = {"x": [], "D": [], "U": [], "xi": list(noises)}
     for row in plan.rows:
-        state = first if not states else np.zeros_like(first)
+        state = np.zeros_like(first) if row.terms else first
         for (kind, index), value in row.terms:
-            state = state + value * {"x": states, "xi": noises}.get(kind, outputs)[index]
-        states.append(state)
+            state = state + value * registers[kind][index]
+        registers["x"].append(state)
         if row.level is not None:
-            outputs.append(denoise(row.level, state))
-    return states
+            denoised, uncond = answer(row.level, state)
+            registers["D"].append(denoised)
+            registers["U"].append(uncond)
+    return registers["x"]
 
 
 def marginals(plan: Plan) -> list[Marginal]:
     """Mean and variance of every state that the model sees, and of the result, for a constant denoiser.
 
     A sampler is consistent with its process exactly if each has ``alpha == level.alpha`` and ``variance ==
-    level.sigma ** 2``: then it samples one-point data without error whatever the grid.
+    level.sigma ** 2``: then it samples one-point data without error, whatever the grid.
     """
     basis = np.eye(2 + len(plan.draws))  # x0, start noise, draws
     first = plan.start.alpha * basis[0] + plan.start.sigma * basis[1]
-    states = propagate(plan, first, basis[2:], lambda level, state: basis[0])
+    states = _propagate(plan, first, basis[2:], lambda level, state: (basis[0], basis[0]))
     levels = [row.level for row in plan.rows[:-1]] + [plan.end]
     return [
         Marginal(k, level, float(state[0]), float(state[1:] @ state[1:]))
@@ -66,13 +77,116 @@ def table(plan: Plan) -> Array:
 
     Returns
     -------
-    float64 array, shape (nfe + 1, 1 + 2 * nfe + draws); columns are the start state, then D and U of every model
-    call, then the draws. Two samplers are the same method on a grid exactly if these agree.
+    float64 array, shape (nfe + 1, 1 + 2 * nfe + draws). Columns are the start state, then D and U of every model call
+    in turn, then the draws. Two samplers are the same method on a grid exactly if their tables agree.
     """
-    calls = plan.nfe
-    basis = np.eye(1 + 2 * calls + len(plan.draws))
-    outputs = iter(range(calls))
-    merged = _merge_uncond(plan)
-    states = propagate(merged, basis[0], basis[1 + 2 * calls :], lambda level, state: basis[1 + next(outputs)])
+    outputs = 2 * plan.nfe
+    basis = np.eye(1 + outputs + len(plan.draws))
+    pairs = zip(basis[1 : 1 + outputs : 2], basis[2 : 1 + outputs : 2], strict=True)
+    states = _propagate(plan, basis[0], basis[1 + outputs :], lambda level, state: next(pairs))
     seen = [state for row, state in zip(plan.rows, states, strict=True) if row.level is not None]
     return np.array([*seen, states[-1]])
+
+
+def _gaussian_result(plan: Plan, std: float) -> Array:
+    """The result over (data mean, start state, draws) if the data is normal with std ``std`` and the model exact."""
+    basis = np.eye(2 + len(plan.draws))
+
+    def answer(level: Level, state: Array) -> Answer:
+        gain = level.alpha * std**2 / ((level.alpha * std) ** 2 + level.sigma**2)
+        denoised = gain * state + (1 - gain * level.alpha) * basis[0]
+        return denoised, denoised
+
+    return _propagate(plan, basis[1], basis[2:], answer)[-1]
+
+
+def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0) -> Law:
+    """Exact law of a plan's result for normal data and the exact denoiser, started from the exact law.
+
+    The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + end.sigma ** 2``.
+    """
+    result = _gaussian_result(plan, std)
+    spread = (plan.start.alpha * std) ** 2 + plan.start.sigma**2
+    return Law(
+        float((result[0] + result[1] * plan.start.alpha) * mean),
+        float(result[1] ** 2 * spread + result[2:] @ result[2:]),
+    )
+
+
+def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: bool = False) -> float:
+    """Error of a plan on normal data with the exact denoiser.
+
+    Parameters
+    ----------
+    mean, std : of the data
+    weak : compare the laws of the results (for samplers that draw noise), not the results started from one state
+
+    Returns
+    -------
+    not weak: root mean square distance from the exact solution of the probability-flow ODE, over start states from
+    the exact law. weak: Wasserstein-2 distance of the two normal laws. Both are lengths in the units of the data
+    """
+    start, end = plan.start, plan.end
+    before, after = (math.hypot(level.alpha * std, level.sigma) for level in (start, end))
+    if weak:
+        law = gaussian_law(plan, mean, std)
+        return math.hypot(law.mean - end.alpha * mean, math.sqrt(law.variance) - after)
+    result = _gaussian_result(plan, std)
+    result[1] -= after / before
+    result[0] -= end.alpha - after / before * start.alpha
+    return math.sqrt(
+        ((result[0] + result[1] * start.alpha) * mean) ** 2 + (result[1] * before) ** 2 + result[2:] @ result[2:]
+    )
+
+
+def warped_sigmas(
+    process: Process, steps: int, sigma_max: float | None = None, sigma_min: float | None = None
+) -> Array:
+    """A smooth grid that is even in no usual variable, to measure orders on: even grids hide errors.
+
+    Parameters
+    ----------
+    process : gives the range, and the variable that is warped: sigma / (alpha + sigma), finite for pure noise too
+    steps : number of steps
+    sigma_max, sigma_min : first and last contract sigma; by default those where sigma / alpha is 4 and 1/4
+
+    Returns
+    -------
+    float64 array, shape (steps + 1,), strictly decreasing; it ends above 0
+    """
+    high = process.level_at(-math.log(4)) if sigma_max is None else process.level(sigma_max)
+    low = process.level_at(math.log(4)) if sigma_min is None else process.level(sigma_min)
+    first, last = (level.sigma / (level.alpha + level.sigma) for level in (high, low))
+    u = np.linspace(0, 1, steps + 1)
+    share = first + (last - first) * (u + 0.3 / math.pi * np.sin(math.pi * u) ** 2 + 0.08 * np.sin(2 * math.pi * u))
+    inner = [process.level_at(math.log((1 - r) / r)).label for r in share[1:-1]]
+    return np.array([high.label, *inner, low.label])
+
+
+def measured_order(
+    build: Callable[[Array], Plan],
+    process: Process,
+    *,
+    weak: bool = False,
+    steps: Sequence[int] = (64, 128),
+    sigma_max: float | None = None,
+) -> float:
+    """Order of convergence of a sampler, from the exact errors of its plans on normal data.
+
+    Parameters
+    ----------
+    build : the plan for given contract sigmas
+    process : the process they belong to
+    weak : order of the law, for samplers that draw noise
+    steps : the two numbers of steps to compare
+    sigma_max : start of the grid; see `warped_sigmas`
+
+    Returns
+    -------
+    p if the largest error over data of std 0.3, 0.5, 1 and 2 falls as steps ** -p between the two
+    """
+    few, many = steps
+    plans = [build(warped_sigmas(process, n, sigma_max)) for n in (few, many)]
+    # the largest of several: a single error may happen to cross zero
+    errors = [max(gaussian_error(plan, 1.0, std, weak=weak) for std in (0.3, 0.5, 1.0, 2.0)) for plan in plans]
+    return math.log(errors[0] / errors[1]) / math.log(many / few)

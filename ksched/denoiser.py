@@ -83,7 +83,8 @@ class Denoiser:
         a, s = self.process.alpha(per_item), self.process.noise_std(per_item)
         data = getattr(self.process, "sigma_data", 1.0)
         norm = (s * s + (a * data) ** 2).sqrt() if isinstance(self.process, VP | EDM) else torch.ones_like(a)
-        output = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs).to(dtype)
+        output: torch.Tensor = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
+        output = output.to(dtype)
         if self.prediction == "sample":
             denoised = output
         elif self.prediction == "epsilon":

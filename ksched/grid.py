@@ -15,7 +15,7 @@ __all__ = ["Grid"]
 
 
 def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
-    """Noise levels as a new float64 array: finite, strictly decreasing, >= 0, zero only last, the first at most ``limit``.
+    """Noise levels as a new float64 array: finite, strictly decreasing, >= 0, the first at most ``limit``.
 
     Raises
     ------

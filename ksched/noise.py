@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 
 from ksched.plan import Draw
@@ -38,14 +39,12 @@ def item_seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
     ------
     TypeError, ValueError : seeds that are not whole numbers, or not one per item
     """
-    if isinstance(seed, torch.Tensor):
-        raise TypeError("seed must be a whole number or a list of them, not a tensor")
-    many = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else None
+    many = list(seed) if isinstance(seed, list | tuple | range | np.ndarray) else None
     for value in [seed] if many is None else many:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"seed must be a whole number or one per batch item; got {value!r}")
     if many is None:
-        return tuple(int(seed) + i for i in range(batch))  # type: ignore[arg-type]
+        return tuple(int(cast(int, seed)) + i for i in range(batch))
     if len(many) != batch:
         raise ValueError(f"seed must be one number or one per batch item; got {len(many)} seeds for a batch of {batch}")
     return tuple(int(value) for value in many)

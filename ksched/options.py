@@ -50,7 +50,7 @@ class Option(NamedTuple):
         wanted, word = (Integral, "a whole number") if self.kind is int else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise TypeError(f"{owner}: {self.name} must be {word}; got {value!r}")
-        if math.isnan(value) or not self.low <= value <= self.high:  # type: ignore[arg-type, operator]
+        if math.isnan(value) or not self.low <= value <= self.high:  # type: ignore[operator]
             if self.high >= sys.float_info.max:
                 limits = f"{'a finite number ' if self.high < math.inf else ''}of at least {self.low:g}"
             else:

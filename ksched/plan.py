@@ -1,23 +1,36 @@
 """A sampler as data: symbols, the tape that records them, and the plan, a table of numbers, that comes out.
 
-Every state of a run is a linear combination of earlier registers: states ``x``, model outputs ``D`` (denoised) and ``U``
-(unconditional), and unit noises ``xi``. Because the noise levels are known beforehand, so are the coefficients.
+Every state of a run is a linear combination of earlier registers: states ``x``, model outputs ``D`` (denoised) and
+``U`` (unconditional), and unit noises ``xi``. Because the noise levels are known beforehand, so are the coefficients.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, Self, TypeVar, cast
 
 from ksched.grid import Grid
 from ksched.processes import Level
 
-__all__ = ["Draw", "Form", "Plan", "Register", "Row", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
+__all__ = [
+    "Draw",
+    "Form",
+    "Plan",
+    "Register",
+    "Row",
+    "SamplerFunction",
+    "Tape",
+    "TraceError",
+    "Vector",
+    "Verbs",
+    "trace",
+]
 
 
 class TraceError(TypeError):
@@ -28,10 +41,10 @@ class Register(NamedTuple):
     """What a row may refer to: state "x", output "D" or "U", noise "xi", and its number."""
 
     kind: str
-    index: int
+    number: int
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.index}"
+        return f"{self.kind}{self.number}"
 
 
 class Draw(NamedTuple):
@@ -50,12 +63,12 @@ class Draw(NamedTuple):
 class Vector(Protocol):
     """What a sampler may do with a state: a tensor can, and so can a symbol."""
 
-    def __add__(self, other: Any, /) -> Any: ...
-    def __sub__(self, other: Any, /) -> Any: ...
-    def __mul__(self, factor: Any, /) -> Any: ...
-    def __rmul__(self, factor: Any, /) -> Any: ...
-    def __truediv__(self, divisor: Any, /) -> Any: ...
-    def __neg__(self) -> Any: ...
+    def __add__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, factor: Any, /) -> Self: ...
+    def __rmul__(self, factor: Any, /) -> Self: ...
+    def __truediv__(self, divisor: Any, /) -> Self: ...
+    def __neg__(self) -> Self: ...
 
 
 V = TypeVar("V", bound=Vector)
@@ -127,7 +140,7 @@ class Form:
         return self + -other
 
     def __rsub__(self, other: Any) -> Form:
-        return -self + other
+        return (-self).__add__(other)
 
     def __mul__(self, factor: Any) -> Form:
         return self._scaled(factor, "multiplying by a")
@@ -149,7 +162,7 @@ class Form:
     def __eq__(self, other: object) -> NoReturn:
         _refuse("comparing symbols")
 
-    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
     __hash__ = None  # type: ignore[assignment]
 
     def __float__(self) -> NoReturn:
@@ -234,8 +247,8 @@ class Plan:
         outputs: set[Register] = set()
         for k, row in enumerate(self.rows):
             for register, value in row.terms:
-                known = {"x": register.index < k, "xi": register.index < len(self.draws)}
-                if register.index < 0 or not known.get(register.kind, register in outputs):
+                known = {"x": register.number < k, "xi": register.number < len(self.draws)}
+                if register.number < 0 or not known.get(register.kind, register in outputs):
                     raise ValueError(f"row x{k} refers to {register}, which does not exist yet")
                 if not math.isfinite(value):
                     raise ValueError(f"row x{k} (step {row.step}) has a coefficient of {value} for {register}")
@@ -313,7 +326,12 @@ class Plan:
     def to_json(self) -> str:
         """The plan as JSON text; floats keep every bit."""
         rows = [
-            {"terms": [[str(r), v] for r, v in row.terms], "level": _pack(row.level), "step": row.step, "both": row.both}
+            {
+                "terms": [[str(r), v] for r, v in row.terms],
+                "level": _pack(row.level),
+                "step": row.step,
+                "both": row.both,
+            }
             for row in self.rows
         ]
         head = {"format": "ksched-plan", "version": 1, "sigmas": _pack(self.sigmas)}
@@ -341,7 +359,7 @@ class Plan:
                 )
                 for row in data["rows"]
             )
-            draws = tuple(Draw(*_unpack(draw[:2]), int(draw[2]), int(draw[3])) for draw in data["draws"])
+            draws = tuple(Draw(float(draw[0]), float(draw[1]), int(draw[2]), int(draw[3])) for draw in data["draws"])
             ends = Level(*_unpack(data["start"])), Level(*_unpack(data["end"]))
             sigmas = _unpack(data["sigmas"])
         except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -454,7 +472,7 @@ def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
         if math.isinf(high):
             raise TraceError("noises that overlap cannot start at an infinite sigma")
         ends = sorted({low, high} | inside, reverse=True)
-        parts = zip(ends[:-1], ends[1:], strict=True)
+        parts = itertools.pairwise(ends)
         result.append([(Draw(a, b, *request[2:]), math.sqrt((a - b) / (high - low))) for a, b in parts])
     return result
 
@@ -469,7 +487,7 @@ def _substitute(
         if register.kind != "xi":
             total[register] = total.get(register, 0.0) + value
             continue
-        for draw, weight in pieces[register.index]:
+        for draw, weight in pieces[register.number]:
             piece = Register("xi", numbers[draw])
             total[piece] = total.get(piece, 0.0) + value * weight
     yield from total.items()
@@ -479,7 +497,11 @@ def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
     """Rows in which registers of a kind close the gaps that ``gone`` leave."""
 
     def shift(register: Register) -> Register:
-        return Register(kind, register.index - sum(g < register.index for g in gone)) if register.kind == kind else register
+        return (
+            Register(kind, register.number - sum(g < register.number for g in gone))
+            if register.kind == kind
+            else register
+        )
 
     return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]
 

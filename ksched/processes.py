@@ -1,8 +1,8 @@
 """What a model was trained on: the maps between timestep, sigma and alpha.
 
-A *contract sigma* is k-diffusion's: for VP, VE and EDM models a state is ``x = x0 + sigma * eps``; for flow models it is
-``x = (1 - sigma) * x0 + sigma * eps``. Formulas never assume either: they read ``alpha``, ``sigma`` (the noise std of
-the state) and ``lam`` from a `Level`, so the same sampler is right for all of them.
+A *contract sigma* is k-diffusion's: for VP, VE and EDM models a state is ``x = x0 + sigma * eps``; for flow models it
+is ``x = (1 - sigma) * x0 + sigma * eps``. Formulas never assume either: they read ``alpha``, ``sigma`` (the noise std
+of the state) and ``lam`` from a `Level`, so the same sampler is right for all of them.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ksched.types import Array, ArrayLike, is_tensor
+from ksched.types import Array, ArrayLike, Tensor, is_tensor
 
 __all__ = ["EDM", "VE", "VP", "Flow", "Level", "Process", "default_process"]
 
-Value = TypeVar("Value", float, Array, Any)  # a float, a numpy array or a torch tensor; the result is of the same kind
+Value = TypeVar("Value", bound="float | ArrayLike | Tensor")  # a float, an array or a tensor; answered in kind
 
 
 class Level(NamedTuple):
@@ -36,13 +37,14 @@ class Level(NamedTuple):
     lam: float
 
 
-def _library(value: Any) -> Any:
-    """The array library a value belongs to: torch for tensors, else numpy."""
+def _answer(formula: Callable[[Any, Any], Any], value: Value) -> Value:
+    """``formula(value, array library)`` of the same kind as ``value``: float, float64 array or tensor."""
     if is_tensor(value):
         import torch
 
-        return torch
-    return np
+        return cast(Value, formula(value, torch))
+    result = formula(np.asarray(value, dtype=np.float64), np)
+    return cast(Value, result if isinstance(value, np.ndarray | list | tuple) else float(result))
 
 
 class Process(ABC):
@@ -57,9 +59,9 @@ class Process(ABC):
         return sys.float_info.max
 
     @property
+    @abstractmethod
     def time_unit(self) -> float:
-        """Distance between neighbours of the training table in the process's own time; 0 if training was continuous."""
-        return 0.0
+        """Distance between neighbours of `sigmas` in the process's own time."""
 
     @property
     @abstractmethod
@@ -76,28 +78,51 @@ class Process(ABC):
         """Largest sigma of training: the level of start noise."""
         return float(self.sigmas[-1])
 
-    @abstractmethod
     def timestep(self, sigma: Value) -> Value:
-        """What the network is told for a level at ``sigma``: exact inverse of `sigma` inside the training range."""
+        """What the network is told at contract sigma: exact inverse of `sigma` inside the training range.
 
-    @abstractmethod
+        Like all the maps of a process it takes a float, an array or a tensor and answers in kind.
+        """
+        return _answer(self._timestep, sigma)
+
     def sigma(self, timestep: Value) -> Value:
         """Contract sigma of what the network calls ``timestep``."""
+        return _answer(self._sigma, timestep)
 
     def time(self, sigma: Value) -> Value:
         """The process's own time, in which spacing rules such as `simple` are even; increasing in sigma."""
-        return self.timestep(sigma)
+        return _answer(self._time, sigma)
 
     def sigma_at(self, time: Value) -> Value:
         """Contract sigma at the process's own time: inverse of `time`."""
-        return self.sigma(time)
+        return _answer(self._sigma_at, time)
 
     def alpha(self, sigma: Value) -> Value:
         """Signal scale of a state at contract sigma; 1 for everything but flow and variance-preserving states."""
-        return sigma * 0 + 1
+        return _answer(self._alpha, sigma)
 
     def noise_std(self, sigma: Value) -> Value:
         """Noise std of a state at contract sigma; sigma itself but for variance-preserving states."""
+        return _answer(self._noise_std, sigma)
+
+    # The formulas, for arrays of the library ``xp`` (numpy or torch).
+
+    @abstractmethod
+    def _timestep(self, sigma: Any, xp: Any) -> Any: ...
+
+    @abstractmethod
+    def _sigma(self, timestep: Any, xp: Any) -> Any: ...
+
+    def _time(self, sigma: Any, xp: Any) -> Any:
+        return self._timestep(sigma, xp)
+
+    def _sigma_at(self, time: Any, xp: Any) -> Any:
+        return self._sigma(time, xp)
+
+    def _alpha(self, sigma: Any, xp: Any) -> Any:
+        return xp.ones_like(sigma)
+
+    def _noise_std(self, sigma: Any, xp: Any) -> Any:
         return sigma
 
     def level(self, sigma: float) -> Level:
@@ -109,7 +134,7 @@ class Process(ABC):
         """The level with half log-SNR ``lam``."""
         return self.level(math.exp(-lam))
 
-    def add_noise(self, x0: Any, noise: Any, sigma: float | ArrayLike | Any) -> Any:
+    def add_noise(self, x0: Any, noise: Any, sigma: Any) -> Any:
         """Noised state ``alpha * x0 + std * noise``.
 
         Parameters
@@ -122,9 +147,9 @@ class Process(ABC):
         like ``x0``
         """
         if not isinstance(sigma, float | int):
-            sigma = sigma if is_tensor(sigma) else np.asarray(sigma, dtype=np.float64)
-            if is_tensor(x0) and not is_tensor(sigma):
-                sigma = x0.new_tensor(sigma)
+            if not is_tensor(sigma):
+                sigma = np.asarray(sigma, dtype=np.float64)
+                sigma = x0.new_tensor(sigma) if is_tensor(x0) else sigma
             sigma = sigma.reshape(sigma.shape + (1,) * (x0.ndim - sigma.ndim))
         return self.alpha(sigma) * x0 + self.noise_std(sigma) * noise
 
@@ -141,8 +166,8 @@ def _frozen(values: Array) -> Array:
     return values
 
 
-#: alpha-bar that stands in for exactly zero at the end of a zero-terminal-SNR table, because a state ``x0 + sigma * eps``
-#: cannot hold sigma = inf (ComfyUI's figure, sigma 4518.8; diffusers takes 2 ** -24, sigma 4096).
+#: alpha-bar that stands in for exactly zero at the end of a zero-terminal-SNR table, because a state
+#: ``x0 + sigma * eps`` cannot hold sigma = inf (ComfyUI's figure, sigma 4518.8; diffusers takes 2 ** -24, sigma 4096).
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 
 
@@ -170,7 +195,7 @@ class VP(Process):
     Ho et al. 2020, arXiv:2006.11239; sigma as in Karras et al. 2022, arXiv:2206.00364.
     """
 
-    betas: tuple[float, ...] = ()
+    betas: tuple[float, ...] = field(default=(), repr=False)
     zero_terminal_snr: bool = False
     variance_preserving: bool = False
     rounds_time: ClassVar[bool] = True
@@ -244,41 +269,31 @@ class VP(Process):
             self._tables[key] = like.new_tensor(self.sigmas)
         return self._tables[key]
 
-    def timestep(self, sigma: Value) -> Value:
-        """Position in the table, linear in log sigma between entries; whole at every entry."""
-        xp = _library(sigma)
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
         table = self._table(sigma)
-        value = xp.clip(sigma if xp is not np else np.asarray(sigma, np.float64), table[0], table[-1])
+        value = xp.clip(sigma, table[0], table[-1])
         low = xp.clip(xp.searchsorted(table, value, side="right") - 1, 0, len(table) - 2)
-        position = low + xp.log(value / table[low]) / xp.log(table[low + 1] / table[low])
-        return float(position) if isinstance(sigma, float | int) else position
+        return low + xp.log(value / table[low]) / xp.log(table[low + 1] / table[low])
 
-    def sigma(self, timestep: Value) -> Value:
-        """Sigma at a position in the table, linear in log sigma between entries; an entry itself at whole ones."""
-        xp = _library(timestep)
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
         table = self._table(timestep)
-        position = xp.clip(timestep if xp is not np else np.asarray(timestep, np.float64), 0, len(table) - 1)
-        low = xp.clip(position.long() if xp is not np else position.astype(np.intp), 0, len(table) - 2)
+        position = xp.clip(timestep, 0, len(table) - 1)
+        low = xp.clip(xp.asarray(position, dtype=xp.int64), 0, len(table) - 2)
         part = position - low
-        sigma = table[low] ** (1 - part) * table[low + 1] ** part
-        return float(sigma) if isinstance(timestep, float | int) else sigma
+        return table[low] ** (1 - part) * table[low + 1] ** part  # a table entry itself at whole timesteps
 
-    def alpha(self, sigma: Value) -> Value:
-        """1, or ``1 / sqrt(1 + sigma ** 2)`` for variance-preserving states."""
-        return (1 + sigma * sigma) ** -0.5 if self.variance_preserving else super().alpha(sigma)
+    def _alpha(self, sigma: Any, xp: Any) -> Any:
+        return (1 + sigma * sigma) ** -0.5 if self.variance_preserving else xp.ones_like(sigma)
 
-    def noise_std(self, sigma: Value) -> Value:
-        """Sigma, or ``sigma / sqrt(1 + sigma ** 2)`` for variance-preserving states."""
+    def _noise_std(self, sigma: Any, xp: Any) -> Any:
         if not self.variance_preserving:
             return sigma
-        if isinstance(sigma, float | int):
-            return 1.0 if math.isinf(sigma) else sigma / math.hypot(1, sigma)
-        return _library(sigma).where(sigma < 1e8, sigma * self.alpha(sigma), self.alpha(sigma) * 0 + 1)
+        return xp.where(sigma < 1e8, sigma * self._alpha(xp.clip(sigma, 0, 1e8), xp), 1.0)
 
     def level(self, sigma: float) -> Level:
         """The level at a contract sigma, infinity included for variance-preserving states."""
         ve = super().level(sigma)
-        return Level(sigma, self.alpha(sigma), self.noise_std(sigma), ve.lam)
+        return Level(sigma, self.alpha(sigma), self.noise_std(sigma), ve.lam) if self.variance_preserving else ve
 
     def __repr__(self) -> str:
         ends = f"<{len(self.betas)} betas, sigma {self.sigma_min:.4g} to {self.sigma_max:.6g}>"
@@ -293,6 +308,10 @@ def _scaled_linear_betas(start: float, end: float, steps: int) -> Array:
 def _check_range(sigma_min: float, sigma_max: float) -> None:
     if not (0 < sigma_min < sigma_max < math.inf):
         raise ValueError(f"sigma_min must be > 0 and < sigma_max; got sigma_min={sigma_min}, sigma_max={sigma_max}")
+
+
+#: entries of `sigmas` for processes that were trained on a continuous range, as in ComfyUI
+_TABLE = 1000
 
 
 @dataclass(frozen=True)
@@ -324,15 +343,18 @@ class EDM(Process):
     @cached_property
     def sigmas(self) -> Array:
         """1000 sigmas from sigma_min to sigma_max, even in log sigma."""
-        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, 1000))
+        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, _TABLE))
 
-    def timestep(self, sigma: Value) -> Value:
-        """``log(sigma) / 4``."""
-        return _log(sigma) / 4
+    @property
+    def time_unit(self) -> float:
+        """1/999 of the range."""
+        return math.log(self.sigma_max / self.sigma_min) / 4 / (_TABLE - 1)
 
-    def sigma(self, timestep: Value) -> Value:
-        """``exp(4 * timestep)``."""
-        return _exp(4 * timestep)
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma) / 4
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return xp.exp(4 * timestep)
 
 
 @dataclass(frozen=True)
@@ -361,15 +383,18 @@ class VE(Process):
     @cached_property
     def sigmas(self) -> Array:
         """1000 sigmas from sigma_min to sigma_max, even in log sigma."""
-        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, 1000))
+        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, _TABLE))
 
-    def timestep(self, sigma: Value) -> Value:
-        """``log(sigma / sigma_min) / log(sigma_max / sigma_min)``."""
-        return _log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+    @property
+    def time_unit(self) -> float:
+        """1/999 of the range."""
+        return 1 / (_TABLE - 1)
 
-    def sigma(self, timestep: Value) -> Value:
-        """``sigma_min * (sigma_max / sigma_min) ** timestep``."""
-        return self.sigma_min * _exp(timestep * math.log(self.sigma_max / self.sigma_min))
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return self.sigma_min * xp.exp(timestep * math.log(self.sigma_max / self.sigma_min))
 
 
 @dataclass(frozen=True)
@@ -418,24 +443,19 @@ class Flow(Process):
         """Contract sigma of every entry of the training table, increasing, the last 1."""
         return _frozen(self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps))
 
-    def timestep(self, sigma: Value) -> Value:
-        """``timestep_scale * sigma``."""
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
         return self.timestep_scale * sigma
 
-    def sigma(self, timestep: Value) -> Value:
-        """``timestep / timestep_scale``."""
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
         return timestep / self.timestep_scale
 
-    def time(self, sigma: Value) -> Value:
-        """The u that the shift bends into sigma."""
+    def _time(self, sigma: Any, xp: Any) -> Any:
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
-    def sigma_at(self, time: Value) -> Value:
-        """Sigma of the unshifted time u."""
+    def _sigma_at(self, time: Any, xp: Any) -> Any:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
-    def alpha(self, sigma: Value) -> Value:
-        """``1 - sigma``."""
+    def _alpha(self, sigma: Any, xp: Any) -> Any:
         return 1 - sigma
 
     def level(self, sigma: float) -> Level:
@@ -447,14 +467,6 @@ class Flow(Process):
         """The level with half log-SNR ``lam``."""
         sigma = 1 / (1 + math.exp(lam))
         return Level(sigma, 1 / (1 + math.exp(-lam)), sigma, lam)
-
-
-def _log(value: Value) -> Value:
-    return math.log(value) if isinstance(value, float | int) else _library(value).log(value)
-
-
-def _exp(value: Value) -> Value:
-    return math.exp(value) if isinstance(value, float | int) else _library(value).exp(value)
 
 
 @cache

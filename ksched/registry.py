@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from ksched.options import Option, options_of
 from ksched.plan import SamplerFunction
@@ -74,7 +73,7 @@ _REGISTRY: dict[str, SamplerSpec] = {
             "Lu et al. 2022, arXiv:2211.01095",
             calls=2,
             draws=1,
-            weak_order=1,
+            weak_order=2,
         ),
         SamplerSpec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     )
@@ -127,7 +126,7 @@ def register_sampler(
         taken = sampler_spec(name)
     except ValueError:
         spec = SamplerSpec(name, function, order, source, calls, calls_to_zero, draws, weak_order)
-        spec.options  # reads the signature, so that a mistake in it shows here
+        options_of(function)  # a mistake in the signature shows here
         _REGISTRY[name] = spec
         return spec
     raise ValueError(f"the name {name!r} is taken by sampler {taken.name!r}; choose another")

@@ -174,7 +174,7 @@ class Run:
         self._seek()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to go on, in another process too: numbers, strings and tensors that share no memory."""
+        """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
         return {
             "version": 1,
             "plan": self.plan.digest,
@@ -239,7 +239,7 @@ class Run:
         like = self._registers[Register("x", self._row - 1)]
         for register, _ in self.plan.rows[self._row].terms:
             if register not in self._registers:  # only noise is not made before it is needed
-                self._registers[register] = self._noise(self.plan.draws[register.index], like)
+                self._registers[register] = self._noise(self.plan.draws[register.number], like)
         terms = [(self._registers[register], value) for register, value in self.plan.rows[self._row].terms]
         self._registers[Register("x", self._row)] = combine(terms)
         last = self.plan.last_use
@@ -414,7 +414,8 @@ class Sampler:
         Parameters
         ----------
         denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state, batch first, at the level ``sigmas[0]``: ``process.add_noise(0, eps, sigmas[0])`` for pure noise
+        x : start state at the level ``sigmas[0]``, batch first; from pure noise ``process.add_noise(0 * eps, eps,
+            sigmas[0])``, which is ``sigmas[0] * eps`` but for variance-preserving states
         seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
         noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance
         callback : called with a `StepInfo` once a step; an exception it raises ends the run
@@ -441,7 +442,8 @@ class Sampler:
     ) -> torch.Tensor:
         """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout."""
         source, _ = _noise_source(self.plan, x.shape[0], seed, noise)
-        return self.spec.function(Live(denoiser, x, source), self.grid, x, **dict(self.options))
+        result: torch.Tensor = self.spec.function(Live(denoiser, x, source), self.grid, x, **dict(self.options))
+        return result
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
@@ -495,7 +497,8 @@ def build_sampler(
     if sigmas is not None:
         check_options(f"{owner} on custom sigmas", spec.options, rest)  # refuses them all
         return Sampler(spec, Grid.of(sigmas, process), given, None, dialect)
-    shared = {**spec.options, **schedule_options(schedule), **{r: Option(r, float, None) for r in ("sigma_min", "sigma_max")}}
+    span = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
+    shared = {**spec.options, **schedule_options(schedule), **span}
     for name in rest.keys() - shared.keys():
         check_options(f"{owner} with schedule {schedule.value}", shared, {name: None})
     levels = calculate_sigmas(schedule, steps, process, **rest)

@@ -142,8 +142,7 @@ _SAMPLER_SPELLINGS: dict[str, SamplerType] = {
         "ddpm": "DDPMScheduler DDPMParallelScheduler k_ddpm",
         "dpmpp_2m": "k_dpmpp_2m sample_dpmpp_2m dpm_solver_multistep DPMSolverMultistep "
         "DPMSolverMultistepScheduler dpmsolver++_2m dpm_solver++_2m EDMDPMSolverMultistepScheduler",
-        "dpmpp_2m_sde": "k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu dpm_solver_multistep_sde "
-        "sde_dpmsolver++",
+        "dpmpp_2m_sde": "k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu dpm_solver_multistep_sde sde_dpmsolver++",
         "dpmpp_2s_ancestral": "dpmpp_2s_a k_dpmpp_2s_a k_dpmpp_2s_ancestral sample_dpmpp_2s_ancestral",
         "uni_pc": "UniPCMultistep UniPCMultistepScheduler uni_pc_multistep uni_pc_bh1",
     }.items()

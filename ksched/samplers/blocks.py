@@ -1,4 +1,4 @@
-"""Formulas that samplers share. They read (alpha, sigma, lam) of a level and so hold on VE, VP and flow processes alike."""
+"""Formulas that samplers share. They read alpha, sigma and lam of a level, and so hold on VE, VP and flow alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ V = TypeVar("V", bound=Vector)
 
 
 def ddim(s: Level, t: Level, x: V, denoised: V) -> V:
-    """The state at ``t`` if the denoised prediction stays what it is: exact step of the ODE for constant ``denoised``."""
+    """The state at ``t`` if the prediction stays what it is: exact step of the ODE for constant ``denoised``."""
     r = t.sigma / s.sigma
     return r * x + (t.alpha - r * s.alpha) * denoised
 

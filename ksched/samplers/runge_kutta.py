@@ -47,12 +47,13 @@ def heun(
 def dpmpp_2s_ancestral(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0) -> V:
     """DPM-Solver++ (2S), the exponential midpoint rule, to less noise than the next level has, then fresh noise.
 
-    Second order at ``eta`` = 0 (weak order 1 else), two model calls per step and one for the step to sigma 0, one
-    noise per step. At ``eta`` = 0 it is DPM-Solver++ (2S).
+    Second order, in law for every ``eta`` (each step solves the ODE and then adds noise exactly); two model calls per
+    step and one for the step to sigma 0, one noise per step. At ``eta`` = 0 it is DPM-Solver++ (2S).
 
     Notes
     -----
-    Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2; ancestral form of k-diffusion.
+    Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2; ancestral form of k-diffusion, in units of sigma /
+    alpha.
     """
     for s, t in grid.steps():
         down, up = ancestral(s, t, eta)

@@ -24,7 +24,7 @@ def check_bounds(sigma_min: float, sigma_max: float) -> tuple[float, float]:
 
 
 def finish(levels: Array, sigma_max: float) -> Array:
-    """Levels with the first exactly ``sigma_max``, so that start noise has the level that was asked for, and a last 0."""
+    """Levels with a last 0 and the first exactly ``sigma_max``, the level that was asked for."""
     levels[0] = sigma_max
     return np.append(levels, 0.0)
 

@@ -36,7 +36,9 @@ SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
     ),
     NoiseSchedule.EXPONENTIAL: ScheduleSpec(power.calculate_exponential_sigmas, "even in log sigma", "k-diffusion"),
     NoiseSchedule.SGM_UNIFORM: ScheduleSpec(
-        training_table.calculate_sgm_uniform_sigmas, "even in timestep, last point left out", "Stability generative-models"
+        training_table.calculate_sgm_uniform_sigmas,
+        "even in timestep, last point left out",
+        "Stability generative-models",
     ),
     NoiseSchedule.DDIM_UNIFORM: ScheduleSpec(
         training_table.calculate_ddim_uniform_sigmas,

@@ -41,8 +41,8 @@ class _Span(NamedTuple):
         # a rounding error above the range is not a mistake; a level that was never trained is
         if low < process.sigma_min * (1 - 1e-6) or high > process.sigma_max * (1 + 1e-6):
             raise ValueError(
-                f"this schedule walks the training range, sigma {process.sigma_min:.6g} to {process.sigma_max:.6g}; got "
-                f"sigma_min={low:.6g}, sigma_max={high:.6g}. Take karras, exponential or linear to leave the range."
+                f"this schedule walks the training range, sigma {process.sigma_min:.6g} to {process.sigma_max:.6g}; "
+                f"got sigma_min={low:.6g}, sigma_max={high:.6g}. Take karras, exponential or linear to leave the range."
             )
         return cls(process.time(low), process.time(high), high, process)
 
@@ -52,8 +52,8 @@ class _Span(NamedTuple):
         return self.high - self.low + self.process.time_unit
 
     def crowded(self, steps: int) -> bool:
-        """Whether the table has fewer entries than steps, so that whole entries would repeat."""
-        return self.process.rounds_time and steps > self.length / self.process.time_unit
+        """Whether the span has fewer table entries than steps, so that strides of whole entries do not fit."""
+        return steps > self.length / self.process.time_unit * (1 + 1e-9)
 
     def offsets(self, steps: int) -> Array:
         """``i * length / steps``, cut to whole table entries where the process is discrete."""
@@ -85,9 +85,9 @@ def calculate_simple_sigmas(
 
     Notes
     -----
-    ComfyUI's ``simple``: table entry ``L - 1 - floor(i L / steps)`` of L. On a flow process this is even in the
-    unshifted time, ``linspace(1, 0, steps + 1)`` for shift 1; on EDM and VE it is even in log sigma and stops one
-    stride above sigma_min. With more steps than entries the levels are spread evenly over the table.
+    ComfyUI's ``simple``: table entry ``L - 1 - floor(i L / steps)`` of L. On other processes than VP nothing is
+    rounded: a flow process is walked evenly in unshifted time, ``linspace(1, 0, steps + 1)`` for shift 1, EDM and VE
+    evenly in log sigma. With more steps than entries the levels are spread evenly over the table.
     """
     steps = check_steps(steps)
     span = _Span.of(process, sigma_min, sigma_max)

@@ -1,0 +1,93 @@
+"""What the tests are parametrised over: the registries themselves, never a list kept by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from ksched import EDM, VE, VP, Flow, Process
+from ksched.options import Option
+from ksched.registry import SamplerSpec, samplers
+from ksched.types import Array
+
+SPECS = tuple(samplers())
+NAMES = [str(spec.name) for spec in SPECS]
+
+PROCESSES: dict[str, Process] = {
+    "vp": VP(),
+    "vp_linear": VP.linear(),
+    "vp_cosine": VP.cosine(),
+    "vp_zero_snr": VP(zero_terminal_snr=True),
+    "vp_preserving": VP(variance_preserving=True),
+    "edm": EDM(),
+    "ve": VE(),
+    "flow": Flow(),
+    "flow_shift3": Flow(3.0),
+}
+COORDINATES = {name: PROCESSES[name] for name in ("vp_preserving", "ve", "flow")}  # the three forms a state can have
+
+
+def corners(spec: SamplerSpec) -> list[dict[str, Any]]:
+    """Default options, then every option of a sampler moved alone to another value of its kind."""
+    found: list[dict[str, Any]] = [{}]
+    for option in spec.options.values():
+        found += [{option.name: value} for value in _others(option) if value != option.default]
+    if "s_churn" in spec.options:  # limits and size of churn act only with churn
+        found += [{"s_churn": 3.0}, {"s_churn": 40.0, "s_tmin": 0.1, "s_tmax": 5.0}]
+    return found
+
+
+def _others(option: Option) -> list[Any]:
+    if option.kind is bool:
+        return [True, False]
+    if option.kind is int:
+        return [n for n in (1, 2, 3, 4) if option.low <= n <= option.high]
+    if option.kind is float:
+        # s_noise changes the law on purpose, so it stays 1
+        return [] if option.name in ("s_noise", "s_tmin", "s_tmax") else [0.0, 0.3, 1.0]
+    return list(option.kind.__args__)
+
+
+CORNERS = [(spec, options) for spec in SPECS for options in corners(spec)]
+CORNER_IDS = [f"{spec.name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'default'}" for spec, options in CORNERS]
+
+
+@st.composite
+def levels(draw: st.DrawFn, process: Process, most: int = 12) -> Array:
+    """Any valid contract sigmas of a process: from close pairs to jumps of many orders, ending at 0 or above."""
+    gaps = draw(st.lists(st.floats(-4, 1), min_size=1, max_size=most))
+    top = draw(st.floats(-3, 5))
+    lam = -top + np.concatenate([[0.0], np.cumsum([10**g for g in gaps])])
+    sigmas = [process.level_at(float(value)).label for value in lam if value < 25]
+    if draw(st.booleans()) and process.sigma_limit in (1.0, math.inf):
+        sigmas[0] = process.sigma_limit  # pure noise
+    if draw(st.booleans()) or len(sigmas) < 2:
+        sigmas.append(0.0)
+    kept = [sigmas[0]]
+    for sigma in sigmas[1:]:
+        if sigma < kept[-1]:
+            kept.append(sigma)
+    return np.array(kept)
+
+
+def gaussian_denoiser(process: Process, mean: float = 0.3, std: float = 0.7) -> Callable[..., torch.Tensor]:
+    """Exact posterior mean for normal data, in plain tensor operations of the state's own dtype."""
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        sigma = sigma.to(torch.promote_types(x.dtype, torch.float32)).reshape(-1, *[1] * (x.ndim - 1))
+        alpha, noise = process.alpha(sigma), process.noise_std(sigma)
+        gain = alpha * std**2 / ((alpha * std) ** 2 + noise**2)
+        return (mean + gain * (x - alpha * mean)).to(x.dtype)
+
+    return denoise
+
+
+def start_state(process: Process, sigma: float, shape: tuple[int, ...] = (3, 5), seed: int = 1, **how: Any) -> torch.Tensor:
+    """Pure noise at a level, from a generator of its own."""
+    eps = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=how.pop("dtype", torch.float64))
+    return torch.as_tensor(process.add_noise(torch.zeros_like(eps), eps, sigma), **how)
