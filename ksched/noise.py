@@ -11,14 +11,18 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, SupportsIndex, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ksched.plan import Draw
 
-__all__ = ["CallableNoise", "NoiseSource", "SeededNoise", "item_seeds"]
+__all__ = ["CallableNoise", "NoiseSource", "Seed", "SeededNoise", "item_seeds"]
+
+#: One whole number, or one per item of the batch.
+Seed: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | npt.NDArray[np.integer[Any]]
 
 #: Names the rule from (seed, draw) to numbers. A new rule gets a new name; an old one never changes.
 SCHEME = b"ksched noise 1"
@@ -32,22 +36,26 @@ class NoiseSource(Protocol):
         ...
 
 
-def item_seeds(seed: int | Sequence[int], batch: int) -> tuple[int, ...]:
+def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
     """One seed per item: those given, or ``seed, seed + 1, ...`` so that every item can be made again alone.
 
     Raises
     ------
     TypeError, ValueError : seeds that are not whole numbers, or not one per item
     """
-    many = list(seed) if isinstance(seed, list | tuple | range | np.ndarray) else None
-    for value in [seed] if many is None else many:
+    one = not isinstance(seed, list | tuple | range | np.ndarray)
+    given = [seed] if one else list(cast(Sequence[SupportsIndex], seed))
+    for value in given:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"seed must be a whole number or one per batch item; got {value!r}")
-    if many is None:
-        return tuple(int(cast(int, seed)) + i for i in range(batch))
-    if len(many) != batch:
-        raise ValueError(f"seed must be one number or one per batch item; got {len(many)} seeds for a batch of {batch}")
-    return tuple(int(value) for value in many)
+    seeds = tuple(int(cast(int, value)) for value in given)
+    if one:
+        return tuple(seeds[0] + i for i in range(batch))
+    if len(seeds) != batch:
+        raise ValueError(
+            f"seed must be one number or one per batch item; got {len(seeds)} seeds for a batch of {batch}"
+        )
+    return seeds
 
 
 @dataclass(frozen=True)

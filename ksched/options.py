@@ -9,7 +9,7 @@ import types as _types
 from collections.abc import Callable, Mapping
 from functools import cache
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 __all__ = ["Bound", "Exponent", "NonNegative", "Option", "Order", "check_options", "check_steps", "options_of"]
 
@@ -50,13 +50,14 @@ class Option(NamedTuple):
         wanted, word = (Integral, "a whole number") if self.kind is int else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise TypeError(f"{owner}: {self.name} must be {word}; got {value!r}")
-        if math.isnan(value) or not self.low <= value <= self.high:  # type: ignore[operator]
+        number = (int if self.kind is int else float)(cast(Any, value))
+        if not self.low <= number <= self.high:  # NaN is in no range
             if self.high >= sys.float_info.max:
                 limits = f"{'a finite number ' if self.high < math.inf else ''}of at least {self.low:g}"
             else:
                 limits = f"at least {self.low:g} and at most {self.high:g}"
             raise ValueError(f"{owner}: {self.name} must be {limits}; got {value}")
-        return self.kind(value)
+        return number
 
     def __str__(self) -> str:
         return f"{self.name}={self.default!r}"

@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_KINDS = ("x", "D", "U", "xi")
+
+
 class TraceError(TypeError):
     """A sampler did something with a symbol that a table of numbers cannot hold."""
 
@@ -424,9 +427,9 @@ class Tape:
     def finish(self, result: Form, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
-        rows = [*self._rows, Row(tuple(result.terms.items()), None, max(len(grid) - 1, 0))]
+        rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
         pieces = _disjoint(self._requests)
-        rows = [row._replace(terms=tuple(_substitute(row.terms, pieces))) for row in rows]
+        rows = [row._replace(terms=_substitute(row.terms, pieces)) for row in rows]
         used = {register for row in rows for register, _ in row.terms}
         while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
             rows = _without(rows, "x", dead)
@@ -445,18 +448,24 @@ class Tape:
         return (Form({Register("D", self._calls - 1): 1.0}), Form({Register("U", self._calls - 1): 1.0}))
 
     def _state(self, form: Form) -> int:
-        """Make ``form`` a state of its own and return its number; the newest state stays what it is."""
-        newest = len(self._rows) - 1
-        if form.terms != {Register("x", newest): 1.0} or self._rows[newest].level is not None:
-            self._rows.append(Row(tuple(form.terms.items()), None, self.step))
-            newest += 1
-            form.terms = {Register("x", newest): 1.0}
-        return newest
+        """Number of the state that ``form`` is: a new one, unless it is one that can still be evaluated."""
+        if list(form.terms.values()) == [1.0]:
+            ((kind, k),) = form.terms
+            if kind == "x" and all(row.level is None for row in self._rows[k:]):
+                return k
+        self._rows.append(Row(_sorted(form.terms), None, self.step))
+        form.terms = {Register("x", len(self._rows) - 1): 1.0}
+        return len(self._rows) - 1
 
     @staticmethod
     def _check(form: Any, verb: str) -> None:
         if not isinstance(form, Form):
             raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
+
+
+def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
+    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
+    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
 def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
@@ -479,7 +488,7 @@ def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
 
 def _substitute(
     terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]]
-) -> Iterator[tuple[Register, float]]:
+) -> tuple[tuple[Register, float], ...]:
     """Terms with every requested noise replaced by its disjoint pieces."""
     numbers = {draw: m for m, draw in enumerate(dict.fromkeys(draw for request in pieces for draw, _ in request))}
     total: dict[Register, float] = {}
@@ -490,7 +499,7 @@ def _substitute(
         for draw, weight in pieces[register.number]:
             piece = Register("xi", numbers[draw])
             total[piece] = total.get(piece, 0.0) + value * weight
-    yield from total.items()
+    return _sorted(total)
 
 
 def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:

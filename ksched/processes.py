@@ -63,20 +63,16 @@ class Process(ABC):
     def time_unit(self) -> float:
         """Distance between neighbours of `sigmas` in the process's own time."""
 
-    @property
-    @abstractmethod
+    #: smallest and largest contract sigma of training; the largest is the level of start noise
+    sigma_min: float
+    sigma_max: float
+
+    @cached_property
     def sigmas(self) -> Array:
         """Contract sigmas of the training table (or 1000 of a continuous range), increasing, read-only."""
-
-    @property
-    def sigma_min(self) -> float:
-        """Smallest sigma of training."""
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        """Largest sigma of training: the level of start noise."""
-        return float(self.sigmas[-1])
+        table = self._table_sigmas()
+        table.setflags(write=False)
+        return table
 
     def timestep(self, sigma: Value) -> Value:
         """What the network is told at contract sigma: exact inverse of `sigma` inside the training range.
@@ -104,6 +100,9 @@ class Process(ABC):
     def noise_std(self, sigma: Value) -> Value:
         """Noise std of a state at contract sigma; sigma itself but for variance-preserving states."""
         return _answer(self._noise_std, sigma)
+
+    @abstractmethod
+    def _table_sigmas(self) -> Array: ...
 
     # The formulas, for arrays of the library ``xp`` (numpy or torch).
 
@@ -154,16 +153,9 @@ class Process(ABC):
         return self.alpha(sigma) * x0 + self.noise_std(sigma) * noise
 
 
-def _positive(name: str, value: float) -> float:
-    value = float(value)
-    if not (math.isfinite(value) and value > 0):
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number; got {value}")
-    return value
-
-
-def _frozen(values: Array) -> Array:
-    values.setflags(write=False)
-    return values
 
 
 #: alpha-bar that stands in for exactly zero at the end of a zero-terminal-SNR table, because a state
@@ -195,9 +187,11 @@ class VP(Process):
     Ho et al. 2020, arXiv:2006.11239; sigma as in Karras et al. 2022, arXiv:2206.00364.
     """
 
-    betas: tuple[float, ...] = field(default=(), repr=False)
+    betas: tuple[float, ...] = field(repr=False)
     zero_terminal_snr: bool = False
     variance_preserving: bool = False
+    sigma_min: float = field(init=False, repr=False, compare=False)
+    sigma_max: float = field(init=False, repr=False, compare=False)
     rounds_time: ClassVar[bool] = True
 
     def __init__(
@@ -213,6 +207,8 @@ class VP(Process):
         object.__setattr__(self, "betas", tuple(table.tolist()))
         object.__setattr__(self, "zero_terminal_snr", bool(zero_terminal_snr))
         object.__setattr__(self, "variance_preserving", bool(variance_preserving))
+        object.__setattr__(self, "sigma_min", float(self.sigmas[0]))
+        object.__setattr__(self, "sigma_max", float(self.sigmas[-1]))
 
     @classmethod
     def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000, **how: bool) -> VP:
@@ -242,19 +238,20 @@ class VP(Process):
 
     @cached_property
     def alphas_cumprod(self) -> Array:
-        """alpha-bar of every training step, decreasing; the last is exactly 0 for zero terminal SNR."""
+        """alpha-bar of every training step, decreasing, read-only; the last is exactly 0 for zero terminal SNR."""
         root = np.sqrt(np.cumprod(1 - np.array(self.betas)))
         if self.zero_terminal_snr:
             root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-        return _frozen(root**2)
+        alpha_bar: Array = root**2
+        alpha_bar.setflags(write=False)
+        return alpha_bar
 
-    @cached_property
-    def sigmas(self) -> Array:
-        """Contract sigma of every training step, increasing."""
+    def _table_sigmas(self) -> Array:
         alpha_bar = self.alphas_cumprod.copy()
         if self.zero_terminal_snr:
             alpha_bar[-1] = TERMINAL_ALPHA_BAR
-        return _frozen(np.sqrt((1 - alpha_bar) / alpha_bar))
+        sigmas: Array = np.sqrt((1 - alpha_bar) / alpha_bar)
+        return sigmas
 
     @cached_property
     def _tables(self) -> dict[Any, Any]:
@@ -340,10 +337,8 @@ class EDM(Process):
         _check_range(self.sigma_min, self.sigma_max)
         _positive("sigma_data", self.sigma_data)
 
-    @cached_property
-    def sigmas(self) -> Array:
-        """1000 sigmas from sigma_min to sigma_max, even in log sigma."""
-        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, _TABLE))
+    def _table_sigmas(self) -> Array:
+        return np.geomspace(self.sigma_min, self.sigma_max, _TABLE)
 
     @property
     def time_unit(self) -> float:
@@ -380,10 +375,8 @@ class VE(Process):
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
 
-    @cached_property
-    def sigmas(self) -> Array:
-        """1000 sigmas from sigma_min to sigma_max, even in log sigma."""
-        return _frozen(np.geomspace(self.sigma_min, self.sigma_max, _TABLE))
+    def _table_sigmas(self) -> Array:
+        return np.geomspace(self.sigma_min, self.sigma_max, _TABLE)
 
     @property
     def time_unit(self) -> float:
@@ -422,11 +415,15 @@ class Flow(Process):
     shift: float = 1.0
     num_timesteps: int = 1000
     timestep_scale: float = 1000.0
+    sigma_min: float = field(init=False, repr=False, compare=False)
+    sigma_max: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _positive("shift", self.shift)
         _positive("num_timesteps", self.num_timesteps)
         _positive("timestep_scale", self.timestep_scale)
+        object.__setattr__(self, "sigma_min", self.sigma_at(1 / self.num_timesteps))
+        object.__setattr__(self, "sigma_max", 1.0)
 
     @property
     def sigma_limit(self) -> float:
@@ -438,10 +435,8 @@ class Flow(Process):
         """Distance between neighbours of the training table in u."""
         return 1 / self.num_timesteps
 
-    @cached_property
-    def sigmas(self) -> Array:
-        """Contract sigma of every entry of the training table, increasing, the last 1."""
-        return _frozen(self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps))
+    def _table_sigmas(self) -> Array:
+        return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return self.timestep_scale * sigma

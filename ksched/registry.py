@@ -57,17 +57,17 @@ _S = SamplerType
 _REGISTRY: dict[str, SamplerSpec] = {
     spec.name: spec
     for spec in (
-        SamplerSpec(_S.EULER, euler.euler, 1, "Karras et al. 2022, arXiv:2206.00364"),
-        SamplerSpec(_S.HEUN, runge_kutta.heun, 2, "Karras et al. 2022, arXiv:2206.00364", calls=2),
-        SamplerSpec(_S.EULER_ANCESTRAL, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
-        SamplerSpec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
-        SamplerSpec(_S.DDPM, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
-        SamplerSpec(_S.DPMPP_2M, multistep.dpmpp_2m, 2, "Lu et al. 2022, arXiv:2211.01095"),
+        SamplerSpec(_S.EULER.value, euler.euler, 1, "Karras et al. 2022, arXiv:2206.00364"),
+        SamplerSpec(_S.HEUN.value, runge_kutta.heun, 2, "Karras et al. 2022, arXiv:2206.00364", calls=2),
+        SamplerSpec(_S.EULER_ANCESTRAL.value, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
+        SamplerSpec(_S.DDIM.value, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
+        SamplerSpec(_S.DDPM.value, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
+        SamplerSpec(_S.DPMPP_2M.value, multistep.dpmpp_2m, 2, "Lu et al. 2022, arXiv:2211.01095"),
         SamplerSpec(
-            _S.DPMPP_2M_SDE, multistep.dpmpp_2m_sde, 2, "Lu et al. 2022, arXiv:2211.01095", draws=1, weak_order=2
+            _S.DPMPP_2M_SDE.value, multistep.dpmpp_2m_sde, 2, "Lu et al. 2022, arXiv:2211.01095", draws=1, weak_order=2
         ),
         SamplerSpec(
-            _S.DPMPP_2S_ANCESTRAL,
+            _S.DPMPP_2S_ANCESTRAL.value,
             runge_kutta.dpmpp_2s_ancestral,
             2,
             "Lu et al. 2022, arXiv:2211.01095",
@@ -75,7 +75,7 @@ _REGISTRY: dict[str, SamplerSpec] = {
             draws=1,
             weak_order=2,
         ),
-        SamplerSpec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+        SamplerSpec(_S.UNI_PC.value, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import torch
 
 from ksched.grid import Grid
 from ksched.kernels import combine
-from ksched.noise import CallableNoise, NoiseSource, SeededNoise, item_seeds
+from ksched.noise import CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds
 from ksched.options import Option, check_options
 from ksched.plan import Draw, Plan, Register, trace
 from ksched.processes import Level, Process, default_process
@@ -23,7 +23,6 @@ from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 __all__ = ["Live", "Run", "Sampler", "StepInfo", "build_sampler"]
 
 Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
-Seed: TypeAlias = int | Sequence[int]
 Noise: TypeAlias = Callable[[float, float], Any]
 
 

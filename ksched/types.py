@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -33,7 +34,7 @@ class _Name(StrEnum):
         raise TypeError("abstract")
 
     @classmethod
-    def _spellings(cls) -> dict[str, Self]:
+    def _spellings(cls) -> Mapping[str, Self]:
         raise TypeError("abstract")
 
     @classmethod
@@ -53,7 +54,9 @@ class _Name(StrEnum):
             return name
         if not isinstance(name, str):
             raise TypeError(f"a {cls._kind()} is named by a string; got {name!r}")
-        known = {_key(member): member for member in cls} | {_key(k): v for k, v in cls._spellings().items()}
+        known = {_key(member): member for member in cls} | {
+            _key(text): member for text, member in cls._spellings().items()
+        }
         found = known.get(_key(name))
         if found is not None:
             return found
@@ -85,7 +88,7 @@ class SamplerType(_Name):
         return "sampler"
 
     @classmethod
-    def _spellings(cls) -> dict[str, SamplerType]:
+    def _spellings(cls) -> Mapping[str, SamplerType]:
         return _SAMPLER_SPELLINGS
 
 
@@ -110,7 +113,7 @@ class NoiseSchedule(_Name):
         return "noise schedule"
 
     @classmethod
-    def _spellings(cls) -> dict[str, NoiseSchedule]:
+    def _spellings(cls) -> Mapping[str, NoiseSchedule]:
         return _SCHEDULE_SPELLINGS
 
 
@@ -124,7 +127,7 @@ class Dialect(_Name):
         return "dialect"
 
     @classmethod
-    def _spellings(cls) -> dict[str, Dialect]:
+    def _spellings(cls) -> Mapping[str, Dialect]:
         return {}
 
 

@@ -54,7 +54,9 @@ def _others(option: Option) -> list[Any]:
 
 
 CORNERS = [(spec, options) for spec in SPECS for options in corners(spec)]
-CORNER_IDS = [f"{spec.name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'default'}" for spec, options in CORNERS]
+CORNER_IDS = [
+    f"{spec.name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'default'}" for spec, options in CORNERS
+]
 
 
 @st.composite
@@ -87,7 +89,9 @@ def gaussian_denoiser(process: Process, mean: float = 0.3, std: float = 0.7) -> 
     return denoise
 
 
-def start_state(process: Process, sigma: float, shape: tuple[int, ...] = (3, 5), seed: int = 1, **how: Any) -> torch.Tensor:
+def start_state(
+    process: Process, sigma: float, shape: tuple[int, ...] = (3, 5), seed: int = 1, **how: Any
+) -> torch.Tensor:
     """Pure noise at a level, from a generator of its own."""
     eps = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=how.pop("dtype", torch.float64))
     return torch.as_tensor(process.add_noise(torch.zeros_like(eps), eps, sigma), **how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cases import COORDINATES, CORNER_IDS, CORNERS, NAMES, PROCESSES, levels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,6 @@ from ksched import NoiseSchedule, Process, build_sampler
 from ksched.analysis import marginals
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec
-
-from .cases import COORDINATES, CORNER_IDS, CORNERS, NAMES, PROCESSES, levels
 
 
 def assert_consistent(plan: Plan) -> None:
@@ -55,4 +54,6 @@ def test_a_wrong_coefficient_is_caught() -> None:
         (register, value), *rest = row.terms
         broken = row._replace(terms=((register, value + 1e-4), *rest))
         with pytest.raises(AssertionError):
-            assert_consistent(Plan((*plan.rows[:k], broken, *plan.rows[k + 1 :]), (), plan.start, plan.end, plan.sigmas))
+            assert_consistent(
+                Plan((*plan.rows[:k], broken, *plan.rows[k + 1 :]), (), plan.start, plan.end, plan.sigmas)
+            )

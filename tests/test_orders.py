@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cases import COORDINATES, SPECS
 
 from ksched import Flow, Process, build_sampler
 from ksched.analysis import measured_order
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec
 from ksched.types import Array
-
-from .cases import COORDINATES, SPECS
 
 WITH_NOISE = [spec for spec in SPECS if spec.weak_order is not None]
 

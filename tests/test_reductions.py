@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import COORDINATES, levels
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
 from ksched.analysis import table
-
-from .cases import COORDINATES, levels
 
 REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("euler_ancestral", {"eta": 0.0}, "euler", {}),
@@ -32,7 +31,9 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("case", REDUCTIONS, ids=lambda c: f"{c[0]}-{c[1]}-{c[2]}-{c[3]}")
 @given(data=st.data())
-def test_reduction(case: tuple[str, dict[str, Any], str, dict[str, Any]], process: Process, data: st.DataObject) -> None:
+def test_reduction(
+    case: tuple[str, dict[str, Any], str, dict[str, Any]], process: Process, data: st.DataObject
+) -> None:
     name, options, simpler, simpler_options = case
     sigmas = data.draw(levels(process))
     if name == "uni_pc" and simpler == "dpmpp_2m":

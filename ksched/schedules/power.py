@@ -23,9 +23,9 @@ def check_bounds(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     return low, high
 
 
-def finish(levels: Array, sigma_max: float) -> Array:
-    """Levels with a last 0 and the first exactly ``sigma_max``, the level that was asked for."""
-    levels[0] = sigma_max
+def finish(levels: Array, sigma_min: float, sigma_max: float) -> Array:
+    """Levels from exactly ``sigma_max`` to exactly ``sigma_min``, free of rounding, and a last 0."""
+    levels[-1], levels[0] = sigma_min, sigma_max
     return np.append(levels, 0.0)
 
 
@@ -56,7 +56,7 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
         raise ValueError(f"rho must be at least 0.01 and at most 1000; got {rho}")
     # high * (...) ** rho, not high ** (1 / rho) first: no overflow for any rho in range
     ratio = (low / high) ** (1 / rho)
-    return finish(high * np.linspace(1, ratio, steps) ** rho, high)
+    return finish(high * np.linspace(1, ratio, steps) ** rho, low, high)
 
 
 def calculate_exponential_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
@@ -81,7 +81,7 @@ def calculate_exponential_sigmas(steps: int, sigma_min: float, sigma_max: float)
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)
-    return finish(np.exp(np.linspace(math.log(high), math.log(low), steps)), high)
+    return finish(np.exp(np.linspace(math.log(high), math.log(low), steps)), low, high)
 
 
 def calculate_linear_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:

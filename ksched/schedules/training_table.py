@@ -12,7 +12,7 @@ import numpy as np
 
 from ksched.options import check_steps
 from ksched.processes import Process
-from ksched.schedules.power import check_bounds, finish
+from ksched.schedules.power import check_bounds
 from ksched.types import Array
 
 __all__ = [
@@ -61,7 +61,11 @@ class _Span(NamedTuple):
         return np.floor(stride) if self.process.rounds_time else stride
 
     def sigmas(self, time: Array) -> Array:
-        return self.process.sigma_at(time)
+        """Levels at these times, then 0; rounding neither leaves the span nor moves its end."""
+        levels = np.minimum(self.process.sigma_at(time), self.sigma_max)
+        if time[0] == self.high:
+            levels[0] = self.sigma_max
+        return np.append(levels, 0.0)
 
 
 def calculate_simple_sigmas(
@@ -92,8 +96,8 @@ def calculate_simple_sigmas(
     steps = check_steps(steps)
     span = _Span.of(process, sigma_min, sigma_max)
     if span.crowded(steps):
-        return finish(span.sigmas(np.linspace(span.high, span.low, steps)), span.sigma_max)
-    return finish(span.sigmas(span.high - span.offsets(steps)), span.sigma_max)
+        return span.sigmas(np.linspace(span.high, span.low, steps))
+    return span.sigmas(span.high - span.offsets(steps))
 
 
 def calculate_sgm_uniform_sigmas(
@@ -121,7 +125,7 @@ def calculate_sgm_uniform_sigmas(
     """
     steps = check_steps(steps)
     span = _Span.of(process, sigma_min, sigma_max)
-    return finish(span.sigmas(np.linspace(span.high, span.low, steps + 1)[:-1]), span.sigma_max)
+    return span.sigmas(np.linspace(span.high, span.low, steps + 1)[:-1])
 
 
 def calculate_normal_sigmas(
@@ -149,7 +153,7 @@ def calculate_normal_sigmas(
     """
     steps = check_steps(steps)
     span = _Span.of(process, sigma_min, sigma_max)
-    return finish(span.sigmas(np.linspace(span.high, span.low, steps)), span.sigma_max)
+    return span.sigmas(np.linspace(span.high, span.low, steps))
 
 
 def calculate_ddim_uniform_sigmas(
@@ -183,9 +187,9 @@ def calculate_ddim_uniform_sigmas(
     if steps == 1:
         return np.array([span.sigma_max, 0.0])
     if span.crowded(steps):
-        return np.append(span.sigmas(np.linspace(span.high, span.low, steps)), 0.0)
+        return span.sigmas(np.linspace(span.high, span.low, steps))
     unit = process.time_unit
     # the entry after the cleanest, as long as the stride leaves room for it
     start = min(unit, max(0.0, span.length / steps - unit))
     offset = start + np.arange(steps)[::-1] * span.length / steps
-    return np.append(span.sigmas(span.low + (np.floor(offset) if process.rounds_time else offset)), 0.0)
+    return span.sigmas(span.low + (np.floor(offset) if process.rounds_time else offset))

@@ -1,0 +1,40 @@
+# Executed examples: ```{doctest} (>>> lines) or ```{testcode} with ```{testoutput}, one namespace per page. `.. plot::`
+# inside ```{eval-rst} runs its code in a namespace of its own and shows code and figure. `nox -s docs` fails when one
+# raises or prints something else; >>> lines of docstrings on the reference page run too. Each example does its imports.
+"""Sphinx configuration."""
+
+import doctest
+
+import ksched
+
+project = "ksched"
+author = "the ksched contributors"
+release = ksched.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "matplotlib.sphinxext.plot_directive",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"ksched {release}"
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False  # autodoc lists them
+
+doctest_default_flags = doctest.ELLIPSIS  # and not IGNORE_EXCEPTION_DETAIL: error texts are part of the interface
+plot_include_source = True
+plot_pre_code = ""
+plot_formats = [("png", 120)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+
+nitpicky = True
+# The build needs no network, so it has no inventories of other projects: their names cannot be links.
+nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]

@@ -1,0 +1,402 @@
+"""The command ``ksched``: the library's names, levels, plans and pictures from a shell.
+
+Results go to stdout and nothing else does. A mistake is one line on stderr and exit code 2; a missing extra, code 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, get_args, get_origin
+
+from ksched import __version__
+from ksched.options import Option, check_options
+from ksched.processes import EDM, VE, VP, Flow, Process
+from ksched.registry import SamplerSpec, sampler_spec, samplers
+from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
+from ksched.types import NoiseSchedule
+
+if TYPE_CHECKING:
+    from ksched.demo import Error, Report
+
+__all__ = ["main"]
+
+
+class ProcessName(StrEnum):
+    """What the model was trained on, as the command names it."""
+
+    VP = "vp"
+    VP_LINEAR = "vp-linear"
+    VP_COSINE = "vp-cosine"
+    EDM = "edm"
+    VE = "ve"
+    FLOW = "flow"
+
+
+_VP: dict[ProcessName, Callable[..., VP]] = {
+    ProcessName.VP: VP.scaled_linear,
+    ProcessName.VP_LINEAR: VP.linear,
+    ProcessName.VP_COSINE: VP.cosine,
+}
+
+
+def _have_extra() -> bool:
+    try:
+        for name in ("typer", "rich"):
+            importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+# typer reads annotations when the app is made, so that without it this module can still be imported, to say so.
+_READY = _have_extra()
+if TYPE_CHECKING or _READY:
+    import typer
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", help="Number of steps, at least 1.")]
+    ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]
+    Process_: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
+    Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow process.")]
+    ZeroSNR: TypeAlias = Annotated[
+        bool, typer.Option("--zero-terminal-snr", help="Rescale a VP table so that it ends in pure noise.")
+    ]
+    SigmaMin: TypeAlias = Annotated[float | None, typer.Option("--sigma-min", help="Last level above 0.")]
+    SigmaMax: TypeAlias = Annotated[float | None, typer.Option("--sigma-max", help="First level.")]
+    Options: TypeAlias = Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option; may be repeated.")
+    ]
+    AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit: 0 done, 1 an extra is missing, 2 a mistake in the arguments, 130 interrupted.
+
+    Parameters
+    ----------
+    arguments : what follows the name of the command; None takes it from ``sys.argv``
+    """
+    if not _READY:
+        _fail('the command needs typer and rich: pip install "ksched[cli]"', 1)
+    try:
+        code = _app()(args=None if arguments is None else list(arguments), prog_name="ksched", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except ImportError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except (ValueError, TypeError) as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        explain = getattr(error, "format_message", None)  # typer's own errors; their class differs between versions
+        if explain is None:
+            raise
+        _fail(explain(), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"ksched: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app.callback()(_common)
+    app.command("demo")(_demo)
+    app.command("list")(_list)
+    app.command("sigmas")(_sigmas)
+    app.command("plan")(_plan)
+    return app
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"ksched {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sampling mathematics for diffusion models: noise schedules and samplers as tables."""
+
+
+# ---------------------------------------------------------------------------------------------------------- ksched demo
+
+
+def _demo(
+    sampler: Annotated[str, typer.Option("--sampler", help="Sampler; see 'ksched list'.")] = "dpmpp_2m",
+    schedule: ScheduleName = "karras",
+    steps: Steps = 20,
+    process: Process_ = ProcessName.VP,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the start noise and of the sampler.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("demo"),
+) -> None:
+    """Sample 64 handwritten digits, measure every sampler on every schedule, and draw it all."""
+    from ksched import demo
+
+    report = demo.run(sampler, schedule, steps, process=_process(process), seed=seed, out=out, progress=True)
+    console = _console()
+    console.print(_error_table(report))
+    for picture in report.pictures:
+        print(picture)
+
+
+def _error_table(report: Report) -> Table:
+    """Errors of all samplers and schedules at the steps that were asked for, the best of each kind marked."""
+    steps = report.sampler.steps
+    table = Table(
+        box=box.SIMPLE,  # 80 columns are enough
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+        title=f"Error after {steps} {'step' if steps == 1 else 'steps'}, in % of the digits' spread",
+        caption="deterministic: rms distance to the exact ODE solution, on digits\n"
+        "stochastic: Wasserstein-2 distance to the exact law, on Gaussian data like them\n"
+        "* best of its kind",
+    )
+    table.add_column("sampler")
+    table.add_column("calls", justify="right")
+    for name in SCHEDULES:
+        table.add_column(name.value.replace("_", "_\n"), justify="right")
+    for kind, errors in (("deterministic", report.path), ("stochastic", report.law)):
+        rows: dict[str, list[Error]] = {}
+        for error in report.at_steps(errors):
+            rows.setdefault(error.sampler, []).append(error)
+        best = min((error for row in rows.values() for error in row), key=lambda error: error.value, default=None)
+        table.add_row(Text(kind, style="italic"))
+        for sampler, row in rows.items():
+            cells = [Text(_percent(e.value) + "*", style="bold green") if e is best else _percent(e.value) for e in row]
+            table.add_row(sampler, str(row[0].nfe), *cells)
+        table.add_section()
+    return table
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
+
+
+# ---------------------------------------------------------------------------------------------------------- ksched list
+
+
+def _list(
+    only_samplers: Annotated[bool, typer.Option("--samplers", help="Only the samplers.")] = False,
+    only_schedules: Annotated[bool, typer.Option("--schedules", help="Only the noise schedules.")] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """List samplers and noise schedules with their facts and options."""
+    both = only_samplers == only_schedules
+    if as_json:
+        facts: dict[str, Any] = {}
+        if both or only_samplers:
+            facts["samplers"] = [_sampler_facts(spec) for spec in samplers()]
+        if both or only_schedules:
+            facts["schedules"] = [
+                {
+                    "name": name,
+                    "formula": spec.formula,
+                    "source": spec.source,
+                    "options": _option_facts(schedule_options(name)),
+                }
+                for name, spec in SCHEDULES.items()
+            ]
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return
+    console = _console()
+    if both or only_samplers:
+        columns = ["sampler", "order", "weak order", "calls/step", "noises/step", "options", "what it is", "source"]
+        table = Table(*columns, title="Samplers")
+        for spec in samplers():
+            numbers = [spec.order, "-" if spec.weak_order is None else spec.weak_order, spec.calls, spec.draws]
+            texts = [_described(spec.options), spec.summary.replace("`", ""), spec.source]
+            table.add_row(spec.name, *map(str, [*numbers, *texts]))
+        console.print(table)
+    if both or only_schedules:
+        table = Table("schedule", "levels", "options", "source", title="Noise schedules")
+        for name, rule in SCHEDULES.items():
+            table.add_row(name.value, rule.formula, _described(schedule_options(name)), rule.source)
+        console.print(table)
+
+
+def _sampler_facts(spec: SamplerSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "order": spec.order,
+        "weak_order": spec.weak_order,
+        "calls": spec.calls,
+        "calls_to_zero": spec.calls_to_zero,
+        "draws": spec.draws,
+        "options": _option_facts(spec.options),
+        "summary": spec.summary,
+        "source": spec.source,
+    }
+
+
+def _option_facts(options: Mapping[str, Option]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": option.name,
+            "type": "choice" if get_origin(option.kind) is Literal else option.kind.__name__,
+            "choices": list(get_args(option.kind)),
+            "default": _number(option.default),
+            "low": _number(option.low),
+            "high": _number(option.high),
+        }
+        for option in options.values()
+    ]
+
+
+def _number(value: Any) -> Any:
+    """A value for JSON, which has no infinity: "inf" and "-inf" as in the JSON of a plan."""
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def _described(options: Mapping[str, Option]) -> str:
+    return "\n".join(f"{option.name}={option.default}" for option in options.values()) or "-"
+
+
+def _console() -> Console:
+    """Where tables go; as wide as they need to be if nobody watches."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+# -------------------------------------------------------------------------------------------------------- ksched sigmas
+
+
+def _sigmas(
+    schedule: Annotated[str, typer.Argument(help="Noise schedule; see 'ksched list'.")],
+    steps: Steps = 20,
+    process: Process_ = ProcessName.VP,
+    shift: Shift = None,
+    zero_terminal_snr: ZeroSNR = False,
+    sigma_min: SigmaMin = None,
+    sigma_max: SigmaMax = None,
+    option: Options = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print the noise levels of a schedule."""
+    name = NoiseSchedule.parse(schedule)
+    made = _process(process, shift, zero_terminal_snr)
+    options = _values(option, f"schedule {name}", schedule_options(name))
+    sigmas = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, **options).tolist()
+    timesteps = [made.timestep(sigma) for sigma in sigmas if sigma > 0]  # the model is not called at 0
+    lams = [made.level(sigma).lam for sigma in sigmas]
+    if as_json:
+        facts = {"schedule": name, "steps": steps, "process": repr(made), "options": options, "sigmas": sigmas}
+        facts |= {"timesteps": timesteps, "half_log_snr": [_number(lam) for lam in lams]}
+        print(json.dumps(facts, allow_nan=False))
+        return
+    print(f"{'step':>4}  {'sigma':>16}  {'timestep':>13}  {'half log-SNR':>14}")
+    for step, (sigma, lam) in enumerate(zip(sigmas, lams, strict=True)):
+        timestep = f"{timesteps[step]:.6f}" if sigma > 0 else "-"
+        print(f"{step:>4}  {sigma:>16.10g}  {timestep:>13}  {lam:>14.8f}")
+
+
+# ---------------------------------------------------------------------------------------------------------- ksched plan
+
+
+def _plan(
+    sampler: Annotated[str, typer.Argument(help="Sampler; see 'ksched list'.")],
+    schedule: ScheduleName = "simple",
+    steps: Steps = 20,
+    sigmas: Annotated[
+        str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
+    ] = None,
+    process: Process_ = ProcessName.VP,
+    shift: Shift = None,
+    zero_terminal_snr: ZeroSNR = False,
+    sigma_min: SigmaMin = None,
+    sigma_max: SigmaMax = None,
+    option: Options = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print a sampler on a schedule as the table of numbers that it is."""
+    from ksched.runner import build_sampler
+
+    spec = sampler_spec(sampler)
+    known = {**schedule_options(NoiseSchedule.parse(schedule)), **spec.options}
+    options = _values(option, f"sampler {spec.name} with schedule {NoiseSchedule.parse(schedule)}", known)
+    limits = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+    options |= {name: value for name, value in limits.items() if value is not None}
+    made = _process(process, shift, zero_terminal_snr)
+    plan = build_sampler(spec.name, schedule, steps, process=made, sigmas=_levels(sigmas), **options).plan
+    if as_json:
+        print(plan.to_json())
+        return
+    print(plan)
+    print(
+        f"# {_count(plan.nfe, 'model call')}, {_count(len(plan.draws), 'noise')}, "
+        f"{_count(plan.widest_row, 'term')} in the widest row, {_count(plan.live_registers, 'live register')}"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _levels(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--sigmas must be numbers separated by commas, such as 14.6,5,1.5,0; got {text!r}") from None
+
+
+# ------------------------------------------------------------------------------------- what the commands have in common
+
+
+def _process(name: ProcessName, shift: float | None = None, zero_terminal_snr: bool = False) -> Process:
+    if shift is not None and name is not ProcessName.FLOW:
+        raise ValueError(f"--shift belongs to --process flow; got {name}")
+    if name in _VP:
+        return _VP[name](zero_terminal_snr=zero_terminal_snr)
+    if zero_terminal_snr:
+        raise ValueError(f"--zero-terminal-snr belongs to the vp processes; got {name}")
+    if name is ProcessName.FLOW:
+        return Flow() if shift is None else Flow(shift)
+    return EDM() if name is ProcessName.EDM else VE()
+
+
+def _values(texts: Sequence[str] | None, owner: str, known: Mapping[str, Option]) -> dict[str, Any]:
+    """``name=value`` texts as checked options, every value read as its option's own type."""
+    values: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise ValueError(f"--option must be name=value, such as eta=0.5; got {text!r}")
+        if name in values:
+            raise ValueError(f"--option {name} is given twice")
+        values[name] = _read(value.strip(), known[name].kind) if name in known else value
+    return check_options(owner, known, values)
+
+
+def _read(text: str, kind: Any) -> Any:
+    """A text as an option's type; the text itself, for the option to refuse, if it is none."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text

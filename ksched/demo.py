@@ -1,0 +1,320 @@
+"""The demonstration: digits sampled from noise, and what every sampler and schedule gets wrong, measured exactly.
+
+The model is the exact denoiser of a Gaussian mixture fitted to handwritten digits (`ksched.exact.digits`), so nothing
+is trained, downloaded or estimated.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ksched.analysis import gaussian_error
+from ksched.exact import GaussianMixture, digits
+from ksched.noise import SeededNoise, item_seeds
+from ksched.plan import Draw, Plan
+from ksched.processes import Process, default_process
+from ksched.registry import SamplerSpec, samplers
+from ksched.runner import Run, Sampler, StepInfo, build_sampler
+from ksched.schedules import SCHEDULES
+from ksched.types import Array, NoiseSchedule, SamplerType
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["CALLS", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
+
+#: model calls at which errors are measured; a sampler with two calls per step takes half as many steps
+CALLS = (4, 6, 8, 12, 18, 27, 40)
+
+_MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
+
+
+class Trajectory(NamedTuple):
+    """A run, as its callback saw it."""
+
+    sampler: Sampler
+    steps: tuple[StepInfo, ...]
+    result: torch.Tensor
+
+
+class Error(NamedTuple):
+    """What one sampler on one schedule gets wrong, relative to the spread of the digits about their mean."""
+
+    sampler: str
+    schedule: NoiseSchedule
+    steps: int
+    nfe: int
+    value: float
+
+
+class Report(NamedTuple):
+    """What `run` made."""
+
+    pictures: tuple[Path, ...]
+    sampler: Sampler
+    path: tuple[Error, ...]
+    law: tuple[Error, ...]
+
+    def at_steps(self, errors: Sequence[Error]) -> list[Error]:
+        """Those of ``errors`` that belong to the number of steps that was asked for."""
+        return [error for error in errors if error.steps == self.sampler.steps]
+
+
+def run(
+    sampler: SamplerType | str = SamplerType.DPMPP_2M,
+    schedule: NoiseSchedule | str = NoiseSchedule.KARRAS,
+    steps: int = 20,
+    *,
+    process: Process | None = None,
+    seed: int = 0,
+    out: Path | str = "demo",
+    calls: Sequence[int] = CALLS,
+    images: int = 8,
+    progress: bool = False,
+) -> Report:
+    """Sample 64 digits, measure every sampler on every schedule, and draw it all.
+
+    Parameters
+    ----------
+    sampler, schedule, steps : of the run that is shown
+    process : what the denoiser counts as a state at sigma; None is Stable Diffusion's VP process
+    seed : of the start noise and of the sampler's own
+    out : folder for ``digits.png``, ``schedules.png`` and ``errors.png``; made if it does not exist
+    calls : model calls at which errors are measured, beside those of ``steps`` steps
+    images : digits that path errors are measured on
+    progress : show progress bars (needs the extra ``cli``)
+
+    Raises
+    ------
+    ImportError : matplotlib is missing (extra ``plot``)
+    OSError : ``out`` cannot be written to; found out before anything is computed
+    TypeError, ValueError : as for `build_sampler`
+
+    Notes
+    -----
+    The pictures appear all at once, each complete, when everything has been computed.
+    """
+    from ksched import plots
+
+    process = default_process() if process is None else process
+    built = build_sampler(sampler, schedule, steps, process=process)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    with _one_thread():
+        shown = trajectory(built, seed, progress=progress)
+        specs, names = list(samplers()), list(SCHEDULES)
+        jobs = [(spec, n) for spec in specs for n in sorted({steps, *(math.ceil(c / spec.calls) for c in calls)})]
+        with _bar(len(jobs), progress) as advance:
+            path = path_errors([j for j in jobs if not j[0].draws], names, process, seed, images, advance)
+            law = law_errors([j for j in jobs if j[0].draws], names, process, advance)
+    size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
+    pictures = {
+        "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
+        "schedules.png": plots.sigma_curves(names, steps, process),
+        "errors.png": plots.error_curves(
+            {
+                "Deterministic samplers: rms distance to the exact ODE solution, on digits": _curves(path),
+                "Stochastic samplers: Wasserstein-2 distance to the exact law, on Gaussian data of the digits' "
+                "covariance": _curves(law),
+            },
+            title="Error in units of the digits' spread, by sampler and schedule",
+        ),
+    }
+    return Report(_save(folder, pictures), built, tuple(path), tuple(law))
+
+
+def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
+    """Digits sampled from pure noise, with all that the callback saw."""
+    model = _paired(digits(sampler.process))
+    x = sampler.process.add_noise(torch.zeros(items, 64), _start_noise(items, seed), float(sampler.sigmas[0])).float()
+    steps: list[StepInfo] = []
+    own_seed = seed if sampler.plan.draws else None
+    result = sampler.sample(model, x, seed=own_seed, callback=steps.append, progress=progress)
+    return Trajectory(sampler, tuple(steps), result)
+
+
+def path_errors(
+    jobs: Sequence[tuple[SamplerSpec, int]],
+    schedules: Sequence[NoiseSchedule],
+    process: Process,
+    seed: int = 0,
+    images: int = 8,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Error]:
+    """Distance of deterministic samplers to the exact ODE solution, on digits.
+
+    Parameters
+    ----------
+    jobs : (sampler, steps) pairs
+    schedules : each job runs on all of them
+    process : see `run`
+    seed : of the start noise
+    images : number of start noises
+    advance : called after each job
+
+    Returns
+    -------
+    root mean square distance over images and pixels, divided by that of the solutions from the mean digit
+
+    Notes
+    -----
+    All runs follow the same paths: one that starts below the highest level starts at the exact state there. They run
+    in float32, which is exact to 1e-5 here. Samplers whose plans are equal are run once.
+    """
+    model = digits(process)
+    built = [[build_sampler(spec.name, name, steps, process=process) for name in schedules] for spec, steps in jobs]
+    levels = sorted({process.sigma_max, *(float(s.sigmas[0]) for row in built for s in row)}, reverse=True)
+    start = process.add_noise(torch.zeros(images, 64), _start_noise(images, seed), levels[0])
+    exact = dict(zip([*levels, 0.0], model.solve(start, [*levels, 0.0]), strict=True))
+    spread = (exact[0.0] - torch.from_numpy(model.mean)).square().mean().sqrt()
+    errors = []
+    known: dict[tuple[Plan, ...], list[torch.Tensor]] = {}
+    for row in built:
+        plans = tuple(sampler.plan for sampler in row)
+        if plans not in known:
+            starts = [exact[float(sampler.sigmas[0])].float() for sampler in row]
+            known[plans] = _together(model, [Run(plan, x) for plan, x in zip(plans, starts, strict=True)])
+        for sampler, name, result in zip(row, schedules, known[plans], strict=True):
+            value = float((result - exact[0.0]).square().mean().sqrt() / spread)
+            errors.append(Error(sampler.spec.name, name, sampler.steps, sampler.nfe, value))
+        advance()
+    return errors
+
+
+def law_errors(
+    jobs: Sequence[tuple[SamplerSpec, int]],
+    schedules: Sequence[NoiseSchedule],
+    process: Process,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Error]:
+    """Distance of the law of stochastic samplers' results to the exact one, on Gaussian data.
+
+    Parameters
+    ----------
+    jobs, schedules, process, advance : as for `path_errors`
+
+    Returns
+    -------
+    Wasserstein-2 distance, divided by the standard deviation of the data. The data has the mean and covariance of the
+    digits; nothing is sampled
+    """
+    model = digits(process)
+    variances, axes = np.linalg.eigh(model.covariance)
+    data = list(zip((model.mean @ axes).tolist(), np.sqrt(variances).tolist(), strict=True))
+    errors = []
+    known: dict[Plan, float] = {}
+    for spec, steps in jobs:
+        for name in schedules:
+            plan = build_sampler(spec.name, name, steps, process=process).plan
+            if plan not in known:
+                total = math.hypot(*(gaussian_error(plan, mean, std, weak=True) for mean, std in data))
+                known[plan] = total / math.sqrt(variances.sum())
+            errors.append(Error(spec.name, name, steps, plan.nfe, known[plan]))
+        advance()
+    return errors
+
+
+def _together(model: GaussianMixture, runs: Sequence[Run]) -> list[torch.Tensor]:
+    """The results of runs that share their model calls: every item of a batch may stand at a level of its own."""
+    while pending := [run for run in runs if not run.done]:
+        answers = model(torch.cat([run.x for run in pending]), torch.cat([run.sigma for run in pending]))
+        for run, denoised in zip(pending, torch.split(answers, [len(run.x) for run in pending]), strict=True):
+            run.feed(denoised, denoised if run.needs_uncond else None)
+    return [run.x for run in runs]
+
+
+def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The model as samplers with an unconditional twin want it; the digits have no condition."""
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        denoised = model(x, sigma)
+        return denoised, denoised
+
+    return denoise
+
+
+def _start_noise(items: int, seed: int) -> torch.Tensor:
+    return SeededNoise(item_seeds(seed, items))(Draw(math.inf, math.inf), torch.empty(items, 64, dtype=torch.float64))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one core: matrices this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
+    if not shown:
+        yield lambda: None
+        return
+    from tqdm.auto import tqdm  # `trajectory` has said so if it is missing
+
+    with tqdm(total=total, desc="errors", unit="job") as bar:
+        yield bar.update
+
+
+def _draw_digits(shown: Trajectory, title: str) -> Figure:
+    from ksched import plots
+
+    process = shown.sampler.process
+    model = digits(process)
+    parts = model.responsibilities(shown.result, float(shown.sampler.sigmas[-1])).argmax(1)
+    order = torch.tensor(model.labels)[parts].argsort(stable=True)
+    levels = [process.level(step.sigma) for step in shown.steps]
+    chosen = [min(range(len(levels)), key=lambda k: abs(max(levels[k].lam, -99) - max(lam, -99))) for lam in _MOMENTS]
+    moments = sorted(set(chosen))
+
+    def pictures(tensors: Iterable[torch.Tensor]) -> Array:
+        return torch.stack([tensor[order].reshape(-1, 8, 8) for tensor in tensors]).double().numpy()
+
+    states = pictures(shown.steps[k].x for k in moments)
+    return plots.digit_strip(
+        states,
+        pictures(shown.steps[k].denoised for k in moments),
+        [f"sigma {shown.steps[k].sigma:.3g}" for k in moments],
+        pictures([shown.result])[0],
+        scales=np.sqrt((states**2).mean((1, 2, 3))).tolist(),
+        title=f"64 digits from noise to image: {title}",
+    )
+
+
+def _curves(errors: Sequence[Error]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for error in errors:
+        curves.setdefault(error.sampler, {}).setdefault(error.schedule.value, []).append((error.nfe, error.value))
+    return curves
+
+
+def _save(folder: Path, pictures: dict[str, Figure]) -> tuple[Path, ...]:
+    """Write figures so that each file is there complete or not at all."""
+    packed = {}
+    for name, figure in pictures.items():
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        packed[folder / name] = buffer.getvalue()
+    for path, content in packed.items():
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return tuple(packed)

@@ -1,0 +1,82 @@
+"""Every developer command: ``python -m nox -s NAME``, more arguments after ``--``; ``python -m nox --list`` lists them.
+
+``pyproject.toml`` says what ksched works with; ``.ci/constraints.txt`` pins what these sessions install.
+"""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"  # with pip: uv may resolve torch to another build
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+
+CONSTRAINTS = Path(".ci/constraints.txt")
+PINS = ("-c", str(CONSTRAINTS))
+OLDEST = {"numpy": "1.26.0", "scipy": "1.11.1", "torch": "2.4.0"}  # scipy 1.11.0 was withdrawn
+
+
+def run_pytest(session: nox.Session, *args: str) -> None:
+    """Run pytest with a worker per core, each with one thread; ``-n 0`` among the arguments turns workers off."""
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *args, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Draw the demonstration pictures, into ``demo/`` if nothing else is asked for."""
+    session.install(".[cli,plot]", *PINS)
+    session.run("python", "-m", "ksched", "demo", *(session.posargs or ["--out", "demo"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests against the installed package; arguments go to pytest."""
+    session.install(".[test]", *PINS)
+    run_pytest(session, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format and lint."""
+    session.install("ruff", *PINS)
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy over everything, pyright over the package."""
+    session.install(".[test,docs]", "mypy", "nox", "pyright[nodejs]", "scipy-stubs", *PINS)
+    session.run("mypy")
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})  # do not ask for a newer version
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation and run its examples; any warning is an error."""
+    session.install(".[docs,cli]", *PINS)
+    for builder in ("html", "doctest"):
+        session.run("sphinx-build", "-b", builder, "-W", "--keep-going", "-n", "-E", "docs", f"docs/_build/{builder}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run one benchmark by name with its arguments, or all: ``-- NAME ARGUMENTS``."""
+    session.install(".[cli,plot]", "scikit-learn", *PINS)
+    names = session.posargs[:1] or sorted(path.stem for path in Path("benchmarks").glob("*.py"))
+    for name in names:
+        session.run("python", f"benchmarks/{name}.py", *session.posargs[1:])
+
+
+@nox.session(python="3.11")
+def minimums(session: nox.Session) -> None:
+    """Run the tests on the oldest numpy and scipy; ``-- --torch`` adds the oldest torch, whose wheels are gigabytes."""
+    posargs = [arg for arg in session.posargs if arg != "--torch"]
+    oldest = {name: version for name, version in OLDEST.items() if name != "torch" or "--torch" in session.posargs}
+    pins = [line for line in CONSTRAINTS.read_text().splitlines() if line.partition("==")[0] not in oldest]
+    pins += [f"{name}=={version}" for name, version in oldest.items()]
+    constraints = Path(session.create_tmp(), "constraints.txt")
+    constraints.write_text("\n".join(pins) + "\n")
+    session.install(".[test]", "-c", str(constraints))
+    run_pytest(session, *posargs)

@@ -1,0 +1,283 @@
+"""The command: what it prints, that its JSON comes back bit for bit, and how it answers mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import ksched
+from ksched import cli
+from ksched.plan import Plan
+from ksched.registry import samplers
+from ksched.schedules import SCHEDULES, schedule_options
+
+PROCESSES: dict[str, ksched.Process] = {
+    "vp": ksched.VP(),
+    "vp-linear": ksched.VP.linear(),
+    "vp-cosine": ksched.VP.cosine(),
+    "edm": ksched.EDM(),
+    "ve": ksched.VE(),
+    "flow": ksched.Flow(),
+}
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command in this process: ``command("sigmas", "karras")``."""
+
+    def run(*arguments: str) -> Answer:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        captured = capsys.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return Answer(exit_.value.code, captured.out, captured.err)
+
+    return run
+
+
+def shell(*arguments: str, code: str = "from ksched.cli import main; main()") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def succeed(answer: Answer) -> str:
+    assert answer.code == 0, answer.err
+    return answer.out
+
+
+@pytest.mark.parametrize("process", cli.ProcessName)
+@pytest.mark.parametrize("schedule", ksched.NoiseSchedule)
+def test_sigmas_come_back_bit_for_bit(command: Command, schedule: ksched.NoiseSchedule, process: str) -> None:
+    facts = json.loads(succeed(command("sigmas", schedule, "--steps", "7", "--process", process, "--json")))
+    expected = ksched.calculate_sigmas(schedule, 7, PROCESSES[process])
+    assert facts["sigmas"] == expected.tolist()
+    assert facts["timesteps"] == [PROCESSES[process].timestep(sigma) for sigma in expected[:-1].tolist()]
+    assert [float(lam) for lam in facts["half_log_snr"]] == [PROCESSES[process].level(s).lam for s in expected.tolist()]
+
+
+def test_every_process_of_the_command_is_checked() -> None:
+    assert list(PROCESSES) == list(cli.ProcessName)
+
+
+def test_sigmas_take_ranges_and_options(command: Command) -> None:
+    out = succeed(
+        command("sigmas", "karras", "-n", "5", "--sigma-min", "0.1", "--sigma-max", "10", "-o", "rho=5", "--json")
+    )
+    assert json.loads(out)["sigmas"] == ksched.calculate_karras_sigmas(5, 0.1, 10, rho=5).tolist()
+
+
+def test_sigmas_take_a_shift_and_zero_terminal_snr(command: Command) -> None:
+    shifted = json.loads(succeed(command("sigmas", "simple", "--process", "flow", "--shift", "3", "--json")))
+    assert shifted["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.Flow(3)).tolist()
+    rescaled = json.loads(succeed(command("sigmas", "simple", "--zero-terminal-snr", "--json")))
+    assert rescaled["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.VP(zero_terminal_snr=True)).tolist()
+
+
+def test_sigmas_print_a_row_per_level(command: Command) -> None:
+    header, *rows = succeed(command("sigmas", "karras", "--steps", "20")).splitlines()
+    assert header.split() == ["step", "sigma", "timestep", "half", "log-SNR"]
+    printed = [float(row.split()[1]) for row in rows]
+    np.testing.assert_allclose(printed, ksched.calculate_sigmas("karras", 20), rtol=1e-9)
+    assert rows[-1].split() == ["20", "0", "-", "inf"]
+
+
+@pytest.mark.parametrize("sampler", [spec.name for spec in samplers()])
+def test_plan_comes_back_bit_for_bit(command: Command, sampler: str) -> None:
+    text = succeed(command("plan", sampler, "--schedule", "karras", "--steps", "4", "--json"))
+    assert Plan.from_json(text) == ksched.build_sampler(sampler, "karras", 4).plan
+
+
+def test_plan_prints_the_plan_and_one_line_of_facts(command: Command) -> None:
+    out = succeed(command("plan", "dpmpp_2m", "--sigmas", "14.6,5,1.5,0.4,0"))
+    plan = ksched.build_sampler("dpmpp_2m", sigmas=[14.6, 5, 1.5, 0.4, 0]).plan
+    facts = "# 4 model calls, 0 noises, 3 terms in the widest row, 4 live registers"
+    assert out == f"{plan}\n{facts}\n"
+
+
+def test_plan_reads_options_by_their_type(command: Command) -> None:
+    text = succeed(command("plan", "uni_pc", "-o", "order=2", "-o", "variant=bh2", "-o", "corrector=false", "--json"))
+    assert Plan.from_json(text) == ksched.build_sampler("uni_pc", order=2, variant="bh2", corrector=False).plan
+    text = succeed(command("plan", "DPM++ 2M SDE", "--schedule", "karras", "-o", "eta=0.5", "-o", "rho=5", "--json"))
+    assert Plan.from_json(text) == ksched.build_sampler("dpmpp_2m_sde", "karras", eta=0.5, rho=5).plan
+
+
+def test_plan_of_a_registered_sampler(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(run: Any, grid: Any, x: Any, *, strength: float = 1.0) -> Any:
+        """Mine, [bold]so to say[/bold]."""
+        for s, _ in grid.steps():
+            x = strength * run.denoise(x, s)
+        return x
+
+    monkeypatch.setattr("ksched.registry._REGISTRY", {spec.name: spec for spec in samplers()})
+    ksched.register_sampler("mine", mine, order=1)
+    assert "+2.000000 D0" in succeed(command("plan", "mine", "--steps", "1", "-o", "strength=2"))
+    listed = succeed(command("list"))
+    assert "mine" in listed
+    assert "strength=1.0" in listed
+    assert "Mine, [bold]so to say[/bold]." in listed
+
+
+def test_list_names_everything(command: Command) -> None:
+    words = succeed(command("list")).split()
+    for spec in samplers():
+        assert spec.name in words
+        assert {f"{option.name}={option.default}" for option in spec.options.values()} <= set(words)
+    assert set(SCHEDULES) <= set(words)
+
+
+def test_list_in_json(command: Command) -> None:
+    facts = json.loads(succeed(command("list", "--json")))
+    assert [entry["name"] for entry in facts["schedules"]] == list(SCHEDULES)
+    for entry, spec in zip(facts["samplers"], samplers(), strict=True):
+        assert (entry["name"], entry["order"], entry["draws"]) == (spec.name, spec.order, spec.draws)
+        assert {o["name"]: o["default"] for o in entry["options"]} == {
+            o.name: o.default if o.default != float("inf") else "inf" for o in spec.options.values()
+        }
+    karras = facts["schedules"][list(SCHEDULES).index(ksched.NoiseSchedule.KARRAS)]
+    assert [o["name"] for o in karras["options"]] == list(schedule_options(ksched.NoiseSchedule.KARRAS))
+
+
+def test_list_halves(command: Command) -> None:
+    assert json.loads(succeed(command("list", "--samplers", "--json"))).keys() == {"samplers"}
+    assert json.loads(succeed(command("list", "--schedules", "--json"))).keys() == {"schedules"}
+    assert "euler" not in succeed(command("list", "--schedules"))
+
+
+MISTAKES = {
+    "plan eulr": "unknown sampler 'eulr'; did you mean euler",
+    "demo --sampler eulr": "unknown sampler 'eulr'; did you mean euler",
+    "demo --schedule karas": "unknown noise schedule 'karas'; did you mean karras",
+    "demo --steps 0": "steps must be at least 1; got 0",
+    "sigmas karas": "unknown noise schedule 'karas'; did you mean karras",
+    "sigmas karras --steps 0": "steps must be at least 1; got 0",
+    "sigmas karras --steps 2.5": "2.5",
+    "sigmas karras --sigma-min 3 --sigma-max 1": "sigma_min must be > 0 and < sigma_max",
+    "sigmas simple --sigma-max 99": "this schedule walks the training range",
+    "sigmas karras --process sd": "--process",
+    "sigmas karras --shift 3": "--shift belongs to --process flow; got vp",
+    "sigmas karras --process edm --zero-terminal-snr": "--zero-terminal-snr belongs to the vp processes; got edm",
+    "sigmas karras --option rh=5": "schedule karras has no option 'rh'; it has rho=7.0",
+    "sigmas karras --option rho": "--option must be name=value",
+    "sigmas karras -o rho=5 -o rho=6": "--option rho is given twice",
+    "sigmas karras --frobnicate": "--frobnicate",
+    "sigmas": "SCHEDULE",
+    "plan ddim --option eta=much": "eta must be a number; got 'much'",
+    "plan uni_pc --option corrector=maybe": "corrector must be True or False; got 'maybe'",
+    "plan uni_pc --option variant=bh3": "variant must be one of 'bh1', 'bh2'; got 'bh3'",
+    "plan euler --sigmas 1,2": "sigmas must be strictly decreasing",
+    "plan euler --sigmas 2;1": "--sigmas must be numbers separated by commas",
+    "plan euler --sigmas 2,1 --sigma-max 3": "has no option 'sigma_max'",
+    "frobnicate": "frobnicate",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items())
+def test_a_mistake_is_one_line_and_code_2(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("ksched: ")
+    assert message.lower() in err.lower()
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_output_folder_that_is_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, out, err = command("demo", "--out", str(tmp_path / "file"))
+    assert (code, out) == (2, "")
+    assert err == f"ksched: cannot write {tmp_path / 'file'}: {os.strerror(17)}\n"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_version(command: Command) -> None:
+    assert succeed(command("--version")) == f"ksched {ksched.__version__}\n"
+
+
+def test_help_lists_the_commands(command: Command) -> None:
+    out = succeed(command("--help"))
+    assert all(name in out for name in ("demo", "list", "sigmas", "plan"))
+
+
+def test_module_and_pipe() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ksched", "sigmas", "karras", "--steps", "3"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes a pipe as POSIX shells do")
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "ksched", "sigmas", "karras", "--steps", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_extra_for_the_command(module: str) -> None:
+    done = shell("list", code=f"import sys; sys.modules[{module!r}] = None; from ksched.cli import main; main()")
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr) == ("", 'ksched: the command needs typer and rich: pip install "ksched[cli]"\n')
+
+
+def test_lists_and_sigmas_need_neither_torch_nor_matplotlib() -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['matplotlib'] = None; from ksched.cli import main; main()"
+    assert shell("list", code=code).returncode == 0
+    assert shell("sigmas", "karras", code=code).returncode == 0
+
+
+def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "ksched.plots", raising=False)
+    monkeypatch.delattr(ksched, "plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = command("demo", "--out", str(tmp_path / "demo"))
+    assert (code, out, err) == (1, "", 'ksched: pictures need matplotlib: pip install "ksched[plot]"\n')
+    assert not (tmp_path / "demo").exists()
+
+
+def test_demo_prints_a_table_and_where_the_pictures_are(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ksched import demo
+
+    short = demo.run
+    monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), images=2))
+    code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
+    assert code == 0
+    assert "100%" in err
+    names = [spec.name for spec in samplers()]
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split() and line.split()[0] in names}
+    assert list(rows) == [s.name for s in sorted(samplers(), key=lambda spec: spec.draws > 0)]
+    for spec in samplers():
+        assert rows[spec.name][0] == str(spec.nfe(4))
+        assert len(rows[spec.name]) == 1 + len(SCHEDULES)
+    assert sum(cell.endswith("*") for row in rows.values() for cell in row) == 2
+    pictures = [Path(line) for line in out.splitlines()[-3:]]
+    assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
+    assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

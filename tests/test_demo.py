@@ -1,0 +1,131 @@
+"""The demonstration: its numbers against an independent computation, and that its pictures are pictures."""
+
+import math
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+import ksched
+from ksched import demo, plots
+from ksched.analysis import gaussian_law
+from ksched.registry import sampler_spec, samplers
+from ksched.schedules import SCHEDULES
+
+VP = ksched.VP()
+NAMES = tuple(SCHEDULES)
+
+
+def check_picture(path: Path) -> None:
+    pixels = matplotlib.image.imread(path)[..., :3]
+    assert min(pixels.shape[:2]) > 300
+    assert pixels.std() > 0.05
+    assert pixels.min() < 0.1 < 0.9 < pixels.max()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "process", "steps"),
+    [("dpmpp_2m", VP, 4), ("euler_ancestral", ksched.Flow(), 3), ("heun", ksched.EDM(), 1)],
+)
+def test_run_writes_three_pictures(tmp_path: Path, sampler: str, process: ksched.Process, steps: int) -> None:
+    threads = torch.get_num_threads()
+    report = demo.run(sampler, "karras", steps, process=process, out=tmp_path / "a" / "b", calls=(3,), images=2)
+    assert torch.get_num_threads() == threads
+    assert [path.name for path in report.pictures] == ["digits.png", "schedules.png", "errors.png"]
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(p.name for p in report.pictures)
+    for path in report.pictures:
+        check_picture(path)
+    shown = report.at_steps([*report.path, *report.law])
+    assert {(error.sampler, error.schedule) for error in shown} == {(s.name, n) for s in samplers() for n in NAMES}
+    assert all(math.isfinite(error.value) and error.value > 0 for error in shown)
+
+
+def test_run_checks_before_it_makes_anything(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown sampler"):
+        demo.run("eulr", out=tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_trajectory_goes_from_noise_to_digits() -> None:
+    shown = demo.trajectory(ksched.build_sampler("dpmpp_2m", "karras", 20))
+    assert shown.result.shape == (64, 64)
+    assert [step.sigma for step in shown.steps] == shown.sampler.sigmas[:-1].tolist()
+    assert float(shown.steps[0].x.std()) == pytest.approx(VP.sigma_max, rel=0.05)  # 4096 numbers: 1.1 % is one sigma
+    model = ksched.exact.digits()
+    assert len({model.labels[k] for k in model.responsibilities(shown.result, 0.0).argmax(1)}) >= 8
+    # as likely as digits that were drawn from the mixture itself
+    typical = model.log_density(torch.from_numpy(model.sample(64, 1)), 0.0)
+    assert model.log_density(shown.result.double(), 0.0).median() > typical.quantile(0.05)
+    again = demo.trajectory(ksched.build_sampler("dpmpp_2m", "karras", 20), items=3)
+    torch.testing.assert_close(again.result, shown.result[:3], rtol=0, atol=1e-4)  # other batch, other rounding
+
+
+def test_path_errors_are_distances_to_the_exact_solution() -> None:
+    """Against the plain way: one run at a time in float64, each with its own solution from its own start."""
+    jobs = [(sampler_spec(name), 6) for name in ("euler", "heun", "uni_pc")]
+    found = iter(demo.path_errors(jobs, NAMES, VP, images=3))
+    model = ksched.exact.digits()
+    start = VP.sigma_max * demo._start_noise(3, 0)
+    for spec, steps in jobs:
+        for name in NAMES:
+            sampler = ksched.build_sampler(spec.name, name, steps)
+            first = model.solve(start, [VP.sigma_max, float(sampler.sigmas[0])])[-1]
+            exact = model.solve(first, [float(sampler.sigmas[0]), 0.0])[-1]
+            spread = float(((exact - torch.from_numpy(model.mean)) ** 2).mean().sqrt())
+            value = float(((sampler.sample(model, first) - exact) ** 2).mean().sqrt()) / spread
+            error = next(found)
+            assert (error.sampler, error.schedule, error.steps, error.nfe) == (spec.name, name, steps, sampler.nfe)
+            assert error.value == pytest.approx(value, rel=1e-3)
+
+
+def test_path_errors_fall_with_the_steps() -> None:
+    jobs = [(sampler_spec(name), steps) for name in ("euler", "dpmpp_2m") for steps in (8, 40)]
+    errors = demo.path_errors(jobs, [ksched.NoiseSchedule.KARRAS], VP, images=2)
+    euler_8, euler_40, dpmpp_8, dpmpp_40 = (error.value for error in errors)
+    assert euler_40 < euler_8 / 2
+    assert dpmpp_40 < dpmpp_8 / 4
+    assert dpmpp_40 < euler_40 / 2
+
+
+def test_law_errors_are_distances_of_normal_laws() -> None:
+    spec = sampler_spec("euler_ancestral")
+    (error,) = demo.law_errors([(spec, 5)], [ksched.NoiseSchedule.KARRAS], VP)
+    model = ksched.exact.digits()
+    variances, axes = np.linalg.eigh(model.covariance)
+    plan = ksched.build_sampler(spec.name, "karras", 5).plan
+    laws = [
+        gaussian_law(plan, m, s) for m, s in zip((model.mean @ axes).tolist(), np.sqrt(variances).tolist(), strict=True)
+    ]
+    means, stds = np.array([law.mean for law in laws]), np.sqrt([law.variance for law in laws])
+    total = np.hypot(np.linalg.norm(means - model.mean @ axes), np.linalg.norm(stds - np.sqrt(variances)))
+    assert error.value == pytest.approx(total / math.sqrt(np.trace(model.covariance)), rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+@pytest.mark.parametrize("process", [VP, ksched.VE(), ksched.Flow(3.0)])
+def test_sigma_curves_draws_what_the_schedules_visit(process: ksched.Process, steps: int) -> None:
+    figure = plots.sigma_curves(NAMES, steps, process)
+    curves, rows = figure.axes
+    for name, curve, row in zip(NAMES, curves.lines, rows.lines, strict=True):
+        expected = ksched.calculate_sigmas(name, steps, process)[:-1]
+        np.testing.assert_array_equal(np.asarray(curve.get_ydata()), expected)
+        np.testing.assert_array_equal(np.asarray(row.get_xdata()), expected)
+        assert curve.get_color() == row.get_color()
+    figure.draw_without_rendering()
+
+
+def test_every_schedule_looks_different() -> None:
+    looks = [plots._look(name) for name in ksched.NoiseSchedule]
+    assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
+
+
+def test_error_curves_has_a_panel_per_sampler_and_a_line_per_schedule() -> None:
+    curves = {f"sampler {k}": {"karras": [(4, 0.1), (8, 0.02)], "simple": [(4, 0.2), (8, 0.0)]} for k in range(6)}
+    figure = plots.error_curves({"one": curves, "two": {"alone": {"linear": [(5, 1e-3)]}}}, columns=4)
+    figure.draw_without_rendering()
+    panels = [axes for part in figure.subfigs for axes in part.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [*curves, "alone"]
+    assert [len(axes.lines) for axes in panels] == [2] * 6 + [1]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["karras", "simple", "linear"]

@@ -1,0 +1,90 @@
+"""Denoiser: a network that knows the truth, in every prediction type, gives the truth back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from cases import gaussian_denoiser, start_state
+
+from ksched import EDM, VE, VP, Denoiser, Flow, Process, build_sampler
+from ksched.denoiser import _FITS, Prediction
+
+VARIANTS: list[Process] = [
+    VP(),
+    VP(variance_preserving=True),
+    VP.cosine(zero_terminal_snr=True),
+    EDM(),
+    EDM(sigma_data=1.0),
+    VE(),
+    Flow(3.0),
+]
+FITTING: list[tuple[Process, Prediction]] = [
+    (process, prediction)  # type: ignore[misc]
+    for process in VARIANTS
+    for prediction in _FITS[type(process)]
+    if not (prediction == "epsilon" and getattr(process, "zero_terminal_snr", False))
+]
+
+
+def network_for(process: Process, prediction: str, x: torch.Tensor, sigma: torch.Tensor, truth: torch.Tensor) -> Any:
+    """A network that answers for ``truth`` from the definition of each prediction, and checks what it is shown."""
+    sigma = sigma.reshape(-1, 1)
+    a, s = process.alpha(sigma), process.noise_std(sigma)
+    eps = (x - a * truth) / s
+    data = process.sigma_data if isinstance(process, EDM) else 1.0
+    scale = (s**2 + (a * data) ** 2).sqrt() if isinstance(process, VP | EDM) else torch.ones_like(s)
+    # v and F by their definitions in the network's unit-variance coordinates: angle phi, x = cos * x0/data + sin * eps
+    cos, sin = a * data / scale, s / scale
+    outputs = {
+        "epsilon": eps,
+        "sample": truth,
+        "flow": eps - truth,
+        "v_prediction": cos * eps - sin * truth / data,
+        "edm": -(cos * eps - sin * truth / data),
+    }
+
+    def network(shown: torch.Tensor, timestep: torch.Tensor, *, extra: float = 0.0) -> torch.Tensor:
+        torch.testing.assert_close(shown, x / scale)
+        torch.testing.assert_close(process.sigma(timestep).reshape(-1, 1), sigma)
+        return outputs[prediction] + extra
+
+    return network
+
+
+@pytest.mark.parametrize(("process", "prediction"), FITTING, ids=lambda v: v if isinstance(v, str) else repr(v))
+def test_truth_comes_back(process: Process, prediction: Prediction) -> None:
+    sigma = torch.tensor([process.sigma_min * 3, (process.sigma_min * process.sigma_max) ** 0.5], dtype=torch.float64)
+    truth = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.5, -0.2]], dtype=torch.float64)
+    x = process.add_noise(truth, start_state(VE(), 1.0, (2, 3)), sigma)
+    denoiser = Denoiser(network_for(process, prediction, x, sigma, truth), process, prediction)
+    torch.testing.assert_close(denoiser(x, sigma), truth, rtol=1e-9, atol=1e-9)
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = Denoiser(lambda shown, timestep: torch.zeros_like(shown), process, prediction)
+        assert plain(x.to(dtype), sigma.float()).dtype == dtype
+
+
+def test_a_number_is_a_sigma_too_and_conditioning_is_handed_on() -> None:
+    denoiser = Denoiser(lambda x, t, shift: x + shift, VP(), "sample")
+    x = torch.ones(2, 3)
+    assert torch.equal(denoiser(x, 2.0, shift=1.0), denoiser(x, torch.full((2,), 2.0), shift=1.0))
+
+
+def test_zero_terminal_snr_starts_from_exactly_pure_noise() -> None:
+    """sigma = inf is a level like others for variance-preserving states and v-prediction."""
+    process = VP(zero_terminal_snr=True, variance_preserving=True)
+    exact = gaussian_denoiser(process)
+
+    def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        sigma = torch.where(timestep == 999, torch.full_like(timestep, math.inf), process.sigma(timestep))
+        a, s = process.alpha(sigma).reshape(-1, 1), process.noise_std(sigma).reshape(-1, 1)
+        truth = exact(x, sigma)
+        return (a * x - truth) / s  # v, from x = a x0 + s eps
+
+    sampler = build_sampler("dpmpp_2m", sigmas=[math.inf, 40, 10, 3, 1, 0.3, 0.1, 0], process=process)
+    x = start_state(process, math.inf)
+    got = sampler.sample(Denoiser(network, process, "v_prediction"), x)
+    torch.testing.assert_close(got, sampler.sample(exact, x), rtol=1e-9, atol=1e-9)
+    assert torch.isfinite(got).all()

@@ -1,0 +1,138 @@
+"""Processes: the maps are inverses, the numbers are the field's, tensors and arrays and floats agree."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import PROCESSES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksched import EDM, VE, VP, Flow, Process
+
+every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+def inside(process: Process, u: float) -> float:
+    """A sigma of the training range, from its log scale."""
+    sigma: float = process.sigma_min ** (1 - u) * process.sigma_max**u
+    return min(max(sigma, process.sigma_min), process.sigma_max)
+
+
+@every_process
+@given(u=st.floats(0, 1))
+def test_sigma_and_timestep_are_inverses(process: Process, u: float) -> None:
+    sigma = inside(process, u)
+    timestep = process.timestep(sigma)
+    assert process.sigma(timestep) == pytest.approx(sigma, rel=1e-10)
+    assert process.timestep(process.sigma(timestep)) == pytest.approx(timestep, rel=1e-10, abs=1e-9)
+    assert process.sigma_at(process.time(sigma)) == pytest.approx(sigma, rel=1e-10)
+
+
+@every_process
+def test_the_table_is_the_training_range(process: Process) -> None:
+    assert process.sigmas.dtype == np.float64
+    assert not process.sigmas.flags.writeable
+    assert (np.diff(process.sigmas) > 0).all()
+    assert process.sigmas[0] == pytest.approx(process.sigma_min, rel=1e-15)
+    assert process.sigmas[-1] == pytest.approx(process.sigma_max, rel=1e-15)
+    np.testing.assert_allclose(np.diff(process.time(process.sigmas)), process.time_unit, rtol=1e-6)
+
+
+@every_process
+@given(u=st.floats(0, 1))
+def test_levels_agree_with_the_maps(process: Process, u: float) -> None:
+    sigma = inside(process, u)
+    level = process.level(sigma)
+    assert level.label == sigma
+    assert level.alpha == pytest.approx(process.alpha(sigma), rel=1e-14)
+    assert level.sigma == pytest.approx(process.noise_std(sigma), rel=1e-14)
+    if level.alpha > 0:
+        assert level.lam == pytest.approx(math.log(level.alpha / level.sigma), rel=1e-9, abs=1e-12)
+        again = process.level_at(level.lam)
+        assert again.label == pytest.approx(sigma, rel=1e-12)
+        assert again.alpha == pytest.approx(level.alpha, rel=1e-9)
+    assert process.level(0.0) == (0.0, 1.0, 0.0, math.inf)
+
+
+@every_process
+def test_floats_arrays_and_tensors_agree(process: Process) -> None:
+    sigmas = np.array([inside(process, u) for u in (0.0, 0.2, 0.5, 0.9, 1.0)])
+    for name in ("timestep", "time", "alpha", "noise_std", "sigma", "sigma_at"):
+        values = process.time(sigmas) if name == "sigma_at" else process.timestep(sigmas) if name == "sigma" else sigmas
+        f = getattr(process, name)
+        array = f(values)
+        assert isinstance(array, np.ndarray)
+        assert array.dtype == np.float64
+        assert all(isinstance(f(float(v)), float) for v in values)
+        np.testing.assert_allclose([f(float(v)) for v in values], array, rtol=1e-15)
+        exact = f(torch.tensor(values, dtype=torch.float64))
+        np.testing.assert_allclose(exact.numpy(), array, rtol=1e-12, atol=1e-12)
+        single = f(torch.tensor(values, dtype=torch.float32))
+        assert single.dtype == torch.float32
+        np.testing.assert_allclose(single.numpy(), array, rtol=2e-4, atol=1e-3)
+
+
+def test_stable_diffusion_is_the_default() -> None:
+    assert VP() == VP.scaled_linear()
+    assert hash(VP()) == hash(VP.scaled_linear())
+    assert VP().sigma_min == pytest.approx(0.029167158151720367, rel=1e-12)
+    assert VP().sigma_max == pytest.approx(14.614641229333639, rel=1e-12)
+    assert len(repr(VP())) < 100
+
+
+def test_timesteps_of_table_entries_are_whole_in_float32_too() -> None:
+    for process in (VP(), VP.cosine(), VP(zero_terminal_snr=True)):
+        np.testing.assert_array_equal(process.timestep(process.sigmas), np.arange(1000))
+        tensor = torch.tensor(process.sigmas, dtype=torch.float32)
+        assert torch.equal(process.timestep(tensor), torch.arange(1000.0))
+        np.testing.assert_array_equal(process.sigma(np.arange(1000)), process.sigmas)
+
+
+def test_known_tables() -> None:
+    assert VP.linear().sigma_max == pytest.approx(157.40728081040757, rel=1e-10)
+    assert VP.cosine().sigma_max == pytest.approx(20291.169610019897, rel=1e-9)
+    zero = VP(zero_terminal_snr=True)
+    assert zero.sigma_max == pytest.approx(4518.7636986558555, rel=1e-12)
+    assert zero.alphas_cumprod[-1] == 0
+    assert zero.alphas_cumprod[0] == pytest.approx(VP().alphas_cumprod[0], rel=1e-12)
+    assert Flow(3.0).sigma_min == pytest.approx(0.0029940119760479044, rel=1e-14)
+
+
+def test_shift_bends_time_not_the_timestep() -> None:
+    flow = Flow(3.0)
+    assert flow.timestep(0.75) == 750
+    assert flow.time(0.75) == pytest.approx(0.5)
+    assert flow.sigma_at(0.5) == pytest.approx(0.75)
+
+
+def test_outside_the_table_is_its_end() -> None:
+    assert VP().timestep(100.0) == 999
+    assert VP().timestep(0.0) == 0
+    assert VP().sigma(-5.0) == VP().sigma_min
+    assert VP().sigma(5000.0) == VP().sigma_max
+
+
+def test_variance_preserving_states_reach_pure_noise() -> None:
+    process = VP(zero_terminal_snr=True, variance_preserving=True)
+    assert process.level(math.inf) == (math.inf, 0.0, 1.0, -math.inf)
+    tensor = torch.tensor([math.inf, 1e30, 3.0, 0.0])
+    torch.testing.assert_close(process.alpha(tensor), torch.tensor([0.0, 0.0, 0.1**0.5, 1.0]))
+    torch.testing.assert_close(process.noise_std(tensor), torch.tensor([1.0, 1.0, 0.9**0.5, 0.0]))
+
+
+@pytest.mark.parametrize("process", [VP(), VP(variance_preserving=True), EDM(), VE(), Flow()], ids=repr)
+def test_add_noise(process: Process) -> None:
+    x0, noise = torch.arange(6.0).reshape(2, 3), torch.ones(2, 3)
+    sigmas = [0.25, 0.75]
+    rows = [process.alpha(s) * x0[i] + process.noise_std(s) for i, s in enumerate(sigmas)]
+    for sigma in (sigmas, np.array(sigmas), torch.tensor(sigmas)):
+        torch.testing.assert_close(process.add_noise(x0, noise, sigma), torch.stack(rows))
+    np.testing.assert_allclose(
+        process.add_noise(x0.numpy(), noise.numpy(), sigmas), torch.stack(rows).numpy(), rtol=1e-6
+    )
+    torch.testing.assert_close(process.add_noise(x0, noise, 0.25)[0], rows[0])
+    assert process.add_noise(x0, noise, 0.25).dtype == torch.float32

@@ -1,0 +1,403 @@
+"""The executor: one source for loop, steps and resume; dtype, device, aliasing and noise discipline."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, start_state
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
+from ksched.registry import SamplerSpec
+
+
+def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def run_by_hand(sampler: Sampler, model: Callable[..., torch.Tensor], x: torch.Tensor, **how: Any) -> torch.Tensor:
+    run = sampler.start(x, **how)
+    while not run.done:
+        run.feed(model(run.x, run.sigma))
+    return run.x
+
+
+@pytest.fixture(params=[VP(), Flow(3.0)], ids=["vp", "flow"])
+def process(request: pytest.FixtureRequest) -> Process:
+    found: Process = request.param
+    return found
+
+
+@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
+    model = gaussian_denoiser(process)
+    x = start_state(process, sampler.sigmas[0], dtype=torch.float32)
+    whole = sampler.sample(model, x, seed=7)
+    assert equal(whole, run_by_hand(sampler, model, x, seed=7))
+    for stop in range(sampler.nfe):
+        first = sampler.start(x, seed=7)
+        for _ in range(stop):
+            first.feed(model(first.x, first.sigma))
+        state = pickle.loads(pickle.dumps(first.state_dict()))
+        second = sampler.start(torch.zeros_like(x), seed=99)
+        second.load_state_dict(state)
+        assert second.step == first.step
+        while not second.done:
+            second.feed(model(second.x, second.sigma))
+        assert equal(whole, second.x), f"resumed after {stop} calls"
+
+
+@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    sampler = build_sampler(spec.name, "karras", 6, process=process, **options)
+    model = gaussian_denoiser(process)
+    x = start_state(process, sampler.sigmas[0])
+    planned, live = sampler.sample(model, x, seed=3), sampler.live(model, x, seed=3)
+    assert (planned - live).abs().max() <= 1e-12 * max(1.0, float(planned.abs().max()))
+
+
+def test_resume_in_another_process(tmp_path: Path) -> None:
+    sampler = build_sampler("dpmpp_2m_sde", "karras", 6)
+    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    run = sampler.start(x, seed=[4, 5, 6])
+    for _ in range(3):
+        run.feed(run.x / 2)
+    torch.save(run.state_dict(), tmp_path / "state.pt")
+    script = f"""
+import ksched, torch
+run = ksched.build_sampler("dpmpp_2m_sde", "karras", 6).start(torch.zeros(3, 5), seed=0)
+run.load_state_dict(torch.load({str(tmp_path / "state.pt")!r}))
+while not run.done:
+    run.feed(run.x / 2)
+torch.save(run.x, {str(tmp_path / "result.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    while not run.done:
+        run.feed(run.x / 2)
+    assert equal(run.x, torch.load(tmp_path / "result.pt"))
+
+
+def test_a_state_of_another_plan_is_refused() -> None:
+    x = torch.zeros(1, 2)
+    state = build_sampler("euler", "karras", 4).start(x).state_dict()
+    with pytest.raises(ValueError, match="another plan"):
+        build_sampler("euler", "karras", 5).start(x).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"Run.state_dict\(\)"):
+        build_sampler("euler", "karras", 5).start(x).load_state_dict({})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    x = start_state(VP(), sampler.sigmas[0], (4, 3), dtype=torch.float32)
+    together = sampler.sample(lambda x, sigma: x / 2, x, seed=[5, 6, 7, 8])
+    for i, seed in enumerate([5, 6, 7, 8]):
+        assert equal(together[i : i + 1], sampler.sample(lambda x, sigma: x / 2, x[i : i + 1], seed=seed))
+    turned = sampler.sample(lambda x, sigma: x / 2, x.flip(0), seed=[8, 7, 6, 5])
+    assert equal(together, turned.flip(0))
+    assert equal(together, sampler.sample(lambda x, sigma: x / 2, x, seed=5)), "an int seed counts up over the items"
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.draws], ids=lambda s: s.name)
+def test_another_seed_is_another_picture(spec: SamplerSpec) -> None:
+    sampler = build_sampler(spec.name, "karras", 5)
+    x = start_state(VP(), sampler.sigmas[0], (2, 3))
+    a, b = (sampler.sample(lambda x, sigma: x / 2, x, seed=seed) for seed in ([1, 2], [1, 3]))
+    assert torch.equal(a[0], b[0])
+    assert not torch.equal(a[1], b[1])
+
+
+def has_memory(spec: SamplerSpec) -> bool:
+    """Whether a step reads states or predictions from before it, so that a run cannot be cut into two samplers."""
+    plan = build_sampler(spec.name, "karras", 6).plan
+    steps = {"x": [row.step for row in plan.rows], "D": [row.step for row in plan.rows if row.level is not None]}
+    reads = ((row.step, register) for row in plan.rows for register, _ in row.terms if register.kind != "xi")
+    return any(register.kind == "D" and steps["D"][register.number] < step - 1 for step, register in reads)
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if not has_memory(s)], ids=lambda s: s.name)
+def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
+    whole = build_sampler(spec.name, "karras", 6)
+    first, second = (build_sampler(spec.name, sigmas=s) for s in (whole.sigmas[:4], whole.sigmas[3:]))
+    x = start_state(VP(), whole.sigmas[0])
+    halves = second.sample(lambda x, sigma: x / 2, first.sample(lambda x, sigma: x / 2, x, seed=1), seed=1)
+    torch.testing.assert_close(halves, whole.sample(lambda x, sigma: x / 2, x, seed=1), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_share_a_sampler(name: str) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(32)]
+    serial = [sampler.sample(lambda x, sigma: x / 2, x, seed=i) for i, x in enumerate(xs)]
+    before, results = hash(sampler), [torch.empty(0)] * len(xs)
+
+    def work(i: int) -> None:
+        results[i] = sampler.sample(lambda x, sigma: x / 2, xs[i], seed=i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(xs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal(a, b) for a, b in zip(serial, results, strict=True))
+    assert hash(sampler) == before
+    assert sampler == build_sampler(name, "karras", 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_model_output_may_share_memory(name: str) -> None:
+    """A model may return its input, a view of it, or one static buffer at every call."""
+    sampler = build_sampler(name, "karras", 6)
+    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    kept, seen, buffer = x.clone(), [], torch.empty_like(x)
+
+    def static(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return buffer.copy_(x / 3)
+
+    def record(info: StepInfo) -> None:
+        seen.append((info.x, info.x.clone(), info.denoised, info.denoised.clone()))
+
+    assert equal(sampler.sample(static, x, seed=1, callback=record), sampler.sample(lambda x, s: x / 3, x, seed=1))
+    same = sampler.sample(lambda x, sigma: x.clone(), x, seed=1)
+    assert equal(sampler.sample(lambda x, sigma: x, x, seed=1), same)
+    assert equal(sampler.sample(lambda x, sigma: x.view(-1).view(x.shape), x, seed=1), same)
+    assert equal(x, kept), "the caller's state was written to"
+    for a, b, c, d in seen:
+        assert torch.equal(a, b), "a state given to a callback changed afterwards"
+        assert torch.equal(c, d), "a prediction given to a callback changed afterwards"
+    result = sampler.sample(static, x, seed=1)
+    copy = result.clone()
+    buffer.zero_()
+    assert equal(result, copy), "the result shares memory with the model's buffer"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_dtype_in_is_dtype_out(name: str, dtype: torch.dtype, process: Process) -> None:
+    sampler = build_sampler(name, "karras", 8, process=process)
+    exact = start_state(process, sampler.sigmas[0]).to(dtype)
+    model = gaussian_denoiser(process)
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+    def spy(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.add((x.dtype, sigma.dtype))
+        return model(x, sigma)
+
+    result = sampler.sample(spy, exact, seed=2)
+    assert result.dtype == dtype
+    assert seen == {(dtype, torch.promote_types(dtype, torch.float32))}
+    truth = sampler.sample(model, exact.double(), seed=2)
+    # states are summed in float32; what is lost is the rounding of the model's input and output, amplified a few times
+    assert (result.double() - truth).abs().max() <= 40 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
+
+
+class Discipline(TorchDispatchMode):
+    """Refuses float64 tensors and everything that reads a tensor back to the host."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.__name__.partition(".")[0]
+        assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item"), (
+            f"{name} reads a tensor back"
+        )
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            assert not (isinstance(value, torch.Tensor) and value.dtype == torch.float64), f"{name} made float64"
+        return result
+
+
+@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+def test_no_float64_tensor_and_no_read_back(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
+    x = start_state(process, sampler.sigmas[0], dtype=torch.float32)
+    with Discipline():
+        sampler.sample(lambda x, sigma: x * (1 / (1 + sigma.reshape(-1, 1))), x, seed=1)
+        run = sampler.start(x.to(torch.bfloat16), seed=1)
+        while not run.done:
+            _ = run.sigma, run.timestep, run.step
+            run.feed(run.x)
+
+
+def test_the_discipline_catches_what_it_should() -> None:
+    with Discipline(), pytest.raises(AssertionError, match="reads a tensor back"):
+        bool(torch.ones(1) > 0)
+    with Discipline(), pytest.raises(AssertionError, match="made float64"):
+        torch.ones(1).double()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
+    for steps in (1, 2, 5):
+        outputs: list[torch.Tensor] = []
+
+        def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            outputs.append(torch.sin(x))  # noqa: B023
+            return outputs[-1]  # noqa: B023
+
+        sampler = build_sampler(name, "karras", steps, process=process)
+        result = sampler.sample(model, start_state(process, sampler.sigmas[0], dtype=torch.float32), seed=0)
+        assert equal(result, outputs[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
+    given = [11.123456789, 3.3, 1.0, 0.9999, 0.1]
+    sampler = build_sampler(name, sigmas=given)
+    assert sampler.sigmas.tolist() == given
+    seen: list[float] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(float(sigma[0]))
+        assert sigma.shape == (2,)
+        assert (sigma == sigma[0]).all()
+        return x / 2
+
+    sampler.sample(model, torch.ones(2, 3, dtype=torch.float64), seed=0)
+    assert seen == [level.label for level in sampler.plan.levels]
+    assert set(given[:-1]) <= set(seen)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timesteps_are_those_of_the_levels(name: str) -> None:
+    process = EDM()
+    sampler = build_sampler(name, "karras", 4, process=process)
+    run = sampler.start(torch.ones(2, 3), seed=0)
+    seen = []
+    while not run.done:
+        assert run.timestep.shape == (2,)
+        assert run.timestep.dtype == torch.float32
+        seen.append(float(run.timestep[0]))
+        run.feed(run.x / 2)
+    assert seen == pytest.approx(sampler.timesteps.tolist(), rel=1e-6)
+    assert not sampler.timesteps.flags.writeable
+    assert not sampler.sigmas.flags.writeable
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_callback_is_called_once_a_step(name: str) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    infos: list[StepInfo] = []
+    sampler.sample(lambda x, sigma: x / 2, torch.ones(1, 2), seed=0, callback=infos.append)
+    assert [info.step for info in infos] == [0, 1, 2, 3, 4]
+    assert [info.steps for info in infos] == [5] * 5
+    assert [info.sigma for info in infos] == sampler.sigmas[:-1].tolist()
+    assert [info.sigma_next for info in infos] == sampler.sigmas[1:].tolist()
+    assert all(torch.equal(info.denoised, info.x / 2) for info in infos)
+    assert [info.nfe for info in infos] == sorted({info.nfe for info in infos})
+
+
+def test_a_callback_may_stop_the_run() -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(info: StepInfo) -> None:
+        if info.step == 2:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        build_sampler("euler", "karras", 5).sample(lambda x, sigma: x, torch.ones(1, 2), callback=stop)
+
+
+def test_progress_counts_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    build_sampler("heun", "karras", 4).sample(lambda x, sigma: x, torch.ones(1, 2), progress=True)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r'pip install "ksched\[cli\]"'):
+        build_sampler("euler", "karras", 4).sample(lambda x, sigma: x, torch.ones(1, 2), progress=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_flow_when_asked_for(name: str) -> None:
+    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0)
+    gain = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+    def end(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return sampler.sample(lambda x, sigma: torch.tanh(gain * x), x, seed=1)
+
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(end, (x, gain))
+    assert not end(x.detach(), gain).requires_grad, "a graph was recorded though the state did not ask for one"
+
+
+def test_own_noise_is_asked_for_by_interval() -> None:
+    sampler = build_sampler("euler_ancestral", sigmas=[4, 2, 1, 0])
+    asked: list[tuple[float, float]] = []
+
+    def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
+        asked.append((sigma_from, sigma_to))
+        return torch.full((2, 3), 1.0)
+
+    a = sampler.sample(lambda x, sigma: x / 2, torch.ones(2, 3), noise=noise)
+    assert asked == [(4.0, 2.0), (2.0, 1.0)]
+    assert torch.isfinite(a).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_times_zero_is_not_drawn(name: str) -> None:
+    spec = build_sampler(name, "karras", 4).spec
+    off: dict[str, Any] = (
+        {"eta": 0.0} if "eta" in spec.options else {"s_noise": 0.0} if "s_noise" in spec.options else {}
+    )
+    sampler = build_sampler(name, "karras", 4, **off)
+    assert sampler.plan.draws == ()
+    sampler.sample(lambda x, sigma: x / 2, torch.ones(1, 2))  # and so it needs no seed
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
+    for steps in (1, 2, 7):
+        to_zero = build_sampler(spec.name, "karras", steps)
+        above = build_sampler(spec.name, sigmas=to_zero.sigmas[:-1])
+        assert to_zero.nfe == spec.nfe(steps)
+        assert above.nfe == spec.nfe(steps - 1, to_zero=False)
+        assert len(to_zero.plan.draws) == spec.draws * (steps - 1)
+        assert len(above.plan.draws) == spec.draws * (steps - 1)
+        count = 0
+
+        def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            return x / 2
+
+        to_zero.sample(model, torch.ones(1, 2), seed=0)
+        assert count == to_zero.nfe
+
+
+@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+def test_rows_and_memory_stay_small(spec: SamplerSpec, options: dict[str, Any]) -> None:
+    order = options.get("order", 3)
+    few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (10, 40))
+    assert few.live_registers == many.live_registers <= 4 + order
+    assert few.widest_row == many.widest_row <= 2 + order
+
+
+def test_one_level_runs_nothing() -> None:
+    x = torch.ones(2, 3)
+    sampler = build_sampler("heun", sigmas=[3.0])
+    assert (sampler.steps, sampler.nfe) == (0, 0)
+    result = sampler.sample(lambda x, sigma: x / 2, x)
+    assert torch.equal(result, x)
+    assert result.data_ptr() != x.data_ptr()
+
+
+def test_a_finished_run_says_so() -> None:
+    run = build_sampler("euler", "karras", 1).start(torch.ones(1, 2))
+    run.feed(run.x)
+    assert run.done
+    assert run.step == 1
+    for ask in (lambda: run.sigma, lambda: run.timestep, lambda: run.feed(run.x)):
+        with pytest.raises(RuntimeError, match="the run is done"):
+            ask()
+    with pytest.raises(RuntimeError, match="knows no timesteps"):
+        _ = Run(build_sampler("euler").plan, torch.ones(1, 2)).timestep

@@ -1,0 +1,124 @@
+"""Schedules: the contract on every process, the published formulas, and the laws between them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from cases import PROCESSES
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ksched
+from ksched import VP, Flow, NoiseSchedule, Process, calculate_sigmas
+from ksched.schedules import SCHEDULES, schedule_options
+from ksched.types import Array
+
+PAIRS = [(schedule, name) for schedule in NoiseSchedule for name in PROCESSES]
+
+
+def assert_contract(sigmas: Array, steps: int, process: Process) -> None:
+    assert sigmas.dtype == np.float64
+    assert sigmas.shape == (steps + 1,)
+    assert np.isfinite(sigmas).all()
+    assert (np.diff(sigmas) < 0).all()
+    assert sigmas[-1] == 0
+    assert sigmas[0] <= process.sigma_max
+    assert sigmas[-2] >= process.sigma_min * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(("schedule", "name"), PAIRS)
+def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
+    process = PROCESSES[name]
+    for steps in (1, 2, 3, 5, 7, 10, 20, 33, 50, 100, 600, 999, 1000, 1001, 2500):
+        sigmas = calculate_sigmas(schedule, steps, process)
+        assert_contract(sigmas, steps, process)
+        if schedule is not NoiseSchedule.DDIM_UNIFORM:
+            assert sigmas[0] == process.sigma_max
+    np.testing.assert_array_equal(calculate_sigmas(schedule, 1, process), [process.sigma_max, 0])
+
+
+@pytest.mark.parametrize(("schedule", "name"), PAIRS)
+@given(steps=st.integers(1, 60), low=st.floats(0.01, 0.45), high=st.floats(0.55, 0.99))
+def test_contract_on_a_part_of_the_range(
+    schedule: NoiseSchedule, name: str, steps: int, low: float, high: float
+) -> None:
+    process = PROCESSES[name]
+    # a part of the range in log sigma
+    a, b = (process.sigma_min ** (1 - u) * process.sigma_max**u for u in (low, high))
+    sigmas = calculate_sigmas(schedule, steps, process, sigma_min=a, sigma_max=b)
+    assert sigmas.shape == (steps + 1,)
+    assert (np.diff(sigmas) < 0).all()
+    assert sigmas[-1] == 0
+    assert a * (1 - 1e-9) <= sigmas[-2] <= sigmas[0] <= b
+    if schedule is not NoiseSchedule.DDIM_UNIFORM or steps == 1:
+        assert sigmas[0] == b
+    if steps > 1 and schedule in (NoiseSchedule.KARRAS, NoiseSchedule.EXPONENTIAL, NoiseSchedule.LINEAR):
+        assert sigmas[-2] == pytest.approx(a, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+def test_the_function_of_each_schedule_is_public(schedule: NoiseSchedule) -> None:
+    function = getattr(ksched, f"calculate_{schedule}_sigmas")
+    process = VP()
+    args = (process,) if SCHEDULES[schedule].needs_process else (process.sigma_min, process.sigma_max)
+    np.testing.assert_array_equal(function(9, *args), calculate_sigmas(schedule, 9))
+    assert not set(schedule_options(schedule)) & {"sigma_min", "sigma_max"}
+
+
+def test_karras_is_the_formula_of_the_paper() -> None:
+    for rho in (1.0, 3.0, 7.0, 20.0):
+        i = np.arange(12)
+        want = (80 ** (1 / rho) + i / 11 * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+        np.testing.assert_allclose(ksched.calculate_karras_sigmas(12, 0.002, 80.0, rho)[:-1], want, rtol=1e-11)
+
+
+def test_rho_goes_from_linear_to_exponential() -> None:
+    linear, exponential = (
+        f(9, 0.03, 14.0) for f in (ksched.calculate_linear_sigmas, ksched.calculate_exponential_sigmas)
+    )
+    np.testing.assert_allclose(np.diff(linear[:-1]), (0.03 - 14) / 8, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(np.log(exponential[:-1])), math.log(0.03 / 14) / 8, rtol=1e-12)
+    np.testing.assert_allclose(
+        ksched.calculate_karras_sigmas(9, 0.03, 14.0, rho=1000.0), exponential, rtol=6e-3
+    )  # log(range) ** 2 / (8 rho)
+    for rho in (0.01, 1000.0):
+        assert (np.diff(ksched.calculate_karras_sigmas(50, 1e-3, 1e3, rho)) < 0).all()
+
+
+def test_simple_takes_table_entries() -> None:
+    table = VP().sigmas
+    for steps in (1, 3, 10, 30, 999, 1000):
+        want = [table[999 - i * 1000 // steps] for i in range(steps)]
+        np.testing.assert_array_equal(calculate_sigmas("simple", steps)[:-1], want)
+
+
+def test_uniform_schedules_are_three_different_rules() -> None:
+    process = VP()
+    t = {name: process.timestep(calculate_sigmas(name, 10)[:-1]) for name in ("sgm_uniform", "ddim_uniform", "normal")}
+    np.testing.assert_allclose(t["sgm_uniform"], np.linspace(999, 0, 11)[:-1], atol=1e-9)
+    np.testing.assert_allclose(t["normal"], np.linspace(999, 0, 10), atol=1e-9)
+    np.testing.assert_allclose(t["ddim_uniform"], np.arange(901, 0, -100), atol=1e-9)
+
+
+def test_flow_schedules_shift_once() -> None:
+    u = np.linspace(1, 0, 9)
+    for shift in (1.0, 3.0, 0.5):
+        np.testing.assert_allclose(
+            calculate_sigmas("simple", 8, Flow(shift)), shift * u / (1 + (shift - 1) * u), atol=1e-14
+        )
+    np.testing.assert_allclose(calculate_sigmas("simple", 8, Flow()), u, atol=1e-14)
+
+
+def test_even_in_the_process_own_time() -> None:
+    for process in (PROCESSES["edm"], PROCESSES["ve"], PROCESSES["flow_shift3"]):
+        time = process.time(calculate_sigmas("simple", 12, process)[:-1])
+        np.testing.assert_allclose(np.diff(time), (time[-1] - time[0]) / 11, rtol=1e-9)
+
+
+def test_nothing_is_shared_between_calls() -> None:
+    for schedule in NoiseSchedule:
+        first = calculate_sigmas(schedule, 5)
+        first[:] = -1
+        assert calculate_sigmas(schedule, 5)[0] > 0
