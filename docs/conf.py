@@ -4,8 +4,14 @@
 """Sphinx configuration."""
 
 import doctest
+from pathlib import Path
+
+from sphinx.application import Sphinx
 
 import ksched
+from ksched.plots import sigma_curves
+from ksched.registry import samplers
+from ksched.schedules import SCHEDULES, schedule_options
 
 project = "ksched"
 author = "the ksched contributors"
@@ -26,6 +32,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say shapes and units; annotations are for type checkers
 numpydoc_show_class_members = False  # autodoc lists them
 
 doctest_default_flags = doctest.ELLIPSIS  # and not IGNORE_EXCEPTION_DETAIL: error texts are part of the interface
@@ -38,3 +45,30 @@ plot_html_show_source_link = False
 nitpicky = True
 # The build needs no network, so it has no inventories of other projects: their names cannot be links.
 nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]
+
+
+def catalogue() -> str:
+    """The page of everything that exists, from the registries."""
+    lines = ["# What exists", "", "Any sampler with any schedule on any process.", "", "## Samplers", ""]
+    lines += ["| name | order | weak order | model calls | noise | options | source |", "|---|---|---|---|---|---|---|"]
+    for spec in samplers():
+        calls = f"{spec.calls} a step" + (f", {spec.calls_to_zero} to 0" if spec.calls_to_zero != spec.calls else "")
+        weak = "" if spec.weak_order is None else spec.weak_order
+        options = ", ".join(f"`{option}`" for option in spec.options.values())
+        row = [f"`{spec.name}`", spec.order, weak, calls, "yes" if spec.draws else "no", options, spec.source]
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    lines += ["", "Order is that of the deterministic form; weak order that of the law where noise is drawn.", ""]
+    lines += ["## Schedules", "", "| name | rule | options | source |", "|---|---|---|---|"]
+    for schedule, entry in SCHEDULES.items():
+        options = ", ".join(f"`{option}`" for option in schedule_options(schedule).values())
+        lines.append(f"| `{schedule}` | {entry.formula} | {options} | {entry.source} |")
+    lines += ["", "All take `sigma_min` and `sigma_max`.", "", "![Noise levels of every schedule](schedules.png)", ""]
+    return "\n".join(lines)
+
+
+def setup(app: Sphinx) -> None:
+    """Write the generated page and its picture before sources are read."""
+    folder = Path(app.srcdir, "generated")
+    folder.mkdir(exist_ok=True)
+    (folder / "catalogue.md").write_text(catalogue())
+    sigma_curves(list(ksched.NoiseSchedule), 20, ksched.VP()).savefig(folder / "schedules.png", dpi=100)

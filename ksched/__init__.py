@@ -22,7 +22,7 @@ from ksched.schedules import (
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, exact, noise
+    from ksched import analysis, exact, noise, plots
     from ksched.denoiser import Denoiser
     from ksched.plan import Plan
     from ksched.registry import register_sampler
@@ -58,10 +58,11 @@ __all__ = [
     "exact",
     "noise",
     "parse_label",
+    "plots",
     "register_sampler",
 ]
 
-_MODULES = ("analysis", "exact", "noise")
+_MODULES = ("analysis", "exact", "noise", "plots")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",

@@ -80,7 +80,7 @@ if TYPE_CHECKING or _READY:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit: 0 done, 1 an extra is missing, 2 a mistake in the arguments, 130 interrupted.
+    """Run the command and exit: 0 done, 1 an extra or the reader is gone, 2 a mistake, 130 interrupted.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 1
     except typer.Abort:
         _fail("interrupted", 130)
     except ImportError as error:

@@ -39,6 +39,17 @@ CALLS = (4, 6, 8, 12, 18, 27, 40)
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one core: matrices this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Trajectory(NamedTuple):
     """A run, as its callback saw it."""
 
@@ -112,13 +123,12 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    with _one_thread():
-        shown = trajectory(built, seed, progress=progress)
-        specs, names = list(samplers()), list(SCHEDULES)
-        jobs = [(spec, n) for spec in specs for n in sorted({steps, *(math.ceil(c / spec.calls) for c in calls)})]
-        with _bar(len(jobs), progress) as advance:
-            path = path_errors([j for j in jobs if not j[0].draws], names, process, seed, images, advance)
-            law = law_errors([j for j in jobs if j[0].draws], names, process, advance)
+    shown = trajectory(built, seed, progress=progress)
+    specs, names = list(samplers()), list(SCHEDULES)
+    jobs = [(spec, n) for spec in specs for n in sorted({steps, *(math.ceil(c / spec.calls) for c in calls)})]
+    with _bar(len(jobs), progress) as advance:
+        path = path_errors([j for j in jobs if not j[0].draws], names, process, seed, images, advance)
+        law = law_errors([j for j in jobs if j[0].draws], names, process, advance)
     size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
     pictures = {
         "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
@@ -135,6 +145,7 @@ def run(
     return Report(_save(folder, pictures), built, tuple(path), tuple(law))
 
 
+@_one_thread()
 def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
     """Digits sampled from pure noise, with all that the callback saw."""
     model = _paired(digits(sampler.process))
@@ -145,6 +156,7 @@ def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bo
     return Trajectory(sampler, tuple(steps), result)
 
 
+@_one_thread()
 def path_errors(
     jobs: Sequence[tuple[SamplerSpec, int]],
     schedules: Sequence[NoiseSchedule],
@@ -247,17 +259,6 @@ def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tu
 
 def _start_noise(items: int, seed: int) -> torch.Tensor:
     return SeededNoise(item_seeds(seed, items))(Draw(math.inf, math.inf), torch.empty(items, 64, dtype=torch.float64))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one core: matrices this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

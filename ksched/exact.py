@@ -169,7 +169,7 @@ class GaussianMixture:
 
         Parameters
         ----------
-        x : states, shape (batch, *shape) with prod(shape) = `dimension`
+        x : states, shape ``(batch, *shape)`` with prod(shape) = `dimension`
         sigma : contract sigma; a float, or a tensor of shape (batch,), each item at its own level
 
         Returns
@@ -203,12 +203,12 @@ class GaussianMixture:
 
         Parameters
         ----------
-        x : states at ``sigmas[0]``, shape (batch, *shape) with prod(shape) = `dimension`; tensor or array
+        x : states at ``sigmas[0]``, shape ``(batch, *shape)`` with prod(shape) = `dimension`; tensor or array
         sigmas : contract sigmas in the order of the visit, falling or rising; 0 is allowed
 
         Returns
         -------
-        float64, shape (len(sigmas), *x.shape), the first being x; a tensor on x's device for a tensor, else an array
+        float64, shape ``(len(sigmas), *x.shape)``, the first x; a tensor on x's device for a tensor, else an array
 
         Raises
         ------
@@ -405,7 +405,7 @@ class Empirical(GaussianMixture):
 
     Parameters
     ----------
-    data : shape (points, *shape); a plain list of numbers is dimension 1
+    data : shape ``(points, *shape)``; a plain list of numbers is dimension 1
     process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
 
     Raises

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ksched.options import Option, options_of
-from ksched.plan import SamplerFunction
 from ksched.samplers import euler, multistep, runge_kutta
+from ksched.tape import SamplerFunction
 from ksched.types import SamplerType
 
 __all__ = ["SamplerSpec", "register_sampler", "sampler_spec", "samplers"]

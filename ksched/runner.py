@@ -14,10 +14,11 @@ from ksched.grid import Grid
 from ksched.kernels import combine
 from ksched.noise import CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds
 from ksched.options import Option, check_options
-from ksched.plan import Draw, Plan, Register, trace
+from ksched.plan import Draw, Plan, Register
 from ksched.processes import Level, Process, default_process
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules import calculate_sigmas, schedule_options
+from ksched.tape import trace
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["Live", "Run", "Sampler", "StepInfo", "build_sampler"]
@@ -413,8 +414,8 @@ class Sampler:
         Parameters
         ----------
         denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state at the level ``sigmas[0]``, batch first; from pure noise ``process.add_noise(0 * eps, eps,
-            sigmas[0])``, which is ``sigmas[0] * eps`` but for variance-preserving states
+        x : start state at the level ``sigmas[0]``, batch first; from pure noise that is ``sigmas[0] * eps``, and in
+            general ``process.add_noise(0 * eps, eps, sigmas[0])``
         seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
         noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance
         callback : called with a `StepInfo` once a step; an exception it raises ends the run

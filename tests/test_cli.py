@@ -165,7 +165,7 @@ MISTAKES = {
     "demo --steps 0": "steps must be at least 1; got 0",
     "sigmas karas": "unknown noise schedule 'karas'; did you mean karras",
     "sigmas karras --steps 0": "steps must be at least 1; got 0",
-    "sigmas karras --steps 2.5": "2.5",
+    "sigmas karras --steps 2.5": "valid integer",
     "sigmas karras --sigma-min 3 --sigma-max 1": "sigma_min must be > 0 and < sigma_max",
     "sigmas simple --sigma-max 99": "this schedule walks the training range",
     "sigmas karras --process sd": "--process",
@@ -228,7 +228,7 @@ def test_module_and_pipe() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe as POSIX shells do")
-def test_a_reader_that_stops_early_is_no_error() -> None:
+def test_a_reader_that_stops_early_hears_no_complaint() -> None:
     command = [sys.executable, "-m", "ksched", "sigmas", "karras", "--steps", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -236,7 +236,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 0
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])

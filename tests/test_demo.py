@@ -65,11 +65,12 @@ def test_trajectory_goes_from_noise_to_digits() -> None:
 def test_path_errors_are_distances_to_the_exact_solution() -> None:
     """Against the plain way: one run at a time in float64, each with its own solution from its own start."""
     jobs = [(sampler_spec(name), 6) for name in ("euler", "heun", "uni_pc")]
-    found = iter(demo.path_errors(jobs, NAMES, VP, images=3))
+    names = [ksched.NoiseSchedule.KARRAS, ksched.NoiseSchedule.DDIM_UNIFORM]  # the latter starts below sigma_max
+    found = iter(demo.path_errors(jobs, names, VP, images=3))
     model = ksched.exact.digits()
     start = VP.sigma_max * demo._start_noise(3, 0)
     for spec, steps in jobs:
-        for name in NAMES:
+        for name in names:
             sampler = ksched.build_sampler(spec.name, name, steps)
             first = model.solve(start, [VP.sigma_max, float(sampler.sigmas[0])])[-1]
             exact = model.solve(first, [float(sampler.sigmas[0]), 0.0])[-1]

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from ksched import VE, VP, Plan, build_sampler
 from ksched.analysis import table
 from ksched.grid import Grid
-from ksched.plan import Draw, Form, Register, Row, TraceError, trace
+from ksched.plan import Draw, Register, Row
 from ksched.registry import SamplerSpec
 from ksched.runner import Live
 from ksched.samplers.blocks import ddim
+from ksched.tape import Form, TraceError, trace
 
 GRID = Grid.of([9.0, 3.0, 1.0, 0.0], VE())
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from ksched.grid import Grid
-from ksched.plan import Vector, Verbs
 from ksched.processes import Level
+from ksched.tape import Vector, Verbs
 
 __all__ = ["ancestral", "churn", "ddim", "middle", "phi", "unified"]
 

@@ -7,8 +7,8 @@ from typing import Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import NonNegative, Order
-from ksched.plan import Vector, Verbs
 from ksched.samplers.blocks import phi, unified
+from ksched.tape import Vector, Verbs
 
 __all__ = ["dpmpp_2m", "dpmpp_2m_sde", "uni_pc"]
 

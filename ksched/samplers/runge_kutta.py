@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Bound, NonNegative
-from ksched.plan import Vector, Verbs
 from ksched.samplers.blocks import ancestral, churn, ddim, middle
+from ksched.tape import Vector, Verbs
 
 __all__ = ["dpmpp_2s_ancestral", "heun"]
 

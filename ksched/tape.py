@@ -1,0 +1,305 @@
+"""How a plan is made: a sampler function runs on symbols, and the tape records the rows that they stand for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, Self, TypeVar, cast
+
+from ksched.grid import Grid
+from ksched.plan import Draw, Plan, Register, Row, form_text
+from ksched.processes import Level
+
+__all__ = ["Form", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
+
+
+class TraceError(TypeError):
+    """A sampler did something with a symbol that a table of numbers cannot hold."""
+
+
+class Vector(Protocol):
+    """What a sampler may do with a state: a tensor can, and so can a symbol."""
+
+    def __add__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, factor: Any, /) -> Self: ...
+    def __rmul__(self, factor: Any, /) -> Self: ...
+    def __truediv__(self, divisor: Any, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+
+
+V = TypeVar("V", bound=Vector)
+
+
+class Verbs(Protocol[V]):
+    """What a sampler may ask of the run it belongs to."""
+
+    def denoise(self, x: V, level: Level) -> V:
+        """The model's x0 prediction for state ``x`` at ``level``."""
+        ...
+
+    def denoise_both(self, x: V, level: Level) -> tuple[V, V]:
+        """The prediction and its unconditional twin, from one model call."""
+        ...
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> V:
+        """Unit-variance noise of the interval; the same one whenever it is asked for."""
+        ...
+
+    def keep(self, value: V) -> V:
+        """Make a state of its own of a value that later steps use more than once."""
+        ...
+
+
+SamplerFunction = Callable[..., Any]  # (run, grid, x, *, options) -> x
+
+
+def _refuse(doing: str) -> NoReturn:
+    raise TraceError(
+        f"a sampler may only add, subtract and scale its states, and {doing} is none of these: the plan is a table of "
+        "numbers made before any tensor exists. Compute with the levels of the grid instead, or wrap the model if the "
+        "rule looks at the data."
+    )
+
+
+class Form:
+    """A symbol: a linear combination of registers. It adds, subtracts, scales by numbers, and refuses all else."""
+
+    __slots__ = ("terms",)
+    __array_ufunc__ = None  # numpy scalars times a symbol come here
+
+    def __init__(self, terms: Mapping[Register, float]) -> None:
+        self.terms = {register: value for register, value in terms.items() if value != 0}
+
+    def _scaled(self, factor: Any, doing: str) -> Form:
+        if isinstance(factor, Form) or not isinstance(factor, float | int):
+            _refuse(f"{doing} {type(factor).__name__}")
+        return Form({register: value * float(factor) for register, value in self.terms.items()})
+
+    def __add__(self, other: Any) -> Form:
+        if not isinstance(other, Form):
+            if isinstance(other, int) and other == 0:  # the start value of sum()
+                return self
+            _refuse(f"adding {other!r}")
+        total = dict(self.terms)
+        for register, value in other.terms.items():
+            total[register] = total.get(register, 0.0) + value
+        return Form(total)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Form:
+        return self._scaled(-1.0, "negating by")
+
+    def __sub__(self, other: Any) -> Form:
+        if not isinstance(other, Form):
+            _refuse(f"subtracting {other!r}")
+        return self + -other
+
+    def __rsub__(self, other: Any) -> Form:
+        return (-self).__add__(other)
+
+    def __mul__(self, factor: Any) -> Form:
+        return self._scaled(factor, "multiplying by a")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> Form:
+        return self._scaled(1.0 / divisor if isinstance(divisor, float | int) else divisor, "dividing by a")
+
+    def __rtruediv__(self, other: Any) -> NoReturn:
+        _refuse("dividing by a symbol")
+
+    def __pow__(self, other: Any) -> NoReturn:
+        _refuse("taking a power")
+
+    def __bool__(self) -> NoReturn:
+        _refuse("asking whether a symbol is true")
+
+    def __eq__(self, other: object) -> NoReturn:
+        _refuse("comparing symbols")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
+    __hash__ = None  # type: ignore[assignment]
+
+    def __float__(self) -> NoReturn:
+        _refuse("making a number of a symbol")
+
+    def __abs__(self) -> NoReturn:
+        _refuse("taking the absolute value")
+
+    def __getitem__(self, key: Any) -> NoReturn:
+        _refuse("taking a part of a symbol")
+
+    def __iter__(self) -> NoReturn:
+        _refuse("looping over a symbol")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _refuse(f"calling or reading .{name}")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        _refuse(f"torch's {getattr(function, '__name__', function)}")
+
+    def __repr__(self) -> str:
+        return form_text(self.terms.items()) or "0"
+
+
+class Tape:
+    """Records a sampler as it runs on symbols."""
+
+    def __init__(self) -> None:
+        self.x = Form({Register("x", 0): 1.0})
+        self.step = 0
+        self._rows = [Row((), None, 0)]
+        self._calls = 0
+        self._requests: list[Draw] = []
+        self._visit = 0
+
+    def denoise(self, x: Form, level: Level) -> Form:
+        """A new output register; ``x`` becomes the state that the model saw."""
+        return self._call(x, level, both=False)[0]
+
+    def denoise_both(self, x: Form, level: Level) -> tuple[Form, Form]:
+        """A new pair of output registers, from one model call."""
+        return self._call(x, level, both=True)
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> Form:
+        """The noise register of an interval."""
+        if end.label > start.label:  # noising up again: what follows is a new path
+            self._visit += 1
+        request = Draw(start.label, end.label, self._visit, stream)
+        if request not in self._requests:
+            self._requests.append(request)
+        return Form({Register("xi", self._requests.index(request)): 1.0})
+
+    def keep(self, value: Form) -> Form:
+        """A new state register; ``value`` becomes a name of it."""
+        self._check(value, "keep")
+        self._state(value)
+        return value
+
+    def finish(self, result: Form, grid: Grid) -> Plan:
+        """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
+        self._check(result, "return")
+        rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
+        pieces = _disjoint(self._requests)
+        rows = [row._replace(terms=_substitute(row.terms, pieces)) for row in rows]
+        used = {register for row in rows for register, _ in row.terms}
+        while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
+            rows = _without(rows, "x", dead)
+            used = {register for row in rows for register, _ in row.terms}
+        draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
+        idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
+        rows = _renamed(rows, "xi", idle)
+        drawn = tuple(draw for m, draw in enumerate(draws) if m not in idle)
+        return Plan(tuple(rows), drawn, grid.levels[0], grid.levels[-1], tuple(level.label for level in grid.levels))
+
+    def _call(self, x: Form, level: Level, both: bool) -> tuple[Form, Form]:
+        self._check(x, "denoise")
+        k = self._state(x)
+        self._rows[k] = self._rows[k]._replace(level=level, step=self.step, both=both)
+        self._calls += 1
+        return (Form({Register("D", self._calls - 1): 1.0}), Form({Register("U", self._calls - 1): 1.0}))
+
+    def _state(self, form: Form) -> int:
+        """Number of the state that ``form`` is: a new one, unless it is one that can still be evaluated."""
+        if list(form.terms.values()) == [1.0]:
+            ((kind, k),) = form.terms
+            if kind == "x" and all(row.level is None for row in self._rows[k:]):
+                return k
+        self._rows.append(Row(_sorted(form.terms), None, self.step))
+        form.terms = {Register("x", len(self._rows) - 1): 1.0}
+        return len(self._rows) - 1
+
+    @staticmethod
+    def _check(form: Any, verb: str) -> None:
+        if not isinstance(form, Form):
+            raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
+
+
+_KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
+
+
+def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
+    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
+    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
+
+
+def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
+    """Each requested noise as a combination of noises of disjoint intervals, for the clock sigma of a Brownian path."""
+    result = []
+    for request in requests:
+        low, high = sorted(request[:2])
+        twins = [d for d in requests if d[2:] == request[2:]]
+        inside = {sigma for d in twins for sigma in d[:2] if low < sigma < high}
+        if not inside:  # nothing overlaps
+            result.append([(request, 1.0)])
+            continue
+        if math.isinf(high):
+            raise TraceError("noises that overlap cannot start at an infinite sigma")
+        ends = sorted({low, high} | inside, reverse=True)
+        parts = itertools.pairwise(ends)
+        result.append([(Draw(a, b, *request[2:]), math.sqrt((a - b) / (high - low))) for a, b in parts])
+    return result
+
+
+def _substitute(
+    terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]]
+) -> tuple[tuple[Register, float], ...]:
+    """Terms with every requested noise replaced by its disjoint pieces."""
+    numbers = {draw: m for m, draw in enumerate(dict.fromkeys(draw for request in pieces for draw, _ in request))}
+    total: dict[Register, float] = {}
+    for register, value in terms:
+        if register.kind != "xi":
+            total[register] = total.get(register, 0.0) + value
+            continue
+        for draw, weight in pieces[register.number]:
+            piece = Register("xi", numbers[draw])
+            total[piece] = total.get(piece, 0.0) + value * weight
+    return _sorted(total)
+
+
+def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
+    """Rows in which registers of a kind close the gaps that ``gone`` leave."""
+
+    def shift(register: Register) -> Register:
+        return (
+            Register(kind, register.number - sum(g < register.number for g in gone))
+            if register.kind == kind
+            else register
+        )
+
+    return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]
+
+
+def _without(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
+    return _renamed([row for k, row in enumerate(rows) if k not in gone], kind, gone)
+
+
+@dataclass(frozen=True)
+class _WatchedGrid(Grid):
+    """A grid that tells the tape which step is being recorded."""
+
+    tape: Tape
+
+    def steps(self) -> Iterator[tuple[Level, Level]]:
+        for i, pair in enumerate(super().steps()):
+            self.tape.step = i
+            yield pair
+
+
+def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> Plan:
+    """The plan of a sampler on a grid.
+
+    Raises
+    ------
+    TraceError : the sampler did something with a state that a table cannot hold
+    """
+    tape = Tape()
+    result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)
+    return tape.finish(cast(Form, result), grid)

@@ -1,0 +1,56 @@
+"""README and docs say what is true: the example prints what is printed, the tables are the registries."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import torch
+
+from ksched.registry import samplers
+from ksched.schedules import SCHEDULES, schedule_options
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
+def test_the_example_runs_as_printed() -> None:
+    (example,), (printed,) = blocks("README.md", "python"), blocks("README.md", "text")
+    lines = [line for line in example.splitlines() if line]
+    assert len(lines) <= 10
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(example, "README.md", "exec"), {})
+    assert out.getvalue() == printed
+    assert torch.get_num_threads() == 1
+
+
+def test_the_tables_are_the_registries() -> None:
+    rows = [
+        f"| `{s.name}` | {s.order} | {s.calls} | {'yes' if s.draws else 'no'} | {', '.join(s.options)} |"
+        for s in samplers()
+    ]
+    rows += [
+        f"| `{name}` | {entry.formula} | {', '.join(schedule_options(name))} |".replace("|  |", "| |")
+        for name, entry in SCHEDULES.items()
+    ]
+    table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert table == rows
+
+
+def test_the_two_commands_are_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    for session in ("demo", "tests"):
+        assert f"    python -m pip install nox && python -m nox -s {session}\n" in text
+
+
+def test_a_new_sampler_is_at_most_twenty_lines() -> None:
+    example = next(block for block in blocks("docs/add-a-sampler.md", "{testcode}") if "register_sampler" in block)
+    function = example[example.index("def ") : example.index("ksched.register_sampler")]
+    assert len([line for line in function.splitlines() if line.strip()]) <= 20
+    assert example.count("register_sampler") == 1
