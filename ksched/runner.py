@@ -86,10 +86,9 @@ class Run:
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
         self._noise, self._seeds = _noise_source(plan, x.shape[0], seed, noise)
-        self._registers = {Register("x", 0): x.to(self._compute, copy=True)}
-        self._row = 0
-        self._calls = 0
-        self._seek()
+        self._row, self._calls = 0, 0
+        self._registers: dict[Register, torch.Tensor] = {}
+        self._advance(0, {Register("x", 0): x.to(self._compute, copy=True)})
 
     @property
     def done(self) -> bool:
@@ -164,14 +163,11 @@ class Run:
         if row.level is None:
             raise RuntimeError("the run is done: it takes no further prediction")
         outputs = {"D": denoised, "U": uncond} if row.both else {"D": denoised}
+        registers = dict(self._registers)
         for kind, value in outputs.items():
-            self._check(kind, value)
-        for kind, value in outputs.items():
-            assert value is not None
-            self._store(Register(kind, self._calls), value)
+            self._store(registers, kind, value)
+        self._advance(self._row + 1, registers)
         self._calls += 1
-        self._advance()
-        self._seek()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
@@ -209,42 +205,43 @@ class Run:
         x = self._registers[Register("x", self._row)]
         return torch.full((x.shape[0],), value, dtype=self._compute, device=x.device)
 
-    def _check(self, kind: str, value: Any) -> None:
+    def _store(self, registers: dict[Register, torch.Tensor], kind: str, value: Any) -> None:
+        """Keep an output: as it is if it is used up before the model runs again, else as a copy of our own."""
         what = {"D": "denoised", "U": "uncond"}[kind]
-        state = self._registers[Register("x", self._row)]
-        shape, device = state.shape, state.device
+        state = registers[Register("x", self._row)]
         if value is None and kind == "U":
             raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{what} must be a tensor; got {type(value).__name__}")
-        if value.device != device:
-            raise ValueError(f"{what} must be on the state's device {device}; got {value.device}")
-        if value.shape != shape:
-            raise ValueError(f"{what} must have the state's shape {tuple(shape)}; got {tuple(value.shape)}")
-
-    def _store(self, register: Register, value: torch.Tensor) -> None:
-        """Keep an output: as it is if it is used up before the model runs again, else as a copy of our own."""
+        if value.device != state.device:
+            raise ValueError(f"{what} must be on the state's device {state.device}; got {value.device}")
+        if value.shape != state.shape:
+            raise ValueError(f"{what} must have the state's shape {tuple(state.shape)}; got {tuple(value.shape)}")
+        register = Register(kind, self._calls)
         last = self.plan.last_use.get(register, -1)
+        again = any(row.level is not None for row in self.plan.rows[self._row + 1 : last])
         if last > self._row:
-            again = next((k for k in range(self._row + 1, last) if self.plan.rows[k].level is not None), None)
-            self._registers[register] = value.to(self._compute, copy=again is not None)
+            registers[register] = value.to(self._compute, copy=again)
 
-    def _seek(self) -> None:
-        """Form states up to the next one that the model must see, or the result."""
-        while self.plan.rows[self._row].level is None and not self.done:
-            self._advance()
+    def _advance(self, row: int, registers: dict[Register, torch.Tensor]) -> None:
+        """Form states from ``row`` on up to the next one that the model must see, or the result.
 
-    def _advance(self) -> None:
-        self._row += 1
-        like = self._registers[Register("x", self._row - 1)]
-        for register, _ in self.plan.rows[self._row].terms:
-            if register not in self._registers:  # only noise is not made before it is needed
-                self._registers[register] = self._noise(self.plan.draws[register.number], like)
-        terms = [(self._registers[register], value) for register, value in self.plan.rows[self._row].terms]
-        self._registers[Register("x", self._row)] = combine(terms)
-        last = self.plan.last_use
-        newest = Register("x", self._row)
-        self._registers = {r: v for r, v in self._registers.items() if r == newest or last.get(r, -1) > self._row}
+        The run changes only when all has gone well, so that a mistake in a prediction or in own noise loses nothing.
+        """
+        rows, last = self.plan.rows, self.plan.last_use
+        while True:
+            if rows[row].terms:  # all but the start state
+                like = registers[Register("x", row - 1)]
+                for register, _ in rows[row].terms:
+                    if register not in registers:  # only noise is not made before it is needed
+                        registers[register] = self._noise(self.plan.draws[register.number], like)
+                newest = Register("x", row)
+                registers[newest] = combine([(registers[register], value) for register, value in rows[row].terms])
+                registers = {r: v for r, v in registers.items() if r == newest or last.get(r, -1) > row}
+            if rows[row].level is not None or row == len(rows) - 1:
+                break
+            row += 1
+        self._row, self._registers = row, registers
 
 
 def _noise_source(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +19,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def global_noise_untouched() -> object:
-    """Nothing in the library may read or move the global random state of torch."""
-    before = torch.random.get_rng_state()
+    """Nothing in the library may move a global random state."""
+    torch_before, others_before = torch.random.get_rng_state(), _other_states()
     yield
-    assert torch.equal(before, torch.random.get_rng_state()), "the global random state of torch moved"
+    assert torch.equal(torch_before, torch.random.get_rng_state()), "the global random state of torch moved"
+    assert others_before == _other_states(), "the global random state of numpy or Python moved"
+
+
+def _other_states() -> tuple[str, object]:
+    return str(np.random.get_state()), random.getstate()  # noqa: NPY002 - this is the state that must not move

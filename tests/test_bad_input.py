@@ -198,6 +198,11 @@ def test_bad_input_is_refused_before_the_first_model_call(
 def test_a_wrong_prediction_is_refused_and_nothing_is_lost(answer: Any, kind: type[Exception], message: str) -> None:
     run = build_sampler("dpmpp_2m", "karras", 3).start(X)
     run.feed(X / 2)
+    assert_refused(run, answer, kind, message)
+
+
+def assert_refused(run: ksched.Run, answer: Any, kind: type[Exception], message: str) -> None:
+    """The answer raises, and the run is what it was."""
     before = run.state_dict()
     with pytest.raises(kind, match=message):
         run.feed(answer)
@@ -213,6 +218,5 @@ def test_a_wrong_prediction_is_refused_and_nothing_is_lost(answer: Any, kind: ty
         (lambda a, b: torch.ones(3), ValueError, r"noise must have the state's shape \(2, 3\); got \(3,\)"),
     ],
 )
-def test_wrong_noise_is_refused(noise: Any, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        build_sampler("ddpm", "karras", 3).sample(lambda x, sigma: x, X, noise=noise)
+def test_wrong_noise_is_refused_and_nothing_is_lost(noise: Any, kind: type[Exception], message: str) -> None:
+    assert_refused(build_sampler("ddpm", "karras", 3).start(X, noise=noise), X / 2, kind, message)
