@@ -1,8 +1,8 @@
-"""What the library itself costs: time per step of every sampler, of building one, and of the schedules.
+"""What the library itself costs: time per step of every sampler, and of building one (schedules: schedules.py).
 
 The model is a single ``mul`` that is timed alone and taken off. Times differ from machine to machine and from minute
-to minute, so every figure also stands as a ratio to something simple measured in the same run: a hand-written Euler
-loop in plain torch for the samplers, one ``numpy.linspace`` for the schedules. ``python benchmarks/overhead.py``.
+to minute, so every figure also stands as a ratio to a hand-written Euler loop in plain torch measured in the same run.
+``python benchmarks/overhead.py``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import math
 import timeit
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from ksched import VP, NoiseSchedule, build_sampler, calculate_sigmas
+from ksched import build_sampler, calculate_sigmas
 from ksched.registry import samplers
 from ksched.types import Array
 
@@ -67,14 +66,7 @@ def main() -> None:
             row += f"{1e6 * own:17.1f} ({own / plain:4.1f})"
         print(f"{spec.name:20}{row}")
 
-    print(
-        f"\nmicroseconds for the levels of 50 steps (ratio to numpy.linspace), and to build a sampler of {STEPS} steps"
-    )
-    linspace = best(lambda: np.linspace(1, 0, 51), seconds)
-    for schedule in NoiseSchedule:
-        time = best(lambda s=schedule: calculate_sigmas(s, 50), seconds)
-        print(f"{schedule:20}{1e6 * time:17.1f} ({time / linspace:4.1f})")
-    print(f"{'VP()':20}{1e6 * best(VP, seconds):17.1f}")
+    print(f"\nmicroseconds to build a sampler of {STEPS} steps")
     for spec in samplers():
         print(f"{spec.name:20}{1e6 * best(lambda n=spec.name: build_sampler(n, 'karras', STEPS), seconds):17.1f}")
 

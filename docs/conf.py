@@ -4,14 +4,15 @@
 """Sphinx configuration."""
 
 import doctest
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import ksched
-from ksched.plots import sigma_curves
-from ksched.registry import samplers
-from ksched.schedules import SCHEDULES, schedule_options
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generate
 
 project = "ksched"
 author = "the ksched contributors"
@@ -47,28 +48,6 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]
 
 
-def catalogue() -> str:
-    """The page of everything that exists, from the registries."""
-    lines = ["# What exists", "", "Any sampler with any schedule on any process.", "", "## Samplers", ""]
-    lines += ["| name | order | weak order | model calls | noise | options | source |", "|---|---|---|---|---|---|---|"]
-    for spec in samplers():
-        calls = f"{spec.calls} a step" + (f", {spec.calls_to_zero} to 0" if spec.calls_to_zero != spec.calls else "")
-        weak = "" if spec.weak_order is None else spec.weak_order
-        options = ", ".join(f"`{option}`" for option in spec.options.values())
-        row = [f"`{spec.name}`", spec.order, weak, calls, "yes" if spec.draws else "no", options, spec.source]
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    lines += ["", "Order is that of the deterministic form; weak order that of the law where noise is drawn.", ""]
-    lines += ["## Schedules", "", "| name | rule | options | source |", "|---|---|---|---|"]
-    for schedule, entry in SCHEDULES.items():
-        options = ", ".join(f"`{option}`" for option in schedule_options(schedule).values())
-        lines.append(f"| `{schedule}` | {entry.formula} | {options} | {entry.source} |")
-    lines += ["", "All take `sigma_min` and `sigma_max`.", "", "![Noise levels of every schedule](schedules.png)", ""]
-    return "\n".join(lines)
-
-
 def setup(app: Sphinx) -> None:
-    """Write the generated page and its picture before sources are read."""
-    folder = Path(app.srcdir, "generated")
-    folder.mkdir(exist_ok=True)
-    (folder / "catalogue.md").write_text(catalogue())
-    sigma_curves(list(ksched.NoiseSchedule), 20, ksched.VP()).savefig(folder / "schedules.png", dpi=100)
+    """Write the generated pages before sources are read."""
+    generate.write(Path(app.srcdir, "generated"))

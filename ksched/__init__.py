@@ -8,21 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ksched.processes import EDM, VE, VP, Flow, Level, Process
-from ksched.schedules import (
-    calculate_ddim_uniform_sigmas,
-    calculate_exponential_sigmas,
-    calculate_karras_sigmas,
-    calculate_linear_sigmas,
-    calculate_normal_sigmas,
-    calculate_sgm_uniform_sigmas,
-    calculate_sigmas,
-    calculate_simple_sigmas,
-)
+from ksched import grid, schedules
+from ksched.explain import explain
+from ksched.grid import *
+from ksched.mu import mu_for_flux2, mu_for_tokens
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
+from ksched.schedules import *
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, exact, noise, plots
+    from ksched import analysis, exact, noise, peers, plots, testing
     from ksched.denoiser import Denoiser
     from ksched.plan import Plan
     from ksched.registry import register_sampler
@@ -34,9 +29,12 @@ __all__ = [
     "EDM",
     "VE",
     "VP",
+    "AngleV",
+    "Cascade",
     "Denoiser",
     "Dialect",
     "Flow",
+    "FlowVE",
     "Level",
     "NoiseSchedule",
     "Plan",
@@ -47,22 +45,21 @@ __all__ = [
     "StepInfo",
     "analysis",
     "build_sampler",
-    "calculate_ddim_uniform_sigmas",
-    "calculate_exponential_sigmas",
-    "calculate_karras_sigmas",
-    "calculate_linear_sigmas",
-    "calculate_normal_sigmas",
-    "calculate_sgm_uniform_sigmas",
-    "calculate_sigmas",
-    "calculate_simple_sigmas",
     "exact",
+    "explain",
+    "mu_for_flux2",
+    "mu_for_tokens",
     "noise",
     "parse_label",
+    "peers",
     "plots",
     "register_sampler",
+    "testing",
 ]
+__all__ += grid.__all__
+__all__ += schedules.__all__
 
-_MODULES = ("analysis", "exact", "noise", "plots")
+_MODULES = ("analysis", "exact", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias, 
 
 from ksched import __version__
 from ksched.options import Option, check_options
-from ksched.processes import EDM, VE, VP, Flow, Process
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
-from ksched.types import NoiseSchedule
+from ksched.types import Dialect, NoiseSchedule
 
 if TYPE_CHECKING:
     from ksched.demo import Error, Report
@@ -35,14 +35,24 @@ class ProcessName(StrEnum):
     VP_LINEAR = "vp-linear"
     VP_COSINE = "vp-cosine"
     EDM = "edm"
+    ANGLE_V = "angle-v"
     VE = "ve"
+    CASCADE = "cascade"
     FLOW = "flow"
+    FLOW_VE = "flow-ve"
 
 
 _VP: dict[ProcessName, Callable[..., VP]] = {
     ProcessName.VP: VP.scaled_linear,
     ProcessName.VP_LINEAR: VP.linear,
     ProcessName.VP_COSINE: VP.cosine,
+}
+_SHIFTED: dict[ProcessName, Callable[..., Process]] = {ProcessName.FLOW: Flow, ProcessName.CASCADE: Cascade}
+_PLAIN: dict[ProcessName, Callable[[], Process]] = {
+    ProcessName.EDM: EDM,
+    ProcessName.ANGLE_V: AngleV,
+    ProcessName.VE: VE,
+    ProcessName.FLOW_VE: FlowVE,
 }
 
 
@@ -67,9 +77,12 @@ if TYPE_CHECKING or _READY:
     Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", help="Number of steps, at least 1.")]
     ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]
     Process_: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
-    Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow process.")]
+    Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow or cascade process.")]
     ZeroSNR: TypeAlias = Annotated[
         bool, typer.Option("--zero-terminal-snr", help="Rescale a VP table so that it ends in pure noise.")
+    ]
+    DialectName: TypeAlias = Annotated[
+        str, typer.Option("--dialect", help=f"Whose numbers the name means: {', '.join(Dialect)}.")
     ]
     SigmaMin: TypeAlias = Annotated[float | None, typer.Option("--sigma-min", help="Last level above 0.")]
     SigmaMax: TypeAlias = Annotated[float | None, typer.Option("--sigma-max", help="First level.")]
@@ -121,6 +134,7 @@ def _app() -> typer.Typer:
     app.command("demo")(_demo)
     app.command("list")(_list)
     app.command("sigmas")(_sigmas)
+    app.command("plot")(_plot)
     app.command("plan")(_plan)
     return app
 
@@ -167,26 +181,31 @@ def _error_table(report: Report) -> Table:
         box=box.SIMPLE,  # 80 columns are enough
         show_edge=False,
         pad_edge=False,
-        padding=0,
+        padding=(0, 0, 0, 1),
         title=f"Error after {steps} {'step' if steps == 1 else 'steps'}, in % of the digits' spread",
-        caption="deterministic: rms distance to the exact ODE solution, on digits\n"
-        "stochastic: Wasserstein-2 distance to the exact law, on Gaussian data like them\n"
+        caption="without noise: rms distance to the exact ODE solution, on digits\n"
+        "with noise: Wasserstein-2 distance to the exact law, on Gaussian data like them\n"
         "* best of its kind",
     )
-    table.add_column("sampler")
-    table.add_column("calls", justify="right")
+    columns: dict[str, dict[str, Error]] = {}
+    for error in report.at_steps([*report.path, *report.law]):
+        columns.setdefault(error.sampler, {})[error.schedule] = error
+    best = [
+        min(report.at_steps(errors), key=lambda error: error.value, default=None)
+        for errors in (report.path, report.law)
+    ]
+    table.add_column("schedule", no_wrap=True, min_width=max(map(len, SCHEDULES)))
+    for sampler in columns:
+        table.add_column(sampler.replace("_", "_\n"), justify="right")
+    facts = [next(iter(column.values())) for column in columns.values()]
+    stochastic = {error.sampler for error in report.law}
+    table.add_row("calls", *(str(error.nfe) for error in facts))
+    table.add_row("noise", *("yes" if error.sampler in stochastic else "no" for error in facts))
+    table.add_section()
     for name in SCHEDULES:
-        table.add_column(name.value.replace("_", "_\n"), justify="right")
-    for kind, errors in (("deterministic", report.path), ("stochastic", report.law)):
-        rows: dict[str, list[Error]] = {}
-        for error in report.at_steps(errors):
-            rows.setdefault(error.sampler, []).append(error)
-        best = min((error for row in rows.values() for error in row), key=lambda error: error.value, default=None)
-        table.add_row(Text(kind, style="italic"))
-        for sampler, row in rows.items():
-            cells = [Text(_percent(e.value) + "*", style="bold green") if e is best else _percent(e.value) for e in row]
-            table.add_row(sampler, str(row[0].nfe), *cells)
-        table.add_section()
+        row = [column[name] for column in columns.values()]
+        cells = [Text(_percent(e.value) + "*", style="bold green") if e in best else _percent(e.value) for e in row]
+        table.add_row(name.value, *cells)
     return table
 
 
@@ -289,25 +308,67 @@ def _sigmas(
     zero_terminal_snr: ZeroSNR = False,
     sigma_min: SigmaMin = None,
     sigma_max: SigmaMax = None,
+    dialect: DialectName = "ksched",
     option: Options = None,
     as_json: AsJSON = False,
 ) -> None:
     """Print the noise levels of a schedule."""
-    name = NoiseSchedule.parse(schedule)
+    name, spoken = NoiseSchedule.parse(schedule), Dialect.parse(dialect)
     made = _process(process, shift, zero_terminal_snr)
     options = _values(option, f"schedule {name}", schedule_options(name))
-    sigmas = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, **options).tolist()
+    levels = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=spoken, **options)
+    if levels.max() > made.sigma_limit:
+        raise ValueError(
+            f"{name} in the dialect of {spoken} goes to sigma {levels.max():.6g}, whatever the process; "
+            f"{made!r} has none above {made.sigma_limit:g}"
+        )
+    sigmas = levels.tolist()
     timesteps = [made.timestep(sigma) for sigma in sigmas if sigma > 0]  # the model is not called at 0
     lams = [made.level(sigma).lam for sigma in sigmas]
     if as_json:
-        facts = {"schedule": name, "steps": steps, "process": repr(made), "options": options, "sigmas": sigmas}
-        facts |= {"timesteps": timesteps, "half_log_snr": [_number(lam) for lam in lams]}
+        facts = {"schedule": name, "steps": steps, "process": repr(made), "dialect": spoken, "options": options}
+        facts |= {"sigmas": sigmas, "timesteps": timesteps, "half_log_snr": [_number(lam) for lam in lams]}
         print(json.dumps(facts, allow_nan=False))
         return
     print(f"{'step':>4}  {'sigma':>16}  {'timestep':>13}  {'half log-SNR':>14}")
     for step, (sigma, lam) in enumerate(zip(sigmas, lams, strict=True)):
         timestep = f"{timesteps[step]:.6f}" if sigma > 0 else "-"
         print(f"{step:>4}  {sigma:>16.10g}  {timestep:>13}  {lam:>14.8f}")
+
+
+# ---------------------------------------------------------------------------------------------------------- ksched plot
+
+
+def _plot(
+    schedule: Annotated[list[str], typer.Argument(help="Noise schedules; see 'ksched list'.")],
+    steps: Steps = 20,
+    process: Process_ = ProcessName.VP,
+    shift: Shift = None,
+    zero_terminal_snr: ZeroSNR = False,
+    dialect: DialectName = "ksched",
+    option: Options = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Picture to write; its ending says the format.", show_default="a name")
+    ] = None,
+) -> None:
+    """Draw sigma, half log-SNR and timestep of noise schedules by step; an option goes to all that have it."""
+    names = list(dict.fromkeys(map(NoiseSchedule.parse, schedule)))
+    spoken = Dialect.parse(dialect)
+    made = _process(process, shift, zero_terminal_snr)
+    known = {key: value for name in reversed(names) for key, value in schedule_options(name).items()}
+    options = _values(option, f"schedule {' or '.join(names)}", known)
+
+    from ksched import plots
+
+    figure = plots.schedule_curves(names, steps, made, dialect=spoken, options=options)
+    words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]
+    words += [f"{steps}-step{'' if steps == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
+    words += ["zero-terminal-snr"] * zero_terminal_snr + [spoken] * (spoken is not Dialect.KSCHED)
+    words += [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in options.items()]
+    path = out or Path("-".join(words) + ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for picture in plots.save({path: figure}):
+        print(picture)
 
 
 # ---------------------------------------------------------------------------------------------------------- ksched plan
@@ -365,15 +426,15 @@ def _levels(text: str | None) -> list[float] | None:
 
 
 def _process(name: ProcessName, shift: float | None = None, zero_terminal_snr: bool = False) -> Process:
-    if shift is not None and name is not ProcessName.FLOW:
-        raise ValueError(f"--shift belongs to --process flow; got {name}")
+    if shift is not None and name not in _SHIFTED:
+        raise ValueError(f"--shift belongs to --process {' or '.join(_SHIFTED)}; got {name}")
     if name in _VP:
         return _VP[name](zero_terminal_snr=zero_terminal_snr)
     if zero_terminal_snr:
         raise ValueError(f"--zero-terminal-snr belongs to the vp processes; got {name}")
-    if name is ProcessName.FLOW:
-        return Flow() if shift is None else Flow(shift)
-    return EDM() if name is ProcessName.EDM else VE()
+    if name in _SHIFTED:
+        return _SHIFTED[name](*() if shift is None else (shift,))
+    return _PLAIN[name]()
 
 
 def _values(texts: Sequence[str] | None, owner: str, known: Mapping[str, Option]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,10 +30,20 @@ from ksched.types import Array, NoiseSchedule, SamplerType
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CALLS", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
+__all__ = ["CALLS", "CURVES", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
 
 #: model calls at which errors are measured; a sampler with two calls per step takes half as many steps
 CALLS = (4, 6, 8, 12, 18, 27, 40)
+#: schedules whose errors are measured at all of these; the others, at the steps that were asked for
+CURVES = (
+    NoiseSchedule.SIMPLE,
+    NoiseSchedule.NORMAL,
+    NoiseSchedule.KARRAS,
+    NoiseSchedule.EXPONENTIAL,
+    NoiseSchedule.BETA,
+    NoiseSchedule.KL_OPTIMAL,
+    NoiseSchedule.ALIGN_YOUR_STEPS,
+)
 
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
 
@@ -101,7 +110,8 @@ def run(
     process : what the denoiser counts as a state at sigma; None is Stable Diffusion's VP process
     seed : of the start noise and of the sampler's own
     out : folder for ``digits.png``, ``schedules.png`` and ``errors.png``; made if it does not exist
-    calls : model calls at which errors are measured, beside those of ``steps`` steps
+    calls : model calls at which errors of the schedules of `CURVES` and of the one that is shown are measured, beside
+        those of all schedules at ``steps`` steps
     images : digits that path errors are measured on
     progress : show progress bars (needs the extra ``cli``)
 
@@ -124,25 +134,36 @@ def run(
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     shown = trajectory(built, seed, progress=progress)
-    specs, names = list(samplers()), list(SCHEDULES)
-    jobs = [(spec, n) for spec in specs for n in sorted({steps, *(math.ceil(c / spec.calls) for c in calls)})]
-    with _bar(len(jobs), progress) as advance:
-        path = path_errors([j for j in jobs if not j[0].draws], names, process, seed, images, advance)
-        law = law_errors([j for j in jobs if j[0].draws], names, process, advance)
+    specs = list(samplers())
+    curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
+    here = [(spec, steps) for spec in specs]
+    others = [(s, n) for s in specs for n in sorted({math.ceil(c / s.calls) for c in calls} - {steps})]
+    path: list[Error] = []
+    law: list[Error] = []
+    with _bar(len(here) + len(others), progress) as advance:
+        for jobs, names in ((here, list(SCHEDULES)), (others, curves)):
+            path += path_errors([job for job in jobs if not job[0].draws], names, process, seed, images, advance)
+            law += law_errors([job for job in jobs if job[0].draws], names, process, advance)
+    report = Report((), built, tuple(path), tuple(law))
     size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
-    pictures = {
+    kinds = {
+        "Deterministic samplers: rms distance to the exact ODE solution, on digits": path,
+        "Stochastic samplers: Wasserstein-2 distance to the exact law, on Gaussian data of the digits' covariance": law,
+    }
+    figures = {
         "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
-        "schedules.png": plots.sigma_curves(names, steps, process),
+        "schedules.png": plots.sigma_curves(list(SCHEDULES), steps, process),
         "errors.png": plots.error_curves(
-            {
-                "Deterministic samplers: rms distance to the exact ODE solution, on digits": _curves(path),
-                "Stochastic samplers: Wasserstein-2 distance to the exact law, on Gaussian data of the digits' "
-                "covariance": _curves(law),
-            },
+            {heading: _curves([e for e in errors if e.schedule in curves]) for heading, errors in kinds.items()},
+            maps={heading: _table(report.at_steps(errors)) for heading, errors in kinds.items()},
             title="Error in units of the digits' spread, by sampler and schedule",
+            map_title=f"error in % after {size}, the smallest framed; "
+            "schedules from best to worst for deterministic samplers",
+            curves_title="error against model calls, some schedules",
         ),
     }
-    return Report(_save(folder, pictures), built, tuple(path), tuple(law))
+    pictures = plots.save({folder / name: figure for name, figure in figures.items()})
+    return report._replace(pictures=pictures)
 
 
 @_one_thread()
@@ -301,21 +322,12 @@ def _curves(errors: Sequence[Error]) -> dict[str, dict[str, list[tuple[float, fl
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for error in errors:
         curves.setdefault(error.sampler, {}).setdefault(error.schedule.value, []).append((error.nfe, error.value))
-    return curves
+    return {sampler: {name: sorted(line) for name, line in lines.items()} for sampler, lines in curves.items()}
 
 
-def _save(folder: Path, pictures: dict[str, Figure]) -> tuple[Path, ...]:
-    """Write figures so that each file is there complete or not at all."""
-    packed = {}
-    for name, figure in pictures.items():
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        packed[folder / name] = buffer.getvalue()
-    for path, content in packed.items():
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    return tuple(packed)
+def _table(errors: Sequence[Error]) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for error in errors:
+        calls = f"{error.nfe} call{'' if error.nfe == 1 else 's'}"
+        table.setdefault(f"{error.sampler}, {calls}", {})[error.schedule.value] = error.value
+    return table

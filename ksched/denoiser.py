@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ksched.processes import EDM, VE, VP, Flow, Process
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 
 __all__ = ["Denoiser", "Prediction"]
 
@@ -18,8 +18,11 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
 _FITS: dict[type[Process], tuple[str, ...]] = {
     VP: ("epsilon", "v_prediction", "sample"),
     EDM: ("epsilon", "v_prediction", "sample", "edm"),
+    AngleV: ("epsilon", "v_prediction", "sample", "edm"),
     VE: ("epsilon", "sample"),
+    Cascade: ("epsilon", "v_prediction", "sample"),
     Flow: ("flow", "sample"),
+    FlowVE: ("flow", "sample"),
 }
 
 
@@ -42,8 +45,8 @@ class Denoiser:
 
     Notes
     -----
-    The network sees ``x / sqrt(1 + sigma ** 2)`` for VP, ``x / sqrt(sigma_data ** 2 + sigma ** 2)`` for EDM, and x
-    itself for VE and flow. Karras et al. 2022, table 1; Salimans & Ho 2022, arXiv:2202.00512, for v.
+    The network sees x divided by `Process.input_norm`: ``sqrt(1 + sigma ** 2)`` for VP, ``sqrt(sigma_data ** 2 +
+    sigma ** 2)`` for EDM, 1 for VE and flow. Karras et al. 2022, table 1; Salimans & Ho 2022, arXiv:2202.00512, for v.
     """
 
     network: Callable[..., Any]
@@ -82,7 +85,7 @@ class Denoiser:
         per_item = sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
         a, s = self.process.alpha(per_item), self.process.noise_std(per_item)
         data = getattr(self.process, "sigma_data", 1.0)
-        norm = (s * s + (a * data) ** 2).sqrt() if isinstance(self.process, VP | EDM) else torch.ones_like(a)
+        norm = self.process.input_norm(per_item)
         output: torch.Tensor = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
         output = output.to(dtype)
         if self.prediction == "sample":
@@ -90,7 +93,7 @@ class Denoiser:
         elif self.prediction == "epsilon":
             denoised = (x - s * output) / a
         elif self.prediction == "flow":
-            denoised = x - s * output
+            denoised = (x - s * output) / (a + s)
         else:  # v and EDM's F are the same prediction with opposite signs
             sign = -1 if self.prediction == "v_prediction" else 1
             denoised = a * data**2 / norm**2 * x + sign * s * data / norm * output

@@ -11,7 +11,21 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["Bound", "Exponent", "NonNegative", "Option", "Order", "check_options", "check_steps", "options_of"]
+__all__ = [
+    "Between",
+    "Bound",
+    "Count",
+    "Exponent",
+    "Finite",
+    "NonNegative",
+    "Option",
+    "Order",
+    "Positive",
+    "WholePositive",
+    "check_options",
+    "check_steps",
+    "options_of",
+]
 
 
 class Between(NamedTuple):
@@ -23,8 +37,12 @@ class Between(NamedTuple):
 
 NonNegative = Annotated[float, Between(0.0, sys.float_info.max)]
 Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma, infinity meaning none
+Finite = Annotated[float, Between(-sys.float_info.max, sys.float_info.max)]
+Positive = Annotated[float, Between(sys.float_info.min, sys.float_info.max)]
 Exponent = Annotated[float, Between(0.01, 1000.0)]
 Order = Annotated[int, Between(1, 8)]
+Count = Annotated[int, Between(0, 2**31)]
+WholePositive = Annotated[int, Between(1, 2**31)]  # tokens, pixels
 
 
 class Option(NamedTuple):
@@ -53,7 +71,9 @@ class Option(NamedTuple):
         number = (int if self.kind is int else float)(cast(Any, value))
         if not self.low <= number <= self.high:  # NaN is in no range
             if self.high >= sys.float_info.max:
-                limits = f"{'a finite number ' if self.high < math.inf else ''}of at least {self.low:g}"
+                finite = "a finite number" if self.high < math.inf else "a number"
+                limits = f"{finite} above 0" if 0 < self.low < 1e-300 else f"{finite} of at least {self.low:g}"
+                limits = finite if self.low < -1e300 else limits
             else:
                 limits = f"at least {self.low:g} and at most {self.high:g}"
             raise ValueError(f"{owner}: {self.name} must be {limits}; got {value}")

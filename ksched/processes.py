@@ -11,7 +11,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ksched.types import Array, ArrayLike, Tensor, is_tensor
 
-__all__ = ["EDM", "VE", "VP", "Flow", "Level", "Process", "default_process"]
+__all__ = ["EDM", "VE", "VP", "AngleV", "Cascade", "Flow", "FlowVE", "Level", "Process", "default_process"]
 
 Value = TypeVar("Value", bound="float | ArrayLike | Tensor")  # a float, an array or a tensor; answered in kind
 
@@ -50,18 +50,13 @@ def _answer(formula: Callable[[Any, Any], Any], value: Value) -> Value:
 class Process(ABC):
     """Base of the processes: what every one of them answers, and what follows from the answers."""
 
-    #: whether spacing rules take whole entries of the training table, as peers do for discrete models
-    rounds_time: ClassVar[bool] = False
+    #: whether rules over the training table take whole entries of it, as peers do for discrete models
+    is_discrete: ClassVar[bool] = False
 
     @property
     def sigma_limit(self) -> float:
         """Largest contract sigma that a state can hold."""
         return sys.float_info.max
-
-    @property
-    @abstractmethod
-    def time_unit(self) -> float:
-        """Distance between neighbours of `sigmas` in the process's own time."""
 
     #: smallest and largest contract sigma of training; the largest is the level of start noise
     sigma_min: float
@@ -86,12 +81,20 @@ class Process(ABC):
         return _answer(self._sigma, timestep)
 
     def time(self, sigma: Value) -> Value:
-        """The process's own time, in which spacing rules such as `simple` are even; increasing in sigma."""
+        """The process's own time, in which rules such as `normal` are even; increasing in sigma."""
         return _answer(self._time, sigma)
 
     def sigma_at(self, time: Value) -> Value:
         """Contract sigma at the process's own time: inverse of `time`."""
         return _answer(self._sigma_at, time)
+
+    def position(self, sigma: Value) -> Value:
+        """Where sigma stands in the training table `sigmas`, as an index with a fraction."""
+        return _answer(self._position, sigma)
+
+    def sigma_at_position(self, position: Value) -> Value:
+        """Contract sigma at a place in the training table: inverse of `position`."""
+        return _answer(self._sigma_at_position, position)
 
     def alpha(self, sigma: Value) -> Value:
         """Signal scale of a state at contract sigma; 1 for everything but flow and variance-preserving states."""
@@ -118,11 +121,21 @@ class Process(ABC):
     def _sigma_at(self, time: Any, xp: Any) -> Any:
         return self._sigma(time, xp)
 
+    @abstractmethod
+    def _position(self, sigma: Any, xp: Any) -> Any: ...
+
+    @abstractmethod
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any: ...
+
     def _alpha(self, sigma: Any, xp: Any) -> Any:
         return xp.ones_like(sigma)
 
     def _noise_std(self, sigma: Any, xp: Any) -> Any:
         return sigma
+
+    def input_norm(self, sigma: Any) -> Any:
+        """What a network's input is divided by, so that it has the variance the network was trained on."""
+        return self.alpha(sigma)
 
     def level(self, sigma: float) -> Level:
         """The level at a contract sigma."""
@@ -132,6 +145,24 @@ class Process(ABC):
     def level_at(self, lam: float) -> Level:
         """The level with half log-SNR ``lam``."""
         return self.level(math.exp(-lam))
+
+    def sigma_after(self, share: float) -> float:
+        """The level that divides a run at a share of its time, as programs mean "start at 20 %".
+
+        Parameters
+        ----------
+        share : 0 is before everything (sigma infinite, or 1 for flow), 1 the very end (sigma 0)
+
+        Notes
+        -----
+        ComfyUI's ``percent_to_sigma``, whose stand-in for infinity is 999999999.9.
+        """
+        if not 0 < share < 1:
+            return 0.0 if share >= 1 else 1.0 if self.sigma_limit == 1 else math.inf
+        return self._sigma_after(float(share))
+
+    def _sigma_after(self, share: float) -> float:
+        return self.sigma_at_position((len(self.sigmas) - 1) * (1 - share))
 
     def add_noise(self, x0: Any, noise: Any, sigma: Any) -> Any:
         """Noised state ``alpha * x0 + std * noise``.
@@ -177,10 +208,14 @@ class VP(Process):
         sigma would be infinite, so the table ends at 4518.8 (see ``TERMINAL_ALPHA_BAR``)
     variance_preserving : states are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as DDIM papers write them, not
         ``x0 + sigma * eps``. Then a run may start at sigma = inf, exact zero signal: pass ``sigmas=[inf, ...]``
+    snr_shift : > 0, sigma grows by its square root (CogVideoX takes 3, before zero terminal SNR)
+    every : keep each so-manieth training step, the last among them (a model distilled to 50 of 1000 takes 20)
+    log_sigma_timesteps : the network is told ``log(sigma) / 4`` instead of the index (Stable Video Diffusion); then
+        time is that, and only the table stays what it is
 
     Raises
     ------
-    ValueError : betas that are not one list of at least two numbers in (0, 1]
+    ValueError : betas that are not one list of at least two numbers in (0, 1]; options out of range
 
     Notes
     -----
@@ -190,12 +225,22 @@ class VP(Process):
     betas: tuple[float, ...] = field(repr=False)
     zero_terminal_snr: bool = False
     variance_preserving: bool = False
+    snr_shift: float = 1.0
+    every: int = 1
+    log_sigma_timesteps: bool = False
     sigma_min: float = field(init=False, repr=False, compare=False)
     sigma_max: float = field(init=False, repr=False, compare=False)
-    rounds_time: ClassVar[bool] = True
+    is_discrete: ClassVar[bool] = True
 
     def __init__(
-        self, betas: ArrayLike | None = None, *, zero_terminal_snr: bool = False, variance_preserving: bool = False
+        self,
+        betas: ArrayLike | None = None,
+        *,
+        zero_terminal_snr: bool = False,
+        variance_preserving: bool = False,
+        snr_shift: float = 1.0,
+        every: int = 1,
+        log_sigma_timesteps: bool = False,
     ) -> None:
         table = _scaled_linear_betas(0.00085, 0.012, 1000) if betas is None else np.array(betas, dtype=np.float64)
         if table.ndim != 1 or len(table) < 2:
@@ -204,42 +249,58 @@ class VP(Process):
         if len(wrong) or table[-1] > 1:
             i = int(wrong[0]) if len(wrong) else len(table) - 1
             raise ValueError(f"every beta must lie in (0, 1); got betas[{i}]={table[i]}")
-        object.__setattr__(self, "betas", tuple(table.tolist()))
-        object.__setattr__(self, "zero_terminal_snr", bool(zero_terminal_snr))
-        object.__setattr__(self, "variance_preserving", bool(variance_preserving))
-        object.__setattr__(self, "sigma_min", float(self.sigmas[0]))
-        object.__setattr__(self, "sigma_max", float(self.sigmas[-1]))
+        _positive("snr_shift", snr_shift)
+        if len(table) % every or every < 1 or len(table) // every < 2:
+            raise ValueError(f"every must divide the {len(table)} training steps; got {every}")
+        vars(self).update(
+            betas=tuple(table.tolist()),
+            zero_terminal_snr=bool(zero_terminal_snr),
+            variance_preserving=bool(variance_preserving),
+            snr_shift=float(snr_shift),
+            every=int(every),
+            log_sigma_timesteps=bool(log_sigma_timesteps),
+        )
+        vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
 
     @classmethod
-    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000, **how: bool) -> VP:
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000, **how: Any) -> VP:
         """Betas whose square roots are evenly spaced (latent diffusion, Stable Diffusion)."""
         return cls(_scaled_linear_betas(beta_start, beta_end, steps), **how)
 
     @classmethod
-    def linear(cls, beta_start: float = 0.0001, beta_end: float = 0.02, steps: int = 1000, **how: bool) -> VP:
+    def linear(cls, beta_start: float = 0.0001, beta_end: float = 0.02, steps: int = 1000, **how: Any) -> VP:
         """Evenly spaced betas (DDPM)."""
         return cls(np.linspace(beta_start, beta_end, steps), **how)
 
     @classmethod
-    def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999, **how: bool) -> VP:
+    def sigmoid(cls, beta_start: float = 0.0001, beta_end: float = 0.02, steps: int = 1000, **how: Any) -> VP:
+        """Betas on a logistic curve from -6 to 6 (GeoDiff)."""
+        return cls(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, steps))), **how)
+
+    @classmethod
+    def of_alpha_bar(
+        cls, alpha_bar: Callable[[Array], Array], steps: int = 1000, max_beta: float = 0.999, **how: Any
+    ) -> VP:
+        """Betas of a curve alpha-bar over time in [0, 1], capped at ``max_beta``."""
+        curve = alpha_bar(np.linspace(0, 1, steps + 1))
+        return cls(np.minimum(1 - curve[1:] / curve[:-1], max_beta), **how)
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999, **how: Any) -> VP:
         """Squared-cosine alpha-bar (Nichol & Dhariwal 2021, arXiv:2102.09672), betas capped at ``max_beta``."""
-        alpha_bar = np.cos((np.linspace(0, 1, steps + 1) + offset) / (1 + offset) * np.pi / 2) ** 2
-        return cls(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta), **how)
+        return cls.of_alpha_bar(lambda t: np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2, steps, max_beta, **how)
 
-    @property
-    def sigma_limit(self) -> float:
-        """No limit for variance-preserving states; any finite sigma for the others."""
-        return math.inf if self.variance_preserving else super().sigma_limit
-
-    @property
-    def time_unit(self) -> float:
-        """One table entry."""
-        return 1.0
+    @classmethod
+    def exponential(cls, steps: int = 1000, rate: float = 12.0, max_beta: float = 0.999, **how: Any) -> VP:
+        """alpha-bar that falls as ``exp(-rate * t)``, betas all the same (diffusers' "exp")."""
+        return cls.of_alpha_bar(lambda t: np.exp(-rate * t), steps, max_beta, **how)
 
     @cached_property
     def alphas_cumprod(self) -> Array:
         """alpha-bar of every training step, decreasing, read-only; the last is exactly 0 for zero terminal SNR."""
         root = np.sqrt(np.cumprod(1 - np.array(self.betas)))
+        if self.snr_shift != 1:
+            root = root / np.sqrt(self.snr_shift + (1 - self.snr_shift) * root**2)
         if self.zero_terminal_snr:
             root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         alpha_bar: Array = root**2
@@ -247,11 +308,16 @@ class VP(Process):
         return alpha_bar
 
     def _table_sigmas(self) -> Array:
-        alpha_bar = self.alphas_cumprod.copy()
+        alpha_bar = self.alphas_cumprod[self.every - 1 :: self.every].copy()
         if self.zero_terminal_snr:
             alpha_bar[-1] = TERMINAL_ALPHA_BAR
         sigmas: Array = np.sqrt((1 - alpha_bar) / alpha_bar)
         return sigmas
+
+    @property
+    def sigma_limit(self) -> float:
+        """No limit for variance-preserving states; any finite sigma for the others."""
+        return math.inf if self.variance_preserving else super().sigma_limit
 
     @cached_property
     def _tables(self) -> dict[Any, Any]:
@@ -266,18 +332,32 @@ class VP(Process):
             self._tables[key] = like.new_tensor(self.sigmas)
         return self._tables[key]
 
-    def _timestep(self, sigma: Any, xp: Any) -> Any:
+    def _position(self, sigma: Any, xp: Any) -> Any:
         table = self._table(sigma)
         value = xp.clip(sigma, table[0], table[-1])
         low = xp.clip(xp.searchsorted(table, value, side="right") - 1, 0, len(table) - 2)
         return low + xp.log(value / table[low]) / xp.log(table[low + 1] / table[low])
 
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        table = self._table(position)
+        place = xp.clip(position, 0, len(table) - 1)
+        low = xp.asarray(place, dtype=xp.int64)
+        high = xp.clip(low + 1, 0, len(table) - 1)
+        return table[low] * (table[high] / table[low]) ** (place - low)  # a table entry itself at whole positions
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        if self.log_sigma_timesteps:
+            return xp.log(sigma) / 4
+        return self._position(sigma, xp) * self.every + (self.every - 1)
+
     def _sigma(self, timestep: Any, xp: Any) -> Any:
-        table = self._table(timestep)
-        position = xp.clip(timestep, 0, len(table) - 1)
-        low = xp.clip(xp.asarray(position, dtype=xp.int64), 0, len(table) - 2)
-        part = position - low
-        return table[low] ** (1 - part) * table[low + 1] ** part  # a table entry itself at whole timesteps
+        if self.log_sigma_timesteps:
+            return xp.exp(4 * timestep)
+        return self._sigma_at_position((timestep - (self.every - 1)) / self.every, xp)
+
+    def _sigma_after(self, share: float) -> float:
+        place = (len(self.betas) - 1) * (1 - share)  # a training step, also where only some are kept
+        return self.sigma_at_position((place - (self.every - 1)) / self.every)
 
     def _alpha(self, sigma: Any, xp: Any) -> Any:
         return (1 + sigma * sigma) ** -0.5 if self.variance_preserving else xp.ones_like(sigma)
@@ -287,6 +367,10 @@ class VP(Process):
             return sigma
         return xp.where(sigma < 1e8, sigma * self._alpha(xp.clip(sigma, 0, 1e8), xp), 1.0)
 
+    def input_norm(self, sigma: Any) -> Any:
+        """``sqrt(1 + sigma ** 2)``, or 1 for states that have it inside."""
+        return self.alpha(sigma) * 0 + 1 if self.variance_preserving else (1 + sigma * sigma) ** 0.5
+
     def level(self, sigma: float) -> Level:
         """The level at a contract sigma, infinity included for variance-preserving states."""
         ve = super().level(sigma)
@@ -294,8 +378,8 @@ class VP(Process):
 
     def __repr__(self) -> str:
         ends = f"<{len(self.betas)} betas, sigma {self.sigma_min:.4g} to {self.sigma_max:.6g}>"
-        flags = [f", {f}=True" for f in ("zero_terminal_snr", "variance_preserving") if getattr(self, f)]
-        return f"VP({ends}{''.join(flags)})"
+        named = (f for f in fields(self) if f.init and f.name != "betas" and getattr(self, f.name) != f.default)
+        return f"VP({ends}{''.join(f', {f.name}={getattr(self, f.name)!r}' for f in named)})"
 
 
 def _scaled_linear_betas(start: float, end: float, steps: int) -> Array:
@@ -307,12 +391,21 @@ def _check_range(sigma_min: float, sigma_max: float) -> None:
         raise ValueError(f"sigma_min must be > 0 and < sigma_max; got sigma_min={sigma_min}, sigma_max={sigma_max}")
 
 
-#: entries of `sigmas` for processes that were trained on a continuous range, as in ComfyUI
-_TABLE = 1000
+class _LogRange(Process):
+    """A process trained on a continuous range, whose table is 1000 sigmas even in log sigma, as in ComfyUI."""
+
+    def _table_sigmas(self) -> Array:
+        return np.geomspace(self.sigma_min, self.sigma_max, 1000)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma / self.sigma_min) * (999 / math.log(self.sigma_max / self.sigma_min))
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self.sigma_min * xp.exp(position * (math.log(self.sigma_max / self.sigma_min) / 999))
 
 
 @dataclass(frozen=True)
-class EDM(Process):
+class EDM(_LogRange):
     """Karras et al.'s process: states ``x0 + sigma * eps``, the network is told ``log(sigma) / 4``.
 
     Parameters
@@ -337,23 +430,80 @@ class EDM(Process):
         _check_range(self.sigma_min, self.sigma_max)
         _positive("sigma_data", self.sigma_data)
 
-    def _table_sigmas(self) -> Array:
-        return np.geomspace(self.sigma_min, self.sigma_max, _TABLE)
-
-    @property
-    def time_unit(self) -> float:
-        """1/999 of the range."""
-        return math.log(self.sigma_max / self.sigma_min) / 4 / (_TABLE - 1)
-
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma) / 4
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
         return xp.exp(4 * timestep)
 
+    def input_norm(self, sigma: Any) -> Any:
+        """``sqrt(sigma_data ** 2 + sigma ** 2)``."""
+        return (self.sigma_data**2 + sigma * sigma) ** 0.5
+
 
 @dataclass(frozen=True)
-class VE(Process):
+class AngleV(EDM):
+    """A v-prediction process told its angle: the timestep is ``2 / pi * atan(sigma)`` (Stable Audio).
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+    sigma_data : std of the data, for the network's preconditioning
+
+    Raises
+    ------
+    ValueError : a range out of order, or sigma_data that is not positive
+
+    Notes
+    -----
+    Salimans & Ho 2022, arXiv:2202.00512; ComfyUI's "continuous V".
+    """
+
+    sigma_min: float = 0.03
+    sigma_max: float = 500.0
+    sigma_data: float = 1.0
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.arctan(sigma) * (2 / math.pi)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return xp.tan(timestep * (math.pi / 2))
+
+
+@dataclass(frozen=True)
+class FlowVE(_LogRange):
+    """Flow matching with states ``x0 + sigma * eps``: the network is told ``sigma / (1 + sigma)`` (Cosmos).
+
+    The network sees ``x / (1 + sigma)``, which is a `Flow` state at that time.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+
+    Raises
+    ------
+    ValueError : a range out of order
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return sigma / (1 + sigma)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return timestep / (1 - timestep)
+
+    def input_norm(self, sigma: Any) -> Any:
+        """``1 + sigma``."""
+        return 1 + sigma
+
+
+@dataclass(frozen=True)
+class VE(_LogRange):
     """Variance-exploding diffusion: states ``x0 + sigma * eps``, sigma geometric in a time from 0 to 1.
 
     Parameters
@@ -375,19 +525,74 @@ class VE(Process):
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
 
-    def _table_sigmas(self) -> Array:
-        return np.geomspace(self.sigma_min, self.sigma_max, _TABLE)
-
-    @property
-    def time_unit(self) -> float:
-        """1/999 of the range."""
-        return 1 / (_TABLE - 1)
-
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
         return self.sigma_min * xp.exp(timestep * math.log(self.sigma_max / self.sigma_min))
+
+
+@dataclass(frozen=True)
+class Cascade(Process):
+    """Diffusion on a continuous cosine alpha-bar with shifted log-SNR: states ``x0 + sigma * eps`` (Stable Cascade).
+
+    Time goes from 0 to 1. The shift multiplies sigma; alpha-bar is kept inside [0.0001, 0.9999].
+
+    Parameters
+    ----------
+    shift : > 0; Stable Cascade takes 2 for its first stage and 1 for its second
+    num_timesteps : length of the training table
+
+    Raises
+    ------
+    ValueError : a shift or table length that is not positive
+
+    Notes
+    -----
+    Pernias et al. 2023, arXiv:2306.00637. ComfyUI's map back from sigma to time forgets the shift; this one does not.
+    """
+
+    shift: float = 2.0
+    num_timesteps: int = 10000
+    sigma_min: float = field(init=False, repr=False, compare=False)
+    sigma_max: float = field(init=False, repr=False, compare=False)
+    _offset: ClassVar[float] = 0.008
+
+    def __post_init__(self) -> None:
+        _positive("shift", self.shift)
+        _positive("num_timesteps", self.num_timesteps)
+        vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
+
+    def _table_sigmas(self) -> Array:
+        return self.sigma(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
+
+    @property
+    def _start(self) -> float:
+        """alpha-bar before it is scaled to 1 at time 0."""
+        return math.cos(self._offset / (1 + self._offset) * math.pi / 2) ** 2
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        alpha_bar = 1 / (1 + (sigma / self.shift) ** 2)
+        angle = xp.arccos((alpha_bar * self._start) ** 0.5)
+        return angle / (math.pi / 2) * (1 + self._offset) - self._offset
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        alpha_bar = xp.cos((timestep + self._offset) / (1 + self._offset) * (math.pi / 2)) ** 2 / self._start
+        ends = [(1 / kept - 1) ** 0.5 for kept in (0.9999, 0.0001)]
+        return xp.clip(self.shift * (1 / xp.clip(alpha_bar, 1e-30, 1.0) - 1) ** 0.5, *ends)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return self._timestep(sigma, xp) * self.num_timesteps - 1
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self._sigma((position + 1) / self.num_timesteps, xp)
+
+    def _sigma_after(self, share: float) -> float:
+        return self.sigma(1 - share)
+
+    def input_norm(self, sigma: Any) -> Any:
+        """``sqrt(1 + sigma ** 2)``."""
+        return (1 + sigma * sigma) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -422,18 +627,17 @@ class Flow(Process):
         _positive("shift", self.shift)
         _positive("num_timesteps", self.num_timesteps)
         _positive("timestep_scale", self.timestep_scale)
-        object.__setattr__(self, "sigma_min", self.sigma_at(1 / self.num_timesteps))
-        object.__setattr__(self, "sigma_max", 1.0)
+        vars(self).update(sigma_min=self.sigma_at(1 / self.num_timesteps), sigma_max=1.0)
+
+    @classmethod
+    def of_mu(cls, mu: float = 1.15, *, num_timesteps: int = 10000, timestep_scale: float = 1.0) -> Flow:
+        """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
+        return cls(math.exp(mu), num_timesteps, timestep_scale)
 
     @property
     def sigma_limit(self) -> float:
         """1: pure noise."""
         return 1.0
-
-    @property
-    def time_unit(self) -> float:
-        """Distance between neighbours of the training table in u."""
-        return 1 / self.num_timesteps
 
     def _table_sigmas(self) -> Array:
         return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
@@ -450,8 +654,21 @@ class Flow(Process):
     def _sigma_at(self, time: Any, xp: Any) -> Any:
         return self.shift * time / (1 + (self.shift - 1) * time)
 
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return self._time(sigma, xp) * self.num_timesteps - 1
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self._sigma_at((position + 1) / self.num_timesteps, xp)
+
+    def _sigma_after(self, share: float) -> float:
+        return self.sigma_at(1 - share)
+
     def _alpha(self, sigma: Any, xp: Any) -> Any:
         return 1 - sigma
+
+    def input_norm(self, sigma: Any) -> Any:
+        """1."""
+        return sigma * 0 + 1
 
     def level(self, sigma: float) -> Level:
         """The level at a contract sigma in [0, 1]."""

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -38,6 +39,12 @@ class _Name(StrEnum):
         raise TypeError("abstract")
 
     @classmethod
+    @cache
+    def _known(cls) -> Mapping[str, Self]:
+        """Every spelling, without case and punctuation."""
+        return {_key(member): member for member in cls} | {_key(k): member for k, member in cls._spellings().items()}
+
+    @classmethod
     def parse(cls, name: str) -> Self:
         """Member for a name in our spelling or a peer's, whatever its case and punctuation.
 
@@ -54,13 +61,11 @@ class _Name(StrEnum):
             return name
         if not isinstance(name, str):
             raise TypeError(f"a {cls._kind()} is named by a string; got {name!r}")
-        known = {_key(member): member for member in cls} | {
-            _key(text): member for text, member in cls._spellings().items()
-        }
+        known = cls._known()
         found = known.get(_key(name))
         if found is not None:
             return found
-        near = [known[k].value for k in difflib.get_close_matches(_key(name), known, n=6, cutoff=0.5)]
+        near = [known[k].value for k in difflib.get_close_matches(_key(name), known, n=6, cutoff=0.6)]
         hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"known: {', '.join(cls)}."
         raise ValueError(f"unknown {cls._kind()} {name!r}; {hint}")
 
@@ -102,6 +107,25 @@ class NoiseSchedule(_Name):
     DDIM_UNIFORM = "ddim_uniform"
     NORMAL = "normal"
     LINEAR = "linear"
+    BETA = "beta"
+    BETA57 = "beta57"
+    LINEAR_QUADRATIC = "linear_quadratic"
+    KL_OPTIMAL = "kl_optimal"
+    POLYEXPONENTIAL = "polyexponential"
+    VP = "vp"
+    LAPLACE = "laplace"
+    LOGSNR = "logsnr"
+    TRAILING = "trailing"
+    LEADING = "leading"
+    SD_TURBO = "sd_turbo"
+    ALIGN_YOUR_STEPS = "align_your_steps"
+    GITS = "gits"
+    OPTIMAL_STEPS = "optimal_steps"
+    LTXV = "ltxv"
+    FLUX2 = "flux2"
+    BONG_TANGENT = "bong_tangent"
+    COSINE = "cosine"
+    PHI = "phi"
 
     @classmethod
     def default(cls) -> NoiseSchedule:
@@ -121,6 +145,10 @@ class Dialect(_Name):
     """Whose behaviour a name means; ``ksched`` is the published mathematics."""
 
     KSCHED = "ksched"
+    COMFYUI = "comfyui"
+    K_DIFFUSION = "k_diffusion"
+    DIFFUSERS = "diffusers"
+    A1111 = "a1111"
 
     @classmethod
     def _kind(cls) -> str:
@@ -156,8 +184,21 @@ _SCHEDULE_SPELLINGS: dict[str, NoiseSchedule] = {
     for member, spellings in {
         "karras": "use_karras_sigmas get_sigmas_karras",
         "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas",
-        "normal": "uniform",
+        "normal": "uniform linspace discrete_schedule",
         "ddim_uniform": "ddim",
+        "beta": "use_beta_sigmas beta_sampling_scheduler",
+        "polyexponential": "poly_exponential get_sigmas_polyexponential",
+        "vp": "get_sigmas_vp vp_scheduler",
+        "laplace": "laplace_scheduler",
+        "kl_optimal": "kloptimal",
+        "logsnr": "log_snr log_snr_uniform",
+        "sd_turbo": "sdturbo sd_turbo_scheduler",
+        "trailing": "turbo",
+        "align_your_steps": "ays align_your_steps_scheduler",
+        "gits": "gits_scheduler",
+        "optimal_steps": "oss optimal_steps_scheduler",
+        "ltxv": "ltxv_scheduler",
+        "flux2": "flux2_scheduler",
     }.items()
     for spelling in spellings.split()
 }

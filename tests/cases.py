@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from hypothesis import strategies as st
 
-from ksched import EDM, VE, VP, Flow, Process
+from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.options import Option
 from ksched.registry import SamplerSpec, samplers
-from ksched.types import Array
 
 SPECS = tuple(samplers())
 NAMES = [str(spec.name) for spec in SPECS]
@@ -24,10 +20,17 @@ PROCESSES: dict[str, Process] = {
     "vp_cosine": VP.cosine(),
     "vp_zero_snr": VP(zero_terminal_snr=True),
     "vp_preserving": VP(variance_preserving=True),
+    "vp_distilled": VP(every=20),
+    "vp_video": VP(log_sigma_timesteps=True),
+    "vp_snr_shift": VP(snr_shift=3.0),
     "edm": EDM(),
+    "angle_v": AngleV(),
     "ve": VE(),
+    "cascade": Cascade(),
     "flow": Flow(),
     "flow_shift3": Flow(3.0),
+    "flow_mu": Flow.of_mu(),
+    "flow_ve": FlowVE(),
 }
 COORDINATES = {name: PROCESSES[name] for name in ("vp_preserving", "ve", "flow")}  # the three forms a state can have
 
@@ -57,24 +60,6 @@ CORNERS = [(spec, options) for spec in SPECS for options in corners(spec)]
 CORNER_IDS = [
     f"{spec.name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'default'}" for spec, options in CORNERS
 ]
-
-
-@st.composite
-def levels(draw: st.DrawFn, process: Process, most: int = 12) -> Array:
-    """Any valid contract sigmas of a process: from close pairs to jumps of many orders, ending at 0 or above."""
-    gaps = draw(st.lists(st.floats(-4, 1), min_size=1, max_size=most))
-    top = draw(st.floats(-3, 5))
-    lam = -top + np.concatenate([[0.0], np.cumsum([10**g for g in gaps])])
-    sigmas = [process.level_at(float(value)).label for value in lam if value < 25]
-    if draw(st.booleans()) and process.sigma_limit in (1.0, math.inf):
-        sigmas[0] = process.sigma_limit  # pure noise
-    if draw(st.booleans()) or len(sigmas) < 2:
-        sigmas.append(0.0)
-    kept = [sigmas[0]]
-    for sigma in sigmas[1:]:
-        if sigma < kept[-1]:
-            kept.append(sigma)
-    return np.array(kept)
 
 
 def gaussian_denoiser(process: Process, mean: float = 0.3, std: float = 0.7) -> Callable[..., torch.Tensor]:

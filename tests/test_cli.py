@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -15,15 +16,18 @@ import ksched
 from ksched import cli
 from ksched.plan import Plan
 from ksched.registry import samplers
-from ksched.schedules import SCHEDULES, schedule_options
+from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 
 PROCESSES: dict[str, ksched.Process] = {
     "vp": ksched.VP(),
     "vp-linear": ksched.VP.linear(),
     "vp-cosine": ksched.VP.cosine(),
     "edm": ksched.EDM(),
+    "angle-v": ksched.AngleV(),
     "ve": ksched.VE(),
+    "cascade": ksched.Cascade(),
     "flow": ksched.Flow(),
+    "flow-ve": ksched.FlowVE(),
 }
 
 
@@ -84,8 +88,18 @@ def test_sigmas_take_ranges_and_options(command: Command) -> None:
 def test_sigmas_take_a_shift_and_zero_terminal_snr(command: Command) -> None:
     shifted = json.loads(succeed(command("sigmas", "simple", "--process", "flow", "--shift", "3", "--json")))
     assert shifted["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.Flow(3)).tolist()
+    cascade = json.loads(succeed(command("sigmas", "simple", "--process", "cascade", "--shift", "1", "--json")))
+    assert cascade["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.Cascade(1)).tolist()
     rescaled = json.loads(succeed(command("sigmas", "simple", "--zero-terminal-snr", "--json")))
     assert rescaled["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.VP(zero_terminal_snr=True)).tolist()
+
+
+@pytest.mark.parametrize("dialect", ksched.Dialect)
+@pytest.mark.parametrize("schedule", DIALECTS[ksched.Dialect.COMFYUI])
+def test_sigmas_speak_dialects(command: Command, schedule: ksched.NoiseSchedule, dialect: ksched.Dialect) -> None:
+    facts = json.loads(succeed(command("sigmas", schedule, "-n", "12", "--dialect", dialect, "--json")))
+    assert facts["dialect"] == dialect
+    assert facts["sigmas"] == ksched.calculate_sigmas(schedule, 12, dialect=dialect).tolist()
 
 
 def test_sigmas_print_a_row_per_level(command: Command) -> None:
@@ -169,7 +183,16 @@ MISTAKES = {
     "sigmas karras --sigma-min 3 --sigma-max 1": "sigma_min must be > 0 and < sigma_max",
     "sigmas simple --sigma-max 99": "this schedule walks the training range",
     "sigmas karras --process sd": "--process",
-    "sigmas karras --shift 3": "--shift belongs to --process flow; got vp",
+    "sigmas karras --shift 3": "--shift belongs to --process flow or cascade; got vp",
+    "sigmas karras --dialect comfy": "unknown dialect 'comfy'; did you mean comfyui",
+    "sigmas vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
+    "plot vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
+    "plot": "SCHEDULE",
+    "plot karras karas": "unknown noise schedule 'karas'; did you mean karras",
+    "plot karras --steps 0": "steps must be at least 1; got 0",
+    "plot karras beta --option rh=5": "schedule karras or beta has no option 'rh'; it has",
+    "plot karras --dialect forge": "unknown dialect 'forge'",
+    "plot karras --out curves.gift": "format 'gift' is not supported",
     "sigmas karras --process edm --zero-terminal-snr": "--zero-terminal-snr belongs to the vp processes; got edm",
     "sigmas karras --option rh=5": "schedule karras has no option 'rh'; it has rho=7.0",
     "sigmas karras --option rho": "--option must be name=value",
@@ -207,13 +230,33 @@ def test_an_output_folder_that_is_a_file(command: Command, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_plot_writes_a_picture_that_says_what_it_is(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("karras", "beta", "--steps", "9", "--process", "flow", "--shift", "3", "--dialect", "a1111")
+    assert succeed(command("plot", *arguments, "-o", "rho=5")) == "karras-beta-9-steps-flow-shift-3-a1111-rho-5.png\n"
+    assert succeed(command("plot", *list(SCHEDULES)[:6], "-n", "1")) == "6-schedules-1-step-vp.png\n"
+    assert succeed(command("plot", "karras", "--out", "new/curves.svg")) == f"{Path('new', 'curves.svg')}\n"
+    assert (tmp_path / "new" / "curves.svg").read_bytes().startswith(b"<?xml")
+    assert len(list(tmp_path.rglob("*"))) == 4  # nothing half-written is left
+    pixels = matplotlib.image.imread(tmp_path / "6-schedules-1-step-vp.png")
+    assert min(pixels.shape[:2]) > 300
+
+
+def test_plot_onto_a_folder(command: Command, tmp_path: Path) -> None:
+    code, out, err = command("plot", "karras", "--out", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err == f"ksched: cannot write {tmp_path}: {os.strerror(21)}\n"
+
+
 def test_version(command: Command) -> None:
     assert succeed(command("--version")) == f"ksched {ksched.__version__}\n"
 
 
 def test_help_lists_the_commands(command: Command) -> None:
     out = succeed(command("--help"))
-    assert all(name in out for name in ("demo", "list", "sigmas", "plan"))
+    assert all(name in out for name in ("demo", "list", "sigmas", "plot", "plan"))
 
 
 def test_module_and_pipe() -> None:
@@ -271,13 +314,12 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0
     assert "100%" in err
-    names = [spec.name for spec in samplers()]
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split() and line.split()[0] in names}
-    assert list(rows) == [s.name for s in sorted(samplers(), key=lambda spec: spec.draws > 0)]
-    for spec in samplers():
-        assert rows[spec.name][0] == str(spec.nfe(4))
-        assert len(rows[spec.name]) == 1 + len(SCHEDULES)
-    assert sum(cell.endswith("*") for row in rows.values() for cell in row) == 2
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    ordered = sorted(samplers(), key=lambda spec: spec.draws > 0)
+    assert rows["calls"] == [str(spec.nfe(4)) for spec in ordered]
+    assert rows["noise"] == ["yes" if spec.draws else "no" for spec in ordered]
+    assert all(len(rows[name]) == len(ordered) for name in SCHEDULES)
+    assert sum(cell.endswith("*") for name in SCHEDULES for cell in rows[name]) == 2
     pictures = [Path(line) for line in out.splitlines()[-3:]]
     assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

@@ -12,7 +12,7 @@ import ksched
 from ksched import demo, plots
 from ksched.analysis import gaussian_law
 from ksched.registry import sampler_spec, samplers
-from ksched.schedules import SCHEDULES
+from ksched.schedules import SCHEDULES, schedule_options
 
 VP = ksched.VP()
 NAMES = tuple(SCHEDULES)
@@ -108,18 +108,61 @@ def test_law_errors_are_distances_of_normal_laws() -> None:
 @pytest.mark.parametrize("process", [VP, ksched.VE(), ksched.Flow(3.0)])
 def test_sigma_curves_draws_what_the_schedules_visit(process: ksched.Process, steps: int) -> None:
     figure = plots.sigma_curves(NAMES, steps, process)
-    curves, rows = figure.axes
-    for name, curve, row in zip(NAMES, curves.lines, rows.lines, strict=True):
-        expected = ksched.calculate_sigmas(name, steps, process)[:-1]
-        np.testing.assert_array_equal(np.asarray(curve.get_ydata()), expected)
-        np.testing.assert_array_equal(np.asarray(row.get_xdata()), expected)
-        assert curve.get_color() == row.get_color()
     figure.draw_without_rendering()
+    groups = plots.families(NAMES)
+    assert sorted(name for names in groups.values() for name in names) == sorted(NAMES)
+    curves, rows = figure.axes[::2], figure.axes[1::2]
+    for left, right, (heading, names) in zip(curves, rows, groups.items(), strict=True):
+        assert left.get_title("left") == heading
+        for name, curve, row in zip(names, left.lines, right.lines, strict=True):
+            expected = ksched.calculate_sigmas(name, steps, process)[:-1]
+            np.testing.assert_array_equal(np.asarray(curve.get_ydata()), expected)
+            np.testing.assert_array_equal(np.asarray(row.get_xdata()), expected)
+            assert curve.get_color() == row.get_color()
 
 
-def test_every_schedule_looks_different() -> None:
-    looks = [plots._look(name) for name in ksched.NoiseSchedule]
+@pytest.mark.parametrize("dialect", ksched.Dialect)
+@pytest.mark.parametrize("process", [VP, ksched.AngleV(), ksched.Flow(3.0)])
+def test_schedule_curves_draws_sigma_log_snr_and_timestep(process: ksched.Process, dialect: ksched.Dialect) -> None:
+    flow = isinstance(process, ksched.Flow)
+    names = [n for n in NAMES if not flow or ksched.calculate_sigmas(n, 12, process, dialect=dialect).max() <= 1]
+    figure = plots.schedule_curves(names, 12, process, dialect=dialect, options={"rho": 2.0})
+    figure.draw_without_rendering()
+    for name, *lines in zip(names, *(panel.lines for panel in figure.axes), strict=True):
+        own = {"rho": 2.0} if "rho" in schedule_options(name) else {}
+        sigmas = ksched.calculate_sigmas(name, 12, process, dialect=dialect, **own)
+        above = sigmas[sigmas > 0]
+        lams = np.array([process.level(float(sigma)).lam for sigma in sigmas])
+        drawn = [np.asarray(line.get_ydata()) for line in lines]
+        np.testing.assert_array_equal(drawn[0], sigmas if flow else above)
+        np.testing.assert_array_equal(drawn[1], lams[np.isfinite(lams)])
+        np.testing.assert_array_equal(drawn[2], process.timestep(above))
+    assert [text.get_text() for text in figure.legends[0].texts][:2] == ["simple", "karras rho=2.0"]
+
+
+def test_schedule_curves_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(TypeError, match="none of karras, beta has an option 'rh'"):
+        plots.schedule_curves(["karras", "beta"], 5, options={"rh": 1.0})
+    with pytest.raises(ValueError, match="at least one schedule"):
+        plots.schedule_curves([], 5)
+    with pytest.raises(ValueError, match=r"vp in the dialect of comfyui goes to sigma 152\.167, whatever the process"):
+        plots.schedule_curves(["vp"], 5, ksched.Flow(), dialect="comfyui")
+
+
+def test_every_line_looks_different() -> None:
+    looks = [plots._look(k) for k in range(len(ksched.NoiseSchedule))]
     assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
+
+
+def test_error_curves_draws_tables_too() -> None:
+    curves = {"euler": {"karras": [(4, 0.1), (8, 0.02)]}}
+    errors = {"euler": {"simple": 0.5, "karras": 0.02}, "heun": {"simple": 0.5, "karras": 0.0012}}
+    figure = plots.error_curves({"one": curves}, maps={"one": errors}, map_title="errors")
+    figure.draw_without_rendering()
+    table = figure.subfigs[0].subfigs[0].axes[0]
+    assert [text.get_text() for text in table.texts] == ["2.0", "50", "0.12", "50"]  # best schedule first
+    assert [label.get_text() for label in table.get_xticklabels()] == ["karras", "simple"]
+    assert [label.get_text() for label in table.get_yticklabels()] == ["euler", "heun"]
 
 
 def test_error_curves_has_a_panel_per_sampler_and_a_line_per_schedule() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import gaussian_denoiser, start_state
 
-from ksched import EDM, VE, VP, Denoiser, Flow, Process, build_sampler
+from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, build_sampler
 from ksched.denoiser import _FITS, Prediction
 
 VARIANTS: list[Process] = [
@@ -18,8 +18,11 @@ VARIANTS: list[Process] = [
     VP.cosine(zero_terminal_snr=True),
     EDM(),
     EDM(sigma_data=1.0),
+    AngleV(),
+    Cascade(),
     VE(),
     Flow(3.0),
+    FlowVE(),
 ]
 FITTING: list[tuple[Process, Prediction]] = [
     (process, prediction)  # type: ignore[misc]
@@ -35,7 +38,8 @@ def network_for(process: Process, prediction: str, x: torch.Tensor, sigma: torch
     a, s = process.alpha(sigma), process.noise_std(sigma)
     eps = (x - a * truth) / s
     data = process.sigma_data if isinstance(process, EDM) else 1.0
-    scale = (s**2 + (a * data) ** 2).sqrt() if isinstance(process, VP | EDM) else torch.ones_like(s)
+    unit_variance = isinstance(process, VP | EDM | Cascade)
+    scale = (s**2 + (a * data) ** 2).sqrt() if unit_variance else a + s if isinstance(process, FlowVE) else s * 0 + 1
     # v and F by their definitions in the network's unit-variance coordinates: angle phi, x = cos * x0/data + sin * eps
     cos, sin = a * data / scale, s / scale
     outputs = {

@@ -36,7 +36,7 @@ def test_schedules_do_not_import_torch() -> None:
         "ksched.SamplerType.parse('Euler a'); ksched.parse_label('Heun Karras')\n"
         "ksched.VP().timestep(1.0)"
     )
-    assert not modules & {"torch", "scipy", *OPTIONAL}
+    assert not modules & {"torch", *OPTIONAL}
 
 
 def test_a_run_imports_nothing_optional() -> None:

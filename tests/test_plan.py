@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS, levels
+from cases import CORNER_IDS, CORNERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +23,7 @@ from ksched.registry import SamplerSpec
 from ksched.runner import Live
 from ksched.samplers.blocks import ddim
 from ksched.tape import Form, TraceError, trace
+from ksched.testing import sigma_curves
 
 GRID = Grid.of([9.0, 3.0, 1.0, 0.0], VE())
 
@@ -45,7 +46,7 @@ def test_printed_plan() -> None:
 @given(data=st.data())
 def test_json_keeps_every_bit(spec: SamplerSpec, options: dict[str, Any], data: st.DataObject) -> None:
     process = VP(variance_preserving=True)
-    plan = build_sampler(spec.name, sigmas=data.draw(levels(process)), process=process, **options).plan
+    plan = build_sampler(spec.name, sigmas=data.draw(sigma_curves(process)), process=process, **options).plan
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert (hash(again), again.digest, str(again)) == (hash(plan), plan.digest, str(plan))

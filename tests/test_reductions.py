@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import COORDINATES, levels
+from cases import COORDINATES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
 from ksched.analysis import table
+from ksched.testing import sigma_curves
 
 REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("euler_ancestral", {"eta": 0.0}, "euler", {}),
@@ -35,7 +36,7 @@ def test_reduction(
     case: tuple[str, dict[str, Any], str, dict[str, Any]], process: Process, data: st.DataObject
 ) -> None:
     name, options, simpler, simpler_options = case
-    sigmas = data.draw(levels(process))
+    sigmas = data.draw(sigma_curves(process))
     if name == "uni_pc" and simpler == "dpmpp_2m":
         sigmas = sigmas[np.isfinite([process.level(s).lam for s in sigmas]) | (sigmas == 0)]
     got = table(build_sampler(name, sigmas=sigmas, process=process, **options).plan)

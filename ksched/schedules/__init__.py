@@ -3,24 +3,15 @@
 Every one returns float64 of shape (steps + 1,), strictly decreasing, the first the level of start noise, the last 0.
 """
 
-from ksched.schedules.power import calculate_exponential_sigmas, calculate_karras_sigmas, calculate_linear_sigmas
-from ksched.schedules.select import SCHEDULES, calculate_sigmas, schedule_options
-from ksched.schedules.training_table import (
-    calculate_ddim_uniform_sigmas,
-    calculate_normal_sigmas,
-    calculate_sgm_uniform_sigmas,
-    calculate_simple_sigmas,
-)
+from ksched.schedules import curves, power, published, training_table
+from ksched.schedules.curves import *
+from ksched.schedules.power import *
+from ksched.schedules.published import *
+from ksched.schedules.select import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
+from ksched.schedules.training_table import *
 
-__all__ = [
-    "SCHEDULES",
-    "calculate_ddim_uniform_sigmas",
-    "calculate_exponential_sigmas",
-    "calculate_karras_sigmas",
-    "calculate_linear_sigmas",
-    "calculate_normal_sigmas",
-    "calculate_sgm_uniform_sigmas",
-    "calculate_sigmas",
-    "calculate_simple_sigmas",
-    "schedule_options",
-]
+__all__ = ["DIALECTS", "SCHEDULES", "calculate_sigmas", "schedule_options"]
+__all__ += curves.__all__
+__all__ += power.__all__
+__all__ += published.__all__
+__all__ += training_table.__all__

@@ -1,15 +1,31 @@
-"""Schedules that are even in a power of sigma between two bounds; they need no process."""
+"""Schedules between two bounds, even in some function of sigma; they need no process.
+
+Every function takes ``steps``, ``sigma_min`` and ``sigma_max``, the noise std of the last non-zero and of the first
+level, 0 < sigma_min < sigma_max, and raises a TypeError or ValueError for anything else; it returns float64 of shape
+(steps + 1,), strictly decreasing from exactly sigma_max to exactly sigma_min and then 0, unless an option says
+otherwise. One step runs from sigma_max to 0.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
-from ksched.options import Exponent, check_steps
+from ksched.options import Exponent, Finite, Positive, check_steps
 from ksched.types import Array
 
-__all__ = ["calculate_exponential_sigmas", "calculate_karras_sigmas", "calculate_linear_sigmas"]
+__all__ = [
+    "calculate_exponential_sigmas",
+    "calculate_karras_sigmas",
+    "calculate_kl_optimal_sigmas",
+    "calculate_laplace_sigmas",
+    "calculate_linear_sigmas",
+    "calculate_phi_sigmas",
+    "calculate_polyexponential_sigmas",
+    "calculate_vp_sigmas",
+]
 
 
 def check_bounds(sigma_min: float, sigma_max: float) -> tuple[float, float]:
@@ -34,21 +50,11 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    sigma_min, sigma_max : noise std of the last non-zero and of the first level, 0 < sigma_min < sigma_max
     rho : 7 in the paper; 1 is linear in sigma, large values approach exponential
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or not finite, rho outside 0.01 to 1000
 
     Notes
     -----
-    Karras et al. 2022, eq. 5, arXiv:2206.00364. One step runs from sigma_max to 0.
+    Karras et al. 2022, eq. 5, arXiv:2206.00364.
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)
@@ -62,19 +68,6 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
 def calculate_exponential_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
     """Noise levels evenly spaced in log sigma.
 
-    Parameters
-    ----------
-    steps : number of steps, >= 1
-    sigma_min, sigma_max : noise std of the last non-zero and of the first level, 0 < sigma_min < sigma_max
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or not finite
-
     Notes
     -----
     k-diffusion's ``get_sigmas_exponential``; diffusers' ``use_exponential_sigmas`` and ``use_lu_lambdas``.
@@ -84,24 +77,135 @@ def calculate_exponential_sigmas(steps: int, sigma_min: float, sigma_max: float)
     return finish(np.exp(np.linspace(math.log(high), math.log(low), steps)), low, high)
 
 
-def calculate_linear_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
-    """Noise levels evenly spaced in sigma: `calculate_karras_sigmas` at ``rho = 1``.
+def calculate_polyexponential_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: Exponent = 1.0) -> Array:
+    """Noise levels whose log sigma goes down as a power of the remaining share of steps.
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    sigma_min, sigma_max : noise std of the last non-zero and of the first level, 0 < sigma_min < sigma_max
+    rho : 1 is `exponential`; larger values spend more steps at low noise
 
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
+    Notes
+    -----
+    k-diffusion's ``get_sigmas_polyexponential``.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+    share = np.linspace(1, 0, steps) ** rho
+    return finish(np.exp(math.log(low) + math.log(high / low) * share), low, high)
 
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or not finite
+
+def calculate_linear_sigmas(steps: int, sigma_min: float, sigma_max: float) -> Array:
+    """Noise levels evenly spaced in sigma: `calculate_karras_sigmas` at ``rho = 1``.
 
     Notes
     -----
     On a flow process the curve that reaches 0 by even steps, ``linspace(1, 0, steps + 1)``, is `simple` with shift 1.
     """
     return calculate_karras_sigmas(steps, sigma_min, sigma_max, rho=1.0)
+
+
+def calculate_kl_optimal_sigmas(
+    steps: int, sigma_min: float, sigma_max: float, final: Literal["zero", "sigma_min"] = "zero"
+) -> Array:
+    """Noise levels evenly spaced in the angle ``atan(sigma)``.
+
+    Parameters
+    ----------
+    final : "sigma_min" ends there after ``steps`` even strides, without a 0 (A1111)
+
+    Notes
+    -----
+    Sabour et al. 2024, arXiv:2404.14507, the schedule that is optimal for Gaussian data of unit variance.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+    points = steps if final == "zero" else steps + 1
+    levels = finish(np.tan(np.linspace(math.atan(high), math.atan(low), points)), low, high)
+    return levels if final == "zero" else levels[:-1]
+
+
+def calculate_vp_sigmas(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    beta_d: Positive = 19.9,
+    beta_min: Positive = 0.1,
+    eps_s: Positive = 1e-3,
+    own_range: bool = False,
+) -> Array:
+    """Noise levels evenly spaced in the time of the continuous VP process.
+
+    Parameters
+    ----------
+    beta_d, beta_min : slope and start of the linear beta of that process
+    eps_s, own_range : with ``own_range`` the levels run from time 1 to ``eps_s``, sigma 152 to 0.0105 by default,
+        whatever sigma_min and sigma_max are (k-diffusion)
+
+    Notes
+    -----
+    Song et al. 2021, arXiv:2011.13456; ``sigma = sqrt(exp(beta_d t ** 2 / 2 + beta_min t) - 1)``.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+
+    def time(sigma: float) -> float:
+        exponent = math.log1p(sigma**2)
+        return 2 * exponent / (beta_min + math.sqrt(beta_min**2 + 2 * beta_d * exponent))
+
+    times = np.linspace(1, eps_s, steps) if own_range else np.linspace(time(high), time(low), steps)
+    levels = np.sqrt(np.expm1(beta_d * times**2 / 2 + beta_min * times))
+    return np.append(levels, 0.0) if own_range else finish(levels, low, high)
+
+
+def calculate_laplace_sigmas(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    mu: Finite = 0.0,
+    beta: Positive = 0.5,
+    ends: Literal["truncate", "clamp"] = "truncate",
+) -> Array:
+    """Noise levels at quantiles of a Laplace distribution of log sigma: dense around ``exp(mu)``.
+
+    Parameters
+    ----------
+    mu, beta : centre and width of the distribution
+    ends : "truncate" takes the part of the distribution inside the range; "clamp" takes all of it and repeats the ends
+        of the range, with neither a 0 nor one level more than steps (ComfyUI)
+
+    Notes
+    -----
+    Hang et al. 2024, arXiv:2407.03297.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+    u = np.linspace(0, 1, steps)
+    if ends == "clamp":
+        log_sigma = mu - beta * np.sign(0.5 - u) * np.log(1 - 2 * np.abs(0.5 - u) + 1e-5)
+        return np.clip(np.exp(log_sigma), low, high)
+    # distances of the ends from the centre in widths; quantiles through log probabilities, whose tails do not cancel
+    top, bottom = (math.log(high) - mu) / beta, (math.log(low) - mu) / beta
+    above_top, above_bottom = (0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z) for z in (top, bottom))
+    below_top, below_bottom = (0.5 * math.exp(z) if z < 0 else 1 - 0.5 * math.exp(-z) for z in (top, bottom))
+    above = above_top * (1 - u) + above_bottom * u  # probability of more noise than this level
+    below = below_top * (1 - u) + below_bottom * u
+    with np.errstate(divide="ignore"):
+        z = np.where(above < 0.5, -np.log(2 * above), np.log(2 * below))
+    return finish(np.exp(mu + beta * z), low, high)
+
+
+def calculate_phi_sigmas(steps: int, sigma_min: float, sigma_max: float, power: Exponent = 2.0) -> Array:
+    """Noise levels that fall towards sigma_min as a power of the remaining share, the power of the golden ratio.
+
+    Parameters
+    ----------
+    power : p of the exponent ``phi ** p``
+
+    Notes
+    -----
+    reForge's "Phi". One step starts from sigma_max, where the source starts from its square root.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+    share = np.linspace(1, 0, steps) ** (((1 + 5**0.5) / 2) ** power)
+    return finish(low + (high - low) * share, low, high)

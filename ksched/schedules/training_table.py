@@ -1,38 +1,54 @@
-"""Schedules that are even in the process's own time: they walk the table that the model was trained on.
+"""Schedules that walk what the model was trained on: its table of noise levels, or its own time.
 
-For a discrete (VP) process time is the index into the table; for a flow process it is the unshifted u; for EDM and VE
-it is an affine function of log sigma.
+The table is `Process.sigmas`, walked by index; time is the index again for a discrete (VP) process, the unshifted u for
+flow, log sigma for EDM and VE, an angle for v-prediction. Every function takes ``steps``, the process, and
+``sigma_min`` and ``sigma_max`` for a part of the training range, and raises a TypeError or ValueError for steps below 1
+or a range that was not trained; it returns float64 of shape (steps + 1,), strictly decreasing, the last 0, unless an
+option says otherwise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import math
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from ksched.options import check_steps
+from ksched.options import Exponent, NonNegative, check_steps
 from ksched.processes import Process
 from ksched.schedules.power import check_bounds
 from ksched.types import Array
 
 __all__ = [
+    "calculate_beta57_sigmas",
+    "calculate_beta_sigmas",
     "calculate_ddim_uniform_sigmas",
+    "calculate_leading_sigmas",
+    "calculate_logsnr_sigmas",
     "calculate_normal_sigmas",
+    "calculate_sd_turbo_sigmas",
     "calculate_sgm_uniform_sigmas",
     "calculate_simple_sigmas",
+    "calculate_trailing_sigmas",
 ]
 
+#: whether a rule takes whole entries of the table: of a discrete process only (auto), never, or of every process
+Entries = Literal["auto", "never", "always"]
 
-class _Span(NamedTuple):
-    """The stretch of the process's own time that a schedule may use."""
 
-    low: float
-    high: float
-    sigma_max: float
+@dataclasses.dataclass(frozen=True, eq=False)
+class Span:
+    """The part of the training range that a schedule may use."""
+
     process: Process
+    sigma_min: float
+    sigma_max: float
 
     @classmethod
-    def of(cls, process: Process, sigma_min: float | None, sigma_max: float | None) -> _Span:
+    def of(cls, process: Process, sigma_min: float | None, sigma_max: float | None) -> Span:
+        """The whole range of a process, or the part between two sigmas of it."""
         if not isinstance(process, Process):
             raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
         low, high = check_bounds(
@@ -44,152 +60,328 @@ class _Span(NamedTuple):
                 f"this schedule walks the training range, sigma {process.sigma_min:.6g} to {process.sigma_max:.6g}; "
                 f"got sigma_min={low:.6g}, sigma_max={high:.6g}. Take karras, exponential or linear to leave the range."
             )
-        return cls(process.time(low), process.time(high), high, process)
+        return cls(process, low, high)
 
-    @property
-    def length(self) -> float:
-        """Time covered by the table entries in the span, the entry at its low end included."""
-        return self.high - self.low + self.process.time_unit
+    @cached_property
+    def positions(self) -> tuple[float, float]:
+        """Lowest and highest place in the table."""
+        low, high = self.process.position(np.array([self.sigma_min, self.sigma_max])).tolist()
+        return low, high
 
     def crowded(self, steps: int) -> bool:
-        """Whether the span has fewer table entries than steps, so that strides of whole entries do not fit."""
-        return steps > self.length / self.process.time_unit * (1 + 1e-9)
+        """Whether the table has fewer entries than steps, so that strides of whole entries do not fit."""
+        low, high = self.positions
+        return steps > (high - low + 1) * (1 + 1e-9)
 
-    def offsets(self, steps: int) -> Array:
-        """``i * length / steps``, cut to whole table entries where the process is discrete."""
-        stride = np.arange(steps) * self.length / steps
-        return np.floor(stride) if self.process.rounds_time else stride
+    def spread(self, steps: int) -> Array:
+        """Levels even over the table, both ends included, for more steps than it has entries."""
+        low, high = self.positions
+        return self.at(np.linspace(high, low, steps))
 
-    def sigmas(self, time: Array) -> Array:
-        """Levels at these times, then 0; rounding neither leaves the span nor moves its end."""
-        levels = np.minimum(self.process.sigma_at(time), self.sigma_max)
-        if time[0] == self.high:
-            levels[0] = self.sigma_max
-        return np.append(levels, 0.0)
+    def at(self, positions: Array) -> Array:
+        """Levels at places in the table, then 0."""
+        return self._finish(self.process.sigma_at_position(positions))
+
+    def at_time(self, times: Array, process: Process | None = None) -> Array:
+        """Levels at times, then 0."""
+        return self._finish((process or self.process).sigma_at(times))
+
+    def _finish(self, levels: Array) -> Array:
+        """Levels and 0; rounding neither leaves the span nor moves its upper end."""
+        ended = np.zeros(len(levels) + 1)
+        np.minimum(levels, self.sigma_max, out=ended[:-1])
+        if ended[0] >= self.sigma_max * (1 - 1e-12):
+            ended[0] = self.sigma_max
+        return ended
+
+    def whole(self, entries: Entries) -> bool:
+        """Whether to take whole entries of the table."""
+        return entries == "always" or (entries == "auto" and self.process.is_discrete)
 
 
 def calculate_simple_sigmas(
-    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    entries: Entries = "auto",
 ) -> Array:
     """Noise levels of evenly strided training steps, counted down from the noisiest.
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    process : what the model was trained on
-    sigma_min, sigma_max : part of the training range to use; None is all of it
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or outside the training range
+    entries : "auto" takes whole entries of a discrete table and strides evenly through others; "never" strides evenly;
+        "always" takes whole entries, and repeats some where steps outnumber them
 
     Notes
     -----
-    ComfyUI's ``simple``: table entry ``L - 1 - floor(i L / steps)`` of L. On other processes than VP nothing is
-    rounded: a flow process is walked evenly in unshifted time, ``linspace(1, 0, steps + 1)`` for shift 1, EDM and VE
-    evenly in log sigma. With more steps than entries the levels are spread evenly over the table.
+    ComfyUI's ``simple``: table entry ``L - 1 - floor(i L / steps)`` of L. On a flow process this is even in unshifted
+    time, ``linspace(1, 0, steps + 1)`` for shift 1; on EDM and VE it is even in log sigma. With more steps than
+    entries the levels are spread evenly over the table.
     """
     steps = check_steps(steps)
-    span = _Span.of(process, sigma_min, sigma_max)
+    span = Span.of(process, sigma_min, sigma_max)
+    if entries == "always":
+        table = process.sigmas
+        return np.append(table[len(table) - 1 - np.arange(steps) * len(table) // steps], 0.0)
     if span.crowded(steps):
-        return span.sigmas(np.linspace(span.high, span.low, steps))
-    return span.sigmas(span.high - span.offsets(steps))
+        return span.spread(steps)
+    low, high = span.positions
+    strides = np.arange(steps) * (high - low + 1) / steps
+    return span.at(high - (np.floor(strides) if span.whole(entries) else strides))
+
+
+def calculate_ddim_uniform_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    stride: Literal["even", "whole"] = "even",
+) -> Array:
+    """Noise levels of evenly strided training steps, counted up from the second cleanest.
+
+    The first level is one stride below sigma_max, as in the paper; a single step starts from sigma_max.
+
+    Parameters
+    ----------
+    stride : "even" has exactly the steps asked for; "whole" rounds the stride down to whole entries, so that there may
+        be more of them (ComfyUI)
+
+    Notes
+    -----
+    The linear subsequence of DDIM (Song et al. 2020, arXiv:2010.02502, appendix D.2), entries ``1 + floor(i L /
+    steps)`` of L. Where steps divides L the two strides agree.
+    """
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    if stride == "whole":
+        table = process.sigmas
+        zero = [] if math.isclose(table[1], 0, abs_tol=1e-5) else [0.0]
+        return np.append(table[1 :: max(len(table) // (steps + (not zero)), 1)][::-1], zero)
+    if steps == 1:
+        return np.array([span.sigma_max, 0.0])
+    if span.crowded(steps):
+        return span.spread(steps)
+    low, high = span.positions
+    length = high - low + 1
+    # the entry after the cleanest, as long as the stride leaves room for it
+    start = min(1.0, max(0.0, length / steps - 1))
+    offsets = start + np.arange(steps)[::-1] * length / steps
+    return span.at(low + (np.floor(offsets) if process.is_discrete else offsets))
+
+
+def _times(span: Span, shift_twice: bool) -> tuple[float, float]:
+    """Highest and lowest time of a span; with the shift applied once more than it should be if that is wanted."""
+    process = span.process
+    if shift_twice and hasattr(process, "shift"):
+        process = dataclasses.replace(process, shift=1.0)  # type: ignore[type-var]
+    return process.time(span.sigma_max), process.time(span.sigma_min)
 
 
 def calculate_sgm_uniform_sigmas(
-    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    shift_twice: bool = False,
 ) -> Array:
     """Noise levels evenly spaced in timestep from the noisiest, the last of ``steps + 1`` points replaced by 0.
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    process : what the model was trained on
-    sigma_min, sigma_max : part of the training range to use; None is all of it
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or outside the training range
+    shift_twice : take shifted levels for unshifted times, so that the process's shift acts twice (ComfyUI)
 
     Notes
     -----
-    ComfyUI's ``sgm_uniform`` (Stability's generative-models). Close to diffusers' "trailing", which rounds.
+    ComfyUI's ``sgm_uniform`` (Stability's generative-models). Close to `trailing`, which rounds.
     """
     steps = check_steps(steps)
-    span = _Span.of(process, sigma_min, sigma_max)
-    return span.sigmas(np.linspace(span.high, span.low, steps + 1)[:-1])
+    span = Span.of(process, sigma_min, sigma_max)
+    return span.at_time(np.linspace(*_times(span, shift_twice), steps + 1)[:-1])
 
 
 def calculate_normal_sigmas(
-    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    shift_twice: bool = False,
+    zero: Literal["append", "unless_reached"] = "append",
 ) -> Array:
     """Noise levels evenly spaced in timestep over the whole range, both ends included, then 0.
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    process : what the model was trained on
-    sigma_min, sigma_max : part of the training range to use; None is all of it
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or outside the training range
+    shift_twice : take shifted levels for unshifted times, so that the process's shift acts twice (ComfyUI)
+    zero : "unless_reached" spaces one point more and appends no 0 where sigma_min is below 1e-5 (ComfyUI)
 
     Notes
     -----
-    ComfyUI's ``normal``; A1111's "Uniform"; k-diffusion's ``DiscreteSchedule.get_sigmas``.
+    ComfyUI's ``normal``; A1111's "Uniform"; k-diffusion's ``DiscreteSchedule.get_sigmas``; diffusers' "linspace".
     """
     steps = check_steps(steps)
-    span = _Span.of(process, sigma_min, sigma_max)
-    return span.sigmas(np.linspace(span.high, span.low, steps))
+    span = Span.of(process, sigma_min, sigma_max)
+    times = _times(span, shift_twice)
+    if zero == "unless_reached" and math.isclose(process.sigma_at(times[1]), 0, abs_tol=1e-5):
+        return span.at_time(np.linspace(*times, steps + 1))[:-1]
+    return span.at_time(np.linspace(*times, steps))
 
 
-def calculate_ddim_uniform_sigmas(
+def calculate_trailing_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """Noise levels of evenly strided training steps, counted up from the second cleanest.
+    """Noise levels of training steps ``round(L - i L / steps) - 1`` of L: even strides down from the noisiest.
+
+    Notes
+    -----
+    diffusers' "trailing" (Lin et al. 2023, arXiv:2305.08891, table 2); Forge's "Turbo". The strides are rounded where
+    `simple` cuts them.
+    """
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    if span.crowded(steps):
+        return span.spread(steps)
+    low, high = span.positions
+    strides: Array = np.arange(steps) * (high - low + 1) / steps
+    if process.is_discrete:  # rounded as counted from below, in whole entries below the top
+        strides = math.floor(high) - np.rint(math.floor(high) - strides)
+    return span.at(np.maximum(high - strides, low))
+
+
+def calculate_leading_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    steps_offset: NonNegative = 1.0,
+) -> Array:
+    """Noise levels of training steps ``i (L // steps) + offset``: whole strides up from the cleanest.
+
+    The first level may lie far below sigma_max; a single step starts from sigma_max.
 
     Parameters
     ----------
-    steps : number of steps, >= 1
-    process : what the model was trained on
-    sigma_min, sigma_max : part of the training range to use; None is all of it
-
-    Returns
-    -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0. The first level is one stride below
-    sigma_max, as in the paper; a single step starts from sigma_max
-
-    Raises
-    ------
-    TypeError, ValueError : steps below 1 or not whole, bounds out of order or outside the training range
+    steps_offset : place of the last level in the table
 
     Notes
     -----
-    The linear subsequence of DDIM (Song et al. 2020, arXiv:2010.02502, appendix D.2), entries ``1 + floor(i L /
-    steps)`` of L. ComfyUI's rule rounds the stride down, so that its number of levels differs from the number asked
-    for when steps does not divide L; where it divides, the two agree (diffusers calls it "leading").
+    diffusers' "leading", with the offset of Stable Diffusion.
     """
     steps = check_steps(steps)
-    span = _Span.of(process, sigma_min, sigma_max)
+    span = Span.of(process, sigma_min, sigma_max)
     if steps == 1:
         return np.array([span.sigma_max, 0.0])
-    if span.crowded(steps):
-        return span.sigmas(np.linspace(span.high, span.low, steps))
-    unit = process.time_unit
-    # the entry after the cleanest, as long as the stride leaves room for it
-    start = min(unit, max(0.0, span.length / steps - unit))
-    offset = start + np.arange(steps)[::-1] * span.length / steps
-    return span.sigmas(span.low + (np.floor(offset) if process.rounds_time else offset))
+    low, high = span.positions
+    stride = (high - low + 1) // steps
+    if stride < 1 or (steps - 1) * stride + steps_offset > high - low:
+        return span.spread(steps)
+    strides: Array = np.arange(steps, dtype=np.float64)[::-1] * stride
+    return span.at(low + steps_offset + strides)
+
+
+def calculate_sd_turbo_sigmas(
+    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Array:
+    """The first of ten even strides of training steps, then 0: for models distilled to few steps.
+
+    With more than ten steps it goes on as `trailing`. Start lower with `truncate`.
+
+    Notes
+    -----
+    ComfyUI's ``SDTurboScheduler``: timesteps 999, 899, ... 99.
+    """
+    steps = check_steps(steps)
+    ten = calculate_trailing_sigmas(max(steps, 10), process, sigma_min=sigma_min, sigma_max=sigma_max)
+    return np.append(ten[:steps], 0.0)
+
+
+def calculate_beta_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    alpha: Exponent = 0.6,
+    beta: Exponent = 0.6,
+    entries: Entries = "never",
+    domain: Literal["table", "sigma"] = "table",
+) -> Array:
+    """Noise levels at quantiles of a beta distribution over the training table: dense at both ends.
+
+    Parameters
+    ----------
+    alpha, beta : of the distribution; 1, 1 is even
+    entries : "always" rounds to whole entries and drops repeats, so that there may be fewer steps (ComfyUI)
+    domain : "sigma" takes the quantiles between sigma_min and sigma_max themselves, both included (A1111, diffusers)
+
+    Notes
+    -----
+    Lee et al. 2024, arXiv:2407.12173, as ComfyUI writes it: places ``(L - 1) * quantile(1 - i / steps)``.
+    """
+    from scipy.special import betaincinv
+
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    if domain == "sigma":
+        share = betaincinv(alpha, beta, 1 - np.linspace(0, 1, steps))
+        return np.append(span.sigma_min + (span.sigma_max - span.sigma_min) * share, 0.0)
+    share = betaincinv(alpha, beta, 1 - np.arange(steps) / steps)
+    if span.whole(entries):
+        places = np.rint(share * (len(process.sigmas) - 1)).astype(int)
+        return np.append(process.sigmas[places[np.append(True, np.diff(places) != 0)]], 0.0)
+    low, high = span.positions
+    return span.at(low + (high - low) * share)
+
+
+def calculate_beta57_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    entries: Entries = "never",
+) -> Array:
+    """`calculate_beta_sigmas` with alpha 0.5 and beta 0.7.
+
+    Parameters
+    ----------
+    entries : as for `calculate_beta_sigmas`
+
+    Notes
+    -----
+    RES4LYF's ``beta57``.
+    """
+    return calculate_beta_sigmas(
+        steps, process, sigma_min=sigma_min, sigma_max=sigma_max, alpha=0.5, beta=0.7, entries=entries
+    )
+
+
+def calculate_logsnr_sigmas(
+    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Array:
+    """Noise levels evenly spaced in log-SNR, then 0; from pure noise, even from the table's second level on.
+
+    Notes
+    -----
+    DPM-Solver's "logSNR" (Lu et al. 2022, arXiv:2206.00927). On VE and VP it is `exponential`; on flow the log-SNR is
+    that of sigma / (1 - sigma).
+    """
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    first, last = process.level(span.sigma_max), process.level(span.sigma_min)
+    if steps == 1:
+        return np.array([span.sigma_max, 0.0])
+    if math.isfinite(first.lam):
+        lams = np.linspace(first.lam, last.lam, steps)
+    else:
+        second = process.level(process.sigma_at_position(process.position(span.sigma_max) - 1)).lam
+        lams = np.append(
+            -math.inf, np.linspace(second, last.lam, steps - 1) if steps > 2 else [(second + last.lam) / 2]
+        )
+    levels = np.array([process.level_at(float(lam)).label for lam in lams[1:]])
+    return np.concatenate([[span.sigma_max], levels, [0.0]])

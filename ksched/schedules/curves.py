@@ -1,0 +1,212 @@
+"""Schedules that are curves from 1 to 0, made for flow or few steps, and scaled to a process.
+
+A curve gives ``steps + 1`` shares of the noise, 1 first and 0 last. On a flow process a share is a sigma (before the
+part of the range that was asked for); on others it is a share of sigma_max or of the training table, as each says.
+Arguments, errors and results as in `ksched.schedules.training_table`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ksched.mu import mu_for_flux2, mu_for_tokens
+from ksched.options import Count, Finite, Positive, WholePositive, check_steps
+from ksched.processes import Flow, Process
+from ksched.schedules.power import finish
+from ksched.schedules.training_table import Span
+from ksched.types import Array
+
+__all__ = [
+    "calculate_bong_tangent_sigmas",
+    "calculate_cosine_sigmas",
+    "calculate_flux2_sigmas",
+    "calculate_linear_quadratic_sigmas",
+    "calculate_ltxv_sigmas",
+]
+
+
+def _scaled(span: Span, curve: Array) -> Array:
+    """``curve`` times sigma_max."""
+    levels = span.sigma_max * curve
+    levels[0] = span.sigma_max
+    return levels
+
+
+def _no_sigma_min(name: str, sigma_min: float | None) -> None:
+    if sigma_min is not None:
+        raise ValueError(
+            f"{name} reaches 0 along its own curve and takes no sigma_min; got {sigma_min}. Give sigma_max."
+        )
+
+
+def calculate_linear_quadratic_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    threshold_noise: Positive = 0.025,
+    linear_steps: Count = 0,
+) -> Array:
+    """Noise levels that fall slowly and evenly at first, then quadratically to 0, as shares of sigma_max.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+    threshold_noise : share of the noise that the linear part removes, below 1
+    linear_steps : steps of the linear part; 0 is half of them
+
+    Notes
+    -----
+    Mochi's schedule, multiplied by sigma_max as ComfyUI does.
+    """
+    steps = check_steps(steps)
+    _no_sigma_min("linear_quadratic", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    if not threshold_noise < 1:
+        raise ValueError(f"threshold_noise must be below 1; got {threshold_noise}")
+    if steps == 1:
+        return np.array([span.sigma_max, 0.0])
+    linear = linear_steps or steps // 2
+    if linear >= steps:
+        raise ValueError(f"linear_steps must be below steps; got {linear} of {steps}")
+    slope, rest = threshold_noise / linear, steps - linear
+    # the parabola that goes on with the same value and slope and reaches 1 at the last step
+    i = np.arange(rest)
+    bend = (1 - threshold_noise - slope * rest) / rest**2
+    removed = np.concatenate([np.arange(linear) * slope, threshold_noise + slope * i + bend * i**2, [1.0]])
+    return _scaled(span, 1 - removed)
+
+
+def calculate_bong_tangent_sigmas(
+    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Array:
+    """Noise levels along two arctangents that meet half way down, as shares of sigma_max.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+
+    Notes
+    -----
+    RES4LYF's ``bong_tangent`` with its constants: pivots at 0.6 of the points, slopes 8 / points. There it runs from 1
+    to 0 whatever the model; for flow processes that is the same.
+    """
+    steps = check_steps(steps)
+    _no_sigma_min("bong_tangent", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    points = steps + 2
+    first = min(max(int(points * 0.6), 1), points)
+    slope = 0.2 * 40 / points
+
+    def piece(count: int, pivot: int, top: float, bottom: float) -> Array:
+        if count < 2:
+            return np.full(count, top)
+        curve: Array = (2 / math.pi * np.arctan(-slope * (np.arange(count) - pivot)) + 1) / 2
+        scaled: Array = bottom + (top - bottom) * (curve - curve[-1]) / (curve[0] - curve[-1])
+        return scaled
+
+    pivot = int(points * 0.6)
+    curve = np.concatenate([piece(first, pivot, 1.0, 0.5)[:-1], piece(points - first, pivot - first, 0.5, 0.0)])
+    return _scaled(span, np.array([1.0, 0.0]) if steps == 1 else curve)
+
+
+def calculate_cosine_sigmas(
+    steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Array:
+    """Noise levels on half a cosine over the square root of the share of steps done, then 0.
+
+    Notes
+    -----
+    reForge's "Cosine". One step starts from sigma_max, where the source starts from its square root.
+    """
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    share = (1 - np.cos(math.pi * (1 - np.sqrt(np.linspace(0, 1, steps))))) / 2
+    return finish(span.sigma_min + (span.sigma_max - span.sigma_min) * share, span.sigma_min, span.sigma_max)
+
+
+def _shifted(steps: int, mu: float) -> Array:
+    """Even shares shifted by exp(mu)."""
+    share: Array = np.linspace(1, 0, steps + 1)
+    shifted: Array = Flow(math.exp(mu)).sigma_at(share)
+    return shifted
+
+
+def _on(span: Span, curve: Array) -> Array:
+    """A curve as the sigmas of a flow process, or as places in the training table of another."""
+    if isinstance(span.process, Flow):
+        return _scaled(span, curve)
+    low, high = span.positions
+    return span.at(low + curve[:-1] * (high - low))
+
+
+def calculate_ltxv_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    tokens: WholePositive = 4096,
+    base_shift: Finite = 0.95,
+    max_shift: Finite = 2.05,
+    stretch: bool = True,
+    terminal: Positive = 0.1,
+) -> Array:
+    """Even levels of a flow process, shifted for the number of tokens and stretched to end at a given level.
+
+    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
+    on top.
+
+    Parameters
+    ----------
+    sigma_min : must be None: ``terminal`` says where the curve ends
+    tokens : length of the latent sequence
+    base_shift, max_shift : mu for 1024 and for 4096 tokens, linear between and beyond
+    stretch, terminal : move the last non-zero level to ``terminal``, the others in proportion; one step stays
+
+    Notes
+    -----
+    LTX-Video's schedule as in ComfyUI's ``LTXVScheduler``.
+    """
+    steps = check_steps(steps)
+    _no_sigma_min("ltxv", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    mu = mu_for_tokens(tokens, base_mu=base_shift, max_mu=max_shift, base_tokens=1024)
+    curve = _shifted(steps, mu)
+    if stretch and steps > 1:
+        if not terminal < 1:
+            raise ValueError(f"terminal must be below 1; got {terminal}")
+        curve[:-1] = 1 - (1 - curve[:-1]) * (1 - terminal) / (1 - curve[-2])
+    return _on(span, curve)
+
+
+def calculate_flux2_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    width: WholePositive = 1024,
+    height: WholePositive = 1024,
+) -> Array:
+    """Even levels of a flow process, shifted for the size of the image and the number of steps.
+
+    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
+    on top.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+    width, height : of the image, in pixels
+
+    Notes
+    -----
+    ComfyUI's ``Flux2Scheduler``, with `mu_for_flux2` for tokens of 16 x 16 pixels.
+    """
+    steps = check_steps(steps)
+    _no_sigma_min("flux2", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    return _on(span, _shifted(steps, mu_for_flux2(round(width * height / 256), steps)))

@@ -1,0 +1,138 @@
+"""From a recorded case of a peer to a call of our public API.
+
+``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels (see golden/README) and
+returns what we make of it in that peer's dialect.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import ksched
+from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process, grid
+from ksched.schedules.diffusers import diffusers_levels
+
+#: levels that ComfyUI's KSampler drops the last but one of
+DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
+
+
+def process_of(model_sampling: dict[str, Any]) -> Process:
+    """Our process for a ComfyUI model sampling."""
+    spec = model_sampling["spec"]
+    how = {**spec.get("settings", {}), **spec.get("set_parameters", {})}
+    if spec["class"] in ("Discrete", "DiscreteDistilled", "DiscreteEDM"):
+        flags = {
+            "zero_terminal_snr": bool(spec.get("zsnr")),
+            "every": 20 if spec["class"] == "DiscreteDistilled" else 1,
+            "log_sigma_timesteps": spec["class"] == "DiscreteEDM",
+        }
+        # ComfyUI's "linear" is linear in the root of beta, its "sqrt_linear" linear in beta itself
+        kind = {"linear": VP.scaled_linear, "sqrt_linear": VP.linear, "cosine": VP.cosine}
+        make: Any = kind[how.get("beta_schedule", "linear")]
+        ends = () if make == VP.cosine else (how.get("linear_start", 0.00085), how.get("linear_end", 0.012))
+        discrete: Process = make(*ends, **flags)
+        return discrete
+    if spec["class"] == "DiscreteFlow":
+        return Flow(how["shift"], timestep_scale=how.get("multiplier", 1000))
+    if spec["class"] == "Flux":
+        return Flow.of_mu(how["shift"])
+    if spec["class"] == "StableCascade":
+        return Cascade(how["shift"])
+    ranged: Any = {"ContinuousEDM": EDM, "ContinuousV": AngleV, "CosmosRFlow": FlowVE}[spec["class"]]
+    how.pop("sigma_data", None)
+    process: Process = ranged(**how)
+    return process
+
+
+def make_schedule(case: dict[str, Any]) -> Any:
+    """Our noise levels for a case, None for a kind that we do not have."""
+    if case["source_key"] == "diffusers":
+        return _diffusers(case)
+    dialect = "comfyui" if case["source_key"] == "comfyui" else "k_diffusion"
+    process = process_of(case["_model_sampling"]) if "_model_sampling" in case else ksched.VP()
+    kind: str = case["kind"]
+    if kind.startswith("discrete_schedule"):
+        return _discrete(case, kind)
+    if kind == "calculate_sigmas" and np.isnan(case["sigmas"]).any():
+        return None  # the peer itself fails
+    keys = ("sigma_min", "sigma_max", "rho", "mu", "beta_d", "beta_min", "eps_s")
+    named: dict[str, Any] = {name: case[name] for name in keys if name in case}
+    simple = {"karras_node": "karras", "exponential_node": "exponential"}.get(kind, kind)
+    if simple in ("karras", "exponential", "polyexponential", "vp", "laplace"):
+        named |= {"beta": case["beta"]} if "beta" in case else {}
+        return ksched.calculate_sigmas(simple, case["n"], ksched.VE(1e-6, 1e6), dialect=dialect, **named)
+    return _comfy(case, kind, process)
+
+
+def _discrete(case: dict[str, Any], kind: str) -> Any:
+    """k-diffusion's schedule over a table of betas."""
+    process = VP.scaled_linear(case["beta_start"], case["beta_end"])
+    if kind == "discrete_schedule_get_sigmas":
+        return ksched.calculate_sigmas("normal", case["n"], process, dialect="k_diffusion")
+    if kind == "discrete_schedule_t_to_sigma":
+        return process.sigma(np.array(case["probe_t"]))
+    timesteps = process.timestep(np.array(case["probe_sigmas"]))
+    return np.rint(timesteps) if case["quantize"] else timesteps
+
+
+def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
+    def levels(name: str, steps: int, **options: Any) -> Any:
+        return ksched.calculate_sigmas(name, steps, process, dialect="comfyui", **options)
+
+    n: int = case.get("n", 0)
+    denoise = 1.0 if case.get("denoise") is None else float(case["denoise"])
+    if kind == "calculate_sigmas":
+        return levels(case["scheduler"], n)
+    if kind == "beta_node":
+        return levels("beta", n, alpha=case["alpha"], beta=case["beta"])
+    if kind in ("basic_scheduler", "ksampler_steps"):
+        drop = kind == "ksampler_steps" and case["sampler"] in DROPS_PENULTIMATE
+        whole = n if denoise >= 1 or (denoise > 0.9999 and kind == "ksampler_steps") else int(n / (denoise or math.inf))
+        if whole == 0:
+            return np.zeros(0)
+        made = levels(case["scheduler"], whole + drop)
+        made = grid.drop_penultimate(made) if drop else made
+        return made[-(n + 1) :] if whole != n else made
+    if kind == "sd_turbo":
+        start = 10 - int(10 * denoise)
+        return np.append(levels("sd_turbo", 10)[start : min(start + n, 10)], 0.0)
+    options = {
+        "align_your_steps": {"model": case.get("model_type", "").lower()},
+        "gits": {"coefficient": case.get("coeff")},
+        "optimal_steps": {"model": case.get("model_type", "").lower()},
+    }.get(kind)
+    if options is not None:
+        return levels(kind, n, **options)[-((n if denoise >= 1 else round(n * denoise)) + 1) :]
+    if kind == "flux_resolution_shift":
+        tokens = case["width"] * case["height"] / 256
+        return {"shift": ksched.mu_for_tokens(tokens, base_mu=case["base_shift"], max_mu=case["max_shift"])}
+    return _tool(case, kind)
+
+
+def _tool(case: dict[str, Any], kind: str) -> Any:
+    """ComfyUI's nodes that take noise levels; the input is its own schedule."""
+    base = case["base"]
+    process = process_of(case["_model_sampling"]) if "_model_sampling" in case else ksched.VP()
+    sigmas = ksched.calculate_sigmas(base["scheduler"], base["n"], process, dialect="comfyui")
+    if kind == "util_split":
+        return list(grid.split(sigmas, case["step"]))
+    if kind == "util_split_denoise":
+        high, low = grid.split_at_strength(sigmas, case["denoise"])
+        return [high if len(low) > 1 else high[:0], low]
+    if kind == "util_flip":
+        return grid.flip(sigmas)
+    if kind == "util_set_first":
+        return grid.set_first(sigmas, case["sigma"])
+    if kind == "util_extend":
+        ends = {"start_at": case["start_at_sigma"], "end_at": case["end_at_sigma"]}
+        return grid.extend(sigmas, case["steps"], spacing=case["spacing"], **ends)
+    return None
+
+
+def _diffusers(case: dict[str, Any]) -> Any:
+    given = {k: v for k, v in (case.get("set_timesteps_kwargs") or {}).items() if not k.startswith("_")}
+    levels = diffusers_levels(case["scheduler"], case["config"], case["n"], **given)
+    return {name: value for name, value in levels._asdict().items() if value is not None}
