@@ -541,6 +541,7 @@ def check_schedule(
     Examples
     --------
     >>> import numpy as np
+    >>> from ksched.testing import check_schedule
     >>> check_schedule(lambda steps, sigma_min, sigma_max: np.append(np.geomspace(sigma_max, sigma_min, steps), 0.0))
     >>> check_schedule(lambda steps: np.linspace(1, 0, steps))
     Traceback (most recent call last):
@@ -588,6 +589,7 @@ def check_shift(
     Examples
     --------
     >>> import ksched
+    >>> from ksched.testing import check_shift
     >>> check_shift(lambda steps, shift: ksched.calculate_sigmas("simple", steps, ksched.Flow(shift)))
     """
     counts = tuple(sorted({steps} if isinstance(steps, int) else set(steps)))
@@ -695,6 +697,7 @@ def check_sampler(
 
     Examples
     --------
+    >>> from ksched.testing import check_sampler
     >>> def euler(run, grid, x):
     ...     for s, t in grid.steps():
     ...         x = x + (t.sigma - s.sigma) / s.sigma * (x - run.denoise(x, s))

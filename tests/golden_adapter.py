@@ -6,7 +6,6 @@ returns what we make of it in that peer's dialect.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -90,12 +89,10 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
         return levels("beta", n, alpha=case["alpha"], beta=case["beta"])
     if kind in ("basic_scheduler", "ksampler_steps"):
         drop = kind == "ksampler_steps" and case["sampler"] in DROPS_PENULTIMATE
-        whole = n if denoise >= 1 or (denoise > 0.9999 and kind == "ksampler_steps") else int(n / (denoise or math.inf))
-        if whole == 0:
+        if denoise <= 0:
             return np.zeros(0)
-        made = levels(case["scheduler"], whole + drop)
-        made = grid.drop_penultimate(made) if drop else made
-        return made[-(n + 1) :] if whole != n else made
+        strength = 1.0 if denoise > 0.9999 and kind == "ksampler_steps" else denoise
+        return ksched.stretch(case["scheduler"], n, strength, process, drop_penultimate=drop, dialect="comfyui")
     if kind == "sd_turbo":
         start = 10 - int(10 * denoise)
         return np.append(levels("sd_turbo", 10)[start : min(start + n, 10)], 0.0)
@@ -105,7 +102,7 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
         "optimal_steps": {"model": case.get("model_type", "").lower()},
     }.get(kind)
     if options is not None:
-        return levels(kind, n, **options)[-((n if denoise >= 1 else round(n * denoise)) + 1) :]
+        return ksched.truncate(levels(kind, n, **options), denoise, rule="nearest")
     if kind == "flux_resolution_shift":
         tokens = case["width"] * case["height"] / 256
         return {"shift": ksched.mu_for_tokens(tokens, base_mu=case["base_shift"], max_mu=case["max_shift"])}

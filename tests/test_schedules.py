@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ksched
-from ksched import VP, Flow, NoiseSchedule, Process, calculate_sigmas
+from ksched import VP, Flow, NoiseSchedule, calculate_sigmas
 from ksched.schedules import SCHEDULES, schedule_options
 from ksched.testing import check_schedule, check_sigma_curve
 from ksched.types import Array
@@ -22,8 +22,6 @@ PAIRS = [(schedule, name) for schedule in NoiseSchedule for name in PROCESSES]
 
 #: They stride from the bottom, and so start below sigma_max but for a single step.
 FROM_THE_BOTTOM = (NoiseSchedule.DDIM_UNIFORM, NoiseSchedule.LEADING)
-#: They take whole entries of a training table, and so start at the last one that is not above sigma_max.
-WHOLE_ENTRIES = (NoiseSchedule.TRAILING, NoiseSchedule.SD_TURBO)
 
 
 @cache
@@ -36,17 +34,10 @@ def reaches_zero(schedule: NoiseSchedule) -> bool:
     return False
 
 
-def check_contract(
-    schedule: NoiseSchedule, process: Process, sigmas: Array, steps: int, sigma_min: float, sigma_max: float
-) -> None:
+def check_contract(schedule: NoiseSchedule, sigmas: Array, steps: int, sigma_min: float, sigma_max: float) -> None:
     below = schedule in FROM_THE_BOTTOM and steps > 1
-    below = below or (schedule in WHOLE_ENTRIES and process.is_discrete and sigma_max < process.sigma_max)
-    check_sigma_curve(
-        sigmas,
-        steps=steps,
-        sigma_min=None if reaches_zero(schedule) else sigma_min,
-        sigma_max=None if below else sigma_max,
-    )
+    low, high = None if reaches_zero(schedule) else sigma_min, None if below else sigma_max
+    check_sigma_curve(sigmas, steps=steps, sigma_min=low, sigma_max=high)
     assert sigmas[0] <= sigma_max
 
 
@@ -55,7 +46,7 @@ def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
     process = PROCESSES[name]
     for steps in (1, 2, 3, 5, 7, 10, 20, 33, 50, 100, 600, 999, 1000, 1001, 2500):
         sigmas = calculate_sigmas(schedule, steps, process)
-        check_contract(schedule, process, sigmas, steps, process.sigma_min, process.sigma_max)
+        check_contract(schedule, sigmas, steps, process.sigma_min, process.sigma_max)
     np.testing.assert_array_equal(calculate_sigmas(schedule, 1, process), [process.sigma_max, 0])
 
 
@@ -69,7 +60,7 @@ def test_contract_on_a_part_of_the_range(
     a, b = (process.sigma_min ** (1 - u) * process.sigma_max**u for u in (low, high))
     bounds = {"sigma_max": b} | ({} if reaches_zero(schedule) else {"sigma_min": a})
     sigmas = calculate_sigmas(schedule, steps, process, **bounds)
-    check_contract(schedule, process, sigmas, steps, a, b)
+    check_contract(schedule, sigmas, steps, a, b)
     if steps > 1 and schedule in (NoiseSchedule.KARRAS, NoiseSchedule.EXPONENTIAL, NoiseSchedule.LINEAR):
         assert sigmas[-2] == pytest.approx(a, rel=1e-12)
 
@@ -78,9 +69,7 @@ def test_contract_on_a_part_of_the_range(
 @pytest.mark.parametrize("schedule", [s for s in NoiseSchedule if s not in FROM_THE_BOTTOM])
 def test_every_schedule_passes_the_check_for_other_peoples(schedule: NoiseSchedule, name: str) -> None:
     process = COORDINATES[name]
-    if schedule in WHOLE_ENTRIES and process.is_discrete:
-        check_schedule(lambda steps: calculate_sigmas(schedule, steps, process), process=process)
-    elif reaches_zero(schedule):
+    if reaches_zero(schedule):
         check_schedule(
             lambda steps, sigma_max: calculate_sigmas(schedule, steps, process, sigma_max=sigma_max), process=process
         )
