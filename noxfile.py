@@ -63,7 +63,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run one benchmark by name with its arguments, or all: ``-- NAME ARGUMENTS``."""
-    session.install(".[cli,plot]", "scikit-learn", *PINS)
+    session.install(".[cli,plot,diffusers]", "scikit-learn", *PINS)
     scripts = sorted(path.stem for path in Path("benchmarks").glob("*.py"))
     names = session.posargs[:1] or [name for name in scripts if not name.startswith("fit_")]  # these write package data
     for name in names:

@@ -349,7 +349,7 @@ class Sampler:
     grid : the levels
     options : the sampler's options that were given
     schedule : the schedule's name, None for custom sigmas
-    dialect : whose behaviour the names mean
+    dialect : whose noise levels the schedule's name means
     """
 
     spec: SamplerSpec
@@ -473,7 +473,8 @@ def build_sampler(
     steps : number of schedule steps, >= 1
     process : what the model was trained on; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : whose behaviour the names mean
+    dialect : whose noise levels the schedule's name means (see `ksched.calculate_sigmas`); the sampler is the published
+        method in all of them
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
         ``sigma_max`` are the schedule's range
 
@@ -498,5 +499,5 @@ def build_sampler(
     shared = {**spec.options, **schedule_options(schedule), **span}
     for name in rest.keys() - shared.keys():
         check_options(f"{owner} with schedule {schedule.value}", shared, {name: None})
-    levels = calculate_sigmas(schedule, steps, process, **rest)
+    levels = calculate_sigmas(schedule, steps, process, dialect=dialect, **rest)
     return Sampler(spec, Grid.of(levels, process), given, schedule, dialect)

@@ -101,6 +101,8 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
         "gits": {"coefficient": case.get("coeff")},
         "optimal_steps": {"model": case.get("model_type", "").lower()},
     }.get(kind)
+    if options is not None and denoise <= 0:
+        return np.zeros(0)
     if options is not None:
         return ksched.truncate(levels(kind, n, **options), denoise, rule="nearest")
     if kind == "flux_resolution_shift":
@@ -110,10 +112,11 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
 
 
 def _tool(case: dict[str, Any], kind: str) -> Any:
-    """ComfyUI's nodes that take noise levels; the input is its own schedule."""
+    """ComfyUI's nodes that take noise levels; the input is its own schedule, made in float64 where it is known."""
     base = case["base"]
-    process = process_of(case["_model_sampling"]) if "_model_sampling" in case else ksched.VP()
-    sigmas = ksched.calculate_sigmas(base["scheduler"], base["n"], process, dialect="comfyui")
+    sigmas: Any = case["input_sigmas"]
+    if base.get("model_sampling") == "sd15":
+        sigmas = ksched.calculate_sigmas(base["scheduler"], base["n"], dialect="comfyui")
     if kind == "util_split":
         return list(grid.split(sigmas, case["step"]))
     if kind == "util_split_denoise":

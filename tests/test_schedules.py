@@ -147,3 +147,11 @@ def test_nothing_is_shared_between_calls() -> None:
         first = calculate_sigmas(schedule, 5)
         first[:] = -1
         assert calculate_sigmas(schedule, 5)[0] > 0
+
+
+def test_a_sampler_takes_the_dialect_of_its_schedule() -> None:
+    sampler = ksched.build_sampler("heun", "kl_optimal", 4, dialect="a1111")
+    np.testing.assert_array_equal(sampler.sigmas, calculate_sigmas("kl_optimal", 4, dialect="a1111"))
+    assert sampler.sigmas[-1] > 0
+    with pytest.raises(ValueError, match="strictly decreasing"):  # more steps than training steps: some repeat there
+        ksched.build_sampler("heun", "simple", 1500, dialect="comfyui")

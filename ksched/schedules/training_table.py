@@ -65,6 +65,8 @@ class Span:
     @cached_property
     def positions(self) -> tuple[float, float]:
         """Lowest and highest place in the table."""
+        if (self.sigma_min, self.sigma_max) == (self.process.sigma_min, self.process.sigma_max):
+            return self.process.end_positions
         low, high = self.process.position(np.array([self.sigma_min, self.sigma_max])).tolist()
         return low, high
 
@@ -90,7 +92,7 @@ class Span:
         """Levels and 0; rounding neither leaves the span nor moves its upper end."""
         ended = np.zeros(len(levels) + 1)
         np.minimum(levels, self.sigma_max, out=ended[:-1])
-        if ended[0] >= self.sigma_max * (1 - 1e-12):
+        if ended[0] >= self.sigma_max * (1 - 1e-10):
             ended[0] = self.sigma_max
         return ended
 
