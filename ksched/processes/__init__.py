@@ -1,0 +1,13 @@
+"""What a model was trained on: the maps between timestep, sigma and alpha.
+
+A *contract sigma* is k-diffusion's: for VP, VE and EDM models a state is ``x = x0 + sigma * eps``; for flow models it
+is ``x = (1 - sigma) * x0 + sigma * eps``. Formulas never assume either: they read ``alpha``, ``sigma`` (the noise std
+of the state) and ``lam`` from a `Level`, so the same sampler is right for all of them.
+"""
+
+from ksched.processes.base import Level, Process
+from ksched.processes.continuous import EDM, VE, AngleV, Cascade, FlowVE
+from ksched.processes.discrete import VP, default_process
+from ksched.processes.flow import Flow
+
+__all__ = ["EDM", "VE", "VP", "AngleV", "Cascade", "Flow", "FlowVE", "Level", "Process", "default_process"]

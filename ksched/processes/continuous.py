@@ -1,0 +1,223 @@
+"""Processes trained on a continuous range of noise, with states ``x0 + sigma * eps``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ksched.processes.base import Process, check_positive
+from ksched.types import Array
+
+__all__ = ["EDM", "VE", "AngleV", "Cascade", "FlowVE"]
+
+
+def _check_range(sigma_min: float, sigma_max: float) -> None:
+    if not (0 < sigma_min < sigma_max < math.inf):
+        raise ValueError(f"sigma_min must be > 0 and < sigma_max; got sigma_min={sigma_min}, sigma_max={sigma_max}")
+
+
+class _LogRange(Process):
+    """A process trained on a continuous range, whose table is 1000 sigmas even in log sigma, as in ComfyUI."""
+
+    def _table_sigmas(self) -> Array:
+        return np.geomspace(self.sigma_min, self.sigma_max, 1000)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma / self.sigma_min) * (999 / math.log(self.sigma_max / self.sigma_min))
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self.sigma_min * xp.exp(position * (math.log(self.sigma_max / self.sigma_min) / 999))
+
+
+@dataclass(frozen=True)
+class EDM(_LogRange):
+    """Karras et al.'s process: states ``x0 + sigma * eps``, the network is told ``log(sigma) / 4``.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+    sigma_data : std of the data, for the network's preconditioning (see `Denoiser`)
+
+    Raises
+    ------
+    ValueError : a range out of order, or sigma_data that is not positive
+
+    Notes
+    -----
+    Karras et al. 2022, arXiv:2206.00364, table 1.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+        check_positive("sigma_data", self.sigma_data)
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma) / 4
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return xp.exp(4 * timestep)
+
+    def input_norm(self, sigma: Any) -> Any:
+        """``sqrt(sigma_data ** 2 + sigma ** 2)``."""
+        return (self.sigma_data**2 + sigma * sigma) ** 0.5
+
+
+@dataclass(frozen=True)
+class AngleV(EDM):
+    """A v-prediction process told its angle: the timestep is ``2 / pi * atan(sigma)`` (Stable Audio).
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+    sigma_data : std of the data, for the network's preconditioning
+
+    Raises
+    ------
+    ValueError : a range out of order, or sigma_data that is not positive
+
+    Notes
+    -----
+    Salimans & Ho 2022, arXiv:2202.00512; ComfyUI's "continuous V".
+    """
+
+    sigma_min: float = 0.03
+    sigma_max: float = 500.0
+    sigma_data: float = 1.0
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.arctan(sigma) * (2 / math.pi)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return xp.tan(timestep * (math.pi / 2))
+
+
+@dataclass(frozen=True)
+class FlowVE(_LogRange):
+    """Flow matching with states ``x0 + sigma * eps``: the network is told ``sigma / (1 + sigma)`` (Cosmos).
+
+    The network sees ``x / (1 + sigma)``, which is a `Flow` state at that time.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+
+    Raises
+    ------
+    ValueError : a range out of order
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return sigma / (1 + sigma)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return timestep / (1 - timestep)
+
+    def input_norm(self, sigma: Any) -> Any:
+        """``1 + sigma``."""
+        return 1 + sigma
+
+
+@dataclass(frozen=True)
+class VE(_LogRange):
+    """Variance-exploding diffusion: states ``x0 + sigma * eps``, sigma geometric in a time from 0 to 1.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+
+    Raises
+    ------
+    ValueError : a range out of order
+
+    Notes
+    -----
+    Song et al. 2021, arXiv:2011.13456, appendix C. The timestep is their continuous time t in [0, 1].
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return self.sigma_min * xp.exp(timestep * math.log(self.sigma_max / self.sigma_min))
+
+
+@dataclass(frozen=True)
+class Cascade(Process):
+    """Diffusion on a continuous cosine alpha-bar with shifted log-SNR: states ``x0 + sigma * eps`` (Stable Cascade).
+
+    Time goes from 0 to 1. The shift multiplies sigma; alpha-bar is kept inside [0.0001, 0.9999].
+
+    Parameters
+    ----------
+    shift : > 0; Stable Cascade takes 2 for its first stage and 1 for its second
+    num_timesteps : length of the training table
+
+    Raises
+    ------
+    ValueError : a shift or table length that is not positive
+
+    Notes
+    -----
+    Pernias et al. 2023, arXiv:2306.00637. ComfyUI's map back from sigma to time forgets the shift; this one does not.
+    """
+
+    shift: float = 2.0
+    num_timesteps: int = 10000
+    sigma_min: float = field(init=False, repr=False, compare=False)
+    sigma_max: float = field(init=False, repr=False, compare=False)
+    _offset: ClassVar[float] = 0.008
+
+    def __post_init__(self) -> None:
+        check_positive("shift", self.shift)
+        check_positive("num_timesteps", self.num_timesteps)
+        vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
+
+    def _table_sigmas(self) -> Array:
+        return self.sigma(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
+
+    @property
+    def _start(self) -> float:
+        """alpha-bar before it is scaled to 1 at time 0."""
+        return math.cos(self._offset / (1 + self._offset) * math.pi / 2) ** 2
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        alpha_bar = 1 / (1 + (sigma / self.shift) ** 2)
+        angle = xp.arccos((alpha_bar * self._start) ** 0.5)
+        return angle / (math.pi / 2) * (1 + self._offset) - self._offset
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        alpha_bar = xp.cos((timestep + self._offset) / (1 + self._offset) * (math.pi / 2)) ** 2 / self._start
+        ends = [(1 / kept - 1) ** 0.5 for kept in (0.9999, 0.0001)]
+        return xp.clip(self.shift * (1 / xp.clip(alpha_bar, 1e-30, 1.0) - 1) ** 0.5, *ends)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return self._timestep(sigma, xp) * self.num_timesteps - 1
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self._sigma((position + 1) / self.num_timesteps, xp)
+
+    def _sigma_after(self, share: float) -> float:
+        return self.sigma(1 - share)
+
+    def input_norm(self, sigma: Any) -> Any:
+        """``sqrt(1 + sigma ** 2)``."""
+        return (1 + sigma * sigma) ** 0.5

@@ -1,0 +1,100 @@
+"""Flow matching on straight paths."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ksched.processes.base import Level, Process, check_positive
+from ksched.types import Array
+
+__all__ = ["Flow"]
+
+
+@dataclass(frozen=True)
+class Flow(Process):
+    """Flow matching on straight paths (rectified flow): states ``(1 - sigma) * x0 + sigma * eps``, sigma from 0 to 1.
+
+    The network is told ``timestep_scale * sigma``, whatever the shift: sigma is the noise level that it sees. The shift
+    bends the process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
+
+    Parameters
+    ----------
+    shift : > 0; 1 leaves time even, larger values spend more steps at high noise (SD3 takes 3; Flux's mu is log(shift))
+    num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
+    timestep_scale : the timestep at sigma 1 (1000 for most networks, 1 for some)
+
+    Raises
+    ------
+    ValueError : a shift, table length or scale that is not positive
+
+    Notes
+    -----
+    Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747; shift: Esser et al. 2024, arXiv:2403.03206.
+    """
+
+    shift: float = 1.0
+    num_timesteps: int = 1000
+    timestep_scale: float = 1000.0
+    sigma_min: float = field(init=False, repr=False, compare=False)
+    sigma_max: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_positive("shift", self.shift)
+        check_positive("num_timesteps", self.num_timesteps)
+        check_positive("timestep_scale", self.timestep_scale)
+        vars(self).update(sigma_min=self.sigma_at(1 / self.num_timesteps), sigma_max=1.0)
+
+    @classmethod
+    def of_mu(cls, mu: float = 1.15, *, num_timesteps: int = 10000, timestep_scale: float = 1.0) -> Flow:
+        """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
+        return cls(math.exp(mu), num_timesteps, timestep_scale)
+
+    @property
+    def sigma_limit(self) -> float:
+        """1: pure noise."""
+        return 1.0
+
+    def _table_sigmas(self) -> Array:
+        return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.timestep_scale * sigma
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return timestep / self.timestep_scale
+
+    def _time(self, sigma: Any, xp: Any) -> Any:
+        return sigma / (self.shift - (self.shift - 1) * sigma)
+
+    def _sigma_at(self, time: Any, xp: Any) -> Any:
+        return self.shift * time / (1 + (self.shift - 1) * time)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return self._time(sigma, xp) * self.num_timesteps - 1
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self._sigma_at((position + 1) / self.num_timesteps, xp)
+
+    def _sigma_after(self, share: float) -> float:
+        return self.sigma_at(1 - share)
+
+    def _alpha(self, sigma: Any, xp: Any) -> Any:
+        return 1 - sigma
+
+    def input_norm(self, sigma: Any) -> Any:
+        """1."""
+        return sigma * 0 + 1
+
+    def level(self, sigma: float) -> Level:
+        """The level at a contract sigma in [0, 1]."""
+        lam = math.inf if sigma == 0 else -math.inf if sigma == 1 else math.log1p(-sigma) - math.log(sigma)
+        return Level(sigma, 1 - sigma, sigma, lam)
+
+    def level_at(self, lam: float) -> Level:
+        """The level with half log-SNR ``lam``."""
+        sigma = 1 / (1 + math.exp(lam))
+        return Level(sigma, 1 / (1 + math.exp(-lam)), sigma, lam)
