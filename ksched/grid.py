@@ -18,6 +18,7 @@ import numpy as np
 from ksched.options import Option, check_steps
 from ksched.processes import Level, Process
 from ksched.schedules import calculate_sigmas
+from ksched.schedules.curves import stretched_to
 from ksched.types import Array, ArrayLike, NoiseSchedule
 
 __all__ = [
@@ -479,6 +480,5 @@ def stretch_terminal(sigmas: ArrayLike, terminal: float) -> Array:
         raise ValueError(f"stretch_terminal: terminal must be above 0 and below 1; got {terminal}")
     count = int(np.count_nonzero(values))
     if count > 1:
-        values[:count] = 1 - (1 - values[:count]) * ((1 - terminal) / (1 - values[count - 1]))
-        values[count - 1] = terminal
+        values[:count] = stretched_to(values[:count], terminal)
     return _distinct("stretch_terminal", values)

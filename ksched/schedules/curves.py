@@ -128,6 +128,13 @@ def calculate_cosine_sigmas(
     return finish(span.sigma_min + (span.sigma_max - span.sigma_min) * share, span.sigma_min, span.sigma_max)
 
 
+def stretched_to(levels: Array, terminal: float) -> Array:
+    """Non-zero flow levels with alpha scaled so that the last of them is exactly ``terminal``."""
+    result: Array = 1 - (1 - levels) * ((1 - terminal) / (1 - levels[-1]))
+    result[-1] = terminal
+    return result
+
+
 def _shifted(steps: int, mu: float) -> Array:
     """Even shares shifted by exp(mu)."""
     share: Array = np.linspace(1, 0, steps + 1)
@@ -179,7 +186,7 @@ def calculate_ltxv_sigmas(
     if stretch and steps > 1:
         if not terminal < 1:
             raise ValueError(f"terminal must be below 1; got {terminal}")
-        curve[:-1] = 1 - (1 - curve[:-1]) * (1 - terminal) / (1 - curve[-2])
+        curve[:-1] = stretched_to(curve[:-1], terminal)
     return _on(span, curve)
 
 
