@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ksched.denoiser import Denoiser
     from ksched.plan import Plan
     from ksched.registry import register_sampler
-    from ksched.runner import Run, Sampler, StepInfo, build_sampler
+    from ksched.live import LiveRun
+    from ksched.runner import Run, StepInfo
+    from ksched.sampler import Sampler, build_sampler
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,7 @@ __all__ = [
     "Flow",
     "FlowVE",
     "Level",
+    "LiveRun",
     "NoiseSchedule",
     "Plan",
     "Process",
@@ -63,10 +66,11 @@ _MODULES = ("analysis", "exact", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",
+    "LiveRun": "live",
     "Run": "runner",
-    "Sampler": "runner",
+    "Sampler": "sampler",
     "StepInfo": "runner",
-    "build_sampler": "runner",
+    "build_sampler": "sampler",
     "register_sampler": "registry",
 }
 

@@ -390,7 +390,7 @@ def _plan(
     as_json: AsJSON = False,
 ) -> None:
     """Print a sampler on a schedule as the table of numbers that it is."""
-    from ksched.runner import build_sampler
+    from ksched.sampler import build_sampler
 
     spec = sampler_spec(sampler)
     known = {**schedule_options(NoiseSchedule.parse(schedule)), **spec.options}

@@ -23,7 +23,8 @@ from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
 from ksched.processes import Process, default_process
 from ksched.registry import SamplerSpec, samplers
-from ksched.runner import Run, Sampler, StepInfo, build_sampler
+from ksched.runner import Run, StepInfo
+from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
 from ksched.types import Array, NoiseSchedule, SamplerType
 

@@ -104,7 +104,7 @@ def _end(levels: Array) -> str:
 
 def _compare_tables(a: SamplerType, b: SamplerType, levels: Array, process: Process) -> str:
     from ksched.analysis import table
-    from ksched.runner import build_sampler
+    from ksched.sampler import build_sampler
 
     plans = [build_sampler(name, sigmas=levels, process=process).plan for name in (a, b)]
     costs = [f"{plan.nfe} model calls and {len(plan.draws)} noises" for plan in plans]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,9 +102,9 @@ class Grid:
         values = check_sigmas(sigmas, process.sigma_limit)
         return cls(process, tuple(process.level(float(value)) for value in values))
 
-    def steps(self) -> Iterator[tuple[Level, Level]]:
-        """(level left, level reached) of every step."""
-        return zip(self.levels[:-1], self.levels[1:], strict=True)
+    def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
+        """(level left, level reached) of every step; of other levels than its own, if a method has some."""
+        return itertools.pairwise(self.levels if levels is None else levels)
 
     def at(self, lam: float) -> Level:
         """The process's level with half log-SNR ``lam``."""

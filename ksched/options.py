@@ -21,6 +21,8 @@ __all__ = [
     "Option",
     "Order",
     "Positive",
+    "Quirk",
+    "Share",
     "WholePositive",
     "check_options",
     "check_steps",
@@ -35,6 +37,15 @@ class Between(NamedTuple):
     high: float
 
 
+class Quirk(tuple[Any, ...]):
+    """Values of an option that repeat what another program does, mistakes included: what is proven of the rest is not
+    proven of them.
+    """
+
+    def __new__(cls, *values: Any) -> Quirk:
+        return super().__new__(cls, values)
+
+
 NonNegative = Annotated[float, Between(0.0, sys.float_info.max)]
 Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma, infinity meaning none
 Finite = Annotated[float, Between(-sys.float_info.max, sys.float_info.max)]
@@ -42,6 +53,7 @@ Positive = Annotated[float, Between(sys.float_info.min, sys.float_info.max)]
 Exponent = Annotated[float, Between(0.01, 1000.0)]
 Order = Annotated[int, Between(1, 8)]
 Count = Annotated[int, Between(0, 2**31)]
+Share = Annotated[float, Between(0.0, 1.0)]  # of a run, of a step
 WholePositive = Annotated[int, Between(1, 2**31)]  # tokens, pixels
 
 
@@ -53,6 +65,7 @@ class Option(NamedTuple):
     default: Any
     low: float = -math.inf
     high: float = math.inf
+    quirks: tuple[Any, ...] = ()  # values outside the proofs
 
     def check(self, owner: str, value: Any) -> Any:
         """The value in the option's own type, or an error that names owner, option and what must hold."""
@@ -86,13 +99,17 @@ class Option(NamedTuple):
 @cache
 def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapping[str, Option]:
     """Options of a function: its parameters with a default but those in ``skip``, in order, read-only."""
-    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    names = [name for name, p in parameters.items() if p.default is not p.empty and name not in skip]
+    # only their annotations are read: those of states may name what has not been imported
+    written = _types.SimpleNamespace(__annotations__={name: parameters[name].annotation for name in names})
+    hints = get_type_hints(written, globalns=getattr(function, "__globals__", {}), include_extras=True)
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is parameter.empty or name in skip:
-            continue
+    for name in names:
         kind, *limits = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
-        found[name] = Option(name, kind, parameter.default, *(limits[0] if limits else ()))
+        low, high = next((limit for limit in limits if isinstance(limit, Between)), Between(-math.inf, math.inf))
+        quirks = tuple(next((limit for limit in limits if isinstance(limit, Quirk)), ()))
+        found[name] = Option(name, kind, parameters[name].default, low, high, quirks)
     return _types.MappingProxyType(found)
 
 

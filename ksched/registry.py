@@ -1,16 +1,23 @@
-"""Samplers by name, with the facts that are declared of them and tested."""
+"""Samplers by name, with the facts that are declared of them and tested; dialects as tables of their options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from ksched.grid import Grid
 from ksched.options import Option, options_of
-from ksched.samplers import euler, multistep, runge_kutta
-from ksched.tape import SamplerFunction
-from ksched.types import SamplerType
+from ksched.plan import Plan
+from ksched.samplers import adams, adaptive, cfg_pp, euler, exponential, multistep, runge_kutta
+from ksched.samplers.view import VIEW_OPTIONS, view
+from ksched.tape import SamplerFunction, trace
+from ksched.types import Dialect, SamplerType
 
-__all__ = ["SamplerSpec", "register_sampler", "sampler_spec", "samplers"]
+__all__ = ["DIALECTS", "SamplerSpec", "register_sampler", "sampler_spec", "samplers"]
+
+Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
 
 
 @dataclass(frozen=True)
@@ -21,27 +28,42 @@ class SamplerSpec:
     ----------
     name : `SamplerType` value, or the name it was registered under
     function : ``(run, grid, x, *, options) -> x``
-    order : order of convergence of the deterministic form, low-order start and end counted
+    order : order of convergence of the deterministic form, low-order start and end counted; None for a sampler that
+        does not converge to the ODE
     source : paper or program
-    calls : model calls per step
+    calls : model calls per step; or a function ``(steps, to_zero) -> calls`` where steps differ; None where they depend
+        on the levels
     calls_to_zero : model calls of the step into sigma 0
-    draws : noises per step that does not end at 0, with default options; 0 for deterministic samplers
+    draws : noises per step that does not end at 0, with default options; 0 for deterministic samplers, None where it
+        depends on the levels
     weak_order : order of the mean and variance of the stochastic form; None if there is none
+    uncond : whether it needs the unconditional prediction too
+    adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are then those
+        of a step
+    ends_at_denoised : whether a step to sigma 0 returns the prediction
     """
 
     name: str
     function: SamplerFunction
-    order: int
+    order: int | None
     source: str
-    calls: int = 1
+    calls: int | Calls | None = 1
     calls_to_zero: int = 1
-    draws: int = 0
+    draws: int | None = 0
     weak_order: int | None = None
+    uncond: bool = False
+    adaptive: bool = False
+    ends_at_denoised: bool = True
 
     @property
-    def options(self) -> Mapping[str, Option]:
+    def own_options(self) -> Mapping[str, Option]:
         """The sampler's keyword-only options."""
         return options_of(self.function)
+
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """The sampler's options and those that every sampler has (see `ksched.samplers.view.view`)."""
+        return {**self.own_options, **VIEW_OPTIONS}
 
     @property
     def summary(self) -> str:
@@ -49,34 +71,182 @@ class SamplerSpec:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
     def nfe(self, steps: int, to_zero: bool = True) -> int:
-        """Model calls of a run of ``steps`` steps."""
+        """Model calls of a run of ``steps`` steps.
+
+        Raises
+        ------
+        TypeError : steps do not tell: the sampler is adaptive, or reads the levels
+        """
+        if self.adaptive or self.calls is None:
+            what = "its error estimate asks" if self.adaptive else "its levels ask"
+            raise TypeError(f"{self.name} makes as many model calls as {what} for")
+        if callable(self.calls):
+            return self.calls(steps, to_zero)
         return self.calls * steps - (self.calls - self.calls_to_zero if to_zero and steps else 0)
 
+    def __call__(self, run: Any, grid: Grid, x: Any, **options: Any) -> Any:
+        """The sampler on a grid as its options let it see it; arguments as for the function."""
+        shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
+        own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}
+        return self.function(run, view(grid, **shown) if shown else grid, x, **own)
 
+    def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
+        """The plan of the sampler on a grid; its levels are those of the process, however the sampler saw them."""
+        plan = trace(self, grid, options)
+        if not options.get("as_ve"):
+            return plan
+        level = grid.process.level
+        rows = tuple(row if row.level is None else row._replace(level=level(row.level.label)) for row in plan.rows)
+        return replace(plan, rows=rows)
+
+
+def _spec(name: SamplerType, function: SamplerFunction, order: int | None, source: str, **facts: Any) -> SamplerSpec:
+    return SamplerSpec(name.value, function, order, source, **facts)
+
+
+def _heunpp2_calls(steps: int, to_zero: bool) -> int:
+    return max(3 * steps - (3 if to_zero else 1), min(steps, 1))
+
+
+def _pece_calls(steps: int, to_zero: bool) -> int:
+    return max(2 * steps - 1, 0)
+
+
+_EDM, _DPM, _DPMPP = "arXiv:2206.00364", "Lu et al. 2022, arXiv:2206.00927", "Lu et al. 2022, arXiv:2211.01095"
+_KARRAS = f"Karras et al. 2022, {_EDM}"
+_PLUS = "Chung et al. 2024, arXiv:2406.08070"
+_RES = "Zhang et al. 2023, arXiv:2308.02157"
+_SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
+_SA = "Xue et al. 2023, arXiv:2309.05019"
 _S = SamplerType
-_REGISTRY: dict[str, SamplerSpec] = {
-    spec.name: spec
-    for spec in (
-        SamplerSpec(_S.EULER.value, euler.euler, 1, "Karras et al. 2022, arXiv:2206.00364"),
-        SamplerSpec(_S.HEUN.value, runge_kutta.heun, 2, "Karras et al. 2022, arXiv:2206.00364", calls=2),
-        SamplerSpec(_S.EULER_ANCESTRAL.value, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
-        SamplerSpec(_S.DDIM.value, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
-        SamplerSpec(_S.DDPM.value, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
-        SamplerSpec(_S.DPMPP_2M.value, multistep.dpmpp_2m, 2, "Lu et al. 2022, arXiv:2211.01095"),
-        SamplerSpec(
-            _S.DPMPP_2M_SDE.value, multistep.dpmpp_2m_sde, 2, "Lu et al. 2022, arXiv:2211.01095", draws=1, weak_order=2
-        ),
-        SamplerSpec(
-            _S.DPMPP_2S_ANCESTRAL.value,
-            runge_kutta.dpmpp_2s_ancestral,
-            2,
-            "Lu et al. 2022, arXiv:2211.01095",
-            calls=2,
-            draws=1,
-            weak_order=2,
-        ),
-        SamplerSpec(_S.UNI_PC.value, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    )
+_SPECS = (
+    _spec(_S.EULER, euler.euler, 1, _KARRAS),
+    _spec(_S.EULER_CFG_PP, cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
+    _spec(_S.EULER_ANCESTRAL, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
+    _spec(
+        _S.EULER_ANCESTRAL_CFG_PP, cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True
+    ),
+    _spec(_S.HEUN, runge_kutta.heun, 2, _KARRAS, calls=2),
+    _spec(_S.HEUNPP2, runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
+    _spec(_S.EXP_HEUN_2_X0, exponential.exp_heun_2_x0, 2, "Cox & Matthews 2002", calls=2),
+    _spec(
+        _S.EXP_HEUN_2_X0_SDE, exponential.exp_heun_2_x0_sde, 2, "ComfyUI", calls=2, draws=1, weak_order=2
+    ),
+    _spec(_S.DPM_2, runge_kutta.dpm_2, 2, _DPM, calls=2),
+    _spec(_S.DPM_2_ANCESTRAL, runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2),
+    _spec(_S.LMS, adams.lms, 2, "k-diffusion"),
+    _spec(_S.DPM_FAST, exponential.dpm_fast, 2, _DPM),
+    _spec(_S.DPM_ADAPTIVE, adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
+    _spec(_S.DPMPP_2S_ANCESTRAL, exponential.dpmpp_2s_ancestral, 2, _DPMPP, calls=2, draws=1, weak_order=2),
+    _spec(
+        _S.DPMPP_2S_ANCESTRAL_CFG_PP,
+        cfg_pp.dpmpp_2s_ancestral_cfg_pp,
+        2,
+        "ComfyUI",
+        calls=2,
+        draws=1,
+        weak_order=2,
+        uncond=True,
+    ),
+    _spec(_S.DPMPP_SDE, exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=1),
+    _spec(_S.DPMPP_2M, multistep.dpmpp_2m, 2, _DPMPP),
+    _spec(_S.DPMPP_2M_CFG_PP, cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(_S.DPMPP_2M_SDE, multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(_S.DPMPP_2M_SDE_HEUN, multistep.dpmpp_2m_sde_heun, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(_S.DPMPP_3M_SDE, multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
+    _spec(_S.DDPM, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
+    _spec(_S.LCM, euler.lcm, None, "Luo et al. 2023, arXiv:2310.04378", draws=1),
+    _spec(_S.TCD, euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=1),
+    _spec(_S.IPNDM, adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
+    _spec(_S.IPNDM_V, adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
+    _spec(_S.DEIS, multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
+    _spec(_S.RES_MULTISTEP, multistep.res_multistep, 2, _RES),
+    _spec(_S.RES_MULTISTEP_CFG_PP, cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(_S.RES_MULTISTEP_ANCESTRAL, multistep.res_multistep_ancestral, 2, _RES, draws=1, weak_order=2),
+    _spec(
+        _S.RES_MULTISTEP_ANCESTRAL_CFG_PP,
+        cfg_pp.res_multistep_ancestral_cfg_pp,
+        2,
+        "ComfyUI",
+        draws=1,
+        weak_order=2,
+        uncond=True,
+    ),
+    _spec(_S.GRADIENT_ESTIMATION, adams.gradient_estimation, 1, "Permenter & Yuan 2023, arXiv:2306.04848"),
+    _spec(_S.GRADIENT_ESTIMATION_CFG_PP, cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True),
+    _spec(_S.ER_SDE, multistep.er_sde, 2, "Cui et al. 2023, arXiv:2309.06169", draws=1, weak_order=2),
+    _spec(_S.SEEDS_2, exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=1),
+    _spec(_S.SEEDS_3, exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=1),
+    _spec(_S.SA_SOLVER, multistep.sa_solver, 2, _SA, draws=None, weak_order=2),
+    _spec(_S.SA_SOLVER_PECE, multistep.sa_solver_pece, 2, _SA, calls=_pece_calls, draws=None, weak_order=2),
+    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, 1, "ComfyUI", uncond=True, ends_at_denoised=False),
+    _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
+    _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.MIDPOINT, runge_kutta.midpoint, 2, "Runge 1895", calls=2),
+    _spec(_S.RALSTON, runge_kutta.ralston, 2, "Ralston 1962", calls=2),
+    _spec(_S.BOGACKI_SHAMPINE, runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),
+    _spec(_S.RK4, runge_kutta.rk4, 4, "Kutta 1901", calls=4),
+    _spec(_S.DORMAND_PRINCE, runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
+    _spec(_S.RES_2S, exponential.res_2s, 2, _RES, calls=2),
+    _spec(_S.RES_3S, exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
+    _spec(_S.ETDRK4, exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
+    _spec(_S.RESTART, runge_kutta.restart, 2, "Xu et al. 2023, arXiv:2306.14878", calls=None, draws=None),
+    _spec(_S.RK_ADAPTIVE, adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True),
+)
+_REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
+
+_ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
+_K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
+    _S.LMS: {"end": "integral"},
+    _S.DPM_FAST: {"levels": "range", "end": "sigma_min"},
+    _S.DPM_ADAPTIVE: {"end": "sigma_min", "reuse": False},
+    _S.DPMPP_SDE: {"noises": "independent"},
+    _S.DPMPP_3M_SDE: {"curvature": "published"},
+}
+_IN_LOG_SNR = (_S.DPMPP_SDE, _S.DPMPP_2M_SDE, _S.DPMPP_2M_SDE_HEUN, _S.DPMPP_3M_SDE, _S.ER_SDE, _S.SEEDS_2, _S.SEEDS_3)
+_IN_LOG_SNR += (_S.SA_SOLVER, _S.SA_SOLVER_PECE, _S.EXP_HEUN_2_X0, _S.EXP_HEUN_2_X0_SDE)
+_FLOW_FORMS = (_S.EULER_ANCESTRAL, _S.DPM_2_ANCESTRAL, _S.DPMPP_2S_ANCESTRAL)
+_ON_FLOW: Mapping[SamplerType, Mapping[str, Any]] = {
+    **_ALL_VE,
+    **{name: {"start_after": 1e-4} for name in _IN_LOG_SNR},
+    **{name: {"split": "comfyui"} for name in _FLOW_FORMS},
+    **{name: {} for name in (_S.LCM, _S.EULER_CFG_PP, _S.EULER_ANCESTRAL_CFG_PP, _S.CFGPP_UD10_AB)},
+}
+
+
+def _joined(*tables: Mapping[SamplerType, Mapping[str, Any]]) -> Mapping[SamplerType, Mapping[str, Any]]:
+    return {name: {k: v for table in tables for k, v in table.get(name, {}).items()} for name in SamplerType}
+
+
+#: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
+DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
+    Dialect.KSCHED: {},
+    Dialect.COMFYUI: _joined(
+        _ON_FLOW,
+        {
+            _S.HEUNPP2: {"weights": "published"},
+            _S.DPM_FAST: _K_DIFFUSION[_S.DPM_FAST],
+            _S.DPM_ADAPTIVE: _K_DIFFUSION[_S.DPM_ADAPTIVE],
+            _S.DPMPP_SDE: _K_DIFFUSION[_S.DPMPP_SDE],
+            _S.DPMPP_2S_ANCESTRAL_CFG_PP: {"shift_by": "second"},
+            _S.DPMPP_3M_SDE: _K_DIFFUSION[_S.DPMPP_3M_SDE],
+            _S.IPNDM_V: {"weights": "published"},
+            _S.DEIS: {"variable": "vp_time_sum"},
+            _S.ER_SDE: {"integral": "published"},
+            _S.SA_SOLVER: {"last_prediction": False},
+            _S.SA_SOLVER_PECE: {"last_prediction": False},
+            _S.UNI_PC: {"end_at": 0.001},
+            _S.UNI_PC_BH2: {"end_at": 0.001},
+        },
+    ),
+    Dialect.K_DIFFUSION: _joined(_ALL_VE, _K_DIFFUSION),
+    Dialect.DIFFUSERS: {
+        _S.LMS: {"end": "integral"},
+        _S.DPMPP_SDE: {"noises": "independent"},
+        _S.DPMPP_3M_SDE: {"curvature": "published"},
+    },
+    Dialect.A1111: _joined(_ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}}),
 }
 
 
@@ -97,16 +267,24 @@ def sampler_spec(name: SamplerType | str) -> SamplerSpec:
     return _REGISTRY[SamplerType.parse(name)]
 
 
+def dialect_options(spec: SamplerSpec, dialect: Dialect) -> Mapping[str, Any]:
+    """What a sampler's name means in a dialect, as options; those of samplers that others registered do not change."""
+    return DIALECTS[dialect].get(SamplerType(spec.name), {}) if spec.name in list(SamplerType) else {}
+
+
 def register_sampler(
     name: str,
     function: SamplerFunction,
     *,
-    order: int,
+    order: int | None,
     source: str = "",
-    calls: int = 1,
+    calls: int | Calls | None = 1,
     calls_to_zero: int = 1,
-    draws: int = 0,
+    draws: int | None = 0,
     weak_order: int | None = None,
+    uncond: bool = False,
+    adaptive: bool = False,
+    ends_at_denoised: bool = True,
 ) -> SamplerSpec:
     """Add a sampler of your own; it then works with every schedule and process, and by name everywhere.
 
@@ -114,19 +292,23 @@ def register_sampler(
     ----------
     name : the name to give `build_sampler`; must be new
     function : ``(run, grid, x, *, options) -> x``
-    order, source, calls, calls_to_zero, draws, weak_order : facts about it (see `SamplerSpec`)
+    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about it (see
+        `SamplerSpec`)
 
     Raises
     ------
-    ValueError : the name is taken, by a sampler or by a peer's spelling of one
+    ValueError : the name is taken, by a sampler or by a peer's spelling of one; an option that every sampler has
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a sampler is named by a string; got {name!r}")
     try:
         taken = sampler_spec(name)
     except ValueError:
-        spec = SamplerSpec(name, function, order, source, calls, calls_to_zero, draws, weak_order)
-        options_of(function)  # a mistake in the signature shows here
+        facts = {"calls": calls, "calls_to_zero": calls_to_zero, "draws": draws, "weak_order": weak_order}
+        facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised}
+        spec = SamplerSpec(name, function, order, source, **facts)
+        if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too
+            raise ValueError(f"every sampler has an option {min(clash)!r} already; rename that of {name!r}") from None
         _REGISTRY[name] = spec
         return spec
     raise ValueError(f"the name {name!r} is taken by sampler {taken.name!r}; choose another")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self, TypeVar, cast
 
@@ -12,7 +12,7 @@ from ksched.grid import Grid
 from ksched.plan import Draw, Plan, Register, Row, form_text
 from ksched.processes import Level
 
-__all__ = ["Form", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
+__all__ = ["Form", "LiveVerbs", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
 
 
 class TraceError(TypeError):
@@ -50,6 +50,21 @@ class Verbs(Protocol[V]):
 
     def keep(self, value: V) -> V:
         """Make a state of its own of a value that later steps use more than once."""
+        ...
+
+
+S = TypeVar("S")
+
+
+class LiveVerbs(Verbs[V], Protocol[V]):
+    """What a sampler that looks at its states may ask of the run besides; such a sampler has no plan."""
+
+    def checkpoint(self, state: S) -> S:
+        """Say where the run stands: ``state``, all that the sampler needs to go on from here.
+
+        A sampler calls it with its start before its loop, and at the end of every turn of it. A run that is resumed
+        calls the sampler anew, and the first call returns the state of the last checkpoint instead.
+        """
         ...
 
 
@@ -158,6 +173,7 @@ class Tape:
         self._rows = [Row((), None, 0)]
         self._calls = 0
         self._requests: list[Draw] = []
+        self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
         self._visit = 0
 
     def denoise(self, x: Form, level: Level) -> Form:
@@ -172,6 +188,7 @@ class Tape:
         """The noise register of an interval."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
+        self._clock |= {level.label: (level.alpha / level.sigma) ** 2 for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
         if request not in self._requests:
             self._requests.append(request)
@@ -183,11 +200,18 @@ class Tape:
         self._state(value)
         return value
 
+    def checkpoint(self, state: Any) -> NoReturn:
+        """Refused: only samplers that look at their states need it."""
+        raise TraceError(
+            "this sampler chooses its steps by what the model answers, so its run is no table of numbers: it has no "
+            "plan. Run it with sample() or start()."
+        )
+
     def finish(self, result: Form, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
         rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
-        pieces = _disjoint(self._requests)
+        pieces = _disjoint(self._requests, self._clock)
         rows = [row._replace(terms=_substitute(row.terms, pieces)) for row in rows]
         used = {register for row in rows for register, _ in row.terms}
         while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
@@ -230,8 +254,11 @@ def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ..
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
-def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
-    """Each requested noise as a combination of noises of disjoint intervals, for the clock sigma of a Brownian path."""
+def _disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tuple[Draw, float]]]:
+    """Each requested noise as a combination of noises of disjoint intervals: increments of one Brownian path.
+
+    Its clock is the signal-to-noise ratio: there the reverse SDE, for a constant prediction, adds the path itself.
+    """
     result = []
     for request in requests:
         low, high = sorted(request[:2])
@@ -240,11 +267,10 @@ def _disjoint(requests: list[Draw]) -> list[list[tuple[Draw, float]]]:
         if not inside:  # nothing overlaps
             result.append([(request, 1.0)])
             continue
-        if math.isinf(high):
-            raise TraceError("noises that overlap cannot start at an infinite sigma")
         ends = sorted({low, high} | inside, reverse=True)
+        whole = clock[low] - clock[high]
         parts = itertools.pairwise(ends)
-        result.append([(Draw(a, b, *request[2:]), math.sqrt((a - b) / (high - low))) for a, b in parts])
+        result.append([(Draw(a, b, *request[2:]), math.sqrt((clock[b] - clock[a]) / whole)) for a, b in parts])
     return result
 
 
@@ -287,9 +313,9 @@ class _WatchedGrid(Grid):
 
     tape: Tape
 
-    def steps(self) -> Iterator[tuple[Level, Level]]:
-        for i, pair in enumerate(super().steps()):
-            self.tape.step = i
+    def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
+        for i, pair in enumerate(super().steps(levels)):
+            self.tape.step = min(i, len(self) - 1)
             yield pair
 
 

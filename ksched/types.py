@@ -74,14 +74,57 @@ class SamplerType(_Name):
     """How a run steps from one noise level to the next; the values are ComfyUI's words."""
 
     EULER = "euler"
-    HEUN = "heun"
+    EULER_CFG_PP = "euler_cfg_pp"
     EULER_ANCESTRAL = "euler_ancestral"
-    DDIM = "ddim"
-    DDPM = "ddpm"
-    DPMPP_2M = "dpmpp_2m"
-    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    EULER_ANCESTRAL_CFG_PP = "euler_ancestral_cfg_pp"
+    HEUN = "heun"
+    HEUNPP2 = "heunpp2"
+    EXP_HEUN_2_X0 = "exp_heun_2_x0"
+    EXP_HEUN_2_X0_SDE = "exp_heun_2_x0_sde"
+    DPM_2 = "dpm_2"
+    DPM_2_ANCESTRAL = "dpm_2_ancestral"
+    LMS = "lms"
+    DPM_FAST = "dpm_fast"
+    DPM_ADAPTIVE = "dpm_adaptive"
     DPMPP_2S_ANCESTRAL = "dpmpp_2s_ancestral"
+    DPMPP_2S_ANCESTRAL_CFG_PP = "dpmpp_2s_ancestral_cfg_pp"
+    DPMPP_SDE = "dpmpp_sde"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_CFG_PP = "dpmpp_2m_cfg_pp"
+    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    DPMPP_2M_SDE_HEUN = "dpmpp_2m_sde_heun"
+    DPMPP_3M_SDE = "dpmpp_3m_sde"
+    DDPM = "ddpm"
+    LCM = "lcm"
+    TCD = "tcd"
+    IPNDM = "ipndm"
+    IPNDM_V = "ipndm_v"
+    DEIS = "deis"
+    RES_MULTISTEP = "res_multistep"
+    RES_MULTISTEP_CFG_PP = "res_multistep_cfg_pp"
+    RES_MULTISTEP_ANCESTRAL = "res_multistep_ancestral"
+    RES_MULTISTEP_ANCESTRAL_CFG_PP = "res_multistep_ancestral_cfg_pp"
+    GRADIENT_ESTIMATION = "gradient_estimation"
+    GRADIENT_ESTIMATION_CFG_PP = "gradient_estimation_cfg_pp"
+    ER_SDE = "er_sde"
+    SEEDS_2 = "seeds_2"
+    SEEDS_3 = "seeds_3"
+    SA_SOLVER = "sa_solver"
+    SA_SOLVER_PECE = "sa_solver_pece"
+    CFGPP_UD10_AB = "cfgpp_ud10_ab"
+    DDIM = "ddim"
     UNI_PC = "uni_pc"
+    UNI_PC_BH2 = "uni_pc_bh2"
+    MIDPOINT = "midpoint"
+    RALSTON = "ralston"
+    BOGACKI_SHAMPINE = "bogacki_shampine"
+    RK4 = "rk4"
+    DORMAND_PRINCE = "dormand_prince"
+    RES_2S = "res_2s"
+    RES_3S = "res_3s"
+    ETDRK4 = "etdrk4"
+    RESTART = "restart"
+    RK_ADAPTIVE = "rk_adaptive"
 
     @classmethod
     def default(cls) -> SamplerType:
@@ -174,8 +217,52 @@ _SAMPLER_SPELLINGS: dict[str, SamplerType] = {
         "dpmpp_2m": "k_dpmpp_2m sample_dpmpp_2m dpm_solver_multistep DPMSolverMultistep "
         "DPMSolverMultistepScheduler dpmsolver++_2m dpm_solver++_2m EDMDPMSolverMultistepScheduler",
         "dpmpp_2m_sde": "k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu dpm_solver_multistep_sde sde_dpmsolver++",
+        "dpmpp_2m_sde_heun": "k_dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu",
+        "dpmpp_3m_sde": "k_dpmpp_3m_sde sample_dpmpp_3m_sde dpmpp_3m_sde_gpu",
         "dpmpp_2s_ancestral": "dpmpp_2s_a k_dpmpp_2s_a k_dpmpp_2s_ancestral sample_dpmpp_2s_ancestral",
+        "dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_a_cfg++ dpmpp_2s_ancestral_cfg++ sample_dpmpp_2s_ancestral_cfg_pp",
+        "dpmpp_sde": "k_dpmpp_sde sample_dpmpp_sde dpmpp_sde_gpu DPMSolverSDE DPMSolverSDEScheduler dpm_solver_sde",
+        "dpmpp_2m_cfg_pp": "dpmpp_2m_cfg++ sample_dpmpp_2m_cfg_pp",
+        "dpm_2": "dpm2 k_dpm_2 k_dpm2 sample_dpm_2 KDPM2Discrete KDPM2DiscreteScheduler kdpm2",
+        "dpm_2_ancestral": "dpm2_a dpm_2_a dpm2_ancestral k_dpm_2_a k_dpm_2_ancestral sample_dpm_2_ancestral "
+        "KDPM2AncestralDiscrete KDPM2AncestralDiscreteScheduler kdpm2_ancestral",
+        "dpm_fast": "k_dpm_fast sample_dpm_fast dpm_solver_fast",
+        "dpm_adaptive": "k_dpm_adaptive sample_dpm_adaptive dpm_solver_adaptive",
+        "lms": "k_lms sample_lms LMSDiscrete LMSDiscreteScheduler",
+        "heunpp2": "heun++2 heun++ sample_heunpp2",
+        "lcm": "LCMScheduler FlowMatchLCM FlowMatchLCMScheduler latent_consistency sample_lcm",
+        "tcd": "TCDScheduler",
+        "ipndm": "sample_ipndm",
+        "ipndm_v": "sample_ipndm_v",
+        "deis": "DEISMultistep DEISMultistepScheduler deis_multistep sample_deis",
+        "res_multistep": "sample_res_multistep res_2m",
+        "res_multistep_cfg_pp": "res_multistep_cfg++ sample_res_multistep_cfg_pp",
+        "res_multistep_ancestral": "sample_res_multistep_ancestral",
+        "res_multistep_ancestral_cfg_pp": "res_multistep_ancestral_cfg++ sample_res_multistep_ancestral_cfg_pp",
+        "gradient_estimation": "sample_gradient_estimation",
+        "gradient_estimation_cfg_pp": "gradient_estimation_cfg++ sample_gradient_estimation_cfg_pp",
+        "er_sde": "sample_er_sde",
+        "seeds_2": "sample_seeds_2",
+        "seeds_3": "sample_seeds_3",
+        "sa_solver": "SASolver SASolverScheduler sample_sa_solver",
+        "sa_solver_pece": "sample_sa_solver_pece",
+        "euler_cfg_pp": "euler_cfg++ ddim_cfg++ ddim_cfg_pp sample_euler_cfg_pp",
+        "euler_ancestral_cfg_pp": "euler_a_cfg++ euler_ancestral_cfg++ sample_euler_ancestral_cfg_pp",
+        "exp_heun_2_x0": "sample_exp_heun_2_x0",
+        "exp_heun_2_x0_sde": "sample_exp_heun_2_x0_sde",
+        "cfgpp_ud10_ab": "sample_cfgpp_ud10_ab",
+        "midpoint": "midpoint_2s",
+        "ralston": "ralston_2s",
+        "rk4": "rk4_4s",
+        "bogacki_shampine": "bogacki-shampine_4s bosh3",
+        "dormand_prince": "dormand-prince_6s dopri5",
+        "res_3s": "res_3s_ode",
+        "res_2s": "res_2s_ode",
+        "etdrk4": "etdrk4_4s",
+        "restart": "restart_sampler",
+        "rk_adaptive": "ode",
         "uni_pc": "UniPCMultistep UniPCMultistepScheduler uni_pc_multistep uni_pc_bh1",
+        "uni_pc_bh2": "unipc_bh2",
     }.items()
     for spelling in spellings.split()
 }
@@ -207,7 +294,13 @@ _SCHEDULE_SPELLINGS: dict[str, NoiseSchedule] = {
 _AUTOMATIC: dict[SamplerType, NoiseSchedule] = {
     SamplerType.DPMPP_2M: NoiseSchedule.KARRAS,
     SamplerType.DPMPP_2S_ANCESTRAL: NoiseSchedule.KARRAS,
+    SamplerType.DPMPP_SDE: NoiseSchedule.KARRAS,
+    SamplerType.DPM_2: NoiseSchedule.KARRAS,
+    SamplerType.DPM_2_ANCESTRAL: NoiseSchedule.KARRAS,
+    SamplerType.RESTART: NoiseSchedule.KARRAS,
     SamplerType.DPMPP_2M_SDE: NoiseSchedule.EXPONENTIAL,
+    SamplerType.DPMPP_2M_SDE_HEUN: NoiseSchedule.EXPONENTIAL,
+    SamplerType.DPMPP_3M_SDE: NoiseSchedule.EXPONENTIAL,
     SamplerType.DDIM: NoiseSchedule.DDIM_UNIFORM,
     SamplerType.UNI_PC: NoiseSchedule.DDIM_UNIFORM,
 }

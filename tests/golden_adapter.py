@@ -1,7 +1,8 @@
 """From a recorded case of a peer to a call of our public API.
 
-``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels (see golden/README) and
-returns what we make of it in that peer's dialect.
+``run_case(case)`` runs a case of ComfyUI's or k-diffusion's samplers in that peer's dialect, with the case's own model
+and noise. ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels and returns what
+we make of it. The cases are described in golden/README.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 import ksched
 from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process, grid
@@ -44,6 +46,86 @@ def process_of(model_sampling: dict[str, Any]) -> Process:
     how.pop("sigma_data", None)
     process: Process = ranged(**how)
     return process
+
+
+#: ComfyUI's names of samplers and options that are an option, or another spelling, here
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {"euler_cfg_pp_alternative": ("euler_cfg_pp", {"version": "alternative"})}
+DEIS_VARIABLES = {"tab": "vp_time_sum", "rhoab": "sigma"}
+
+
+def model_process(name: str | None, space: str) -> Process:
+    """Our process for a model sampling that is only named: its kind, then a shift or a range."""
+    kind, *numbers = (name or space).split("_")
+    if kind in ("flow", "flux"):
+        shift = float((numbers or ["1"])[0].removeprefix("shift"))
+        return Flow(shift) if kind == "flow" else Flow.of_mu(shift)
+    if kind == "edm":
+        return EDM(*map(float, numbers))
+    if space == "flow":
+        return Flow()
+    return VP(zero_terminal_snr="zsnr" in numbers)
+
+
+def sampler_options(options: dict[str, Any]) -> dict[str, Any]:
+    """A peer's options in our words."""
+    ours = dict(options)
+    if (tau := ours.pop("tau", None)) is not None:
+        ours |= {"tau": tau["eta"], "tau_start": tau["start_percent"], "tau_end": tau["end_percent"]}
+    if (scaler := ours.pop("noise_scaler", None)) is not None:
+        ours |= {"solver_type": "reverse_time", "eta": scaler["eta"]}
+    if (mode := ours.pop("deis_mode", None)) is not None:
+        ours["variable"] = DEIS_VARIABLES[mode]
+    return ours
+
+
+def run_case(case: dict[str, Any]) -> Any:
+    """The final sample of a case, None where the peer is diffusers."""
+    if case["source_key"] == "diffusers":
+        return None
+    process = model_process(case.get("model_sampling"), case["space"])
+    name, preset = SAMPLERS.get(case["sampler"], (case["sampler"], {}))
+    options = preset | sampler_options(case.get("options", {}))
+    sigmas: list[float] = case["sigmas"]
+    calls = options.pop("n_steps", None)
+    if calls is not None:  # dpm_fast is told its model calls, and reads of the levels the two ends alone
+        options["levels"] = "range"
+        sigmas = np.geomspace(case["sigma_max"], case["sigma_min"], calls + 1).tolist()
+        sigmas[0], sigmas[-1] = case["sigma_max"], case["sigma_min"]
+    dialect = "comfyui" if case["source_key"] == "comfyui" else "k_diffusion"
+    sampler = ksched.build_sampler(name, sigmas=sigmas, process=process, dialect=dialect, **options)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        denoised, uncond = case["_model_pair"](x.numpy(), float(sigma[0]))
+        denoised = torch.from_numpy(denoised)
+        return denoised if uncond is None else (denoised, torch.from_numpy(uncond))
+
+    by_step = case.get("noise_via") == "randn_like"  # asked for before every step, used or not
+    asked = 0
+
+    def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        return torch.from_numpy(case["_noise"][sigmas.index(sigma_from) if by_step else asked - 1])
+
+    if case.get("kind") == "pipeline":
+        return _pipeline(case, sampler, model, noise)
+    return sampler.sample(model, torch.from_numpy(case["_x"]), noise=noise).numpy()
+
+
+def _pipeline(case: dict[str, Any], sampler: ksched.Sampler, model: Any, noise: Any) -> Any:
+    """ComfyUI's whole way from noise and latent to latent."""
+    process, first = sampler.process, float(sampler.sigmas[0])
+    eps, latent = (torch.tensor(case[name], dtype=torch.float64) for name in ("noise", "latent_image"))
+    if case["space"] == "flow":
+        x = process.add_noise(latent, eps, first)
+    else:
+        x = latent + eps * (np.hypot(1, first) if case["max_denoise"] else first)
+    if case.get("denoise_mask") is not None:
+        mask = torch.tensor(case["denoise_mask"], dtype=torch.float64)
+        model = ksched.guidance.inpaint(model, mask, latent, process, noise=eps)
+    result = sampler.sample(model, x, noise=noise)
+    end = sampler.sigmas[-1] if case["sampler"] not in ("uni_pc", "uni_pc_bh2") else max(sampler.sigmas[-1], 0.001)
+    return (result / (1 - end) if case["space"] == "flow" else result).numpy()
 
 
 def make_schedule(case: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from ksched.analysis import table
 from ksched.grid import Grid
 from ksched.plan import Draw, Register, Row
 from ksched.registry import SamplerSpec
-from ksched.runner import Live
+from ksched.live import Live
 from ksched.samplers.blocks import ddim
 from ksched.tape import Form, TraceError, trace
 from ksched.testing import sigma_curves

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -11,9 +13,31 @@ from ksched.grid import Grid
 from ksched.processes import Level
 from ksched.tape import Vector, Verbs
 
-__all__ = ["ancestral", "churn", "ddim", "middle", "phi", "unified"]
+__all__ = [
+    "AncestralRule",
+    "Straight",
+    "adams",
+    "ancestral",
+    "churn",
+    "combine",
+    "ddim",
+    "eps_step",
+    "exponential",
+    "fresh_std",
+    "inner",
+    "lagrange_weights",
+    "middle",
+    "moments",
+    "phi",
+    "renoise",
+    "stages",
+    "unified",
+]
 
 V = TypeVar("V", bound=Vector)
+
+#: How ``eta`` splits the noise of a level on a flow process; elsewhere both are the same.
+AncestralRule = Literal["variance", "comfyui"]
 
 
 def ddim(s: Level, t: Level, x: V, denoised: V) -> V:
@@ -22,26 +46,56 @@ def ddim(s: Level, t: Level, x: V, denoised: V) -> V:
     return r * x + (t.alpha - r * s.alpha) * denoised
 
 
-def ancestral(s: Level, t: Level, eta: float) -> tuple[Level, float]:
+def combine(weights: Iterable[float], values: Iterable[V]) -> V:
+    """Sum of ``weight * value``, without those of weight 0."""
+    terms = [weight * value for weight, value in zip(weights, values, strict=True) if weight != 0]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+# ------------------------------------------------------------------------------------------------ noise added to states
+
+
+def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = "variance") -> tuple[Level, float]:
     """Split of ``t``'s noise into what a step from ``s`` keeps and what it draws anew.
+
+    Parameters
+    ----------
+    grid : of the run
+    s, t : level left and level reached
+    eta : 0 draws nothing; 1 is the posterior of DDPM
+    rule : "variance", the published one, in units of sigma / alpha; "comfyui" on flow processes keeps
+        ``sigma_t * (1 + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, linear in eta
 
     Returns
     -------
-    (``t`` with only the kept noise, std of the fresh noise); the variances sum to ``t.sigma ** 2``. ``eta`` = 0 draws
-    nothing, 1 is the posterior of DDPM.
+    (``t`` with only the kept noise, std of the fresh noise); the variances sum to ``t.sigma ** 2``
 
     Notes
     -----
-    Song et al. 2020, arXiv:2010.02502, eq. 16, in units of sigma / alpha; k-diffusion's ``get_ancestral_step``.
+    Song et al. 2020, arXiv:2010.02502, eq. 16; k-diffusion's ``get_ancestral_step``.
     """
-    q = t.sigma * s.alpha / (s.sigma * t.alpha)  # ratio of the two noise-to-signal ratios, finite for pure noise too
-    fresh = eta * math.sqrt((1 - q) * (1 + q))
-    if fresh >= 1:
-        kept, fresh = 0.0, 1.0
+    if rule == "comfyui" and grid.process.sigma_limit == 1 and t.sigma > 0:
+        share = max(1 + eta * (t.sigma / s.sigma - 1), 0.0)
+        down = t.sigma * share  # of a state whose alpha is 1 - down
+        kept = share * t.alpha / (1 - down)
+        fresh = math.sqrt(max((1 - kept) * (1 + kept), 0.0)) if eta > 0 else 0.0
     else:
-        kept = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)  # no cancellation at eta = 1, where it is q
+        q = t.sigma * s.alpha / (s.sigma * t.alpha)  # ratio of the noise-to-signal ratios, finite for pure noise too
+        fresh = eta * math.sqrt((1 - q) * (1 + q))
+        if fresh >= 1:
+            kept, fresh = 0.0, 1.0
+        else:
+            kept = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)  # no cancellation at eta = 1, where it is q
     sigma = t.sigma * kept
     return t._replace(sigma=sigma, lam=math.log(t.alpha / sigma) if sigma > 0 else math.inf), t.sigma * fresh
+
+
+def renoise(run: Verbs[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
+    """``x`` with noise of the interval from ``s`` to ``t`` added; none is drawn where ``std`` is 0."""
+    return x + std * run.noise(s, t, stream) if std > 0 else x
 
 
 def churn(
@@ -63,15 +117,74 @@ def churn(
     return hat, scale * x + s_noise * scale * s.sigma * math.sqrt(gamma * (2 + gamma)) * run.noise(s, hat)
 
 
-def middle(grid: Grid, s: Level, down: Level, t: Level) -> Level:
-    """The level half way in log-SNR from ``s`` to ``down``, the noise that a step to ``t`` keeps.
+# ------------------------------------------------------------------------------------------------- methods in sigma
 
-    From pure noise (lam = -inf) it is half way in alpha / sigma, the variable in which that step is an integral of the
-    denoised prediction over a finite range; where nothing is kept it is ``t`` itself.
+
+@dataclass(frozen=True)
+class Straight:
+    """Coordinates in which a state moves along a line while the prediction stays what it is.
+
+    In ``x / scale`` and ``time`` the ODE is dx/dt = (x - D) / t, the slope (x - D) / t of a state does not change on a
+    line, and time 0 is D itself. They are sigma / alpha for states ``x0 + sigma * eps``, and flow's own sigma for flow
+    processes and for runs from pure noise, where sigma / alpha is infinite.
+
+    Attributes
+    ----------
+    grid : of the run
     """
-    if math.isinf(s.lam):
-        return grid.at(min(down.lam, t.lam) - math.log(2))
-    return t if math.isinf(down.lam) else grid.at((s.lam + down.lam) / 2)
+
+    grid: Grid
+
+    @property
+    def _flow(self) -> bool:
+        return self.grid.process.sigma_limit == 1 or self.grid.levels[0].alpha == 0
+
+    def _scale(self, level: Level) -> float:
+        return level.alpha + level.sigma if self._flow else level.alpha
+
+    def time(self, level: Level) -> float:
+        """Time of a level."""
+        return level.sigma / self._scale(level)
+
+    def level(self, time: float) -> Level:
+        """Level of a time above 0."""
+        return self.grid.at(math.log((1 - time) / time) if self._flow else -math.log(time))
+
+    def between(self, s: Level, t: Level) -> Level:
+        """The level half way in log time, as DPM-Solver-2 takes it."""
+        return self.level(math.sqrt(self.time(s) * self.time(t)))
+
+    def slope(self, level: Level, x: V, denoised: V) -> V:
+        """Slope at a state."""
+        return (x / self._scale(level) - denoised) / self.time(level)
+
+    def slope_to(self, s: Level, t: Level, x: V, target: V) -> V:
+        """Slope from a state at ``s`` to one at ``t``."""
+        return (target / self._scale(t) - x / self._scale(s)) / (self.time(t) - self.time(s))
+
+    def advance(self, s: Level, t: Level, slope: V) -> V:
+        """What a slope adds to the state at ``t``."""
+        return (self._scale(t) * (self.time(t) - self.time(s))) * slope
+
+    def move(self, s: Level, t: Level, x: V, slope: V) -> V:
+        """The state at ``t`` along a slope."""
+        return (self._scale(t) / self._scale(s)) * x + self.advance(s, t, slope)
+
+    def seen_from(self, s: Level, level: Level, mixed: V, denoised: V) -> V:
+        """The prediction that at ``s`` gives the slope found at ``level``.
+
+        ``mixed`` is the one with which `ddim` went from ``s`` to ``level``, ``denoised`` the answer there. So a
+        Runge-Kutta method in this time is `ddim` with mixed predictions, and no slope needs to be kept.
+        """
+        return mixed + (self.time(s) / self.time(level)) * (denoised - mixed)
+
+    def nodes(self, s: Level, t: Level, levels: Iterable[Level]) -> list[float]:
+        """Times of levels, 0 at ``s`` and 1 at ``t``."""
+        start, length = self.time(s), self.time(t) - self.time(s)
+        return [(self.time(level) - start) / length for level in levels]
+
+
+# --------------------------------------------------------------------------------------------- methods in log-SNR
 
 
 def phi(k: int, z: float) -> float:
@@ -85,6 +198,156 @@ def phi(k: int, z: float) -> float:
     return math.exp(z) if k == 0 else (phi(k - 1, z) - 1 / math.factorial(k - 1)) / z
 
 
+def moments(z: float, count: int) -> list[float]:
+    """Integrals of ``exp(z * (1 - u)) * u ** k`` over u from 0 to 1, for k below ``count``."""
+    return [math.factorial(k) * phi(k + 1, z) for k in range(count)]
+
+
+def lagrange_weights(nodes: Sequence[float], integrals: Sequence[float]) -> list[float]:
+    """Weights of values at nodes, the first of which is 0, in the integral of the polynomial through them.
+
+    Parameters
+    ----------
+    nodes : all different
+    integrals : of the powers 0, 1, ... of the variable, with whatever weight function; one for each node
+    """
+    others = np.array(nodes[1:])
+    if not len(others):
+        return [integrals[0]]
+    powers = others ** np.arange(1, len(nodes))[:, None]
+    scale = np.abs(powers).max(axis=1)  # rows of one size: nodes may lie far apart
+    weights = np.linalg.solve(powers / scale[:, None], np.array(integrals[1:]) / scale).tolist()
+    return [integrals[0] - sum(weights), *weights]
+
+
+def eps_step(s: Level, t: Level, x: V, eps: V) -> V:
+    """The state at ``t`` if eps stays what it is; `ddim` in eps, which pure noise (alpha 0) has no use for."""
+    r = t.alpha / s.alpha
+    return r * x + (t.sigma - r * s.sigma) * eps
+
+
+def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
+    """First-order step of the reverse SDE without its noise, for constant ``denoised``; `ddim` at eta 0.
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2211.01095, eq. 14, with the noise term scaled by eta; see `fresh_std` for what is missing.
+    """
+    if eta == 0:
+        return ddim(s, t, x, denoised)
+    h = t.lam - s.lam  # infinite from pure noise, of which nothing is kept
+    return (math.exp(-eta * h) * t.sigma / s.sigma) * x - (t.alpha * math.expm1(-(1 + eta) * h)) * denoised
+
+
+def fresh_std(s: Level, t: Level, eta: float) -> float:
+    """Std of the noise that an `exponential` step needs to keep the law of its level."""
+    return t.sigma * math.sqrt(-math.expm1(-2 * eta * (t.lam - s.lam))) if eta > 0 else 0.0
+
+
+def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
+    """The level a share of the way in log-SNR from ``s`` to ``t``.
+
+    From pure noise it is that share of ``t``'s alpha / sigma, the variable in which the step is an integral of the
+    prediction over a finite range.
+    """
+    if share == 1:
+        return t
+    return grid.at(t.lam + math.log(share) if math.isinf(s.lam) else s.lam + share * (t.lam - s.lam))
+
+
+def middle(grid: Grid, s: Level, down: Level, t: Level) -> Level:
+    """The level half way to ``down``, the noise that a step to ``t`` keeps; ``t`` itself where nothing is kept."""
+    if s.alpha == 0:
+        return inner(grid, s, down if down.lam < t.lam else t, 0.5)
+    return t if down.sigma == 0 else inner(grid, s, down, 0.5)
+
+
+def shares(s: Level, levels: Iterable[Level]) -> list[float]:
+    """How far into a step its levels are, the last being 1: what `inner` was asked for."""
+    lams = [level.lam for level in levels]
+    if math.isinf(s.lam):
+        return [math.exp(lam - lams[-1]) for lam in lams]
+    return [(lam - s.lam) / (lams[-1] - s.lam) for lam in lams]
+
+
+#: (shares of the levels, z of the whole step) -> weights of the predictions so far for every level; each row sums to 1
+Rows = Callable[[list[float], float], list[list[float]]]
+
+
+def stages(
+    run: Verbs[V],
+    s: Level,
+    levels: Sequence[Level],
+    x: V,
+    rows: Rows,
+    *,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    predict: Literal["denoised", "eps"] = "denoised",
+) -> V:
+    """One step of a single-step exponential method: from ``s`` through inner levels to the last one.
+
+    Parameters
+    ----------
+    levels : inner levels, then the one that is reached
+    rows : of the method; z is the step in log-SNR, times 1 + eta
+    eta, s_noise : of the reverse SDE; its noise at the inner levels is part of that of the whole step
+    predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
+        eps says nothing of the data)
+
+    Notes
+    -----
+    Hochbruck & Ostermann 2010, "Exponential integrators"; Gonzalez et al. 2023, arXiv:2305.14267, for the noise.
+    """
+    far = math.isinf(s.lam)
+    eps = predict == "eps" and not far
+    z = 0.0 if far else (1 + eta) * (levels[-1].lam - s.lam)
+    outputs: list[V] = []
+    state, before, noise = x, s, None
+    for level, row in zip(levels, rows(shares(s, levels), -z if eps else z), strict=True):
+        denoised = run.denoise(state, before)
+        outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
+        mixed = combine(row, outputs)
+        state = eps_step(s, level, x, mixed) if eps else exponential(s, level, x, mixed, eta)
+        if eta > 0 and s_noise > 0:
+            new = fresh_std(before, level, eta) * run.noise(before, level)
+            kept = math.exp(-eta * (level.lam - before.lam)) * level.sigma / before.sigma
+            noise = new if noise is None else kept * noise + new
+            state = state + s_noise * noise
+        before = level
+    return state
+
+
+def adams(s: Level, t: Level, x: V, past: Sequence[tuple[float, V]], eta: float, *, simple: bool = False) -> V:
+    """A step of the reverse SDE, without its noise, with the polynomial through known predictions.
+
+    Parameters
+    ----------
+    past : (lam, denoised) of levels, that of ``s`` among them and perhaps that of ``t``; or of one level alone
+    eta : of the SDE
+    simple : where two predictions are known, take the closed approximation of Xue et al. 2023, arXiv:2309.05019
+
+    Notes
+    -----
+    The weights are exact integrals of Lagrange polynomials in log-SNR times an exponential; from pure noise, in alpha /
+    sigma.
+    """
+    h = t.lam - s.lam
+    known = sorted(past, key=lambda p: p[0] != s.lam)  # that of s first
+    if math.isinf(h):
+        nodes = [math.exp(lam - t.lam) for lam, _ in known]
+        integrals = [(1 + eta) / (1 + eta + k) for k in range(len(known))]
+    else:
+        z = (1 + eta) * h
+        nodes = [(lam - s.lam) / h for lam, _ in known]
+        integrals = [z * moment for moment in moments(-z, len(known))]
+        if simple and len(known) == 2:
+            integrals[1] = z / 2
+    weights = lagrange_weights(nodes, integrals)
+    rest = (math.exp(-eta * h) if eta > 0 else 1.0) * t.sigma / s.sigma
+    return rest * x + combine([t.alpha * weight for weight in weights], [denoised for _, denoised in known])
+
+
 def unified(s: Level, t: Level, x: V, past: list[tuple[float, V]], at_t: V | None, bh2: bool) -> V:
     """UniPC's update from ``s`` to ``t``: a predictor, or a corrector if the prediction at ``t`` is given.
 
@@ -96,18 +359,13 @@ def unified(s: Level, t: Level, x: V, past: list[tuple[float, V]], at_t: V | Non
 
     Notes
     -----
-    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, data prediction. With two or more differences B(h) cancels.
+    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, data prediction. With two or more differences B(h) cancels,
+    and the update is `adams`.
     """
+    known = past if at_t is None else [*past, (t.lam, at_t)]
+    if len(known) != 2:
+        return adams(s, t, x, known, 0.0)
     h, newest = t.lam - s.lam, past[-1][1]
-    ratios = [(lam - s.lam) / h for lam, _ in past[:-1]] + ([] if at_t is None else [1.0])
-    outputs = [denoised for _, denoised in past[:-1]] + ([] if at_t is None else [at_t])
-    x = ddim(s, t, x, newest)
-    if len(ratios) == 1:
-        weights = [0.5 * (math.expm1(-h) if bh2 or math.isinf(h) else -h)]
-    else:
-        powers = np.array([[r**i for r in ratios] for i in range(len(ratios))])
-        moments = [-h * phi(i + 1, -h) * math.factorial(i) for i in range(1, len(ratios) + 1)]
-        weights = np.linalg.solve(powers, moments).tolist() if ratios else []
-    for r, weight, denoised in zip(ratios, weights, outputs, strict=True):
-        x = x - t.alpha * weight / r * (denoised - newest)
-    return x
+    (lam, other) = next(p for p in known if p[0] != s.lam)
+    weight = 0.5 * (math.expm1(-h) if bh2 or math.isinf(h) else -h) / (1.0 if at_t is not None else (lam - s.lam) / h)
+    return ddim(s, t, x, newest) - t.alpha * weight * (other - newest)

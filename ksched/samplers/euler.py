@@ -6,11 +6,11 @@ import math
 from typing import TypeVar
 
 from ksched.grid import Grid
-from ksched.options import Bound, NonNegative
-from ksched.samplers.blocks import ancestral, churn, ddim
+from ksched.options import Bound, NonNegative, Share
+from ksched.samplers.blocks import AncestralRule, ancestral, churn, ddim, renoise
 from ksched.tape import Vector, Verbs
 
-__all__ = ["ddim_eta", "ddpm", "euler", "euler_ancestral"]
+__all__ = ["ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
 
 V = TypeVar("V", bound=Vector)
 
@@ -29,6 +29,12 @@ def euler(
 
     First order, one model call per step; deterministic unless ``s_churn`` > 0. The same as DDIM.
 
+    Parameters
+    ----------
+    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_tmin, s_tmax : sigmas between which noise is added
+    s_noise : factor of the noise
+
     Notes
     -----
     Karras et al. 2022, arXiv:2206.00364, algorithm 2 without its second-order part. Churn is done in sigma / alpha, so
@@ -40,20 +46,32 @@ def euler(
     return x
 
 
-def euler_ancestral(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0) -> V:
+def euler_ancestral(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    split: AncestralRule = "variance",
+) -> V:
     """Euler's method to less noise than the next level has, then fresh noise up to it.
 
     First order, one model call and one noise per step. ``eta`` = 0 is `euler`.
 
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew; 1 is DDPM
+    s_noise : factor of the noise
+    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui", linear in eta
+
     Notes
     -----
-    k-diffusion's ``sample_euler_ancestral``, in units of sigma / alpha. ComfyUI's flow form measures eta differently.
+    k-diffusion's ``sample_euler_ancestral``, in units of sigma / alpha.
     """
     for s, t in grid.steps():
-        down, up = ancestral(s, t, eta)
-        x = ddim(s, down, x, run.denoise(x, s))
-        if up > 0:
-            x = x + s_noise * up * run.noise(s, t)
+        down, up = ancestral(grid, s, t, eta, split)
+        x = renoise(run, s, t, ddim(s, down, x, run.denoise(x, s)), s_noise * up)
     return x
 
 
@@ -61,6 +79,11 @@ def ddim_eta(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise
     """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. The table of `euler_ancestral` with the same eta.
 
     First order, one model call per step, one noise per step if ``eta`` > 0.
+
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew
+    s_noise : factor of the noise
 
     Notes
     -----
@@ -74,8 +97,91 @@ def ddpm(run: Verbs[V], grid: Grid, x: V, *, s_noise: NonNegative = 1.0) -> V:
 
     First order, one model call and one noise per step.
 
+    Parameters
+    ----------
+    s_noise : factor of the noise
+
     Notes
     -----
     Ho et al. 2020, arXiv:2006.11239, algorithm 2 with the smaller variance ("fixed small").
     """
     return euler_ancestral(run, grid, x, eta=1.0, s_noise=s_noise)
+
+
+def lcm(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    s_noise: NonNegative = 1.0,
+    s_noise_end: NonNegative = 1.0,
+    boundary: NonNegative = 0.0,
+    sigma_data: NonNegative = 0.5,
+) -> V:
+    """Multistep consistency sampling: the prediction, noised up to the next level with all new noise.
+
+    For distilled models, whose prediction is the end of the ODE itself; one model call and one noise per step. With any
+    other model the variance collapses, so no order is declared for it.
+
+    Parameters
+    ----------
+    s_noise, s_noise_end : factor of the noise in the first and in the last step that adds some, linear between
+    boundary : the consistency function's own boundary scaling, of timesteps times this number (diffusers: 10); 0 where
+        the model has it inside
+    sigma_data : of the boundary scaling
+
+    Notes
+    -----
+    Song et al. 2023, arXiv:2303.01469, algorithm 1; Luo et al. 2023, arXiv:2310.04378. Its noise is that of the process
+    (ComfyUI's ``noise_scaling``), so it holds on flow. With boundary scaling the prediction becomes ``c_out * D + c_skip
+    * x``, x being the variance-preserving state.
+    """
+    last = max(len(grid) - 2, 1)
+    for i, (s, t) in enumerate(grid.steps()):
+        denoised = run.denoise(x, s)
+        if boundary > 0:
+            time = boundary * grid.process.timestep(s.label)
+            skip, out = sigma_data**2 / (time**2 + sigma_data**2), time / math.hypot(time, sigma_data)
+            denoised = out * denoised + (skip / math.hypot(s.alpha, s.sigma)) * x
+        factor = s_noise + (s_noise_end - s_noise) * min(i / last, 1.0)
+        x = renoise(run, s, t, t.alpha * denoised, factor * t.sigma)
+    return x
+
+
+def tcd(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: Share = 0.3,
+    s_noise: NonNegative = 1.0,
+    whole_timesteps: bool = False,
+) -> V:
+    """Trajectory consistency sampling: a step to a lower level of the table, then noise up to the next one.
+
+    First order, one model call and one noise per step. ``eta`` = 0 is `euler`; 1 is `lcm` but for the lowest level of
+    the training table, below which no step goes.
+
+    Parameters
+    ----------
+    eta : how far below the next level a step goes, as a share of that level's place in the table (the paper's gamma)
+    s_noise : factor of the noise
+    whole_timesteps : round that place down to a whole one, as in the program of the paper and in diffusers
+
+    Notes
+    -----
+    Zheng et al. 2024, arXiv:2402.19159, algorithm 4.
+    """
+    process = grid.process
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        place = (1 - eta) * max(process.position(t.label), 0.0)
+        low = process.level(process.sigma_at_position(float(math.floor(place)) if whole_timesteps else place))
+        if eta == 0 or low.lam <= t.lam:
+            low = t
+        # noise is added to the lower state brought to the next level's alpha
+        down = t._replace(sigma=t.alpha / low.alpha * low.sigma)
+        x = renoise(run, s, t, ddim(s, down, x, denoised), s_noise * math.sqrt(max(t.sigma**2 - down.sigma**2, 0.0)))
+    return x

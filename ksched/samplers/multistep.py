@@ -1,18 +1,48 @@
-"""One model call per step and a memory of earlier ones: exponential multistep methods."""
+"""One model call per step and a memory of earlier ones: multistep methods in log-SNR."""
 
 from __future__ import annotations
 
-from math import exp, expm1, isfinite, sqrt
-from typing import Literal, TypeVar
+from math import exp, expm1, isfinite, log, log1p, sqrt
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
 
 from ksched.grid import Grid
-from ksched.options import NonNegative, Order
-from ksched.samplers.blocks import phi, unified
+from ksched.options import Between, NonNegative, Order, Quirk, Share
+from ksched.processes import Level
+from ksched.samplers.adams import lms
+from ksched.samplers.blocks import (
+    adams,
+    ancestral,
+    combine,
+    ddim,
+    exponential,
+    fresh_std,
+    lagrange_weights,
+    moments,
+    phi,
+    renoise,
+    unified,
+)
 from ksched.tape import Vector, Verbs
 
-__all__ = ["dpmpp_2m", "dpmpp_2m_sde", "uni_pc"]
+__all__ = [
+    "deis",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde",
+    "er_sde",
+    "res_multistep",
+    "res_multistep_ancestral",
+    "sa_solver",
+    "sa_solver_pece",
+    "uni_pc",
+    "uni_pc_bh2",
+]
 
 V = TypeVar("V", bound=Vector)
+Solver = Literal["midpoint", "heun"]
 
 
 def dpmpp_2m_sde(
@@ -22,12 +52,19 @@ def dpmpp_2m_sde(
     *,
     eta: NonNegative = 1.0,
     s_noise: NonNegative = 1.0,
-    solver_type: Literal["midpoint", "heun"] = "midpoint",
+    solver_type: Solver = "midpoint",
 ) -> V:
     """DPM-Solver++ (2M) on the reverse SDE: exponential integrator of the last two predictions, extrapolated.
 
     Second order at ``eta`` = 0, where it is `dpmpp_2m`; one model call per step, one noise per step if ``eta`` > 0.
     The first step is of first order.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    solver_type : weight of the change between the predictions: "midpoint", half that of the step; "heun", the exact
+        integral of the line through them
 
     Notes
     -----
@@ -39,28 +76,218 @@ def dpmpp_2m_sde(
         if t.sigma == 0:
             return denoised
         h = t.lam - s.lam
-        decay = exp(-eta * h) if eta > 0 else 1.0  # h is infinite from pure noise
-        weight = -t.alpha * expm1(-(1 + eta) * h)
-        x = decay * t.sigma / s.sigma * x + weight * denoised
+        x = exponential(s, t, x, denoised, eta)
         if last is not None:
-            slope = weight / 2 if solver_type == "midpoint" else t.alpha * (1 - phi(1, -(1 + eta) * h))
-            x = x + slope * (h / last[1]) * (denoised - last[0])
-        if eta > 0:
-            x = x + s_noise * t.sigma * sqrt(-expm1(-2 * eta * h)) * run.noise(s, t)
+            z = (1 + eta) * h
+            slope = -expm1(-z) / 2 if solver_type == "midpoint" else 1 - phi(1, -z)
+            x = x + (t.alpha * slope * h / last[1]) * (denoised - last[0])
+        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
         last = denoised, h
     return x
 
 
-def dpmpp_2m(run: Verbs[V], grid: Grid, x: V, *, solver_type: Literal["midpoint", "heun"] = "midpoint") -> V:
+def dpmpp_2m(run: Verbs[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint") -> V:
     """DPM-Solver++ (2M): `dpmpp_2m_sde` at eta 0.
 
     Second order, one model call per step, deterministic. ``solver_type`` "heun" is RES (2M) of Zhang et al. 2023.
+
+    Parameters
+    ----------
+    solver_type : weight of the change between the predictions, as for `dpmpp_2m_sde`
 
     Notes
     -----
     Lu et al. 2022, arXiv:2211.01095, algorithm 2. On flow processes it runs in the true log-SNR (as diffusers does).
     """
     return dpmpp_2m_sde(run, grid, x, eta=0.0, solver_type=solver_type)
+
+
+def dpmpp_2m_sde_heun(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    solver_type: Solver = "heun",
+) -> V:
+    """`dpmpp_2m_sde` with the exact integral of the line through two predictions.
+
+    Second order at ``eta`` = 0, where it is `res_multistep`; one model call per step, one noise per step if ``eta`` >
+    0.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    solver_type : as for `dpmpp_2m_sde`
+
+    Notes
+    -----
+    As for `dpmpp_2m_sde`.
+    """
+    return dpmpp_2m_sde(run, grid, x, eta=eta, s_noise=s_noise, solver_type=solver_type)
+
+
+def dpmpp_3m_sde(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    curvature: Literal["exact", "published"] = "exact",
+) -> V:
+    """DPM-Solver++ (3M) on the reverse SDE: exponential integrator of the parabola through the last three predictions.
+
+    Second order at ``eta`` = 0, because its first step is of first order, with a small error; one model call per step,
+    one noise per step if ``eta`` > 0.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    curvature : weight of the second difference of the predictions: "exact", the integral of the parabola; "published",
+        half of it, as in k-diffusion, ComfyUI and the code of DPM-Solver
+
+    Notes
+    -----
+    k-diffusion's ``sample_dpmpp_3m_sde``, after the multistep method of Lu et al. 2022, arXiv:2211.01095.
+    """
+    past: list[tuple[V, float]] = []  # (prediction, step size after it), the newest last
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        h = t.lam - s.lam
+        z = (1 + eta) * h
+        x = exponential(s, t, x, denoised, eta)
+        if past:
+            before, h1 = past[-1]
+            slope = (h / h1) * (denoised - before)
+            if len(past) == 2:
+                oldest, h2 = past[0]
+                bend = (h / (h1 + h2)) * (slope - (h / h2) * (before - oldest))
+                slope = slope + (h1 / h) * bend
+                x = x + (t.alpha * z * phi(3, -z) * (2 if curvature == "exact" else 1)) * bend
+            x = x + (t.alpha * z * phi(2, -z)) * slope
+        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
+        past = [*past, (denoised, h)][-2:]
+    return x
+
+
+def res_multistep_ancestral(
+    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+) -> V:
+    """RES, two steps, to less noise than the next level has, then fresh noise up to it.
+
+    Second order at ``eta`` = 0, where it is `res_multistep`; at ``eta`` = 1 it is `dpmpp_2m_sde_heun`. One model call
+    per step, one noise per step if ``eta`` > 0. The first step is of first order.
+
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew
+    s_noise : factor of the noise
+
+    Notes
+    -----
+    Zhang et al. 2023, arXiv:2308.02157, algorithm 2; ancestral form of ComfyUI, in units of sigma / alpha. As there,
+    steps are measured down to the noise that is kept.
+    """
+    last: tuple[V, float] | None = None
+    for s, t in grid.steps():
+        down, up = ancestral(grid, s, t, eta)
+        denoised = run.denoise(x, s)
+        h = down.lam - s.lam
+        x = ddim(s, down, x, denoised)
+        if last is not None and isfinite(h):
+            x = x + (t.alpha * h * phi(2, -h) * h / last[1]) * (denoised - last[0])
+        x = renoise(run, s, t, x, s_noise * up)
+        last = denoised, h
+    return x
+
+
+def res_multistep(run: Verbs[V], grid: Grid, x: V) -> V:
+    """RES, two steps: the exact integral of the line through the last two predictions.
+
+    Second order, one model call per step, deterministic. The table of `dpmpp_2m` with solver_type "heun".
+
+    Notes
+    -----
+    Zhang et al. 2023, arXiv:2308.02157, algorithm 2. ComfyUI's draws noise and multiplies it by 0; this one draws none.
+    """
+    return res_multistep_ancestral(run, grid, x, eta=0.0)
+
+
+def deis(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    max_order: Annotated[int, Between(1, 4)] = 3,
+    variable: Annotated[Literal["log_sigma", "sigma", "vp_time", "vp_time_sum"], Quirk("vp_time_sum")] = "log_sigma",
+) -> V:
+    """DEIS: exponential Adams-Bashforth in eps, the integral over sigma of a polynomial through the last slopes.
+
+    Second order, because its first steps are of lower order, with a small error; one model call per step,
+    deterministic. ``max_order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    max_order : how many slopes are used, at most
+    variable : in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`; "vp_time", the
+        time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs; "vp_time_sum", the
+        same with the integral as a sum of 10000 terms, both ends counted whole
+
+    Notes
+    -----
+    Zhang & Chen 2022, arXiv:2204.13902: t-AB, rho-AB and log-rho-AB DEIS. ComfyUI's is "vp_time_sum", diffusers' "log_sigma".
+    """
+    if variable == "sigma":
+        return lms(run, grid, x, order=max_order)
+    past: list[tuple[Level, V]] = []  # (level, eps), the newest last
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        if max_order > 1 and isfinite(s.lam):
+            past = [*past, (s, run.keep((x - s.alpha * denoised) / s.sigma))][-max_order:]
+        if len(past) > 1:
+            levels, slopes = zip(*reversed(past), strict=True)
+            if variable == "log_sigma":
+                h = t.lam - s.lam
+                nodes = [(level.lam - s.lam) / h for level in levels]
+                weights = [-exp(-t.lam) * h * w for w in lagrange_weights(nodes, moments(h, len(nodes)))]
+            else:
+                weights = _vp_time_weights([exp(-v.lam) for v in (t, *levels)], variable == "vp_time_sum")
+            x = (t.alpha / s.alpha) * x + combine([t.alpha * weight for weight in weights], slopes)
+        else:
+            x = ddim(s, t, x, denoised)
+    return x
+
+
+def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:
+    """Weights of slopes at ``sigmas[1:]`` in the integral over sigma from the second to the first of them all.
+
+    The slopes are a polynomial in the time u of a VP process with log(1 + sigma ** 2) = a * u ** 2 + b * u, where sigma
+    is 0.002 at u = 0.001 and 80 at u = 1.
+    """
+    low, high = log1p(0.002**2), log1p(80.0**2)
+    a = (low / 1e-3 - high) / (1e-3 - 1)
+    b = high - a
+    times = (np.sqrt(b**2 + 4 * a * np.log1p(np.square(sigmas))) - b) / (2 * a)
+    end, start, *_ = times
+    if as_sum:
+        points = np.linspace(start, end, 10000)
+        share = np.full(len(points), (end - start) / len(points))
+    else:
+        points, share = np.polynomial.legendre.leggauss(40)
+        points, share = (start + end) / 2 + (end - start) / 2 * points, (end - start) / 2 * share
+    growth = np.exp(a * points**2 + b * points)  # 1 + sigma ** 2
+    share = share * growth * (2 * a * points + b) / (2 * np.sqrt(growth - 1))
+    nodes = times[1:]
+    lines = [[(points - u) / (v - u) for u in nodes if u != v] for v in nodes]
+    return [float((share * np.prod(line, axis=0)).sum()) for line in lines]
 
 
 def uni_pc(
@@ -103,3 +330,217 @@ def uni_pc(
         before = s, x
         x = unified(s, t, x, past, None, variant == "bh2")
     return x
+
+
+def uni_pc_bh2(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: Order = 3,
+    corrector: bool = True,
+    lower_order_final: bool = True,
+) -> V:
+    """`uni_pc` with B(h) = exp(h) - 1.
+
+    Nominal order 3; second order with ``lower_order_final``, which ends with a step of order 1. One model call per
+    step, deterministic.
+
+    Parameters
+    ----------
+    order : of the predictor; the corrector gains one more
+    corrector : whether to correct; costs no model call
+    lower_order_final : lower the order towards the end, for few steps
+
+    Notes
+    -----
+    Zhao et al. 2023, arXiv:2302.04867.
+    """
+    how = {"order": order, "corrector": corrector, "lower_order_final": lower_order_final}
+    return uni_pc(run, grid, x, variant="bh2", **how)
+
+
+def er_sde(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    max_stage: Annotated[int, Between(1, 3)] = 3,
+    solver_type: Literal["er_sde", "reverse_time", "ode"] = "er_sde",
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    integral: Literal["exact", "published"] = "exact",
+) -> V:
+    """Extended reverse-time SDE: a multistep method on an SDE whose noise is a function of sigma / alpha.
+
+    Second order where ``eta`` = 0, because its first step is of first order; one model call per step, one noise per
+    step if ``eta`` > 0 and ``solver_type`` is not "ode". ``max_stage`` = 1 without noise is `euler`.
+
+    Parameters
+    ----------
+    max_stage : how many predictions are used, at most
+    solver_type : noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time",
+        ``r ** (1 + eta)``, the reverse SDE; "ode", ``r``, which draws nothing
+    eta : see ``solver_type``
+    s_noise : factor of the noise
+    integral : of 1 / f: "exact", or "published", the sum of 200 terms of the paper's program
+
+    Notes
+    -----
+    Cui et al. 2023, arXiv:2309.06169, algorithms 1 to 3, in sigma / alpha.
+    """
+    power = 0.0 if solver_type == "ode" else eta
+    past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), the newest last
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        start, end = exp(-s.lam), exp(-t.lam)
+        kept = exp(_er_log_gain(end, solver_type, power) - _er_log_gain(start, solver_type, power))
+        past = [*past, (start, denoised)][-max_stage:]
+        x = (kept * t.sigma / s.sigma) * x + (t.alpha - kept * t.sigma / s.sigma * s.alpha) * denoised
+        if len(past) > 1 and isfinite(past[-2][0]):
+            one, two = _er_integrals(start, end, solver_type, power, integral == "published")
+            slope = (denoised - past[-2][1]) / (start - past[-2][0])
+            x = x + (t.alpha * (end - start + one)) * slope
+            if len(past) > 2 and isfinite(past[-3][0]):
+                older = (past[-2][1] - past[-3][1]) / (past[-2][0] - past[-3][0])
+                bend = (2 / (start - past[-3][0])) * (slope - older)
+                x = x + (t.alpha * ((end - start) ** 2 / 2 + two)) * bend
+        x = renoise(run, s, t, x, s_noise * t.sigma * sqrt((1 - kept) * (1 + kept)))
+    return x
+
+
+def _er_log_gain(r: float, kind: str, power: float) -> float:
+    """log(f(r) / r) of ER-SDE's noise function f."""
+    if power == 0 or kind == "ode":
+        return 0.0
+    if kind == "reverse_time":
+        return power * log(r)
+    root = r**0.3
+    return power * (root + log1p(10 * exp(-root)))
+
+
+def _er_integrals(start: float, end: float, kind: str, power: float, as_sum: bool) -> tuple[float, float]:
+    """f(end) times the integrals of 1 / f(r) and (r - start) / f(r) over r from end to start."""
+    if as_sum:
+        width = (start - end) / 200
+        points, share = end + width * np.arange(200), np.full(200, width)
+    else:  # in log r, where f is smooth
+        places, share = np.polynomial.legendre.leggauss(64)
+        length = log(start / end) / 2
+        points = end * np.exp(length * (places + 1))
+        share = share * length * points
+    top = _er_log_gain(end, kind, power)
+    ratio = np.array([end / r * exp(top - _er_log_gain(r, kind, power)) for r in points.tolist()])
+    return float((share * ratio).sum()), float((share * ratio * (points - start)).sum())
+
+
+def sa_solver(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    predictor_order: Annotated[int, Between(1, 6)] = 3,
+    corrector_order: Annotated[int, Between(0, 6)] = 4,
+    tau: NonNegative = 1.0,
+    tau_start: Share = 0.2,
+    tau_end: Share = 0.8,
+    s_noise: NonNegative = 1.0,
+    use_pece: bool = False,
+    simple_order_2: bool = False,
+    last_prediction: Annotated[bool, Quirk(False)] = True,
+) -> V:
+    """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
+
+    Second order without noise, because its first step is of first order, with a small error; one model call per step,
+    one noise per step that ends within the noisy part of the run. ``tau`` = 0 and no corrector is an exponential
+    Adams-Bashforth method.
+
+    Parameters
+    ----------
+    predictor_order : how many predictions the predictor uses, at most
+    corrector_order : how many the corrector uses, that of the level it corrects among them; 0 is no corrector
+    tau : noise of the SDE; its square is the eta of other samplers
+    tau_start, tau_end : shares of the run between which there is noise
+    s_noise : factor of the noise
+    use_pece : call the model again on the corrected state
+    simple_order_2 : where two predictions are used, take the closed approximation of the paper's program
+    last_prediction : where the last level is above 0, return the state there; False returns the state at the level
+        before, as an older ComfyUI did
+
+    Notes
+    -----
+    Xue et al. 2023, arXiv:2309.05019, algorithm 1. Where the last level is 0, orders fall towards it and the last step
+    returns the prediction.
+    """
+    quiet, loud = (grid.process.sigma_after(share) for share in (tau_end, tau_start))
+    left = len(grid) if grid.levels[-1].sigma == 0 else predictor_order + corrector_order + len(grid)
+    past: list[tuple[float, V]] = []
+    before: tuple[Level, V, float] | None = None  # level, state and eta of the last step
+    for i, (s, t) in enumerate(grid.steps()):
+        denoised = run.denoise(x, s)
+        past = [*past, (s.lam, denoised)][-max(predictor_order, corrector_order) :]
+        order = min(corrector_order, len(past), left - i)
+        if before is not None and order > 0 and (t.sigma > 0 or use_pece):
+            start, x, eta = before
+            x = adams(start, s, x, past[-order:], eta, simple=simple_order_2)
+            x = run.keep(renoise(run, start, s, x, s_noise * fresh_std(start, s, eta)))
+            if use_pece:
+                denoised = run.denoise(x, s)
+                past[-1] = s.lam, denoised
+        if t.sigma == 0:
+            return denoised
+        if i + 1 == len(grid) and not last_prediction:
+            return x
+        eta = tau**2 if quiet <= t.label <= loud else 0.0
+        before = s, x, eta
+        past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
+        order = min(predictor_order, len(past), left - 1 - i)
+        x = adams(s, t, x, past[-order:], eta, simple=simple_order_2)
+        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
+    return x
+
+
+def sa_solver_pece(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    predictor_order: Annotated[int, Between(1, 6)] = 3,
+    corrector_order: Annotated[int, Between(0, 6)] = 4,
+    tau: NonNegative = 1.0,
+    tau_start: Share = 0.2,
+    tau_end: Share = 0.8,
+    s_noise: NonNegative = 1.0,
+    simple_order_2: bool = False,
+    last_prediction: Annotated[bool, Quirk(False)] = True,
+) -> V:
+    """`sa_solver` that calls the model again on every corrected state.
+
+    Second order without noise, because its first step is of first order, with a small error; two model calls per step
+    but for the first, one noise per step that ends within the noisy part of the run.
+
+    Parameters
+    ----------
+    predictor_order, corrector_order, tau, tau_start, tau_end, s_noise, simple_order_2, last_prediction : as for
+        `sa_solver`
+
+    Notes
+    -----
+    Xue et al. 2023, arXiv:2309.05019, in the mode predict, evaluate, correct, evaluate.
+    """
+    return sa_solver(
+        run,
+        grid,
+        x,
+        predictor_order=predictor_order,
+        corrector_order=corrector_order,
+        tau=tau,
+        tau_start=tau_start,
+        tau_end=tau_end,
+        s_noise=s_noise,
+        use_pece=True,
+        simple_order_2=simple_order_2,
+        last_prediction=last_prediction,
+    )

@@ -1,0 +1,295 @@
+"""Runs without a plan: a sampler function executed on tensors, as an oracle or because it looks at its states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+
+from ksched.grid import Grid
+from ksched.noise import NoiseSource, Seed, SeededNoise
+from ksched.plan import Draw
+from ksched.processes import Level
+from ksched.registry import SamplerSpec
+from ksched.runner import Model, Noise, answer, check_output, check_state, noise_source
+
+__all__ = ["Live", "LiveRun"]
+
+S = TypeVar("S")
+
+
+class Live:
+    """The verbs of a run on tensors: a sampler function called with it simply runs.
+
+    The oracle of the tests and the debugger's friend: put a breakpoint into the sampler. Nothing is fused or freed.
+    """
+
+    def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource) -> None:
+        self._denoiser = denoiser
+        self._like = x
+        self._noise = noise
+        self._visit = 0
+        self._drawn: dict[Draw, torch.Tensor] = {}
+
+    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        """The model's x0 prediction."""
+        return self._call(x, level, both=False)[0]
+
+    def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction and its unconditional twin."""
+        return self._call(x, level, both=True)
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
+        """Noise of the interval."""
+        self._visit += end.label > start.label
+        draw = Draw(start.label, end.label, self._visit, stream)
+        if draw not in self._drawn:
+            self._drawn[draw] = self._noise(draw, self._like)
+        return self._drawn[draw]
+
+    def keep(self, value: torch.Tensor) -> torch.Tensor:
+        """The value itself."""
+        return value
+
+    def checkpoint(self, state: S) -> S:
+        """The state itself."""
+        return state
+
+    def _call(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, Any]:
+        sigma = torch.full((x.shape[0],), level.label, dtype=x.dtype, device=x.device)
+        denoised, uncond = answer(self._denoiser, x, sigma, both)
+        return denoised.clone(), None if uncond is None else uncond.clone()
+
+
+class _Ask(Exception):
+    """Where a sampler waits for the model."""
+
+    def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:
+        super().__init__("the sampler waits for the model")
+        self.x, self.level, self.both = x, level, both
+
+
+class LiveRun:
+    """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
+
+    The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
+    one try. So a run can wait for its model, and be saved and resumed, without a thread.
+
+    Parameters
+    ----------
+    spec, grid, options : what to run
+    x : start state, batch first; it is copied, never written to
+    seed, noise : as for `Run`; needed if the sampler draws noise
+
+    Raises
+    ------
+    TypeError, ValueError : as for `Run`
+    """
+
+    def __init__(
+        self,
+        spec: SamplerSpec,
+        grid: Grid,
+        options: Mapping[str, Any],
+        x: torch.Tensor,
+        *,
+        seed: Seed | None = None,
+        noise: Noise | None = None,
+    ) -> None:
+        check_state(x)
+        self.process = grid.process
+        self._spec, self._grid, self._options = spec, grid, dict(options)
+        self._dtype = x.dtype
+        self._compute = torch.promote_types(x.dtype, torch.float32)
+        self._start = x.to(self._compute, copy=True)
+        self._noise, self._seeds = noise_source(bool(self._options.get("eta")), x.shape[0], seed, noise)
+        self._calls = 0
+        self._state: Any = None  # of the last checkpoint
+        self._saved: Mapping[str, Any] | None = None  # the same, as loaded
+        self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
+        self._drawn: dict[Draw, torch.Tensor] = {}
+        self._asked: _Ask | None = None
+        self._result = self._start
+        self._advance()
+
+    @property
+    def done(self) -> bool:
+        """Whether the result has been reached."""
+        return self._asked is None
+
+    @property
+    def x(self) -> torch.Tensor:
+        """The state the model must see next, or the result."""
+        return (self._result if self._asked is None else self._asked.x).to(self._dtype)
+
+    @property
+    def level(self) -> Level:
+        """The level the model must be called at.
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        """
+        if self._asked is None:
+            raise RuntimeError("the run is done: there is no level left to call the model at")
+        return self._asked.level
+
+    @property
+    def sigma(self) -> torch.Tensor:
+        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
+        return self._per_item(self.level.label)
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype."""
+        return self._per_item(self.process.timestep(self.level.label))
+
+    @property
+    def step(self) -> int:
+        """Number of the try, from 0."""
+        return self.accepted + self.rejected
+
+    @property
+    def steps(self) -> None:
+        """None: nobody knows how many there will be."""
+        return None
+
+    @property
+    def sigma_next(self) -> float:
+        """Contract sigma of the last level above 0."""
+        return max(self._grid.levels[-2:], key=lambda level: -level.lam if level.sigma > 0 else -1e300).label
+
+    @property
+    def accepted(self) -> int:
+        """Tries that were accepted so far."""
+        return 0 if self._state is None else int(self._state.accepted)
+
+    @property
+    def rejected(self) -> int:
+        """Tries that were rejected so far."""
+        return 0 if self._state is None else int(self._state.rejected)
+
+    @property
+    def nfe(self) -> int:
+        """Model calls answered so far."""
+        return self._calls
+
+    @property
+    def needs_uncond(self) -> bool:
+        """Whether the next answer must come with its unconditional twin."""
+        return self._asked is not None and self._asked.both
+
+    def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
+        """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
+        if self._asked is None:
+            raise RuntimeError("the run is done: it takes no further prediction")
+        check_output("D", denoised, self._asked.x)
+        if self._asked.both:
+            check_output("U", uncond, self._asked.x)
+        kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
+        denoised_kept, uncond_kept = kept
+        assert denoised_kept is not None
+        self._answers.append((denoised_kept, uncond_kept))
+        self._calls += 1
+        self._advance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
+        return {
+            "version": 1,
+            "live": self._key,
+            "calls": self._calls,
+            "seeds": self._seeds,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "state": {f.name: _copied(getattr(self._state, f.name)) for f in fields(self._state)},
+            "answers": [_copied(answers) for answers in self._answers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, bit for bit; this run's own state and seeds are forgotten.
+
+        Raises
+        ------
+        ValueError : not such a state, or one of another sampler
+        """
+        if not isinstance(state, Mapping) or state.get("version") != 1:
+            raise ValueError("state must come from Run.state_dict(), version 1")
+        if state.get("live") != self._key:
+            raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
+        device = self._start.device
+        self._calls, self._seeds = int(state["calls"]), state["seeds"]
+        self._dtype = getattr(torch, state["dtype"])
+        self._compute = torch.promote_types(self._dtype, torch.float32)
+        if self._seeds is not None:
+            self._noise = SeededNoise(tuple(self._seeds))
+        self._saved = {name: _copied(value, device) for name, value in state["state"].items()}
+        self._answers = [_copied(answers, device) for answers in state["answers"]]
+        self._drawn = {}
+        self._advance()
+
+    @property
+    def _key(self) -> str:
+        levels = [level.label for level in self._grid.levels]
+        return f"{self._spec.name} {sorted(self._options.items())!r} {levels!r} {self.process!r}"
+
+    def _per_item(self, value: float) -> torch.Tensor:
+        return torch.full((self._start.shape[0],), value, dtype=self._compute, device=self._start.device)
+
+    def _advance(self) -> None:
+        """Call the sampler from its last checkpoint, up to the next model call or the result."""
+        try:
+            self._result = self._spec(_Replay(self), self._grid, self._start, **self._options)
+            self._asked = None
+        except _Ask as asked:
+            self._asked = asked
+
+
+class _Replay:
+    """The verbs of a `LiveRun`: what has been answered before is answered again."""
+
+    def __init__(self, run: LiveRun) -> None:
+        self._run = run
+        self._answers = iter(list(run._answers))
+        self._first = True
+
+    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        return self._answer(x, level, both=False)[0]
+
+    def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._answer(x, level, both=True)
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
+        draw = Draw(start.label, end.label, 0, stream)
+        drawn = self._run._drawn
+        if draw not in drawn:
+            drawn[draw] = self._run._noise(draw, self._run._start)
+        return drawn[draw]
+
+    def keep(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+    def checkpoint(self, state: Any) -> Any:
+        run = self._run
+        first, self._first = self._first, False
+        if first and run._saved is not None:
+            named = {f.name: run._saved[f.name] for f in fields(state)}
+            shaped = {k: type(v)(*named[k]) if hasattr(v, "_fields") else named[k] for k, v in vars(state).items()}
+            run._state, run._saved = replace(state, **shaped), None
+        elif not first or run._state is None:
+            run._state, run._answers, run._drawn = state, [], {}
+        return run._state
+
+    def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        answered = next(self._answers, None)
+        if answered is None:
+            raise _Ask(x, level, both)
+        return answered
+
+
+def _copied(value: Any, device: torch.device | None = None) -> Any:
+    """Numbers as they are, tensors as copies, tuples part by part."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone().to(device if device is not None else value.device)
+    return tuple(_copied(part, device) for part in value) if isinstance(value, tuple) else value

@@ -1,0 +1,199 @@
+"""One model call per step and a memory of earlier slopes: Adams-Bashforth methods in sigma, or in flow's own time."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, TypeVar
+
+from ksched.grid import Grid
+from ksched.options import Between, Finite, Order, Quirk
+from ksched.processes import Level
+from ksched.samplers.blocks import Straight, combine, ddim, lagrange_weights, moments, renoise
+from ksched.tape import Vector, Verbs
+
+__all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms"]
+
+V = TypeVar("V", bound=Vector)
+MaxOrder = Annotated[int, Between(1, 4)]
+
+#: Adams-Bashforth weights of the last slopes for even steps, the newest first.
+EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def lms(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: Order = 4,
+    end: Annotated[Literal["denoised", "integral"], Quirk("integral")] = "denoised",
+) -> V:
+    """Linear multistep: Adams-Bashforth with the exact weights of uneven steps.
+
+    Second order, because its first steps are of lower order, with a small error; one model call per step,
+    deterministic. ``order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    order : how many slopes are used, at most
+    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in k-diffusion and diffusers
+
+    Notes
+    -----
+    Bashforth & Adams 1883; k-diffusion's ``sample_lms``, which integrates numerically what is a polynomial.
+    """
+    straight = Straight(grid)
+    past: list[tuple[Level, V]] = []
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0 and end == "denoised":
+            return denoised
+        past = _remembered(run, straight, past, s, x, denoised, order)
+        if len(past) == 1:
+            x = ddim(s, t, x, denoised)
+            continue
+        nodes = straight.nodes(s, t, [level for level, _ in past])
+        weights = lagrange_weights(nodes, moments(0.0, len(nodes)))
+        x = straight.move(s, t, x, combine(weights, [slope for _, slope in past]))
+    return x
+
+
+def _remembered(
+    run: Verbs[V], straight: Straight, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
+) -> list[tuple[Level, V]]:
+    """The last slopes with their levels, the newest first; a method of order 1 needs none of its own."""
+    slope = straight.slope(s, x, denoised)
+    return [(s, run.keep(slope) if order > 1 else slope), *past][:order]
+
+
+def ipndm(run: Verbs[V], grid: Grid, x: V, *, max_order: MaxOrder = 4) -> V:
+    """Improved PNDM: Adams-Bashforth with the weights of even steps, whatever the steps are.
+
+    Second order, because real steps are uneven and the first ones of lower order; one model call per step,
+    deterministic. ``max_order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    max_order : how many slopes are used, at most
+
+    Notes
+    -----
+    Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler has levels and a
+    model output of its own.
+    """
+    straight = Straight(grid)
+    past: list[tuple[Level, V]] = []
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        if len(past) == 1:
+            x = ddim(s, t, x, denoised)
+        else:
+            x = straight.move(s, t, x, combine(EVEN[len(past) - 1], [slope for _, slope in past]))
+    return x
+
+
+def ipndm_v(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    max_order: MaxOrder = 4,
+    weights: Annotated[Literal["exact", "published"], Quirk("published")] = "exact",
+) -> V:
+    """`ipndm` with the weights of uneven steps.
+
+    Second order, because its first steps are of lower order, with a small error; one model call per step,
+    deterministic. The table of `lms` with the same order; ``max_order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    max_order : how many slopes are used, at most
+    weights : "exact"; "published", those of the program that introduced the name, wrong from order 3 on: of first order
+
+    Notes
+    -----
+    Zhou et al., diff-sampler, whose text ComfyUI has: at order 3 a bracket is misplaced, at order 4 also a sign and a
+    ratio, and the weights do not sum to 1.
+    """
+    if weights == "exact":
+        return lms(run, grid, x, order=max_order)
+    straight = Straight(grid)
+    past: list[tuple[Level, V]] = []
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        times = [straight.time(level) for level in (t, *(level for level, _ in past))]
+        steps = [after - before for after, before in zip(times[:-1], times[1:], strict=True)]
+        x = straight.move(s, t, x, combine(_published_weights(steps), [slope for _, slope in past]))
+    return x
+
+
+def _published_weights(steps: list[float]) -> list[float]:
+    """The wrong weights of ``ipndm_v`` for up to four steps, the newest first, as divided differences."""
+    h, *past = steps
+    first = h / (2 * past[0]) if past else 0.0
+    if len(past) < 2:
+        return [1 + first, -first][: len(steps)]
+    one, two = h + past[0], past[0] + past[1]
+    second = (1 - h / (3 * one) * (h * one) / (past[0] * two)) / 2  # rightly (1 - h / (3 * one)) * ...
+    ratio = past[0] / past[1]
+    weights = [1 + first + second, -first - (1 + ratio) * second, ratio * second]
+    if len(past) < 3:
+        return weights
+    whole, three = one + past[1], two + past[2]
+    third = ((1 - h / (3 * one)) / 2 + (1 - h / (2 * one)) * h / (6 * whole)) * (h * one * whole) / (past[0] * two * three)
+    far = past[0] * two / (past[1] * (past[1] + past[2]))
+    return [
+        weights[0] + third,
+        weights[1] - (1 + ratio + far) * third,
+        weights[2] + (ratio + far * (1 + past[1] / past[2])) * third,
+        -third * far * ratio,  # rightly past[1] / past[2]
+    ]
+
+
+def gradient_estimation(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    ge_gamma: Finite = 2.0,
+    mu: Annotated[float, Between(0.0, 0.99)] = 0.0,
+    s_noise: Annotated[float, Between(0.0, 10.0)] = 1.0,
+) -> V:
+    """Euler's method with the slope extrapolated from the step before.
+
+    First order, one model call per step; deterministic unless ``mu`` > 0. ``ge_gamma`` = 1 is `euler`; 1.5 is `ipndm`
+    with max_order 2.
+
+    Parameters
+    ----------
+    ge_gamma : how far to extrapolate, 1 being not at all
+    mu : how far below the next level a step goes, in powers of sigma, before noise is added; 0 adds none, 1/2 is like
+        DDPM
+    s_noise : factor of the noise
+
+    Notes
+    -----
+    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion.
+    """
+    straight = Straight(grid)
+    last: V | None = None
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        below = (t.sigma * s.alpha / (s.sigma * t.alpha)) ** (mu / (1 - mu)) if mu > 0 else 1.0
+        down = t._replace(sigma=below * t.sigma)
+        ahead = slope = straight.slope(s, x, denoised)
+        if ge_gamma != 1:
+            slope = run.keep(slope)
+            ahead = slope if last is None else slope + (ge_gamma - 1) * (slope - last)
+        x = straight.move(s, down, x, ahead)
+        x = renoise(run, s, t, x, s_noise * t.sigma * math.sqrt((1 - below) * (1 + below)))
+        last = slope
+    return x

@@ -1,0 +1,261 @@
+"""Samplers that choose their steps by an estimate of the error. They look at the data, and so have no plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from ksched.grid import Grid
+from ksched.options import Between, NonNegative, Positive, Quirk
+from ksched.processes import Level
+from ksched.samplers.blocks import Straight, ancestral, combine, ddim, eps_step, inner, phi, renoise
+from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
+from ksched.tape import LiveVerbs
+from ksched.types import Tensor
+
+__all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]
+
+End = Annotated[Literal["denoised", "sigma_min"], Quirk("sigma_min")]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Where an adaptive run stands between two tries.
+
+    Attributes
+    ----------
+    level, x : level and state reached
+    h : length of the next try, in log-SNR
+    before : state that errors are compared with: the lower-order result of the last accepted step
+    denoised : prediction at ``x``, once it is known
+    errors : inverse errors of the last two accepted steps
+    accepted, rejected : how many tries were what
+    """
+
+    level: Level
+    x: Tensor
+    h: float
+    before: Tensor
+    denoised: Tensor | None = None
+    errors: tuple[float, ...] = ()
+    accepted: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A PID controller of step sizes.
+
+    Attributes
+    ----------
+    rtol, atol : error allowed, relative to the state and absolute
+    pcoeff, icoeff, dcoeff : of the error, its sum and its change
+    order : of the error estimate
+    accept_safety : smallest factor of the step size at which a try is accepted
+
+    Notes
+    -----
+    Soderlind 2003; k-diffusion's ``PIDStepSizeController``, with the smooth limiter ``1 + atan(factor - 1)``.
+    """
+
+    rtol: float
+    atol: float
+    pcoeff: float
+    icoeff: float
+    dcoeff: float
+    order: float
+    accept_safety: float
+
+    def judge(self, state: Tried, low: Tensor, high: Tensor) -> tuple[bool, Tried]:
+        """Whether a try is accepted, and the state with the new step size and errors.
+
+        The error is a root mean square over the whole batch, read back from the device.
+        """
+        allowed = (self.rtol * low.abs().maximum(state.before.abs())).clamp(min=self.atol)
+        error = float(((low - high) / allowed).square().mean().sqrt())
+        now = 1 / (error + 1e-8)
+        last, older = state.errors or (now, now)
+        powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
+        factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
+        factor = 1 + math.atan(factor - 1)
+        accept = factor >= self.accept_safety
+        return accept, replace(state, h=state.h * factor, errors=(now, last) if accept else (last, older))
+
+
+def _ends(grid: Grid) -> tuple[Level, Level]:
+    """The first level, and the last above 0."""
+    levels = grid.levels[:-1] if grid.levels[-1].sigma == 0 and len(grid) else grid.levels
+    return levels[0], levels[-1]
+
+
+def _leave_pure_noise(run: LiveVerbs[Tensor], grid: Grid, state: Tried, last: Level) -> Tried:
+    """A step of a thousandth of the run, from where log-SNR is infinite to where it is not."""
+    share = grid.process.level(grid.process.sigma_after(1e-3))
+    first = share if share.lam < last.lam else last
+    x = ddim(state.level, first, state.x, run.denoise(state.x, state.level))
+    return replace(state, level=first, x=x, before=x)
+
+
+def dpm_adaptive(
+    run: LiveVerbs[Tensor],
+    grid: Grid,
+    x: Tensor,
+    *,
+    order: Annotated[int, Between(2, 3)] = 3,
+    rtol: NonNegative = 0.05,
+    atol: Positive = 0.0078,
+    h_init: Positive = 0.05,
+    pcoeff: NonNegative = 0.0,
+    icoeff: NonNegative = 1.0,
+    dcoeff: NonNegative = 0.0,
+    accept_safety: NonNegative = 0.81,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    end: End = "denoised",
+    reuse: bool = True,
+) -> Tensor:
+    """DPM-Solver-12 or -23 with steps chosen by the difference of its two orders.
+
+    Of the levels only the first and the last above 0 are used. ``order`` model calls per try, one less after a
+    rejected one; deterministic unless ``eta`` > 0. All items of a batch share their steps.
+
+    Parameters
+    ----------
+    order : of the higher of the two methods
+    rtol, atol : error allowed in a step, relative to the state and absolute
+    h_init : length of the first try, in log-SNR
+    pcoeff, icoeff, dcoeff : of the PID controller of the step size
+    accept_safety : smallest factor of the step size at which a try is accepted
+    eta : share of the noise that each step draws anew
+    s_noise : factor of the noise
+    end : where the last level is 0: "denoised", a model call at the last level above it; "sigma_min", stop there with
+        the noise that is left, as k-diffusion does
+    reuse : keep the first prediction of a rejected try; k-diffusion calls the model again
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2206.00927, appendix C; k-diffusion's ``sample_dpm_adaptive``.
+    """
+    control = Controller(rtol, atol, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
+    first, last = _ends(grid)
+    state = run.checkpoint(Tried(first, x, h_init, x))
+    while state.level.lam < last.lam - 1e-5:
+        s = state.level
+        if math.isinf(s.lam):
+            state = run.checkpoint(_leave_pure_noise(run, grid, state, last))
+            continue
+        t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
+        down, up = ancestral(grid, s, t, eta)
+        if down.lam > last.lam:
+            down = t._replace(sigma=t.alpha * math.exp(-last.lam), lam=last.lam)
+            up = math.sqrt(max(t.sigma**2 - down.sigma**2, 0.0))
+        denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised
+        low, high = _dpm_pair(run, grid, s, down, state.x, denoised, order)
+        accept, tried = control.judge(state, low, high)
+        if accept:
+            x = renoise(run, s, t, high, s_noise * up)
+            tried = replace(tried, level=t, x=x, before=low, denoised=None, accepted=state.accepted + 1)
+        else:
+            tried = replace(tried, denoised=denoised if reuse else None, rejected=state.rejected + 1)
+        state = run.checkpoint(tried)
+    if grid.levels[-1].sigma > 0 or end == "sigma_min":
+        return state.x
+    return run.denoise(state.x, last)
+
+
+def _dpm_pair(
+    run: LiveVerbs[Tensor], grid: Grid, s: Level, t: Level, x: Tensor, denoised: Tensor, order: int
+) -> tuple[Tensor, Tensor]:
+    """A step of DPM-Solver's orders 1 and 2, or 2 and 3, with the same model calls."""
+
+    def eps_at(level: Level, state: Tensor, answer: Tensor) -> Tensor:
+        return (state - level.alpha * answer) / level.sigma
+
+    def to(share: float, weights: list[float]) -> tuple[Level, Tensor]:
+        level = inner(grid, s, t, share)
+        return level, eps_step(s, level, x, combine(weights, eps[: len(weights)]))
+
+    eps, h = [eps_at(s, x, denoised)], t.lam - s.lam
+    nodes = [1 / 2] if order == 2 else [1 / 3, 2 / 3]
+    for k, node in enumerate(nodes):
+        # at the second node: 2 times the change over the first third, weighed by the growth of eps
+        bend = 2 * phi(2, node * h) / phi(1, node * h)
+        level, state = to(node, [1.0] if k == 0 else [1 - bend, bend])
+        eps.append(eps_at(level, state, run.denoise(state, level)))
+    first = 1 / (2 * nodes[0])
+    halves = to(1.0, [1 - first, first])[1]
+    if order == 2:
+        return to(1.0, [1.0])[1], halves
+    third = phi(2, h) / phi(1, h) / nodes[1]
+    return halves, to(1.0, [1 - third, 0.0, third])[1]
+
+
+#: weights of the embedded methods, the prediction at the end of the step last
+_EMBEDDED = {
+    "bogacki_shampine": (3, "7/24 1/4 1/3 1/8"),
+    "dormand_prince": (5, "5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40"),
+}
+
+
+def rk_adaptive(
+    run: LiveVerbs[Tensor],
+    grid: Grid,
+    x: Tensor,
+    *,
+    pair: Literal["bogacki_shampine", "dormand_prince"] = "dormand_prince",
+    rtol: NonNegative = 0.001,
+    atol: Positive = 0.0001,
+    h_init: Positive = 0.05,
+    pcoeff: NonNegative = 0.4,
+    icoeff: NonNegative = 0.3,
+    dcoeff: NonNegative = 0.0,
+    accept_safety: NonNegative = 0.81,
+    end: End = "denoised",
+) -> Tensor:
+    """An embedded Runge-Kutta pair in sigma, or in flow's own time, with steps chosen by the difference of its orders.
+
+    Of the levels only the first and the last above 0 are used. Three model calls per try ("bogacki_shampine") or six,
+    the last of which is the first of the next; deterministic. All items of a batch share their steps.
+
+    Parameters
+    ----------
+    pair : orders 3 and 2 of Bogacki and Shampine, or 5 and 4 of Dormand and Prince
+    rtol, atol : error allowed in a step, relative to the state and absolute
+    h_init : length of the first try, in log-SNR
+    pcoeff, icoeff, dcoeff : of the PID controller of the step size
+    accept_safety : smallest factor of the step size at which a try is accepted
+    end : where the last level is 0: "denoised", the prediction at the last level above it, which is known;
+        "sigma_min", the state there
+
+    Notes
+    -----
+    Bogacki & Shampine 1989; Dormand & Prince 1980; Soderlind 2003 for the controller.
+    """
+    order, text = _EMBEDDED[pair]
+    weights = [float(Fraction(weight)) for weight in text.split()]
+    control = Controller(rtol, atol, pcoeff, icoeff, dcoeff, order, accept_safety)
+    straight = Straight(grid)
+    first, last = _ends(grid)
+    state = run.checkpoint(Tried(first, x, h_init, x))
+    while state.level.lam < last.lam - 1e-9:
+        s = state.level
+        if math.isinf(s.lam):
+            state = run.checkpoint(_leave_pure_noise(run, grid, state, last))
+            continue
+        t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
+        denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised
+        mixed, seen = runge_kutta(run, straight, s, t, state.x, denoised, TABLEAUS[pair])
+        high = ddim(s, t, state.x, mixed)
+        after = run.denoise(high, t)
+        low = ddim(s, t, state.x, combine(weights, [*seen, straight.seen_from(s, t, mixed, after)]))
+        accept, tried = control.judge(state, low, high)
+        if accept:
+            tried = replace(tried, level=t, x=high, before=low, denoised=after, accepted=state.accepted + 1)
+        else:
+            tried = replace(tried, denoised=denoised, rejected=state.rejected + 1)
+        state = run.checkpoint(tried)
+    if grid.levels[-1].sigma > 0 or end == "sigma_min":
+        return state.x
+    return run.denoise(state.x, last) if state.denoised is None else state.denoised

@@ -1,0 +1,258 @@
+"""CFG++: samplers that go to the guided prediction with the noise of the unconditional one.
+
+They ask the model for both. Where the two are equal, each is the sampler of its name without ``_cfg_pp``.
+"""
+
+from __future__ import annotations
+
+from math import expm1
+from typing import Annotated, Literal, TypeVar
+
+from ksched.grid import Grid
+from ksched.options import Finite, NonNegative, Quirk, Share
+from ksched.processes import Level
+from ksched.samplers.blocks import Straight, ancestral, ddim, middle, phi, renoise
+from ksched.tape import Vector, Verbs
+
+__all__ = [
+    "cfgpp_ud10_ab",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "euler_ancestral_cfg_pp",
+    "euler_cfg_pp",
+    "gradient_estimation_cfg_pp",
+    "res_multistep_ancestral_cfg_pp",
+    "res_multistep_cfg_pp",
+]
+
+V = TypeVar("V", bound=Vector)
+
+
+def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
+    """`ddim` with the noise that the unconditional prediction leaves: Chung et al. 2024, arXiv:2406.08070, eq. 14."""
+    r = t.sigma / s.sigma
+    return r * x + t.alpha * denoised - r * s.alpha * uncond
+
+
+def euler_ancestral_cfg_pp(
+    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+) -> V:
+    """CFG++ with Euler's method to less noise than the next level has, then fresh noise up to it.
+
+    First order, one model call and one noise per step. ``eta`` = 0 is `euler_cfg_pp`.
+
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew
+    s_noise : factor of the noise
+
+    Notes
+    -----
+    Chung et al. 2024, arXiv:2406.08070, with noise as in DDIM; ComfyUI's ``sample_euler_ancestral_cfg_pp``.
+    """
+    for s, t in grid.steps():
+        down, up = ancestral(grid, s, t, eta)
+        denoised, uncond = run.denoise_both(x, s)
+        x = renoise(run, s, t, _guided(s, down, x, denoised, uncond), s_noise * up)
+    return x
+
+
+def euler_cfg_pp(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    version: Annotated[Literal["regular", "alternative"], Quirk("alternative")] = "regular",
+) -> V:
+    """CFG++ with Euler's method.
+
+    First order, one model call per step, deterministic.
+
+    Parameters
+    ----------
+    version : "regular", the paper's; "alternative", an older one: Euler's method with twice the guided prediction less
+        the unconditional one, and so also in the step to sigma 0
+
+    Notes
+    -----
+    Chung et al. 2024, arXiv:2406.08070, algorithm 2; ComfyUI's node SamplerEulerCFGpp has both versions.
+    """
+    if version == "regular":
+        return euler_ancestral_cfg_pp(run, grid, x, eta=0.0)
+    for s, t in grid.steps():
+        denoised, uncond = run.denoise_both(x, s)
+        x = ddim(s, t, x, 2.0 * denoised - uncond)
+    return x
+
+
+def dpmpp_2m_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
+    """CFG++ with DPM-Solver++ (2M): the guided prediction extrapolated from the last unconditional one.
+
+    Second order without guidance, one model call per step, deterministic.
+
+    Notes
+    -----
+    ComfyUI's ``sample_dpmpp_2m_cfg_pp``, in true log-SNR.
+    """
+    last: tuple[V, float] | None = None
+    for s, t in grid.steps():
+        denoised, uncond = run.denoise_both(x, s)
+        h = t.lam - s.lam
+        x = _guided(s, t, x, denoised, uncond)
+        if last is not None and t.sigma > 0:
+            x = x - (t.alpha * expm1(-h) / 2 * h / last[1]) * (denoised - last[0])
+        last = uncond, h
+    return x
+
+
+def dpmpp_2s_ancestral_cfg_pp(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    shift_by: Annotated[Literal["first", "second"], Quirk("second")] = "first",
+) -> V:
+    """CFG++ with `dpmpp_2s_ancestral`: the state is moved by what guidance adds, then steps to the guided predictions.
+
+    Second order without guidance; two model calls per step and one for the step to sigma 0, one noise per step.
+
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew
+    s_noise : factor of the noise
+    shift_by : which unconditional prediction the state is moved by in the second half: that of the "first" call, or of
+        the "second", which an older ComfyUI had overwritten it with
+
+    Notes
+    -----
+    ComfyUI's ``sample_dpmpp_2s_ancestral_cfg_pp``, in units of sigma / alpha.
+    """
+    for s, t in grid.steps():
+        down, up = ancestral(grid, s, t, eta)
+        denoised, uncond = run.denoise_both(x, s)
+        if t.sigma == 0:
+            x = _guided(s, down, x, denoised, uncond)
+        else:
+            mid = middle(grid, s, down, t)
+            moved = x + s.alpha * (denoised - uncond)
+            after, later = run.denoise_both(ddim(s, mid, moved, denoised), mid)
+            if shift_by == "second":
+                moved = x + s.alpha * (denoised - later)
+            x = ddim(s, down, moved, after)
+        x = renoise(run, s, t, x, s_noise * up)
+    return x
+
+
+def res_multistep_ancestral_cfg_pp(
+    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+) -> V:
+    """CFG++ with `res_multistep_ancestral`: the state is moved by what guidance adds, then steps unconditionally.
+
+    Second order without guidance; one model call per step, one noise per step if ``eta`` > 0. The first step is Euler's.
+
+    Parameters
+    ----------
+    eta : share of the noise that is drawn anew
+    s_noise : factor of the noise
+
+    Notes
+    -----
+    ComfyUI's ``sample_res_multistep_ancestral_cfg_pp``, in units of sigma / alpha.
+    """
+    last: tuple[V, float] | None = None
+    for s, t in grid.steps():
+        down, up = ancestral(grid, s, t, eta)
+        denoised, uncond = run.denoise_both(x, s)
+        h = down.lam - s.lam
+        if last is None or down.sigma == 0:
+            x = _guided(s, down, x, denoised, uncond)
+        else:
+            moved = x + s.alpha * (denoised - uncond)
+            x = ddim(s, down, moved, uncond) + (t.alpha * h * phi(2, -h) * h / last[1]) * (uncond - last[0])
+        x = renoise(run, s, t, x, s_noise * up)
+        last = uncond, h
+    return x
+
+
+def res_multistep_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
+    """CFG++ with `res_multistep`.
+
+    Second order without guidance; one model call per step, deterministic. The first step is Euler's.
+
+    Notes
+    -----
+    ComfyUI's ``sample_res_multistep_cfg_pp``.
+    """
+    return res_multistep_ancestral_cfg_pp(run, grid, x, eta=0.0)
+
+
+def gradient_estimation_cfg_pp(run: Verbs[V], grid: Grid, x: V, *, ge_gamma: Finite = 2.0) -> V:
+    """CFG++ with `gradient_estimation`: the slope is that of the unconditional prediction.
+
+    First order, one model call per step, deterministic. ``ge_gamma`` = 1 is `euler_cfg_pp`.
+
+    Parameters
+    ----------
+    ge_gamma : how far to extrapolate the slope, 1 being not at all
+
+    Notes
+    -----
+    ComfyUI's ``sample_gradient_estimation_cfg_pp``, on every process.
+    """
+    straight = Straight(grid)
+    last: V | None = None
+    for s, t in grid.steps():
+        denoised, uncond = run.denoise_both(x, s)
+        if t.sigma == 0:
+            return denoised
+        slope = straight.slope(s, x, uncond)
+        slope = slope if ge_gamma == 1 else run.keep(slope)
+        x = _guided(s, t, x, denoised, uncond)
+        if last is not None:
+            x = x + (ge_gamma - 1) * straight.advance(s, t, slope - last)
+        last = slope
+    return x
+
+
+def cfgpp_ud10_ab(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    history: Share = 0.25,
+    uncond_history: Share = 0.1,
+    zero: Share = 1.0,
+) -> V:
+    """CFG++ whose step is blended with the step before, and whose end is extrapolated to sigma 0.
+
+    First order, one model call per step, deterministic. All weights 0 is `euler_cfg_pp`.
+
+    Parameters
+    ----------
+    history : weight of the two-step Adams-Bashforth step in each step
+    uncond_history : how much of its last change the slope of the unconditional prediction is extrapolated by
+    zero : weight, in the step to sigma 0, of the line through the last two predictions, continued to 0
+
+    Notes
+    -----
+    No paper; ComfyUI's ``sample_cfgpp_ud10_ab``, with its three constants as defaults.
+    """
+    straight = Straight(grid)
+    last: tuple[Level, V, V, V] | None = None  # level, prediction, unconditional eps, slope of the step
+    for s, t in grid.steps():
+        denoised, uncond = run.denoise_both(x, s)
+        eps = ahead = run.keep((x - s.alpha * uncond) / s.sigma)
+        if last is not None:
+            _, node = straight.nodes(s, t, [t, last[0]])
+            ahead = eps - (uncond_history / node) * (eps - last[2])
+        target = t.alpha * denoised + t.sigma * ahead
+        slope = run.keep(straight.slope_to(s, t, x, target))
+        x = target
+        if last is not None:
+            x = x + history * -1 / (2 * node) * straight.advance(s, t, slope - last[3])
+            if t.sigma == 0:
+                x = (1 - zero) * x + zero * (denoised - (1 / node) * (denoised - last[1]))
+        last = s, denoised, eps, slope
+    return x

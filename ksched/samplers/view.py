@@ -1,0 +1,86 @@
+"""How a sampler reads the levels of a run: options that every sampler has, each what some program does throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from ksched.grid import Grid
+from ksched.options import Between, NonNegative, Option, Quirk, options_of
+from ksched.processes import Process
+
+__all__ = ["VIEW_OPTIONS", "AsVE", "view"]
+
+
+@dataclass(frozen=True)
+class AsVE(Process):
+    """A process whose states are taken for ``x0 + sigma * eps`` whatever they are.
+
+    Attributes
+    ----------
+    process : what the model was trained on
+    """
+
+    process: Process
+
+    def sigma_after(self, share: float) -> float:
+        """That of the process."""
+        return self.process.sigma_after(share)
+
+    def _table_sigmas(self) -> Any:
+        return self.process.sigmas.copy()
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.process._timestep(sigma, xp)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return self.process._sigma(timestep, xp)
+
+    def _position(self, sigma: Any, xp: Any) -> Any:
+        return self.process._position(sigma, xp)
+
+    def _sigma_at_position(self, position: Any, xp: Any) -> Any:
+        return self.process._sigma_at_position(position, xp)
+
+
+def view(
+    grid: Grid,
+    *,
+    as_ve: Annotated[bool, Quirk(True)] = False,
+    start_after: Annotated[float, Between(0.0, 0.5), Quirk(0.1)] = 0.0,
+    end_at: Annotated[NonNegative, Quirk(0.01)] = 0.0,
+) -> Grid:
+    """The grid as a sampler of another program sees it.
+
+    Parameters
+    ----------
+    grid : levels of the run
+    as_ve : on a flow process, take states for ``x0 + sigma * eps``, as programs do whose formulas know nothing else.
+        The ODE is the same in these coordinates, so deterministic samplers keep their order and only step evenly in
+        another variable, -log(sigma); the noise that a stochastic sampler adds is wrong. No effect on other processes
+    start_after : a run from pure noise starts at the level after this share of it instead (ComfyUI: 0.0001 for samplers
+        in log-SNR, which is infinite there)
+    end_at : a last level of 0 becomes this one, at which the run stops (ComfyUI's UniPC: 0.001)
+
+    Raises
+    ------
+    ValueError : ``end_at`` not below the level before
+    """
+    process, levels = grid.process, list(grid.levels)
+    flow = process.sigma_limit == 1
+    if start_after > 0 and levels[0].alpha == 0 and len(levels) > 1:
+        levels[0] = process.level(process.sigma_after(start_after))
+    if end_at > 0 and levels[-1].sigma == 0 and len(levels) > 1:
+        if end_at >= levels[-2].label:
+            raise ValueError(f"end_at must be below the last level above 0, {levels[-2].label:g}; got {end_at}")
+        levels[-1] = process.level(end_at)
+    if as_ve and flow:
+        process = AsVE(process)
+        levels = [process.level(level.label) for level in levels]
+    return grid if levels == list(grid.levels) else replace(grid, process=process, levels=tuple(levels))
+
+
+#: the options of `view`
+VIEW_OPTIONS: Mapping[str, Option] = options_of(view)
