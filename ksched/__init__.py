@@ -17,11 +17,11 @@ from ksched.schedules import *
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, exact, noise, peers, plots, testing
+    from ksched import analysis, exact, guidance, noise, peers, plots, testing
     from ksched.denoiser import Denoiser
+    from ksched.live import LiveRun
     from ksched.plan import Plan
     from ksched.registry import register_sampler
-    from ksched.live import LiveRun
     from ksched.runner import Run, StepInfo
     from ksched.sampler import Sampler, build_sampler
 
@@ -50,6 +50,7 @@ __all__ = [
     "build_sampler",
     "exact",
     "explain",
+    "guidance",
     "mu_for_flux2",
     "mu_for_tokens",
     "noise",
@@ -62,7 +63,7 @@ __all__ = [
 __all__ += grid.__all__
 __all__ += schedules.__all__
 
-_MODULES = ("analysis", "exact", "noise", "peers", "plots", "testing")
+_MODULES = ("analysis", "exact", "guidance", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",

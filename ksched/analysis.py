@@ -25,12 +25,15 @@ class Marginal(NamedTuple):
     """Law of one state when all data is one point x0: mean ``alpha * x0`` and variance ``variance``.
 
     ``level`` is the level the state should be at: alpha equal to ``level.alpha``, variance to ``level.sigma ** 2``.
+    ``rounding`` bounds what the rounding of float64 can have done to alpha and to the standard deviation: little, but
+    on grids whose steps differ by orders of magnitude some methods subtract numbers that are far larger than the result.
     """
 
     row: int
     level: Level
     alpha: float
     variance: float
+    rounding: float
 
 
 class Law(NamedTuple):
@@ -65,11 +68,23 @@ def marginals(plan: Plan) -> list[Marginal]:
     first = plan.start.alpha * basis[0] + plan.start.sigma * basis[1]
     states = _propagate(plan, first, basis[2:], lambda level, state: (basis[0], basis[0]))
     levels = [row.level for row in plan.rows[:-1]] + [plan.end]
+    bounds = _rounding(plan, [float(np.linalg.norm(state)) for state in states])
     return [
-        Marginal(k, level, float(state[0]), float(state[1:] @ state[1:]))
-        for k, (level, state) in enumerate(zip(levels, states, strict=True))
+        Marginal(k, level, float(state[0]), float(state[1:] @ state[1:]), bound)
+        for k, (level, state, bound) in enumerate(zip(levels, states, bounds, strict=True))
         if level is not None
     ]
+
+
+def _rounding(plan: Plan, sizes: list[float]) -> list[float]:
+    """Bound on the error of every state: that of its terms, and a rounding of each of their products."""
+    bounds: list[float] = []
+    for row, size in zip(plan.rows, sizes, strict=True):
+        bound = float(np.spacing(size))
+        for (kind, k), value in row.terms:
+            bound += abs(value) * (bounds[k] + np.spacing(sizes[k]) if kind == "x" else np.finfo(float).eps)
+        bounds.append(bound)
+    return bounds
 
 
 def table(plan: Plan) -> Array:

@@ -1,35 +1,54 @@
-"""What differs between two configurations: in words, in options, in noise levels, in the table of the run."""
+"""What a name means, and what differs between two configurations: in words, options, noise levels, the run's table."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
+from ksched.options import Option
+from ksched.peers import find_sampler
 from ksched.processes import Process, default_process
-from ksched.schedules import DIALECTS, calculate_sigmas, schedule_options
+from ksched.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.samplers.view import view
+from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
 from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, parse_label
 
-__all__ = ["Configuration", "explain"]
+__all__ = ["Configuration", "allowed", "explain", "option_texts", "sampler_facts"]
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A sampler, a schedule or both, as one program means them."""
+    """A sampler, a schedule or both, as one program means them.
+
+    Attributes
+    ----------
+    dialect : whose names they are
+    sampler, schedule : None where the text names none
+    preset : the sampler's options that are in its name there, beyond the dialect
+    note : what `ksched.peers` says of the sampler's name
+    """
 
     dialect: Dialect
     sampler: SamplerType | None
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | None
+    preset: tuple[tuple[str, Any], ...] = ()
+    note: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Configuration:
-        """Read "dialect:sampler+schedule", "dialect:label" or "dialect:schedule"; without a dialect it is ours.
+        """Read "dialect:sampler+schedule", "dialect:label", "dialect:sampler" or "dialect:schedule".
+
+        Without a dialect it is ours. A label of A1111's kind that names no schedule has that of "Automatic"; a sampler
+        of another program has none.
 
         Raises
         ------
         TypeError : not text
-        ValueError : an unknown dialect, sampler or schedule
+        ValueError : an unknown dialect, sampler or schedule; a name of another program for what is no sampler here
         """
         if not isinstance(text, str):
             raise TypeError(f"a configuration is text such as 'comfyui:dpmpp_2m_sde+karras'; got {text!r}")
@@ -37,55 +56,152 @@ class Configuration:
         dialect = Dialect.parse(head.strip()) if colon else Dialect.KSCHED
         body = body if colon else head
         # a plus between names, not those of "DPM++"
-        sampler, plus, schedule = body.replace("++", "pp").partition("+")
+        name, plus, schedule = body.replace("++", "pp").partition("+")
         if plus:
-            return cls(dialect, SamplerType.parse(sampler.strip()), NoiseSchedule.parse(schedule.strip()))
+            return cls._of(dialect, name.strip(), NoiseSchedule.parse(schedule.strip()))
+        body = body.strip()
         try:
-            return cls(dialect, None, NoiseSchedule.parse(body.strip()))
+            return cls(dialect, None, NoiseSchedule.parse(body))
         except ValueError:
-            return cls(dialect, *parse_label(body.strip()))
+            if dialect not in (Dialect.KSCHED, Dialect.A1111) and (found := cls._named(dialect, body)):
+                return found
+        named, automatic = parse_label(body)
+        words = body.split()
+        heads = (" ".join(words[:cut]) for cut in range(len(words), 0, -1))
+        labels = (found for head in heads if (found := cls._named(dialect, head)) and found.sampler is named)
+        found = next(labels, cls(dialect, named, None))
+        return cls(dialect, named, automatic, found.preset, found.note)
+
+    @classmethod
+    def _of(cls, dialect: Dialect, name: str, schedule: NoiseSchedule) -> Configuration:
+        found = cls._named(dialect, name) or cls(dialect, SamplerType.parse(name), None)
+        return cls(dialect, found.sampler, schedule, found.preset, found.note)
+
+    @classmethod
+    def _named(cls, dialect: Dialect, name: str) -> Configuration | None:
+        """The sampler that a program's own name, or any spelling, means there; None if nothing has that name."""
+        try:
+            peer = find_sampler(dialect, name)
+        except ValueError:
+            try:
+                return cls(dialect, SamplerType.parse(name), None)
+            except ValueError:
+                return None
+        if peer.sampler is None:
+            raise ValueError(f"{peer.program}'s {peer.name!r} is no sampler here: {peer.note}")
+        return cls(dialect, peer.sampler, None, tuple(peer.options.items()), peer.note)
 
     @property
     def options(self) -> dict[str, Any]:
         """Every option of the schedule, with the dialect's values."""
+        if self.schedule is None:
+            return {}
         own = {name: option.default for name, option in schedule_options(self.schedule).items()}
         return {**own, **DIALECTS[self.dialect].get(self.schedule, {})}
+
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """Every option of the sampler, with the values of the dialect and the name."""
+        if self.sampler is None:
+            return {}
+        spec = sampler_spec(self.sampler)
+        own = {name: option.default for name, option in spec.options.items()}
+        return {**own, **dialect_options(spec, self.dialect), **dict(self.preset)}
+
+    @property
+    def in_ours(self) -> Configuration:
+        """The same names in our dialect."""
+        return Configuration(Dialect.KSCHED, self.sampler, self.schedule)
 
     def __str__(self) -> str:
         names = "+".join(name.value for name in (self.sampler, self.schedule) if name is not None)
         return f"{self.dialect.value}:{names}"
 
 
-def explain(a: str, b: str, *, steps: int = 10, process: Process | None = None) -> str:
-    """Print, and return, what differs between two configurations.
+def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None) -> str:
+    """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
 
     Parameters
     ----------
-    a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "beta", "diffusers:beta"
+    a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
+        "beta"
     steps, process : the run on which their noise levels and tables are compared
 
     Raises
     ------
     TypeError, ValueError : a text that names no configuration; steps or process that cannot be
     """
-    first, second = Configuration.parse(a), Configuration.parse(b)
+    first = Configuration.parse(a)
     process = default_process() if process is None else process
-    lines = [f"{first}", f"{second}"]
+    if b is None:
+        second = first.in_ours
+        lines = [f"{first}", *_described(first)]
+        if first.dialect is not Dialect.KSCHED:
+            lines += [f"{second}", *_differences(first, second, steps, process)]
+    else:
+        second = Configuration.parse(b)
+        lines = [f"{first}", f"{second}", *_differences(first, second, steps, process)]
+    text = "\n".join(lines)
+    print(text)
+    return text
+
+
+def _described(one: Configuration) -> list[str]:
+    lines = []
+    if one.sampler is not None:
+        spec = sampler_spec(one.sampler)
+        lines.append(f"  {one.sampler}: {spec.summary.replace('`', '')} {spec.source}.")
+        lines += [f"  there: {one.note.replace('`', '')}"] if one.note else []
+    if one.schedule is not None:
+        rule = SCHEDULES[one.schedule]
+        lines.append(f"  {one.schedule}: {rule.formula}. {rule.source}.")
+    return lines
+
+
+def _differences(first: Configuration, second: Configuration, steps: int, process: Process) -> list[str]:
+    lines = []
     for what in ("sampler", "schedule"):
         one, two = getattr(first, what), getattr(second, what)
         if one != two:
             lines.append(f"- {what}: {one or 'none named'} and {two or 'none named'}")
-    for name in {**first.options, **second.options}:
-        values = [c.options.get(name, "not an option") for c in (first, second)]
-        if values[0] != values[1]:
-            lines.append(f"- {name} of the schedule: {values[0]!r} and {values[1]!r}")
-    ours, theirs = (calculate_sigmas(c.schedule, steps, process, dialect=c.dialect) for c in (first, second))
-    lines.append(_compare_levels(ours, theirs, f"{steps} steps on {process!r}"))
     if first.sampler is not None and second.sampler is not None:
-        lines.append(_compare_tables(first.sampler, second.sampler, ours, process))
-    text = "\n".join(lines)
-    print(text)
-    return text
+        lines += _compare_options("sampler", first, second)
+    lines += _compare_options("schedule", first, second)
+    ours, theirs = (_levels(one, other, steps, process) for one, other in ((first, second), (second, first)))
+    if first.schedule is not None or second.schedule is not None:
+        lines.append(_compare_levels(ours, theirs, f"{steps} steps on {process!r}"))
+    if first.sampler is not None and second.sampler is not None:
+        lines.append(_compare_tables(first, second, ours, process))
+    return lines
+
+
+def _compare_options(what: Literal["sampler", "schedule"], first: Configuration, second: Configuration) -> list[str]:
+    here, there = (one.sampler_options if what == "sampler" else one.options for one in (first, second))
+    lines = []
+    for name in {**here, **there}:
+        values = [options.get(name, "not an option") for options in (here, there)]
+        owner, shared = first if name in here else second, name in here and name in there
+        if values[0] == values[1] or (
+            what == "sampler" and not shared and owner.in_ours.sampler_options[name] in values
+        ):
+            continue  # the same, or what only one of two samplers has, as it is in ours
+        lines.append(f"- {name} of the {what}: {values[0]!r} and {values[1]!r}")
+        texts = _texts(owner, what)
+        lines += [f"  {name}: {texts[name].partition('. ')[0]}"] if name in texts else []
+    return lines
+
+
+def _texts(one: Configuration, what: Literal["sampler", "schedule"]) -> Mapping[str, str]:
+    if what == "sampler":
+        return option_texts(view) | option_texts(sampler_spec(one.sampler or "").function)
+    return {} if one.schedule is None else option_texts(SCHEDULES[one.schedule].function)
+
+
+def _levels(one: Configuration, other: Configuration, steps: int, process: Process) -> Array:
+    """Levels of a configuration; of the other's schedule, or the default one, where it names none."""
+    schedule = one.schedule or other.schedule or NoiseSchedule.default()
+    dialect = one.dialect if one.schedule is not None else other.dialect
+    return calculate_sigmas(schedule, steps, process, dialect=dialect)
 
 
 def _compare_levels(a: Array, b: Array, where: str) -> str:
@@ -102,13 +218,87 @@ def _end(levels: Array) -> str:
     return f"{levels[-2]:.4g}, {levels[-1]:.4g}"
 
 
-def _compare_tables(a: SamplerType, b: SamplerType, levels: Array, process: Process) -> str:
+def _compare_tables(first: Configuration, second: Configuration, levels: Array, process: Process) -> str:
     from ksched.analysis import table
     from ksched.sampler import build_sampler
 
-    plans = [build_sampler(name, sigmas=levels, process=process).plan for name in (a, b)]
+    adaptive = [one.sampler for one in (first, second) if one.sampler and sampler_spec(one.sampler).adaptive]
+    if adaptive:
+        why = f"{' and '.join(dict.fromkeys(adaptive))} takes its steps by what the model answers: no table to compare"
+        same = first.sampler == second.sampler and first.sampler_options == second.sampler_options
+        return f"= the same sampler with the same options; {why}" if same else f"- {why}"
+    try:
+        plans = [
+            build_sampler(
+                one.sampler or "", sigmas=levels, process=process, dialect=one.dialect, **dict(one.preset)
+            ).plan
+            for one in (first, second)
+        ]
+    except ValueError as error:  # levels that a program's schedule makes, and no run here can have
+        return f"- no table of the run on the first's levels: {error}"
     costs = [f"{plan.nfe} model calls and {len(plan.draws)} noises" for plan in plans]
     if costs[0] != costs[1]:
         return f"- cost of the run: {costs[0]}; {costs[1]}"
-    same = np.allclose(table(plans[0]), table(plans[1]), rtol=1e-9, atol=1e-9)
+    same = plans[0].draws == plans[1].draws and np.allclose(table(plans[0]), table(plans[1]), rtol=1e-9, atol=1e-9)
     return f"{'= the same table' if same else '- another table'} of the run on the first's levels, {costs[0]}"
+
+
+# ------------------------------------------------------------------------------------------- declared facts, in words
+
+
+def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
+    """What is declared of a sampler, as sentences without a full stop."""
+    order = "none: it does not converge to the ODE" if spec.order is None else str(spec.order)
+    facts = {"order": order if spec.weak_order is None else f"{order}; of the law with noise {spec.weak_order}"}
+    if spec.adaptive:
+        calls = f"{spec.calls} per try; as many tries as its estimate of the error asks for"
+    elif spec.calls is None:
+        calls = "as many as its levels ask for"
+    elif callable(spec.calls):
+        calls = f"not the same in every step: {spec.nfe(10)} for 10 steps to sigma 0"
+    else:
+        calls = f"{spec.calls} per step"
+        calls += f", {spec.calls_to_zero} for the step to sigma 0" if spec.calls != spec.calls_to_zero else ""
+    noise = "none with its default options" if "s_noise" in spec.own_options else "none"
+    if spec.draws is None:
+        noise = "depends on the levels"
+    elif spec.draws:
+        noise = f"{spec.draws} per step that does not end at sigma 0"
+    facts |= {"model calls": calls, "noise": noise}
+    if spec.uncond:
+        facts["needs"] = "the unconditional prediction as well"
+    if spec.adaptive:
+        facts["plan"] = "none: it chooses its steps by what the model answers"
+    return facts
+
+
+def option_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """What every parameter of a function does, from the "Parameters" of its docstring, each on one line."""
+    lines = (function.__doc__ or "").splitlines()
+    start = next((k + 2 for k, line in enumerate(lines) if line.strip() == "Parameters"), len(lines))
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines[start:]:
+        begins = re.match(r" {4}([\w, ]+) : (.+)", line)
+        if begins:
+            names = begins[1].split(", ")
+            found |= dict.fromkeys(names, begins[2])
+        elif names and line.startswith(" " * 8):
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+        else:
+            break
+    return {name: re.sub(r"`+", "", text) for name, text in found.items()}
+
+
+def allowed(option: Option, quote: str = "") -> str:
+    """The values that an option takes, each between quotes of your choice: "'bh1', 'bh2'", "number from 0 to 1"."""
+    if get_origin(option.kind) is Literal:
+        return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
+    if option.kind is bool:
+        return f"{quote}True{quote}, {quote}False{quote}"
+    word = "whole number" if option.kind is int else "number"
+    if option.high >= 2**31:
+        if option.low <= -1e300:
+            return f"any {word}"
+        return f"{word} above 0" if 0 < option.low < 1e-300 else f"{word} from {option.low:g}"
+    return f"{word} from {option.low:g} to {option.high:g}"

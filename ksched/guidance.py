@@ -25,7 +25,7 @@ from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option
 from ksched.plan import Draw
 from ksched.processes import Process
-from ksched.runner import answer
+from ksched.runner import Model, answer
 
 __all__ = [
     "Momentum",
@@ -42,7 +42,6 @@ __all__ = [
     "within",
 ]
 
-Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
 PairModel: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 #: A number, or a function of the sigma tensor that returns a number or one per item.
 Scale: TypeAlias = float | Callable[[torch.Tensor], Any]
@@ -65,8 +64,8 @@ def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
     ----------
     cond : denoiser with the condition
     uncond : denoiser without it, or with a negative one; None if ``cond`` returns the pair itself (see `batched`)
-    scale : 1 is ``cond`` exactly, 0 is ``uncond``; a function of sigma (shape (batch,), on the device) returns a number
-        or one per item
+    scale : 1 is ``cond`` exactly, 0 is ``uncond`` to rounding; a function of sigma (shape (batch,), on the device)
+        returns a number or one per item
 
     Returns
     -------
@@ -464,7 +463,8 @@ def inpaint(
     """Only the masked part sampled, around what is given for the rest.
 
     Before a call the rest of x is replaced by ``original`` noised to sigma, after it the rest of the prediction by
-    ``original``. A run that ends at sigma 0 therefore returns ``original`` where the mask is 0, bit for bit.
+    ``original``. A run to sigma 0 therefore returns ``original`` where the mask is 0: bit for bit with a sampler whose
+    last step returns the prediction, as all but `cfgpp_ud10_ab` do, and to rounding with that.
 
     Parameters
     ----------

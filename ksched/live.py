@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from ksched.grid import Grid
-from ksched.noise import NoiseSource, Seed, SeededNoise
+from ksched.noise import BrownianNoise, NoiseSource, Seed, seeded_source
 from ksched.plan import Draw
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
@@ -104,7 +104,7 @@ class LiveRun:
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)
         self._start = x.to(self._compute, copy=True)
-        self._noise, self._seeds = noise_source(bool(self._options.get("eta")), x.shape[0], seed, noise)
+        self._noise, self._seeds = noise_source(bool(self._options.get("eta")), x.shape[0], seed, noise, grid.process)
         self._calls = 0
         self._state: Any = None  # of the last checkpoint
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
@@ -202,6 +202,7 @@ class LiveRun:
             "live": self._key,
             "calls": self._calls,
             "seeds": self._seeds,
+            "noise": "brownian" if isinstance(self._noise, BrownianNoise) else "seeded",
             "dtype": str(self._dtype).removeprefix("torch."),
             "state": {f.name: _copied(getattr(self._state, f.name)) for f in fields(self._state)},
             "answers": [_copied(answers) for answers in self._answers],
@@ -223,7 +224,7 @@ class LiveRun:
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
-            self._noise = SeededNoise(tuple(self._seeds))
+            self._noise = seeded_source(state["noise"], tuple(self._seeds), self.process)
         self._saved = {name: _copied(value, device) for name, value in state["state"].items()}
         self._answers = [_copied(answers, device) for answers in state["answers"]]
         self._drawn = {}

@@ -151,7 +151,7 @@ def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) ->
     if kind == "seeded":
         return SeededNoise(seeds)
     if kind != "brownian":
-        raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {kind!r}')
+        raise ValueError(f'the kind of seeded noise must be "seeded" or "brownian"; got {kind!r}')
     if process is None:
         raise ValueError('noise="brownian" needs a process; start the run from a Sampler, or give a process')
     return BrownianNoise(seeds, process)
@@ -187,8 +187,8 @@ class BrownianNoise:
 
     *Law.* Noises of disjoint intervals are independent of each other and have variance 1, rounded or not; rounding only
     lets the paths of two grids differ, by a cell at the ends. An interval that rounds to nothing or ends at sigma 0,
-    where v is infinite, has a noise of its own. The normals of the sum are not drawn but looked up, four at a time, in a
-    table of 65536 rows of four, which makes a path about as cheap as `SeededNoise`. As a rule two to six of the up to
+    where v is infinite, has a noise of its own. The normals of the sum are not drawn but looked up, four at a time, in
+    a table of 65536 rows of four, which makes a path about as cheap as `SeededNoise`. As a rule two to six of the up to
     twenty in a sum carry its variance; it is one alone where the interval is a whole block.
 
     *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, half a byte per number of
@@ -348,7 +348,7 @@ def _combination(terms: list[tuple[_Words, float]]) -> npt.NDArray[np.float32]:
     return total
 
 
-@lru_cache(maxsize=1)
+@cache
 def _table() -> npt.NDArray[np.complex128]:
     """65536 rows of four float32 normals, of which 16 random bits choose one; each row as one complex number.
 

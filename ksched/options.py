@@ -67,6 +67,10 @@ class Option(NamedTuple):
     high: float = math.inf
     quirks: tuple[Any, ...] = ()  # values outside the proofs
 
+    def is_quirk(self, value: Any) -> bool:
+        """Whether a value only repeats what another program does; of a number, any other than the default does."""
+        return value in self.quirks or (bool(self.quirks) and self.kind in (int, float) and value != self.default)
+
     def check(self, owner: str, value: Any) -> Any:
         """The value in the option's own type, or an error that names owner, option and what must hold."""
         if get_origin(self.kind) is Literal:

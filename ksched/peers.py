@@ -1,7 +1,7 @@
-"""What other programs call their noise schedules, and what gives the same levels here: the table `PEERS`.
+"""What other programs call their noise schedules and samplers, and what is the same here: `PEERS`, `SAMPLER_PEERS`.
 
-A row with no schedule says that there is none, and why. Rows of `Dialect.A1111` whose name ends in "(Forge)" or
-"(reForge)" exist, or differ, in that descendant alone. Where levels are not the program's own, the note says so.
+A row with no schedule or sampler says that there is none, and why. Rows of `Dialect.A1111` whose name ends in "(Forge)"
+or "(reForge)" exist, or differ, in that descendant alone. Where numbers are not the program's own, the note says so.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ksched.processes import Process
 from ksched.schedules import calculate_sigmas
-from ksched.types import Array, Dialect, NoiseSchedule, _key
+from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, _key
 
-__all__ = ["PEERS", "Peer", "find_peer", "peer_sigmas"]
+__all__ = ["PEERS", "SAMPLER_PEERS", "Peer", "SamplerPeer", "find_peer", "find_sampler", "peer_sigmas"]
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Peer(NamedTuple):
-    """One name of another program."""
+    """One name of another program for a schedule."""
 
     program: Dialect
     name: str
@@ -39,8 +39,37 @@ class Peer(NamedTuple):
         """What to write for it: a call of `calculate_sigmas`; empty if there is no schedule."""
         if self.schedule is None:
             return ""
-        options = "".join(f", {name}={value!r}".replace("'", '"') for name, value in self.options.items())
-        return f'calculate_sigmas("{self.schedule}", steps, process, dialect="{self.dialect}"{options})'
+        return f'calculate_sigmas("{self.schedule}", steps, process, dialect="{self.dialect}"{_written(self.options)})'
+
+
+class SamplerPeer(NamedTuple):
+    """One name of another program for a sampler.
+
+    ``options`` are what its name says beyond our dialect of that program, or the defaults of its class.
+    """
+
+    program: Dialect
+    name: str
+    sampler: SamplerType | None
+    options: Mapping[str, Any] = _NONE
+    note: str = ""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect to read our name in: the program's own."""
+        return self.program
+
+    @property
+    def call(self) -> str:
+        """What to write for it: a call of `build_sampler`; empty if there is no sampler."""
+        if self.sampler is None:
+            return ""
+        how = f'process=process, dialect="{self.dialect}"{_written(self.options)}'
+        return f'build_sampler("{self.sampler}", schedule, steps, {how})'
+
+
+def _written(options: Mapping[str, Any]) -> str:
+    return "".join(f", {name}={value!r}".replace("'", '"') for name, value in options.items())
 
 
 _C, _K, _D, _A = Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.DIFFUSERS, Dialect.A1111
@@ -217,6 +246,284 @@ _LABELS = (
 #: every name, in the order of the programs
 PEERS: tuple[Peer, ...] = (*_HANDLERS, *_NODES, *_RES4LYF, *_K_DIFFUSION, *_DIFFUSERS, *_LABELS)
 
+# ------------------------------------------------------------------------------------------------------------ samplers
+
+_S = SamplerType
+
+
+def _own(program: Dialect, names: str, notes: Mapping[str, str] = _NONE) -> tuple[SamplerPeer, ...]:
+    """Rows of names that are ours."""
+    return tuple(SamplerPeer(program, name, _S(name), note=notes.get(name, "")) for name in names.split())
+
+
+_WHOLE_SCHEDULE = "of the levels only the first and the last above 0 are used"
+_TREE = 'Brownian noise there: `noise="brownian"`'
+_ON_DEVICE = f"{_TREE}, drawn on the device"
+_SAMPLERS_OF_COMFYUI = (
+    *_own(
+        _C,
+        "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2 "
+        "dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_2m "
+        "dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_heun dpmpp_3m_sde ddpm lcm ipndm ipndm_v deis res_multistep "
+        "res_multistep_cfg_pp res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation "
+        "gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece cfgpp_ud10_ab ddim uni_pc "
+        "uni_pc_bh2",
+        {
+            "ddim": "its `euler`",
+            "dpm_fast": _WHOLE_SCHEDULE,
+            "dpm_adaptive": _WHOLE_SCHEDULE,
+            "heunpp2": "its weights are of first order",
+            "ipndm_v": "its weights are wrong from order 3 on",
+            "uni_pc": "KSampler drops the last level but one: `drop_penultimate`",
+            "uni_pc_bh2": "levels as for uni_pc",
+            "dpm_2": "levels as for uni_pc",
+            "dpm_2_ancestral": "levels as for uni_pc",
+            **dict.fromkeys(("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"), _TREE),
+        },
+    ),
+    *(
+        SamplerPeer(_C, f"{name}_gpu", name, note=_ON_DEVICE)
+        for name in (_S.DPMPP_SDE, _S.DPMPP_2M_SDE, _S.DPMPP_2M_SDE_HEUN, _S.DPMPP_3M_SDE)
+    ),
+)
+_SAMPLER_NODES = (
+    SamplerPeer(_C, "KSamplerSelect", None, note="runs one of the names above"),
+    SamplerPeer(_C, "SamplerEulerAncestral", _S.EULER_ANCESTRAL),
+    SamplerPeer(_C, "SamplerEulerAncestralCFGPP", _S.EULER_ANCESTRAL_CFG_PP),
+    SamplerPeer(_C, "SamplerDPMPP_2S_Ancestral", _S.DPMPP_2S_ANCESTRAL),
+    SamplerPeer(_C, "SamplerDPMPP_2M_SDE", _S.DPMPP_2M_SDE, note=_TREE),
+    SamplerPeer(_C, "SamplerDPMPP_3M_SDE", _S.DPMPP_3M_SDE, note=_TREE),
+    SamplerPeer(_C, "SamplerDPMPP_SDE", _S.DPMPP_SDE, note=_TREE),
+    SamplerPeer(_C, "SamplerLMS", _S.LMS),
+    SamplerPeer(_C, "SamplerDPMAdaptative", _S.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
+    SamplerPeer(
+        _C,
+        "SamplerER_SDE",
+        _S.ER_SDE,
+        note='its solver_type "Reverse-time SDE" is "reverse_time", "ODE" is "ode"',
+    ),
+    SamplerPeer(
+        _C, "SamplerSASolver", _S.SA_SOLVER, note="its eta is tau; its start and end are tau_start and tau_end"
+    ),
+    SamplerPeer(_C, "SamplerSEEDS2", _S.SEEDS_2),
+    SamplerPeer(
+        _C, "SamplerEulerCFGpp", _S.EULER_CFG_PP, note='its version "alternative" is an option of the same name'
+    ),
+    SamplerPeer(_C, "SamplerLCMUpscale", None, note="enlarges the picture between steps; the steps are those of `lcm`"),
+    SamplerPeer(_C, "SamplerARVideo", None, note="made for one model, whose memory of earlier frames it drives"),
+)
+_NOISY = "of RES4LYF, which adds noise of its own to it"
+_STARTED = "of RES4LYF, which starts with single steps of the same order"
+_SAMPLERS_OF_RES4LYF = (
+    SamplerPeer(_C, "res_2m", _S.RES_MULTISTEP, note=f"{_NOISY}, and starts with single steps"),
+    SamplerPeer(_C, "res_2m_ode", _S.RES_MULTISTEP, note=_STARTED),
+    SamplerPeer(_C, "res_2s", _S.RES_2S, note=_NOISY),
+    SamplerPeer(_C, "res_2s_ode", _S.RES_2S, note="of RES4LYF"),
+    SamplerPeer(_C, "res_3s", _S.RES_3S, note=_NOISY),
+    SamplerPeer(_C, "res_3s_ode", _S.RES_3S, note="of RES4LYF"),
+    SamplerPeer(_C, "deis_2m_ode", _S.DEIS, {"max_order": 2, "variable": "log_sigma"}, _STARTED),
+    SamplerPeer(_C, "deis_3m_ode", _S.DEIS, {"max_order": 3, "variable": "log_sigma"}, _STARTED),
+    *(
+        SamplerPeer(_C, name, None, note="of RES4LYF, with more stages than any exponential method here: `etdrk4`")
+        for name in ("res_5s", "res_5s_ode", "res_6s", "res_6s_ode")
+    ),
+    SamplerPeer(_C, "res_3m", None, note="of RES4LYF; `dpmpp_3m_sde` with eta 0 uses as many predictions"),
+    SamplerPeer(_C, "rk_beta", None, note="of RES4LYF, which has 118 methods under this name"),
+)
+_SAMPLERS_OF_K_DIFFUSION = (
+    *(
+        SamplerPeer(_K, f"sample_{name}", name, note=note)
+        for name, note in {
+            _S.EULER: "",
+            _S.EULER_ANCESTRAL: "",
+            _S.HEUN: "",
+            _S.DPM_2: "",
+            _S.DPM_2_ANCESTRAL: "",
+            _S.LMS: "",
+            _S.DPM_FAST: _WHOLE_SCHEDULE,
+            _S.DPM_ADAPTIVE: _WHOLE_SCHEDULE,
+            _S.DPMPP_2S_ANCESTRAL: "",
+            _S.DPMPP_SDE: _TREE,
+            _S.DPMPP_2M: "",
+            _S.DPMPP_2M_SDE: _TREE,
+            _S.DPMPP_3M_SDE: _TREE,
+        }.items()
+    ),
+    SamplerPeer(_K, "log_likelihood", None, note="measures how likely data is; draws nothing"),
+)
+_TOKENS = "states are tokens, not numbers with Gaussian noise"
+_ONE_MODEL = "made for one model"
+_UPWARD = "runs upwards, from data to noise"
+_SAMPLERS_OF_DIFFUSERS = (
+    SamplerPeer(_D, "EulerDiscreteScheduler", _S.EULER),
+    SamplerPeer(_D, "EulerAncestralDiscreteScheduler", _S.EULER_ANCESTRAL),
+    SamplerPeer(
+        _D, "LTXEulerAncestralRFScheduler", _S.EULER_ANCESTRAL, {"split": "comfyui"}, "on `Flow`, with levels given"
+    ),
+    SamplerPeer(_D, "HeunDiscreteScheduler", _S.HEUN),
+    SamplerPeer(_D, "KDPM2DiscreteScheduler", _S.DPM_2),
+    SamplerPeer(_D, "KDPM2AncestralDiscreteScheduler", _S.DPM_2_ANCESTRAL),
+    SamplerPeer(_D, "LMSDiscreteScheduler", _S.LMS),
+    SamplerPeer(_D, "DPMSolverMultistepScheduler", _S.DPMPP_2M, note="with its default algorithm_type and order"),
+    SamplerPeer(
+        _D,
+        "sde-dpmsolver++",
+        _S.DPMPP_2M_SDE,
+        note="an algorithm_type of DPMSolverMultistepScheduler; its solver_type is an option of the same name",
+    ),
+    SamplerPeer(_D, "DPMSolverMultistepInverseScheduler", None, note=_UPWARD),
+    SamplerPeer(
+        _D,
+        "DPMSolverSinglestepScheduler",
+        _S.DPMPP_2S_ANCESTRAL,
+        {"eta": 0.0},
+        "calls are one level of a grid each there",
+    ),
+    SamplerPeer(_D, "DPMSolverSDEScheduler", _S.DPMPP_SDE, note=_TREE),
+    SamplerPeer(
+        _D,
+        "CosineDPMSolverMultistepScheduler",
+        _S.DPMPP_2M_SDE,
+        note=f"on `AngleV(sigma_min=0.3, sigma_max=500)` with exponential levels; {_TREE}",
+    ),
+    SamplerPeer(_D, "EDMEulerScheduler", _S.EULER, note="on `EDM()`"),
+    SamplerPeer(_D, "EDMDPMSolverMultistepScheduler", _S.DPMPP_2M, note="on `EDM()`"),
+    SamplerPeer(_D, "UniPCMultistepScheduler", _S.UNI_PC, {"order": 2, "variant": "bh2"}),
+    SamplerPeer(_D, "DEISMultistepScheduler", _S.DEIS, {"max_order": 2}, "its levels never reach 0"),
+    SamplerPeer(
+        _D,
+        "SASolverScheduler",
+        _S.SA_SOLVER,
+        {"predictor_order": 2, "corrector_order": 2, "simple_order_2": True},
+        "its levels never reach 0",
+    ),
+    SamplerPeer(_D, "PNDMScheduler", None, note="`ipndm` is the improved method of the same authors"),
+    SamplerPeer(_D, "IPNDMScheduler", _S.IPNDM, note="on levels and a model output of its own"),
+    SamplerPeer(
+        _D, "DDIMScheduler", _S.DDIM, note="clips the prediction by default; its eta is an option of the same name"
+    ),
+    SamplerPeer(_D, "DDIMParallelScheduler", _S.DDIM, note="as DDIMScheduler"),
+    SamplerPeer(_D, "DDIMInverseScheduler", None, note=_UPWARD),
+    SamplerPeer(_D, "CogVideoXDDIMScheduler", _S.DDIM, note="on `VP(snr_shift=3.0)`"),
+    SamplerPeer(_D, "CogVideoXDPMScheduler", _S.DPMPP_2M_SDE, note="on `VP(snr_shift=3.0)`"),
+    SamplerPeer(_D, "DDPMScheduler", _S.DDPM, note="with its default variance_type; clips the prediction by default"),
+    SamplerPeer(_D, "DDPMParallelScheduler", _S.DDPM, note="as DDPMScheduler"),
+    SamplerPeer(_D, "DDPMWuerstchenScheduler", _S.DDPM, note="on `Cascade()`"),
+    SamplerPeer(_D, "UnCLIPScheduler", _S.DDPM, note="on `VP.cosine()`; the model predicts the variance as well there"),
+    SamplerPeer(_D, "LCMScheduler", _S.LCM, {"boundary": 10.0}, "on `VP(every=20)`"),
+    SamplerPeer(_D, "FlowMatchLCMScheduler", _S.LCM, note="on `Flow(shift)`; without its scale_factors"),
+    SamplerPeer(_D, "TCDScheduler", _S.TCD, {"whole_timesteps": True}, "on `VP(every=20)`"),
+    SamplerPeer(
+        _D,
+        "CMStochasticIterativeScheduler",
+        _S.LCM,
+        note="on `EDM(0.002, 80)` with karras levels; adds a little less noise, and clips the prediction",
+    ),
+    SamplerPeer(_D, "SCMScheduler", _S.LCM, note="on `AngleV`: its timesteps are angles"),
+    SamplerPeer(_D, "FlowMatchEulerDiscreteScheduler", _S.EULER, note="on `Flow(shift)`"),
+    SamplerPeer(_D, "FlowMatchHeunDiscreteScheduler", _S.HEUN, note="on `Flow(shift)`"),
+    SamplerPeer(_D, "MiniMaxH3Scheduler", _S.EULER, note="on `Flow(12)`, for a velocity of the other sign"),
+    SamplerPeer(
+        _D, "FlowMapEulerDiscreteScheduler", None, note="for models of two times, the one left and the one reached"
+    ),
+    SamplerPeer(_D, "PiflowScheduler", None, note=f"{_ONE_MODEL}: the model answers with a policy, which it rolls out"),
+    SamplerPeer(_D, "ScoreSdeVeScheduler", None, note="its corrector's step size is read from the data"),
+    SamplerPeer(_D, "ScoreSdeVpScheduler", None, note="Euler-Maruyama on the reverse SDE: `ddpm` does better"),
+    SamplerPeer(_D, "KarrasVeScheduler", None, note="`heun` with s_churn, on levels whose square was meant"),
+    SamplerPeer(_D, "RePaintScheduler", None, note="goes back and forth in time for inpainting: `ddim` with a mask"),
+    SamplerPeer(_D, "ConsistencyDecoderScheduler", None, note=f"{_ONE_MODEL}: two steps of `lcm` in a decoder"),
+    SamplerPeer(_D, "HeliosScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
+    SamplerPeer(_D, "HeliosDMDScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
+    SamplerPeer(_D, "RFD4ProteinaScheduler", None, note="states are rotations as well"),
+    *(
+        SamplerPeer(_D, f"{name}Scheduler", None, note=_TOKENS)
+        for name in ("Amused", "VQDiffusion", "DiscreteDDIM", "BlockRefinement", "EntropyBound")
+    ),
+)
+_OF_FORGE, _OF_REFORGE = "of Forge and reForge", "of reForge"
+_SPATIAL = "of reForge; works on parts or smaller copies of the picture between steps"
+_DROPS = "drops the last level but one: `drop_penultimate`"
+_SAMPLER_LABELS = (
+    SamplerPeer(_A, "DPM++ 2M", _S.DPMPP_2M),
+    SamplerPeer(_A, "DPM++ SDE", _S.DPMPP_SDE, note=_TREE),
+    SamplerPeer(_A, "DPM++ 2M SDE", _S.DPMPP_2M_SDE, note=_TREE),
+    SamplerPeer(_A, "DPM++ 2M SDE Heun", _S.DPMPP_2M_SDE_HEUN, note=_TREE),
+    SamplerPeer(_A, "DPM++ 2S a", _S.DPMPP_2S_ANCESTRAL),
+    SamplerPeer(_A, "DPM++ 3M SDE", _S.DPMPP_3M_SDE, note=f"{_DROPS}; {_TREE}"),
+    SamplerPeer(_A, "Euler a", _S.EULER_ANCESTRAL),
+    SamplerPeer(_A, "Euler", _S.EULER),
+    SamplerPeer(_A, "LMS", _S.LMS),
+    SamplerPeer(_A, "Heun", _S.HEUN),
+    SamplerPeer(_A, "DPM2", _S.DPM_2, note=_DROPS),
+    SamplerPeer(_A, "DPM2 a", _S.DPM_2_ANCESTRAL, note=_DROPS),
+    SamplerPeer(_A, "DPM fast", _S.DPM_FAST, note=_WHOLE_SCHEDULE),
+    SamplerPeer(_A, "DPM adaptive", _S.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
+    SamplerPeer(_A, "Restart", _S.RESTART),
+    SamplerPeer(_A, "DDIM", _S.DDIM, note="on levels of its own; its eta is an option of the same name"),
+    SamplerPeer(_A, "DDIM CFG++", _S.EULER_CFG_PP, note="of Forge and later A1111; the scale is divided by 12.5 there"),
+    SamplerPeer(_A, "PLMS", None, note="`ipndm` is the improved method of the same authors"),
+    SamplerPeer(_A, "UniPC", _S.UNI_PC, note="on levels of its own"),
+    SamplerPeer(_A, "LCM", _S.LCM),
+    SamplerPeer(_A, "DDPM", _S.DDPM, note=_OF_FORGE),
+    SamplerPeer(_A, "HeunPP2", _S.HEUNPP2, {"weights": "published"}, _OF_FORGE),
+    SamplerPeer(_A, "IPNDM", _S.IPNDM, note=_OF_FORGE),
+    SamplerPeer(_A, "IPNDM_V", _S.IPNDM_V, {"weights": "published"}, _OF_FORGE),
+    SamplerPeer(_A, "DEIS", _S.DEIS, {"variable": "vp_time_sum"}, _OF_FORGE),
+    *(
+        SamplerPeer(_A, name, sampler, note=_OF_REFORGE)
+        for name, sampler in {
+            "Euler CFG++": _S.EULER_CFG_PP,
+            "Euler Ancestral CFG++": _S.EULER_ANCESTRAL_CFG_PP,
+            "DPM++ 2S Ancestral CFG++": _S.DPMPP_2S_ANCESTRAL_CFG_PP,
+            "DPM++ 2M CFG++": _S.DPMPP_2M_CFG_PP,
+            "RES Multistep": _S.RES_MULTISTEP,
+            "RES Multistep CFG++": _S.RES_MULTISTEP_CFG_PP,
+            "RES Multistep Ancestral": _S.RES_MULTISTEP_ANCESTRAL,
+            "RES Multistep Ancestral CFG++": _S.RES_MULTISTEP_ANCESTRAL_CFG_PP,
+            "Gradient Estimation": _S.GRADIENT_ESTIMATION,
+            "Gradient Estimation CFG++": _S.GRADIENT_ESTIMATION_CFG_PP,
+            "SEEDS 2 DP": _S.SEEDS_2,
+            "SEEDS 3 DP": _S.SEEDS_3,
+            "SA-Solver-Pece": _S.SA_SOLVER_PECE,
+            "SA-Solver": _S.SA_SOLVER,
+        }.items()
+    ),
+    SamplerPeer(_A, "ER SDE", _S.ER_SDE, {"integral": "published"}, _OF_REFORGE),
+    SamplerPeer(_A, "ODE (Dopri5)", _S.RK_ADAPTIVE, note=f"{_OF_REFORGE}; tolerances are its settings"),
+    SamplerPeer(
+        _A,
+        "ODE (Bosh3)",
+        _S.RK_ADAPTIVE,
+        {"pair": "bogacki_shampine"},
+        f"{_OF_REFORGE}; tolerances are its settings",
+    ),
+    *(
+        SamplerPeer(_A, name, None, note=f"{_OF_REFORGE}; `rk_adaptive` has pairs of higher order")
+        for name in ("ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE Custom")
+    ),
+    SamplerPeer(_A, "RES Solver", None, note=f"{_OF_REFORGE}: `res_2s` with noise of its own"),
+    *(
+        SamplerPeer(_A, name, None, note=f"{_OF_REFORGE}; not a published method")
+        for name in ("DPM++ SDE CFG++", "DPM++ 3M SDE CFG++", "Kohaku_LoNyu_Yog", "Euler A2", "Euler Negative")
+    ),
+    *(
+        SamplerPeer(_A, name, None, note=_SPATIAL)
+        for name in ("Euler Dy", "Euler SMEA Dy", "Euler Negative Dy", "DPM++ 2M DY", "DPM++ 3M DY", "DPM++ 3M SDE DY")
+    ),
+)
+
+#: every name of a sampler, in the order of the programs
+SAMPLER_PEERS: tuple[SamplerPeer, ...] = (
+    *_SAMPLERS_OF_COMFYUI,
+    *_SAMPLER_NODES,
+    *_SAMPLERS_OF_RES4LYF,
+    *_SAMPLERS_OF_K_DIFFUSION,
+    *_SAMPLERS_OF_DIFFUSERS,
+    *_SAMPLER_LABELS,
+)
+
+# ------------------------------------------------------------------------------------------------------------- look-up
+
 
 def _name_key(name: str) -> str:
     key = _key(name)
@@ -224,6 +531,26 @@ def _name_key(name: str) -> str:
 
 
 _KNOWN: Mapping[tuple[Dialect, str], Peer] = {(peer.program, _name_key(peer.name)): peer for peer in PEERS}
+_KNOWN_SAMPLERS: Mapping[tuple[Dialect, str], SamplerPeer] = {(p.program, _name_key(p.name)): p for p in SAMPLER_PEERS}
+P = TypeVar("P", Peer, SamplerPeer)
+
+
+def _find(known: Mapping[tuple[Dialect, str], P], program: Dialect | str, name: str, kind: str, ours: str) -> P:
+    program = Dialect.parse(program)
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind} of {program} is named by a string; got {name!r}")
+    found = known.get((program, _name_key(name)))
+    if found is not None:
+        return found
+    own = {key: peer.name for (owner, key), peer in known.items() if owner is program}
+    near = [own[key] for key in difflib.get_close_matches(_name_key(name), own, n=4, cutoff=0.5)]
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    elif own:
+        hint = f"known: {', '.join(own.values())}."
+    else:
+        hint = f"these are the names of other programs: take {ours}."
+    raise ValueError(f"{program} has no {kind} {name!r}; {hint}")
 
 
 def find_peer(program: Dialect | str, name: str) -> Peer:
@@ -240,21 +567,24 @@ def find_peer(program: Dialect | str, name: str) -> Peer:
     TypeError : not strings
     ValueError : the program has no such name; the message lists near ones
     """
-    program = Dialect.parse(program)
-    if not isinstance(name, str):
-        raise TypeError(f"a schedule of {program} is named by a string; got {name!r}")
-    found = _KNOWN.get((program, _name_key(name)))
-    if found is not None:
-        return found
-    own = {key: peer.name for (owner, key), peer in _KNOWN.items() if owner is program}
-    near = [own[key] for key in difflib.get_close_matches(_name_key(name), own, n=4, cutoff=0.5)]
-    if near:
-        hint = f"did you mean {' or '.join(map(repr, near))}?"
-    elif own:
-        hint = f"known: {', '.join(own.values())}."
-    else:
-        hint = "these are the names of other programs: take calculate_sigmas."
-    raise ValueError(f"{program} has no schedule {name!r}; {hint}")
+    return _find(_KNOWN, program, name, "schedule", "calculate_sigmas")
+
+
+def find_sampler(program: Dialect | str, name: str) -> SamplerPeer:
+    """The row of a program's name for a sampler.
+
+    Parameters
+    ----------
+    program : a `Dialect` other than ours
+    name : what that program calls it, whatever the case and punctuation: a sampler or node of ComfyUI, a function of
+        k-diffusion, a class of diffusers, a label of A1111, Forge or reForge
+
+    Raises
+    ------
+    TypeError : not strings
+    ValueError : the program has no such name; the message lists near ones
+    """
+    return _find(_KNOWN_SAMPLERS, program, name, "sampler", "build_sampler")
 
 
 def peer_sigmas(program: Dialect | str, name: str, steps: int, process: Process | None = None, **options: Any) -> Array:

@@ -135,7 +135,7 @@ _SPECS = (
     _spec(_S.DPM_2, runge_kutta.dpm_2, 2, _DPM, calls=2),
     _spec(_S.DPM_2_ANCESTRAL, runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2),
     _spec(_S.LMS, adams.lms, 2, "k-diffusion"),
-    _spec(_S.DPM_FAST, exponential.dpm_fast, 2, _DPM),
+    _spec(_S.DPM_FAST, exponential.dpm_fast, 2, _DPM, weak_order=2),
     _spec(_S.DPM_ADAPTIVE, adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
     _spec(_S.DPMPP_2S_ANCESTRAL, exponential.dpmpp_2s_ancestral, 2, _DPMPP, calls=2, draws=1, weak_order=2),
     _spec(
@@ -148,7 +148,7 @@ _SPECS = (
         weak_order=2,
         uncond=True,
     ),
-    _spec(_S.DPMPP_SDE, exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=1),
+    _spec(_S.DPMPP_SDE, exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=2),
     _spec(_S.DPMPP_2M, multistep.dpmpp_2m, 2, _DPMPP),
     _spec(_S.DPMPP_2M_CFG_PP, cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
     _spec(_S.DPMPP_2M_SDE, multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
@@ -175,11 +175,11 @@ _SPECS = (
     _spec(_S.GRADIENT_ESTIMATION, adams.gradient_estimation, 1, "Permenter & Yuan 2023, arXiv:2306.04848"),
     _spec(_S.GRADIENT_ESTIMATION_CFG_PP, cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True),
     _spec(_S.ER_SDE, multistep.er_sde, 2, "Cui et al. 2023, arXiv:2309.06169", draws=1, weak_order=2),
-    _spec(_S.SEEDS_2, exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=1),
-    _spec(_S.SEEDS_3, exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=1),
-    _spec(_S.SA_SOLVER, multistep.sa_solver, 2, _SA, draws=None, weak_order=2),
-    _spec(_S.SA_SOLVER_PECE, multistep.sa_solver_pece, 2, _SA, calls=_pece_calls, draws=None, weak_order=2),
-    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, 1, "ComfyUI", uncond=True, ends_at_denoised=False),
+    _spec(_S.SEEDS_2, exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2),
+    _spec(_S.SEEDS_3, exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2),
+    _spec(_S.SA_SOLVER, multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
+    _spec(_S.SA_SOLVER_PECE, multistep.sa_solver_pece, 3, _SA, calls=_pece_calls, draws=None, weak_order=2),
+    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, None, "ComfyUI", uncond=True, ends_at_denoised=False),
     _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
     _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
@@ -191,7 +191,7 @@ _SPECS = (
     _spec(_S.RES_2S, exponential.res_2s, 2, _RES, calls=2),
     _spec(_S.RES_3S, exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
     _spec(_S.ETDRK4, exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
-    _spec(_S.RESTART, runge_kutta.restart, 2, "Xu et al. 2023, arXiv:2306.14878", calls=None, draws=None),
+    _spec(_S.RESTART, runge_kutta.restart, 2, "Xu et al. 2023, arXiv:2306.14878", calls=None, draws=None, weak_order=2),
     _spec(_S.RK_ADAPTIVE, adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True),
 )
 _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
@@ -225,6 +225,7 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
     Dialect.COMFYUI: _joined(
         _ON_FLOW,
         {
+            _S.EULER_ANCESTRAL_CFG_PP: {"from_pure_noise": "all_new"},
             _S.HEUNPP2: {"weights": "published"},
             _S.DPM_FAST: _K_DIFFUSION[_S.DPM_FAST],
             _S.DPM_ADAPTIVE: _K_DIFFUSION[_S.DPM_ADAPTIVE],

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
 from ksched.kernels import combine
-from ksched.noise import CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds
+from ksched.noise import BrownianNoise, CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds, seeded_source
 from ksched.plan import Plan, Register
 from ksched.processes import Level, Process
 
 __all__ = ["Model", "Noise", "Run", "StepInfo", "answer", "check_output", "check_state", "drive", "noise_source"]
 
 Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
-Noise: TypeAlias = Callable[[float, float], Any]
+Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Run:
     plan : what to run
     x : start state, batch first; it is copied, never written to
     seed : one whole number, or one per item of the batch; needed if the plan draws noise
-    noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance
+    noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
+        a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
 
     Raises
@@ -96,7 +97,7 @@ class Run:
         self.process = process
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
-        self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise)
+        self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
         self._row, self._calls = 0, 0
         self._registers: dict[Register, torch.Tensor] = {}
         self._advance(0, {Register("x", 0): x.to(self._compute, copy=True)})
@@ -199,6 +200,7 @@ class Run:
             "row": self._row,
             "calls": self._calls,
             "seeds": self._seeds,
+            "noise": "brownian" if isinstance(self._noise, BrownianNoise) else "seeded",
             "dtype": str(self._dtype).removeprefix("torch."),
             "registers": {str(name): value.detach().clone() for name, value in self._registers.items()},
         }
@@ -220,7 +222,7 @@ class Run:
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
-            self._noise = SeededNoise(tuple(self._seeds))
+            self._noise = seeded_source(state["noise"], tuple(self._seeds), self.process)
         self._registers = {names[name]: value.to(device, copy=True) for name, value in state["registers"].items()}
 
     def _per_item(self, value: float) -> torch.Tensor:
@@ -257,8 +259,14 @@ class Run:
 
 
 def noise_source(
-    draws: bool, batch: int, seed: Seed | None, noise: Noise | None
+    draws: bool, batch: int, seed: Seed | None, noise: Noise | None, process: Process | None = None
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
+    """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
+    kind = "seeded"
+    if isinstance(noise, str):
+        if noise != "brownian":
+            raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')
+        kind, noise = noise, None
     if seed is not None and noise is not None:
         raise ValueError("give either seed or noise, not both")
     if noise is not None:
@@ -270,7 +278,7 @@ def noise_source(
             raise ValueError("this sampler draws noise: give seed=<int>, one seed per batch item, or noise=<callable>")
         return SeededNoise(()), None
     seeds = item_seeds(seed, batch)
-    return SeededNoise(seeds), seeds
+    return seeded_source(kind, seeds, process), seeds
 
 
 def answer(model: Model, x: torch.Tensor, sigma: torch.Tensor, both: bool) -> tuple[Any, Any]:

@@ -114,7 +114,8 @@ class Sampler:
         x : start state at the level ``sigmas[0]``, batch first; from pure noise that is ``sigmas[0] * eps``, and in
             general ``process.add_noise(0 * eps, eps, sigmas[0])``
         seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
-        noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance
+        noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or, with a seed,
+            "brownian": parts of one path, which keep the picture when the number of steps changes
         callback : called with a `StepInfo` once a step; an exception it raises ends the run
         progress : show a progress bar (needs the extra ``cli``)
 
@@ -139,7 +140,7 @@ class Sampler:
     ) -> torch.Tensor:
         """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout."""
         draws = self._plan is None or bool(self._plan.draws)
-        source, _ = noise_source(draws, x.shape[0], seed, noise)
+        source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
         result: torch.Tensor = self.spec(Live(denoiser, x, source), self.grid, x, **dict(self.options))
         return result
 

@@ -628,15 +628,13 @@ def check_shift(
 
 
 def _plan_problem(plan: Plan) -> str | None:
-    # Rounding is relative to the largest number of the table, which multistep methods make large on absurd grids.
-    largest = max(abs(value) for row in plan.rows for _, value in row.terms)
-    tolerance = max(1e-10, 1e-13 * largest)
-    for row, level, alpha, variance in marginals(plan):
+    for row, level, alpha, variance, rounding in marginals(plan):
+        tolerance = max(1e-10, 4 * rounding)
         where = "the result" if row == len(plan.rows) - 1 else f"state x{row}"
         at = f"its level, sigma={level.label:.6g}, has"
         if not abs(alpha - level.alpha) <= tolerance:
             return f"{where} holds {alpha:.6g} of the data where {at} {level.alpha:.6g}: a coefficient is wrong"
-        if not abs(variance - level.sigma**2) <= tolerance * max(1, level.sigma**2):
+        if not abs(variance - level.sigma**2) <= tolerance * max(1, level.sigma) ** 2:
             return (
                 f"{where} has noise of variance {variance:.6g} where {at} {level.sigma**2:.6g}: a coefficient is wrong"
             )

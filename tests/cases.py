@@ -11,8 +11,10 @@ from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.options import Option
 from ksched.registry import SamplerSpec, samplers
 
-SPECS = tuple(samplers())
+SPECS = tuple(spec for spec in samplers() if not spec.adaptive)  # those that have a plan
 NAMES = [str(spec.name) for spec in SPECS]
+ADAPTIVE = tuple(spec for spec in samplers() if spec.adaptive)
+EVERY_NAME = [str(spec.name) for spec in samplers()]
 
 PROCESSES: dict[str, Process] = {
     "vp": VP(),
@@ -36,11 +38,12 @@ COORDINATES = {name: PROCESSES[name] for name in ("vp_preserving", "ve", "flow")
 
 
 def corners(spec: SamplerSpec) -> list[dict[str, Any]]:
-    """Default options, then every option of a sampler moved alone to another value of its kind."""
+    """Default options, then every option of a sampler moved alone to another value of its kind, but to no quirk."""
     found: list[dict[str, Any]] = [{}]
-    for option in spec.options.values():
-        found += [{option.name: value} for value in _others(option) if value != option.default]
-    if "s_churn" in spec.options:  # limits and size of churn act only with churn
+    for option in spec.own_options.values():
+        values = [value for value in _others(option) if value != option.default and not option.is_quirk(value)]
+        found += [{option.name: value} for value in values]
+    if "s_churn" in spec.own_options:  # limits and size of churn act only with churn
         found += [{"s_churn": 3.0}, {"s_churn": 40.0, "s_tmin": 0.1, "s_tmax": 5.0}]
     return found
 
@@ -51,9 +54,30 @@ def _others(option: Option) -> list[Any]:
     if option.kind is int:
         return [n for n in (1, 2, 3, 4) if option.low <= n <= option.high]
     if option.kind is float:
-        # s_noise changes the law on purpose, so it stays 1
-        return [] if option.name in ("s_noise", "s_tmin", "s_tmax") else [0.0, 0.3, 1.0]
+        # factors of the noise change the law on purpose, so they stay 1
+        kept = option.name.startswith("s_noise") or option.name in ("s_tmin", "s_tmax")
+        return [] if kept else [value for value in (0.0, 0.6, 1.0) if option.low <= value <= option.high]
     return list(option.kind.__args__)
+
+
+def no_noise(spec: SamplerSpec) -> dict[str, Any]:
+    """Options that switch the noise off; none if it is never on."""
+    return {name: 0.0 for name in ("eta", "tau") if name in spec.own_options}
+
+
+def can_be_silent(spec: SamplerSpec) -> bool:
+    """Whether a sampler can run without noise."""
+    return spec.draws == 0 or bool(no_noise(spec))
+
+
+def paired(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A model that answers with its prediction twice, as guidance without a condition does."""
+
+    def both(x: Any, sigma: Any) -> tuple[Any, Any]:
+        denoised = model(x, sigma)
+        return denoised, denoised
+
+    return both
 
 
 CORNERS = [(spec, options) for spec in SPECS for options in corners(spec)]

@@ -66,9 +66,11 @@ def model_process(name: str | None, space: str) -> Process:
     return VP(zero_terminal_snr="zsnr" in numbers)
 
 
-def sampler_options(options: dict[str, Any]) -> dict[str, Any]:
+def sampler_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
     """A peer's options in our words."""
     ours = dict(options)
+    if sampler == "res_multistep":
+        ours.pop("s_noise", None)  # times a noise that is multiplied by 0
     if (tau := ours.pop("tau", None)) is not None:
         ours |= {"tau": tau["eta"], "tau_start": tau["start_percent"], "tau_end": tau["end_percent"]}
     if (scaler := ours.pop("noise_scaler", None)) is not None:
@@ -84,7 +86,7 @@ def run_case(case: dict[str, Any]) -> Any:
         return None
     process = model_process(case.get("model_sampling"), case["space"])
     name, preset = SAMPLERS.get(case["sampler"], (case["sampler"], {}))
-    options = preset | sampler_options(case.get("options", {}))
+    options = preset | sampler_options(name, case.get("options", {}))
     sigmas: list[float] = case["sigmas"]
     calls = options.pop("n_steps", None)
     if calls is not None:  # dpm_fast is told its model calls, and reads of the levels the two ends alone
@@ -99,17 +101,30 @@ def run_case(case: dict[str, Any]) -> Any:
         denoised = torch.from_numpy(denoised)
         return denoised if uncond is None else (denoised, torch.from_numpy(uncond))
 
-    by_step = case.get("noise_via") == "randn_like"  # asked for before every step, used or not
+    noise = _recorded_noise(case, sigmas)
+    if case.get("kind") == "pipeline":
+        return _pipeline(case, sampler, model, noise)
+    return sampler.sample(model, torch.from_numpy(case["_x"]), noise=noise).numpy()
+
+
+def _recorded_noise(case: dict[str, Any], sigmas: list[float]) -> Any:
+    """The case's noise by interval: the peer may have asked for some that it multiplied by zero."""
+    # k-diffusion's churn samplers and ComfyUI's heunpp2 ask before every step, used or not
+    churn = case.get("noise_via") == "randn_like"
+    by_step = churn and (case["source_key"] == "k_diffusion" or case["sampler"] == "heunpp2")
+    requests = case.get("noise_requests") or []
     asked = 0
 
     def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
         nonlocal asked
-        asked += 1
-        return torch.from_numpy(case["_noise"][sigmas.index(sigma_from) if by_step else asked - 1])
+        number = sigmas.index(sigma_from) if by_step else asked
+        if not churn:
+            matching = (k for k in range(asked, len(requests)) if np.allclose(requests[k], (sigma_from, sigma_to)))
+            number = next(matching, asked)
+        asked = number + 1
+        return torch.from_numpy(case["_noise"][number])
 
-    if case.get("kind") == "pipeline":
-        return _pipeline(case, sampler, model, noise)
-    return sampler.sample(model, torch.from_numpy(case["_x"]), noise=noise).numpy()
+    return noise
 
 
 def _pipeline(case: dict[str, Any], sampler: ksched.Sampler, model: Any, noise: Any) -> Any:

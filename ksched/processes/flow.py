@@ -90,8 +90,8 @@ class Flow(Process):
         return sigma * 0 + 1
 
     def level(self, sigma: float) -> Level:
-        """The level at a contract sigma in [0, 1]."""
-        lam = math.inf if sigma == 0 else -math.inf if sigma == 1 else math.log1p(-sigma) - math.log(sigma)
+        """The level at a contract sigma in [0, 1]; above, where only another program's churn goes, alpha is negative."""
+        lam = math.inf if sigma == 0 else -math.inf if sigma >= 1 else math.log1p(-sigma) - math.log(sigma)
         return Level(sigma, 1 - sigma, sigma, lam)
 
     def level_at(self, lam: float) -> Level:

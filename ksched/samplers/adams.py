@@ -162,7 +162,7 @@ def gradient_estimation(
     x: V,
     *,
     ge_gamma: Finite = 2.0,
-    mu: Annotated[float, Between(0.0, 0.99)] = 0.0,
+    mu: Annotated[float, Between(0.0, 0.99), Quirk(0.5)] = 0.0,
     s_noise: Annotated[float, Between(0.0, 10.0)] = 1.0,
 ) -> V:
     """Euler's method with the slope extrapolated from the step before.
@@ -174,7 +174,7 @@ def gradient_estimation(
     ----------
     ge_gamma : how far to extrapolate, 1 being not at all
     mu : how far below the next level a step goes, in powers of sigma, before noise is added; 0 adds none, 1/2 is like
-        DDPM
+        DDPM. With an extrapolated slope the noise of the states is then not that of their levels
     s_noise : factor of the noise
 
     Notes

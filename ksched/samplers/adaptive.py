@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Positive, Quirk
 from ksched.processes import Level
-from ksched.samplers.blocks import Straight, ancestral, combine, ddim, eps_step, inner, phi, renoise
+from ksched.samplers.blocks import Straight, ancestral_above, combine, ddim, eps_step, inner, phi, renoise
 from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
 from ksched.tape import LiveVerbs
 from ksched.types import Tensor
@@ -147,10 +147,7 @@ def dpm_adaptive(
             state = run.checkpoint(_leave_pure_noise(run, grid, state, last))
             continue
         t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
-        down, up = ancestral(grid, s, t, eta)
-        if down.lam > last.lam:
-            down = t._replace(sigma=t.alpha * math.exp(-last.lam), lam=last.lam)
-            up = math.sqrt(max(t.sigma**2 - down.sigma**2, 0.0))
+        down, up = ancestral_above(grid, s, t, eta, last)
         denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised
         low, high = _dpm_pair(run, grid, s, down, state.x, denoised, order)
         accept, tried = control.judge(state, low, high)
@@ -175,7 +172,7 @@ def _dpm_pair(
 
     def to(share: float, weights: list[float]) -> tuple[Level, Tensor]:
         level = inner(grid, s, t, share)
-        return level, eps_step(s, level, x, combine(weights, eps[: len(weights)]))
+        return level, eps_step(s, level, x, denoised, weights, eps[: len(weights)])
 
     eps, h = [eps_at(s, x, denoised)], t.lam - s.lam
     nodes = [1 / 2] if order == 2 else [1 / 3, 2 / 3]

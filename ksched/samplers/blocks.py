@@ -15,23 +15,27 @@ from ksched.tape import Vector, Verbs
 
 __all__ = [
     "AncestralRule",
+    "Integrals",
     "Straight",
     "adams",
+    "adams_eps",
     "ancestral",
+    "ancestral_above",
     "churn",
     "combine",
     "ddim",
     "eps_step",
     "exponential",
     "fresh_std",
+    "half_step",
     "inner",
     "lagrange_weights",
     "middle",
+    "midpoint",
     "moments",
     "phi",
     "renoise",
     "stages",
-    "unified",
 ]
 
 V = TypeVar("V", bound=Vector)
@@ -91,6 +95,15 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
             kept = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)  # no cancellation at eta = 1, where it is q
     sigma = t.sigma * kept
     return t._replace(sigma=sigma, lam=math.log(t.alpha / sigma) if sigma > 0 else math.inf), t.sigma * fresh
+
+
+def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> tuple[Level, float]:
+    """`ancestral` that keeps at least the noise of the last level, below which DPM-Solver's steps do not go."""
+    down, up = ancestral(grid, s, t, eta)
+    if down.lam <= last.lam:
+        return down, up
+    sigma = t.alpha / last.alpha * last.sigma
+    return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
 
 
 def renoise(run: Verbs[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
@@ -220,10 +233,17 @@ def lagrange_weights(nodes: Sequence[float], integrals: Sequence[float]) -> list
     return [integrals[0] - sum(weights), *weights]
 
 
-def eps_step(s: Level, t: Level, x: V, eps: V) -> V:
-    """The state at ``t`` if eps stays what it is; `ddim` in eps, which pure noise (alpha 0) has no use for."""
-    r = t.alpha / s.alpha
-    return r * x + (t.sigma - r * s.sigma) * eps
+def eps_step(s: Level, t: Level, x: V, denoised: V, weights: Sequence[float], eps: Sequence[V]) -> V:
+    """The state at ``t`` if eps is what ``weights`` make of it, the first being that of ``x`` and ``denoised``.
+
+    Written as `ddim` and what changes of eps add to it, which cancels nothing. Pure noise (alpha 0) has no use for eps.
+    """
+    gain = t.sigma - t.alpha / s.alpha * s.sigma
+    state = ddim(s, t, x, denoised)
+    for weight, later in zip(weights[1:], eps[1:], strict=True):
+        if weight != 0:
+            state = state + (gain * weight) * (later - eps[0])
+    return state
 
 
 def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
@@ -303,12 +323,15 @@ def stages(
     eps = predict == "eps" and not far
     z = 0.0 if far else (1 + eta) * (levels[-1].lam - s.lam)
     outputs: list[V] = []
-    state, before, noise = x, s, None
+    state, before, noise, first = x, s, None, x
     for level, row in zip(levels, rows(shares(s, levels), -z if eps else z), strict=True):
         denoised = run.denoise(state, before)
         outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
-        mixed = combine(row, outputs)
-        state = eps_step(s, level, x, mixed) if eps else exponential(s, level, x, mixed, eta)
+        first = denoised if before is s else first
+        if eps:
+            state = eps_step(s, level, x, first, row, outputs)
+        else:
+            state = exponential(s, level, x, combine(row, outputs), eta)
         if eta > 0 and s_noise > 0:
             new = fresh_std(before, level, eta) * run.noise(before, level)
             kept = math.exp(-eta * (level.lam - before.lam)) * level.sigma / before.sigma
@@ -318,14 +341,30 @@ def stages(
     return state
 
 
-def adams(s: Level, t: Level, x: V, past: Sequence[tuple[float, V]], eta: float, *, simple: bool = False) -> V:
+#: (step in log-SNR times 1 + eta, exact integrals of the powers of a step's share) -> those that a method takes
+Integrals = Callable[[float, list[float]], list[float]]
+
+
+def half_step(z: float, exact: list[float]) -> list[float]:
+    """Where two values are known, half of the step for the change between them: UniPC with B(h) = h, SA-Solver."""
+    return [exact[0], z / 2] if len(exact) == 2 else exact
+
+
+def midpoint(z: float, exact: list[float]) -> list[float]:
+    """Where two values are known, half of the first for the change between them: DPM-Solver, UniPC with its other B."""
+    return [exact[0], exact[0] / 2] if len(exact) == 2 else exact
+
+
+def adams(
+    s: Level, t: Level, x: V, past: Sequence[tuple[float, V]], eta: float, *, rule: Integrals | None = None
+) -> V:
     """A step of the reverse SDE, without its noise, with the polynomial through known predictions.
 
     Parameters
     ----------
     past : (lam, denoised) of levels, that of ``s`` among them and perhaps that of ``t``; or of one level alone
     eta : of the SDE
-    simple : where two predictions are known, take the closed approximation of Xue et al. 2023, arXiv:2309.05019
+    rule : the integrals a method takes where it departs from the exact ones; not from pure noise
 
     Notes
     -----
@@ -336,36 +375,50 @@ def adams(s: Level, t: Level, x: V, past: Sequence[tuple[float, V]], eta: float,
     known = sorted(past, key=lambda p: p[0] != s.lam)  # that of s first
     if math.isinf(h):
         nodes = [math.exp(lam - t.lam) for lam, _ in known]
-        integrals = [(1 + eta) / (1 + eta + k) for k in range(len(known))]
+        weights = lagrange_weights(nodes, [(1 + eta) / (1 + eta + k) for k in range(len(known))])
     else:
-        z = (1 + eta) * h
-        nodes = [(lam - s.lam) / h for lam, _ in known]
-        integrals = [z * moment for moment in moments(-z, len(known))]
-        if simple and len(known) == 2:
-            integrals[1] = z / 2
-    weights = lagrange_weights(nodes, integrals)
+        weights = _adams_weights([(lam - s.lam) / h for lam, _ in known], (1 + eta) * h, rule)
     rest = (math.exp(-eta * h) if eta > 0 else 1.0) * t.sigma / s.sigma
     return rest * x + combine([t.alpha * weight for weight in weights], [denoised for _, denoised in known])
 
 
-def unified(s: Level, t: Level, x: V, past: list[tuple[float, V]], at_t: V | None, bh2: bool) -> V:
-    """UniPC's update from ``s`` to ``t``: a predictor, or a corrector if the prediction at ``t`` is given.
+def adams_eps(
+    s: Level,
+    t: Level,
+    x: V,
+    denoised: V,
+    past: Sequence[tuple[float, V]],
+    eta: float = 0.0,
+    *,
+    rule: Integrals | None = None,
+) -> V:
+    """`adams` with the polynomial through eps; not from pure noise, where eps says nothing of the data.
 
     Parameters
     ----------
-    past : (lam, denoised) of earlier levels, the last that of ``s``
-    at_t : denoised prediction at ``t``; None for the predictor
-    bh2 : take B(h) = exp(h) - 1 rather than h where only one difference is known
+    denoised : the prediction that with ``x`` makes the eps of ``s``
+    past : (lam, eps) of levels, otherwise as for `adams`
+    eta : of the SDE; above 0 the law of a level is not kept, as eps is then not the same all along a step
+    rule : as for `adams`
 
     Notes
     -----
-    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, data prediction. With two or more differences B(h) cancels,
-    and the update is `adams`.
+    Lu et al. 2022, arXiv:2206.00927; the SDE form is that of arXiv:2211.01095, appendix. Written as `ddim` and what
+    changes of eps add to it, which cancels nothing.
     """
-    known = past if at_t is None else [*past, (t.lam, at_t)]
-    if len(known) != 2:
-        return adams(s, t, x, known, 0.0)
-    h, newest = t.lam - s.lam, past[-1][1]
-    (lam, other) = next(p for p in known if p[0] != s.lam)
-    weight = 0.5 * (math.expm1(-h) if bh2 or math.isinf(h) else -h) / (1.0 if at_t is not None else (lam - s.lam) / h)
-    return ddim(s, t, x, newest) - t.alpha * weight * (other - newest)
+    h = t.lam - s.lam
+    known = sorted(past, key=lambda p: p[0] != s.lam)
+    weights = _adams_weights([(lam - s.lam) / h for lam, _ in known], -h, rule)
+    lam, own = known[0]
+    if lam != s.lam:
+        own = (x - s.alpha * denoised) / s.sigma
+    state = ddim(s, t, x, denoised)
+    for weight, (lam, eps) in zip(weights, known, strict=True):
+        if lam != s.lam and weight != 0:
+            state = state + (t.sigma * (1 + eta) * weight) * (eps - own)
+    return state - (t.sigma * eta * math.expm1(h)) * own if eta > 0 else state
+
+
+def _adams_weights(nodes: Sequence[float], z: float, rule: Integrals | None) -> list[float]:
+    exact = [z * moment for moment in moments(-z, len(nodes))]
+    return lagrange_weights(nodes, rule(z, exact) if rule else exact)

@@ -35,7 +35,13 @@ def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
 
 
 def euler_ancestral_cfg_pp(
-    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    from_pure_noise: Literal["eta", "all_new"] = "eta",
 ) -> V:
     """CFG++ with Euler's method to less noise than the next level has, then fresh noise up to it.
 
@@ -45,13 +51,16 @@ def euler_ancestral_cfg_pp(
     ----------
     eta : share of the noise that is drawn anew
     s_noise : factor of the noise
+    from_pure_noise : share of the noise that a step from pure noise draws anew: "eta", as any other; "all_new", all of
+        it unless eta is 0, as in ComfyUI, where the rule for others is not a number
 
     Notes
     -----
     Chung et al. 2024, arXiv:2406.08070, with noise as in DDIM; ComfyUI's ``sample_euler_ancestral_cfg_pp``.
     """
     for s, t in grid.steps():
-        down, up = ancestral(grid, s, t, eta)
+        all_new = from_pure_noise == "all_new" and s.alpha == 0 and eta > 0
+        down, up = ancestral(grid, s, t, 1.0 if all_new else eta)
         denoised, uncond = run.denoise_both(x, s)
         x = renoise(run, s, t, _guided(s, down, x, denoised, uncond), s_noise * up)
     return x
@@ -227,7 +236,8 @@ def cfgpp_ud10_ab(
 ) -> V:
     """CFG++ whose step is blended with the step before, and whose end is extrapolated to sigma 0.
 
-    First order, one model call per step, deterministic. All weights 0 is `euler_cfg_pp`.
+    One model call per step, deterministic. All weights 0 is `euler_cfg_pp`. With ``uncond_history`` above 0 it does not
+    converge to the ODE: every step, however small, adds a share of the last change of the noise.
 
     Parameters
     ----------

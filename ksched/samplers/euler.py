@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from ksched.grid import Grid
-from ksched.options import Bound, NonNegative, Share
+from ksched.options import Bound, NonNegative, Quirk, Share
 from ksched.samplers.blocks import AncestralRule, ancestral, churn, ddim, renoise
 from ksched.tape import Vector, Verbs
 
@@ -115,7 +115,7 @@ def lcm(
     *,
     s_noise: NonNegative = 1.0,
     s_noise_end: NonNegative = 1.0,
-    boundary: NonNegative = 0.0,
+    boundary: Annotated[NonNegative, Quirk(10.0)] = 0.0,
     sigma_data: NonNegative = 0.5,
 ) -> V:
     """Multistep consistency sampling: the prediction, noised up to the next level with all new noise.

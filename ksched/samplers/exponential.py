@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from math import exp, isinf, sqrt
+from math import exp, isinf
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
 from ksched.processes import Level
-from ksched.samplers.blocks import AncestralRule, Rows, ancestral, combine, ddim, inner, middle, phi, renoise, stages
+from ksched.samplers.blocks import AncestralRule, Rows, ancestral, ancestral_above, combine, ddim, inner, middle, phi, renoise, stages
 from ksched.tape import Vector, Verbs
 
 __all__ = [
@@ -358,10 +358,7 @@ def dpm_fast(
     orders = _fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
     for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
         s, t = part[0], part[-1]
-        down, up = ancestral(grid, s, t, eta)
-        if down.lam > above[-1].lam:  # no step goes below the last level
-            down = t._replace(sigma=t.alpha * exp(-above[-1].lam), lam=above[-1].lam)
-            up = sqrt(max(t.sigma**2 - down.sigma**2, 0.0))
+        down, up = ancestral_above(grid, s, t, eta, above[-1])
         nodes, rows = _METHODS[order]
         inside = part[1:-1] or [inner(grid, s, down, node) for node in nodes]
         x = stages(run, s, [*inside, down], x, rows, predict="eps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import exp, expm1, isfinite, log, log1p, sqrt
 from typing import Annotated, Literal, TypeVar
 
@@ -18,13 +19,15 @@ from ksched.samplers.blocks import (
     ddim,
     exponential,
     fresh_std,
+    half_step,
     lagrange_weights,
+    midpoint,
     moments,
     phi,
     renoise,
-    unified,
 )
 from ksched.tape import Vector, Verbs
+from ksched.types import Array
 
 __all__ = [
     "deis",
@@ -254,7 +257,8 @@ def deis(
             past = [*past, (s, run.keep((x - s.alpha * denoised) / s.sigma))][-max_order:]
         if len(past) > 1:
             levels, slopes = zip(*reversed(past), strict=True)
-            if variable == "log_sigma":
+            # the time of that process means nothing far below its range
+            if variable == "log_sigma" or (variable == "vp_time" and t.lam > log(1000)):
                 h = t.lam - s.lam
                 nodes = [(level.lam - s.lam) / h for level in levels]
                 weights = [-exp(-t.lam) * h * w for w in lagrange_weights(nodes, moments(h, len(nodes)))]
@@ -266,6 +270,13 @@ def deis(
     return x
 
 
+@cache
+def _gauss(count: int) -> tuple[Array, Array]:
+    """Places between -1 and 1, and weights, of Gauss and Legendre's rule."""
+    places, weights = np.polynomial.legendre.leggauss(count)
+    return places, weights
+
+
 def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:
     """Weights of slopes at ``sigmas[1:]`` in the integral over sigma from the second to the first of them all.
 
@@ -275,19 +286,20 @@ def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:
     low, high = log1p(0.002**2), log1p(80.0**2)
     a = (low / 1e-3 - high) / (1e-3 - 1)
     b = high - a
-    times = (np.sqrt(b**2 + 4 * a * np.log1p(np.square(sigmas))) - b) / (2 * a)
+    times = (np.sqrt(b**2 + 4 * a * np.log1p(np.square(sigmas))) - b) / (2 * a)  # b is below 0
     end, start, *_ = times
     if as_sum:
         points = np.linspace(start, end, 10000)
         share = np.full(len(points), (end - start) / len(points))
     else:
-        points, share = np.polynomial.legendre.leggauss(40)
+        points, share = _gauss(40)
         points, share = (start + end) / 2 + (end - start) / 2 * points, (end - start) / 2 * share
-    growth = np.exp(a * points**2 + b * points)  # 1 + sigma ** 2
-    share = share * growth * (2 * a * points + b) / (2 * np.sqrt(growth - 1))
+    logs = a * points**2 + b * points
+    share = share * np.exp(logs) * (2 * a * points + b) / (2 * np.sqrt(np.expm1(logs)))  # d sigma
     nodes = times[1:]
     lines = [[(points - u) / (v - u) for u in nodes if u != v] for v in nodes]
-    return [float((share * np.prod(line, axis=0)).sum()) for line in lines]
+    weights = [float((share * np.prod(line, axis=0)).sum()) for line in lines]
+    return weights if as_sum else [sigmas[0] - sigmas[1] - sum(weights[1:]), *weights[1:]]
 
 
 def uni_pc(
@@ -316,19 +328,20 @@ def uni_pc(
     -----
     Zhao et al. 2023, arXiv:2302.04867. ComfyUI's ``uni_pc`` is bh1 with order 3, diffusers' default bh2 with order 2.
     """
+    rule = half_step if variant == "bh1" else midpoint
     past: list[tuple[float, V]] = []  # (lam, denoised), the newest last
     before = None
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
         if corrector and before is not None:
-            x = run.keep(unified(before[0], s, before[1], past, denoised, variant == "bh2"))
+            x = run.keep(adams(before[0], s, before[1], [*past, (s.lam, denoised)], 0.0, rule=rule))
         if t.sigma == 0:
             return denoised
         past = [*(p for p in past if isfinite(p[0])), (s.lam, denoised)][-order:]
         if lower_order_final:
             past = past[-(len(grid) - i) :]
         before = s, x
-        x = unified(s, t, x, past, None, variant == "bh2")
+        x = adams(s, t, x, past, 0.0, rule=rule)
     return x
 
 
@@ -427,7 +440,7 @@ def _er_integrals(start: float, end: float, kind: str, power: float, as_sum: boo
         width = (start - end) / 200
         points, share = end + width * np.arange(200), np.full(200, width)
     else:  # in log r, where f is smooth
-        places, share = np.polynomial.legendre.leggauss(64)
+        places, share = _gauss(64)
         length = log(start / end) / 2
         points = end * np.exp(length * (places + 1))
         share = share * length * points
@@ -453,9 +466,8 @@ def sa_solver(
 ) -> V:
     """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
 
-    Second order without noise, because its first step is of first order, with a small error; one model call per step,
-    one noise per step that ends within the noisy part of the run. ``tau`` = 0 and no corrector is an exponential
-    Adams-Bashforth method.
+    Third order without noise, because its first step is; one model call per step, one noise per step that ends within
+    the noisy part of the run. ``tau`` = 0 and no corrector is an exponential Adams-Bashforth method.
 
     Parameters
     ----------
@@ -474,6 +486,7 @@ def sa_solver(
     Xue et al. 2023, arXiv:2309.05019, algorithm 1. Where the last level is 0, orders fall towards it and the last step
     returns the prediction.
     """
+    rule = half_step if simple_order_2 else None
     quiet, loud = (grid.process.sigma_after(share) for share in (tau_end, tau_start))
     left = len(grid) if grid.levels[-1].sigma == 0 else predictor_order + corrector_order + len(grid)
     past: list[tuple[float, V]] = []
@@ -484,7 +497,7 @@ def sa_solver(
         order = min(corrector_order, len(past), left - i)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
             start, x, eta = before
-            x = adams(start, s, x, past[-order:], eta, simple=simple_order_2)
+            x = adams(start, s, x, past[-order:], eta, rule=rule)
             x = run.keep(renoise(run, start, s, x, s_noise * fresh_std(start, s, eta)))
             if use_pece:
                 denoised = run.denoise(x, s)
@@ -497,7 +510,7 @@ def sa_solver(
         before = s, x, eta
         past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
         order = min(predictor_order, len(past), left - 1 - i)
-        x = adams(s, t, x, past[-order:], eta, simple=simple_order_2)
+        x = adams(s, t, x, past[-order:], eta, rule=rule)
         x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
     return x
 
@@ -518,8 +531,8 @@ def sa_solver_pece(
 ) -> V:
     """`sa_solver` that calls the model again on every corrected state.
 
-    Second order without noise, because its first step is of first order, with a small error; two model calls per step
-    but for the first, one noise per step that ends within the noisy part of the run.
+    Third order without noise, because its first step is; two model calls per step but for the first, one noise per step
+    that ends within the noisy part of the run.
 
     Parameters
     ----------

@@ -1,0 +1,120 @@
+"""What a Brownian path costs beside new noise for every interval: all the draws of a run, and k-diffusion's way to it.
+
+Each figure is the time for the noise of a whole run over that of `SeededNoise` for the same run, medians of runs that
+take turns. A path should cost no more than 3 times as much on these grids; three or five steps over a wider range, as
+EDM's, cost up to 4.5 times for the smallest state. "first" is with nothing remembered of an earlier run of the same
+grid, "again" with the coefficients of its intervals known. torchsde's BrownianTree, which k-diffusion takes, is
+measured where it can be imported, on states of up to a million numbers. ``python benchmarks/noise.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import time
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+from types import ModuleType
+
+import torch
+
+import ksched
+import ksched.noise
+from ksched.noise import BrownianNoise, SeededNoise
+from ksched.plan import Draw
+
+LIMIT = 3.0
+STEPS = (3, 5, 10, 20, 50, 100)
+SHAPES = ((1, 4, 64, 64), (4, 4, 64, 64), (1, 16, 128, 128), (1, 16, 21, 60, 104))
+GRIDS: dict[str, tuple[ksched.Process, str]] = {
+    "VP, karras": (ksched.VP(), "karras"),
+    "VP, simple": (ksched.VP(), "simple"),
+    "Flow(3), simple": (ksched.Flow(3.0), "simple"),
+}
+
+
+def torchsde() -> ModuleType | None:
+    """The module, if it is there."""
+    try:
+        return importlib.import_module("torchsde")
+    except ImportError:
+        return None
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def forget() -> None:
+    """Make the coefficients of the intervals unknown again; the table of normals is made once per program."""
+    ksched.noise._increment.cache_clear()
+    ksched.noise._clock.cache_clear()
+
+
+def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:
+    """The noises of a run from one tree per item, as k-diffusion's BrownianTreeNoiseSampler makes them."""
+    low, high = draws[-1].sigma_to, draws[0].sigma_from
+    trees = [library.BrownianTree(low, torch.zeros_like(item), high, entropy=i) for i, item in enumerate(x)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it rounds its ends to six decimals, and warns of ours
+        for s, t, *_ in draws:
+            torch.stack([tree(t, s) for tree in trees]) / math.sqrt(s - t)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each figure; at least three runs")
+    seconds: float = parser.parse_args().seconds
+    torch.set_num_threads(1)
+    library, worst = torchsde(), 0.0
+    print(f"noise of a whole run: ratio to SeededNoise; ! is above {LIMIT:.0f}; one thread")
+    for title, (process, schedule) in GRIDS.items():
+        print(f"\n{title:24}{'plain, us per draw':>20}{'path, first':>14}{'path, again':>14}{'torchsde':>12}")
+        for shape in SHAPES:
+            x = torch.zeros(shape)
+            seeds = tuple(range(shape[0]))
+            for steps in STEPS:
+                sigmas = ksched.calculate_sigmas(schedule, steps, process).tolist()[:-1]
+                draws = [Draw(s, t) for s, t in pairwise(sigmas)]
+
+                def plain(draws: list[Draw] = draws, seeds: tuple[int, ...] = seeds, x: torch.Tensor = x) -> None:
+                    source = SeededNoise(seeds)
+                    for draw in draws:
+                        source(draw, x)
+
+                def path(
+                    draws: list[Draw] = draws,
+                    seeds: tuple[int, ...] = seeds,
+                    x: torch.Tensor = x,
+                    process: ksched.Process = process,
+                ) -> None:
+                    source = BrownianNoise(seeds, process)
+                    for draw in draws:
+                        source(draw, x)
+
+                plain(), path()
+                times: list[tuple[float, float, float]] = []
+                while len(times) < 3 or sum(map(sum, times)) < seconds:
+                    forget()
+                    times.append((seconds_of(plain), seconds_of(path), seconds_of(path)))
+                base, first, again = map(median, zip(*times, strict=True))
+                worst = max(worst, first / base)
+                tree = "-"
+                if library is not None and x.numel() <= 1e6:
+                    tree = f"{seconds_of(lambda d=draws, x=x: tree_run(library, d, x)) / base:.0f}"
+                flag = " !" if first > LIMIT * base else ""
+                name = f"{'x'.join(map(str, shape))}, {steps}"
+                cells = f"{1e6 * base / len(draws):20.0f}{first / base:14.2f}{again / base:14.2f}"
+                print(f"{name:24}{cells}{tree:>12}{flag}", flush=True)
+    print(f"\nmost: {worst:.2f}")
+
+
+if __name__ == "__main__":
+    main()
