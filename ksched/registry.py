@@ -10,7 +10,7 @@ from typing import Any
 from ksched.grid import Grid
 from ksched.options import Option, options_of
 from ksched.plan import Plan
-from ksched.samplers import adams, adaptive, cfg_pp, euler, exponential, multistep, runge_kutta
+from ksched.samplers import adams, adaptive, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.tape import SamplerFunction, trace
 from ksched.types import Dialect, SamplerType
@@ -112,6 +112,10 @@ def _pece_calls(steps: int, to_zero: bool) -> int:
     return max(2 * steps - 1, 0)
 
 
+def _plms_calls(steps: int, to_zero: bool) -> int:
+    return steps + (steps > to_zero)
+
+
 _EDM, _DPM, _DPMPP = "arXiv:2206.00364", "Lu et al. 2022, arXiv:2206.00927", "Lu et al. 2022, arXiv:2211.01095"
 _KARRAS = f"Karras et al. 2022, {_EDM}"
 _PLUS = "Chung et al. 2024, arXiv:2406.08070"
@@ -156,7 +160,7 @@ _SPECS = (
     _spec(_S.DPMPP_3M_SDE, multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
     _spec(_S.DDPM, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
     _spec(_S.LCM, euler.lcm, None, "Luo et al. 2023, arXiv:2310.04378", draws=1),
-    _spec(_S.TCD, euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=1),
+    _spec(_S.TCD, euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
     _spec(_S.IPNDM, adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
     _spec(_S.IPNDM_V, adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
     _spec(_S.DEIS, multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
@@ -183,6 +187,9 @@ _SPECS = (
     _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
     _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.DPM_MULTISTEP, dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
+    _spec(_S.DPM_SINGLESTEP, dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
+    _spec(_S.PNDM, adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_plms_calls),
     _spec(_S.MIDPOINT, runge_kutta.midpoint, 2, "Runge 1895", calls=2),
     _spec(_S.RALSTON, runge_kutta.ralston, 2, "Ralston 1962", calls=2),
     _spec(_S.BOGACKI_SHAMPINE, runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),
@@ -243,11 +250,33 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
     ),
     Dialect.K_DIFFUSION: _joined(_ALL_VE, _K_DIFFUSION),
     Dialect.DIFFUSERS: {
+        _S.EULER: {"churn_after": True},
+        _S.EULER_ANCESTRAL: {"split": "comfyui"},  # LTXEulerAncestralRFScheduler
         _S.LMS: {"end": "integral"},
         _S.DPMPP_SDE: {"noises": "independent"},
         _S.DPMPP_3M_SDE: {"curvature": "published"},
+        _S.LCM: {"boundary": 10.0},
+        _S.TCD: {"whole_timesteps": True},
+        _S.IPNDM: {"slopes": "eps", "end": "integral"},
+        _S.DEIS: {"max_order": 2, "lower_order_final": True},
+        _S.SA_SOLVER: {
+            "predictor_order": 2,
+            "corrector_order": 2,
+            "tau_start": 1 - 800 / 999,
+            "tau_end": 1 - 200 / 999,
+            "tau_at": "start",
+            "simple_order_2": True,
+            "lower_order_final": True,
+        },
+        _S.UNI_PC: {"order": 2, "variant": "bh2"},
+        _S.UNI_PC_BH2: {"order": 2},
+        _S.DPM_MULTISTEP: {"order": 2, "lower_order_final": True, "curvature": "diffusers", "sde": "published"},
+        _S.DPM_SINGLESTEP: {"noises": "independent", "curvature": "diffusers"},
+        _S.PNDM: {"end": "integral"},
     },
-    Dialect.A1111: _joined(_ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}}),
+    Dialect.A1111: _joined(
+        _ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}, _S.PNDM: {"warm_up": "heun"}}
+    ),
 }
 
 

@@ -188,7 +188,8 @@ class Tape:
         """The noise register of an interval."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
-        self._clock |= {level.label: (level.alpha / level.sigma) ** 2 for level in (start, end)}
+        for level in (start, end):
+            self._clock[level.label] = (level.alpha / level.sigma) ** 2 if level.sigma > 0 else math.inf
         request = Draw(start.label, end.label, self._visit, stream)
         if request not in self._requests:
             self._requests.append(request)
@@ -262,15 +263,20 @@ def _disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[t
     result = []
     for request in requests:
         low, high = sorted(request[:2])
-        twins = [d for d in requests if d[2:] == request[2:]]
+        rises = request.sigma_to > request.sigma_from  # noise added going up is no part of the path down
+        twins = [d for d in requests if d[2:] == request[2:] and (d.sigma_to > d.sigma_from) == rises]
         inside = {sigma for d in twins for sigma in d[:2] if low < sigma < high}
         if not inside:  # nothing overlaps
             result.append([(request, 1.0)])
             continue
         ends = sorted({low, high} | inside, reverse=True)
         whole = clock[low] - clock[high]
-        parts = itertools.pairwise(ends)
-        result.append([(Draw(a, b, *request[2:]), math.sqrt((clock[b] - clock[a]) / whole)) for a, b in parts])
+        parts = []
+        for a, b in itertools.pairwise(ends):
+            share = 1.0 if math.isinf(clock[b]) else (clock[b] - clock[a]) / whole
+            part = Draw(b, a, *request[2:]) if rises else Draw(a, b, *request[2:])
+            parts.append((part, math.sqrt(share)))
+        result.append(parts)
     return result
 
 

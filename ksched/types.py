@@ -115,6 +115,9 @@ class SamplerType(_Name):
     DDIM = "ddim"
     UNI_PC = "uni_pc"
     UNI_PC_BH2 = "uni_pc_bh2"
+    DPM_MULTISTEP = "dpm_multistep"
+    DPM_SINGLESTEP = "dpm_singlestep"
+    PNDM = "pndm"
     MIDPOINT = "midpoint"
     RALSTON = "ralston"
     BOGACKI_SHAMPINE = "bogacki_shampine"
@@ -263,6 +266,8 @@ _SAMPLER_SPELLINGS: dict[str, SamplerType] = {
         "rk_adaptive": "ode",
         "uni_pc": "UniPCMultistep UniPCMultistepScheduler uni_pc_multistep uni_pc_bh1",
         "uni_pc_bh2": "unipc_bh2",
+        "dpm_singlestep": "DPMSolverSinglestep DPMSolverSinglestepScheduler dpm_solver_singlestep",
+        "pndm": "PNDMScheduler PLMS k_plms sample_plms",
     }.items()
     for spelling in spellings.split()
 }

@@ -80,6 +80,11 @@ def paired(model: Callable[..., Any]) -> Callable[..., Any]:
     return both
 
 
+def half(x: Any, sigma: Any) -> tuple[Any, Any]:
+    """A model that answers half its input, and another fraction unconditionally."""
+    return x / 2, x / 3
+
+
 CORNERS = [(spec, options) for spec in SPECS for options in corners(spec)]
 CORNER_IDS = [
     f"{spec.name}-{'-'.join(f'{k}={v}' for k, v in options.items()) or 'default'}" for spec, options in CORNERS

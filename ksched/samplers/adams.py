@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Between, Finite, Order, Quirk
@@ -11,10 +12,11 @@ from ksched.processes import Level
 from ksched.samplers.blocks import Straight, combine, ddim, lagrange_weights, moments, renoise
 from ksched.tape import Vector, Verbs
 
-__all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms"]
+__all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]
 
 V = TypeVar("V", bound=Vector)
 MaxOrder = Annotated[int, Between(1, 4)]
+End = Annotated[Literal["denoised", "integral"], Quirk("integral")]
 
 #: Adams-Bashforth weights of the last slopes for even steps, the newest first.
 EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -26,7 +28,7 @@ def lms(
     x: V,
     *,
     order: Order = 4,
-    end: Annotated[Literal["denoised", "integral"], Quirk("integral")] = "denoised",
+    end: End = "denoised",
 ) -> V:
     """Linear multistep: Adams-Bashforth with the exact weights of uneven steps.
 
@@ -58,15 +60,59 @@ def lms(
     return x
 
 
+class _Slopes(Protocol):
+    """What a mean of slopes may be taken in: `Straight`, or what diffusers takes instead."""
+
+    def slope(self, level: Level, x: V, denoised: V) -> V:
+        """Slope at a state."""
+        ...
+
+    def move(self, s: Level, t: Level, x: V, slope: V) -> V:
+        """The state at ``t`` along a slope."""
+        ...
+
+
+class _Eps:
+    """eps as the slope, also of pure noise, whose prediction it does not hold."""
+
+    def slope(self, level: Level, x: V, denoised: V) -> V:
+        return (x - level.alpha * denoised) / level.sigma
+
+    def move(self, s: Level, t: Level, x: V, slope: V) -> V:
+        if s.alpha == 0:
+            return t.sigma * slope
+        return (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * slope
+
+
+class _Velocity:
+    """v as the slope: ``alpha * eps - sigma * D`` of the state scaled to variance 1."""
+
+    def slope(self, level: Level, x: V, denoised: V) -> V:
+        scale = math.hypot(level.alpha, level.sigma)
+        return (level.alpha / scale / level.sigma) * x - (scale / level.sigma) * denoised
+
+    def move(self, s: Level, t: Level, x: V, slope: V) -> V:
+        scale = math.hypot(s.alpha, s.sigma)
+        return ddim(s, t, x, (s.alpha / scale**2) * x - (s.sigma / scale) * slope)
+
+
 def _remembered(
-    run: Verbs[V], straight: Straight, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
+    run: Verbs[V], straight: _Slopes, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
 ) -> list[tuple[Level, V]]:
     """The last slopes with their levels, the newest first; a method of order 1 needs none of its own."""
     slope = straight.slope(s, x, denoised)
     return [(s, run.keep(slope) if order > 1 else slope), *past][:order]
 
 
-def ipndm(run: Verbs[V], grid: Grid, x: V, *, max_order: MaxOrder = 4) -> V:
+def ipndm(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    max_order: MaxOrder = 4,
+    slopes: Annotated[Literal["straight", "eps"], Quirk("eps")] = "straight",
+    end: End = "denoised",
+) -> V:
     """Improved PNDM: Adams-Bashforth with the weights of even steps, whatever the steps are.
 
     Second order, because real steps are uneven and the first ones of lower order; one model call per step,
@@ -75,24 +121,88 @@ def ipndm(run: Verbs[V], grid: Grid, x: V, *, max_order: MaxOrder = 4) -> V:
     Parameters
     ----------
     max_order : how many slopes are used, at most
+    slopes : "straight"; "eps", the same but from pure noise, whose eps is the state itself: as in diffusers, a first
+        step from there then loses the prediction
+    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
 
     Notes
     -----
-    Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler has levels and a
-    model output of its own.
+    Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler runs it on levels
+    of its own, which start at pure noise.
     """
-    straight = Straight(grid)
+    straight = Straight(grid) if slopes == "straight" else _Eps()
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
-        if t.sigma == 0:
+        if t.sigma == 0 and end == "denoised":
             return denoised
         past = _remembered(run, straight, past, s, x, denoised, max_order)
-        if len(past) == 1:
+        if len(past) == 1 and slopes == "straight":
             x = ddim(s, t, x, denoised)
         else:
             x = straight.move(s, t, x, combine(EVEN[len(past) - 1], [slope for _, slope in past]))
     return x
+
+
+def pndm(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    max_order: MaxOrder = 4,
+    warm_up: Literal["heun", "prk"] = "heun",
+    slopes: Annotated[Literal["straight", "v"], Quirk("v")] = "straight",
+    end: End = "denoised",
+) -> V:
+    """PNDM, or PLMS: `ipndm` with a start of higher order.
+
+    Second order, because real steps are uneven; one model call per step, and one more in the first; deterministic.
+    ``max_order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    max_order : how many slopes are used, at most
+    warm_up : "heun", the first step by Heun's method, its second call made anew after it: PLMS; "prk", the first three
+        by the classical Runge-Kutta method, with the middle of a step at the middle of its timesteps: PNDM, nine more
+        calls
+    slopes : of which means are taken: "straight"; "v", as diffusers does for models that predict v, which is not on the
+        way that a constant prediction takes
+    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
+
+    Notes
+    -----
+    Liu et al. 2022, arXiv:2202.09778; PLMS is the form in the code of latent diffusion, diffusers' PNDMScheduler with
+    skip_prk_steps. That has its steps end where the next begins only if the steps divide the training timesteps.
+    """
+    straight = Straight(grid) if slopes == "straight" else _Velocity()
+    past: list[tuple[Level, V]] = []
+    for i, (s, t) in enumerate(grid.steps()):
+        denoised = run.denoise(x, s)
+        if t.sigma == 0 and (end == "denoised" or not past):
+            return denoised
+        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        slope = combine(EVEN[len(past) - 1], [slope for _, slope in past])
+        if i < (1 if warm_up == "heun" else 3) and max_order > 1 and t.sigma > 0:
+            middle = [_half_way(grid, s, t)] * 2 if warm_up == "prk" else []
+            slope = _mean_slope(run, straight, s, [*middle, t], x, denoised, past[0][1])
+        x = ddim(s, t, x, denoised) if max_order == 1 else straight.move(s, t, x, slope)
+    return x
+
+
+def _half_way(grid: Grid, s: Level, t: Level) -> Level:
+    """The level at the middle of two timesteps; where that is not between them, the middle of a straight way."""
+    process, straight = grid.process, Straight(grid)
+    level = process.level(process.sigma((process.timestep(s.label) + process.timestep(t.label)) / 2))
+    return level if s.lam < level.lam < t.lam else straight.level((straight.time(s) + straight.time(t)) / 2)
+
+
+def _mean_slope(run: Verbs[V], straight: _Slopes, s: Level, levels: Sequence[Level], x: V, denoised: V, slope: V) -> V:
+    """Mean slope of a step that tries one level after another, each with the slope found before: Heun's, Kutta's."""
+    found = [slope]
+    for level in levels:
+        state = ddim(s, level, x, denoised) if len(found) == 1 else straight.move(s, level, x, found[-1])
+        found.append(straight.slope(level, state, run.denoise(state, level)))
+    return combine((1 / 2, 1 / 2) if len(levels) == 1 else (1 / 6, 1 / 3, 1 / 3, 1 / 6), found)
 
 
 def ipndm_v(
@@ -146,7 +256,9 @@ def _published_weights(steps: list[float]) -> list[float]:
     if len(past) < 3:
         return weights
     whole, three = one + past[1], two + past[2]
-    third = ((1 - h / (3 * one)) / 2 + (1 - h / (2 * one)) * h / (6 * whole)) * (h * one * whole) / (past[0] * two * three)
+    third = (
+        ((1 - h / (3 * one)) / 2 + (1 - h / (2 * one)) * h / (6 * whole)) * (h * one * whole) / (past[0] * two * three)
+    )
     far = past[0] * two / (past[1] * (past[1] + past[2]))
     return [
         weights[0] + third,

@@ -18,7 +18,6 @@ __all__ = [
     "Integrals",
     "Straight",
     "adams",
-    "adams_eps",
     "ancestral",
     "ancestral_above",
     "churn",
@@ -33,9 +32,12 @@ __all__ = [
     "middle",
     "midpoint",
     "moments",
+    "order_left",
+    "output",
     "phi",
     "renoise",
     "stages",
+    "with_last_twice",
 ]
 
 V = TypeVar("V", bound=Vector)
@@ -259,9 +261,12 @@ def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
     return (math.exp(-eta * h) * t.sigma / s.sigma) * x - (t.alpha * math.expm1(-(1 + eta) * h)) * denoised
 
 
-def fresh_std(s: Level, t: Level, eta: float) -> float:
-    """Std of the noise that an `exponential` step needs to keep the law of its level."""
-    return t.sigma * math.sqrt(-math.expm1(-2 * eta * (t.lam - s.lam))) if eta > 0 else 0.0
+def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
+    """Std of the noise that an `exponential` step needs to keep the law of its level; for eps, SDE-DPM-Solver's."""
+    h = t.lam - s.lam
+    if eta == 0:
+        return 0.0
+    return t.sigma * math.sqrt(eta * math.expm1(2 * h) if eps and math.isfinite(h) else -math.expm1(-2 * eta * h))
 
 
 def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
@@ -301,6 +306,7 @@ def stages(
     x: V,
     rows: Rows,
     *,
+    nodes: Sequence[float] | None = None,
     eta: float = 0.0,
     s_noise: float = 1.0,
     predict: Literal["denoised", "eps"] = "denoised",
@@ -311,6 +317,7 @@ def stages(
     ----------
     levels : inner levels, then the one that is reached
     rows : of the method; z is the step in log-SNR, times 1 + eta
+    nodes : where the inner levels are, if they were made by `inner`, free of the rounding of levels
     eta, s_noise : of the reverse SDE; its noise at the inner levels is part of that of the whole step
     predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
         eps says nothing of the data)
@@ -324,7 +331,8 @@ def stages(
     z = 0.0 if far else (1 + eta) * (levels[-1].lam - s.lam)
     outputs: list[V] = []
     state, before, noise, first = x, s, None, x
-    for level, row in zip(levels, rows(shares(s, levels), -z if eps else z), strict=True):
+    places = shares(s, levels) if nodes is None else [*nodes, 1.0]
+    for level, row in zip(levels, rows(places, -z if eps else z), strict=True):
         denoised = run.denoise(state, before)
         outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
         first = denoised if before is s else first
@@ -341,6 +349,20 @@ def stages(
     return state
 
 
+#: steps below which a run is short: DPM-Solver's program, and all that have it from there, lower the order at its end
+SHORT = 15
+
+
+def with_last_twice(grid: Grid) -> tuple[Level, ...]:
+    """Levels of a run whose last step, where it is not to sigma 0, is followed by one of length 0."""
+    return grid.levels if grid.levels[-1].sigma == 0 else (*grid.levels, grid.levels[-1])
+
+
+def order_left(order: int, left: int, done: int) -> int:
+    """Order with ``left`` steps to go after ``done``: in a short run it falls, and the last step is of order 1."""
+    return min(order, left) if done + left < SHORT else order
+
+
 #: (step in log-SNR times 1 + eta, exact integrals of the powers of a step's share) -> those that a method takes
 Integrals = Callable[[float, list[float]], list[float]]
 
@@ -355,21 +377,35 @@ def midpoint(z: float, exact: list[float]) -> list[float]:
     return [exact[0], exact[0] / 2] if len(exact) == 2 else exact
 
 
+def output(run: Verbs[V], s: Level, x: V, denoised: V, eps: bool) -> V:
+    """What `adams` remembers of a model call: the prediction, or eps, which pure noise does not have."""
+    return run.keep((x - s.alpha * denoised) / s.sigma) if eps and s.alpha > 0 else denoised
+
+
 def adams(
-    s: Level, t: Level, x: V, past: Sequence[tuple[float, V]], eta: float, *, rule: Integrals | None = None
+    s: Level,
+    t: Level,
+    x: V,
+    past: Sequence[tuple[float, V]],
+    eta: float,
+    *,
+    rule: Integrals | None = None,
+    denoised: V | None = None,
 ) -> V:
     """A step of the reverse SDE, without its noise, with the polynomial through known predictions.
 
     Parameters
     ----------
-    past : (lam, denoised) of levels, that of ``s`` among them and perhaps that of ``t``; or of one level alone
+    past : (lam, `output`) of levels, that of ``s`` among them and perhaps that of ``t``; or of one level alone
     eta : of the SDE
-    rule : the integrals a method takes where it departs from the exact ones; not from pure noise
+    rule : the integrals that a method takes where it departs from the exact ones; not from pure noise
+    denoised : where the outputs are eps, the prediction that with ``x`` makes the eps of ``s``. With noise that is the
+        published SDE-DPM-Solver, which does not keep the law of a level, as eps is not the same all along a step
 
     Notes
     -----
-    The weights are exact integrals of Lagrange polynomials in log-SNR times an exponential; from pure noise, in alpha /
-    sigma.
+    Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095; the weights are exact integrals of Lagrange polynomials in
+    log-SNR times an exponential; from pure noise, in alpha / sigma.
     """
     h = t.lam - s.lam
     known = sorted(past, key=lambda p: p[0] != s.lam)  # that of s first
@@ -377,38 +413,20 @@ def adams(
         nodes = [math.exp(lam - t.lam) for lam, _ in known]
         weights = lagrange_weights(nodes, [(1 + eta) / (1 + eta + k) for k in range(len(known))])
     else:
-        weights = _adams_weights([(lam - s.lam) / h for lam, _ in known], (1 + eta) * h, rule)
+        z = (1 + eta) * h if denoised is None else -h
+        exact = [z * moment for moment in moments(-z, len(known))]
+        nodes = [(lam - s.lam) / h for lam, _ in known]
+        weights = lagrange_weights(nodes, rule(z, exact) if rule else exact)
+        if denoised is not None:
+            return _adams_eps(s, t, x, denoised, weights, known, eta)
     rest = (math.exp(-eta * h) if eta > 0 else 1.0) * t.sigma / s.sigma
-    return rest * x + combine([t.alpha * weight for weight in weights], [denoised for _, denoised in known])
+    return rest * x + combine([t.alpha * weight for weight in weights], [value for _, value in known])
 
 
-def adams_eps(
-    s: Level,
-    t: Level,
-    x: V,
-    denoised: V,
-    past: Sequence[tuple[float, V]],
-    eta: float = 0.0,
-    *,
-    rule: Integrals | None = None,
+def _adams_eps(
+    s: Level, t: Level, x: V, denoised: V, weights: Sequence[float], known: Sequence[tuple[float, V]], eta: float
 ) -> V:
-    """`adams` with the polynomial through eps; not from pure noise, where eps says nothing of the data.
-
-    Parameters
-    ----------
-    denoised : the prediction that with ``x`` makes the eps of ``s``
-    past : (lam, eps) of levels, otherwise as for `adams`
-    eta : of the SDE; above 0 the law of a level is not kept, as eps is then not the same all along a step
-    rule : as for `adams`
-
-    Notes
-    -----
-    Lu et al. 2022, arXiv:2206.00927; the SDE form is that of arXiv:2211.01095, appendix. Written as `ddim` and what
-    changes of eps add to it, which cancels nothing.
-    """
-    h = t.lam - s.lam
-    known = sorted(past, key=lambda p: p[0] != s.lam)
-    weights = _adams_weights([(lam - s.lam) / h for lam, _ in known], -h, rule)
+    """`adams` in eps: as for `eps_step`, written as `ddim` and what changes of eps add to it."""
     lam, own = known[0]
     if lam != s.lam:
         own = (x - s.alpha * denoised) / s.sigma
@@ -416,9 +434,4 @@ def adams_eps(
     for weight, (lam, eps) in zip(weights, known, strict=True):
         if lam != s.lam and weight != 0:
             state = state + (t.sigma * (1 + eta) * weight) * (eps - own)
-    return state - (t.sigma * eta * math.expm1(h)) * own if eta > 0 else state
-
-
-def _adams_weights(nodes: Sequence[float], z: float, rule: Integrals | None) -> list[float]:
-    exact = [z * moment for moment in moments(-z, len(nodes))]
-    return lagrange_weights(nodes, rule(z, exact) if rule else exact)
+    return state - (t.sigma * eta * math.expm1(t.lam - s.lam)) * own if eta > 0 else state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Bound, NonNegative, Quirk, Share
@@ -24,6 +24,7 @@ def euler(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: NonNegative = 1.0,
+    churn_after: Annotated[bool, Quirk(True)] = False,
 ) -> V:
     """Euler's method on the probability-flow ODE, with EDM's churn.
 
@@ -34,6 +35,7 @@ def euler(
     s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    churn_after : add the noise after the model call and go on with the eps found before, as diffusers does
 
     Notes
     -----
@@ -41,8 +43,14 @@ def euler(
     that it is right for flow processes as well, where k-diffusion's formula is not.
     """
     for s, t in grid.steps():
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
-        x = ddim(hat, t, x, run.denoise(x, hat))
+        if churn_after and s_churn > 0 and s.alpha > 0:
+            denoised = run.denoise(x, s)
+            eps = run.keep((x - s.alpha * denoised) / s.sigma)
+            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+            x = (t.alpha / hat.alpha) * x + (t.sigma - t.alpha / hat.alpha * hat.sigma) * eps
+        else:
+            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+            x = ddim(hat, t, x, run.denoise(x, hat))
     return x
 
 
@@ -92,7 +100,14 @@ def ddim_eta(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise
     return euler_ancestral(run, grid, x, eta=eta, s_noise=s_noise)
 
 
-def ddpm(run: Verbs[V], grid: Grid, x: V, *, s_noise: NonNegative = 1.0) -> V:
+def ddpm(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    s_noise: NonNegative = 1.0,
+    variance: Annotated[Literal["posterior", "beta", "beta_to_end"], Quirk("beta", "beta_to_end")] = "posterior",
+) -> V:
     """Ancestral sampling of DDPM with the posterior variance. The table of `euler_ancestral` at eta 1.
 
     First order, one model call and one noise per step.
@@ -100,12 +115,23 @@ def ddpm(run: Verbs[V], grid: Grid, x: V, *, s_noise: NonNegative = 1.0) -> V:
     Parameters
     ----------
     s_noise : factor of the noise
+    variance : of the noise: "posterior", the smaller one of the paper, right for data of one point; "beta", the larger
+        one, right for normal data of variance 1, with which states of other data have too much noise; "beta_to_end",
+        the larger one in the step to sigma 0 too, as in diffusers unless the last timestep is 0
 
     Notes
     -----
-    Ho et al. 2020, arXiv:2006.11239, algorithm 2 with the smaller variance ("fixed small").
+    Ho et al. 2020, arXiv:2006.11239, algorithm 2, section 3.2.
     """
-    return euler_ancestral(run, grid, x, eta=1.0, s_noise=s_noise)
+    if variance == "posterior":
+        return euler_ancestral(run, grid, x, eta=1.0, s_noise=s_noise)
+    for s, t in grid.steps():
+        down, _ = ancestral(grid, s, t, 1.0)
+        size = math.hypot(t.alpha, t.sigma)  # of a state that is scaled to variance 1
+        kept = s.alpha * size / (math.hypot(s.alpha, s.sigma) * t.alpha)
+        beta = (1 - kept) * (1 + kept) if t.sigma > 0 or variance == "beta_to_end" else 0.0
+        x = renoise(run, s, t, ddim(s, down, x, run.denoise(x, s)), s_noise * size * math.sqrt(beta))
+    return x
 
 
 def lcm(
@@ -177,8 +203,10 @@ def tcd(
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        place = (1 - eta) * max(process.position(t.label), 0.0)
-        low = process.level(process.sigma_at_position(float(math.floor(place)) if whole_timesteps else place))
+        place = max(process.position(t.label), 0.0)
+        # rounded before it is cut: a whole place must not fall below itself
+        place = float(math.floor((1 - eta) * round(place))) if whole_timesteps else (1 - eta) * place
+        low = process.level(process.sigma_at_position(place))
         if eta == 0 or low.lam <= t.lam:
             low = t
         # noise is added to the lower state brought to the next level's alpha

@@ -12,7 +12,19 @@ import numpy as np
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
 from ksched.processes import Level
-from ksched.samplers.blocks import AncestralRule, Rows, ancestral, ancestral_above, combine, ddim, inner, middle, phi, renoise, stages
+from ksched.samplers.blocks import (
+    AncestralRule,
+    Rows,
+    ancestral,
+    ancestral_above,
+    combine,
+    ddim,
+    inner,
+    middle,
+    phi,
+    renoise,
+    stages,
+)
 from ksched.tape import Vector, Verbs
 
 __all__ = [
@@ -92,7 +104,7 @@ def _singlestep(
         if t.sigma == 0:
             return run.denoise(x, s)
         levels = [*(inner(grid, s, t, node) for node in nodes), t]
-        x = stages(run, s, levels, x, rows, eta=eta, s_noise=s_noise)
+        x = stages(run, s, levels, x, rows, nodes=nodes, eta=eta, s_noise=s_noise)
     return x
 
 
@@ -354,14 +366,15 @@ def dpm_fast(
     above = grid.levels[:-1] if finish else grid.levels
     last = finish and end == "denoised"  # a call at the last level above 0 is left for the end
     if len(above) < 2:
-        return run.denoise(x, above[0]) if last else x
+        denoised = run.denoise(x, above[0]) if finish else x
+        return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
     orders = _fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
     for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
         s, t = part[0], part[-1]
         down, up = ancestral_above(grid, s, t, eta, above[-1])
         nodes, rows = _METHODS[order]
         inside = part[1:-1] or [inner(grid, s, down, node) for node in nodes]
-        x = stages(run, s, [*inside, down], x, rows, predict="eps")
+        x = stages(run, s, [*inside, down], x, rows, nodes=None if part[1:-1] else nodes, predict="eps")
         x = renoise(run, s, t, x, s_noise * up)
     return run.denoise(x, above[-1]) if last else x
 
@@ -379,6 +392,6 @@ def _fast_parts(grid: Grid, above: Sequence[Level], orders: list[int], whole: bo
         return [above[a : b + 1] for a, b in pairwise(cuts)]
     first = above[0].lam
     if isinf(first):  # pure noise: the paper starts a thousandth of the run later
-        first = grid.process.level(grid.process.sigma_after(1e-3)).lam
+        first = grid.process.level(max(grid.process.sigma_after(1e-3), above[1].label)).lam
     lams = np.linspace(first, above[-1].lam, len(orders) + 1)[1:-1].tolist()
     return list(pairwise([above[0], *map(grid.at, lams), above[-1]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import exp, expm1, isfinite, log, log1p, sqrt
 from typing import Annotated, Literal, TypeVar
@@ -9,10 +10,11 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 
 from ksched.grid import Grid
-from ksched.options import Between, NonNegative, Order, Quirk, Share
+from ksched.options import Between, Count, NonNegative, Order, Quirk, Share
 from ksched.processes import Level
 from ksched.samplers.adams import lms
 from ksched.samplers.blocks import (
+    Integrals,
     adams,
     ancestral,
     combine,
@@ -20,11 +22,12 @@ from ksched.samplers.blocks import (
     exponential,
     fresh_std,
     half_step,
-    lagrange_weights,
     midpoint,
-    moments,
+    order_left,
+    output,
     phi,
     renoise,
+    with_last_twice,
 )
 from ksched.tape import Vector, Verbs
 from ksched.types import Array
@@ -229,6 +232,8 @@ def deis(
     *,
     max_order: Annotated[int, Between(1, 4)] = 3,
     variable: Annotated[Literal["log_sigma", "sigma", "vp_time", "vp_time_sum"], Quirk("vp_time_sum")] = "log_sigma",
+    lower_order_final: bool = False,
+    repeat_last: bool = False,
 ) -> V:
     """DEIS: exponential Adams-Bashforth in eps, the integral over sigma of a polynomial through the last slopes.
 
@@ -241,32 +246,33 @@ def deis(
     variable : in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`; "vp_time", the
         time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs; "vp_time_sum", the
         same with the integral as a sum of 10000 terms, both ends counted whole
+    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
+    repeat_last : count the last level twice, so that orders fall one step earlier (diffusers, whose last level is often
+        a repeat, a step of length 0)
 
     Notes
     -----
-    Zhang & Chen 2022, arXiv:2204.13902: t-AB, rho-AB and log-rho-AB DEIS. ComfyUI's is "vp_time_sum", diffusers' "log_sigma".
+    Zhang & Chen 2022, arXiv:2204.13902: t-AB, rho-AB and log-rho-AB DEIS. ComfyUI's is "vp_time_sum", diffusers'
+    "log_sigma", which is `dpm_multistep` in eps.
     """
     if variable == "sigma":
         return lms(run, grid, x, order=max_order)
-    past: list[tuple[Level, V]] = []  # (level, eps), the newest last
-    for s, t in grid.steps():
+    past: list[tuple[float, V]] = []  # (lam, eps), the newest last
+    for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        if max_order > 1 and isfinite(s.lam):
-            past = [*past, (s, run.keep((x - s.alpha * denoised) / s.sigma))][-max_order:]
-        if len(past) > 1:
-            levels, slopes = zip(*reversed(past), strict=True)
-            # the time of that process means nothing far below its range
-            if variable == "log_sigma" or (variable == "vp_time" and t.lam > log(1000)):
-                h = t.lam - s.lam
-                nodes = [(level.lam - s.lam) / h for level in levels]
-                weights = [-exp(-t.lam) * h * w for w in lagrange_weights(nodes, moments(h, len(nodes)))]
-            else:
-                weights = _vp_time_weights([exp(-v.lam) for v in (t, *levels)], variable == "vp_time_sum")
-            x = (t.alpha / s.alpha) * x + combine([t.alpha * weight for weight in weights], slopes)
-        else:
+        past = [*past, (s.lam, output(run, s, x, denoised, max_order > 1))][-max_order:] if s.alpha > 0 else []
+        known = past[-order_left(max_order, len(grid) + repeat_last - i, i) :] if lower_order_final else past
+        if len(known) < 2:
             x = ddim(s, t, x, denoised)
+        # the time of that process means nothing far below its range
+        elif variable == "log_sigma" or (variable == "vp_time" and t.lam > log(1000)):
+            x = adams(s, t, x, known, 0.0, denoised=denoised)
+        else:
+            lams, slopes = zip(*reversed(known), strict=True)
+            weights = _vp_time_weights([exp(-lam) for lam in (t.lam, *lams)], variable == "vp_time_sum")
+            x = (t.alpha / s.alpha) * x + combine([t.alpha * weight for weight in weights], slopes)
     return x
 
 
@@ -309,8 +315,11 @@ def uni_pc(
     *,
     order: Order = 3,
     variant: Literal["bh1", "bh2"] = "bh1",
+    predict: Literal["denoised", "eps"] = "denoised",
     corrector: bool = True,
+    first_corrected: Count = 0,
     lower_order_final: bool = True,
+    repeat_last: bool = False,
 ) -> V:
     """UniPC: an exponential multistep predictor whose result is corrected with the model call of the next step.
 
@@ -321,27 +330,39 @@ def uni_pc(
     ----------
     order : of the predictor; the corrector gains one more
     variant : B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known
+    predict : what is taken for a polynomial: the denoised prediction, or eps
     corrector : whether to correct; costs no model call
+    first_corrected : number of the first step whose result is corrected
     lower_order_final : lower the order towards the end, for few steps
+    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
+        last level is a repeat)
 
     Notes
     -----
-    Zhao et al. 2023, arXiv:2302.04867. ComfyUI's ``uni_pc`` is bh1 with order 3, diffusers' default bh2 with order 2.
+    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8. With two or more differences B(h) cancels, and a step is that
+    of an Adams method. As in the paper's program, eps stays that of the state before it was corrected. ComfyUI's
+    ``uni_pc`` is bh1 with order 3, diffusers' default bh2 with order 2.
     """
-    rule = half_step if variant == "bh1" else midpoint
-    past: list[tuple[float, V]] = []  # (lam, denoised), the newest last
-    before = None
-    for i, (s, t) in enumerate(grid.steps()):
+    rule, eps = half_step if variant == "bh1" else midpoint, predict == "eps"
+    past: list[tuple[float, V]] = []  # (lam, output), the newest last
+    before: tuple[Level, V, V] | None = None  # level, state and prediction of the last step
+    levels = with_last_twice(grid) if repeat_last else grid.levels
+    for i, (s, t) in enumerate(grid.steps(levels)):
         denoised = run.denoise(x, s)
-        if corrector and before is not None:
-            x = run.keep(adams(before[0], s, before[1], [*past, (s.lam, denoised)], 0.0, rule=rule))
         if t.sigma == 0:
             return denoised
-        past = [*(p for p in past if isfinite(p[0])), (s.lam, denoised)][-order:]
+        new = s.lam, output(run, s, x, denoised, eps)
+        if corrector and i > first_corrected and before is not None:
+            start, old, own = before
+            corrected = run.keep(adams(start, s, old, [*past, new], 0.0, rule=rule, denoised=own if eps else None))
+            denoised, x = denoised + (corrected - x) / s.alpha if eps else denoised, corrected
+        if t == s:
+            return x
+        past = [*(p for p in past if isfinite(p[0])), new][-order:]
         if lower_order_final:
-            past = past[-(len(grid) - i) :]
-        before = s, x
-        x = adams(s, t, x, past, 0.0, rule=rule)
+            past = past[-(len(levels) - 1 - i) :]
+        before = (s, x, denoised) if s.alpha > 0 or not eps else None
+        x = adams(s, t, x, past, 0.0, rule=rule, denoised=denoised if eps else None)
     return x
 
 
@@ -351,8 +372,11 @@ def uni_pc_bh2(
     x: V,
     *,
     order: Order = 3,
+    predict: Literal["denoised", "eps"] = "denoised",
     corrector: bool = True,
+    first_corrected: Count = 0,
     lower_order_final: bool = True,
+    repeat_last: bool = False,
 ) -> V:
     """`uni_pc` with B(h) = exp(h) - 1.
 
@@ -361,16 +385,14 @@ def uni_pc_bh2(
 
     Parameters
     ----------
-    order : of the predictor; the corrector gains one more
-    corrector : whether to correct; costs no model call
-    lower_order_final : lower the order towards the end, for few steps
+    order, predict, corrector, first_corrected, lower_order_final, repeat_last : as for `uni_pc`
 
     Notes
     -----
     Zhao et al. 2023, arXiv:2302.04867.
     """
-    how = {"order": order, "corrector": corrector, "lower_order_final": lower_order_final}
-    return uni_pc(run, grid, x, variant="bh2", **how)
+    how = {"corrector": corrector, "lower_order_final": lower_order_final, "repeat_last": repeat_last}
+    return uni_pc(run, grid, x, order=order, variant="bh2", predict=predict, first_corrected=first_corrected, **how)
 
 
 def er_sde(
@@ -456,12 +478,16 @@ def sa_solver(
     *,
     predictor_order: Annotated[int, Between(1, 6)] = 3,
     corrector_order: Annotated[int, Between(0, 6)] = 4,
+    predict: Annotated[Literal["denoised", "eps"], Quirk("eps")] = "denoised",
     tau: NonNegative = 1.0,
     tau_start: Share = 0.2,
     tau_end: Share = 0.8,
+    tau_at: Literal["end", "start"] = "end",
     s_noise: NonNegative = 1.0,
     use_pece: bool = False,
     simple_order_2: bool = False,
+    lower_order_final: bool = False,
+    repeat_last: bool = False,
     last_prediction: Annotated[bool, Quirk(False)] = True,
 ) -> V:
     """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
@@ -473,11 +499,17 @@ def sa_solver(
     ----------
     predictor_order : how many predictions the predictor uses, at most
     corrector_order : how many the corrector uses, that of the level it corrects among them; 0 is no corrector
+    predict : what is taken for a polynomial: "denoised"; "eps", which it is not where noise is added: the states then
+        have too much of it
     tau : noise of the SDE; its square is the eta of other samplers
     tau_start, tau_end : shares of the run between which there is noise
+    tau_at : whether a step is in that part of the run by its end or by its start
     s_noise : factor of the noise
     use_pece : call the model again on the corrected state
-    simple_order_2 : where two predictions are used, take the closed approximation of the paper's program
+    simple_order_2 : where two denoised predictions are used, take the closed approximation of the paper's program
+    lower_order_final : lower the orders towards a last level above 0
+    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
+        last level is a repeat)
     last_prediction : where the last level is above 0, return the state there; False returns the state at the level
         before, as an older ComfyUI did
 
@@ -486,33 +518,52 @@ def sa_solver(
     Xue et al. 2023, arXiv:2309.05019, algorithm 1. Where the last level is 0, orders fall towards it and the last step
     returns the prediction.
     """
-    rule = half_step if simple_order_2 else None
-    quiet, loud = (grid.process.sigma_after(share) for share in (tau_end, tau_start))
-    left = len(grid) if grid.levels[-1].sigma == 0 else predictor_order + corrector_order + len(grid)
-    past: list[tuple[float, V]] = []
-    before: tuple[Level, V, float] | None = None  # level, state and eta of the last step
-    for i, (s, t) in enumerate(grid.steps()):
+    eps, rule = predict == "eps", half_step if simple_order_2 and predict == "denoised" else None
+    levels, above = with_last_twice(grid) if repeat_last else grid.levels, grid.levels[-1].sigma > 0
+    left = len(levels) - 1 + (12 if above and not lower_order_final else 0)
+    past: list[tuple[float, V]] = []  # (lam, output), the newest last
+    before: tuple[Level, V, V | None, float] | None = None  # level, state, prediction if in eps, eta of the last step
+    for i, (s, t) in enumerate(grid.steps(levels)):
         denoised = run.denoise(x, s)
-        past = [*past, (s.lam, denoised)][-max(predictor_order, corrector_order) :]
-        order = min(corrector_order, len(past), left - i)
+        past = [*past, (s.lam, output(run, s, x, denoised, eps))][-max(predictor_order, corrector_order) :]
+        order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
-            start, x, eta = before
-            x = adams(start, s, x, past[-order:], eta, rule=rule)
-            x = run.keep(renoise(run, start, s, x, s_noise * fresh_std(start, s, eta)))
+            corrected = run.keep(_sa_step(run, *before, s, past[-order:], s_noise, rule))
+            denoised, x = denoised + (corrected - x) / s.alpha if eps else denoised, corrected  # eps stays
             if use_pece:
                 denoised = run.denoise(x, s)
-                past[-1] = s.lam, denoised
+                past[-1] = s.lam, output(run, s, x, denoised, eps)
         if t.sigma == 0:
             return denoised
-        if i + 1 == len(grid) and not last_prediction:
+        if t == s or (i + 1 == len(grid) and not last_prediction):
             return x
-        eta = tau**2 if quiet <= t.label <= loud else 0.0
-        before = s, x, eta
+        noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end)
+        now = s, x, denoised if eps else None, tau**2 if noisy else 0.0
         past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
-        order = min(predictor_order, len(past), left - 1 - i)
-        x = adams(s, t, x, past[-order:], eta, rule=rule)
-        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
+        x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], s_noise, rule)
+        before = now if s.alpha > 0 or not eps else None
     return x
+
+
+def _within(grid: Grid, level: Level, start: float, end: float) -> bool:
+    """Whether a level lies between two shares of a run."""
+    return grid.process.sigma_after(end) <= level.label <= grid.process.sigma_after(start)
+
+
+def _sa_step(
+    run: Verbs[V],
+    s: Level,
+    x: V,
+    denoised: V | None,
+    eta: float,
+    t: Level,
+    past: Sequence[tuple[float, V]],
+    s_noise: float,
+    rule: Integrals | None,
+) -> V:
+    """A predictor or corrector from ``s`` to ``t``, with its noise; arguments as for `adams`."""
+    state = adams(s, t, x, past, eta, rule=rule, denoised=denoised)
+    return renoise(run, s, t, state, s_noise * fresh_std(s, t, eta, denoised is not None))
 
 
 def sa_solver_pece(
@@ -525,6 +576,7 @@ def sa_solver_pece(
     tau: NonNegative = 1.0,
     tau_start: Share = 0.2,
     tau_end: Share = 0.8,
+    tau_at: Literal["end", "start"] = "end",
     s_noise: NonNegative = 1.0,
     simple_order_2: bool = False,
     last_prediction: Annotated[bool, Quirk(False)] = True,
@@ -536,7 +588,7 @@ def sa_solver_pece(
 
     Parameters
     ----------
-    predictor_order, corrector_order, tau, tau_start, tau_end, s_noise, simple_order_2, last_prediction : as for
+    predictor_order, corrector_order, tau, tau_start, tau_end, tau_at, s_noise, simple_order_2, last_prediction : as for
         `sa_solver`
 
     Notes
@@ -552,6 +604,7 @@ def sa_solver_pece(
         tau=tau,
         tau_start=tau_start,
         tau_end=tau_end,
+        tau_at=tau_at,
         s_noise=s_noise,
         use_pece=True,
         simple_order_2=simple_order_2,

@@ -1,0 +1,147 @@
+"""DPM-Solver and DPM-Solver++ of orders 1 to 3 over the levels of a run: one formula, from two kinds of start."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Annotated, Literal, TypeVar
+
+from ksched.grid import Grid
+from ksched.options import Between, NonNegative, Quirk
+from ksched.samplers.blocks import Integrals, adams, fresh_std, midpoint, order_left, output, renoise
+from ksched.tape import Vector, Verbs
+
+__all__ = ["dpm_multistep", "dpm_singlestep"]
+
+V = TypeVar("V", bound=Vector)
+Predict = Literal["denoised", "eps"]
+Solver = Literal["midpoint", "heun"]
+UpToThree = Annotated[int, Between(1, 3)]
+
+
+def _curved(factor: float, offset: float) -> Integrals:
+    """The exact integrals, but for that of the square where three values are known."""
+
+    def rule(z: float, exact: list[float]) -> list[float]:
+        return [*exact[:2], exact[2] * factor + offset] if len(exact) == 3 else exact
+
+    return rule
+
+
+def dpm_multistep(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: UpToThree = 3,
+    predict: Predict = "denoised",
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    solver_type: Solver = "midpoint",
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+    repeat_last: bool = False,
+    curvature: Annotated[Literal["exact", "published", "diffusers"], Quirk("published", "diffusers")] = "exact",
+    sde: Annotated[Literal["exact", "published"], Quirk("published")] = "exact",
+) -> V:
+    """DPM-Solver and DPM-Solver++, multistep: the polynomial through the last predictions, integrated exactly.
+
+    Second order, because its first step is of first order, with a small error at order 3; one model call per step, one
+    noise per step if ``eta`` > 0. ``order`` = 1 is `euler`; 2 is `dpmpp_2m_sde` with the same eta and solver_type; with
+    solver_type "heun" 3 is `dpmpp_3m_sde`, and any order in eps is `deis`.
+
+    Parameters
+    ----------
+    order : how many predictions are used, at most
+    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver
+    eta : of the reverse SDE; 0 is the ODE, 1 is SDE-DPM-Solver++
+    s_noise : factor of the noise
+    solver_type : weight of the change where two predictions are used: "midpoint", half that of the step; "heun", the
+        exact integral of the line through them
+    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
+    euler_at_final : end with a step of order 1
+    repeat_last : count the last level twice, so that orders fall one step earlier (diffusers, whose last level is often
+        a repeat, a step of length 0)
+    curvature : weight of the second difference where three predictions are used: "exact", the integral of the parabola;
+        "published", half of it, as in the code of DPM-Solver; "diffusers", the same, but with noise off by 1, a wrong
+        sign, which makes it first order
+    sde : with eps and noise: "exact", takes the denoised prediction, as eps is not the same all along a step that adds
+        noise; "published", SDE-DPM-Solver, which takes it for that, and whose states have too much noise
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2206.00927, for eps; arXiv:2211.01095, algorithm 2 and appendix B, for denoised predictions
+    and noise. From pure noise a first step keeps its denoised prediction, and eps is known from the second on.
+    """
+    eps = predict == "eps" and (eta == 0 or sde == "published")
+    wrong = curvature == "diffusers" and eta > 0 and not eps
+    curved = _curved(1.0 if curvature == "exact" else 0.5, -1.0 if wrong else 0.0)
+    past: list[tuple[float, V]] = []  # (lam, prediction), the newest last
+    for i, (s, t) in enumerate(grid.steps()):
+        denoised, known = run.denoise(x, s), [p for p in past if isfinite(p[0])]
+        if t.sigma == 0:
+            return denoised
+        left = len(grid) + repeat_last - i
+        most = 1 if euler_at_final and left == 1 else order_left(order, left, i) if lower_order_final else order
+        rule = midpoint if solver_type == "midpoint" and min(most, len(known) + 1) == 2 else curved
+        past = [*known, (s.lam, output(run, s, x, denoised, eps))][-order:]
+        x = adams(s, t, x, past[-most:], eta, rule=rule, denoised=denoised if eps else None)
+        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta, eps))
+    return x
+
+
+def dpm_singlestep(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: UpToThree = 2,
+    predict: Predict = "denoised",
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    solver_type: Solver = "midpoint",
+    lower_order_final: bool = False,
+    noises: Literal["path", "independent"] = "path",
+    curvature: Annotated[Literal["exact", "diffusers"], Quirk("diffusers")] = "exact",
+) -> V:
+    """DPM-Solver and DPM-Solver++, single-step: as many steps of the grid as the order says are stages of one.
+
+    Second order; one model call per step of the grid, whose levels are those of the stages, one noise per step if
+    ``eta`` > 0. The last stages of the run are fewer where the steps do not divide. ``order`` = 1 is `euler`.
+
+    Parameters
+    ----------
+    order : number of stages, and order on smooth grids
+    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver. With noise it is always the
+        denoised prediction, as eps is not the same all along a step that adds noise
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    solver_type : weights of the stages: "heun", the polynomial through all of them, integrated exactly; "midpoint", of
+        two stages half the step for the change between them, of three the line through the first and the last
+    lower_order_final : where the steps divide, end with a step of order 1 nevertheless
+    noises : of the stages of one step: "path", parts of one Brownian path; "independent", as in diffusers
+    curvature : weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise off by
+        2, a wrong sign, which makes it first order
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2, with the stages where the grid has levels; arXiv:2211.01095
+    for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
+    """
+    curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
+    start, base, first = grid.levels[0], x, x
+    past: list[tuple[float, V]] = []  # (lam, prediction) of the stages
+    for i, (s, t) in enumerate(grid.steps()):
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        stage = 0 if lower_order_final and i + 1 == len(grid) and len(grid) % order == 0 else i % order
+        if stage == 0:
+            start, base, first, past = s, x, denoised, []
+        eps = predict == "eps" and eta == 0 and start.alpha > 0
+        past.append((s.lam, output(run, s, x, denoised, eps)))
+        known = past if solver_type == "heun" else [*past[:1], *past[1:][-1:]]
+        rule = midpoint if solver_type == "midpoint" and stage == 1 else curved
+        x = adams(start, t, base, known, eta, rule=rule, denoised=first if eps else None)
+        std = s_noise * fresh_std(start, t, eta)
+        x = renoise(run, start, t, x, std, stream=stage if noises == "independent" else 0)
+    return x

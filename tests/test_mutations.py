@@ -1,0 +1,103 @@
+"""Whatever is changed in a sampler's table, a proof of it fails: every coefficient, and every term left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import SPECS, can_be_silent, no_noise
+
+from ksched import VE, build_sampler
+from ksched.analysis import gaussian_error, measured_order
+from ksched.plan import Plan, Register, Row
+from ksched.registry import SamplerSpec
+from ksched.testing import check_plan
+from ksched.types import Array
+
+SIGMAS = [9.0, 4.0, 1.7, 0.8, 0.35, 0.0]
+Change = Callable[[int, Row], Row]
+
+
+def changed(plan: Plan, row: int, terms: dict[Register, float]) -> Plan:
+    """The plan with other terms in one row, and without noises that nothing uses any more."""
+    rows = list(plan.rows)
+    rows[row] = rows[row]._replace(terms=tuple(terms.items()))
+    used = {register for r in rows for register, _ in r.terms}
+    if any(Register("xi", m) not in used for m in range(len(plan.draws))):
+        raise ValueError("a noise is never used")  # which a plan refuses by itself
+    return dataclasses.replace(plan, rows=tuple(rows))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_no_coefficient_may_change(spec: SamplerSpec) -> None:
+    """Each one, by a thousandth of itself: the marginals notice."""
+    plan = build_sampler(spec.name, sigmas=SIGMAS, process=VE()).plan
+    check_plan(plan)
+    for k, row in enumerate(plan.rows):
+        for register, value in row.terms:
+            with pytest.raises(AssertionError, match="a coefficient is wrong"):
+                check_plan(changed(plan, k, dict(row.terms) | {register: value * 1.001}))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_no_term_may_be_left_out(spec: SamplerSpec) -> None:
+    plan = build_sampler(spec.name, sigmas=SIGMAS, process=VE()).plan
+    for k, row in enumerate(plan.rows):
+        for register, _ in row.terms if len(row.terms) > 1 else ():
+            terms = dict(row.terms)
+            del terms[register]
+            with pytest.raises((AssertionError, ValueError), match="a coefficient is wrong|never used"):
+                check_plan(changed(plan, k, terms))
+
+
+def moved(plan: Plan) -> list[tuple[int, dict[Register, float]]]:
+    """Rows in which weight goes from one prediction, or slope, to an older one, so that all marginals stay."""
+    slopes = [Register("x", k) for k, row in enumerate(plan.rows[1:-1], 1) if row.level is None]
+    found = []
+    for k, row in enumerate(plan.rows):
+        terms = dict(row.terms)
+        kept = [register for register in slopes if register in terms]
+        outputs = sorted(register for register in terms if register.kind == "D")
+        if kept and kept[0] != slopes[0] and len(outputs) < 2:
+            new, old = kept[-1], slopes[slopes.index(kept[-1]) - 1]
+        elif outputs and outputs[-1].number > 0 and (len(outputs) > 1 or not kept):
+            new, old = outputs[-1], Register("D", outputs[-1].number - 1)
+        else:
+            continue
+        found.append((k, terms | {new: 0.5 * terms[new], old: terms.get(old, 0.0) + 0.5 * terms[new]}))
+    return found
+
+
+MULTIPLE = [s for s in SPECS if s.order is not None and s.order > 1 and can_be_silent(s) and not s.uncond]
+
+
+@pytest.mark.parametrize("spec", MULTIPLE, ids=lambda s: s.name)
+def test_weights_moved_between_predictions_cost_the_order(spec: SamplerSpec) -> None:
+    """Such a table still passes the marginals; its order shows that it is wrong."""
+    process = VE()
+
+    def build(sigmas: Array) -> Plan:
+        plan = build_sampler(spec.name, sigmas=sigmas, process=process, **no_noise(spec)).plan
+        for k, terms in moved(plan):
+            plan = changed(plan, k, terms)
+        return plan
+
+    if not moved(build_sampler(spec.name, sigmas=SIGMAS, process=process, **no_noise(spec)).plan):
+        pytest.fail("no row of this sampler mixes predictions: choose another mutation for it")
+    check_plan(build(np.array(SIGMAS)))
+    assert measured_order(build, process, steps=(61, 121)) < (spec.order or 0) - 0.15
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.weak_order is not None], ids=lambda s: s.name)
+def test_less_noise_is_another_law(spec: SamplerSpec) -> None:
+    """s_noise off 1 must show in the exact law of the result."""
+    name = "s_noise"
+    if name not in spec.own_options:
+        pytest.fail("a sampler that draws noise has a factor of it")
+    how: dict[str, Any] = {"sigmas": SIGMAS[:-1], "process": VE()} | ({"eta": 1.0} if "eta" in spec.own_options else {})
+    right, wrong = (gaussian_error(build_sampler(spec.name, **how, **o).plan, weak=True) for o in ({}, {name: 0.9}))
+    plan = build_sampler(spec.name, **how).plan
+    assert not plan.draws or abs(right - wrong) > 1e-6
