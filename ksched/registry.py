@@ -112,8 +112,8 @@ def _pece_calls(steps: int, to_zero: bool) -> int:
     return max(2 * steps - 1, 0)
 
 
-def _plms_calls(steps: int, to_zero: bool) -> int:
-    return steps + (steps > to_zero)
+def _pndm_calls(steps: int, to_zero: bool) -> int:
+    return steps + 3 * min(3, max(steps - to_zero, 0))
 
 
 _EDM, _DPM, _DPMPP = "arXiv:2206.00364", "Lu et al. 2022, arXiv:2206.00927", "Lu et al. 2022, arXiv:2211.01095"
@@ -189,7 +189,7 @@ _SPECS = (
     _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(_S.DPM_MULTISTEP, dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
     _spec(_S.DPM_SINGLESTEP, dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
-    _spec(_S.PNDM, adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_plms_calls),
+    _spec(_S.PNDM, adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
     _spec(_S.MIDPOINT, runge_kutta.midpoint, 2, "Runge 1895", calls=2),
     _spec(_S.RALSTON, runge_kutta.ralston, 2, "Ralston 1962", calls=2),
     _spec(_S.BOGACKI_SHAMPINE, runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),

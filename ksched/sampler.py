@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from ksched.grid import Grid
+from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
 from ksched.noise import Seed
 from ksched.options import Option, check_options
 from ksched.plan import Plan
 from ksched.processes import Process, default_process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
-from ksched.runner import Model, Noise, Run, StepInfo, drive, noise_source
+from ksched.runner import Model, Noise, Run, StepInfo, check_state, drive, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 
@@ -134,6 +135,44 @@ class Sampler:
         run = self.start(x, seed=seed, noise=noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return drive(run, denoiser, callback, progress)
+
+    def invert(
+        self, denoiser: Model, x: torch.Tensor, *, rounds: int = 25, tolerance: float | None = None
+    ) -> torch.Tensor:
+        """The start that `sample` turns into ``x``: the grid run upwards, then corrected until the way back fits.
+
+        Parameters
+        ----------
+        denoiser : as for `sample`, and the same
+        x : what the run should end at, at the level ``sigmas[-1]``, batch first
+        rounds : how often to correct, at most; each costs a run down and one up. 0 only runs upwards, which is what is
+            commonly called inversion (DDIM inversion with `euler`) and comes back roughly
+        tolerance : largest error of the way back, relative to ``x``, at which to stop; None is that of rounding
+
+        Returns
+        -------
+        tensor like ``x``: the state at ``sigmas[0]``
+
+        Raises
+        ------
+        TypeError, ValueError : a state that `sample` would not take; a sampler that draws noise, or is adaptive
+
+        Warns
+        -----
+        RuntimeWarning : the way back does not fit; the best start found is returned
+
+        Notes
+        -----
+        For linear models, such as the exact ones of normal data, it is exact. Upwards, a last level of 0 is one of at
+        most 0.0001. No gradients are recorded.
+        """
+        check_state(x)
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
+            raise ValueError(f"rounds must be a whole number of at least 0; got {rounds!r}")
+        options = dict(self.options)
+        ups = rising_plans(self.spec, self.grid, options)
+        with torch.no_grad():
+            return invert(self.plan, ups, denoiser, x, rounds, tolerance)
 
     def live(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,16 +38,16 @@ RISING = "its levels rise, and a grid of ours falls"
 
 def vp_of(config: Settings, **defaults: Any) -> VP:
     """The process of a configuration, with variance-preserving states."""
-    s = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+    s: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
     s |= defaults | {name: config[name] for name in s if name in config}
     how = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr")), "variance_preserving": True}
-    steps, ends = s["num_train_timesteps"], (s["beta_start"], s["beta_end"])
+    steps = s["num_train_timesteps"]
     if config.get("trained_betas") is not None:
         return VP(config["trained_betas"], **how)
     if s["beta_schedule"] in ("squaredcos_cap_v2", "exp"):
         return (VP.cosine if s["beta_schedule"] == "squaredcos_cap_v2" else VP.exponential)(steps, **how)
     kinds = {"linear": VP.linear, "scaled_linear": VP.scaled_linear, "sigmoid": VP.sigmoid}
-    return kinds[s["beta_schedule"]](*ends, steps, **how)
+    return kinds[s["beta_schedule"]](s["beta_start"], s["beta_end"], steps, **how)
 
 
 def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
@@ -55,7 +56,7 @@ def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
     for sigma in sigmas[1:]:
         if sigma < kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise
             kept.append(sigma)
-    return kept, len(sigmas) > 1 and 0 < sigmas[-1] and sigmas[-1] >= sigmas[-2]
+    return kept, len(sigmas) > 1 and sigmas[-1] > 0 and sigmas[-1] >= sigmas[-2]
 
 
 def seen(case: Mapping[str, Any]) -> list[float]:
@@ -74,7 +75,8 @@ def level_of(process: VP, timestep: int) -> float:
 
 def euler(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     churn = {name: value for name, value in case["step_kwargs"].items() if name.startswith("s_")}
-    if churn.get("s_churn", 0) > 0 and (case["sampler"] == "EDMEuler" or s.get("prediction_type") not in (None, "epsilon")):
+    in_eps = case["sampler"] != "EDMEuler" and s.get("prediction_type", "epsilon") == "epsilon"
+    if churn.get("s_churn", 0) > 0 and not in_eps:
         return "it churns after the model call and turns an answer that is no eps into a prediction of the new state"
     return Request("euler", falling(case["sigmas"][: len(case["calls"]) + 1])[0], STATES, churn)
 
@@ -117,7 +119,7 @@ def edm_solver(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     return solver_request(case, s, STATES, cosine=case["sampler"].startswith("Cosine"))
 
 
-# ------------------------------------------------------------- classes that go by sigmas and hold variance-preserving states
+# --------------------------------------------------- classes that go by sigmas and hold variance-preserving states
 
 
 def solver_process(s: Settings) -> Process:
@@ -223,7 +225,7 @@ def after_last(process: VP, s: Settings, timestep: float, to_one: bool) -> float
 def ddim(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     process, step = vp_of(s), stride(case, s)
     timesteps = case["timesteps"]
-    if any(t - step != after for t, after in zip(timesteps[:-1], timesteps[1:], strict=True)):
+    if any(t - step != after for t, after in itertools.pairwise(timesteps)):
         return OTHER_LEVELS
     levels, _ = falling([*seen(case), after_last(process, s, timesteps[-1] - step, to_one=True)])
     eta = case["step_kwargs"].get("eta", 0.0)
@@ -239,8 +241,9 @@ def ddpm(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
         return "its variance is an output of the model"
     if kind == "fixed_large_log":
         return "its noise is not a number: the square root of a logarithm"
-    variance = "posterior" if kind.startswith("fixed_small") else "beta" if case["timesteps"][-1] == 0 else "beta_to_end"
-    return Request("ddpm", [*seen(case), 0.0], vp_of(s), {"variance": variance})
+    larger = "beta" if case["timesteps"][-1] == 0 else "beta_to_end"
+    options = {"variance": "posterior" if kind.startswith("fixed_small") else larger}
+    return Request("ddpm", [*seen(case), 0.0], vp_of(s), options)
 
 
 def pndm(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
@@ -333,12 +336,11 @@ def run_diffusers_case(case: Mapping[str, Any]) -> Any:
         level = request.process.level(float(sigma[0]))
         return torch.from_numpy(case["_denoise"](x.numpy(), level.alpha, level.sigma))
 
-    model: Callable[[torch.Tensor, torch.Tensor], Any] = raw
     edited = wrapped(raw, case["config"], case["sampler"])
-    if request.pair:
-        model = lambda x, sigma: (edited(x, sigma), raw(x, sigma))  # noqa: E731
-    else:
-        model = edited
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        return (edited(x, sigma), raw(x, sigma)) if request.pair else edited(x, sigma)
+
     drawn = 0
 
     def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:

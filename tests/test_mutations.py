@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -81,14 +82,17 @@ def test_weights_moved_between_predictions_cost_the_order(spec: SamplerSpec) -> 
 
     def build(sigmas: Array) -> Plan:
         plan = build_sampler(spec.name, sigmas=sigmas, process=process, **no_noise(spec)).plan
+        right = plan
         for k, terms in moved(plan):
-            plan = changed(plan, k, terms)
+            candidate = changed(plan, k, terms)
+            with contextlib.suppress(AssertionError):  # what was moved was no slope but a corrected state
+                check_plan(candidate)
+                plan = candidate
+        assert plan != right, "no row of this sampler mixes predictions: choose another mutation for it"
         return plan
 
-    if not moved(build_sampler(spec.name, sigmas=SIGMAS, process=process, **no_noise(spec)).plan):
-        pytest.fail("no row of this sampler mixes predictions: choose another mutation for it")
     check_plan(build(np.array(SIGMAS)))
-    assert measured_order(build, process, steps=(61, 121)) < (spec.order or 0) - 0.15
+    assert measured_order(build, process, steps=(16, 31)) < (spec.order or 0) - 0.15
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.weak_order is not None], ids=lambda s: s.name)

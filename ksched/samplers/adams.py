@@ -150,21 +150,20 @@ def pndm(
     x: V,
     *,
     max_order: MaxOrder = 4,
-    warm_up: Literal["heun", "prk"] = "heun",
+    warm_up: Literal["prk", "heun"] = "prk",
     slopes: Annotated[Literal["straight", "v"], Quirk("v")] = "straight",
     end: End = "denoised",
 ) -> V:
     """PNDM, or PLMS: `ipndm` with a start of higher order.
 
-    Second order, because real steps are uneven; one model call per step, and one more in the first; deterministic.
-    ``max_order`` = 1 is `euler`.
+    Second order, because real steps are uneven; one model call per step, and three more in each of the first three;
+    deterministic. ``max_order`` = 1 is `euler`.
 
     Parameters
     ----------
     max_order : how many slopes are used, at most
-    warm_up : "heun", the first step by Heun's method, its second call made anew after it: PLMS; "prk", the first three
-        by the classical Runge-Kutta method, with the middle of a step at the middle of its timesteps: PNDM, nine more
-        calls
+    warm_up : "prk", the first three steps by the classical Runge-Kutta method, with the middle of a step at the middle
+        of its timesteps: PNDM; "heun", the first step by Heun's method, for one more call in all: PLMS
     slopes : of which means are taken: "straight"; "v", as diffusers does for models that predict v, which is not on the
         way that a constant prediction takes
     end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
@@ -198,11 +197,14 @@ def _half_way(grid: Grid, s: Level, t: Level) -> Level:
 
 def _mean_slope(run: Verbs[V], straight: _Slopes, s: Level, levels: Sequence[Level], x: V, denoised: V, slope: V) -> V:
     """Mean slope of a step that tries one level after another, each with the slope found before: Heun's, Kutta's."""
-    found = [slope]
-    for level in levels:
-        state = ddim(s, level, x, denoised) if len(found) == 1 else straight.move(s, level, x, found[-1])
-        found.append(straight.slope(level, state, run.denoise(state, level)))
-    return combine((1 / 2, 1 / 2) if len(levels) == 1 else (1 / 6, 1 / 3, 1 / 3, 1 / 6), found)
+    first, *weights = (1 / 2, 1 / 2) if len(levels) == 1 else (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    mean, state = first * slope, ddim(s, levels[0], x, denoised)
+    for weight, level, after in zip(weights, levels, (*levels[1:], None), strict=True):
+        slope = straight.slope(level, state, run.denoise(state, level))
+        mean = mean + weight * slope
+        if after is not None:
+            mean, state = run.keep(mean), straight.move(s, after, x, slope)
+    return mean
 
 
 def ipndm_v(

@@ -26,6 +26,7 @@ __all__ = [
     "eps_step",
     "exponential",
     "fresh_std",
+    "grown",
     "half_step",
     "inner",
     "lagrange_weights",
@@ -83,11 +84,13 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
     -----
     Song et al. 2020, arXiv:2010.02502, eq. 16; k-diffusion's ``get_ancestral_step``.
     """
+    if eta == 0:
+        return t, 0.0
     if rule == "comfyui" and grid.process.sigma_limit == 1 and t.sigma > 0:
         share = max(1 + eta * (t.sigma / s.sigma - 1), 0.0)
         down = t.sigma * share  # of a state whose alpha is 1 - down
         kept = share * t.alpha / (1 - down)
-        fresh = math.sqrt(max((1 - kept) * (1 + kept), 0.0)) if eta > 0 else 0.0
+        fresh = math.sqrt(max((1 - kept) * (1 + kept), 0.0))
     else:
         q = t.sigma * s.alpha / (s.sigma * t.alpha)  # ratio of the noise-to-signal ratios, finite for pure noise too
         fresh = eta * math.sqrt((1 - q) * (1 + q))
@@ -102,7 +105,7 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
 def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> tuple[Level, float]:
     """`ancestral` that keeps at least the noise of the last level, below which DPM-Solver's steps do not go."""
     down, up = ancestral(grid, s, t, eta)
-    if down.lam <= last.lam:
+    if eta == 0 or down.lam <= last.lam:
         return down, up
     sigma = t.alpha / last.alpha * last.sigma
     return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
@@ -269,6 +272,14 @@ def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
     return t.sigma * math.sqrt(eta * math.expm1(2 * h) if eps and math.isfinite(h) else -math.expm1(-2 * eta * h))
 
 
+def grown(run: Verbs[V], before: Level, level: Level, noise: V | None, eta: float) -> V:
+    """Noise of a step of the reverse SDE up to ``level``, from that up to the level before, None at the start."""
+    new = fresh_std(before, level, eta) * run.noise(before, level)
+    if noise is None:
+        return new
+    return (math.exp(-eta * (level.lam - before.lam)) * level.sigma / before.sigma) * noise + new
+
+
 def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
     """The level a share of the way in log-SNR from ``s`` to ``t``.
 
@@ -341,9 +352,7 @@ def stages(
         else:
             state = exponential(s, level, x, combine(row, outputs), eta)
         if eta > 0 and s_noise > 0:
-            new = fresh_std(before, level, eta) * run.noise(before, level)
-            kept = math.exp(-eta * (level.lam - before.lam)) * level.sigma / before.sigma
-            noise = new if noise is None else kept * noise + new
+            noise = grown(run, before, level, noise, eta)
             state = state + s_noise * noise
         before = level
     return state

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
-from ksched.samplers.blocks import Integrals, adams, fresh_std, midpoint, order_left, output, renoise
+from ksched.samplers.blocks import Integrals, adams, fresh_std, grown, midpoint, order_left, output, renoise
 from ksched.tape import Vector, Verbs
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]
@@ -128,7 +128,7 @@ def dpm_singlestep(
     for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
     """
     curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
-    start, base, first = grid.levels[0], x, x
+    start, base, first, noise = grid.levels[0], x, x, None
     past: list[tuple[float, V]] = []  # (lam, prediction) of the stages
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
@@ -142,6 +142,10 @@ def dpm_singlestep(
         known = past if solver_type == "heun" else [*past[:1], *past[1:][-1:]]
         rule = midpoint if solver_type == "midpoint" and stage == 1 else curved
         x = adams(start, t, base, known, eta, rule=rule, denoised=first if eps else None)
-        std = s_noise * fresh_std(start, t, eta)
-        x = renoise(run, start, t, x, std, stream=stage if noises == "independent" else 0)
+        if eta > 0 and s_noise > 0:
+            if noises == "independent":
+                noise = fresh_std(start, t, eta) * run.noise(start, t, stream=stage)
+            else:
+                noise = grown(run, s, t, noise if stage > 0 else None, eta)
+            x = x + s_noise * noise
     return x

@@ -355,7 +355,7 @@ def uni_pc(
         if corrector and i > first_corrected and before is not None:
             start, old, own = before
             corrected = run.keep(adams(start, s, old, [*past, new], 0.0, rule=rule, denoised=own if eps else None))
-            denoised, x = denoised + (corrected - x) / s.alpha if eps else denoised, corrected
+            denoised, x = (corrected - s.sigma * new[1]) / s.alpha if eps else denoised, corrected  # eps stays
         if t == s:
             return x
         past = [*(p for p in past if isfinite(p[0])), new][-order:]
@@ -529,7 +529,7 @@ def sa_solver(
         order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
             corrected = run.keep(_sa_step(run, *before, s, past[-order:], s_noise, rule))
-            denoised, x = denoised + (corrected - x) / s.alpha if eps else denoised, corrected  # eps stays
+            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
             if use_pece:
                 denoised = run.denoise(x, s)
                 past[-1] = s.lam, output(run, s, x, denoised, eps)
