@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpydoc.docscrape import FunctionDoc
 
-from ksched import VP, Dialect, Flow, NoiseSchedule, calculate_sigmas
+import ksched
+from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
+from ksched.analysis import table as plan_table
+from ksched.explain import allowed, sampler_facts
+from ksched.grid import Grid
 from ksched.options import Option
-from ksched.peers import PEERS
+from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
 from ksched.plots import families, save, sigma_curves
-from ksched.registry import samplers
+from ksched.registry import SamplerSpec, dialect_options, samplers
+from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
+from ksched.types import _SAMPLER_SPELLINGS, _key
 
 __all__ = ["write"]
 
 STEPS = 20
+LEVELS = (14.6, 5, 1.5, 0.4, 0)
+PROGRAMS = {
+    Dialect.COMFYUI: "ComfyUI",
+    Dialect.K_DIFFUSION: "k-diffusion",
+    Dialect.DIFFUSERS: "diffusers",
+    Dialect.A1111: "A1111, Forge and reForge",
+}
+FAMILIES = {
+    "euler": "Euler's method and its relatives",
+    "runge_kutta": "Runge-Kutta",
+    "exponential": "Single-step methods in log-SNR",
+    "multistep": "Multistep methods in log-SNR",
+    "dpm_solver": "DPM-Solver, all of its options",
+    "adams": "Adams methods in sigma",
+    "cfg_pp": "CFG++",
+    "adaptive": "Adaptive",
+}
 
 
 def write(folder: Path) -> None:
     """Write everything into a folder; what is in it and no longer follows from anything is removed."""
     pages = {Path("catalogue.md"): catalogue(), Path("peers.md"): peers()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
-    (folder / "schedules").mkdir(parents=True, exist_ok=True)
+    pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
+    for part in ("schedules", "samplers"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
     for path in folder.rglob("*.md"):
         if path.relative_to(folder) not in pages:
             path.unlink()
@@ -50,20 +81,36 @@ def prose(lines: Iterable[str]) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
+def written(options: Mapping[str, Any]) -> str:
+    """Options as code: `eta=0.0`, `order=2`."""
+    return ", ".join(f"`{name}={value!r}`".replace("'", '"') for name, value in options.items())
+
+
 def catalogue() -> str:
     """The page of everything that exists."""
-    found = []
-    for spec in samplers():
-        calls = f"{spec.calls} a step" + (f", {spec.calls_to_zero} to 0" if spec.calls_to_zero != spec.calls else "")
-        weak = "" if spec.weak_order is None else spec.weak_order
-        options = ", ".join(f"`{option}`" for option in spec.options.values())
-        found.append([f"`{spec.name}`", spec.order, weak, calls, "yes" if spec.draws else "no", options, spec.source])
     parts = ["# What exists", "Any sampler with any schedule on any process.", "## Samplers"]
-    parts += [table(["name", "order", "weak order", "model calls", "noise", "options", "source"], found)]
     parts += [
-        "Order is that of the deterministic form; weak order that of the law where noise is drawn.",
-        "## Schedules",
+        "Order is that of the deterministic form; weak order that of the law where noise is drawn. Calls and noises "
+        "are those of a step with default options. [How to choose one](../choose.md) is a page of its own."
     ]
+    for (module, heading), specs in in_families().items():
+        rows = [
+            [
+                f"[`{spec.name}`](samplers/{spec.name}.md)",
+                "none" if spec.order is None else spec.order,
+                "" if spec.weak_order is None else spec.weak_order,
+                spec.calls if isinstance(spec.calls, int) else "varies",
+                "varies" if spec.draws is None else spec.draws or "",
+                ", ".join(f"`{option}`" for option in spec.own_options.values()),
+                prose([spec.source]),
+            ]
+            for spec in specs
+        ]
+        columns = ["name", "order", "weak order", "calls", "noises", "options", "source"]
+        parts += [f"### {heading}", prose([(sys.modules[module].__doc__ or "").strip()]), table(columns, rows)]
+    parts += ["### Options of every sampler"]
+    parts += ["How a sampler reads the levels of a run. Each is what some program does throughout; dialects set them."]
+    parts += [option_table(VIEW_OPTIONS, view, linked_from="samplers/"), "## Schedules"]
     for heading, names in families().items():
         rows = []
         for name in names:
@@ -73,40 +120,245 @@ def catalogue() -> str:
         parts += [f"### {heading}", table(["name", "rule", "options", "source"], rows)]
     parts += ["All take `sigma_min` and `sigma_max`. [What other programs call them](peers.md) is a page of its own."]
     parts += ["![Noise levels of every schedule](schedules.png)"]
-    parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(f"schedules/{name}" for name in SCHEDULES) + "\n```"]
+    pages = [*(f"samplers/{spec.name}" for spec in samplers()), *(f"schedules/{name}" for name in SCHEDULES)]
+    parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def in_families() -> dict[tuple[str, str], list[SamplerSpec]]:
+    """Samplers by (module, heading), in the order of `FAMILIES`."""
+    found: dict[tuple[str, str], list[SamplerSpec]] = {}
+    for spec in samplers():
+        name = spec.function.__module__.rpartition(".")[2]
+        found.setdefault((spec.function.__module__, FAMILIES[name]), []).append(spec)
+    order = list(FAMILIES.values())
+    return dict(sorted(found.items(), key=lambda entry: order.index(entry[0][1])))
 
 
 def peers() -> str:
     """The page of other programs' names."""
     parts = ["# Names of other programs"]
     parts += [
-        "`ksched.peers` holds these tables as data. `peer_sigmas` gives the levels that a program's name means, "
-        "`find_peer` the row; both read any case and punctuation. `process` is what the model was trained on."
+        "`ksched.peers` holds these tables as data. `peer_sigmas` gives the levels that a program's name for a "
+        "schedule means, `find_peer` and `find_sampler` the rows; all read any case and punctuation. `process` is what "
+        "the model was trained on, and `explain` says what differs from our own meaning of the name."
     ]
     parts += [
         "```{doctest}\n"
-        ">>> from ksched.peers import find_peer, peer_sigmas\n"
+        ">>> import ksched\n"
+        ">>> from ksched.peers import find_peer, find_sampler, peer_sigmas\n"
         '>>> peer_sigmas("a1111", "KL Optimal", 4).round(4)\n'
         "array([14.6146,  2.1427,  0.9616,  0.4198,  0.0292])\n"
         '>>> find_peer("comfyui", "BetaSamplingScheduler").schedule.value\n'
         "'beta'\n"
-        "```"
+        '>>> row = find_sampler("diffusers", "sde-dpmsolver")\n'
+        ">>> row.sampler.value, dict(row.options)\n"
+        "('dpm_multistep', {'predict': 'eps', 'eta': 1.0})\n"
+        '>>> text = ksched.explain("diffusers:UniPCMultistepScheduler", "comfyui:uni_pc")\n'
+        + "\n".join(explained("diffusers:UniPCMultistepScheduler", "comfyui:uni_pc"))
+        + "\n```"
     ]
-    titles = {
-        Dialect.COMFYUI: "ComfyUI",
-        Dialect.K_DIFFUSION: "k-diffusion",
-        Dialect.DIFFUSERS: "diffusers",
-        Dialect.A1111: "A1111, Forge and reForge",
-    }
-    for program, title in titles.items():
-        rows = [
-            [f"`{peer.name}`", f"`{peer.call}`" if peer.call else "none", peer.note]
-            for peer in PEERS
-            if peer.program is program
-        ]
-        parts += [f"## {title}", table(["name", "here", "note"], rows)]
+    for program, title in PROGRAMS.items():
+        columns = ["name", "here", "note"]
+        parts += [f"## {title}"]
+        tables: dict[str, Sequence[Peer | SamplerPeer]] = {"Samplers": SAMPLER_PEERS, "Schedules": PEERS}
+        for kind, rows in tables.items():
+            found = [
+                [f"`{peer.name}`", f"`{peer.call}`" if peer.call else "none", peer.note]
+                for peer in rows
+                if peer.program is program
+            ]
+            parts += [f"### {kind} of {title}", table(columns, found)]
     return "\n\n".join(parts) + "\n"
+
+
+def explained(a: str, b: str) -> list[str]:
+    """What `explain` prints, as lines."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return ksched.explain(a, b).splitlines()
+
+
+def option_table(options: Mapping[str, Option], function: Callable[..., Any], linked_from: str = "") -> str:
+    """A table of options, with what the docstring says of each."""
+    doc: Any = FunctionDoc(function)
+    texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
+    rows = []
+    for option in options.values():
+        text = linked(texts.get(option.name, ""), linked_from)
+        if option.quirks:
+            which = "Any other value" if option.kind in (int, float) else f"`{option.quirks[0]!r}`".replace("'", '"')
+            text += f". {which} repeats another program's behaviour; not covered by the proofs"
+        rows.append([f"`{option.name}`", f"`{option.default!r}`".replace("'", '"'), allowed(option, "`"), text])
+    return table(["name", "default", "values", "what it does"], rows)
+
+
+def linked(text: str, folder: str = "", but: str = "") -> str:
+    """Text with the names of samplers as links to their pages."""
+
+    def link(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"[`{name}`]({folder}{name}.md)" if name in known and name != but else match[0]
+
+    known = {spec.name for spec in samplers()}
+    return re.sub(r"`(\w+)`", link, text)
+
+
+def sampler_page(spec: SamplerSpec) -> str:
+    """The page of a sampler."""
+    doc: Any = FunctionDoc(spec.function)
+    parts = [f"# {spec.name}", linked(prose(doc["Summary"]), but=spec.name)]
+    parts += [linked(prose(doc["Extended Summary"]), but=spec.name)] if any(doc["Extended Summary"]) else []
+    parts += ["\n".join(f"- **{name}**: {text}" for name, text in sampler_facts(spec).items())]
+    own = "".join(f", {option}" for option in spec.own_options.values() if not isinstance(option.default, float))
+    parts += [f'```python\nksched.build_sampler("{spec.name}", "karras", {STEPS}{own})\n```'.replace("'", '"')]
+    if spec.own_options:
+        parts += ["## Options", option_table(spec.own_options, spec.function)]
+        parts += ["And [those of every sampler](../catalogue.md#options-of-every-sampler)."]
+    parts += ["## A run", adaptive_run(spec)] if spec.adaptive else ["## Its plan", example_plan(spec)]
+    same = list(same_tables(spec))
+    if same:
+        parts += ["## The same table", "Found by comparing the tables of all samplers, option by option, on two grids."]
+        parts += ["Without guidance, that is where the two predictions are equal:"] if spec.uncond else []
+        rows = [[written(options) or "as it is", ", ".join(twins)] for options, twins in same]
+        parts += [table(["with", f"`{spec.name}` is"], rows)]
+    parts += dialects_of(spec)
+    peers_ = [peer for peer in SAMPLER_PEERS if peer.sampler == spec.name]
+    rows = [[f"`{p.name}`", PROGRAMS[p.program], written(p.options), linked(p.note, but=spec.name)] for p in peers_]
+    parts += ["## Other names"] if rows or spec.name in list(SamplerType) else []
+    parts += [table(["name", "in", "with", "note"], rows)] if rows else []
+    seen = {_key(peer.name) for peer in peers_}
+    more = [f"`{word}`" for word, name in _SAMPLER_SPELLINGS.items() if name == spec.name and _key(word) not in seen]
+    parts += [f"Also read: {', '.join(more)}."] if more else []
+    parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
+    return "\n\n".join(parts) + "\n"
+
+
+def example_plan(spec: SamplerSpec) -> str:
+    """The printed plan on four steps, as an executed example."""
+    how: dict[str, Any] = {"restart_steps": 2, "s_max": 5.0, "s_min": 0.4} if spec.name == "restart" else {}
+    options = "".join(f", {name}={value!r}" for name, value in how.items())
+    plan = ksched.build_sampler(spec.name, sigmas=LEVELS, **how).plan
+    code = f'>>> import ksched\n>>> print(ksched.build_sampler("{spec.name}", sigmas={list(LEVELS)}{options}).plan)'
+    said = "`x` are states, `D` predictions, `xi` noises"
+    said += ", `U` unconditional predictions." if spec.uncond else "."
+    return f"```{{doctest}}\n{code}\n{plan}\n```\n\n{said} [Why a sampler is a plan](../../why-a-plan.md)."
+
+
+def adaptive_run(spec: SamplerSpec) -> str:
+    """A run that shows how many steps it takes, as an executed example."""
+    model = ksched.exact.GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], 0.01)
+    run: Any = ksched.build_sampler(spec.name, sigmas=[14.6, 0.03, 0]).start(
+        torch.linspace(-20, 20, 8).double()[:, None]
+    )
+    while not run.done:
+        run.feed(model(run.x, run.sigma))
+    return (
+        "It chooses its steps by what the model answers, so there is no table to print; it runs like the others.\n\n"
+        "```{doctest}\n"
+        ">>> import ksched, torch\n"
+        ">>> model = ksched.exact.GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], 0.01)\n"
+        f'>>> sampler = ksched.build_sampler("{spec.name}", sigmas=[14.6, 0.03, 0])\n'
+        ">>> x = torch.linspace(-20, 20, 8).double()[:, None]\n"
+        ">>> run = sampler.start(x)\n"
+        ">>> while not run.done:\n"
+        "...     run.feed(model(run.x, run.sigma))\n"
+        ">>> run.accepted, run.rejected, run.nfe\n"
+        f"({run.accepted}, {run.rejected}, {run.nfe})\n"
+        "```"
+    )
+
+
+def dialects_of(spec: SamplerSpec) -> list[str]:
+    """What other programs mean by the name, where it is something else."""
+    means = {dialect: dict(dialect_options(spec, dialect)) for dialect in Dialect}
+    as_ve = [PROGRAMS[dialect] for dialect, options in means.items() if options.pop("as_ve", False)]
+    rows = [[f"`{dialect}`", written(options)] for dialect, options in means.items() if options]
+    parts = [table(["in the dialect of", "it means"], rows)] if rows else []
+    if as_ve:
+        parts += [
+            f"On flow processes alone, {'; '.join(as_ve)} use formulas for states `x0 + sigma * eps`: `as_ve=True` in "
+            "their dialects. On all other processes that changes nothing."
+        ]
+    return ["## Dialects", *parts] if parts else []
+
+
+# --------------------------------------------------------------------------------------- which samplers are the same
+
+#: a grid for each form of a state, one to 0 and one not, long enough for restarts
+GRIDS = (
+    Grid.of([*calculate_sigmas("karras", 38)[:-1], 0.0], VP()),
+    Grid.of(np.linspace(0.98, 0.05, 9) ** 1.2, Flow()),
+)
+Options = tuple[tuple[str, Any], ...]
+
+
+def variants(spec: SamplerSpec) -> Iterator[dict[str, Any]]:
+    """Default options, then one or two of them moved, quirks left out."""
+    moves = [(option.name, value) for option in spec.own_options.values() for value in other_values(option)]
+    for count in range(3):
+        for some in itertools.combinations(moves, count):
+            if len({name for name, _ in some}) == count:
+                yield dict(some)
+
+
+def other_values(option: Option) -> list[Any]:
+    """A few values of an option that simpler methods may have."""
+    if get_origin(option.kind) is Literal:
+        values = list(get_args(option.kind))
+    elif option.kind is int:
+        values = [n for n in range(5) if option.low <= n <= option.high]
+    elif option.kind is float:
+        values = [0.0, 1.0] if option.name in ("eta", "tau") else []
+    else:
+        values = [True, False]
+    return [value for value in values if value != option.default and not option.is_quirk(value)]
+
+
+def fingerprint(spec: SamplerSpec, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The tables of a sampler on the grids, where both predictions are equal."""
+    found: list[Any] = []
+    for grid in GRIDS:
+        plan = spec.plan(grid, options)
+        numbers, ends = plan_table(plan), 1 + 2 * plan.nfe
+        numbers = np.hstack([numbers[:, :1], numbers[:, 1:ends:2] + numbers[:, 2:ends:2], numbers[:, ends:]])
+        found += [plan.draws, numbers.shape, (np.round(numbers, 8) + 0.0).tobytes()]
+    return tuple(found)
+
+
+@cache
+def groups() -> list[dict[str, Options]]:
+    """Samplers that have the same tables, each with the fewest options that make it so."""
+    known: dict[tuple[Any, ...], dict[str, Options]] = {}
+    for spec in samplers():
+        for options in () if spec.adaptive else variants(spec):
+            known.setdefault(fingerprint(spec, options), {}).setdefault(spec.name, tuple(options.items()))
+    return [group for group in known.values() if len(group) > 1]
+
+
+def follows(a: str, b: str, group: Mapping[str, Options]) -> bool:
+    """Whether two samplers of a group are also the same without an option that both have there."""
+
+    def without(name: str, gone: tuple[str, Any]) -> Options:
+        return tuple(option for option in group[name] if option != gone)
+
+    shared = {*group[a]} & {*group[b]}
+    less = [{a: without(a, gone), b: without(b, gone)} for gone in shared]
+    return any(pair.items() <= other.items() for pair in less for other in groups())
+
+
+def same_tables(spec: SamplerSpec) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Options of a sampler with which it is another one, and which."""
+    left_out = {other.name for other in samplers() if other.uncond and not spec.uncond} | {spec.name}
+    for group in groups():
+        if spec.name not in group:
+            continue
+        twins = [
+            f"[`{name}`]({name}.md)" + (f" with {written(dict(options))}" if options else "")
+            for name, options in group.items()
+            if name not in left_out and not follows(spec.name, name, group)
+        ]
+        if twins:
+            yield dict(group[spec.name]), twins
 
 
 def schedule_page(name: NoiseSchedule) -> str:
@@ -120,21 +372,12 @@ def schedule_page(name: NoiseSchedule) -> str:
     call = "".join(f", {option}" for option in options.values()).replace("'", '"')
     parts += [f'```python\nksched.calculate_sigmas("{name}", {STEPS}, process{call})\n```']
     texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
-    if options:
-        rows = [
-            [f"`{option.name}`", f"`{option.default!r}`".replace("'", '"'), allowed(option), texts.get(option.name, "")]
-            for option in options.values()
-        ]
-        parts += ["## Options", table(["name", "default", "values", "what it does"], rows)]
+    parts += ["## Options", option_table(options, spec.function)] if options else []
     if "sigma_min" in texts:
         parts += [f"`sigma_min` {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
     else:
         parts += ["`sigma_min`, `sigma_max`: the last level above 0 and the first; the process's own if not given."]
-    rows = [
-        [f"`{dialect}`", ", ".join(f"`{key}={value!r}`".replace("'", '"') for key, value in changes[name].items())]
-        for dialect, changes in DIALECTS.items()
-        if name in changes
-    ]
+    rows = [[f"`{dialect}`", written(changes[name])] for dialect, changes in DIALECTS.items() if name in changes]
     parts += ["## Dialects", table(["in the dialect of", "it means"], rows)] if rows else []
     others = [[f"`{peer.name}`", peer.program, peer.note] for peer in PEERS if peer.schedule is name]
     parts += ["## Other names", table(["name", "in", "note"], others)] if others else []
@@ -146,20 +389,6 @@ def spec_source(source: str, notes: Sequence[str]) -> str:
     """Where a schedule comes from: its notes, with the source in front if they do not name it."""
     text = prose(notes)
     return text if source in " ".join(notes) else f"{prose([source])}. {text}".strip()
-
-
-def allowed(option: Option) -> str:
-    """The values that an option takes."""
-    if get_origin(option.kind) is Literal:
-        return ", ".join(f"`{value!r}`".replace("'", '"') for value in get_args(option.kind))
-    if option.kind is bool:
-        return "`True`, `False`"
-    word = "whole number" if option.kind is int else "number"
-    if option.high >= 2**31:
-        if option.low <= -1e300:
-            return f"any {word}"
-        return f"{word} above 0" if 0 < option.low < 1e-300 else f"{word} from {option.low:g}"
-    return f"{word} from {option.low:g} to {option.high:g}"
 
 
 def draw_each(folder: Path) -> None:

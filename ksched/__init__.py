@@ -19,6 +19,7 @@ from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 if TYPE_CHECKING:
     from ksched import analysis, exact, guidance, noise, peers, plots, testing
     from ksched.denoiser import Denoiser
+    from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
     from ksched.plan import Plan
     from ksched.registry import register_sampler
@@ -38,6 +39,7 @@ __all__ = [
     "Flow",
     "FlowVE",
     "Level",
+    "Likelihood",
     "LiveRun",
     "NoiseSchedule",
     "Plan",
@@ -51,6 +53,7 @@ __all__ = [
     "exact",
     "explain",
     "guidance",
+    "log_likelihood",
     "mu_for_flux2",
     "mu_for_tokens",
     "noise",
@@ -67,11 +70,13 @@ _MODULES = ("analysis", "exact", "guidance", "noise", "peers", "plots", "testing
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",
+    "Likelihood": "likelihood",
     "LiveRun": "live",
     "Run": "runner",
     "Sampler": "sampler",
     "StepInfo": "runner",
     "build_sampler": "sampler",
+    "log_likelihood": "likelihood",
     "register_sampler": "registry",
 }
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ksched.plan import Plan
 from ksched.processes import Level, Process
-from ksched.types import Array
+from ksched.types import Array, ArrayLike
 
-__all__ = ["Law", "Marginal", "gaussian_error", "gaussian_law", "marginals", "measured_order", "table", "warped_sigmas"]
+__all__ = ["Law", "Marginal", "gaussian_error", "gaussian_errors", "gaussian_law", "marginals", "measured_order", "table", "warped_sigmas"]
 
 Answer = tuple[Array, Array]  # (denoised, uncond)
 
@@ -103,9 +103,9 @@ def table(plan: Plan) -> Array:
     return np.array([*seen, states[-1]])
 
 
-def _gaussian_result(plan: Plan, std: float) -> Array:
-    """The result over (data mean, start state, draws) if the data is normal with std ``std`` and the model exact."""
-    basis = np.eye(2 + len(plan.draws))
+def _gaussian_result(plan: Plan, std: Array) -> Array:
+    """The result over (data mean, start state, draws) for normal data of every std and the exact model."""
+    basis = np.eye(2 + len(plan.draws))[..., None] * np.ones(len(std))
 
     def answer(level: Level, state: Array) -> Answer:
         gain = level.alpha * std**2 / ((level.alpha * std) ** 2 + level.sigma**2)
@@ -120,12 +120,37 @@ def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0) -> Law:
 
     The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + end.sigma ** 2``.
     """
-    result = _gaussian_result(plan, std)
+    result = _gaussian_result(plan, np.array([std]))[:, 0]
     spread = (plan.start.alpha * std) ** 2 + plan.start.sigma**2
     return Law(
         float((result[0] + result[1] * plan.start.alpha) * mean),
         float(result[1] ** 2 * spread + result[2:] @ result[2:]),
     )
+
+
+def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool = False) -> Array:
+    """`gaussian_error` for many means and standard deviations of data at once.
+
+    Parameters
+    ----------
+    means, stds : of the data, one-dimensional and of one length
+    weak : as for `gaussian_error`
+
+    Returns
+    -------
+    errors, of the same shape
+    """
+    mean, std = np.asarray(means, dtype=np.float64), np.asarray(stds, dtype=np.float64)
+    start, end = plan.start, plan.end
+    before, after = (np.hypot(level.alpha * std, level.sigma) for level in (start, end))
+    result = _gaussian_result(plan, std)
+    noise = (result[2:] ** 2).sum(0)
+    if weak:
+        spread = np.sqrt((result[1] * before) ** 2 + noise)
+        return np.hypot((result[0] + result[1] * start.alpha - end.alpha) * mean, spread - after)
+    slope = result[1] - after / before
+    offset = result[0] - end.alpha + after / before * start.alpha
+    return np.sqrt(((offset + slope * start.alpha) * mean) ** 2 + (slope * before) ** 2 + noise)
 
 
 def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: bool = False) -> float:
@@ -141,17 +166,7 @@ def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: boo
     not weak: root mean square distance from the exact solution of the probability-flow ODE, over start states from
     the exact law. weak: Wasserstein-2 distance of the two normal laws. Both are lengths in the units of the data
     """
-    start, end = plan.start, plan.end
-    before, after = (math.hypot(level.alpha * std, level.sigma) for level in (start, end))
-    if weak:
-        law = gaussian_law(plan, mean, std)
-        return math.hypot(law.mean - end.alpha * mean, math.sqrt(law.variance) - after)
-    result = _gaussian_result(plan, std)
-    result[1] -= after / before
-    result[0] -= end.alpha - after / before * start.alpha
-    return math.sqrt(
-        ((result[0] + result[1] * start.alpha) * mean) ** 2 + (result[1] * before) ** 2 + result[2:] @ result[2:]
-    )
+    return float(gaussian_errors(plan, [mean], [std], weak=weak)[0])
 
 
 def warped_sigmas(
@@ -203,5 +218,5 @@ def measured_order(
     few, many = steps
     plans = [build(warped_sigmas(process, n, sigma_max)) for n in (few, many)]
     # the largest of several: a single error may happen to cross zero
-    errors = [max(gaussian_error(plan, 1.0, std, weak=weak) for std in (0.3, 0.5, 1.0, 2.0)) for plan in plans]
+    errors = [float(gaussian_errors(plan, np.ones(4), [0.3, 0.5, 1.0, 2.0], weak=weak).max()) for plan in plans]
     return math.log(errors[0] / errors[1]) / math.log(many / few)

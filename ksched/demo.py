@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ksched.analysis import gaussian_error
+from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
@@ -44,6 +44,25 @@ CURVES = (
     NoiseSchedule.BETA,
     NoiseSchedule.KL_OPTIMAL,
     NoiseSchedule.ALIGN_YOUR_STEPS,
+)
+
+#: samplers whose errors are drawn against model calls; of the others, those at the steps that were asked for
+DRAWN = (
+    SamplerType.EULER,
+    SamplerType.HEUN,
+    SamplerType.LMS,
+    SamplerType.DEIS,
+    SamplerType.DPMPP_2M,
+    SamplerType.UNI_PC,
+    SamplerType.SEEDS_3,
+    SamplerType.RES_3S,
+    SamplerType.RK4,
+    SamplerType.DORMAND_PRINCE,
+    SamplerType.EULER_ANCESTRAL,
+    SamplerType.DPMPP_2S_ANCESTRAL,
+    SamplerType.DPMPP_SDE,
+    SamplerType.DPMPP_2M_SDE,
+    SamplerType.DPMPP_3M_SDE,
 )
 
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
@@ -135,16 +154,17 @@ def run(
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     shown = trajectory(built, seed, progress=progress)
-    specs = list(samplers())
+    specs = measured()
     curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
     here = [(spec, steps) for spec in specs]
-    others = [(s, n) for s in specs for n in sorted({math.ceil(c / s.calls) for c in calls} - {steps})]
+    drawn = [spec for spec in specs if spec.name in (*DRAWN, built.spec.name)]
+    others = [(spec, n) for spec in drawn for n in sorted({_steps(spec, c) for c in calls} - {steps})]
     path: list[Error] = []
     law: list[Error] = []
     with _bar(len(here) + len(others), progress) as advance:
         for jobs, names in ((here, list(SCHEDULES)), (others, curves)):
-            path += path_errors([job for job in jobs if not job[0].draws], names, process, seed, images, advance)
-            law += law_errors([job for job in jobs if job[0].draws], names, process, advance)
+            path += path_errors([job for job in jobs if job[0].draws == 0], names, process, seed, images, advance)
+            law += law_errors([job for job in jobs if job[0].draws != 0], names, process, advance)
     report = Report((), built, tuple(path), tuple(law))
     size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
     kinds = {
@@ -155,12 +175,12 @@ def run(
         "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
         "schedules.png": plots.sigma_curves(list(SCHEDULES), steps, process),
         "errors.png": plots.error_curves(
-            {heading: _curves([e for e in errors if e.schedule in curves]) for heading, errors in kinds.items()},
+            {heading: _curves(errors, {s.name for s in drawn}, curves) for heading, errors in kinds.items()},
             maps={heading: _table(report.at_steps(errors)) for heading, errors in kinds.items()},
             title="Error in units of the digits' spread, by sampler and schedule",
             map_title=f"error in % after {size}, the smallest framed; "
             "schedules from best to worst for deterministic samplers",
-            curves_title="error against model calls, some schedules",
+            curves_title="error against model calls, some samplers and schedules",
         ),
     }
     pictures = plots.save({folder / name: figure for name, figure in figures.items()})
@@ -173,8 +193,7 @@ def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bo
     model = _paired(digits(sampler.process))
     x = sampler.process.add_noise(torch.zeros(items, 64), _start_noise(items, seed), float(sampler.sigmas[0])).float()
     steps: list[StepInfo] = []
-    own_seed = seed if sampler.plan.draws else None
-    result = sampler.sample(model, x, seed=own_seed, callback=steps.append, progress=progress)
+    result = sampler.sample(model, x, seed=seed, callback=steps.append, progress=progress)
     return Trajectory(sampler, tuple(steps), result)
 
 
@@ -246,15 +265,14 @@ def law_errors(
     """
     model = digits(process)
     variances, axes = np.linalg.eigh(model.covariance)
-    data = list(zip((model.mean @ axes).tolist(), np.sqrt(variances).tolist(), strict=True))
     errors = []
     known: dict[Plan, float] = {}
     for spec, steps in jobs:
         for name in schedules:
             plan = build_sampler(spec.name, name, steps, process=process).plan
             if plan not in known:
-                total = math.hypot(*(gaussian_error(plan, mean, std, weak=True) for mean, std in data))
-                known[plan] = total / math.sqrt(variances.sum())
+                errors_of_axes = gaussian_errors(plan, model.mean @ axes, np.sqrt(variances), weak=True)
+                known[plan] = float(np.linalg.norm(errors_of_axes)) / math.sqrt(variances.sum())
             errors.append(Error(spec.name, name, steps, plan.nfe, known[plan]))
         advance()
     return errors
@@ -319,16 +337,35 @@ def _draw_digits(shown: Trajectory, title: str) -> Figure:
     )
 
 
-def _curves(errors: Sequence[Error]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def measured() -> list[SamplerSpec]:
+    """The samplers that are measured: those with a plan, which the adaptive ones have not, and without guidance, without
+    which those for guidance are others that are measured.
+    """
+    return [spec for spec in samplers() if not spec.adaptive and not spec.uncond]
+
+
+def _steps(spec: SamplerSpec, calls: int) -> int:
+    """The fewest steps that make so many model calls; for samplers that do not know, as if each step made two."""
+    if spec.calls is None:
+        return math.ceil(calls / 2)
+    return next(steps for steps in range(1, calls + 1) if spec.nfe(steps, to_zero=False) >= calls)
+
+
+def _curves(
+    errors: Sequence[Error], names: Collection[str], schedules: Collection[NoiseSchedule]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for error in errors:
+        if error.sampler not in names or error.schedule not in schedules:
+            continue
         curves.setdefault(error.sampler, {}).setdefault(error.schedule.value, []).append((error.nfe, error.value))
     return {sampler: {name: sorted(line) for name, line in lines.items()} for sampler, lines in curves.items()}
 
 
 def _table(errors: Sequence[Error]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
+    rows: dict[str, str] = {}  # one for a sampler, though the calls of some depend on the levels
     for error in errors:
-        calls = f"{error.nfe} call{'' if error.nfe == 1 else 's'}"
-        table.setdefault(f"{error.sampler}, {calls}", {})[error.schedule.value] = error.value
+        row = rows.setdefault(error.sampler, f"{error.sampler}, {error.nfe} call{'' if error.nfe == 1 else 's'}")
+        table.setdefault(row, {})[error.schedule.value] = error.value
     return table

@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import pairwise
 from typing import Any, NamedTuple, overload
@@ -462,7 +462,13 @@ def digits(process: Process | None = None) -> GaussianMixture:
     Notes
     -----
     Fitted by ``benchmarks/fit_digits.py`` to scikit-learn's ``load_digits`` (Alpaydin and Kaynak 1998, UCI repository).
+    It does not change, so it is made once for each process.
     """
+    return _digits(default_process() if process is None else process)
+
+
+@lru_cache(maxsize=8)
+def _digits(process: Process) -> GaussianMixture:
     packed = io.BytesIO((resources.files("ksched") / "data" / "digits.npz").read_bytes())
     with np.load(packed, allow_pickle=False) as file:
         parts = {name: file[name].astype(np.float64) for name in ("weights", "means", "factors", "labels")}

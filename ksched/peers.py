@@ -354,31 +354,34 @@ _SAMPLERS_OF_K_DIFFUSION = (
 _TOKENS = "states are tokens, not numbers with Gaussian noise"
 _ONE_MODEL = "made for one model"
 _UPWARD = "runs upwards, from data to noise"
+_NEVER_ZERO = "its levels end on a repeat, never on 0"
 _SAMPLERS_OF_DIFFUSERS = (
     SamplerPeer(_D, "EulerDiscreteScheduler", _S.EULER),
     SamplerPeer(_D, "EulerAncestralDiscreteScheduler", _S.EULER_ANCESTRAL),
-    SamplerPeer(
-        _D, "LTXEulerAncestralRFScheduler", _S.EULER_ANCESTRAL, {"split": "comfyui"}, "on `Flow`, with levels given"
-    ),
+    SamplerPeer(_D, "LTXEulerAncestralRFScheduler", _S.EULER_ANCESTRAL, note="on `Flow`, with levels given"),
     SamplerPeer(_D, "HeunDiscreteScheduler", _S.HEUN),
     SamplerPeer(_D, "KDPM2DiscreteScheduler", _S.DPM_2),
     SamplerPeer(_D, "KDPM2AncestralDiscreteScheduler", _S.DPM_2_ANCESTRAL),
     SamplerPeer(_D, "LMSDiscreteScheduler", _S.LMS),
-    SamplerPeer(_D, "DPMSolverMultistepScheduler", _S.DPMPP_2M, note="with its default algorithm_type and order"),
     SamplerPeer(
         _D,
-        "sde-dpmsolver++",
-        _S.DPMPP_2M_SDE,
-        note="an algorithm_type of DPMSolverMultistepScheduler; its solver_type is an option of the same name",
+        "DPMSolverMultistepScheduler",
+        _S.DPMPP_2M,
+        note="as configured by default; `dpm_multistep` has all that can be configured, such as order and eps",
+    ),
+    SamplerPeer(_D, "sde-dpmsolver++", _S.DPMPP_2M_SDE, note="an algorithm_type of DPMSolverMultistepScheduler"),
+    SamplerPeer(
+        _D, "dpmsolver", _S.DPM_MULTISTEP, {"predict": "eps"}, "an algorithm_type of DPMSolverMultistepScheduler"
+    ),
+    SamplerPeer(
+        _D,
+        "sde-dpmsolver",
+        _S.DPM_MULTISTEP,
+        {"predict": "eps", "eta": 1.0},
+        "an algorithm_type of DPMSolverMultistepScheduler",
     ),
     SamplerPeer(_D, "DPMSolverMultistepInverseScheduler", None, note=_UPWARD),
-    SamplerPeer(
-        _D,
-        "DPMSolverSinglestepScheduler",
-        _S.DPMPP_2S_ANCESTRAL,
-        {"eta": 0.0},
-        "calls are one level of a grid each there",
-    ),
+    SamplerPeer(_D, "DPMSolverSinglestepScheduler", _S.DPM_SINGLESTEP),
     SamplerPeer(_D, "DPMSolverSDEScheduler", _S.DPMPP_SDE, note=_TREE),
     SamplerPeer(
         _D,
@@ -388,17 +391,11 @@ _SAMPLERS_OF_DIFFUSERS = (
     ),
     SamplerPeer(_D, "EDMEulerScheduler", _S.EULER, note="on `EDM()`"),
     SamplerPeer(_D, "EDMDPMSolverMultistepScheduler", _S.DPMPP_2M, note="on `EDM()`"),
-    SamplerPeer(_D, "UniPCMultistepScheduler", _S.UNI_PC, {"order": 2, "variant": "bh2"}),
-    SamplerPeer(_D, "DEISMultistepScheduler", _S.DEIS, {"max_order": 2}, "its levels never reach 0"),
-    SamplerPeer(
-        _D,
-        "SASolverScheduler",
-        _S.SA_SOLVER,
-        {"predictor_order": 2, "corrector_order": 2, "simple_order_2": True},
-        "its levels never reach 0",
-    ),
-    SamplerPeer(_D, "PNDMScheduler", None, note="`ipndm` is the improved method of the same authors"),
-    SamplerPeer(_D, "IPNDMScheduler", _S.IPNDM, note="on levels and a model output of its own"),
+    SamplerPeer(_D, "UniPCMultistepScheduler", _S.UNI_PC),
+    SamplerPeer(_D, "DEISMultistepScheduler", _S.DEIS, note=_NEVER_ZERO),
+    SamplerPeer(_D, "SASolverScheduler", _S.SA_SOLVER, note=_NEVER_ZERO),
+    SamplerPeer(_D, "PNDMScheduler", _S.PNDM, note='with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
+    SamplerPeer(_D, "IPNDMScheduler", _S.IPNDM, note="on levels of its own"),
     SamplerPeer(
         _D, "DDIMScheduler", _S.DDIM, note="clips the prediction by default; its eta is an option of the same name"
     ),
@@ -410,16 +407,17 @@ _SAMPLERS_OF_DIFFUSERS = (
     SamplerPeer(_D, "DDPMParallelScheduler", _S.DDPM, note="as DDPMScheduler"),
     SamplerPeer(_D, "DDPMWuerstchenScheduler", _S.DDPM, note="on `Cascade()`"),
     SamplerPeer(_D, "UnCLIPScheduler", _S.DDPM, note="on `VP.cosine()`; the model predicts the variance as well there"),
-    SamplerPeer(_D, "LCMScheduler", _S.LCM, {"boundary": 10.0}, "on `VP(every=20)`"),
-    SamplerPeer(_D, "FlowMatchLCMScheduler", _S.LCM, note="on `Flow(shift)`; without its scale_factors"),
-    SamplerPeer(_D, "TCDScheduler", _S.TCD, {"whole_timesteps": True}, "on `VP(every=20)`"),
+    SamplerPeer(_D, "LCMScheduler", _S.LCM, note="on `VP(every=20)`"),
+    SamplerPeer(_D, "FlowMatchLCMScheduler", _S.LCM, {"boundary": 0.0}, "on `Flow(shift)`; without its scale_factors"),
+    SamplerPeer(_D, "TCDScheduler", _S.TCD, note="on `VP(every=20)`"),
     SamplerPeer(
         _D,
         "CMStochasticIterativeScheduler",
         _S.LCM,
-        note="on `EDM(0.002, 80)` with karras levels; adds a little less noise, and clips the prediction",
+        {"boundary": 0.0},
+        "on `EDM(0.002, 80)` with karras levels; adds a little less noise, and clips the prediction",
     ),
-    SamplerPeer(_D, "SCMScheduler", _S.LCM, note="on `AngleV`: its timesteps are angles"),
+    SamplerPeer(_D, "SCMScheduler", _S.LCM, {"boundary": 0.0}, "on `AngleV`: its timesteps are angles"),
     SamplerPeer(_D, "FlowMatchEulerDiscreteScheduler", _S.EULER, note="on `Flow(shift)`"),
     SamplerPeer(_D, "FlowMatchHeunDiscreteScheduler", _S.HEUN, note="on `Flow(shift)`"),
     SamplerPeer(_D, "MiniMaxH3Scheduler", _S.EULER, note="on `Flow(12)`, for a velocity of the other sign"),
@@ -461,7 +459,7 @@ _SAMPLER_LABELS = (
     SamplerPeer(_A, "Restart", _S.RESTART),
     SamplerPeer(_A, "DDIM", _S.DDIM, note="on levels of its own; its eta is an option of the same name"),
     SamplerPeer(_A, "DDIM CFG++", _S.EULER_CFG_PP, note="of Forge and later A1111; the scale is divided by 12.5 there"),
-    SamplerPeer(_A, "PLMS", None, note="`ipndm` is the improved method of the same authors"),
+    SamplerPeer(_A, "PLMS", _S.PNDM, note="on levels of its own"),
     SamplerPeer(_A, "UniPC", _S.UNI_PC, note="on levels of its own"),
     SamplerPeer(_A, "LCM", _S.LCM),
     SamplerPeer(_A, "DDPM", _S.DDPM, note=_OF_FORGE),

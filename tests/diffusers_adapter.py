@@ -34,6 +34,9 @@ STATES = VE(1e-6, 1e6)  # x0 + sigma * eps, of any range
 
 OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n (B16)"
 RISING = "its levels rise, and a grid of ours falls"
+CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
+CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
+NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
 
 
 def vp_of(config: Settings, **defaults: Any) -> VP:
@@ -77,7 +80,7 @@ def euler(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     churn = {name: value for name, value in case["step_kwargs"].items() if name.startswith("s_")}
     in_eps = case["sampler"] != "EDMEuler" and s.get("prediction_type", "epsilon") == "epsilon"
     if churn.get("s_churn", 0) > 0 and not in_eps:
-        return "it churns after the model call and turns an answer that is no eps into a prediction of the new state"
+        return CHURN_NOT_IN_EPS
     return Request("euler", falling(case["sigmas"][: len(case["calls"]) + 1])[0], STATES, churn)
 
 
@@ -106,7 +109,7 @@ def flow_lcm(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
 
 def flow_heun(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     if case["step_kwargs"].get("s_churn", 0) > 0:
-        return "it churns as if states were x0 + sigma * eps, after each model call, and drops half of the noise (D58)"
+        return CHURN_OFF_FLOW
     return Request("heun", falling(case["sigmas"])[0], Flow())
 
 
@@ -140,9 +143,7 @@ def solver_request(case: Mapping[str, Any], s: Settings, process: Process, cosin
         "eta": float(kind.startswith("sde")),
     }
     if case["sampler"] == "DPMSolverSinglestep":
-        if repeat_last:
-            return "its last level is a repeat, and that step is one stage of a longer one"
-        options["lower_order_final"] = s.get("lower_order_final", False)
+        options |= {"lower_order_final": s.get("lower_order_final", False), "repeat_last": repeat_last}
         return Request("dpm_singlestep", levels, process, options)
     options["lower_order_final"] = s.get("lower_order_final", True)
     options |= {"euler_at_final": s.get("euler_at_final", False), "repeat_last": repeat_last}
@@ -227,10 +228,12 @@ def ddim(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     timesteps = case["timesteps"]
     if any(t - step != after for t, after in itertools.pairwise(timesteps)):
         return OTHER_LEVELS
-    levels, _ = falling([*seen(case), after_last(process, s, timesteps[-1] - step, to_one=True)])
+    levels, repeat_last = falling([*seen(case), after_last(process, s, timesteps[-1] - step, to_one=True)])
     eta = case["step_kwargs"].get("eta", 0.0)
     edited = s.get("clip_sample", True) or s.get("thresholding")
     if edited and not case["step_kwargs"].get("use_clipped_model_output"):  # eps is that of the raw prediction
+        if repeat_last:
+            return "its last step has length 0, and clips the state nevertheless"
         return Request("euler_ancestral_cfg_pp", levels, process, {"eta": eta}, pair=True)
     return Request("ddim", levels, process, {"eta": eta})
 
@@ -240,7 +243,7 @@ def ddpm(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
     if kind.startswith("learned"):
         return "its variance is an output of the model"
     if kind == "fixed_large_log":
-        return "its noise is not a number: the square root of a logarithm"
+        return NOT_A_NUMBER
     larger = "beta" if case["timesteps"][-1] == 0 else "beta_to_end"
     options = {"variance": "posterior" if kind.startswith("fixed_small") else larger}
     return Request("ddpm", [*seen(case), 0.0], vp_of(s), options)
@@ -256,7 +259,8 @@ def pndm(case: Mapping[str, Any], s: Settings) -> Request | Refusal:
         return OTHER_LEVELS
     levels, _ = falling([*(level_of(process, int(t)) for t in timesteps), after_last(process, s, last - step, False)])
     slopes = "v" if s.get("prediction_type") == "v_prediction" else "straight"
-    return Request("pndm", levels, process, {"warm_up": "heun" if plms else "prk", "slopes": slopes})
+    options = {"warm_up": "heun" if plms else "prk", "slopes": slopes, "max_order": 4 if n > 1 else 1}
+    return Request("pndm", levels, process, options)
 
 
 def lcm(case: Mapping[str, Any], s: Settings) -> Request:

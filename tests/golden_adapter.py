@@ -1,7 +1,7 @@
 """From a recorded case of a peer to a call of our public API.
 
 ``run_case(case)`` runs a case of ComfyUI's or k-diffusion's samplers in that peer's dialect, with the case's own model
-and noise. ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels and returns what
+and noise (diffusers' are in diffusers_adapter). ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels and returns what
 we make of it. The cases are described in golden/README.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers_adapter import run_diffusers_case
 
 import ksched
 from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process, grid
@@ -81,9 +82,9 @@ def sampler_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_case(case: dict[str, Any]) -> Any:
-    """The final sample of a case, None where the peer is diffusers."""
+    """The final sample of a case, None for one of diffusers that no option of ours repeats."""
     if case["source_key"] == "diffusers":
-        return None
+        return run_diffusers_case(case)
     process = model_process(case.get("model_sampling"), case["space"])
     name, preset = SAMPLERS.get(case["sampler"], (case["sampler"], {}))
     options = preset | sampler_options(name, case.get("options", {}))

@@ -157,12 +157,13 @@ class Straight:
     def _flow(self) -> bool:
         return self.grid.process.sigma_limit == 1 or self.grid.levels[0].alpha == 0
 
-    def _scale(self, level: Level) -> float:
+    def scale(self, level: Level) -> float:
+        """What the state of a level is divided by."""
         return level.alpha + level.sigma if self._flow else level.alpha
 
     def time(self, level: Level) -> float:
         """Time of a level."""
-        return level.sigma / self._scale(level)
+        return level.sigma / self.scale(level)
 
     def level(self, time: float) -> Level:
         """Level of a time above 0."""
@@ -174,19 +175,19 @@ class Straight:
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
         """Slope at a state."""
-        return (x / self._scale(level) - denoised) / self.time(level)
+        return (x / self.scale(level) - denoised) / self.time(level)
 
     def slope_to(self, s: Level, t: Level, x: V, target: V) -> V:
         """Slope from a state at ``s`` to one at ``t``."""
-        return (target / self._scale(t) - x / self._scale(s)) / (self.time(t) - self.time(s))
+        return (target / self.scale(t) - x / self.scale(s)) / (self.time(t) - self.time(s))
 
     def advance(self, s: Level, t: Level, slope: V) -> V:
         """What a slope adds to the state at ``t``."""
-        return (self._scale(t) * (self.time(t) - self.time(s))) * slope
+        return (self.scale(t) * (self.time(t) - self.time(s))) * slope
 
     def move(self, s: Level, t: Level, x: V, slope: V) -> V:
         """The state at ``t`` along a slope."""
-        return (self._scale(t) / self._scale(s)) * x + self.advance(s, t, slope)
+        return (self.scale(t) / self.scale(s)) * x + self.advance(s, t, slope)
 
     def seen_from(self, s: Level, level: Level, mixed: V, denoised: V) -> V:
         """The prediction that at ``s`` gives the slope found at ``level``.

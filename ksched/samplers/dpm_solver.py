@@ -7,7 +7,17 @@ from typing import Annotated, Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
-from ksched.samplers.blocks import Integrals, adams, fresh_std, grown, midpoint, order_left, output, renoise
+from ksched.samplers.blocks import (
+    Integrals,
+    adams,
+    fresh_std,
+    grown,
+    midpoint,
+    order_left,
+    output,
+    renoise,
+    with_last_twice,
+)
 from ksched.tape import Vector, Verbs
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]
@@ -100,17 +110,19 @@ def dpm_singlestep(
     s_noise: NonNegative = 1.0,
     solver_type: Solver = "midpoint",
     lower_order_final: bool = False,
+    repeat_last: bool = False,
     noises: Literal["path", "independent"] = "path",
     curvature: Annotated[Literal["exact", "diffusers"], Quirk("diffusers")] = "exact",
 ) -> V:
     """DPM-Solver and DPM-Solver++, single-step: as many steps of the grid as the order says are stages of one.
 
-    Second order; one model call per step of the grid, whose levels are those of the stages, one noise per step if
-    ``eta`` > 0. The last stages of the run are fewer where the steps do not divide. ``order`` = 1 is `euler`.
+    Second order, and third with ``order`` = 3 where it divides the steps; one model call per step of the grid, whose
+    levels are those of the stages, one noise per step if ``eta`` > 0. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : number of stages, and order on smooth grids
+    order : number of stages; the last of the run has fewer where that does not divide the steps, and one where it goes
+        to sigma 0
     predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver. With noise it is always the
         denoised prediction, as eps is not the same all along a step that adds noise
     eta : of the reverse SDE; 0 is the ODE
@@ -118,6 +130,8 @@ def dpm_singlestep(
     solver_type : weights of the stages: "heun", the polynomial through all of them, integrated exactly; "midpoint", of
         two stages half the step for the change between them, of three the line through the first and the last
     lower_order_final : where the steps divide, end with a step of order 1 nevertheless
+    repeat_last : call the model once more at a last level above 0, as one more stage of the last step if that has not
+        all (diffusers, where the last level is a repeat)
     noises : of the stages of one step: "path", parts of one Brownian path; "independent", as in diffusers
     curvature : weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise off by
         2, a wrong sign, which makes it first order
@@ -128,15 +142,19 @@ def dpm_singlestep(
     for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
     """
     curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
-    start, base, first, noise = grid.levels[0], x, x, None
+    start, base, first = grid.levels[0], x, x
+    noise: V | None = None
     past: list[tuple[float, V]] = []  # (lam, prediction) of the stages
-    for i, (s, t) in enumerate(grid.steps()):
+    levels = with_last_twice(grid) if repeat_last else grid.levels
+    for i, (s, t) in enumerate(grid.steps(levels)):
+        stage = 0 if lower_order_final and i + 2 == len(levels) and (i + 1) % order == 0 else i % order
+        if t == s and stage == 0:
+            return x
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        stage = 0 if lower_order_final and i + 1 == len(grid) and len(grid) % order == 0 else i % order
         if stage == 0:
-            start, base, first, past = s, x, denoised, []
+            start, base, first, noise, past = s, x, denoised, None, []
         eps = predict == "eps" and eta == 0 and start.alpha > 0
         past.append((s.lam, output(run, s, x, denoised, eps)))
         known = past if solver_type == "heun" else [*past[:1], *past[1:][-1:]]
@@ -145,7 +163,7 @@ def dpm_singlestep(
         if eta > 0 and s_noise > 0:
             if noises == "independent":
                 noise = fresh_std(start, t, eta) * run.noise(start, t, stream=stage)
-            else:
-                noise = grown(run, s, t, noise if stage > 0 else None, eta)
+            elif noise is None or t != s:
+                noise = grown(run, s, t, noise, eta)
             x = x + s_noise * noise
     return x
