@@ -16,7 +16,17 @@ from ksched.plan import Plan
 from ksched.processes import Level, Process
 from ksched.types import Array, ArrayLike
 
-__all__ = ["Law", "Marginal", "gaussian_error", "gaussian_errors", "gaussian_law", "marginals", "measured_order", "table", "warped_sigmas"]
+__all__ = [
+    "Law",
+    "Marginal",
+    "gaussian_error",
+    "gaussian_errors",
+    "gaussian_law",
+    "marginals",
+    "measured_order",
+    "table",
+    "warped_sigmas",
+]
 
 Answer = tuple[Array, Array]  # (denoised, uncond)
 
@@ -25,8 +35,8 @@ class Marginal(NamedTuple):
     """Law of one state when all data is one point x0: mean ``alpha * x0`` and variance ``variance``.
 
     ``level`` is the level the state should be at: alpha equal to ``level.alpha``, variance to ``level.sigma ** 2``.
-    ``rounding`` bounds what the rounding of float64 can have done to alpha and to the standard deviation: little, but
-    on grids whose steps differ by orders of magnitude some methods subtract numbers that are far larger than the result.
+    ``rounding`` bounds what float64 can have done to alpha and to the standard deviation: little, but on grids whose
+    steps differ by orders of magnitude some methods subtract numbers that are far larger than the result.
     """
 
     row: int
@@ -147,10 +157,10 @@ def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool
     noise = (result[2:] ** 2).sum(0)
     if weak:
         spread = np.sqrt((result[1] * before) ** 2 + noise)
-        return np.hypot((result[0] + result[1] * start.alpha - end.alpha) * mean, spread - after)
+        return np.asarray(np.hypot((result[0] + result[1] * start.alpha - end.alpha) * mean, spread - after))
     slope = result[1] - after / before
     offset = result[0] - end.alpha + after / before * start.alpha
-    return np.sqrt(((offset + slope * start.alpha) * mean) ** 2 + (slope * before) ** 2 + noise)
+    return np.asarray(np.sqrt(((offset + slope * start.alpha) * mean) ** 2 + (slope * before) ** 2 + noise))
 
 
 def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: bool = False) -> float:

@@ -179,37 +179,35 @@ def _demo(
 
 
 def _error_table(report: Report) -> Table:
-    """Errors of all samplers and schedules at the steps that were asked for, the best of each kind marked."""
-    steps = report.sampler.steps
+    """Errors of all samplers at the steps that were asked for: with the schedule that was, and with their best one."""
+    steps, asked = report.sampler.steps, report.sampler.schedule
     table = Table(
         box=box.SIMPLE,  # 80 columns are enough
         show_edge=False,
         pad_edge=False,
-        padding=(0, 0, 0, 1),
+        padding=(0, 0, 0, 2),
         title=f"Error after {steps} {'step' if steps == 1 else 'steps'}, in % of the digits' spread",
         caption="without noise: rms distance to the exact ODE solution, on digits\n"
         "with noise: Wasserstein-2 distance to the exact law, on Gaussian data like them\n"
         "* best of its kind",
+        title_justify="left",
+        caption_justify="left",
     )
-    columns: dict[str, dict[str, Error]] = {}
-    for error in report.at_steps([*report.path, *report.law]):
-        columns.setdefault(error.sampler, {})[error.schedule] = error
-    best = [
-        min(report.at_steps(errors), key=lambda error: error.value, default=None)
-        for errors in (report.path, report.law)
-    ]
-    table.add_column("schedule", no_wrap=True, min_width=max(map(len, SCHEDULES)))
-    for sampler in columns:
-        table.add_column(sampler.replace("_", "_\n"), justify="right")
-    facts = [next(iter(column.values())) for column in columns.values()]
-    stochastic = {error.sampler for error in report.law}
-    table.add_row("calls", *(str(error.nfe) for error in facts))
-    table.add_row("noise", *("yes" if error.sampler in stochastic else "no" for error in facts))
-    table.add_section()
-    for name in SCHEDULES:
-        row = [column[name] for column in columns.values()]
-        cells = [Text(_percent(e.value) + "*", style="bold green") if e in best else _percent(e.value) for e in row]
-        table.add_row(name.value, *cells)
+    table.add_column("sampler", no_wrap=True)
+    for column in ("calls", "noise", str(asked), "best"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("with", no_wrap=True)
+    for noise, errors in (("no", report.at_steps(report.path)), ("yes", report.at_steps(report.law))):
+        rows: dict[str, list[Error]] = {}
+        for error in errors:
+            rows.setdefault(error.sampler, []).append(error)
+        least = min(errors, key=lambda error: error.value, default=None)
+        for sampler, row in sorted(rows.items(), key=lambda entry: min(error.value for error in entry[1])):
+            best = min(row, key=lambda error: error.value)
+            here = [_percent(error.value) for error in row if error.schedule == asked]
+            most = Text(_percent(best.value) + "*", style="bold green") if best is least else _percent(best.value) + " "
+            table.add_row(sampler, str(best.nfe), noise, *here, most, best.schedule.value)
+        table.add_section()
     return table
 
 

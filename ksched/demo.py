@@ -338,8 +338,9 @@ def _draw_digits(shown: Trajectory, title: str) -> Figure:
 
 
 def measured() -> list[SamplerSpec]:
-    """The samplers that are measured: those with a plan, which the adaptive ones have not, and without guidance, without
-    which those for guidance are others that are measured.
+    """The samplers that are measured: those that have a plan and are not for guidance.
+
+    Without guidance, which the digits do not have, those would be others that are measured.
     """
     return [spec for spec in samplers() if not spec.adaptive and not spec.uncond]
 

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
         levels[0] = grid.process.level(min(1e-4, levels[1].label / 10))
     upwards = replace(grid, levels=tuple(levels))
     plans: list[Plan] = []
-    with np.errstate(all="ignore"), contextlib.suppress(ArithmeticError, LookupError, ValueError, np.linalg.LinAlgError):
+    with (
+        np.errstate(all="ignore"),
+        contextlib.suppress(ArithmeticError, LookupError, ValueError, np.linalg.LinAlgError),
+    ):
         own = spec.plan(upwards, options)  # which refuses numbers that are not finite
         plans += [] if own.draws else [own]
     return [*plans, sampler_spec("euler").plan(upwards, {})]
@@ -79,7 +83,8 @@ def invert(
     dtype = torch.promote_types(x.dtype, torch.float32)
     aim, eps = x.to(dtype), torch.finfo(dtype).eps
     goal = 100 * eps if tolerance is None else tolerance
-    best, least = ups[0].run(denoiser, aim), math.inf
+    best: torch.Tensor = ups[0].run(denoiser, aim)
+    least = math.inf
     for up in ups if rounds else ():
         best, least = _corrected(down, up, denoiser, aim, (best, least), rounds, goal)
         if least <= 100 * goal:
@@ -123,9 +128,12 @@ def _next(past: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         return z + step
     batch = len(z)
     moves, changes = (
-        torch.stack([(later[i] - earlier[i]).reshape(batch, -1) for earlier, later in zip(past, past[1:], strict=False)], 2)
+        torch.stack([(later[i] - earlier[i]).reshape(batch, -1) for earlier, later in pairwise(past)], 2)
         for i in (0, 1)
     )
-    sizes = changes.double().norm(dim=1, keepdim=True).clamp(min=1e-300)  # the last changes are far smaller than the first
+    sizes = changes.double().norm(dim=1, keepdim=True).clamp(min=1e-300)  # the last are far smaller than the first
     weights = torch.linalg.pinv(changes.double() / sizes, rtol=1e-8) @ step.reshape(batch, -1, 1).double()
-    return z + step - ((moves + changes).double() @ (weights / sizes.mT)).to(z.dtype).reshape(z.shape)
+    following: torch.Tensor = (
+        z + step - ((moves + changes).double() @ (weights / sizes.mT)).to(z.dtype).reshape(z.shape)
+    )
+    return following

@@ -63,7 +63,7 @@ class Live:
         return denoised.clone(), None if uncond is None else uncond.clone()
 
 
-class _Ask(Exception):
+class _Ask(Exception):  # noqa: N818 - it is none
     """Where a sampler waits for the model."""
 
     def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:

@@ -38,11 +38,13 @@ class Between(NamedTuple):
 
 
 class Quirk(tuple[Any, ...]):
-    """Values of an option that repeat what another program does, mistakes included: what is proven of the rest is not
-    proven of them.
+    """Values of an option that repeat what another program does, mistakes included.
+
+    What is proven of the other values is not proven of them.
     """
 
     def __new__(cls, *values: Any) -> Quirk:
+        """The values, one after the other."""
         return super().__new__(cls, values)
 
 

@@ -349,11 +349,11 @@ _SAMPLERS_OF_K_DIFFUSION = (
             _S.DPMPP_3M_SDE: _TREE,
         }.items()
     ),
-    SamplerPeer(_K, "log_likelihood", None, note="measures how likely data is; draws nothing"),
+    SamplerPeer(_K, "log_likelihood", None, note="measures how likely data is, and draws nothing: `log_likelihood`"),
 )
 _TOKENS = "states are tokens, not numbers with Gaussian noise"
 _ONE_MODEL = "made for one model"
-_UPWARD = "runs upwards, from data to noise"
+_UPWARD = "runs upwards, from data to noise: `Sampler.invert`"
 _NEVER_ZERO = "its levels end on a repeat, never on 0"
 _SAMPLERS_OF_DIFFUSERS = (
     SamplerPeer(_D, "EulerDiscreteScheduler", _S.EULER),

@@ -38,8 +38,8 @@ class SamplerSpec:
         depends on the levels
     weak_order : order of the mean and variance of the stochastic form; None if there is none
     uncond : whether it needs the unconditional prediction too
-    adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are then those
-        of a step
+    adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are those of
+        a step
     ends_at_denoised : whether a step to sigma 0 returns the prediction
     """
 
@@ -127,15 +127,11 @@ _SPECS = (
     _spec(_S.EULER, euler.euler, 1, _KARRAS),
     _spec(_S.EULER_CFG_PP, cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
     _spec(_S.EULER_ANCESTRAL, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
-    _spec(
-        _S.EULER_ANCESTRAL_CFG_PP, cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True
-    ),
+    _spec(_S.EULER_ANCESTRAL_CFG_PP, cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True),
     _spec(_S.HEUN, runge_kutta.heun, 2, _KARRAS, calls=2),
     _spec(_S.HEUNPP2, runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
     _spec(_S.EXP_HEUN_2_X0, exponential.exp_heun_2_x0, 2, "Cox & Matthews 2002", calls=2),
-    _spec(
-        _S.EXP_HEUN_2_X0_SDE, exponential.exp_heun_2_x0_sde, 2, "ComfyUI", calls=2, draws=1, weak_order=2
-    ),
+    _spec(_S.EXP_HEUN_2_X0_SDE, exponential.exp_heun_2_x0_sde, 2, "ComfyUI", calls=2, draws=1, weak_order=2),
     _spec(_S.DPM_2, runge_kutta.dpm_2, 2, _DPM, calls=2),
     _spec(_S.DPM_2_ANCESTRAL, runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2),
     _spec(_S.LMS, adams.lms, 2, "k-diffusion"),
@@ -211,7 +207,15 @@ _K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
     _S.DPMPP_SDE: {"noises": "independent"},
     _S.DPMPP_3M_SDE: {"curvature": "published"},
 }
-_IN_LOG_SNR = (_S.DPMPP_SDE, _S.DPMPP_2M_SDE, _S.DPMPP_2M_SDE_HEUN, _S.DPMPP_3M_SDE, _S.ER_SDE, _S.SEEDS_2, _S.SEEDS_3)
+_IN_LOG_SNR: tuple[SamplerType, ...] = (
+    _S.DPMPP_SDE,
+    _S.DPMPP_2M_SDE,
+    _S.DPMPP_2M_SDE_HEUN,
+    _S.DPMPP_3M_SDE,
+    _S.ER_SDE,
+    _S.SEEDS_2,
+    _S.SEEDS_3,
+)
 _IN_LOG_SNR += (_S.SA_SOLVER, _S.SA_SOLVER_PECE, _S.EXP_HEUN_2_X0, _S.EXP_HEUN_2_X0_SDE)
 _FLOW_FORMS = (_S.EULER_ANCESTRAL, _S.DPM_2_ANCESTRAL, _S.DPMPP_2S_ANCESTRAL)
 _ON_FLOW: Mapping[SamplerType, Mapping[str, Any]] = {
@@ -274,9 +278,7 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
         _S.DPM_SINGLESTEP: {"noises": "independent", "curvature": "diffusers"},
         _S.PNDM: {"end": "integral"},
     },
-    Dialect.A1111: _joined(
-        _ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}, _S.PNDM: {"warm_up": "heun"}}
-    ),
+    Dialect.A1111: _joined(_ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}, _S.PNDM: {"warm_up": "heun"}}),
 }
 
 
@@ -334,7 +336,12 @@ def register_sampler(
     try:
         taken = sampler_spec(name)
     except ValueError:
-        facts = {"calls": calls, "calls_to_zero": calls_to_zero, "draws": draws, "weak_order": weak_order}
+        facts: dict[str, Any] = {
+            "calls": calls,
+            "calls_to_zero": calls_to_zero,
+            "draws": draws,
+            "weak_order": weak_order,
+        }
         facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised}
         spec = SamplerSpec(name, function, order, source, **facts)
         if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too

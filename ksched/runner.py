@@ -26,8 +26,8 @@ class StepInfo:
     Attributes
     ----------
     step, steps : number of the step, from 0, and how many there are; for an adaptive sampler, of the try, and None
-    sigma, sigma_next : contract sigma of the level the step leaves and of the one it goes to; of an adaptive sampler, of
-        the last one above 0
+    sigma, sigma_next : contract sigma of the level the step leaves and of the one it goes to; for an adaptive sampler,
+        of the last one above 0
     x : the state at ``sigma`` that the model saw
     denoised : its prediction of x0
     nfe : model calls so far
@@ -151,6 +151,16 @@ class Run:
     def steps(self) -> int:
         """Number of schedule steps."""
         return self.plan.steps
+
+    @property
+    def accepted(self) -> int:
+        """Steps done: a plan has no others."""
+        return self.step
+
+    @property
+    def rejected(self) -> int:
+        """Tries that were rejected: none."""
+        return 0
 
     @property
     def sigma_next(self) -> float:

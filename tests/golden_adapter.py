@@ -1,8 +1,8 @@
 """From a recorded case of a peer to a call of our public API.
 
 ``run_case(case)`` runs a case of ComfyUI's or k-diffusion's samplers in that peer's dialect, with the case's own model
-and noise (diffusers' are in diffusers_adapter). ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or diffusers' noise levels and returns what
-we make of it. The cases are described in golden/README.
+and noise (diffusers' are in diffusers_adapter). ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or
+diffusers' noise levels and returns what we make of it. The cases are described in golden/README.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def process_of(model_sampling: dict[str, Any]) -> Process:
 
 
 #: ComfyUI's names of samplers and options that are an option, or another spelling, here
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {"euler_cfg_pp_alternative": ("euler_cfg_pp", {"version": "alternative"})}
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler_cfg_pp_alternative": ("euler_cfg_pp", {"version": "alternative"})
+}
 DEIS_VARIABLES = {"tab": "vp_time_sum", "rhoab": "sigma"}
 
 

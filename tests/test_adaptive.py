@@ -26,7 +26,11 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
     errors, calls = [], []
     for tolerance in (1e-1, 1e-3, 1e-5):
         sampler = build_sampler(
-            spec.name, sigmas=[process.sigma_max, process.sigma_min], process=process, rtol=tolerance, atol=tolerance / 10
+            spec.name,
+            sigmas=[process.sigma_max, process.sigma_min],
+            process=process,
+            rtol=tolerance,
+            atol=tolerance / 10,
         )
         run = sampler.start(x)
         while not run.done:
@@ -123,7 +127,7 @@ def test_the_end_is_the_prediction(spec: SamplerSpec, process: Process) -> None:
 def test_there_is_no_plan(spec: SamplerSpec) -> None:
     sampler = build_sampler(spec.name, "karras", 6)
     for ask in (lambda: sampler.plan, lambda: sampler.nfe, lambda: sampler.timesteps):
-        with pytest.raises(TraceError, match="chooses its steps by what the model answers.*no plan"):
+        with pytest.raises(TraceError, match=r"chooses its steps by what the model answers.*no plan"):
             ask()
     with pytest.raises(TypeError, match="as many model calls as its error estimate asks for"):
         spec.nfe(6)

@@ -110,10 +110,19 @@ def test_sigmas_print_a_row_per_level(command: Command) -> None:
     assert rows[-1].split() == ["20", "0", "-", "inf"]
 
 
-@pytest.mark.parametrize("sampler", [spec.name for spec in samplers()])
-def test_plan_comes_back_bit_for_bit(command: Command, sampler: str) -> None:
-    text = succeed(command("plan", sampler, "--schedule", "karras", "--steps", "4", "--json"))
-    assert Plan.from_json(text) == ksched.build_sampler(sampler, "karras", 4).plan
+@pytest.mark.parametrize("dialect", ksched.Dialect)
+@pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if not spec.adaptive])
+def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ksched.Dialect) -> None:
+    text = succeed(command("plan", sampler, "--schedule", "karras", "--steps", "4", "--json", "--dialect", dialect))
+    assert Plan.from_json(text) == ksched.build_sampler(sampler, "karras", 4, dialect=dialect).plan
+
+
+@pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if spec.adaptive])
+def test_an_adaptive_sampler_has_no_plan_and_says_so(command: Command, sampler: str) -> None:
+    code, out, err = command("plan", sampler)
+    assert (code, out) == (2, "")
+    assert err.startswith("ksched: this sampler chooses its steps by what the model answers")
+    assert err.count("\n") == 1
 
 
 def test_plan_prints_the_plan_and_one_line_of_facts(command: Command) -> None:
@@ -142,16 +151,62 @@ def test_plan_of_a_registered_sampler(command: Command, monkeypatch: pytest.Monk
     assert "+2.000000 D0" in succeed(command("plan", "mine", "--steps", "1", "-o", "strength=2"))
     listed = succeed(command("list"))
     assert "mine" in listed
-    assert "strength=1.0" in listed
     assert "Mine, [bold]so to say[/bold]." in listed
+    page = succeed(command("list", "mine"))
+    assert "strength=1.0: any number" in page
+    assert "Mine, [bold]so to say[/bold]." in page
+    assert "source       none given" in page
 
 
 def test_list_names_everything(command: Command) -> None:
     words = succeed(command("list")).split()
-    for spec in samplers():
-        assert spec.name in words
-        assert {f"{option.name}={option.default}" for option in spec.options.values()} <= set(words)
+    assert {spec.name for spec in samplers()} <= set(words)
     assert set(SCHEDULES) <= set(words)
+
+
+@pytest.mark.parametrize("width", [80, 240])
+def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(cli, "_console", lambda: Console(markup=False, highlight=False, width=width))
+    lines = succeed(command("list", "--samplers")).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = {line.split()[0]: line for line in lines if line.strip()}
+    for spec in samplers():
+        cells = rows[spec.name].split()
+        assert cells[1:3] == ["-" if n is None else str(n) for n in (spec.order, spec.weak_order)]
+        assert cells[3] == (str(spec.calls) if isinstance(spec.calls, int) else "varies")
+        assert ("uncond" in cells, "adaptive" in cells) == (spec.uncond, spec.adaptive)
+        assert (spec.summary.replace("`", "") in rows[spec.name]) == (width > 80)
+
+
+@pytest.mark.parametrize("name", [*(spec.name for spec in samplers()), *SCHEDULES])
+def test_list_one(command: Command, name: str) -> None:
+    page = succeed(command("list", name))
+    assert max(map(len, page.splitlines())) <= 100
+    words = " ".join(page.split())
+    facts = json.loads(succeed(command("list", name, "--json")))
+    for spec in samplers():
+        if spec.name == name:
+            assert page.startswith(f"sampler {name}\n")
+            assert spec.summary.replace("`", "") in words
+            assert all(f"{option.name}=" in page for option in spec.options.values())
+            assert [entry["name"] for entry in facts["samplers"]] == [name]
+    if name in list(SCHEDULES):
+        assert f"schedule {name}\n" in page
+        assert SCHEDULES[ksched.NoiseSchedule(name)].formula in words
+        assert [entry["name"] for entry in facts["schedules"]] == [name]
+
+
+def test_list_one_in_any_spelling(command: Command) -> None:
+    page = succeed(command("list", "DPM fast"))
+    assert page.startswith("sampler dpm_fast\n")
+    assert '    comfyui     as_ve=True, levels="range", end="sigma_min"\n' in page
+    assert '        ("sigma_min" repeats another program; not covered by the proofs)\n' in page
+    assert "    k_diffusion sample_dpm_fast\n" in page
+    assert succeed(command("list", "get_sigmas_karras")).startswith("schedule karras\n")
+    assert succeed(command("list", "ddim", "--schedules")).startswith("schedule ddim_uniform\n")
+    assert succeed(command("list", "ddim")).startswith("sampler ddim\n")
 
 
 def test_list_in_json(command: Command) -> None:
@@ -159,6 +214,9 @@ def test_list_in_json(command: Command) -> None:
     assert [entry["name"] for entry in facts["schedules"]] == list(SCHEDULES)
     for entry, spec in zip(facts["samplers"], samplers(), strict=True):
         assert (entry["name"], entry["order"], entry["draws"]) == (spec.name, spec.order, spec.draws)
+        assert entry["calls"] == (spec.calls if isinstance(spec.calls, int) else None)
+        assert (entry["uncond"], entry["adaptive"]) == (spec.uncond, spec.adaptive)
+        assert [tuple(o["quirks"]) for o in entry["options"]] == [o.quirks for o in spec.options.values()]
         assert {o["name"]: o["default"] for o in entry["options"]} == {
             o.name: o.default if o.default != float("inf") else "inf" for o in spec.options.values()
         }
@@ -174,6 +232,11 @@ def test_list_halves(command: Command) -> None:
 
 MISTAKES = {
     "plan eulr": "unknown sampler 'eulr'; did you mean euler",
+    "plan euler --dialect comfy": "unknown dialect 'comfy'; did you mean comfyui",
+    "list eulr": "unknown sampler 'eulr'; did you mean euler",
+    "list karas": "unknown noise schedule 'karas'; did you mean karras?",
+    "list zzzzzz": "nothing is named 'zzzzzz'; 'ksched list' shows every name",
+    "list karras --samplers": "nothing is named 'karras'",
     "demo --sampler eulr": "unknown sampler 'eulr'; did you mean euler",
     "demo --schedule karas": "unknown noise schedule 'karas'; did you mean karras",
     "demo --steps 0": "steps must be at least 1; got 0",
@@ -315,11 +378,16 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     assert code == 0
     assert "100%" in err
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
-    ordered = sorted(samplers(), key=lambda spec: spec.draws > 0)
-    assert rows["calls"] == [str(spec.nfe(4)) for spec in ordered]
-    assert rows["noise"] == ["yes" if spec.draws else "no" for spec in ordered]
-    assert all(len(rows[name]) == len(ordered) for name in SCHEDULES)
-    assert sum(cell.endswith("*") for name in SCHEDULES for cell in rows[name]) == 2
+    assert max(len(line) for line in out.splitlines()[:-3]) <= 80
+    measured = [spec for spec in samplers() if spec.name in rows]
+    assert {spec.name for spec in samplers() if not spec.adaptive and not spec.uncond} == {s.name for s in measured}
+    for spec in measured:
+        plan = ksched.build_sampler(spec.name, "karras", 4).plan
+        calls, noise, here, best, where = rows[spec.name]
+        assert (calls, noise) == (str(plan.nfe), "yes" if plan.draws else "no")
+        assert float(best.rstrip("*")) <= float(here)
+        assert where in list(SCHEDULES)
+    assert sum(rows[spec.name][3].endswith("*") for spec in measured) == 2
     pictures = [Path(line) for line in out.splitlines()[-3:]]
     assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

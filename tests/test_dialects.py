@@ -97,14 +97,14 @@ def test_end_at_stops_above_zero() -> None:
     assert sampler.sigmas[-1] == 0
     assert sampler.nfe == 5
     assert (table(sampler.plan)[-1] != 0).sum() > 1, "the result is no prediction but a state"
-    with pytest.raises(ValueError, match="end_at must be below the last level above 0, 0.0291"):
+    with pytest.raises(ValueError, match=r"end_at must be below the last level above 0, 0.0291"):
         build_sampler("uni_pc", "karras", 5, end_at=0.5)
 
 
 def test_options_of_every_sampler_are_refused_as_others_are() -> None:
     with pytest.raises(TypeError, match="as_ve must be True or False; got 1"):
         build_sampler("euler", as_ve=1)
-    with pytest.raises(ValueError, match="start_after must be at least 0 and at most 0.5; got 0.7"):
+    with pytest.raises(ValueError, match=r"start_after must be at least 0 and at most 0.5; got 0.7"):
         build_sampler("euler", start_after=0.7)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ksched import Flow, explain
-from ksched.explain import Configuration
+from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
+from ksched.explain import Configuration, allowed, option_texts, sampler_facts
+from ksched.peers import SAMPLER_PEERS, SamplerPeer
+from ksched.registry import DIALECTS, SamplerSpec, sampler_spec, samplers
+from ksched.samplers.view import VIEW_OPTIONS, view
+from ksched.schedules import SCHEDULES, schedule_options
 
 
 def test_configurations_are_read_in_every_form() -> None:
@@ -16,6 +20,10 @@ def test_configurations_are_read_in_every_form() -> None:
         ("Euler a", "ksched:euler_ancestral+normal"),
         ("diffusers:beta", "diffusers:beta"),
         ("simple", "ksched:simple"),
+        ("comfyui:dpm_fast", "comfyui:dpm_fast"),
+        ("comfyui:dpmpp_2m_sde_gpu+karras", "comfyui:dpmpp_2m_sde+karras"),
+        ("diffusers:UniPCMultistepScheduler", "diffusers:uni_pc"),
+        ("a1111:HeunPP2", "a1111:heunpp2+normal"),
     ]:
         assert str(Configuration.parse(text)) == want
 
@@ -60,3 +68,107 @@ def test_lengths_may_differ() -> None:
 def test_nonsense(text: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         explain(text, "karras")
+
+
+@pytest.mark.parametrize("peer", SAMPLER_PEERS, ids=lambda peer: f"{peer.program}-{peer.name}")
+def test_one_name_of_another_program(peer: SamplerPeer) -> None:
+    if peer.sampler is None:
+        with pytest.raises(ValueError, match="is no sampler here: "):
+            explain(f"{peer.program}:{peer.name}")
+        return
+    text = explain(f"{peer.program}:{peer.name}", steps=5)
+    spec = sampler_spec(peer.sampler)
+    lines = text.splitlines()
+    assert lines[0].startswith(f"{peer.program}:{peer.sampler}")
+    assert spec.summary.replace("`", "") in lines[1]
+    assert peer.note.replace("`", "") in text
+    changed = {**DIALECTS[peer.program].get(peer.sampler, {}), **peer.options}
+    for name, value in changed.items():
+        if value != spec.options[name].default:
+            assert f"- {name} of the sampler: {value!r} and {spec.options[name].default!r}" in lines
+
+
+@pytest.mark.parametrize("spec", list(samplers()), ids=lambda spec: spec.name)
+def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
+    """On levels to 0 and on VP, where as_ve and start_after do nothing, other options make another table."""
+    text = explain(f"comfyui:{spec.name}+karras", f"{spec.name}+karras", steps=7)
+    said = text.splitlines()[-1]
+    if spec.adaptive:
+        assert said == f"- {spec.name} takes its steps by what the model answers: no table to compare"
+    elif {*DIALECTS[Dialect.COMFYUI].get(SamplerType(spec.name), {})} <= {"as_ve", "start_after", "split"}:
+        assert said.startswith("= the same table of the run")
+    else:
+        plans = [build_sampler(spec.name, "karras", 7, dialect=dialect).plan for dialect in ("comfyui", "ksched")]
+        assert said.startswith(("= the same table" if plans[0] == plans[1] else "- ", "= the same table"))
+
+
+def test_options_are_compared_in_their_dialects() -> None:
+    text = explain("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras")
+    assert (
+        "- as_ve of the sampler: False and True\n  as_ve: on a flow process, take states for x0 + sigma * eps" in text
+    )
+    assert "- start_after of the sampler: 0.0001 and 0.0\n  start_after: a run from pure noise" in text
+    assert "= the same table of the run" in text
+    on_flow = explain("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", process=Flow())
+    assert "- another table of the run" in on_flow
+
+
+def test_the_name_of_a_class_brings_its_options() -> None:
+    text = explain("diffusers:sde-dpmsolver", "diffusers:dpmsolver")
+    assert "- eta of the sampler: 1.0 and 0.0" in text
+    assert "predict of the sampler" not in text
+    assert "- cost of the run: 10 model calls and 9 noises; 10 model calls and 0 noises" in text
+    assert Configuration.parse("diffusers:dpmsolver+karras").preset == (("predict", "eps"),)
+
+
+def test_what_only_one_sampler_has_is_said_if_it_is_not_the_default() -> None:
+    text = explain("comfyui:dpm_adaptive+karras", "euler+karras")
+    assert "- end of the sampler: 'sigma_min' and 'not an option'" in text
+    assert "rtol" not in text
+    assert "- dpm_adaptive takes its steps by what the model answers: no table to compare" in text
+
+
+def test_adaptive_samplers_with_the_same_options() -> None:
+    text = explain("comfyui:dpm_adaptive+karras", "k_diffusion:sample_dpm_adaptive+karras")
+    assert text.splitlines()[-1].startswith("= the same sampler with the same options; dpm_adaptive takes its steps by")
+
+
+def test_levels_that_no_run_can_have() -> None:
+    text = explain("comfyui:euler+vp", "euler+vp", process=Flow())
+    assert "- no table of the run on the first's levels: sigmas must be at most 1 on this process" in text
+
+
+def test_ours_alone_is_described_and_not_compared() -> None:
+    assert explain("dpmpp_2m+karras").splitlines() == [
+        "ksched:dpmpp_2m+karras",
+        f"  dpmpp_2m: {sampler_spec('dpmpp_2m').summary.replace('`', '')} {sampler_spec('dpmpp_2m').source}.",
+        "  karras: even in sigma ** (1 / rho). arXiv:2206.00364.",
+    ]
+
+
+@pytest.mark.parametrize("spec", list(samplers()), ids=lambda spec: spec.name)
+def test_every_option_of_a_sampler_is_explained(spec: SamplerSpec) -> None:
+    texts = option_texts(spec.function)
+    assert {*spec.own_options} <= {*texts}
+    assert all(text and "`" not in text and "\n" not in text for text in texts.values())
+    assert {*VIEW_OPTIONS} <= {*option_texts(view)}
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_every_option_of_a_schedule_is_explained(name: NoiseSchedule) -> None:
+    options = schedule_options(name)
+    assert {*options} <= {*option_texts(SCHEDULES[name].function)}
+    assert all(allowed(option) for option in options.values())
+
+
+def test_a_docstring_may_be_missing() -> None:
+    assert option_texts(lambda x: x) == {}
+
+
+@pytest.mark.parametrize("spec", list(samplers()), ids=lambda spec: spec.name)
+def test_facts_in_words(spec: SamplerSpec) -> None:
+    facts = sampler_facts(spec)
+    assert ("needs" in facts, "plan" in facts) == (spec.uncond, spec.adaptive)
+    assert str(spec.order or "none") in facts["order"]
+    assert (str(spec.draws) if spec.draws else "") in facts["noise"]
+    assert all(text and not text.endswith(".") for text in facts.values())

@@ -43,7 +43,7 @@ def test_all_trajectories_are_there() -> None:
 
 
 def posterior_mean(mixture: dict[str, Any], x: Array, alpha: float, sigma: float) -> Array:
-    """E[x0 | alpha * x0 + sigma * eps = x] for a mixture of isotropic normals; alpha may be negative, as churn makes it."""
+    """E[x0 | alpha * x0 + sigma * eps = x] for a mixture of isotropic normals; churn may make alpha negative."""
     weights, means, stds = (np.array(mixture[key]) for key in ("weights", "means", "stds"))
     variances = (alpha * stds) ** 2 + sigma**2
     gaps = x[:, None] - alpha * means

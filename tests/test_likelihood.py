@@ -19,9 +19,7 @@ def test_the_density_of_a_mixture(name: str) -> None:
     process, (low, high) = COORDINATES[name], RANGES[name]
     model = GaussianMixture([0.6, 0.4], [[1.0], [-0.7]], [[0.2], [0.3]], process=process)
     x = torch.linspace(-1.5, 1.8, 7, dtype=torch.float64)[:, None]
-    found = log_likelihood(
-        paired(model), x, process, sigma_min=low, sigma_max=high, rtol=1e-8, atol=1e-8
-    )
+    found = log_likelihood(paired(model), x, process, sigma_min=low, sigma_max=high, rtol=1e-8, atol=1e-8)
     assert found.value.shape == (7,)
     # in one dimension a single probe is exact; what is left is that data is not quite noise at the top
     assert (found.value - model.log_density(x, low)).abs().max() < (1e-5 if name == "flow" else 1e-3)

@@ -1,21 +1,26 @@
-"""Names of other programs: every row gives levels or a reason, and a miss says what is near."""
+"""Names of other programs: every row gives levels, a sampler or a reason, and a miss says what is near."""
 
 from __future__ import annotations
 
 import re
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ksched
 import ksched.grid
-from ksched import Dialect, NoiseSchedule
-from ksched.peers import PEERS, Peer, find_peer, peer_sigmas
+from ksched import Dialect, NoiseSchedule, SamplerType
+from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer, find_peer, find_sampler, peer_sigmas
+from ksched.registry import dialect_options, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
+from ksched.types import _SAMPLER_SPELLINGS
 
 HAVE = [peer for peer in PEERS if peer.schedule is not None]
 LACK = [peer for peer in PEERS if peer.schedule is None]
+SAMPLERS_HERE = [peer for peer in SAMPLER_PEERS if peer.sampler is not None]
+NO_SAMPLERS = [peer for peer in SAMPLER_PEERS if peer.sampler is None]
 COMFYUI_HANDLERS = (
     "simple",
     "sgm_uniform",
@@ -43,7 +48,7 @@ A1111_LABELS = (
 )
 
 
-def title(peer: Peer) -> str:
+def title(peer: Peer | SamplerPeer) -> str:
     return f"{peer.program}-{peer.name}"
 
 
@@ -135,3 +140,95 @@ def test_a_miss_lists_near_names(program: str, name: str, message: str) -> None:
 def test_a_name_is_a_string() -> None:
     with pytest.raises(TypeError, match="named by a string; got 3"):
         find_peer("comfyui", 3)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------ samplers
+
+
+@pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
+@pytest.mark.parametrize("peer", SAMPLERS_HERE, ids=title)
+def test_every_row_builds_the_sampler_it_says(peer: SamplerPeer, process: ksched.Process) -> None:
+    assert peer.sampler is not None
+    names: dict[str, Any] = {
+        "build_sampler": ksched.build_sampler,
+        "process": process,
+        "schedule": "karras",
+        "steps": 7,
+    }
+    built = eval(peer.call, names)
+    options = {**dialect_options(sampler_spec(peer.sampler), peer.dialect), **peer.options}
+    expected = ksched.build_sampler(peer.sampler, "karras", 7, process=process, dialect=peer.dialect, **peer.options)
+    assert built == expected
+    assert dict(built.options) == options
+    assert dict(peer.options).items().isdisjoint(dialect_options(sampler_spec(peer.sampler), peer.dialect).items())
+
+
+@pytest.mark.parametrize("peer", NO_SAMPLERS, ids=title)
+def test_a_name_without_a_sampler_says_why(peer: SamplerPeer) -> None:
+    assert (peer.call, dict(peer.options)) == ("", {})
+    assert peer.note
+
+
+@pytest.mark.parametrize("peer", SAMPLER_PEERS, ids=title)
+def test_the_table_of_samplers_and_parse_agree(peer: SamplerPeer) -> None:
+    assert find_sampler(peer.program, peer.name) is peer  # in any spelling, no name hides another
+    assert find_sampler(peer.program, peer.name.upper().replace("_", " ")) is peer
+    try:
+        parsed = SamplerType.parse(peer.name)
+    except ValueError:
+        return
+    assert parsed is peer.sampler
+
+
+@pytest.mark.parametrize("peer", SAMPLER_PEERS, ids=title)
+def test_what_a_note_sends_the_reader_to_is_there(peer: SamplerPeer) -> None:
+    for name in re.findall(r"`([A-Za-z_.]+)`", peer.note):
+        known = name in list(SamplerType) or name in ("drop_penultimate",)
+        assert known or callable(attrgetter(name)(ksched)), name
+    for call in re.findall(r"`([A-Z]\w+\([^`]*\))`", peer.note):
+        assert isinstance(eval(f"ksched.{call}", {"ksched": ksched, "shift": 3.0}), ksched.Process)
+
+
+def test_the_table_of_samplers_is_whole() -> None:
+    assert len({(peer.program, peer.name) for peer in SAMPLER_PEERS}) == len(SAMPLER_PEERS)
+    assert {peer.program for peer in SAMPLER_PEERS} == set(Dialect) - {Dialect.KSCHED}
+    # what only some library of integrators calls by these names is no name of a program here
+    ours_alone = set(SamplerType) - {peer.sampler for peer in SAMPLERS_HERE}
+    assert {sampler_spec(name).function.__module__.rpartition(".")[2] for name in ours_alone} <= {
+        "runge_kutta",
+        "exponential",
+    }
+    comfyui = [peer.name for peer in SAMPLER_PEERS if peer.program is Dialect.COMFYUI]
+    assert all(name in comfyui for name in _SAMPLER_SPELLINGS if name.endswith("_gpu"))
+    functions = {name for name in _SAMPLER_SPELLINGS if name.startswith("sample_")}
+    assert {peer.name for peer in SAMPLER_PEERS if peer.program is Dialect.K_DIFFUSION} - {
+        "log_likelihood"
+    } <= functions
+
+
+def test_every_scheduler_class_of_diffusers_has_a_row() -> None:
+    schedulers = pytest.importorskip("diffusers.schedulers")
+    classes = {name for name in dir(schedulers) if name.endswith("Scheduler")}
+    rows = {peer.name for peer in SAMPLER_PEERS if peer.program is Dialect.DIFFUSERS}
+    assert classes <= rows
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "message"),
+    [
+        ("comfyui", "eulr", "comfyui has no sampler 'eulr'; did you mean 'euler'"),
+        ("diffusers", "UniPCMultistep", "did you mean 'UniPCMultistepScheduler'"),
+        ("a1111", "DPM 2M", "did you mean 'DPM2"),
+        ("k_diffusion", "zzz", "k_diffusion has no sampler 'zzz'; known: sample_euler, sample_euler_ancestral"),
+        ("ksched", "euler", "these are the names of other programs: take build_sampler"),
+        ("comfy", "euler", "unknown dialect 'comfy'; did you mean comfyui"),
+    ],
+)
+def test_a_missed_sampler_lists_near_names(program: str, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_sampler(program, name)
+
+
+def test_a_name_of_a_sampler_is_a_string() -> None:
+    with pytest.raises(TypeError, match="a sampler of comfyui is named by a string; got 3"):
+        find_sampler("comfyui", 3)  # type: ignore[arg-type]

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from ksched import VE, VP, Plan, build_sampler
 from ksched.analysis import table
 from ksched.grid import Grid
+from ksched.live import Live
 from ksched.plan import Draw, Register, Row
 from ksched.registry import SamplerSpec
-from ksched.live import Live
 from ksched.samplers.blocks import ddim
 from ksched.tape import Form, TraceError, trace
 from ksched.testing import sigma_curves

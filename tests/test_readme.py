@@ -32,15 +32,25 @@ def test_the_example_runs_as_printed() -> None:
 
 def test_the_tables_are_the_registries() -> None:
     rows = [
-        f"| `{s.name}` | {s.order} | {s.calls} | {'yes' if s.draws else 'no'} | {', '.join(s.options)} |"
-        for s in samplers()
-    ]
-    rows += [
         f"| `{name}` | {entry.formula} | {', '.join(schedule_options(name))} |".replace("|  |", "| |")
         for name, entry in SCHEDULES.items()
     ]
     table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
     assert table == rows
+
+
+def test_samplers_are_listed_by_the_module_they_live_in() -> None:
+    families: dict[str, list[str]] = {}
+    for spec in samplers():
+        families.setdefault(spec.function.__module__, []).append(spec.name)
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = lines.index("| family | samplers |") + 2
+    table = lines[start : lines.index("", start)]
+    assert sorted(re.findall(r"`(\w+)`", row) for row in table) == sorted(families.values())
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 def test_the_two_commands_are_there() -> None:

@@ -174,7 +174,9 @@ def test_any_model_output_may_share_memory(name: str) -> None:
     def record(info: StepInfo) -> None:
         seen.append((info.x, info.x.clone(), info.denoised, info.denoised.clone()))
 
-    assert equal(sampler.sample(static, x, seed=1, callback=record), sampler.sample(lambda x, s: (x / 3, x / 4), x, seed=1))
+    assert equal(
+        sampler.sample(static, x, seed=1, callback=record), sampler.sample(lambda x, s: (x / 3, x / 4), x, seed=1)
+    )
     same = sampler.sample(lambda x, sigma: (x.clone(), x.clone()), x, seed=1)
     assert equal(sampler.sample(lambda x, sigma: (x, x), x, seed=1), same)
     views = sampler.sample(lambda x, sigma: (x.view(-1).view(x.shape), x.view(-1).view(x.shape)), x, seed=1)

@@ -90,7 +90,7 @@ class Flow(Process):
         return sigma * 0 + 1
 
     def level(self, sigma: float) -> Level:
-        """The level at a contract sigma in [0, 1]; above, where only another program's churn goes, alpha is negative."""
+        """The level at a contract sigma in [0, 1]; above, where only other programs' churn goes, alpha is negative."""
         lam = math.inf if sigma == 0 else -math.inf if sigma >= 1 else math.log1p(-sigma) - math.log(sigma)
         return Level(sigma, 1 - sigma, sigma, lam)
 

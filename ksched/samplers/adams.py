@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
@@ -240,7 +241,7 @@ def ipndm_v(
             return denoised
         past = _remembered(run, straight, past, s, x, denoised, max_order)
         times = [straight.time(level) for level in (t, *(level for level, _ in past))]
-        steps = [after - before for after, before in zip(times[:-1], times[1:], strict=True)]
+        steps = [after - before for after, before in itertools.pairwise(times)]
         x = straight.move(s, t, x, combine(_published_weights(steps), [slope for _, slope in past]))
     return x
 

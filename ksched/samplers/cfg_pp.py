@@ -159,7 +159,8 @@ def res_multistep_ancestral_cfg_pp(
 ) -> V:
     """CFG++ with `res_multistep_ancestral`: the state is moved by what guidance adds, then steps unconditionally.
 
-    Second order without guidance; one model call per step, one noise per step if ``eta`` > 0. The first step is Euler's.
+    Second order without guidance; one model call per step, one noise per step if ``eta`` > 0. The first step is that of
+    Euler.
 
     Parameters
     ----------
@@ -253,16 +254,17 @@ def cfgpp_ud10_ab(
     last: tuple[Level, V, V, V] | None = None  # level, prediction, unconditional eps, slope of the step
     for s, t in grid.steps():
         denoised, uncond = run.denoise_both(x, s)
+        back = 0.0
         eps = ahead = run.keep((x - s.alpha * uncond) / s.sigma)
         if last is not None:
-            _, node = straight.nodes(s, t, [t, last[0]])
-            ahead = eps - (uncond_history / node) * (eps - last[2])
+            back = -1 / straight.nodes(s, t, [t, last[0]])[1]  # this step over the one before
+            ahead = eps + (uncond_history * back) * (eps - last[2])
         target = t.alpha * denoised + t.sigma * ahead
         slope = run.keep(straight.slope_to(s, t, x, target))
         x = target
         if last is not None:
-            x = x + history * -1 / (2 * node) * straight.advance(s, t, slope - last[3])
+            x = x + (history * back / 2) * straight.advance(s, t, slope - last[3])
             if t.sigma == 0:
-                x = (1 - zero) * x + zero * (denoised - (1 / node) * (denoised - last[1]))
+                x = (1 - zero) * x + zero * (denoised + back * (denoised - last[1]))
         last = s, denoised, eps, slope
     return x

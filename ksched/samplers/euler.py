@@ -159,8 +159,8 @@ def lcm(
     Notes
     -----
     Song et al. 2023, arXiv:2303.01469, algorithm 1; Luo et al. 2023, arXiv:2310.04378. Its noise is that of the process
-    (ComfyUI's ``noise_scaling``), so it holds on flow. With boundary scaling the prediction becomes ``c_out * D + c_skip
-    * x``, x being the variance-preserving state.
+    (ComfyUI's ``noise_scaling``), so it holds on flow. With boundary scaling the prediction becomes
+    ``c_out * D + c_skip * x``, x being the variance-preserving state.
     """
     last = max(len(grid) - 2, 1)
     for i, (s, t) in enumerate(grid.steps()):

@@ -153,9 +153,7 @@ def exp_heun_2_x0(run: Verbs[V], grid: Grid, x: V) -> V:
     return seeds_2(run, grid, x, eta=0.0, r=1.0, solver_type="phi_2")
 
 
-def exp_heun_2_x0_sde(
-    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
-) -> V:
+def exp_heun_2_x0_sde(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0) -> V:
     """`exp_heun_2_x0` on the reverse SDE: `seeds_2` with the stage at the end.
 
     Second order at ``eta`` = 0; two model calls per step and one for the step to sigma 0, one noise per step.
@@ -363,7 +361,7 @@ def dpm_fast(
     Lu et al. 2022, arXiv:2206.00927, section 3.4 and appendix D.3; k-diffusion's ``sample_dpm_fast``.
     """
     finish = grid.levels[-1].sigma == 0
-    above = grid.levels[:-1] if finish else grid.levels
+    above = list(grid.levels[:-1] if finish else grid.levels)
     last = finish and end == "denoised"  # a call at the last level above 0 is left for the end
     if len(above) < 2:
         denoised = run.denoise(x, above[0]) if finish else x

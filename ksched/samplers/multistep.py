@@ -452,7 +452,7 @@ def _er_log_gain(r: float, kind: str, power: float) -> float:
         return 0.0
     if kind == "reverse_time":
         return power * log(r)
-    root = r**0.3
+    root: float = r**0.3
     return power * (root + log1p(10 * exp(-root)))
 
 
