@@ -188,7 +188,7 @@ def _error_table(report: Report) -> Table:
         padding=(0, 0, 0, 2),
         title=f"Error after {steps} {'step' if steps == 1 else 'steps'}, in % of the digits' spread",
         caption="without noise: rms distance to the exact ODE solution, on digits\n"
-        "with noise: Wasserstein-2 distance to the exact law, on Gaussian data like them\n"
+        "with noise: Wasserstein-2 distance to the exact law, on Gaussian data\n"
         "* best of its kind",
         title_justify="left",
         caption_justify="left",

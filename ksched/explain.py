@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -60,22 +62,29 @@ class Configuration:
         if plus:
             return cls._of(dialect, name.strip(), NoiseSchedule.parse(schedule.strip()))
         body = body.strip()
+        if body not in list(NoiseSchedule) and (found := cls._named(dialect, body)):
+            labels = dialect in (Dialect.KSCHED, Dialect.A1111)
+            return replace(found, schedule=parse_label(f"{found.sampler}")[1]) if labels else found
         try:
             return cls(dialect, None, NoiseSchedule.parse(body))
         except ValueError:
-            if dialect not in (Dialect.KSCHED, Dialect.A1111) and (found := cls._named(dialect, body)):
-                return found
-        named, automatic = parse_label(body)
-        words = body.split()
-        heads = (" ".join(words[:cut]) for cut in range(len(words), 0, -1))
-        labels = (found for head in heads if (found := cls._named(dialect, head)) and found.sampler is named)
-        found = next(labels, cls(dialect, named, None))
-        return cls(dialect, named, automatic, found.preset, found.note)
+            return cls._label(dialect, body)
+
+    @classmethod
+    def _label(cls, dialect: Dialect, label: str) -> Configuration:
+        """A sampler and a schedule in words, split where both are names."""
+        words = label.split()
+        for cut in range(len(words) - 1, 0, -1):
+            found = cls._named(dialect, " ".join(words[:cut]))
+            with contextlib.suppress(ValueError):
+                sampler, schedule = parse_label(f"{found.sampler if found else ''} {' '.join(words[cut:])}")
+                if found and sampler is found.sampler:
+                    return replace(found, schedule=schedule)
+        return cls(dialect, *parse_label(label))  # which raises, with the nearest names
 
     @classmethod
     def _of(cls, dialect: Dialect, name: str, schedule: NoiseSchedule) -> Configuration:
-        found = cls._named(dialect, name) or cls(dialect, SamplerType.parse(name), None)
-        return cls(dialect, found.sampler, schedule, found.preset, found.note)
+        return replace(cls._named(dialect, name) or cls(dialect, SamplerType.parse(name), None), schedule=schedule)
 
     @classmethod
     def _named(cls, dialect: Dialect, name: str) -> Configuration | None:
@@ -141,7 +150,7 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     else:
         second = Configuration.parse(b)
         lines = [f"{first}", f"{second}", *_differences(first, second, steps, process)]
-    text = "\n".join(lines)
+    text = "\n".join(textwrap.fill(line, 110, subsequent_indent="    ") if line[0] == " " else line for line in lines)
     print(text)
     return text
 

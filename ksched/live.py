@@ -14,6 +14,7 @@ from ksched.plan import Draw
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
 from ksched.runner import Model, Noise, answer, check_output, check_state, noise_source
+from ksched.tape import disjoint, snr
 
 __all__ = ["Live", "LiveRun"]
 
@@ -31,6 +32,8 @@ class Live:
         self._like = x
         self._noise = noise
         self._visit = 0
+        self._requests: list[Draw] = []
+        self._clock: dict[float, float] = {}
         self._drawn: dict[Draw, torch.Tensor] = {}
 
     def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
@@ -44,10 +47,17 @@ class Live:
     def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
         """Noise of the interval."""
         self._visit += end.label > start.label
-        draw = Draw(start.label, end.label, self._visit, stream)
-        if draw not in self._drawn:
-            self._drawn[draw] = self._noise(draw, self._like)
-        return self._drawn[draw]
+        self._clock |= {level.label: snr(level) for level in (start, end)}
+        request = Draw(start.label, end.label, self._visit, stream)
+        self._requests = [*(r for r in self._requests if r != request), request]
+        parts = disjoint(self._requests, self._clock)[-1]  # as in a plan, where the inner intervals come first
+        for part, _ in parts:
+            if part not in self._drawn:
+                self._drawn[part] = self._noise(part, self._like)
+        total = self._drawn[parts[0][0]] * parts[0][1]
+        for part, weight in parts[1:]:
+            total = total + self._drawn[part] * weight
+        return total
 
     def keep(self, value: torch.Tensor) -> torch.Tensor:
         """The value itself."""

@@ -12,7 +12,7 @@ from ksched.grid import Grid
 from ksched.plan import Draw, Plan, Register, Row, form_text
 from ksched.processes import Level
 
-__all__ = ["Form", "LiveVerbs", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "trace"]
+__all__ = ["Form", "LiveVerbs", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "disjoint", "snr", "trace"]
 
 
 class TraceError(TypeError):
@@ -188,8 +188,7 @@ class Tape:
         """The noise register of an interval."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
-        for level in (start, end):
-            self._clock[level.label] = (level.alpha / level.sigma) ** 2 if level.sigma > 0 else math.inf
+        self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
         if request not in self._requests:
             self._requests.append(request)
@@ -212,7 +211,7 @@ class Tape:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
         rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
-        pieces = _disjoint(self._requests, self._clock)
+        pieces = disjoint(self._requests, self._clock)
         rows = [row._replace(terms=_substitute(row.terms, pieces)) for row in rows]
         used = {register for row in rows for register, _ in row.terms}
         while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
@@ -255,7 +254,12 @@ def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ..
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
-def _disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tuple[Draw, float]]]:
+def snr(level: Level) -> float:
+    """Signal-to-noise ratio of a level."""
+    return (level.alpha / level.sigma) ** 2 if level.sigma > 0 else math.inf
+
+
+def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tuple[Draw, float]]]:
     """Each requested noise as a combination of noises of disjoint intervals: increments of one Brownian path.
 
     Its clock is the signal-to-noise ratio: there the reverse SDE, for a constant prediction, adds the path itself.

@@ -24,6 +24,14 @@ def test_configurations_are_read_in_every_form() -> None:
         ("comfyui:dpmpp_2m_sde_gpu+karras", "comfyui:dpmpp_2m_sde+karras"),
         ("diffusers:UniPCMultistepScheduler", "diffusers:uni_pc"),
         ("a1111:HeunPP2", "a1111:heunpp2+normal"),
+        ("a1111:SEEDS 2 DP Karras", "a1111:seeds_2+karras"),
+        ("a1111:DDIM", "a1111:ddim+ddim_uniform"),
+        ("a1111:DDIM Automatic", "a1111:ddim+ddim_uniform"),
+        ("a1111:DPM++ 2M Automatic", "a1111:dpmpp_2m+karras"),
+        ("comfyui:ddim", "comfyui:ddim"),
+        ("ddim_uniform", "ksched:ddim_uniform"),
+        ("DDIM uniform", "ksched:ddim_uniform"),
+        ("diffusers:use_karras_sigmas", "diffusers:karras"),
     ]:
         assert str(Configuration.parse(text)) == want
 
@@ -80,8 +88,9 @@ def test_one_name_of_another_program(peer: SamplerPeer) -> None:
     spec = sampler_spec(peer.sampler)
     lines = text.splitlines()
     assert lines[0].startswith(f"{peer.program}:{peer.sampler}")
-    assert spec.summary.replace("`", "") in lines[1]
-    assert peer.note.replace("`", "") in text
+    assert spec.summary.replace("`", "") in " ".join(text.split())
+    assert peer.note.replace("`", "") in " ".join(text.split())
+    assert max(len(line) for line in lines if line.startswith(" ")) <= 110
     changed = {**DIALECTS[peer.program].get(peer.sampler, {}), **peer.options}
     for name, value in changed.items():
         if value != spec.options[name].default:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,18 @@ def test_defaults() -> None:
 )
 def test_peers_spellings(spelling: str, member: str) -> None:
     assert SamplerType.parse(spelling) == member
+
+
+@pytest.mark.parametrize(
+    ("kind", "spelling", "member"),
+    [
+        *((SamplerType, spelling, member) for spelling, member in _SAMPLER_SPELLINGS.items()),
+        *((NoiseSchedule, spelling, member) for spelling, member in _SCHEDULE_SPELLINGS.items()),
+    ],
+)
+def test_every_spelling_is_read(kind: Any, spelling: str, member: str) -> None:
+    for written in (spelling, spelling.upper(), spelling.replace("_", " "), f" {spelling}"):
+        assert kind.parse(written) is member
 
 
 def test_no_spelling_means_two_things() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
-from ksched.registry import samplers
+from ksched import Flow
+from ksched.analysis import table
+from ksched.grid import Grid
+from ksched.registry import sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +41,8 @@ def test_the_tables_are_the_registries() -> None:
         f"| `{name}` | {entry.formula} | {', '.join(schedule_options(name))} |".replace("|  |", "| |")
         for name, entry in SCHEDULES.items()
     ]
-    table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
-    assert table == rows
+    listed = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert listed == rows
 
 
 def test_samplers_are_listed_by_the_module_they_live_in() -> None:
@@ -45,8 +51,31 @@ def test_samplers_are_listed_by_the_module_they_live_in() -> None:
         families.setdefault(spec.function.__module__, []).append(spec.name)
     lines = (ROOT / "README.md").read_text().splitlines()
     start = lines.index("| family | samplers |") + 2
-    table = lines[start : lines.index("", start)]
-    assert sorted(re.findall(r"`(\w+)`", row) for row in table) == sorted(families.values())
+    rows = lines[start : lines.index("", start)]
+    assert sorted(re.findall(r"`(\w+)`", row) for row in rows) == sorted(families.values())
+
+
+def test_pages_say_what_is_so() -> None:
+    """The page of every sampler has all of its options; those that it calls the same are, on another grid."""
+    for module in ("numpydoc", "matplotlib"):
+        pytest.importorskip(module)
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for sampler in samplers():
+        page = generate.sampler_page(sampler)
+        assert all(f"| `{name}` |" in page for name in sampler.own_options)
+        assert ("## Its plan" in page, "## A run" in page) == (not sampler.adaptive, sampler.adaptive)
+        assert f"(samplers/{sampler.name}.md)" in generate.catalogue()
+    grid = Grid.of([0.95, 0.8, 0.72, 0.4, 0.3, 0.1, 0.0], Flow(2.0))
+    uncond = {sampler.name for sampler in samplers() if sampler.uncond}
+    for group in generate.groups():
+        plans = [sampler_spec(name).plan(grid, dict(options)) for name, options in group.items() if name not in uncond]
+        for plan in plans[1:]:
+            assert plan.draws == plans[0].draws
+            np.testing.assert_allclose(table(plan), table(plans[0]), atol=1e-12)
 
 
 def test_the_readme_is_short() -> None:

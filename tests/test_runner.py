@@ -390,7 +390,7 @@ def test_rows_and_memory_stay_small(spec: SamplerSpec, options: dict[str, Any]) 
     few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
     # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps it uses
     used = [options.get(o.name, o.default) for o in spec.own_options.values() if "order" in o.name or "stage" in o.name]
-    depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, *used])
+    depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, 3, *used])
     noises = max(spec.draws or 0, 1)
     assert many.widest_row <= depth + noises + 3 + spec.uncond
     assert many.live_registers <= depth + 4 + 2 * spec.uncond

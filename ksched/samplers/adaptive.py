@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -84,18 +85,34 @@ class Controller:
         return accept, replace(state, h=state.h * factor, errors=(now, last) if accept else (last, older))
 
 
-def _ends(grid: Grid) -> tuple[Level, Level]:
-    """The first level, and the last above 0."""
-    levels = grid.levels[:-1] if grid.levels[-1].sigma == 0 and len(grid) else grid.levels
-    return levels[0], levels[-1]
+def _adapted(
+    run: LiveVerbs[Tensor],
+    grid: Grid,
+    x: Tensor,
+    h_init: float,
+    end: str,
+    attempt: Callable[[Tried, Level, Level], Tried],
+) -> Tensor:
+    """Tries, from the first level to the last above 0, each of which is given its start and its end.
 
-
-def _leave_pure_noise(run: LiveVerbs[Tensor], grid: Grid, state: Tried, last: Level) -> Tried:
-    """A step of a thousandth of the run, from where log-SNR is infinite to where it is not."""
-    share = grid.process.level(grid.process.sigma_after(1e-3))
-    first = share if share.lam < last.lam else last
-    x = ddim(state.level, first, state.x, run.denoise(state.x, state.level))
-    return replace(state, level=first, x=x, before=x)
+    Where log-SNR is infinite, a step of a thousandth of the run leads to where it is not.
+    """
+    above = grid.levels[:-1] if grid.levels[-1].sigma == 0 and len(grid) else grid.levels
+    last = above[-1]
+    state = run.checkpoint(Tried(above[0], x, h_init, x))
+    while state.level.lam < last.lam - 1e-5:
+        s = state.level
+        if math.isinf(s.lam):
+            early = grid.process.level(grid.process.sigma_after(1e-3))
+            t = early if early.lam < last.lam else last
+            x = ddim(s, t, state.x, run.denoise(state.x, s))
+            state = run.checkpoint(replace(state, level=t, x=x, before=x))
+        else:
+            t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
+            state = run.checkpoint(attempt(state, s, t))
+    if grid.levels[-1].sigma > 0 or end == "sigma_min":
+        return state.x
+    return run.denoise(state.x, last) if state.denoised is None else state.denoised
 
 
 def dpm_adaptive(
@@ -139,27 +156,19 @@ def dpm_adaptive(
     Lu et al. 2022, arXiv:2206.00927, appendix C; k-diffusion's ``sample_dpm_adaptive``.
     """
     control = Controller(rtol, atol, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety)
-    first, last = _ends(grid)
-    state = run.checkpoint(Tried(first, x, h_init, x))
-    while state.level.lam < last.lam - 1e-5:
-        s = state.level
-        if math.isinf(s.lam):
-            state = run.checkpoint(_leave_pure_noise(run, grid, state, last))
-            continue
-        t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
+    last = grid.levels[-2 if grid.levels[-1].sigma == 0 and len(grid) else -1]
+
+    def attempt(state: Tried, s: Level, t: Level) -> Tried:
         down, up = ancestral_above(grid, s, t, eta, last)
         denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised
         low, high = _dpm_pair(run, grid, s, down, state.x, denoised, order)
         accept, tried = control.judge(state, low, high)
-        if accept:
-            x = renoise(run, s, t, high, s_noise * up)
-            tried = replace(tried, level=t, x=x, before=low, denoised=None, accepted=state.accepted + 1)
-        else:
-            tried = replace(tried, denoised=denoised if reuse else None, rejected=state.rejected + 1)
-        state = run.checkpoint(tried)
-    if grid.levels[-1].sigma > 0 or end == "sigma_min":
-        return state.x
-    return run.denoise(state.x, last)
+        if not accept:
+            return replace(tried, denoised=denoised if reuse else None, rejected=state.rejected + 1)
+        x = renoise(run, s, t, high, s_noise * up)
+        return replace(tried, level=t, x=x, before=low, denoised=None, accepted=state.accepted + 1)
+
+    return _adapted(run, grid, x, h_init, end, attempt)
 
 
 def _dpm_pair(
@@ -234,25 +243,16 @@ def rk_adaptive(
     weights = [float(Fraction(weight)) for weight in text.split()]
     control = Controller(rtol, atol, pcoeff, icoeff, dcoeff, order, accept_safety)
     straight = Straight(grid)
-    first, last = _ends(grid)
-    state = run.checkpoint(Tried(first, x, h_init, x))
-    while state.level.lam < last.lam - 1e-9:
-        s = state.level
-        if math.isinf(s.lam):
-            state = run.checkpoint(_leave_pure_noise(run, grid, state, last))
-            continue
-        t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
+
+    def attempt(state: Tried, s: Level, t: Level) -> Tried:
         denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised
         mixed, seen = runge_kutta(run, straight, s, t, state.x, denoised, TABLEAUS[pair])
         high = ddim(s, t, state.x, mixed)
         after = run.denoise(high, t)
         low = ddim(s, t, state.x, combine(weights, [*seen, straight.seen_from(s, t, mixed, after)]))
         accept, tried = control.judge(state, low, high)
-        if accept:
-            tried = replace(tried, level=t, x=high, before=low, denoised=after, accepted=state.accepted + 1)
-        else:
-            tried = replace(tried, denoised=denoised, rejected=state.rejected + 1)
-        state = run.checkpoint(tried)
-    if grid.levels[-1].sigma > 0 or end == "sigma_min":
-        return state.x
-    return run.denoise(state.x, last) if state.denoised is None else state.denoised
+        if not accept:
+            return replace(tried, denoised=denoised, rejected=state.rejected + 1)
+        return replace(tried, level=t, x=high, before=low, denoised=after, accepted=state.accepted + 1)
+
+    return _adapted(run, grid, x, h_init, end, attempt)

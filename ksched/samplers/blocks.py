@@ -322,6 +322,7 @@ def stages(
     eta: float = 0.0,
     s_noise: float = 1.0,
     predict: Literal["denoised", "eps"] = "denoised",
+    each_call: Callable[[], object] = lambda: None,
 ) -> V:
     """One step of a single-step exponential method: from ``s`` through inner levels to the last one.
 
@@ -333,6 +334,7 @@ def stages(
     eta, s_noise : of the reverse SDE; its noise at the inner levels is part of that of the whole step
     predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
         eps says nothing of the data)
+    each_call : called before every model call, for methods whose stages are steps of the grid
 
     Notes
     -----
@@ -345,6 +347,7 @@ def stages(
     state, before, noise, first = x, s, None, x
     places = shares(s, levels) if nodes is None else [*nodes, 1.0]
     for level, row in zip(levels, rows(places, -z if eps else z), strict=True):
+        each_call()
         denoised = run.denoise(state, before)
         outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
         first = denoised if before is s else first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
+from ksched.processes import Level
 from ksched.samplers.blocks import (
     Integrals,
     adams,
@@ -142,14 +144,11 @@ def dpm_singlestep(
     for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
     """
     curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
+    levels, places = _places(grid, order, lower_order_final, repeat_last)
     start, base, first = grid.levels[0], x, x
     noise: V | None = None
     past: list[tuple[float, V]] = []  # (lam, prediction) of the stages
-    levels = with_last_twice(grid) if repeat_last else grid.levels
-    for i, (s, t) in enumerate(grid.steps(levels)):
-        stage = 0 if lower_order_final and i + 2 == len(levels) and (i + 1) % order == 0 else i % order
-        if t == s and stage == 0:
-            return x
+    for stage, (s, t) in zip(places, grid.steps(levels), strict=True):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
@@ -157,13 +156,32 @@ def dpm_singlestep(
             start, base, first, noise, past = s, x, denoised, None, []
         eps = predict == "eps" and eta == 0 and start.alpha > 0
         past.append((s.lam, output(run, s, x, denoised, eps)))
-        known = past if solver_type == "heun" else [*past[:1], *past[1:][-1:]]
-        rule = midpoint if solver_type == "midpoint" and stage == 1 else curved
+        known, rule = (past, curved) if solver_type == "heun" else (past[:1] + past[1:][-1:], _MIDPOINTS[stage])
         x = adams(start, t, base, known, eta, rule=rule, denoised=first if eps else None)
         if eta > 0 and s_noise > 0:
-            if noises == "independent":
-                noise = fresh_std(start, t, eta) * run.noise(start, t, stream=stage)
-            elif noise is None or t != s:
-                noise = grown(run, s, t, noise, eta)
+            noise = _noise(run, start, s, t, noise, eta, stage if noises == "independent" else None)
             x = x + s_noise * noise
     return x
+
+
+#: by stage: the exact line through one or two predictions but in the second
+_MIDPOINTS = (None, midpoint, None)
+
+
+def _places(grid: Grid, order: int, lower_order_final: bool, repeat_last: bool) -> tuple[Sequence[Level], list[int]]:
+    """The levels of a run, and for every step between them which stage of a longer one it is."""
+    levels = with_last_twice(grid) if repeat_last else grid.levels
+    steps = len(levels) - 1
+    places = [i % order for i in range(steps)]
+    if lower_order_final and steps and steps % order == 0:
+        places[-1] = 0
+    if len(levels) > len(grid.levels) and places[-1] == 0:  # a step of length 0 and nothing before it
+        levels, places = grid.levels, places[:-1]
+    return levels, places
+
+
+def _noise(run: Verbs[V], start: Level, s: Level, t: Level, noise: V | None, eta: float, stream: int | None) -> V:
+    """Noise of a step from ``start`` up to ``t``: new, or what ``noise`` up to ``s`` grows to."""
+    if stream is not None:
+        return fresh_std(start, t, eta) * run.noise(start, t, stream)
+    return noise if noise is not None and t == s else grown(run, s, t, noise, eta)

@@ -367,13 +367,16 @@ def dpm_fast(
         denoised = run.denoise(x, above[0]) if finish else x
         return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
     orders = _fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
+    walk = grid.steps()  # one for every model call
     for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
         s, t = part[0], part[-1]
         down, up = ancestral_above(grid, s, t, eta, above[-1])
         nodes, rows = _METHODS[order]
         inside = part[1:-1] or [inner(grid, s, down, node) for node in nodes]
-        x = stages(run, s, [*inside, down], x, rows, nodes=None if part[1:-1] else nodes, predict="eps")
+        known = None if part[1:-1] else nodes
+        x = stages(run, s, [*inside, down], x, rows, nodes=known, predict="eps", each_call=lambda: next(walk, None))
         x = renoise(run, s, t, x, s_noise * up)
+    next(walk, None)
     return run.denoise(x, above[-1]) if last else x
 
 

@@ -374,6 +374,8 @@ def restart(
     if restart_steps == 0:
         restart_steps, restarts = (steps // 4, 2) if steps >= 36 else (9, 1) if steps >= 20 else (0, 1)
     main = list(grid.levels)
+    if steps == 0:
+        return x
     if levels == "karras" and restart_steps and steps - restart_steps * restarts > 1 and main[-1].sigma == 0:
         main = [*_karras(grid, main[0], main[-2], steps - restart_steps * restarts - 1), main[-1]]
     low, high = (min(main[:-1], key=lambda v: abs(math.exp(-v.lam) - limit)) for limit in (s_min, s_max))
