@@ -308,6 +308,7 @@ _AUTOMATIC: dict[SamplerType, NoiseSchedule] = {
     SamplerType.DPMPP_3M_SDE: NoiseSchedule.EXPONENTIAL,
     SamplerType.DDIM: NoiseSchedule.DDIM_UNIFORM,
     SamplerType.UNI_PC: NoiseSchedule.DDIM_UNIFORM,
+    SamplerType.PNDM: NoiseSchedule.DDIM_UNIFORM,
 }
 
 

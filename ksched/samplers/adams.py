@@ -135,7 +135,7 @@ def ipndm(
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
-        if t.sigma == 0 and end == "denoised":
+        if t.sigma == 0 and (end == "denoised" or not past):
             return denoised
         past = _remembered(run, straight, past, s, x, denoised, max_order)
         if len(past) == 1 and slopes == "straight":
