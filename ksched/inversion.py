@@ -83,15 +83,16 @@ def invert(
     dtype = torch.promote_types(x.dtype, torch.float32)
     aim, eps = x.to(dtype), torch.finfo(dtype).eps
     goal = 100 * eps if tolerance is None else tolerance
-    best: torch.Tensor = ups[0].run(denoiser, aim)
-    least = math.inf
+    start: torch.Tensor = ups[0].run(denoiser, aim)
+    known = start, torch.full((len(aim),), math.inf, dtype=dtype, device=aim.device)
     for up in ups if rounds else ():
-        best, least = _corrected(down, up, denoiser, aim, (best, least), rounds, goal)
-        if least <= 100 * goal:
+        known = _corrected(down, up, denoiser, aim, known, rounds, goal)
+        if float(known[1].max()) <= 100 * goal:
             break
-    if rounds and least > max(goal, math.sqrt(eps)):
-        warnings.warn(f"the run does not come back to x: it is {least:.2g} off", RuntimeWarning, stacklevel=3)
-    return best.to(x.dtype)
+    worst = float(known[1].max()) if len(aim) else 0.0
+    if rounds and worst > max(goal, math.sqrt(eps)):
+        warnings.warn(f"the run does not come back to x: it is {worst:.2g} off", RuntimeWarning, stacklevel=3)
+    return known[0].to(x.dtype)
 
 
 def _corrected(
@@ -99,41 +100,52 @@ def _corrected(
     up: Plan,
     denoiser: Callable[..., Any],
     aim: torch.Tensor,
-    known: tuple[torch.Tensor, float],
+    known: tuple[torch.Tensor, torch.Tensor],
     rounds: int,
     goal: float,
-) -> tuple[torch.Tensor, float]:
-    """The best start found in a number of rounds from the best one known, and the error of its image."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every item, the best start found in a number of rounds from the best one known, and its error.
+
+    An item that a correction takes out of sight goes back, and tries half of it.
+    """
     best, least = known
-    z, wanted = best, up.run(denoiser, aim)
-    past: list[tuple[torch.Tensor, torch.Tensor]] = []  # (z, correction)
-    stalled = 0
+    wanted, batch = up.run(denoiser, aim), len(aim)
+    size = aim.abs().reshape(batch, -1).amax(1).clamp(min=1.0)
+    z, first_step, share = best, torch.zeros_like(best), torch.ones_like(least)
+    past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (z, correction, which items it counts for)
     for _ in range(rounds):
         image = down.run(denoiser, z)
-        error = float((image - aim).abs().max()) / max(1.0, float(aim.abs().max()))
-        stalled = 0 if error < least / 2 else stalled + 1
-        if error < least:
-            best, least = z, error
-        if least <= goal or stalled > MEMORY or not math.isfinite(error):
+        error = (image - aim).abs().reshape(batch, -1).amax(1) / size
+        nearer, near = error < least, error < 1000 * least  # nothing is near NaN; for linear models far is no harm
+        step = wanted - up.run(denoiser, image)
+        best, first_step = _where(nearer, z, best), _where(nearer, step, first_step)
+        least = torch.where(nearer, error, least)
+        share = torch.where(near, torch.ones_like(share), share / 2)
+        if float(least.max()) <= goal:
             break
-        past = [*past, (z, wanted - up.run(denoiser, image))][-MEMORY:]
-        z = _next(past)
+        back = best + first_step * share.reshape(-1, *[1] * (step.ndim - 1))
+        past = [*((a, b, counts & near) for a, b, counts in past), (z, step, near)][-MEMORY:]
+        z = _where(near, _next(past), back)
     return best, least
 
 
-def _next(past: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def _where(items: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    return torch.where(items.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Where Anderson's method goes from the last states and their corrections, each item by itself."""
-    z, step = past[-1]
+    z, step, _ = past[-1]
     if len(past) < 2:
         return z + step
     batch = len(z)
     moves, changes = (
-        torch.stack([(later[i] - earlier[i]).reshape(batch, -1) for earlier, later in pairwise(past)], 2)
+        torch.stack(
+            [(later[i] - earlier[i]).reshape(batch, -1) * earlier[2][:, None] for earlier, later in pairwise(past)], 2
+        ).double()
         for i in (0, 1)
     )
-    sizes = changes.double().norm(dim=1, keepdim=True).clamp(min=1e-300)  # the last are far smaller than the first
-    weights = torch.linalg.pinv(changes.double() / sizes, rtol=1e-8) @ step.reshape(batch, -1, 1).double()
-    following: torch.Tensor = (
-        z + step - ((moves + changes).double() @ (weights / sizes.mT)).to(z.dtype).reshape(z.shape)
-    )
+    sizes = changes.norm(dim=1, keepdim=True).clamp(min=1e-300)  # the last are far smaller than the first
+    weights = torch.linalg.pinv(changes / sizes, rtol=1e-8) @ step.reshape(batch, -1, 1).double()
+    following: torch.Tensor = z + step - ((moves + changes) @ (weights / sizes.mT)).to(z.dtype).reshape(z.shape)
     return following
