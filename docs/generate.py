@@ -97,7 +97,7 @@ def catalogue() -> str:
         rows = [
             [
                 f"[`{spec.name}`](samplers/{spec.name}.md)",
-                "none" if spec.order is None else spec.order,
+                spec.order,
                 "" if spec.weak_order is None else spec.weak_order,
                 spec.calls if isinstance(spec.calls, int) else "varies",
                 "varies" if spec.draws is None else spec.draws or "",

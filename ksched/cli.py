@@ -282,7 +282,8 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
         also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
         cells = [
             spec.name,
-            *("-" if n is None else n for n in (spec.order, spec.weak_order)),
+            spec.order,
+            "-" if spec.weak_order is None else spec.weak_order,
             calls,
             to_zero,
             noise,

@@ -257,7 +257,7 @@ def _compare_tables(first: Configuration, second: Configuration, levels: Array, 
 
 def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
     """What is declared of a sampler, as sentences without a full stop."""
-    order = "none: it does not converge to the ODE" if spec.order is None else str(spec.order)
+    order = str(spec.order) if spec.order else "0: it does not converge to the ODE"
     facts = {"order": order if spec.weak_order is None else f"{order}; of the law with noise {spec.weak_order}"}
     if spec.adaptive:
         calls = f"{spec.calls} per try; as many tries as its estimate of the error asks for"

@@ -28,8 +28,8 @@ class SamplerSpec:
     ----------
     name : `SamplerType` value, or the name it was registered under
     function : ``(run, grid, x, *, options) -> x``
-    order : order of convergence of the deterministic form, low-order start and end counted; None for a sampler that
-        does not converge to the ODE
+    order : order of convergence of the deterministic form, low-order start and end counted; 0 for a sampler that does
+        not converge to the ODE
     source : paper or program
     calls : model calls per step; or a function ``(steps, to_zero) -> calls`` where steps differ; None where they depend
         on the levels
@@ -45,7 +45,7 @@ class SamplerSpec:
 
     name: str
     function: SamplerFunction
-    order: int | None
+    order: int
     source: str
     calls: int | Calls | None = 1
     calls_to_zero: int = 1
@@ -100,7 +100,7 @@ class SamplerSpec:
         return replace(plan, rows=rows)
 
 
-def _spec(name: SamplerType, function: SamplerFunction, order: int | None, source: str, **facts: Any) -> SamplerSpec:
+def _spec(name: SamplerType, function: SamplerFunction, order: int, source: str, **facts: Any) -> SamplerSpec:
     return SamplerSpec(name.value, function, order, source, **facts)
 
 
@@ -155,7 +155,7 @@ _SPECS = (
     _spec(_S.DPMPP_2M_SDE_HEUN, multistep.dpmpp_2m_sde_heun, 2, _DPMPP, draws=1, weak_order=2),
     _spec(_S.DPMPP_3M_SDE, multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
     _spec(_S.DDPM, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
-    _spec(_S.LCM, euler.lcm, None, "Luo et al. 2023, arXiv:2310.04378", draws=1),
+    _spec(_S.LCM, euler.lcm, 0, "Luo et al. 2023, arXiv:2310.04378", draws=1),
     _spec(_S.TCD, euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
     _spec(_S.IPNDM, adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
     _spec(_S.IPNDM_V, adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
@@ -179,7 +179,7 @@ _SPECS = (
     _spec(_S.SEEDS_3, exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2),
     _spec(_S.SA_SOLVER, multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
     _spec(_S.SA_SOLVER_PECE, multistep.sa_solver_pece, 3, _SA, calls=_pece_calls, draws=None, weak_order=2),
-    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, None, "ComfyUI", uncond=True, ends_at_denoised=False),
+    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
     _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
     _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
@@ -308,7 +308,7 @@ def register_sampler(
     name: str,
     function: SamplerFunction,
     *,
-    order: int | None,
+    order: int,
     source: str = "",
     calls: int | Calls | None = 1,
     calls_to_zero: int = 1,

@@ -87,8 +87,8 @@ class Sampler:
         return self.plan.nfe
 
     @property
-    def order(self) -> int | None:
-        """Declared order of convergence; None for a sampler that does not converge to the ODE."""
+    def order(self) -> int:
+        """Declared order of convergence; 0 for a sampler that does not converge to the ODE."""
         return self.spec.order
 
     def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | LiveRun:

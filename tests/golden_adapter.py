@@ -7,6 +7,10 @@ diffusers' noise levels and returns what we make of it. The cases are described 
 
 from __future__ import annotations
 
+import gzip
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +60,18 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 DEIS_VARIABLES = {"tab": "vp_time_sum", "rhoab": "sigma"}
 
 
+@cache
+def _model_samplings() -> dict[str, Any]:
+    """The model samplings that the file of noise levels describes."""
+    packed = (Path(__file__).parent / "golden" / "comfy_schedules.json.gz").read_bytes()
+    described: dict[str, Any] = json.loads(gzip.decompress(packed))["model_samplings"]
+    return described
+
+
 def model_process(name: str | None, space: str) -> Process:
     """Our process for a model sampling that is only named: its kind, then a shift or a range."""
+    if name in _model_samplings():
+        return process_of(_model_samplings()[name])
     kind, *numbers = (name or space).split("_")
     if kind in ("flow", "flux"):
         shift = float((numbers or ["1"])[0].removeprefix("shift"))

@@ -178,6 +178,6 @@ def test_a_docstring_may_be_missing() -> None:
 def test_facts_in_words(spec: SamplerSpec) -> None:
     facts = sampler_facts(spec)
     assert ("needs" in facts, "plan" in facts) == (spec.uncond, spec.adaptive)
-    assert str(spec.order or "none") in facts["order"]
+    assert str(spec.order) in facts["order"]
     assert (str(spec.draws) if spec.draws else "") in facts["noise"]
     assert all(text and not text.endswith(".") for text in facts.values())
