@@ -184,3 +184,14 @@ def test_static_buffers_and_the_callers_state_are_safe(spec: SamplerSpec) -> Non
     fresh = sampler.sample(lambda x, sigma: x / 3, x)
     assert torch.equal(sampler.sample(lambda x, sigma: buffer.copy_(x / 3), x), fresh)
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
+def test_a_run_that_cannot_go_on_says_so(spec: SamplerSpec) -> None:
+    sampler = build_sampler(spec.name, "karras", 6)
+    x = start_state(VP(), sampler.sigmas[0])
+    with pytest.raises(ValueError, match=r"must be a finite number; got nan at sigma 14.6.*not finite"):
+        sampler.sample(lambda x, sigma: x * float("nan"), x)
+    strict = build_sampler(spec.name, "karras", 6, rtol=0.0, atol=1e-30)
+    with pytest.raises(ValueError, match="must be errors that a step can keep to; got rtol=0.0, atol=1e-30"):
+        strict.sample(lambda x, sigma: torch.tanh(x), x)

@@ -73,9 +73,23 @@ class Controller:
         """Whether a try is accepted, and the state with the new step size and errors.
 
         The error is a root mean square over the whole batch, read back from the device.
+
+        Raises
+        ------
+        ValueError : the model's answers are not finite, or no step is short enough for the tolerances
         """
         allowed = (self.rtol * low.abs().maximum(state.before.abs())).clamp(min=self.atol)
         error = float(((low - high) / allowed).square().mean().sqrt())
+        if not math.isfinite(error):
+            raise ValueError(
+                f"the error of a step must be a finite number; got {error} at sigma {state.level.label:g}: "
+                "the model answered with something that is not finite"
+            )
+        if state.h < 1e-9:
+            raise ValueError(
+                f"rtol and atol must be errors that a step can keep to; got rtol={self.rtol}, atol={self.atol}, and still "
+                f"{error:.3g} of that at sigma {state.level.label:g}. Allow more, or compute in float64"
+            )
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
         powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
