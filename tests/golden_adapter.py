@@ -86,7 +86,7 @@ def model_process(name: str | None, space: str) -> Process:
 def sampler_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
     """A peer's options in our words."""
     ours = dict(options)
-    if sampler == "res_multistep":
+    if sampler in ("res_multistep", "res_multistep_cfg_pp"):
         ours.pop("s_noise", None)  # times a noise that is multiplied by 0
     if (tau := ours.pop("tau", None)) is not None:
         ours |= {"tau": tau["eta"], "tau_start": tau["start_percent"], "tau_end": tau["end_percent"]}
