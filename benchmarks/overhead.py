@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from ksched import build_sampler, calculate_sigmas
+from ksched import Sampler, build_sampler, calculate_sigmas
 from ksched.registry import samplers
 from ksched.types import Array
 
@@ -36,6 +36,14 @@ def euler_by_hand(x: torch.Tensor, sigmas: Array, model: Callable[..., torch.Ten
     return x
 
 
+def adaptive_calls(sampler: Sampler, model: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
+    """Model calls of a run whose number nobody knows beforehand."""
+    run = sampler.start(x, seed=0)
+    while not run.done:
+        run.feed(model(run.x, run.sigma))
+    return run.nfe
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,8 +55,12 @@ def main() -> None:
     def model(x: torch.Tensor, sigma: object) -> torch.Tensor:
         return x * 0.5
 
+    def pair(x: torch.Tensor, sigma: object) -> tuple[torch.Tensor, torch.Tensor]:
+        denoised = x * 0.5
+        return denoised, denoised
+
     print(f"microseconds per step of {STEPS} (ratio to Euler written by hand), model taken off, float32, one thread")
-    print(f"{'':20}" + "".join(f"{'x'.join(map(str, shape)):>24}" for shape in shapes))
+    print(f"{'':32}" + "".join(f"{'x'.join(map(str, shape)):>24}" for shape in shapes))
     states = [torch.ones(shape) for shape in shapes]
     calls = [best(lambda x=x: model(x, 1.0), seconds) for x in states]
     sigmas = calculate_sigmas("karras", STEPS)
@@ -56,19 +68,21 @@ def main() -> None:
         best(lambda x=x: euler_by_hand(x, sigmas, model), seconds) / STEPS - call
         for x, call in zip(states, calls, strict=True)
     ]
-    print(f"{'Euler by hand':20}" + "".join(f"{1e6 * time:17.1f}       " for time in hand))
+    print(f"{'Euler by hand':32}" + "".join(f"{1e6 * time:17.1f}       " for time in hand))
     for spec in samplers():
         sampler = build_sampler(spec.name, "karras", STEPS)
+        nfe = adaptive_calls(sampler, model, states[0]) if spec.adaptive else sampler.nfe
         row = ""
         for x, call, plain in zip(states, calls, hand, strict=True):
-            time = best(lambda x=x, s=sampler: s.sample(model, x, seed=0), seconds)
-            own = (time - call * sampler.nfe) / STEPS
+            asked = pair if spec.uncond else model
+            time = best(lambda x=x, s=sampler, m=asked: s.sample(m, x, seed=0), seconds)
+            own = (time - call * nfe) / STEPS
             row += f"{1e6 * own:17.1f} ({own / plain:4.1f})"
-        print(f"{spec.name:20}{row}")
+        print(f"{spec.name:32}{row}")
 
     print(f"\nmicroseconds to build a sampler of {STEPS} steps")
     for spec in samplers():
-        print(f"{spec.name:20}{1e6 * best(lambda n=spec.name: build_sampler(n, 'karras', STEPS), seconds):17.1f}")
+        print(f"{spec.name:32}{1e6 * best(lambda n=spec.name: build_sampler(n, 'karras', STEPS), seconds):17.1f}")
 
 
 if __name__ == "__main__":
