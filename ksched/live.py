@@ -169,7 +169,8 @@ class LiveRun:
     @property
     def sigma_next(self) -> float:
         """Contract sigma of the last level above 0."""
-        return max(self._grid.levels[-2:], key=lambda level: -level.lam if level.sigma > 0 else -1e300).label
+        levels = self._grid.levels
+        return levels[-2 if levels[-1].sigma == 0 and len(levels) > 1 else -1].label
 
     @property
     def accepted(self) -> int:
@@ -201,9 +202,14 @@ class LiveRun:
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None
-        self._answers.append((denoised_kept, uncond_kept))
+        before = self._state, self._answers, self._drawn
+        self._answers = [*self._answers, (denoised_kept, uncond_kept)]
+        try:
+            self._advance()
+        except Exception:  # a mistake in a prediction or in own noise loses nothing
+            self._state, self._answers, self._drawn = before
+            raise
         self._calls += 1
-        self._advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""

@@ -165,6 +165,13 @@ def test_mistakes_lose_nothing(spec: SamplerSpec) -> None:
         run.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match=r"Run.state_dict\(\)"):
         run.load_state_dict({})
+    spec_calls = spec.calls
+    assert isinstance(spec_calls, int)
+    for _ in range(spec_calls - (spec.name == "dpm_adaptive")):  # up to the last call of the first try
+        run.feed(model(run.x, run.sigma))
+    with pytest.raises(ValueError, match="must be a finite number; got nan"):
+        run.feed(torch.full_like(x, float("nan")))
+    assert run.nfe == spec_calls - (spec.name == "dpm_adaptive")
     while not run.done:
         run.feed(model(run.x, run.sigma))
     assert torch.equal(run.x, sampler.sample(model, x))
@@ -193,5 +200,5 @@ def test_a_run_that_cannot_go_on_says_so(spec: SamplerSpec) -> None:
     with pytest.raises(ValueError, match=r"must be a finite number; got nan at sigma 14.6.*not finite"):
         sampler.sample(lambda x, sigma: x * float("nan"), x)
     strict = build_sampler(spec.name, "karras", 6, rtol=0.0, atol=1e-30)
-    with pytest.raises(ValueError, match="must be errors that steps can keep to; got rtol=0.0, atol=1e-30"):
+    with pytest.raises(ValueError, match=r"must be errors that steps can keep to; got rtol=0.0, atol=1e-30"):
         strict.sample(lambda x, sigma: torch.tanh(x), x)

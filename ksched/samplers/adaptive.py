@@ -90,8 +90,8 @@ class Controller:
             )
         if state.accepted + state.rejected >= MOST_TRIES:
             raise ValueError(
-                f"rtol and atol must be errors that steps can keep to; got rtol={self.rtol}, atol={self.atol}, and after "
-                f"{MOST_TRIES} tries sigma is {state.level.label:g}. Allow more, or compute in float64"
+                f"rtol and atol must be errors that steps can keep to; got rtol={self.rtol}, atol={self.atol}, "
+                f"and after {MOST_TRIES} tries sigma is {state.level.label:g}. Allow more, or compute in float64"
             )
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
