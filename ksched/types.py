@@ -213,13 +213,15 @@ _SAMPLER_SPELLINGS: dict[str, SamplerType] = {
         "EDMEulerScheduler FlowMatchEulerDiscreteScheduler FlowMatchEuler flow_match_euler_discrete",
         "heun": "k_heun sample_heun HeunDiscrete HeunDiscreteScheduler heun_discrete "
         "FlowMatchHeunDiscreteScheduler FlowMatchHeun",
-        "euler_ancestral": "euler_a k_euler_a k_euler_ancestral sample_euler_ancestral EulerAncestralDiscrete "
+        "euler_ancestral": "LTXEulerAncestralRF LTXEulerAncestralRFScheduler euler_a k_euler_a k_euler_ancestral "
+        "sample_euler_ancestral EulerAncestralDiscrete "
         "EulerAncestralDiscreteScheduler euler_ancestral_discrete",
         "ddim": "DDIMScheduler DDIMParallelScheduler k_ddim",
         "ddpm": "DDPMScheduler DDPMParallelScheduler k_ddpm",
         "dpmpp_2m": "k_dpmpp_2m sample_dpmpp_2m dpm_solver_multistep DPMSolverMultistep "
         "DPMSolverMultistepScheduler dpmsolver++_2m dpm_solver++_2m EDMDPMSolverMultistepScheduler",
-        "dpmpp_2m_sde": "k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu dpm_solver_multistep_sde sde_dpmsolver++",
+        "dpmpp_2m_sde": "CosineDPMSolverMultistepScheduler k_dpmpp_2m_sde sample_dpmpp_2m_sde dpmpp_2m_sde_gpu "
+        "dpm_solver_multistep_sde sde_dpmsolver++",
         "dpmpp_2m_sde_heun": "k_dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu",
         "dpmpp_3m_sde": "k_dpmpp_3m_sde sample_dpmpp_3m_sde dpmpp_3m_sde_gpu",
         "dpmpp_2s_ancestral": "dpmpp_2s_a k_dpmpp_2s_a k_dpmpp_2s_ancestral sample_dpmpp_2s_ancestral",
@@ -233,9 +235,10 @@ _SAMPLER_SPELLINGS: dict[str, SamplerType] = {
         "dpm_adaptive": "k_dpm_adaptive sample_dpm_adaptive dpm_solver_adaptive",
         "lms": "k_lms sample_lms LMSDiscrete LMSDiscreteScheduler",
         "heunpp2": "heun++2 heun++ sample_heunpp2",
-        "lcm": "LCMScheduler FlowMatchLCM FlowMatchLCMScheduler latent_consistency sample_lcm",
+        "lcm": "CMStochasticIterativeScheduler SCMScheduler LCMScheduler FlowMatchLCM FlowMatchLCMScheduler "
+        "latent_consistency sample_lcm",
         "tcd": "TCDScheduler",
-        "ipndm": "sample_ipndm",
+        "ipndm": "IPNDMScheduler sample_ipndm",
         "ipndm_v": "sample_ipndm_v",
         "deis": "DEISMultistep DEISMultistepScheduler deis_multistep sample_deis",
         "res_multistep": "sample_res_multistep res_2m",
