@@ -59,10 +59,11 @@ def test_every_row_gives_what_it_says(peer: Peer, process: ksched.Process, steps
     assert peer.schedule is not None
     sigmas = peer_sigmas(peer.program, peer.name, steps, process)
     expected = ksched.calculate_sigmas(peer.schedule, steps, process, dialect=peer.dialect, **peer.options)
-    np.testing.assert_array_equal(sigmas, expected)
+    # one formula, called anew: numpy 1.26 rounds exp and log by how an array lies in memory
+    np.testing.assert_allclose(sigmas, expected, rtol=1e-15)
     assert np.isfinite(sigmas).all()
     assert (np.diff(sigmas) <= 0).all()
-    assert (peer.call, eval(f"ksched.{peer.call}").tolist()) == (peer.call, expected.tolist())
+    np.testing.assert_allclose(eval(f"ksched.{peer.call}"), expected, rtol=1e-15)
 
 
 @pytest.mark.parametrize("peer", LACK, ids=title)
