@@ -29,6 +29,7 @@ from ksched.samplers.blocks import (
     renoise,
     with_last_twice,
 )
+from ksched.samplers.dpm_solver import dpm_multistep
 from ksched.tape import Vector, Verbs
 from ksched.types import Array
 
@@ -160,26 +161,7 @@ def dpmpp_3m_sde(
     -----
     k-diffusion's ``sample_dpmpp_3m_sde``, after the multistep method of Lu et al. 2022, arXiv:2211.01095.
     """
-    past: list[tuple[V, float]] = []  # (prediction, step size after it), the newest last
-    for s, t in grid.steps():
-        denoised = run.denoise(x, s)
-        if t.sigma == 0:
-            return denoised
-        h = t.lam - s.lam
-        z = (1 + eta) * h
-        x = exponential(s, t, x, denoised, eta)
-        if past:
-            before, h1 = past[-1]
-            slope = (h / h1) * (denoised - before)
-            if len(past) == 2:
-                oldest, h2 = past[0]
-                bend = (h / (h1 + h2)) * (slope - (h / h2) * (before - oldest))
-                slope = slope + (h1 / h) * bend
-                x = x + (t.alpha * z * phi(3, -z) * (2 if curvature == "exact" else 1)) * bend
-            x = x + (t.alpha * z * phi(2, -z)) * slope
-        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
-        past = [*past, (denoised, h)][-2:]
-    return x
+    return dpm_multistep(run, grid, x, order=3, eta=eta, s_noise=s_noise, solver_type="heun", curvature=curvature)
 
 
 def res_multistep_ancestral(
