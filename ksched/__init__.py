@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ksched.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
+    from ksched.loop import StepInfo
     from ksched.plan import Plan
     from ksched.registry import register_sampler
-    from ksched.runner import Run, StepInfo
+    from ksched.runner import Run
     from ksched.sampler import Sampler, build_sampler
 
 __version__ = "0.1.0"
@@ -74,7 +75,7 @@ _LATE = {
     "LiveRun": "live",
     "Run": "runner",
     "Sampler": "sampler",
-    "StepInfo": "runner",
+    "StepInfo": "loop",
     "build_sampler": "sampler",
     "log_likelihood": "likelihood",
     "register_sampler": "registry",

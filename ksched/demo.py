@@ -19,11 +19,12 @@ import torch
 
 from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
+from ksched.loop import StepInfo
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
 from ksched.processes import Process, default_process
 from ksched.registry import SamplerSpec, samplers
-from ksched.runner import Run, StepInfo
+from ksched.runner import Run
 from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
 from ksched.types import Array, NoiseSchedule, SamplerType

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]
 
@@ -82,19 +84,36 @@ class Denoiser:
         dtype = torch.promote_types(x.dtype, torch.float32)
         if not isinstance(sigma, torch.Tensor):
             sigma = torch.full((x.shape[0],), float(sigma), dtype=dtype, device=x.device)
-        per_item = sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
-        a, s = self.process.alpha(per_item), self.process.noise_std(per_item)
-        data = getattr(self.process, "sigma_data", 1.0)
-        norm = self.process.input_norm(per_item)
+        norm, of_x, of_output = self._conversion(sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)))
         output: torch.Tensor = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
-        output = output.to(dtype)
+        denoised: torch.Tensor = (of_x * x + of_output * output.to(dtype)).to(x.dtype)
+        return denoised
+
+    def conversions(self, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
+        """What a run needs to talk to the network itself, in host numbers.
+
+        Parameters
+        ----------
+        sigmas : contract sigmas
+
+        Returns
+        -------
+        for each (norm, of_x, of_output): the network sees the state over ``norm``, and the x0 prediction is
+        ``of_x * x + of_output * output``
+        """
+        norm, of_x, of_output = np.broadcast_arrays(*self._conversion(np.asarray(sigmas, dtype=np.float64)))
+        return list(zip(norm.tolist(), of_x.tolist(), of_output.tolist(), strict=True))
+
+    def _conversion(self, sigma: Any) -> tuple[Any, Any, Any]:
+        process = self.process
+        a, s, norm = process.alpha(sigma), process.noise_std(sigma), process.input_norm(sigma)
         if self.prediction == "sample":
-            denoised = output
-        elif self.prediction == "epsilon":
-            denoised = (x - s * output) / a
-        elif self.prediction == "flow":
-            denoised = (x - s * output) / (a + s)
-        else:  # v and EDM's F are the same prediction with opposite signs
-            sign = -1 if self.prediction == "v_prediction" else 1
-            denoised = a * data**2 / norm**2 * x + sign * s * data / norm * output
-        return denoised.to(x.dtype)
+            return norm, 0 * norm, 1.0
+        if self.prediction == "epsilon":
+            return norm, 1 / a, -s / a
+        if self.prediction == "flow":
+            return norm, 1 / (a + s), -s / (a + s)
+        # v and EDM's F are the same prediction with opposite signs
+        data = getattr(process, "sigma_data", 1.0)
+        sign = -1 if self.prediction == "v_prediction" else 1
+        return norm, a * data**2 / norm**2, sign * s * data / norm

@@ -21,11 +21,11 @@ from typing import Any, TypeAlias
 import torch
 
 from ksched.denoiser import Denoiser, Prediction
+from ksched.loop import Model, answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option
 from ksched.plan import Draw
 from ksched.processes import Process
-from ksched.runner import Model, answer
 
 __all__ = [
     "Momentum",

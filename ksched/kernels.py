@@ -1,24 +1,126 @@
-"""The one arithmetic operation of a run: a linear combination of tensors."""
+"""The one arithmetic operation of a run, a linear combination of tensors, and the buffers that it writes into."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
-__all__ = ["combine"]
+from ksched.program import Combination
+
+__all__ = ["Buffers", "combine", "out_of_place"]
+
+# How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
+# (it is torch's own) every state gets a new block.
+_use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
+
+# What `torch.func` is in the middle of, None if nothing.
+_transforms: Any = torch._C._functorch.peek_interpreter_stack
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def combine(terms: Sequence[tuple[torch.Tensor, float]]) -> torch.Tensor:
-    """Sum of ``coefficient * tensor`` as a new tensor.
+def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
+    """A linear combination of tensors, in as few passes over memory as torch has operations for.
 
     Parameters
     ----------
-    terms : tensors of one shape, dtype and device with host numbers; at least one. None of them is written to, and the
-        result shares memory with none
+    registers : tensors of one shape, dtype and device, to which the sources of the combination are indices
+    what : the combination
+    out : a buffer for the result; it may be the tensor of the first term, and overlaps no other. None: a new tensor,
+        through which gradients flow
+
+    Returns
+    -------
+    ``out``, or the new tensor; the numbers are the same
+
+    Notes
+    -----
+    A number comes out the same wherever in a tensor it stands, so that an item does not depend on its batch;
+    `torch.addr` and `torch.addmm` would be fewer passes but do not give that.
     """
-    (first, scale), *rest = terms
-    total = first * scale
-    for tensor, coefficient in rest:
-        total.add_(tensor, alpha=coefficient)
+    _, terms, scale, means, sums = what
+    first = registers[terms[0][0]]
+    if first is out:  # the same as out=, with less to do before it begins
+        total = first if scale == 1 else first.mul_(scale)
+    elif means:
+        (source, weight), means = means[0], means[1:]
+        total = torch.lerp(first, registers[source], weight, out=out)
+    elif scale == 1 and sums:
+        (source, coefficient), sums = sums[0], sums[1:]
+        total = torch.add(first, registers[source], alpha=coefficient, out=out)
+    elif scale == 1:
+        total = first.clone() if out is None else out.copy_(first)
+    else:
+        total = torch.mul(first, scale, out=out)
+    if out is None:
+        for source, weight in means:
+            total = torch.lerp(total, registers[source], weight)
+        for source, coefficient in sums:
+            total = torch.add(total, registers[source], alpha=coefficient)
+    else:
+        for source, weight in means:
+            total.lerp_(registers[source], weight)
+        for source, coefficient in sums:
+            total.add_(registers[source], alpha=coefficient)
     return total
+
+
+def out_of_place(*tensors: torch.Tensor) -> bool:
+    """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
+    if forward_ad._current_level >= 0 or _transforms() is not None or torch.compiler.is_compiling():
+        return True
+    recording = torch.is_grad_enabled()
+    for tensor in tensors:  # noqa: SIM110 - any() costs more than all the rest
+        if type(tensor) not in _PLAIN or (recording and tensor.requires_grad):
+            return True
+    return False
+
+
+class Buffers:
+    """The registers of a run: tensors like its state, of which each is written to only while nobody else can see it.
+
+    Parameters
+    ----------
+    like : a state, for shape, strides and device
+    dtype : what the registers are held in
+    count : how many registers there are
+
+    Attributes
+    ----------
+    tensors : what the registers hold; after them room for the outputs of a model call, `UNCOND` and `DENOISED`
+    shape, device : of the states
+
+    Notes
+    -----
+    A tensor that leaves a run leaves as an alias. As long as that, a view of it, or an array made of either is alive,
+    torch counts more than one owner of the memory, and the register moves to a new block when it is next written.
+    """
+
+    def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
+        self.shape, self.device = like.shape, like.device
+        strides = torch.empty_like(like, device="meta").stride()
+        self._new = partial(torch.empty_strided, like.shape, strides, dtype=dtype, device=like.device)
+        self.tensors: list[Any] = [None] * (count + 2)
+        self._own: list[tuple[Any, int, int]] = [
+            (None, 0, 0)
+        ] * count  # buffer, its memory block, owners if we are alone
+
+    def alias(self, register: int) -> torch.Tensor:
+        """What a register holds, for others to see."""
+        tensor: torch.Tensor = self.tensors[register]
+        return tensor.detach() if tensor is self._own[register][0] else tensor
+
+    def writable(self, register: int) -> torch.Tensor:
+        """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
+        buffer, block, owners = self._own[register]
+        if buffer is None or _use_count(block) != owners:
+            with torch.inference_mode(False):  # else it could not be written to outside of inference mode
+                buffer = self._new()
+            block = buffer.untyped_storage()._cdata
+            self._own[register] = buffer, block, _use_count(block) or -1
+        found: torch.Tensor = buffer
+        return found

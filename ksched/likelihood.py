@@ -11,10 +11,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from ksched.grid import Grid
+from ksched.loop import answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.plan import Draw
 from ksched.processes import Process, default_process
-from ksched.runner import answer, check_output, check_state
+from ksched.runner import check_output, check_state
 from ksched.samplers.blocks import Straight
 from ksched.types import Array
 

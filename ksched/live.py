@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import torch
 
 from ksched.grid import Grid
+from ksched.loop import Model, answer
 from ksched.noise import BrownianNoise, NoiseSource, Seed, seeded_source
 from ksched.plan import Draw
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
-from ksched.runner import Model, Noise, answer, check_output, check_state, noise_source
+from ksched.runner import Noise, check_output, check_state, noise_source
 from ksched.tape import disjoint, snr
 
 __all__ = ["Live", "LiveRun"]

@@ -12,9 +12,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ksched.processes import Level
+
+if TYPE_CHECKING:
+    from ksched.program import Program
 
 __all__ = ["Draw", "Plan", "Register", "Row"]
 
@@ -124,6 +127,11 @@ class Plan:
         """Level of every model call, in order."""
         return tuple(row.level for row in self.rows if row.level is not None)
 
+    @cached_property
+    def call_steps(self) -> tuple[int, ...]:
+        """The schedule step of every model call."""
+        return tuple(row.step for row in self.rows if row.level is not None)
+
     @property
     def nfe(self) -> int:
         """Number of model calls."""
@@ -155,6 +163,13 @@ class Plan:
         return most
 
     @cached_property
+    def program(self) -> Program:
+        """The rows laid out in memory, as the executor runs them."""
+        from ksched.program import lay_out
+
+        return lay_out(self)
+
+    @cached_property
     def digest(self) -> str:
         """Fingerprint of the table: equal for equal plans, on any machine."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -171,7 +186,8 @@ class Plan:
         x : start state, batch first
         noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
         """
-        from ksched.runner import Run, drive
+        from ksched.loop import drive
+        from ksched.runner import Run
 
         return drive(Run(self, x, noise=noise), denoiser)
 

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 
-from ksched.kernels import combine
+from ksched.kernels import Buffers, combine, out_of_place
 from ksched.noise import BrownianNoise, CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds, seeded_source
-from ksched.plan import Plan, Register
+from ksched.plan import Plan
 from ksched.processes import Level, Process
+from ksched.program import DENOISED, UNCOND, Combination, Turn
 
-__all__ = ["Model", "Noise", "Run", "StepInfo", "answer", "check_output", "check_state", "drive", "noise_source"]
+__all__ = ["Noise", "Run", "check_output", "check_state", "noise_source"]
 
-Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
 Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a callback is given once a step, when the step's first model call has been answered.
-
-    Attributes
-    ----------
-    step, steps : number of the step, from 0, and how many there are; for an adaptive sampler, of the try, and None
-    sigma, sigma_next : contract sigma of the level the step leaves and of the one it goes to; for an adaptive sampler,
-        of the last one above 0
-    x : the state at ``sigma`` that the model saw
-    denoised : its prediction of x0
-    nfe : model calls so far
-    """
-
-    step: int
-    steps: int | None
-    sigma: float
-    sigma_next: float
-    x: torch.Tensor
-    denoised: torch.Tensor
-    nfe: int
 
 
 def check_state(x: Any) -> None:
@@ -81,6 +58,11 @@ class Run:
     ------
     TypeError, ValueError : a state that is not a floating-point tensor with a batch axis; seed and noise both missing
         where noise is drawn, or both given
+
+    Notes
+    -----
+    Registers are held in float32 at least, in buffers of the run's own. A buffer that was handed out (`x`) is written
+    to again only when nobody holds it or a view of it any more. While gradients are recorded nothing is overwritten.
     """
 
     def __init__(
@@ -98,19 +80,29 @@ class Run:
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
-        self._row, self._calls = 0, 0
-        self._registers: dict[Register, torch.Tensor] = {}
-        self._advance(0, {Register("x", 0): x.to(self._compute, copy=True)})
+        self._program = plan.program
+        self._calls = 0
+        self._registers = Buffers(x, self._compute, self._program.buffers)
+        self._shown = Buffers(x, self._dtype, 1)  # the state in the model's dtype
+        self._per_call: dict[str, Sequence[torch.Tensor]] = {}
+        self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
+        if self._recorded:
+            self._registers.tensors[0] = x.to(self._compute, copy=True)
+        else:
+            self._registers.tensors[0] = self._registers.writable(0).copy_(x.detach())
+        self._draw(self._program.before, self._recorded)
+        self._form(self._program.before.operations, self._recorded)
 
     @property
     def done(self) -> bool:
         """Whether the result has been reached."""
-        return self._row == len(self.plan.rows) - 1
+        return self._calls == len(self._program.turns)
 
     @property
     def x(self) -> torch.Tensor:
         """The state the model must see next, or the result; in the dtype of the start state, never written again."""
-        return self._registers[Register("x", self._row)].to(self._dtype)
+        state = self._registers.alias(self._program.states[self._calls])
+        return state if state.dtype == self._dtype else self._converted(state, 1.0)
 
     @property
     def level(self) -> Level:
@@ -120,15 +112,19 @@ class Run:
         ------
         RuntimeError : the run is done
         """
-        level = self.plan.rows[self._row].level
-        if level is None:
+        if self.done:
             raise RuntimeError("the run is done: there is no level left to call the model at")
-        return level
+        return self.plan.levels[self._calls]
 
     @property
     def sigma(self) -> torch.Tensor:
-        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
-        return self._per_item(self.level.label)
+        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is).
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        """
+        return self._per_item("sigma")
 
     @property
     def timestep(self) -> torch.Tensor:
@@ -136,16 +132,16 @@ class Run:
 
         Raises
         ------
-        RuntimeError : the run was started without a process
+        RuntimeError : the run is done, or was started without a process
         """
         if self.process is None:
             raise RuntimeError("a bare plan knows no timesteps; start the run from a Sampler, or give a process")
-        return self._per_item(self.process.timestep(self.level.label))
+        return self._per_item("timestep")
 
     @property
     def step(self) -> int:
         """The schedule step that the next model call belongs to; the number of steps when done."""
-        return self.plan.steps if self.done else self.plan.rows[self._row].step
+        return self.plan.steps if self.done else self.plan.call_steps[self._calls]
 
     @property
     def steps(self) -> int:
@@ -175,7 +171,7 @@ class Run:
     @property
     def needs_uncond(self) -> bool:
         """Whether the next answer must come with its unconditional twin."""
-        return self.plan.rows[self._row].both
+        return not self.done and self._program.turns[self._calls].both
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
@@ -191,28 +187,46 @@ class Run:
         RuntimeError : the run is done
         TypeError, ValueError : a prediction that is missing, no tensor, or of another shape
         """
-        row = self.plan.rows[self._row]
-        if row.level is None:
-            raise RuntimeError("the run is done: it takes no further prediction")
-        outputs = {"D": denoised, "U": uncond} if row.both else {"D": denoised}
-        registers = dict(self._registers)
-        for kind, value in outputs.items():
-            check_output(kind, value, registers[Register("x", self._row)])
-            self._store(registers, kind, value)
-        self._advance(self._row + 1, registers)
-        self._calls += 1
+        self._answer(denoised, uncond)
+
+    def feed_output(self, output: torch.Tensor, of_x: float, of_output: float) -> None:
+        """Answer with what a network returned, where the x0 prediction is ``of_x * x + of_output * output``.
+
+        The two numbers go into the coefficients of the plan, so that no pass over memory is spent on the prediction;
+        otherwise it is `feed`. `ksched.Denoiser.conversions` knows the numbers for epsilon, v, flow and EDM's F.
+
+        Parameters
+        ----------
+        output : of the state's shape; as free as the prediction of `feed`
+        of_x, of_output : host numbers
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        TypeError, ValueError : as for `feed`; a sampler that needs the unconditional twin, which must be fed
+        """
+        if self.needs_uncond:
+            raise TypeError("this sampler needs (denoised, uncond), which feed takes")
+        self._answer(output, None, (of_x, of_output))
+
+    def network_input(self, norm: float) -> torch.Tensor:
+        """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
+        state = self._registers.alias(self._program.states[self._calls])
+        if norm == 1 and state.dtype == self._dtype:
+            return state
+        return self._converted(state, 1 / norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
+        held = self._program.held[self._calls]
         return {
-            "version": 1,
+            "version": 2,
             "plan": self.plan.digest,
-            "row": self._row,
             "calls": self._calls,
             "seeds": self._seeds,
             "noise": "brownian" if isinstance(self._noise, BrownianNoise) else "seeded",
             "dtype": str(self._dtype).removeprefix("torch."),
-            "registers": {str(name): value.detach().clone() for name, value in self._registers.items()},
+            "registers": {str(r): self._registers.tensors[place].detach().clone() for r, place in held},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -222,50 +236,105 @@ class Run:
         ------
         ValueError : not such a state, or one of another plan
         """
-        if not isinstance(state, Mapping) or state.get("version") != 1:
-            raise ValueError("state must come from Run.state_dict(), version 1")
-        if state["plan"] != self.plan.digest:
+        if not isinstance(state, Mapping) or state.get("version") != 2:
+            raise ValueError("state must come from Run.state_dict(), version 2")
+        if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
-        device = next(iter(self._registers.values())).device
-        names = {str(r): r for k, row in enumerate(self.plan.rows) for r, _ in (*row.terms, (Register("x", k), 0))}
-        self._row, self._calls, self._seeds = int(state["row"]), int(state["calls"]), state["seeds"]
+        device = self._registers.device
+        self._calls, self._seeds = int(state["calls"]), state["seeds"]
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
             self._noise = seeded_source(state["noise"], tuple(self._seeds), self.process)
-        self._registers = {names[name]: value.to(device, copy=True) for name, value in state["registers"].items()}
+        tensors = {name: value.to(device) for name, value in state["registers"].items()}
+        like = next(iter(tensors.values()))
+        self._registers = Buffers(like, self._compute, self._program.buffers)
+        self._shown = Buffers(like, self._dtype, 1)
+        self._per_call, self._recorded = {}, False
+        for register, place in self._program.held[self._calls]:
+            self._registers.tensors[place] = self._registers.writable(place).copy_(tensors[str(register)])
 
-    def _per_item(self, value: float) -> torch.Tensor:
-        x = self._registers[Register("x", self._row)]
-        return torch.full((x.shape[0],), value, dtype=self._compute, device=x.device)
+    def _answer(
+        self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
+    ) -> None:
+        """Take an answer and form what comes after it."""
+        turn, recorded = self._take(denoised, uncond)
+        try:
+            self._draw(turn, recorded)
+            operations = turn.operations if conversion is None else turn.of_output(*conversion)
+            self._form(operations, recorded)
+            self._calls += 1
+        finally:
+            self._forget()
 
-    def _store(self, registers: dict[Register, torch.Tensor], kind: str, value: Any) -> None:
-        """Keep an output: as it is if it is used up before the model runs again, else as a copy of our own."""
-        register = Register(kind, self._calls)
-        last = self.plan.last_use.get(register, -1)
-        again = any(row.level is not None for row in self.plan.rows[self._row + 1 : last])
-        if last > self._row:
-            registers[register] = value.to(self._compute, copy=again)
+    def _take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
+        """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
+        if self._calls == len(self._program.turns):
+            raise RuntimeError("the run is done: it takes no further prediction")
+        turn = self._program.turns[self._calls]
+        tensors = self._registers.tensors
+        state = tensors[turn.x]
+        check_output("D", denoised, state)
+        if turn.both:
+            check_output("U", uncond, state)
+            assert uncond is not None
+            tensors[UNCOND] = uncond.to(self._compute)
+        tensors[DENOISED] = denoised if denoised.dtype == self._compute else denoised.to(self._compute)
+        recorded = out_of_place(state, denoised) or (turn.both and out_of_place(tensors[UNCOND]))
+        recorded = recorded or (self._recorded and torch.is_grad_enabled())
+        self._recorded |= recorded
+        return turn, recorded
 
-    def _advance(self, row: int, registers: dict[Register, torch.Tensor]) -> None:
-        """Form states from ``row`` on up to the next one that the model must see, or the result.
+    def _draw(self, turn: Turn, recorded: bool) -> None:
+        """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then."""
+        tensors, writable = self._registers.tensors, self._registers.writable
+        for number, place in turn.draws:
+            draw, like = self.plan.draws[number], tensors[turn.x]
+            if isinstance(self._noise, CallableNoise):  # a copy, since whoever draws may use the tensor again
+                noise = self._noise(draw, like)
+                tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
+            else:
+                tensors[place] = self._noise(draw, like, out=None if recorded else writable(place))
 
-        The run changes only when all has gone well, so that a mistake in a prediction or in own noise loses nothing.
-        """
-        rows, last = self.plan.rows, self.plan.last_use
-        while True:
-            if rows[row].terms:  # all but the start state
-                like = registers[Register("x", row - 1)]
-                for register, _ in sorted(rows[row].terms):  # noises in the order of their numbers
-                    if register not in registers:  # only noise is not made before it is needed
-                        registers[register] = self._noise(self.plan.draws[register.number], like)
-                newest = Register("x", row)
-                registers[newest] = combine([(registers[register], value) for register, value in rows[row].terms])
-                registers = {r: v for r, v in registers.items() if r == newest or last.get(r, -1) > row}
-            if rows[row].level is not None or row == len(rows) - 1:
-                break
-            row += 1
-        self._row, self._registers = row, registers
+    def _form(self, operations: Iterable[Combination], recorded: bool) -> None:
+        tensors, writable = self._registers.tensors, self._registers.writable
+        for operation in operations:
+            out = operation.out
+            # a prediction that stands for one turn only has no buffer
+            tensors[out] = combine(tensors, operation, None if recorded or out < 0 else writable(out))
+
+    def _forget(self) -> None:
+        """Let go of the model's answer."""
+        tensors = self._registers.tensors
+        tensors[DENOISED] = tensors[UNCOND] = None
+
+    def _per_item(self, name: str) -> torch.Tensor:
+        """Sigma or timestep of the present level, for every item."""
+        if self._calls == len(self._program.turns):
+            raise RuntimeError("the run is done: there is no level left to call the model at")
+        if name not in self._per_call:
+            self._per_call[name] = self._table(name)
+        return self._per_call[name][self._calls]
+
+    def _table(self, name: str) -> Sequence[torch.Tensor]:
+        """Those of all model calls, brought to the device at once."""
+        values = np.array([level.label for level in self.plan.levels])
+        if name == "timestep":
+            assert self.process is not None
+            values = self.process.timestep(values)
+        device, batch = self._registers.device, self._registers.shape[0]
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
+            return [torch.full((batch,), value, dtype=self._compute, device=device) for value in values.tolist()]
+        table = torch.tensor(values.tolist(), dtype=self._compute).to(device, non_blocking=True)
+        return table[:, None].expand(-1, batch).contiguous().unbind()
+
+    def _converted(self, state: torch.Tensor, scale: float) -> torch.Tensor:
+        """A state, scaled, in the model's dtype."""
+        if out_of_place(state):
+            return (state if scale == 1 else state * scale).to(self._dtype)
+        shown = self._shown.writable(0)
+        self._shown.tensors[0] = shown.copy_(state) if scale == 1 else torch.mul(state, scale, out=shown)
+        return self._shown.alias(0)
 
 
 def noise_source(
@@ -289,67 +358,3 @@ def noise_source(
         return SeededNoise(()), None
     seeds = item_seeds(seed, batch)
     return seeded_source(kind, seeds, process), seeds
-
-
-def answer(model: Model, x: torch.Tensor, sigma: torch.Tensor, both: bool) -> tuple[Any, Any]:
-    """One model call, as (denoised, uncond); a model may always return the pair, a sampler may not need it."""
-    result = model(x, sigma)
-    denoised, uncond = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    return denoised, uncond if both else None
-
-
-class Driven(Protocol):
-    """What `drive` needs of a run: a `Run`, or one of an adaptive sampler."""
-
-    @property
-    def done(self) -> bool: ...
-    @property
-    def x(self) -> torch.Tensor: ...
-    @property
-    def level(self) -> Level: ...
-    @property
-    def sigma(self) -> torch.Tensor: ...
-    @property
-    def sigma_next(self) -> float: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def nfe(self) -> int: ...
-    @property
-    def needs_uncond(self) -> bool: ...
-    def feed(self, denoised: Any, uncond: Any = None) -> None: ...
-
-
-def drive(
-    run: Driven, denoiser: Model, callback: Callable[[StepInfo], object] | None = None, progress: bool = False
-) -> torch.Tensor:
-    """Call the model until the run is done and return the result."""
-    if not callable(denoiser):
-        raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
-    bar = _progress_bar(run.steps, run.step) if progress else None
-    told = run.step - 1
-    try:
-        while not run.done:
-            x, sigma, step, after = run.x, run.level.label, run.step, run.sigma_next
-            denoised, uncond = answer(denoiser, x, run.sigma, run.needs_uncond)
-            run.feed(denoised, uncond)
-            if callback is not None and step > told:
-                told = step
-                # a copy: the model may overwrite its output at the next call
-                callback(StepInfo(step, run.steps, sigma, after, x, denoised.clone(), run.nfe))
-            if bar is not None:
-                bar.update(run.step - step)
-    finally:
-        if bar is not None:
-            bar.close()
-    return run.x
-
-
-def _progress_bar(steps: int | None, done: int) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError('progress=True needs tqdm: pip install "ksched[cli]"') from error
-    return tqdm(total=steps, initial=done, unit="step")

@@ -13,12 +13,13 @@ import torch
 from ksched.grid import Grid
 from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
+from ksched.loop import Model, StepInfo, drive
 from ksched.noise import Seed
 from ksched.options import Option, check_options
 from ksched.plan import Plan
 from ksched.processes import Process, default_process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
-from ksched.runner import Model, Noise, Run, StepInfo, check_state, drive, noise_source
+from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 

@@ -182,7 +182,7 @@ def test_samplers_that_need_the_unconditional_prediction() -> None:
     def model(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x / 2, x / 3
 
-    live = euler_cfg_pp(Live(model, x, lambda draw, like: like), GRID, x)
+    live = euler_cfg_pp(Live(model, x, lambda draw, like, out=None: like), GRID, x)
     torch.testing.assert_close(plan.run(model, x), live, rtol=1e-14, atol=0)
     with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
         plan.run(lambda x, sigma: x, x)

@@ -1,0 +1,154 @@
+"""The loop around a run: ask the model, tell the run, until it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+from ksched.denoiser import Denoiser
+from ksched.kernels import Buffers, out_of_place
+from ksched.processes import Level
+from ksched.runner import Run, check_output
+
+__all__ = ["Model", "StepInfo", "answer", "drive"]
+
+Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a callback is given once a step, when the step's first model call has been answered.
+
+    Attributes
+    ----------
+    step, steps : number of the step, from 0, and how many there are; for an adaptive sampler, of the try, and None
+    sigma, sigma_next : contract sigma of the level the step leaves and of the one it goes to; for an adaptive sampler,
+        of the last one above 0
+    x : the state at ``sigma`` that the model saw
+    denoised : its prediction of x0
+    nfe : model calls so far
+    """
+
+    step: int
+    steps: int | None
+    sigma: float
+    sigma_next: float
+    x: torch.Tensor
+    denoised: torch.Tensor
+    nfe: int
+
+
+def answer(model: Model, x: torch.Tensor, sigma: torch.Tensor, both: bool) -> tuple[Any, Any]:
+    """One model call, as (denoised, uncond); a model may always return the pair, a sampler may not need it."""
+    result = model(x, sigma)
+    denoised, uncond = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    return denoised, uncond if both else None
+
+
+class Driven(Protocol):
+    """What `drive` needs of a run: a `Run`, or one of an adaptive sampler."""
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def x(self) -> torch.Tensor: ...
+    @property
+    def level(self) -> Level: ...
+    @property
+    def sigma(self) -> torch.Tensor: ...
+    @property
+    def sigma_next(self) -> float: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def nfe(self) -> int: ...
+    @property
+    def needs_uncond(self) -> bool: ...
+    def feed(self, denoised: Any, uncond: Any = None) -> None: ...
+
+
+def drive(
+    run: Driven, denoiser: Model, callback: Callable[[StepInfo], object] | None = None, progress: bool = False
+) -> torch.Tensor:
+    """Call the model until the run is done and return the result."""
+    if not callable(denoiser):
+        raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
+    told = None if callback is None else _Told(callback, run)
+    bar = _progress_bar(run.steps, run.step) if progress else None
+    ask = _asking(run, denoiser)
+    try:
+        while not run.done:
+            ask(told)
+            if bar is not None:
+                bar.update(run.step - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
+    return run.x
+
+
+def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
+    """How to get one model call answered.
+
+    Nothing may hold the state while the run is fed, since that would keep the run from writing over it.
+    """
+
+    def ask(told: _Told | None) -> None:
+        denoised, uncond = answer(denoiser, run.x, run.sigma, run.needs_uncond)
+        if told is not None:
+            told(denoised)
+        run.feed(denoised, uncond)
+
+    if not isinstance(denoiser, Denoiser) or not isinstance(run, Run) or run.process != denoiser.process:
+        return ask
+    plan, network = run.plan, denoiser.network
+    if any(row.both for row in plan.rows):
+        return ask
+    conversions = denoiser.conversions([level.label for level in plan.levels])
+
+    def ask_network(told: _Told | None) -> None:
+        norm, of_x, of_output = conversions[run.nfe]
+        output = network(run.network_input(norm), run.timestep)
+        if told is not None:
+            told(of_x * run.x + of_output * output)
+        run.feed_output(output, of_x, of_output)
+
+    return ask_network
+
+
+class _Told:
+    """A callback, told of the first model call of every step."""
+
+    def __init__(self, callback: Callable[[StepInfo], object], run: Driven) -> None:
+        self._callback = callback
+        self._run = run
+        self._step = run.step - 1
+        self._copies = Buffers(run.x, run.x.dtype, 1)
+
+    def __call__(self, denoised: Any) -> None:
+        run = self._run
+        if run.step == self._step:
+            return
+        self._step = run.step
+        x = run.x
+        check_output("D", denoised, x)
+        # a copy: the model may overwrite its output at the next call
+        if out_of_place(denoised):
+            copy = denoised.clone()
+        else:
+            self._copies.tensors[0] = self._copies.writable(0).copy_(denoised)
+            copy = self._copies.alias(0)
+        self._callback(StepInfo(run.step, run.steps, run.level.label, run.sigma_next, x, copy, run.nfe + 1))
+
+
+def _progress_bar(steps: int | None, done: int) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError('progress=True needs tqdm: pip install "ksched[cli]"') from error
+    return tqdm(total=steps, initial=done, unit="step")

@@ -1,0 +1,216 @@
+"""How a plan is laid out in memory: which buffer every register lives in, and when a buffer may be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+from ksched.plan import Plan, Register
+
+__all__ = ["DENOISED", "UNCOND", "Combination", "Program", "Turn", "combination", "lay_out"]
+
+#: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
+DENOISED, UNCOND = -1, -2
+
+_OUTPUT = {"D": DENOISED, "U": UNCOND}
+
+
+Terms = tuple[tuple[int, float], ...]
+
+
+class Combination(NamedTuple):
+    """A state to be formed, and the passes over memory that form it.
+
+    ``scale`` times the first term, or the first term itself where there are ``means``; then for every mean ``(1 -
+    weight) * result + weight * term``, and for every sum ``result + coefficient * term``.
+
+    Attributes
+    ----------
+    out : the buffer it goes to; it may be that of the first term, which is then overwritten, and of no other
+    terms : (source, coefficient) pairs; a source is the number of a buffer, `DENOISED` or `UNCOND`
+    scale : coefficient of the first term
+    means : (source, weight) pairs
+    sums : (source, coefficient) pairs
+    """
+
+    out: int
+    terms: Terms
+    scale: float
+    means: Terms
+    sums: Terms
+
+
+def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
+    """The fewest passes for a sum.
+
+    Parameters
+    ----------
+    out : as for `Combination`
+    terms : as for `Combination`, the first one first
+    noises : how many of the last terms have no part in means
+
+    Notes
+    -----
+    Coefficients that add up to 1, as those of most rows do where alpha is 1, make weighted means, of which each is a
+    pass that saves the scaling. They are left alone if a mean would cancel numbers much larger than itself.
+    """
+    scale = terms[0][1]
+    rest, last = list(terms[1 : len(terms) - noises]), terms[len(terms) - noises :]
+    total, size = scale, abs(scale) + sum(abs(value) for _, value in rest)
+    if scale != 1 and rest and abs(scale + sum(value for _, value in rest) - 1) < 1e-15 * (4 + size):
+        means = []
+        while rest:
+            rest.sort(key=lambda term: abs(total + term[1]))
+            source, value = rest.pop()
+            total += value
+            if abs(total) < 0.25 * max(1, abs(value)):
+                break
+            means.append((source, value / total))
+        else:
+            return Combination(out, terms, 1.0, tuple(means), tuple(last))
+    return Combination(out, terms, scale, (), terms[1:])
+
+
+class Turn(NamedTuple):
+    """What happens between an answer of the model and the next call of it.
+
+    Attributes
+    ----------
+    x : the buffer of the state that the model was called on
+    both : whether the answer comes with the unconditional prediction
+    draws : (number of the noise, its buffer) of the noises to draw first
+    operations : in order; first copies of outputs that are read again after the next call, then the states to form
+    reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
+        such
+    """
+
+    x: int
+    both: bool
+    draws: tuple[tuple[int, int], ...]
+    operations: tuple[Combination, ...]
+    reader: int | None
+
+    def of_output(self, of_x: float, of_output: float) -> tuple[Combination, ...]:
+        """The operations for an answer where `DENOISED` is ``of_output`` times what is there, and ``of_x`` times x."""
+        if self.reader is None:
+            return combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))), *self.operations
+        operations = list(self.operations)
+        operations[self.reader] = _folded(operations[self.reader], self.x, of_x, of_output)
+        return tuple(operations)
+
+
+class Program(NamedTuple):
+    """The turns of a plan.
+
+    Attributes
+    ----------
+    before : what happens before the first model call
+    turns : one for every model call
+    states : the buffer of the state of every model call, and of the result
+    held : for every turn, and the result after them, the buffers of the registers that are there when it begins
+    buffers : how many buffers are needed
+    """
+
+    before: Turn
+    turns: tuple[Turn, ...]
+    states: tuple[int, ...]
+    held: tuple[tuple[tuple[Register, int], ...], ...]
+    buffers: int
+
+
+class _Shelf:
+    """Buffers that are taken and put back; the last one put back is taken first, while a processor still caches it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.place: dict[Register, int] = {}
+        self._free: list[int] = []
+
+    def take(self, register: Register) -> int:
+        if not self._free:
+            self._free.append(self.count)
+            self.count += 1
+        self.place[register] = self._free.pop()
+        return self.place[register]
+
+    def put_back(self, registers: Iterable[Register]) -> None:
+        self._free.extend(self.place.pop(register) for register in registers)
+
+    def hand_over(self, old: Register, new: Register) -> int:
+        self.place[new] = self.place.pop(old)
+        return self.place[new]
+
+
+def lay_out(plan: Plan) -> Program:
+    """A program for the rows of a plan: a linear scan that writes states over those nobody reads any more."""
+    rows = plan.rows
+    calls = [k for k, row in enumerate(rows) if row.level is not None]
+    shelf = _Shelf()
+    shelf.take(Register("x", 0))
+    ends = [*calls, len(rows) - 1]
+    before = _turn(plan, shelf, 0, ends[0], [])
+    turns, held = [], []
+    for call, (row, after) in enumerate(pairwise(ends)):
+        held.append(tuple(shelf.place.items()))
+        outputs = [Register(kind, call) for kind in ("DU" if rows[row].both else "D")]
+        turns.append(_turn(plan, shelf, row, after, outputs))
+    held.append(tuple(shelf.place.items()))
+    states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
+    return Program(before, tuple(turns), states, tuple(held), shelf.count)
+
+
+def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register]) -> Turn:
+    """The turn from the state of one row to that of another."""
+    rows, last_use = plan.rows, plan.last_use
+    state = Register("x", row)
+    x = shelf.place[state]
+    # The state stays until the first row is formed, since the answer may be told in terms of it.
+    dies = {**last_use, state: max(row + 1, last_use.get(state, 0))}
+    formed = range(row + 1, after + 1)
+    noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
+    draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
+    kept = [r for r in outputs if last_use.get(r, -1) > after]
+    operations = [combination(shelf.take(r), ((_OUTPUT[r.kind], 1.0),)) for r in kept]
+    readers = [0] if outputs and outputs[0] in kept else []
+    for j in formed:
+        terms = dict(rows[j].terms)
+        if outputs and outputs[0] in terms and outputs[0] not in kept:
+            readers.append(len(operations) if state in shelf.place else -1)
+        dead = [register for register in shelf.place if dies.get(register, -1) <= j]
+        over = next((r for r in _by_use(terms, state) if r in dead), state if state in dead else None)
+        sources = {r: shelf.place[r] if r in shelf.place else _OUTPUT[r.kind] for r in terms}
+        order = _in_order(terms, over, state)
+        target = Register("x", j)
+        if over is None:
+            out = shelf.take(target)
+        else:
+            dead.remove(over)
+            out = shelf.hand_over(over, target)
+        shelf.put_back(dead)
+        noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1
+        operations.append(combination(out, tuple((sources[r], terms[r]) for r in order), noise))
+    alone = len(readers) == 1 and readers[0] >= 0
+    return Turn(x, len(outputs) == 2, draws, tuple(operations), readers[0] if alone else None)
+
+
+def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:
+    """Registers in the order in which a new state should rather be written over them: the state of the call first."""
+    return sorted(terms, key=lambda register: (register != state, register.kind != "x", register))
+
+
+def _in_order(terms: dict[Register, float], over: Register | None, state: Register) -> list[Register]:
+    """The order of the sum: what is written over first, noises last."""
+    return sorted(_by_use(terms, state), key=lambda register: (register != over, register.kind == "xi"))
+
+
+def _folded(old: Combination, x: int, of_x: float, of_output: float) -> Combination:
+    """A combination where `DENOISED` is ``of_x`` times the state in buffer ``x`` and ``of_output`` times an output."""
+    (weight,) = (value for source, value in old.terms if source == DENOISED)
+    terms = [(source, value * of_output if source == DENOISED else value) for source, value in old.terms]
+    at = next((i for i, (source, _) in enumerate(terms) if source == x), None)
+    if at is not None:
+        terms[at] = x, terms[at][1] + weight * of_x
+    else:
+        terms.insert(0 if old.out == x else len(terms), (x, weight * of_x))
+    return combination(old.out, tuple(terms))
