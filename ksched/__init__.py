@@ -17,7 +17,7 @@ from ksched.schedules import *
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, exact, guidance, noise, peers, plots, testing
+    from ksched import analysis, batch, exact, guidance, noise, peers, plots, testing
     from ksched.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
@@ -50,6 +50,7 @@ __all__ = [
     "SamplerType",
     "StepInfo",
     "analysis",
+    "batch",
     "build_sampler",
     "exact",
     "explain",
@@ -67,7 +68,7 @@ __all__ = [
 __all__ += grid.__all__
 __all__ += schedules.__all__
 
-_MODULES = ("analysis", "exact", "guidance", "noise", "peers", "plots", "testing")
+_MODULES = ("analysis", "batch", "exact", "guidance", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",
