@@ -59,7 +59,7 @@ _CHUNK = 4096
 class NoiseSource(Protocol):
     """What the executor asks for noise."""
 
-    def __call__(self, draw: Draw, like: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
         """Unit-normal noise of ``like``'s shape, dtype and device."""
         ...
 
@@ -97,7 +97,7 @@ class SeededNoise:
 
     seeds: tuple[int, ...]
 
-    def __call__(self, draw: Draw, like: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
         """Noise of one draw for the whole batch.
 
         The numbers are drawn in float32 on the host whatever the state's dtype and device, so that all of them see
@@ -107,7 +107,7 @@ class SeededNoise:
         for item, seed in zip(noise, self.seeds, strict=True):
             generator = torch.Generator().manual_seed(_key(seed, draw))
             torch.randn(item.shape, generator=generator, out=item)
-        return noise.to(device=like.device, dtype=like.dtype) if out is None else out.copy_(noise)
+        return noise.to(device=like.device, dtype=like.dtype)
 
 
 def _key(seed: int, draw: Draw) -> int:
@@ -126,7 +126,7 @@ class CallableNoise:
 
     function: Callable[[float, float], Any]
 
-    def __call__(self, draw: Draw, like: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
         """The function's answer, checked.
 
         Raises
@@ -204,14 +204,14 @@ class BrownianNoise:
     )
     _bits: np.random.SFC64 = field(default_factory=lambda: np.random.SFC64(0), init=False, repr=False, compare=False)
 
-    def __call__(self, draw: Draw, like: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
         """Noise of one draw for the whole batch, made in float32 on the host whatever the state's dtype and device."""
         start, end = (self.process.level(sigma).lam for sigma in draw[:2])
         rising = start > end
         if rising:
             start, end = -start, -end
         if end == math.inf or _cell(start) == _cell(end) or not like.numel():
-            return SeededNoise(self.seeds)(draw, like, out)
+            return SeededNoise(self.seeds)(draw, like)
         if len(self.seeds) != len(like):
             raise ValueError(f"noise needs one seed per item; got {len(self.seeds)} for a batch of {len(like)}")
         size = math.prod(like.shape[1:])
@@ -225,8 +225,7 @@ class BrownianNoise:
         self._kept[path, words] = {node: bits[node] for node in onward if node in bits}
         noise = _combination([(bits[node], coefficient) for node, coefficient in terms])
         noise = noise.reshape(len(like), -1)[:, :size].reshape(like.shape)
-        got = torch.from_numpy(noise).to(device=like.device, dtype=like.dtype)
-        return got if out is None else out.copy_(got)
+        return torch.from_numpy(noise).to(device=like.device, dtype=like.dtype)
 
     def _words(self, path: _Path, node: int, count: int) -> _Words:
         """Random words of a node, ``count`` for every item."""
