@@ -1,0 +1,112 @@
+"""Random words from a key: Philox4x64-10, on the host and on a device, with the same bits everywhere.
+
+Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3". A counter-based generator: block
+number i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be had alone.
+The first block of a stream is that of counter 1, as in numpy.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["BLOCK", "LANE", "Words", "lanes", "words", "words_on"]
+
+#: Words in a block.
+BLOCK = 4
+
+#: A quarter of a word; the lowest bits come first.
+LANE = np.dtype("<u2")
+_WORD = np.dtype("<u8")
+
+Words: TypeAlias = npt.NDArray[np.uint64]
+
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and the root of 3 less 1, in 64 bits
+_ROUNDS = 10
+_LOW = 0xFFFFFFFF
+
+
+class _Generator(threading.local):
+    """numpy's generator, one for every thread since its state is set for every use.
+
+    Setting the state takes a tenth of the time of another generator.
+    """
+
+    def __init__(self) -> None:
+        self.bits: Any = np.random.Philox(0)
+        self.counter, self.key = np.zeros(4, np.uint64), np.zeros(2, np.uint64)
+        self.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": self.counter, "key": self.key},
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # used up: the next word is the first of a new block
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+
+
+_generator = _Generator()
+
+
+def words(key: bytes, block: int, count: int) -> Words:
+    """Words of a stream on the host, little-endian in memory.
+
+    Parameters
+    ----------
+    key : 16 bytes, two little-endian words
+    block : how many blocks of the stream come before, less than 2**64
+    count : number of words
+    """
+    generator = _generator
+    generator.key[:] = np.frombuffer(key, _WORD)
+    generator.counter[0] = block
+    generator.bits.state = generator.state
+    random: Words = generator.bits.random_raw(count)
+    return random.astype(_WORD, copy=False)
+
+
+def words_on(device: torch.device, keys: Sequence[bytes], count: int) -> torch.Tensor:
+    """The first words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
+
+    Nothing waits for the device and nothing is copied to it, so that a CUDA graph can be captured: the keys arrive as
+    scalars of operations. Two operations for each key, and some 350 for them all.
+    """
+    key = torch.empty((2, len(keys), 1), dtype=torch.int64, device=device)
+    for i, pair in enumerate(keys):
+        for word, value in zip(key, struct.unpack("<qq", pair), strict=True):
+            word[i].fill_(value)
+    k0, k1 = key
+    c0 = torch.arange(1, -(-count // BLOCK) + 1, dtype=torch.int64, device=device)
+    c1 = c2 = c3 = torch.zeros_like(c0)
+    for i in range(_ROUNDS):
+        if i:
+            k0, k1 = k0 + _signed(_BUMPS[0]), k1 + _signed(_BUMPS[1])
+        (high0, low0), (high1, low1) = _product(c0, _MULTIPLIERS[0]), _product(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    return torch.stack((c0, c1, c2, c3), dim=-1).reshape(len(keys), -1)[:, :count]
+
+
+def lanes(random: torch.Tensor) -> torch.Tensor:
+    """Four indices below 65536 for each word of a device, lowest bits first; int32, one axis."""
+    return (random.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF).reshape(-1)
+
+
+def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """High and low 64 bits of an unsigned product, by halves: int64 arithmetic wraps, and so loses the high ones."""
+    x_low, x_high = x & _LOW, (x >> 32) & _LOW
+    low, high = factor & _LOW, factor >> 32
+    cross, other = x_high * low, x_low * high
+    middle = (((x_low * low) >> 32) & _LOW) + (cross & _LOW) + (other & _LOW)
+    return x_high * high + ((cross >> 32) & _LOW) + ((other >> 32) & _LOW) + (middle >> 32), x * _signed(factor)
+
+
+def _signed(value: int) -> int:
+    """The number whose int64 has the bits of an unsigned one."""
+    return value - (1 << 64) if value >> 63 else value
