@@ -18,7 +18,7 @@ __all__ = ["Buffers", "combine", "out_of_place"]
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
 
 # What `torch.func` is in the middle of, None if nothing.
-_transforms: Any = torch._C._functorch.peek_interpreter_stack
+_transforms: Any = getattr(torch._C, "_functorch").peek_interpreter_stack  # noqa: B009 - torch does not declare it
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 

@@ -279,7 +279,7 @@ def test_threads_do_not_disturb_each_other(kind: str) -> None:
 # --- On a device, for which the CPU stands in ---
 
 
-class Discipline(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Discipline(TorchDispatchMode):
     """Refuses float64 tensors, what reads a tensor back or copies one, and what may contract a product with a sum."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
