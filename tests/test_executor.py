@@ -1,0 +1,97 @@
+"""How the executor works: its own buffers, written over only while nobody sees them; gradients; folded conversions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import NAMES, SPECS, half, start_state
+
+from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
+from ksched.denoiser import Prediction
+
+LATENT = (2, 4, 8, 8)
+PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_no_more_buffers_than_live_registers(name: str) -> None:
+    plan = build_sampler(name, "karras", 12).plan
+    noises = max(len(turn.draws) for turn in (plan.program.before, *plan.program.turns))
+    assert plan.program.buffers <= plan.live_registers + noises
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])
+def test_the_loop_makes_no_new_state(name: str) -> None:
+    """Where nobody keeps what the run hands out, every state is formed in the same few blocks of memory."""
+    sampler = build_sampler(name, "karras", 12)
+    x = start_state(VP(), sampler.sigmas[0], LATENT, dtype=torch.float32)
+    answer, blocks = torch.zeros_like(x), set()
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        blocks.add(x.data_ptr())
+        return answer
+
+    sampler.sample(model, x, seed=0)
+    assert len(blocks) <= sampler.plan.program.buffers
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep", ["tensor", "view", "array"])
+def test_what_was_handed_out_is_never_written_again(name: str, keep: str) -> None:
+    sampler = build_sampler(name, "karras", 6)
+    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    seen: list[tuple[Any, torch.Tensor]] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        seen.append(({"tensor": x, "view": x[:, 1:], "array": x.numpy()}[keep], x.clone()))
+        return half(x, sigma)
+
+    sampler.sample(model, x, seed=0)
+    for kept, copy in seen:
+        assert torch.equal(torch.as_tensor(kept), copy[:, 1:] if keep == "view" else copy)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "euler_cfg_pp"])
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    sampler = build_sampler(name, "karras", 4)
+    start = start_state(VP(), sampler.sigmas[0], (2, 3)).requires_grad_()
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def result(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def model(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tanh(weight * x), torch.sin(weight * x)
+
+        return sampler.sample(model, x, seed=2)
+
+    assert torch.autograd.gradcheck(result, (start, weight))
+    with torch.no_grad():
+        assert torch.equal(result(start, weight), result(start.detach(), weight)), "the same numbers, recorded or not"
+    assert torch.equal(result(start, weight).detach(), result(start.detach(), weight))
+
+
+@pytest.mark.parametrize(
+    ("process", "prediction"),
+    [(VP(), "epsilon"), (VP(), "v_prediction"), (EDM(), "edm"), (Flow(3.0), "flow"), (VP(), "sample")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_conversion_in_the_coefficients_is_the_conversion(
+    name: str, process: Process, prediction: Prediction
+) -> None:
+    """A `Denoiser` is asked for what its network says; a function around it is asked for the prediction of x0."""
+    sampler = build_sampler(name, "karras", 5, process=process)
+    denoiser = Denoiser(lambda x, timestep: torch.tanh(x) * 0.8, process, prediction)
+    x = start_state(process, sampler.sigmas[0])
+
+    def function(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        return denoiser(x, sigma), denoiser(x, sigma)
+
+    expected = sampler.sample(function, x, seed=1)
+    if sampler.spec.uncond:
+        with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
+            sampler.sample(denoiser, x, seed=1)
+        return
+    result = sampler.sample(denoiser, x, seed=1)
+    assert (result - expected).abs().max() <= 1e-9 * max(1.0, float(expected.abs().max()))
