@@ -98,7 +98,7 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
 def _launched(
     module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None
-) -> Any:
+) -> torch.Tensor:
     """`combine` in one launch of `triton_kernels`; no gradients flow, and outputs of the model may be of any dtype."""
     tensors = [registers[source] for source, _ in what.terms]
     if out is None:

@@ -91,8 +91,8 @@ def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float]
     is done. While a CUDA graph is captured, which would read that memory at each replay, every entry is a launch of its
     own. The results are the same bytes.
 
-    A source of a given entry may be float32 or the model's dtype. A kernel that asked which would wait for one source
-    after the other, so each is loaded as both, of which the mask lets one reach memory.
+    Whether a source is float32 or of the model's dtype differs from entry to entry. A kernel that branched on it would
+    wait for one source after the other, so each is loaded as both, of which masks let one reach memory.
     """
     if not entries:
         return
@@ -119,9 +119,8 @@ def _combine_at_once(
     width = max(len(tensors) for tensors, _, _ in entries)
     width = next(size for size in (2, 4, 8, _TERMS) if size >= width)  # a kernel is compiled for each
     addresses = np.zeros((len(entries), width), np.int64)
-    numbers = np.full(
-        (len(entries), width), -0.0, np.float32
-    )  # adding -0.0 times 0 is the one sum that changes nothing
+    # Where there is no term, -0.0 times 0 is added: the one addition that changes nothing, a zero's sign included.
+    numbers = np.full((len(entries), width), -0.0, np.float32)
     kinds = np.full((len(entries), width), -1, np.int64)
     for i, (tensors, coefficients, _) in enumerate(entries):
         used = slice(len(tensors))

@@ -11,7 +11,7 @@ import torch
 from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
 from torch.profiler import ProfilerActivity, profile
 
-from ksched import VP, Denoiser, Run, build_sampler
+from ksched import VP, Denoiser, build_sampler
 from ksched.kernels import triton_kernels
 from ksched.noise import SeededNoise
 from ksched.plan import Draw
@@ -98,8 +98,7 @@ def launches(action: Callable[[], object]) -> list[str]:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         action()
         torch.cuda.synchronize()
-    on_gpu = torch.autograd.DeviceType.CUDA
-    return [event.name for event in profiled.events() if event.device_type == on_gpu]
+    return [event.name for event in profiled.events() if event.device_type.name == "CUDA"]
 
 
 @needs_triton
@@ -118,7 +117,7 @@ def test_a_step_is_one_launch(dtype: torch.dtype) -> None:
         if not warm:
             found = launches(step)
             assert len(found) == 2, found
-            assert "_combine" in found[1]
+            assert sum("_combine" in name for name in found) == 1, found
 
 
 @needs_triton
@@ -129,7 +128,7 @@ def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
     x = on_device(sampler.sigmas[0])
     answer = torch.tanh(x)
 
-    def drive(run: Run) -> None:
+    def drive(run: Any) -> None:
         while not run.done:
             run.feed(answer, answer)
 
@@ -204,6 +203,6 @@ def test_noise_is_the_same_bytes(shape: tuple[int, ...]) -> None:
 def test_a_run_on_another_device_than_the_present_one() -> None:
     sampler = build_sampler("dpmpp_2m", "karras", 5)
     x = on_device(sampler.sigmas[0])
-    there: Any = sampler.sample(paired(denoise), x.to("cuda:1"), seed=1)
+    there = sampler.sample(paired(denoise), x.to("cuda:1"), seed=1)
     assert there.device == torch.device("cuda", 1)
     assert torch.equal(there.cpu(), sampler.sample(paired(denoise), x, seed=1).cpu())
