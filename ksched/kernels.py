@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from torch.autograd import forward_ad
 
 from ksched.program import Combination
 
-__all__ = ["Buffers", "combine", "out_of_place"]
+__all__ = ["Buffers", "combine", "out_of_place", "triton_kernels"]
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
 
 # What `torch.func` is in the middle of, None if nothing.
-_transforms: Any = getattr(torch._C, "_functorch").peek_interpreter_stack  # noqa: B009 - torch does not declare it
+_transforms: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -69,6 +70,55 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
     return total
 
 
+_loaded: dict[torch.device, ModuleType | None] = {}
+
+
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """The module `ksched.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
+
+    Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
+    operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.
+    """
+    if device.type != "cuda":
+        return None
+    if device not in _loaded:
+        if torch.cuda.is_current_stream_capturing() or out_of_place():
+            return None
+        try:
+            from ksched import triton_kernels as module
+
+            trial = torch.zeros(16, device=device)
+            module.combine([trial], [1.0], trial)
+        except Exception:  # whatever it is, there is a way without
+            _loaded[device] = None
+        else:
+            _loaded[device] = module
+    return _loaded[device]
+
+
+def _launched(
+    module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`combine` in one launch of `triton_kernels`; no gradients flow, and outputs of the model may be of any dtype."""
+    tensors = [registers[source] for source, _ in what.terms]
+    if out is None:
+        out = torch.empty_like(tensors[0], dtype=torch.float32)
+    strides, dtypes = out.stride(), module.DTYPES
+    for i, tensor in enumerate(tensors):
+        if tensor.stride() != strides or tensor.dtype not in dtypes:
+            tensors[i] = _laid_out(tensor, out, dtypes)
+    module.combine(tensors, [value for _, value in what.terms], out)
+    return out
+
+
+def _laid_out(tensor: torch.Tensor, like: torch.Tensor, dtypes: Iterable[torch.dtype]) -> torch.Tensor:
+    """A tensor whose elements lie in memory in the order of another's: itself, or else a copy."""
+    strides = zip(tensor.shape, tensor.stride(), like.stride(), strict=True)
+    if tensor.dtype in dtypes and all(own == other for size, own, other in strides if size > 1):
+        return tensor
+    return torch.empty_like(like).copy_(tensor)
+
+
 def out_of_place(*tensors: torch.Tensor) -> bool:
     """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
     if forward_ad._current_level >= 0 or _transforms() is not None or torch.compiler.is_compiling():
@@ -93,6 +143,8 @@ class Buffers:
     ----------
     tensors : what the registers hold; after them room for the outputs of a model call, `UNCOND` and `DENOISED`
     shape, device : of the states
+    combine : `combine`, or what does the same where nothing needs new tensors
+    mixed : whether that takes model outputs of half precision as they are
 
     Notes
     -----
@@ -105,6 +157,9 @@ class Buffers:
         strides = torch.empty_like(like, device="meta").stride()
         self._new = partial(torch.empty_strided, like.shape, strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
+        module = triton_kernels(like.device) if dtype == torch.float32 else None
+        self.mixed = module is not None
+        self.combine: Callable[..., torch.Tensor] = partial(_launched, module) if self.mixed else combine
         self._own: list[tuple[Any, int, int]] = [
             (None, 0, 0)
         ] * count  # buffer, its memory block, owners if we are alone

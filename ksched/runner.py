@@ -275,15 +275,19 @@ class Run:
         tensors = self._registers.tensors
         state = tensors[turn.x]
         check_output("D", denoised, state)
+        recorded = out_of_place(state, denoised) or (self._recorded and torch.is_grad_enabled())
         if turn.both:
             check_output("U", uncond, state)
             assert uncond is not None
-            tensors[UNCOND] = uncond.to(self._compute)
-        tensors[DENOISED] = denoised if denoised.dtype == self._compute else denoised.to(self._compute)
-        recorded = out_of_place(state, denoised) or (turn.both and out_of_place(tensors[UNCOND]))
-        recorded = recorded or (self._recorded and torch.is_grad_enabled())
+            recorded = recorded or out_of_place(uncond)
+            tensors[UNCOND] = self._as_read(uncond, recorded)
+        tensors[DENOISED] = denoised if denoised.dtype == self._compute else self._as_read(denoised, recorded)
         self._recorded |= recorded
         return turn, recorded
+
+    def _as_read(self, output: torch.Tensor, recorded: bool) -> torch.Tensor:
+        """An output of the model as sums take it."""
+        return output if self._registers.mixed and not recorded else output.to(self._compute)
 
     def _draw(self, turn: Turn, recorded: bool) -> None:
         """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then."""
@@ -298,10 +302,11 @@ class Run:
 
     def _form(self, operations: Iterable[Combination], recorded: bool) -> None:
         tensors, writable = self._registers.tensors, self._registers.writable
+        form = combine if recorded else self._registers.combine
         for operation in operations:
             out = operation.out
             # a prediction that stands for one turn only has no buffer
-            tensors[out] = combine(tensors, operation, None if recorded or out < 0 else writable(out))
+            tensors[out] = form(tensors, operation, None if recorded or out < 0 else writable(out))
 
     def _forget(self) -> None:
         """Let go of the model's answer."""

@@ -1,0 +1,326 @@
+"""The sums of a run and the numbers of its noise on a GPU, each in one kernel launch. Needs Triton.
+
+Nothing here waits for the device. `combine` and `normals` copy nothing to it either: coefficients and keys are
+arguments of the launch, so that a CUDA graph can be captured. Sizes of blocks are reasoned from the bytes that a
+multiprocessor must have in flight, not measured.
+"""
+
+# No `from __future__ import annotations`: Triton's interpreter before 3.2 must find `tl.constexpr` itself there.
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import triton  # pyright: ignore[reportMissingImports] - no dependency
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+
+__all__ = ["DTYPES", "combine", "combine_many", "normals"]
+
+#: What a kernel reads; it adds up in float32.
+DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+# Terms of one launch: more than the rows of all but the longest multistep samplers have, few enough for registers.
+_TERMS = 12
+
+# Elements of a program. With 128 threads that is eight each, two accesses of 16 bytes in float32 and one in half
+# precision, and a state of 4 x 64 x 64 already has 16 programs.
+_BLOCK, _WARPS = 1024, 4
+
+# Every product is added by a fused multiply-add that the kernel asks for, and the additions of noise stand alone: the
+# compiler has nothing left to contract, and the same sum has the same bytes in every variant of a kernel.
+_EXACT = {"enable_fp_fusion": False}
+
+
+def combine(
+    tensors: Sequence[torch.Tensor],
+    coefficients: Sequence[float],
+    out: torch.Tensor,
+    shown: torch.Tensor | None = None,
+    scale: float = 1.0,
+) -> None:
+    """A sum of coefficient times tensor, in the order given; one launch for up to 12 terms.
+
+    Parameters
+    ----------
+    tensors : at least one, of a dtype in `DTYPES`, each with the strides of ``out``
+    coefficients : one host number for each; other numbers compile nothing anew
+    out : float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other
+    shown : a tensor of such a dtype, with the strides of ``out``, for ``scale`` times the sum
+    scale : host number
+
+    Notes
+    -----
+    Kernels are compiled for the number of terms and their dtypes, for whether the number of elements is a multiple of
+    16 and the tensors begin at one, and for more than 2**31 elements.
+    """
+    count = out.numel()
+    while count:
+        sources, numbers = tensors[:_TERMS], [float(value) for value in coefficients[:_TERMS]]
+        tensors, coefficients = tensors[_TERMS:], coefficients[_TERMS:]
+        last, left = not tensors, _TERMS - len(sources)
+        _launch(
+            _combine,
+            (-(-count // _BLOCK),),
+            out.device,
+            *(out, shown if last else None, float(scale), count),
+            *(*sources, *[None] * left),
+            *(*numbers, *[0.0] * left),
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
+        if last:
+            return
+        tensors, coefficients = [out, *tensors], [1.0, *coefficients]
+
+
+def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float], torch.Tensor]]) -> None:
+    """`combine` for many independent runs in one launch, each with its own terms, coefficients and size.
+
+    Parameters
+    ----------
+    entries : (tensors, coefficients, out), each as for `combine`, all on one device; of the dtypes in half precision
+        only one may occur, that of the model that answered. What one entry writes no other reads or writes
+
+    Raises
+    ------
+    ValueError : sources of both float16 and bfloat16
+
+    Notes
+    -----
+    Addresses and coefficients go to the device as one small table, out of pinned memory that torch keeps until the copy
+    is done. While a CUDA graph is captured, which would read that memory at each replay, every entry is a launch of its
+    own. The results are the same bytes.
+
+    Whether a source is float32 or of the model's dtype differs from entry to entry. A kernel that branched on it would
+    wait for one source after the other, so each is loaded as both, of which masks let one reach memory.
+    """
+    if not entries:
+        return
+    device = entries[0][2].device
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        for tensors, coefficients, out in entries:
+            combine(tensors, coefficients, out)
+        return
+    while entries:
+        _combine_at_once([(tensors[:_TERMS], numbers[:_TERMS], out) for tensors, numbers, out in entries], device)
+        entries = [
+            ([out, *tensors[_TERMS:]], [1.0, *numbers[_TERMS:]], out)
+            for tensors, numbers, out in entries
+            if len(tensors) > _TERMS
+        ]
+
+
+def _combine_at_once(
+    entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float], torch.Tensor]], device: torch.device
+) -> None:
+    halves = {tensor.dtype for tensors, _, _ in entries for tensor in tensors} - {torch.float32}
+    if len(halves) > 1:
+        raise ValueError(f"besides float32, sources may be of one dtype; got {sorted(map(str, halves))}")
+    width = max(len(tensors) for tensors, _, _ in entries)
+    width = next(size for size in (2, 4, 8, _TERMS) if size >= width)  # a kernel is compiled for each
+    addresses = np.zeros((len(entries), width), np.int64)
+    # Where there is no term, -0.0 times 0 is added: the one addition that changes nothing, a zero's sign included.
+    numbers = np.full((len(entries), width), -0.0, np.float32)
+    kinds = np.full((len(entries), width), -1, np.int64)
+    for i, (tensors, coefficients, _) in enumerate(entries):
+        used = slice(len(tensors))
+        addresses[i, used] = [tensor.data_ptr() for tensor in tensors]
+        numbers[i, used] = coefficients
+        kinds[i, used] = [tensor.dtype != torch.float32 for tensor in tensors]
+    targets = np.array([(out.data_ptr(), out.numel()) for _, _, out in entries], np.int64)
+    terms = np.stack([addresses, kinds << 32 | numbers.view(np.uint32)], axis=2)
+    most = int(targets[:, 1].max())
+    if not most:
+        return
+    table = torch.from_numpy(np.concatenate([targets, terms.reshape(len(entries), -1)], axis=1))
+    if device.type != "cpu":
+        table = table.pin_memory().to(device, non_blocking=True)
+    _launch(
+        _combine_many,
+        (-(-most // _BLOCK), len(entries)),
+        device,
+        table,
+        torch.empty(1, dtype=halves.pop(), device=device) if halves else None,
+        TERMS=width,
+        ALIGNED=not (addresses % 16).any() and not (targets % 16).any(),
+        BLOCK=_BLOCK,
+        num_warps=_WARPS,
+    )
+
+
+# Items of one launch of `normals`.
+_ITEMS = 8
+
+
+def normals(keys: Sequence[tuple[int, int]], table: torch.Tensor, out: torch.Tensor) -> None:
+    """The first numbers of `ksched.noise.SeededNoise` of some streams; one launch for up to eight.
+
+    Parameters
+    ----------
+    keys : for every item the two words of its stream's key, signed or unsigned
+    table : what the 65536 values of a lane stand for, float32, on the device
+    out : float32, shape (items, count), contiguous; items of one tensor, each in row-major order
+
+    Notes
+    -----
+    The keys are arguments, so there is one way for all, captured in a graph or not; eight make a batch of usual size
+    one launch, while an argument costs a fraction of a microsecond.
+    """
+    items, count = out.shape
+    chunks = -(-count // 4096)
+    for first in range(0, items if count else 0, _ITEMS):
+        given = keys[first : first + _ITEMS]
+        padded = [*given, *[given[-1]] * (_ITEMS - len(given))]
+        words = [_signed(word) for pair in padded for word in pair]
+        # 64 threads: each makes the four blocks of a chunk whose numbers are mixed with each other.
+        _launch(_normals, (chunks, len(given)), out.device, out[first:], table, count, *words, num_warps=2)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of a word: nearly all that are not small are then of one type to Triton."""
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **options: Any) -> None:
+    """Launch a kernel on a device, which Triton only does on the present one."""
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, **options, **_EXACT)
+    else:
+        kernel[grid](*args, **options, **_EXACT)
+
+
+@triton.jit
+def _combine(
+    out, shown, scale, count,
+    x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11,
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    # All tensors lie in memory in one order, which is the order that they are walked through here.
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    total = c0 * tl.load(x0 + at, mask=inside).to(tl.float32)
+    total = _added(total, x1, c1, at, inside)
+    total = _added(total, x2, c2, at, inside)
+    total = _added(total, x3, c3, at, inside)
+    total = _added(total, x4, c4, at, inside)
+    total = _added(total, x5, c5, at, inside)
+    total = _added(total, x6, c6, at, inside)
+    total = _added(total, x7, c7, at, inside)
+    total = _added(total, x8, c8, at, inside)
+    total = _added(total, x9, c9, at, inside)
+    total = _added(total, x10, c10, at, inside)
+    total = _added(total, x11, c11, at, inside)
+    tl.store(out + at, total, mask=inside)
+    if shown is not None:
+        tl.store(shown + at, (scale * total).to(shown.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _added(total, x, c, at, inside):
+    if x is not None:
+        total = tl.fma(tl.load(x + at, mask=inside).to(tl.float32), c, total)
+    return total
+
+
+@triton.jit
+def _combine_many(table, half, TERMS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
+    # A row: address of the result and number of elements; for every term the address and, in one word, its
+    # coefficient's bits below its kind, which is 0 for float32, 1 for half precision, -1 for no term.
+    row = table + tl.program_id(1).to(tl.int64) * (2 + 2 * TERMS)
+    count = tl.load(row + 1)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for term in tl.static_range(TERMS):
+        address, word = tl.load(row + 2 + 2 * term), tl.load(row + 3 + 2 * term)
+        c, kind = word.to(tl.int32).to(tl.float32, bitcast=True), word >> 32
+        inside = _inside(at, tl.where(kind == 0, count, 0), ALIGNED)
+        x = tl.load(_pointers(address.to(tl.pointer_type(tl.float32)), at, ALIGNED), mask=inside, other=0.0)
+        if half is not None:  # a tensor that only says which dtype it is
+            inside = _inside(at, tl.where(kind == 1, count, 0), ALIGNED)
+            other = tl.load(_pointers(address.to(half.dtype), at, ALIGNED), mask=inside, other=0.0)
+            x = tl.where(inside, other.to(tl.float32), x)
+        total = c * x if term == 0 else tl.fma(x, c, total)
+    out = _pointers(tl.load(row).to(tl.pointer_type(tl.float32)), at, ALIGNED)
+    tl.store(out, total, mask=_inside(at, count, ALIGNED))
+
+
+@triton.jit
+def _pointers(start, at, ALIGNED: tl.constexpr):
+    # What the compiler cannot know of an address out of a table: that sixteen bytes may be read at once.
+    pointers = start + at
+    if ALIGNED:
+        pointers = tl.max_contiguous(tl.multiple_of(pointers, 16), 16)
+    return pointers
+
+
+@triton.jit
+def _inside(at, count, ALIGNED: tl.constexpr):
+    inside = at < count
+    if ALIGNED:
+        inside = tl.max_constancy(inside, 16)
+    return inside
+
+
+@triton.jit(do_not_specialize=[f"{half}{item}" for half in "ab" for item in range(_ITEMS)])
+def _normals(
+    out, table, count,
+    a0, b0, a1, b1, a2, b2, a3, b3, a4, b4, a5, b5, a6, b6, a7, b7,
+):  # fmt: skip
+    item, chunk = tl.program_id(1), tl.program_id(0).to(tl.int64)
+    k0, k1 = a0.to(tl.int64), b0.to(tl.int64)
+    k0, k1 = tl.where(item == 1, a1, k0), tl.where(item == 1, b1, k1)
+    k0, k1 = tl.where(item == 2, a2, k0), tl.where(item == 2, b2, k1)
+    k0, k1 = tl.where(item == 3, a3, k0), tl.where(item == 3, b3, k1)
+    k0, k1 = tl.where(item == 4, a4, k0), tl.where(item == 4, b4, k1)
+    k0, k1 = tl.where(item == 5, a5, k0), tl.where(item == 5, b5, k1)
+    k0, k1 = tl.where(item == 6, a6, k0), tl.where(item == 6, b6, k1)
+    k0, k1 = tl.where(item == 7, a7, k0), tl.where(item == 7, b7, k1)
+    k0, k1 = k0.to(tl.uint64, bitcast=True), k1.to(tl.uint64, bitcast=True)
+    block = (1 + 256 * chunk + tl.arange(0, 64)).to(tl.uint64)  # the first block of a stream is number 1
+    a = _looked_up(table, _lanes(block, k0, k1))
+    b = _looked_up(table, _lanes(block + 64, k0, k1))
+    c = _looked_up(table, _lanes(block + 128, k0, k1))
+    d = _looked_up(table, _lanes(block + 192, k0, k1))
+    at = 4096 * chunk + tl.arange(0, 1024)
+    row = out + item.to(tl.int64) * count
+    tl.store(row + at, (a + b) + (c + d), mask=at < count)
+    tl.store(row + at + 1024, (a + b) - (c + d), mask=at + 1024 < count)
+    tl.store(row + at + 2048, (a - b) + (c - d), mask=at + 2048 < count)
+    tl.store(row + at + 3072, (a - b) - (c - d), mask=at + 3072 < count)
+
+
+@triton.jit
+def _looked_up(table, lanes):
+    return tl.load(table + lanes)
+
+
+@triton.jit
+def _lanes(block, k0, k1):
+    # The quarters of the four words of every block, in the order of the stream. Sixteen neighbours belong to one block,
+    # which one thread holds: nothing is exchanged.
+    w0, w1, w2, w3 = _philox(block, k0, k1)
+    words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    q0, q1 = (words & 0xFFFF).to(tl.int32), ((words >> 16) & 0xFFFF).to(tl.int32)
+    q2, q3 = ((words >> 32) & 0xFFFF).to(tl.int32), (words >> 48).to(tl.int32)
+    return tl.interleave(tl.interleave(q0, q2), tl.interleave(q1, q3))
+
+
+@triton.jit
+def _philox(block, k0, k1):
+    # Philox4x64-10, see ksched.philox.
+    M0: tl.constexpr = 0xD2E7470EE14C6C93
+    M1: tl.constexpr = 0xCA5A826395121157
+    BUMP0: tl.constexpr = 0x9E3779B97F4A7C15
+    BUMP1: tl.constexpr = 0xBB67AE8584CAA73B
+    w0 = block
+    w1 = tl.zeros_like(block)
+    w2 = tl.zeros_like(block)
+    w3 = tl.zeros_like(block)
+    for _ in tl.static_range(10):
+        high0, low0 = tl.umulhi(w0, M0), w0 * M0
+        high1, low1 = tl.umulhi(w2, M1), w2 * M1
+        w0, w1, w2, w3 = high1 ^ w1 ^ k0, low1, high0 ^ w3 ^ k1, low0
+        k0, k1 = k0 + BUMP0, k1 + BUMP1
+    return w0, w1, w2, w3

@@ -1,0 +1,208 @@
+"""Runs on a GPU: nothing waits for it, one launch forms a state, a CUDA graph holds a run, the host has the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
+from torch.profiler import ProfilerActivity, profile
+
+from ksched import VP, Denoiser, build_sampler
+from ksched.kernels import triton_kernels
+from ksched.noise import SeededNoise
+from ksched.plan import Draw
+from ksched.registry import SamplerSpec
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+needs_triton = pytest.mark.skipif(
+    not (torch.cuda.is_available() and triton_kernels(torch.device("cuda", 0))), reason="needs a working Triton"
+)
+SHAPE = (2, 4, 8, 8)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def on_device(sigma: float, shape: tuple[int, ...] = SHAPE, seed: int = 1) -> torch.Tensor:
+    return start_state(VP(), sigma, shape, seed, dtype=torch.float32).cuda()
+
+
+def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """A model of plain operations that never leave the device."""
+    return torch.tanh(x) / (1 + sigma.reshape(-1, 1, 1, 1).to(x.dtype))
+
+
+@contextmanager
+def nothing_waits() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_waits_for_the_device(name: str, dtype: torch.dtype) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    x = on_device(sampler.sigmas[0]).to(dtype)
+    sampler.sample(paired(denoise), x, seed=1)  # brings tables there and loads kernels
+    with nothing_waits():
+        sampler.sample(paired(denoise), x, seed=1)
+        run = sampler.start(x, seed=1)
+        while not run.done:
+            _ = run.sigma, run.timestep, run.step
+            run.feed(run.x, run.x)
+
+
+def test_waiting_would_be_noticed() -> None:
+    x = torch.ones(1, device="cuda")
+    with nothing_waits(), pytest.raises(RuntimeError, match="synchroniz"):
+        x.item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_is_one_graph(name: str) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    x, other = (on_device(sampler.sigmas[0], seed=seed) for seed in (1, 2))
+
+    def whole() -> torch.Tensor:
+        return sampler.sample(paired(denoise), x, seed=3)
+
+    eager = [whole()]
+    kept = x.clone()
+    x.copy_(other)
+    eager.append(whole())
+    x.copy_(kept)
+    side = torch.cuda.Stream()  # as torch wants it: a warm-up on another stream than the default one
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        whole()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = whole()
+    for state, expected in zip((kept, other), eager, strict=True):
+        x.copy_(state)
+        captured.zero_()
+        graph.replay()
+        assert torch.equal(captured, expected)
+
+
+def launches(action: Callable[[], object]) -> list[str]:
+    """Names of the kernels that an action launches; copies by the driver are named ``Memcpy``."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        action()
+        torch.cuda.synchronize()
+    return [event.name for event in profiled.events() if event.device_type.name == "CUDA"]
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_one_launch(dtype: torch.dtype) -> None:
+    """Of Euler: the model's own launch, and one more, whatever the dtype of the answer."""
+    sampler = build_sampler("euler", "karras", 8)
+    for warm in (True, False):
+        run = sampler.start(on_device(sampler.sigmas[0]))
+        x = run.x.to(dtype)
+
+        def step() -> None:
+            run.feed(torch.sin(x))  # noqa: B023
+
+        step()
+        if not warm:
+            found = launches(step)
+            assert len(found) == 2, found
+            assert sum("_combine" in name for name in found) == 1, found
+
+
+@needs_triton
+@pytest.mark.parametrize("spec", [s for s in SPECS if not s.draws or no_noise(s)], ids=lambda s: s.name)
+def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
+    """Every state that is formed, and every output that is kept for later."""
+    sampler = build_sampler(spec.name, "karras", 6, **no_noise(spec))
+    x = on_device(sampler.sigmas[0])
+    answer = torch.tanh(x)
+
+    def drive(run: Any) -> None:
+        while not run.done:
+            run.feed(answer, answer)
+
+    drive(sampler.start(x, seed=0))
+    run = sampler.start(x, seed=0)
+    terms = [len(operation.terms) for turn in sampler.plan.program.turns for operation in turn.operations]
+    assert len(launches(lambda: drive(run))) == sum(max(1, -(-(count - 1) // 11)) for count in terms)
+
+
+@needs_triton
+def test_a_networks_step_is_one_launch() -> None:
+    """The prediction is no pass of its own: only the state's scaling for the network is another launch."""
+    sampler = build_sampler("euler", "karras", 6)
+    x = on_device(sampler.sigmas[0])
+    denoiser = Denoiser(lambda x, timestep: torch.sin(x), VP())
+    sampler.sample(denoiser, x)
+    found = launches(lambda: sampler.sample(denoiser, x))
+    assert sum("_combine" in name for name in found) == 6, found
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_host_has_the_same(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    sampler = build_sampler(name, "karras", 8)
+    x = start_state(VP(), sampler.sigmas[0], SHAPE).to(dtype, memory_format=layout)
+    model = paired(gaussian_denoiser(VP()))
+    truth = sampler.sample(model, x.double(), seed=2)
+    for state in (x, x.cuda()):
+        result = sampler.sample(model, state, seed=2)
+        assert (result.dtype, result.device, result.stride()) == (dtype, state.device, x.stride())
+        # twice what tests/test_runner.py allows a run for rounding
+        bound = 80 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
+        assert (result.double().cpu() - truth).abs().max() <= bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_in_another_layout(dtype: torch.dtype) -> None:
+    sampler = build_sampler("dpmpp_2m", "karras", 5)
+    x = on_device(sampler.sigmas[0])
+
+    def turned(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return (x / 3).to(dtype, memory_format=torch.channels_last)
+
+    result = sampler.sample(turned, x)
+    assert result.stride() == x.stride()
+    assert torch.equal(result, sampler.sample(lambda x, sigma: turned(x, sigma).float().contiguous(), x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_model_output_may_share_memory(name: str) -> None:
+    sampler = build_sampler(name, "karras", 6)
+    x = on_device(sampler.sigmas[0])
+    kept, buffer = x.clone(), torch.empty_like(x)
+
+    def ends(model: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return sampler.sample(paired(lambda x, sigma: model(x)), x, seed=1)
+
+    assert torch.equal(ends(lambda x: x), ends(torch.clone))
+    assert torch.equal(ends(lambda x: buffer.copy_(x / 3)), ends(lambda x: x / 3))
+    assert torch.equal(x, kept), "the caller's state was written to"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 64, 64), (1, 5), (9, 4097)])
+def test_noise_is_the_same_bytes(shape: tuple[int, ...]) -> None:
+    source, draw = SeededNoise(tuple(range(shape[0]))), Draw(3.0, 1.0)
+    host, device = (source(draw, torch.empty(shape, device=where)) for where in ("cpu", "cuda"))
+    assert torch.equal(host.view(torch.int32), device.cpu().view(torch.int32))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_run_on_another_device_than_the_present_one() -> None:
+    sampler = build_sampler("dpmpp_2m", "karras", 5)
+    x = on_device(sampler.sigmas[0])
+    there = sampler.sample(paired(denoise), x.to("cuda:1"), seed=1)
+    assert there.device == torch.device("cuda", 1)
+    assert torch.equal(there.cpu(), sampler.sample(paired(denoise), x, seed=1).cpu())
