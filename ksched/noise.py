@@ -186,10 +186,11 @@ def _fill(out: torch.Tensor, streams: Sequence[Callable[[int, _Floats], None]]) 
             for first in range(0, len(row), _GROUP):
                 numbers(first, row[first : first + _GROUP])
         return
+    copies = np.empty(min(_GROUP, _CHUNK + out[0].numel()), np.float32)
     for item, numbers in zip(out, streams, strict=True):
         for first, part in _parts(item):
             before = first % _CHUNK
-            copy = np.empty(before + part.numel(), np.float32)
+            copy = copies[: before + part.numel()]
             numbers(first - before, copy)
             part.copy_(torch.from_numpy(copy[before:]).view(part.shape))
 
