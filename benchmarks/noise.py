@@ -71,7 +71,7 @@ def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:
 
 def main() -> None:
     """Print the tables and write JSON."""
-    given = arguments(__doc__, seconds=0.5).parse_args()
+    given = arguments(__doc__, seconds=0.2).parse_args()
     seconds: float = given.seconds
     torch.set_num_threads(given.threads)
     library, worst = torchsde(), 0.0
