@@ -4,12 +4,12 @@ Each figure is the time for the noise of a whole run over that of `SeededNoise` 
 take turns. A path should cost no more than 3 times as much on these grids; three or five steps over a wider range, as
 EDM's, cost up to 4.5 times for the smallest state. "first" is with nothing remembered of an earlier run of the same
 grid, "again" with the coefficients of its intervals known. torchsde's BrownianTree, which k-diffusion takes, is
-measured where it can be imported, on states of up to a million numbers. ``python benchmarks/noise.py``.
+measured where it can be imported, on states of up to a million numbers and runs of up to 20 steps: it is slow.
+``python benchmarks/noise.py``. Writes noise.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import math
 import time
@@ -20,6 +20,7 @@ from statistics import median
 from types import ModuleType
 
 import torch
+from _measure import arguments, facts, named, write
 
 import ksched
 import ksched.noise
@@ -27,6 +28,7 @@ from ksched.noise import BrownianNoise, SeededNoise
 from ksched.plan import Draw
 
 LIMIT = 3.0
+TREES_UP_TO, TREE_STEPS = 1_000_000, 20
 STEPS = (3, 5, 10, 20, 50, 100)
 SHAPES = ((1, 4, 64, 64), (4, 4, 64, 64), (1, 16, 128, 128), (1, 16, 21, 60, 104))
 GRIDS: dict[str, tuple[ksched.Process, str]] = {
@@ -68,13 +70,13 @@ def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each figure; at least three runs")
-    seconds: float = parser.parse_args().seconds
-    torch.set_num_threads(1)
+    """Print the tables and write JSON."""
+    given = arguments(__doc__, seconds=0.2).parse_args()
+    seconds: float = given.seconds
+    torch.set_num_threads(given.threads)
     library, worst = torchsde(), 0.0
-    print(f"noise of a whole run: ratio to SeededNoise; ! is above {LIMIT:.0f}; one thread")
+    rows: list[dict[str, object]] = []
+    print(f"noise of a whole run: ratio to SeededNoise; ! is above {LIMIT:.0f}; {given.threads} thread(s)")
     for title, (process, schedule) in GRIDS.items():
         print(f"\n{title:24}{'plain, us per draw':>20}{'path, first':>14}{'path, again':>14}{'torchsde':>12}")
         for shape in SHAPES:
@@ -106,14 +108,19 @@ def main() -> None:
                     times.append((seconds_of(plain), seconds_of(path), seconds_of(path)))
                 base, first, again = map(median, zip(*times, strict=True))
                 worst = max(worst, first / base)
+                row: dict[str, object] = {"grid": title, "shape": named(shape), "steps": steps}
+                row |= {"microseconds": 1e6 * base / len(draws), "first": first / base, "again": again / base}
                 tree = "-"
-                if library is not None and x.numel() <= 1e6:
-                    tree = f"{seconds_of(lambda d=draws, x=x: tree_run(library, d, x)) / base:.0f}"
+                if library is not None and x.numel() <= TREES_UP_TO and steps <= TREE_STEPS:
+                    row["torchsde"] = seconds_of(lambda d=draws, x=x: tree_run(library, d, x)) / base
+                    tree = f"{row['torchsde']:.0f}"
+                rows.append(row)
                 flag = " !" if first > LIMIT * base else ""
-                name = f"{'x'.join(map(str, shape))}, {steps}"
+                name = f"{named(shape)}, {steps}"
                 cells = f"{1e6 * base / len(draws):20.0f}{first / base:14.2f}{again / base:14.2f}"
                 print(f"{name:24}{cells}{tree:>12}{flag}", flush=True)
     print(f"\nmost: {worst:.2f}")
+    write(given.out, "noise", {**facts(), "limit": LIMIT, "most": worst, "rows": rows})
 
 
 if __name__ == "__main__":

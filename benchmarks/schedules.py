@@ -3,22 +3,21 @@
 Times differ from machine to machine and from minute to minute, so every figure also stands as a ratio to one
 ``numpy.linspace`` of the same run. A schedule should cost less than 100 microseconds, a process less than 2
 milliseconds. diffusers is measured where it can be imported; so is k-diffusion, or its sampling.py alone if a path to
-it is given, since the package itself imports much more. ``python benchmarks/schedules.py --k-diffusion PATH``.
+it is given, since the package itself imports much more. ``python benchmarks/schedules.py --k-diffusion PATH``. Writes
+schedules.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from overhead import best
+import torch
+from _measure import arguments, best, facts, write
+from _peers import k_diffusion_sampling
 
 import ksched
 from ksched.schedules import SCHEDULES
@@ -43,33 +42,9 @@ def flagged(microseconds: float, limit: float) -> str:
     return " !" if microseconds >= limit else ""
 
 
-def sampling_module(path: Path | None) -> ModuleType:
-    """k-diffusion's sampling module: of the installed package, or of a file, with what it need not have stubbed."""
-    if path is None:
-        return importlib.import_module("k_diffusion.sampling")
-    package = "k_diffusion_file"
-    stubs: dict[str, Any] = {name: ModuleType(name) for name in (package, f"{package}.utils")}
-    stubs[package].__path__ = []
-    for name in ("torchdiffeq", "torchsde"):  # its integrators and Brownian trees, which no schedule uses
-        if importlib.util.find_spec(name) is None:
-            stubs[name] = ModuleType(name)
-            stubs[name].odeint = None
-    spec = importlib.util.spec_from_file_location(f"{package}.sampling", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no Python file: {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.update(stubs)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        for name in stubs:
-            del sys.modules[name]
-    return module
-
-
 def k_diffusion(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
     """Names and calls of k-diffusion."""
-    sampling = sampling_module(path)
+    sampling = k_diffusion_sampling(path)
     low, high = ksched.VP().sigma_min, ksched.VP().sigma_max
     yield "get_sigmas_karras", lambda: sampling.get_sigmas_karras(STEPS, low, high)
     yield "get_sigmas_exponential", lambda: sampling.get_sigmas_exponential(STEPS, low, high)
@@ -97,24 +72,30 @@ def diffusers() -> Iterator[tuple[str, Callable[[], object]]]:
         yield name, lambda made=made: made.set_timesteps(STEPS)
 
 
-def peers(title: str, calls: Iterator[tuple[str, Callable[[], object]]], seconds: float, linspace: float) -> None:
-    """Print the table of a program, or that it is not there."""
+def peers(
+    title: str, calls: Iterator[tuple[str, Callable[[], object]]], seconds: float, linspace: float
+) -> dict[str, float]:
+    """Microseconds of a program's functions, printed as a table; or a line that says that it is not there."""
     print(f"\n{title}")
+    found: dict[str, float] = {}
     try:
         for name, call in calls:
             time = best(call, seconds)
+            found[name] = 1e6 * time
             print(f"{name:40}{1e6 * time:10.1f} ({time / linspace:5.1f})")
     except (ImportError, OSError) as error:
         print(f"not measured, it cannot be imported: {error}")
+    return found
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.1, help="time spent on each figure")
+    """Print the tables and write JSON."""
+    parser = arguments(__doc__, seconds=0.1)
     parser.add_argument("--k-diffusion", type=Path, metavar="PATH", help="path to k-diffusion's sampling.py")
     given = parser.parse_args()
     seconds: float = given.seconds
+    torch.set_num_threads(given.threads)
+    data: dict[str, Any] = {"steps": STEPS, "schedules": {}, "processes": {}}
     linspace = best(lambda: np.linspace(1, 0, STEPS + 1), seconds)
     print(f"numpy.linspace of {STEPS + 1} numbers: {1e6 * linspace:.1f} microseconds; ratios to it in brackets\n")
     print(f"microseconds for {STEPS} steps, named by a string; ! is {SCHEDULE_LIMIT:.0f} or more")
@@ -123,19 +104,25 @@ def main() -> None:
     made = {name: PROCESSES[name]() for name in MEASURED}
     for schedule in SCHEDULES:
         cells = ""
-        for process in made.values():
-            name = schedule.value
+        name = schedule.value
+        data["schedules"][name] = {}
+        for of, process in made.items():
             time = best(lambda n=name, p=process: ksched.calculate_sigmas(n, STEPS, p), seconds)
             slowest = max(slowest, time)
+            data["schedules"][name][of] = 1e6 * time
             cells += f"{1e6 * time:9.1f} ({time / linspace:5.1f}){flagged(1e6 * time, SCHEDULE_LIMIT):2}"
         print(f"{schedule:20}{cells}")
     print(f"slowest: {1e6 * slowest:.1f} ({slowest / linspace:.1f})")
     print(f"\nmicroseconds to build a process and its table; ! is {PROCESS_LIMIT:.0f} or more")
     for title, build in PROCESSES.items():
         time = best(lambda build=build: build().sigmas, seconds)
+        data["processes"][title] = 1e6 * time
         print(f"{title:20}{1e6 * time:9.1f} ({time / linspace:5.1f}){flagged(1e6 * time, PROCESS_LIMIT)}")
-    peers(f"k-diffusion, microseconds for {STEPS} steps", k_diffusion(given.k_diffusion), seconds, linspace)
-    peers(f"diffusers, microseconds for set_timesteps({STEPS})", diffusers(), seconds, linspace)
+    title = f"k-diffusion, microseconds for {STEPS} steps"
+    data["k-diffusion"] = peers(title, k_diffusion(given.k_diffusion), seconds, linspace)
+    title = f"diffusers, microseconds for set_timesteps({STEPS})"
+    data["diffusers"] = peers(title, diffusers(), seconds, linspace)
+    write(given.out, "schedules", {**facts(), **data})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import benchmark_tables
 import matplotlib as mpl
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ def write(folder: Path) -> None:
         (folder / path).write_text(text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
     draw_each(folder / "schedules")
+    benchmark_tables.write(folder / "benchmarks")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,0 +1,129 @@
+"""The tables of the page on benchmarks, from what the benchmarks wrote; the page includes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write"]
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+NOT_YET = "*Not measured yet: `python -m nox -s bench`.*\n"
+CONTENDERS = ("ksched", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
+
+
+def write(folder: Path) -> None:
+    """Write a file per table into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (source, make) in PARTS.items():
+        path = RESULTS / f"{source}.json"
+        text = make(json.loads(path.read_text())) if path.exists() else NOT_YET
+        (folder / f"{name}.txt").write_text(text)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _machine(data: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    where = data["processor"] if data["device"] == "cpu" else data["device"]
+    return f"{data['date']}: {where}, {data['cores']} cores, torch on {data['threads']} thread(s); {versions}."
+
+
+def _summary(data: Mapping[str, Any]) -> str:
+    short = data["summary"]
+    rows = [
+        [
+            title,
+            f"{short[key]['geometric_mean']:.1f}",
+            f"{short[key]['worst']:.2f}",
+            " ".join(short[key]["worst_cell"]),
+        ]
+        for key, title in {"ratio": "as they are run", "least": "and `step` alone"}.items()
+        if key in short
+    ]
+    slower = ", ".join(f"`{name}` on {shape} ({ratio:.2f})" for name, shape, ratio in short["slower"])
+    columns = ["fastest of k-diffusion and diffusers over ours", "geometric mean", "worst", "worst cell"]
+    lost = f"Of all cells, we are slower in: {slower}." if slower else "In no cell of all are we slower."
+    return f"{_machine(data)}\n\n{_table(columns, rows)}\n{lost}\n"
+
+
+def _overhead(data: Mapping[str, Any], chosen: bool) -> str:
+    parts = []
+    for shape in dict.fromkeys(cell["shape"] for cell in data["cells"]):
+        cells = [c for c in data["cells"] if c["shape"] == shape]
+        cells = [c for c in cells if not chosen or c["sampler"] in data["summary"]["samplers"]]
+        names = [name for name in CONTENDERS if any(name in cell["microseconds"] for cell in cells)]
+        rows = [
+            [
+                f"`{cell['sampler']}`",
+                *(_number(cell["microseconds"].get(name)) for name in names),
+                _number(cell.get("ratio")),
+                f"{cell['x floor']:.2f}" if "x floor" in cell else "",
+            ]
+            for cell in cells
+        ]
+        parts.append(f"**{shape}**\n\n{_table(['sampler', *names, 'ratio', 'times the floor'], rows)}")
+    return "\n".join(parts)
+
+
+def _operations(data: Mapping[str, Any]) -> str:
+    rows = []
+    for cell in data["cells"]:
+        figures = cell["figures"]
+        rows.append([f"`{cell['sampler']}`"])
+        for key in ("operations", "reads", "peak"):
+            rows[-1] += [_number(figures.get(name, {}).get(key)) for name in ("ksched", "k-diffusion", "diffusers")]
+        rows[-1].append(str(cell.get("peak_limit", "")))
+    columns = ["sampler"]
+    columns += [
+        f"{what}{of}" for what in ("operations", "reads", "peak") for of in ("", ", k-diffusion", ", diffusers")
+    ]
+    return f"{data['shape']}, {data['steps']} steps.\n\n{_table([*columns, 'live registers + 1'], rows)}"
+
+
+def _building(data: Mapping[str, Any]) -> str:
+    keys = ("build", "start", "class", "set_timesteps")
+    rows = [[f"`{cell['sampler']}`", *(_number(cell.get(key)) for key in keys)] for cell in data["cells"]]
+    return _table(["sampler", "build", "start", "diffusers: class", "diffusers: set_timesteps"], rows)
+
+
+def _noise(data: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{r['grid']}, {r['shape']}", _number(r["microseconds"]), f"{r['first']:.2f}", _number(r.get("torchsde"))]
+        for r in data["rows"]
+        if r["steps"] == 20
+    ]
+    return _table(["run of 20 steps", "independent, microseconds per draw", "path", "torchsde's tree"], rows)
+
+
+def _schedules(data: Mapping[str, Any]) -> str:
+    processes = list(next(iter(data["schedules"].values())))
+    rows = [[f"`{name}`", *(_number(of[p]) for p in processes)] for name, of in data["schedules"].items()]
+    theirs = {
+        f"{program}: `{name}`": time for program in ("k-diffusion", "diffusers") for name, time in data[program].items()
+    }
+    ours = _table([f"{data['steps']} steps", *processes], rows)
+    return f"{ours}\n{_table(['theirs', 'microseconds'], [[name, _number(time)] for name, time in theirs.items()])}"
+
+
+PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "summary": ("overhead", _summary),
+    "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
+    "overhead": ("overhead", lambda data: _overhead(data, chosen=False)),
+    "gpu": ("overhead_cuda", lambda data: f"{_summary(data)}\n{_overhead(data, chosen=True)}"),
+    "operations": ("operations", _operations),
+    "building": ("building", _building),
+    "noise": ("noise", _noise),
+    "schedules": ("schedules", _schedules),
+}
