@@ -160,9 +160,8 @@ class Buffers:
         module = triton_kernels(like.device) if dtype == torch.float32 else None
         self.mixed = module is not None
         self.combine: Callable[..., torch.Tensor] = partial(_launched, module) if self.mixed else combine
-        self._own: list[tuple[Any, int, int]] = [
-            (None, 0, 0)
-        ] * count  # buffer, its memory block, owners if we are alone
+        # buffer, its memory block, and the owners of that if we are alone
+        self._own: list[tuple[Any, int, int]] = [(None, 0, 0)] * count
 
     def alias(self, register: int) -> torch.Tensor:
         """What a register holds, for others to see."""

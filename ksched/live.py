@@ -10,7 +10,7 @@ import torch
 
 from ksched.grid import Grid
 from ksched.loop import Model, answer
-from ksched.noise import BrownianNoise, NoiseSource, Seed, seeded_source
+from ksched.noise import NoiseSource, Seed, scheme_of, source_by_scheme
 from ksched.plan import Draw
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
@@ -219,7 +219,7 @@ class LiveRun:
             "live": self._key,
             "calls": self._calls,
             "seeds": self._seeds,
-            "noise": "brownian" if isinstance(self._noise, BrownianNoise) else "seeded",
+            "noise": scheme_of(self._noise),
             "dtype": str(self._dtype).removeprefix("torch."),
             "state": {f.name: _copied(getattr(self._state, f.name)) for f in fields(self._state)},
             "answers": [_copied(answers) for answers in self._answers],
@@ -230,7 +230,7 @@ class LiveRun:
 
         Raises
         ------
-        ValueError : not such a state, or one of another sampler
+        ValueError : not such a state, or one of another sampler or noise
         """
         if not isinstance(state, Mapping) or state.get("version") != 1:
             raise ValueError("state must come from Run.state_dict(), version 1")
@@ -241,7 +241,7 @@ class LiveRun:
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
-            self._noise = seeded_source(state["noise"], tuple(self._seeds), self.process)
+            self._noise = source_by_scheme(state["noise"], tuple(self._seeds), self.process)
         self._saved = {name: _copied(value, device) for name, value in state["state"].items()}
         self._answers = [_copied(answers, device) for answers in state["answers"]]
         self._drawn = {}

@@ -39,7 +39,9 @@ __all__ = [
     "SeededNoise",
     "brownian_sampler",
     "item_seeds",
+    "scheme_of",
     "seeded_source",
+    "source_by_scheme",
 ]
 
 #: One whole number, or one per item of the batch.
@@ -349,6 +351,27 @@ def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) ->
     if process is None:
         raise ValueError('noise="brownian" needs a process; start the run from a Sampler, or give a process')
     return BrownianNoise(seeds, process)
+
+
+def scheme_of(source: NoiseSource) -> str:
+    """The name of the rule that makes a source's numbers, for a state that is saved."""
+    return SCHEMES["brownian" if isinstance(source, BrownianNoise) else "seeded"]
+
+
+def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | None) -> NoiseSource:
+    """The noise that goes on where a state was saved.
+
+    Raises
+    ------
+    ValueError : a rule that this version does not have, whose noise would be other noise
+    """
+    for kind, name in SCHEMES.items():
+        if name == scheme:
+            return seeded_source(kind, seeds, process)
+    known = " and ".join(map(repr, SCHEMES.values()))
+    raise ValueError(
+        f"this version of ksched makes noise by {known}; the state needs {scheme!r}: finish it with its own"
+    )
 
 
 class _Path(NamedTuple):

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 
 from ksched.kernels import Buffers, combine, out_of_place
-from ksched.noise import BrownianNoise, CallableNoise, NoiseSource, Seed, SeededNoise, item_seeds, seeded_source
+from ksched.noise import (
+    CallableNoise,
+    NoiseSource,
+    Seed,
+    SeededNoise,
+    item_seeds,
+    scheme_of,
+    seeded_source,
+    source_by_scheme,
+)
 from ksched.plan import Plan
 from ksched.processes import Level, Process
 from ksched.program import DENOISED, UNCOND, Combination, Turn
@@ -224,7 +233,7 @@ class Run:
             "plan": self.plan.digest,
             "calls": self._calls,
             "seeds": self._seeds,
-            "noise": "brownian" if isinstance(self._noise, BrownianNoise) else "seeded",
+            "noise": scheme_of(self._noise),
             "dtype": str(self._dtype).removeprefix("torch."),
             "registers": {str(r): self._registers.tensors[place].detach().clone() for r, place in held},
         }
@@ -234,7 +243,7 @@ class Run:
 
         Raises
         ------
-        ValueError : not such a state, or one of another plan
+        ValueError : not such a state, or one of another plan or noise
         """
         if not isinstance(state, Mapping) or state.get("version") != 2:
             raise ValueError("state must come from Run.state_dict(), version 2")
@@ -245,7 +254,7 @@ class Run:
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
-            self._noise = seeded_source(state["noise"], tuple(self._seeds), self.process)
+            self._noise = source_by_scheme(state["noise"], tuple(self._seeds), self.process)
         tensors = {name: value.to(device) for name, value in state["registers"].items()}
         like = next(iter(tensors.values()))
         self._registers = Buffers(like, self._compute, self._program.buffers)

@@ -95,3 +95,21 @@ def test_a_conversion_in_the_coefficients_is_the_conversion(
         return
     result = sampler.sample(denoiser, x, seed=1)
     assert (result - expected).abs().max() <= 1e-9 * max(1.0, float(expected.abs().max()))
+
+
+def test_a_compiled_model_compiles_once() -> None:
+    """Sigma is a tensor and states look alike, so that nothing tells one model call from another."""
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+    sampler = build_sampler("dpmpp_2m", "karras", 8)
+    x = start_state(VP(), sampler.sigmas[0], LATENT, dtype=torch.float32)
+    result = sampler.sample(torch.compile(model, fullgraph=True, backend=backend), x)
+    assert len(compiled) == 1
+    assert torch.equal(result, sampler.sample(model, x))

@@ -86,6 +86,16 @@ torch.save(run.x, {str(tmp_path / "result.pt")!r})
     assert equal(run.x, torch.load(tmp_path / "result.pt"))
 
 
+@pytest.mark.parametrize("name", ["euler_ancestral", "rk_adaptive"])
+def test_a_state_of_another_noise_is_refused(name: str) -> None:
+    sampler = build_sampler(name, "karras", 4)
+    x = torch.ones(1, 2)
+    state = sampler.start(x, seed=1).state_dict()
+    sampler.start(x, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match="the state needs 'ksched noise 1'"):
+        sampler.start(x, seed=1).load_state_dict({**state, "noise": "ksched noise 1"})
+
+
 def test_a_state_of_another_plan_is_refused() -> None:
     x = torch.zeros(1, 2)
     state = build_sampler("euler", "karras", 4).start(x).state_dict()
@@ -135,16 +145,18 @@ def has_memory(spec: SamplerSpec) -> bool:
 @pytest.mark.parametrize("spec", [s for s in SPECS if not has_memory(s)], ids=lambda s: s.name)
 def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
     whole = build_sampler(spec.name, "karras", 6)
-    first, second = (build_sampler(spec.name, sigmas=s) for s in (whole.sigmas[:4], whole.sigmas[3:]))
     x = start_state(VP(), whole.sigmas[0])
-    halves = second.sample(half, first.sample(half, x, seed=1), seed=1)
-    torch.testing.assert_close(halves, whole.sample(half, x, seed=1), rtol=1e-14, atol=1e-14)
+    expected = whole.sample(half, x, seed=1)
+    for step in range(1, 6):
+        first, second = (build_sampler(spec.name, sigmas=s) for s in (whole.sigmas[: step + 1], whole.sigmas[step:]))
+        halves = second.sample(half, first.sample(half, x, seed=1), seed=1)
+        torch.testing.assert_close(halves, expected, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_sampler(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
-    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(32)]
+    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(64)]
     serial = [sampler.sample(half, x, seed=i) for i, x in enumerate(xs)]
     before, results = hash(sampler), [torch.empty(0)] * len(xs)
 
