@@ -421,3 +421,15 @@ def peer_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the programs are that are not installed."""
     parser.add_argument("--k-diffusion", type=Path, metavar="PATH", help="path to k-diffusion's sampling.py")
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="path to a checkout of ComfyUI")
+
+
+def begin(given: argparse.Namespace) -> tuple[torch.device, Programs] | None:
+    """The device and the programs that the arguments name, with threads set; None if the device is not there."""
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: nothing is measured")
+        return None
+    torch.set_num_threads(given.threads)
+    programs = find_programs(given.k_diffusion, given.comfyui)
+    print(*programs.absent, sep="\n")
+    return device, programs

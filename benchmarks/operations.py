@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from _measure import Contender, arguments, facts, named, table, write
-from _peers import COMFY, DIFF, KDIFF, OURS, find_programs, ours, peer_arguments
+from _peers import COMFY, DIFF, KDIFF, OURS, begin, ours, peer_arguments
 from overhead import make_job
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -122,13 +122,9 @@ def main() -> None:
     peer_arguments(parser)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
-    device = torch.device(given.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: nothing is measured")
+    if (begun := begin(given)) is None:
         return
-    torch.set_num_threads(given.threads)
-    programs = find_programs(given.k_diffusion, given.comfyui)
-    print(*programs.absent, sep="\n")
+    device, programs = begun
     size = torch.Size(SHAPE).numel()
     job = make_job(SHAPE, build_sampler("euler", "karras", STEPS).sigmas.tolist(), "fresh", device)
     job = replace(job, model=uncounted(job.model), both=uncounted(job.both))

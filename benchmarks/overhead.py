@@ -37,7 +37,7 @@ from _peers import (
     OURS_GIVEN,
     Job,
     Programs,
-    find_programs,
+    begin,
     ours,
     peer_arguments,
 )
@@ -243,14 +243,10 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, choices=range(len(SHAPES)), help="only these of the five")
     parser.add_argument("--compared", action="store_true", help="only the samplers and sizes of the summary")
     given = parser.parse_args()
-    device = torch.device(given.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: nothing is measured")
+    if (begun := begin(given)) is None:
         return
-    torch.set_num_threads(given.threads)
+    device, programs = begun
     warnings.filterwarnings("ignore", module="torchsde")  # it rounds the ends of its interval, and warns of that
-    programs = find_programs(given.k_diffusion, given.comfyui)
-    print(*programs.absent, sep="\n")
     names = COMPARED if given.compared else given.samplers
     shapes = [SHAPES[i] for i in ((0, 2, 3) if given.compared else given.sizes or range(len(SHAPES)))]
     about = facts(device)
