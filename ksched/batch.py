@@ -164,7 +164,7 @@ class Batch:
                 if isinstance(live, LiveRun):
                     live.feed(part, twin)
             for run, turn, recorded in turns:
-                run._form(turn.operations, recorded)
+                run._registers.form(turn.operations, recorded)
                 run._calls += 1
         finally:
             for run, _, _ in planned:

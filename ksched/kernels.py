@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
-from ksched.program import Combination
+from ksched.program import Combination, Operations
 
-__all__ = ["Buffers", "combine", "out_of_place", "triton_kernels"]
+__all__ = ["Buffers", "combine", "numba_kernels", "out_of_place", "triton_kernels"]
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
@@ -96,6 +97,16 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
     return _loaded[device]
 
 
+@cache
+def numba_kernels() -> ModuleType | None:
+    """The module `ksched.numba_kernels` if Numba is there and works."""
+    try:
+        from ksched import numba_kernels as module
+    except Exception:  # whatever it is, torch's own operations do the same work in more passes
+        return None
+    return module
+
+
 def _launched(
     module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -106,17 +117,22 @@ def _launched(
     strides, dtypes = out.stride(), module.DTYPES
     for i, tensor in enumerate(tensors):
         if tensor.stride() != strides or tensor.dtype not in dtypes:
-            tensors[i] = _laid_out(tensor, out, dtypes)
+            tensors[i] = _laid_out(tensor, partial(torch.empty_like, out), dtypes)
     module.combine(tensors, [value for _, value in what.terms], out)
     return out
 
 
-def _laid_out(tensor: torch.Tensor, like: torch.Tensor, dtypes: Iterable[torch.dtype]) -> torch.Tensor:
-    """A tensor whose elements lie in memory in the order of another's: itself, or else a copy."""
-    strides = zip(tensor.shape, tensor.stride(), like.stride(), strict=True)
-    if tensor.dtype in dtypes and all(own == other for size, own, other in strides if size > 1):
+def _laid_out(
+    tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Iterable[torch.dtype]
+) -> torch.Tensor:
+    """A tensor whose elements lie in memory in the order of a new one's: itself, or else a copy."""
+    copy = new()
+    strides = zip(tensor.shape, tensor.stride(), copy.stride(), strict=True)
+    same = tensor.dtype in dtypes and all(own == other for size, own, other in strides if size > 1)
+    # Neither a view that torch negates when it is read, nor zeros that are nowhere.
+    if same and not tensor.is_neg() and tensor.data_ptr():
         return tensor
-    return torch.empty_like(like).copy_(tensor)
+    return copy.copy_(tensor)
 
 
 def out_of_place(*tensors: torch.Tensor) -> bool:
@@ -142,9 +158,8 @@ class Buffers:
     Attributes
     ----------
     tensors : what the registers hold; after them room for the outputs of a model call, `UNCOND` and `DENOISED`
-    shape, device : of the states
-    combine : `combine`, or what does the same where nothing needs new tensors
-    mixed : whether that takes model outputs of half precision as they are
+    shape, device, dtype : of the registers
+    mixed : whether model outputs of half precision are taken as they are
 
     Notes
     -----
@@ -153,15 +168,20 @@ class Buffers:
     """
 
     def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
-        self.shape, self.device = like.shape, like.device
-        strides = torch.empty_like(like, device="meta").stride()
-        self._new = partial(torch.empty_strided, like.shape, strides, dtype=dtype, device=like.device)
+        self.shape, self.device, self.dtype = like.shape, like.device, dtype
+        self._strides = torch.empty_like(like, device="meta").stride()
+        self._new = partial(torch.empty_strided, like.shape, self._strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
-        module = triton_kernels(like.device) if dtype == torch.float32 else None
-        self.mixed = module is not None
-        self.combine: Callable[..., torch.Tensor] = partial(_launched, module) if self.mixed else combine
-        # buffer, its memory block, and the owners of that if we are alone
-        self._own: list[tuple[Any, int, int]] = [(None, 0, 0)] * count
+        # buffer, its memory block, the owners of that if we are alone, and its address
+        self._own: list[tuple[Any, int, int, int]] = [(None, 0, 0, 0)] * count
+        single = dtype == torch.float32
+        self._triton = triton_kernels(like.device) if single else None
+        self._numba: Any = numba_kernels() if single and like.device.type == "cpu" else None
+        self.mixed = self._triton is not None
+        if self._numba is not None:
+            # Addresses, as slots of a table are numbered, and those of the results of a turn.
+            self._sources, self._results = array("q", [0] * (count + 2)), array("q", [0] * 8)
+            self._count = like.numel()
 
     def alias(self, register: int) -> torch.Tensor:
         """What a register holds, for others to see."""
@@ -170,11 +190,52 @@ class Buffers:
 
     def writable(self, register: int) -> torch.Tensor:
         """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
-        buffer, block, owners = self._own[register]
+        buffer, block, owners, _ = self._own[register]
         if buffer is None or _use_count(block) != owners:
             with torch.inference_mode(False):  # else it could not be written to outside of inference mode
                 buffer = self._new()
             block = buffer.untyped_storage()._cdata
-            self._own[register] = buffer, block, _use_count(block) or -1
+            self._own[register] = buffer, block, _use_count(block) or -1, buffer.data_ptr()
         found: torch.Tensor = buffer
         return found
+
+    def form(self, operations: Operations, recorded: bool = False) -> None:
+        """Do the operations of a turn; ``recorded``: on new tensors, since something follows every value."""
+        if recorded:
+            for operation in operations:
+                self.tensors[operation.out] = combine(self.tensors, operation)
+        elif self._numba is not None:
+            self._form_at_once(operations)
+        else:
+            form: Any = combine if self._triton is None else partial(_launched, self._triton)
+            for operation in operations:
+                out = operation.out
+                # a prediction that stands for one turn only has no buffer
+                self.tensors[out] = form(self.tensors, operation, self.writable(out) if out >= 0 else None)
+
+    def _form_at_once(self, operations: Operations) -> None:
+        """By Numba, all in one pass over memory."""
+        table, tensors, own = operations.table, self.tensors, self._own
+        for source in table.sources:
+            tensor = tensors[source]
+            if source >= 0 and tensor is own[source][0]:
+                self._sources[source + 2] = own[source][3]
+            else:
+                self._sources[source + 2] = self._address(source)
+        formed = []
+        self._results.extend([0] * (len(table.results) - len(self._results)))
+        for k, register in enumerate(table.results):
+            tensor = self._new() if register < 0 else self.writable(register)  # a prediction for one turn has no buffer
+            self._results[k] = tensor.data_ptr() if register < 0 else own[register][3]
+            formed.append(tensor)
+        self._numba.form(self._sources.buffer_info()[0], self._results.buffer_info()[0], table, self._count)
+        for register, tensor in zip(table.results, formed, strict=True):
+            tensors[register] = tensor
+
+    def _address(self, source: int) -> int:
+        """Where a tensor begins that somebody else made, once its numbers lie in memory as ours do."""
+        tensor = self.tensors[source]
+        if tensor.stride() != self._strides or tensor.is_neg() or not tensor.data_ptr():
+            tensor = self.tensors[source] = _laid_out(tensor, self._new, (self.dtype,))
+        address: int = tensor.data_ptr()
+        return address

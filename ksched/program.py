@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 from ksched.plan import Plan, Register
 
-__all__ = ["DENOISED", "UNCOND", "Combination", "Program", "Turn", "combination", "lay_out"]
+__all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "lay_out"]
 
 #: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
 DENOISED, UNCOND = -1, -2
 
 _OUTPUT = {"D": DENOISED, "U": UNCOND}
+
+# Predictions, and with them conversions, that a turn is asked for: one kind for nearly all programs.
+_KEPT = 8
 
 
 Terms = tuple[tuple[int, float], ...]
@@ -72,7 +78,67 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     return Combination(out, terms, scale, (), terms[1:])
 
 
-class Turn(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Operations as numbers, for a kernel that runs them one after the other on every part of the states.
+
+    Attributes
+    ----------
+    integers : how many operations there are; for each the slot that it writes, the slot that it also puts a copy of its
+        second term in or `NOWHERE`, the number of its terms, and the slots of these. Slots from `RESULTS` on are those
+        of the results of the operations, which later ones read; all others are sources, as they are before
+    coefficients : of all terms in order, float32
+    sources : the sources among the slots
+    results : the buffer of every result
+    """
+
+    integers: array[int]
+    coefficients: array[float]
+    sources: tuple[int, ...]
+    results: tuple[int, ...]
+
+    @cached_property
+    def addresses(self) -> tuple[int, int]:
+        """Where in memory the integers and the coefficients begin."""
+        return self.integers.buffer_info()[0], self.coefficients.buffer_info()[0]
+
+
+#: First slot of a result, and no slot.
+RESULTS, NOWHERE = 1 << 20, -1
+
+
+class Operations(tuple[Combination, ...]):
+    """Operations in the order in which they are done."""
+
+    @cached_property
+    def table(self) -> Table:
+        """The same as numbers. An output that is kept is copied by an operation that reads it anyway, if one does."""
+        slots: dict[int, int] = {}
+        copies: dict[int, int] = {}
+        lines: list[tuple[int, int, Terms]] = []
+        for k, operation in enumerate(self):
+            terms = tuple((slots.get(source, source), value) for source, value in operation.terms)
+            if len(terms) == 1 and terms[0][0] in (DENOISED, UNCOND) and terms[0][1] == 1:
+                copies[terms[0][0]] = RESULTS + k
+                slots[operation.out] = terms[0][0]
+                continue
+            also = next((i for i, (source, _) in enumerate(terms) if i and source in copies), 0)
+            if also:
+                terms = terms[0], terms[also], *terms[1:also], *terms[also + 1 :]
+            lines.append((RESULTS + k, copies.pop(terms[1][0]) if also else NOWHERE, terms))
+            slots[operation.out] = RESULTS + k
+        lines += [(slot, NOWHERE, ((source, 1.0),)) for source, slot in copies.items()]
+        integers, coefficients = array("q", [len(lines)]), array("f")
+        for out, copy, terms in lines:
+            integers.extend((out, copy, len(terms), *(source for source, _ in terms)))
+            coefficients.extend(value for _, value in terms)
+        coefficients.extend([0.0] * 3)  # a kernel takes four at a time
+        sources = {source for _, _, terms in lines for source, _ in terms if source < RESULTS}
+        return Table(integers, coefficients, tuple(sorted(sources)), tuple(operation.out for operation in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
     """What happens between an answer of the model and the next call of it.
 
     Attributes
@@ -88,16 +154,23 @@ class Turn(NamedTuple):
     x: int
     both: bool
     draws: tuple[tuple[int, int], ...]
-    operations: tuple[Combination, ...]
+    operations: Operations
     reader: int | None
+    _of_output: dict[tuple[float, float], Operations] = field(default_factory=dict, init=False, repr=False)
 
-    def of_output(self, of_x: float, of_output: float) -> tuple[Combination, ...]:
+    def of_output(self, of_x: float, of_output: float) -> Operations:
         """The operations for an answer where `DENOISED` is ``of_output`` times what is there, and ``of_x`` times x."""
-        if self.reader is None:
-            return combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))), *self.operations
-        operations = list(self.operations)
-        operations[self.reader] = _folded(operations[self.reader], self.x, of_x, of_output)
-        return tuple(operations)
+        found = self._of_output.get((of_x, of_output))
+        if found is None:
+            operations = list(self.operations)
+            if self.reader is None:
+                operations.insert(0, combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))))
+            else:
+                operations[self.reader] = _folded(operations[self.reader], self.x, of_x, of_output)
+            if len(self._of_output) >= _KEPT:
+                self._of_output.clear()
+            found = self._of_output[of_x, of_output] = Operations(operations)
+        return found
 
 
 class Program(NamedTuple):
@@ -191,7 +264,7 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1
         operations.append(combination(out, tuple((sources[r], terms[r]) for r in order), noise))
     alone = len(readers) == 1 and readers[0] >= 0
-    return Turn(x, len(outputs) == 2, draws, tuple(operations), readers[0] if alone else None)
+    return Turn(x, len(outputs) == 2, draws, Operations(operations), readers[0] if alone else None)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:

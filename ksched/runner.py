@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
-from ksched.kernels import Buffers, combine, out_of_place
+from ksched.kernels import Buffers, out_of_place
 from ksched.noise import (
     CallableNoise,
     NoiseSource,
@@ -21,7 +21,7 @@ from ksched.noise import (
 )
 from ksched.plan import Plan
 from ksched.processes import Level, Process
-from ksched.program import DENOISED, UNCOND, Combination, Turn
+from ksched.program import DENOISED, UNCOND, Turn
 
 __all__ = ["Noise", "Run", "check_output", "check_state", "noise_source"]
 
@@ -100,7 +100,7 @@ class Run:
         else:
             self._registers.tensors[0] = self._registers.writable(0).copy_(x.detach())
         self._draw(self._program.before, self._recorded)
-        self._form(self._program.before.operations, self._recorded)
+        self._registers.form(self._program.before.operations, self._recorded)
 
     @property
     def done(self) -> bool:
@@ -271,7 +271,7 @@ class Run:
         try:
             self._draw(turn, recorded)
             operations = turn.operations if conversion is None else turn.of_output(*conversion)
-            self._form(operations, recorded)
+            self._registers.form(operations, recorded)
             self._calls += 1
         finally:
             self._forget()
@@ -308,14 +308,6 @@ class Run:
                 tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
             else:
                 tensors[place] = self._noise(draw, like, out=None if recorded else writable(place))
-
-    def _form(self, operations: Iterable[Combination], recorded: bool) -> None:
-        tensors, writable = self._registers.tensors, self._registers.writable
-        form = combine if recorded else self._registers.combine
-        for operation in operations:
-            out = operation.out
-            # a prediction that stands for one turn only has no buffer
-            tensors[out] = form(tensors, operation, None if recorded or out < 0 else writable(out))
 
     def _forget(self) -> None:
         """Let go of the model's answer."""
