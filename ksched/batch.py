@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ksched.kernels import form_together
 from ksched.live import LiveRun
 from ksched.loop import Model, answer
 from ksched.runner import Run, check_output
@@ -164,8 +165,11 @@ class Batch:
                 if isinstance(live, LiveRun):
                     live.feed(part, twin)
             for run, turn, recorded in turns:
-                run._registers.form(turn.operations, recorded)
-                run._calls += 1
+                if recorded:
+                    run._registers.form(turn.operations, recorded)
+            form_together([(run._registers, turn.operations) for run, turn, recorded in turns if not recorded])
+            for run, _, _ in turns:
+                run._reach(run._calls + 1)
         finally:
             for run, _, _ in planned:
                 run._forget()

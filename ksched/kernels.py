@@ -6,14 +6,14 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.autograd import forward_ad
 
 from ksched.program import Combination, Operations
 
-__all__ = ["Buffers", "combine", "numba_kernels", "out_of_place", "triton_kernels"]
+__all__ = ["Buffers", "combine", "form_together", "numba_kernels", "out_of_place", "triton_kernels"]
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
@@ -23,6 +23,9 @@ _use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
 _transforms: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+# Looked up once, since they are asked at every step.
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 
 
 def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -107,24 +110,19 @@ def numba_kernels() -> ModuleType | None:
     return module
 
 
-def _launched(
-    module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """`combine` in one launch of `triton_kernels`; no gradients flow, and outputs of the model may be of any dtype."""
+def _entry(
+    module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor
+) -> tuple[list[torch.Tensor], list[float], torch.Tensor]:
+    """A combination as `triton_kernels` takes it; outputs of the model may be of any dtype."""
     tensors = [registers[source] for source, _ in what.terms]
-    if out is None:
-        out = torch.empty_like(tensors[0], dtype=torch.float32)
     strides, dtypes = out.stride(), module.DTYPES
     for i, tensor in enumerate(tensors):
-        if tensor.stride() != strides or tensor.dtype not in dtypes:
+        if tensor.stride() != strides or tensor.dtype not in dtypes or tensor.is_neg():
             tensors[i] = _laid_out(tensor, partial(torch.empty_like, out), dtypes)
-    module.combine(tensors, [value for _, value in what.terms], out)
-    return out
+    return tensors, [value for _, value in what.terms], out
 
 
-def _laid_out(
-    tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Iterable[torch.dtype]
-) -> torch.Tensor:
+def _laid_out(tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Iterable[torch.dtype]) -> torch.Tensor:
     """A tensor whose elements lie in memory in the order of a new one's: itself, or else a copy."""
     copy = new()
     strides = zip(tensor.shape, tensor.stride(), copy.stride(), strict=True)
@@ -137,13 +135,21 @@ def _laid_out(
 
 def out_of_place(*tensors: torch.Tensor) -> bool:
     """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
-    if forward_ad._current_level >= 0 or _transforms() is not None or torch.compiler.is_compiling():
+    if forward_ad._current_level >= 0 or _transforms() is not None or _is_compiling():
         return True
-    recording = torch.is_grad_enabled()
+    recording = _is_grad_enabled()
     for tensor in tensors:  # noqa: SIM110 - any() costs more than all the rest
         if type(tensor) not in _PLAIN or (recording and tensor.requires_grad):
             return True
     return False
+
+
+# A tensor, its memory block, the owners of that if we are alone, and its address.
+_Buffer: TypeAlias = tuple[Any, int, int, int]
+
+# Before there is one; of a block that has more owners than that.
+_NOTHING = torch.empty(0).untyped_storage()
+_NONE: _Buffer = (None, _NOTHING._cdata, -1, 0)
 
 
 class Buffers:
@@ -169,18 +175,19 @@ class Buffers:
 
     def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
         self.shape, self.device, self.dtype = like.shape, like.device, dtype
-        self._strides = torch.empty_like(like, device="meta").stride()
+        contiguous = like.is_contiguous()
+        self._strides = like.stride() if contiguous else torch.empty_like(like, device="meta").stride()
         self._new = partial(torch.empty_strided, like.shape, self._strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
-        # buffer, its memory block, the owners of that if we are alone, and its address
-        self._own: list[tuple[Any, int, int, int]] = [(None, 0, 0, 0)] * count
+        self._own: list[_Buffer] = [_NONE] * (count + 2)
         single = dtype == torch.float32
         self._triton = triton_kernels(like.device) if single else None
-        self._numba: Any = numba_kernels() if single and like.device.type == "cpu" else None
         self.mixed = self._triton is not None
+        self._numba: Any = numba_kernels() if single and like.device.type == "cpu" and not self.mixed else None
         if self._numba is not None:
-            # Addresses, as slots of a table are numbered, and those of the results of a turn.
-            self._sources, self._results = array("q", [0] * (count + 2)), array("q", [0] * 8)
+            # Room for addresses: of the sources, as slots of a table are numbered, and of the results.
+            self._sources, self._results = array("q", [0] * (count + 2)), array("q")
+            self._at = self._sources.buffer_info()[0]
             self._count = like.numel()
 
     def alias(self, register: int) -> torch.Tensor:
@@ -191,12 +198,20 @@ class Buffers:
     def writable(self, register: int) -> torch.Tensor:
         """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
         buffer, block, owners, _ = self._own[register]
-        if buffer is None or _use_count(block) != owners:
+        if _use_count(block) != owners:
+            buffer = self._moved(register)[0]
+        found: torch.Tensor = buffer
+        return found
+
+    def _moved(self, register: int) -> _Buffer:
+        """A register in a new block of memory."""
+        if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # else it could not be written to outside of inference mode
                 buffer = self._new()
-            block = buffer.untyped_storage()._cdata
-            self._own[register] = buffer, block, _use_count(block) or -1, buffer.data_ptr()
-        found: torch.Tensor = buffer
+        else:
+            buffer = self._new()
+        block = buffer.untyped_storage()._cdata
+        self._own[register] = found = buffer, block, _use_count(block) or -1, buffer.data_ptr()
         return found
 
     def form(self, operations: Operations, recorded: bool = False) -> None:
@@ -207,35 +222,59 @@ class Buffers:
         elif self._numba is not None:
             self._form_at_once(operations)
         else:
-            form: Any = combine if self._triton is None else partial(_launched, self._triton)
             for operation in operations:
-                out = operation.out
-                # a prediction that stands for one turn only has no buffer
-                self.tensors[out] = form(self.tensors, operation, self.writable(out) if out >= 0 else None)
+                out = self.writable(operation.out)
+                if self._triton is not None:
+                    self._triton.combine(*_entry(self._triton, self.tensors, operation, out))
+                else:
+                    combine(self.tensors, operation, out)
+                self.tensors[operation.out] = out
 
     def _form_at_once(self, operations: Operations) -> None:
         """By Numba, all in one pass over memory."""
-        table, tensors, own = operations.table, self.tensors, self._own
-        for source in table.sources:
-            tensor = tensors[source]
-            if source >= 0 and tensor is own[source][0]:
-                self._sources[source + 2] = own[source][3]
-            else:
-                self._sources[source + 2] = self._address(source)
-        formed = []
-        self._results.extend([0] * (len(table.results) - len(self._results)))
-        for k, register in enumerate(table.results):
-            tensor = self._new() if register < 0 else self.writable(register)  # a prediction for one turn has no buffer
-            self._results[k] = tensor.data_ptr() if register < 0 else own[register][3]
-            formed.append(tensor)
-        self._numba.form(self._sources.buffer_info()[0], self._results.buffer_info()[0], table, self._count)
-        for register, tensor in zip(table.results, formed, strict=True):
-            tensors[register] = tensor
+        _, _, (integers, coefficients), read, written = operations.table
+        tensors, own, sources, results = self.tensors, self._own, self._sources, self._results
+        for source in read:
+            buffer, _, _, address = own[source]
+            sources[source + 2] = address if tensors[source] is buffer else self._address(source)
+        while len(results) < len(written):
+            results.append(0)
+        for k, register in enumerate(written):
+            _, block, owners, address = own[register]
+            if _use_count(block) != owners:
+                address = self._moved(register)[3]
+            results[k] = address
+        self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count)
+        for register in written:
+            tensors[register] = own[register][0]
 
     def _address(self, source: int) -> int:
-        """Where a tensor begins that somebody else made, once its numbers lie in memory as ours do."""
+        """Where a tensor begins that is not the buffer whose address is known, once it lies in memory as ours do."""
         tensor = self.tensors[source]
-        if tensor.stride() != self._strides or tensor.is_neg() or not tensor.data_ptr():
-            tensor = self.tensors[source] = _laid_out(tensor, self._new, (self.dtype,))
         address: int = tensor.data_ptr()
+        if tensor.stride() != self._strides or tensor.is_neg() or not address:
+            tensor = self.tensors[source] = _laid_out(tensor, self._new, (self.dtype,))
+            address = tensor.data_ptr()
         return address
+
+
+def form_together(work: Sequence[tuple[Buffers, Operations]]) -> None:
+    """`Buffers.form` for many runs; on a GPU in one launch for all, or as many as the longest turn has rounds."""
+    together = []
+    for buffers, operations in work:
+        if buffers._triton is None:
+            buffers.form(operations)
+        else:
+            together.append((buffers, operations.rounds))
+    for number in range(max((len(rounds) for _, rounds in together), default=0)):
+        entries, module = [], together[0][0]._triton
+        formed: list[tuple[Buffers, int, torch.Tensor]] = []
+        for buffers, rounds in together:
+            for operation in rounds[number] if number < len(rounds) else ():
+                out = buffers.writable(operation.out)
+                entries.append(_entry(module, buffers.tensors, operation, out))
+                formed.append((buffers, operation.out, out))
+        assert module is not None
+        module.combine_many(entries)
+        for buffers, register, out in formed:
+            buffers.tensors[register] = out

@@ -6,17 +6,18 @@ by one, from left to right, so that a number comes out the same wherever in a te
 """
 
 # No `from __future__ import annotations`: nothing here is annotated for Numba, which reads the bytecode.
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from itertools import pairwise
 from os import getpid
 from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from ksched.program import NOWHERE, RESULTS, Table
+from ksched.program import NOWHERE, RESULTS
 
 __all__ = ["form"]
 
@@ -24,30 +25,30 @@ _PART = 2048  # numbers: five tensors' parts fill 40 KiB, so that what is read t
 _PER_THREAD = 1 << 19  # below that a thread gains less than it costs to wake it up
 
 
-def form(sources: int, results: int, table: Table, count: int) -> None:
-    """Do all operations of a table.
+def form(sources: int, results: int, integers: int, coefficients: int, count: int) -> None:
+    """Do all operations of a table, in as many threads as torch uses.
 
     Parameters
     ----------
     sources : address of the addresses of float32 tensors: what slots -2, -1, 0, 1 and so on stand for
     results : address of the addresses of where the results go; one may be a source that is the first term of its sum,
         and overlaps no other
-    table : the operations
+    integers, coefficients : the table, see `ksched.program.Table.addresses`
     count : numbers in each tensor, which all lie in memory in one order
     """
-    integers, coefficients = table.addresses
-    threads = 1 if count < 2 * _PER_THREAD else min(torch.get_num_threads(), count // _PER_THREAD)
-    if threads == 1:
+    if count < 2 * _PER_THREAD:
         _form(sources, results, integers, coefficients, 0, count)
         return
+    threads = max(1, min(torch.get_num_threads(), count // _PER_THREAD))
     ends = [count * i // threads // _PART * _PART for i in range(threads)] + [count]
     others = [
         _pool(getpid()).submit(_form, sources, results, integers, coefficients, first, last)
-        for first, last in zip(ends[1:-1], ends[2:], strict=True)
+        for first, last in pairwise(ends[1:])
     ]
-    _form(sources, results, integers, coefficients, 0, ends[1])
-    for other in others:
-        other.result()
+    try:
+        _form(sources, results, integers, coefficients, 0, ends[1])
+    finally:
+        wait(others)  # whatever interrupts us, the memory must stay until they are done
 
 
 @cache
@@ -59,7 +60,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
 def _at(kind: Any) -> Any:
     """A compiled function from an address to a pointer to numbers of a kind."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def pointer(typing: Any, address: Any) -> Any:
         made = types.CPointer(kind)
 
@@ -86,7 +87,7 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def _put(out, terms, x, p, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
+def _put(out, terms, x, p, y, q, z, r, w, s):
     """The sum of one to four arrays."""
     if terms == 1:
         for i in range(len(out)):
@@ -103,7 +104,7 @@ def _put(out, terms, x, p, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _put_and_copy(out, copy, terms, x, p, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
+def _put_and_copy(out, copy, terms, x, p, y, q, z, r, w, s):
     """The sum of two to four arrays, and the second of them."""
     if terms == 2:
         for i in range(len(out)):
@@ -123,7 +124,7 @@ def _put_and_copy(out, copy, terms, x, p, y, q, z, r, w, s):  # type: ignore[no-
 
 
 @_compiled
-def _add(out, p, terms, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
+def _add(out, p, terms, y, q, z, r, w, s):
     """An array times a number, and up to three arrays added to it; ``terms`` counts the array too."""
     if terms == 1:
         for i in range(len(out)):
@@ -140,7 +141,7 @@ def _add(out, p, terms, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _add_and_copy(out, copy, p, terms, y, q, z, r, w, s):  # type: ignore[no-untyped-def]
+def _add_and_copy(out, copy, p, terms, y, q, z, r, w, s):
     """`_add` of one to three arrays, and the first of these."""
     if terms == 2:
         for i in range(len(out)):
@@ -160,20 +161,20 @@ def _add_and_copy(out, copy, p, terms, y, q, z, r, w, s):  # type: ignore[no-unt
 
 
 @_compiled
-def _address(sources, results, slot):  # type: ignore[no-untyped-def]
+def _address(sources, results, slot):
     if slot >= RESULTS:
         return carray(_integers(results), 1 << 30)[slot - RESULTS]
     return carray(_integers(sources), 1 << 30)[slot + 2]
 
 
 @_compiled
-def _part(sources, results, slot, start, count):  # type: ignore[no-untyped-def]
+def _part(sources, results, slot, start, count):
     """Some of the numbers of what a slot stands for."""
     return carray(_floats(_address(sources, results, slot) + 4 * start), count)
 
 
 @_compiled
-def _form(sources, results, integers, coefficients, first, last):  # type: ignore[no-untyped-def]
+def _form(sources, results, integers, coefficients, first, last):
     """The operations of a table on the numbers from the first to before the last."""
     table = carray(_integers(integers), 1 << 30)
     for start in range(first, last, _PART):

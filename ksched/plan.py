@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ksched.processes import Level
 
 if TYPE_CHECKING:
@@ -126,6 +129,13 @@ class Plan:
     def levels(self) -> tuple[Level, ...]:
         """Level of every model call, in order."""
         return tuple(row.level for row in self.rows if row.level is not None)
+
+    @cached_property
+    def call_sigmas(self) -> npt.NDArray[np.float64]:
+        """Contract sigma of every model call; read-only."""
+        values = np.array([level.label for level in self.levels])
+        values.setflags(write=False)
+        return values
 
     @cached_property
     def call_steps(self) -> tuple[int, ...]:

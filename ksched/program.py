@@ -78,8 +78,7 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     return Combination(out, terms, scale, (), terms[1:])
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
+class Table(NamedTuple):
     """Operations as numbers, for a kernel that runs them one after the other on every part of the states.
 
     Attributes
@@ -88,19 +87,16 @@ class Table:
         second term in or `NOWHERE`, the number of its terms, and the slots of these. Slots from `RESULTS` on are those
         of the results of the operations, which later ones read; all others are sources, as they are before
     coefficients : of all terms in order, float32
+    addresses : where in memory these two begin
     sources : the sources among the slots
     results : the buffer of every result
     """
 
     integers: array[int]
     coefficients: array[float]
+    addresses: tuple[int, int]
     sources: tuple[int, ...]
     results: tuple[int, ...]
-
-    @cached_property
-    def addresses(self) -> tuple[int, int]:
-        """Where in memory the integers and the coefficients begin."""
-        return self.integers.buffer_info()[0], self.coefficients.buffer_info()[0]
 
 
 #: First slot of a result, and no slot.
@@ -122,10 +118,13 @@ class Operations(tuple[Combination, ...]):
                 copies[terms[0][0]] = RESULTS + k
                 slots[operation.out] = terms[0][0]
                 continue
-            also = next((i for i, (source, _) in enumerate(terms) if i and source in copies), 0)
-            if also:
-                terms = terms[0], terms[also], *terms[1:also], *terms[also + 1 :]
-            lines.append((RESULTS + k, copies.pop(terms[1][0]) if also else NOWHERE, terms))
+            copy = NOWHERE
+            for also, (source, _) in enumerate(terms):
+                if also and source in copies:
+                    copy = copies.pop(source)
+                    terms = (terms[0], terms[also], *terms[1:also], *terms[also + 1 :])
+                    break
+            lines.append((RESULTS + k, copy, terms))
             slots[operation.out] = RESULTS + k
         lines += [(slot, NOWHERE, ((source, 1.0),)) for source, slot in copies.items()]
         integers, coefficients = array("q", [len(lines)]), array("f")
@@ -134,7 +133,30 @@ class Operations(tuple[Combination, ...]):
             coefficients.extend(value for _, value in terms)
         coefficients.extend([0.0] * 3)  # a kernel takes four at a time
         sources = {source for _, _, terms in lines for source, _ in terms if source < RESULTS}
-        return Table(integers, coefficients, tuple(sorted(sources)), tuple(operation.out for operation in self))
+        addresses = integers.buffer_info()[0], coefficients.buffer_info()[0]
+        results = tuple(operation.out for operation in self)
+        return Table(integers, coefficients, addresses, tuple(sorted(sources)), results)
+
+    @cached_property
+    def rounds(self) -> tuple[tuple[Combination, ...], ...]:
+        """The same in as few rounds as may be, of operations that need nothing of each other.
+
+        An output that is kept is read where the model left it, so that its copy holds nothing up.
+        """
+        rounds: list[list[Combination]] = []
+        kept: dict[int, int] = {}
+        for operation in self:
+            terms = tuple((kept.get(source, source), value) for source, value in operation.terms)
+            if len(terms) == 1 and terms[0][0] in (DENOISED, UNCOND) and terms[0][1] == 1:
+                kept[operation.out] = terms[0][0]
+            out, touched = operation.out, {operation.out, *(source for source, _ in terms)}
+            number = len(rounds)
+            while number and not any(o.out in touched or out in dict(o.terms) for o in rounds[number - 1]):
+                number -= 1
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(combination(out, terms))
+        return tuple(map(tuple, rounds))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 
 from ksched.kernels import Buffers, out_of_place
@@ -40,6 +39,8 @@ def check_state(x: Any) -> None:
 
 def check_output(kind: str, value: Any, state: torch.Tensor) -> None:
     """Raise unless an output of the model, "D" or "U", is a tensor like the state."""
+    if isinstance(value, torch.Tensor) and value.shape == state.shape and value.device == state.device:
+        return
     what = {"D": "denoised", "U": "uncond"}[kind]
     if value is None and kind == "U":
         raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
@@ -47,8 +48,7 @@ def check_output(kind: str, value: Any, state: torch.Tensor) -> None:
         raise TypeError(f"{what} must be a tensor; got {type(value).__name__}")
     if value.device != state.device:
         raise ValueError(f"{what} must be on the state's device {state.device}; got {value.device}")
-    if value.shape != state.shape:
-        raise ValueError(f"{what} must have the state's shape {tuple(state.shape)}; got {tuple(value.shape)}")
+    raise ValueError(f"{what} must have the state's shape {tuple(state.shape)}; got {tuple(value.shape)}")
 
 
 class Run:
@@ -90,9 +90,9 @@ class Run:
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
         self._program = plan.program
-        self._calls = 0
+        self._reach(0)
         self._registers = Buffers(x, self._compute, self._program.buffers)
-        self._shown = Buffers(x, self._dtype, 1)  # the state in the model's dtype
+        self._shown: Buffers | None = None  # the state in the model's dtype
         self._per_call: dict[str, Sequence[torch.Tensor]] = {}
         self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
         if self._recorded:
@@ -102,16 +102,23 @@ class Run:
         self._draw(self._program.before, self._recorded)
         self._registers.form(self._program.before.operations, self._recorded)
 
+    def _reach(self, calls: int) -> None:
+        """Stand after so many model calls: which turn comes next, None if none, and where the state is."""
+        program = self._program
+        self._calls = calls
+        self._turn = program.turns[calls] if calls < len(program.turns) else None
+        self._place = program.states[calls]
+
     @property
     def done(self) -> bool:
         """Whether the result has been reached."""
-        return self._calls == len(self._program.turns)
+        return self._turn is None
 
     @property
     def x(self) -> torch.Tensor:
         """The state the model must see next, or the result; in the dtype of the start state, never written again."""
-        state = self._registers.alias(self._program.states[self._calls])
-        return state if state.dtype == self._dtype else self._converted(state, 1.0)
+        state = self._registers.alias(self._place)
+        return state if self._compute is self._dtype else self._converted(state, 1.0)
 
     @property
     def level(self) -> Level:
@@ -180,7 +187,7 @@ class Run:
     @property
     def needs_uncond(self) -> bool:
         """Whether the next answer must come with its unconditional twin."""
-        return not self.done and self._program.turns[self._calls].both
+        return self._turn is not None and self._turn.both
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
@@ -220,8 +227,8 @@ class Run:
 
     def network_input(self, norm: float) -> torch.Tensor:
         """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
-        state = self._registers.alias(self._program.states[self._calls])
-        if norm == 1 and state.dtype == self._dtype:
+        state = self._registers.alias(self._place)
+        if norm == 1 and self._compute is self._dtype:
             return state
         return self._converted(state, 1 / norm)
 
@@ -250,7 +257,8 @@ class Run:
         if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         device = self._registers.device
-        self._calls, self._seeds = int(state["calls"]), state["seeds"]
+        self._reach(int(state["calls"]))
+        self._seeds = state["seeds"]
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
@@ -258,8 +266,7 @@ class Run:
         tensors = {name: value.to(device) for name, value in state["registers"].items()}
         like = next(iter(tensors.values()))
         self._registers = Buffers(like, self._compute, self._program.buffers)
-        self._shown = Buffers(like, self._dtype, 1)
-        self._per_call, self._recorded = {}, False
+        self._shown, self._per_call, self._recorded = None, {}, False
         for register, place in self._program.held[self._calls]:
             self._registers.tensors[place] = self._registers.writable(place).copy_(tensors[str(register)])
 
@@ -269,28 +276,30 @@ class Run:
         """Take an answer and form what comes after it."""
         turn, recorded = self._take(denoised, uncond)
         try:
-            self._draw(turn, recorded)
+            if turn.draws:
+                self._draw(turn, recorded)
             operations = turn.operations if conversion is None else turn.of_output(*conversion)
             self._registers.form(operations, recorded)
-            self._calls += 1
+            self._reach(self._calls + 1)
         finally:
             self._forget()
 
     def _take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
         """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
-        if self._calls == len(self._program.turns):
+        turn = self._turn
+        if turn is None:
             raise RuntimeError("the run is done: it takes no further prediction")
-        turn = self._program.turns[self._calls]
         tensors = self._registers.tensors
         state = tensors[turn.x]
         check_output("D", denoised, state)
-        recorded = out_of_place(state, denoised) or (self._recorded and torch.is_grad_enabled())
+        # Own buffers ask for nothing; what was recorded may.
+        recorded = out_of_place(denoised) or (self._recorded and (torch.is_grad_enabled() or out_of_place(state)))
         if turn.both:
             check_output("U", uncond, state)
             assert uncond is not None
             recorded = recorded or out_of_place(uncond)
             tensors[UNCOND] = self._as_read(uncond, recorded)
-        tensors[DENOISED] = denoised if denoised.dtype == self._compute else self._as_read(denoised, recorded)
+        tensors[DENOISED] = denoised if denoised.dtype is self._compute else self._as_read(denoised, recorded)
         self._recorded |= recorded
         return turn, recorded
 
@@ -316,28 +325,33 @@ class Run:
 
     def _per_item(self, name: str) -> torch.Tensor:
         """Sigma or timestep of the present level, for every item."""
-        if self._calls == len(self._program.turns):
+        if self._turn is None:
             raise RuntimeError("the run is done: there is no level left to call the model at")
-        if name not in self._per_call:
-            self._per_call[name] = self._table(name)
-        return self._per_call[name][self._calls]
+        found = self._per_call.get(name)
+        if found is None:
+            found = self._per_call[name] = self._table(name)
+        return found[self._calls]
 
     def _table(self, name: str) -> Sequence[torch.Tensor]:
         """Those of all model calls, brought to the device at once."""
-        values = np.array([level.label for level in self.plan.levels])
+        values = self.plan.call_sigmas
         if name == "timestep":
             assert self.process is not None
             values = self.process.timestep(values)
         device, batch = self._registers.device, self._registers.shape[0]
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
             return [torch.full((batch,), value, dtype=self._compute, device=device) for value in values.tolist()]
-        table = torch.tensor(values.tolist(), dtype=self._compute).to(device, non_blocking=True)
-        return table[:, None].expand(-1, batch).contiguous().unbind()
+        table = torch.tensor(values, dtype=self._compute).view(-1, 1)
+        if batch > 1:
+            table = table.expand(-1, batch).contiguous()
+        return table.to(device, non_blocking=True).unbind()
 
     def _converted(self, state: torch.Tensor, scale: float) -> torch.Tensor:
         """A state, scaled, in the model's dtype."""
         if out_of_place(state):
             return (state if scale == 1 else state * scale).to(self._dtype)
+        if self._shown is None:
+            self._shown = Buffers(state, self._dtype, 1)
         shown = self._shown.writable(0)
         self._shown.tensors[0] = shown.copy_(state) if scale == 1 else torch.mul(state, scale, out=shown)
         return self._shown.alias(0)
