@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cases import NAMES, SPECS, gaussian_denoiser, paired, start_state
 
 from ksched import VP, Denoiser, Flow, build_sampler, kernels
 from ksched.plan import Plan
-from ksched.program import DENOISED, UNCOND, Operations, combination
+from ksched.program import DENOISED, UNCOND, Combination, Operations, combination
 
 numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")
 
@@ -128,7 +129,7 @@ def test_rounds_are_independent_and_whole(name: str) -> None:
         count = 3 + max((source for o in operations for source in (o.out, *(s for s, _ in o.terms))), default=0)
         start = list(np.random.default_rng(1).standard_normal((count, 3)))
 
-        def formed(operations: Sequence[object], start: list[np.ndarray] = start) -> list[np.ndarray]:
+        def formed(operations: Sequence[Combination], start: list[Any] = start) -> list[Any]:
             registers = start.copy()
             for operation in operations:
                 registers[operation.out] = sum(value * registers[source] for source, value in operation.terms)
