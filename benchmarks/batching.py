@@ -337,8 +337,8 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    load = max(cell["load"] for cell in data["cells"])
-    cells = [cell for cell in data["cells"] if cell["load"] == load]
+    cells = [cell for cell in data["cells"] if "spans" in cell]
+    load = cells[0]["load"]
     figure, axes = plt.subplots(1, len(cells), figsize=(4.0 * len(cells), 4.4), sharex=True, sharey=True)
     for axis, cell in zip(axes, cells, strict=True):
         arrivals, starts, ends = zip(*cell["spans"], strict=True)
@@ -425,8 +425,9 @@ def main() -> None:
             for name in SERVERS:
                 figures, spans = served(name, network, requests, load * capacity, given.rows)
                 figures["largest difference"] = largest_difference(spans, expected)
-                lines = [(span.arrival, span.start, span.end) for span in spans]
-                cells.append({"server": name, "load": load, **figures, "spans": lines})
+                cells.append({"server": name, "load": load, **figures})
+                if load == max(given.loads):  # which is drawn
+                    cells[-1]["spans"] = [(span.arrival, span.start, span.end) for span in spans]
     print(f"\n{len(requests)} requests; one after another: {capacity:.2f} images/s, which is load 1\n")
     header = ["server", "load", "images/s", "mean s", "p50", "p95", "rows/call", "calls", "outside, us/row", "differs"]
     body = [
@@ -455,7 +456,7 @@ def main() -> None:
         "capacity": capacity,
         "one_by_one": {"equal": equal, "of": len(requests), "rows per call": mixed},
         "filled_up": {"equal": filled, "of": FEW},
-        "requests": [request.key for request in requests],
+        "requests": [" ".join(map(str, request.key)) for request in requests],
         "cells": cells,
     }
     write(given.out, "batching" if device.type == "cpu" else f"batching_{device.type}", data)
