@@ -117,6 +117,32 @@ def _schedules(data: Mapping[str, Any]) -> str:
     return f"{ours}\n{_table(['theirs', 'microseconds'], [[name, _number(time)] for name, time in theirs.items()])}"
 
 
+def _batching(data: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            cell["server"],
+            f"{cell['load']:.1f}",
+            f"{cell['images per second']:.2f}",
+            *(f"{cell['latency'][key]:.2f}" for key in ("mean", "p50", "p95")),
+            f"{cell['rows per call']:.1f}",
+            str(cell["calls"]),
+            f"{cell['outside per row']:.0f}",
+        ]
+        for cell in data["cells"]
+    ]
+    columns = ["server", "load", "images/s", "latency, mean, s", "p50", "p95", "rows per call", "calls", "outside, µs"]
+    costs = data["call_milliseconds"]
+    calls = _table(["rows of a call", *costs], [["milliseconds", *(f"{cost:.1f}" for cost in costs.values())]])
+    equal = [f"{found['equal']} of {found['of']}" for found in (data["one_by_one"], data["filled_up"])]
+    return (
+        f"{_machine(data)} {len(data['requests'])} requests, at most {data['rows']} rows in a call; one after another, "
+        f"{data['capacity']:.1f} of them are served in a second.\n\n{_table(columns, rows)}\n"
+        f"The network is an MLP of {data['parameters'] / 1e6:.0f} million parameters on states of {data['shape']}.\n\n"
+        f"{calls}\nOf the images made by the continuous server, {equal[0]} are to the bit those of the requests alone "
+        f"with a network without matrix products, and {equal[1]} with this one and calls that are filled up.\n"
+    )
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -125,5 +151,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "operations": ("operations", _operations),
     "building": ("building", _building),
     "noise": ("noise", _noise),
+    "batching": ("batching", _batching),
+    "batching_gpu": ("batching_cuda", _batching),
     "schedules": ("schedules", _schedules),
 }

@@ -30,7 +30,10 @@ class Batch:
     -----
     All runs need states of one shape (but for the number of items), dtype and device.
 
-    A batch belongs to one thread; another thread hands it runs by a queue.
+    A batch belongs to one thread; another thread hands it runs by a queue. Gradients are off only if that thread turned
+    them off, which `Sampler.sample` does by itself.
+
+    A `Denoiser` is called as a function. `Sampler.sample` asks its network instead, which rounds otherwise.
 
     Examples
     --------

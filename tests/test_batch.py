@@ -133,3 +133,31 @@ def test_what_cannot_join_is_refused() -> None:
     batch.add(build_sampler("euler_cfg_pp", "karras", 2).start(x))
     with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
         batch.tick(lambda x, sigma: x / 2)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_runs_that_are_put_aside_or_moved_equal_their_solo_runs(seed: int) -> None:
+    """Two batches: runs leave at any tick, wait, and join either one, as they are or from what was saved of them."""
+    rng = random.Random(seed)
+    asked, runs = [], []
+    for i, name in enumerate(rng.sample(NAMES, 12)):
+        sampler = build_sampler(name, rng.choice(["karras", "simple"]), rng.randint(3, 8))
+        asked.append((sampler, start_state(VP(), sampler.sigmas[0], (1, 4), seed=i, dtype=torch.float32)))
+        runs.append(sampler.start(asked[i][1], seed=i))
+    batches, aside = (Batch(), Batch()), list(range(len(runs)))
+    while aside or any(batches):
+        for batch in batches:
+            if aside and rng.random() < 0.5:
+                batch.add(runs[aside.pop(rng.randrange(len(aside)))])
+            if batch and rng.random() < 0.2:
+                run = batch.remove(rng.choice(batch.runs))
+                number = next(i for i, other in enumerate(runs) if other is run)
+                aside.append(number)
+                if rng.random() < 0.5:
+                    sampler, x = asked[number]
+                    runs[number] = sampler.start(torch.zeros_like(x), seed=99)
+                    runs[number].load_state_dict(run.state_dict())
+            if batch:
+                batch.tick(pair)
+    for i, (sampler, x) in enumerate(asked):
+        assert torch.equal(runs[i].x, sampler.sample(pair, x, seed=i)), sampler
