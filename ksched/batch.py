@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
+from ksched.denoiser import Denoiser
 from ksched.kernels import form_together
 from ksched.live import LiveRun
 from ksched.loop import Model, answer
@@ -30,10 +31,8 @@ class Batch:
     -----
     All runs need states of one shape (but for the number of items), dtype and device.
 
-    A batch belongs to one thread; another thread hands it runs by a queue. Gradients are off only if that thread turned
-    them off, which `Sampler.sample` does by itself.
-
-    A `Denoiser` is called as a function. `Sampler.sample` asks its network instead, which rounds otherwise.
+    A batch belongs to one thread; another thread hands it runs by a queue. On a GPU the states of all runs are formed
+    in one launch, or in two or three where samplers form one state from another.
 
     Examples
     --------
@@ -81,7 +80,7 @@ class Batch:
         if any(run is other for other in self._runs):
             raise ValueError("the run is in the batch already")
         if self._runs:
-            ours, new = (_kind(other.x) for other in (self._runs[0], run))
+            ours, new = _kind(self._runs[0]), _kind(run)
             if ours != new:
                 raise ValueError(
                     f"runs of a batch must have items of one shape, dtype and device; here they are {ours}, got {new}"
@@ -104,7 +103,7 @@ class Batch:
     @property
     def rows(self) -> tuple[slice, ...]:
         """Where in the batch the items of each run are."""
-        ends = accumulate((run.x.shape[0] for run in self._runs), initial=0)
+        ends = accumulate((run.shape[0] for run in self._runs), initial=0)
         return tuple(slice(start, end) for start, end in pairwise(ends))
 
     @property
@@ -150,44 +149,84 @@ class Batch:
         TypeError, ValueError : as for `Run.feed`. All is checked, and own noise drawn, before any run advances, so that
             a mistake loses nothing
         """
-        like = self.x
-        check_output("D", denoised, like)
-        both = self.needs_uncond
-        if both:
-            check_output("U", uncond, like)
-        answers = [
-            (run, denoised[rows], uncond[rows] if uncond is not None and run.needs_uncond else None)
-            for run, rows in zip(self._runs, self.rows, strict=True)
+        rows = self._checked("D", denoised)
+        if self.needs_uncond:
+            self._checked("U", uncond)
+        twins = [
+            None if uncond is None or not run.needs_uncond else uncond[part]
+            for run, part in zip(self._runs, rows, strict=True)
         ]
-        planned = [(run, part, twin) for run, part, twin in answers if isinstance(run, Run)]
-        try:
-            turns = [(run, *run._take(part, twin)) for run, part, twin in planned]
-            for run, turn, recorded in turns:
-                run._draw(turn, recorded)
-            for live, part, twin in answers:
-                if isinstance(live, LiveRun):
-                    live.feed(part, twin)
-            for run, turn, recorded in turns:
-                if recorded:
-                    run._registers.form(turn.operations, recorded)
-            form_together([(run._registers, turn.operations) for run, turn, recorded in turns if not recorded])
-            for run, _, _ in turns:
-                run._reach(run._calls + 1)
-        finally:
-            for run, _, _ in planned:
-                run._forget()
-        done = [run for run in self._runs if run.done]
-        self._runs = [run for run in self._runs if not run.done]
-        return done
+        return self._advance([denoised[part] for part in rows], twins, [None] * len(rows))
 
     def tick(self, model: Model) -> list[Run | LiveRun]:
         """One model call, and what `feed` makes of its answer.
 
         Parameters
         ----------
-        model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows
+        model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. The network of a
+            `Denoiser` is asked itself, as `Sampler.sample` does, if its process is that of all runs
+
+        Notes
+        -----
+        Gradients are recorded only if a state asks for them.
         """
-        return self.feed(*answer(model, self.x, self.sigma, self.needs_uncond))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(run.x.requires_grad for run in self._runs)):
+            if isinstance(model, Denoiser):
+                runs = [run for run in self._runs if isinstance(run, Run) and run.takes_output]
+                if len(runs) == len(self._runs) and all(run.process == model.process for run in runs):
+                    return self._tick_of(model, runs)
+            return self.feed(*answer(model, self.x, self.sigma, self.needs_uncond))
+
+    def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Run | LiveRun]:
+        """One call of a denoiser's network."""
+        numbers = [denoiser.conversions(run.plan.call_sigmas)[run.nfe] for run in runs]
+        inputs = [run.network_input(norm) for run, (norm, _, _) in zip(runs, numbers, strict=True)]
+        output = denoiser.network(torch.cat(inputs), self.timestep)
+        del inputs  # whoever holds a state keeps a run from writing over it
+        rows = self._checked("D", output)
+        conversions = [(of_x, of_output) for _, of_x, of_output in numbers]
+        return self._advance([output[part] for part in rows], [None] * len(rows), conversions)
+
+    def _advance(
+        self,
+        outputs: Sequence[torch.Tensor],
+        twins: Sequence[torch.Tensor | None],
+        conversions: Sequence[tuple[float, float] | None],
+    ) -> list[Run | LiveRun]:
+        """Give every run its answer; returns those that are done, which leave."""
+        given = list(zip(self._runs, outputs, twins, conversions, strict=True))
+        planned = [(run, output, twin, numbers) for run, output, twin, numbers in given if isinstance(run, Run)]
+        try:
+            turns = [(run, *run._take(output, twin), numbers) for run, output, twin, numbers in planned]
+            for run, turn, recorded, _ in turns:
+                run._draw(turn, recorded)
+            for live, output, twin, _ in given:
+                if isinstance(live, LiveRun):
+                    live.feed(output, twin)
+            together = []
+            for run, turn, recorded, numbers in turns:
+                operations = turn.operations if numbers is None else turn.of_output(*numbers)
+                if recorded:
+                    run._registers.form(operations, recorded)
+                else:
+                    together.append((run._registers, operations))
+            form_together(together)
+            for run, _, _, _ in turns:
+                run._reach(run._calls + 1)
+        finally:
+            for run, _, _, _ in planned:
+                run._forget()
+        done = [run for run in self._runs if run.done]
+        self._runs = [run for run in self._runs if not run.done]
+        return done
+
+    def _checked(self, kind: str, output: Any) -> tuple[slice, ...]:
+        """Raise unless there is a prediction for every row; returns the rows of each run."""
+        if not self._runs:
+            raise RuntimeError("the batch is empty: there is no model call to answer")
+        rows, first = self.rows, self._runs[0]
+        check_output(kind, output, (rows[-1].stop, *first.shape[1:]), first.device)
+        return rows
 
     def _joined(self, part: Callable[[Any], torch.Tensor]) -> torch.Tensor:
         if not self._runs:
@@ -195,5 +234,5 @@ class Batch:
         return torch.cat([part(run) for run in self._runs])
 
 
-def _kind(x: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    return tuple(x.shape[1:]), x.dtype, x.device
+def _kind(run: Run | LiveRun) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    return tuple(run.shape[1:]), run.dtype, run.device

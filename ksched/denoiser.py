@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +15,9 @@ from ksched.types import ArrayLike
 __all__ = ["Denoiser", "Prediction"]
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
+
+# Grids whose conversions a denoiser remembers, since runs come in crowds on the same few.
+_KEPT = 64
 
 #: which prediction types make sense for networks trained on which process
 _FITS: dict[type[Process], tuple[str, ...]] = {
@@ -54,6 +57,9 @@ class Denoiser:
     network: Callable[..., Any]
     process: Process
     prediction: Prediction = "epsilon"
+    _known: dict[bytes, list[tuple[float, float, float]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not callable(self.network):
@@ -101,8 +107,15 @@ class Denoiser:
         for each (norm, of_x, of_output): the network sees the state over ``norm``, and the x0 prediction is
         ``of_x * x + of_output * output``
         """
-        norm, of_x, of_output = np.broadcast_arrays(*self._conversion(np.asarray(sigmas, dtype=np.float64)))
-        return list(zip(norm.tolist(), of_x.tolist(), of_output.tolist(), strict=True))
+        levels = np.asarray(sigmas, dtype=np.float64)
+        key = levels.tobytes()
+        found = self._known.get(key)
+        if found is None:
+            norm, of_x, of_output = np.broadcast_arrays(*self._conversion(levels))
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            found = self._known[key] = list(zip(norm.tolist(), of_x.tolist(), of_output.tolist(), strict=True))
+        return found
 
     def _conversion(self, sigma: Any) -> tuple[Any, Any, Any]:
         process = self.process

@@ -91,7 +91,7 @@ def log_likelihood(
             at = state.requires_grad_()
             sigma = torch.full((len(x),), level.label, dtype=dtype, device=x.device)
             denoised, _ = answer(denoiser, (at * straight.scale(level)).to(x.dtype), sigma, both=False)
-            check_output("D", denoised, at)
+            check_output("D", denoised, at.shape, at.device)
             move = at - denoised.to(dtype)
             seen = [torch.autograd.grad((move * sign).sum(), at, retain_graph=True)[0] * sign for sign in signs]
         divergence = torch.stack(seen).mean(0).flatten(1).sum(1)

@@ -126,6 +126,21 @@ class LiveRun:
         self._advance()
 
     @property
+    def shape(self) -> torch.Size:
+        """Of the states, batch first."""
+        return self._start.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states that the model sees, and of the result."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states are."""
+        return self._start.device
+
+    @property
     def done(self) -> bool:
         """Whether the result has been reached."""
         return self._asked is None
@@ -197,9 +212,9 @@ class LiveRun:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
         if self._asked is None:
             raise RuntimeError("the run is done: it takes no further prediction")
-        check_output("D", denoised, self._asked.x)
+        check_output("D", denoised, self.shape, self.device)
         if self._asked.both:
-            check_output("U", uncond, self._asked.x)
+            check_output("U", uncond, self.shape, self.device)
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None

@@ -106,10 +106,9 @@ def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
 
     if not isinstance(denoiser, Denoiser) or not isinstance(run, Run) or run.process != denoiser.process:
         return ask
-    plan, network = run.plan, denoiser.network
-    if any(row.both for row in plan.rows):
+    if not run.takes_output:
         return ask
-    conversions = denoiser.conversions([level.label for level in plan.levels])
+    network, conversions = denoiser.network, denoiser.conversions(run.plan.call_sigmas)
 
     def ask_network(told: _Told | None) -> None:
         norm, of_x, of_output = conversions[run.nfe]
@@ -136,7 +135,7 @@ class _Told:
             return
         self._step = run.step
         x = run.x
-        check_output("D", denoised, x)
+        check_output("D", denoised, x.shape, x.device)
         # a copy: the model may overwrite its output at the next call
         if out_of_place(denoised):
             copy = denoised.clone()

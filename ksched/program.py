@@ -205,6 +205,7 @@ class Program(NamedTuple):
     states : the buffer of the state of every model call, and of the result
     held : for every turn, and the result after them, the buffers of the registers that are there when it begins
     buffers : how many buffers are needed
+    both : whether an answer must come with the unconditional prediction
     """
 
     before: Turn
@@ -212,6 +213,7 @@ class Program(NamedTuple):
     states: tuple[int, ...]
     held: tuple[tuple[tuple[Register, int], ...], ...]
     buffers: int
+    both: bool
 
 
 class _Shelf:
@@ -252,7 +254,7 @@ def lay_out(plan: Plan) -> Program:
         turns.append(_turn(plan, shelf, row, after, outputs))
     held.append(tuple(shelf.place.items()))
     states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
-    return Program(before, tuple(turns), states, tuple(held), shelf.count)
+    return Program(before, tuple(turns), states, tuple(held), shelf.count, any(turn.both for turn in turns))
 
 
 def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register]) -> Turn:

@@ -37,18 +37,18 @@ def check_state(x: Any) -> None:
         raise ValueError("x must have a batch axis first; got a tensor of no dimensions")
 
 
-def check_output(kind: str, value: Any, state: torch.Tensor) -> None:
+def check_output(kind: str, value: Any, shape: Sequence[int], device: torch.device) -> None:
     """Raise unless an output of the model, "D" or "U", is a tensor like the state."""
-    if isinstance(value, torch.Tensor) and value.shape == state.shape and value.device == state.device:
+    if isinstance(value, torch.Tensor) and value.shape == shape and value.device == device:
         return
     what = {"D": "denoised", "U": "uncond"}[kind]
     if value is None and kind == "U":
         raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{what} must be a tensor; got {type(value).__name__}")
-    if value.device != state.device:
-        raise ValueError(f"{what} must be on the state's device {state.device}; got {value.device}")
-    raise ValueError(f"{what} must have the state's shape {tuple(state.shape)}; got {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{what} must be on the state's device {device}; got {value.device}")
+    raise ValueError(f"{what} must have the state's shape {tuple(shape)}; got {tuple(value.shape)}")
 
 
 class Run:
@@ -108,6 +108,21 @@ class Run:
         self._calls = calls
         self._turn = program.turns[calls] if calls < len(program.turns) else None
         self._place = program.states[calls]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the states, batch first."""
+        return self._registers.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states that the model sees, and of the result."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states are."""
+        return self._registers.device
 
     @property
     def done(self) -> bool:
@@ -188,6 +203,11 @@ class Run:
     def needs_uncond(self) -> bool:
         """Whether the next answer must come with its unconditional twin."""
         return self._turn is not None and self._turn.both
+
+    @property
+    def takes_output(self) -> bool:
+        """Whether `feed_output` will do for all calls: no sampler of classifier-free guidance's two predictions."""
+        return not self._program.both
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
@@ -289,13 +309,15 @@ class Run:
         turn = self._turn
         if turn is None:
             raise RuntimeError("the run is done: it takes no further prediction")
-        tensors = self._registers.tensors
-        state = tensors[turn.x]
-        check_output("D", denoised, state)
+        registers = self._registers
+        tensors = registers.tensors
+        check_output("D", denoised, registers.shape, registers.device)
         # Own buffers ask for nothing; what was recorded may.
-        recorded = out_of_place(denoised) or (self._recorded and (torch.is_grad_enabled() or out_of_place(state)))
+        recorded = out_of_place(denoised) or (
+            self._recorded and (torch.is_grad_enabled() or out_of_place(tensors[turn.x]))
+        )
         if turn.both:
-            check_output("U", uncond, state)
+            check_output("U", uncond, registers.shape, registers.device)
             assert uncond is not None
             recorded = recorded or out_of_place(uncond)
             tensors[UNCOND] = self._as_read(uncond, recorded)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import NAMES, half, start_state
 
-from ksched import EDM, VP, Flow, Run, build_sampler
+from ksched import EDM, VP, Denoiser, Flow, Run, build_sampler
 from ksched.batch import Batch
 
 PROCESSES = [VP(), Flow(3.0), EDM()]
@@ -161,3 +161,36 @@ def test_runs_that_are_put_aside_or_moved_equal_their_solo_runs(seed: int) -> No
                 batch.tick(pair)
     for i, (sampler, x) in enumerate(asked):
         assert torch.equal(runs[i].x, sampler.sample(pair, x, seed=i)), sampler
+
+
+def test_a_tick_of_a_denoiser_is_what_a_run_of_it_is() -> None:
+    """The network is asked itself, once for all rows, and its conversions go into each run's coefficients."""
+    process, calls = Flow(3.0), []
+
+    def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return torch.tanh(x) * (1 + timestep.reshape(-1, 1, 1, 1) / 1000)
+
+    denoiser = Denoiser(network, process, "flow")
+    batch, runs = Batch(), []
+    for i, (name, steps) in enumerate([("euler", 3), ("dpmpp_2m", 5), ("dpmpp_2m_sde", 4), ("heun", 3)]):
+        sampler = build_sampler(name, "simple", steps, process=process)
+        x = start_state(process, sampler.sigmas[0], (1 + i % 2, 2, 4, 4), seed=i, dtype=torch.float32)
+        runs.append((sampler, x, batch.add(sampler.start(x, seed=i))))
+    batch.tick(denoiser)
+    assert calls == [6]
+    while batch:
+        batch.tick(denoiser)
+    for i, (sampler, x, run) in enumerate(runs):
+        assert torch.equal(run.x, sampler.sample(denoiser, x, seed=i))
+
+
+def test_a_tick_records_gradients_only_if_asked() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    for asked in (False, True):
+        sampler, batch = build_sampler("euler", "karras", 2), Batch()
+        x = start_state(VP(), sampler.sigmas[0]).requires_grad_(asked)
+        run = batch.add(sampler.start(x))
+        while batch:
+            batch.tick(lambda x, sigma: weight * x / 2)
+        assert run.x.requires_grad is asked
