@@ -31,16 +31,23 @@ Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
 
 def step(
-    model: Model, state: Tensors, table: torch.Tensor, noise: Tensors = (), *, dtype: torch.dtype | None = None
+    model: Model,
+    state: Tensors,
+    table: torch.Tensor,
+    noise: Tensors = (),
+    *,
+    both: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Tensors:
     """One model call and what comes of it: a pure function, in which nothing but tensor values tells calls apart.
 
     Parameters
     ----------
-    model : ``(x, sigma) -> denoised``, or (denoised, uncond) where that is needed; sigma of shape (batch,)
+    model : ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,)
     state : from `Matrices.start` or the step before
     table : the call's, from `Matrices.tables`
     noise : the call's, from `Matrices.noises`
+    both : whether the plan needs ``uncond``, `Matrices.both`
     dtype : what the model is given ``x`` in; None is the dtype of ``state``
 
     Returns
@@ -55,12 +62,13 @@ def step(
     -----
     Sampler, levels, number of steps and seed are all in the tensors: runs share what was compiled or captured if they
     have equally many registers and noises and states of one kind. torch keeps eight versions of a function compiled and
-    with ``fullgraph=True`` refuses a ninth, so for more kinds than that take `Matrices.compiled`, which counts alone.
+    with ``fullgraph=True`` refuses a ninth; `Matrices.compiled` is a function of its own each time.
     """
     x = state[0]
     sigma = table[0, -1].repeat(x.shape[0])
-    both = _both(state, table, noise)
     denoised, uncond = answer(model, x if dtype is None else x.to(dtype), sigma, both)
+    if both:
+        check_output("U", uncond, x)
     return advance(state, table, denoised, uncond, noise)
 
 
@@ -71,23 +79,19 @@ def advance(
     uncond: torch.Tensor | None = None,
     noise: Tensors = (),
 ) -> Tensors:
-    """`step` without the model, for whoever calls that by other means: ``state[0]`` at ``table[0, -1]``, its sigma."""
-    answers = {"D": denoised, "U": uncond} if _both(state, table, noise) else {"D": denoised}
-    for kind, value in answers.items():
+    """`step` without the model, for whoever calls that by other means: on ``state[0]``, at sigma ``table[0, -1]``.
+
+    Only a plan that needs ``uncond`` takes it.
+    """
+    outputs = {"D": denoised} if uncond is None else {"D": denoised, "U": uncond}
+    for kind, value in outputs.items():
         check_output(kind, value, state[0])
-    outputs = (value.to(state[0].dtype) for value in answers.values() if value is not None)
-    return _product(table, (*state, *outputs, *noise))
-
-
-def _both(state: Tensors, table: torch.Tensor, noise: Tensors) -> bool:
-    """Whether the unconditional prediction has a column, as the numbers of all others say."""
-    uncond = table.shape[1] - len(state) - len(noise) - 2
-    if table.shape[0] != len(state) or uncond not in (0, 1):
+    if table.shape != (len(state), len(state) + len(outputs) + len(noise) + 1):
         raise ValueError(
-            f"state, table and noise must be of one plan; got {len(state)} registers, {len(noise)} noises and a "
-            f"table of shape {tuple(table.shape)}"
+            "registers, noises and whether there is an uncond must be those of the table's plan; got "
+            f"{len(state)} registers, {len(noise)} noises, {' and '.join(outputs)}, and a table of {tuple(table.shape)}"
         )
-    return uncond == 1
+    return _product(table, (*state, *(value.to(state[0].dtype) for value in outputs.values()), *noise))
 
 
 def _product(matrix: Any, tensors: Tensors) -> Tensors:
@@ -256,7 +260,7 @@ class Matrices:
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             state = self.start(x, noises(-1))
             for call, table in enumerate(tables.unbind()):
-                state = turn(model, state, table, noises(call), dtype=x.dtype)
+                state = turn(model, state, table, noises(call), both=self.both, dtype=x.dtype)
             return state[0].to(x.dtype)
 
     def _turn(self, call: int) -> Turn:
