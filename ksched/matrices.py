@@ -24,9 +24,9 @@ from ksched.program import DENOISED, UNCOND, Turn
 from ksched.runner import Noise, check_output, check_state, noise_source
 from ksched.types import Array
 
-__all__ = ["Matrices", "Tensors", "advance", "step"]
+__all__ = ["Matrices", "advance", "step"]
 
-#: Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
+# Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
 
@@ -63,6 +63,9 @@ def step(
     Sampler, levels, number of steps and seed are all in the tensors: runs share what was compiled or captured if they
     have equally many registers and noises and states of one kind. torch keeps eight versions of a function compiled and
     with ``fullgraph=True`` refuses a ninth; `Matrices.compiled` is a function of its own each time.
+
+    What a model keeps of its first call, as a `ksched.Denoiser` does its process's table, no compiler can follow: such
+    a model must have been called on the device before.
     """
     x = state[0]
     sigma = table[0, -1].repeat(x.shape[0])
@@ -120,8 +123,9 @@ class Matrices:
     one, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model sees, in
     the end the result; one that is not in use has a row of zeros.
 
-    Written out by an eager torch this costs more than `ksched.Sampler.sample`, which passes only over what a row has.
-    A compiler makes one pass of it.
+    It is meant for compilers, which make one pass of a step. Without one, `ksched.Sampler.sample` is several times
+    faster, since it leaves out what has no weight; and also with one where states are small or the model is a call that
+    the compiler cannot join, as the step has no more then to gain than the model's last operations.
 
     Examples
     --------
@@ -223,7 +227,7 @@ class Matrices:
     def compiled(self, **how: Any) -> Callable[..., Tensors]:
         """`step`, compiled; ``how`` are more arguments for ``torch.compile``."""
         # A function of its own, or else torch would count all of them as versions of one.
-        own = FunctionType(step.__code__.replace(co_name="step"), step.__globals__, "step", step.__defaults__)
+        own = FunctionType(step.__code__.replace(), step.__globals__, "step", step.__defaults__)
         own.__kwdefaults__ = step.__kwdefaults__
         return torch.compile(own, fullgraph=True, **how)
 
@@ -255,7 +259,7 @@ class Matrices:
         noises, tables = self.noises(x, seed=seed, noise=noise), self.tables(x)
         process = model.process if isinstance(model, Denoiser) else self.process
         if process is not None:
-            process.timestep(tables[:, 0, -1])  # brings its table to the device, which no compiler could follow
+            process.timestep(tables[:, 0, -1])  # brings its table to the device
         turn = self._compiled if step is None else step
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             state = self.start(x, noises(-1))

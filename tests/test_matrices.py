@@ -290,7 +290,7 @@ def can_compile() -> bool:
         return False
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore")  # torch's own
 def test_inductor() -> None:
     if not can_compile():
         pytest.skip("no C++ compiler that works")
