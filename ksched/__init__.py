@@ -17,7 +17,7 @@ from ksched.schedules import *
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, batch, exact, guidance, noise, peers, plots, testing
+    from ksched import analysis, batch, exact, guidance, matrices, noise, peers, plots, testing
     from ksched.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
@@ -56,6 +56,7 @@ __all__ = [
     "explain",
     "guidance",
     "log_likelihood",
+    "matrices",
     "mu_for_flux2",
     "mu_for_tokens",
     "noise",
@@ -68,7 +69,7 @@ __all__ = [
 __all__ += grid.__all__
 __all__ += schedules.__all__
 
-_MODULES = ("analysis", "batch", "exact", "guidance", "noise", "peers", "plots", "testing")
+_MODULES = ("analysis", "batch", "exact", "guidance", "matrices", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",

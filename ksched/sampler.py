@@ -14,6 +14,7 @@ from ksched.grid import Grid
 from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
 from ksched.loop import Model, StepInfo, drive
+from ksched.matrices import Matrices
 from ksched.noise import Seed
 from ksched.options import Option, check_options
 from ksched.plan import Plan
@@ -61,6 +62,16 @@ class Sampler:
         TraceError : the sampler is adaptive: it chooses its steps by what the model answers
         """
         return self.spec.plan(self.grid, dict(self.options)) if self._plan is None else self._plan
+
+    @cached_property
+    def matrices(self) -> Matrices:
+        """The plan as tensors for a step that is compiled, exported or captured once.
+
+        Raises
+        ------
+        TraceError : the sampler is adaptive: it has no plan
+        """
+        return Matrices(self.plan, self.process)
 
     @property
     def process(self) -> Process:

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ksched import VP, Denoiser, build_sampler
 from ksched.kernels import triton_kernels
+from ksched.matrices import step
 from ksched.noise import SeededNoise
 from ksched.plan import Draw
 from ksched.registry import SamplerSpec
@@ -90,6 +91,48 @@ def test_a_run_is_one_graph(name: str) -> None:
         captured.zero_()
         graph.replay()
         assert torch.equal(captured, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_one_graph(name: str) -> None:
+    """Captured once and replayed at every call of a run, with the call's table and noises copied in."""
+    sampler = build_sampler(name, "karras", 5)
+    form, model = sampler.matrices, paired(denoise)
+    starts = [on_device(sampler.sigmas[0], seed=seed) for seed in (1, 2)]
+    expected = [sampler.sample(model, x, seed=3) for x in starts]
+    tables, noises = form.tables(starts[0]), form.noises(starts[0], seed=3)
+    # what the graph reads and writes; copies, so that nothing else shares their memory
+    table, noise = tables[0].clone(), tuple(each.clone() for each in noises(0))
+    state = tuple(each.clone() for each in form.start(starts[0], noises(-1)))
+    side = torch.cuda.Stream()  # as torch wants it: a warm-up on another stream than the default one
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(model, state, table, noise, both=form.both)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for old, new in zip(state, step(model, state, table, noise, both=form.both), strict=True):
+            old.copy_(new)
+    for x, truth in zip(starts, expected, strict=True):
+        with nothing_waits():
+            for old, new in zip(state, form.start(x, noises(-1)), strict=True):
+                old.copy_(new)
+            for call in range(form.nfe):
+                table.copy_(tables[call])
+                for old, new in zip(noise, noises(call), strict=True):
+                    old.copy_(new)
+                graph.replay()
+        assert (state[0] - truth).abs().max() <= 80 * torch.finfo(x.dtype).eps * max(1, float(truth.abs().max()))
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it could do faster
+def test_a_compiled_step() -> None:
+    sampler = build_sampler("dpmpp_2m_sde", "karras", 5)
+    x = on_device(sampler.sigmas[0])
+    expected = sampler.sample(denoise, x, seed=1)
+    result = sampler.matrices.sample(denoise, x, seed=1)
+    assert (result - expected).abs().max() <= 80 * torch.finfo(x.dtype).eps * max(1, float(expected.abs().max()))
 
 
 def launches(action: Callable[[], object]) -> list[str]:

@@ -1,0 +1,305 @@
+"""A plan as one matrix for each model call, so that a step of a run is a function of tensors and of nothing else.
+
+Between two model calls everything is linear in what is held of the run, the model's answer and the noises. So one step
+is compiled, exported or captured once, and is given other numbers at every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from ksched.denoiser import Denoiser
+from ksched.loop import Model, answer
+from ksched.noise import Seed
+from ksched.plan import Plan
+from ksched.processes import Process
+from ksched.program import DENOISED, UNCOND, Turn
+from ksched.runner import Noise, check_output, check_state, noise_source
+from ksched.types import Array
+
+__all__ = ["Matrices", "advance", "step"]
+
+# Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
+Tensors: TypeAlias = tuple[torch.Tensor, ...]
+
+
+def step(
+    model: Model,
+    state: Tensors,
+    table: torch.Tensor,
+    noise: Tensors = (),
+    *,
+    both: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensors:
+    """One model call and what comes of it: a pure function, in which nothing but tensor values tells calls apart.
+
+    Parameters
+    ----------
+    model : ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,)
+    state : from `Matrices.start` or the step before
+    table : the call's, from `Matrices.tables`
+    noise : the call's, from `Matrices.noises`
+    both : whether the plan needs ``uncond``, `Matrices.both`
+    dtype : what the model is given ``x`` in; None is the dtype of ``state``
+
+    Returns
+    -------
+    the next state, in new tensors
+
+    Raises
+    ------
+    TypeError, ValueError : an answer that is no tensor like the state; arguments of different plans
+
+    Notes
+    -----
+    Sampler, levels, number of steps and seed are all in the tensors: runs share what was compiled or captured if they
+    have equally many registers and noises and states of one kind. torch keeps eight versions of a function compiled and
+    with ``fullgraph=True`` refuses a ninth; `Matrices.compiled` is a function of its own each time.
+
+    What a model keeps of its first call, as a `ksched.Denoiser` does its process's table, no compiler can follow: such
+    a model must have been called on the device before.
+    """
+    x = state[0]
+    sigma = table[0, -1].repeat(x.shape[0])
+    denoised, uncond = answer(model, x if dtype is None else x.to(dtype), sigma, both)
+    if both:
+        check_output("U", uncond, x.shape, x.device)
+    return advance(state, table, denoised, uncond, noise)
+
+
+def advance(
+    state: Tensors,
+    table: torch.Tensor,
+    denoised: torch.Tensor,
+    uncond: torch.Tensor | None = None,
+    noise: Tensors = (),
+) -> Tensors:
+    """`step` without the model, for whoever calls that by other means: on ``state[0]``, at sigma ``table[0, -1]``.
+
+    Only a plan that needs ``uncond`` takes it.
+    """
+    outputs = {"D": denoised} if uncond is None else {"D": denoised, "U": uncond}
+    for kind, value in outputs.items():
+        check_output(kind, value, state[0].shape, state[0].device)
+    if table.shape != (len(state), len(state) + len(outputs) + len(noise) + 1):
+        raise ValueError(
+            "registers, noises and whether there is an uncond must be those of the table's plan; got "
+            f"{len(state)} registers, {len(noise)} noises, {' and '.join(outputs)}, and a table of {tuple(table.shape)}"
+        )
+    return _product(table, (*state, *(value.to(state[0].dtype) for value in outputs.values()), *noise))
+
+
+def _product(matrix: Any, tensors: Tensors) -> Tensors:
+    """Matrix times tensors, written out: a compiler makes one pass of it, as it does not of a product of matrices."""
+    rows = []
+    for weights in matrix:
+        total = weights[0] * tensors[0]
+        for j, tensor in enumerate(tensors[1:], 1):
+            total = total + weights[j] * tensor
+        rows.append(total)
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A plan in the form that `ksched.matrices.step` takes. `ksched.Sampler.matrices` is that of a sampler.
+
+    Parameters
+    ----------
+    plan : what to run
+    process : what the levels mean; only ``noise="brownian"`` needs it
+
+    Notes
+    -----
+    A matrix has a row for every register of the next state. Its columns are weights of the registers of the present
+    one, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model sees, in
+    the end the result; one that is not in use has a row of zeros.
+
+    It is meant for compilers, which make one pass of a step. Without one, `ksched.Sampler.sample` is several times
+    faster, since it leaves out what has no weight; and also with one where states are small or the model is a call that
+    the compiler cannot join, as the step has no more then to gain than the model's last operations.
+
+    Examples
+    --------
+    The loop of a server or an exporter. The step is left uncompiled here, to be quick.
+
+    >>> import ksched, torch
+    >>> from ksched.matrices import step
+    >>> def model(x, sigma):
+    ...     return x / (1 + sigma.reshape(-1, 1) ** 2)  # exact for standard normal data
+    >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 8)
+    >>> x = 14.6146 * torch.ones(2, 3)
+    >>> form = sampler.matrices
+    >>> turn = step  # torch.compile(step, fullgraph=True) compiles once
+    >>> tables, noises = form.tables(x), form.noises(x, seed=7)
+    >>> state = form.start(x, noises(-1))
+    >>> for call in range(form.nfe):
+    ...     state = turn(model, state, tables[call], noises(call))
+    >>> torch.allclose(state[0], sampler.sample(model, x, seed=7))
+    True
+    """
+
+    plan: Plan
+    process: Process | None = None
+
+    @property
+    def nfe(self) -> int:
+        """Number of model calls."""
+        return self.plan.nfe
+
+    @cached_property
+    def registers(self) -> int:
+        """Number of tensors of a state: as many as must be held during a model call, at most."""
+        return max(len(self._places(call)) for call in range(self.nfe + 1))
+
+    @cached_property
+    def both(self) -> bool:
+        """Whether the model must answer with (denoised, uncond), at every call."""
+        return self.plan.program.both
+
+    @cached_property
+    def draws(self) -> int:
+        """Number of noises that a step takes: as many as one of them draws, at most."""
+        return max(len(self._turn(call).draws) for call in range(-1, self.nfe))
+
+    @cached_property
+    def first(self) -> Array:
+        """The matrix from the start and its noises to the first state; float64, (registers, 1 + draws), read-only."""
+        whole = self._matrix(-1)
+        return _frozen(np.delete(whole, np.s_[1 : whole.shape[1] - self.draws], axis=1))
+
+    @cached_property
+    def matrices(self) -> Array:
+        """That of every call; float64, (nfe, registers, registers + 1 + both + draws), read-only."""
+        found = [self._matrix(call) for call in range(self.nfe)]
+        return _frozen(np.array(found).reshape(self.nfe, self.registers, -1))
+
+    def tables(self, x: torch.Tensor) -> torch.Tensor:
+        """`matrices`, each with the call's sigma in another last column; on ``x``'s device, in float32 at least."""
+        column = np.broadcast_to(self.plan.call_sigmas.reshape(-1, 1, 1), (self.nfe, self.registers, 1))
+        whole = np.concatenate([self.matrices, column], axis=2)
+        return torch.tensor(whole.tolist(), dtype=_compute(x)).to(x.device, non_blocking=True)
+
+    def start(self, x: torch.Tensor, noise: Tensors = ()) -> Tensors:
+        """The state of the first model call.
+
+        Parameters
+        ----------
+        x : start state, batch first
+        noise : what is drawn before that call, ``noises(-1)``
+
+        Raises
+        ------
+        TypeError, ValueError : no floating-point tensor with a batch axis; other than `draws` noises
+        """
+        check_state(x)
+        if len(noise) != self.draws:
+            raise ValueError(f"the start takes as many noises as a step, {self.draws}: noises(-1); got {len(noise)}")
+        return _product(self.first.tolist(), (x.to(_compute(x)), *noise))
+
+    def noises(
+        self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
+    ) -> Callable[[int], Tensors]:
+        """The noises of a run, as a function of the number of a call: those drawn after it, after -1 before the first.
+
+        There are always `draws` of them, zeros where fewer are drawn. Arguments, errors and noises are those of
+        `ksched.Sampler.sample`.
+        """
+        check_state(x)
+        source, _ = noise_source(bool(self.plan.draws), x.shape[0], seed, noise, self.process)
+        like = x.new_empty((), dtype=_compute(x)).expand(x.shape)
+
+        def drawn(call: int) -> Tensors:
+            found = [source(self.plan.draws[number], like).contiguous() for number, _ in self._turn(call).draws]
+            return (*found, *(like.new_zeros(like.shape) for _ in range(self.draws - len(found))))
+
+        return drawn
+
+    def compiled(self, **how: Any) -> Callable[..., Tensors]:
+        """`step`, compiled; ``how`` are more arguments for ``torch.compile``."""
+        # A function of its own, or else torch would count all of them as versions of one.
+        own = FunctionType(step.__code__.replace(), step.__globals__, "step", step.__defaults__)
+        own.__kwdefaults__ = step.__kwdefaults__
+        return torch.compile(own, fullgraph=True, **how)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensors]:
+        return self.compiled()
+
+    def sample(
+        self,
+        model: Model,
+        x: torch.Tensor,
+        *,
+        seed: Seed | None = None,
+        noise: Noise | None = None,
+        step: Callable[..., Tensors] | None = None,
+    ) -> torch.Tensor:
+        """`ksched.Sampler.sample` with model and arithmetic in one compiled step.
+
+        Parameters
+        ----------
+        model : as for `ksched.Sampler.sample`; ``torch.compile`` must be able to follow it
+        x, seed, noise : as for `ksched.Sampler.sample`
+        step : how a step is made, if not by what `compiled` returns, which is compiled at the first call and kept
+
+        Returns
+        -------
+        tensor of ``x``'s shape, dtype and device: the result of `ksched.Sampler.sample` to rounding
+        """
+        noises, tables = self.noises(x, seed=seed, noise=noise), self.tables(x)
+        process = model.process if isinstance(model, Denoiser) else self.process
+        if process is not None:
+            process.timestep(tables[:, 0, -1])  # brings its table to the device
+        turn = self._compiled if step is None else step
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            state = self.start(x, noises(-1))
+            for call, table in enumerate(tables.unbind()):
+                state = turn(model, state, table, noises(call), both=self.both, dtype=x.dtype)
+            return state[0].to(x.dtype)
+
+    def _turn(self, call: int) -> Turn:
+        """What follows a call; what comes before the first, if that is -1."""
+        return self.plan.program.turns[call] if call >= 0 else self.plan.program.before
+
+    def _places(self, call: int) -> list[int]:
+        """The buffers of the registers that are held during a call, or at the end; that of the state first."""
+        program = self.plan.program
+        state = program.states[call]
+        held = program.held[call] if call < self.nfe else ()
+        return [state, *(place for _, place in held if place != state)]
+
+    def _matrix(self, call: int) -> Array:
+        """The operations of a turn, on one unit vector for each column instead of on tensors."""
+        turn, output = self._turn(call), self.registers
+        noises = output + 1 + self.both
+        column = {place: k for k, place in enumerate(self._places(call) if call >= 0 else [turn.x])}
+        column |= {place: noises + k for k, (_, place) in enumerate(turn.draws)} | {DENOISED: output}
+        if turn.both:
+            column[UNCOND] = output + 1
+        unit = np.eye(noises + self.draws)
+        vectors = {source: unit[k] for source, k in column.items()}
+        for operation in turn.operations:
+            vectors[operation.out] = np.sum([value * vectors[source] for source, value in operation.terms], axis=0)
+        matrix = np.zeros((self.registers, len(unit)))
+        for k, place in enumerate(self._places(call + 1)):
+            matrix[k] = vectors[place]
+        return matrix
+
+
+def _compute(x: torch.Tensor) -> torch.dtype:
+    """What sums are in: half precision is for the model."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _frozen(values: Array) -> Array:
+    values.setflags(write=False)
+    return values
