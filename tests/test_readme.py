@@ -55,10 +55,11 @@ def test_samplers_are_listed_by_the_module_they_live_in() -> None:
     assert sorted(re.findall(r"`(\w+)`", row) for row in rows) == sorted(families.values())
 
 
-def test_pages_say_what_is_so() -> None:
+def test_pages_say_what_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of every sampler has all of its options; those that it calls the same are, on another grid."""
     for module in ("numpydoc", "matplotlib"):
         pytest.importorskip(module)
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
