@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
 from torch.profiler import ProfilerActivity, profile
 
 from ksched import VP, Denoiser, build_sampler
+from ksched.batch import Batch
 from ksched.kernels import triton_kernels
 from ksched.matrices import step
 from ksched.noise import SeededNoise
@@ -190,6 +191,36 @@ def test_a_networks_step_is_one_launch() -> None:
     sampler.sample(denoiser, x)
     found = launches(lambda: sampler.sample(denoiser, x))
     assert sum("_combine" in name for name in found) == 6, found
+
+
+def batch_of(names: Sequence[str], dtype: torch.dtype = torch.float32) -> tuple[Batch, list[tuple[Any, Any, Any]]]:
+    batch, runs = Batch(), []
+    for seed, name in enumerate(names):
+        sampler = build_sampler(name, "karras", 5 + seed % 3)
+        x = on_device(sampler.sigmas[0], (1, 4, 8, 8), seed).to(dtype)
+        runs.append((sampler, x, batch.add(sampler.start(x, seed=seed))))
+    return batch, runs
+
+
+@needs_triton
+def test_a_tick_forms_all_states_in_one_launch() -> None:
+    batch, _ = batch_of(["euler", "dpmpp_2m", "lms", "deis", "dpmpp_2m", "euler"])
+    for _ in range(2):
+        batch.feed(torch.sin(batch.x))
+    answer = torch.sin(batch.x)
+    found = launches(lambda: batch.feed(answer))
+    assert [name for name in found if not name.startswith("Memcpy")] == ["_combine_many"], found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_runs_of_a_batch_are_what_they_are_alone(dtype: torch.dtype) -> None:
+    batch, runs = batch_of(NAMES, dtype)
+    batch.feed(*[denoise(batch.x, batch.sigma)] * 2)
+    with nothing_waits():
+        while batch:
+            batch.tick(paired(denoise))
+    for seed, (sampler, x, run) in enumerate(runs):
+        assert torch.equal(run.x, sampler.sample(paired(denoise), x, seed=seed)), sampler
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -12,6 +12,7 @@ import torch
 from cases import NAMES, gaussian_denoiser, half, paired, start_state
 
 from ksched import VP, Denoiser, build_sampler, kernels
+from ksched.batch import Batch
 
 triton_kernels = pytest.importorskip("ksched.triton_kernels", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -251,3 +252,17 @@ def test_gradients_still_flow() -> None:
     result = sampler.sample(lambda x, sigma: torch.tanh(x).half(), x)
     (gradient,) = torch.autograd.grad(result.sum(), x)
     assert gradient.abs().min() > 0
+
+
+@pytest.mark.usefixtures("on_kernels")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_runs_of_a_batch_by_kernels_are_what_they_are_alone(dtype: torch.dtype) -> None:
+    batch, runs = Batch(), []
+    for seed, name in enumerate(NAMES):
+        sampler = build_sampler(name, "karras", 3 + seed % 3)
+        x = start_state(VP(), sampler.sigmas[0], (1, 3, 5), seed, dtype=torch.float32).to(DEVICE, dtype)
+        runs.append((sampler, x, batch.add(sampler.start(x, seed=seed))))
+    while batch:
+        batch.tick(half)
+    for seed, (sampler, x, run) in enumerate(runs):
+        assert torch.equal(run.x, sampler.sample(half, x, seed=seed)), sampler
