@@ -74,7 +74,7 @@ class BrownianNoise:
     lets the paths of two grids differ, by a cell at the ends. An interval that rounds to nothing or ends at sigma 0,
     where v is infinite, has a noise of its own, of `SeededNoise`. The normals of the sum are looked up, four at a time,
     in the table of `SeededNoise`, whose sums of four these are not: as a rule two to six of the up to twenty in a sum
-    carry its variance; it is one alone where the interval is a whole block, and then no number is above 8.8.
+    carry its variance; it is one alone where the interval is a whole block, and then no number is above 4.4.
 
     *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, half a byte per number of
     the state each. They change nothing but the time it takes; a source should still belong to one run.
