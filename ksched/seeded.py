@@ -209,8 +209,9 @@ class _Room(threading.local):
     def of(self, size: int) -> tuple[npt.NDArray[np.intp], Floats, Floats, Floats, Floats]:
         """For so many numbers: indices, room for two halves of them, and the two parts of the second half."""
         if size not in self._views:
-            one, other = self.numbers[0, :size].reshape(2, -1)
-            self._views[size] = self.indices[: size // _ROW], one, other, *other.reshape(2, -1)
+            indices, numbers, half, quarter = self.indices[: size // _ROW], self.numbers[0], size // 2, size // 4
+            one, other = numbers[:half], numbers[half:size]
+            self._views[size] = indices, one, other, other[:quarter], other[quarter:]
         return self._views[size]
 
 
@@ -291,7 +292,7 @@ def table() -> Floats:
     squares of their joint Hermite moments up to order 8 (6 for more than two columns), 1.5e-3.
     """
     odd = 2 * np.arange(1 << 16)[:, None] + 1
-    result = _quantiles()[odd * _GENERATORS % (1 << 17) // 2]
+    result: Floats = _quantiles()[odd * _GENERATORS % (1 << 17) // 2]
     result.setflags(write=False)
     return result
 
