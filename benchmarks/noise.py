@@ -23,7 +23,7 @@ import torch
 from _measure import arguments, facts, named, write
 
 import ksched
-import ksched.noise
+import ksched.brownian
 from ksched.noise import BrownianNoise, SeededNoise
 from ksched.plan import Draw
 
@@ -55,8 +55,8 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 def forget() -> None:
     """Make the coefficients of the intervals unknown again; the table of normals is made once per program."""
-    ksched.noise._increment.cache_clear()
-    ksched.noise._clock.cache_clear()
+    ksched.brownian._increment.cache_clear()
+    ksched.brownian._clock.cache_clear()
 
 
 def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:

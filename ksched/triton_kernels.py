@@ -148,8 +148,9 @@ def _combine_at_once(
     )
 
 
-# Items of one launch of `normals`.
-_ITEMS = 8
+# Of one launch of `normals`: its items, and how many blocks of a quarter of a chunk a program makes numbers of. A warp
+# has that many threads, each with a block of every quarter, so that what is mixed with each other meets in registers.
+_ITEMS, _BLOCKS = 8, 32
 
 
 def normals(keys: Sequence[tuple[int, int]], table: torch.Tensor, out: torch.Tensor) -> None:
@@ -158,7 +159,7 @@ def normals(keys: Sequence[tuple[int, int]], table: torch.Tensor, out: torch.Ten
     Parameters
     ----------
     keys : for every item the two words of its stream's key, signed or unsigned
-    table : what the 65536 values of a lane stand for, float32, on the device
+    table : the 65536 rows of four that a lane stands for, float32, contiguous, on the device
     out : float32, shape (items, count), contiguous; items of one tensor, each in row-major order
 
     Notes
@@ -167,13 +168,14 @@ def normals(keys: Sequence[tuple[int, int]], table: torch.Tensor, out: torch.Ten
     one launch, while an argument costs a fraction of a microsecond.
     """
     items, count = out.shape
-    chunks = -(-count // 4096)
+    whole, rest = divmod(count, 65536)
+    programs = whole * (256 // _BLOCKS) + -(-rest // (256 * _BLOCKS))
     for first in range(0, items if count else 0, _ITEMS):
         given = keys[first : first + _ITEMS]
         padded = [*given, *[given[-1]] * (_ITEMS - len(given))]
         words = [_signed(word) for pair in padded for word in pair]
-        # 64 threads: each makes the four blocks of a chunk whose numbers are mixed with each other.
-        _launch(_normals, (chunks, len(given)), out.device, out[first:], table, count, *words, num_warps=2)
+        grid = programs, len(given)
+        _launch(_normals, grid, out.device, out[first:], table, count, *words, BLOCKS=_BLOCKS, num_warps=1)
 
 
 def _signed(word: int) -> int:
@@ -267,8 +269,9 @@ def _inside(at, count, ALIGNED: tl.constexpr):
 def _normals(
     out, table, count,
     a0, b0, a1, b1, a2, b2, a3, b3, a4, b4, a5, b5, a6, b6, a7, b7,
+    BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    item, chunk = tl.program_id(1), tl.program_id(0).to(tl.int64)
+    item, program = tl.program_id(1), tl.program_id(0)
     k0, k1 = a0.to(tl.int64), b0.to(tl.int64)
     k0, k1 = tl.where(item == 1, a1, k0), tl.where(item == 1, b1, k1)
     k0, k1 = tl.where(item == 2, a2, k0), tl.where(item == 2, b2, k1)
@@ -278,33 +281,47 @@ def _normals(
     k0, k1 = tl.where(item == 6, a6, k0), tl.where(item == 6, b6, k1)
     k0, k1 = tl.where(item == 7, a7, k0), tl.where(item == 7, b7, k1)
     k0, k1 = k0.to(tl.uint64, bitcast=True), k1.to(tl.uint64, bitcast=True)
-    block = (1 + 256 * chunk + tl.arange(0, 64)).to(tl.uint64)  # the first block of a stream is number 1
-    a = _looked_up(table, _lanes(block, k0, k1))
-    b = _looked_up(table, _lanes(block + 64, k0, k1))
-    c = _looked_up(table, _lanes(block + 128, k0, k1))
-    d = _looked_up(table, _lanes(block + 192, k0, k1))
-    at = 4096 * chunk + tl.arange(0, 1024)
+    # A chunk has 65536 numbers, a block 64: there are 256 blocks in a quarter. The last chunk has fewer.
+    chunk = (program // (256 // BLOCKS)).to(tl.int64)
+    quarter = tl.minimum((count - 65536 * chunk + 255) // 256, 256)
+    first = program % (256 // BLOCKS) * BLOCKS
+    block = (1 + 1024 * chunk + first + tl.arange(0, BLOCKS)).to(tl.uint64)  # a stream begins with block number 1
+    step = quarter.to(tl.uint64)
+    a0, a1, a2, a3 = _philox(block, k0, k1)
+    b0, b1, b2, b3 = _philox(block + step, k0, k1)
+    c0, c1, c2, c3 = _philox(block + 2 * step, k0, k1)
+    d0, d1, d2, d3 = _philox(block + 3 * step, k0, k1)
+    lane = tl.arange(0, 4 * BLOCKS)
+    at = (65536 * chunk + 64 * (first + lane // 4) + lane % 4 * 4)[:, None] + tl.arange(0, 4)[None, :]
+    end = tl.where(first + lane // 4 < quarter, count, 0)[:, None]
     row = out + item.to(tl.int64) * count
-    tl.store(row + at, (a + b) + (c + d), mask=at < count)
-    tl.store(row + at + 1024, (a + b) - (c + d), mask=at + 1024 < count)
-    tl.store(row + at + 2048, (a - b) + (c - d), mask=at + 2048 < count)
-    tl.store(row + at + 3072, (a - b) - (c - d), mask=at + 3072 < count)
+    _mixed(row, table, at, end, 64 * quarter, a0, b0, c0, d0)
+    _mixed(row, table, at + 16, end, 64 * quarter, a1, b1, c1, d1)
+    _mixed(row, table, at + 32, end, 64 * quarter, a2, b2, c2, d2)
+    _mixed(row, table, at + 48, end, 64 * quarter, a3, b3, c3, d3)
 
 
 @triton.jit
-def _looked_up(table, lanes):
-    return tl.load(table + lanes)
+def _mixed(row, table, at, end, quarter, a, b, c, d):
+    # The numbers of one word of every block, at the same place in each quarter.
+    a, b, c, d = _rows(table, a), _rows(table, b), _rows(table, c), _rows(table, d)
+    sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
+    tl.store(row + at, sum1 + difference1, mask=at < end)
+    at += quarter
+    tl.store(row + at, sum2 + difference2, mask=at < end)
+    at += quarter
+    tl.store(row + at, sum1 - difference1, mask=at < end)
+    at += quarter
+    tl.store(row + at, sum2 - difference2, mask=at < end)
 
 
 @triton.jit
-def _lanes(block, k0, k1):
-    # The quarters of the four words of every block, in the order of the stream. Sixteen neighbours belong to one block,
-    # which one thread holds: nothing is exchanged.
-    w0, w1, w2, w3 = _philox(block, k0, k1)
-    words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
-    q0, q1 = (words & 0xFFFF).to(tl.int32), ((words >> 16) & 0xFFFF).to(tl.int32)
-    q2, q3 = ((words >> 32) & 0xFFFF).to(tl.int32), (words >> 48).to(tl.int32)
-    return tl.interleave(tl.interleave(q0, q2), tl.interleave(q1, q3))
+def _rows(table, word):
+    # Four numbers for every quarter of a word, the lowest first.
+    q0, q1 = (word & 0xFFFF).to(tl.int32), ((word >> 16) & 0xFFFF).to(tl.int32)
+    q2, q3 = ((word >> 32) & 0xFFFF).to(tl.int32), (word >> 48).to(tl.int32)
+    lanes = tl.interleave(tl.interleave(q0, q2), tl.interleave(q1, q3))
+    return tl.load(table + (4 * lanes)[:, None] + tl.arange(0, 4)[None, :])
 
 
 @triton.jit

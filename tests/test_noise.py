@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
 import ksched.noise as noise_module
-from ksched import Run, build_sampler, philox
+from ksched import Run, brownian, build_sampler, philox, seeded
 from ksched.exact import Gaussian
 from ksched.noise import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan import Draw
@@ -39,18 +39,18 @@ VP, FLOW = ksched.VP(), ksched.Flow(3.0)
 
 # By the rules' names, what must never change: first numbers of noises, and the hash of all their bytes.
 GOLDEN = {
-    "ksched noise 2": [
-        ((0,), Draw(14.6, 5.0), (1, 4, 8, 8), [-1.8334373, -0.5955106, 0.9246027, 0.1305856], "7d7de390436a643c"),
-        ((1, 2, 3), Draw(3.0, 1.5), (3, 4, 64, 64), [-0.1002773, -0.1935759, -1.0543597], "c63bf4c58fa5437e"),
-        ((-1, 2**128 - 2, 2**70), Draw(math.inf, math.inf, 2, 1), (3, 5, 7), [-1.7814741], "dcb2006f25b50fd7"),
-        ((10**30,), Draw(0.0, 1.0, 0, 3), (1, 16, 70, 70), [-0.0751196, -0.8049949], "a07e0ce7c0424488"),
+    "ksched noise 3": [
+        ((0,), Draw(14.6, 5.0), (1, 4, 8, 8), [0.2700635, 0.7238599, -0.0171648, 0.5375322], "74827b49007efeac"),
+        ((1, 2, 3), Draw(3.0, 1.5), (3, 4, 64, 64), [-1.013344, 0.2239866, 1.3867433], "d29843c4e5412e7d"),
+        ((-1, 2**128 - 2, 2**70), Draw(math.inf, math.inf, 2, 1), (3, 5, 7), [-0.2912406], "62183d4abae9e821"),
+        ((10**30,), Draw(0.0, 1.0, 0, 3), (1, 16, 70, 70), [2.6787479, 0.2057335], "d967165aa9299153"),
     ],
-    "ksched brownian 2": [
-        ((7,), Draw(math.inf, 14.6), (1, 4, 8, 8), [-0.9052969, 1.5958452, -0.0168478, 0.5516295], "f53459d3be186ee0"),
-        ((7,), Draw(14.6, 5.0), (1, 4, 8, 8), [-0.6049505, -0.6067164, 0.4157218, 0.3414903], "ef349fab251c8b2f"),
-        ((1, 2, 3), Draw(5.0, 1.5), (3, 4, 64, 64), [-0.268517, -1.6902831, -1.0113413], "a8c197f406f7ef04"),
-        ((1, -2), Draw(1.5, 0.1, 2, 1), (2, 5, 7), [-0.8510719, -0.7547255], "a137c5be3193763a"),
-        ((3,), Draw(1.5, 4.0, 1), (1, 16, 70, 70), [1.5760667, 0.509833], "4e88225abfd2d992"),
+    "ksched brownian 3": [
+        ((7,), Draw(math.inf, 14.6), (1, 4, 8, 8), [0.6402266, 0.6732317, 0.7888723, 0.2179565], "b7638cbb67446516"),
+        ((7,), Draw(14.6, 5.0), (1, 4, 8, 8), [-0.1393813, 0.42987, -2.2688448, 0.14849], "e99cc459e1e43059"),
+        ((1, 2, 3), Draw(5.0, 1.5), (3, 4, 64, 64), [0.0070819, -0.735947, 0.7155221], "b62c962b3ea34f11"),
+        ((1, -2), Draw(1.5, 0.1, 2, 1), (2, 5, 7), [0.3259836, -0.7210191], "a86f5becbb70a418"),
+        ((3,), Draw(1.5, 4.0, 1), (1, 16, 70, 70), [-0.7953096, 0.7454565], "30e6c786d5d1af77"),
     ],
 }
 SOURCES: dict[str, Callable[..., Any]] = {"seeded": SeededNoise, "brownian": lambda seeds: BrownianNoise(seeds, VP)}
@@ -74,8 +74,8 @@ def test_golden_bytes(kind: str) -> None:
 
 
 def test_golden_tables() -> None:
-    assert digest(noise_module._quantiles()) == "3f977bc91c08a512"
-    assert digest(noise_module._table()) == "8cd0e905666a8198"
+    assert digest(seeded._quantiles()) == "3f977bc91c08a512"
+    assert digest(seeded.table()) == "3b67522846ff9fb2"
 
 
 def philox_block(counter: Sequence[int], key: Sequence[int]) -> list[int]:
@@ -117,56 +117,65 @@ def test_known_answers_of_random123(counter: list[int], key: list[int], block: l
     assert bits.random_raw(4).tolist() == block
 
 
-@pytest.mark.parametrize("key", [bytes(16), b"\xff" * 16, bytes(range(120, 136)), bytes(range(16))], ids=bytes.hex)
-def test_words_are_those_of_the_published_algorithm(key: bytes) -> None:
-    expected = list(itertools.chain(*(philox_block([i, 0, 0, 0], struct.unpack("<QQ", key)) for i in range(1, 301))))
+@pytest.mark.parametrize("key", [(0, 0), (2**64 - 1, 2**64 - 1), (2**63 + 7, 2**40 - 1), (3, 2**63)], ids=str)
+def test_words_are_those_of_the_published_algorithm(key: tuple[int, int]) -> None:
+    expected = list(itertools.chain(*(philox_block([i, 0, 0, 0], key) for i in range(1, 301))))
     assert philox.words(key, 0, 1200).tolist() == expected
     assert philox.words(key, 0, 7).tolist() == expected[:7]
     assert philox.words(key, 201, 50).tolist() == expected[804:854], "any part of a stream can be had alone"
     for count in (1200, 7):
-        words = philox.words_on(CPU, [bytes(16), key], count)
+        words = philox.words_on(CPU, [(0, 0), key], count)
         assert words.shape == (2, count)
         assert words[1].numpy().view(np.uint64).tolist() == expected[:count]
     lanes = philox.lanes(words).numpy()
     assert lanes.tolist() == words.numpy().view(np.uint16).ravel().tolist()
     assert philox.words(key, 2**64 - 2, 8).tolist() == [
-        *philox_block([2**64 - 1, 0, 0, 0], struct.unpack("<QQ", key)),
-        *philox_block([0, 1, 0, 0], struct.unpack("<QQ", key)),
+        *philox_block([2**64 - 1, 0, 0, 0], key),
+        *philox_block([0, 1, 0, 0], key),
     ]
 
 
+def table_from_scratch() -> npt.NDArray[np.float32]:
+    """The rows that a lane looks up: a lattice of the quantiles."""
+    quantiles = seeded._quantiles()
+    rows = [[(2 * r + 1) * g % 131072 // 2 for g in (1, 13723, 35237, 36737)] for r in range(65536)]
+    return quantiles[np.array(rows)]
+
+
+def rows_from_scratch(key: bytes, first: int, blocks: int) -> npt.NDArray[np.float32]:
+    """The numbers that some blocks of a stream look up."""
+    words = (philox_block([first + i, 0, 0, 0], struct.unpack("<QQ", key)) for i in range(1, blocks + 1))
+    return seeded.table()[[word >> 16 * i & 0xFFFF for word in itertools.chain(*words) for i in range(4)]].ravel()
+
+
 def test_the_rule_from_scratch() -> None:
-    """Hash, words, lanes, table and sums, one number at a time."""
+    """Hash, words, lanes, table and sums, one number at a time; a whole chunk, and one of four times three blocks."""
+    assert (seeded.table() == table_from_scratch()).all()
     draw, seed = Draw(14.6, 5.0, 3, 1), 2**100 + 5
     salt = seed.to_bytes(16, "little")
     position = struct.pack("<ddqq", 14.6, 5.0, 3, 1)
-    key = hashlib.blake2b(position, digest_size=16, key=b"ksched noise 2", salt=salt).digest()
-    table = noise_module._quantiles()
+    key = hashlib.blake2b(position, digest_size=16, key=b"ksched noise 3", salt=salt).digest()
     expected = []
-    for chunk in range(2):
-        words = [philox_block([256 * chunk + i, 0, 0, 0], struct.unpack("<QQ", key)) for i in range(1, 257)]
-        lanes = [word >> 16 * i & 0xFFFF for word in itertools.chain(*words) for i in range(4)]
-        for row in range(4):
-            for column in range(1024):
-                a, b, c, d = (table[lanes[1024 * i + column]] for i in range(4))
-                one, other = (a + b, c + d) if row < 2 else (a - b, c - d)
-                expected.append(one - other if row % 2 else one + other)
-    noise = SeededNoise((seed,))(draw, torch.empty(1, 5000))
-    assert noise.tolist() == [[float(number) for number in expected[:5000]]]
+    for first, blocks in ((0, 1024), (1024, 12)):
+        numbers, quarter = rows_from_scratch(key, first, blocks), 16 * blocks
+        for sign, swapped in itertools.product((1, -1), (False, True)):
+            for i in range(quarter):
+                a, b, c, d = numbers[i::quarter]
+                one, other = (b + d, a - c) if swapped else (a + c, b - d)
+                expected.append(float(one + other if sign > 0 else one - other))
+    noise = SeededNoise((seed,))(draw, torch.empty(1, 65536 + 600))
+    assert noise.tolist() == [expected[: 65536 + 600]]
 
 
 def test_the_path_from_scratch() -> None:
     """The sum over the nodes of an interval, rounded to float32 after each operation."""
     seed, a, b = 11, -172, 70
     total = None
-    for node, coefficient in noise_module._increment(a, b)[0]:
+    for node, coefficient in brownian._increment(a, b)[0]:
         position = struct.pack("<qq?q", 2, 1, False, node)
         salt = seed.to_bytes(16, "little")
-        key = hashlib.blake2b(position, digest_size=16, key=b"ksched brownian 2", salt=salt).digest()
-        words = itertools.chain(*(philox_block([i, 0, 0, 0], struct.unpack("<QQ", key)) for i in range(1, 4)))
-        lanes = [word >> 16 * i & 0xFFFF for word in words for i in range(4)]
-        rows = noise_module._table().view(np.float32).reshape(-1, 4)[lanes].ravel()
-        part = rows * np.float32(coefficient)
+        key = hashlib.blake2b(position, digest_size=16, key=b"ksched brownian 3", salt=salt).digest()
+        part = rows_from_scratch(key, 0, 3) * np.float32(2 * coefficient)
         total = part if total is None else total + part
     assert total is not None
     draw = Draw(sigma_of(a * CELL), sigma_of(b * CELL), 2, 1)
@@ -175,13 +184,29 @@ def test_the_path_from_scratch() -> None:
 
 
 @both_kinds
-def test_a_longer_item_begins_as_a_shorter_one(kind: str) -> None:
-    group = noise_module._GROUP
-    longest = SOURCES[kind]((5,))(DRAW, torch.empty(1, 2 * group + 4096 + 50))[0]
-    for size in (1, 1024, 4096, 3 * 4096, group, group + 1, group + 4096, 2 * group):
+def test_whole_chunks_do_not_depend_on_what_follows(kind: str) -> None:
+    chunk = seeded.CHUNK
+    longest = SOURCES[kind]((5,))(DRAW, torch.empty(1, 3 * chunk + 50))[0]
+    for size in (chunk, chunk + 1, 2 * chunk - 300, 2 * chunk, 3 * chunk):
         noise = SOURCES[kind]((5,))(DRAW, torch.empty(1, size))[0]
-        assert torch.equal(noise, longest[:size])
+        same = size if kind == "brownian" else size // chunk * chunk  # a path mixes nothing
+        assert torch.equal(noise[:same], longest[:same])
+        assert not (noise[same:] == longest[same:size]).any()
     assert len(longest.unique()) > 0.9 * len(longest), "no part of it is repeated"
+
+
+@pytest.mark.parametrize("count", [1, 256, 1000, 65536, 65537, 150000])
+def test_an_item_part_by_part(count: int) -> None:
+    """Whole chunks or beginnings of them, in any order."""
+    source = SeededNoise((5, 2**90))
+    whole = source(DRAW, torch.empty(2, count)).numpy()
+    for stream, expected in zip(source.streams(DRAW, count), whole, strict=True):
+        for first in reversed(range(0, count, seeded.CHUNK)):
+            left = min(seeded.CHUNK, count - first)
+            for size in {1, left // 2, left} - {0}:
+                part = np.full(size, np.nan, np.float32)
+                stream(first, part)
+                assert part.tobytes() == expected[first : first + size].tobytes()
 
 
 def test_every_part_of_the_key_matters_and_nothing_else() -> None:
@@ -207,12 +232,8 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @both_kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_all_layouts_and_dtypes_see_the_same_noise(kind: str, dtype: torch.dtype) -> None:
-    """With ``out`` or without; larger states are made in parts that do not begin at the beginning of a chunk."""
-    for shape in ((2, 3, 5, 7), (2, 3, 150, 160), (2, 2, 250, 260)):
-        parts = [part.numel() for _, part in noise_module._parts(torch.empty(shape[1:]).transpose(0, 2))]
-        assert (len(parts) == 1) == (shape[-1] == 7)
-        assert sum(parts) == math.prod(shape[1:])
-        assert max(parts) <= noise_module._GROUP - noise_module._CHUNK
+    """With ``out`` or without; items of one chunk, and of more, which end within a row."""
+    for shape in ((2, 3, 5, 7), (2, 3, 150, 160), (2, 2, 270, 280)):
         base = SOURCES[kind]((1, 2))(DRAW, torch.empty(shape))
         assert base.is_contiguous()
         for make in LAYOUTS.values():
@@ -279,6 +300,11 @@ def test_threads_do_not_disturb_each_other(kind: str) -> None:
 # --- On a device, for which the CPU stands in ---
 
 
+def not_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (seeded, brownian):
+        monkeypatch.setattr(module, "is_host", lambda x: False)
+
+
 class Discipline(TorchDispatchMode):
     """Refuses float64 tensors, what reads a tensor back or copies one, and what may contract a product with a sum."""
 
@@ -295,13 +321,13 @@ class Discipline(TorchDispatchMode):
 
 
 @both_kinds
-@pytest.mark.parametrize("shape", [(3, 1), (1, 5, 7), (3, 4, 32, 32), (2, 3, 150, 160), (0, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1), (1, 5, 7), (3, 4, 32, 32), (2, 3, 150, 160), (2, 65536), (0, 4)], ids=str)
 def test_a_device_has_the_bytes_of_the_host(kind: str, shape: tuple[int, ...], monkeypatch: Any) -> None:
     """In sequence too, where what was kept of the last interval is used."""
     seeds, like = tuple(range(-1, shape[0] - 1)), torch.empty(shape)
     draws = [Draw(20.0, 3.0), Draw(3.0, 1.5), Draw(1.5, 1.4), Draw(1.4, 2.0, 1), Draw(0.03, 0.0, 1)]
     host = [SOURCES[kind](seeds)(draw, like) for draw in draws]
-    monkeypatch.setattr(noise_module, "_is_host", lambda device: False)
+    not_on_the_host(monkeypatch)
     source = SOURCES[kind](seeds)
     for draw, expected in zip(draws, host, strict=True):
         assert torch.equal(source(draw, like), expected)
@@ -311,7 +337,7 @@ def test_a_device_has_the_bytes_of_the_host(kind: str, shape: tuple[int, ...], m
 
 @both_kinds
 def test_a_device_is_not_waited_for(kind: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(noise_module, "_is_host", lambda device: False)
+    not_on_the_host(monkeypatch)
     source, out = SOURCES[kind]((1, 2, 3)), torch.empty_like(LIKE)
     source(DRAW, LIKE)  # which brings the table
     with Discipline():
@@ -323,7 +349,7 @@ def test_a_device_is_not_waited_for(kind: str, monkeypatch: Any) -> None:
 def test_the_table_cannot_come_while_a_graph_is_captured(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="draw once before you capture"):
-        noise_module._on.__wrapped__(torch.device("cuda"), noise_module._quantiles)
+        seeded.table_on.__wrapped__(torch.device("cuda"))
 
 
 @both_kinds
@@ -353,8 +379,10 @@ def test_a_gpu_has_the_bytes_of_the_host(kind: str) -> None:
 
 
 def test_the_law_is_what_it_is_said_to_be() -> None:
-    """From the table alone: a number is the sum of four of its entries."""
-    table = noise_module._quantiles().astype(np.float64)
+    """From a column of the table alone: a number is the sum of four of its entries."""
+    table = np.sort(seeded.table()[:, 2]).astype(np.float64)
+    for column in seeded.table().T:
+        assert (np.sort(column) == table).all()
     assert table.shape == (65536,)
     assert (table == -table[::-1]).all()
     assert (np.diff(table) > 0).all()
@@ -379,11 +407,53 @@ def test_the_quantiles_are_the_same_on_every_machine() -> None:
     outermost = math.sqrt(32768 - sum(map(Fraction, (value * value for value in half))))
     values = np.array([*half, outermost]) / 2
     near = values.astype(np.float32)
-    assert (near == noise_module._quantiles()[32768:]).all()
+    assert (near == seeded._quantiles()[32768:]).all()
     for other in (np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(9))):
         apart = np.abs(values - (near.astype(np.float64) + other.astype(np.float64)) / 2) / values
         assert apart.min() > 1e-12
         assert apart[-1] > 8e-9, "a difference of large numbers, so good to 1e-11 only"
+
+
+PAIRS = list(itertools.combinations(range(4), 2))
+
+
+def test_the_joint_law_of_a_row() -> None:
+    """Moments before and after four rows are mixed; those of odd order are 0, since rows come with their negatives."""
+    table = 2 * seeded.table().astype(np.float64)
+    assert (table == -table[::-1]).all()
+    second = table.T @ table / len(table)
+    assert np.abs(second - np.eye(4)).max() == pytest.approx(1.455e-4, rel=0.01)
+    cumulants = {}
+    for power in itertools.product(range(4), repeat=4):
+        if sum(power) == 4:
+            i, j, k, m = (column for column, times in enumerate(power) for _ in range(times))
+            pairs = second[i, j] * second[k, m] + second[i, k] * second[j, m] + second[i, m] * second[j, k]
+            cumulants[power] = np.prod(table ** np.array(power), axis=1).mean() - pairs
+    assert max(map(abs, cumulants.values())) == pytest.approx(2.955e-3, rel=0.01)
+    # A sum of four numbers of half the size has a quarter of the cumulant.
+    squares = [cumulants[tuple(2 * (k in pair) for k in range(4))] / 4 + 2 * second[pair] ** 2 for pair in PAIRS]
+    assert np.abs(squares).max() / 2 == pytest.approx(5.15e-5, rel=0.01)
+
+
+@pytest.mark.parametrize(("i", "j"), PAIRS)
+def test_the_joint_distribution_of_two_numbers(i: int, j: int) -> None:
+    """Of shares of the normal law before four rows are mixed, and of numbers afterwards."""
+    ranks = np.argsort(np.argsort(seeded.table(), axis=0), axis=0)[:, [i, j]]
+    counts = np.bincount(ranks[:, 0] // 256 * 256 + ranks[:, 1] // 256, minlength=65536).reshape(256, 256)
+    shares = counts.cumsum(0).cumsum(1) / 65536
+    uniform = np.arange(1, 257) / 256
+    assert np.abs(shares - np.outer(uniform, uniform)).max() < 8.1e-5
+    # By inversion of the characteristic function of both: its midpoint rule, whose terms at t and -t are combined.
+    step = 0.1
+    t = step * (np.arange(130) + 0.5)
+    one, other = (np.outer(t, seeded.table()[:, k].astype(np.float64)) for k in (i, j))
+    cosines, sines = (f(one) @ f(other).T / 65536 for f in (np.cos, np.sin))
+    normal = np.exp(-(t[:, None] ** 2 + t**2) / 2)
+    same, opposite = ((cosines - sign * sines) ** 4 - normal for sign in (1, -1))
+    at = np.outer(np.linspace(-5, 5, 101), t)
+    even, odd = (same - opposite) / np.outer(t, t), (same + opposite) / np.outer(t, t)
+    error = np.cos(at) @ even @ np.cos(at).T - np.sin(at) @ odd @ np.sin(at).T
+    assert 1e-6 < np.abs(error).max() * step**2 / (2 * math.pi**2) < 1.25e-5
 
 
 def test_numbers_are_independent_normals() -> None:
@@ -397,10 +467,12 @@ def test_numbers_are_independent_normals() -> None:
     assert np.abs(across).max() < 5 / noise.shape[1] ** 0.5
     for values in (noise, noise**2 - 1, np.abs(noise) ** 3 * np.sign(noise)):
         spread = values.var()
-        for apart in (*range(1, 9), 63, 64, 65, 256, 1024, 2048, 3072, 4096, 8192):
+        for apart in (*range(1, 9), 15, 16, 17, 63, 64, 65, 256, 1024, 4096, 8192, 12288):
             mean = (values[:, apart:] * values[:, :-apart]).mean()
             assert abs(mean) < 5 * spread / (size - 64 * apart) ** 0.5, f"numbers {apart} apart"
-        rows = values.reshape(-1, 4, 1024).transpose(1, 0, 2).reshape(4, -1)  # the four sums of the same a, b, c, d
+        rows = values.reshape(64, 4, -1).transpose(1, 0, 2).reshape(4, -1)  # the four sums of the same a, b, c, d
+        assert np.abs(np.corrcoef(rows) - np.eye(4)).max() < 5 / rows.shape[1] ** 0.5
+        rows = values.reshape(-1, 4).T  # the four numbers of a row
         assert np.abs(np.corrcoef(rows) - np.eye(4)).max() < 5 / rows.shape[1] ** 0.5
     assert (noise[:, 1:] != noise[:, :-1]).all(), "no equal neighbours"
 
@@ -424,14 +496,14 @@ def test_item_seeds() -> None:
 
 # --- Brownian paths ---
 
-CELL = 1 / noise_module._CELLS
+CELL = 1 / brownian._CELLS
 
 
 def sigma_of(lam: float, process: ksched.Process = VP) -> float:
     return process.sigma_limit if lam == -math.inf else process.level_at(lam).label
 
 
-def brownian(
+def path_noises(
     *draws: Draw, seeds: tuple[int, ...] = (7,), process: ksched.Process = VP, size: int = 4096
 ) -> list[Array]:
     """Noises of a fresh source, float64, flattened."""
@@ -447,12 +519,12 @@ def v_share(a: float, b: float, c: float) -> float:
 def test_covariances_of_a_path_are_exactly_those_of_brownian_motion() -> None:
     """In the coefficients, so without chance: shared time over the root of both durations, 0 for disjoint intervals."""
     rng = np.random.default_rng(0)
-    low, wide, cells = noise_module._LOWEST, noise_module._WIDE, noise_module._CELLS
+    low, wide, cells = brownian._LOWEST, brownian._WIDE, brownian._CELLS
     ends = np.concatenate(
         [rng.integers(low, 8 * cells, 30), rng.integers(0, 2 * cells, 20), [low, wide, 0, cells, 1, 2]]
     )
     pairs = [tuple(sorted(pair)) for pair in rng.choice(ends, (150, 2)).tolist() if pair[0] != pair[1]]
-    forms = [dict(noise_module._increment(a, b)[0]) for a, b in pairs]
+    forms = [dict(brownian._increment(a, b)[0]) for a, b in pairs]
     nodes = {node: i for i, node in enumerate(dict.fromkeys(node for form in forms for node in form))}
     matrix = np.zeros((len(forms), len(nodes)))
     for row, form in zip(matrix, forms, strict=True):
@@ -481,7 +553,7 @@ def test_covariances_of_a_path_are_exactly_those_of_brownian_motion() -> None:
 def test_a_noise_is_the_combination_of_its_parts(lams: tuple[float, float, float], process: ksched.Process) -> None:
     """Exactly where ends lie on cells, but for the rounding of sums of 20 float32 numbers below 8."""
     a, b, c = (sigma_of(lam, process) for lam in lams)
-    whole, first, second = brownian(Draw(a, c), Draw(a, b), Draw(b, c), process=process)
+    whole, first, second = path_noises(Draw(a, c), Draw(a, b), Draw(b, c), process=process)
     share = v_share(*lams)
     np.testing.assert_allclose(whole, math.sqrt(share) * first + math.sqrt(1 - share) * second, rtol=0, atol=2e-6)
 
@@ -492,7 +564,7 @@ def test_between_cells_the_combination_is_near() -> None:
     for _ in range(20):
         a = float(rng.uniform(-3, 3))
         b, c = a + float(rng.uniform(0.1, 1)), a + float(rng.uniform(1.1, 2))
-        whole, first, second = brownian(*(Draw(sigma_of(s), sigma_of(t)) for s, t in ((a, c), (a, b), (b, c))))
+        whole, first, second = path_noises(*(Draw(sigma_of(s), sigma_of(t)) for s, t in ((a, c), (a, b), (b, c))))
         share = v_share(a, b, c)
         gap = whole - math.sqrt(share) * first - math.sqrt(1 - share) * second
         assert gap.std() < CELL / min(b - a, c - b)
@@ -503,7 +575,9 @@ def test_noises_of_a_run_are_independent_normals(steps: int) -> None:
     """Mean, variance, kurtosis, and correlations between noises, items and neighbours, within 5 standard errors."""
     grid = build_sampler("euler_ancestral", "karras", steps).sigmas.tolist()[:-1]
     draws = [Draw(s, t) for s, t in pairwise(grid)][:60]
-    noises = np.stack([noise.reshape(4, -1) for noise in brownian(*draws, seeds=(1, 2, 3, 10**30), size=16384)], axis=1)
+    noises = np.stack(
+        [noise.reshape(4, -1) for noise in path_noises(*draws, seeds=(1, 2, 3, 10**30), size=16384)], axis=1
+    )
     size = noises.shape[-1]
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         means = (noises**power).mean(-1)
@@ -514,33 +588,6 @@ def test_noises_of_a_run_are_independent_normals(steps: int) -> None:
     for apart in range(1, 9):
         assert abs((noises[..., apart:] * noises[..., :-apart]).mean()) < 5 / noises.size**0.5
     assert kstest(noises[0, 0], "norm").statistic < 1.95 / size**0.5, "at the level of 0.1 %"
-
-
-def test_the_table_of_normals() -> None:
-    table = noise_module._table().view(np.float32).reshape(-1, 4).astype(np.float64)
-    assert table.shape == (65536, 4)
-    for column in table.T:
-        assert len(np.unique(column)) == 16384
-        np.testing.assert_allclose([column.mean(), column.var(), (column**4).mean()], [0, 1, 3], atol=3e-3)
-        assert abs(column.mean()) < 1e-12
-        assert abs(column.var() - 1) < 1e-8, "float32 numbers, rounded independently"
-        assert kstest(column[::4], "norm").statistic < 1e-3
-    powers = np.stack([p for p in itertools.product(range(4), repeat=4) if 2 <= sum(p) <= 4 and max(p) < sum(p)])
-    for power in powers:
-        mean = np.prod(table**power, axis=1).mean()
-        independent = math.prod((1, 0, 1, 0)[p] for p in power.tolist())
-        assert abs(mean - independent) < (1e-12 if sum(power) < 4 else 8e-3), f"{power}: {mean}"
-
-
-def test_the_table_is_the_same_on_every_machine() -> None:
-    """No number is near the middle between two of float32, so that last digits of log and sqrt do not matter."""
-    half = np.array([NormalDist().inv_cdf(0.5 + (i + 0.5) / 16384) for i in range(8192)])
-    half /= math.sqrt((half**2).mean())
-    near = half.astype(np.float32)
-    for other in (np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(9))):
-        middle = (near.astype(np.float64) + other.astype(np.float64)) / 2
-        assert (np.abs(half - middle) > 1e-12 * half).all()
-    assert set(near.tolist()) == set(np.abs(noise_module._table().view(np.float32)).tolist())
 
 
 ASKED = [
@@ -584,10 +631,10 @@ def test_paths_of_their_own() -> None:
         Draw(near, sigma_of(1.0)),
         Draw(0.0, 0.0),
     ]
-    noises = brownian(*draws, size=65536) + brownian(draws[0], seeds=(8,), size=65536)
+    noises = path_noises(*draws, size=65536) + path_noises(draws[0], seeds=(8,), size=65536)
     assert np.abs(np.corrcoef(noises) - np.eye(len(noises))).max() < 5 / 256
     assert np.abs(np.var(noises, axis=1) - 1).max() < 5 * math.sqrt(2) / 256
-    whole, first, second = brownian(Draw(1.0, 4.0), Draw(1.0, 2.0), Draw(2.0, 4.0))  # in sigma**2 when it rises
+    whole, first, second = path_noises(Draw(1.0, 4.0), Draw(1.0, 2.0), Draw(2.0, 4.0))  # in sigma**2 when it rises
     assert np.std(whole - math.sqrt(3 / 15) * first - math.sqrt(12 / 15) * second) < CELL / math.log(2)
 
 
@@ -603,7 +650,7 @@ def test_little_is_kept_between_intervals() -> None:
 
 
 def test_the_nodes_of_an_interval_have_not_changed() -> None:
-    terms, onward = noise_module._increment(-172, 70)
+    terms, onward = brownian._increment(-172, 70)
     assert [node for node, _ in terms] == [-192, -128, -64, 0, 64, -160, -176, -168, -172, 96, 80, 72, 68, 70]
     assert onward == (64, 96, 80, 72, 68, 70)
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from cases import NAMES, gaussian_denoiser, half, paired, start_state
 
-from ksched import VP, Denoiser, build_sampler, kernels
+from ksched import VP, Denoiser, build_sampler, kernels, seeded
 from ksched.batch import Batch
+from ksched.noise import SeededNoise
+from ksched.plan import Draw
 
 triton_kernels = pytest.importorskip("ksched.triton_kernels", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -70,7 +72,7 @@ def test_an_empty_sum() -> None:
     triton_kernels.combine([empty, empty], [1, 2], empty)
     triton_kernels.combine_many([([empty], [1.0], empty)])
     triton_kernels.combine_many([])
-    triton_kernels.normals([(1, 2)], torch.zeros(65536, device=DEVICE), torch.empty((1, 0), device=DEVICE))
+    triton_kernels.normals([(1, 2)], torch.zeros((65536, 4), device=DEVICE), torch.empty((1, 0), device=DEVICE))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,28 +130,47 @@ def test_many_sums_take_one_dtype_of_a_model() -> None:
 
 def normals_by_numpy(key: tuple[int, int], table: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
     """The rule of the noise, straight from its words."""
-    chunks = -(-count // 4096)
-    words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(1024 * chunks)
-    lanes = words.astype("<u8").view("<u2").reshape(chunks, 4, 1024)
-    a, b, c, d = table[lanes].transpose(1, 0, 2)
-    mixed = np.stack([(a + b) + (c + d), (a + b) - (c + d), (a - b) + (c - d), (a - b) - (c - d)], axis=1)
-    return mixed.reshape(-1)[:count]
+    padded = -(-count // 256) * 256
+    words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(padded // 16)
+    numbers = table[words.astype("<u8").view("<u2")].reshape(-1)
+    result = []
+    for first in range(0, padded, 65536):
+        a, b, c, d = numbers[first : first + 65536].reshape(4, -1)
+        result += [(a + c) + (b - d), (b + d) + (a - c), (a + c) - (b - d), (b + d) - (a - c)]
+    return np.concatenate(result)[:count]
 
 
-@pytest.mark.parametrize("items", [1, 3, 8, 11])
-@pytest.mark.parametrize("count", [1, 1500, 4096, 10000])
+@pytest.mark.parametrize(
+    ("items", "count"), [(1, 1), (3, 1500), (8, 4096), (11, 10000), (1, 65536), (2, 65537), (1, 150000), (9, 131072)]
+)
 def test_normals_are_those_of_the_rule(items: int, count: int) -> None:
     random_keys = np.random.default_rng(1).integers(0, 2**64, (items, 2), dtype=np.uint64).tolist()
     keys = [*map(tuple, random_keys), (0, 1), (2**64 - 1, 2**63)]
-    table = np.random.default_rng(2).standard_normal(65536, np.float32)
+    table = np.random.default_rng(2).standard_normal((65536, 4), np.float32)
     out = torch.full((len(keys), count), torch.nan, device=DEVICE)
     triton_kernels.normals(keys, torch.tensor(table, device=DEVICE), out)
     for key, row in zip(keys, out.cpu().numpy(), strict=True):
         assert row.tobytes() == normals_by_numpy(key, table, count).tobytes()
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 32, 32), (2, 5, 7), (1, 3, 200, 200)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_by_kernels(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source takes the kernel, and has the bytes of the host."""
+    source, like = SeededNoise(tuple(range(shape[0]))), torch.empty(shape, dtype=dtype)
+    expected = source(Draw(3.0, 1.0), like)
+    monkeypatch.setattr(kernels, "triton_kernels", lambda device: triton_kernels)
+    monkeypatch.setattr(seeded, "is_host", lambda x: False)
+    plain = torch.empty(shape, dtype=dtype, device=DEVICE)
+    turned = torch.empty((*shape[:1], *shape[:0:-1]), dtype=dtype, device=DEVICE).permute(
+        0, *range(len(shape) - 1, 0, -1)
+    )
+    for out in (plain, turned):
+        assert torch.equal(source(Draw(3.0, 1.0), out, out=out.fill_(torch.nan)).cpu(), expected)
+
+
 def test_keys_may_be_signed() -> None:
-    table = random(65536, 1)
+    table = random((65536, 4), 1)
     one, other = torch.empty((1, 100), device=DEVICE), torch.empty((1, 100), device=DEVICE)
     triton_kernels.normals([(2**64 - 3, 2**63)], table, one)
     triton_kernels.normals([(-3, -(2**63))], table, other)
@@ -164,7 +185,7 @@ def test_other_numbers_compile_nothing_anew() -> None:
         return sum(map(len, kernel.cache.values()))  # Triton before 3.2
 
     tensors, coefficients = terms(3, 4096, mixed=False)
-    out, table, noise = torch.empty_like(tensors[0]), random(65536, 1), torch.empty((2, 4096), device=DEVICE)
+    out, table, noise = torch.empty_like(tensors[0]), random((65536, 4), 1), torch.empty((2, 4096), device=DEVICE)
 
     def all_kernels(coefficients: Sequence[float], keys: Sequence[tuple[int, int]]) -> int:
         triton_kernels.combine(tensors, coefficients, out)

@@ -1,0 +1,236 @@
+"""One Brownian path cut into intervals, so that a picture stays when the number of steps changes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ksched import philox
+from ksched.philox import Key, Words
+from ksched.plan import Draw
+from ksched.processes import Process
+from ksched.seeded import (
+    PER_WORD,
+    Floats,
+    SeededNoise,
+    fill,
+    is_host,
+    key_of,
+    room,
+    table,
+    table_on,
+    target,
+)
+
+__all__ = ["SCHEME", "BrownianNoise"]
+
+#: The name of the rule of `BrownianNoise`. A new rule gets a new name; an old one never changes.
+SCHEME = "ksched brownian 3"
+
+# Where a Brownian path is known: cells of equal width in lam. They are grouped into blocks of width 1, but for one wide
+# block at the noisy end, whose left end stands for all sigmas above 160000 and for pure noise. Sigmas below 4e-18 count
+# as that.
+_CELLS = (
+    64  # in a unit of lam: with half of them pictures move about twice as much, with twice a draw needs a normal more
+)
+_LOWEST, _WIDE, _HIGHEST = -12 * _CELLS, -4 * _CELLS, 40 * _CELLS
+
+
+class _Path(NamedTuple):
+    visit: int
+    stream: int
+    rising: bool
+
+
+@dataclass(frozen=True)
+class BrownianNoise:
+    """Increments of one Brownian path for every (item seed, visit, stream), each scaled to unit variance.
+
+    Grids of different length see the same path, so an item keeps its picture when the number of steps changes.
+
+    Attributes
+    ----------
+    seeds : one per item of the batch
+    process : tells the lam of a level
+
+    Notes
+    -----
+    *Clock.* The path W runs in ``v = exp(2 lam) = (alpha / sigma)**2``, from 0 at pure noise: for a constant prediction
+    and eta = 1 the state over ``sigma**2 / alpha`` is a Brownian motion with drift in v, so that all grids reach the
+    same state at a common level. Noise of a rising interval acts in ``1 / v``, on a path of its own.
+
+    *Path.* Blocks of the lam axis have independent increments, and each is refined by halving in lam with Brownian
+    bridges (Lévy and Ciesielski), down to cells of width 1/64, to which the ends of an interval are rounded. An
+    increment is then a sum of independent normals, one per block and one per bridge, with coefficients that are host
+    numbers of the interval. Their squares add up to 1: no long increments are subtracted to get a short one.
+
+    *Law.* Noises of disjoint intervals are independent of each other and have variance 1, rounded or not; rounding only
+    lets the paths of two grids differ, by a cell at the ends. An interval that rounds to nothing or ends at sigma 0,
+    where v is infinite, has a noise of its own, of `SeededNoise`. The normals of the sum are looked up, four at a time,
+    in the table of `SeededNoise`, whose sums of four these are not: as a rule two to six of the up to twenty in a sum
+    carry its variance; it is one alone where the interval is a whole block, and then no number is above 4.4.
+
+    *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, half a byte per number of
+    the state each. They change nothing but the time it takes; a source should still belong to one run.
+
+    *Rule.* A hash of path and node, keyed by the item's seed, is the key of a stream of random words, each of them four
+    indices of 16 bits into the table of rows. The numbers of each node are multiplied by twice its coefficient, rounded
+    to float32, and added up in the order of `_increment`, block by block and then down the bridges. The coefficients
+    come from exp and sqrt of the machine, so another C library may round one of them in 1e8 the other way.
+
+    k-diffusion's ``BrownianTreeNoiseSampler`` serves the same end with torchsde's tree, in the clock sigma.
+    """
+
+    seeds: tuple[int, ...]
+    process: Process
+    _kept: dict[tuple[_Path, int, torch.device], dict[int, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Noise of one draw for the whole batch; arguments and errors as for `SeededNoise`."""
+        start, end = (self.process.level(sigma).lam for sigma in draw[:2])
+        rising = start > end
+        if rising:
+            start, end = -start, -end
+        if end == math.inf or _cell(start) == _cell(end) or not like.numel():
+            return SeededNoise(self.seeds)(draw, like, out=out)
+        out = target(self.seeds, like, out)
+        path, device = _Path(draw.visit, draw.stream, rising), out.device
+        count = -(-out[0].numel() // PER_WORD)
+        terms, onward = _increment(_cell(start), _cell(end))
+        known = self._kept.get((path, count, device), {})
+        keys = {node: [_node_key(path, node, seed) for seed in self.seeds] for node, _ in terms if node not in known}
+        kept = {
+            node: known[node] if node in known else _stored(keys[node], count, out)
+            for node in onward
+            if node in known or node in keys
+        }
+        for other in [other for other in list(self._kept) if other[0].visit != draw.visit]:
+            self._kept.pop(other, None)  # a visit is over when another begins
+        self._kept[path, count, device] = kept
+        sources = keys | known | kept
+        if not is_host(out):
+            noise = _combination_on(device, [(sources[node], value) for node, value in terms], count)
+            return out.copy_(noise[:, : out[0].numel()].view(out.shape))
+        by_item = ([(sources[node][i], value) for node, value in terms] for i in range(len(out)))
+        fill(out, [partial(_combination, item) for item in by_item])
+        return out
+
+
+def _cell(lam: float) -> int:
+    """The end of a cell that is nearest."""
+    return round(min(max(lam * _CELLS, _LOWEST), _HIGHEST))
+
+
+@cache
+def _clock(cell: int) -> float:
+    """The clock v at an end of a cell."""
+    return math.exp(2 * cell / _CELLS) if cell > _LOWEST else 0.0
+
+
+def _block(cell: int) -> tuple[int, int]:
+    """The block that begins at or before a cell's end and goes on behind it."""
+    if cell < _WIDE:
+        return _LOWEST, _WIDE
+    return cell // _CELLS * _CELLS, cell // _CELLS * _CELLS + _CELLS
+
+
+def _bridges(end: int) -> list[tuple[int, int, int]]:
+    """The bridges (left, middle, right) that lead from a block to an end inside it; none to the end of a block."""
+    left, right = _block(end)
+    result = []
+    while left < end < right:
+        middle = (left + right) // 2
+        result.append((left, middle, right))
+        left, right = (left, middle) if end < middle else (middle, right)
+    return result
+
+
+@lru_cache(maxsize=1024)
+def _increment(a: int, b: int) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
+    """The path's increment over cells a to b, of unit variance, as (node, coefficient of the node's normal).
+
+    A block's node is its left end, a bridge's its middle: no two are the same. Also the nodes that an increment from b
+    on will need.
+    """
+    v_a, v_b = _clock(a), _clock(b)
+
+    def covered(v_left: float, v_right: float) -> float:
+        """How much of v the interval has in common with another."""
+        return max(0.0, min(v_b, v_right) - max(v_a, v_left))
+
+    terms = {}
+    left = a
+    while left < b:
+        left, right = _block(left)
+        v_left, v_right = _clock(left), _clock(right)
+        terms[left] = covered(v_left, v_right) / math.sqrt(v_right - v_left)
+        left = right
+    for left, middle, right in dict.fromkeys(_bridges(a) + _bridges(b)):
+        v_left, v_middle, v_right = _clock(left), _clock(middle), _clock(right)
+        lower, upper = v_middle - v_left, v_right - v_middle
+        share = covered(v_left, v_middle) / lower - covered(v_middle, v_right) / upper
+        terms[middle] = math.sqrt(lower * upper / (lower + upper)) * share
+    std = math.sqrt(v_b - v_a)
+    onward = (_block(b)[0], *(middle for _, middle, _ in _bridges(b)))
+    return tuple((node, value / std) for node, value in terms.items()), onward
+
+
+def _node_key(path: _Path, node: int, seed: int) -> Key:
+    return key_of(struct.pack("<qq?q", *path, node), SCHEME, seed)
+
+
+def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
+    """Words of a node for every item: an array on the host, or a tensor on a device."""
+    if not is_host(like):
+        return philox.words_on(like.device, keys, count)
+    return np.stack([philox.words(key, 0, count) for key in keys])
+
+
+def _scale(coefficient: float) -> float:
+    """What numbers of the table, whose variance is 1/4, are multiplied by."""
+    return float(np.float32(2 * coefficient))
+
+
+def _combination(terms: list[tuple[Key | Words, float]], first: int, out: Floats) -> None:
+    """Sum of coefficient times normals on the host, a `Stream` once the terms are given.
+
+    Parameters
+    ----------
+    terms : the stream of each node, as its key or as its words, and the coefficient
+    first, out : as for a `Stream`
+    """
+    count, before = -(-len(out) // PER_WORD), first // PER_WORD
+    indices = room.indices[: philox.LANES * count]
+    rows = room.numbers[0, : PER_WORD * count].reshape(len(indices), -1)
+    numbers = rows.reshape(-1)[: len(out)]
+    for i, (stream, coefficient) in enumerate(terms):
+        if isinstance(stream, tuple):
+            words = philox.words(stream, before // philox.BLOCK, count)
+        else:
+            words = stream[before : before + count]
+        indices[...] = words.view(philox.LANE)
+        table().take(indices, 0, rows, "wrap")
+        np.multiply(numbers, np.float32(_scale(coefficient)), numbers if i else out)
+        if i:
+            np.add(out, numbers, out)
+
+
+def _combination_on(
+    device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, float]], count: int
+) -> torch.Tensor:
+    """The same for all items on a device, from ``count`` words each; no product is contracted with a sum."""
+    values = table_on(device)
+    sums: list[torch.Tensor] = []
+    for streams, coefficient in terms:
+        words = streams if isinstance(streams, torch.Tensor) else philox.words_on(device, streams, count)
+        numbers = values.index_select(0, philox.lanes(words)).view(len(words), -1).mul_(_scale(coefficient))
+        sums = [sums[0].add_(numbers) if sums else numbers]
+    return sums[0]
