@@ -198,18 +198,17 @@ class Batch:
         planned = [(run, output, twin, numbers) for run, output, twin, numbers in given if isinstance(run, Run)]
         try:
             turns = [(run, *run._take(output, twin), numbers) for run, output, twin, numbers in planned]
-            for run, turn, recorded, _ in turns:
-                run._draw(turn, recorded)
+            noises = [run._draw(turn, recorded) for run, turn, recorded, _ in turns]
             for live, output, twin, _ in given:
                 if isinstance(live, LiveRun):
                     live.feed(output, twin)
             together = []
-            for run, turn, recorded, numbers in turns:
+            for (run, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
                 operations = turn.operations if numbers is None else turn.of_output(*numbers)
                 if recorded:
                     run._registers.form(operations, recorded)
                 else:
-                    together.append((run._registers, operations))
+                    together.append((run._registers, operations, drawn))
             form_together(together)
             for run, _, _, _ in turns:
                 run._reach(run._calls + 1)

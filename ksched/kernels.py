@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import torch
 from torch.autograd import forward_ad
 
+from ksched.philox import Key
 from ksched.program import Combination, Operations
 
-__all__ = ["Buffers", "combine", "form_together", "numba_kernels", "out_of_place", "triton_kernels"]
+__all__ = ["Buffers", "Noises", "combine", "form_together", "numba_kernels", "out_of_place", "triton_kernels"]
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
@@ -144,6 +145,9 @@ def out_of_place(*tensors: torch.Tensor) -> bool:
     return False
 
 
+# Registers, and for each the key of every item's noise.
+Noises: TypeAlias = tuple[Sequence[int], Sequence[Sequence[Key]]]
+
 # A tensor, its memory block, the owners of that if we are alone, and its address.
 _Buffer: TypeAlias = tuple[Any, int, int, int]
 
@@ -175,8 +179,8 @@ class Buffers:
 
     def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
         self.shape, self.device, self.dtype = like.shape, like.device, dtype
-        contiguous = like.is_contiguous()
-        self._strides = like.stride() if contiguous else torch.empty_like(like, device="meta").stride()
+        self._in_order = like.is_contiguous()
+        self._strides = like.stride() if self._in_order else torch.empty_like(like, device="meta").stride()
         self._new = partial(torch.empty_strided, like.shape, self._strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
         self._own: list[_Buffer] = [_NONE] * (count + 2)
@@ -214,13 +218,25 @@ class Buffers:
         self._own[register] = found = buffer, block, _use_count(block) or -1, buffer.data_ptr()
         return found
 
-    def form(self, operations: Operations, recorded: bool = False) -> None:
-        """Do the operations of a turn; ``recorded``: on new tensors, since something follows every value."""
+    @property
+    def makes_noise(self) -> bool:
+        """Whether `form` takes noises as keys of `ksched.seeded.SeededNoise`."""
+        return self._numba is not None and self._in_order
+
+    def form(self, operations: Operations, recorded: bool = False, noises: Noises | None = None) -> None:
+        """Do the operations of a turn.
+
+        Parameters
+        ----------
+        operations : what to do
+        recorded : on new tensors, since something follows every value
+        noises : where it `makes_noise`, those that are not among the registers: their registers, and the keys of each
+        """
         if recorded:
             for operation in operations:
                 self.tensors[operation.out] = combine(self.tensors, operation)
         elif self._numba is not None:
-            self._form_at_once(operations)
+            self._form_at_once(operations, noises)
         else:
             for operation in operations:
                 out = self.writable(operation.out)
@@ -230,11 +246,13 @@ class Buffers:
                     combine(self.tensors, operation, out)
                 self.tensors[operation.out] = out
 
-    def _form_at_once(self, operations: Operations) -> None:
+    def _form_at_once(self, operations: Operations, noises: Noises | None) -> None:
         """By Numba, all in one pass over memory."""
         _, _, (integers, coefficients), read, written = operations.table
         tensors, own, sources, results = self.tensors, self._own, self._sources, self._results
         for source in read:
+            if noises is not None and source in noises[0]:
+                continue
             buffer, _, _, address = own[source]
             sources[source + 2] = address if tensors[source] is buffer else self._address(source)
         while len(results) < len(written):
@@ -244,7 +262,11 @@ class Buffers:
             if _use_count(block) != owners:
                 address = self._moved(register)[3]
             results[k] = address
-        self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count)
+        if noises is None:
+            self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count)
+        else:
+            where = self._at, len(sources), results.buffer_info()[0]
+            self._numba.form_with_noise(*where, integers, coefficients, self._count, *noises)
         for register in written:
             tensors[register] = own[register][0]
 
@@ -258,12 +280,12 @@ class Buffers:
         return address
 
 
-def form_together(work: Sequence[tuple[Buffers, Operations]]) -> None:
+def form_together(work: Sequence[tuple[Buffers, Operations, Noises | None]]) -> None:
     """`Buffers.form` for many runs; on a GPU in one launch for all, or as many as the longest turn has rounds."""
     together = []
-    for buffers, operations in work:
+    for buffers, operations, noises in work:
         if buffers._triton is None:
-            buffers.form(operations)
+            buffers.form(operations, noises=noises)
         else:
             together.append((buffers, operations.rounds))
     for number in range(max((len(rounds) for _, rounds in together), default=0)):

@@ -1,28 +1,34 @@
-"""The sums of a turn on the processor, in one pass over memory. Needs Numba.
+"""The sums of a turn on the processor, and the noises in them, in one pass over memory. Needs Numba.
 
 One kernel, compiled once and kept on disk, runs any `ksched.program.Table`: it goes through the states in parts that
 stay in the processor's nearest cache, and on each does all operations of the table. Products and sums are rounded one
-by one, from left to right, so that a number comes out the same wherever in a tensor it stands.
+by one, from left to right, so that a number comes out the same wherever in a tensor it stands. Noise is made for a part
+when it is wanted there, and never stands in memory as a whole.
 """
 
 # No `from __future__ import annotations`: nothing here is annotated for Numba, which reads the bytecode.
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from os import getpid
 from typing import Any
 
 import numpy as np
 import torch
+from llvmlite.ir import IntType  # type: ignore[import-untyped]
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
+from ksched import philox, seeded
 from ksched.program import NOWHERE, RESULTS
 
-__all__ = ["form"]
+__all__ = ["form", "form_with_noise", "normals"]
 
 _PART = 2048  # numbers: five tensors' parts fill 40 KiB, so that what is read twice comes from the nearest cache
 _PER_THREAD = 1 << 19  # below that a thread gains less than it costs to wake it up
+_NOISE_IS_DEARER = 8
 
 
 def form(sources: int, results: int, integers: int, coefficients: int, count: int) -> None:
@@ -38,15 +44,59 @@ def form(sources: int, results: int, integers: int, coefficients: int, count: in
     """
     if count < 2 * _PER_THREAD:
         _form(sources, results, integers, coefficients, 0, count)
-        return
-    threads = max(1, min(torch.get_num_threads(), count // _PER_THREAD))
-    ends = [count * i // threads // _PART * _PART for i in range(threads)] + [count]
-    others = [
-        _pool(getpid()).submit(_form, sources, results, integers, coefficients, first, last)
-        for first, last in pairwise(ends[1:])
-    ]
+    else:
+        _shared(partial(_form, sources, results, integers, coefficients), count, _PART)
+
+
+def form_with_noise(
+    sources: int,
+    many: int,
+    results: int,
+    integers: int,
+    coefficients: int,
+    count: int,
+    places: Sequence[int],
+    keys: Sequence[Sequence[philox.Key]],
+) -> None:
+    """`form` where some sources are noises, which are made on the way.
+
+    Parameters
+    ----------
+    sources, results, integers, coefficients, count : as for `form`; the tensors are in row-major order, batch first
+    many : how many sources there are
+    places : the slots of the noises
+    keys : for each noise, those of the items' streams, see `ksched.seeded.SeededNoise`
+    """
+    slots, items = array("q", places), len(keys[0])
+    words = array("Q", [word for by_item in zip(*keys, strict=True) for key in by_item for word in key])
+    noise = slots.buffer_info()[0], len(slots), words.buffer_info()[0], _rows()
+    chunks = -(-count // items // seeded.CHUNK)
+    work = partial(_form_with_noise, sources, many, results, integers, coefficients, count // items, *noise)
+    if count < 2 * _PER_THREAD // _NOISE_IS_DEARER:
+        work(0, items * chunks)
+    else:
+        _shared(work, items * chunks, 1)
+
+
+def normals(key: philox.Key, count: int, first: int, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """Numbers of one item on the host; see `ksched.seeded.fill_normals`."""
+    _normals(np.uint64(key[0]), np.uint64(key[1]), count, first, out.ctypes.data, len(out), _rows())
+
+
+@cache
+def _rows() -> int:
+    """Address of the table of normals, which is never given up."""
+    address: int = seeded.table().ctypes.data
+    return address
+
+
+def _shared(work: Callable[[int, int], object], count: int, multiple: int) -> None:
+    """Let threads do ``work(first, last)``, each on its share of the numbers up to a count."""
+    threads = max(1, min(torch.get_num_threads(), count // multiple))
+    ends = [count * i // threads // multiple * multiple for i in range(threads)] + [count]
+    others = [_pool(getpid()).submit(work, first, last) for first, last in pairwise(ends[1:])]
     try:
-        _form(sources, results, integers, coefficients, 0, ends[1])
+        work(0, ends[1])
     finally:
         wait(others)  # whatever interrupts us, the memory must stay until they are done
 
@@ -72,7 +122,7 @@ def _at(kind: Any) -> Any:
     return pointer
 
 
-_integers, _floats = _at(types.int64), _at(types.float32)
+_integers, _words, _floats, _rows_at = map(_at, (types.int64, types.uint64, types.float32, types.complex128))
 
 
 def _compiled(function: Any) -> Any:
@@ -214,3 +264,72 @@ def _form(sources, results, integers, coefficients, first, last):
                     _add_and_copy(out, other, p, used, y, q, z, r, w, s)
                 begun = True
                 at, c, left = at + used, c + 4 * used, left - used
+
+
+def _high_half(typing: Any, x: Any, y: Any) -> Any:
+    """A compiled function: the high half of a product of two words."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        double, word = IntType(128), IntType(64)
+        product = builder.mul(*(builder.zext(argument, double) for argument in arguments))
+        return builder.trunc(builder.lshr(product, double(64)), word)
+
+    return types.uint64(types.uint64, types.uint64), code
+
+
+_high: Any = intrinsic(_high_half)
+_ROUNDS, _PER_BLOCK, _LEAST, _CHUNK = philox.ROUNDS, seeded.PER_BLOCK, seeded.LEAST, seeded.CHUNK
+_FACTOR0, _FACTOR1 = map(np.uint64, philox.MULTIPLIERS)
+_BUMP0, _BUMP1 = map(np.uint64, philox.BUMPS)
+_LANE, _LANE_BITS = np.uint64(0xFFFF), np.uint64(16)
+
+
+@_compiled
+def _normals(key0, key1, count, first, out, wanted, rows):
+    """`seeded.fill_normals`, from the address of its table to that of the numbers."""
+    size = -(-min(count - first, _CHUNK) // _LEAST) * _LEAST
+    room = np.empty(size if wanted < size else 0, np.float32)
+    chunk = room.ctypes.data if wanted < size else out
+    looked_up, table = carray(_rows_at(chunk), size // 4), carray(_rows_at(rows), 1 << 16)
+    zero = np.uint64(0)
+    for i in range(size // _PER_BLOCK):
+        w0, w1, w2, w3 = np.uint64(first // _PER_BLOCK + i + 1), zero, zero, zero
+        k0, k1 = key0, key1
+        for _ in range(_ROUNDS):
+            high0, low0 = _high(w0, _FACTOR0), w0 * _FACTOR0
+            high1, low1 = _high(w2, _FACTOR1), w2 * _FACTOR1
+            w0, w1, w2, w3 = high1 ^ w1 ^ k0, low1, high0 ^ w3 ^ k1, low0
+            k0, k1 = k0 + _BUMP0, k1 + _BUMP1
+        at = 16 * i
+        for word in (w0, w1, w2, w3):
+            for _ in range(4):
+                looked_up[at] = table[np.int64(word & _LANE)]
+                word >>= _LANE_BITS
+                at += 1
+    numbers, quarter = carray(_floats(chunk), size), size // 4
+    for i in range(quarter):
+        a, b, c, d = numbers[i], numbers[quarter + i], numbers[2 * quarter + i], numbers[3 * quarter + i]
+        sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
+        numbers[i], numbers[quarter + i] = sum1 + difference1, sum2 + difference2
+        numbers[2 * quarter + i], numbers[3 * quarter + i] = sum1 - difference1, sum2 - difference2
+    if wanted < size:
+        carray(_floats(out), wanted)[:] = room[:wanted]
+
+
+@_compiled
+def _form_with_noise(sources, many, results, integers, coefficients, count, places, noises, keys, rows, first, last):
+    """`_form` on some of the chunks of all items, of ``count`` numbers each."""
+    own = carray(_integers(sources), many).copy()
+    place, key = carray(_integers(places), noises), carray(_words(keys), 1 << 30)
+    room = np.empty((noises, min(-(-count // _LEAST) * _LEAST, _CHUNK)), np.float32)
+    chunks = -(-count // _CHUNK)
+    for number in range(first, last):
+        item, start = number // chunks, number % chunks * _CHUNK
+        size = min(count - start, _CHUNK)
+        before = item * count + start
+        for k in range(noises):
+            at = 2 * (item * noises + k)
+            address = room[k].ctypes.data
+            _normals(key[at], key[at + 1], count, start, address, room.shape[1], rows)
+            own[place[k] + 2] = address - 4 * before
+        _form(own.ctypes.data, results, integers, coefficients, before, before + size)

@@ -16,7 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["BLOCK", "LANE", "LANES", "Key", "Words", "lanes", "words", "words_on"]
+__all__ = [
+    "BLOCK",
+    "BUMPS",
+    "LANE",
+    "LANES",
+    "MULTIPLIERS",
+    "ROUNDS",
+    "Key",
+    "Words",
+    "lanes",
+    "words",
+    "words_on",
+]
 
 #: Words in a block.
 BLOCK = 4
@@ -32,9 +44,10 @@ Key: TypeAlias = tuple[int, int]
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and the root of 3 less 1, in 64 bits
-_ROUNDS = 10
+#: By what the words of a block are multiplied, what is added to the key after a round, and how many there are.
+MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and the root of 3 less 1, in 64 bits
+ROUNDS = 10
 _LOW = 0xFFFFFFFF
 
 
@@ -92,10 +105,10 @@ def words_on(device: torch.device, keys: Sequence[Key], count: int) -> torch.Ten
     k0, k1 = key
     c0 = torch.arange(1, -(-count // BLOCK) + 1, dtype=torch.int64, device=device)
     c1 = c2 = c3 = torch.zeros_like(c0)
-    for i in range(_ROUNDS):
+    for i in range(ROUNDS):
         if i:
-            k0, k1 = k0 + _signed(_BUMPS[0]), k1 + _signed(_BUMPS[1])
-        (high0, low0), (high1, low1) = _product(c0, _MULTIPLIERS[0]), _product(c2, _MULTIPLIERS[1])
+            k0, k1 = k0 + _signed(BUMPS[0]), k1 + _signed(BUMPS[1])
+        (high0, low0), (high1, low1) = _product(c0, MULTIPLIERS[0]), _product(c2, MULTIPLIERS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
     return torch.stack((c0, c1, c2, c3), dim=-1).reshape(len(keys), -1)[:, :count]
 

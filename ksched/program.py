@@ -168,6 +168,7 @@ class Turn:
     x : the buffer of the state that the model was called on
     both : whether the answer comes with the unconditional prediction
     draws : (number of the noise, its buffer) of the noises to draw first
+    passing : those of them that nothing reads after the turn, and so need no buffer if they are made on the way
     operations : in order; first copies of outputs that are read again after the next call, then the states to form
     reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
         such
@@ -176,6 +177,7 @@ class Turn:
     x: int
     both: bool
     draws: tuple[tuple[int, int], ...]
+    passing: tuple[tuple[int, int], ...]
     operations: Operations
     reader: int | None
     _of_output: dict[tuple[float, float], Operations] = field(default_factory=dict, init=False, repr=False)
@@ -288,7 +290,8 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1
         operations.append(combination(out, tuple((sources[r], terms[r]) for r in order), noise))
     alone = len(readers) == 1 and readers[0] >= 0
-    return Turn(x, len(outputs) == 2, draws, Operations(operations), readers[0] if alone else None)
+    passing = tuple(drawn for drawn in draws if Register("xi", drawn[0]) not in shelf.place)
+    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), readers[0] if alone else None)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ksched.kernels import Buffers, out_of_place
+from ksched.kernels import Buffers, Noises, out_of_place
 from ksched.noise import (
     CallableNoise,
     NoiseSource,
@@ -99,8 +99,8 @@ class Run:
             self._registers.tensors[0] = x.to(self._compute, copy=True)
         else:
             self._registers.tensors[0] = self._registers.writable(0).copy_(x.detach())
-        self._draw(self._program.before, self._recorded)
-        self._registers.form(self._program.before.operations, self._recorded)
+        before = self._program.before
+        self._registers.form(before.operations, self._recorded, self._draw(before, self._recorded))
 
     def _reach(self, calls: int) -> None:
         """Stand after so many model calls: which turn comes next, None if none, and where the state is."""
@@ -296,10 +296,9 @@ class Run:
         """Take an answer and form what comes after it."""
         turn, recorded = self._take(denoised, uncond)
         try:
-            if turn.draws:
-                self._draw(turn, recorded)
+            noises = self._draw(turn, recorded) if turn.draws else None
             operations = turn.operations if conversion is None else turn.of_output(*conversion)
-            self._registers.form(operations, recorded)
+            self._registers.form(operations, recorded, noises)
             self._reach(self._calls + 1)
         finally:
             self._forget()
@@ -329,16 +328,27 @@ class Run:
         """An output of the model as sums take it."""
         return output if self._registers.mixed and not recorded else output.to(self._compute)
 
-    def _draw(self, turn: Turn, recorded: bool) -> None:
-        """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then."""
-        tensors, writable = self._registers.tensors, self._registers.writable
+    def _draw(self, turn: Turn, recorded: bool) -> Noises | None:
+        """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then.
+
+        Returns those that are drawn on the way, if the registers can.
+        """
+        tensors, writable, source = self._registers.tensors, self._registers.writable, self._noise
+        passing: Sequence[tuple[int, int]] = ()
+        if turn.passing and not recorded and self._registers.makes_noise and isinstance(source, SeededNoise):
+            passing = turn.passing
         for number, place in turn.draws:
             draw, like = self.plan.draws[number], tensors[turn.x]
-            if isinstance(self._noise, CallableNoise):  # a copy, since whoever draws may use the tensor again
-                noise = self._noise(draw, like)
+            if (number, place) in passing:
+                tensors[place] = None
+            elif isinstance(source, CallableNoise):  # a copy, since whoever draws may use the tensor again
+                noise = source(draw, like)
                 tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
             else:
-                tensors[place] = self._noise(draw, like, out=None if recorded else writable(place))
+                tensors[place] = source(draw, like, out=None if recorded else writable(place))
+        if not passing or not isinstance(source, SeededNoise):
+            return None
+        return [place for _, place in passing], [source.keys(self.plan.draws[number]) for number, _ in passing]
 
     def _forget(self) -> None:
         """Let go of the model's answer."""

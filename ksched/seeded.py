@@ -22,6 +22,8 @@ from ksched.plan import Draw
 
 __all__ = [
     "CHUNK",
+    "LEAST",
+    "PER_BLOCK",
     "PER_WORD",
     "SCHEME",
     "Floats",
@@ -54,8 +56,8 @@ CHUNK = 1 << 16
 _ROW = 4  # numbers that a lane looks up
 _GENERATORS = (1, 13723, 35237, 36737)  # of the lattice that pairs them
 PER_WORD = _ROW * philox.LANES
-_PER_BLOCK = PER_WORD * philox.BLOCK
-_LEAST = 4 * _PER_BLOCK  # of a chunk: each quarter begins with a block
+PER_BLOCK = PER_WORD * philox.BLOCK
+LEAST = 4 * PER_BLOCK  # of a chunk: each quarter begins with a block
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class SeededNoise:
             fill(out, self.streams(draw, count))
             return out
         plain = out.dtype == torch.float32 and out.is_contiguous()
-        noise = normals(self._keys(draw), count, out.device, out.view(len(out), count) if plain else None)
+        noise = normals(self.keys(draw), count, out.device, out.view(len(out), count) if plain else None)
         return out if plain else out.copy_(noise.view(out.shape))
 
     def streams(self, draw: Draw, count: int) -> list[Stream]:
@@ -127,9 +129,10 @@ class SeededNoise:
         -------
         one function for each item
         """
-        return [partial(fill_normals, key, count) for key in self._keys(draw)]
+        return [partial(fill_normals, key, count) for key in self.keys(draw)]
 
-    def _keys(self, draw: Draw) -> list[Key]:
+    def keys(self, draw: Draw) -> list[Key]:
+        """Of the stream of each item, for one draw."""
         position = struct.pack("<ddqq", *draw)
         return [key_of(position, SCHEME, seed) for seed in self.seeds]
 
@@ -227,10 +230,14 @@ def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
     count : how many numbers the item has
     first, out : as for a `Stream`
     """
-    size = -(-min(count - first, CHUNK) // _LEAST) * _LEAST
+    module = kernels.numba_kernels()
+    if module is not None:
+        module.normals(key, count, first, out)
+        return
+    size = -(-min(count - first, CHUNK) // LEAST) * LEAST
     chunk = out if len(out) == size else room.numbers[1, :size]
     indices, sums, differences, difference1, difference2 = room.of(size)
-    indices[...] = philox.words(key, first // _PER_BLOCK, size // PER_WORD).view(philox.LANE)
+    indices[...] = philox.words(key, first // PER_BLOCK, size // PER_WORD).view(philox.LANE)
     # No index is out of range; "wrap" is the fastest way not to look.
     table().take(indices, 0, chunk.reshape(-1, _ROW), "wrap")
     # Arrays of one axis without gaps, as few as do: numpy takes twice as long for rows of a larger one.
@@ -267,7 +274,7 @@ def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Te
     if module is not None:
         module.normals(keys, values, out)
         return out
-    padded, whole = -(-count // _LEAST) * _LEAST, count // CHUNK * CHUNK
+    padded, whole = -(-count // LEAST) * LEAST, count // CHUNK * CHUNK
     words = philox.words_on(device, keys, padded // PER_WORD)
     numbers = values.index_select(0, philox.lanes(words)).view(len(keys), padded)
     for first, end, size in ((0, whole, CHUNK), (whole, padded, padded - whole)):

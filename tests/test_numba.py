@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, SPECS, gaussian_denoiser, paired, start_state
+from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 
-from ksched import VP, Denoiser, Flow, build_sampler, kernels
-from ksched.plan import Plan
+from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
+from ksched.noise import SeededNoise
+from ksched.plan import Draw, Plan
 from ksched.program import DENOISED, UNCOND, Combination, Operations, combination
 
 numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")
@@ -210,3 +211,36 @@ def test_gradients_are_those_of_the_run(keep: bool, way: str) -> None:
     assert torch.equal(result, sampler.sample(gaussian_denoiser(VP()), x)), (
         "whether the states are kept changes nothing"
     )
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 300, 5000, 65536, 65537, 150_000])
+def test_normals_are_those_of_numpy(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (2, count)
+    made = SeededNoise((7, 2**64 + 3))(Draw(3.0, 1.0), torch.empty(shape))
+    monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+    assert torch.equal(made, SeededNoise((7, 2**64 + 3))(Draw(3.0, 1.0), torch.empty(shape)))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4, 64, 64), (2, 70_001)])
+def test_noise_on_the_way_is_the_noise(shape: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum is that of a noise that stands in memory, to the bit; half precision has it stand there."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(numba_kernels, "_PER_THREAD", 4)
+    sampler = build_sampler("dpmpp_3m_sde", "karras", 5)
+    x = start_state(VP(), sampler.sigmas[0], shape, dtype=torch.float32)
+    source = SeededNoise(tuple(range(5, 5 + len(x))))
+    draws = iter(sampler.plan.draws)
+    stands = sampler.sample(half, x, noise=lambda sigma, sigma_next: source(next(draws), x))
+    assert torch.equal(sampler.sample(half, x, seed=5), stands)
+
+
+def test_noise_on_the_way_needs_no_buffer() -> None:
+    sampler = build_sampler("euler_ancestral", "karras", 5)
+    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    run = Run(sampler.plan, x, seed=1)
+    for _ in range(3):
+        run.feed(x / 2)
+    places = {place for turn in sampler.plan.program.turns for _, place in turn.draws}
+    assert places
+    assert all(run._registers._own[place][0] is None for place in places)
