@@ -31,13 +31,7 @@ _BLOCK, _WARPS = 1024, 4
 _EXACT = {"enable_fp_fusion": False}
 
 
-def combine(
-    tensors: Sequence[torch.Tensor],
-    coefficients: Sequence[float],
-    out: torch.Tensor,
-    shown: torch.Tensor | None = None,
-    scale: float = 1.0,
-) -> None:
+def combine(tensors: Sequence[torch.Tensor], coefficients: Sequence[float], out: torch.Tensor) -> None:
     """A sum of coefficient times tensor, in the order given; one launch for up to 12 terms.
 
     Parameters
@@ -45,8 +39,6 @@ def combine(
     tensors : at least one, of a dtype in `DTYPES`, each with the strides of ``out``
     coefficients : one host number for each; other numbers compile nothing anew
     out : float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other
-    shown : a tensor of such a dtype, with the strides of ``out``, for ``scale`` times the sum
-    scale : host number
 
     Notes
     -----
@@ -57,18 +49,12 @@ def combine(
     while count:
         sources, numbers = tensors[:_TERMS], [float(value) for value in coefficients[:_TERMS]]
         tensors, coefficients = tensors[_TERMS:], coefficients[_TERMS:]
-        last, left = not tensors, _TERMS - len(sources)
-        _launch(
-            _combine,
-            (-(-count // _BLOCK),),
-            out.device,
-            *(out, shown if last else None, float(scale), count),
-            *(*sources, *[None] * left),
-            *(*numbers, *[0.0] * left),
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )
-        if last:
+        # Every argument of a launch takes time, so those of short sums have few.
+        room, kernel = next((room, kernel) for room, kernel in _COMBINE if room >= len(sources))
+        left = room - len(sources)
+        arguments = (*sources, *[None] * left, *numbers, *[0.0] * left)
+        _launch(kernel, (-(-count // _BLOCK),), out.device, out, count, *arguments, BLOCK=_BLOCK, num_warps=_WARPS)
+        if not tensors:
             return
         tensors, coefficients = [out, *tensors], [1.0, *coefficients]
 
@@ -193,30 +179,50 @@ def _launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any
 
 
 @triton.jit
-def _combine(
-    out, shown, scale, count,
+def _combine_2(out, count, x0, x1, c0, c1, BLOCK: tl.constexpr):
+    at, inside = _place(count, BLOCK)
+    total = _added(_first(x0, c0, at, inside), x1, c1, at, inside)
+    tl.store(out + at, total, mask=inside)
+
+
+@triton.jit
+def _combine_4(out, count, x0, x1, x2, x3, c0, c1, c2, c3, BLOCK: tl.constexpr):
+    at, inside = _place(count, BLOCK)
+    total = _added(_first(x0, c0, at, inside), x1, c1, at, inside)
+    total = _added(_added(total, x2, c2, at, inside), x3, c3, at, inside)
+    tl.store(out + at, total, mask=inside)
+
+
+@triton.jit
+def _combine_12(
+    out, count,
     x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11,
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    at, inside = _place(count, BLOCK)
+    total = _added(_first(x0, c0, at, inside), x1, c1, at, inside)
+    total = _added(_added(total, x2, c2, at, inside), x3, c3, at, inside)
+    total = _added(_added(total, x4, c4, at, inside), x5, c5, at, inside)
+    total = _added(_added(total, x6, c6, at, inside), x7, c7, at, inside)
+    total = _added(_added(total, x8, c8, at, inside), x9, c9, at, inside)
+    total = _added(_added(total, x10, c10, at, inside), x11, c11, at, inside)
+    tl.store(out + at, total, mask=inside)
+
+
+_COMBINE = ((2, _combine_2), (4, _combine_4), (_TERMS, _combine_12))
+
+
+@triton.jit
+def _place(count, BLOCK: tl.constexpr):
     # All tensors lie in memory in one order, which is the order that they are walked through here.
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    total = c0 * tl.load(x0 + at, mask=inside).to(tl.float32)
-    total = _added(total, x1, c1, at, inside)
-    total = _added(total, x2, c2, at, inside)
-    total = _added(total, x3, c3, at, inside)
-    total = _added(total, x4, c4, at, inside)
-    total = _added(total, x5, c5, at, inside)
-    total = _added(total, x6, c6, at, inside)
-    total = _added(total, x7, c7, at, inside)
-    total = _added(total, x8, c8, at, inside)
-    total = _added(total, x9, c9, at, inside)
-    total = _added(total, x10, c10, at, inside)
-    total = _added(total, x11, c11, at, inside)
-    tl.store(out + at, total, mask=inside)
-    if shown is not None:
-        tl.store(shown + at, (scale * total).to(shown.dtype.element_ty), mask=inside)
+    return at, at < count
+
+
+@triton.jit
+def _first(x, c, at, inside):
+    return c * tl.load(x + at, mask=inside).to(tl.float32)
 
 
 @triton.jit
