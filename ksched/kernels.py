@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -14,7 +15,16 @@ from torch.autograd import forward_ad
 from ksched.philox import Key
 from ksched.program import Combination, Operations
 
-__all__ = ["Buffers", "Noises", "combine", "form_together", "numba_kernels", "out_of_place", "triton_kernels"]
+__all__ = [
+    "Buffers",
+    "Noises",
+    "combine",
+    "form_together",
+    "numba_kernels",
+    "out_of_place",
+    "release_memory",
+    "triton_kernels",
+]
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
@@ -156,6 +166,27 @@ _NOTHING = torch.empty(0).untyped_storage()
 _NONE: _Buffer = (None, _NOTHING._cdata, -1, 0)
 
 
+# Memory of runs that are over, by size in bytes. New memory is cleared by the system first, page by page, which takes
+# as long as many passes; and anything of the least size here or more is new each time.
+_spares: dict[int, list[torch.UntypedStorage]] = {}
+_LEAST_SPARED, _MOST_SPARED = 1 << 17, 1 << 28
+
+
+def release_memory() -> None:
+    """Give back to the system what finished runs on the processor left for the next ones, at most 256 MiB."""
+    _spares.clear()
+
+
+def _room_for(size: int) -> bool:
+    """Whether so many bytes more may be spared; larger and older sizes go first."""
+    total = size + sum(each * len(blocks) for each, blocks in list(_spares.items()))
+    for blocks in list(_spares.values()):
+        while total > _MOST_SPARED and blocks and size <= _MOST_SPARED:
+            with suppress(IndexError):
+                total -= blocks.pop().nbytes()
+    return total <= _MOST_SPARED
+
+
 class Buffers:
     """The registers of a run: tensors like its state, of which each is written to only while nobody else can see it.
 
@@ -184,6 +215,9 @@ class Buffers:
         self._new = partial(torch.empty_strided, like.shape, self._strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
         self._own: list[_Buffer] = [_NONE] * (count + 2)
+        size = like.numel() * dtype.itemsize
+        spared = like.device.type == "cpu" and size >= _LEAST_SPARED
+        self._spares = _spares.setdefault(size, []) if spared else None
         single = dtype == torch.float32
         self._triton = triton_kernels(like.device) if single else None
         self.mixed = self._triton is not None
@@ -211,12 +245,27 @@ class Buffers:
         """A register in a new block of memory."""
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # else it could not be written to outside of inference mode
-                buffer = self._new()
+                buffer = self._block()
         else:
-            buffer = self._new()
+            buffer = self._block()
         block = buffer.untyped_storage()._cdata
         self._own[register] = found = buffer, block, _use_count(block) or -1, buffer.data_ptr()
         return found
+
+    def _block(self) -> torch.Tensor:
+        if not self._spares:
+            return self._new()
+        with suppress(IndexError):
+            return torch.empty(0, dtype=self.dtype).set_(self._spares.pop(), 0, self.shape, self._strides)
+        return self._new()
+
+    def __del__(self) -> None:
+        # What others still see is theirs; the rest saves the next run new memory.
+        spares = getattr(self, "_spares", None)
+        if spares is not None:
+            for buffer, block, owners, _ in self._own:
+                if buffer is not None and _use_count(block) == owners and _room_for(buffer.untyped_storage().nbytes()):
+                    spares.append(buffer.untyped_storage())
 
     @property
     def makes_noise(self) -> bool:

@@ -159,11 +159,14 @@ class Plan:
 
     @cached_property
     def live_registers(self) -> int:
-        """Largest number of states and outputs that must be held at once, the one being formed included."""
+        """Largest number of registers that must be held at once, the one being formed included.
+
+        A noise is one only if a row after another model call needs it again.
+        """
         alive: set[Register] = set()
         most, calls = 0, 0
         for k, row in enumerate(self.rows):
-            alive.add(Register("x", k))
+            alive |= {Register("x", k), *(r for r, _ in row.terms if r.kind == "xi" and self._outlives_a_call(r))}
             most = max(most, len(alive))
             alive = {r for r in alive if self.last_use.get(r, -1) > k or r == Register("x", k)}
             if row.level is not None:
@@ -171,6 +174,11 @@ class Plan:
                 calls += 1
                 most = max(most, len(alive))
         return most
+
+    def _outlives_a_call(self, register: Register) -> bool:
+        """Whether a model call lies between the rows that read a register."""
+        readers = [k for k, row in enumerate(self.rows) if register in dict(row.terms)]
+        return any(row.level is not None for row in self.rows[readers[0] : readers[-1]])
 
     @cached_property
     def program(self) -> Program:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from cases import NAMES, SPECS, half, start_state
 
-from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
+from ksched import EDM, VP, Denoiser, Flow, Process, Sampler, build_sampler, kernels
 from ksched.denoiser import Prediction
+from ksched.kernels import release_memory
 
 LATENT = (2, 4, 8, 8)
 PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
@@ -18,8 +19,67 @@ PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
 @pytest.mark.parametrize("name", PLANNED)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
-    noises = max(len(turn.draws) for turn in (plan.program.before, *plan.program.turns))
+    noises = max(len(turn.passing) for turn in (plan.program.before, *plan.program.turns))
     assert plan.program.buffers <= plan.live_registers + noises
+
+
+LARGE = (1, 4, 128, 128)  # what is handed on from run to run
+
+
+def seen_by(sampler: Sampler, x: torch.Tensor) -> set[int]:
+    """Where the states of a run are."""
+    found = set()
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        found.add(x.data_ptr())
+        return x / 3
+
+    sampler.sample(model, x, seed=0)
+    return found
+
+
+@pytest.mark.parametrize("name", ["heun", "uni_pc", "seeds_3"])
+def test_a_run_takes_the_memory_of_those_before_it(name: str) -> None:
+    release_memory()
+    sampler = build_sampler(name, "karras", 6)
+    x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
+    first = seen_by(sampler, x)
+    assert len(first) > 1
+    assert len(seen_by(sampler, x) - first) <= 1, "besides that of the result, which was handed out"
+    release_memory()
+    assert not any(kernels._spares.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_run_handed_out_is_no_memory_of_the_next(name: str) -> None:
+    sampler = build_sampler(name, "karras", 4)
+    x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
+    kept: list[torch.Tensor] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        kept.append(x[:, 1])
+        return half(x, sigma)
+
+    kept.append(sampler.sample(model, x, seed=0))
+    copies = [value.clone() for value in kept]
+    for seed in (1, 2):
+        sampler.sample(half, x, seed=seed)
+    assert all(map(torch.equal, kept, copies))
+
+
+def test_little_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    release_memory()
+    sampler = build_sampler("uni_pc", "karras", 6)
+    states = [start_state(VP(), sampler.sigmas[0], (1, 4, 128, 128 + 8 * i), dtype=torch.float32) for i in range(4)]
+    monkeypatch.setattr(kernels, "_MOST_SPARED", 5 * states[0].nbytes)
+    for x in states:
+        seen_by(sampler, x)
+        spared = sum(size * len(blocks) for size, blocks in kernels._spares.items())
+        assert 0 < spared <= 5 * states[0].nbytes
+    assert kernels._spares[states[-1].nbytes], "the last run's come first"
+    monkeypatch.setattr(kernels, "_MOST_SPARED", 1000)
+    seen_by(sampler, states[0])
+    release_memory()
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])
