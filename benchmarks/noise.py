@@ -1,10 +1,10 @@
 """What a Brownian path costs beside new noise for every interval: all the draws of a run, and k-diffusion's way to it.
 
 Each figure is the time for the noise of a whole run over that of `SeededNoise` for the same run, medians of runs that
-take turns. A path should cost no more than 9 times as much on these grids. "first" is with nothing remembered of an earlier run of the same
-grid, "again" with the coefficients of its intervals known. torchsde's BrownianTree, which k-diffusion takes, is
-measured where it can be imported, on states of up to a million numbers and runs of up to 20 steps: it is slow.
-``python benchmarks/noise.py``. Writes noise.json.
+take turns. A path should cost no more than 9 times as much on these grids. "first" is with nothing remembered of an
+earlier run of the same grid, "again" with the coefficients of its intervals known. torchsde's BrownianTree, which
+k-diffusion takes, is measured where it can be imported, on states of up to a million numbers and runs of up to 20
+steps: it is slow. ``python benchmarks/noise.py``. Writes noise.json.
 """
 
 from __future__ import annotations
