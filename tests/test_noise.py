@@ -646,7 +646,7 @@ def test_little_is_kept_between_intervals() -> None:
         for visit in range(3):
             for s, t in pairwise(sampler.sigmas.tolist()):
                 source(Draw(s, t, visit), like)
-                kept = sum(bits.nbytes for nodes in source._kept.values() for bits in nodes.values())
+                kept = sum(bits.nbytes for nodes in source._kept.values() for items in nodes.values() for bits in items)
                 assert kept <= like.nbytes * 11 / 8
 
 
