@@ -116,10 +116,11 @@ class BrownianNoise:
             self._kept.pop(other, None)  # a visit is over when another begins
         self._kept[path, count, device] = kept
         sources = keys | known | kept
+        scaled = [(sources[node], np.float32(2 * value)) for node, value in terms]  # the table's variance is 1/4
         if not is_host(out):
-            noise = _combination_on(device, [(sources[node], value) for node, value in terms], count)
+            noise = _combination_on(device, scaled, count)
             return out.copy_(noise[:, : out[0].numel()].view(out.shape))
-        by_item = ([(sources[node][i], value) for node, value in terms] for i in range(len(out)))
+        by_item = ([(streams[i], scale) for streams, scale in scaled] for i in range(len(out)))
         fill(out, [partial(_combination, item) for item in by_item])
         return out
 
@@ -188,49 +189,44 @@ def _node_key(path: _Path, node: int, seed: int) -> Key:
 
 
 def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
-    """Words of a node for every item: an array on the host, or a tensor on a device."""
+    """Words of a node for every item: arrays on the host, or one tensor on a device."""
     if not is_host(like):
         return philox.words_on(like.device, keys, count)
-    return np.stack([philox.words(key, 0, count) for key in keys])
+    return [philox.words(key, 0, count) for key in keys]
 
 
-def _scale(coefficient: float) -> float:
-    """What numbers of the table, whose variance is 1/4, are multiplied by."""
-    return float(np.float32(2 * coefficient))
-
-
-def _combination(terms: list[tuple[Key | Words, float]], first: int, out: Floats) -> None:
-    """Sum of coefficient times normals on the host, a `Stream` once the terms are given.
+def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: Floats) -> None:
+    """Sum of the normals of some nodes, each times its scale, on the host: a `Stream` once the terms are given.
 
     Parameters
     ----------
-    terms : the stream of each node, as its key or as its words, and the coefficient
+    terms : the stream of each node, as its key or as its words, and the scale
     first, out : as for a `Stream`
     """
     count, before = -(-len(out) // PER_WORD), first // PER_WORD
     indices = room.indices[: philox.LANES * count]
     rows = room.numbers[0, : PER_WORD * count].reshape(len(indices), -1)
     numbers = rows.reshape(-1)[: len(out)]
-    for i, (stream, coefficient) in enumerate(terms):
+    for i, (stream, scale) in enumerate(terms):
         if isinstance(stream, tuple):
             words = philox.words(stream, before // philox.BLOCK, count)
         else:
             words = stream[before : before + count]
         indices[...] = words.view(philox.LANE)
         table().take(indices, 0, rows, "wrap")
-        np.multiply(numbers, np.float32(_scale(coefficient)), numbers if i else out)
+        np.multiply(numbers, scale, numbers if i else out)
         if i:
             np.add(out, numbers, out)
 
 
 def _combination_on(
-    device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, float]], count: int
+    device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, np.float32]], count: int
 ) -> torch.Tensor:
     """The same for all items on a device, from ``count`` words each; no product is contracted with a sum."""
     values = table_on(device)
     sums: list[torch.Tensor] = []
-    for streams, coefficient in terms:
+    for streams, scale in terms:
         words = streams if isinstance(streams, torch.Tensor) else philox.words_on(device, streams, count)
-        numbers = values.index_select(0, philox.lanes(words)).view(len(words), -1).mul_(_scale(coefficient))
+        numbers = values.index_select(0, philox.lanes(words)).view(len(words), -1).mul_(float(scale))
         sums = [sums[0].add_(numbers) if sums else numbers]
     return sums[0]

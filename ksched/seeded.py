@@ -45,8 +45,8 @@ SCHEME = "ksched noise 3"
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-#: ``stream(first, out)`` fills a contiguous array of one axis with the numbers of one item, behind as many as ``first``
-#: says. That is a multiple of `CHUNK`, and the array is no longer than one.
+#: ``stream(first, out)`` fills a contiguous array of one axis with the numbers of one item behind the first so many, a
+#: multiple of `CHUNK`. The array is no longer than that, and may end anywhere.
 Stream: TypeAlias = Callable[[int, Floats], None]
 
 #: How many numbers are made at once: enough to make calls of numpy cheap, few enough for the processor's cache. It is
@@ -127,7 +127,8 @@ class SeededNoise:
 
         Returns
         -------
-        one function for each item
+        for each item ``stream(first, out)``, which fills a contiguous float32 array of one axis with the numbers behind
+        the first so many, a multiple of 65536; the array is no longer than that, and may end anywhere
         """
         return [partial(fill_normals, key, count) for key in self.keys(draw)]
 
@@ -265,7 +266,7 @@ def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Te
     Notes
     -----
     One launch for up to eight items where Triton works. Elsewhere some 370 plain operations for the whole batch,
-    whatever its size, with three times the memory of the result. The bytes are the same: integers, a table and
+    whatever its size, with four times the memory of the result beside it. The bytes are the same: integers, a table and
     additions only, so there is no product that could be contracted with a sum.
     """
     if out is None:

@@ -266,7 +266,19 @@ def test_any_model_output_may_share_memory(name: str) -> None:
     assert torch.equal(x, kept), "the caller's state was written to"
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 64, 64), (1, 5), (9, 4097)])
+@needs_triton
+def test_noise_is_one_launch() -> None:
+    """For eight items, and a copy where the state is in half precision."""
+    source, draw = SeededNoise(tuple(range(8))), Draw(3.0, 1.0)
+    for dtype, count in ((torch.float32, 1), (torch.bfloat16, 2)):
+        out = torch.empty((8, 4, 32, 32), dtype=dtype, device="cuda")
+        source(draw, out, out=out)
+        found = launches(lambda: source(draw, out, out=out))  # noqa: B023
+        assert len(found) == count, found
+        assert "_normals" in found[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 64, 64), (1, 5), (9, 4097), (1, 131072), (2, 3, 200, 200)])
 def test_noise_is_the_same_bytes(shape: tuple[int, ...]) -> None:
     source, draw = SeededNoise(tuple(range(shape[0]))), Draw(3.0, 1.0)
     host, device = (source(draw, torch.empty(shape, device=where)) for where in ("cpu", "cuda"))
