@@ -732,7 +732,7 @@ def test_a_run_split_in_two_is_the_same_run() -> None:
 
 
 def test_the_path_as_a_function() -> None:
-    x = torch.empty(2, 3, 8, dtype=torch.float64)
+    x = torch.zeros(2, 3, 8, dtype=torch.float64)
     noise = brownian_sampler(x, 5)
     expected = BrownianNoise((5, 6), VP)(Draw(3.0, 1.5), x)
     assert torch.equal(noise(3.0, 1.5), expected)
