@@ -11,7 +11,8 @@ __all__ = ["write"]
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 NOT_YET = "*Not measured yet: `python -m nox -s bench`.*\n"
-CONTENDERS = ("ksched", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
+_KINDS = {"ratio": "as they are run", "least": "and `step` alone", "alone": "as they are run, ours without Numba"}
+CONTENDERS = ("ksched", "ksched, torch alone", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
 
 
 def write(folder: Path) -> None:
@@ -49,7 +50,7 @@ def _summary(data: Mapping[str, Any]) -> str:
             f"{short[key]['worst']:.2f}",
             " ".join(short[key]["worst_cell"]),
         ]
-        for key, title in {"ratio": "as they are run", "least": "and `step` alone"}.items()
+        for key, title in _KINDS.items()
         if key in short
     ]
     slower = ", ".join(f"`{name}` on {shape} ({ratio:.2f})" for name, shape, ratio in short["slower"])

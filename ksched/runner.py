@@ -90,7 +90,6 @@ class Run:
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
         self._program = plan.program
-        self._reach(0)
         self._registers = Buffers(x, self._compute, self._program.buffers)
         self._shown: Buffers | None = None  # the state in the model's dtype
         self._per_call: dict[str, Sequence[torch.Tensor]] = {}
@@ -101,6 +100,7 @@ class Run:
             self._registers.tensors[0] = self._registers.writable(0).copy_(x.detach())
         before = self._program.before
         self._registers.form(before.operations, self._recorded, self._draw(before, self._recorded))
+        self._reach(0)
 
     def _reach(self, calls: int) -> None:
         """Stand after so many model calls: which turn comes next, None if none, and where the state is."""
@@ -108,6 +108,8 @@ class Run:
         self._calls = calls
         self._turn = program.turns[calls] if calls < len(program.turns) else None
         self._place = program.states[calls]
+        # torch counts the writes to a tensor
+        self._writes = 0 if self._recorded else self._registers.tensors[self._place]._version
 
     @property
     def shape(self) -> torch.Size:
@@ -220,7 +222,7 @@ class Run:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError : the run is done; `x` was written to
         TypeError, ValueError : a prediction that is missing, no tensor, or of another shape
         """
         self._answer(denoised, uncond)
@@ -277,8 +279,7 @@ class Run:
         if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         device = self._registers.device
-        self._reach(int(state["calls"]))
-        self._seeds = state["seeds"]
+        calls, self._seeds = int(state["calls"]), state["seeds"]
         self._dtype = getattr(torch, state["dtype"])
         self._compute = torch.promote_types(self._dtype, torch.float32)
         if self._seeds is not None:
@@ -287,8 +288,9 @@ class Run:
         like = next(iter(tensors.values()))
         self._registers = Buffers(like, self._compute, self._program.buffers)
         self._shown, self._per_call, self._recorded = None, {}, False
-        for register, place in self._program.held[self._calls]:
+        for register, place in self._program.held[calls]:
             self._registers.tensors[place] = self._registers.writable(place).copy_(tensors[str(register)])
+        self._reach(calls)
 
     def _answer(
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
@@ -311,10 +313,15 @@ class Run:
         registers = self._registers
         tensors = registers.tensors
         check_output("D", denoised, registers.shape, registers.device)
-        # Own buffers ask for nothing; what was recorded may.
-        recorded = out_of_place(denoised) or (
-            self._recorded and (torch.is_grad_enabled() or out_of_place(tensors[turn.x]))
-        )
+        # Own buffers ask for no new tensors; what was recorded may.
+        if self._recorded:
+            recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(tensors[turn.x])
+        else:
+            recorded = out_of_place(denoised)
+            if tensors[turn.x]._version != self._writes:
+                raise RuntimeError(
+                    "the model must leave the x that it is called with as it is; it wrote to it: give it x.clone()"
+                )
         if turn.both:
             check_output("U", uncond, registers.shape, registers.device)
             assert uncond is not None

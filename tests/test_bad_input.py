@@ -220,3 +220,20 @@ def assert_refused(run: ksched.Run | ksched.LiveRun, answer: Any, kind: type[Exc
 )
 def test_wrong_noise_is_refused_and_nothing_is_lost(noise: Any, kind: type[Exception], message: str) -> None:
     assert_refused(build_sampler("ddpm", "karras", 3).start(X, noise=noise), X / 2, kind, message)
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun"])
+def test_a_model_that_writes_to_its_state_is_found_out(name: str) -> None:
+    sampler = build_sampler(name, "karras", 4)
+    x = 14.0 * torch.ones(1, 3)
+    calls = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        calls.append(sigma)
+        return x.mul_(0.5) if len(calls) == 2 else x / 2
+
+    with pytest.raises(RuntimeError, match=r"leave the x .* as it is; it wrote to it: give it x\.clone\(\)"):
+        sampler.sample(model, x)
+    assert len(calls) == 2
+    assert torch.equal(x, 14.0 * torch.ones(1, 3))
+    sampler.sample(lambda x, sigma: x.clone().mul_(0.5), x)
