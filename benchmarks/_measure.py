@@ -62,7 +62,8 @@ def wait(device: torch.device) -> None:
 def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.device) -> dict[str, float]:
     """Seconds of one run of each: contenders take turns, equally often, and the fastest run of each counts.
 
-    Each has run before, when its model calls were counted.
+    A turn is two runs, so that none depends on what the one before it left in the processor's caches. Each has run
+    before, when its model calls were counted.
     """
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     turn, end = 0, time.perf_counter() + seconds * len(contenders)
@@ -70,12 +71,13 @@ def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.devi
         for contender in contenders:
             if contender.slow and turn >= FEW_RUNS:
                 continue
-            run = contender.prepare()
-            wait(device)
-            start = time.perf_counter()
-            run()
-            wait(device)
-            times[contender.name].append(time.perf_counter() - start)
+            for _ in range(1 if contender.slow else 2):
+                run = contender.prepare()
+                wait(device)
+                start = time.perf_counter()
+                run()
+                wait(device)
+                times[contender.name].append(time.perf_counter() - start)
         turn += 1
     return {name: min(runs) for name, runs in times.items()}
 

@@ -227,8 +227,10 @@ def _part(sources, results, slot, start, count):
 def _form(sources, results, integers, coefficients, first, last):
     """The operations of a table on the numbers from the first to before the last."""
     table = carray(_integers(integers), 1 << 30)
-    for start in range(first, last, _PART):
-        part = min(_PART, last - start)
+    # Parts are for what is read twice, and cost a little each.
+    most = last - first if table[0] == 1 and table[3] <= 4 else _PART
+    for start in range(first, last, most):
+        part = min(most, last - start)
         at, c = 1, coefficients
         for _ in range(table[0]):
             slot, copy, left = table[at], table[at + 1], table[at + 2]
