@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ksched import philox
+from ksched import kernels, philox
 from ksched.philox import Key, Words
 from ksched.plan import Draw
 from ksched.processes import Process
@@ -189,9 +189,11 @@ def _node_key(path: _Path, node: int, seed: int) -> Key:
 
 
 def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
-    """Words of a node for every item: arrays on the host, or one tensor on a device."""
+    """Words of a node for every item: arrays on the host, or one tensor on a device; keys where words cost little."""
     if not is_host(like):
         return philox.words_on(like.device, keys, count)
+    if kernels.numba_kernels() is not None:
+        return keys
     return [philox.words(key, 0, count) for key in keys]
 
 
@@ -203,6 +205,10 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
     terms : the stream of each node, as its key or as its words, and the scale
     first, out : as for a `Stream`
     """
+    module = kernels.numba_kernels()
+    if module is not None:
+        module.path(terms, first, out)
+        return
     count, before = -(-len(out) // PER_WORD), first // PER_WORD
     indices = room.indices[: philox.LANES * count]
     rows = room.numbers[0, : PER_WORD * count].reshape(len(indices), -1)

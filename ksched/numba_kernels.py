@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from ksched import philox, seeded
 from ksched.program import NOWHERE, RESULTS
 
-__all__ = ["form", "form_with_noise", "normals"]
+__all__ = ["form", "form_with_noise", "normals", "path"]
 
 _PART = 2048  # numbers: five tensors' parts fill 40 KiB, so that what is read twice comes from the nearest cache
 _PER_THREAD = 1 << 19  # below that a thread gains less than it costs to wake it up
@@ -81,6 +81,14 @@ def form_with_noise(
 def normals(key: philox.Key, count: int, first: int, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     """Numbers of one item on the host; see `ksched.seeded.fill_normals`."""
     _normals(np.uint64(key[0]), np.uint64(key[1]), count, first, out.ctypes.data, len(out), _rows())
+
+
+def path(terms: Sequence[tuple[philox.Key, np.float32]], first: int, out: np.ndarray[Any, Any]) -> None:
+    """Numbers of one item of a Brownian path on the host; see `ksched.brownian`."""
+    keys = array("Q", [word for key, _ in terms for word in key])
+    scales = array("f", [float(scale) for _, scale in terms])
+    where = keys.buffer_info()[0], scales.buffer_info()[0], len(terms)
+    _path(*where, first // seeded.PER_BLOCK, out.ctypes.data, len(out), _rows())
 
 
 @cache
@@ -287,21 +295,50 @@ _LANE, _LANE_BITS = np.uint64(0xFFFF), np.uint64(16)
 
 
 @_compiled
+def _block(before, key0, key1):
+    """The words of a block of Philox4x64-10, behind so many others."""
+    w0, w1, w2, w3 = np.uint64(before + 1), np.uint64(0), np.uint64(0), np.uint64(0)
+    for _ in range(_ROUNDS):
+        high0, low0 = _high(w0, _FACTOR0), w0 * _FACTOR0
+        high1, low1 = _high(w2, _FACTOR1), w2 * _FACTOR1
+        w0, w1, w2, w3 = high1 ^ w1 ^ key0, low1, high0 ^ w3 ^ key1, low0
+        key0, key1 = key0 + _BUMP0, key1 + _BUMP1
+    return w0, w1, w2, w3
+
+
+@_compiled
+def _path(keys, scales, terms, before, out, count, rows):
+    """The sum of the normals of all terms, each times its scale, from blocks behind so many."""
+    key, scale = carray(_words(keys), 2 * terms), carray(_floats(scales), terms)
+    table, numbers = carray(_floats(rows), 1 << 18), carray(_floats(out), count)
+    total = np.empty(_PER_BLOCK, np.float32)
+    for start in range(0, count, _PER_BLOCK):
+        for term in range(terms):
+            at, factor = 0, scale[term]
+            for word in _block(before + start // _PER_BLOCK, key[2 * term], key[2 * term + 1]):
+                for _ in range(4):
+                    row = 4 * np.int64(word & _LANE)
+                    word >>= _LANE_BITS
+                    if term:
+                        for j in range(4):
+                            total[at + j] += factor * table[row + j]
+                    else:
+                        for j in range(4):
+                            total[at + j] = factor * table[row + j]
+                    at += 4
+        end = min(count, start + _PER_BLOCK)
+        numbers[start:end] = total[: end - start]
+
+
+@_compiled
 def _normals(key0, key1, count, first, out, wanted, rows):
     """`seeded.fill_normals`, from the address of its table to that of the numbers."""
     size = -(-min(count - first, _CHUNK) // _LEAST) * _LEAST
     room = np.empty(size if wanted < size else 0, np.float32)
     chunk = room.ctypes.data if wanted < size else out
     looked_up, table = carray(_rows_at(chunk), size // 4), carray(_rows_at(rows), 1 << 16)
-    zero = np.uint64(0)
     for i in range(size // _PER_BLOCK):
-        w0, w1, w2, w3 = np.uint64(first // _PER_BLOCK + i + 1), zero, zero, zero
-        k0, k1 = key0, key1
-        for _ in range(_ROUNDS):
-            high0, low0 = _high(w0, _FACTOR0), w0 * _FACTOR0
-            high1, low1 = _high(w2, _FACTOR1), w2 * _FACTOR1
-            w0, w1, w2, w3 = high1 ^ w1 ^ k0, low1, high0 ^ w3 ^ k1, low0
-            k0, k1 = k0 + _BUMP0, k1 + _BUMP1
+        w0, w1, w2, w3 = _block(first // _PER_BLOCK + i, key0, key1)
         at = 16 * i
         for word in (w0, w1, w2, w3):
             for _ in range(4):

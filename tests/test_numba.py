@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 
 from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
-from ksched.noise import SeededNoise
+from ksched.noise import BrownianNoise, SeededNoise
 from ksched.plan import Draw, Plan
 from ksched.program import DENOISED, UNCOND, Combination, Operations, combination
 
@@ -244,3 +244,16 @@ def test_noise_on_the_way_needs_no_buffer() -> None:
     places = {place for turn in sampler.plan.program.turns for _, place in turn.draws}
     assert places
     assert all(run._registers._own[place][0] is None for place in places)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 100, 5000, 70_000])
+def test_a_brownian_path_is_that_of_numpy(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = build_sampler("euler", "karras", 7).sigmas[:-1].tolist()
+
+    def noises() -> list[torch.Tensor]:
+        source = BrownianNoise((7, 2**64 + 3), VP())
+        return [source(Draw(s, t), torch.empty(2, count)) for s, t in pairwise(levels)]
+
+    made = noises()
+    monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+    assert all(map(torch.equal, made, noises()))
