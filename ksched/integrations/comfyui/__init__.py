@@ -1,0 +1,20 @@
+"""ksched inside ComfyUI: sampler functions, noise levels, nodes, and names for the menus.
+
+A folder in ComfyUI's ``custom_nodes`` whose ``__init__.py`` says ``from ksched.integrations.comfyui import *`` has the
+nodes; ``python -m ksched.integrations.comfyui install PATH`` writes it. Nothing here imports ComfyUI before something
+of it is needed.
+"""
+
+from ksched.integrations.comfyui.menus import *
+from ksched.integrations.comfyui.nodes import *
+from ksched.integrations.comfyui.sampling import *
+
+__all__ = [
+    "NODE_CLASS_MAPPINGS",
+    "NODE_DISPLAY_NAME_MAPPINGS",
+    "calculate_sigmas",
+    "comfy_entrypoint",
+    "process_of",
+    "register",
+    "sampler_function",
+]

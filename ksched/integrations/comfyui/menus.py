@@ -1,0 +1,93 @@
+"""ksched's names in the menus of ComfyUI's KSampler nodes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ksched.integrations.comfyui.sampling import calculate_sigmas, sampler_function
+from ksched.registry import samplers as all_samplers
+from ksched.types import Dialect, NoiseSchedule
+
+__all__ = ["register"]
+
+
+def register(
+    samplers: bool = True,
+    schedules: bool = True,
+    *,
+    prefix: str = "ksched_",
+    dialect: Dialect | str = Dialect.COMFYUI,
+) -> list[str]:
+    """Put our samplers and schedules into the menus of KSampler, for every workflow.
+
+    Nothing that is there is replaced: a name that ComfyUI or somebody else has is left out, so calling it twice adds
+    nothing the second time. KSampler builds one level more and drops the last but one for ours where it does so for its
+    own sampler of the name.
+
+    Parameters
+    ----------
+    samplers, schedules : what to put there
+    prefix : before every name, such as "ksched_dpmpp_2m"
+    dialect : whose behaviour the names mean
+
+    Returns
+    -------
+    the names that were added
+
+    Raises
+    ------
+    ImportError : ComfyUI is not there: this must be called from within, such as by a node package
+    """
+    comfy: Any = importlib.import_module("comfy.samplers")
+    dialect = Dialect.parse(dialect)
+    return [
+        *(_samplers(comfy, prefix, dialect) if samplers else []),
+        *(_schedules(comfy, prefix, dialect) if schedules else []),
+    ]
+
+
+def _samplers(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
+    functions: Any = importlib.import_module("comfy.k_diffusion.sampling")
+    menus = _distinct(comfy.SAMPLER_NAMES, comfy.KSampler.SAMPLERS)
+    dropping = getattr(comfy.KSampler, "DISCARD_PENULTIMATE_SIGMA_SAMPLERS", set())
+    added = []
+    for spec in all_samplers():
+        name = prefix + spec.name
+        attribute = f"sample_{name}"  # where ComfyUI looks a sampler's name up
+        if any(name in menu for menu in menus) or hasattr(functions, attribute):
+            continue
+        setattr(functions, attribute, sampler_function(spec.name, dialect=dialect))
+        for menu in menus:
+            menu.append(name)
+        if spec.name in dropping:
+            dropping.add(name)
+        added.append(name)
+    return added
+
+
+def _schedules(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
+    handlers = comfy.SCHEDULER_HANDLERS
+    menus = _distinct(comfy.SCHEDULER_NAMES, comfy.KSampler.SCHEDULERS)
+    added = []
+    for schedule in NoiseSchedule:
+        name = prefix + schedule.value
+        if name in handlers or any(name in menu for menu in menus):
+            continue
+        handlers[name] = comfy.SchedulerHandler(_handler(schedule, dialect), True)
+        for menu in menus:
+            menu.append(name)
+        added.append(name)
+    return added
+
+
+def _handler(schedule: NoiseSchedule, dialect: Dialect) -> Callable[[Any, int], torch.Tensor]:
+    return lambda model_sampling, steps: calculate_sigmas(model_sampling, schedule, steps, dialect=dialect)
+
+
+def _distinct(*lists: list[str]) -> list[list[str]]:
+    """Lists without those that are one and the same."""
+    return list({id(names): names for names in lists}.values())

@@ -1,0 +1,326 @@
+"""ComfyUI itself, from a checkout, with our nodes beside its own samplers: ``python comfyui_checkout.py PATH``.
+
+Everything is ComfyUI's but the network, a small convolution, and what it imports without need here, which is stood in
+for. psutil and torchsde must be installed. Prints one JSON object of what was measured: differences are the largest of
+all elements, over the largest element of what ComfyUI's own sampler returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+from ksched.integrations import comfyui
+from ksched.integrations.comfyui import __main__ as command
+from ksched.integrations.comfyui.nodes import NODES
+
+#: what ComfyUI imports besides, of which nothing runs here
+ABSENT = (
+    "aiohttp av comfy_kitchen comfyui_frontend_package einops kornia sentencepiece simpleeval spandrel tokenizers "
+    "torchaudio torchvision transformers"
+)
+STEPS, SEED, CFG = 8, 1234, 2.0
+
+
+class _Any(type):
+    """A class that has everything."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything
+
+
+class _Anything(metaclass=_Any):
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+class _Standing(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything
+
+
+class _Absent(MetaPathFinder, Loader):
+    """Finds what is not installed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = [name for name in names if importlib.util.find_spec(name) is None]
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in self._names else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Standing(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None: ...
+
+
+class Host:
+    """ComfyUI's modules, imported from a checkout for the processor."""
+
+    def __init__(self, path: Path) -> None:
+        sys.path.insert(0, str(path))
+        sys.argv = sys.argv[:1]
+        sys.meta_path.append(_Absent(ABSENT.split()))
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+        importlib.import_module("comfy.cli_args").args.cpu = True
+        for name in ("samplers", "sample", "model_base", "model_patcher", "latent_formats", "model_management"):
+            setattr(self, name, importlib.import_module(f"comfy.{name}"))
+        self.version = importlib.import_module("comfyui_version").__version__
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    def model(self, kind: str, **settings: Any) -> Any:
+        """A MODEL of a kind, as nodes are given it."""
+        config = SimpleNamespace(
+            unet_config={"disable_unet_model_creation": True},
+            latent_format=self.latent_formats.LatentFormat(),
+            manual_cast_dtype=None,
+            custom_operations=None,
+            optimizations={},
+            scaled_fp8=None,
+            memory_usage_factor=1.0,
+            sampling_settings=settings,
+        )
+        made = self.model_base.BaseModel(config, model_type=self.model_base.ModelType[kind])
+        made.diffusion_model = Network()
+        cpu = torch.device("cpu")
+        return self.model_patcher.ModelPatcher(made, cpu, cpu)
+
+
+class Network(torch.nn.Module):
+    """A small network whose answer depends on state, timestep and condition."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+        with torch.no_grad():
+            for weights in self.conv.parameters():
+                weights.copy_(0.3 * torch.randn(weights.shape, generator=generator))
+
+    def forward(self, x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, **more: Any) -> torch.Tensor:
+        told = context.mean(dim=(1, 2)) + 0.1 * torch.sin(timestep / 100)
+        return torch.tanh(self.conv(x) + told.reshape(-1, 1, 1, 1))
+
+
+#: kinds of models: ComfyUI's name and settings
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "EPS": ("EPS", {}),
+    "V": ("V_PREDICTION", {}),
+    "V, zero terminal SNR": ("V_PREDICTION", {"zsnr": True}),
+    "EDM": ("EDM", {"sigma_data": 0.5, "sigma_max": 80.0}),
+    "V on EDM": ("V_PREDICTION_EDM", {}),
+    "flow": ("FLOW", {"shift": 3.0}),
+    "Flux": ("FLUX", {}),
+}
+LATENT = (2, 4, 8, 8)
+
+
+def start() -> torch.Tensor:
+    """The noise of all runs."""
+    return torch.randn(LATENT, generator=torch.Generator().manual_seed(5))
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, over the largest number."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def conditions() -> tuple[Any, Any]:
+    """Positive and negative CONDITIONING."""
+    generator = torch.Generator().manual_seed(6)
+    return tuple([[torch.randn(1, 3, 5, generator=generator), {}]] for _ in range(2))  # type: ignore[return-value]
+
+
+def sampled(host: Any, model: Any, sampler: Any, sigmas: torch.Tensor, **how: Any) -> torch.Tensor:
+    """The whole way of SamplerCustom."""
+    latent = how.pop("latent", torch.zeros(LATENT))
+    result: torch.Tensor = host.sample.sample_custom(
+        model, start(), how.pop("cfg", CFG), sampler, sigmas.clone(), *conditions(), latent, seed=SEED, **how
+    )
+    return result
+
+
+def chosen(name: str, **how: Any) -> Any:
+    """What our node for any sampler returns."""
+    return comfyui.NODE_CLASS_MAPPINGS["KSchedSampler"]().execute(sampler=name, **how)[0]  # type: ignore[attr-defined]
+
+
+def measure_samplers(host: Any, schedule: str) -> dict[str, dict[str, float | str]]:
+    """Our nodes against ComfyUI's own samplers, with its noise, for all models."""
+    found: dict[str, dict[str, float | str]] = {}
+    for kind, (base, settings) in MODELS.items():
+        model = host.model(base, **settings)
+        part = model.get_model_object("model_sampling")
+        sigmas = host.samplers.calculate_sigmas(part, schedule, STEPS)
+        for name in host.samplers.KSampler.SAMPLERS:
+            if name.endswith("_gpu") or name.startswith("ksched"):
+                continue
+            try:
+                theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas)
+                ours = sampled(host, model, chosen(name, noise="comfyui"), sigmas)
+                found.setdefault(name, {})[kind] = apart(ours, theirs)
+            except Exception as error:
+                found.setdefault(name, {})[kind] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def measure_levels(host: Any) -> dict[str, dict[str, float]]:
+    """Our noise levels against ComfyUI's, relative to each level, for all its schedules."""
+    found: dict[str, dict[str, float]] = {}
+    for kind, (base, settings) in MODELS.items():
+        part = host.model(base, **settings).get_model_object("model_sampling")
+        for name in host.samplers.SCHEDULER_HANDLERS:
+            if name.startswith("ksched"):
+                continue
+            worst = 0.0
+            for steps in (2, 7, 20, 33):
+                theirs = host.samplers.calculate_sigmas(part, name, steps)
+                ours = comfyui.calculate_sigmas(part, name, steps)
+                same = ours.shape == theirs.shape
+                worst = max(worst, float(((ours - theirs).abs() / theirs.clamp_min(1e-9)).max()) if same else 9e9)
+            found.setdefault(name, {})[kind] = worst
+    return found
+
+
+def measure_masks(host: Any) -> dict[str, float]:
+    """Inpainting with our euler, dpmpp_2m, ddim and dpmpp_2m_cfg_pp against ComfyUI's, on an EPS and a flow model."""
+    latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(7))
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6] = 1
+    found = {}
+    for kind in ("EPS", "flow"):
+        model = host.model(MODELS[kind][0], **MODELS[kind][1])
+        sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+        for name in ("euler", "dpmpp_2m", "ddim", "dpmpp_2m_cfg_pp"):
+            how = {"latent": latent, "noise_mask": mask}
+            theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas, **how)
+            ours = sampled(host, model, chosen(name), sigmas, **how)
+            found[f"{name}, {kind}"] = apart(ours, theirs)
+            found[f"{name}, {kind}, what is kept"] = apart(ours[..., 6:], latent[..., 6:])
+    return found
+
+
+def measure_menus(host: Any) -> dict[str, float]:
+    """Names in KSampler's menus against ComfyUI's own, through KSampler."""
+    added = comfyui.register()
+    assert "ksched_euler" in added
+    assert not comfyui.register()
+    found = {}
+    for kind in ("EPS", "flow"):
+        model = host.model(MODELS[kind][0], **MODELS[kind][1])
+        for name, schedule, denoise in (
+            ("euler", "simple", 1.0),
+            ("dpmpp_2m", "karras", 1.0),
+            ("dpm_2", "normal", 1.0),
+            ("uni_pc", "beta", 1.0),
+            ("res_multistep", "sgm_uniform", 0.6),
+            ("dpmpp_2m_cfg_pp", "exponential", 0.6),
+        ):
+
+            def run(prefix: str, of: Any = (model, name, schedule, denoise)) -> Any:
+                model, name, schedule, denoise = of
+                return host.sample.sample(
+                    model,
+                    start(),
+                    STEPS,
+                    CFG,
+                    prefix + name,
+                    prefix + schedule,
+                    *conditions(),
+                    torch.zeros(LATENT),
+                    denoise=denoise,
+                    seed=SEED,
+                )
+
+            found[f"{name}, {schedule}, denoise {denoise}, {kind}"] = apart(run("ksched_"), run(""))
+    return found
+
+
+def check_interruption(host: Any) -> bool:
+    """Whether ComfyUI's own interruption ends a run of ours after the step it came in, with its own exception."""
+    model, steps = host.model("EPS"), []
+
+    def callback(i: int, denoised: Any, x: Any, total: int) -> None:
+        steps.append(i)
+        host.model_management.interrupt_current_processing(i == 2)
+
+    sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    try:
+        sampled(host, model, chosen("dpmpp_2m"), sigmas, callback=callback)
+    except host.model_management.InterruptProcessingException:
+        return steps == [0, 1, 2]
+    return False
+
+
+def check_packages(host: Any) -> dict[str, int]:
+    """How many nodes ComfyUI finds in what the installer writes, of either kind."""
+    nodes = importlib.import_module("nodes")
+    found = {}
+    for title, flags in (("classes", []), ("schemas", ["--schemas"])):
+        before = dict(nodes.NODE_CLASS_MAPPINGS)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "custom_nodes").mkdir()
+            assert command.main(["install", folder, *flags]) == 0
+            loaded = asyncio.run(nodes.load_custom_node(str(Path(folder, "custom_nodes", "ksched"))))
+        assert loaded
+        new = {name: cls for name, cls in nodes.NODE_CLASS_MAPPINGS.items() if name not in before}
+        for name, cls in new.items():
+            assert cls.INPUT_TYPES().keys() >= {"required"}
+            assert name in nodes.NODE_DISPLAY_NAME_MAPPINGS
+            assert cls.RETURN_TYPES[0] in ("SAMPLER", "SIGMAS", "NOISE")
+            del nodes.NODE_CLASS_MAPPINGS[name]
+        found[title] = len(new)
+    return found
+
+
+def main(path: Path) -> dict[str, Any]:
+    """Everything."""
+    host: Any = Host(path)
+    with torch.inference_mode():
+        report = {
+            "version": host.version,
+            "levels": measure_levels(host),
+            "samplers": {name: measure_samplers(host, name) for name in ("simple", "karras")},
+            "masks": measure_masks(host),
+            "menus": measure_menus(host),
+            "interrupted": check_interruption(host),
+        }
+    report["nodes"] = check_packages(host)
+    report["ours"] = len(NODES)
+    return report
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1])), indent=1))

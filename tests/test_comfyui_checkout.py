@@ -1,0 +1,47 @@
+"""The ComfyUI adapter inside ComfyUI, where the environment variable KSCHED_COMFYUI has the path of a checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = os.environ.get("KSCHED_COMFYUI")
+pytestmark = pytest.mark.skipif(not CHECKOUT, reason="KSCHED_COMFYUI is no path of a ComfyUI")
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    script = Path(__file__).parent / "comfyui_checkout.py"
+    done = subprocess.run([sys.executable, script, str(CHECKOUT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout[done.stdout.index("{") :])
+
+
+def cells(table: Any, *where: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every number of nested tables, and where it is."""
+    if not isinstance(table, dict):
+        yield where, table
+        return
+    for name, part in table.items():
+        yield from cells(part, *where, name)
+
+
+@pytest.mark.parametrize("table", ["levels", "samplers", "flipped", "masks", "menus"])
+def test_numbers_are_those_of_comfyui(report: Any, table: str) -> None:
+    wrong = {where: value for where, value in cells(report[table]) if not (isinstance(value, float) and value < 1e-5)}
+    assert not wrong
+
+
+def test_nodes_are_found(report: Any) -> None:
+    assert report["nodes"] == {"classes": report["ours"], "schemas": report["ours"]}
+
+
+def test_interruption_is_comfyui_s_own(report: Any) -> None:
+    assert report["interrupted"] is True
