@@ -33,7 +33,7 @@ ABSENT = (
     "aiohttp av comfy_kitchen comfyui_frontend_package einops kornia sentencepiece simpleeval spandrel tokenizers "
     "torchaudio torchvision transformers"
 )
-STEPS, SEED, CFG = 8, 1234, 2.0
+STEPS, SEED, CFG = 6, 1234, 2.0
 
 
 class _Any(type):
@@ -88,19 +88,28 @@ class Host:
         sys.meta_path.append(_Absent(ABSENT.split()))
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
-        importlib.import_module("comfy.cli_args").args.cpu = True
-        for name in ("samplers", "sample", "model_base", "model_patcher", "latent_formats", "model_management"):
+        self.args = importlib.import_module("comfy.cli_args").args
+        self.args.cpu = True
+        for name in (
+            "samplers",
+            "sample",
+            "model_base",
+            "model_patcher",
+            "latent_formats",
+            "model_management",
+            "utils",
+        ):
             setattr(self, name, importlib.import_module(f"comfy.{name}"))
         self.version = importlib.import_module("comfyui_version").__version__
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
-    def model(self, kind: str, **settings: Any) -> Any:
+    def model(self, kind: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
         """A MODEL of a kind, as nodes are given it."""
         config = SimpleNamespace(
             unet_config={"disable_unet_model_creation": True},
-            latent_format=self.latent_formats.LatentFormat(),
+            latent_format=self.latent_formats.SD15(),
             manual_cast_dtype=None,
             custom_operations=None,
             optimizations={},
@@ -109,23 +118,23 @@ class Host:
             sampling_settings=settings,
         )
         made = self.model_base.BaseModel(config, model_type=self.model_base.ModelType[kind])
-        made.diffusion_model = Network()
+        made.diffusion_model = Network(dtype)
         cpu = torch.device("cpu")
         return self.model_patcher.ModelPatcher(made, cpu, cpu)
 
 
 class Network(torch.nn.Module):
-    """A small network whose answer depends on state, timestep and condition."""
+    """A small network whose answer depends on state, timestep and condition; it is told of no more than float32."""
 
-    dtype = torch.float32
-
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         generator = torch.Generator().manual_seed(0)
         self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
         with torch.no_grad():
             for weights in self.conv.parameters():
                 weights.copy_(0.3 * torch.randn(weights.shape, generator=generator))
+        self.to(dtype)
 
     def forward(self, x: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, **more: Any) -> torch.Tensor:
         told = context.mean(dim=(1, 2)) + 0.1 * torch.sin(timestep / 100)
@@ -165,32 +174,36 @@ def conditions() -> tuple[Any, Any]:
 
 def sampled(host: Any, model: Any, sampler: Any, sigmas: torch.Tensor, **how: Any) -> torch.Tensor:
     """The whole way of SamplerCustom."""
-    latent = how.pop("latent", torch.zeros(LATENT))
+    noise = start().to(sigmas.dtype)
+    given = {"latent_image": torch.zeros_like(noise), "seed": SEED, "disable_pbar": True, **how}
     result: torch.Tensor = host.sample.sample_custom(
-        model, start(), how.pop("cfg", CFG), sampler, sigmas.clone(), *conditions(), latent, seed=SEED, **how
+        model, noise, given.pop("cfg", CFG), sampler, sigmas.clone(), *conditions(), **given
     )
     return result
 
 
 def chosen(name: str, **how: Any) -> Any:
     """What our node for any sampler returns."""
-    return comfyui.NODE_CLASS_MAPPINGS["KSchedSampler"]().execute(sampler=name, **how)[0]  # type: ignore[attr-defined]
+    return comfyui.NODE_CLASS_MAPPINGS["KSchedSampler"]().execute(sampler=name, **how)[0]
 
 
-def measure_samplers(host: Any, schedule: str) -> dict[str, dict[str, float | str]]:
-    """Our nodes against ComfyUI's own samplers, with its noise, for all models."""
+def measure_samplers(host: Any, schedule: str, dtype: torch.dtype) -> dict[str, dict[str, float | str]]:
+    """Our nodes against ComfyUI's own samplers, with its noise, for all models.
+
+    In float32 both sides round, at every operation; float64 tells whether that is all that differs.
+    """
     found: dict[str, dict[str, float | str]] = {}
     for kind, (base, settings) in MODELS.items():
-        model = host.model(base, **settings)
+        model = host.model(base, dtype, **settings)
         part = model.get_model_object("model_sampling")
-        sigmas = host.samplers.calculate_sigmas(part, schedule, STEPS)
+        sigmas = host.samplers.calculate_sigmas(part, schedule, STEPS).to(dtype)
         for name in host.samplers.KSampler.SAMPLERS:
             if name.endswith("_gpu") or name.startswith("ksched"):
                 continue
+            theirs, ours = host.samplers.sampler_object(name), chosen(name, noise="comfyui")
             try:
-                theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas)
-                ours = sampled(host, model, chosen(name, noise="comfyui"), sigmas)
-                found.setdefault(name, {})[kind] = apart(ours, theirs)
+                both = [sampled(host, model, sampler, sigmas) for sampler in (ours, theirs)]
+                found.setdefault(name, {})[kind] = apart(*both)
             except Exception as error:
                 found.setdefault(name, {})[kind] = f"{type(error).__name__}: {error}"
     return found
@@ -214,6 +227,24 @@ def measure_levels(host: Any) -> dict[str, dict[str, float]]:
     return found
 
 
+def measure_flipped(host: Any) -> dict[str, float | str]:
+    """Runs from data to noise, on levels from FlipSigmas, of deterministic samplers."""
+    found: dict[str, float | str] = {}
+    for kind in ("EPS", "flow"):
+        model = host.model(MODELS[kind][0], **MODELS[kind][1])
+        sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS).flip(0)
+        sigmas[0] = 1e-4
+        sigmas = sigmas[:-1]  # at pure noise of a flow model KSAMPLER divides by 0
+        for name in ("euler", "heun", "dpmpp_2m", "res_multistep", "ipndm"):
+            how = {"latent_image": start(), "cfg": 1.0}
+            theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas, **how)
+            try:
+                found[f"{name}, {kind}"] = apart(sampled(host, model, chosen(name), sigmas, **how), theirs)
+            except ValueError as error:
+                found[f"{name}, {kind}"] = str(error)
+    return found
+
+
 def measure_masks(host: Any) -> dict[str, float]:
     """Inpainting with our euler, dpmpp_2m, ddim and dpmpp_2m_cfg_pp against ComfyUI's, on an EPS and a flow model."""
     latent = torch.randn(LATENT, generator=torch.Generator().manual_seed(7))
@@ -224,7 +255,7 @@ def measure_masks(host: Any) -> dict[str, float]:
         model = host.model(MODELS[kind][0], **MODELS[kind][1])
         sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
         for name in ("euler", "dpmpp_2m", "ddim", "dpmpp_2m_cfg_pp"):
-            how = {"latent": latent, "noise_mask": mask}
+            how = {"latent_image": latent, "noise_mask": mask}
             theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas, **how)
             ours = sampled(host, model, chosen(name), sigmas, **how)
             found[f"{name}, {kind}"] = apart(ours, theirs)
@@ -262,26 +293,38 @@ def measure_menus(host: Any) -> dict[str, float]:
                     torch.zeros(LATENT),
                     denoise=denoise,
                     seed=SEED,
+                    disable_pbar=True,
                 )
 
             found[f"{name}, {schedule}, denoise {denoise}, {kind}"] = apart(run("ksched_"), run(""))
     return found
 
 
-def check_interruption(host: Any) -> bool:
-    """Whether ComfyUI's own interruption ends a run of ours after the step it came in, with its own exception."""
-    model, steps = host.model("EPS"), []
-
-    def callback(i: int, denoised: Any, x: Any, total: int) -> None:
-        steps.append(i)
-        host.model_management.interrupt_current_processing(i == 2)
-
+def check_previews(host: Any) -> dict[str, Any]:
+    """How many pictures ComfyUI shows of a run, and whether its interruption ends the run with its own exception."""
+    model = host.model("EPS")
+    previews = importlib.import_module("latent_preview")
+    host.args.preview_method = previews.LatentPreviewMethod.Latent2RGB
     sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-    try:
-        sampled(host, model, chosen("dpmpp_2m"), sigmas, callback=callback)
-    except host.model_management.InterruptProcessingException:
-        return steps == [0, 1, 2]
-    return False
+
+    def pictures(last: int) -> int:
+        shown = []
+
+        def hook(value: int, total: int, preview: Any, **more: Any) -> None:
+            shown.append(preview[1].size)
+            host.model_management.interrupt_current_processing(len(shown) == last)
+            host.model_management.throw_exception_if_processing_interrupted()  # as its server does here
+
+        host.utils.set_progress_bar_global_hook(hook)
+        try:
+            sampled(host, model, chosen("dpmpp_2m"), sigmas, callback=previews.prepare_callback(model, STEPS))
+        except host.model_management.InterruptProcessingException:
+            return -len(shown)
+        finally:
+            host.utils.set_progress_bar_global_hook(None)
+        return len(shown)
+
+    return {"pictures": pictures(0), "interrupted": pictures(3) == -3}
 
 
 def check_packages(host: Any) -> dict[str, int]:
@@ -311,15 +354,16 @@ def main(path: Path) -> dict[str, Any]:
     with torch.inference_mode():
         report = {
             "version": host.version,
+            "steps": STEPS,
             "levels": measure_levels(host),
-            "samplers": {name: measure_samplers(host, name) for name in ("simple", "karras")},
+            "samplers": {name: measure_samplers(host, name, torch.float64) for name in ("simple", "karras")},
+            "float32": {name: measure_samplers(host, name, torch.float32) for name in ("simple", "karras")},
+            "flipped": measure_flipped(host),
             "masks": measure_masks(host),
             "menus": measure_menus(host),
-            "interrupted": check_interruption(host),
+            "previews": check_previews(host),
         }
-    report["nodes"] = check_packages(host)
-    report["ours"] = len(NODES)
-    return report
+    return {**report, "nodes": check_packages(host), "ours": len(NODES)}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import math
 import sys
@@ -98,7 +99,9 @@ def test_shifts_are_those_declared() -> None:
 def test_a_flow_table_of_another_shift_than_declared_is_measured() -> None:
     model = comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0)
     model.shift = 7.0
-    assert process_of(model).shift == pytest.approx(3.0, rel=1e-6)
+    found = process_of(model)
+    assert isinstance(found, ksched.Flow)
+    assert found.shift == pytest.approx(3.0, rel=1e-6)
 
 
 def test_what_is_unknown_is_ve() -> None:
@@ -154,7 +157,7 @@ def test_no_steps_change_nothing() -> None:
 def test_a_pure_noise_level_may_be_a_rounding_error_too_high() -> None:
     sigmas = levels("flow")
     higher = sigmas.clone()
-    higher[0] = np.nextafter(np.float32(1), np.float32(2))
+    higher[0] = 1 + torch.finfo(torch.float32).eps
     function = sampler_function("dpmpp_2m_sde")
     torch.testing.assert_close(run(function, "flow", higher), run(function, "flow", sigmas))
     with pytest.raises(ValueError, match="at most 1"):
@@ -173,7 +176,28 @@ def test_without_a_model_sampling_states_are_ve() -> None:
 
 def test_unsorted_levels_are_refused_before_the_model_is_called() -> None:
     with pytest.raises(ValueError, match="strictly decreasing"):
-        sampler_function("euler")(None, start(), torch.tensor([1.0, 2.0]), {"seed": 0})
+        sampler_function("euler")(None, start(), torch.tensor([1.0, 2.0, 2.0]), {"seed": 0})
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_rising_levels_run_from_data_to_noise(kind: str) -> None:
+    sigmas = levels(kind, 40).double().flip(0)[:-1]
+    sigmas[0] = 1e-4
+    how: dict[str, Any] = {"noise": torch.zeros(2, 2, 3, 3).double(), "latent": start().double()}
+    theirs, ours = (run(function, kind, sigmas, **how) for function in (comfy.sample_euler, sampler_function("euler")))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert ours.std() > 0.5 * sigmas[-1]
+    for name, why in (("euler_ancestral", "draws noise"), ("dpm_adaptive", "chooses its own steps")):
+        with pytest.raises(ValueError, match=why):
+            run(sampler_function(name), kind, sigmas, **how)
+
+
+def test_a_dialect_that_ends_above_the_last_level_ends_at_zero() -> None:
+    sigmas = torch.tensor([1.0, 0.5, 0.1, 0.0005, 0.0])
+    expected = run(sampler_function("uni_pc", end_at=0.0), "flux", sigmas)
+    assert torch.equal(run(sampler_function("uni_pc"), "flux", sigmas), expected)
+    with pytest.raises(ValueError, match="end_at must be below"):
+        run(sampler_function("uni_pc", end_at=0.001), "flux", sigmas)
 
 
 def test_mistakes_show_when_the_function_is_made() -> None:
@@ -216,7 +240,7 @@ def test_own_noise_is_asked_with_tensors() -> None:
 
     sigmas = levels("eps", 3)
     run(sampler_function("euler_ancestral"), "eps", sigmas, options={"noise_sampler": noise})
-    assert asked == [(float(a), float(b)) for a, b in zip(sigmas[:2], sigmas[1:3], strict=True)]
+    assert asked == [(float(a), float(b)) for a, b in itertools.pairwise(sigmas[:3])]
 
 
 def test_comfyui_noise_is_one_stream_for_the_batch() -> None:
@@ -287,13 +311,13 @@ def test_callbacks_see_what_comfyui_shows() -> None:
 
 
 def test_what_a_callback_or_model_raises_ends_the_run() -> None:
-    class InterruptedError_(Exception): ...
+    class InterruptionError(Exception): ...
 
     def stop(*_: Any) -> None:
-        raise InterruptedError_
+        raise InterruptionError
 
     for name in ("dpmpp_2m", "dpm_adaptive"):
-        with pytest.raises(InterruptedError_):
+        with pytest.raises(InterruptionError):
             run(sampler_function(name), "eps", levels("eps"), callback=stop)
 
 
@@ -355,7 +379,7 @@ def test_a_node_left_as_it_is_is_the_sampler_of_the_dialect(spec: Any) -> None:
             shown = {**defaults(NODE[f"KSchedSampler_{spec.name}"]), "dialect": dialect}
             (made,) = getattr(cls(), cls.FUNCTION)(**shown)
             (bare,) = getattr(cls(), cls.FUNCTION)(dialect=dialect)
-            (chosen,) = comfyui.NODE_CLASS_MAPPINGS["KSchedSampler"]().execute(sampler=spec.name, dialect=dialect)  # type: ignore[attr-defined]
+            (chosen,) = comfyui.NODE_CLASS_MAPPINGS["KSchedSampler"]().execute(sampler=spec.name, dialect=dialect)
         expected = run(sampler_function(spec.name, dialect=dialect), "flow", levels("flow", 4))
         for sampler in (made, bare, chosen):
             assert torch.equal(run(sampler.sampler_function, "flow", levels("flow", 4)), expected)
@@ -473,12 +497,12 @@ def test_names_are_added_and_none_replaced() -> None:
         assert host.SCHEDULER_HANDLERS["ksched_karras"] is theirs
         assert {f"ksched_{name}" for name in NAMES} < set(host.KSampler.SAMPLERS)
         assert host.KSampler.SAMPLERS.count("ksched_euler") == 1
-        assert host.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS == {"dpm_2", "ksched_dpm_2"}
+        assert set(host.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS) == {"dpm_2", "ksched_dpm_2"}
         assert len(added) == len(set(added)) >= len(NAMES) + len(NoiseSchedule) - 1
         assert register() == []
         sigmas = host.SCHEDULER_HANDLERS["ksched_beta"].handler(KINDS["flow"], 4)
         assert torch.equal(sigmas, calculate_sigmas(KINDS["flow"], "beta", 4))
-        result = run(getattr(functions, "sample_ksched_euler"), "flow", sigmas)
+        result = run(functions.sample_ksched_euler, "flow", sigmas)
         assert torch.equal(result, run(sampler_function("euler"), "flow", sigmas))
 
 

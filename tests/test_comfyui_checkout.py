@@ -43,5 +43,5 @@ def test_nodes_are_found(report: Any) -> None:
     assert report["nodes"] == {"classes": report["ours"], "schemas": report["ours"]}
 
 
-def test_interruption_is_comfyui_s_own(report: Any) -> None:
-    assert report["interrupted"] is True
+def test_previews_and_interruption_are_comfyui_s_own(report: Any) -> None:
+    assert report["previews"] == {"pictures": report["steps"], "interrupted": True}

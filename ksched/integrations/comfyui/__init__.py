@@ -5,9 +5,9 @@ nodes; ``python -m ksched.integrations.comfyui install PATH`` writes it. Nothing
 of it is needed.
 """
 
-from ksched.integrations.comfyui.menus import *
-from ksched.integrations.comfyui.nodes import *
-from ksched.integrations.comfyui.sampling import *
+from ksched.integrations.comfyui.menus import register
+from ksched.integrations.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, comfy_entrypoint
+from ksched.integrations.comfyui.sampling import calculate_sigmas, process_of, sampler_function
 
 __all__ = [
     "NODE_CLASS_MAPPINGS",

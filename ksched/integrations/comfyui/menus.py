@@ -53,7 +53,7 @@ def register(
 def _samplers(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
     functions: Any = importlib.import_module("comfy.k_diffusion.sampling")
     menus = _distinct(comfy.SAMPLER_NAMES, comfy.KSampler.SAMPLERS)
-    dropping = getattr(comfy.KSampler, "DISCARD_PENULTIMATE_SIGMA_SAMPLERS", set())
+    dropping: set[str] = getattr(comfy.KSampler, "DISCARD_PENULTIMATE_SIGMA_SAMPLERS", set())
     added = []
     for spec in all_samplers():
         name = prefix + spec.name

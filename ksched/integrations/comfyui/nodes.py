@@ -113,7 +113,7 @@ class Node:
         for given in self.inputs:
             groups["required" if given.required else "optional"][given.name] = given.v1
 
-        def input_types(cls: type) -> dict[str, dict[str, Any]]:
+        def input_types(cls: type, /) -> dict[str, dict[str, Any]]:
             return groups
 
         def execute(self: Any, **given: Any) -> tuple[Any]:
@@ -136,7 +136,7 @@ class Node:
         """As a subclass of ``io.ComfyNode``."""
         node = self
 
-        def define_schema(cls: type) -> Any:
+        def define_schema(cls: type, /) -> Any:
             return io.Schema(
                 node_id=node.name,
                 display_name=node.title,
@@ -146,7 +146,7 @@ class Node:
                 outputs=[getattr(io, node.output.title()).Output()],
             )
 
-        def execute(cls: type, **given: Any) -> Any:
+        def execute(cls: type, /, **given: Any) -> Any:
             return io.NodeOutput(node.run(**given))
 
         members = {
@@ -266,9 +266,7 @@ def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, A
 
 
 def _any_sampler() -> Node:
-    def run(
-        sampler: str, dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", options: str = ""
-    ) -> Any:
+    def run(sampler: str, dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", options: str = "") -> Any:
         spec = sampler_spec(sampler)
         return _ksampler(spec.name, dialect, noise, _read(options, f"sampler {spec.name}", spec.options))
 
@@ -358,9 +356,7 @@ def _one_schedule(schedule: NoiseSchedule) -> Node:
     spec, own = SCHEDULES[schedule], schedule_options(schedule)
     names = {"table": "model"} if "model" in own else {}  # there is a model among the inputs already
 
-    def run(
-        model: Any, steps: int, denoise: float, dialect: str = Dialect.COMFYUI.value, **given: Any
-    ) -> torch.Tensor:
+    def run(model: Any, steps: int, denoise: float, dialect: str = Dialect.COMFYUI.value, **given: Any) -> torch.Tensor:
         options = _values({**own, **_RANGE}, {names.get(name, name): value for name, value in given.items()})
         options = {name: value for name, value in options.items() if name not in _RANGE or value > 0}
         return _levels(model, schedule, steps, denoise, dialect, options)

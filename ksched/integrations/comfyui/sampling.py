@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -14,11 +16,12 @@ import numpy as np
 import torch
 
 from ksched import schedules
+from ksched.grid import Grid
 from ksched.loop import StepInfo
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
-from ksched.registry import SamplerSpec, sampler_spec
-from ksched.sampler import build_sampler
+from ksched.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.sampler import Sampler, build_sampler
 from ksched.types import Array, Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["NoiseKind", "SamplerFunction", "calculate_sigmas", "process_of", "sampler_function"]
@@ -191,8 +194,8 @@ def sampler_function(
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a value out of range; at a call, levels that are not strictly
-        decreasing
+    TypeError, ValueError : an unknown name or option, a value out of range; at a call, levels that neither fall nor
+        rise throughout, or rise for a sampler that draws noise
 
     Notes
     -----
@@ -219,9 +222,7 @@ def sampler_function(
             return x
         levels: list[float] = sigmas.tolist()
         process = _process_around(model, levels)
-        if process.sigma_limit < levels[0] <= process.sigma_limit * (1 + 1e-6):
-            levels[0] = process.sigma_limit  # the table of a flow model may end a rounding error above pure noise
-        sampler = build_sampler(spec.name, sigmas=levels, process=process, dialect=dialect, **{**preset, **more})
+        sampler = _sampler_on(spec, levels, process, dialect, {**preset, **more})
         extra_args = {} if extra_args is None else extra_args
         seed = extra_args.get("seed")
         seed = torch.initial_seed() if seed is None else seed
@@ -238,11 +239,34 @@ def sampler_function(
             progress=disable is False and importlib.util.find_spec("tqdm") is not None,
             **how,
         )
-        return _as_if_at_the_end(result, process, levels[-1], dict(sampler.options).get("end_at", 0.0))
+        return _as_if_at(levels[-1], dict(sampler.options).get("end_at", 0.0), result, process)
 
     sample.__name__ = sample.__qualname__ = f"sample_{spec.name}"
     sample.__doc__ = spec.summary
     return sample
+
+
+def _sampler_on(
+    spec: SamplerSpec, levels: Sequence[float], process: Process, dialect: Dialect, options: dict[str, Any]
+) -> Sampler:
+    """The sampler on the levels of a run, which may rise if it draws no noise: a run from data to noise."""
+    limit = process.sigma_limit
+    # the table of a flow model may end a rounding error above pure noise
+    levels = [limit if limit < level <= limit * (1 + 1e-6) else level for level in levels]
+    rises = all(low < high for low, high in pairwise(levels))
+    falling = levels[::-1] if rises else levels
+    end = dialect_options(spec, dialect).get("end_at", 0.0)
+    if end and falling[-2] <= end:  # a dialect that ends above 0 cannot where a level is lower: such a run ends at 0
+        options = {"end_at": 0.0, **options}
+    sampler = build_sampler(spec.name, sigmas=falling, process=process, dialect=dialect, **options)
+    if not rises:
+        return sampler
+    if spec.adaptive or sampler.plan.draws:
+        raise ValueError(
+            f"sigmas rise, and only a deterministic sampler can run from data to noise; {spec.name} "
+            + ("chooses its own steps" if spec.adaptive else "draws noise")
+        )
+    return replace(sampler, grid=Grid(process, tuple(process.level(level) for level in levels)))
 
 
 def _denoised(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, torch.Tensor], Any]:
@@ -267,8 +291,8 @@ def _both(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, 
         denoised = model(x, sigma, **given)
         if not seen:
             raise RuntimeError(
-                "a CFG++ sampler needs the unconditional prediction, which this model does not show: its guider calls no "
-                "sampler_post_cfg_function. Take a guider that does, such as CFGGuider, or another sampler"
+                "a CFG++ sampler needs the unconditional prediction, which this model does not show: its guider calls "
+                "no sampler_post_cfg_function. Take one that does, such as CFGGuider, or another sampler"
             )
         return denoised, seen[-1]
 
@@ -302,7 +326,7 @@ def _comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, see
     )
 
 
-def _as_if_at_the_end(x: torch.Tensor, process: Process, last: float, end: float) -> torch.Tensor:
+def _as_if_at(last: float, end: float, x: torch.Tensor, process: Process) -> torch.Tensor:
     """A state at ``end`` in the scale of one at ``last``: KSAMPLER scales what it gets by the last of its levels."""
     if last > 0 or end == 0:
         return x
