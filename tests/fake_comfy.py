@@ -208,11 +208,18 @@ def sample_euler(
     return x
 
 
+def default_noise_sampler(x: torch.Tensor, seed: int) -> Any:
+    """One stream for the batch."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    return lambda sigma, sigma_next: torch.randn(x.shape, generator=generator)
+
+
 def modules() -> dict[str, ModuleType]:
     """New modules by name, as `sys.modules` has them inside ComfyUI."""
     names = ("comfy", "comfy.samplers", "comfy.k_diffusion", "comfy.k_diffusion.sampling")
     made: dict[str, Any] = {name: ModuleType(name) for name in names}
     functions, samplers = made["comfy.k_diffusion.sampling"], made["comfy.samplers"]
+    functions.default_noise_sampler = default_noise_sampler
     functions.sample_euler, functions.sample_dpm_2 = sample_euler, sample_euler
     samplers.KSAMPLER, samplers.SchedulerHandler = KSAMPLER, SchedulerHandler
     samplers.SAMPLER_NAMES = ["euler", "dpm_2"]

@@ -316,14 +316,14 @@ def _on_tensors(noise_sampler: NoiseSampler, x: torch.Tensor) -> Callable[[float
 
 
 def _comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSampler:
-    """The noise of ComfyUI's own sampler of that name."""
+    """The noise of ComfyUI's own sampler of that name, as the version that runs makes it."""
+    comfy: Any = importlib.import_module("comfy.k_diffusion.sampling")
+    made: NoiseSampler
     if spec.name in _TREES:
-        tree: Any = importlib.import_module("comfy.k_diffusion.sampling").BrownianTreeNoiseSampler
-        return tree(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=True)  # type: ignore[no-any-return]
-    generator = torch.Generator(device=x.device).manual_seed(seed)
-    return lambda sigma, sigma_next: torch.randn(
-        x.shape, dtype=x.dtype, layout=x.layout, device=x.device, generator=generator
-    )
+        made = comfy.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=True)
+    else:
+        made = comfy.default_noise_sampler(x, seed=seed)
+    return made
 
 
 def _as_if_at(last: float, end: float, x: torch.Tensor, process: Process) -> torch.Tensor:
