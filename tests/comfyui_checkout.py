@@ -201,11 +201,14 @@ def measure_samplers(host: Any, schedule: str, dtype: torch.dtype) -> dict[str, 
             if name.endswith("_gpu") or name.startswith("ksched"):
                 continue
             theirs, ours = host.samplers.sampler_object(name), chosen(name, noise="comfyui")
+            torch.set_default_dtype(dtype)  # ComfyUI makes some of its coefficients in it
             try:
                 both = [sampled(host, model, sampler, sigmas) for sampler in (ours, theirs)]
                 found.setdefault(name, {})[kind] = apart(*both)
             except Exception as error:
                 found.setdefault(name, {})[kind] = f"{type(error).__name__}: {error}"
+            finally:
+                torch.set_default_dtype(torch.float32)
     return found
 
 
@@ -227,21 +230,21 @@ def measure_levels(host: Any) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure_flipped(host: Any) -> dict[str, float | str]:
-    """Runs from data to noise, on levels from FlipSigmas, of deterministic samplers."""
-    found: dict[str, float | str] = {}
+def measure_flipped(host: Any) -> dict[str, float]:
+    """Runs from data to noise, on levels from FlipSigmas, of deterministic samplers, in float64.
+
+    In float32 the first slope, over a sigma of 0.0001, has four digits.
+    """
+    found = {}
     for kind in ("EPS", "flow"):
-        model = host.model(MODELS[kind][0], **MODELS[kind][1])
-        sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS).flip(0)
+        model = host.model(MODELS[kind][0], torch.float64, **MODELS[kind][1])
+        sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+        sigmas = sigmas.double().flip(0)[:-1]  # at pure noise of a flow model KSAMPLER divides by 0
         sigmas[0] = 1e-4
-        sigmas = sigmas[:-1]  # at pure noise of a flow model KSAMPLER divides by 0
         for name in ("euler", "heun", "dpmpp_2m", "res_multistep", "ipndm"):
-            how = {"latent_image": start(), "cfg": 1.0}
+            how = {"latent_image": start().double(), "cfg": 1.0}
             theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas, **how)
-            try:
-                found[f"{name}, {kind}"] = apart(sampled(host, model, chosen(name), sigmas, **how), theirs)
-            except ValueError as error:
-                found[f"{name}, {kind}"] = str(error)
+            found[f"{name}, {kind}"] = apart(sampled(host, model, chosen(name), sigmas, **how), theirs)
     return found
 
 
@@ -327,10 +330,36 @@ def check_previews(host: Any) -> dict[str, Any]:
     return {"pictures": pictures(0), "interrupted": pictures(3) == -3}
 
 
-def check_packages(host: Any) -> dict[str, int]:
-    """How many nodes ComfyUI finds in what the installer writes, of either kind."""
+def output(cls: Any, **inputs: Any) -> Any:
+    """What a node of either kind returns, called as ComfyUI calls it."""
+    made = getattr(cls(), cls.FUNCTION)(**inputs)
+    return getattr(made, "result", made)[0]
+
+
+def custom_sampling(host: Any, ours: dict[str, Any], batch: int, first_seed: int) -> torch.Tensor:
+    """SamplerCustomAdvanced with our NOISE, SAMPLER and SIGMAS: a stochastic run, on a flow model."""
+    stock = importlib.import_module("comfy_extras.nodes_custom_sampler")
+    model = host.model(MODELS["flow"][0], **MODELS["flow"][1])
+    positive, negative = conditions()
+    given = {
+        "noise": output(ours["KSchedNoise"], seed=first_seed),
+        "guider": output(stock.CFGGuider, model=model, positive=positive, negative=negative, cfg=CFG),
+        "sampler": output(ours["KSchedSampler_dpmpp_2m_sde"], eta=0.7),
+        "sigmas": output(ours["KSchedSigmas"], model=model, schedule="beta57", steps=STEPS, denoise=1.0),
+        "latent_image": {"samples": torch.zeros(batch, *LATENT[1:])},
+    }
+    result: torch.Tensor = output(stock.SamplerCustomAdvanced, **given)["samples"]
+    return result
+
+
+def check_packages(host: Any) -> dict[str, Any]:
+    """What ComfyUI finds in what the installer writes, of either kind: how many nodes, and how far they differ.
+
+    ``alone`` is how far an image sampled alone is from the image in its batch.
+    """
     nodes = importlib.import_module("nodes")
-    found = {}
+    found: dict[str, Any] = {}
+    pictures = []
     for title, flags in (("classes", []), ("schemas", ["--schemas"])):
         before = dict(nodes.NODE_CLASS_MAPPINGS)
         with tempfile.TemporaryDirectory() as folder:
@@ -345,7 +374,10 @@ def check_packages(host: Any) -> dict[str, int]:
             assert cls.RETURN_TYPES[0] in ("SAMPLER", "SIGMAS", "NOISE")
             del nodes.NODE_CLASS_MAPPINGS[name]
         found[title] = len(new)
-    return found
+        with torch.inference_mode():
+            pictures += [custom_sampling(host, new, 2, SEED), custom_sampling(host, new, 1, SEED + 1)]
+    first, alone, second, _ = pictures
+    return {**found, "apart": apart(second, first), "alone": apart(alone, first[1:])}
 
 
 def main(path: Path) -> dict[str, Any]:
@@ -356,8 +388,8 @@ def main(path: Path) -> dict[str, Any]:
             "version": host.version,
             "steps": STEPS,
             "levels": measure_levels(host),
-            "samplers": {name: measure_samplers(host, name, torch.float64) for name in ("simple", "karras")},
-            "float32": {name: measure_samplers(host, name, torch.float32) for name in ("simple", "karras")},
+            "samplers": measure_samplers(host, "karras", torch.float64),
+            "in float32": measure_samplers(host, "simple", torch.float32),
             "flipped": measure_flipped(host),
             "masks": measure_masks(host),
             "menus": measure_menus(host),

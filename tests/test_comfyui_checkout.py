@@ -39,8 +39,11 @@ def test_numbers_are_those_of_comfyui(report: Any, table: str) -> None:
     assert not wrong
 
 
-def test_nodes_are_found(report: Any) -> None:
-    assert report["nodes"] == {"classes": report["ours"], "schemas": report["ours"]}
+def test_nodes_of_both_kinds_are_found_and_do_the_same(report: Any) -> None:
+    nodes = report["nodes"]
+    assert nodes["classes"] == nodes["schemas"] == report["ours"]
+    assert nodes["apart"] == 0
+    assert nodes["alone"] < 1e-5
 
 
 def test_previews_and_interruption_are_comfyui_s_own(report: Any) -> None:
