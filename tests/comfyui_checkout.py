@@ -156,7 +156,7 @@ LATENT = (2, 4, 8, 8)
 
 def start() -> torch.Tensor:
     """The noise of all runs."""
-    return torch.randn(LATENT, generator=torch.Generator().manual_seed(5))
+    return torch.randn(LATENT, generator=torch.Generator().manual_seed(5), dtype=torch.float32)
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -169,7 +169,7 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def conditions() -> tuple[Any, Any]:
     """Positive and negative CONDITIONING."""
     generator = torch.Generator().manual_seed(6)
-    return tuple([[torch.randn(1, 3, 5, generator=generator), {}]] for _ in range(2))  # type: ignore[return-value]
+    return tuple([[torch.randn(1, 3, 5, generator=generator, dtype=torch.float32), {}]] for _ in range(2))  # type: ignore[return-value]
 
 
 def sampled(host: Any, model: Any, sampler: Any, sigmas: torch.Tensor, **how: Any) -> torch.Tensor:
