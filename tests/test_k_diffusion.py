@@ -312,7 +312,28 @@ def test_runs_against_the_file(
             torch.testing.assert_close(value, other, rtol=close, atol=close, check_dtype=False)
 
 
+UPWARDS = [name for name in SIGNATURES if name.startswith("sample_") and name != "sample_dpm_adaptive"]
+
+
+@pytest.mark.parametrize("name", UPWARDS)
+def test_runs_upwards_against_the_file(name: str, original: ModuleType) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    with default_dtype(torch.float64):
+        given = (14.6, 0.03, 7) if name == "sample_dpm_fast" else (levels(9, torch.float64)[:-1].flip(0),)
+        noisy = "eta" in inspect.signature(getattr(k_diffusion, name)).parameters
+        more: dict[str, Any] = {"eta": 0.0, "noise_sampler": lambda a, b: torch.zeros_like(x)} if noisy else {}
+        ours, theirs = (getattr(m, name)(exact, x, *given, disable=True, **more) for m in (k_diffusion, original))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 # ------------------------------------------------------------------------------------------------- every other sampler
+
+
+def test_euler_runs_upwards() -> None:
+    x = torch.tensor([[1.0]], dtype=torch.float64)
+    result = k_diffusion.sample_euler(exact, x, [0.5, 1.0, 2.0], disable=True)
+    slopes = 0.5 / (0.25 + 0.5**2), 1 / (0.25 + 1)  # of x, for normal data
+    assert float(result) == pytest.approx((1 + 0.5 * slopes[0]) * (1 + slopes[1]))
 
 
 def pair(x: torch.Tensor, sigma: torch.Tensor, **inputs: Any) -> Any:
@@ -470,6 +491,14 @@ GOOD = {"model": exact, "x": torch.ones(2, 3), "sigmas": levels()}
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("euler", {"sigmas": [1.0, 2.0, 0.0]}, ValueError, r"strictly decreasing; got sigmas\[0\]=1.0, sigmas\[1\]=2.0"),
     ("euler", {"sigmas": [2.0, 1.0, 1.0, 0.0]}, ValueError, r"sigmas\[1\]=1.0, sigmas\[2\]=1.0"),
+    ("euler", {"sigmas": [1.0, 3.0, 2.0]}, ValueError, r"sigmas\[0\]=1.0, sigmas\[1\]=3.0"),
+    (
+        "euler",
+        {"sigmas": [0.0, 1.0]},
+        ValueError,
+        "sample_euler must run from a higher to a lower sigma; got 0.0 to 1.0",
+    ),
+    ("euler_ancestral", {"sigmas": [0.1, 1.0]}, ValueError, "run those that draw none and are not adaptive"),
     ("euler", {"sigmas": [2.0, math.nan, 0.0]}, ValueError, r"sigmas\[1\]=nan"),
     ("euler", {"sigmas": [2.0, 1.0, -0.1]}, ValueError, r"sigmas must be >= 0; got sigmas\[2\]=-0.1"),
     ("euler", {"sigmas": levels()[None]}, ValueError, "sigmas must be one list of numbers; got shape"),
@@ -508,10 +537,11 @@ def test_mistakes_show_before_the_first_model_call(
 @pytest.mark.parametrize(
     ("name", "given", "text"),
     [
-        ("dpm_fast", (0.0, 10.0, 5), "sample_dpm_fast: sigma_min must be above 0 and below sigma_max"),
-        ("dpm_fast", (10.0, 0.1, 5), "To run from data to noise take ksched.Sampler.invert"),
+        ("dpm_fast", (0.0, 10.0, 5), "sigma_min and sigma_max must be above 0, finite and apart; got 0.0 and 10.0"),
+        ("dpm_fast", (10.0, 10.0, 5), "sample_dpm_fast: sigma_min and sigma_max must be above 0, finite and apart"),
         ("dpm_fast", (0.1, 10.0, 0), "steps must be at least 1; got 0"),
-        ("dpm_adaptive", (0.0, 10.0), "sample_dpm_adaptive: sigma_min must be above 0 and below sigma_max"),
+        ("dpm_adaptive", (0.1, math.inf), "sample_dpm_adaptive: sigma_min and sigma_max must be above 0"),
+        ("dpm_adaptive", (10.0, 0.1), "sample_dpm_adaptive must run from a higher to a lower sigma; got 0.1 to 10.0"),
     ],
 )
 def test_mistakes_of_ranges(name: str, given: tuple[Any, ...], text: str) -> None:

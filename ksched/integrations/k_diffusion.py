@@ -8,7 +8,8 @@ A sampler is called as ``sample_euler(model, x, sigmas, extra_args=None, callbac
 
 - ``model(x, sigma, **extra_args)`` returns denoised, for CFG++ samplers (denoised, uncond); sigma has x's dtype and one
   number per item;
-- ``sigmas`` are run as they are: strictly decreasing, or an error says where not, before the first model call;
+- ``sigmas`` are run as they are: strictly decreasing, or an error says where not, before the first model call. Those
+  that draw no noise also run on levels that rise, from data to noise;
 - ``callback`` gets a dictionary with x, i, sigma, sigma_hat and denoised once per step;
 - ``disable`` is that of tqdm's progress bar, which is left out where tqdm is not installed;
 - ``noise_sampler(sigma, sigma_next)`` makes the noise. Without one it is drawn from torch's global generator, which is
@@ -28,7 +29,9 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -320,7 +323,16 @@ def _built(
     name: str, sigmas: tuple[float, ...], process: Process, dialect: str, options: tuple[tuple[str, Any], ...]
 ) -> Sampler:
     """The sampler of a call: programs run the same few over and over."""
-    return build_sampler(name, sigmas=sigmas, process=process, dialect=dialect, **dict(options))
+    if not all(a < b for a, b in pairwise(sigmas)):
+        return build_sampler(name, sigmas=sigmas, process=process, dialect=dialect, **dict(options))
+    # Upwards, from data to noise: the ODE of the same grid run down.
+    down = build_sampler(name, sigmas=sigmas[::-1], process=process, dialect=dialect, **dict(options))
+    if sigmas[0] == 0 or down.spec.adaptive or down.plan.draws:
+        raise ValueError(
+            f"sample_{name} must run from a higher to a lower sigma; got {sigmas[0]} to {sigmas[-1]}. From above 0 up, "
+            "to noise, run those that draw none and are not adaptive: sample_euler, sample_dpmpp_2m, or with eta=0"
+        )
+    return replace(down, grid=replace(down.grid, levels=down.grid.levels[::-1]))
 
 
 def _number(value: Any) -> Any:
@@ -343,10 +355,10 @@ def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
     """The levels for a range."""
     low, high = (float(_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
     steps = check_steps(_number(given.pop("n"))) if "n" in _RANGED[name] else 1
-    if not 0 < low < high < math.inf:
+    if not (0 < low < math.inf and 0 < high < math.inf and low != high):
         raise ValueError(
-            f"sample_{name}: sigma_min must be above 0 and below sigma_max, both finite; got sigma_min={low}, "
-            f"sigma_max={high}. To run from data to noise take ksched.Sampler.invert."
+            f"sample_{name}: sigma_min and sigma_max must be above 0, finite and apart; got {low} and {high}. They are "
+            "the last level and the first."
         )
     levels = np.geomspace(high, low, steps + 1)
     levels[0], levels[-1] = high, low
