@@ -124,7 +124,7 @@ def test_every_sampler_and_schedule_is_there() -> None:
         assert made is getattr(k_diffusion, name)
         assert (made.__name__, made.__module__) == (name, k_diffusion.__name__)
         assert pickle.loads(pickle.dumps(made)) is made
-        assert made.__doc__
+        assert name.startswith("get") or all(p in made.__doc__ for p in inspect.signature(made).parameters)
         kinds = {p.kind for p in inspect.signature(made).parameters.values()}
         assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
     with pytest.raises(AttributeError, match="no attribute 'sample_nothing'"):

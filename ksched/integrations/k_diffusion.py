@@ -27,12 +27,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -80,8 +81,8 @@ def process_of(model: Any) -> Process | None:
         if isinstance(sigmas, torch.Tensor) and sigmas.ndim == 1 and len(sigmas) > 1:
             return _process_of_table(tuple(sigmas.tolist()))
         if all(callable(_part(model, name)) for name in ("sigma_to_t", "t_to_sigma")):
-            half = model.t_to_sigma(torch.tensor(0.5))
-            return AngleV() if abs(float(half) - 1) < 1e-5 else None
+            with contextlib.suppress(Exception):
+                return AngleV() if abs(float(model.t_to_sigma(torch.tensor(0.5))) - 1) < 1e-5 else None
         if callable(_part(model, "get_scalings")) and _part(model, "sigma_data") is not None:
             return EDM(sigma_data=float(_part(model, "sigma_data")))
         model = _part(model, "inner_model")
@@ -255,7 +256,7 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Call:
-        """What of the given arguments is not the sampler's own business, taken out of them and checked.
+        """What of the given arguments any sampler has, taken out of them and checked.
 
         Raises
         ------
@@ -280,8 +281,7 @@ class _Call(NamedTuple):
         """The run, with the noise that was asked for."""
         host, name = sampler.sigmas.tolist(), sampler.spec.name
         noise_sampler = self.noise_sampler
-        noisy = bool(dict(sampler.options).get("eta")) if sampler.spec.adaptive else bool(sampler.plan.draws)
-        if noise_sampler is None and name in _TREES and noisy:
+        if noise_sampler is None and name in _TREES and sampler.plan.draws:
             ends = min(sigma for sigma in host if sigma > 0), host[0]
             return sampler.start(self.x, noise=BrownianTreeNoiseSampler(self.x, *ends, seed=self.seed))
         if self.seed is not None:
@@ -311,8 +311,13 @@ def _progress(disable: bool | None, total: int | None) -> Iterator[Callable[[int
             from tqdm.auto import tqdm
 
             bar = tqdm(total=total, disable=disable)
+
+    def update(done: int) -> None:
+        if bar is not None:
+            bar.update(done - bar.n)
+
     try:
-        yield lambda done: None if bar is None else cast(None, bar.update(done - bar.n))
+        yield update
     finally:
         if bar is not None:
             bar.close()
@@ -365,22 +370,22 @@ def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
     return torch.from_numpy(levels)
 
 
-def _function(spec: SamplerSpec) -> Callable[..., Any]:
+@cache
+def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
     """A sampler in k-diffusion's form."""
     name = f"sample_{spec.name}"
     signature = _signature(_parameters(spec))
 
     def sample(*args: Any, **kwargs: Any) -> Any:
-        ours = {key: kwargs.pop(key) for key in ("seed", "process", "dialect") if key in kwargs}
+        ours: dict[str, Any] = {key: kwargs.pop(key) for key in ("seed", "process", "dialect") if key in kwargs}
         try:
             given = dict(signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
-        process, dialect = ours.pop("process", None), ours.pop("dialect", Dialect.K_DIFFUSION)
+        given |= ours
+        process, dialect = given.pop("process", None), given.pop("dialect", Dialect.K_DIFFUSION)
         return_info = given.pop("return_info", False)
-        call = _Call.of(given | ours)
-        for key in ("model", "x", *_RUN, "noise_sampler"):
-            given.pop(key, None)
+        call = _Call.of(given)
         sigmas = _ranged(spec.name, given) if spec.name in _RANGED else _levels(given.pop("sigmas"))
         if len(sigmas) <= 1:
             return call.x
@@ -467,21 +472,28 @@ def _at(sigma: float, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _text(spec: SamplerSpec) -> str:
     """The docstring of a function: that of the sampler, and what all have in common."""
+    shown = _parameters(spec)
     written = inspect.getdoc(spec.function) or ""
-    _, found, rest = written.partition("Parameters\n----------\n")
-    own = rest.partition("\n\nNotes\n")[0].rstrip() + "\n" if found else ""
-    levels = ", ".join(_RANGED.get(spec.name, ("sigmas",)))
-    what = "ends of the range, and model calls" if spec.name in _RANGED else "noise levels, run as they are"
-    return (
-        f"{spec.summary}\n\nThe sampler `{spec.name}` as a function of k-diffusion's form.\n\n"
-        "Parameters\n----------\n"
-        "model : ``(x, sigma, **extra_args) -> denoised``\n"
-        "x : start state, batch first\n"
-        f"{levels} : {what}\n"
-        "extra_args, callback, disable, noise_sampler : as for every function of this module, as are seed, process and "
-        "dialect\n"
-        f"{own}\nReturns\n-------\ntensor like ``x``\n"
-    )
+    _, _, rest = written.partition("Parameters\n----------\n")
+    entries = re.split(r"\n(?=\S)", rest.partition("\n\n")[0])
+    own = [entry for entry in entries if shown.keys() & set(entry.partition(" : ")[0].split(", "))]
+    ranged = spec.name in _RANGED
+    levels = "sigma_min, sigma_max : last level and first" if ranged else "sigmas : noise levels, run as they are"
+    if "n" in shown:
+        levels += "\nn : number of model calls"
+    common = ", ".join(name for name in (*_RUN, "noise_sampler") if name in shown)
+    parameters = [
+        f"model : ``(x, sigma, **extra_args) -> {'(denoised, uncond)' if spec.uncond else 'denoised'}``",
+        "x : start state, batch first",
+        levels,
+        f"{common} : as for every function of this module,\n    as are seed, process and dialect, which the signature "
+        "does not show",
+        *own,
+    ]
+    if "return_info" in shown:
+        parameters.append("return_info : whether to return as well how many steps and model calls it took")
+    what = f"{spec.summary}\n\nThe sampler `{spec.name}` as a function of k-diffusion's form."
+    return f"{what}\n\nParameters\n----------\n" + "\n".join(parameters) + "\n\nReturns\n-------\ntensor like ``x``\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ schedules
@@ -496,6 +508,7 @@ _PUBLISHED_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 _SPAN = ("sigma_min", "sigma_max")
 
 
+@cache
 def _schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
     """A schedule in k-diffusion's form."""
     name, spec = f"get_sigmas_{schedule.value}", SCHEDULES[schedule]
@@ -522,10 +535,10 @@ def _schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
         return torch.tensor(levels.tolist(), device=device)
 
     get_sigmas.__name__ = get_sigmas.__qualname__ = name
+    also = ", and a model's wrapper, or process, as ``inner_model``" if "inner_model" in parameters else ""
     get_sigmas.__doc__ = (
         f"Noise levels of the schedule `{schedule.value}`: {spec.formula}.\n\n"
-        f"The arguments of k-diffusion's schedules and those of `ksched.calculate_{schedule.value}_sigmas`; "
-        "``inner_model`` is\na model's wrapper, or a process, of which `process_of` tells what it was trained on.\n\n"
+        f"Takes what `ksched.calculate_{schedule.value}_sigmas` takes{also}.\n\n"
         "Returns\n-------\ntensor of torch's default dtype, shape (n + 1,), the last 0\n"
     )
     get_sigmas.__signature__ = signature  # type: ignore[attr-defined]
@@ -580,23 +593,13 @@ def log_likelihood(
 # ------------------------------------------------------------------------------------------------ the functions by name
 
 
-@cache
-def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
-    return _function(spec)
-
-
-@cache
-def _schedule(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
-    return _schedule_function(schedule)
-
-
 def __getattr__(name: str) -> Any:
     for spec in samplers():
         if name == f"sample_{spec.name}":
             return _sampler_function(spec)
     for schedule in NoiseSchedule:
         if name == f"get_sigmas_{schedule.value}":
-            return _schedule(schedule)
+            return _schedule_function(schedule)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
