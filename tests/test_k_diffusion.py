@@ -225,28 +225,66 @@ def test_recorded_runs(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(scope="module")
-def original() -> ModuleType:
-    """k-diffusion's sampling.py alone; the package imports all that trains models."""
+def package() -> SimpleNamespace:
+    """k-diffusion's sampling.py and external.py alone; the package imports all that trains models."""
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None or spec.origin is None:
         pytest.skip("k-diffusion is not installed")
-    names = [name for name in ("torchdiffeq", "torchsde") if importlib.util.find_spec(name) is None]
-    stubs = {name: ModuleType(name) for name in ("k_diffusion_alone", "k_diffusion_alone.utils", *names)}
+    absent = [name for name in ("torchdiffeq", "torchsde") if importlib.util.find_spec(name) is None]
+    stubs: dict[str, Any] = {
+        name: ModuleType(name) for name in ("k_diffusion_alone", "k_diffusion_alone.utils", *absent)
+    }
     stubs["k_diffusion_alone"].__path__ = []
-    stubs["k_diffusion_alone.utils"].append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]  # type: ignore[attr-defined]
-    for name in names:
-        stubs[name].odeint = None  # type: ignore[attr-defined]
+    stubs["k_diffusion_alone"].utils = stubs["k_diffusion_alone.utils"]
+    stubs["k_diffusion_alone.utils"].append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
+    for name in absent:
+        stubs[name].odeint = None
     with pytest.MonkeyPatch.context() as patch:
         for name, stub in stubs.items():
             patch.setitem(sys.modules, name, stub)
-        found = importlib.util.spec_from_file_location(
-            "k_diffusion_alone.sampling", Path(spec.origin).with_name("sampling.py")
+        for name in ("sampling", "external"):
+            path = Path(spec.origin).with_name(f"{name}.py")
+            found = importlib.util.spec_from_file_location(f"k_diffusion_alone.{name}", path)
+            assert found is not None
+            assert found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            patch.setitem(sys.modules, f"k_diffusion_alone.{name}", module)
+            setattr(stubs["k_diffusion_alone"], name, module)
+            found.loader.exec_module(module)
+    return SimpleNamespace(**vars(stubs["k_diffusion_alone"]))
+
+
+@pytest.fixture(scope="module")
+def original(package: SimpleNamespace) -> ModuleType:
+    """k-diffusion's sampling.py."""
+    sampling: ModuleType = package.sampling
+    return sampling
+
+
+@pytest.mark.parametrize("wrapper", ["DiscreteEpsDDPMDenoiser", "DiscreteVDDPMDenoiser", "VDenoiser"])
+def test_its_wrappers_are_models(wrapper: str, package: SimpleNamespace) -> None:
+    def network(x: torch.Tensor, timestep: torch.Tensor, cond: float) -> torch.Tensor:
+        return cond * torch.tanh(x) + timestep.reshape(-1, 1) / 1e4
+
+    alpha_bar = torch.tensor(VP.linear().alphas_cumprod)
+    given = () if wrapper == "VDenoiser" else (alpha_bar, False)
+    model = getattr(package.external, wrapper)(network, *given).double()
+    process = process_of(SimpleNamespace(inner_model=model))
+    sigmas = levels(6, torch.float64)
+    if wrapper == "VDenoiser":
+        assert isinstance(process, AngleV)
+    else:
+        assert isinstance(process, VP)
+        np.testing.assert_allclose(process.sigmas, model.sigmas, rtol=1e-12)
+        sigmas = model.get_sigmas(6).double()
+        ours = k_diffusion.get_sigmas_normal(6, model.sigma_min, model.sigma_max, inner_model=model)
+        torch.testing.assert_close(ours, sigmas.float(), rtol=1e-6, atol=0)
+    x = 10 * torch.randn(2, 3, dtype=torch.float64)
+    for name in ("sample_heun", "sample_dpmpp_2m"):
+        ours, theirs = (
+            getattr(m, name)(model, x, sigmas, {"cond": 0.3}, disable=True) for m in (k_diffusion, package.sampling)
         )
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    return module
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_signatures_against_the_file(original: ModuleType) -> None:
