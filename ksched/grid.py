@@ -232,6 +232,12 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
     Raises
     ------
     TypeError, ValueError : levels out of order, a step that the grid does not have
+
+    Notes
+    -----
+    With the same seeds the two runs are the whole run where the sampler remembers nothing from step to step. One that
+    does begins the second part anew; drive one `ksched.Run` of the whole grid instead, which two models may answer, and
+    which `ksched.Run.state_dict` carries to another process.
     """
     values = check_sigmas(sigmas, math.inf)
     step = _option("split", "step", int, step, 0, len(values) - 1)

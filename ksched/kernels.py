@@ -162,7 +162,7 @@ Noises: TypeAlias = tuple[Sequence[int], Sequence[Sequence[Key]]]
 _Buffer: TypeAlias = tuple[Any, int, int, int]
 
 # Before there is one; of a block that has more owners than that.
-_NOTHING = torch.empty(0).untyped_storage()
+_NOTHING = torch.empty(0, device="cpu").untyped_storage()
 _NONE: _Buffer = (None, _NOTHING._cdata, -1, 0)
 
 
@@ -256,7 +256,8 @@ class Buffers:
         if not self._spares:
             return self._new()
         with suppress(IndexError):
-            return torch.empty(0, dtype=self.dtype).set_(self._spares.pop(), 0, self.shape, self._strides)
+            empty = torch.empty(0, dtype=self.dtype, device=self.device)
+            return empty.set_(self._spares.pop(), 0, self.shape, self._strides)
         return self._new()
 
     def __del__(self) -> None:

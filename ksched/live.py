@@ -183,6 +183,11 @@ class LiveRun:
         return None
 
     @property
+    def state(self) -> Any:
+        """What the sampler knew at its last checkpoint, between two tries (ours: `ksched.samplers.adaptive.Tried`)."""
+        return self._state
+
+    @property
     def sigma_next(self) -> float:
         """Contract sigma of the last level above 0."""
         levels = self._grid.levels

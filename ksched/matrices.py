@@ -186,7 +186,7 @@ class Matrices:
         """`matrices`, each with the call's sigma in another last column; on ``x``'s device, in float32 at least."""
         column = np.broadcast_to(self.plan.call_sigmas.reshape(-1, 1, 1), (self.nfe, self.registers, 1))
         whole = np.concatenate([self.matrices, column], axis=2)
-        return torch.tensor(whole.tolist(), dtype=_compute(x)).to(x.device, non_blocking=True)
+        return torch.tensor(whole.tolist(), dtype=_compute(x), device="cpu").to(x.device, non_blocking=True)
 
     def start(self, x: torch.Tensor, noise: Tensors = ()) -> Tensors:
         """The state of the first model call.

@@ -310,24 +310,25 @@ def _block(before, key0, key1):
 def _path(keys, scales, terms, before, out, count, rows):
     """The sum of the normals of all terms, each times its scale, from blocks behind so many."""
     key, scale = carray(_words(keys), 2 * terms), carray(_floats(scales), terms)
-    table, numbers = carray(_floats(rows), 1 << 18), carray(_floats(out), count)
-    total = np.empty(_PER_BLOCK, np.float32)
+    table, numbers = carray(_rows_at(rows), 1 << 16), carray(_floats(out), count)
+    total, normal = np.empty(_PER_BLOCK, np.float32), np.empty(_PER_BLOCK, np.float32)
+    looked_up = carray(_rows_at(normal.ctypes.data), _PER_BLOCK // 4)
     for start in range(0, count, _PER_BLOCK):
         for term in range(terms):
             at, factor = 0, scale[term]
             for word in _block(before + start // _PER_BLOCK, key[2 * term], key[2 * term + 1]):
                 for _ in range(4):
-                    row = 4 * np.int64(word & _LANE)
+                    looked_up[at] = table[np.int64(word & _LANE)]
                     word >>= _LANE_BITS
-                    if term:
-                        for j in range(4):
-                            total[at + j] += factor * table[row + j]
-                    else:
-                        for j in range(4):
-                            total[at + j] = factor * table[row + j]
-                    at += 4
-        end = min(count, start + _PER_BLOCK)
-        numbers[start:end] = total[: end - start]
+                    at += 1
+            if term:
+                for i in range(_PER_BLOCK):
+                    total[i] += factor * normal[i]
+            else:
+                for i in range(_PER_BLOCK):
+                    total[i] = factor * normal[i]
+        for i in range(min(_PER_BLOCK, count - start)):
+            numbers[start + i] = total[i]
 
 
 @_compiled

@@ -380,7 +380,7 @@ class Run:
         device, batch = self._registers.device, self._registers.shape[0]
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
             return [torch.full((batch,), value, dtype=self._compute, device=device) for value in values.tolist()]
-        table = torch.tensor(values.tolist(), dtype=self._compute).view(-1, 1)
+        table = torch.tensor(values.tolist(), dtype=self._compute, device="cpu").view(-1, 1)
         if batch > 1:
             table = table.expand(-1, batch).contiguous()
         return table.to(device, non_blocking=True).unbind()

@@ -325,7 +325,7 @@ def _quantiles() -> Floats:
 @cache
 def table_on(device: torch.device) -> torch.Tensor:
     """The table on a device; it gets there once."""
-    values = torch.tensor(table())
+    values = torch.tensor(table(), device="cpu")
     if device.type != "cuda":
         return values.to(device)
     if torch.cuda.is_current_stream_capturing():

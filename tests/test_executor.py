@@ -96,6 +96,18 @@ def test_the_loop_makes_no_new_state(name: str) -> None:
     assert len(blocks) <= sampler.plan.program.buffers
 
 
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "seeds_3"])
+def test_a_run_is_where_its_start_is(name: str) -> None:
+    """Whatever torch's default device is, and whether memory is handed on or new."""
+    sampler = build_sampler(name, "karras", 4)
+    x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
+    expected = sampler.sample(half, x, seed=1)
+    for _ in range(2):
+        with torch.device("meta"):
+            result = sampler.sample(half, x, seed=1)
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", ["tensor", "view", "array"])
 def test_what_was_handed_out_is_never_written_again(name: str, keep: str) -> None:

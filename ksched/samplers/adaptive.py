@@ -35,6 +35,7 @@ class Tried:
     before : state that errors are compared with: the lower-order result of the last accepted step
     denoised : prediction at ``x``, once it is known
     errors : inverse errors of the last two accepted steps
+    error : of the last try, accepted or not; 1 is what is allowed
     accepted, rejected : how many tries were what
     """
 
@@ -44,6 +45,7 @@ class Tried:
     before: Tensor
     denoised: Tensor | None = None
     errors: tuple[float, ...] = ()
+    error: float = 0.0
     accepted: int = 0
     rejected: int = 0
 
@@ -99,7 +101,8 @@ class Controller:
         factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
         factor = 1 + math.atan(factor - 1)
         accept = factor >= self.accept_safety
-        return accept, replace(state, h=state.h * factor, errors=(now, last) if accept else (last, older))
+        errors = (now, last) if accept else (last, older)
+        return accept, replace(state, h=state.h * factor, errors=errors, error=error)
 
 
 def _adapted(

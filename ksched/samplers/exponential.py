@@ -34,6 +34,7 @@ __all__ = [
     "etdrk4",
     "exp_heun_2_x0",
     "exp_heun_2_x0_sde",
+    "fast_orders",
     "res_2s",
     "res_3s",
     "seeds_2",
@@ -366,7 +367,7 @@ def dpm_fast(
     if len(above) < 2:
         denoised = run.denoise(x, above[0]) if finish else x
         return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
-    orders = _fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
+    orders = fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
     walk = grid.steps()  # one for every model call
     for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
         s, t = part[0], part[-1]
@@ -380,7 +381,7 @@ def dpm_fast(
     return run.denoise(x, above[-1]) if last else x
 
 
-def _fast_orders(calls: int) -> list[int]:
+def fast_orders(calls: int) -> list[int]:
     """Orders of the steps that use this many model calls: as many threes as leave a lower one for the end."""
     threes, rest = divmod(calls, 3)
     return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]

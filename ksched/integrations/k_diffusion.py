@@ -1,0 +1,608 @@
+"""k-diffusion's functions on ksched's plans: every ``sample_*`` and ``get_sigmas_*``, and its noise sampler.
+
+A program written for ``k_diffusion.sampling`` can import this module in its place. The functions of k-diffusion have
+its signatures and give its numbers (dialect "k_diffusion"); every other sampler and schedule has a function of the same
+form, named ``sample_`` or ``get_sigmas_`` and our name, also those given to `register_sampler`.
+
+A sampler is called as ``sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None, ...)``:
+
+- ``model(x, sigma, **extra_args)`` returns denoised, for CFG++ samplers (denoised, uncond); sigma has x's dtype and one
+  number per item;
+- ``sigmas`` are run as they are: strictly decreasing, or an error says where not, before the first model call. Those
+  that draw no noise also run on levels that rise, from data to noise;
+- ``callback`` gets a dictionary with x, i, sigma, sigma_hat and denoised once per step;
+- ``disable`` is that of tqdm's progress bar, which is left out where tqdm is not installed;
+- ``noise_sampler(sigma, sigma_next)`` makes the noise. Without one it is drawn from torch's global generator, which is
+  what programs for k-diffusion expect and nothing else in ksched does: by ``torch.randn_like``, or, where a host has
+  put its own in place of ``k_diffusion.sampling.torch``, as A1111 does, by that; for DPM++ SDE, 2M SDE and 3M SDE by a
+  `BrownianTreeNoiseSampler`. Noise that would be multiplied by 0 is not drawn.
+
+Three keywords are ours, and every sampler takes them besides those it shows: ``seed``, one whole number (item i takes
+``seed + i``) or one per item, for ksched's own noise, which leaves the global generator alone; ``process``, what the
+model was trained on, if `process_of` cannot tell; ``dialect``, whose numbers the name means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from ksched.likelihood import log_likelihood as _log_likelihood
+from ksched.live import LiveRun
+from ksched.loop import StepInfo, answer, drive
+from ksched.noise import Seed, brownian_sampler, item_seeds
+from ksched.options import check_steps, options_of
+from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
+from ksched.registry import SamplerSpec, samplers
+from ksched.runner import Run, check_state
+from ksched.sampler import Sampler, build_sampler
+from ksched.samplers.exponential import fast_orders
+from ksched.schedules import SCHEDULES, calculate_sigmas
+from ksched.types import Dialect, NoiseSchedule
+
+__all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]
+
+NoiseSampler: TypeAlias = Callable[[Any, Any], torch.Tensor]
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def process_of(model: Any) -> Process | None:
+    """What a model was trained on, as its wrappers tell.
+
+    Parameters
+    ----------
+    model : a `Denoiser` or another object with a ``process``; a wrapper as k-diffusion's, such as
+        ``DiscreteEpsDDPMDenoiser`` with its table ``sigmas``, ``VDenoiser`` or the ``Denoiser`` of EDM's
+        preconditioning; or one around it, which has it as ``inner_model``. A process is itself
+
+    Returns
+    -------
+    `VP`, `AngleV` or `EDM`; `Flow` for a table from above 0 to 1; None for what is no such wrapper
+    """
+    for _ in range(8):  # wrappers around wrappers
+        if isinstance(model, Process):
+            return model
+        process = _part(model, "process")
+        if isinstance(process, Process):
+            return process
+        sigmas = _part(model, "sigmas")
+        if isinstance(sigmas, torch.Tensor) and sigmas.ndim == 1 and len(sigmas) > 1:
+            return _process_of_table(tuple(sigmas.tolist()))
+        if all(callable(_part(model, name)) for name in ("sigma_to_t", "t_to_sigma")):
+            with contextlib.suppress(Exception):
+                return AngleV() if abs(float(model.t_to_sigma(torch.tensor(0.5))) - 1) < 1e-5 else None
+        if callable(_part(model, "get_scalings")) and _part(model, "sigma_data") is not None:
+            return EDM(sigma_data=float(_part(model, "sigma_data")))
+        model = _part(model, "inner_model")
+    return None
+
+
+def _part(model: Any, name: str) -> Any:
+    """An attribute, None where there is none, or where its property is not ready."""
+    with contextlib.suppress(Exception):
+        return getattr(model, name)
+    return None
+
+
+@lru_cache(maxsize=16)
+def _process_of_table(sigmas: tuple[float, ...]) -> Process | None:
+    """The process whose training table this is."""
+    table = np.array(sigmas)
+    if not (table[0] > 0 and np.isfinite(table).all() and (np.diff(table) > 0).all()):
+        return None
+    if table[-1] == 1:  # a table of betas goes on to far more noise
+        time = np.arange(1, len(table) + 1) / len(table)
+        middle = len(table) // 2 - 1
+        flow = Flow(float(table[middle] * (1 - time[middle]) / (time[middle] * (1 - table[middle]))), len(table))
+        return flow if np.allclose(flow.sigmas, table, rtol=1e-3) else None
+    alpha_bar = 1 / (1 + table**2)
+    return VP(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- noise
+
+
+class BrownianTreeNoiseSampler:
+    """k-diffusion's noise sampler, unit-variance increments of a Brownian path, on ksched's noise.
+
+    Parameters
+    ----------
+    x : tensor of the shape, dtype and device that the noise shall have, batch first
+    sigma_min, sigma_max : ends of the range
+    seed : one per item of the batch; or one whole number, of which item i takes ``seed + i``; None takes one from
+        torch's global generator
+    transform : from sigma, a tensor, to the time that the path runs in
+    cpu : taken for the sake of ComfyUI's class; the noise is the same on every device
+
+    Raises
+    ------
+    TypeError, ValueError : seeds as for `ksched.noise.item_seeds`
+
+    Notes
+    -----
+    Needs no torchsde, and gives other numbers than it. As there, noise of overlapping intervals comes from one path,
+    and noise of an interval taken backwards is its negative. The ends of an interval are rounded to 3 % of the path's
+    time (see `ksched.noise.BrownianNoise`).
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        sigma_min: Any,
+        sigma_max: Any,
+        seed: Seed | None = None,
+        transform: Callable[[Any], Any] = lambda x: x,
+        cpu: bool = False,
+    ) -> None:
+        self.transform = transform
+        self.cpu = cpu
+        ends = [self._time(sigma) for sigma in (sigma_min, sigma_max)]
+        self._start = min(0.0, *ends)
+        self._sign = 1 if ends[0] < ends[1] else -1
+        if seed is None:
+            seed = int(torch.randint(0, 2**63 - 1, []))
+        self._path = brownian_sampler(x, seed)
+
+    def _time(self, sigma: Any) -> float:
+        return float(self.transform(torch.as_tensor(sigma)))
+
+    def __call__(self, sigma: Any, sigma_next: Any) -> torch.Tensor:
+        """Noise of the interval between two sigmas."""
+        start, end = (self._time(value) - self._start for value in (sigma, sigma_next))
+        sign = self._sign if start < end else -self._sign
+        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is thus made the time of this one.
+        low, high = (time**-0.5 if time > 0 else math.inf for time in sorted((start, end)))
+        return self._path(low, high).mul_(sign)
+
+
+def _randn_like(x: torch.Tensor) -> torch.Tensor:
+    """What ``torch.randn_like`` is to k-diffusion: its hosts put another in its place, with a seed for every image."""
+    source = getattr(sys.modules.get("k_diffusion.sampling"), "torch", torch)
+    noise: torch.Tensor = source.randn_like(x)
+    return noise
+
+
+def _global_noise(x: torch.Tensor, each_of: Sequence[float] | None) -> Callable[[float, float], torch.Tensor]:
+    """Noise of torch's global generator.
+
+    ``each_of`` are the levels of a run whose sampler, in k-diffusion, draws before each step whether it uses it or not.
+    """
+    drawn = 0
+
+    def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
+        nonlocal drawn
+        while each_of is not None and drawn < each_of.index(sigma_from):
+            _randn_like(x)
+            drawn += 1
+        drawn += 1
+        return _randn_like(x)
+
+    return noise
+
+
+# --------------------------------------------------------------------------------------------------- forms of functions
+
+_CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
+_ANCESTRAL = {"eta": 1.0, "s_noise": 1.0, "noise_sampler": None}
+_CONTROL = {"pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "accept_safety": 0.81}
+
+#: What k-diffusion's samplers take behind ``disable``.
+_PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "euler": _CHURN,
+    "euler_ancestral": _ANCESTRAL,
+    "heun": _CHURN,
+    "dpm_2": _CHURN,
+    "dpm_2_ancestral": _ANCESTRAL,
+    "lms": {"order": 4},
+    "dpm_fast": {"eta": 0.0, "s_noise": 1.0, "noise_sampler": None},
+    "dpm_adaptive": {
+        **{"order": 3, "rtol": 0.05, "atol": 0.0078, "h_init": 0.05, **_CONTROL},
+        **{"eta": 0.0, "s_noise": 1.0, "noise_sampler": None, "return_info": False},
+    },
+    "dpmpp_2s_ancestral": _ANCESTRAL,
+    "dpmpp_sde": {**_ANCESTRAL, "r": 1 / 2},
+    "dpmpp_2m": {},
+    "dpmpp_2m_sde": {**_ANCESTRAL, "solver_type": "midpoint"},
+    "dpmpp_3m_sde": _ANCESTRAL,
+}
+#: What takes a range in place of levels.
+_RANGED = {"dpm_fast": ("sigma_min", "sigma_max", "n"), "dpm_adaptive": ("sigma_min", "sigma_max")}
+#: Whose noise k-diffusion takes from a Brownian tree unless it is given.
+_TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+
+_RUN = ("extra_args", "callback", "disable")
+_EMPTY = inspect.Parameter.empty
+
+
+def _signature(parameters: Mapping[str, Any]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(name, kind, default=value) for name, value in parameters.items()])
+
+
+def _parameters(spec: SamplerSpec) -> dict[str, Any]:
+    """Names and defaults of a sampler's arguments; those without a default have `_EMPTY`."""
+    needed = dict.fromkeys(("model", "x", *_RANGED.get(spec.name, ("sigmas",))), _EMPTY)
+    own = _PUBLISHED.get(spec.name)
+    if own is None:
+        options = {name: option.default for name, option in spec.own_options.items()}
+        noisy = spec.draws != 0 or options.keys() & {"eta", "s_churn", "tau"}
+        first: dict[str, Any] = {name: options.pop(name) for name in ("eta", "s_noise") if name in options}
+        own = {**first, **({"noise_sampler": None} if noisy else {}), **options}
+    return {**needed, **dict.fromkeys(_RUN), **own}
+
+
+class _Call(NamedTuple):
+    """One call of a sampler."""
+
+    model: Callable[..., Any]
+    x: torch.Tensor
+    extra_args: Mapping[str, Any]
+    callback: Callable[[dict[str, Any]], object] | None
+    disable: bool | None
+    noise_sampler: NoiseSampler | None
+    seed: Seed | None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> _Call:
+        """What of the given arguments any sampler has, taken out of them and checked.
+
+        Raises
+        ------
+        TypeError, ValueError : what a run could not use
+        """
+        model, x = given.pop("model"), given.pop("x")
+        extra_args, callback = given.pop("extra_args", None), given.pop("callback", None)
+        noise_sampler, seed = given.pop("noise_sampler", None), given.pop("seed", None)
+        check_state(x)
+        for name, value in {"model": model, "callback": callback, "noise_sampler": noise_sampler}.items():
+            if not callable(value) and (value is not None or name == "model"):
+                raise TypeError(f"{name} must be callable; got {type(value).__name__}")
+        if extra_args is not None and not isinstance(extra_args, Mapping):
+            raise TypeError(f"extra_args must be a dictionary or None; got {type(extra_args).__name__}")
+        if noise_sampler is not None and seed is not None:
+            raise ValueError("give either seed or noise_sampler, not both")
+        if seed is not None:
+            item_seeds(seed, len(x))
+        return cls(model, x.detach(), extra_args or {}, callback, given.pop("disable", None), noise_sampler, seed)
+
+    def start(self, sampler: Sampler, sigmas: torch.Tensor) -> Run | LiveRun:
+        """The run, with the noise that was asked for."""
+        host, name = sampler.sigmas.tolist(), sampler.spec.name
+        noise_sampler = self.noise_sampler
+        if noise_sampler is None and name in _TREES and sampler.plan.draws:
+            ends = min(sigma for sigma in host if sigma > 0), host[0]
+            return sampler.start(self.x, noise=BrownianTreeNoiseSampler(self.x, *ends, seed=self.seed))
+        if self.seed is not None:
+            return sampler.start(self.x, seed=self.seed)
+        if noise_sampler is None:
+            each = host if _PUBLISHED.get(name) is _CHURN else None
+            return sampler.start(self.x, noise=_global_noise(self.x, each))
+        given = dict(zip(host, sigmas, strict=True))
+
+        def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
+            ends = (given[s] if s in given else sigmas.new_tensor(s) for s in (sigma_from, sigma_to))
+            return noise_sampler(*ends)
+
+        return sampler.start(self.x, noise=noise)
+
+    def ask(self, x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        """Call the model."""
+        return self.model(x, sigma.to(x.dtype), **self.extra_args)
+
+
+@contextlib.contextmanager
+def _progress(disable: bool | None, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar, as a function that is told how much is done; none where tqdm is not installed."""
+    bar = None
+    if disable is not True:
+        with contextlib.suppress(ImportError):
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=total, disable=disable)
+
+    def update(done: int) -> None:
+        if bar is not None:
+            bar.update(done - bar.n)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@lru_cache(maxsize=64)
+def _built(
+    name: str, sigmas: tuple[float, ...], process: Process, dialect: str, options: tuple[tuple[str, Any], ...]
+) -> Sampler:
+    """The sampler of a call: programs run the same few over and over."""
+    if not all(a < b for a, b in pairwise(sigmas)):
+        return build_sampler(name, sigmas=sigmas, process=process, dialect=dialect, **dict(options))
+    # Upwards, from data to noise: the ODE of the same grid run down.
+    down = build_sampler(name, sigmas=sigmas[::-1], process=process, dialect=dialect, **dict(options))
+    if sigmas[0] == 0 or down.spec.adaptive or down.plan.draws:
+        raise ValueError(
+            f"sample_{name} must run from a higher to a lower sigma; got {sigmas[0]} to {sigmas[-1]}. From above 0 up, "
+            "to noise, run those that draw none and are not adaptive: sample_euler, sample_dpmpp_2m, or with eta=0"
+        )
+    return replace(down, grid=replace(down.grid, levels=down.grid.levels[::-1]))
+
+
+def _number(value: Any) -> Any:
+    """A number out of a tensor of no dimensions, which hosts pass for one."""
+    return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+
+
+def _levels(sigmas: Any) -> torch.Tensor:
+    """Noise levels as the tensor they are, or as a new one."""
+    try:
+        levels = sigmas if isinstance(sigmas, torch.Tensor) else torch.tensor(np.asarray(sigmas, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"sigmas must be a tensor or a list of numbers; got {sigmas!r}") from error
+    if levels.ndim != 1:
+        raise ValueError(f"sigmas must be one list of numbers; got shape {tuple(levels.shape)}")
+    return levels if levels.is_floating_point() else levels.to(torch.get_default_dtype())
+
+
+def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
+    """The levels for a range."""
+    low, high = (float(_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
+    steps = check_steps(_number(given.pop("n"))) if "n" in _RANGED[name] else 1
+    if not (0 < low < math.inf and 0 < high < math.inf and low != high):
+        raise ValueError(
+            f"sample_{name}: sigma_min and sigma_max must be above 0, finite and apart; got {low} and {high}. They are "
+            "the last level and the first."
+        )
+    levels = np.geomspace(high, low, steps + 1)
+    levels[0], levels[-1] = high, low
+    return torch.from_numpy(levels)
+
+
+@cache
+def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
+    """A sampler in k-diffusion's form."""
+    name = f"sample_{spec.name}"
+    signature = _signature(_parameters(spec))
+
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        ours: dict[str, Any] = {key: kwargs.pop(key) for key in ("seed", "process", "dialect") if key in kwargs}
+        try:
+            given = dict(signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        given |= ours
+        process, dialect = given.pop("process", None), given.pop("dialect", Dialect.K_DIFFUSION)
+        return_info = given.pop("return_info", False)
+        call = _Call.of(given)
+        sigmas = _ranged(spec.name, given) if spec.name in _RANGED else _levels(given.pop("sigmas"))
+        if len(sigmas) <= 1:
+            return call.x
+        if process is None:
+            process = process_of(call.model) or default_process()
+        options = {key: _number(value) for key, value in given.items()}
+        if spec.name == "dpm_fast":
+            options["levels"] = "range"
+        build = _built if all(isinstance(value, Hashable) for value in options.values()) else _built.__wrapped__
+        sampler = build(spec.name, tuple(sigmas.tolist()), process, str(dialect), tuple(options.items()))
+        with torch.no_grad():
+            run = call.start(sampler, sigmas)
+            if isinstance(run, LiveRun):
+                result = _adapt(call, run)
+                return result if return_info else result[0]
+            return _follow(call, run, sigmas, spec.name == "dpm_fast")
+
+    sample.__name__ = sample.__qualname__ = name
+    sample.__doc__ = _text(spec)
+    sample.__signature__ = signature  # type: ignore[attr-defined]
+    return sample
+
+
+def _follow(call: _Call, run: Run, sigmas: torch.Tensor, fast: bool) -> torch.Tensor:
+    """Run a plan to its end.
+
+    ``fast``: in dpm_fast a step is one of DPM-Solver's, of up to three model calls and so of three levels.
+    """
+    host = run.plan.sigmas
+    callback = call.callback
+    firsts = [0, *np.cumsum(fast_orders(run.steps)).tolist()] if fast else []
+
+    def tell(info: StepInfo) -> None:
+        assert callback is not None
+        told: dict[str, Any] = {"x": info.x, "denoised": info.denoised}
+        if not fast:
+            sigma = sigmas[info.step]
+            hat = sigma if info.sigma == host[info.step] else sigmas.new_tensor(info.sigma)
+            callback({**told, "i": info.step, "sigma": sigma, "sigma_hat": hat})
+        elif info.nfe - 1 in firsts:
+            callback({**told, "i": firsts.index(info.nfe - 1), **_at(info.sigma, info.x)})
+
+    with _progress(call.disable, run.steps) as done:
+
+        def ask(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+            done(run.step)
+            return call.ask(x, sigma)
+
+        result = drive(run, ask, None if callback is None else tell)
+        done(run.steps)
+    return result
+
+
+def _adapt(call: _Call, run: LiveRun) -> tuple[torch.Tensor, dict[str, int]]:
+    """Run an adaptive sampler to its end; also says how many steps it took."""
+
+    def counted() -> dict[str, int]:
+        return {"steps": run.step, "nfe": run.nfe, "n_accept": run.accepted, "n_reject": run.rejected}
+
+    told = 0
+    first: torch.Tensor | None = None
+    with _progress(call.disable, None) as done:
+        while not run.done:
+            denoised, uncond = answer(call.ask, run.x, run.sigma, run.needs_uncond)
+            if first is None and call.callback is not None:
+                first = denoised.clone() if isinstance(denoised, torch.Tensor) else denoised
+            run.feed(denoised, uncond)
+            done(run.nfe)
+            if call.callback is not None and run.step > told:
+                state = run.state
+                at = _at(state.level.label, run.x)
+                error = torch.tensor(state.error)
+                info = {"i": told, "x": state.x.to(run.dtype), "denoised": first, "error": error, "h": state.h}
+                call.callback({**info, **at, **counted()})
+                told, first = run.step, None
+    return run.x, counted()
+
+
+def _at(sigma: float, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What DPM-Solver's callbacks are told of a level: sigma, and t, which is -log sigma."""
+    level, t = (torch.tensor(value, device=x.device) for value in (sigma, -math.log(sigma)))
+    return {"sigma": level, "sigma_hat": level, "t": t, "t_up": t}
+
+
+def _text(spec: SamplerSpec) -> str:
+    """The docstring of a function: that of the sampler, and what all have in common."""
+    shown = _parameters(spec)
+    written = inspect.getdoc(spec.function) or ""
+    _, _, rest = written.partition("Parameters\n----------\n")
+    entries = re.split(r"\n(?=\S)", rest.partition("\n\n")[0])
+    own = [entry for entry in entries if shown.keys() & set(entry.partition(" : ")[0].split(", "))]
+    ranged = spec.name in _RANGED
+    levels = "sigma_min, sigma_max : last level and first" if ranged else "sigmas : noise levels, run as they are"
+    if "n" in shown:
+        levels += "\nn : number of model calls"
+    common = ", ".join(name for name in (*_RUN, "noise_sampler") if name in shown)
+    parameters = [
+        f"model : ``(x, sigma, **extra_args) -> {'(denoised, uncond)' if spec.uncond else 'denoised'}``",
+        "x : start state, batch first",
+        levels,
+        f"{common} : as for every function of this module,\n    as are seed, process and dialect, which the signature "
+        "does not show",
+        *own,
+    ]
+    if "return_info" in shown:
+        parameters.append("return_info : whether to return as well how many steps and model calls it took")
+    what = f"{spec.summary}\n\nThe sampler `{spec.name}` as a function of k-diffusion's form."
+    return f"{what}\n\nParameters\n----------\n" + "\n".join(parameters) + "\n\nReturns\n-------\ntensor like ``x``\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ schedules
+
+_OWN_ENDS = {"n": _EMPTY, "sigma_min": _EMPTY, "sigma_max": _EMPTY}
+_PUBLISHED_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "karras": {**_OWN_ENDS, "rho": 7.0, "device": "cpu"},
+    "exponential": {**_OWN_ENDS, "device": "cpu"},
+    "polyexponential": {**_OWN_ENDS, "rho": 1.0, "device": "cpu"},
+    "vp": {"n": _EMPTY, "beta_d": 19.9, "beta_min": 0.1, "eps_s": 1e-3, "device": "cpu"},
+}
+_SPAN = ("sigma_min", "sigma_max")
+
+
+@cache
+def _schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
+    """A schedule in k-diffusion's form."""
+    name, spec = f"get_sigmas_{schedule.value}", SCHEDULES[schedule]
+    parameters = _PUBLISHED_SCHEDULES.get(schedule.value)
+    if parameters is None:
+        options = {key: option.default for key, option in options_of(spec.function, skip=_SPAN).items()}
+        model = {"inner_model": None} if spec.needs_process else {}
+        parameters = {**_OWN_ENDS, "device": "cpu", **model, **options}
+    signature = _signature(parameters)
+
+    def get_sigmas(*args: Any, **kwargs: Any) -> torch.Tensor:
+        try:
+            given = {key: _number(v) for key, v in signature.bind(*args, **kwargs).arguments.items()}
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        steps, device, model = given.pop("n"), given.pop("device", "cpu"), given.pop("inner_model", None)
+        process = process_of(model) or default_process()
+        if spec.needs_process:
+            # a host's range is its model's, perhaps rounded
+            own = {"sigma_min": process.sigma_min, "sigma_max": process.sigma_max}
+            span = {key: given.pop(key, None) for key in _SPAN}
+            given |= {k: v for k, v in span.items() if v is not None and not math.isclose(v, own[k], rel_tol=1e-5)}
+        levels = calculate_sigmas(schedule, steps, process, dialect=Dialect.K_DIFFUSION, **given)
+        return torch.tensor(levels.tolist(), device=device)
+
+    get_sigmas.__name__ = get_sigmas.__qualname__ = name
+    also = ", and a model's wrapper, or process, as ``inner_model``" if "inner_model" in parameters else ""
+    get_sigmas.__doc__ = (
+        f"Noise levels of the schedule `{schedule.value}`: {spec.formula}.\n\n"
+        f"Takes what `ksched.calculate_{schedule.value}_sigmas` takes{also}.\n\n"
+        "Returns\n-------\ntensor of torch's default dtype, shape (n + 1,), the last 0\n"
+    )
+    get_sigmas.__signature__ = signature  # type: ignore[attr-defined]
+    return get_sigmas
+
+
+# ----------------------------------------------------------------------------------------------------------- likelihood
+
+
+def log_likelihood(
+    model: Callable[..., Any],
+    x: torch.Tensor,
+    sigma_min: Any,
+    sigma_max: Any,
+    extra_args: Mapping[str, Any] | None = None,
+    atol: float = 1e-4,
+    rtol: float = 1e-4,
+) -> tuple[torch.Tensor, dict[str, int]]:
+    """Log-density of states under a model, as k-diffusion's function of the name.
+
+    Parameters
+    ----------
+    model : ``(x, sigma, **extra_args) -> denoised``, differentiable
+    x : states at ``sigma_min``, batch first
+    sigma_min, sigma_max : range to integrate over
+    extra_args : of the model
+    atol, rtol : errors allowed in a step
+
+    Returns
+    -------
+    (log-densities in nats, shape (batch,); {"fevals": number of model calls})
+
+    Notes
+    -----
+    `ksched.log_likelihood`, which needs no torchdiffeq. The seed of its probe comes from torch's global generator.
+    """
+    inputs = extra_args or {}
+    low, high = float(_number(sigma_min)), float(_number(sigma_max))
+    seed = int(torch.randint(0, 2**63 - 1, []))
+    found = _log_likelihood(
+        lambda state, sigma: model(state, sigma.to(state.dtype), **inputs),
+        x,
+        sigma_min=low,
+        sigma_max=high,
+        seed=seed,
+        rtol=rtol,
+        atol=atol,
+    )
+    return found.value, {"fevals": found.nfe}
+
+
+# ------------------------------------------------------------------------------------------------ the functions by name
+
+
+def __getattr__(name: str) -> Any:
+    for spec in samplers():
+        if name == f"sample_{spec.name}":
+            return _sampler_function(spec)
+    for schedule in NoiseSchedule:
+        if name == f"get_sigmas_{schedule.value}":
+            return _schedule_function(schedule)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    functions = [*(f"sample_{s.name}" for s in samplers()), *(f"get_sigmas_{s.value}" for s in NoiseSchedule)]
+    return sorted([*__all__, *functions])

@@ -1,0 +1,908 @@
+"""k-diffusion's functions: its signatures, its recorded numbers, its file where it is installed, and its hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import inspect
+import math
+import pickle
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_golden import posterior_mean, read
+
+import ksched
+from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
+from ksched.integrations import k_diffusion
+from ksched.integrations.k_diffusion import BrownianTreeNoiseSampler, log_likelihood, process_of
+from ksched.live import LiveRun
+from ksched.registry import _REGISTRY, samplers
+
+#: k-diffusion's own signatures, 0.1.1.post1
+SIGNATURES = {
+    "sample_euler": "s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0",
+    "sample_euler_ancestral": "eta=1.0, s_noise=1.0, noise_sampler=None",
+    "sample_heun": "s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0",
+    "sample_dpm_2": "s_churn=0.0, s_tmin=0.0, s_tmax=inf, s_noise=1.0",
+    "sample_dpm_2_ancestral": "eta=1.0, s_noise=1.0, noise_sampler=None",
+    "sample_lms": "order=4",
+    "sample_dpm_fast": "eta=0.0, s_noise=1.0, noise_sampler=None",
+    "sample_dpm_adaptive": "order=3, rtol=0.05, atol=0.0078, h_init=0.05, pcoeff=0.0, icoeff=1.0, dcoeff=0.0, "
+    "accept_safety=0.81, eta=0.0, s_noise=1.0, noise_sampler=None, return_info=False",
+    "sample_dpmpp_2s_ancestral": "eta=1.0, s_noise=1.0, noise_sampler=None",
+    "sample_dpmpp_sde": "eta=1.0, s_noise=1.0, noise_sampler=None, r=0.5",
+    "sample_dpmpp_2m": "",
+    "sample_dpmpp_2m_sde": "eta=1.0, s_noise=1.0, noise_sampler=None, solver_type='midpoint'",
+    "sample_dpmpp_3m_sde": "eta=1.0, s_noise=1.0, noise_sampler=None",
+    "get_sigmas_karras": "n, sigma_min, sigma_max, rho=7.0, device='cpu'",
+    "get_sigmas_exponential": "n, sigma_min, sigma_max, device='cpu'",
+    "get_sigmas_polyexponential": "n, sigma_min, sigma_max, rho=1.0, device='cpu'",
+    "get_sigmas_vp": "n, beta_d=19.9, beta_min=0.1, eps_s=0.001, device='cpu'",
+    "log_likelihood": "model, x, sigma_min, sigma_max, extra_args=None, atol=0.0001, rtol=0.0001",
+    "BrownianTreeNoiseSampler": "x, sigma_min, sigma_max, seed=None, transform, cpu=False",
+}
+RANGES = {"sample_dpm_fast": "sigma_min, sigma_max, n", "sample_dpm_adaptive": "sigma_min, sigma_max"}
+CHURN = ("euler", "heun", "dpm_2")
+SAMPLERS = [spec.name for spec in samplers()]
+CASES = [case for case in read("kdiffusion_trajectories")["cases"] if not case.get("error")]
+
+
+@pytest.fixture(autouse=True)
+def global_noise() -> Iterator[None]:
+    """Here the global generator may be moved: that is k-diffusion's contract."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Another default dtype, which is that of some of k-diffusion's levels."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def exact(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The denoiser of data that is normal with std 0.5."""
+    assert sigma.shape == x.shape[:1]
+    return x * (0.25 / (0.25 + sigma**2)).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def levels(steps: int = 8, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    sigmas: torch.Tensor = k_diffusion.get_sigmas_karras(steps, 0.03, 14.6)
+    return sigmas.to(dtype)
+
+
+def arguments(name: str, sigmas: torch.Tensor) -> tuple[Any, ...]:
+    """What a sampler is given behind model and x."""
+    ends = (float(sigmas[-2]), float(sigmas[0]))
+    return {"dpm_fast": (*ends, len(sigmas) - 1), "dpm_adaptive": ends}.get(name, (sigmas,))
+
+
+def function(name: str) -> Callable[..., Any]:
+    sample: Callable[..., Any] = getattr(k_diffusion, f"sample_{name}")
+    return sample
+
+
+def plain(callable_: Any) -> str:
+    """A signature without annotations; of a lambda only that it is there."""
+    parameters = inspect.signature(callable_).parameters.values()
+    text = ", ".join(str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters)
+    return re.sub(r"=<function .*? at \w+>", "", text)
+
+
+# ----------------------------------------------------------------------------------------------------------- signatures
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_those_of_k_diffusion(name: str) -> None:
+    expected = SIGNATURES[name]
+    if name.startswith("sample"):
+        head = f"model, x, {RANGES.get(name, 'sigmas')}, extra_args=None, callback=None, disable=None"
+        expected = ", ".join(filter(None, (head, expected)))
+    assert plain(getattr(k_diffusion, name)) == expected
+
+
+def test_every_sampler_and_schedule_is_there() -> None:
+    names = {f"sample_{name}" for name in SAMPLERS} | {f"get_sigmas_{name}" for name in NoiseSchedule}
+    assert names <= set(dir(k_diffusion))
+    for name in names:
+        made = getattr(k_diffusion, name)
+        assert made is getattr(k_diffusion, name)
+        assert (made.__name__, made.__module__) == (name, k_diffusion.__name__)
+        assert pickle.loads(pickle.dumps(made)) is made
+        assert name.startswith("get") or all(p in made.__doc__ for p in inspect.signature(made).parameters)
+        kinds = {p.kind for p in inspect.signature(made).parameters.values()}
+        assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    with pytest.raises(AttributeError, match="no attribute 'sample_nothing'"):
+        _ = k_diffusion.sample_nothing
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_defaults_shown_are_those_that_run(name: str) -> None:
+    spec = _REGISTRY[name]
+    shown = inspect.signature(function(name)).parameters
+    for option, parameter in spec.own_options.items():
+        if option in shown:
+            assert shown[option].default == parameter.default
+    noisy = spec.draws != 0 or spec.own_options.keys() & {"eta", "tau", "s_churn"}
+    assert ("noise_sampler" in shown) == (bool(noisy) and name not in CHURN)
+
+
+def test_a_sampler_of_somebody_else_gets_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jump(run: Any, grid: Any, x: Any, *, share: float = 1.0) -> Any:
+        """One jump."""
+        return share * run.denoise(x, grid.levels[0])
+
+    monkeypatch.setattr("ksched.registry._REGISTRY", dict(_REGISTRY))
+    ksched.register_sampler("jump", jump, order=0)
+    x = torch.ones(2, 3)
+    assert plain(k_diffusion.sample_jump).endswith("disable=None, share=1.0")
+    assert torch.equal(k_diffusion.sample_jump(exact, x, levels(), share=0.5), exact(x, torch.full((2,), 14.6)) / 2)
+
+
+# ----------------------------------------------------------------------------------------------------- recorded numbers
+
+
+def case_noise(case: dict[str, Any]) -> Callable[[Any, Any], torch.Tensor]:
+    """A case's noise by interval: it may have been asked for some that was multiplied by 0."""
+    bank = np.array(read("kdiffusion_trajectories")["noise_banks"].get(case.get("noise_bank"), ()))
+    requests = case.get("noise_requests") or []
+    asked = 0
+
+    def noise(sigma: Any, sigma_next: Any) -> torch.Tensor:
+        nonlocal asked
+        assert isinstance(sigma, torch.Tensor)
+        assert sigma.ndim == sigma_next.ndim == 0
+        ends = float(sigma), float(sigma_next)
+        number = next((k for k in range(asked, len(requests)) if np.allclose(requests[k], ends)), asked)
+        asked = number + 1
+        return torch.from_numpy(bank[number])
+
+    return noise
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_recorded_runs(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results, the sigmas of model calls and all that callbacks were told are those of k-diffusion."""
+    data = read("kdiffusion_trajectories")
+    mixture, name = data["mixtures"][case["mixture"]], case["sampler"]
+    seen: list[float] = []
+    told: list[dict[str, Any]] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, mark: str) -> torch.Tensor:
+        assert mark == "passed on"
+        seen.append(float(sigma[0]))
+        return torch.from_numpy(posterior_mean(mixture, x.numpy(), 1.0, seen[-1]))
+
+    options = {key: value for key, value in case["options"].items() if key != "n_steps"}
+    if name in CHURN:  # their noise is that of k_diffusion.sampling.torch, which hosts replace
+        bank = iter(data["noise_banks"].get(case.get("noise_bank"), ()))
+        host = ModuleType("k_diffusion.sampling")
+        host.torch = SimpleNamespace(randn_like=lambda x: torch.tensor(next(bank), dtype=x.dtype))  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "k_diffusion.sampling", host)
+    elif "noise_sampler" in inspect.signature(function(name)).parameters:
+        options["noise_sampler"] = case_noise(case)
+    sigmas = torch.tensor(case["sigmas"], dtype=torch.float64)
+    given: tuple[Any, ...] = (sigmas,)
+    if "sigma_min" in case:
+        given = (case["sigma_min"], case["sigma_max"], *([case["n"]] if "n" in case else []))
+    if name == "dpm_adaptive":
+        options["return_info"] = True
+    start = torch.tensor(case["x_init"], dtype=torch.float64)
+    before = start.clone()
+    result = function(name)(model, start, *given, {"mark": "passed on"}, told.append, True, **options)
+    if name == "dpm_adaptive":
+        result, info = result
+        assert info == case["info"]
+    want = np.array(case["final_x"])
+    assert np.abs(result.numpy() - want).max() <= 1e-9 * np.abs(want).max()
+    np.testing.assert_allclose(seen, case["model_sigmas"], rtol=1e-9, atol=1e-12)
+    assert torch.equal(start, before)
+    assert [step["i"] for step in told] == [step["i"] for step in case["steps"]]
+    for got, step in zip(told, case["steps"], strict=True):
+        assert got.keys() == step.keys()
+        for key, value in step.items():
+            # k-diffusion's own levels here are float32 in the two that are given a range
+            rough = 1e-6 if key in ("sigma", "sigma_hat", "t", "t_up", "error") else 1e-8
+            np.testing.assert_allclose(np.asarray(got[key]), value, rtol=rough, atol=rough, err_msg=key)
+
+
+# --------------------------------------------------------------------------------------------------- k-diffusion's file
+
+
+@pytest.fixture(scope="module")
+def package() -> SimpleNamespace:
+    """k-diffusion's sampling.py and external.py alone; the package imports all that trains models."""
+    spec = importlib.util.find_spec("k_diffusion")
+    if spec is None or spec.origin is None:
+        pytest.skip("k-diffusion is not installed")
+    absent = [name for name in ("torchdiffeq", "torchsde") if importlib.util.find_spec(name) is None]
+    stubs: dict[str, Any] = {
+        name: ModuleType(name) for name in ("k_diffusion_alone", "k_diffusion_alone.utils", *absent)
+    }
+    stubs["k_diffusion_alone"].__path__ = []
+    stubs["k_diffusion_alone"].utils = stubs["k_diffusion_alone.utils"]
+    stubs["k_diffusion_alone.utils"].append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
+    for name in absent:
+        stubs[name].odeint = None
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stub in stubs.items():
+            patch.setitem(sys.modules, name, stub)
+        for name in ("sampling", "external"):
+            path = Path(spec.origin).with_name(f"{name}.py")
+            found = importlib.util.spec_from_file_location(f"k_diffusion_alone.{name}", path)
+            assert found is not None
+            assert found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            patch.setitem(sys.modules, f"k_diffusion_alone.{name}", module)
+            setattr(stubs["k_diffusion_alone"], name, module)
+            found.loader.exec_module(module)
+    return SimpleNamespace(**vars(stubs["k_diffusion_alone"]))
+
+
+@pytest.fixture(scope="module")
+def original(package: SimpleNamespace) -> ModuleType:
+    """k-diffusion's sampling.py."""
+    sampling: ModuleType = package.sampling
+    return sampling
+
+
+@pytest.mark.parametrize("wrapper", ["DiscreteEpsDDPMDenoiser", "DiscreteVDDPMDenoiser", "VDenoiser"])
+def test_its_wrappers_are_models(wrapper: str, package: SimpleNamespace) -> None:
+    def network(x: torch.Tensor, timestep: torch.Tensor, cond: float) -> torch.Tensor:
+        return cond * torch.tanh(x) + timestep.reshape(-1, 1) / 1e4
+
+    alpha_bar = torch.tensor(VP.linear().alphas_cumprod)
+    given = () if wrapper == "VDenoiser" else (alpha_bar, False)
+    model = getattr(package.external, wrapper)(network, *given).double()
+    process = process_of(SimpleNamespace(inner_model=model))
+    sigmas = levels(6, torch.float64)
+    if wrapper == "VDenoiser":
+        assert isinstance(process, AngleV)
+    else:
+        assert isinstance(process, VP)
+        np.testing.assert_allclose(process.sigmas, model.sigmas, rtol=1e-12)
+        sigmas = model.get_sigmas(6).double()
+        ours = k_diffusion.get_sigmas_normal(6, model.sigma_min, model.sigma_max, inner_model=model)
+        torch.testing.assert_close(ours, sigmas.float(), rtol=1e-6, atol=0)
+    x = 10 * torch.randn(2, 3, dtype=torch.float64)
+    for name in ("sample_heun", "sample_dpmpp_2m"):
+        ours, theirs = (
+            getattr(m, name)(model, x, sigmas, {"cond": 0.3}, disable=True) for m in (k_diffusion, package.sampling)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_signatures_against_the_file(original: ModuleType) -> None:
+    ours = {name: plain(getattr(k_diffusion, name)) for name in SIGNATURES}
+    theirs = {name: plain(getattr(original, name)) for name in SIGNATURES}
+    theirs["BrownianTreeNoiseSampler"] += ", cpu=False"  # of ComfyUI's
+    assert ours == theirs
+    every = {name for name in vars(original) if name.startswith(("sample_", "get_sigmas_"))}
+    assert every < set(SIGNATURES)
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    **{name: [{}, {"s_churn": 5.0}, {"s_churn": 9.0, "s_tmin": 0.1, "s_tmax": 9.0, "s_noise": 1.01}] for name in CHURN},
+    "lms": [{}, {"order": 2}],
+    "dpm_adaptive": [{}, {"order": 2, "eta": 0.5}, {"rtol": 0.01, "pcoeff": 0.2}],
+    "dpm_fast": [{}, {"eta": 1.0}],
+    "dpmpp_2m": [{}],
+    "dpmpp_2m_sde": [{}, {"eta": 0.0}, {"solver_type": "heun", "s_noise": 0.9}],
+    "dpmpp_sde": [{}, {"r": 0.3, "eta": 0.7}],
+}
+PAIRS = [
+    (name, options, dtype)
+    for name in (name.removeprefix("sample_") for name in SIGNATURES if name.startswith("sample_"))
+    for options in OPTIONS.get(name, [{}, {"eta": 0.0}, {"eta": 0.6, "s_noise": 0.95}])
+    for dtype in (torch.float32, torch.float64)
+]
+
+
+@pytest.mark.parametrize(("name", "options", "dtype"), PAIRS, ids=lambda v: str(v).replace("torch.", ""))
+def test_runs_against_the_file(
+    name: str, options: dict[str, Any], dtype: torch.dtype, original: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same result and callbacks, with the same noise from the global generator or from the same noise sampler."""
+    with default_dtype(dtype):
+        sigmas = levels(9, dtype)
+        x = sigmas[0] * torch.randn(3, 2, 4, dtype=dtype)
+
+        def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(exact(x, sigma))
+
+        def run(sample: Callable[..., Any]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+            told: list[dict[str, Any]] = []
+            generator = torch.Generator().manual_seed(5)
+            more = dict(options)
+            if "sde" in name:
+                more["noise_sampler"] = lambda a, b: torch.randn(x.shape, generator=generator, dtype=dtype)
+            torch.manual_seed(7)
+            result = sample(model, x, *arguments(name, sigmas), callback=told.append, disable=True, **more)
+            return result, told
+
+        (ours, told), (theirs, meant) = run(function(name)), run(getattr(original, f"sample_{name}"))
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
+    if name == "dpm_adaptive" and dtype == torch.float32:
+        tolerance = 3e-4  # its steps follow differences of states, rounded; as far from its own run in float64
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    assert [step["i"] for step in told] == [step["i"] for step in meant]
+    for got, want in zip(told, meant, strict=True):
+        assert got.keys() == want.keys()
+        for key in want:
+            value, other = (torch.as_tensor(step[key]) for step in (got, want))
+            close = 10 * tolerance * (100 if key in ("error", "h") else 1)
+            torch.testing.assert_close(value, other, rtol=close, atol=close, check_dtype=False)
+
+
+UPWARDS = [name for name in SIGNATURES if name.startswith("sample_") and name != "sample_dpm_adaptive"]
+
+
+@pytest.mark.parametrize("name", UPWARDS)
+def test_runs_upwards_against_the_file(name: str, original: ModuleType) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    with default_dtype(torch.float64):
+        given = (14.6, 0.03, 7) if name == "sample_dpm_fast" else (levels(9, torch.float64)[:-1].flip(0),)
+        noisy = "eta" in inspect.signature(getattr(k_diffusion, name)).parameters
+        more: dict[str, Any] = {"eta": 0.0, "noise_sampler": lambda a, b: torch.zeros_like(x)} if noisy else {}
+        ours, theirs = (getattr(m, name)(exact, x, *given, disable=True, **more) for m in (k_diffusion, original))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------- every other sampler
+
+
+def test_euler_runs_upwards() -> None:
+    x = torch.tensor([[1.0]], dtype=torch.float64)
+    result = k_diffusion.sample_euler(exact, x, [0.5, 1.0, 2.0], disable=True)
+    slopes = 0.5 / (0.25 + 0.5**2), 1 / (0.25 + 1)  # of x, for normal data
+    assert float(result) == pytest.approx((1 + 0.5 * slopes[0]) * (1 + slopes[1]))
+
+
+def pair(x: torch.Tensor, sigma: torch.Tensor, **inputs: Any) -> Any:
+    return exact(x, sigma), 0.9 * exact(x, sigma)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs(name: str) -> None:
+    spec = _REGISTRY[name]
+    model: Any = pair if spec.uncond else exact
+    sigmas = levels(8)
+    x = 14.6 * torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    told: list[dict[str, Any]] = []
+
+    def run(**more: Any) -> torch.Tensor:
+        result: torch.Tensor = function(name)(model, x, *arguments(name, sigmas), disable=True, **more)
+        return result
+
+    first = run(callback=told.append, seed=3)
+    assert first.isfinite().all()
+    assert first.shape == x.shape
+    assert torch.equal(run(seed=[3, 4]), first)
+    state = torch.random.get_rng_state()
+    run(seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)  # with a seed the global generator is left alone
+    assert [step["i"] for step in told] == list(range(len(told)))
+    assert all({"x", "i", "sigma", "sigma_hat", "denoised"} <= step.keys() for step in told)
+    if not spec.adaptive and name != "dpm_fast":
+        assert 1 <= len(told) <= 8
+    torch.manual_seed(4)
+    again = run()
+    torch.manual_seed(4)
+    assert torch.equal(run(), again)
+
+
+def test_one_plan_is_the_same_as_the_sampler() -> None:
+    """A function runs the sampler of its name, in k-diffusion's dialect unless another is asked for."""
+    sigmas = levels(6, torch.float64)
+    x = 14.6 * torch.randn(2, 3, dtype=torch.float64)
+    for dialect in ("k_diffusion", "ksched", "comfyui"):
+        sampler = ksched.build_sampler("dpmpp_3m_sde", sigmas=sigmas, dialect=dialect)
+        expected = sampler.sample(exact, x, noise=lambda a, b: torch.ones(2, 3, dtype=torch.float64))
+        ones = {"noise_sampler": lambda a, b: torch.ones_like(x), "disable": True}
+        assert torch.equal(k_diffusion.sample_dpmpp_3m_sde(exact, x, sigmas, dialect=dialect, **ones), expected)
+    flow = Flow(3.0)
+    grid = torch.tensor([1.0, 0.8, 0.4, 0.0], dtype=torch.float64)
+    result = k_diffusion.sample_dpmpp_2m(exact, x, grid, process=flow, dialect="ksched", disable=True)
+    assert torch.equal(result, ksched.build_sampler("dpmpp_2m", sigmas=grid, process=flow).sample(exact, x))
+
+
+def test_levels_are_run_as_given() -> None:
+    """Not from sigma_max, not to 0, and in whatever they come."""
+    seen: list[float] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(float(sigma[0]))
+        return exact(x, sigma)
+
+    x = torch.ones(1, 2)
+    given = [9.1, 3.3, 3.2, 0.7]
+    results = [
+        k_diffusion.sample_euler(model, x, kind(given), disable=True)
+        for kind in (list, tuple, np.array, lambda v: torch.tensor(v, dtype=torch.float64))
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert seen == pytest.approx(given[:3] * 4)
+    assert not torch.equal(results[0], x)
+
+
+@pytest.mark.parametrize("few", [[], [3.0]])
+def test_no_steps_return_the_start(few: list[float]) -> None:
+    x = torch.ones(1, 2)
+    assert torch.equal(k_diffusion.sample_euler(exact, x, torch.tensor(few)), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_models(dtype: torch.dtype) -> None:
+    kinds = set()
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        kinds.add((x.dtype, sigma.dtype))
+        return exact(x, sigma)
+
+    x = (14.6 * torch.randn(2, 3)).to(dtype)
+    result = k_diffusion.sample_euler_ancestral(model, x, levels(5), disable=True)
+    assert result.dtype == dtype
+    assert kinds == {(dtype, dtype)}
+
+
+def test_gradients_are_not_recorded() -> None:
+    x = torch.ones(1, 2, requires_grad=True)
+    assert not k_diffusion.sample_heun(exact, x, levels(3), disable=True).requires_grad
+
+
+def test_a_callback_may_end_the_run() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    told: list[int] = []
+
+    def callback(step: dict[str, Any]) -> None:
+        told.append(step["i"])
+        if step["i"] == 2:
+            raise Interrupted
+
+    for name in ("dpmpp_2m", "dpm_adaptive"):
+        told.clear()
+        with pytest.raises(Interrupted):
+            function(name)(exact, torch.ones(1, 2), *arguments(name, levels(8)), callback=callback)
+        assert told == [0, 1, 2]
+
+
+def test_what_callbacks_keep_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = torch.empty(1, 2)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return buffer.copy_(exact(x, sigma))  # a captured network writes over its own output
+
+    for name in ("euler", "dpm_adaptive", "dpm_fast"):
+        kept: list[dict[str, Any]] = []
+        copies: list[dict[str, Any]] = []
+
+        def callback(step: dict[str, Any], kept: Any = kept, copies: Any = copies) -> None:
+            kept.append(step)
+            copies.append(copy.deepcopy(step))
+
+        function(name)(model, torch.ones(1, 2), *arguments(name, levels(5)), callback=callback, disable=True)
+        for was, is_ in zip(copies, kept, strict=True):
+            assert all(torch.equal(torch.as_tensor(was[key]), torch.as_tensor(is_[key])) for key in was)
+
+
+# --------------------------------------------------------------------------------------------------------- progress bar
+
+
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    x = torch.ones(1, 2)
+    k_diffusion.sample_heun(exact, x, levels(5), disable=False)
+    assert "5/5" in capsys.readouterr().err
+    k_diffusion.sample_dpm_fast(exact, x, 0.1, 10.0, 7, disable=False)
+    assert "7/7" in capsys.readouterr().err
+    _, info = k_diffusion.sample_dpm_adaptive(exact, x, 0.1, 10.0, disable=False, return_info=True)
+    assert f"{info['nfe']}it" in capsys.readouterr().err
+    k_diffusion.sample_euler(exact, x, levels(5), disable=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    k_diffusion.sample_euler(exact, x, levels(5), disable=False)
+    assert capsys.readouterr().err == ""
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+GOOD = {"model": exact, "x": torch.ones(2, 3), "sigmas": levels()}
+BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("euler", {"sigmas": [1.0, 2.0, 0.0]}, ValueError, r"strictly decreasing; got sigmas\[0\]=1.0, sigmas\[1\]=2.0"),
+    ("euler", {"sigmas": [2.0, 1.0, 1.0, 0.0]}, ValueError, r"sigmas\[1\]=1.0, sigmas\[2\]=1.0"),
+    ("euler", {"sigmas": [1.0, 3.0, 2.0]}, ValueError, r"sigmas\[0\]=1.0, sigmas\[1\]=3.0"),
+    (
+        "euler",
+        {"sigmas": [0.0, 1.0]},
+        ValueError,
+        "sample_euler must run from a higher to a lower sigma; got 0.0 to 1.0",
+    ),
+    ("euler_ancestral", {"sigmas": [0.1, 1.0]}, ValueError, "run those that draw none and are not adaptive"),
+    ("euler", {"sigmas": [2.0, math.nan, 0.0]}, ValueError, r"sigmas\[1\]=nan"),
+    ("euler", {"sigmas": [2.0, 1.0, -0.1]}, ValueError, r"sigmas must be >= 0; got sigmas\[2\]=-0.1"),
+    ("euler", {"sigmas": levels()[None]}, ValueError, "sigmas must be one list of numbers; got shape"),
+    ("euler", {"sigmas": "karras"}, TypeError, "sigmas must be a tensor or a list of numbers; got 'karras'"),
+    ("euler", {"x": [1.0]}, TypeError, "x must be a torch tensor; got list"),
+    ("euler", {"x": torch.ones(2, dtype=torch.int64)}, TypeError, "floating-point tensor; got torch.int64"),
+    ("euler", {"model": None}, TypeError, "model must be callable; got NoneType"),
+    ("euler", {"callback": 3}, TypeError, "callback must be callable; got int"),
+    ("euler", {"extra_args": 3}, TypeError, "extra_args must be a dictionary or None; got int"),
+    ("euler", {"s_churn": -1.0}, ValueError, "sampler euler: s_churn must be a finite number of at least 0; got -1.0"),
+    ("euler", {"eta": 1.0}, TypeError, "sample_euler: got an unexpected keyword argument 'eta'"),
+    ("euler", {"seed": 0.5}, TypeError, "seed must be a whole number or one per batch item; got 0.5"),
+    ("euler", {"seed": [1]}, ValueError, "got 1 seeds for a batch of 2"),
+    ("euler_ancestral", {"eta": "much"}, TypeError, "eta must be a number; got 'much'"),
+    ("euler_ancestral", {"eta": [1.0]}, TypeError, r"eta must be a number; got \[1.0\]"),
+    ("euler_ancestral", {"noise_sampler": 1}, TypeError, "noise_sampler must be callable; got int"),
+    ("euler_ancestral", {"noise_sampler": exact, "seed": 1}, ValueError, "give either seed or noise_sampler, not both"),
+    ("dpmpp_2m_sde", {"solver_type": "euler"}, ValueError, "solver_type must be one of 'midpoint', 'heun'"),
+    ("lms", {"order": 0}, ValueError, "order must be at least 1 and at most 8; got 0"),
+    ("euler", {"dialect": "nobody"}, ValueError, "unknown dialect 'nobody'"),
+    ("euler", {"process": "vp"}, TypeError, "process must be a ksched process"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "kind", "text"), BAD, ids=lambda v: v if isinstance(v, str) else None)
+def test_mistakes_show_before_the_first_model_call(
+    name: str, wrong: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the model was called")
+
+    with pytest.raises(kind, match=text):
+        function(name)(**{**GOOD, "model": model, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("dpm_fast", (0.0, 10.0, 5), "sigma_min and sigma_max must be above 0, finite and apart; got 0.0 and 10.0"),
+        ("dpm_fast", (10.0, 10.0, 5), "sample_dpm_fast: sigma_min and sigma_max must be above 0, finite and apart"),
+        ("dpm_fast", (0.1, 10.0, 0), "steps must be at least 1; got 0"),
+        ("dpm_adaptive", (0.1, math.inf), "sample_dpm_adaptive: sigma_min and sigma_max must be above 0"),
+        ("dpm_adaptive", (10.0, 0.1), "sample_dpm_adaptive must run from a higher to a lower sigma; got 0.1 to 10.0"),
+    ],
+)
+def test_mistakes_of_ranges(name: str, given: tuple[Any, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        function(name)(exact, torch.ones(1, 2), *given)
+    with pytest.raises(ValueError, match="order must be at least 2 and at most 3; got 4"):
+        k_diffusion.sample_dpm_adaptive(exact, torch.ones(1, 2), 0.1, 10.0, order=4)
+
+
+def test_ranges_may_come_as_tensors() -> None:
+    x, sigmas = torch.ones(1, 2), levels(4, torch.float64)
+    for name in ("dpm_fast", "dpm_adaptive"):
+        n = (4,) if name == "dpm_fast" else ()
+        numbers = function(name)(exact, x, float(sigmas[-2]), float(sigmas[0]), *n, disable=True)
+        assert torch.equal(function(name)(exact, x, sigmas[-2], sigmas[0], *n, disable=True), numbers)
+
+
+def test_a_live_run_tells_its_state() -> None:
+    x = torch.ones(1, 2, dtype=torch.float64)
+    run = ksched.build_sampler("dpm_adaptive", sigmas=[10.0, 0.1]).start(x)
+    assert isinstance(run, LiveRun)
+    assert (run.state.accepted, run.state.error) == (0, 0.0)
+    while run.step < 1:
+        run.feed(exact(run.x, run.sigma))
+    assert run.state.accepted + run.state.rejected == 1
+    assert 0 < run.state.error < 10
+
+
+# ------------------------------------------------------------------------------------------------------------ schedules
+
+
+PUBLISHED = [case for case in read("kdiffusion_schedules")["cases"] if f"get_sigmas_{case['kind']}" in SIGNATURES]
+
+
+@pytest.mark.parametrize("kind", ["karras", "exponential", "polyexponential", "vp"])
+def test_recorded_schedules(kind: str) -> None:
+    cases = [case for case in PUBLISHED if case["kind"] == kind]
+    assert len(cases) >= 14
+    made = getattr(k_diffusion, f"get_sigmas_{kind}")
+    for case in cases:
+        given = {key: case[key] for key in inspect.signature(made).parameters if key in case}
+        sigmas = made(**given)
+        assert sigmas.dtype == torch.float32
+        np.testing.assert_allclose(sigmas, case["sigmas_f64"], rtol=1e-7)  # of one rounding; k-diffusion's have more
+        with default_dtype(torch.float64):
+            np.testing.assert_allclose(made(*given.values()), case["sigmas_f64"], rtol=1e-9)
+
+
+def test_schedules_against_the_file(original: ModuleType) -> None:
+    with default_dtype(torch.float64):
+        for n in (1, 2, 7, 30):
+            for name, more in {"karras": {"rho": 5.0}, "exponential": {}, "polyexponential": {"rho": 0.8}}.items():
+                for options in ({}, more):
+                    ours = getattr(k_diffusion, f"get_sigmas_{name}")(n, 0.0292, 14.6, **options)
+                    theirs = getattr(original, f"get_sigmas_{name}")(n, 0.0292, 14.6, **options)
+                    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+            torch.testing.assert_close(k_diffusion.get_sigmas_vp(n), original.get_sigmas_vp(n), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+def test_every_schedule_in_a_hosts_form(schedule: NoiseSchedule) -> None:
+    made = getattr(k_diffusion, f"get_sigmas_{schedule.value}")
+    shown = inspect.signature(made).parameters
+    wrapper = discrete()
+    low, high = float(wrapper.sigmas[0]), float(wrapper.sigmas[-1])
+    given: dict[str, Any] = {"n": 7, "sigma_min": low, "sigma_max": high, "device": torch.device("cpu")}
+    if "inner_model" in shown:
+        given["inner_model"] = wrapper
+    given = {key: value for key, value in given.items() if key in shown}
+    sigmas = made(**given)
+    assert sigmas.shape == (8,)
+    assert sigmas.dtype == torch.float32
+    assert (sigmas.diff() < 0).all()
+    assert sigmas[-1] == 0
+    if "inner_model" in shown:  # a flow model gets levels of a flow
+        flow = SimpleNamespace(inner_model=SimpleNamespace(sigmas=torch.tensor(Flow(3.0).sigmas)))
+        assert made(7, None, None, inner_model=flow)[0] <= 1
+    with pytest.raises(TypeError, match=f"get_sigmas_{schedule.value}: missing a required argument"):
+        made()
+
+
+# ------------------------------------------------------------------------------------------------------ Brownian noise
+
+
+def test_brownian_noise_is_a_path() -> None:
+    x = torch.zeros(2, 50000, dtype=torch.float64)
+    noise = BrownianTreeNoiseSampler(x, 0.03, 14.6, seed=[1, 9])
+    a, b, c = 14.6, 5.0, 1.2
+    first, second, whole = noise(a, b), noise(b, c), noise(a, c)
+    for value in (first, second, whole):
+        assert value.shape == x.shape
+        assert value.dtype == x.dtype
+        assert abs(float(value.mean())) < 0.02
+        assert float(value.std()) == pytest.approx(1, abs=0.02)
+    assert abs(float((first * second).mean())) < 0.02
+    # rounded to cells of 3 % in sigma, the parts are those of the whole
+    parts = (first * math.sqrt(a - b) + second * math.sqrt(b - c)) / math.sqrt(a - c)
+    assert float((parts * whole).mean()) > 0.99
+    assert torch.equal(noise(b, a), -first)
+    assert torch.equal(noise(torch.tensor(a), torch.tensor(b)), first)
+    assert torch.equal(BrownianTreeNoiseSampler(x[1:], 0.03, 14.6, seed=9)(a, b), first[1:])
+    assert torch.equal(BrownianTreeNoiseSampler(x, 0.03, 14.6, seed=1)(a, b)[0], first[0])
+
+
+def test_the_path_runs_in_the_time_of_the_transform() -> None:
+    x = torch.zeros(1, 50000)
+    linear = BrownianTreeNoiseSampler(x, 0.1, 10.0, seed=2)
+    logs = BrownianTreeNoiseSampler(x, 0.1, 10.0, seed=2, transform=lambda sigma: sigma.log())
+    for noise, share in ((linear, 9 / 9.9), (logs, 0.5)):
+        assert float((noise(10.0, 1.0) * noise(10.0, 0.1)).mean()) == pytest.approx(math.sqrt(share), abs=0.02)
+
+
+def test_a_seed_comes_from_the_global_generator() -> None:
+    x = torch.zeros(1, 4)
+    made = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        made.append(BrownianTreeNoiseSampler(x, 0.1, 10.0)(10.0, 1.0))
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    with pytest.raises(ValueError, match="got 2 seeds for a batch of 1"):
+        BrownianTreeNoiseSampler(x, 0.1, 10.0, seed=[1, 2])
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def discrete(sigmas: Any = None) -> Any:
+    """A wrapper as k-diffusion's of discrete models."""
+    table = torch.tensor(VP().sigmas if sigmas is None else sigmas, dtype=torch.float32)
+    return SimpleNamespace(
+        sigmas=table,
+        sigma_to_t=lambda sigma: VP().timestep(sigma),
+        t_to_sigma=lambda t: VP().sigma(t),
+        get_sigmas=lambda n: torch.tensor(ksched.calculate_sigmas("normal", n), dtype=torch.float32),
+        inner_model=None,
+    )
+
+
+def test_processes_of_wrappers() -> None:
+    process = process_of(SimpleNamespace(inner_model=SimpleNamespace(inner_model=discrete())))
+    assert isinstance(process, VP)
+    np.testing.assert_allclose(process.sigmas, VP().sigmas, rtol=1e-5)
+    v_model = SimpleNamespace(sigma_to_t=lambda s: s.atan() / math.pi * 2, t_to_sigma=lambda t: (t * math.pi / 2).tan())
+    assert isinstance(process_of(v_model), AngleV)
+    karras = SimpleNamespace(sigma_data=0.7, get_scalings=lambda sigma: None)
+    assert process_of(karras) == EDM(sigma_data=0.7)
+    flow = process_of(discrete(Flow(3.0).sigmas))
+    assert isinstance(flow, Flow)
+    assert flow.shift == pytest.approx(3.0, rel=1e-4)
+    assert process_of(ksched.Denoiser(exact, Flow(2.0), "flow")) == Flow(2.0)
+    assert process_of(VP.cosine()) == VP.cosine()
+    assert process_of(exact) is None
+    assert process_of(discrete([3.0, 2.0, 1.0])) is None
+
+    class NotReady:
+        @property
+        def inner_model(self) -> Any:
+            raise NotImplementedError
+
+    assert process_of(NotReady()) is None
+
+
+def test_a_sampler_that_reads_the_table_reads_the_models() -> None:
+    wrapper = discrete(VP.linear().sigmas)
+    model = type("Model", (), {"inner_model": wrapper, "__call__": lambda self, x, sigma: exact(x, sigma)})()
+    x, sigmas = torch.ones(1, 2), levels(5)
+    ones = {"noise_sampler": lambda a, b: torch.ones_like(x), "disable": True}
+    own = k_diffusion.sample_tcd(model, x, sigmas, **ones)
+    assert not torch.allclose(own, k_diffusion.sample_tcd(exact, x, sigmas, **ones))
+    torch.testing.assert_close(own, k_diffusion.sample_tcd(exact, x, sigmas, process=VP.linear(), **ones))
+
+
+def test_likelihood() -> None:
+    x = torch.tensor([[0.0], [0.7], [-1.5]], dtype=torch.float64)
+    value, info = log_likelihood(lambda x, sigma, scale: scale * exact(x, sigma), x, 1e-3, 80.0, {"scale": 1.0})
+    variance = 0.25 + 1e-6
+    expected = (-(x**2) / (2 * variance) - 0.5 * math.log(2 * math.pi * variance)).sum(1)
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=2e-3)
+    assert info["fevals"] > 10
+
+
+# ------------------------------------------------------------------------------------------------------ A1111 and Forge
+
+
+def page_block(language: str) -> str:
+    page = (Path(__file__).parents[1] / "docs" / "k-diffusion.md").read_text()
+    (block,) = re.findall(rf"^```{re.escape(language)}\n(.*?)^```", page, re.M | re.S)
+    return str(block)
+
+
+class Host:
+    """What A1111 and Forge have of samplers, as an extension sees it."""
+
+    def __init__(self) -> None:
+        self.denoiser = discrete()
+        host = self
+
+        class SamplerData(tuple[Any, ...]):
+            name = property(lambda self: self[0])
+            constructor = property(lambda self: self[1])
+            aliases = property(lambda self: self[2])
+            options = property(lambda self: self[3])
+
+            def __new__(cls, *fields: Any) -> SamplerData:
+                assert len(fields) == 4
+                return super().__new__(cls, fields)
+
+        class Scheduler(SimpleNamespace):
+            def __init__(
+                self,
+                name: str,
+                label: str,
+                function: Any,
+                default_rho: float = -1,
+                need_inner_model: bool = False,
+                aliases: Any = None,
+            ) -> None:
+                super().__init__(name=name, label=label, function=function, default_rho=default_rho)
+                self.need_inner_model, self.aliases = need_inner_model, aliases
+
+        class KDiffusionSampler:
+            """How the host calls a sampler: it picks arguments by the signature."""
+
+            def __init__(self, funcname: Any, sd_model: Any, options: Any = None) -> None:
+                assert callable(funcname)
+                self.func, self.sd_model, self.config = funcname, sd_model, None
+                self.extra_params: list[str] = {}.get(funcname, [])  # hosts look functions up
+                self.told: list[int] = []
+
+            def sample(self, x: torch.Tensor, sigmas: torch.Tensor, p: Any) -> torch.Tensor:
+                parameters = inspect.signature(self.func).parameters
+                more: dict[str, Any] = {"eta": 0.8} if "eta" in parameters else {}
+                if "n" in parameters:
+                    more["n"] = len(sigmas) - 1
+                if "sigma_min" in parameters:
+                    more |= {"sigma_min": sigmas[-2], "sigma_max": sigmas[0]}
+                if "sigmas" in parameters:
+                    more["sigmas"] = sigmas
+                inputs = {"cond": 1.0, "image_cond": None, "uncond": 0.0, "cond_scale": 7.0, "s_min_uncond": 0.0}
+                result: torch.Tensor = self.func(
+                    host.guided, x, extra_args=inputs, disable=False, callback=self.callback_state, **more
+                )
+                return result
+
+            def callback_state(self, d: dict[str, Any]) -> None:
+                assert d["denoised"].shape == d["x"].shape
+                self.told.append(d["i"])
+
+        def set_samplers() -> None:
+            menu.samplers = menu.all_samplers
+            menu.samplers_map.clear()
+            for data in menu.all_samplers:
+                menu.samplers_map[data.name.lower()] = data.name
+                menu.samplers_map.update((alias.lower(), data.name) for alias in data.aliases)
+
+        own = SamplerData("Euler", lambda model: None, ["k_euler"], {})
+        menu: Any = ModuleType("modules.sd_samplers")
+        menu.all_samplers, menu.all_samplers_map, menu.samplers_map = [own], {"Euler": own}, {}
+        menu.set_samplers = set_samplers
+        common: Any = ModuleType("modules.sd_samplers_common")
+        common.SamplerData = SamplerData
+        kdiffusion: Any = ModuleType("modules.sd_samplers_kdiffusion")
+        kdiffusion.KDiffusionSampler = KDiffusionSampler
+        schedulers: Any = ModuleType("modules.sd_schedulers")
+        automatic = Scheduler("automatic", "Automatic", None)
+        schedulers.Scheduler, schedulers.schedulers = Scheduler, [automatic]
+        schedulers.schedulers_map = {"automatic": automatic, "Automatic": automatic}
+        package: Any = ModuleType("modules")
+        package.__path__ = []
+        self.modules = {"modules": package}
+        for module in (menu, common, kdiffusion, schedulers):
+            setattr(package, module.__name__.partition(".")[2], module)
+            self.modules[module.__name__] = module
+
+    def guided(
+        self,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        cond: Any,
+        image_cond: Any,
+        uncond: Any,
+        cond_scale: float,
+        **more: Any,
+    ) -> torch.Tensor:
+        assert cond_scale == 7.0
+        return exact(x, sigma)
+
+
+def test_the_extension_registers_what_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    extension = page_block("python")
+    assert len([line for line in extension.splitlines() if line.strip() and not line.startswith("#")]) <= 12
+    host = Host()
+    for name, module in host.modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(extension, "extension", "exec"), {})
+    menu, schedulers = host.modules["modules.sd_samplers"], host.modules["modules.sd_schedulers"]
+    new = [data for data in menu.all_samplers if data.name.startswith("ksched")]
+    assert len(new) >= 3
+    # a host draws by its own randn_like, so that an image in a batch is the image alone
+    drawn: list[torch.Size] = []
+
+    def randn_like(x: torch.Tensor) -> torch.Tensor:
+        drawn.append(x.shape)
+        return torch.ones_like(x)
+
+    sampling: Any = ModuleType("k_diffusion.sampling")
+    sampling.torch = SimpleNamespace(randn_like=randn_like)
+    monkeypatch.setitem(sys.modules, "k_diffusion.sampling", sampling)
+    plans = [s for s in schedulers.schedulers if s.name.startswith("ksched")]
+    assert len(plans) >= 2
+    for scheduler in plans:
+        assert schedulers.schedulers_map[scheduler.name] is schedulers.schedulers_map[scheduler.label] is scheduler
+        given = {"inner_model": host.denoiser} if scheduler.need_inner_model else {}
+        low, high = host.denoiser.sigmas[0].item(), host.denoiser.sigmas[-1].item()
+        sigmas = scheduler.function(n=6, sigma_min=low, sigma_max=high, device="cpu", **given)
+        assert len(sigmas) == 7
+        for data in new:
+            assert menu.all_samplers_map[data.name] is data
+            assert menu.samplers_map[data.name.lower()] == data.name
+            sampler = data.constructor(SimpleNamespace())
+            result = sampler.sample(sigmas[0] * torch.ones(1, 4, 2, 2), sigmas, None)
+            assert result.isfinite().all()
+            assert sampler.told == list(range(6))
+    assert drawn
+    capsys.readouterr()
