@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
 import ksched.noise as noise_module
-from ksched import Run, brownian, build_sampler, philox, seeded
+from ksched import Run, brownian, build_sampler, kernels, philox, seeded
 from ksched.exact import Gaussian
 from ksched.noise import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan import Draw
@@ -639,15 +639,24 @@ def test_paths_of_their_own() -> None:
     assert np.std(whole - math.sqrt(3 / 15) * first - math.sqrt(12 / 15) * second) < CELL / math.log(2)
 
 
-def test_little_is_kept_between_intervals() -> None:
+@pytest.mark.parametrize("numba", [False, True], ids=["without Numba", "with"])
+def test_little_is_kept_between_intervals(numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not numba:
+        monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+    elif kernels.numba_kernels() is None:
+        pytest.skip("Numba is not installed")
     source = BrownianNoise((1, 2), VP)
     like = torch.empty(2, 4, 64, 64)
     for sampler in (build_sampler("euler_ancestral", "karras", steps) for steps in (3, 20, 100)):
         for visit in range(3):
             for s, t in pairwise(sampler.sigmas.tolist()):
                 source(Draw(s, t, visit), like)
-                kept = sum(bits.nbytes for nodes in source._kept.values() for items in nodes.values() for bits in items)
-                assert kept <= like.nbytes * 11 / 8
+                parts = [part for nodes in source._kept.values() for items in nodes.values() for part in items]
+                if numba:  # words are made again from their keys
+                    assert len(parts) <= 2 * 11
+                    assert all(len(key) == 2 for key in parts)
+                else:
+                    assert sum(words.nbytes for words in parts) <= like.nbytes * 11 / 8
 
 
 def test_the_nodes_of_an_interval_have_not_changed() -> None:
