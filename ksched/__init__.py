@@ -17,7 +17,8 @@ from ksched.schedules import *
 from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
-    from ksched import analysis, batch, exact, guidance, matrices, noise, peers, plots, testing
+    from ksched import analysis, batch, exact, guidance, matrices, networks, noise, peers, plots, testing
+    from ksched.check import ModelReport, check_model
     from ksched.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
@@ -42,6 +43,7 @@ __all__ = [
     "Level",
     "Likelihood",
     "LiveRun",
+    "ModelReport",
     "NoiseSchedule",
     "Plan",
     "Process",
@@ -52,6 +54,7 @@ __all__ = [
     "analysis",
     "batch",
     "build_sampler",
+    "check_model",
     "exact",
     "explain",
     "guidance",
@@ -59,6 +62,7 @@ __all__ = [
     "matrices",
     "mu_for_flux2",
     "mu_for_tokens",
+    "networks",
     "noise",
     "parse_label",
     "peers",
@@ -69,16 +73,18 @@ __all__ = [
 __all__ += grid.__all__
 __all__ += schedules.__all__
 
-_MODULES = ("analysis", "batch", "exact", "guidance", "matrices", "noise", "peers", "plots", "testing")
+_MODULES = ("analysis", "batch", "exact", "guidance", "matrices", "networks", "noise", "peers", "plots", "testing")
 _LATE = {
     "Denoiser": "denoiser",
     "Plan": "plan",
     "Likelihood": "likelihood",
     "LiveRun": "live",
+    "ModelReport": "check",
     "Run": "runner",
     "Sampler": "sampler",
     "StepInfo": "loop",
     "build_sampler": "sampler",
+    "check_model": "check",
     "log_likelihood": "likelihood",
     "register_sampler": "registry",
 }

@@ -181,7 +181,7 @@ class Batch:
         """One call of a denoiser's network."""
         numbers = [denoiser.conversions(run.plan.call_sigmas)[run.nfe] for run in runs]
         inputs = [run.network_input(norm) for run, (norm, _, _) in zip(runs, numbers, strict=True)]
-        output = denoiser.network(torch.cat(inputs), self.timestep)
+        output = denoiser.output(torch.cat(inputs), self.timestep)
         del inputs  # whoever holds a state keeps a run from writing over it
         rows = self._checked("D", output)
         conversions = [(of_x, of_output) for _, of_x, of_output in numbers]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from ksched.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.types import ArrayLike
 
@@ -37,7 +39,9 @@ class Denoiser:
 
     Parameters
     ----------
-    network : called with the scaled state and a timestep tensor of shape (batch,)
+    network : called with the scaled state and a timestep tensor of shape (batch,), the latter by its name where it is
+        not the second argument. It returns a tensor, an object with ``.sample``, or a tuple with the tensor first, as
+        UNets and transformers of diffusers do; of twice as many channels the first half counts, the rest is a variance
     process : what the network was trained on; it must be the sampler's process
     prediction : what the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
         "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "edm" the F of EDM's
@@ -45,6 +49,7 @@ class Denoiser:
 
     Raises
     ------
+    TypeError : a network that cannot be called, or is a denoiser already, as k-diffusion's wrappers are
     ValueError : a prediction type that this process cannot have; epsilon with zero terminal SNR, where the first
         state holds no signal and eps tells nothing of x0
 
@@ -57,6 +62,7 @@ class Denoiser:
     network: Callable[..., Any]
     process: Process
     prediction: Prediction = "epsilon"
+    _time_name: str | None = field(default=None, init=False, repr=False, compare=False)
     _known: dict[bytes, list[tuple[float, float, float]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -64,6 +70,11 @@ class Denoiser:
     def __post_init__(self) -> None:
         if not callable(self.network):
             raise TypeError(f"network must be callable, (x, timestep) -> output; got {type(self.network).__name__}")
+        if isinstance(self.network, Denoiser) or is_denoiser(self.network):
+            raise TypeError(
+                f"{type(self.network).__name__} is a denoiser already, (x, sigma) -> denoised: give it to the sampler "
+                "as it is, or put the network that is inside it into a Denoiser"
+            )
         if not isinstance(self.process, Process):
             raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
         if self.prediction not in get_args(Prediction):
@@ -77,6 +88,7 @@ class Denoiser:
                 "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
                 "nothing of x0 there. Such networks are trained for v_prediction or sample."
             )
+        vars(self).update(_time_name=time_name(self.network))
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float, **inputs: Any) -> torch.Tensor:
         """The x0 prediction.
@@ -91,9 +103,37 @@ class Denoiser:
         if not isinstance(sigma, torch.Tensor):
             sigma = torch.full((x.shape[0],), float(sigma), dtype=dtype, device=x.device)
         norm, of_x, of_output = self._conversion(sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)))
-        output: torch.Tensor = self.network((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
+        output = self.output((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
         denoised: torch.Tensor = (of_x * x + of_output * output.to(dtype)).to(x.dtype)
         return denoised
+
+    def output(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """What the network itself answers, whatever it wraps its answer in.
+
+        Parameters
+        ----------
+        shown : the scaled state
+        timestep : of every item, shape (batch,)
+        inputs : handed to the network
+        """
+        answer = ask(self.network, self._time_name, shown, timestep, inputs)
+        plain = isinstance(answer, torch.Tensor) and answer.shape == shown.shape
+        output: torch.Tensor = answer if plain else tensor_of(answer, shown)
+        return output
+
+    def given(self, **inputs: Any) -> Denoiser:
+        """The same denoiser with conditioning that is handed to the network at every call.
+
+        Examples
+        --------
+        >>> import ksched, torch
+        >>> denoiser = ksched.Denoiser(lambda x, timestep, *, label: x * label, ksched.VP())
+        >>> seven = denoiser.given(label=7.0)
+        >>> x = torch.ones(1, 2)
+        >>> torch.equal(seven(x, 2.0), denoiser(x, 2.0, label=7.0))
+        True
+        """
+        return replace(self, network=partial(self.network, **inputs))
 
     def conversions(self, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
         """What a run needs to talk to the network itself, in host numbers.

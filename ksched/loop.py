@@ -108,7 +108,7 @@ def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
         return ask
     if not run.takes_output:
         return ask
-    network, conversions = denoiser.network, denoiser.conversions(run.plan.call_sigmas)
+    network, conversions = denoiser.output, denoiser.conversions(run.plan.call_sigmas)
 
     def ask_network(told: _Told | None) -> None:
         norm, of_x, of_output = conversions[run.nfe]

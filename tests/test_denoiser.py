@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import pickle
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from cases import gaussian_denoiser, start_state
 
-from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, build_sampler
+from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, batch, build_sampler
 from ksched.denoiser import _FITS, Prediction
 
 VARIANTS: list[Process] = [
@@ -92,3 +94,77 @@ def test_zero_terminal_snr_starts_from_exactly_pure_noise() -> None:
     got = sampler.sample(Denoiser(network, process, "v_prediction"), x)
     torch.testing.assert_close(got, sampler.sample(exact, x), rtol=1e-9, atol=1e-9)
     assert torch.isfinite(got).all()
+
+
+class Output:
+    """As diffusers has them."""
+
+    def __init__(self, sample: torch.Tensor) -> None:
+        self.sample = sample
+
+
+class Unet(torch.nn.Module):
+    """A network with a text before its timestep, as many transformers of diffusers have."""
+
+    def forward(self, hidden_states: Any, encoder_hidden_states: Any = 0.0, timestep: Any = None) -> Any:
+        return (0.2 * hidden_states + 0.001 * timestep.reshape(-1, 1, 1, 1) + encoder_hidden_states,)
+
+
+def plain(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    return 0.2 * x + 0.001 * timestep.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x, t: Output(plain(x, t)),
+        lambda x, t: (plain(x, t), "more"),
+        lambda x, t: {"sample": plain(x, t)},
+        lambda x, t: torch.cat([plain(x, t), x], 1),
+        lambda x, t: Output(torch.cat([plain(x, t), x], 1)),
+        Unet(),
+        partial(Unet(), encoder_hidden_states=0.0),
+    ],
+)
+def test_whatever_a_network_returns_it_is_the_same_network(network: Any) -> None:
+    """In the loop, where the network is asked directly, in a batch, and as a denoiser."""
+    usual, other = (Denoiser(n, VP(), "v_prediction") for n in (plain, network))
+    x = start_state(VP(), 14.6, (2, 2, 3, 3), dtype=torch.float32)
+    sampler = build_sampler("dpmpp_2m", "karras", 5)
+    expected = sampler.sample(usual, x)
+    assert torch.equal(sampler.sample(other, x), expected)
+    seen = []
+    sampler.sample(other, x, callback=lambda info: seen.append(info.denoised))
+    assert torch.equal(seen[-1], expected)
+    torch.testing.assert_close(sampler.sample(lambda x, sigma: other(x, sigma), x), expected)
+    together = batch.Batch()
+    run = together.add(sampler.start(x))
+    while together:
+        together.tick(other)
+    assert torch.equal(run.x, expected)
+
+
+def test_given_conditioning_is_handed_on_at_every_call() -> None:
+    denoiser = Denoiser(Unet(), VP())
+    x = start_state(VP(), 14.6, (2, 2, 3, 3), dtype=torch.float32)
+    text = torch.full((2, 1, 1, 1), 0.4)
+    given = denoiser.given(encoder_hidden_states=text)
+    assert torch.equal(given(x, 3.0), denoiser(x, 3.0, encoder_hidden_states=text))
+    assert not torch.equal(given(x, 3.0), denoiser(x, 3.0))
+    sampler = build_sampler("euler", "simple", 3)
+    called = sampler.sample(lambda x, sigma: denoiser(x, sigma, encoder_hidden_states=text), x)
+    torch.testing.assert_close(sampler.sample(given, x), called)
+    again = pickle.loads(pickle.dumps(given))
+    assert torch.equal(again(x, 3.0), given(x, 3.0))
+
+
+def test_a_denoiser_is_refused_as_a_network() -> None:
+    class DiscreteEpsDDPMDenoiser:
+        inner_model = sigma_to_t = None
+
+        def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return x
+
+    for network in (DiscreteEpsDDPMDenoiser(), Denoiser(plain, VP())):
+        with pytest.raises(TypeError, match="is a denoiser already"):
+            Denoiser(network, VP())

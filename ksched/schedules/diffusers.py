@@ -577,6 +577,11 @@ def diffusers_levels(
     return facts.levels(facts, s, _Request(count, *lists, mu, original_inference_steps, strength))
 
 
+def class_defaults(scheduler: str) -> dict[str, Any]:
+    """The settings of a scheduler class that bear on levels, with their defaults; none for a class not known here."""
+    return _merged(_CLASSES[scheduler].has) if scheduler in _CLASSES else {}
+
+
 def _merged(groups: str) -> dict[str, Any]:
     return {name: default for group in groups.split() for name, default in _SETTINGS[group].items()}
 

@@ -1,0 +1,235 @@
+"""Networks of other libraries: which process a network was trained on, read from what comes with it.
+
+`Denoiser` takes any network; here is what tells it the process and the prediction type. Nothing here imports another
+library: configurations are mappings, wrappers are known by what they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ksched.calling import ask, is_denoiser, time_name
+from ksched.denoiser import Denoiser, Prediction
+from ksched.processes import EDM, VP, AngleV, Flow, Process
+from ksched.schedules.diffusers import class_defaults
+
+__all__ = ["from_diffusers", "prediction_of", "process_of"]
+
+#: transformers of diffusers that are told sigma itself, where the others are told 1000 times that (pipelines of 0.42)
+_TOLD_SIGMA = frozenset({"QwenImageTransformer2DModel", "QwenImage21Transformer2DModel"}) | frozenset(
+    f"{name}Transformer2DModel"
+    for name in ("AuraFlow", "Chroma", "Flux", "Flux2", "Krea2", "LongCatImage", "OvisImage", "PRX")
+)
+#: those whose velocity points from noise to data; the second are told how much data there is, 1 - sigma
+_NEGATED = frozenset({"HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel"})
+_TOLD_DATA = frozenset({"Lumina2Transformer2DModel", "LuminaNextDiT2DModel"})
+
+_PREDICTIONS: Mapping[str, Prediction] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v_prediction",
+    "sample": "sample",
+    "flow_prediction": "flow",
+}
+_OTHERS = ("CMStochasticIterative", "DDPMWuerstchen", "IPNDM", "ScoreSde", "KarrasVe", "UnCLIP", "VQDiffusion", "SCM")
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """A network with its timesteps and its sign turned into what a `Denoiser` means."""
+
+    network: Callable[..., Any]
+    whole: bool = False  # timesteps are whole numbers, for a network that looks them up
+    of_data: bool = False  # it is told 1 - timestep
+    negated: bool = False
+
+    def __call__(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> Any:
+        told = 1 - timestep if self.of_data else timestep
+        told = told.round().long() if self.whole else told
+        answer = ask(self.network, time_name(self.network), shown, told, inputs)
+        if not self.negated:
+            return answer
+        return -(answer if isinstance(answer, torch.Tensor) else answer[0])
+
+
+def from_diffusers(
+    network: Callable[..., Any],
+    scheduler: Any,
+    *,
+    prediction: Prediction | None = None,
+    timestep_scale: float | None = None,
+    whole_timesteps: bool = False,
+    mu: float | None = None,
+    **conditioning: Any,
+) -> Denoiser:
+    """The denoiser of a UNet or transformer of diffusers, as the scheduler that comes with it says.
+
+    Parameters
+    ----------
+    network : such as ``pipe.unet`` or ``pipe.transformer``
+    scheduler : ``pipe.scheduler``, or its configuration as a mapping
+    prediction : overrides that of the configuration
+    timestep_scale : for flow networks, what they are told at sigma 1; None is 1 for those that are known to want that
+        (Flux and its kin) and else 1000
+    whole_timesteps : round timesteps, for a network that looks them up in a table
+    mu : for flow networks whose scheduler has ``use_dynamic_shifting``: the log of their shift (see `mu_for_tokens`);
+        the network does not depend on it, but noise schedules do
+    conditioning : handed to the network at every call, such as ``encoder_hidden_states=``; more can be given later with
+        `Denoiser.given`
+
+    Raises
+    ------
+    TypeError, ValueError : as for `process_of` and `prediction_of`
+
+    Notes
+    -----
+    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned.
+    """
+    if is_denoiser(network):
+        raise TypeError(f"{type(network).__name__} is a denoiser already: give it to the sampler as it is")
+    name = type(getattr(network, "_orig_mod", network)).__name__
+    if timestep_scale is None:
+        timestep_scale = 1.0 if name in _TOLD_SIGMA | _TOLD_DATA else 1000.0
+    process = process_of(scheduler, timestep_scale=timestep_scale, mu=mu)
+    adapted = _Adapted(network, whole_timesteps, name in _TOLD_DATA, name in _TOLD_DATA | _NEGATED)
+    called = network if adapted == _Adapted(network) else adapted
+    denoiser = Denoiser(called, process, prediction or prediction_of(scheduler))
+    return denoiser.given(**conditioning) if conditioning else denoiser
+
+
+def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None = None) -> Process:
+    """The process that a network was trained on, read from what comes with it.
+
+    Parameters
+    ----------
+    source : a scheduler of diffusers or its configuration as a mapping, with ``_class_name`` if it leaves settings to
+        the defaults of its class; or a wrapper of k-diffusion with a table ``sigmas``
+    timestep_scale, mu : for flow networks, as for `from_diffusers`
+
+    Raises
+    ------
+    TypeError : something else
+    ValueError : a scheduler class whose process is none of ours, or settings that are none of the class's
+
+    Examples
+    --------
+    >>> import ksched
+    >>> ksched.networks.process_of({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True})
+    VP(<1000 betas, sigma 0.01 to 4518.76>, zero_terminal_snr=True)
+    >>> ksched.networks.process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    Flow(shift=3.0, num_timesteps=1000, timestep_scale=1000.0)
+    """
+    if is_denoiser(source) or not (isinstance(source, Mapping) or hasattr(source, "config")):
+        return _of_table(source)
+    name, s = _settings(source)
+    if name.startswith(_OTHERS):
+        raise ValueError(f"{name} is on a process that has no equal here; make a Denoiser of your own process")
+    if name.startswith("CosineDPMSolver"):
+        return AngleV(s["sigma_min"], s["sigma_max"], s["sigma_data"])
+    if name.startswith("EDM"):
+        return EDM(s["sigma_min"], s["sigma_max"], s["sigma_data"])
+    length = int(s["num_train_timesteps"])
+    if _is_flow(name, s):
+        if s.get("invert_sigmas"):
+            raise ValueError("invert_sigmas=True has no equal here: hand the network 1 - sigma, and negate its output")
+        if s.get("use_dynamic_shifting"):
+            return Flow(1.0 if mu is None else float(np.exp(mu)), length, timestep_scale)
+        return Flow(float(s["shift"] if "shift" in s else s.get("flow_shift", 1.0)), length, timestep_scale)
+    if s.get("timestep_type") == "continuous" and s["prediction_type"] == "v_prediction":
+        if s.get("sigma_min") and s.get("sigma_max"):
+            return EDM(s["sigma_min"], s["sigma_max"], sigma_data=1.0)  # told log(sigma) / 4, scaled as VP is
+        return _vp(s, length, log_sigma_timesteps=True)
+    return _vp(s, length)
+
+
+def prediction_of(scheduler: Any) -> Prediction:
+    """What a network predicts, as its scheduler of diffusers says.
+
+    Parameters
+    ----------
+    scheduler : a scheduler or its configuration as a mapping
+
+    Raises
+    ------
+    ValueError : a prediction type that is none of ours
+    """
+    name, s = _settings(scheduler)
+    if _is_flow(name, s):
+        return "flow"
+    said = s.get("prediction_type", "epsilon")
+    if said not in _PREDICTIONS:
+        raise ValueError(f"prediction_type must be one of {', '.join(_PREDICTIONS)}; got {said!r}")
+    # what these classes call epsilon is the F of EDM's preconditioning
+    return "edm" if name.startswith(("EDM", "CosineDPMSolver")) and said == "epsilon" else _PREDICTIONS[said]
+
+
+def _settings(source: Any) -> tuple[str, dict[str, Any]]:
+    """Name of the class, and all settings that bear on the process."""
+    config = source if isinstance(source, Mapping) else getattr(source, "config", None)
+    if not isinstance(config, Mapping):
+        raise TypeError(f"scheduler must be a scheduler of diffusers or its configuration; got {source!r}")
+    name = str(config.get("_class_name", "")) if isinstance(source, Mapping) else type(source).__name__
+    defaults: dict[str, Any] = {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
+        "prediction_type": "epsilon",
+    } | class_defaults(name)
+    if name.startswith("EDM"):
+        defaults |= {"sigma_data": 0.5}
+    elif name.startswith("CosineDPMSolver"):
+        defaults |= {"sigma_data": 1.0, "prediction_type": "v_prediction"}
+    elif name.startswith("CogVideoX"):
+        defaults |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        defaults |= {"snr_shift_scale": 3.0}
+    elif name in ("LCMScheduler", "TCDScheduler"):
+        defaults |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return name, defaults | {key: value for key, value in config.items() if key[0] != "_"}
+
+
+def _is_flow(name: str, s: Mapping[str, Any]) -> bool:
+    told = s.get("use_flow_sigmas") or s["prediction_type"] == "flow_prediction"
+    return bool(told) or name.startswith(("FlowMatch", "LTXEuler")) or (not name and "shift" in s)
+
+
+def _vp(s: Mapping[str, Any], length: int, **how: Any) -> VP:
+    how["zero_terminal_snr"] = bool(s["rescale_betas_zero_snr"])
+    if s.get("snr_shift_scale"):
+        how["snr_shift"] = float(s["snr_shift_scale"])
+    if s["trained_betas"] is not None:
+        return VP(s["trained_betas"], **how)
+    start, end, kind = s["beta_start"], s["beta_end"], s["beta_schedule"]
+    match kind:
+        case "linear":
+            return VP.linear(start, end, length, **how)
+        case "scaled_linear":
+            return VP.scaled_linear(start, end, length, **how)
+        case "sigmoid":
+            return VP.sigmoid(start, end, length, **how)
+        case "squaredcos_cap_v2":
+            return VP.cosine(length, **how)
+        case "exp":
+            return VP.exponential(length, **how)
+    raise ValueError(f"beta_schedule {kind!r} has no equal here; give trained_betas, or make the Denoiser yourself")
+
+
+def _of_table(wrapper: Any) -> Process:
+    """The process of a k-diffusion wrapper with a table of sigmas."""
+    table = getattr(wrapper, "sigmas", None)
+    if table is None:
+        raise TypeError(
+            "source must be a scheduler of diffusers, its configuration, or a k-diffusion wrapper with a table of "
+            f"sigmas; got {type(wrapper).__name__}"
+        )
+    sigmas = torch.as_tensor(table).detach().cpu().double().numpy()
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not (np.diff(sigmas) > 0).all():
+        raise ValueError(f"the table of sigmas must rise; got {sigmas[:3]} ... of shape {sigmas.shape}")
+    alpha_bar = 1 / (1 + sigmas**2)
+    return VP(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
