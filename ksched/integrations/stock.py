@@ -521,10 +521,11 @@ def stock_class(name: str) -> StockClass:
     near = difflib.get_close_matches(name, CLASSES, n=4, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CLASSES)}."
     try:
-        note = find_sampler(Dialect.DIFFUSERS, name).note
+        peer = find_sampler(Dialect.DIFFUSERS, name)
     except ValueError:
         raise ValueError(f"unknown scheduler class {name!r}; {hint}") from None
-    raise NotRepresented(f"{name} has no drop-in here: {note or 'its loop is not that of a pipeline'}")
+    why = f"its loop is its own; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
+    raise NotRepresented(f"{name} has no drop-in here: {why}")
 
 
 def settings_of(scheduler: str) -> frozenset[str]:
