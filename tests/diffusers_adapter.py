@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import ksched
-from ksched.integrations.stock import NotRepresented, Request, request_of
+from ksched.integrations.stock import NotRepresentedError, Request, request_of
 from ksched.loop import drive
 from ksched.runner import Run
 from ksched.schedules.diffusers import DiffusersLevels
@@ -33,7 +33,7 @@ def request(case: Mapping[str, Any]) -> Request | str:
     steps = case["n"] or len(case["timesteps"])
     try:
         return request_of(f"{case['sampler']}Scheduler", case["config"], levels, steps, case["step_kwargs"])
-    except NotRepresented as error:
+    except NotRepresentedError as error:
         return str(error)
 
 

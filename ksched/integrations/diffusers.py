@@ -27,15 +27,14 @@ from ksched.integrations.iterations import (
     Iterations,
     is_flow,
     own_iterations,
-    prediction_of,
     process_of,
     stock_iterations,
 )
-from ksched.integrations.stock import CLASSES, NotRepresented, settings_of, stock_class
+from ksched.integrations.stock import CLASSES, NotRepresentedError, settings_of, stock_class
 from ksched.processes import VP, Flow, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
-from ksched.schedules.diffusers import diffusers_levels
+from ksched.schedules.diffusers import level_settings
 from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
@@ -101,8 +100,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     noise_seed : seed of the noise, by item of the batch (item i takes ``noise_seed + i``); None takes the ``generator``
         given to `step`, or the global random state, as diffusers does
     layout : "calls", ``num_inference_steps`` counts model calls, of which a sampler with several per step takes as many
-        as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that is
-        left as it is, "calls" otherwise
+        as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that
+        is left as it is, "calls" otherwise
     stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr, prediction_type,
     sigma_data, variance_type : of the model, as in diffusers
@@ -222,7 +221,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         own = {name: value for name, value in kept.items() if name not in hidden}
         for name in hidden.keys() & kwargs.keys():
             hidden[name] = kwargs.pop(name)
-        made, unused = super().from_config(own, True, **kwargs)
+        both: Any = super().from_config(own, True, **kwargs)
+        made, unused = both
         made.register_to_config(**hidden)
         return (made, unused) if return_unused_kwargs else made
 
@@ -247,7 +247,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if not isinstance(scheduler, Mapping):
             config["_class_name"] = type(scheduler).__name__
         made: KSchedScheduler = cls.from_config(config, **kwargs)
-        name = made.config.stock_class
+        name = made._entries.stock_class
         if name is not None and made._is_stock:
             made._check_settings(name)
         return made
@@ -255,27 +255,26 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _check_settings(self, name: str) -> None:
         """Raise for settings that cannot be represented, whatever the number of steps."""
         try:
-            self._built({"num_inference_steps": 10, "mu": 1.0 if self.config.use_dynamic_shifting else None})
-        except NotRepresented as error:
-            raise NotRepresented(f"{name} with these settings has no drop-in here: {error}") from None
+            self._built({"num_inference_steps": 10, "mu": 1.0 if self._entries.use_dynamic_shifting else None})
+        except NotRepresentedError as error:
+            raise NotRepresentedError(f"{name} with these settings has no drop-in here: {error}") from None
         except ValueError:
             pass  # ten steps are not for everyone
 
     @property
     def translation(self) -> Translation:
         """What became of the class of diffusers and its settings."""
-        config, name = self._settings, self.config.stock_class
+        config, name = dict(self.config), self._entries.stock_class
         if name is None:
-            return Translation("", str(self.config.sampler or "euler"))
-        its = set(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"}
-        its &= set(config)
+            return Translation("", str(self._entries.sampler or "euler"))
+        its = set(_defaults_of(name)) & set(config)
         bearing = settings_of(name)
         used = {key: config[key] for key in sorted(its & bearing)}
         ignored = {key: config[key] for key in sorted(its - bearing)}
         different = {}
         if name == "DPMSolverSDEScheduler":
             different["noise"] = "new for every interval from the generator, not from torchsde's Brownian tree"
-        sampler, options = self.config.sampler, dict(self.config.sampler_options or {})
+        sampler, options = self._entries.sampler, dict(self._entries.sampler_options or {})
         if self._is_stock:
             try:
                 method = self._built({"num_inference_steps": 10, "mu": 1.0}).method
@@ -301,8 +300,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         num_inference_steps : number of model calls or of steps, see ``layout``
         device : of `timesteps`
         timesteps : what the network is to be told, falling, in place of a number
-        sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu`` say,
-            and a 0 follows them; others are run as they are, to the last one
+        sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu``
+            say, and a 0 follows them; others are run as they are, to the last one
         mu : of the shift, where ``use_dynamic_shifting`` is set
 
         Raises
@@ -314,7 +313,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Flow pipelines ask for n steps by ``linspace(1, 1 / n, n)``. With a ``schedule`` given, that list is read as the
         number n; every other list is run.
         """
-        asked = {"num_inference_steps": num_inference_steps, "mu": mu}
+        asked: dict[str, Any] = {"num_inference_steps": num_inference_steps, "mu": mu}
         asked |= {"timesteps": _listed(timesteps), "sigmas": _listed(sigmas)}
         if num_inference_steps is None and timesteps is None and sigmas is None:
             raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
@@ -326,40 +325,48 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _built(self, asked: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Iterations:
         """Iterations for arguments of `set_timesteps`."""
-        config, stock = self._settings, self.config.stock_class
+        config, stock = self._settings, self._entries.stock_class
         steps = asked.get("num_inference_steps")
-        lists = {"timesteps": asked.get("timesteps"), "sigmas": asked.get("sigmas")}
+        lists: dict[str, Any] = {"timesteps": asked.get("timesteps"), "sigmas": asked.get("sigmas")}
         how: dict[str, Any] = {**lists, "mu": asked.get("mu")}
         if self._is_stock:
             how["mu"] = how["mu"] if config.get("use_dynamic_shifting") else None
             if lists["timesteps"] is not None or lists["sigmas"] is not None:
                 steps = None
             return stock_iterations(stock, config, steps, given=given, **how)
-        if self.config.schedule is not None and is_flow(config, stock) and _is_even(lists["sigmas"]):
-            if lists["timesteps"] is None:
-                steps, how["sigmas"] = len(lists["sigmas"]), None
+        only_even = lists["timesteps"] is None and _is_even(lists["sigmas"])
+        if self._entries.schedule is not None and is_flow(config, stock) and only_even:
+            steps, how["sigmas"] = len(lists["sigmas"]), None
         return own_iterations(
             config,
             steps,
-            sampler=self.config.sampler if self.config.sampler or stock else "euler",
-            schedule=self.config.schedule,
+            sampler=self._entries.sampler if self._entries.sampler or stock else "euler",
+            schedule=self._entries.schedule,
             stock=stock,
-            dialect=Dialect.parse(self.config.dialect or "ksched"),
-            layout=self.config.layout or "calls",
-            sampler_options={**(self.config.sampler_options or {}), **(given or {})},
-            schedule_options=self.config.schedule_options,
+            dialect=Dialect.parse(self._entries.dialect or "ksched"),
+            layout=self._entries.layout or "calls",
+            sampler_options={**(self._entries.sampler_options or {}), **(given or {})},
+            schedule_options=self._entries.schedule_options,
             **how,
         )
 
     @property
+    def _entries(self) -> Any:
+        """The configuration, whose entries are attributes too."""
+        return self.config
+
+    @property
     def _is_stock(self) -> bool:
         """Whether this is a class of diffusers as it is."""
-        return self.config.stock_class is not None and self.config.sampler is None and self.config.schedule is None
+        return (
+            self._entries.stock_class is not None and self._entries.sampler is None and self._entries.schedule is None
+        )
 
     @property
     def _settings(self) -> dict[str, Any]:
         """The configuration as plain settings, as it is now: pipelines replace it."""
-        return {name: value for name, value in self.config.items() if not name.startswith("_") and value is not None}
+        entries = self.config.items()
+        return {key: value for key, value in entries if not key.startswith("_") and value is not None}
 
     def _forget(self) -> None:
         self._begin_index: int | None = None
@@ -377,7 +384,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def timesteps(self) -> torch.Tensor:
         """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
         if self._timesteps is None:
-            length = self.config.num_train_timesteps
+            length = self._entries.num_train_timesteps
             self._timesteps = torch.arange(length - 1, -1, -1, dtype=torch.float32)
         return self._timesteps
 
@@ -395,7 +402,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return torch.tensor(self._iterations.init_noise_sigma, dtype=torch.float32)
         plain = isinstance(self._trained, VP) and not self._trained.variance_preserving
         first = self._trained.sigma_max if plain or hasattr(self._trained, "sigma_data") else 1.0
-        leading = self.config.timestep_spacing == "leading" or hasattr(self._trained, "sigma_data")
+        leading = self._entries.timestep_spacing == "leading" or hasattr(self._trained, "sigma_data")
         return torch.tensor(math.hypot(first, 1.0) if leading and first != 1 else first, dtype=torch.float32)
 
     @property
@@ -404,9 +411,9 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._iterations is not None:
             return self._iterations.order
         if self._is_stock:
-            return stock_class(self.config.stock_class).calls
-        calls = sampler_spec(self.config.sampler).calls if self.config.sampler else 1
-        return calls if self.config.layout == "steps" and isinstance(calls, int) else 1
+            return stock_class(self._entries.stock_class).calls
+        calls = sampler_spec(self._entries.sampler).calls if self._entries.sampler else 1
+        return calls if self._entries.layout == "steps" and isinstance(calls, int) else 1
 
     @property
     def step_index(self) -> int | None:
@@ -483,7 +490,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         run = self._running(index, sample)
         edited = self._edited(denoised)
         request = iterations.method.request
-        if request is not None and request.noise_by_step and self.config.noise_seed is None:
+        if request is not None and request.noise_by_step and self._entries.noise_seed is None:
             self._drawn = self._new_noise()
         if run is None or run.done:  # a last step of no length
             previous: torch.Tensor = sample
@@ -509,7 +516,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Take what `step` is told into the method, at the first call."""
         assert self._iterations is not None
         assert self._asked is not None
-        method, own = self._iterations.method, self.config.sampler_options or {}
+        method, own = self._iterations.method, self._entries.sampler_options or {}
         options = sampler_spec(method.sampler).options
         told = {name: value for name, value in given.items() if name in options and value is not None}
         if method.sampler not in ("ddim", "tcd") or "eta" in own:
@@ -531,8 +538,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 return None
             if not plan.draws:
                 run = Run(plan, sample)
-            elif self.config.noise_seed is not None:
-                run = Run(plan, sample, seed=self.config.noise_seed)
+            elif self._entries.noise_seed is not None:
+                run = Run(plan, sample, seed=self._entries.noise_seed)
             else:
                 run = Run(plan, sample, noise=self._noise)
             if self._saved is not None:  # a copy of a scheduler goes on where that was
@@ -559,7 +566,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _edited(self, denoised: torch.Tensor) -> torch.Tensor | None:
         """The prediction as the configuration has it edited, None if it has not."""
-        config, name = self.config, self.config.stock_class
+        config, name = self._entries, self._entries.stock_class
         applies = settings_of(name) if name is not None and self._is_stock else None
 
         def same(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -571,7 +578,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             edit = guidance.clip(same, -config.clip_sample_range, config.clip_sample_range)
         else:
             return None
-        edited: torch.Tensor = edit(denoised, denoised.new_zeros(len(denoised)))  # type: ignore[assignment]
+        edited: torch.Tensor = edit(denoised, denoised.new_zeros(len(denoised)))
         return edited
 
     def _std(self, variance: torch.Tensor | None, index: int, kind: str) -> torch.Tensor:
@@ -615,14 +622,16 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def _trained(self) -> Process:
         """What the model was trained on, without a shift that is known only later."""
-        return process_of({**self._settings, "use_dynamic_shifting": False}, self.config.stock_class)
+        return process_of({**self._settings, "use_dynamic_shifting": False}, self._entries.stock_class)
 
     def _mixture(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """alpha and sigma of timesteps, to be multiplied by states.
+        """Signal scale and noise std at timesteps, to be multiplied by states.
 
         The level is that of the run's place where it has one: after a step the present one, else where it begins.
         """
-        iterations = self._iterations
+        iterations, stock = self._iterations, self._entries.stock_class
+        if self._is_stock and CLASSES[stock].noises_by_timestep and not is_flow(self._settings, stock):
+            iterations = None
         if iterations is not None and (self._step_index is not None or self._begin_index is not None):
             levels = [iterations.levels[self._index(None)]]
         else:
@@ -686,7 +695,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return process
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self._entries.num_train_timesteps)
 
     # --------------------------------------------------------------------------------------------------------- copies
 
@@ -714,23 +723,28 @@ def _is_foreign(config: Mapping[str, Any], own: str) -> bool:
 
 def _adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of diffusers with its class, and the defaults of that, made explicit."""
-    name = config.pop("_class_name", None) or _class_of(config)
+    name: Any = config.pop("_class_name", None) or _class_of(config)
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     if name not in CLASSES:
         if "sampler" not in changes or "schedule" not in changes:
             if name is None:
                 raise ValueError(
-                    "the class of this configuration cannot be told: give sampler and schedule, or the scheduler itself "
-                    "to KSchedScheduler.from_diffusers"
+                    "the class of this configuration cannot be told: give sampler and schedule, or the scheduler "
+                    "itself to KSchedScheduler.from_diffusers"
                 )
             stock_class(name)  # says why there is none
         return own
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    kept = {**defaults, **own, "stock_class": name}
+    kept = {**_defaults_of(name), **own, "stock_class": name}
     if changes.get("schedule") is not None and is_flow(kept, name):
         kept["use_flow_sigmas"] = True  # pipelines then ask for a number of steps, not for a list of their own
     return kept
+
+
+def _defaults_of(name: str) -> dict[str, Any]:
+    """The settings of a class, with their defaults; those of its levels where its own extra is not installed."""
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    written = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return written or dict(level_settings(CLASSES[name].levels or name))
 
 
 def _class_of(config: Mapping[str, Any]) -> str | None:
@@ -738,9 +752,7 @@ def _class_of(config: Mapping[str, Any]) -> str | None:
     keys = {key for key in config if not key.startswith("_")}
     fits = []
     for name in CLASSES:
-        known = getattr(diffusers, name, None)
-        parameters = inspect.signature(known.__init__).parameters if known is not None else {}
-        if {key for key, p in parameters.items() if p.default is not p.empty} == keys:
+        if hasattr(diffusers, name) and set(_defaults_of(name)) == keys:
             fits.append(name)
     plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name]
     return plain[0] if len(plain) == 1 else None
@@ -771,7 +783,7 @@ def _halves(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, t
     if output.shape == sample.shape:
         return output, None
     if output.ndim == sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]:
-        prediction, variance = output.split(sample.shape[1], dim=1)
+        prediction, variance = output.chunk(2, dim=1)
         if prediction.shape == sample.shape:
             return prediction, variance
     raise ValueError(

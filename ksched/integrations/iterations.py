@@ -17,7 +17,7 @@ from ksched.denoiser import Denoiser, Prediction
 from ksched.grid import Grid, stretch_terminal
 from ksched.integrations.stock import (
     CLASSES,
-    NotRepresented,
+    NotRepresentedError,
     Request,
     falling,
     request_of,
@@ -235,11 +235,12 @@ def stock_levels(
     mu: float | None = None,
 ) -> tuple[DiffusersLevels, int]:
     """Levels of a class, and the number of steps it counts."""
-    given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+    given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
     known = settings_of(stock)
     settings = {name: value for name, value in config.items() if value is not None and name in known}
     name = stock_class(stock).levels or stock
-    levels = diffusers_levels(name, settings, steps, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    levels = diffusers_levels(name, settings, steps, **asked)
     return levels, len(levels.timesteps) if steps is None else steps
 
 
@@ -268,12 +269,12 @@ def stock_iterations(
     levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu)
     request = request_of(stock, config, levels, counted, given)
     process, told = request.process, np.asarray(levels.timesteps)
-    method = Method(
-        request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, dict(request.options), request
-    )
+    method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, dict(request.options), request)
     plan_calls = list(request.calls) if request.calls is not None else method.whole.call_sigmas.tolist()
     if not 0 <= len(told) - len(plan_calls) <= 1:
-        raise NotRepresented(f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls")
+        raise NotRepresentedError(
+            f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls"
+        )
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
     if levels.sigmas is not None and len(levels.sigmas) == len(shown):
@@ -377,14 +378,16 @@ def own_iterations(
             "beforehand; take another, or run it with ksched.build_sampler(...).sample"
         )
 
-    def method(levels: Sequence[float]) -> Method:
+    def method(levels: Sequence[float] | Array) -> Method:
         return Method(spec.name, tuple(float(v) for v in levels), process, dialect, options)
 
     def scheduled(count: int) -> Method:
         if schedule is None and stock is not None:
             return method(_levels_of(stock, config, count, mu))
         name = NoiseSchedule.parse(schedule or NoiseSchedule.SIMPLE)
-        span = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)}
+        span = {
+            k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)
+        }
         made = calculate_sigmas(name, count, process, dialect=dialect, **{**span, **(schedule_options or {})})
         terminal = config.get("shift_terminal")
         return method(stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made)

@@ -17,12 +17,21 @@ from ksched.grid import Grid
 from ksched.peers import find_sampler
 from ksched.plan import Plan
 from ksched.processes import EDM, VP, Flow, Level, Process
-from ksched.samplers.blocks import ancestral, combine, renoise
+from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
 from ksched.schedules.diffusers import DiffusersLevels, level_settings
 from ksched.tape import SamplerFunction, Vector, Verbs, trace
 from ksched.types import Dialect
 
-__all__ = ["CLASSES", "NotRepresented", "Request", "StockClass", "falling", "request_of", "settings_of", "stock_class"]
+__all__ = [
+    "CLASSES",
+    "NotRepresentedError",
+    "Request",
+    "StockClass",
+    "falling",
+    "request_of",
+    "settings_of",
+    "stock_class",
+]
 
 V = TypeVar("V", bound=Vector)
 Settings = Mapping[str, Any]
@@ -35,7 +44,7 @@ NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
 EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
 
 
-class NotRepresented(ValueError):
+class NotRepresentedError(ValueError):
     """A setting of a class that no option of ours repeats; the text says why."""
 
 
@@ -102,12 +111,12 @@ def vp_of(config: Settings, *, preserving: bool = True, **defaults: Any) -> VP:
     kinds = {"linear": VP.linear, "scaled_linear": VP.scaled_linear, "sigmoid": VP.sigmoid}
     if kind not in kinds:
         known = ", ".join([*kinds, "squaredcos_cap_v2", "exp"])
-        raise NotRepresented(f"beta_schedule must be one of {known}; got {kind!r}. Give trained_betas instead.")
+        raise NotRepresentedError(f"beta_schedule must be one of {known}; got {kind!r}. Give trained_betas instead.")
     return kinds[kind](s["beta_start"], s["beta_end"], steps, **how)
 
 
 def level_of(process: VP, timestep: float) -> float:
-    """sigma / alpha of a whole timestep."""
+    """Sigma over alpha at a whole timestep."""
     alpha_bar = float(process.alphas_cumprod[int(timestep)])
     return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
 
@@ -137,7 +146,7 @@ def _euler(run: Run) -> Request:
     churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
     in_eps = run.scheduler != "EDMEulerScheduler" and run.config.get("prediction_type", "epsilon") == "epsilon"
     if churn.get("s_churn", 0) > 0 and not in_eps:
-        raise NotRepresented(CHURN_NOT_IN_EPS)
+        raise NotRepresentedError(CHURN_NOT_IN_EPS)
     # a table of one level too many is walked as far as there are timesteps
     levels = falling(run.sigmas[: len(run.timesteps) + 1])[0]
     return Request("euler", levels, _sigma_states(run), churn)
@@ -152,9 +161,37 @@ def _in_sigma(sampler: str) -> Callable[[Run], Request]:
     return request
 
 
+def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int) -> V:
+    """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
+
+    Parameters
+    ----------
+    levels : of the whole run
+    begin : number of the step to begin with
+    """
+    straight, past = Straight(grid), list[V]()
+    for i in range(begin, len(levels) - 1):
+        s, t = levels[i], levels[i + 1]
+        past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:4]
+        nodes = straight.nodes(s, t, [levels[k] for k in range(i, i - min(i + 1, 4), -1)])
+        weights = lagrange_weights(nodes, moments(0.0, len(nodes)))
+        x = straight.move(s, t, x, combine(weights[: len(past)], past))
+    return x
+
+
+def _lms(run: Run) -> Request:
+    process, sigmas = _sigma_states(run), falling(run.sigmas)[0]
+
+    def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        levels = [process.level(sigma) for sigma in sigmas]
+        return _traced(partial(lms_by_place, levels=levels, begin=begin), process, levels[begin])
+
+    return Request("lms", sigmas, process, {}, sigmas[:-1], literal)
+
+
 def _flow_euler(run: Run) -> Request:
     if run.config.get("invert_sigmas"):
-        raise NotRepresented(RISING)
+        raise NotRepresentedError(RISING)
     if run.config.get("stochastic_sampling"):
         return _flow_lcm(run)
     return Request("euler", falling(run.sigmas)[0], _flow(run))  # it takes s_churn and its like, and does nothing
@@ -162,15 +199,15 @@ def _flow_euler(run: Run) -> Request:
 
 def _flow_lcm(run: Run) -> Request:
     if run.config.get("invert_sigmas"):
-        raise NotRepresented(RISING)
+        raise NotRepresentedError(RISING)
     if run.config.get("scale_factors"):
-        raise NotRepresented("it resizes the state between steps")
+        raise NotRepresentedError("it resizes the state between steps")
     return Request("lcm", falling(run.sigmas)[0], _flow(run), {"boundary": 0.0})
 
 
 def _flow_heun(run: Run) -> Request:
     if run.given.get("s_churn", 0) > 0:
-        raise NotRepresented(CHURN_OFF_FLOW)
+        raise NotRepresentedError(CHURN_OFF_FLOW)
     return Request("heun", falling(run.sigmas)[0], _flow(run))
 
 
@@ -224,9 +261,9 @@ def _uni_pc(run: Run) -> Request:
     s = run.config
     without = sorted(s.get("disable_corrector") or [])
     if without != list(range(len(without))):
-        raise NotRepresented("it leaves out the corrector of steps amid the others")
+        raise NotRepresentedError("it leaves out the corrector of steps amid the others")
     if s.get("solver_p") is not None:
-        raise NotRepresented("its predictor is another scheduler")
+        raise NotRepresentedError("its predictor is another scheduler")
     levels, repeat_last = falling(run.sigmas)
     variant = s.get("solver_type", "bh2")
     options = {
@@ -341,7 +378,7 @@ def _ddpm(run: Run) -> Request:
     s = run.config
     kind = s.get("variance_type", "fixed_small")
     if kind == "fixed_large_log":
-        raise NotRepresented(NOT_A_NUMBER)
+        raise NotRepresentedError(NOT_A_NUMBER)
     process = vp_of(s)
     levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
     if kind.startswith("learned"):  # the noise is added beside the plan
@@ -394,7 +431,7 @@ def _pndm(run: Run) -> Request:
             if len(ways) > 1:
                 ways[1] = ways[1][0] + step, ways[1][0]
             if max(t for t, _ in ways) >= len(process.betas):
-                raise NotRepresented(f"its second call is for a timestep of {len(process.betas)} or more")
+                raise NotRepresentedError(f"its second call is for a timestep of {len(process.betas)} or more")
             ends = [(process.level(level_of(process, a)), process.level(_after(process, s, b, False))) for a, b in ways]
             levels = [process.level(value) for value in calls[begin:]]
             function = partial(plms_by_strides, levels=levels, steps=ends, slopes="v" if v else "eps")
@@ -404,13 +441,13 @@ def _pndm(run: Run) -> Request:
         return Request("pndm", own, process, {}, calls, literal)
     even = [timesteps[-1] + step * k for k in range(n)][::-1]
     if even[:1] != timesteps[:1] or step % 2:
-        raise NotRepresented(OTHER_LEVELS)
+        raise NotRepresentedError(OTHER_LEVELS)
     levels, _ = falling([*(level_of(process, t) for t in even), _after(process, s, timesteps[-1] - step, False)])
     options = {"warm_up": "prk", "slopes": "v" if v else "straight", "max_order": 4 if n > 1 else 1}
     return Request("pndm", levels, process, options)
 
 
-_LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def _lcm(run: Run) -> Request:
@@ -421,7 +458,7 @@ def _lcm(run: Run) -> Request:
 
 def _tcd(run: Run) -> Request:
     if run.config.get("thresholding") or run.config.get("clip_sample"):
-        raise NotRepresented(EDITED_TCD)
+        raise NotRepresentedError(EDITED_TCD)
     process, eta = vp_of(run.config, **_LATENT), run.given.get("eta")
     levels, _ = falling([*(level_of(process, t) for t in run.timesteps), level_of(process, 0)])
     return Request("tcd", levels, process, {"eta": 0.3 if eta is None else eta})
@@ -434,7 +471,7 @@ def _ipndm(run: Run) -> Request:
 
 
 def _rising(run: Run) -> Request:
-    raise NotRepresented(RISING)
+    raise NotRepresentedError(RISING)
 
 
 # ---------------------------------------------------------------------------------------------------------- the classes
@@ -450,6 +487,7 @@ class StockClass(NamedTuple):
     calls : model calls of a step, as its timesteps are laid out
     levels : the class whose levels it has, if not its own
     prediction : what its networks predict, if there is no setting for it
+    noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
     """
 
     request: Callable[[Run], Request]
@@ -457,6 +495,7 @@ class StockClass(NamedTuple):
     calls: int = 1
     levels: str | None = None
     prediction: str | None = None
+    noises_by_timestep: bool = False
 
 
 _EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
@@ -470,7 +509,7 @@ CLASSES: Mapping[str, StockClass] = {
         "EulerDiscrete": StockClass(_euler),
         "EulerAncestralDiscrete": StockClass(_in_sigma("euler_ancestral")),
         "HeunDiscrete": StockClass(_in_sigma("heun"), _HEUNS, 2),
-        "LMSDiscrete": StockClass(_in_sigma("lms")),
+        "LMSDiscrete": StockClass(_lms),
         "KDPM2Discrete": StockClass(_in_sigma("dpm_2"), calls=2),
         "KDPM2AncestralDiscrete": StockClass(_in_sigma("dpm_2_ancestral"), calls=2),
         "DPMSolverSDE": StockClass(_in_sigma("dpmpp_sde"), calls=2),
@@ -486,7 +525,9 @@ CLASSES: Mapping[str, StockClass] = {
         ),
         "DEISMultistep": StockClass(_deis, f"{_EDITS} solver_order lower_order_final"),
         "SASolver": StockClass(
-            _sa_solver, f"{_EDITS} predictor_order corrector_order algorithm_type tau lower_order_final"
+            _sa_solver,
+            f"{_EDITS} predictor_order corrector_order algorithm_type tau lower_order_final",
+            noises_by_timestep=True,
         ),
         "DDIM": StockClass(_ddim, f"{_CLIPS} {_VP} set_alpha_to_one"),
         "DDIMParallel": StockClass(_ddim, f"{_CLIPS} {_VP} set_alpha_to_one", levels="DDIMScheduler"),
@@ -525,7 +566,7 @@ def stock_class(name: str) -> StockClass:
     except ValueError:
         raise ValueError(f"unknown scheduler class {name!r}; {hint}") from None
     why = f"its loop is its own; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
-    raise NotRepresented(f"{name} has no drop-in here: {why}")
+    raise NotRepresentedError(f"{name} has no drop-in here: {why}")
 
 
 def settings_of(scheduler: str) -> frozenset[str]:
@@ -549,7 +590,7 @@ def request_of(
 
     Raises
     ------
-    NotRepresented : something that no option of ours repeats
+    NotRepresentedError : something that no option of ours repeats
     ValueError : an unknown class
     """
     facts = stock_class(scheduler)
