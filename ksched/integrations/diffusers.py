@@ -103,13 +103,15 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that
         is left as it is, "calls" otherwise
     stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
-    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr, prediction_type,
-    sigma_data, variance_type : of the model, as in diffusers
-    timestep_spacing, steps_offset, use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas,
-    use_flow_sigmas, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``; None is its default
-    flow_shift, shift, use_dynamic_shifting, time_shift_type, base_shift, max_shift, base_image_seq_len,
-    max_image_seq_len, shift_terminal, invert_sigmas : of flow models
-    thresholding, dynamic_thresholding_ratio, sample_max_value, clip_sample, clip_sample_range : edits of the prediction
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers
+    rescale_betas_zero_snr, prediction_type, sigma_data, variance_type : of the model too
+    timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
+    use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default
+    use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : of flow models
+    base_shift, max_shift, base_image_seq_len, max_image_seq_len : of flow models, for the pipeline
+    invert_sigmas : levels that rise, which nothing here runs
+    thresholding, dynamic_thresholding_ratio, sample_max_value : edit of the prediction
+    clip_sample, clip_sample_range : edit of the prediction
     solver_order, algorithm_type, solver_type, lower_order_final, euler_at_final : method of ``stock_class``
 
     Raises

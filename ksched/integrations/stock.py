@@ -161,19 +161,20 @@ def _in_sigma(sampler: str) -> Callable[[Run], Request]:
     return request
 
 
-def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int) -> V:
+def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
     """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
 
     Parameters
     ----------
     levels : of the whole run
     begin : number of the step to begin with
+    order : how many slopes are used, at most
     """
     straight, past = Straight(grid), list[V]()
     for i in range(begin, len(levels) - 1):
         s, t = levels[i], levels[i + 1]
-        past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:4]
-        nodes = straight.nodes(s, t, [levels[k] for k in range(i, i - min(i + 1, 4), -1)])
+        past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:order]
+        nodes = straight.nodes(s, t, [levels[k] for k in range(i, i - min(i + 1, order), -1)])
         weights = lagrange_weights(nodes, moments(0.0, len(nodes)))
         x = straight.move(s, t, x, combine(weights[: len(past)], past))
     return x
@@ -181,12 +182,13 @@ def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], be
 
 def _lms(run: Run) -> Request:
     process, sigmas = _sigma_states(run), falling(run.sigmas)[0]
+    order = int(run.given.get("order", 4))
 
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
         levels = [process.level(sigma) for sigma in sigmas]
-        return _traced(partial(lms_by_place, levels=levels, begin=begin), process, levels[begin])
+        return _traced(partial(lms_by_place, levels=levels, begin=begin, order=order), process, levels[begin])
 
-    return Request("lms", sigmas, process, {}, sigmas[:-1], literal)
+    return Request("lms", sigmas, process, {"order": order}, sigmas[:-1], literal)
 
 
 def _flow_euler(run: Run) -> Request:
