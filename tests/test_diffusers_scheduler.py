@@ -511,6 +511,63 @@ def test_a_class_on_levels_of_ours() -> None:
     torch.testing.assert_close(loop(ours, 9), loop(stock, 9), rtol=1e-4, atol=1e-4)
 
 
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("Euler", {**SD, **ZERO_SNR}), ("DDIM", {**SD, **ZERO_SNR}), ("PNDM", {**SD, "skip_prk_steps": True}), ("PNDM", SD),
+    ("DPMSolverMultistep", SD), ("DPMSolverSinglestep", SD), ("UniPCMultistep", SD), ("UniPCMultistep", FLOW),
+    ("DEISMultistep", SD), ("SASolver", SD), ("Heun", SD), ("KDPM2Ancestral", SD), ("EulerAncestral", SD), ("LCM", {}),
+    ("TCD", {}), ("DDPM", {}), ("FlowMatchEuler", {"shift": 3.0}), ("FlowMatchHeun", {}), ("FlowMatchLCM", {}),
+    ("EDMEuler", {}), ("EDMDPMSolverMultistep", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=label)
+@pytest.mark.parametrize(
+    "how", [{"schedule": "karras"}, {"schedule": "beta"}, {"sampler": "dpmpp_2m"}, {"sampler": "rk4"}]
+)
+def test_one_of_the_two_is_left_out(case: Any, how: dict[str, Any]) -> None:
+    ours = KSchedScheduler.from_diffusers(stock_of(*case), **how)
+    assert torch.isfinite(loop(ours, 8)).all()
+    assert float(ours.sigmas[-1]) == 0
+    assert len(ours.timesteps) <= 8
+    if how == {"sampler": "dpmpp_2m"}:
+        assert len(ours.timesteps) == 8
+
+
+def test_leftovers_of_ours() -> None:
+    ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler="dpmpp_2m", schedule="karras")
+    stock = diffusers.EulerDiscreteScheduler.from_config(ours.config)
+    assert KSchedScheduler.from_config(stock.config).config.sampler == "dpmpp_2m"
+    again = KSchedScheduler.from_diffusers(stock)
+    assert again.config.sampler is None
+    torch.testing.assert_close(loop(again, 5), loop(stock, 5), rtol=1e-4, atol=1e-4)
+
+
+def test_a_configuration_that_is_replaced() -> None:
+    """Constructors of pipelines set steps_offset to 1 in the configuration of a scheduler that is there."""
+    ours = KSchedScheduler.from_diffusers(stock_of("DDIM", SD))
+    ours.set_timesteps(5)
+    assert ours.timesteps[-1] == 0
+    ours.set_timesteps(5)
+    ours._internal_dict = diffusers.configuration_utils.FrozenDict({**ours.config, "steps_offset": 1})
+    ours.set_timesteps(5)
+    assert ours.timesteps[-1] == 1
+
+
+def test_which_class_a_configuration_is_of() -> None:
+    for name, config in STOCK:
+        if name in (
+            "LMS",
+            "KDPM2",
+            "KDPM2Ancestral",
+            "LCM",
+            "TCD",
+        ):  # the first three have the same settings, as the rest
+            continue
+        stock = stock_of(name, config)
+        assert KSchedScheduler.from_config(stock.config).config.stock_class == type(stock).__name__
+    assert KSchedScheduler.from_config(stock_of("LMS", {}).config).config.stock_class == "LMSDiscreteScheduler"
+
+
 def test_what_is_given_runs() -> None:
     ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler="dpmpp_2m", schedule="karras")
     ours.set_timesteps(sigmas=[14.6, 5.0, 1.5, 0.4, 0.0])

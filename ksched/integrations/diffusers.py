@@ -40,8 +40,8 @@ from ksched.types import Dialect, NoiseSchedule
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 
 _LAYOUTS = ("calls", "steps")
-#: settings that say nothing of the numbers of a run
-_FOR_PIPELINES = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "num_train_timesteps")
+#: parameters that no scheduler of diffusers has
+_OURS = ("sampler", "schedule", "sampler_options", "schedule_options", "dialect", "noise_seed", "layout", "stock_class")
 
 
 @dataclass
@@ -196,6 +196,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.num_inference_steps: int | None = None
         self._asked: dict[str, Any] | None = None
         self._iterations: Iterations | None = None
+        self._made_of: Any = None
         self._timesteps: torch.Tensor | None = None
         self._forget()
 
@@ -248,6 +249,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         config = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
         if not isinstance(scheduler, Mapping):
             config["_class_name"] = type(scheduler).__name__
+        if config.get("_class_name") != cls.__name__:  # what is left over from one of ours
+            config = {name: value for name, value in config.items() if name not in _OURS}
         made: KSchedScheduler = cls.from_config(config, **kwargs)
         name = made._entries.stock_class
         if name is not None and made._is_stock:
@@ -319,7 +322,11 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         asked |= {"timesteps": _listed(timesteps), "sigmas": _listed(sigmas)}
         if num_inference_steps is None and timesteps is None and sigmas is None:
             raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
-        self._iterations, self._asked = self._built(asked), asked
+        same = self._iterations is not None and self._made_of is self.config and self._asked == asked
+        if not same:  # plans are worth keeping, as a pipeline asks for the same run again and again
+            self._iterations = self._built(asked)
+        assert self._iterations is not None
+        self._asked, self._made_of = asked, self.config
         self.num_inference_steps = len(self._iterations) if num_inference_steps is None else num_inference_steps
         kind = torch.int64 if self._iterations.whole else torch.float32
         self._timesteps = torch.tensor(self._iterations.timesteps.tolist(), dtype=torch.float64).to(kind).to(device)
@@ -529,7 +536,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if given.get("s_churn") and "s_churn" not in told:
             raise ValueError(f"sampler {method.sampler} has no churn; euler, heun and dpm_2 have")
         if self._is_stock and given.get("s_churn"):
-            self._iterations, self._extra = self._built(self._asked, told), {}
+            self._iterations, self._extra, self._made_of = self._built(self._asked, told), {}, None
 
     def _running(self, index: int, sample: torch.Tensor) -> Run | None:
         """The run, with the state that was handed over; None if no model call is left for it."""
@@ -705,7 +712,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         state = self.__dict__.copy()
         if self._run is not None:
             state["_saved"] = self._run.state_dict()
-        for name in ("_run", "_given", "_generator", "_iterations", "_drawn", "_like"):
+        for name in ("_run", "_given", "_generator", "_iterations", "_made_of", "_drawn", "_like"):
             state[name] = None
         return state
 
@@ -750,11 +757,13 @@ def _defaults_of(name: str) -> dict[str, Any]:
 
 
 def _class_of(config: Mapping[str, Any]) -> str | None:
-    """The class of a configuration that does not name it: the one that has exactly these settings."""
+    """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
     keys = {key for key in config if not key.startswith("_")}
+    unset = set(config.get("_use_default_values", ())) & keys
     fits = []
     for name in CLASSES:
-        if hasattr(diffusers, name) and set(_defaults_of(name)) == keys:
+        defaults = _defaults_of(name) if hasattr(diffusers, name) else {}
+        if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
             fits.append(name)
     plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name]
     return plain[0] if len(plain) == 1 else None

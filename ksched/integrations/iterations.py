@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,9 @@ __all__ = ["Iterations", "Method", "own_iterations", "process_of", "stock_iterat
 
 Settings = Mapping[str, Any]
 
+#: plans of a method that are remembered: a loop begins nearly always at the same call
+_KEPT = 8
+
 
 @dataclass(frozen=True)
 class Method:
@@ -58,6 +61,7 @@ class Method:
     dialect: Dialect
     options: Mapping[str, Any]
     request: Request | None = None
+    _plans: dict[Any, Plan | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, begin: int = 0, extra: Mapping[str, Any] | None = None) -> Plan | None:
         """The plan from a model call on, None if none is left.
@@ -67,6 +71,14 @@ class Method:
         begin : number of the first model call, of the whole run
         extra : options that were not known before
         """
+        key = begin, tuple(sorted((extra or {}).items()))
+        if key not in self._plans:
+            if len(self._plans) >= _KEPT:
+                self._plans.clear()
+            self._plans[key] = self._plan(begin, extra)
+        return self._plans[key]
+
+    def _plan(self, begin: int, extra: Mapping[str, Any] | None) -> Plan | None:
         options = {**self.options, **(extra or {})}
         if self.request is not None and self.request.literal is not None:
             return self.request.literal(begin, extra or {})
@@ -361,11 +373,12 @@ def own_iterations(
     """
     process = process_of(config, stock, mu)
     options: dict[str, Any] = dict(sampler_options or {})
+    reading = dialect
     if sampler is None:
         levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10)
         request = request_of(stock or "EulerDiscreteScheduler", config, levels, counted)
         kept = {name: value for name, value in request.options.items() if name != "repeat_last"}
-        sampler, options, dialect = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
+        sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
     spec = sampler_spec(sampler)
     if spec.uncond:
         raise ValueError(
@@ -379,7 +392,7 @@ def own_iterations(
         )
 
     def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.name, tuple(float(v) for v in levels), process, dialect, options)
+        return Method(spec.name, tuple(float(v) for v in levels), process, reading, options)
 
     def scheduled(count: int) -> Method:
         if schedule is None and stock is not None:
@@ -436,15 +449,15 @@ def _levels_of(stock: str, config: Settings, steps: int, mu: float | None) -> li
     settings = {**config, "skip_prk_steps": True}
     levels, counted = stock_levels(stock, settings, steps, mu=mu)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
-    return found if found[-1] == 0 else [*found, 0.0]
+    return [*[sigma for sigma in found if sigma > 0][:counted], 0.0]
 
 
 def _steps_within(spec: SamplerSpec, calls: int, build: Callable[[int], Method]) -> int:
-    """The most steps whose model calls are at most ``calls``."""
-    for steps in range(calls, 1, -1):
-        if spec.calls is not None:
-            if spec.nfe(steps) <= calls:
-                return steps
-        elif build(steps).whole.nfe <= calls:
-            return steps
-    return 1
+    """The most steps whose model calls are at most ``calls``, at least 1."""
+    if isinstance(spec.calls, int):
+        return max((calls + spec.calls - spec.calls_to_zero) // spec.calls, 1)
+    low, high = 1, calls
+    while low < high:  # options and levels may change the number of calls, so it is counted
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if build(middle).whole.nfe <= calls else (low, middle - 1)
+    return low

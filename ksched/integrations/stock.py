@@ -425,6 +425,7 @@ def plms_by_strides(
 def _pndm(run: Run) -> Request:
     s, step, n, timesteps = run.config, _stride(run), run.steps, run.timesteps
     process, v = vp_of(s), s.get("prediction_type") == "v_prediction"
+    slopes = {"slopes": "v" if v else "straight"}
     if s.get("skip_prk_steps"):
         calls = [level_of(process, t) for t in timesteps]
 
@@ -440,13 +441,12 @@ def _pndm(run: Run) -> Request:
             return _traced(function, process, levels[0])
 
         own = falling([*calls, _after(process, s, timesteps[-1] - step, False)])[0]
-        return Request("pndm", own, process, {}, calls, literal)
+        return Request("pndm", own, process, {**slopes, "warm_up": "heun"}, calls, literal)
     even = [timesteps[-1] + step * k for k in range(n)][::-1]
     if even[:1] != timesteps[:1] or step % 2:
         raise NotRepresentedError(OTHER_LEVELS)
     levels, _ = falling([*(level_of(process, t) for t in even), _after(process, s, timesteps[-1] - step, False)])
-    options = {"warm_up": "prk", "slopes": "v" if v else "straight", "max_order": 4 if n > 1 else 1}
-    return Request("pndm", levels, process, options)
+    return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "max_order": 4 if n > 1 else 1})
 
 
 _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
