@@ -605,6 +605,22 @@ def test_layouts() -> None:
         assert len(whole.timesteps) == sampler_spec(sampler).nfe(9)
 
 
+def test_a_class_with_options_and_a_layout() -> None:
+    stock = stock_of("DDIM", {**SD, "clip_sample": False})
+    half = KSchedScheduler.from_diffusers(stock, sampler_options={"eta": 0.5})
+    stock.set_timesteps(5)
+    x, generator = start(), seeded()
+    for t in stock.timesteps:
+        x = stock.step(network(x, t), t, x, eta=0.5, generator=generator).prev_sample
+    torch.testing.assert_close(loop(half, 5), x, rtol=1e-4, atol=1e-4)
+    heun = stock_of("Heun", SD)
+    counted = KSchedScheduler.from_diffusers(heun, layout="calls")
+    counted.set_timesteps(9)
+    assert counted.order == 1
+    assert len(counted.timesteps) == 9
+    torch.testing.assert_close(loop(counted, 9), loop(heun, 5), rtol=1e-4, atol=1e-4)
+
+
 def test_noise_of_a_seed() -> None:
     config = SOURCES["FlowMatchEuler"]().config
     runs = []
@@ -770,6 +786,14 @@ def test_bad_input() -> None:
         KSchedScheduler.from_config(config, sampler="dpm_adaptive", schedule="karras")
     with pytest.raises(ValueError, match="layout must be one of"):
         KSchedScheduler.from_config(config, layout="k")
+    with pytest.raises(TypeError, match="no parameter 'shcedule'; did you mean 'schedule'"):
+        KSchedScheduler.from_config(config, sampler="euler", shcedule="karras")
+    with pytest.raises(ValueError, match="dialect says what sampler and schedule mean"):
+        KSchedScheduler.from_config(config, dialect="comfyui")
+    with pytest.raises(ValueError, match="schedule_options need a schedule"):
+        KSchedScheduler.from_config(config, sampler="euler", schedule_options={"rho": 5.0})
+    with pytest.raises(TypeError, match="takes no sampler option 'order'"):
+        KSchedScheduler.from_diffusers(stock_of("DDIM", SD), sampler_options={"order": 2}).set_timesteps(3)
     with pytest.raises(TypeError, match="noise_seed must be a whole number"):
         KSchedScheduler.from_config(config, noise_seed=1.5)
     with pytest.raises(ValueError, match="has no drop-in here"):

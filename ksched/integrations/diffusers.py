@@ -5,6 +5,7 @@ Import this module before ``from_pretrained`` loads a pipeline that was saved wi
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -193,6 +194,10 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise TypeError(f"noise_seed must be a whole number or None; got {noise_seed!r}")
         if sampler is not None and (sampler_spec(sampler).uncond or sampler_spec(sampler).adaptive):
             own_iterations({}, 1, sampler=sampler, schedule=None, stock=None)  # says why not
+        if sampler is None and schedule is None and stock_class is not None and dialect not in (None, "diffusers"):
+            raise ValueError(f"dialect says what sampler and schedule mean: give one of them; got {dialect!r} alone")
+        if schedule is None and schedule_options:
+            raise ValueError("schedule_options need a schedule")
         self.num_inference_steps: int | None = None
         self._asked: dict[str, Any] | None = None
         self._iterations: Iterations | None = None
@@ -214,11 +219,15 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         Raises
         ------
+        TypeError : a parameter that is misspelt
         ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told
         """
         if not isinstance(config, Mapping):
             return super().from_config(config, return_unused_kwargs, **kwargs)
         known = set(inspect.signature(cls.__init__).parameters)
+        for name in kwargs.keys() - known:  # others may be meant for someone else, and are left alone
+            if near := difflib.get_close_matches(name, _OURS, n=1, cutoff=0.8):
+                raise TypeError(f"from_config has no parameter {name!r}; did you mean {near[0]!r}?")
         kept = _adopted(dict(config), kwargs) if _is_foreign(config, cls.__name__) else dict(config)
         hidden = {name: value for name, value in kept.items() if name not in known and not name.startswith("_")}
         own = {name: value for name, value in kept.items() if name not in hidden}
@@ -342,7 +351,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             how["mu"] = how["mu"] if config.get("use_dynamic_shifting") else None
             if lists["timesteps"] is not None or lists["sigmas"] is not None:
                 steps = None
-            return stock_iterations(stock, config, steps, given=given, **how)
+            options, layout = self._entries.sampler_options, self._entries.layout
+            return stock_iterations(stock, config, steps, given=given, options=options, layout=layout, **how)
         only_even = lists["timesteps"] is None and _is_even(lists["sigmas"])
         if self._entries.schedule is not None and is_flow(config, stock) and only_even:
             steps, how["sigmas"] = len(lists["sigmas"]), None

@@ -53,6 +53,7 @@ class Method:
     sampler, process, dialect, options : as for `ksched.build_sampler`
     sigmas : levels of the whole run
     request : of a stock class, where that has something that no sampler has
+    changed : those of the options that are not the class's own
     """
 
     sampler: str
@@ -61,6 +62,7 @@ class Method:
     dialect: Dialect
     options: Mapping[str, Any]
     request: Request | None = None
+    changed: Mapping[str, Any] = field(default_factory=dict)
     _plans: dict[Any, Plan | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, begin: int = 0, extra: Mapping[str, Any] | None = None) -> Plan | None:
@@ -81,7 +83,7 @@ class Method:
     def _plan(self, begin: int, extra: Mapping[str, Any] | None) -> Plan | None:
         options = {**self.options, **(extra or {})}
         if self.request is not None and self.request.literal is not None:
-            return self.request.literal(begin, extra or {})
+            return self.request.literal(begin, {**self.changed, **(extra or {})})
         whole = self.whole if options == self.options else self._built(self.sigmas, options)
         if begin == 0:
             return whole
@@ -265,6 +267,8 @@ def stock_iterations(
     sigmas: ArrayLike | None = None,
     mu: float | None = None,
     given: Settings | None = None,
+    options: Settings | None = None,
+    layout: str | None = None,
 ) -> Iterations:
     """The iterations of a class of diffusers, as that would go through them.
 
@@ -273,15 +277,24 @@ def stock_iterations(
     stock, config : the class and its configuration
     steps, timesteps, sigmas, mu : of ``set_timesteps``
     given : of ``step``
+    options : of the sampler, which go before those of the class
+    layout : "calls", steps are model calls, of which there are as many as fit into their number
 
     Raises
     ------
-    ValueError : what the class refuses, or no option of ours repeats
+    TypeError, ValueError : what the class refuses, or no option of ours repeats; unknown options
     """
+    order = stock_class(stock).calls
+    if layout == "calls":
+        steps, order = steps if steps is None else (steps + order - 1) // order, 1
     levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu)
     request = request_of(stock, config, levels, counted, given)
     process, told = request.process, np.asarray(levels.timesteps)
-    method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, dict(request.options), request)
+    own = dict(options or {})
+    if request.literal is not None and (others := own.keys() - ({"eta"} if request.sampler == "ddim" else set())):
+        raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; give the sampler by name for that")
+    every = {**request.options, **own}
+    method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, every, request, own)
     plan_calls = list(request.calls) if request.calls is not None else method.whole.call_sigmas.tolist()
     if not 0 <= len(told) - len(plan_calls) <= 1:
         raise NotRepresentedError(
@@ -297,7 +310,7 @@ def stock_iterations(
         told.dtype == np.int64,
         np.array(shown),
         levels.init_noise_sigma,
-        stock_class(stock).calls,
+        order,
         conversions_of(process, prediction_of(config, stock), calls),
     )
 
