@@ -772,6 +772,9 @@ def test_a_class_that_need_not_be_installed() -> None:
     assert torch.isfinite(result).all()
     assert ours.order == 2
     assert len(ours.timesteps) == 9
+    cosine = KSchedScheduler.from_diffusers({"_class_name": "CosineDPMSolverMultistepScheduler"})
+    assert torch.isfinite(loop(cosine, 5)).all()
+    assert cosine.timesteps.tolist() == pytest.approx((cosine.sigmas[:-1].atan() / torch.pi * 2).tolist())
 
 
 def test_bad_input() -> None:

@@ -286,7 +286,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         used = {key: config[key] for key in sorted(its & bearing)}
         ignored = {key: config[key] for key in sorted(its - bearing)}
         different = {}
-        if name == "DPMSolverSDEScheduler":
+        if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
             different["noise"] = "new for every interval from the generator, not from torchsde's Brownian tree"
         sampler, options = self._entries.sampler, dict(self._entries.sampler_options or {})
         if self._is_stock:
@@ -763,7 +763,8 @@ def _defaults_of(name: str) -> dict[str, Any]:
     """The settings of a class, with their defaults; those of its levels where its own extra is not installed."""
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
     written = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return written or dict(level_settings(CLASSES[name].levels or name))
+    of_cosine = {"sigma_data": 1.0, "prediction_type": "v_prediction"} if name.startswith("Cosine") else {}
+    return written or {**level_settings(CLASSES[name].levels or name), **of_cosine}
 
 
 def _class_of(config: Mapping[str, Any]) -> str | None:
