@@ -92,6 +92,12 @@ def test_every_pipeline(name: str, sampler: str) -> None:
     finite_and_repeatable(tiny, KSchedScheduler.from_diffusers(shipped, sampler=sampler, schedule="karras"), 6)
 
 
+@pytest.mark.parametrize("name", list(REGISTRY))
+def test_another_schedule_alone(name: str) -> None:
+    tiny, shipped = pipeline(name)
+    finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, schedule="karras"))
+
+
 def test_a_schedule_takes_effect_where_pipelines_bring_a_list() -> None:
     tiny, shipped = pipeline("flux")
     images = []

@@ -384,13 +384,16 @@ def own_iterations(
     ------
     TypeError, ValueError : unknown names or options, levels that are no grid, a sampler that no loop can drive
     """
+    mu = mu if config.get("use_dynamic_shifting") else None
     process = process_of(config, stock, mu)
     options: dict[str, Any] = dict(sampler_options or {})
     reading = dialect
     if sampler is None:
-        levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10)
+        levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10, mu=mu)
         request = request_of(stock or "EulerDiscreteScheduler", config, levels, counted)
-        kept = {name: value for name, value in request.options.items() if name != "repeat_last"}
+        # what is told by the last level, and what makes room for noise of another kind, belongs to the class
+        gone = {"repeat_last", "s_noise"} if request.learned_variance else {"repeat_last"}
+        kept = {name: value for name, value in request.options.items() if name not in gone}
         sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
     spec = sampler_spec(sampler)
     if spec.uncond:
