@@ -340,6 +340,29 @@ def test_samplers_from_anywhere(sampler: str, begin: int) -> None:
         torch.testing.assert_close(x, clean, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("source", ["PNDM", "Euler"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
+def test_churn(sampler: str, source: str) -> None:
+    """A perfect model ends clean, whatever noise was added on the way, and from wherever the run begins."""
+    how = {"sampler": sampler, "schedule": "karras", "sampler_options": {"s_churn": 3.0}}
+    ours = KSchedScheduler.from_config(SOURCES[source]().config, **how)
+    calm = KSchedScheduler.from_config(SOURCES[source]().config, sampler=sampler, schedule="karras")
+    clean = torch.linspace(-1, 1, start().numel()).view(BATCH)
+    assert not torch.allclose(loop(ours, 9), loop(calm, 9), atol=1e-3)
+    for begin in (0, 2, 3, 4):
+        ours.set_timesteps(9)
+        ours.set_begin_index(begin)
+        calm.set_timesteps(9)
+        assert len(ours.timesteps) == len(calm.timesteps)
+        x, generator = ours.add_noise(clean, start(), ours.timesteps[begin : begin + 1]), seeded()
+        draws = generator.get_state()
+        for t in ours.timesteps[begin:]:
+            level = ours._iterations.levels[ours._index(t)]
+            x = ours.step((x - level.alpha * clean) / level.sigma, t, x, generator=generator).prev_sample
+        torch.testing.assert_close(x, clean, rtol=0, atol=2e-4)
+        assert not torch.equal(draws, generator.get_state())
+
+
 @pytest.mark.parametrize("schedule", list(NoiseSchedule))
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("source", SOURCES)
@@ -818,6 +841,9 @@ def test_bad_input() -> None:
     ours.set_timesteps(3)
     with pytest.raises(ValueError, match="model_output must have sample's shape"):
         ours.step(start()[:, :2], ours.timesteps[0], start())
+    with pytest.raises(ValueError, match="give it in sampler_options"):
+        ours.step(start(), ours.timesteps[0], start(), s_churn=1.0)
+    ours.set_timesteps(3)
     with pytest.raises(TypeError, match="must be tensors"):
         ours.step(None, ours.timesteps[0], start())
     dynamic = KSchedScheduler.from_config(

@@ -483,7 +483,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return_dict : return a `KSchedOutput`, not a tuple of the same
         eta : of the samplers ddim and tcd, unless ``sampler_options`` has it
         use_clipped_model_output : of DDIM: take eps from the edited prediction
-        s_churn, s_tmin, s_tmax, s_noise : of the samplers that churn; those of the first call hold for the run
+        s_churn, s_tmin, s_tmax, s_noise : of Euler classes of diffusers; those of the first call hold for the run. In
+            ``sampler_options`` they are of every sampler that churns
 
         Raises
         ------
@@ -492,14 +493,15 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         if self._iterations is None:
             raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+        output, variance = _halves(model_output, sample)
         if self._step_index is None:
-            self._step_index = self._first = self._index(timestep)
+            self._first = self._index(timestep)
             churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise} if s_churn else {}
             self._choose({"eta": eta, "use_clipped_model_output": use_clipped_model_output, **churn})
+            self._step_index = self._first
         index, iterations = self._step_index, self._iterations
         if index >= len(iterations):
             raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
-        output, variance = _halves(model_output, sample)
         _, of_x, of_output = iterations.conversions[index]
         compute = torch.promote_types(sample.dtype, torch.float32)
         denoised = output.to(compute) * of_output
@@ -543,9 +545,12 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if method.request is not None and method.request.pair and given.get("use_clipped_model_output"):
             told["pair"] = False
         self._extra = told
-        if given.get("s_churn") and "s_churn" not in told:
-            raise ValueError(f"sampler {method.sampler} has no churn; euler, heun and dpm_2 have")
-        if self._is_stock and given.get("s_churn"):
+        if given.get("s_churn"):
+            if not self._is_stock or "s_churn" not in told or method.sampler != "euler":
+                raise ValueError(
+                    "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
+                    "give it in sampler_options, with sampler euler, heun or dpm_2"
+                )
             self._iterations, self._extra, self._made_of = self._built(self._asked, told), {}, None
 
     def _running(self, index: int, sample: torch.Tensor) -> Run | None:
