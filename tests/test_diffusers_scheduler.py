@@ -681,6 +681,16 @@ def test_copies_go_on_by_themselves(sampler: str | None, copied: Callable[[Any],
     assert torch.equal(x, y)
 
 
+def test_a_copy_of_a_run_that_churns() -> None:
+    ours = KSchedScheduler.from_diffusers(stock_of("Euler", SD))
+    ours.set_timesteps(6)
+    x = start() * ours.init_noise_sigma
+    for t in ours.timesteps[:2]:
+        x = ours.step(network(x, t), t, x, seeded(), s_churn=3.0).prev_sample
+    other = copy.deepcopy(ours)
+    assert torch.equal(*(s.step(network(x, t), ours.timesteps[2], x, seeded()).prev_sample for s in (ours, other)))
+
+
 def test_threads() -> None:
     results: dict[int, torch.Tensor] = {}
     config = SOURCES["Euler"]().config

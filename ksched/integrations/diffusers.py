@@ -105,7 +105,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         is left as it is, "calls" otherwise
     stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers
-    rescale_betas_zero_snr, prediction_type, sigma_data, variance_type : of the model too
+    prediction_type : what the network predicts, "epsilon", "v_prediction", "sample" or "flow_prediction"
+    rescale_betas_zero_snr, sigma_data, variance_type : of the model too
     timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default
     use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : of flow models
@@ -202,6 +203,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._asked: dict[str, Any] | None = None
         self._iterations: Iterations | None = None
         self._made_of: Any = None
+        self._process: tuple[Any, Process] | None = None
         self._timesteps: torch.Tensor | None = None
         self._forget()
 
@@ -395,6 +397,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._saved: dict[str, Any] | None = None
         self._first = 0
         self._extra: dict[str, Any] = {}
+        self._churn: dict[str, Any] | None = None
         self._generator: Any = None
         self._drawn: torch.Tensor | None = None
         self._like: torch.Tensor | None = None
@@ -552,6 +555,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                     "give it in sampler_options, with sampler euler, heun or dpm_2"
                 )
             self._iterations, self._extra, self._made_of = self._built(self._asked, told), {}, None
+            self._churn = told
 
     def _running(self, index: int, sample: torch.Tensor) -> Run | None:
         """The run, with the state that was handed over; None if no model call is left for it."""
@@ -646,7 +650,10 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def _trained(self) -> Process:
         """What the model was trained on, without a shift that is known only later."""
-        return process_of({**self._settings, "use_dynamic_shifting": False}, self._entries.stock_class)
+        if self._process is None or self._process[0] is not self.config:
+            settings = {**self._settings, "use_dynamic_shifting": False}
+            self._process = self.config, process_of(settings, self._entries.stock_class)
+        return self._process[1]
 
     def _mixture(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Signal scale and noise std at timesteps, to be multiplied by states.
@@ -727,14 +734,14 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         state = self.__dict__.copy()
         if self._run is not None:
             state["_saved"] = self._run.state_dict()
-        for name in ("_run", "_given", "_generator", "_iterations", "_made_of", "_drawn", "_like"):
+        for name in ("_run", "_given", "_generator", "_iterations", "_made_of", "_process", "_drawn", "_like"):
             state[name] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._asked is not None:
-            self._iterations = self._built(self._asked)
+            self._iterations = self._built(self._asked, self._churn)
 
 
 # ------------------------------------------------------------------------------------------------------- configurations
