@@ -123,11 +123,12 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     Examples
     --------
     >>> from diffusers import DDIMScheduler
+    >>> from ksched.integrations.diffusers import KSchedScheduler
     >>> stock = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     >>> ours = KSchedScheduler.from_config(stock.config, sampler="dpmpp_2m", schedule="karras")
     >>> ours.set_timesteps(4)
     >>> [round(t, 1) for t in ours.timesteps.tolist()]
-    [999.0, 822.3, 379.0, 0.0]
+    [999.0, 687.2, 145.9, 0.0]
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 - as diffusers has it
