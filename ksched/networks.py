@@ -16,7 +16,7 @@ import torch
 from ksched.calling import ask, is_denoiser, time_name
 from ksched.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
-from ksched.schedules.diffusers import class_defaults
+from ksched.schedules.diffusers import level_settings
 
 __all__ = ["from_diffusers", "prediction_of", "process_of"]
 
@@ -181,7 +181,7 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
         "trained_betas": None,
         "rescale_betas_zero_snr": False,
         "prediction_type": "epsilon",
-    } | class_defaults(name)
+    } | level_settings(name)
     if name.startswith("EDM"):
         defaults |= {"sigma_data": 0.5}
     elif name.startswith("CosineDPMSolver"):

@@ -247,6 +247,32 @@ class Run:
             raise TypeError("this sampler needs (denoised, uncond), which feed takes")
         self._answer(output, None, (of_x, of_output))
 
+    def replace(self, x: torch.Tensor) -> None:
+        """Go on from another state in place of `x`, such as an edited one; what earlier steps left stays.
+
+        Parameters
+        ----------
+        x : of the state's shape, on its device; it is copied, never written to
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        TypeError, ValueError : no floating-point tensor, or of another shape or device
+        """
+        if self._turn is None:
+            raise RuntimeError("the run is done: there is no state left to replace")
+        check_state(x)
+        registers, place = self._registers, self._place
+        if x.shape != registers.shape or x.device != registers.device:
+            wanted = f"{tuple(registers.shape)} on {registers.device}"
+            raise ValueError(f"x must be like the state, {wanted}; got {tuple(x.shape)} on {x.device}")
+        self._recorded |= out_of_place(x)
+        if self._recorded:
+            registers.tensors[place] = x.to(self._compute, copy=True)
+        else:
+            registers.tensors[place] = registers.writable(place).copy_(x)
+            self._writes = registers.tensors[place]._version
+
     def network_input(self, norm: float) -> torch.Tensor:
         """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
         state = self._registers.alias(self._place)

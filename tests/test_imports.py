@@ -56,3 +56,17 @@ def test_everything_public_is_there() -> None:
     assert set(ksched.__all__) <= set(dir(ksched))
     with pytest.raises(AttributeError):
         _ = ksched.scheduler
+
+
+def test_what_is_known_of_diffusers_needs_no_diffusers() -> None:
+    modules = imported_after("import ksched.integrations.stock, ksched.integrations.iterations")
+    assert not modules & {"diffusers", "transformers"}
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['diffusers'] = None\n"
+        "try: import ksched.integrations.diffusers\n"
+        "except ImportError as error: print(str(error).replace(' ', '_'))"
+    )
+    assert "this_needs_diffusers:_pip_install_'ksched[diffusers]'" in imported_after(code)

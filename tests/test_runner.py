@@ -429,3 +429,45 @@ def test_a_finished_run_says_so() -> None:
             ask()
     with pytest.raises(RuntimeError, match="knows no timesteps"):
         _ = Run(build_sampler("euler").plan, torch.ones(1, 2)).timestep
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "uni_pc", "ipndm"])
+def test_a_state_that_is_replaced(name: str) -> None:
+    sampler = build_sampler(name, "karras", 5)
+    model = gaussian_denoiser(sampler.process)
+    x = start_state(sampler.process, sampler.sigmas[0], dtype=torch.float32)
+    whole = sampler.sample(model, x)
+    run = Run(sampler.plan, torch.zeros_like(x))
+    run.replace(x)
+    states = []
+    while not run.done:
+        states.append(run.x)
+        run.replace(run.x)  # by itself: nothing changes
+        run.feed(model(run.x, run.sigma))
+    assert equal(run.x, whole)
+    with pytest.raises(RuntimeError, match="no state left to replace"):
+        run.replace(x)
+    seen = [state.clone() for state in states]
+    again = Run(sampler.plan, x)
+    while not again.done:
+        again.replace(again.x.mul_(0.5))  # an edit in place, of what was handed out
+        again.feed(model(again.x, again.sigma))
+    assert not equal(again.x, whole)
+    assert all(equal(a, b) for a, b in zip(states, seen, strict=True)), "what was handed out is never written again"
+
+
+def test_a_replacement_must_fit() -> None:
+    run = Run(build_sampler("euler", "karras", 2).plan, torch.ones(2, 3))
+    for other, error in (
+        (torch.ones(2, 4), ValueError),
+        (torch.ones(2, 3, dtype=torch.int64), TypeError),
+        ([1.0], TypeError),
+    ):
+        with pytest.raises(error, match="x must be"):
+            run.replace(other)  # type: ignore[arg-type]
+    gradient = torch.ones(2, 3, requires_grad=True)
+    run.replace(gradient)
+    run.feed(0.5 * run.x)
+    run.feed(0.5 * run.x)
+    run.x.sum().backward()
+    assert gradient.grad is not None

@@ -1,1 +1,1 @@
-"""Adapters for other programs."""
+"""Adapters for other programs; nothing else imports them."""

@@ -23,7 +23,7 @@ from ksched.options import check_steps
 from ksched.processes import VP, Flow
 from ksched.types import Array, ArrayLike
 
-__all__ = ["DiffusersLevels", "diffusers_levels"]
+__all__ = ["DiffusersLevels", "diffusers_levels", "flow_shift", "level_settings"]
 
 #: alpha-bar that stands in for the 0 at the end of a zero-terminal-SNR table: sigma 4096
 TERMINAL_ALPHA_BAR = 2.0**-24
@@ -158,8 +158,13 @@ def _timesteps_of(sigmas: Array, table: Array) -> Array:
     return places
 
 
-def _shift(s: _Settings, mu: float | None) -> float:
-    """The flow shift: the static one, or what ``mu`` says where shifting is dynamic."""
+def flow_shift(s: _Settings, mu: float | None) -> float:
+    """The flow shift of settings: the static one, or what ``mu`` says where shifting is dynamic.
+
+    Raises
+    ------
+    ValueError : no mu where it is needed; an unknown kind of shift
+    """
     if not s["use_dynamic_shifting"]:
         return float(s["flow_shift"] if "shift" not in s else s["shift"])
     if mu is None:
@@ -279,7 +284,7 @@ def _family_b(facts: _Class, s: _Settings, ask: _Request) -> DiffusersLevels:
     if not unipc and ask.mu is not None and not (s["use_dynamic_shifting"] and s["time_shift_type"] == "exponential"):
         raise ValueError("mu needs use_dynamic_shifting=True and time_shift_type='exponential'")
     if unipc and s["use_dynamic_shifting"]:
-        _shift(s, ask.mu)  # asks for mu even where nothing is shifted
+        flow_shift(s, ask.mu)  # asks for mu even where nothing is shifted
     if s["algorithm_type"] not in ("dpmsolver++", "sde-dpmsolver++") and _ends_at_zero(s):
         raise ValueError(f"algorithm_type {s['algorithm_type']!r} needs final_sigmas_type='sigma_min'")
     if not flow and (ask.sigmas is not None or (unipc and s["shift_terminal"] is not None)):
@@ -305,7 +310,7 @@ def _family_b(facts: _Class, s: _Settings, ask: _Request) -> DiffusersLevels:
     elif flow:
         even = np.linspace(1, 1 / length, n + 1)
         if unipc:
-            sigmas = Flow(_shift(s, ask.mu)).sigma_at(even[:-1] if ask.sigmas is None else ask.sigmas)
+            sigmas = Flow(flow_shift(s, ask.mu)).sigma_at(even[:-1] if ask.sigmas is None else ask.sigmas)
             sigmas = _stretched(sigmas, s["shift_terminal"])
             sigmas[0] -= 1e-6 * (abs(sigmas[0] - 1) < 1e-6)  # so that its log-SNR is finite
         else:  # starts a step of the table below 1
@@ -382,7 +387,7 @@ def _ipndm(facts: _Class, s: _Settings, ask: _Request) -> DiffusersLevels:
 
 
 def _flow(facts: _Class, s: _Settings, ask: _Request) -> DiffusersLevels:
-    length, rule, shift = s["num_train_timesteps"], _rule(s), _shift(s, ask.mu)
+    length, rule, shift = s["num_train_timesteps"], _rule(s), flow_shift(s, ask.mu)
     if ask.sigmas is not None:
         sigmas = ask.sigmas
     elif ask.timesteps is not None:
@@ -577,9 +582,9 @@ def diffusers_levels(
     return facts.levels(facts, s, _Request(count, *lists, mu, original_inference_steps, strength))
 
 
-def class_defaults(scheduler: str) -> dict[str, Any]:
-    """The settings of a scheduler class that bear on levels, with their defaults; none for a class not known here."""
-    return _merged(_CLASSES[scheduler].has) if scheduler in _CLASSES else {}
+def level_settings(scheduler: str) -> Mapping[str, Any]:
+    """The settings of a class that bear on its levels, with their defaults; none for an unknown class."""
+    return {"num_train_timesteps": 1000} | _merged(_CLASSES[scheduler].has) if scheduler in _CLASSES else {}
 
 
 def _merged(groups: str) -> dict[str, Any]:

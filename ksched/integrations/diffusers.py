@@ -1,0 +1,833 @@
+"""`KSchedScheduler`: any sampler with any schedule inside a pipeline of diffusers, in place of its scheduler.
+
+Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    import diffusers
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+    from diffusers.utils.torch_utils import randn_tensor
+except ImportError as error:
+    raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
+
+from ksched import guidance
+from ksched.integrations.iterations import (
+    Iterations,
+    is_flow,
+    own_iterations,
+    process_of,
+    stock_iterations,
+)
+from ksched.integrations.stock import CLASSES, NotRepresentedError, settings_of, stock_class
+from ksched.processes import VP, Flow, Process
+from ksched.registry import sampler_spec
+from ksched.runner import Run
+from ksched.schedules.diffusers import level_settings
+from ksched.types import Dialect, NoiseSchedule
+
+__all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
+
+_LAYOUTS = ("calls", "steps")
+#: parameters that no scheduler of diffusers has
+_OURS = ("sampler", "schedule", "sampler_options", "schedule_options", "dialect", "noise_seed", "layout", "stock_class")
+
+
+@dataclass
+class KSchedOutput(SchedulerOutput):  # type: ignore[misc]
+    """What `KSchedScheduler.step` returns.
+
+    Attributes
+    ----------
+    prev_sample : the state for the next model call, or the result
+    pred_original_sample : the x0 prediction of this call
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What became of a scheduler of diffusers.
+
+    Attributes
+    ----------
+    scheduler : its class; empty if none is known
+    sampler, options : ours, in the diffusers dialect
+    used : its settings that bear on the numbers
+    ignored : its settings that do not
+    different : what cannot be represented, and what happens instead
+    """
+
+    scheduler: str
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    used: Mapping[str, Any] = field(default_factory=dict)
+    ignored: Mapping[str, Any] = field(default_factory=dict)
+    different: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.scheduler or 'no class'} -> {self.sampler} {dict(self.options)}"]
+        lines += [f"  used       {name} = {value!r}" for name, value in self.used.items()]
+        lines += [f"  ignored    {name} = {value!r}" for name, value in self.ignored.items()]
+        lines += [f"  different  {name}: {text}" for name, text in self.different.items()]
+        return "\n".join(lines)
+
+
+class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """A scheduler for pipelines of diffusers that runs a sampler of ksched on a schedule of ksched.
+
+    Make it with ``from_config``, from the configuration of the scheduler that the pipeline has, so that the model's
+    process and prediction type are kept; or with `from_diffusers`, for the scheduler itself as one of ours.
+
+    Parameters
+    ----------
+    sampler, schedule : names, as for `ksched.build_sampler`; None means what ``stock_class`` does
+    sampler_options, schedule_options : options of the two
+    dialect : whose numbers the names mean; None is ksched's own, or diffusers' where neither of the two is given
+    noise_seed : seed of the noise, by item of the batch (item i takes ``noise_seed + i``); None takes the ``generator``
+        given to `step`, or the global random state, as diffusers does
+    layout : "calls", ``num_inference_steps`` counts model calls, of which a sampler with several per step takes as many
+        as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that
+        is left as it is, "calls" otherwise
+    stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers
+    prediction_type : what the network predicts, "epsilon", "v_prediction", "sample" or "flow_prediction"
+    rescale_betas_zero_snr, sigma_data, variance_type : of the model too
+    timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
+    use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default
+    use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : of flow models
+    base_shift, max_shift, base_image_seq_len, max_image_seq_len : of flow models, for the pipeline
+    invert_sigmas : levels that rise, which nothing here runs
+    thresholding, dynamic_thresholding_ratio, sample_max_value : edit of the prediction
+    clip_sample, clip_sample_range : edit of the prediction
+    solver_order, algorithm_type, solver_type, lower_order_final, euler_at_final : method of ``stock_class``
+
+    Raises
+    ------
+    TypeError, ValueError : an unknown name or option, or a sampler that no pipeline can drive
+
+    Examples
+    --------
+    >>> from diffusers import DDIMScheduler
+    >>> from ksched.integrations.diffusers import KSchedScheduler
+    >>> stock = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    >>> ours = KSchedScheduler.from_config(stock.config, sampler="dpmpp_2m", schedule="karras")
+    >>> ours.set_timesteps(4)
+    >>> [round(t, 1) for t in ours.timesteps.tolist()]
+    [999.0, 687.2, 145.9, 0.0]
+    """
+
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 - as diffusers has it
+
+    @register_to_config  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Any = None,
+        sampler: str | None = None,
+        schedule: str | None = None,
+        sampler_options: dict[str, Any] | None = None,
+        schedule_options: dict[str, Any] | None = None,
+        dialect: str | None = None,
+        noise_seed: int | None = None,
+        layout: str | None = None,
+        stock_class: str | None = None,
+        prediction_type: str | None = None,
+        timestep_spacing: str | None = None,
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool | None = None,
+        use_exponential_sigmas: bool | None = None,
+        use_beta_sigmas: bool | None = None,
+        use_lu_lambdas: bool | None = None,
+        use_flow_sigmas: bool | None = None,
+        flow_shift: float | None = None,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+        base_shift: float | None = 0.5,
+        max_shift: float | None = 1.15,
+        base_image_seq_len: int | None = 256,
+        max_image_seq_len: int | None = 4096,
+        shift_terminal: float | None = None,
+        invert_sigmas: bool = False,
+        final_sigmas_type: str | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sigma_data: float | None = None,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        variance_type: str | None = None,
+        solver_order: int = 2,
+        algorithm_type: str | None = None,
+        solver_type: str | None = None,
+        lower_order_final: bool | None = None,
+        euler_at_final: bool = False,
+    ) -> None:
+        if layout is not None and layout not in _LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {layout!r}")
+        if sampler is not None:
+            sampler_spec(sampler)
+        if schedule is not None:
+            NoiseSchedule.parse(schedule)
+        if dialect is not None:
+            Dialect.parse(dialect)
+        if noise_seed is not None and (isinstance(noise_seed, bool) or not isinstance(noise_seed, int)):
+            raise TypeError(f"noise_seed must be a whole number or None; got {noise_seed!r}")
+        if sampler is not None and (sampler_spec(sampler).uncond or sampler_spec(sampler).adaptive):
+            own_iterations({}, 1, sampler=sampler, schedule=None, stock=None)  # says why not
+        if sampler is None and schedule is None and stock_class is not None and dialect not in (None, "diffusers"):
+            raise ValueError(f"dialect says what sampler and schedule mean: give one of them; got {dialect!r} alone")
+        if schedule is None and schedule_options:
+            raise ValueError("schedule_options need a schedule")
+        self.num_inference_steps: int | None = None
+        self._asked: dict[str, Any] | None = None
+        self._iterations: Iterations | None = None
+        self._made_of: Any = None
+        self._process: tuple[Any, Process] | None = None
+        self._timesteps: torch.Tensor | None = None
+        self._forget()
+
+    # ------------------------------------------------------------------------------------------------- made of others
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """A scheduler with the configuration of another one, of ours or of diffusers.
+
+        Parameters
+        ----------
+        config : as ``scheduler.config``, or what a ``scheduler_config.json`` holds
+        return_unused_kwargs : return (scheduler, arguments that were not used)
+        kwargs : parameters to set or change
+
+        Raises
+        ------
+        TypeError : a parameter that is misspelt
+        ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told
+        """
+        if not isinstance(config, Mapping):
+            return super().from_config(config, return_unused_kwargs, **kwargs)
+        known = set(inspect.signature(cls.__init__).parameters)
+        for name in kwargs.keys() - known:  # others may be meant for someone else, and are left alone
+            if near := difflib.get_close_matches(name, _OURS, n=1, cutoff=0.8):
+                raise TypeError(f"from_config has no parameter {name!r}; did you mean {near[0]!r}?")
+        kept = _adopted(dict(config), kwargs) if _is_foreign(config, cls.__name__) else dict(config)
+        hidden = {name: value for name, value in kept.items() if name not in known and not name.startswith("_")}
+        own = {name: value for name, value in kept.items() if name not in hidden}
+        for name in hidden.keys() & kwargs.keys():
+            hidden[name] = kwargs.pop(name)
+        both: Any = super().from_config(own, True, **kwargs)
+        made, unused = both
+        made.register_to_config(**hidden)
+        return (made, unused) if return_unused_kwargs else made
+
+    @classmethod
+    def from_diffusers(cls, scheduler: Any, **kwargs: Any) -> KSchedScheduler:
+        """The scheduler of ours that does what one of diffusers does.
+
+        Parameters
+        ----------
+        scheduler : an instance, or its configuration, with ``_class_name``
+        kwargs : parameters to set or change, such as ``noise_seed``
+
+        Returns
+        -------
+        a scheduler whose `translation` says what became of every setting
+
+        Raises
+        ------
+        ValueError : a class that has no counterpart, or a setting that no option of ours repeats; the message says why
+        """
+        config = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
+        if not isinstance(scheduler, Mapping):
+            config["_class_name"] = type(scheduler).__name__
+        if config.get("_class_name") != cls.__name__:  # what is left over from one of ours
+            config = {name: value for name, value in config.items() if name not in _OURS}
+        made: KSchedScheduler = cls.from_config(config, **kwargs)
+        name = made._entries.stock_class
+        if name is not None and made._is_stock:
+            made._check_settings(name)
+        return made
+
+    def _check_settings(self, name: str) -> None:
+        """Raise for settings that cannot be represented, whatever the number of steps."""
+        try:
+            self._built({"num_inference_steps": 10, "mu": 1.0 if self._entries.use_dynamic_shifting else None})
+        except NotRepresentedError as error:
+            raise NotRepresentedError(f"{name} with these settings has no drop-in here: {error}") from None
+        except ValueError:
+            pass  # ten steps are not for everyone
+
+    @property
+    def translation(self) -> Translation:
+        """What became of the class of diffusers and its settings."""
+        config, name = dict(self.config), self._entries.stock_class
+        if name is None:
+            return Translation("", str(self._entries.sampler or "euler"))
+        its = set(_defaults_of(name)) & set(config)
+        bearing = settings_of(name)
+        used = {key: config[key] for key in sorted(its & bearing)}
+        ignored = {key: config[key] for key in sorted(its - bearing)}
+        different = {}
+        if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
+            different["noise"] = "new for every interval from the generator, not from torchsde's Brownian tree"
+        sampler, options = self._entries.sampler, dict(self._entries.sampler_options or {})
+        if self._is_stock:
+            try:
+                method = self._built({"num_inference_steps": 10, "mu": 1.0}).method
+                sampler, options = method.sampler, dict(method.options)
+            except ValueError as error:
+                different["ten steps"] = str(error)
+        return Translation(name, str(sampler), options, used, ignored, different)
+
+    # ------------------------------------------------------------------------------------------------------- the run
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+    ) -> None:
+        """Fix the iterations of a run, and forget everything of the last one.
+
+        Parameters
+        ----------
+        num_inference_steps : number of model calls or of steps, see ``layout``
+        device : of `timesteps`
+        timesteps : what the network is to be told, falling, in place of a number
+        sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu``
+            say, and a 0 follows them; others are run as they are, to the last one
+        mu : of the shift, where ``use_dynamic_shifting`` is set
+
+        Raises
+        ------
+        TypeError, ValueError : none of the three, lists that are no grid, a mu that is missing
+
+        Notes
+        -----
+        Flow pipelines ask for n steps by ``linspace(1, 1 / n, n)``. With a ``schedule`` given, that list is read as the
+        number n; every other list is run.
+        """
+        asked: dict[str, Any] = {"num_inference_steps": num_inference_steps, "mu": mu}
+        asked |= {"timesteps": _listed(timesteps), "sigmas": _listed(sigmas)}
+        if num_inference_steps is None and timesteps is None and sigmas is None:
+            raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
+        same = self._iterations is not None and self._made_of is self.config and self._asked == asked
+        if not same:  # plans are worth keeping, as a pipeline asks for the same run again and again
+            self._iterations = self._built(asked)
+        assert self._iterations is not None
+        self._asked, self._made_of = asked, self.config
+        self.num_inference_steps = len(self._iterations) if num_inference_steps is None else num_inference_steps
+        kind = torch.int64 if self._iterations.whole else torch.float32
+        self._timesteps = torch.tensor(self._iterations.timesteps.tolist(), dtype=torch.float64).to(kind).to(device)
+        self._forget()
+
+    def _built(self, asked: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Iterations:
+        """Iterations for arguments of `set_timesteps`."""
+        config, stock = self._settings, self._entries.stock_class
+        steps = asked.get("num_inference_steps")
+        lists: dict[str, Any] = {"timesteps": asked.get("timesteps"), "sigmas": asked.get("sigmas")}
+        how: dict[str, Any] = {**lists, "mu": asked.get("mu")}
+        if self._is_stock:
+            how["mu"] = how["mu"] if config.get("use_dynamic_shifting") else None
+            if lists["timesteps"] is not None or lists["sigmas"] is not None:
+                steps = None
+            options, layout = self._entries.sampler_options, self._entries.layout
+            return stock_iterations(stock, config, steps, given=given, options=options, layout=layout, **how)
+        only_even = lists["timesteps"] is None and _is_even(lists["sigmas"])
+        if self._entries.schedule is not None and is_flow(config, stock) and only_even:
+            steps, how["sigmas"] = len(lists["sigmas"]), None
+        return own_iterations(
+            config,
+            steps,
+            sampler=self._entries.sampler if self._entries.sampler or stock else "euler",
+            schedule=self._entries.schedule,
+            stock=stock,
+            dialect=Dialect.parse(self._entries.dialect or "ksched"),
+            layout=self._entries.layout or "calls",
+            sampler_options={**(self._entries.sampler_options or {}), **(given or {})},
+            schedule_options=self._entries.schedule_options,
+            **how,
+        )
+
+    @property
+    def _entries(self) -> Any:
+        """The configuration, whose entries are attributes too."""
+        return self.config
+
+    @property
+    def _is_stock(self) -> bool:
+        """Whether this is a class of diffusers as it is."""
+        return (
+            self._entries.stock_class is not None and self._entries.sampler is None and self._entries.schedule is None
+        )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The configuration as plain settings, as it is now: pipelines replace it."""
+        entries = self.config.items()
+        return {key: value for key, value in entries if not key.startswith("_") and value is not None}
+
+    def _forget(self) -> None:
+        self._begin_index: int | None = None
+        self._step_index: int | None = None
+        self._run: Run | None = None
+        self._given: tuple[Any, ...] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._first = 0
+        self._extra: dict[str, Any] = {}
+        self._churn: dict[str, Any] | None = None
+        self._generator: Any = None
+        self._drawn: torch.Tensor | None = None
+        self._like: torch.Tensor | None = None
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
+        if self._timesteps is None:
+            length = self._entries.num_train_timesteps
+            self._timesteps = torch.arange(length - 1, -1, -1, dtype=torch.float32)
+        return self._timesteps
+
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """Noise level of every iteration, and of the end, on the host."""
+        if self._iterations is None:
+            return torch.tensor([*self._trained.sigmas[::-1].tolist(), 0.0], dtype=torch.float32)
+        return torch.tensor(self._iterations.sigmas.tolist(), dtype=torch.float32)
+
+    @property
+    def init_noise_sigma(self) -> torch.Tensor:
+        """What a pipeline multiplies its start noise by."""
+        if self._iterations is not None:
+            return torch.tensor(self._iterations.init_noise_sigma, dtype=torch.float32)
+        plain = isinstance(self._trained, VP) and not self._trained.variance_preserving
+        first = self._trained.sigma_max if plain or hasattr(self._trained, "sigma_data") else 1.0
+        leading = self._entries.timestep_spacing == "leading" or hasattr(self._trained, "sigma_data")
+        return torch.tensor(math.hypot(first, 1.0) if leading and first != 1 else first, dtype=torch.float32)
+
+    @property
+    def order(self) -> int:
+        """Iterations of a step, as pipelines count them."""
+        if self._iterations is not None:
+            return self._iterations.order
+        if self._is_stock:
+            return stock_class(self._entries.stock_class).calls
+        calls = sampler_spec(self._entries.sampler).calls if self._entries.sampler else 1
+        return calls if self._entries.layout == "steps" and isinstance(calls, int) else 1
+
+    @property
+    def step_index(self) -> int | None:
+        """Number of the next iteration; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Number of the first iteration, as the pipeline has set it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Say which iteration the run begins with."""
+        self._begin_index = int(begin_index)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        """The state as the network wants it, of its own size."""
+        if self._iterations is None:
+            norm = float(self._trained.input_norm(float(self._trained.sigma(float(timestep)))))
+        else:
+            index = self._index(timestep)
+            norm = self._iterations.conversions[min(index, len(self._iterations) - 1)][0]
+        return sample if norm == 1 else sample / norm
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+        *,
+        eta: float | None = None,
+        use_clipped_model_output: bool = False,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
+    ) -> KSchedOutput | tuple[torch.Tensor, torch.Tensor]:
+        """From a state and what the network made of it to the state for the next model call.
+
+        Parameters
+        ----------
+        model_output : what the network returned; a second half of its channels, the variance, is used or left out
+        timestep : of this call; read only to find the first iteration where `set_begin_index` was not called
+        sample : the state, edited or not
+        generator : one, or one per item of the batch; not used with ``noise_seed``
+        return_dict : return a `KSchedOutput`, not a tuple of the same
+        eta : of the samplers ddim and tcd, unless ``sampler_options`` has it
+        use_clipped_model_output : of DDIM: take eps from the edited prediction
+        s_churn, s_tmin, s_tmax, s_noise : of Euler classes of diffusers; those of the first call hold for the run. In
+            ``sampler_options`` they are of every sampler that churns
+
+        Raises
+        ------
+        RuntimeError : the run is over
+        ValueError : `set_timesteps` was not called; tensors that do not fit together
+        """
+        if self._iterations is None:
+            raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+        output, variance = _halves(model_output, sample)
+        if self._step_index is None:
+            self._first = self._index(timestep)
+            churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise} if s_churn else {}
+            self._choose({"eta": eta, "use_clipped_model_output": use_clipped_model_output, **churn})
+            self._step_index = self._first
+        index, iterations = self._step_index, self._iterations
+        if index >= len(iterations):
+            raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
+        _, of_x, of_output = iterations.conversions[index]
+        compute = torch.promote_types(sample.dtype, torch.float32)
+        denoised = output.to(compute) * of_output
+        if of_x != 0:
+            denoised = denoised.add(sample.to(compute), alpha=of_x)
+        self._generator, self._like = generator, output
+        run = self._running(index, sample)
+        edited = self._edited(denoised)
+        request = iterations.method.request
+        if request is not None and request.noise_by_step and self._entries.noise_seed is None:
+            self._drawn = self._new_noise()
+        if run is None or run.done:  # a last step of no length
+            previous: torch.Tensor = sample
+        else:
+            if run.needs_uncond:
+                run.feed(denoised if edited is None else edited, denoised)
+            elif edited is not None:
+                run.feed(edited)
+            else:
+                run.feed_output(output, of_x, of_output)
+            previous = run.x
+        self._given = _mark(previous)
+        if request is not None and request.learned_variance is not None and iterations.timesteps[index] > 0:
+            noise = self._new_noise() * self._std(variance, index, request.learned_variance)
+            previous, self._given = (previous.to(compute) + noise).to(previous.dtype), None
+        self._step_index += 1
+        self._generator = self._like = self._drawn = None
+        told = (denoised if edited is None else edited).to(sample.dtype)
+        previous = previous.to(sample.dtype)
+        return KSchedOutput(previous, told) if return_dict else (previous, told)
+
+    def _choose(self, given: Mapping[str, Any]) -> None:
+        """Take what `step` is told into the method, at the first call."""
+        assert self._iterations is not None
+        assert self._asked is not None
+        method, own = self._iterations.method, self._entries.sampler_options or {}
+        options = sampler_spec(method.sampler).options
+        told = {name: value for name, value in given.items() if name in options and value is not None}
+        if method.sampler not in ("ddim", "tcd") or "eta" in own:
+            told.pop("eta", None)
+        if method.request is not None and method.request.pair and given.get("use_clipped_model_output"):
+            told["pair"] = False
+        self._extra = told
+        if given.get("s_churn"):
+            if not self._is_stock or "s_churn" not in told or method.sampler != "euler":
+                raise ValueError(
+                    "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
+                    "give it in sampler_options, with sampler euler, heun or dpm_2"
+                )
+            self._iterations, self._extra, self._made_of = self._built(self._asked, told), {}, None
+            self._churn = told
+
+    def _running(self, index: int, sample: torch.Tensor) -> Run | None:
+        """The run, with the state that was handed over; None if no model call is left for it."""
+        assert self._iterations is not None
+        if self._run is None:
+            plan = self._iterations.method.plan(self._first, self._extra)
+            if plan is None:
+                return None
+            if not plan.draws:
+                run = Run(plan, sample)
+            elif self._entries.noise_seed is not None:
+                run = Run(plan, sample, seed=self._entries.noise_seed)
+            else:
+                run = Run(plan, sample, noise=self._noise)
+            if self._saved is not None:  # a copy of a scheduler goes on where that was
+                run.load_state_dict(self._saved)
+                self._saved = None
+                if not run.done:
+                    run.replace(sample)
+            self._run = run
+        elif not self._run.done and (self._given is None or _mark(sample) != self._given):
+            self._run.replace(sample)
+        return self._run
+
+    def _noise(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
+        """Noise of the generator, as diffusers draws it."""
+        return self._new_noise() if self._drawn is None else self._drawn
+
+    def _new_noise(self) -> torch.Tensor:
+        like = self._like
+        assert like is not None
+        noise: torch.Tensor = randn_tensor(
+            tuple(like.shape), generator=self._generator, device=like.device, dtype=like.dtype
+        )
+        return noise
+
+    def _edited(self, denoised: torch.Tensor) -> torch.Tensor | None:
+        """The prediction as the configuration has it edited, None if it has not."""
+        config, name = self._entries, self._entries.stock_class
+        applies = settings_of(name) if name is not None and self._is_stock else None
+
+        def same(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return x
+
+        if config.thresholding and (applies is None or "thresholding" in applies):
+            edit = guidance.dynamic_thresholding(same, config.dynamic_thresholding_ratio, config.sample_max_value)
+        elif config.clip_sample and (applies is None or "clip_sample" in applies):
+            edit = guidance.clip(same, -config.clip_sample_range, config.clip_sample_range)
+        else:
+            return None
+        edited: torch.Tensor = edit(denoised, denoised.new_zeros(len(denoised)))
+        return edited
+
+    def _std(self, variance: torch.Tensor | None, index: int, kind: str) -> torch.Tensor:
+        """Std of DDPM's noise, by what the network says of it (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+        assert self._iterations is not None
+        if variance is None:
+            raise ValueError(f"variance_type {kind!r} needs twice as many channels from the model as the state has")
+        s, t = self._iterations.levels[index : index + 2]
+        beta = 1 - (s.alpha / t.alpha) ** 2
+        posterior = max((t.sigma / s.sigma) ** 2 * beta, 1e-20)
+        if kind == "learned":
+            return variance.sqrt()
+        share = (variance.to(torch.float32) + 1) / 2
+        return (0.5 * (share * math.log(beta) + (1 - share) * math.log(posterior))).exp()
+
+    # -------------------------------------------------------------------------------------------- where a timestep is
+
+    def _index(self, timestep: Any) -> int:
+        """The iteration that is next: counted, or set, or where the timestep is among `timesteps`."""
+        if self._step_index is not None:
+            return self._step_index
+        if self._begin_index is not None:
+            return self._begin_index
+        found = self._place(timestep)
+        return 0 if found is None else found
+
+    def _place(self, timestep: Any) -> int | None:
+        """The iteration of a timestep, by where it is in memory, or else the nearest."""
+        own = self.timesteps
+        if isinstance(timestep, torch.Tensor) and timestep.numel():
+            offset, rest = divmod(timestep.data_ptr() - own.data_ptr(), own.element_size())
+            if timestep.device == own.device and not rest and 0 <= offset < len(own):
+                return int(offset)
+            timestep = float(timestep.flatten()[0])
+        if timestep is None or self._iterations is None:
+            return None
+        return int(np.argmin(np.abs(self._iterations.timesteps - float(timestep))))
+
+    # ----------------------------------------------------------------------------------------------- noise by the level
+
+    @property
+    def _trained(self) -> Process:
+        """What the model was trained on, without a shift that is known only later."""
+        if self._process is None or self._process[0] is not self.config:
+            settings = {**self._settings, "use_dynamic_shifting": False}
+            self._process = self.config, process_of(settings, self._entries.stock_class)
+        return self._process[1]
+
+    def _mixture(self, timesteps: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signal scale and noise std at timesteps, to be multiplied by states.
+
+        The level is that of the run's place where it has one: after a step the present one, else where it begins.
+        """
+        iterations, stock = self._iterations, self._entries.stock_class
+        if self._is_stock and CLASSES[stock].noises_by_timestep and not is_flow(self._settings, stock):
+            iterations = None
+        if iterations is not None and (self._step_index is not None or self._begin_index is not None):
+            levels = [iterations.levels[self._index(None)]]
+        else:
+            process = self._trained if iterations is None else iterations.process
+            asked = [float(t) for t in torch.as_tensor(timesteps).flatten().tolist()]
+            levels = []
+            for t in asked:
+                place = None if iterations is None else int(np.argmin(np.abs(iterations.timesteps - t)))
+                near = place is not None and abs(iterations.timesteps[place] - t) <= 1e-4 * max(abs(t), 1.0)  # type: ignore[union-attr]
+                if near and place is not None and iterations is not None:
+                    levels.append(iterations.levels[place])
+                else:
+                    levels.append(process.level(float(process.sigma(t))))
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        parts = (
+            torch.tensor([getattr(level, name) for level in levels], dtype=dtype, device=like.device).view(shape)
+            for name in ("alpha", "sigma")
+        )
+        alpha, sigma = parts
+        return alpha, sigma
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
+        """Clean samples with noise, at the level of the run's place, or of timesteps if it has none yet."""
+        alpha, sigma = self._mixture(timesteps, original_samples)
+        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: torch.Tensor, timestep: Any, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """`add_noise` in the order of arguments that flow pipelines have."""
+        if noise is None:
+            raise ValueError("scale_noise needs the noise")
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
+        """What a network of v or flow prediction should answer with at timesteps of the training."""
+        process = self._trained
+        if isinstance(process, Flow):
+            return noise - sample
+        levels = [process.level(float(process.sigma(float(t)))) for t in torch.as_tensor(timesteps).flatten().tolist()]
+        sizes = [math.hypot(level.alpha, level.sigma) for level in levels]
+        shape = (-1,) + (1,) * (sample.ndim - 1)
+        alpha = sample.new_tensor([v.alpha / size for v, size in zip(levels, sizes, strict=True)]).view(shape)
+        sigma = sample.new_tensor([v.sigma / size for v, size in zip(levels, sizes, strict=True)]).view(shape)
+        return alpha * noise - sigma * sample
+
+    @property
+    def betas(self) -> torch.Tensor:
+        """Of the training table, if there is one."""
+        return torch.tensor(self._table.betas, dtype=torch.float32)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """Of the training table, if there is one."""
+        return torch.tensor(self._table.alphas_cumprod.tolist(), dtype=torch.float32)
+
+    @property
+    def _table(self) -> VP:
+        process = self._trained
+        if not isinstance(process, VP):
+            raise AttributeError(f"{type(self).__name__!r} object has no table of betas: the model is no VP model")
+        return process
+
+    def __len__(self) -> int:
+        return int(self._entries.num_train_timesteps)
+
+    # --------------------------------------------------------------------------------------------------------- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if self._run is not None:
+            state["_saved"] = self._run.state_dict()
+        for name in ("_run", "_given", "_generator", "_iterations", "_made_of", "_process", "_drawn", "_like"):
+            state[name] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._asked is not None:
+            self._iterations = self._built(self._asked, self._churn)
+
+
+# ------------------------------------------------------------------------------------------------------- configurations
+
+
+def _is_foreign(config: Mapping[str, Any], own: str) -> bool:
+    """Whether a configuration is of a scheduler that never was one of ours."""
+    return config.get("_class_name") != own and not {"stock_class", "sampler", "schedule"} & config.keys()
+
+
+def _adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of diffusers with its class, and the defaults of that, made explicit."""
+    name: Any = config.pop("_class_name", None) or _class_of(config)
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    if name not in CLASSES:
+        if "sampler" not in changes or "schedule" not in changes:
+            if name is None:
+                raise ValueError(
+                    "the class of this configuration cannot be told: give sampler and schedule, or the scheduler "
+                    "itself to KSchedScheduler.from_diffusers"
+                )
+            stock_class(name)  # says why there is none
+        return own
+    kept = {**_defaults_of(name), **own, "stock_class": name}
+    if changes.get("schedule") is not None and is_flow(kept, name):
+        kept["use_flow_sigmas"] = True  # pipelines then ask for a number of steps, not for a list of their own
+    return kept
+
+
+def _defaults_of(name: str) -> dict[str, Any]:
+    """The settings of a class, with their defaults; those of its levels where its own extra is not installed."""
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    written = {p.name: p.default for p in parameters if p.default is not p.empty}
+    of_cosine = {"sigma_data": 1.0, "prediction_type": "v_prediction"} if name.startswith("Cosine") else {}
+    return written or {**level_settings(CLASSES[name].levels or name), **of_cosine}
+
+
+def _class_of(config: Mapping[str, Any]) -> str | None:
+    """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
+    keys = {key for key in config if not key.startswith("_")}
+    unset = set(config.get("_use_default_values", ())) & keys
+    fits = []
+    for name in CLASSES:
+        defaults = _defaults_of(name) if hasattr(diffusers, name) else {}
+        if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
+            fits.append(name)
+    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name]
+    return plain[0] if len(plain) == 1 else None
+
+
+# -------------------------------------------------------------------------------------------------------------- tensors
+
+
+def _listed(values: Any) -> list[float] | None:
+    """A list, array or tensor as numbers."""
+    if values is None:
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return [float(value) for value in values]
+
+
+def _is_even(sigmas: Sequence[float] | None) -> bool:
+    """Whether a list is the one by which flow pipelines ask for its length."""
+    if not sigmas:
+        return False
+    return bool(np.allclose(sigmas, np.linspace(1, 1 / len(sigmas), len(sigmas)), rtol=0, atol=1e-6))
+
+
+def _halves(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The prediction of a network, and the variance it may have predicted beside it."""
+    if not isinstance(output, torch.Tensor) or not isinstance(sample, torch.Tensor):
+        raise TypeError(f"model_output and sample must be tensors; got {type(output)} and {type(sample)}")
+    if output.shape == sample.shape:
+        return output, None
+    if output.ndim == sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]:
+        prediction, variance = output.chunk(2, dim=1)
+        if prediction.shape == sample.shape:
+            return prediction, variance
+    raise ValueError(
+        f"model_output must have sample's shape {tuple(sample.shape)}, or twice its channels; got {tuple(output.shape)}"
+    )
+
+
+def _mark(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """What tells whether a tensor is one that was handed out, unchanged; None if nothing can."""
+    if tensor.is_inference():
+        return None
+    return tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype

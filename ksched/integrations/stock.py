@@ -1,0 +1,601 @@
+"""What a scheduler class of diffusers asks of `ksched.build_sampler`: its method and options, without diffusers.
+
+The levels that a class runs at are in `ksched.schedules.diffusers`; here is what it does between them. Classes that go
+by timesteps step to ``t - N // n``, which is not always where the next step starts from: `ddim_by_strides` and
+`plms_by_strides` do that literally.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from ksched.grid import Grid
+from ksched.peers import find_sampler
+from ksched.plan import Plan
+from ksched.processes import EDM, VP, Flow, Level, Process
+from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
+from ksched.schedules.diffusers import DiffusersLevels, level_settings
+from ksched.tape import SamplerFunction, Vector, Verbs, trace
+from ksched.types import Dialect
+
+__all__ = [
+    "CLASSES",
+    "NotRepresentedError",
+    "Request",
+    "StockClass",
+    "falling",
+    "request_of",
+    "settings_of",
+    "stock_class",
+]
+
+V = TypeVar("V", bound=Vector)
+Settings = Mapping[str, Any]
+
+OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
+RISING = "its levels rise, and a grid of ours falls"
+CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
+CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
+NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
+EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
+
+
+class NotRepresentedError(ValueError):
+    """A setting of a class that no option of ours repeats; the text says why."""
+
+
+class Request(NamedTuple):
+    """What a class asks for.
+
+    Attributes
+    ----------
+    sampler, process, options : as for `ksched.build_sampler`, in the diffusers dialect
+    sigmas : levels of the run, falling
+    calls : levels of the model calls where they are no falling list, and are not the plan's own
+    literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
+    pair : the model answers with the edited prediction and the one that eps comes from
+    noise_by_step : one noise is drawn at every step, used or not
+    learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
+    """
+
+    sampler: str
+    sigmas: Sequence[float]
+    process: Process
+    options: Mapping[str, Any] = {}
+    calls: Sequence[float] | None = None
+    literal: Callable[[int, Mapping[str, Any]], Plan] | None = None
+    pair: bool = False
+    noise_by_step: bool = False
+    learned_variance: str | None = None
+
+
+class Run(NamedTuple):
+    """A run of a class: its name, configuration, levels, number of steps, and what ``step`` is told every time."""
+
+    scheduler: str
+    config: Settings
+    levels: DiffusersLevels
+    steps: int
+    given: Settings
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Levels of a class that has a list of them."""
+        assert self.levels.sigmas is not None
+        return [float(sigma) for sigma in self.levels.sigmas]
+
+    @property
+    def timesteps(self) -> list[float]:
+        """Timesteps of the model calls."""
+        return [float(t) for t in self.levels.timesteps]
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+def vp_of(config: Settings, *, preserving: bool = True, **defaults: Any) -> VP:
+    """The process of a configuration."""
+    s: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+    s |= defaults | {name: config[name] for name in s if config.get(name) is not None}
+    how: dict[str, Any] = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr"))}
+    how |= {"variance_preserving": preserving, "snr_shift": float(config.get("snr_shift_scale") or 1.0)}
+    if config.get("trained_betas") is not None:
+        return VP(config["trained_betas"], **how)
+    kind, steps = s["beta_schedule"], s["num_train_timesteps"]
+    if kind in ("squaredcos_cap_v2", "exp"):
+        return (VP.cosine if kind == "squaredcos_cap_v2" else VP.exponential)(steps, **how)
+    kinds = {"linear": VP.linear, "scaled_linear": VP.scaled_linear, "sigmoid": VP.sigmoid}
+    if kind not in kinds:
+        known = ", ".join([*kinds, "squaredcos_cap_v2", "exp"])
+        raise NotRepresentedError(f"beta_schedule must be one of {known}; got {kind!r}. Give trained_betas instead.")
+    return kinds[kind](s["beta_start"], s["beta_end"], steps, **how)
+
+
+def level_of(process: VP, timestep: float) -> float:
+    """Sigma over alpha at a whole timestep."""
+    alpha_bar = float(process.alphas_cumprod[int(timestep)])
+    return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
+
+
+def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
+    """Levels without the repeats, which are steps of length 0; and whether the last was one."""
+    kept = [sigmas[0]]
+    for sigma in sigmas[1:]:
+        if sigma < kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise
+            kept.append(sigma)
+    return kept, len(sigmas) > 1 and sigmas[-1] > 0 and sigmas[-1] >= sigmas[-2]
+
+
+# ------------------------------------------------------------------- classes that hold x0 + sigma * eps, or flow states
+
+
+def _sigma_states(run: Run) -> Process:
+    """``x0 + sigma * eps``, of any range: the table only names timesteps."""
+    s = run.config
+    if s.get("sigma_data") is not None:
+        low, high = s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0
+        return EDM(low, high, s["sigma_data"])
+    return vp_of(s, preserving=False)
+
+
+def _euler(run: Run) -> Request:
+    churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
+    in_eps = run.scheduler != "EDMEulerScheduler" and run.config.get("prediction_type", "epsilon") == "epsilon"
+    if churn.get("s_churn", 0) > 0 and not in_eps:
+        raise NotRepresentedError(CHURN_NOT_IN_EPS)
+    # a table of one level too many is walked as far as there are timesteps
+    levels = falling(run.sigmas[: len(run.timesteps) + 1])[0]
+    return Request("euler", levels, _sigma_states(run), churn)
+
+
+def _in_sigma(sampler: str) -> Callable[[Run], Request]:
+    """A class whose levels are all that is particular to it."""
+
+    def request(run: Run) -> Request:
+        return Request(sampler, falling(run.sigmas)[0], _sigma_states(run), run.given)
+
+    return request
+
+
+def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
+    """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
+
+    Parameters
+    ----------
+    levels : of the whole run
+    begin : number of the step to begin with
+    order : how many slopes are used, at most
+    """
+    straight, past = Straight(grid), list[V]()
+    for i in range(begin, len(levels) - 1):
+        s, t = levels[i], levels[i + 1]
+        past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:order]
+        nodes = straight.nodes(s, t, [levels[k] for k in range(i, i - min(i + 1, order), -1)])
+        weights = lagrange_weights(nodes, moments(0.0, len(nodes)))
+        x = straight.move(s, t, x, combine(weights[: len(past)], past))
+    return x
+
+
+def _lms(run: Run) -> Request:
+    process, sigmas = _sigma_states(run), falling(run.sigmas)[0]
+    order = int(run.given.get("order", 4))
+
+    def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        levels = [process.level(sigma) for sigma in sigmas]
+        return _traced(partial(lms_by_place, levels=levels, begin=begin, order=order), process, levels[begin])
+
+    return Request("lms", sigmas, process, {"order": order}, sigmas[:-1], literal)
+
+
+def _flow_euler(run: Run) -> Request:
+    if run.config.get("invert_sigmas"):
+        raise NotRepresentedError(RISING)
+    if run.config.get("stochastic_sampling"):
+        return _flow_lcm(run)
+    return Request("euler", falling(run.sigmas)[0], _flow(run))  # it takes s_churn and its like, and does nothing
+
+
+def _flow_lcm(run: Run) -> Request:
+    if run.config.get("invert_sigmas"):
+        raise NotRepresentedError(RISING)
+    if run.config.get("scale_factors"):
+        raise NotRepresentedError("it resizes the state between steps")
+    return Request("lcm", falling(run.sigmas)[0], _flow(run), {"boundary": 0.0})
+
+
+def _flow_heun(run: Run) -> Request:
+    if run.given.get("s_churn", 0) > 0:
+        raise NotRepresentedError(CHURN_OFF_FLOW)
+    return Request("heun", falling(run.sigmas)[0], _flow(run))
+
+
+def _flow_ancestral(run: Run) -> Request:
+    options = {"eta": run.config.get("eta", 1.0), "s_noise": run.config.get("s_noise", 1.0)}
+    return Request("euler_ancestral", falling(run.sigmas)[0], _flow(run), options)
+
+
+def _flow(run: Run) -> Flow:
+    """The shift is in the levels already."""
+    return Flow(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
+
+
+def _edm_solver(run: Run) -> Request:
+    return _solver_request(run, _sigma_states(run), cosine=run.scheduler.startswith("Cosine"))
+
+
+# --------------------------------------------------- classes that go by sigmas and hold variance-preserving states
+
+
+def _solver_process(run: Run) -> Process:
+    return _flow(run) if run.config.get("use_flow_sigmas") else vp_of(run.config)
+
+
+def _solver(run: Run) -> Request:
+    return _solver_request(run, _solver_process(run))
+
+
+def _solver_request(run: Run, process: Process, cosine: bool = False) -> Request:
+    s = run.config
+    kind = "sde-dpmsolver++" if cosine else s.get("algorithm_type", "dpmsolver++")
+    kind = "dpmsolver++" if kind == "deis" else kind
+    solver = s.get("solver_type", "midpoint")
+    levels, repeat_last = falling(run.sigmas)
+    options: dict[str, Any] = {
+        "order": s.get("solver_order", 2),
+        "solver_type": solver if solver in ("midpoint", "heun") else "midpoint",
+        "predict": "denoised" if kind.endswith("++") else "eps",
+        "eta": float(kind.startswith("sde")),
+        "repeat_last": repeat_last,
+    }
+    if run.scheduler == "DPMSolverSinglestepScheduler":
+        return Request(
+            "dpm_singlestep", levels, process, options | {"lower_order_final": s.get("lower_order_final", False)}
+        )
+    options["lower_order_final"] = s.get("lower_order_final", True)
+    return Request("dpm_multistep", levels, process, options | {"euler_at_final": s.get("euler_at_final", False)})
+
+
+def _uni_pc(run: Run) -> Request:
+    s = run.config
+    without = sorted(s.get("disable_corrector") or [])
+    if without != list(range(len(without))):
+        raise NotRepresentedError("it leaves out the corrector of steps amid the others")
+    if s.get("solver_p") is not None:
+        raise NotRepresentedError("its predictor is another scheduler")
+    levels, repeat_last = falling(run.sigmas)
+    variant = s.get("solver_type", "bh2")
+    options = {
+        "order": s.get("solver_order", 2),
+        "variant": variant if variant in ("bh1", "bh2") else "bh2",
+        "predict": "denoised" if s.get("predict_x0", True) else "eps",
+        "first_corrected": len(without),
+        "lower_order_final": s.get("lower_order_final", True),
+        "repeat_last": repeat_last,
+    }
+    return Request("uni_pc", levels, _solver_process(run), options)
+
+
+def _deis(run: Run) -> Request:
+    levels, repeat_last = falling(run.sigmas)
+    options = {
+        "max_order": run.config.get("solver_order", 2),
+        "lower_order_final": run.config.get("lower_order_final", True),
+        "repeat_last": repeat_last,
+    }
+    return Request("deis", levels, _solver_process(run), options)
+
+
+def _sa_solver(run: Run) -> Request:
+    s, sigmas = run.config, run.sigmas
+    levels, repeat_last = falling(sigmas)
+    process = _solver_process(run)
+    tau = s.get("tau") or {"eta": 1.0, "t_lo": 200, "t_hi": 800}
+    steps = list(zip(run.timesteps, sigmas, strict=False))
+    noisy = [sigma for t, sigma in steps if tau["t_lo"] <= t <= tau["t_hi"]]
+    options = {
+        "predictor_order": s.get("predictor_order", 2),
+        "corrector_order": s.get("corrector_order", 2),
+        "predict": "denoised" if s.get("algorithm_type", "data_prediction") == "data_prediction" else "eps",
+        "tau": float(tau["eta"]) if noisy else 0.0,
+        "lower_order_final": s.get("lower_order_final", True),
+        "repeat_last": repeat_last,
+    }
+    if noisy:
+        # timesteps are rounded, so the ends of tau lie somewhere between the levels with and without noise
+        above = [sigma for sigma in sigmas if sigma > max(noisy)]
+        below = [sigma for sigma in sigmas if 0 < sigma < min(noisy)]
+        loud = math.sqrt(max(noisy) * min(above)) if above else max(noisy) * 1.01
+        quiet = math.sqrt(min(noisy) * max(below)) if below else min(noisy) / 1.01
+        options |= {"tau_start": _share_of(process, loud), "tau_end": _share_of(process, quiet)}
+    return Request("sa_solver", levels, process, options, noise_by_step=True)
+
+
+def _share_of(process: Process, sigma: float) -> float:
+    """The share of a run after which it is at sigma: inverse of `Process.sigma_after`."""
+    place = process.time(sigma) if isinstance(process, Flow) else process.position(sigma) / (len(process.sigmas) - 1)
+    return min(max(1 - place, 0.0), 1.0)
+
+
+# --------------------------------------------------------------------------------------- classes that go by timesteps
+
+
+def _after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
+    """The level of a timestep, or of the end where that is below all."""
+    if timestep >= 0:
+        return level_of(process, timestep)
+    return 0.0 if s.get("set_alpha_to_one", to_one) else level_of(process, 0)
+
+
+def _stride(run: Run) -> int:
+    return int(run.config.get("num_train_timesteps", 1000) // run.steps)
+
+
+def ddim_by_strides(
+    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], arrivals: Sequence[Level], eta: float, pair: bool
+) -> V:
+    """DDIM from every level to one of its own, wherever the next step starts from.
+
+    Parameters
+    ----------
+    levels, arrivals : of the steps; the noise of a step is that up to the next level
+    eta : share of the noise that is drawn anew
+    pair : the prediction is an edited one, and eps comes from the one before
+    """
+    for i, (s, t) in enumerate(zip(levels, arrivals, strict=True)):
+        denoised, source = run.denoise_both(x, s) if pair else (run.denoise(x, s),) * 2
+        down, up = ancestral(grid, s, t, eta)
+        x = t.alpha * denoised + (down.sigma / s.sigma) * (x - s.alpha * source)
+        x = renoise(run, s, levels[i + 1] if i + 1 < len(levels) else grid.levels[-1], x, up)
+    return x
+
+
+def _ddim(run: Run) -> Request:
+    s, step, timesteps = run.config, _stride(run), run.timesteps
+    process = vp_of(s)
+    calls = [level_of(process, t) for t in timesteps]
+    ends = [_after(process, s, t - step, to_one=True) for t in timesteps]
+    eta = run.given.get("eta") or 0.0
+    edited = s.get("clip_sample", True) or s.get("thresholding")
+    pair = bool(edited and not run.given.get("use_clipped_model_output")) and not run.scheduler.startswith("CogVideoX")
+
+    def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        how = {"eta": eta, "pair": pair, **options}
+        levels, arrivals = ([process.level(v) for v in values[begin:]] for values in (calls, ends))
+        function = partial(ddim_by_strides, levels=levels, arrivals=arrivals, **how)
+        return _traced(function, process, levels[0])
+
+    return Request("ddim", falling([*calls, ends[-1]])[0], process, {"eta": eta}, calls, literal, pair)
+
+
+def _traced(function: SamplerFunction, process: Process, first: Level) -> Plan:
+    """The plan of a loop that has levels of its own."""
+    return trace(function, Grid(process, (first, process.level(0.0))), {})
+
+
+def _ddpm(run: Run) -> Request:
+    s = run.config
+    kind = s.get("variance_type", "fixed_small")
+    if kind == "fixed_large_log":
+        raise NotRepresentedError(NOT_A_NUMBER)
+    process = vp_of(s)
+    levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
+    if kind.startswith("learned"):  # the noise is added beside the plan
+        return Request("ddpm", levels, process, {"s_noise": 0.0}, learned_variance=kind)
+    larger = "beta" if run.timesteps[-1] == 0 else "beta_to_end"
+    return Request("ddpm", levels, process, {"variance": "posterior" if kind.startswith("fixed_small") else larger})
+
+
+#: slopes that were kept, the newest first, in the linear multistep steps of even length
+_PLMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def plms_by_strides(
+    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], steps: Sequence[tuple[Level, Level]], slopes: str
+) -> V:
+    """PLMS, with the calls and steps of its program: the second call does the first step again, with the mean slope.
+
+    Parameters
+    ----------
+    levels : of the model calls
+    steps : for every call (level left, level reached)
+    slopes : "eps", or "v" where that is what the model answers with
+    """
+    start, past = x, list[V]()
+    for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
+        denoised = run.denoise(x, level)
+        if slopes == "eps":
+            slope = run.keep((x - level.alpha * denoised) / level.sigma)
+        else:
+            slope = run.keep((level.alpha * x - denoised) / level.sigma)
+        if i == 1:
+            mean, x = 0.5 * slope + 0.5 * past[0], start
+        else:
+            past = [slope, *past][:4]
+            mean = combine(_PLMS[len(past) - 1], past)
+        if slopes == "v":
+            mean = s.alpha * mean + s.sigma * x
+        x = (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
+    return x
+
+
+def _pndm(run: Run) -> Request:
+    s, step, n, timesteps = run.config, _stride(run), run.steps, run.timesteps
+    process, v = vp_of(s), s.get("prediction_type") == "v_prediction"
+    slopes = {"slopes": "v" if v else "straight"}
+    if s.get("skip_prk_steps"):
+        calls = [level_of(process, t) for t in timesteps]
+
+        def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+            ways = [(t, t - step) for t in timesteps[begin:]]
+            if len(ways) > 1:
+                ways[1] = ways[1][0] + step, ways[1][0]
+            if max(t for t, _ in ways) >= len(process.betas):
+                raise NotRepresentedError(f"its second call is for a timestep of {len(process.betas)} or more")
+            ends = [(process.level(level_of(process, a)), process.level(_after(process, s, b, False))) for a, b in ways]
+            levels = [process.level(value) for value in calls[begin:]]
+            function = partial(plms_by_strides, levels=levels, steps=ends, slopes="v" if v else "eps")
+            return _traced(function, process, levels[0])
+
+        own = falling([*calls, _after(process, s, timesteps[-1] - step, False)])[0]
+        return Request("pndm", own, process, {**slopes, "warm_up": "heun"}, calls, literal)
+    even = [timesteps[-1] + step * k for k in range(n)][::-1]
+    if even[:1] != timesteps[:1] or step % 2:
+        raise NotRepresentedError(OTHER_LEVELS)
+    levels, _ = falling([*(level_of(process, t) for t in even), _after(process, s, timesteps[-1] - step, False)])
+    return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "max_order": 4 if n > 1 else 1})
+
+
+_LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def _lcm(run: Run) -> Request:
+    process = vp_of(run.config, **_LATENT)
+    levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
+    return Request("lcm", levels, process, {"boundary": run.config.get("timestep_scaling", 10.0)})
+
+
+def _tcd(run: Run) -> Request:
+    if run.config.get("thresholding") or run.config.get("clip_sample"):
+        raise NotRepresentedError(EDITED_TCD)
+    process, eta = vp_of(run.config, **_LATENT), run.given.get("eta")
+    levels, _ = falling([*(level_of(process, t) for t in run.timesteps), level_of(process, 0)])
+    return Request("tcd", levels, process, {"eta": 0.3 if eta is None else eta})
+
+
+def _ipndm(run: Run) -> Request:
+    """Its timesteps are angles."""
+    levels = [math.inf if t >= 1 else math.tan(t * math.pi / 2) for t in run.timesteps]
+    return Request("ipndm", [*levels, 0.0], VP(variance_preserving=True))
+
+
+def _rising(run: Run) -> Request:
+    raise NotRepresentedError(RISING)
+
+
+# ---------------------------------------------------------------------------------------------------------- the classes
+
+
+class StockClass(NamedTuple):
+    """What is particular to a class beside its levels.
+
+    Attributes
+    ----------
+    request : its method
+    uses : settings of the method, beside those of the levels and the process
+    calls : model calls of a step, as its timesteps are laid out
+    levels : the class whose levels it has, if not its own
+    prediction : what its networks predict, if there is no setting for it
+    noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
+    """
+
+    request: Callable[[Run], Request]
+    uses: str = "prediction_type"
+    calls: int = 1
+    levels: str | None = None
+    prediction: str | None = None
+    noises_by_timestep: bool = False
+
+
+_EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
+_CLIPS = f"{_EDITS} clip_sample clip_sample_range"
+_SOLVES = f"{_EDITS} solver_order algorithm_type solver_type lower_order_final"
+_HEUNS = "prediction_type clip_sample clip_sample_range"
+_VP = "rescale_betas_zero_snr"
+CLASSES: Mapping[str, StockClass] = {
+    f"{name}Scheduler": facts
+    for name, facts in {
+        "EulerDiscrete": StockClass(_euler),
+        "EulerAncestralDiscrete": StockClass(_in_sigma("euler_ancestral")),
+        "HeunDiscrete": StockClass(_in_sigma("heun"), _HEUNS, 2),
+        "LMSDiscrete": StockClass(_lms),
+        "KDPM2Discrete": StockClass(_in_sigma("dpm_2"), calls=2),
+        "KDPM2AncestralDiscrete": StockClass(_in_sigma("dpm_2_ancestral"), calls=2),
+        "DPMSolverSDE": StockClass(_in_sigma("dpmpp_sde"), calls=2),
+        "EDMEuler": StockClass(_euler, "prediction_type sigma_data"),
+        "EDMDPMSolverMultistep": StockClass(_edm_solver, f"{_SOLVES} euler_at_final sigma_data"),
+        "CosineDPMSolverMultistep": StockClass(
+            _edm_solver, "prediction_type solver_order solver_type lower_order_final euler_at_final sigma_data"
+        ),
+        "DPMSolverMultistep": StockClass(_solver, f"{_SOLVES} euler_at_final"),
+        "DPMSolverSinglestep": StockClass(_solver, _SOLVES),
+        "UniPCMultistep": StockClass(
+            _uni_pc, f"{_EDITS} solver_order predict_x0 solver_type lower_order_final disable_corrector"
+        ),
+        "DEISMultistep": StockClass(_deis, f"{_EDITS} solver_order lower_order_final"),
+        "SASolver": StockClass(
+            _sa_solver,
+            f"{_EDITS} predictor_order corrector_order algorithm_type tau lower_order_final",
+            noises_by_timestep=True,
+        ),
+        "DDIM": StockClass(_ddim, f"{_CLIPS} {_VP} set_alpha_to_one"),
+        "DDIMParallel": StockClass(_ddim, f"{_CLIPS} {_VP} set_alpha_to_one", levels="DDIMScheduler"),
+        "CogVideoXDDIM": StockClass(
+            _ddim, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
+        ),
+        "DDPM": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type"),
+        "DDPMParallel": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type", levels="DDPMScheduler"),
+        "PNDM": StockClass(_pndm, "prediction_type set_alpha_to_one"),
+        "LCM": StockClass(_lcm, f"{_CLIPS} {_VP} timestep_scaling"),
+        "TCD": StockClass(_tcd, f"prediction_type {_VP}"),
+        "IPNDM": StockClass(_ipndm, "", prediction="v_prediction"),
+        "FlowMatchEulerDiscrete": StockClass(_flow_euler, "stochastic_sampling", prediction="flow_prediction"),
+        "FlowMatchHeunDiscrete": StockClass(_flow_heun, "", 2, prediction="flow_prediction"),
+        "FlowMatchLCM": StockClass(_flow_lcm, "scale_factors", prediction="flow_prediction"),
+        "LTXEulerAncestralRF": StockClass(_flow_ancestral, "eta s_noise", prediction="flow_prediction"),
+        "DDIMInverse": StockClass(_rising),
+        "DPMSolverMultistepInverse": StockClass(_rising),
+    }.items()
+}
+
+
+def stock_class(name: str) -> StockClass:
+    """What is known of a class.
+
+    Raises
+    ------
+    ValueError : a class that is unknown or has no counterpart; the message says why, or lists near names
+    """
+    if name in CLASSES:
+        return CLASSES[name]
+    near = difflib.get_close_matches(name, CLASSES, n=4, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CLASSES)}."
+    try:
+        peer = find_sampler(Dialect.DIFFUSERS, name)
+    except ValueError:
+        raise ValueError(f"unknown scheduler class {name!r}; {hint}") from None
+    why = f"its loop is its own; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
+    raise NotRepresentedError(f"{name} has no drop-in here: {why}")
+
+
+def settings_of(scheduler: str) -> frozenset[str]:
+    """Names of the settings that a class goes by; it has others that do nothing here, or nothing at all."""
+    facts = CLASSES[scheduler]
+    return frozenset(level_settings(facts.levels or scheduler)) | frozenset(facts.uses.split())
+
+
+def request_of(
+    scheduler: str, config: Settings, levels: DiffusersLevels, steps: int, given: Settings | None = None
+) -> Request:
+    """What a class asks of `ksched.build_sampler` on levels that are known.
+
+    Parameters
+    ----------
+    scheduler : name of the class
+    config : its configuration; what is missing has the class's default
+    levels : of the run, from `ksched.schedules.diffusers.diffusers_levels`
+    steps : number of steps that its ``set_timesteps`` was asked for
+    given : arguments of its ``step``
+
+    Raises
+    ------
+    NotRepresentedError : something that no option of ours repeats
+    ValueError : an unknown class
+    """
+    facts = stock_class(scheduler)
+    known = settings_of(scheduler)
+    settings = {name: value for name, value in config.items() if value is not None and name in known}
+    return facts.request(Run(scheduler, settings, levels, steps, dict(given or {})))

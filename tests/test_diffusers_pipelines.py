@@ -1,0 +1,131 @@
+"""`KSchedScheduler` inside real pipelines of diffusers, with tiny networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from tiny_pipelines import REGISTRY, Tiny, build  # noqa: E402
+
+from ksched import NoiseSchedule, SamplerType  # noqa: E402
+from ksched.integrations.diffusers import KSchedScheduler  # noqa: E402
+from ksched.registry import sampler_spec  # noqa: E402
+
+# what diffusers and transformers warn of is their own affair
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning"),
+]
+
+_built: dict[str, tuple[Tiny, Any]] = {}
+
+
+def pipeline(name: str) -> tuple[Tiny, Any]:
+    """A pipeline, built once, and the scheduler that it ships with."""
+    if name not in _built:
+        tiny = build(name)
+        _built[name] = tiny, tiny.pipe.scheduler
+    tiny, shipped = _built[name]
+    return tiny.use(shipped), shipped
+
+
+def stock_cases() -> list[tuple[str, str | None]]:
+    """Every pipeline with the scheduler that it ships with (None), and those that fit."""
+    cases: list[tuple[str, str | None]] = []
+    for name in REGISTRY:
+        tiny, shipped = pipeline(name)
+        others = [cls for cls in tiny.stock if cls not in (type(shipped).__name__, "CogVideoXDPMScheduler")]
+        cases += [(name, None), *((name, cls) for cls in others)]
+    return cases
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "steps"),
+    [(*case, steps) for case in stock_cases() for steps in ((3, 8) if case[1] is None else (5,))],
+)
+def test_the_same_image_as_the_stock_scheduler(name: str, cls: str | None, steps: int) -> None:
+    tiny, stock = pipeline(name)
+    if cls is not None:
+        stock = tiny.use_stock(cls).pipe.scheduler
+    want = tiny.run(steps)
+    got = tiny.use(KSchedScheduler.from_diffusers(stock)).run(steps)
+    assert np.isfinite(want).all()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1.0, float(np.abs(want).max())))
+
+
+PLAYABLE = [name for name in SamplerType if not sampler_spec(name).uncond and not sampler_spec(name).adaptive]
+
+
+def finite_and_repeatable(tiny: Tiny, scheduler: Any, steps: int = 4) -> None:
+    first = tiny.use(scheduler).run(steps)
+    assert np.isfinite(first).all()
+    assert np.array_equal(first, tiny.run(steps))
+
+
+@pytest.mark.parametrize("sampler", PLAYABLE)
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("sd15", "karras"), ("sd15", "simple"), ("sd15_img2img", "karras"), ("flux", "simple")]
+)
+def test_samplers(name: str, sampler: str, schedule: str) -> None:
+    tiny, shipped = pipeline(name)
+    finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=str(sampler), schedule=schedule))
+
+
+@pytest.mark.parametrize("schedule", list(NoiseSchedule))
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_schedules(name: str, sampler: str, schedule: str) -> None:
+    tiny, shipped = pipeline(name)
+    finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=sampler, schedule=str(schedule)))
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", list(REGISTRY))
+def test_every_pipeline(name: str, sampler: str) -> None:
+    tiny, shipped = pipeline(name)
+    finite_and_repeatable(tiny, KSchedScheduler.from_diffusers(shipped, sampler=sampler, schedule="karras"), 6)
+
+
+@pytest.mark.parametrize("name", list(REGISTRY))
+def test_another_schedule_alone(name: str) -> None:
+    tiny, shipped = pipeline(name)
+    finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, schedule="karras"))
+
+
+def test_a_schedule_takes_effect_where_pipelines_bring_a_list() -> None:
+    tiny, shipped = pipeline("flux")
+    images = []
+    for schedule in ("simple", "karras"):
+        ours = KSchedScheduler.from_config(shipped.config, sampler="euler", schedule=schedule)
+        images.append(tiny.use(ours).run(4))
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+
+
+def test_saved_with_the_pipeline(tmp_path: Path) -> None:
+    tiny, shipped = pipeline("ddpm")
+    ours = KSchedScheduler.from_config(shipped.config, sampler="dpmpp_2m", schedule="karras")
+    want = tiny.use(ours).run(4)
+    tiny.pipe.save_pretrained(tmp_path)
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert type(again.scheduler) is KSchedScheduler
+    assert again.scheduler.config.sampler == "dpmpp_2m"
+    np.testing.assert_array_equal(tiny.use(again.scheduler).run(4), want)
+    handed = diffusers.DDPMPipeline.from_pretrained(tmp_path, scheduler=ours)
+    assert handed.scheduler is ours
+
+
+def test_noise_of_a_seed_needs_no_generator() -> None:
+    tiny, shipped = pipeline("sd3")
+    how = {"sampler": "euler_ancestral", "schedule": "simple"}
+    images = [
+        tiny.use(KSchedScheduler.from_config(shipped.config, **how, noise_seed=seed)).run(4) for seed in (1, 1, 2)
+    ]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
