@@ -181,7 +181,7 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
         "trained_betas": None,
         "rescale_betas_zero_snr": False,
         "prediction_type": "epsilon",
-    } | level_settings(name)
+    } | dict(level_settings(name))
     if name.startswith("EDM"):
         defaults |= {"sigma_data": 0.5}
     elif name.startswith("CosineDPMSolver"):
