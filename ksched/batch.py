@@ -204,7 +204,7 @@ class Batch:
                     live.feed(output, twin)
             together = []
             for (run, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
-                operations = turn.operations if numbers is None else turn.of_output(*numbers)
+                operations = run._operations(turn, numbers)
                 if recorded:
                     run._registers.form(operations, recorded)
                 else:

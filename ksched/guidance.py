@@ -420,7 +420,8 @@ def dynamic_thresholding(denoiser: Model, percentile: float = 0.995, max_value: 
     ----------
     denoiser : denoiser
     percentile : s is this quantile of the absolute values of an item, but at least 1; 0 to 1
-    max_value : largest s, at least 1. diffusers' default is 1, which makes it `clip` to [-1, 1]
+    max_value : largest s, above 0; one of less than 1 is s itself, as in diffusers, whose default of 1 makes it `clip`
+        to [-1, 1]
 
     Returns
     -------
@@ -437,7 +438,7 @@ def dynamic_thresholding(denoiser: Model, percentile: float = 0.995, max_value: 
     but items may be of any size.
     """
     percentile = _number("dynamic_thresholding", "percentile", percentile, _SHARE)
-    max_value = _number("dynamic_thresholding", "max_value", max_value, Between(1.0, math.inf))
+    max_value = _number("dynamic_thresholding", "max_value", max_value, Between(sys.float_info.min, math.inf))
 
     def threshold(denoised: torch.Tensor) -> torch.Tensor:
         size = _rows(denoised).abs()

@@ -172,6 +172,7 @@ class Turn:
     operations : in order; first copies of outputs that are read again after the next call, then the states to form
     reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
         such
+    state : that state as it was formed, if ``reader`` reads all it was formed of, else nothing
     """
 
     x: int
@@ -180,20 +181,30 @@ class Turn:
     passing: tuple[tuple[int, int], ...]
     operations: Operations
     reader: int | None
-    _of_output: dict[tuple[float, float], Operations] = field(default_factory=dict, init=False, repr=False)
+    state: Terms
+    _of_output: dict[tuple[float, float, bool], Operations] = field(default_factory=dict, init=False, repr=False)
 
-    def of_output(self, of_x: float, of_output: float) -> Operations:
-        """The operations for an answer where `DENOISED` is ``of_output`` times what is there, and ``of_x`` times x."""
-        found = self._of_output.get((of_x, of_output))
+    def of_output(self, of_x: float, of_output: float, *, replaced: bool = False) -> Operations:
+        """The operations for an answer where `DENOISED` is ``of_output`` times what is there, and ``of_x`` times x.
+
+        Parameters
+        ----------
+        of_x, of_output : host numbers
+        replaced : whether x is another state than the one that was formed
+        """
+        found = self._of_output.get((of_x, of_output, replaced))
         if found is None:
             operations = list(self.operations)
             if self.reader is None:
                 operations.insert(0, combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))))
             else:
-                operations[self.reader] = _folded(operations[self.reader], self.x, of_x, of_output)
+                # What a stage was formed of is read anyway. So x is not, and its share, which cancels where the step
+                # is a slope of a small sigma, cancels in float64 here.
+                state = self.state if self.state and not replaced else ((self.x, 1.0),)
+                operations[self.reader] = _folded(operations[self.reader], state, of_x, of_output)
             if len(self._of_output) >= _KEPT:
                 self._of_output.clear()
-            found = self._of_output[of_x, of_output] = Operations(operations)
+            found = self._of_output[of_x, of_output, replaced] = Operations(operations)
         return found
 
 
@@ -270,6 +281,8 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
     draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
     kept = [r for r in outputs if last_use.get(r, -1) > after]
+    past = rows[row].terms if all(r in shelf.place for r, _ in rows[row].terms) else ()
+    formed_of = tuple((shelf.place[r], value) for r, value in past)
     operations = [combination(shelf.take(r), ((_OUTPUT[r.kind], 1.0),)) for r in kept]
     readers = [0] if outputs and outputs[0] in kept else []
     for j in formed:
@@ -291,7 +304,13 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         operations.append(combination(out, tuple((sources[r], terms[r]) for r in order), noise))
     alone = len(readers) == 1 and readers[0] >= 0
     passing = tuple(drawn for drawn in draws if Register("xi", drawn[0]) not in shelf.place)
-    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), readers[0] if alone else None)
+    reader = readers[0] if alone else None
+    if reader is not None:
+        read = {source for source, _ in operations[reader].terms}
+        written = {operation.out for operation in operations[:reader]}
+        if any(source not in read or source in written for source, _ in formed_of) or x in read:
+            formed_of = ()
+    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:
@@ -304,13 +323,14 @@ def _in_order(terms: dict[Register, float], over: Register | None, state: Regist
     return sorted(_by_use(terms, state), key=lambda register: (register != over, register.kind == "xi"))
 
 
-def _folded(old: Combination, x: int, of_x: float, of_output: float) -> Combination:
-    """A combination where `DENOISED` is ``of_x`` times the state in buffer ``x`` and ``of_output`` times an output."""
+def _folded(old: Combination, state: Terms, of_x: float, of_output: float) -> Combination:
+    """A combination where `DENOISED` is ``of_x`` times a state and ``of_output`` times an output."""
     (weight,) = (value for source, value in old.terms if source == DENOISED)
     terms = [(source, value * of_output if source == DENOISED else value) for source, value in old.terms]
-    at = next((i for i, (source, _) in enumerate(terms) if source == x), None)
-    if at is not None:
-        terms[at] = x, terms[at][1] + weight * of_x
-    else:
-        terms.insert(0 if old.out == x else len(terms), (x, weight * of_x))
+    for x, share in state:
+        at = next((i for i, (source, _) in enumerate(terms) if source == x), None)
+        if at is not None:
+            terms[at] = x, terms[at][1] + weight * of_x * share
+        else:
+            terms.insert(0 if old.out == x else len(terms), (x, weight * of_x * share))
     return combination(old.out, tuple(terms))

@@ -20,7 +20,7 @@ from ksched.noise import (
 )
 from ksched.plan import Plan
 from ksched.processes import Level, Process
-from ksched.program import DENOISED, UNCOND, Turn
+from ksched.program import DENOISED, UNCOND, Operations, Turn
 
 __all__ = ["Noise", "Run", "check_output", "check_state", "noise_source"]
 
@@ -108,6 +108,7 @@ class Run:
         self._calls = calls
         self._turn = program.turns[calls] if calls < len(program.turns) else None
         self._place = program.states[calls]
+        self._replaced = False
         # torch counts the writes to a tensor
         self._writes = 0 if self._recorded else self._registers.tensors[self._place]._version
 
@@ -266,6 +267,7 @@ class Run:
         if x.shape != registers.shape or x.device != registers.device:
             wanted = f"{tuple(registers.shape)} on {registers.device}"
             raise ValueError(f"x must be like the state, {wanted}; got {tuple(x.shape)} on {x.device}")
+        self._replaced = True
         self._recorded |= out_of_place(x)
         if self._recorded:
             registers.tensors[place] = x.to(self._compute, copy=True)
@@ -284,9 +286,10 @@ class Run:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
         held = self._program.held[self._calls]
         return {
-            "version": 2,
+            "version": 3,
             "plan": self.plan.digest,
             "calls": self._calls,
+            "replaced": self._replaced,
             "seeds": self._seeds,
             "noise": scheme_of(self._noise),
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -300,8 +303,8 @@ class Run:
         ------
         ValueError : not such a state, or one of another plan or noise
         """
-        if not isinstance(state, Mapping) or state.get("version") != 2:
-            raise ValueError("state must come from Run.state_dict(), version 2")
+        if not isinstance(state, Mapping) or state.get("version") != 3:
+            raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         device = self._registers.device
@@ -317,6 +320,7 @@ class Run:
         for register, place in self._program.held[calls]:
             self._registers.tensors[place] = self._registers.writable(place).copy_(tensors[str(register)])
         self._reach(calls)
+        self._replaced = bool(state["replaced"])
 
     def _answer(
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
@@ -325,11 +329,14 @@ class Run:
         turn, recorded = self._take(denoised, uncond)
         try:
             noises = self._draw(turn, recorded) if turn.draws else None
-            operations = turn.operations if conversion is None else turn.of_output(*conversion)
-            self._registers.form(operations, recorded, noises)
+            self._registers.form(self._operations(turn, conversion), recorded, noises)
             self._reach(self._calls + 1)
         finally:
             self._forget()
+
+    def _operations(self, turn: Turn, conversion: tuple[float, float] | None) -> Operations:
+        """What an answer is followed by."""
+        return turn.operations if conversion is None else turn.of_output(*conversion, replaced=self._replaced)
 
     def _take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
         """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""

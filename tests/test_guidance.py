@@ -359,7 +359,7 @@ def test_perp_neg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("percentile", [0.0, 0.5, 0.9, 0.995, 1.0])
-@pytest.mark.parametrize("max_value", [1.0, 1.5, math.inf])
+@pytest.mark.parametrize("max_value", [0.5, 1.0, 1.5, math.inf])
 @pytest.mark.parametrize("shape", [(3, 1), (3, 2), (2, 3, 4, 5), (2, 1000), (4,)])
 def test_thresholding_as_in_diffusers(shape: tuple[int, ...], max_value: float, percentile: float) -> None:
     prediction = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -750,8 +750,8 @@ NOT_A_MODEL: Any = 3
         (lambda: guidance.clip(cond, math.nan, 1), "clip: low must be a number"),
         (lambda: guidance.dynamic_thresholding(cond, 99.5), "percentile must be at least 0 and at most 1; got 99.5"),
         (
-            lambda: guidance.dynamic_thresholding(cond, max_value=0.5),
-            "max_value must be a number of at least 1; got 0.5",
+            lambda: guidance.dynamic_thresholding(cond, max_value=0),
+            "max_value must be a number above 0; got 0",
         ),
         (lambda: guidance.batched(NOT_A_MODEL, {}, {}), r"model must be callable, \(x, sigma, \*\*inputs\)"),
     ],

@@ -9,14 +9,13 @@ import difflib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 try:
-    import diffusers
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
     from diffusers.utils.torch_utils import randn_tensor
@@ -24,6 +23,7 @@ except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
 from ksched import guidance
+from ksched.integrations.configurations import Translation, adopted, defaults_of, is_foreign, own_table
 from ksched.integrations.iterations import (
     Iterations,
     is_flow,
@@ -35,7 +35,6 @@ from ksched.integrations.stock import CLASSES, NotRepresentedError, settings_of,
 from ksched.processes import VP, Flow, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
-from ksched.schedules.diffusers import level_settings
 from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
@@ -57,34 +56,6 @@ class KSchedOutput(SchedulerOutput):  # type: ignore[misc]
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Translation:
-    """What became of a scheduler of diffusers.
-
-    Attributes
-    ----------
-    scheduler : its class; empty if none is known
-    sampler, options : ours, in the diffusers dialect
-    used : its settings that bear on the numbers
-    ignored : its settings that do not
-    different : what cannot be represented, and what happens instead
-    """
-
-    scheduler: str
-    sampler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    used: Mapping[str, Any] = field(default_factory=dict)
-    ignored: Mapping[str, Any] = field(default_factory=dict)
-    different: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = [f"{self.scheduler or 'no class'} -> {self.sampler} {dict(self.options)}"]
-        lines += [f"  used       {name} = {value!r}" for name, value in self.used.items()]
-        lines += [f"  ignored    {name} = {value!r}" for name, value in self.ignored.items()]
-        lines += [f"  different  {name}: {text}" for name, text in self.different.items()]
-        return "\n".join(lines)
 
 
 class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -231,14 +202,26 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         for name in kwargs.keys() - known:  # others may be meant for someone else, and are left alone
             if near := difflib.get_close_matches(name, _OURS, n=1, cutoff=0.8):
                 raise TypeError(f"from_config has no parameter {name!r}; did you mean {near[0]!r}?")
-        kept = _adopted(dict(config), kwargs) if _is_foreign(config, cls.__name__) else dict(config)
+        unchosen = set(config.get("_use_default_values", ()))
+        if is_foreign(config, cls.__name__):
+            kept = adopted(dict(config), kwargs)
+        else:
+            kept = {key: value for key, value in config.items() if key not in unchosen}
+            kept = defaults_of(kept["stock_class"]) | kept if kept.get("stock_class") in CLASSES else kept
+        unchosen |= kept.keys() - config.keys()
+        kept.pop("_use_default_values", None)
         hidden = {name: value for name, value in kept.items() if name not in known and not name.startswith("_")}
         own = {name: value for name, value in kept.items() if name not in hidden}
         for name in hidden.keys() & kwargs.keys():
             hidden[name] = kwargs.pop(name)
         both: Any = super().from_config(own, True, **kwargs)
         made, unused = both
+        # What nobody chose holds here, and goes when the configuration is given to a class with other defaults.
+        unchosen |= set(made.config.get("_use_default_values", ())) - config.keys()
         made.register_to_config(**hidden)
+        unchosen &= made.config.keys() - {"stock_class", *kwargs}
+        if unchosen or "_use_default_values" in made.config:
+            made.register_to_config(_use_default_values=sorted(unchosen))
         return (made, unused) if return_unused_kwargs else made
 
     @classmethod
@@ -284,7 +267,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         config, name = dict(self.config), self._entries.stock_class
         if name is None:
             return Translation("", str(self._entries.sampler or "euler"))
-        its = set(_defaults_of(name)) & set(config)
+        its = set(defaults_of(name)) & set(config)
         bearing = settings_of(name)
         used = {key: config[key] for key in sorted(its & bearing)}
         ignored = {key: config[key] for key in sorted(its - bearing)}
@@ -332,8 +315,15 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         asked: dict[str, Any] = {"num_inference_steps": num_inference_steps, "mu": mu}
         asked |= {"timesteps": _listed(timesteps), "sigmas": _listed(sigmas)}
-        if num_inference_steps is None and timesteps is None and sigmas is None:
+        lists = [values for values in (asked["timesteps"], asked["sigmas"]) if values is not None]
+        if num_inference_steps is None and not lists:
             raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
+        if num_inference_steps is not None and lists:
+            both = f"num_inference_steps={num_inference_steps} and a list of {len(lists[0])}"
+            if not is_flow(self._settings, self._entries.stock_class):
+                raise ValueError(f"give num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
+            if any(len(values) != num_inference_steps for values in lists):
+                raise ValueError(f"num_inference_steps must be the length of the list; got {both}")
         same = self._iterations is not None and self._made_of is self.config and self._asked == asked
         if not same:  # plans are worth keeping, as a pipeline asks for the same run again and again
             self._iterations = self._built(asked)
@@ -351,6 +341,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         lists: dict[str, Any] = {"timesteps": asked.get("timesteps"), "sigmas": asked.get("sigmas")}
         how: dict[str, Any] = {**lists, "mu": asked.get("mu")}
         if self._is_stock:
+            config |= own_table(stock, config)
             how["mu"] = how["mu"] if config.get("use_dynamic_shifting") else None
             if lists["timesteps"] is not None or lists["sigmas"] is not None:
                 steps = None
@@ -448,12 +439,19 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Number of the first iteration, as the pipeline has set it."""
         return self._begin_index
 
+    def previous_timestep(self, timestep: Any) -> Any:
+        """The timestep of the iteration after that of another one; -1 after the last."""
+        if self._timesteps is None:
+            return timestep - 1
+        place = self._place(timestep)
+        return self.timesteps[place + 1] if place is not None and place + 1 < len(self.timesteps) else torch.tensor(-1)
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say which iteration the run begins with."""
         self._begin_index = int(begin_index)
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
-        """The state as the network wants it, of its own size."""
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The state as the network wants it, of its own size; what else it is given is for other schedulers."""
         if self._iterations is None:
             norm = float(self._trained.input_norm(float(self._trained.sigma(float(timestep)))))
         else:
@@ -496,9 +494,11 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ValueError : `set_timesteps` was not called; tensors that do not fit together
         """
         if self._iterations is None:
-            raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+            self._go_through_training()
+        assert self._iterations is not None
         output, variance = _halves(model_output, sample)
         if self._step_index is None:
+            self._run = None  # some loops set step_index back to None to begin again
             self._first = self._index(timestep)
             churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise} if s_churn else {}
             self._choose({"eta": eta, "use_clipped_model_output": use_clipped_model_output, **churn})
@@ -512,30 +512,50 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if of_x != 0:
             denoised = denoised.add(sample.to(compute), alpha=of_x)
         self._generator, self._like = generator, output
-        run = self._running(index, sample)
         edited = self._edited(denoised)
+        run, told = self._running(index, sample), denoised if edited is None else edited
         request = iterations.method.request
         if request is not None and request.noise_by_step and self._entries.noise_seed is None:
             self._drawn = self._new_noise()
         if run is None or run.done:  # a last step of no length
             previous: torch.Tensor = sample
         else:
+            share: float | None = 0.0
+            if self._given is None or _mark(sample) != self._given:
+                share = iterations.method.share_of_state(run)
+                if share is None:
+                    run.replace(sample)
+                elif share != -of_x or edited is not None:
+                    edited = told + share * (sample.to(compute) - run.x)
             if run.needs_uncond:
-                run.feed(denoised if edited is None else edited, denoised)
+                run.feed(told, denoised)
             elif edited is not None:
                 run.feed(edited)
             else:
                 run.feed_output(output, of_x, of_output)
             previous = run.x
+            if iterations.method.share_of_state(run) is not None:
+                previous = previous.clone()  # where this is edited in place, what it was is still needed
         self._given = _mark(previous)
         if request is not None and request.learned_variance is not None and iterations.timesteps[index] > 0:
             noise = self._new_noise() * self._std(variance, index, request.learned_variance)
             previous, self._given = (previous.to(compute) + noise).to(previous.dtype), None
         self._step_index += 1
         self._generator = self._like = self._drawn = None
-        told = (denoised if edited is None else edited).to(sample.dtype)
-        previous = previous.to(sample.dtype)
+        previous, told = previous.to(sample.dtype), told.to(sample.dtype)
         return KSchedOutput(previous, told) if return_dict else (previous, told)
+
+    def _go_through_training(self) -> None:
+        """Take every timestep of the training for an iteration, as some classes do before `set_timesteps`."""
+        if not (self._is_stock and CLASSES[self._entries.stock_class].begins_untold):
+            raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+        length = int(self._entries.num_train_timesteps)
+        even = {"timestep_spacing": "linspace", "use_karras_sigmas": False, "steps_offset": 0}
+        given = {name: value for name, value in self._settings.items() if name not in even}
+        layout = {"options": self._entries.sampler_options, "layout": "steps"}
+        self._iterations = stock_iterations(self._entries.stock_class, {**given, **even}, length, **layout)
+        self._asked = {"num_inference_steps": length}
+        self._made_of = None
 
     def _choose(self, given: Mapping[str, Any]) -> None:
         """Take what `step` is told into the method, at the first call."""
@@ -574,11 +594,9 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if self._saved is not None:  # a copy of a scheduler goes on where that was
                 run.load_state_dict(self._saved)
                 self._saved = None
-                if not run.done:
-                    run.replace(sample)
+            else:
+                self._given = _mark(sample)
             self._run = run
-        elif not self._run.done and (self._given is None or _mark(sample) != self._given):
-            self._run.replace(sample)
         return self._run
 
     def _noise(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
@@ -653,6 +671,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """What the model was trained on, without a shift that is known only later."""
         if self._process is None or self._process[0] is not self.config:
             settings = {**self._settings, "use_dynamic_shifting": False}
+            if self._is_stock:
+                settings |= own_table(self._entries.stock_class, settings)
             self._process = self.config, process_of(settings, self._entries.stock_class)
         return self._process[1]
 
@@ -743,54 +763,6 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.__dict__.update(state)
         if self._asked is not None:
             self._iterations = self._built(self._asked, self._churn)
-
-
-# ------------------------------------------------------------------------------------------------------- configurations
-
-
-def _is_foreign(config: Mapping[str, Any], own: str) -> bool:
-    """Whether a configuration is of a scheduler that never was one of ours."""
-    return config.get("_class_name") != own and not {"stock_class", "sampler", "schedule"} & config.keys()
-
-
-def _adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of diffusers with its class, and the defaults of that, made explicit."""
-    name: Any = config.pop("_class_name", None) or _class_of(config)
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    if name not in CLASSES:
-        if "sampler" not in changes or "schedule" not in changes:
-            if name is None:
-                raise ValueError(
-                    "the class of this configuration cannot be told: give sampler and schedule, or the scheduler "
-                    "itself to KSchedScheduler.from_diffusers"
-                )
-            stock_class(name)  # says why there is none
-        return own
-    kept = {**_defaults_of(name), **own, "stock_class": name}
-    if changes.get("schedule") is not None and is_flow(kept, name):
-        kept["use_flow_sigmas"] = True  # pipelines then ask for a number of steps, not for a list of their own
-    return kept
-
-
-def _defaults_of(name: str) -> dict[str, Any]:
-    """The settings of a class, with their defaults; those of its levels where its own extra is not installed."""
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
-    written = {p.name: p.default for p in parameters if p.default is not p.empty}
-    of_cosine = {"sigma_data": 1.0, "prediction_type": "v_prediction"} if name.startswith("Cosine") else {}
-    return written or {**level_settings(CLASSES[name].levels or name), **of_cosine}
-
-
-def _class_of(config: Mapping[str, Any]) -> str | None:
-    """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
-    keys = {key for key in config if not key.startswith("_")}
-    unset = set(config.get("_use_default_values", ())) & keys
-    fits = []
-    for name in CLASSES:
-        defaults = _defaults_of(name) if hasattr(diffusers, name) else {}
-        if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
-            fits.append(name)
-    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name]
-    return plain[0] if len(plain) == 1 else None
 
 
 # -------------------------------------------------------------------------------------------------------------- tensors

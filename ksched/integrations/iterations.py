@@ -17,7 +17,6 @@ from ksched.denoiser import Denoiser, Prediction
 from ksched.grid import Grid, stretch_terminal
 from ksched.integrations.stock import (
     CLASSES,
-    NotRepresentedError,
     Request,
     falling,
     request_of,
@@ -26,10 +25,12 @@ from ksched.integrations.stock import (
     vp_of,
 )
 from ksched.options import check_steps
-from ksched.plan import Plan
+from ksched.plan import Plan, Register
 from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.runner import Run
 from ksched.sampler import build_sampler
+from ksched.samplers import runge_kutta
 from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift
@@ -88,6 +89,27 @@ class Method:
         if begin == 0:
             return whole
         return None if begin >= whole.nfe else self._tail(whole, begin, options)
+
+    def share_of_state(self, run: Run) -> float | None:
+        """How a prediction is corrected that was made at another state than the run's own, amid a step.
+
+        That state is not gone on from: the next ones are formed from the prediction and from where the step began. A
+        method of slopes takes the slope that was found at it.
+
+        Returns
+        -------
+        how much of the difference of the two states is added to the prediction; None if the run goes on from the
+        state that it was made at, as it does between steps
+        """
+        plan, calls = run.plan, run.nfe
+        literal = self.request is not None and self.request.literal is not None  # all of it is one step, as traced
+        if run.done or calls == 0 or literal or plan.call_steps[calls] != plan.call_steps[calls - 1]:
+            return None
+        row = [k for k, formed in enumerate(plan.rows) if formed.level is not None][calls]
+        if any(register == Register("x", row) for later in plan.rows[row + 1 :] for register, _ in later.terms):
+            return None
+        slopes = sampler_spec(self.sampler).function.__module__ == runge_kutta.__name__
+        return -1 / plan.levels[calls].alpha if slopes else 0.0
 
     @cached_property
     def whole(self) -> Plan:
@@ -218,6 +240,11 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
         if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
             raise ValueError("prediction_type 'epsilon' says nothing at zero terminal SNR: the first state is noise")
         process = VP(variance_preserving=process.variance_preserving)
+    if isinstance(process, Flow) and kind == "epsilon":  # no model is trained so, but a class of diffusers has it
+        levels = [process.level(float(sigma)) for sigma in np.asarray(sigmas).tolist()]
+        if any(level.alpha <= 0 for level in levels):
+            raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
+        return [(1.0, 1 / level.alpha, -level.sigma / level.alpha) for level in levels]
     return Denoiser(_no_network, process, kind).conversions(sigmas)
 
 
@@ -299,8 +326,8 @@ def stock_iterations(
     method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, every, request, own)
     plan_calls = list(request.calls) if request.calls is not None else method.whole.call_sigmas.tolist()
     if not 0 <= len(told) - len(plan_calls) <= 1:
-        raise NotRepresentedError(
-            f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls"
+        raise ValueError(
+            f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls; take fewer"
         )
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]

@@ -117,17 +117,23 @@ def vp_of(config: Settings, *, preserving: bool = True, **defaults: Any) -> VP:
 
 def level_of(process: VP, timestep: float) -> float:
     """Sigma over alpha at a whole timestep."""
+    if timestep >= len(process.betas):
+        raise ValueError(f"timestep {timestep:g} is beyond the training table, which has {len(process.betas)} betas")
     alpha_bar = float(process.alphas_cumprod[int(timestep)])
     return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
+
+
+#: ratio of two levels that only rounding tells apart
+_SAME = 1 - 1e-12
 
 
 def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
     """Levels without the repeats, which are steps of length 0; and whether the last was one."""
     kept = [sigmas[0]]
     for sigma in sigmas[1:]:
-        if sigma < kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise
+        if sigma < _SAME * kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise
             kept.append(sigma)
-    return kept, len(sigmas) > 1 and sigmas[-1] > 0 and sigmas[-1] >= sigmas[-2]
+    return kept, len(sigmas) > 1 and sigmas[-1] > 0 and sigmas[-1] >= _SAME * sigmas[-2]
 
 
 # ------------------------------------------------------------------- classes that hold x0 + sigma * eps, or flow states
@@ -490,6 +496,7 @@ class StockClass(NamedTuple):
     levels : the class whose levels it has, if not its own
     prediction : what its networks predict, if there is no setting for it
     noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
+    begins_untold : whether it steps through the timesteps of the training where nobody called ``set_timesteps``
     """
 
     request: Callable[[Run], Request]
@@ -498,6 +505,7 @@ class StockClass(NamedTuple):
     levels: str | None = None
     prediction: str | None = None
     noises_by_timestep: bool = False
+    begins_untold: bool = False
 
 
 _EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
@@ -508,13 +516,13 @@ _VP = "rescale_betas_zero_snr"
 CLASSES: Mapping[str, StockClass] = {
     f"{name}Scheduler": facts
     for name, facts in {
-        "EulerDiscrete": StockClass(_euler),
-        "EulerAncestralDiscrete": StockClass(_in_sigma("euler_ancestral")),
-        "HeunDiscrete": StockClass(_in_sigma("heun"), _HEUNS, 2),
-        "LMSDiscrete": StockClass(_lms),
-        "KDPM2Discrete": StockClass(_in_sigma("dpm_2"), calls=2),
-        "KDPM2AncestralDiscrete": StockClass(_in_sigma("dpm_2_ancestral"), calls=2),
-        "DPMSolverSDE": StockClass(_in_sigma("dpmpp_sde"), calls=2),
+        "EulerDiscrete": StockClass(_euler, begins_untold=True),
+        "EulerAncestralDiscrete": StockClass(_in_sigma("euler_ancestral"), begins_untold=True),
+        "HeunDiscrete": StockClass(_in_sigma("heun"), _HEUNS, 2, begins_untold=True),
+        "LMSDiscrete": StockClass(_lms, begins_untold=True),
+        "KDPM2Discrete": StockClass(_in_sigma("dpm_2"), calls=2, begins_untold=True),
+        "KDPM2AncestralDiscrete": StockClass(_in_sigma("dpm_2_ancestral"), calls=2, begins_untold=True),
+        "DPMSolverSDE": StockClass(_in_sigma("dpmpp_sde"), calls=2, begins_untold=True),
         "EDMEuler": StockClass(_euler, "prediction_type sigma_data"),
         "EDMDPMSolverMultistep": StockClass(_edm_solver, f"{_SOLVES} euler_at_final sigma_data"),
         "CosineDPMSolverMultistep": StockClass(
@@ -536,8 +544,8 @@ CLASSES: Mapping[str, StockClass] = {
         "CogVideoXDDIM": StockClass(
             _ddim, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
         ),
-        "DDPM": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type"),
-        "DDPMParallel": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type", levels="DDPMScheduler"),
+        "DDPM": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type", begins_untold=True),
+        "DDPMParallel": StockClass(_ddpm, f"{_CLIPS} {_VP} variance_type", levels="DDPMScheduler", begins_untold=True),
         "PNDM": StockClass(_pndm, "prediction_type set_alpha_to_one"),
         "LCM": StockClass(_lcm, f"{_CLIPS} {_VP} timestep_scaling"),
         "TCD": StockClass(_tcd, f"prediction_type {_VP}"),
