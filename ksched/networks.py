@@ -16,7 +16,7 @@ import torch
 from ksched.calling import ask, is_denoiser, time_name
 from ksched.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
-from ksched.schedules.diffusers import level_settings
+from ksched.schedules.diffusers import level_settings, vp_of
 
 __all__ = ["from_diffusers", "prediction_of", "process_of"]
 
@@ -142,8 +142,8 @@ def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None 
     if s.get("timestep_type") == "continuous" and s["prediction_type"] == "v_prediction":
         if s.get("sigma_min") and s.get("sigma_max"):
             return EDM(s["sigma_min"], s["sigma_max"], sigma_data=1.0)  # told log(sigma) / 4, scaled as VP is
-        return _vp(s, length, log_sigma_timesteps=True)
-    return _vp(s, length)
+        return vp_of(s, log_sigma_timesteps=True)
+    return vp_of(s)
 
 
 def prediction_of(scheduler: Any) -> Prediction:
@@ -197,27 +197,6 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
 def _is_flow(name: str, s: Mapping[str, Any]) -> bool:
     told = s.get("use_flow_sigmas") or s["prediction_type"] == "flow_prediction"
     return bool(told) or name.startswith(("FlowMatch", "LTXEuler")) or (not name and "shift" in s)
-
-
-def _vp(s: Mapping[str, Any], length: int, **how: Any) -> VP:
-    how["zero_terminal_snr"] = bool(s["rescale_betas_zero_snr"])
-    if s.get("snr_shift_scale"):
-        how["snr_shift"] = float(s["snr_shift_scale"])
-    if s["trained_betas"] is not None:
-        return VP(s["trained_betas"], **how)
-    start, end, kind = s["beta_start"], s["beta_end"], s["beta_schedule"]
-    match kind:
-        case "linear":
-            return VP.linear(start, end, length, **how)
-        case "scaled_linear":
-            return VP.scaled_linear(start, end, length, **how)
-        case "sigmoid":
-            return VP.sigmoid(start, end, length, **how)
-        case "squaredcos_cap_v2":
-            return VP.cosine(length, **how)
-        case "exp":
-            return VP.exponential(length, **how)
-    raise ValueError(f"beta_schedule {kind!r} has no equal here; give trained_betas, or make the Denoiser yourself")
 
 
 def _of_table(wrapper: Any) -> Process:

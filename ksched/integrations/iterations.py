@@ -22,7 +22,6 @@ from ksched.integrations.stock import (
     request_of,
     settings_of,
     stock_class,
-    vp_of,
 )
 from ksched.options import check_steps
 from ksched.plan import Plan, Register
@@ -33,7 +32,7 @@ from ksched.sampler import build_sampler
 from ksched.samplers import runge_kutta
 from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas
-from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift
+from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
 from ksched.tape import trace
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule
 
@@ -363,7 +362,7 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
     if data is not None:
         kind = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
         return kind(low or 0.002, high or 80.0, data)
-    table = vp_of(config, preserving=stock is None or _preserves(stock))
+    table = vp_of(config, variance_preserving=stock is None or _preserves(stock))
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         return EDM(low or table.sigma_min, high or table.sigma_max, 1.0)
     if original := config.get("original_inference_steps"):

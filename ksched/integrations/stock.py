@@ -18,7 +18,7 @@ from ksched.peers import find_sampler
 from ksched.plan import Plan
 from ksched.processes import EDM, VP, Flow, Level, Process
 from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
-from ksched.schedules.diffusers import DiffusersLevels, level_settings
+from ksched.schedules.diffusers import DiffusersLevels, level_settings, vp_of
 from ksched.tape import SamplerFunction, Vector, Verbs, trace
 from ksched.types import Dialect
 
@@ -97,24 +97,6 @@ class Run(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ processes
 
 
-def vp_of(config: Settings, *, preserving: bool = True, **defaults: Any) -> VP:
-    """The process of a configuration."""
-    s: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
-    s |= defaults | {name: config[name] for name in s if config.get(name) is not None}
-    how: dict[str, Any] = {"zero_terminal_snr": bool(config.get("rescale_betas_zero_snr"))}
-    how |= {"variance_preserving": preserving, "snr_shift": float(config.get("snr_shift_scale") or 1.0)}
-    if config.get("trained_betas") is not None:
-        return VP(config["trained_betas"], **how)
-    kind, steps = s["beta_schedule"], s["num_train_timesteps"]
-    if kind in ("squaredcos_cap_v2", "exp"):
-        return (VP.cosine if kind == "squaredcos_cap_v2" else VP.exponential)(steps, **how)
-    kinds = {"linear": VP.linear, "scaled_linear": VP.scaled_linear, "sigmoid": VP.sigmoid}
-    if kind not in kinds:
-        known = ", ".join([*kinds, "squaredcos_cap_v2", "exp"])
-        raise NotRepresentedError(f"beta_schedule must be one of {known}; got {kind!r}. Give trained_betas instead.")
-    return kinds[kind](s["beta_start"], s["beta_end"], steps, **how)
-
-
 def level_of(process: VP, timestep: float) -> float:
     """Sigma over alpha at a whole timestep."""
     if timestep >= len(process.betas):
@@ -145,7 +127,7 @@ def _sigma_states(run: Run) -> Process:
     if s.get("sigma_data") is not None:
         low, high = s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0
         return EDM(low, high, s["sigma_data"])
-    return vp_of(s, preserving=False)
+    return vp_of(s, variance_preserving=False)
 
 
 def _euler(run: Run) -> Request:
@@ -237,7 +219,7 @@ def _edm_solver(run: Run) -> Request:
 
 
 def _solver_process(run: Run) -> Process:
-    return _flow(run) if run.config.get("use_flow_sigmas") else vp_of(run.config)
+    return _flow(run) if run.config.get("use_flow_sigmas") else vp_of(run.config, variance_preserving=True)
 
 
 def _solver(run: Run) -> Request:
@@ -361,7 +343,7 @@ def ddim_by_strides(
 
 def _ddim(run: Run) -> Request:
     s, step, timesteps = run.config, _stride(run), run.timesteps
-    process = vp_of(s)
+    process = vp_of(s, variance_preserving=True)
     calls = [level_of(process, t) for t in timesteps]
     ends = [_after(process, s, t - step, to_one=True) for t in timesteps]
     eta = run.given.get("eta") or 0.0
@@ -387,7 +369,7 @@ def _ddpm(run: Run) -> Request:
     kind = s.get("variance_type", "fixed_small")
     if kind == "fixed_large_log":
         raise NotRepresentedError(NOT_A_NUMBER)
-    process = vp_of(s)
+    process = vp_of(s, variance_preserving=True)
     levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
     if kind.startswith("learned"):  # the noise is added beside the plan
         return Request("ddpm", levels, process, {"s_noise": 0.0}, learned_variance=kind)
@@ -430,7 +412,7 @@ def plms_by_strides(
 
 def _pndm(run: Run) -> Request:
     s, step, n, timesteps = run.config, _stride(run), run.steps, run.timesteps
-    process, v = vp_of(s), s.get("prediction_type") == "v_prediction"
+    process, v = vp_of(s, variance_preserving=True), s.get("prediction_type") == "v_prediction"
     slopes = {"slopes": "v" if v else "straight"}
     if s.get("skip_prk_steps"):
         calls = [level_of(process, t) for t in timesteps]
@@ -459,7 +441,7 @@ _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": 
 
 
 def _lcm(run: Run) -> Request:
-    process = vp_of(run.config, **_LATENT)
+    process = vp_of({**_LATENT, **run.config}, variance_preserving=True)
     levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
     return Request("lcm", levels, process, {"boundary": run.config.get("timestep_scaling", 10.0)})
 
@@ -467,7 +449,7 @@ def _lcm(run: Run) -> Request:
 def _tcd(run: Run) -> Request:
     if run.config.get("thresholding") or run.config.get("clip_sample"):
         raise NotRepresentedError(EDITED_TCD)
-    process, eta = vp_of(run.config, **_LATENT), run.given.get("eta")
+    process, eta = vp_of({**_LATENT, **run.config}, variance_preserving=True), run.given.get("eta")
     levels, _ = falling([*(level_of(process, t) for t in run.timesteps), level_of(process, 0)])
     return Request("tcd", levels, process, {"eta": 0.3 if eta is None else eta})
 

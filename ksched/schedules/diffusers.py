@@ -23,7 +23,7 @@ from ksched.options import check_steps
 from ksched.processes import VP, Flow
 from ksched.types import Array, ArrayLike
 
-__all__ = ["DiffusersLevels", "diffusers_levels", "flow_shift", "level_settings"]
+__all__ = ["DiffusersLevels", "diffusers_levels", "flow_shift", "level_settings", "vp_of"]
 
 #: alpha-bar that stands in for the 0 at the end of a zero-terminal-SNR table: sigma 4096
 TERMINAL_ALPHA_BAR = 2.0**-24
@@ -78,20 +78,55 @@ class _Class:
 # ---------------------------------------------------------------- blocks
 
 
-@lru_cache(maxsize=32)
-def _process(kind: str, start: float, end: float, length: int, betas: tuple[float, ...] | None, zero: bool) -> VP:
+def vp_of(config: Mapping[str, Any], **how: Any) -> VP:
+    """The process of a configuration with betas; what it does not say is as in most classes.
+
+    Parameters
+    ----------
+    config : ``beta_schedule``, ``beta_start``, ``beta_end``, ``num_train_timesteps``, or ``trained_betas``;
+        ``rescale_betas_zero_snr`` and ``snr_shift_scale``
+    how : as for `VP`
+
+    Raises
+    ------
+    ValueError : another ``beta_schedule``
+    """
+    s: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+    s |= {name: config[name] for name in s if config.get(name) is not None}
+    how["zero_terminal_snr"] = bool(config.get("rescale_betas_zero_snr"))
+    how["snr_shift"] = float(config.get("snr_shift_scale") or 1.0)
+    betas = config.get("trained_betas")
     if betas is not None:
-        return VP(betas, zero_terminal_snr=zero)
-    if kind in ("squaredcos_cap_v2", "exp"):
-        return (VP.cosine if kind == "squaredcos_cap_v2" else VP.exponential)(length, zero_terminal_snr=zero)
-    return (VP.linear if kind == "linear" else VP.scaled_linear)(start, end, length, zero_terminal_snr=zero)
+        s["beta_schedule"] = tuple(np.asarray(betas, dtype=np.float64).tolist())
+    return _vp(*s.values(), tuple(how.items()))
+
+
+@lru_cache(maxsize=32)
+def _vp(start: float, end: float, kind: str | tuple[float, ...], length: int, flags: tuple[tuple[str, Any], ...]) -> VP:
+    how = dict(flags)
+    match kind:
+        case tuple():
+            return VP(kind, **how)
+        case "linear":
+            return VP.linear(start, end, length, **how)
+        case "scaled_linear":
+            return VP.scaled_linear(start, end, length, **how)
+        case "sigmoid":
+            return VP.sigmoid(start, end, length, **how)
+        case "squaredcos_cap_v2":
+            return VP.cosine(length, **how)
+        case "exp":
+            return VP.exponential(length, **how)
+    raise ValueError(
+        "beta_schedule must be one of linear, scaled_linear, sigmoid, squaredcos_cap_v2, exp; "
+        f"got {kind!r}. Give trained_betas instead."
+    )
 
 
 def _table(s: _Settings) -> Array:
     """Sigmas of the training table, increasing."""
-    betas = None if s["trained_betas"] is None else tuple(np.asarray(s["trained_betas"], dtype=np.float64).tolist())
     zero = bool(s["rescale_betas_zero_snr"])
-    vp = _process(s["beta_schedule"], s["beta_start"], s["beta_end"], s["num_train_timesteps"], betas, zero)
+    vp = vp_of({**s, "snr_shift_scale": None})
     alpha_bar = np.append(vp.alphas_cumprod[:-1], TERMINAL_ALPHA_BAR) if zero else np.cumprod(1 - np.array(vp.betas))
     table: Array = np.sqrt((1 - alpha_bar) / alpha_bar)
     return table
