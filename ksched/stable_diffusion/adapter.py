@@ -1,0 +1,552 @@
+"""`StableDiffusion`: a pipeline of diffusers taken apart into a denoiser, a process, an encoder and a decoder.
+
+Prompts, weights and pictures are the pipeline's business, through its own methods; what is here is how its network
+becomes a denoiser, and how a `SamplingConfig` becomes a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from ksched import guidance
+from ksched.denoiser import Denoiser, Prediction
+from ksched.grid import truncate
+from ksched.integrations.diffusers import KSchedScheduler
+from ksched.integrations.iterations import process_of, scheduled_sigmas, start_std
+from ksched.loop import Model, StepInfo
+from ksched.mu import mu_for_tokens
+from ksched.networks import prediction_of
+from ksched.processes import Process
+from ksched.registry import sampler_spec
+from ksched.sampler import Sampler, build_sampler
+from ksched.stable_diffusion import jobs
+from ksched.stable_diffusion.config import SamplingConfig
+from ksched.stable_diffusion.jobs import Cancel, Picture, Progress
+
+__all__ = ["StableDiffusion"]
+
+_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the scheduler that comes with a model says of it."""
+
+    settings: Mapping[str, Any]
+    stock: str | None
+
+    @classmethod
+    def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> _Trained:
+        # the names only say that the class's own method is not asked for
+        ours = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
+        settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
+        return cls(settings, ours.config.stock_class)
+
+    def process(self, tokens: float) -> Process:
+        """For an image of so many tokens, which some flow models are shifted by."""
+        s, mu = self.settings, None
+        if s.get("use_dynamic_shifting"):
+            names = {"base_mu": "base_shift", "max_mu": "max_shift"}
+            names |= {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len"}
+            mu = mu_for_tokens(tokens, **{ours: s[theirs] for ours, theirs in names.items() if theirs in s})
+        return process_of(s, self.stock, mu)
+
+    @property
+    def prediction(self) -> Prediction:
+        return prediction_of({**self.settings, "_class_name": self.stock or ""})
+
+
+class StableDiffusion:
+    """A model of the Stable Diffusion family: SD 1 and 2, SDXL, SD 3.
+
+    Parameters
+    ----------
+    pipeline : a pipeline of diffusers with such a model, whatever it is for; or None, and its modules by name. Devices,
+        dtypes, slicing, tiling and offload are set on the pipeline, which is `pipeline` here too
+    modules : ``unet=`` or ``transformer=``, ``vae=``, ``text_encoder=``, ``tokenizer=``, ``scheduler=``, and what else
+        the pipeline of the family takes
+
+    Raises
+    ------
+    TypeError : neither a pipeline nor modules, or both
+    ValueError : a model of another family, a module that is missing
+
+    Notes
+    -----
+    Start noise is what diffusers draws from ``torch.Generator("cpu").manual_seed(seed)``, in float32 on every device;
+    the noise of stochastic samplers is ksched's own of that seed. So an image depends on its own seed, and not on how
+    many are drawn with it.
+    """
+
+    def __init__(self, pipeline: Any = None, **modules: Any) -> None:
+        if (pipeline is None) == (not modules):
+            raise TypeError("give a pipeline of diffusers, or its modules by name (unet=, vae=, ...), and not both")
+        self.pipeline: Any = _assembled(modules) if pipeline is None else _for_text(pipeline)
+        self._network: Any = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+        self.name = "model"
+
+    @classmethod
+    def from_folder(
+        cls, path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> StableDiffusion:
+        """The model in a folder of diffusers; nothing is downloaded.
+
+        Parameters
+        ----------
+        path : with ``model_index.json``
+        device : None leaves it on the processor
+        dtype : of all weights; None is float32 on the processor and float16 elsewhere
+
+        Raises
+        ------
+        FileNotFoundError : no such folder, or a part of it is missing
+        ValueError : a part that cannot be read, or a model of another family
+        """
+        folder = Path(path)
+        _check_parts(folder)
+        on_host = device is None or torch.device(device).type == "cpu"
+        kind = dtype or (torch.float32 if on_host else torch.float16)
+        how: dict[str, Any] = {"torch_dtype": kind, "local_files_only": True}
+        weights = [file.name for file in folder.glob("*/*.safetensors")]
+        if weights and all(".fp16." in name for name in weights):
+            how["variant"] = "fp16"
+        try:
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+                pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **how)
+        except Exception as error:  # of many kinds, and few name the file
+            raise ValueError(f"{_culprit(folder)} cannot be read: {_first_line(error)}") from error
+        made = cls(pipeline if device is None else pipeline.to(device))
+        made.name = folder.resolve().name
+        return made
+
+    # ------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def process(self) -> Process:
+        """What the model was trained on, at its own size; states are as its scheduler holds them."""
+        return self._trained({}).process(self._tokens(*self.size))
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network predicts."""
+        return self._trained({}).prediction
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live."""
+        found: torch.device = self.pipeline._execution_device
+        return found
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the model's own images."""
+        sample = self._network.config.sample_size
+        high, wide = (sample, sample) if isinstance(sample, int) else sample
+        return wide * self._scale, high * self._scale
+
+    @property
+    def multiple(self) -> int:
+        """What width and height must be multiples of."""
+        patch: int = getattr(self._network.config, "patch_size", None) or 1
+        return self._scale * patch
+
+    @property
+    def _scale(self) -> int:
+        scale: int = self.pipeline.vae_scale_factor
+        return scale
+
+    def _tokens(self, width: int, height: int) -> float:
+        return width * height / self.multiple**2
+
+    def _trained(self, overrides: Mapping[str, Any]) -> _Trained:
+        return _Trained.of(self.pipeline.scheduler, overrides)
+
+    # --------------------------------------------------------------------------------------------- parts of a run
+
+    def sampler(self, config: SamplingConfig, *, whole: bool = True) -> Sampler:
+        """The sampler of a configuration, on this model's process.
+
+        Parameters
+        ----------
+        config : with the size that it runs at, if that is not the model's own
+        whole : False leaves out the steps that ``strength`` leaves out
+
+        Raises
+        ------
+        ValueError : options or settings that do not fit the model; a strength that leaves no step
+        """
+        trained = self._trained(config.process)
+        process = trained.process(self._tokens(*self._size(config)))
+        sigmas = scheduled_sigmas(
+            trained.settings, process, config.schedule, config.steps, options=config.schedule_options
+        )
+        if not whole:
+            sigmas = truncate(sigmas, config.strength)
+            if len(sigmas) < 2:
+                raise ValueError(
+                    f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
+                )
+        return build_sampler(config.sampler, sigmas=sigmas, process=process, **config.sampler_options)
+
+    def denoiser(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        guidance_scale: float = 7.5,
+        *,
+        guidance_rescale: float = 0.0,
+        width: int | None = None,
+        height: int | None = None,
+        process: Process | None = None,
+        prediction: Prediction | None = None,
+        uncond: bool = False,
+    ) -> Model:
+        """The denoiser of a prompt, for latents of any batch size.
+
+        Parameters
+        ----------
+        prompt, negative_prompt : texts
+        guidance_scale : 1 is none, and asks the network once
+        guidance_rescale : as for `SamplingConfig`
+        width, height : of the image in pixels; None is the model's own
+        process, prediction : other than the model's
+        uncond : return (denoised, uncond) at scale 1 too, as CFG++ samplers want it
+
+        Returns
+        -------
+        ``(x, sigma) -> (denoised, uncond)``, or ``-> denoised`` without guidance; x float32, of shape
+        (batch, channels, height, width) in latent cells
+        """
+        model = Denoiser(self._call, process or self.process, prediction or self.prediction)
+        size = (width or self.size[0], height or self.size[1])
+        cond, without = self._inputs(prompt, negative_prompt, guidance_scale, size)
+        if (guidance_scale == 1 and not uncond) or without is None:
+            return partial(_expanded, model, cond)
+        pair = guidance.batched(model, cond, without)
+        if guidance_rescale:
+            return guidance.rescale(pair, None, guidance_scale, model.process, model.prediction, phi=guidance_rescale)
+        return guidance.cfg(pair, None, guidance_scale)
+
+    def _call(self, x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """The network, in its own dtype whatever the state's."""
+        output: torch.Tensor = self._network(x.to(self._network.dtype), timestep=timestep, **inputs, return_dict=False)[
+            0
+        ]
+        return output
+
+    def _inputs(
+        self, prompt: str, negative: str, scale: float, size: tuple[int, int]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What the network is told beside the state, with the prompt and with the negative one, for a batch of 1."""
+        pipe, width, height = self.pipeline, *size
+        # None is not "" to SDXL, which has zeros for it
+        encode = partial(
+            pipe.encode_prompt,
+            prompt=prompt,
+            negative_prompt=negative or None,
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+        )
+        if isinstance(pipe, diffusers.StableDiffusion3Pipeline):
+            with_text, without, pooled, unpooled = encode(prompt_2=None, prompt_3=None)
+            return (
+                {"encoder_hidden_states": with_text, "pooled_projections": pooled},
+                {"encoder_hidden_states": without, "pooled_projections": unpooled},
+            )
+        with_text, without, *rest = encode()
+        cond, uncond = {"encoder_hidden_states": with_text}, {"encoder_hidden_states": without}
+        if rest:
+            second = pipe.text_encoder_2
+            told = pipe._get_add_time_ids(
+                (height, width),
+                (0, 0),
+                (height, width),
+                dtype=with_text.dtype,
+                text_encoder_projection_dim=rest[0].shape[-1] if second is None else second.config.projection_dim,
+            ).to(self.device)
+            for inputs, pooled in zip((cond, uncond), rest, strict=True):
+                inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": told}
+        if dim := self._network.config.time_cond_proj_dim:  # distilled with guidance inside, as LCM is
+            weight = pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), embedding_dim=dim)
+            return {**cond, "timestep_cond": weight.to(self.device, with_text.dtype)}, None
+        return cond, uncond
+
+    def _size(self, config: SamplingConfig) -> tuple[int, int]:
+        width, height = config.width or self.size[0], config.height or self.size[1]
+        for name, side in (("width", width), ("height", height)):
+            if side % self.multiple:
+                raise ValueError(f"{name} must be a multiple of {self.multiple} for this model; got {side}")
+        return width, height
+
+    def encode(self, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Latents of images, drawn from what the VAE says of them, as diffusers does.
+
+        Parameters
+        ----------
+        pixels : in [-1, 1], shape (1, 3, height, width)
+        generators : one for each item of the result
+        """
+        vae = self.pipeline.vae
+        with _in_float32(vae):
+            found = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+            drawn = torch.cat([found.sample(generator) for generator in generators]).float()
+        mean, std = self._latent_scale(drawn)
+        return (drawn - mean) / std
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1] of latents, float32, shape (batch, 3, height, width)."""
+        pipe, vae = self.pipeline, self.pipeline.vae
+        mean, std = self._latent_scale(latents)
+        with _in_float32(vae):
+            image = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0]
+        if getattr(pipe, "safety_checker", None) is not None:
+            image, _ = pipe.run_safety_checker(image, self.device, image.dtype)
+        if getattr(pipe, "watermark", None) is not None:
+            image = pipe.watermark.apply_watermark(image)
+        pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt").float()
+        return pixels
+
+    def _latent_scale(self, like: torch.Tensor) -> tuple[Any, Any]:
+        """Mean and std of the VAE's latents, by which those of the network differ from them."""
+        config = self.pipeline.vae.config
+        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is not None and std is not None:
+            mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
+            return mean, std / config.scaling_factor
+        return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
+
+    # -------------------------------------------------------------------------------------------------- whole runs
+
+    @torch.no_grad()
+    def sample(
+        self,
+        config: SamplingConfig,
+        *,
+        init: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        callback: Callable[[StepInfo], object] | None = None,
+    ) -> torch.Tensor:
+        """Latents of all images of a configuration at once.
+
+        Parameters
+        ----------
+        config : what to draw
+        init : pixels in [-1, 1], shape (1, 3, height, width), to start from, of which ``strength`` is changed
+        mask : 1 where to draw and 0 where to keep ``init``, shape (1, 1, height, width)
+        callback : as for `ksched.Sampler.sample`
+        """
+        width, height = self._size(config)
+        trained, spec = self._trained(config.process), sampler_spec(config.sampler)
+        sampler = self.sampler(config, whole=init is None)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in config.seeds]
+        clean = None if init is None else self.encode(init, generators)
+        shape = (1, self.pipeline.vae.config.latent_channels, height // self._scale, width // self._scale)
+        eps = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+        first = sampler.sigmas[0]
+        if clean is None or (mask is not None and config.strength == 1):
+            x = eps * start_std(sampler.process, float(first), trained.settings)
+        else:
+            x = sampler.process.add_noise(clean, eps, first)
+        model = self.denoiser(
+            config.prompt,
+            config.negative_prompt,
+            config.guidance_scale,
+            guidance_rescale=config.guidance_rescale,
+            width=width,
+            height=height,
+            process=sampler.process,
+            prediction=trained.prediction,
+            uncond=spec.uncond,
+        )
+        if mask is not None and clean is not None:
+            # a cell is drawn if any of its pixels is
+            cells = torch.nn.functional.adaptive_max_pool2d(mask, shape[2:]).to(self.device)
+            model = guidance.inpaint(model, cells, clean, sampler.process, noise=eps)
+        return sampler.sample(model, x, seed=config.seeds, callback=callback)
+
+    def generate(
+        self,
+        config: SamplingConfig,
+        *,
+        init_image: Picture | None = None,
+        mask: Picture | None = None,
+        batch_size: int = 1,
+        progress: Callable[[Progress], object] | None = None,
+        preview: Callable[[Image.Image, Progress], object] | None = None,
+        cancel: Cancel | None = None,
+    ) -> list[Image.Image]:
+        """Pictures of a configuration, which carry it (see `save_png`).
+
+        Parameters
+        ----------
+        config : what to draw
+        init_image : a picture or its path, to change by ``config.strength``; resized to the configuration's size if it
+            has one, and else down to multiples of `multiple`
+        mask : white where to change the picture, black where to keep it, every pixel as it is; grey blends
+        batch_size : images to draw at once. Images are the same to rounding whatever it is, and byte for byte if it is
+            1; more is faster on a GPU
+        progress : called with a `Progress` at every step
+        preview : called at every step with a small picture of what is coming, of a pixel for each latent cell
+        cancel : a function that returns True to stop, or a `threading.Event`; asked at every step
+
+        Raises
+        ------
+        Cancelled : ``cancel`` said so; its ``finished`` are the pictures so far
+        TypeError, ValueError : what does not fit together, before the first model call
+        """
+        how: dict[str, Any] = {"init_image": init_image, "mask": mask, "batch_size": batch_size}
+        made: list[Image.Image] = []
+        try:
+            for _, image in jobs.draw(self, config, progress=progress, preview=preview, cancel=cancel, **how):
+                made.append(image)
+        except jobs.Cancelled:
+            raise jobs.Cancelled(made) from None
+        finally:
+            self.pipeline.maybe_free_model_hooks()
+        return made
+
+    def run(
+        self,
+        config: SamplingConfig,
+        out_dir: str | Path,
+        *,
+        init_image: Picture | None = None,
+        mask: Picture | None = None,
+        numbers: Sequence[int] | None = None,
+        batch_size: int = 1,
+        progress: Callable[[Progress], object] | None = None,
+        preview: Callable[[Image.Image, Progress], object] | None = None,
+        cancel: Cancel | None = None,
+    ) -> list[Path]:
+        """Pictures of a configuration as files ``00000.png`` and on, which carry it; what is there already stays.
+
+        Run the same again after an end of any kind, and it goes on where it was.
+
+        Parameters
+        ----------
+        config : what to draw
+        out_dir : a new folder, or that of the same batch, which its ``manifest.json`` tells
+        numbers : images of the batch to draw, from 0; None is all. Those who share a folder take different ones
+        init_image, mask, batch_size, progress, preview, cancel : as for `generate`
+
+        Returns
+        -------
+        the files of these numbers
+
+        Raises
+        ------
+        Cancelled : ``cancel`` said so; its ``finished`` are the files so far
+        OSError : a full disk, a folder that cannot be written to; no file is half written
+        TypeError, ValueError : what does not fit together, a folder of another batch, before the first model call
+        """
+        how: dict[str, Any] = {"progress": progress, "preview": preview, "cancel": cancel, "batch_size": batch_size}
+        return jobs.run(self, config, Path(out_dir), init_image=init_image, mask=mask, numbers=numbers, **how)
+
+
+def _expanded(model: Denoiser, inputs: Mapping[str, Any], x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """A denoiser whose inputs for one item are those of every item."""
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: expand(inner) for name, inner in value.items()}
+        return value.expand(len(x), *value.shape[1:])
+
+    return model(x, sigma, **expand(inputs))
+
+
+class _in_float32:  # noqa: N801 - read as a verb of a with statement
+    """A VAE that overflows in half precision, as its configuration says, run in single precision."""
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else None
+
+    def __enter__(self) -> None:
+        if self._vae is not None:
+            self._vae.to(dtype=torch.float32)
+
+    def __exit__(self, *_: object) -> None:
+        if self._vae is not None:
+            self._vae.to(dtype=torch.float16)
+
+
+# ------------------------------------------------------------------------------------------------- pipelines and folders
+
+
+def _assembled(modules: Mapping[str, Any]) -> Any:
+    """The pipeline of a family from its modules."""
+    needed = {"vae", "text_encoder", "tokenizer", "scheduler", "transformer" if "transformer" in modules else "unet"}
+    if missing := needed - modules.keys():
+        raise ValueError(f"modules must have {', '.join(sorted(needed))}; {', '.join(sorted(missing))} is missing")
+    if "transformer" in modules:
+        rest = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
+        return diffusers.StableDiffusion3Pipeline(**{**rest, **modules})
+    if "text_encoder_2" in modules:
+        return diffusers.StableDiffusionXLPipeline(**{"add_watermarker": False, **modules})
+    rest = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return diffusers.StableDiffusionPipeline(**{**rest, **modules})
+
+
+def _for_text(pipeline: Any) -> Any:
+    """The pipeline that makes images of text, with the modules of one that may make them of something else."""
+    if not isinstance(pipeline, diffusers.DiffusionPipeline):
+        raise TypeError(f"pipeline must be a pipeline of diffusers; got {type(pipeline).__name__}")
+    families = tuple(getattr(diffusers, name) for name in _FAMILIES)
+    if not isinstance(pipeline, families):
+        try:
+            pipeline = diffusers.AutoPipelineForText2Image.from_pipe(pipeline)
+        except ValueError:
+            pass
+    if not isinstance(pipeline, families):
+        raise ValueError(
+            f"pipeline must be one of Stable Diffusion 1, 2, XL or 3; got {type(pipeline).__name__}. In other "
+            "pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
+        )
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    seen, latent = network.config.in_channels, pipeline.vae.config.latent_channels
+    if seen != latent:
+        raise ValueError(
+            f"the network must see the {latent} channels of a latent and nothing else; it sees {seen}, as those trained "
+            "for inpainting do. Any other model inpaints too, with a mask"
+        )
+    return pipeline
+
+
+def _check_parts(folder: Path) -> None:
+    """Raise unless a folder has an index and every part that the index lists."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"a model is a folder of diffusers with model_index.json; there is none in {folder}")
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} cannot be read: {error}") from None
+    parts = {name for name, made in listed.items() if isinstance(made, list) and made and made[0]}
+    if missing := sorted(name for name in parts if not (folder / name).is_dir()):
+        raise FileNotFoundError(f"{folder} is missing {', '.join(missing)}, which its model_index.json lists")
+
+
+def _culprit(folder: Path) -> Path:
+    """The first file of weights that is damaged, or the folder if none is."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*/*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except Exception:
+            return file
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
