@@ -14,7 +14,8 @@ if _MISSING:
 
 from ksched.stable_diffusion.adapter import StableDiffusion  # noqa: E402 - it imports what may be missing
 from ksched.stable_diffusion.config import POPULAR, PRESETS, SamplingConfig  # noqa: E402
-from ksched.stable_diffusion.jobs import Cancelled, Progress, read_config, save_png  # noqa: E402
+from ksched.stable_diffusion.files import read_config, save_png  # noqa: E402
+from ksched.stable_diffusion.jobs import Cancelled, Progress  # noqa: E402
 
 __all__ = [
     "POPULAR",

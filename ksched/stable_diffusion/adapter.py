@@ -6,63 +6,31 @@ becomes a denoiser, and how a `SamplingConfig` becomes a run.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
 from ksched.grid import truncate
-from ksched.integrations.diffusers import KSchedScheduler
-from ksched.integrations.iterations import process_of, scheduled_sigmas, start_std
+from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
-from ksched.mu import mu_for_tokens
-from ksched.networks import prediction_of
 from ksched.processes import Process
-from ksched.registry import sampler_spec
 from ksched.sampler import Sampler, build_sampler
 from ksched.stable_diffusion import jobs
 from ksched.stable_diffusion.config import SamplingConfig
-from ksched.stable_diffusion.jobs import Cancel, Picture, Progress
+from ksched.stable_diffusion.files import Picture
+from ksched.stable_diffusion.jobs import Cancel, Progress
+from ksched.stable_diffusion.loading import Trained, assembled, for_text, read_folder
 
 __all__ = ["StableDiffusion"]
-
-_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What the scheduler that comes with a model says of it."""
-
-    settings: Mapping[str, Any]
-    stock: str | None
-
-    @classmethod
-    def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> _Trained:
-        # the names only say that the class's own method is not asked for
-        ours = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
-        settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
-        return cls(settings, ours.config.stock_class)
-
-    def process(self, tokens: float) -> Process:
-        """For an image of so many tokens, which some flow models are shifted by."""
-        s, mu = self.settings, None
-        if s.get("use_dynamic_shifting"):
-            names = {"base_mu": "base_shift", "max_mu": "max_shift"}
-            names |= {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len"}
-            mu = mu_for_tokens(tokens, **{ours: s[theirs] for ours, theirs in names.items() if theirs in s})
-        return process_of(s, self.stock, mu)
-
-    @property
-    def prediction(self) -> Prediction:
-        return prediction_of({**self.settings, "_class_name": self.stock or ""})
 
 
 class StableDiffusion:
@@ -90,7 +58,7 @@ class StableDiffusion:
     def __init__(self, pipeline: Any = None, **modules: Any) -> None:
         if (pipeline is None) == (not modules):
             raise TypeError("give a pipeline of diffusers, or its modules by name (unet=, vae=, ...), and not both")
-        self.pipeline: Any = _assembled(modules) if pipeline is None else _for_text(pipeline)
+        self.pipeline: Any = assembled(modules) if pipeline is None else for_text(pipeline)
         self._network: Any = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
         self.name = "model"
 
@@ -111,21 +79,10 @@ class StableDiffusion:
         FileNotFoundError : no such folder, or a part of it is missing
         ValueError : a part that cannot be read, or a model of another family
         """
-        folder = Path(path)
-        _check_parts(folder)
         on_host = device is None or torch.device(device).type == "cpu"
-        kind = dtype or (torch.float32 if on_host else torch.float16)
-        how: dict[str, Any] = {"torch_dtype": kind, "local_files_only": True}
-        weights = [file.name for file in folder.glob("*/*.safetensors")]
-        if weights and all(".fp16." in name for name in weights):
-            how["variant"] = "fp16"
-        try:
-            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
-                pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **how)
-        except Exception as error:  # of many kinds, and few name the file
-            raise ValueError(f"{_culprit(folder)} cannot be read: {_first_line(error)}") from error
+        pipeline = read_folder(Path(path), dtype or (torch.float32 if on_host else torch.float16))
         made = cls(pipeline if device is None else pipeline.to(device))
-        made.name = folder.resolve().name
+        made.name = Path(path).resolve().name
         return made
 
     # ------------------------------------------------------------------------------------------------- what it is
@@ -156,8 +113,12 @@ class StableDiffusion:
     @property
     def multiple(self) -> int:
         """What width and height must be multiples of."""
+        return math.lcm(8, self._scale * self._patch)
+
+    @property
+    def _patch(self) -> int:
         patch: int = getattr(self._network.config, "patch_size", None) or 1
-        return self._scale * patch
+        return patch
 
     @property
     def _scale(self) -> int:
@@ -165,10 +126,10 @@ class StableDiffusion:
         return scale
 
     def _tokens(self, width: int, height: int) -> float:
-        return width * height / self.multiple**2
+        return width * height / (self._scale * self._patch) ** 2
 
-    def _trained(self, overrides: Mapping[str, Any]) -> _Trained:
-        return _Trained.of(self.pipeline.scheduler, overrides)
+    def _trained(self, overrides: Mapping[str, Any]) -> Trained:
+        return Trained.of(self.pipeline.scheduler, overrides)
 
     # --------------------------------------------------------------------------------------------- parts of a run
 
@@ -177,25 +138,24 @@ class StableDiffusion:
 
         Parameters
         ----------
-        config : with the size that it runs at, if that is not the model's own
+        config : sampler, schedule, steps, options, and the size
         whole : False leaves out the steps that ``strength`` leaves out
 
         Raises
         ------
-        ValueError : options or settings that do not fit the model; a strength that leaves no step
+        TypeError, ValueError : options or a size that do not fit the model; a strength that leaves no step
         """
         trained = self._trained(config.process)
         process = trained.process(self._tokens(*self._size(config)))
         sigmas = scheduled_sigmas(
             trained.settings, process, config.schedule, config.steps, options=config.schedule_options
         )
-        if not whole:
-            sigmas = truncate(sigmas, config.strength)
-            if len(sigmas) < 2:
-                raise ValueError(
-                    f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
-                )
-        return build_sampler(config.sampler, sigmas=sigmas, process=process, **config.sampler_options)
+        kept = sigmas if whole else truncate(sigmas, config.strength)
+        if len(kept) < 2:
+            raise ValueError(
+                f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
+            )
+        return build_sampler(config.sampler, sigmas=kept, process=process, **config.sampler_options)
 
     def denoiser(
         self,
@@ -243,6 +203,7 @@ class StableDiffusion:
         ]
         return output
 
+    @torch.no_grad()
     def _inputs(
         self, prompt: str, negative: str, scale: float, size: tuple[int, int]
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -257,7 +218,7 @@ class StableDiffusion:
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
         )
-        if isinstance(pipe, diffusers.StableDiffusion3Pipeline):
+        if hasattr(pipe, "transformer"):
             with_text, without, pooled, unpooled = encode(prompt_2=None, prompt_3=None)
             return (
                 {"encoder_hidden_states": with_text, "pooled_projections": pooled},
@@ -301,7 +262,8 @@ class StableDiffusion:
             found = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
             drawn = torch.cat([found.sample(generator) for generator in generators]).float()
         mean, std = self._latent_scale(drawn)
-        return (drawn - mean) / std
+        latents: torch.Tensor = (drawn - mean) / std
+        return latents
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] of latents, float32, shape (batch, 3, height, width)."""
@@ -325,38 +287,23 @@ class StableDiffusion:
             return mean, std / config.scaling_factor
         return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
 
-    # -------------------------------------------------------------------------------------------------- whole runs
+    # ---------------------------------------------------------------------------------------------------- whole runs
 
     @torch.no_grad()
-    def sample(
-        self,
-        config: SamplingConfig,
-        *,
-        init: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-        callback: Callable[[StepInfo], object] | None = None,
-    ) -> torch.Tensor:
-        """Latents of all images of a configuration at once.
+    def prepare(
+        self, config: SamplingConfig, *, init: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> Drawing:
+        """All that the images of a configuration have in common: call it with seeds.
 
         Parameters
         ----------
         config : what to draw
-        init : pixels in [-1, 1], shape (1, 3, height, width), to start from, of which ``strength`` is changed
+        init : pixels in [-1, 1], shape (1, 3, height, width), to start from; ``strength`` says how much of it changes
         mask : 1 where to draw and 0 where to keep ``init``, shape (1, 1, height, width)
-        callback : as for `ksched.Sampler.sample`
         """
         width, height = self._size(config)
-        trained, spec = self._trained(config.process), sampler_spec(config.sampler)
+        trained = self._trained(config.process)
         sampler = self.sampler(config, whole=init is None)
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in config.seeds]
-        clean = None if init is None else self.encode(init, generators)
-        shape = (1, self.pipeline.vae.config.latent_channels, height // self._scale, width // self._scale)
-        eps = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
-        first = sampler.sigmas[0]
-        if clean is None or (mask is not None and config.strength == 1):
-            x = eps * start_std(sampler.process, float(first), trained.settings)
-        else:
-            x = sampler.process.add_noise(clean, eps, first)
         model = self.denoiser(
             config.prompt,
             config.negative_prompt,
@@ -366,13 +313,14 @@ class StableDiffusion:
             height=height,
             process=sampler.process,
             prediction=trained.prediction,
-            uncond=spec.uncond,
+            uncond=sampler.spec.uncond,
         )
-        if mask is not None and clean is not None:
-            # a cell is drawn if any of its pixels is
-            cells = torch.nn.functional.adaptive_max_pool2d(mask, shape[2:]).to(self.device)
-            model = guidance.inpaint(model, cells, clean, sampler.process, noise=eps)
-        return sampler.sample(model, x, seed=config.seeds, callback=callback)
+        shape = (1, self.pipeline.vae.config.latent_channels, height // self._scale, width // self._scale)
+        # a cell is drawn if any of its pixels is
+        cells = None if mask is None else torch.nn.functional.adaptive_max_pool2d(mask, shape[2:]).to(self.device)
+        std = start_std(sampler.process, float(sampler.sigmas[0]), trained.settings)
+        anew = init is None or (mask is not None and config.strength == 1)
+        return Drawing(self, sampler, model, shape, std if anew else None, init, cells)
 
     def generate(
         self,
@@ -381,7 +329,7 @@ class StableDiffusion:
         init_image: Picture | None = None,
         mask: Picture | None = None,
         batch_size: int = 1,
-        progress: Callable[[Progress], object] | None = None,
+        progress: Callable[[Progress], object] | bool = False,
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> list[Image.Image]:
@@ -395,7 +343,7 @@ class StableDiffusion:
         mask : white where to change the picture, black where to keep it, every pixel as it is; grey blends
         batch_size : images to draw at once. Images are the same to rounding whatever it is, and byte for byte if it is
             1; more is faster on a GPU
-        progress : called with a `Progress` at every step
+        progress : called with a `Progress` at every step; True shows a bar (needs the extra ``cli``)
         preview : called at every step with a small picture of what is coming, of a pixel for each latent cell
         cancel : a function that returns True to stop, or a `threading.Event`; asked at every step
 
@@ -424,7 +372,7 @@ class StableDiffusion:
         mask: Picture | None = None,
         numbers: Sequence[int] | None = None,
         batch_size: int = 1,
-        progress: Callable[[Progress], object] | None = None,
+        progress: Callable[[Progress], object] | bool = False,
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> list[Path]:
@@ -453,6 +401,41 @@ class StableDiffusion:
         return jobs.run(self, config, Path(out_dir), init_image=init_image, mask=mask, numbers=numbers, **how)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What `StableDiffusion.prepare` returns.
+
+    Attributes
+    ----------
+    model, sampler, denoiser : of the run
+    shape : of one latent
+    std : of start noise; None where the run starts from ``init`` with noise
+    init, mask : pixels, and cells
+    """
+
+    model: StableDiffusion
+    sampler: Sampler
+    denoiser: Model
+    shape: tuple[int, ...]
+    std: float | None
+    init: torch.Tensor | None
+    mask: torch.Tensor | None
+
+    @torch.no_grad()
+    def __call__(self, seeds: Sequence[int], callback: Callable[[StepInfo], object] | None = None) -> torch.Tensor:
+        """Latents of images of these seeds, drawn at once; ``callback`` as for `ksched.Sampler.sample`."""
+        process, first, denoiser = self.sampler.process, self.sampler.sigmas[0], self.denoiser
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        # in this order, as pipelines draw from their generator
+        clean = None if self.init is None else self.model.encode(self.init, generators)
+        eps = torch.cat([torch.randn(self.shape, generator=generator) for generator in generators])
+        eps = eps.to(self.model.device)
+        if clean is not None and self.mask is not None:
+            denoiser = guidance.inpaint(denoiser, self.mask, clean, process, noise=eps)
+        x = process.add_noise(clean, eps, first) if self.std is None else eps * self.std
+        return self.sampler.sample(denoiser, x, seed=list(seeds), callback=callback)
+
+
 def _expanded(model: Denoiser, inputs: Mapping[str, Any], x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """A denoiser whose inputs for one item are those of every item."""
 
@@ -464,89 +447,14 @@ def _expanded(model: Denoiser, inputs: Mapping[str, Any], x: torch.Tensor, sigma
     return model(x, sigma, **expand(inputs))
 
 
-class _in_float32:  # noqa: N801 - read as a verb of a with statement
+@contextmanager
+def _in_float32(vae: Any) -> Iterator[None]:
     """A VAE that overflows in half precision, as its configuration says, run in single precision."""
-
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False) else None
-
-    def __enter__(self) -> None:
-        if self._vae is not None:
-            self._vae.to(dtype=torch.float32)
-
-    def __exit__(self, *_: object) -> None:
-        if self._vae is not None:
-            self._vae.to(dtype=torch.float16)
-
-
-# ------------------------------------------------------------------------------------------------- pipelines and folders
-
-
-def _assembled(modules: Mapping[str, Any]) -> Any:
-    """The pipeline of a family from its modules."""
-    needed = {"vae", "text_encoder", "tokenizer", "scheduler", "transformer" if "transformer" in modules else "unet"}
-    if missing := needed - modules.keys():
-        raise ValueError(f"modules must have {', '.join(sorted(needed))}; {', '.join(sorted(missing))} is missing")
-    if "transformer" in modules:
-        rest = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
-        return diffusers.StableDiffusion3Pipeline(**{**rest, **modules})
-    if "text_encoder_2" in modules:
-        return diffusers.StableDiffusionXLPipeline(**{"add_watermarker": False, **modules})
-    rest = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return diffusers.StableDiffusionPipeline(**{**rest, **modules})
-
-
-def _for_text(pipeline: Any) -> Any:
-    """The pipeline that makes images of text, with the modules of one that may make them of something else."""
-    if not isinstance(pipeline, diffusers.DiffusionPipeline):
-        raise TypeError(f"pipeline must be a pipeline of diffusers; got {type(pipeline).__name__}")
-    families = tuple(getattr(diffusers, name) for name in _FAMILIES)
-    if not isinstance(pipeline, families):
-        try:
-            pipeline = diffusers.AutoPipelineForText2Image.from_pipe(pipeline)
-        except ValueError:
-            pass
-    if not isinstance(pipeline, families):
-        raise ValueError(
-            f"pipeline must be one of Stable Diffusion 1, 2, XL or 3; got {type(pipeline).__name__}. In other "
-            "pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
-        )
-    network = getattr(pipeline, "unet", None) or pipeline.transformer
-    seen, latent = network.config.in_channels, pipeline.vae.config.latent_channels
-    if seen != latent:
-        raise ValueError(
-            f"the network must see the {latent} channels of a latent and nothing else; it sees {seen}, as those trained "
-            "for inpainting do. Any other model inpaints too, with a mask"
-        )
-    return pipeline
-
-
-def _check_parts(folder: Path) -> None:
-    """Raise unless a folder has an index and every part that the index lists."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"a model is a folder of diffusers with model_index.json; there is none in {folder}")
+    overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if overflows:
+        vae.to(dtype=torch.float32)
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{index} cannot be read: {error}") from None
-    parts = {name for name, made in listed.items() if isinstance(made, list) and made and made[0]}
-    if missing := sorted(name for name in parts if not (folder / name).is_dir()):
-        raise FileNotFoundError(f"{folder} is missing {', '.join(missing)}, which its model_index.json lists")
-
-
-def _culprit(folder: Path) -> Path:
-    """The first file of weights that is damaged, or the folder if none is."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*/*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except Exception:
-            return file
-    return folder
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        yield
+    finally:
+        if overflows:
+            vae.to(dtype=torch.float16)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ksched.options import Option, check_options
-from ksched.registry import sampler_spec
+from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules import schedule_options
 from ksched.types import NoiseSchedule, parse_label
 
@@ -95,7 +95,7 @@ class SamplingConfig:
     steps: int = 20
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
-    seed: int | tuple[int, ...] = 0
+    seed: int | Sequence[int] = 0
     width: int | None = None
     height: int | None = None
     count: int | None = None
@@ -107,7 +107,7 @@ class SamplingConfig:
     strength: float = 0.75
 
     def __post_init__(self) -> None:
-        spec = sampler_spec(_text("sampler", self.sampler))
+        spec = _spec_of(_text("sampler", self.sampler))
         schedule = NoiseSchedule.parse(_text("schedule", self.schedule))
         count = None if self.count is None else _whole("count", self.count, 1, 1_000_000)
         seed = _seeds(self.seed, count)
@@ -139,7 +139,9 @@ class SamplingConfig:
     @property
     def seeds(self) -> tuple[int, ...]:
         """One for each image."""
-        return tuple(self.seed + i for i in range(self.count or 1)) if isinstance(self.seed, int) else self.seed
+        if isinstance(self.seed, int):
+            return tuple(self.seed + i for i in range(self.count or 1))
+        return tuple(self.seed)
 
     def single(self, number: int) -> SamplingConfig:
         """The configuration of one image of the batch, which draws that image alone."""
@@ -174,7 +176,7 @@ class SamplingConfig:
         if "scheduler" in entries:
             raise ValueError(
                 "the field 'scheduler' is retired, since it named two things at once: give 'sampler' (such as "
-                "'dpmpp_2m') and 'schedule' (such as 'karras')" + _split_of(entries["scheduler"])
+                "'dpmpp_2m') and 'schedule' (such as 'karras')." + _split_of(entries["scheduler"])
             )
         for name in entries:
             if name not in (*names, *_SHORTHANDS):
@@ -251,17 +253,19 @@ def _text(name: str, value: Any) -> str:
 def _whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number; got {value!r}")
-    if not low <= value <= high:
+    number = int(value)
+    if not low <= number <= high:
         raise ValueError(f"{name} must be at least {low} and at most {high}; got {value}")
-    return int(value)
+    return number
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    if not low <= value <= high:  # NaN is in no range
+    number = float(value)
+    if not low <= number <= high:  # NaN is in no range
         raise ValueError(f"{name} must be at least {low:g} and at most {high:g}; got {value}")
-    return float(value)
+    return number
 
 
 def _side(name: str, value: Any) -> int | None:
@@ -297,13 +301,20 @@ def _options(name: str, owner: str, known: Mapping[str, Option], given: Any) -> 
     return {**check_options(owner, known, {key: value for key, value in given.items() if key not in texts}), **texts}
 
 
-def _split_of(scheduler: Any) -> str:
-    """What a retired name would be today, where that can be told."""
+def _spec_of(sampler: str) -> SamplerSpec:
     try:
-        sampler, schedule = parse_label(str(scheduler).replace("_", " "))
+        return sampler_spec(sampler)
+    except ValueError as error:
+        raise ValueError(f"{error}{_split_of(sampler)}") from None
+
+
+def _split_of(label: Any) -> str:
+    """What a name of two things at once stands for, where that can be told."""
+    try:
+        sampler, schedule = parse_label(str(label).replace("_", " "))
     except ValueError:
         return ""
-    return f"; {scheduler!r} is sampler {sampler.value!r} with schedule {schedule.value!r}"
+    return f" {label!r} is sampler {sampler.value!r} with schedule {schedule.value!r}."
 
 
 def _toml(value: Any) -> str:
