@@ -18,7 +18,7 @@ from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
-from ksched.grid import truncate
+from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
 from ksched.processes import Process
@@ -144,13 +144,19 @@ class StableDiffusion:
         ------
         TypeError, ValueError : options or a size that do not fit the model; a strength that leaves no step
         """
-        trained = self._trained(config.process)
-        process = trained.process(self._tokens(*self._size(config)))
-        Denoiser(self._call, process, trained.prediction)  # refuses what does not go together
+        trained, tokens = self._trained(config.process), self._tokens(*self._size(config))
+        process = trained.process(tokens)
+        for name, value in config.process.items():
+            if not self._trained({}).is_changed_by(self._trained({name: value}), name, tokens):
+                raise ValueError(f"process: {name}={value!r} changes nothing in {process!r}; leave it out")
+        Denoiser(self._asked(), process, trained.prediction)  # refuses what does not go together
         sigmas = scheduled_sigmas(
             trained.settings, process, config.schedule, config.steps, options=config.schedule_options
         )
-        kept = sigmas if whole else truncate(sigmas, config.strength)
+        if not whole and hasattr(self.pipeline, "transformer"):  # whose pipelines round the steps that are left out
+            kept = split(sigmas, int(config.steps - config.steps * config.strength))[1]
+        else:
+            kept = sigmas if whole else truncate(sigmas, config.strength)
         if len(kept) < 2:
             raise ValueError(
                 f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
@@ -186,7 +192,7 @@ class StableDiffusion:
         ``(x, sigma) -> (denoised, uncond)``, or ``-> denoised`` without guidance; x float32, of shape
         (batch, channels, height, width) in latent cells
         """
-        model = Denoiser(self._call, process or self.process, prediction or self.prediction)
+        model = Denoiser(self._asked(), process or self.process, prediction or self.prediction)
         size = (width or self.size[0], height or self.size[1])
         cond, without = parts.text_inputs(self.pipeline, prompt, negative_prompt, guidance_scale, size)
         if (guidance_scale == 1 and not uncond) or without is None:
@@ -196,11 +202,15 @@ class StableDiffusion:
             return guidance.rescale(pair, None, guidance_scale, model.process, model.prediction, phi=guidance_rescale)
         return guidance.cfg(pair, None, guidance_scale)
 
-    def _call(self, x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def _asked(self) -> Callable[..., torch.Tensor]:
         """The network, in its own dtype whatever the state's."""
-        output = self._network(x.to(self._network.dtype), timestep=timestep, **inputs, return_dict=False)
-        prediction: torch.Tensor = output[0]
-        return prediction
+        network, dtype = self._network, self._network.dtype
+
+        def ask(x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+            output: torch.Tensor = network(x.to(dtype), timestep=timestep, **inputs, return_dict=False)[0]
+            return output
+
+        return ask
 
     def _size(self, config: SamplingConfig) -> tuple[int, int]:
         width, height = config.width or self.size[0], config.height or self.size[1]
