@@ -32,7 +32,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests against the installed package; arguments go to pytest."""
-    session.install(".[diffusers,test]", "transformers", *PINS)  # for pipelines with tiny networks
+    session.install(".[diffusers,test]", *PINS)
     run_pytest(session, *session.posargs)
 
 

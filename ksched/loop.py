@@ -13,7 +13,7 @@ from ksched.kernels import Buffers, out_of_place
 from ksched.processes import Level
 from ksched.runner import Run, check_output
 
-__all__ = ["Model", "StepInfo", "answer", "drive"]
+__all__ = ["Model", "StepInfo", "answer", "drive", "progress_bar"]
 
 Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
 
@@ -79,7 +79,7 @@ def drive(
     if not callable(denoiser):
         raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
     told = None if callback is None else _Told(callback, run)
-    bar = _progress_bar(run.steps, run.step) if progress else None
+    bar = progress_bar(run.steps, run.step) if progress else None
     ask = _asking(run, denoiser)
     try:
         while not run.done:
@@ -145,7 +145,8 @@ class _Told:
         self._callback(StepInfo(run.step, run.steps, run.level.label, run.sigma_next, x, copy, run.nfe + 1))
 
 
-def _progress_bar(steps: int | None, done: int) -> Any:
+def progress_bar(steps: int | None, done: int) -> Any:
+    """A bar of tqdm over so many steps, None if nobody knows, of which some are done."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

@@ -36,7 +36,15 @@ from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_s
 from ksched.tape import trace
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule
 
-__all__ = ["Iterations", "Method", "own_iterations", "process_of", "stock_iterations"]
+__all__ = [
+    "Iterations",
+    "Method",
+    "own_iterations",
+    "process_of",
+    "scheduled_sigmas",
+    "start_std",
+    "stock_iterations",
+]
 
 Settings = Mapping[str, Any]
 
@@ -441,13 +449,8 @@ def own_iterations(
     def scheduled(count: int) -> Method:
         if schedule is None and stock is not None:
             return method(_levels_of(stock, config, count, mu))
-        name = NoiseSchedule.parse(schedule or NoiseSchedule.SIMPLE)
-        span = {
-            k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)
-        }
-        made = calculate_sigmas(name, count, process, dialect=dialect, **{**span, **(schedule_options or {})})
-        terminal = config.get("shift_terminal")
-        return method(stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made)
+        name = schedule or NoiseSchedule.SIMPLE
+        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options))
 
     told: tuple[Array, Array] | None = None
     if sigmas is not None:
@@ -474,13 +477,34 @@ def own_iterations(
         np.asarray(network, dtype=np.float64),
         False,
         np.append(calls, made.sigmas[-1]),
-        _start_std(process, float(calls[0]), config),
+        start_std(process, float(calls[0]), config),
         order,
         conversions_of(process, prediction_of(config, stock), calls),
     )
 
 
-def _start_std(process: Process, sigma: float, config: Settings) -> float:
+def scheduled_sigmas(
+    config: Settings,
+    process: Process,
+    schedule: NoiseSchedule | str,
+    steps: int,
+    dialect: Dialect = Dialect.KSCHED,
+    options: Settings | None = None,
+) -> Array:
+    """Levels of a schedule of ours, within the range and with the end that the model's configuration asks for.
+
+    Parameters
+    ----------
+    config, process : of the model's scheduler; the second as `process_of` reads it
+    schedule, steps, dialect, options : as for `ksched.calculate_sigmas`
+    """
+    span = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)}
+    made = calculate_sigmas(schedule, steps, process, dialect=dialect, **{**span, **(options or {})})
+    terminal = config.get("shift_terminal")
+    return stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made
+
+
+def start_std(process: Process, sigma: float, config: Settings) -> float:
     """What start noise is multiplied by: states of the data's size have it at 1."""
     if isinstance(process, Flow) or getattr(process, "variance_preserving", False):
         return 1.0

@@ -1,0 +1,225 @@
+"""Jobs: pictures of a configuration one after another, or into files, with an end at any moment and a way on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ksched.loop import StepInfo, progress_bar
+from ksched.stable_diffusion.config import SamplingConfig
+from ksched.stable_diffusion.files import CONFIG, ORIGIN, Picture, claim, digest, is_finished, opened, save_png
+from ksched.stable_diffusion.preview import Preview
+
+if TYPE_CHECKING:
+    from ksched.stable_diffusion.adapter import Drawing, StableDiffusion
+
+__all__ = ["Cancel", "Cancelled", "Progress", "generate", "run"]
+
+
+class _Flag(Protocol):
+    def is_set(self) -> bool: ...
+
+
+#: a function that returns True to stop, or a `threading.Event`
+Cancel: TypeAlias = Callable[[], object] | _Flag
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job is, once a step.
+
+    Attributes
+    ----------
+    image, images : number of the image, from 0, and how many there are; of those drawn at once, the first
+    step, steps : of this image; steps is None for an adaptive sampler
+    sigma : noise level
+    """
+
+    image: int
+    images: int
+    step: int
+    steps: int | None
+    sigma: float
+
+
+class Cancelled(Exception):  # noqa: N818 - the caller wanted it
+    """A job that was told to stop; ``finished`` are the pictures or files so far."""
+
+    def __init__(self, finished: Sequence[Any] = ()) -> None:
+        super().__init__(f"cancelled; {len(finished)} finished")
+        self.finished = list(finished)
+
+
+def generate(
+    model: StableDiffusion, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
+) -> list[Image.Image]:
+    """Images; arguments and errors as for `StableDiffusion.generate`."""
+    job = _Job.of(model, config, init_image, mask)
+    made = list[Image.Image]()
+    try:
+        for _, image in job.draw(range(len(job.config.seeds)), **how):
+            made.append(image)
+    except Cancelled:
+        raise Cancelled(made) from None
+    return made
+
+
+def run(
+    model: StableDiffusion,
+    config: SamplingConfig,
+    folder: Path,
+    *,
+    init_image: Picture | None,
+    mask: Picture | None,
+    numbers: Sequence[int] | None,
+    **how: Any,
+) -> list[Path]:
+    """Images into files of a folder; arguments and errors as for `StableDiffusion.run`."""
+    job = _Job.of(model, config, init_image, mask)
+    count = len(job.config.seeds)
+    paths = {number: folder / f"{number:05d}.png" for number in (range(count) if numbers is None else numbers)}
+    if wrong := [number for number in paths if not 0 <= number < count]:
+        raise ValueError(f"numbers of images must be from 0 to {count - 1}; got {wrong[0]}")
+    claim(folder, job.config, job.origin)
+    done = {number for number, path in paths.items() if is_finished(path, job.config.single(number))}
+    try:
+        for number, image in job.draw(list(paths), done=frozenset(done), **how):
+            save_png(image, paths[number])
+            done.add(number)
+    except Cancelled:
+        raise Cancelled([path for number, path in paths.items() if number in done]) from None
+    return list(paths.values())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A configuration with all that was left open decided, and its pictures read."""
+
+    model: StableDiffusion
+    config: SamplingConfig
+    original: Image.Image | None
+    mask: Image.Image | None
+
+    @classmethod
+    def of(
+        cls, model: StableDiffusion, config: SamplingConfig, init_image: Picture | None, mask: Picture | None
+    ) -> _Job:
+        if mask is not None and init_image is None:
+            raise ValueError("mask says where to change init_image, and that is missing; give both")
+        original = None if init_image is None else opened("init_image", init_image).convert("RGB")
+        shape = None if mask is None else opened("mask", mask).convert("L")
+        if original is not None and shape is not None and original.size != shape.size:
+            raise ValueError(f"mask must have the size of init_image, {original.size}; got {shape.size}")
+        width, height = model.size
+        if original is not None:
+            width, height = (max(side - side % model.multiple, model.multiple) for side in original.size)
+            if shape is not None and original.size != (width, height) and not (config.width and config.height):
+                raise ValueError(
+                    f"both sides of a picture that is changed under a mask must be multiples of {model.multiple}, as "
+                    f"the rest of it stays as it is; got {original.width} x {original.height}. Crop it, or give width "
+                    "and height to resize it"
+                )
+        config = replace(config, width=config.width or width, height=config.height or height)
+        model.sampler(config, whole=original is None)  # refuses what cannot run, before anything is written
+        size = (config.width or 0, config.height or 0)
+        if original is not None and original.size != size:
+            original = model.pipeline.image_processor.resize(original, size[1], size[0])
+        if shape is not None and shape.size != size:
+            shape = shape.resize(size, Image.Resampling.NEAREST)
+        return cls(model, config, original, shape)
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What else an image depends on."""
+        return {"model": self.model.name, "init_image": digest(self.original), "mask": digest(self.mask)}
+
+    def draw(
+        self,
+        numbers: Sequence[int],
+        *,
+        done: frozenset[int] = frozenset(),
+        batch_size: int = 1,
+        progress: Callable[[Progress], object] | bool = False,
+        preview: Callable[[Image.Image, Progress], object] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """Images of these numbers but those that are done.
+
+        Which ones are drawn at once does not depend on what is done: it would show in the last bits of a picture.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        stop, parts = _asking(cancel), [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+        parts = [part for part in parts if not done.issuperset(part)]
+        if not parts:
+            return
+        if stop():
+            raise Cancelled
+        drawing = self._prepared()
+        paint = None if preview is None else Preview(self.model)
+        steps = None if drawing.sampler.spec.adaptive else drawing.sampler.steps * len(parts)
+        bar = progress_bar(steps, 0) if progress is True else None
+
+        def told(part: Sequence[int], info: StepInfo) -> None:
+            if stop():
+                raise Cancelled
+            place = Progress(part[0], len(self.config.seeds), info.step, info.steps, info.sigma)
+            if bar is not None:
+                bar.update()
+            if callable(progress):
+                progress(place)
+            if preview is not None and paint is not None:
+                preview(paint(info.denoised[:1]), place)
+
+        try:
+            for part in parts:
+                seeds = [self.config.seeds[number] for number in part]
+                latents = drawing(seeds, partial(told, part))
+                pictures = zip(part, self._pictures(part, latents), strict=True)
+                yield from (found for found in pictures if found[0] not in done)
+        finally:
+            if bar is not None:
+                bar.close()
+            self.model.pipeline.maybe_free_model_hooks()
+
+    def _prepared(self) -> Drawing:
+        init = mask = None
+        if self.original is not None:
+            processor = self.model.pipeline.image_processor
+            init = processor.preprocess(self.original, height=self.config.height, width=self.config.width)
+        if self.mask is not None:
+            mask = torch.from_numpy(np.array(self.mask, dtype=np.float32) / 255)[None, None]
+        return self.model.prepare(self.config, init=init, mask=mask)
+
+    def _pictures(self, numbers: Sequence[int], latents: torch.Tensor) -> list[Image.Image]:
+        processor = self.model.pipeline.image_processor
+        values = processor.pt_to_numpy(self.model.decode(latents))
+        if not np.isfinite(values).all():
+            raise FloatingPointError(
+                f"the model in {self.model.pipeline.dtype} answered with what is no number; load it with "
+                "dtype=torch.bfloat16 or float32, or take more steps or another sampler"
+            )
+        drawn: list[Image.Image] = processor.numpy_to_pil(values)
+        if self.original is not None and self.mask is not None:  # the very pixels of the original where the mask is 0
+            drawn = [Image.composite(image, self.original, self.mask) for image in drawn]
+        for number, image in zip(numbers, drawn, strict=True):
+            image.info |= {CONFIG: self.config.single(number).to_json(), ORIGIN: json.dumps(self.origin)}
+        return drawn
+
+
+def _asking(cancel: Cancel | None) -> Callable[[], object]:
+    if cancel is None:
+        return lambda: False
+    if callable(cancel):
+        return cancel
+    if hasattr(cancel, "is_set"):
+        return cancel.is_set
+    raise TypeError(f"cancel must be a function or a threading.Event; got {type(cancel).__name__}")

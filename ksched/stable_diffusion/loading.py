@@ -1,0 +1,161 @@
+"""Pipelines of diffusers for `StableDiffusion`, and what they were trained on.
+
+They are read from a folder, put together, or taken from another task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from ksched.denoiser import Prediction
+from ksched.integrations.diffusers import KSchedScheduler
+from ksched.integrations.iterations import process_of
+from ksched.mu import mu_for_tokens
+from ksched.networks import prediction_of
+from ksched.processes import Process
+
+__all__ = ["Trained", "assembled", "for_text", "read_folder"]
+
+#: the library's names are found when they are asked for, so nothing knows their types
+_LIBRARY: Any = diffusers
+
+_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the scheduler that comes with a model says of it."""
+
+    settings: Mapping[str, Any]
+    stock: str | None
+
+    @classmethod
+    def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> Trained:
+        """From the scheduler, some of whose settings are said to be others."""
+        # the names only say that the class's own method is not asked for
+        ours: Any = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
+        settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
+        return cls(settings, ours.config.stock_class)
+
+    def process(self, tokens: float) -> Process:
+        """For an image of so many tokens, which some flow models are shifted by."""
+        s, mu = self.settings, None
+        if s.get("use_dynamic_shifting"):
+            names = {"base_mu": "base_shift", "max_mu": "max_shift"}
+            names |= {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len"}
+            mu = mu_for_tokens(tokens, **{ours: s[theirs] for ours, theirs in names.items() if theirs in s})
+        return process_of(s, self.stock, mu)
+
+    def is_changed_by(self, other: Trained, name: str, tokens: float) -> bool:
+        """Whether a setting that is another one means anything; one that is the same is fine."""
+        same = self.settings.get(name) == other.settings.get(name)
+        return same or self.process(tokens) != other.process(tokens) or self.prediction != other.prediction
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network predicts."""
+        return prediction_of({**self.settings, "_class_name": self.stock or ""})
+
+
+#: what to do with a model of another family
+_ELSE = "In other pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
+
+#: how ``from_pretrained`` calls the dtype of weights; 0.42 is the first release looked at that warns of the old name
+_DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
+
+
+def read_folder(folder: Path, dtype: torch.dtype) -> Any:
+    """The pipeline in a folder, from its own files alone.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : a part is missing, or cannot be read
+    """
+    _check_parts(folder)
+    how: dict[str, Any] = {_DTYPE: dtype, "local_files_only": True}
+    weights = [file.name for file in folder.glob("*/*.safetensors")]
+    if weights and all(".fp16." in name for name in weights):
+        how["variant"] = "fp16"
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+            return _LIBRARY.DiffusionPipeline.from_pretrained(folder, **how)
+    except Exception as error:  # of many kinds, and few name the file
+        raise ValueError(f"{_culprit(folder)} cannot be read: {_first_line(error)}") from error
+
+
+def assembled(modules: Mapping[str, Any]) -> Any:
+    """The pipeline of a family from its modules."""
+    needed = {"vae", "text_encoder", "tokenizer", "scheduler", "transformer" if "transformer" in modules else "unet"}
+    if missing := needed - modules.keys():
+        raise ValueError(f"modules must have {', '.join(sorted(needed))}; {', '.join(sorted(missing))} is missing")
+    if "transformer" in modules:
+        rest = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
+        return _LIBRARY.StableDiffusion3Pipeline(**{**rest, **modules})
+    if "text_encoder_2" in modules:
+        return _LIBRARY.StableDiffusionXLPipeline(**{"add_watermarker": False, **modules})
+    rest = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return _LIBRARY.StableDiffusionPipeline(**{**rest, **modules})
+
+
+def for_text(pipeline: Any) -> Any:
+    """The pipeline that makes images of text, with the modules of one that may make them of something else."""
+    if not isinstance(pipeline, _LIBRARY.DiffusionPipeline):
+        raise TypeError(f"pipeline must be a pipeline of diffusers; got {type(pipeline).__name__}")
+    families = tuple(getattr(_LIBRARY, name) for name in _FAMILIES)
+    if not isinstance(pipeline, families):
+        with contextlib.suppress(ValueError):
+            pipeline = _LIBRARY.AutoPipelineForText2Image.from_pipe(pipeline)
+    if not isinstance(pipeline, families):
+        raise ValueError(
+            f"pipeline must be one of Stable Diffusion 1, 2, XL or 3; got {type(pipeline).__name__}. {_ELSE}"
+        )
+    network = getattr(pipeline, "unet", None) or pipeline.transformer
+    seen, latent = network.config.in_channels, pipeline.vae.config.latent_channels
+    if seen != latent:
+        raise ValueError(
+            f"the network must see the {latent} channels of a latent and nothing else; it sees {seen}, as those "
+            "trained for inpainting do. Any other model inpaints too, with a mask"
+        )
+    return pipeline
+
+
+def _check_parts(folder: Path) -> None:
+    """Raise unless a folder has an index and every part that the index lists."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"a model is a folder of diffusers with model_index.json; there is none in {folder}")
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} cannot be read: {error}") from None
+    made_for = str(listed.get("_class_name")) if isinstance(listed, dict) else "list"
+    if not made_for.startswith("StableDiffusion"):
+        raise ValueError(f"{folder} must hold one of Stable Diffusion 1, 2, XL or 3; it holds a {made_for}. {_ELSE}")
+    parts = {name for name, made in listed.items() if isinstance(made, list) and made and made[0]}
+    if missing := sorted(name for name in parts if not (folder / name).is_dir()):
+        raise FileNotFoundError(f"{folder} is missing {', '.join(missing)}, which its model_index.json lists")
+
+
+def _culprit(folder: Path) -> Path:
+    """The first file of weights that is damaged, or the folder if none is."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*/*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except Exception:
+            return file
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
