@@ -51,7 +51,7 @@ def is_foreign(config: Mapping[str, Any], own: str) -> bool:
 
 
 def adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of diffusers with its class, and the defaults of that, made explicit."""
+    """A configuration of diffusers with its class made explicit."""
     name: Any = config.pop("_class_name", None) or class_of(config)
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     if name not in CLASSES:
@@ -63,8 +63,8 @@ def adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
                 )
             stock_class(name)  # says why there is none
         return own
-    kept = {**defaults_of(name), **own, "stock_class": name}
-    if changes.get("schedule") is not None and is_flow(kept, name):
+    kept = {**own, "stock_class": name}
+    if changes.get("schedule") is not None and is_flow({**defaults_of(name), **kept}, name):
         kept["use_flow_sigmas"] = True  # pipelines then ask for a number of steps, not for a list of their own
     return kept
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,23 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._made_of: Any = None
         self._process: tuple[Any, Process] | None = None
         self._timesteps: torch.Tensor | None = None
+        self._fill_in()
         self._forget()
+
+    def _fill_in(self, chosen: Set[str] = frozenset()) -> None:
+        """Let what nobody chose be as it is in the class that this stands for.
+
+        `_use_default_values` lists it: it goes when the configuration is given to a class with other defaults.
+        """
+        stock, parameters = self._entries.stock_class, inspect.signature(type(self).__init__).parameters
+        unchosen = set(self.config.get("_use_default_values", ())) - chosen
+        if stock in CLASSES:
+            its = {key: value for key, value in defaults_of(stock).items() if key not in chosen}
+            its = {key: value for key, value in its.items() if key in unchosen or key not in parameters}
+            self.register_to_config(**its)
+            unchosen |= its.keys()
+        if "_use_default_values" in self.config or unchosen:
+            self.register_to_config(_use_default_values=sorted(unchosen - {"stock_class"}))
 
     # ------------------------------------------------------------------------------------------------- made of others
 
@@ -202,26 +218,18 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         for name in kwargs.keys() - known:  # others may be meant for someone else, and are left alone
             if near := difflib.get_close_matches(name, _OURS, n=1, cutoff=0.8):
                 raise TypeError(f"from_config has no parameter {name!r}; did you mean {near[0]!r}?")
-        unchosen = set(config.get("_use_default_values", ()))
-        if is_foreign(config, cls.__name__):
-            kept = adopted(dict(config), kwargs)
-        else:
-            kept = {key: value for key, value in config.items() if key not in unchosen}
-            kept = defaults_of(kept["stock_class"]) | kept if kept.get("stock_class") in CLASSES else kept
-        unchosen |= kept.keys() - config.keys()
-        kept.pop("_use_default_values", None)
-        hidden = {name: value for name, value in kept.items() if name not in known and not name.startswith("_")}
-        own = {name: value for name, value in kept.items() if name not in hidden}
-        for name in hidden.keys() & kwargs.keys():
-            hidden[name] = kwargs.pop(name)
-        both: Any = super().from_config(own, True, **kwargs)
+        # What nobody chose goes: it is filled in anew, by the class that this is.
+        unchosen = {"_use_default_values", *config.get("_use_default_values", ())}
+        kept = adopted(dict(config), kwargs) if is_foreign(config, cls.__name__) else dict(config)
+        kept = {key: value for key, value in kept.items() if key not in unchosen}
+        stock = kept.get("stock_class")
+        others = set(defaults_of(stock) if stock in CLASSES else ()) - known
+        hidden = {key: value for key, value in kept.items() if key not in known and not key.startswith("_")}
+        hidden |= {key: kwargs.pop(key) for key in (others | hidden.keys()) & kwargs.keys()}
+        both: Any = super().from_config({key: kept[key] for key in kept.keys() - hidden.keys()}, True, **kwargs)
         made, unused = both
-        # What nobody chose holds here, and goes when the configuration is given to a class with other defaults.
-        unchosen |= set(made.config.get("_use_default_values", ())) - config.keys()
         made.register_to_config(**hidden)
-        unchosen &= made.config.keys() - {"stock_class", *kwargs}
-        if unchosen or "_use_default_values" in made.config:
-            made.register_to_config(_use_default_values=sorted(unchosen))
+        made._fill_in(chosen=hidden.keys())
         return (made, unused) if return_unused_kwargs else made
 
     @classmethod
