@@ -123,7 +123,7 @@ def make_unet() -> diffusers.UNet2DConditionModel:
 
 
 def make_scheduler() -> diffusers.DDIMScheduler:
-    """Stable Diffusion's process, of the class whose settings keep others that are made from them off clipping latents."""
+    """Stable Diffusion's process. It says that latents are not clipped, as other classes take that from here."""
     return diffusers.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -364,8 +364,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae-steps", type=int, default=1200)
     parser.add_argument("--vae-batch", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
