@@ -322,7 +322,7 @@ def fit_unet(
 
 
 @torch.no_grad()
-def recognised(pipe: diffusers.StableDiffusionPipeline, held: Digits, guidance: float, each: int = 20) -> float:
+def recognised(pipe: diffusers.StableDiffusionPipeline, held: Digits, guidance: float, each: int = 10) -> float:
     """Share of prompted digits that the classifier takes for what was asked; a glance, the benchmark measures it."""
     digits = np.repeat(np.arange(10), each)
     generator = torch.Generator().manual_seed(SEED)
@@ -343,8 +343,8 @@ def write(folder: Path, parts: dict[str, Any], about: dict[str, Any], held: Digi
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    about["glance"] = {str(scale): recognised(pipe, held, scale) for scale in (1.0, 2.0, 4.0)}
-    print("recognised, 200 digits in full precision, by guidance scale:", about["glance"])
+    about["glance"] = {str(scale): recognised(pipe, held, scale) for scale in (1.0, 4.0)}
+    print("recognised, 100 digits in full precision, by guidance scale:", about["glance"])
     for name in ("vae", "text_encoder", "unet"):
         parts[name].half()
     pipe.save_pretrained(folder)
