@@ -368,6 +368,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     given = parser.parse_args()
+    settings = ("vae_steps", "vae_batch", "steps", "batch", "rate")
+    changed = [
+        f"--{s.replace('_', '-')} {getattr(given, s)}" for s in settings if getattr(given, s) != parser.get_default(s)
+    ]
     torch.set_num_threads(given.threads)
     torch.manual_seed(SEED)
     scratch = Scratch(given.scratch)
@@ -397,7 +401,7 @@ def main() -> None:
     }
     about = {
         "script": "benchmarks/fit_handwritten_digits.py",
-        "command": "python benchmarks/fit_handwritten_digits.py",
+        "command": " ".join(["python benchmarks/fit_handwritten_digits.py", *changed]),
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "seed": SEED,
         "data": {
