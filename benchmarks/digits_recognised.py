@@ -177,21 +177,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
     parser.add_argument("--images", type=int, default=500, help="digits behind each figure by guidance scale")
-    parser.add_argument("--few", type=int, default=200, help="digits behind each figure by sampler and schedule")
+    parser.add_argument("--few", type=int, default=100, help="digits behind each figure by sampler and schedule")
     parser.add_argument("--model", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()
+    changed = [f"--{s} {getattr(given, s)}" for s in ("images", "few") if getattr(given, s) != parser.get_default(s)]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(given.threads)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     train, held = real()
     reader = judge(held)
     checkpoint = Checkpoint(given.model)
     drawn = checkpoint.redrawn(held.images)
     data: dict[str, Any] = {
         **facts(),
-        "command": "python benchmarks/digits_recognised.py",
+        "command": " ".join(["python benchmarks/digits_recognised.py", *changed]),
         "pair": list(PAIR),
         "steps": STEPS,
         "scale": SCALE,
@@ -228,14 +229,17 @@ def main() -> None:
     texts, digits = asked_for(given.few)
     data["negative"] = avoided(checkpoint, reader, given.few)
     print(json.dumps(data["negative"]), flush=True)
+    write(given.out, "digits_recognised", data)
     pairs = dict.fromkeys([*((name, PAIR[1]) for name in SAMPLERS), *((PAIR[0], name) for name in SCHEDULES)])
     data["by pair"] = []
     for pair in pairs:
         found = {n: share(reader, checkpoint.images(texts, pair, n), digits) for n in FEW_STEPS}
         data["by pair"].append({"sampler": pair[0], "schedule": pair[1], "right": found})
         print(*pair, {n: f"{value:.3f}" for n, value in found.items()}, flush=True)
+        write(given.out, "digits_recognised", data)
     data["milliseconds per row of the UNet"] = 1e3 * checkpoint.seconds / checkpoint.rows
     data["seconds"] = time.perf_counter() - began
+    data["processor seconds"] = time.process_time() - busy  # of all threads; says more than time on a busy machine
     header = ["sampler", "schedule", *(f"{n} steps" for n in FEW_STEPS)]
     body = [[r["sampler"], r["schedule"], *(f"{r['right'][n]:.3f}" for n in FEW_STEPS)] for r in data["by pair"]]
     print(f"\n{table(header, body)}\n\n{data['seconds']:.0f} seconds")

@@ -157,7 +157,8 @@ def _percent(share: float) -> str:
 def _digits_summary(data: Mapping[str, Any]) -> str:
     reader = data["reader"]
     return (
-        f"{_command(data)}, {data['seconds'] / 60:.0f} minutes. {_machine(data)}\n\n"
+        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, of which the cores together worked "
+        f"{data['processor seconds'] / 60:.0f}. {_machine(data)}\n\n"
         f"Of {data['images']} prompted digits, **{_percent(data['right'])}** are read as what was asked for: "
         f"{' + '.join(data['pair'])}, {data['steps']} steps, guidance {data['scale']:g}. The classifier learned from "
         f"{reader['learned from']} real digits that the networks never saw. Of the real digits that it never saw "
@@ -187,9 +188,9 @@ def _digits_pairs(data: Mapping[str, Any]) -> str:
 def _digits_negative(data: Mapping[str, Any]) -> str:
     found = data["negative"]
     return (
-        f"Of {data['few']} images of the empty prompt, looked at for each digit in turn, {_percent(found['no prompt'])} "
-        f"are that digit. With the digit as negative prompt, at guidance {data['scale']:g}, it is "
-        f"{_percent(found['negative prompt'])}.\n"
+        f"Of {data['few']} images of the empty prompt, looked at for each digit in turn, "
+        f"{_percent(found['no prompt'])} are that digit. With the digit as negative prompt, at guidance "
+        f"{data['scale']:g}, it is {_percent(found['negative prompt'])}.\n"
     )
 
 
