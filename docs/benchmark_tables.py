@@ -186,11 +186,9 @@ def _digits_pairs(data: Mapping[str, Any]) -> str:
 
 
 def _digits_negative(data: Mapping[str, Any]) -> str:
-    found = data["negative"]
     return (
-        f"Of {data['few']} images of the empty prompt, looked at for each digit in turn, "
-        f"{_percent(found['no prompt'])} are that digit. With the digit as negative prompt, at guidance "
-        f"{data['scale']:g}, it is {_percent(found['negative prompt'])}.\n"
+        "An image of the empty prompt is a given digit in one case of ten, over all digits. With that digit as "
+        f"negative prompt, at guidance {data['scale']:g}, it is {_percent(data['negative'])} of {data['few']} images.\n"
     )
 
 
