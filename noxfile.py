@@ -63,7 +63,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run one benchmark by name with its arguments, or all: ``-- NAME ARGUMENTS``; the docs show what they write."""
-    session.install(".[all]", "scikit-learn", "torchsde", *PINS)
+    session.install(".[all]", "scikit-learn", "torchsde", "transformers", *PINS)
     session.install("--no-deps", "k-diffusion", *PINS)  # its dependencies train models; only its sampling.py is loaded
     scripts = sorted(path.stem for path in Path("benchmarks").glob("[!_]*.py"))
     names = session.posargs[:1] or [name for name in scripts if not name.startswith("fit_")]  # these write package data

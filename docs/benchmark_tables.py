@@ -1,4 +1,4 @@
-"""The tables of the page on benchmarks, from what the benchmarks wrote; the page includes them."""
+"""Tables from what the benchmarks wrote, and what the training of the checkpoint did; the pages include them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 __all__ = ["write"]
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CHECKPOINT = ROOT / "ksched" / "data" / "handwritten_digits"
 NOT_YET = "*Not measured yet: `python -m nox -s bench`.*\n"
 _KINDS = {"ratio": "as they are run", "least": "and `step` alone", "alone": "as they are run, ours without Numba"}
 CONTENDERS = ("ksched", "ksched, torch alone", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
@@ -19,7 +21,7 @@ def write(folder: Path) -> None:
     """Write a file per table into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (source, make) in PARTS.items():
-        path = RESULTS / f"{source}.json"
+        path = (CHECKPOINT if source == "training" else RESULTS) / f"{source}.json"
         text = make(json.loads(path.read_text())) if path.exists() else NOT_YET
         (folder / f"{name}.txt").write_text(text)
 
@@ -144,6 +146,80 @@ def _batching(data: Mapping[str, Any]) -> str:
     )
 
 
+def _command(data: Mapping[str, Any]) -> str:
+    return f"`{data['command']}`"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _digits_summary(data: Mapping[str, Any]) -> str:
+    reader = data["reader"]
+    return (
+        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, of which the cores together worked "
+        f"{data['processor seconds'] / 60:.0f}. {_machine(data)}\n\n"
+        f"Of {data['images']} prompted digits, **{_percent(data['right'])}** are read as what was asked for: "
+        f"{' + '.join(data['pair'])}, {data['steps']} steps, guidance {data['scale']:g}. The classifier learned from "
+        f"{reader['learned from']} real digits that the networks never saw. Of the real digits that it never saw "
+        f"itself it reads {_percent(reader['right on the training digits'])} right, and of the same as the autoencoder "
+        f"draws them {_percent(reader['right on them after the autoencoder'])}.\n"
+    )
+
+
+def _digits_scales(data: Mapping[str, Any]) -> str:
+    rows = [[f"{cell['scale']:g}", _percent(cell["right"])] for cell in data["by scale"]]
+    each = _table(["digit", *map(str, range(10))], [["right", *(f"{100 * share:.0f} %" for share in data["by digit"])]])
+    return f"{_table(['guidance', 'right'], rows)}\nAt guidance {data['scale']:g}, digit by digit:\n\n{each}"
+
+
+def _digits_pairs(data: Mapping[str, Any]) -> str:
+    steps = list(data["by pair"][0]["right"])
+    rows = [
+        [f"`{cell['sampler']}`", f"`{cell['schedule']}`", *(_percent(cell["right"][n]) for n in steps)]
+        for cell in data["by pair"]
+    ]
+    return (
+        f"{data['few']} digits each, guidance {data['scale']:g}, the same noise in all.\n\n"
+        f"{_table(['sampler', 'schedule', *(f'{n} steps' for n in steps)], rows)}"
+    )
+
+
+def _digits_negative(data: Mapping[str, Any]) -> str:
+    return (
+        "An image of the empty prompt is a given digit in one case of ten, over all digits. With that digit as "
+        f"negative prompt, at guidance {data['scale']:g}, it is {_percent(data['negative'])} of {data['few']} images.\n"
+    )
+
+
+def _digits_originality(data: Mapping[str, Any]) -> str:
+    found = data["originality"]
+    rows = [
+        [name, *(_percent(at[name]) if name.startswith("share") else f"{at[name]:.3f}" for at in found.values())]
+        for name in next(iter(found.values()))
+    ]
+    return _table(["median distance", *found], rows)
+
+
+def _digits_training(data: Mapping[str, Any]) -> str:
+    parts = {"vae": "autoencoder", "text_encoder": "text encoder", "unet": "UNet"}
+    of = data["data"]
+    size = ", ".join(f"{title} {data['parameters'][name]:,}" for name, title in parts.items())
+    vae, text, unet = data["vae"], data["text"], data["unet"]
+    rows = [
+        ["autoencoder", str(vae["steps"]), str(vae["batch"]), f"square error {vae['final_square_error']:.4f}"],
+        ["text encoder, before", str(text["steps"]), "128", f"cross-entropy {text['final_cross_entropy']:.3f}"],
+        ["UNet and text encoder", str(unet["steps"]), str(unet["batch"]), f"square error {unet['final_loss']:.4f}"],
+    ]
+    for row, stage in zip(rows, (vae, text, unet), strict=True):
+        row.append(f"{stage['seconds'] / 60:.1f}")
+    return (
+        f"{_command(data)} on {data['date']}, seed {data['seed']}, {data['threads']} threads of a processor that had "
+        f"other work too; torch {data['versions']['torch']}. {of['training']} real digits, {of['held_out']} held out. "
+        f"Parameters: {size}.\n\n{_table(['stage', 'steps', 'batch', 'final loss', 'minutes'], rows)}"
+    )
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -155,4 +231,10 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "batching": ("batching", _batching),
     "batching_gpu": ("batching_cuda", _batching),
     "schedules": ("schedules", _schedules),
+    "digits_summary": ("digits_recognised", _digits_summary),
+    "digits_scales": ("digits_recognised", _digits_scales),
+    "digits_pairs": ("digits_recognised", _digits_pairs),
+    "digits_negative": ("digits_recognised", _digits_negative),
+    "digits_originality": ("digits_recognised", _digits_originality),
+    "digits_training": ("training", _digits_training),
 }
