@@ -91,6 +91,16 @@ def test_the_image_of_the_pipeline(sampler: str, schedule: str) -> None:
     assert np.abs(want - drawn(model, replace(config, schedule="linear"))).max() > 1 / 255
 
 
+@pytest.mark.parametrize(("sampler", "schedule"), PAIRS)
+def test_the_image_of_the_pipeline_with_trained_weights(sampler: str, schedule: str) -> None:
+    if "shipped" not in _built:
+        _built["shipped"] = StableDiffusion.from_folder(Path(ksched.__file__).parent / "data" / "handwritten_digits")
+    config = SamplingConfig(
+        "a handwritten seven", "three", steps=6, guidance_scale=4, seed=11, sampler=sampler, schedule=schedule
+    )
+    assert np.abs(drawn(_built["shipped"], config) - of_pipeline(_built["shipped"], config)).max() < 1 / 255
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name: str) -> None:
     model, config = tiny(name), replace(CONFIG, sampler="dpmpp_2m_sde", schedule="karras")
