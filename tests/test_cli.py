@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ksched
+import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli
 from ksched.plan import Plan
 from ksched.registry import samplers
@@ -168,7 +169,7 @@ def test_list_names_everything(command: Command) -> None:
 def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr(cli, "_console", lambda: Console(markup=False, highlight=False, width=width))
+    monkeypatch.setattr("ksched.cli.names.screen", lambda: Console(markup=False, highlight=False, width=width))
     lines = succeed(command("list", "--samplers")).splitlines()
     assert max(map(len, lines)) <= width
     rows = {line.split()[0]: line for line in lines if line.strip()}
