@@ -147,6 +147,7 @@ class StableDiffusion:
         """
         trained = self._trained(config.process)
         process = trained.process(self._tokens(*self._size(config)))
+        Denoiser(self._call, process, trained.prediction)  # refuses what does not go together
         sigmas = scheduled_sigmas(
             trained.settings, process, config.schedule, config.steps, options=config.schedule_options
         )
@@ -249,6 +250,7 @@ class StableDiffusion:
                 raise ValueError(f"{name} must be a multiple of {self.multiple} for this model; got {side}")
         return width, height
 
+    @torch.no_grad()
     def encode(self, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Latents of images, drawn from what the VAE says of them, as diffusers does.
 
@@ -265,6 +267,7 @@ class StableDiffusion:
         latents: torch.Tensor = (drawn - mean) / std
         return latents
 
+    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] of latents, float32, shape (batch, 3, height, width)."""
         pipe, vae = self.pipeline, self.pipeline.vae

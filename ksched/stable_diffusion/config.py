@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
@@ -136,7 +137,7 @@ class SamplingConfig:
             given[name] = MappingProxyType(_options(name, owner, known, getattr(self, name)))
         vars(self).update(given)  # frozen, but for this
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """One for each image."""
         if isinstance(self.seed, int):
@@ -321,4 +322,4 @@ def _toml(value: Any) -> str:
     """A value in TOML, whose strings and lists are those of JSON but for one character."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # inf, which JSON does not have
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

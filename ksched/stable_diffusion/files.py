@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
         if common == len(config.seeds):
             return
     entries = {"format": _FORMAT, "config": config.to_dict(), "origin": dict(origin)}
-    _write(manifest, json.dumps(entries, indent=1).encode())
+    _write(manifest, json.dumps(entries, indent=1).encode(), f".{secrets.token_hex(4)}")  # by many at once, maybe
 
 
 def is_finished(path: Path, config: SamplingConfig) -> bool:
@@ -152,8 +153,9 @@ def is_finished(path: Path, config: SamplingConfig) -> bool:
     return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _write(path: Path, data: bytes, mark: str = "") -> None:
+    """Write beside the file, and give it the name at the end; what a killed run left there is written over."""
+    part = path.with_name(f".{path.name}{mark}.part")
     try:
         try:
             with part.open("wb") as file:

@@ -90,7 +90,7 @@ def run(
     claim(folder, job.config, job.origin)
     done = {number for number, path in paths.items() if is_finished(path, job.config.single(number))}
     try:
-        for number, image in job.draw([number for number in paths if number not in done], **how):
+        for number, image in job.draw(list(paths), done=frozenset(done), **how):
             save_png(image, paths[number])
             done.add(number)
     except Cancelled:
@@ -142,15 +142,20 @@ class _Job:
         self,
         numbers: Sequence[int],
         *,
+        done: frozenset[int] = frozenset(),
         batch_size: int = 1,
         progress: Callable[[Progress], object] | bool = False,
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> Iterator[tuple[int, Image.Image]]:
-        """Images of these numbers."""
+        """Images of these numbers but those that are done.
+
+        Which ones are drawn at once does not depend on what is done: it would show in the last bits of a picture.
+        """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
         stop, parts = _asking(cancel), [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+        parts = [part for part in parts if not done.issuperset(part)]
         if not parts:
             return
         if stop():
@@ -175,7 +180,8 @@ class _Job:
             for part in parts:
                 seeds = [self.config.seeds[number] for number in part]
                 latents = drawing(seeds, partial(told, part))
-                yield from zip(part, self._pictures(part, latents), strict=True)
+                pictures = zip(part, self._pictures(part, latents), strict=True)
+                yield from (found for found in pictures if found[0] not in done)
         finally:
             if bar is not None:
                 bar.close()
@@ -190,7 +196,6 @@ class _Job:
             mask = torch.from_numpy(np.array(self.mask, dtype=np.float32) / 255)[None, None]
         return self.model.prepare(self.config, init=init, mask=mask)
 
-    @torch.no_grad()
     def _pictures(self, numbers: Sequence[int], latents: torch.Tensor) -> list[Image.Image]:
         processor = self.model.pipeline.image_processor
         values = processor.pt_to_numpy(self.model.decode(latents))

@@ -39,6 +39,7 @@ class Trained:
 
     @classmethod
     def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> Trained:
+        """From the scheduler, some of whose settings are said to be others."""
         # the names only say that the class's own method is not asked for
         ours: Any = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
         settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
@@ -55,6 +56,7 @@ class Trained:
 
     @property
     def prediction(self) -> Prediction:
+        """What the network predicts."""
         return prediction_of({**self.settings, "_class_name": self.stock or ""})
 
 

@@ -16,7 +16,6 @@ __all__ = ["Preview"]
 class Preview:
     """Pictures of latents, a pixel for each cell: the linear map that is nearest to the decoder."""
 
-    @torch.no_grad()
     def __init__(self, model: StableDiffusion) -> None:
         """Fit colours to channels, and to a latent of 0, on one random latent with patches of 4 cells."""
         channels = model.pipeline.vae.config.latent_channels
