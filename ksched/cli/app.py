@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ksched import __version__
-from ksched.cli import levels, names, pictures
+from ksched.cli import compare, generate, levels, names, pictures, show
 
 __all__ = ["make_app"]
 
@@ -17,6 +17,9 @@ def make_app() -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     app.callback()(_common)
     app.command("demo")(pictures.draw_demo)
+    app.command("generate")(generate.generate_images)
+    app.command("compare")(compare.compare_images)
+    app.command("show")(show.show_config)
     app.command("list")(names.list_names)
     app.command("sigmas")(levels.print_sigmas)
     app.command("plot")(pictures.draw_schedules)
