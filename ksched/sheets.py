@@ -14,7 +14,7 @@ __all__ = ["sheet"]
 
 _SMALLEST, _LARGEST = 128, 320  # sides of a cell that a person can look at and that fit on a screen side by side
 _GAP, _MARGIN = 6, 18
-_INK, _PALE = "#111111", "#555555"
+_INK, _PALE, _LINE = "#111111", "#555555", "#d8d8d8"
 
 
 def sheet(
@@ -84,7 +84,9 @@ def sheet(
             middle = down[k] + (heights[k] - under) / 2
             pen.multiline_text((left - 14, middle), rows[k], fill=_INK, font=label, anchor="rm", align="right")
         for i, picture in enumerate(row):
-            page.paste(picture, (across[i] + (widths[i] - picture.width) // 2, down[k]))
+            x, y = across[i] + (widths[i] - picture.width) // 2, down[k]
+            page.paste(picture, (x, y))
+            pen.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_LINE)
             if captions:
                 place = (across[i] + widths[i] / 2, down[k] + picture.height + 4)
                 pen.multiline_text(place, captions[k][i], fill=_PALE, font=small, anchor="ma", align="center")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -16,15 +19,24 @@ def make_app() -> typer.Typer:
     """All commands, in the order of the help."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     app.callback()(_common)
-    app.command("demo")(pictures.draw_demo)
-    app.command("generate")(generate.generate_images)
-    app.command("compare")(compare.compare_images)
-    app.command("show")(show.show_config)
-    app.command("list")(names.list_names)
-    app.command("sigmas")(levels.print_sigmas)
-    app.command("plot")(pictures.draw_schedules)
-    app.command("plan")(levels.print_plan)
+    commands: dict[str, Callable[..., Any]] = {
+        "demo": pictures.draw_demo,
+        "generate": generate.generate_images,
+        "compare": compare.compare_images,
+        "show": show.show_config,
+        "list": names.list_names,
+        "sigmas": levels.print_sigmas,
+        "plot": pictures.draw_schedules,
+        "plan": levels.print_plan,
+    }
+    for name, function in commands.items():
+        app.command(name, help=_paragraphs(function.__doc__ or ""))(function)
     return app
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose lines may be broken anew, which typer does not do."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text))
 
 
 def _show_version(asked: bool) -> None:

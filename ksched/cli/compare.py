@@ -60,7 +60,7 @@ def compare_images(
     negative: Negative = None,
     guidance: Guidance = None,
     guidance_rescale: Rescale = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every image. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every image.", show_default="0")] = None,
     width: Width = None,
     height: Height = None,
     init: Init = None,

@@ -74,35 +74,36 @@ What: TypeAlias = Annotated[
 ]
 Negative: TypeAlias = Annotated[str | None, typer.Option("--negative", help="What to keep away from.")]
 Guidance: TypeAlias = Annotated[
-    float | None, typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none. [default: 7.5]")
+    float | None, typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5")
 ]
 Rescale: TypeAlias = Annotated[
     float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
 ]
-Width: TypeAlias = Annotated[int | None, typer.Option("--width", help="In pixels. [default: the model's own]")]
-Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixels. [default: the model's own]")]
+Width: TypeAlias = Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")]
+Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")]
 Strength: TypeAlias = Annotated[
-    float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1. [default: 0.75]")
+    float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
 ]
 Init: TypeAlias = Annotated[Path | None, typer.Option("--init", help="Picture to start from.")]
 Mask: TypeAlias = Annotated[
     Path | None, typer.Option("--mask", help="White where to change --init, black where to keep every pixel.")
 ]
 Model: TypeAlias = Annotated[
-    Path | None, typer.Option("--model", help="Folder of diffusers. [default: the digits that come with ksched]")
+    Path | None, typer.Option("--model", help="Folder of diffusers.", show_default="the digits that come with ksched")
 ]
 Device: TypeAlias = Annotated[
-    str | None, typer.Option("--device", help="Such as cpu or cuda:1. [default: a GPU, if there is one]")
+    str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
 ]
 DType: TypeAlias = Annotated[
-    Precision | None, typer.Option("--dtype", help="Of weights. [default: float32 on cpu, else float16]")
+    Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
 ]
 Threads: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--threads",
         min=1,
-        help="Of the processor; the last bits of a picture depend on it. [default: 1 for small models and folders]",
+        help="Of the processor; the last bits of a picture depend on it.",
+        show_default="1 for small models and folders",
     ),
 ]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is another picture.")]

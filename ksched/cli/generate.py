@@ -51,9 +51,11 @@ _MOST_ON_A_SHEET = 1024
 
 def generate_images(
     what: What = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="See 'ksched list'. [default: euler]")] = None,
-    schedule: Annotated[str | None, typer.Option("--schedule", help="See 'ksched list'. [default: simple]")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 150. [default: 20]")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="See 'ksched list'.", show_default="euler")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="See 'ksched list'.", show_default="simple")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 150.", show_default="20")] = None,
     label: Annotated[
         str | None, typer.Option("--label", help='Sampler and schedule in one, such as "DPM++ 2M Karras".')
     ] = None,
@@ -64,9 +66,9 @@ def generate_images(
     guidance_rescale: Rescale = None,
     seed: Annotated[
         str | None,
-        typer.Option("--seed", metavar="N|N,N,...", help="Image i takes seed + i; or one for each. [default: 0]"),
+        typer.Option("--seed", metavar="N|N,N,...", help="Image i takes seed + i; or one for each.", show_default="0"),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", help="Number of images. [default: 1]")] = None,
+    count: Annotated[int | None, typer.Option("--count", help="Number of images.", show_default="1")] = None,
     width: Width = None,
     height: Height = None,
     init: Init = None,
@@ -84,7 +86,7 @@ def generate_images(
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="A .png, numbered if there are more; or a folder. [default: a name]"),
+        typer.Option("--out", help="A .png, numbered if there are more; or a folder.", show_default="a name"),
     ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="One labelled sheet of all images instead of a file each.")
