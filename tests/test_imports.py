@@ -70,3 +70,12 @@ def test_a_missing_extra_is_named() -> None:
         "except ImportError as error: print(str(error).replace(' ', '_'))"
     )
     assert "this_needs_diffusers:_pip_install_'ksched[diffusers]'" in imported_after(code)
+
+
+def test_the_extra_of_the_adapter_is_named() -> None:
+    code = (
+        "import sys; sys.modules['diffusers'] = sys.modules['transformers'] = None\n"
+        "try: import ksched.stable_diffusion\n"
+        "except ImportError as error: print(str(error).replace(' ', '_'))"
+    )
+    assert "this_needs_diffusers_and_transformers:_pip_install_'ksched[diffusers]'" in imported_after(code)

@@ -7,8 +7,7 @@ becomes a denoiser, and how a `SamplingConfig` becomes a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,12 @@ from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
-from ksched.grid import truncate
+from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
 from ksched.processes import Process
 from ksched.sampler import Sampler, build_sampler
-from ksched.stable_diffusion import jobs
+from ksched.stable_diffusion import jobs, parts
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import Picture
 from ksched.stable_diffusion.jobs import Cancel, Progress
@@ -145,13 +144,19 @@ class StableDiffusion:
         ------
         TypeError, ValueError : options or a size that do not fit the model; a strength that leaves no step
         """
-        trained = self._trained(config.process)
-        process = trained.process(self._tokens(*self._size(config)))
-        Denoiser(self._call, process, trained.prediction)  # refuses what does not go together
+        trained, tokens = self._trained(config.process), self._tokens(*self._size(config))
+        process = trained.process(tokens)
+        for name, value in config.process.items():
+            if not self._trained({}).is_changed_by(self._trained({name: value}), name, tokens):
+                raise ValueError(f"process: {name}={value!r} changes nothing in {process!r}; leave it out")
+        Denoiser(self._asked(), process, trained.prediction)  # refuses what does not go together
         sigmas = scheduled_sigmas(
             trained.settings, process, config.schedule, config.steps, options=config.schedule_options
         )
-        kept = sigmas if whole else truncate(sigmas, config.strength)
+        if not whole and hasattr(self.pipeline, "transformer"):  # whose pipelines round the steps that are left out
+            kept = split(sigmas, int(config.steps - config.steps * config.strength))[1]
+        else:
+            kept = sigmas if whole else truncate(sigmas, config.strength)
         if len(kept) < 2:
             raise ValueError(
                 f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
@@ -187,61 +192,25 @@ class StableDiffusion:
         ``(x, sigma) -> (denoised, uncond)``, or ``-> denoised`` without guidance; x float32, of shape
         (batch, channels, height, width) in latent cells
         """
-        model = Denoiser(self._call, process or self.process, prediction or self.prediction)
+        model = Denoiser(self._asked(), process or self.process, prediction or self.prediction)
         size = (width or self.size[0], height or self.size[1])
-        cond, without = self._inputs(prompt, negative_prompt, guidance_scale, size)
+        cond, without = parts.text_inputs(self.pipeline, prompt, negative_prompt, guidance_scale, size)
         if (guidance_scale == 1 and not uncond) or without is None:
-            return partial(_expanded, model, cond)
+            return partial(parts.expanded, model, cond)
         pair = guidance.batched(model, cond, without)
         if guidance_rescale:
             return guidance.rescale(pair, None, guidance_scale, model.process, model.prediction, phi=guidance_rescale)
         return guidance.cfg(pair, None, guidance_scale)
 
-    def _call(self, x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def _asked(self) -> Callable[..., torch.Tensor]:
         """The network, in its own dtype whatever the state's."""
-        output: torch.Tensor = self._network(x.to(self._network.dtype), timestep=timestep, **inputs, return_dict=False)[
-            0
-        ]
-        return output
+        network, dtype = self._network, self._network.dtype
 
-    @torch.no_grad()
-    def _inputs(
-        self, prompt: str, negative: str, scale: float, size: tuple[int, int]
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """What the network is told beside the state, with the prompt and with the negative one, for a batch of 1."""
-        pipe, width, height = self.pipeline, *size
-        # None is not "" to SDXL, which has zeros for it
-        encode = partial(
-            pipe.encode_prompt,
-            prompt=prompt,
-            negative_prompt=negative or None,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=True,
-        )
-        if hasattr(pipe, "transformer"):
-            with_text, without, pooled, unpooled = encode(prompt_2=None, prompt_3=None)
-            return (
-                {"encoder_hidden_states": with_text, "pooled_projections": pooled},
-                {"encoder_hidden_states": without, "pooled_projections": unpooled},
-            )
-        with_text, without, *rest = encode()
-        cond, uncond = {"encoder_hidden_states": with_text}, {"encoder_hidden_states": without}
-        if rest:
-            second = pipe.text_encoder_2
-            told = pipe._get_add_time_ids(
-                (height, width),
-                (0, 0),
-                (height, width),
-                dtype=with_text.dtype,
-                text_encoder_projection_dim=rest[0].shape[-1] if second is None else second.config.projection_dim,
-            ).to(self.device)
-            for inputs, pooled in zip((cond, uncond), rest, strict=True):
-                inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": told}
-        if dim := self._network.config.time_cond_proj_dim:  # distilled with guidance inside, as LCM is
-            weight = pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), embedding_dim=dim)
-            return {**cond, "timestep_cond": weight.to(self.device, with_text.dtype)}, None
-        return cond, uncond
+        def ask(x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+            output: torch.Tensor = network(x.to(dtype), timestep=timestep, **inputs, return_dict=False)[0]
+            return output
+
+        return ask
 
     def _size(self, config: SamplingConfig) -> tuple[int, int]:
         width, height = config.width or self.size[0], config.height or self.size[1]
@@ -259,36 +228,12 @@ class StableDiffusion:
         pixels : in [-1, 1], shape (1, 3, height, width)
         generators : one for each item of the result
         """
-        vae = self.pipeline.vae
-        with _in_float32(vae):
-            found = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
-            drawn = torch.cat([found.sample(generator) for generator in generators]).float()
-        mean, std = self._latent_scale(drawn)
-        latents: torch.Tensor = (drawn - mean) / std
-        return latents
+        return parts.encode(self.pipeline, pixels, generators)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images in [0, 1] of latents, float32, shape (batch, 3, height, width)."""
-        pipe, vae = self.pipeline, self.pipeline.vae
-        mean, std = self._latent_scale(latents)
-        with _in_float32(vae):
-            image = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0]
-        if getattr(pipe, "safety_checker", None) is not None:
-            image, _ = pipe.run_safety_checker(image, self.device, image.dtype)
-        if getattr(pipe, "watermark", None) is not None:
-            image = pipe.watermark.apply_watermark(image)
-        pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt").float()
-        return pixels
-
-    def _latent_scale(self, like: torch.Tensor) -> tuple[Any, Any]:
-        """Mean and std of the VAE's latents, by which those of the network differ from them."""
-        config = self.pipeline.vae.config
-        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
-        if mean is not None and std is not None:
-            mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
-            return mean, std / config.scaling_factor
-        return getattr(config, "shift_factor", None) or 0.0, 1 / config.scaling_factor
+        return parts.decode(self.pipeline, latents)
 
     # ---------------------------------------------------------------------------------------------------- whole runs
 
@@ -355,16 +300,8 @@ class StableDiffusion:
         Cancelled : ``cancel`` said so; its ``finished`` are the pictures so far
         TypeError, ValueError : what does not fit together, before the first model call
         """
-        how: dict[str, Any] = {"init_image": init_image, "mask": mask, "batch_size": batch_size}
-        made: list[Image.Image] = []
-        try:
-            for _, image in jobs.draw(self, config, progress=progress, preview=preview, cancel=cancel, **how):
-                made.append(image)
-        except jobs.Cancelled:
-            raise jobs.Cancelled(made) from None
-        finally:
-            self.pipeline.maybe_free_model_hooks()
-        return made
+        how: dict[str, Any] = {"progress": progress, "preview": preview, "cancel": cancel, "batch_size": batch_size}
+        return jobs.generate(self, config, init_image=init_image, mask=mask, **how)
 
     def run(
         self,
@@ -437,27 +374,3 @@ class Drawing:
             denoiser = guidance.inpaint(denoiser, self.mask, clean, process, noise=eps)
         x = process.add_noise(clean, eps, first) if self.std is None else eps * self.std
         return self.sampler.sample(denoiser, x, seed=list(seeds), callback=callback)
-
-
-def _expanded(model: Denoiser, inputs: Mapping[str, Any], x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """A denoiser whose inputs for one item are those of every item."""
-
-    def expand(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: expand(inner) for name, inner in value.items()}
-        return value.expand(len(x), *value.shape[1:])
-
-    return model(x, sigma, **expand(inputs))
-
-
-@contextmanager
-def _in_float32(vae: Any) -> Iterator[None]:
-    """A VAE that overflows in half precision, as its configuration says, run in single precision."""
-    overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    if overflows:
-        vae.to(dtype=torch.float32)
-    try:
-        yield
-    finally:
-        if overflows:
-            vae.to(dtype=torch.float16)

@@ -21,7 +21,7 @@ from ksched.stable_diffusion.preview import Preview
 if TYPE_CHECKING:
     from ksched.stable_diffusion.adapter import Drawing, StableDiffusion
 
-__all__ = ["Cancel", "Cancelled", "Progress", "draw", "run"]
+__all__ = ["Cancel", "Cancelled", "Progress", "generate", "run"]
 
 
 class _Flag(Protocol):
@@ -58,17 +58,18 @@ class Cancelled(Exception):  # noqa: N818 - the caller wanted it
         self.finished = list(finished)
 
 
-def draw(
-    model: StableDiffusion,
-    config: SamplingConfig,
-    *,
-    init_image: Picture | None = None,
-    mask: Picture | None = None,
-    **how: Any,
-) -> Iterator[tuple[int, Image.Image]]:
-    """Images with their numbers, as they are finished; arguments and errors as for `StableDiffusion.generate`."""
+def generate(
+    model: StableDiffusion, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
+) -> list[Image.Image]:
+    """Images; arguments and errors as for `StableDiffusion.generate`."""
     job = _Job.of(model, config, init_image, mask)
-    return job.draw(range(len(job.config.seeds)), **how)
+    made = list[Image.Image]()
+    try:
+        for _, image in job.draw(range(len(job.config.seeds)), **how):
+            made.append(image)
+    except Cancelled:
+        raise Cancelled(made) from None
+    return made
 
 
 def run(
@@ -76,9 +77,9 @@ def run(
     config: SamplingConfig,
     folder: Path,
     *,
-    init_image: Picture | None = None,
-    mask: Picture | None = None,
-    numbers: Sequence[int] | None = None,
+    init_image: Picture | None,
+    mask: Picture | None,
+    numbers: Sequence[int] | None,
     **how: Any,
 ) -> list[Path]:
     """Images into files of a folder; arguments and errors as for `StableDiffusion.run`."""

@@ -54,10 +54,19 @@ class Trained:
             mu = mu_for_tokens(tokens, **{ours: s[theirs] for ours, theirs in names.items() if theirs in s})
         return process_of(s, self.stock, mu)
 
+    def is_changed_by(self, other: Trained, name: str, tokens: float) -> bool:
+        """Whether a setting that is another one means anything; one that is the same is fine."""
+        same = self.settings.get(name) == other.settings.get(name)
+        return same or self.process(tokens) != other.process(tokens) or self.prediction != other.prediction
+
     @property
     def prediction(self) -> Prediction:
         """What the network predicts."""
         return prediction_of({**self.settings, "_class_name": self.stock or ""})
+
+
+#: how ``from_pretrained`` calls the dtype of weights; 0.42 is the first release looked at that warns of the old name
+_DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
 
 
 def read_folder(folder: Path, dtype: torch.dtype) -> Any:
@@ -68,7 +77,7 @@ def read_folder(folder: Path, dtype: torch.dtype) -> Any:
     FileNotFoundError, ValueError : a part is missing, or cannot be read
     """
     _check_parts(folder)
-    how: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    how: dict[str, Any] = {_DTYPE: dtype, "local_files_only": True}
     weights = [file.name for file in folder.glob("*/*.safetensors")]
     if weights and all(".fp16." in name for name in weights):
         how["variant"] = "fp16"
