@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 
 import tiny_pipelines
 
-from ksched.stable_diffusion import SamplingConfig, StableDiffusion, jobs
+from ksched.stable_diffusion import SamplingConfig, StableDiffusion, jobs, save_png
 from ksched.stable_diffusion.many import Place, run_many
 
 # diffusers renames an argument whose old name older versions need
@@ -34,7 +34,7 @@ WORKER = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
-from ksched.stable_diffusion import SamplingConfig, StableDiffusion, jobs
+from ksched.stable_diffusion import SamplingConfig, StableDiffusion, jobs, save_png
 from ksched.stable_diffusion.many import run_many
 
 folder, out, count, batch, die = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
@@ -70,9 +70,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def in_two_processes(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run([*command, str(script), *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process as POSIX does")
@@ -93,12 +93,23 @@ def test_two_processes_one_of_them_killed_then_one_alone(model: StableDiffusion,
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_two_processes_undisturbed(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
+def test_two_processes_of_the_command(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
     run_many(model, CONFIG, tmp_path / "whole")
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    done = in_two_processes(script, folder, tmp_path / "out", 7, 1, 99)
+    (tmp_path / "fox.json").write_text(CONFIG.to_json())
+    done = in_two_processes(
+        "-m",
+        "ksched",
+        "generate",
+        tmp_path / "fox.json",
+        "--model",
+        folder,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out'}\n"  # the first process alone says so
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -142,7 +153,7 @@ def test_a_batch_grows(model: StableDiffusion, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 3}, {"batch_size": 2, "threads": 2}])
-def test_a_folder_is_drawn_in_one_way(model: StableDiffusion, tmp_path: Path, other: dict[str, int]) -> None:
+def test_a_folder_is_drawn_in_one_way(model: StableDiffusion, tmp_path: Path, other: dict[str, Any]) -> None:
     threads = torch.get_num_threads()
     run_many(model, CONFIG, tmp_path / "out", batch_size=2)
     before = contents(tmp_path / "out")
@@ -168,7 +179,7 @@ def test_pictures_are_not_kept(model: StableDiffusion, tmp_path: Path, monkeypat
     """However many there are, no more than a batch is in memory."""
     alive: list[weakref.ref[Any]] = []
     most = 0
-    save = jobs.save_png
+    save = save_png
 
     def counted(image: Any, path: Path) -> None:
         nonlocal most
@@ -186,7 +197,7 @@ def test_pictures_are_not_kept(model: StableDiffusion, tmp_path: Path, monkeypat
 def test_what_cannot_be(model: StableDiffusion, tmp_path: Path) -> None:
     for wrong in ({"batch_size": 0}, {"threads": 0}, {"batch_size": True}, {"threads": 1.5}):
         with pytest.raises(ValueError, match="must be a whole number of at least 1"):
-            run_many(model, CONFIG, tmp_path / "out", **wrong)  # type: ignore[arg-type]
+            run_many(model, CONFIG, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
 
 

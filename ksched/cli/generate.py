@@ -38,7 +38,7 @@ from ksched.cli.drawing import (
     threads_for,
     told_of_interruption,
 )
-from ksched.cli.requests import Wanted, given_of, is_there, seeds_of, wanted_of
+from ksched.cli.requests import Wanted, given_of, is_folder, seeds_of, wanted_of
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion
@@ -122,7 +122,7 @@ def generate_images(
     )
     wanted = wanted_of(what, again, changes, option)
     target = _target(out, what, again, wanted, grid)
-    several = what is not None and is_there(Path(what)) and Path(what).is_dir()
+    several = is_folder(what)
     batched = not grid and not several and not _is_file(target)
     if place.size > 1 and not batched:
         raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
@@ -148,7 +148,7 @@ def generate_images(
 
 def _target(out: Path | None, what: str | None, again: Path | None, wanted: Sequence[Wanted], grid: bool) -> Path:
     """Where to write: a path that ends in .png is a file, any other one a folder."""
-    many = what is not None and again is None and is_there(Path(what)) and Path(what).is_dir()
+    many = is_folder(what)
     if out is None:
         named = Path(what or "images").name if many else wanted[0].name
         return Path(f"{named}-sheet.png" if grid else "images" if many else f"{named}.png")

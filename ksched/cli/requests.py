@@ -18,7 +18,7 @@ from ksched.types import NoiseSchedule
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig
 
-__all__ = ["Wanted", "given_of", "is_there", "parts_of", "seeds_of", "split_options", "wanted_of", "whole_number"]
+__all__ = ["Wanted", "given_of", "is_folder", "parts_of", "seeds_of", "split_options", "wanted_of", "whole_number"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def wanted_of(
         return [Wanted(again.stem, _changed(read_config(again).to_dict(), changes, option))]
     assert what is not None
     path = Path(what)
-    if what and is_there(path) and path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".json", ".toml"))
+    if is_folder(what):
+        files = _configurations(path)
         if not files:
             raise ValueError(f"{path} has no configurations, whose names end in .json or .toml")
         if len({file.stem for file in files}) < len(files):
@@ -57,12 +57,18 @@ def wanted_of(
     return [Wanted(name, _with_options(SamplingConfig.from_dict({"prompt": what, **changes}).to_dict(), option))]
 
 
-def is_there(path: Path) -> bool:
-    """Whether a text is the path of something."""
+def is_folder(what: str | None) -> bool:
+    """Whether a text is a folder of configurations, and not a prompt that happens to be the name of a folder."""
     try:
-        return path.exists()
+        there = bool(what) and Path(what or "").is_dir()
     except (OSError, ValueError):  # a prompt that is too long for a name, or has a null
         return False
+    return there and ("/" in str(what) or bool(_configurations(Path(what or ""))))
+
+
+def _configurations(folder: Path) -> list[Path]:
+    files = (file for file in folder.iterdir() if file.suffix.lower() in (".json", ".toml"))
+    return sorted(file for file in files if file.name != "manifest.json")  # that of a folder of images
 
 
 def _read(file: Path) -> dict[str, Any]:

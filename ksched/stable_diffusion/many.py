@@ -173,7 +173,7 @@ class _Team:
 @contextmanager
 def _team() -> Iterator[_Team]:
     if dist.is_available() and dist.is_initialized():  # by the caller, over what may not be gloo
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
         try:
             yield _Team(dist.get_rank(), dist.get_world_size(), group)
         finally:
