@@ -15,6 +15,7 @@ import pytest
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli
+from ksched.cli import pictures as pictures_of
 from ksched.plan import Plan
 from ksched.registry import samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
@@ -374,6 +375,11 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     from ksched import demo
 
     short = demo.run
+    asked: list[Any] = []
+    (tmp_path / "model_index.json").touch()
+    monkeypatch.setattr(pictures_of, "SHIPPED", tmp_path)
+    monkeypatch.setattr(pictures_of, "find_spec", lambda name: name)
+    monkeypatch.setattr(demo, "from_text", lambda *args, **how: asked.append((args, how)) or (Path("prompts.png"),))
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0
@@ -389,6 +395,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
         assert float(best.rstrip("*")) <= float(here)
         assert where in list(SCHEDULES)
     assert sum(rows[spec.name][3].endswith("*") for spec in measured) == 2
+    assert asked == [((tmp_path, "dpmpp_2m", "karras", 4), {"seed": 0, "out": tmp_path / "new" / "demo"})]
+    assert out.splitlines()[-4] == "prompts.png"
     pictures = [Path(line) for line in out.splitlines()[-3:]]
     assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

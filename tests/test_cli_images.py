@@ -21,6 +21,7 @@ import tiny_pipelines
 import torch
 from PIL import Image
 
+import ksched.cli.app  # noqa: F401 - now, since rich moves the state of `random` when it is imported
 from ksched import cli, sheets
 from ksched.cli import drawing
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion, read_config
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> StableDiffusion:
-    with drawing._quiet():
+    with drawing.quiet():
         return StableDiffusion.from_folder(folder)
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "is_sheet_there",
     "load",
     "make_folder",
+    "quiet",
     "quoted",
     "save_sheet",
     "shows_progress",
@@ -126,14 +127,14 @@ def load(path: Path | None, device: str | None, dtype: Precision | None, local: 
         raise ValueError(f"--device must be such as cpu, cuda or cuda:1; got {device!r}") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch finds no GPU here")
-    with _quiet():
+    with quiet():
         return StableDiffusion.from_folder(
             path or SHIPPED, device=place, dtype=None if dtype is None else getattr(torch, dtype)
         )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and no warnings of other libraries while they load."""
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from ksched.cli.common import (
     read_options,
     screen,
 )
+from ksched.cli.drawing import SHIPPED, quiet
 from ksched.cli.process import ProcessName, make_process
 from ksched.schedules import schedule_options
 from ksched.types import Dialect, NoiseSchedule
@@ -39,13 +41,20 @@ def draw_demo(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the start noise and of the sampler.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("demo"),
 ) -> None:
-    """Sample 64 handwritten digits, measure every sampler on every schedule, and draw it all."""
+    """Sample 64 handwritten digits, measure every sampler on every schedule, and draw it all.
+
+    With the extra diffusers, digits are drawn of words too.
+    """
     from ksched import demo
 
     report = demo.run(sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=True)
     console = screen()
     console.print(_error_table(report))
-    for picture in report.pictures:
+    prompted: tuple[Path, ...] = ()
+    if (SHIPPED / "model_index.json").is_file() and all(map(find_spec, ("diffusers", "transformers"))):
+        with quiet():
+            prompted = demo.from_text(SHIPPED, sampler, schedule, steps, seed=seed, out=out)
+    for picture in (*prompted, *report.pictures):
         print(picture)
 
 
