@@ -346,6 +346,9 @@ def test_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match=r"model_index\.json cannot be read"):
         StableDiffusion.from_folder(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match=r"must hold one of Stable Diffusion 1, 2, XL or 3; it holds a FluxPipeline\."):
+        StableDiffusion.from_folder(tmp_path)
 
 
 def test_a_part_is_missing(folder: Path, tmp_path: Path) -> None:
@@ -402,6 +405,8 @@ def test_masks_and_images_that_do_not_fit() -> None:
     model = tiny("sd15")
     with pytest.raises(ValueError, match="mask says where to change init_image, and that is missing"):
         model.generate(CONFIG, mask=toy_mask())
+    with pytest.raises(ValueError, match=r"mask must have the size of init_image, \(32, 32\); got \(64, 64\)"):
+        model.generate(CONFIG, init_image=toy_image(), mask=toy_mask(64))
     with pytest.raises(ValueError, match=r"must be multiples of 8, as .*; got 30 x 30. Crop it, or give width"):
         model.generate(CONFIG, init_image=toy_image(30), mask=toy_mask(30))
     with pytest.raises(ValueError, match=r"steps \* strength must be at least 1; got 4 \* 0.1"):

@@ -57,7 +57,7 @@ class StableDiffusion:
     def __init__(self, pipeline: Any = None, **modules: Any) -> None:
         if (pipeline is None) == (not modules):
             raise TypeError("give a pipeline of diffusers, or its modules by name (unet=, vae=, ...), and not both")
-        self.pipeline: Any = assembled(modules) if pipeline is None else for_text(pipeline)
+        self.pipeline: Any = for_text(assembled(modules) if pipeline is None else pipeline)
         self._network: Any = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
         self.name = "model"
 
@@ -158,9 +158,7 @@ class StableDiffusion:
         else:
             kept = sigmas if whole else truncate(sigmas, config.strength)
         if len(kept) < 2:
-            raise ValueError(
-                f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise either"
-            )
+            raise ValueError(f"steps * strength must be at least 1; got {config.steps} * {config.strength}: raise one")
         return build_sampler(config.sampler, sigmas=kept, process=process, **config.sampler_options)
 
     def denoiser(

@@ -116,6 +116,8 @@ class _Job:
             raise ValueError("mask says where to change init_image, and that is missing; give both")
         original = None if init_image is None else opened("init_image", init_image).convert("RGB")
         shape = None if mask is None else opened("mask", mask).convert("L")
+        if original is not None and shape is not None and original.size != shape.size:
+            raise ValueError(f"mask must have the size of init_image, {original.size}; got {shape.size}")
         width, height = model.size
         if original is not None:
             width, height = (max(side - side % model.multiple, model.multiple) for side in original.size)

@@ -65,6 +65,9 @@ class Trained:
         return prediction_of({**self.settings, "_class_name": self.stock or ""})
 
 
+#: what to do with a model of another family
+_ELSE = "In other pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
+
 #: how ``from_pretrained`` calls the dtype of weights; 0.42 is the first release looked at that warns of the old name
 _DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
 
@@ -112,8 +115,7 @@ def for_text(pipeline: Any) -> Any:
             pipeline = _LIBRARY.AutoPipelineForText2Image.from_pipe(pipeline)
     if not isinstance(pipeline, families):
         raise ValueError(
-            f"pipeline must be one of Stable Diffusion 1, 2, XL or 3; got {type(pipeline).__name__}. In other "
-            "pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
+            f"pipeline must be one of Stable Diffusion 1, 2, XL or 3; got {type(pipeline).__name__}. {_ELSE}"
         )
     network = getattr(pipeline, "unet", None) or pipeline.transformer
     seen, latent = network.config.in_channels, pipeline.vae.config.latent_channels
@@ -134,6 +136,9 @@ def _check_parts(folder: Path) -> None:
         listed = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{index} cannot be read: {error}") from None
+    made_for = str(listed.get("_class_name")) if isinstance(listed, dict) else "list"
+    if not made_for.startswith("StableDiffusion"):
+        raise ValueError(f"{folder} must hold one of Stable Diffusion 1, 2, XL or 3; it holds a {made_for}. {_ELSE}")
     parts = {name for name, made in listed.items() if isinstance(made, list) and made and made[0]}
     if missing := sorted(name for name in parts if not (folder / name).is_dir()):
         raise FileNotFoundError(f"{folder} is missing {', '.join(missing)}, which its model_index.json lists")
