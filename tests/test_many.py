@@ -194,6 +194,19 @@ def test_pictures_are_not_kept(model: StableDiffusion, tmp_path: Path, monkeypat
     assert most <= 3
 
 
+def test_a_process_group_that_is_there_is_taken(model: StableDiffusion, tmp_path: Path) -> None:
+    from torch import distributed
+
+    run_many(model, CONFIG, tmp_path / "whole")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        run_many(model, CONFIG, tmp_path / "out")
+        assert distributed.is_initialized()
+    finally:
+        distributed.destroy_process_group()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_what_cannot_be(model: StableDiffusion, tmp_path: Path) -> None:
     for wrong in ({"batch_size": 0}, {"threads": 0}, {"batch_size": True}, {"threads": 1.5}):
         with pytest.raises(ValueError, match="must be a whole number of at least 1"):

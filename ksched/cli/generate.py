@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["generate_images"]
 
-
 _MOST_ON_A_SHEET = 1024
 
 
@@ -132,7 +131,7 @@ def generate_images(
     given: dict[str, Any] = {"init_image": init, "mask": mask}
     with told_of_interruption(), threads_for(made, threads, folder=batched):
         if again is not None:
-            _check_origin(made, wanted[0].config, again, given)
+            _check_origin(made, again, given)
         if grid:
             _draw_sheet(made, wanted, target, batch, force, given)
         elif not batched:
@@ -226,7 +225,6 @@ def _draw_sheet(
 
 def _check_origin(
     model: StableDiffusion,
-    config: SamplingConfig,
     picture: Path,
     given: Mapping[str, Any],
 ) -> None:
@@ -234,9 +232,9 @@ def _check_origin(
     from ksched.stable_diffusion.jobs import _Job
 
     found = carried(picture)
-    origin = None if found is None else found[1]
-    if not origin:
+    if found is None or not found[1]:
         return
+    config, origin = found
     now = _Job.of(model, config, **given).origin
     flags = {"model": "--model", "init_image": "--init", "mask": "--mask"}
     if other := [flag for name, flag in flags.items() if origin.get(name) != now[name]]:
