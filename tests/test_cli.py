@@ -379,7 +379,12 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     (tmp_path / "model_index.json").touch()
     monkeypatch.setattr(pictures_of, "SHIPPED", tmp_path)
     monkeypatch.setattr(pictures_of, "find_spec", lambda name: name)
-    monkeypatch.setattr(demo, "from_text", lambda *args, **how: asked.append((args, how)) or (Path("prompts.png"),))
+
+    def from_text(*args: Any, **how: Any) -> tuple[Path, ...]:
+        asked.append((args, how))
+        return (Path("prompts.png"),)
+
+    monkeypatch.setattr(demo, "from_text", from_text)
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0

@@ -225,7 +225,7 @@ def test_from_a_picture_and_inside_one(command: Command) -> None:
     code, _, err = command("generate", "--from", "fox.png", "--out", "again.png")
     assert (code, err.count("\n")) == (2, 1)
     assert "give the --init and --mask that it had" in err
-    tiny_pipelines.toy_image(64).save("another.png")
+    tiny_pipelines.toy_image(32).rotate(90).save("another.png")
     again = ("generate", "--from", "fox.png", "--out", "again.png", "--mask", "mask.png")
     code, _, err = command(*again, "--init", "another.png")
     assert code == 2
