@@ -233,7 +233,8 @@ def test_from_a_picture_and_inside_one(command: Command) -> None:
     succeed(command(*again, "--init", "photo.png"))
     assert Path("again.png").read_bytes() == Path("fox.png").read_bytes()
     succeed(command(*again, "--init", "photo.png", "--width", "16", "--height", "16", "--force"))
-    assert Image.open("again.png").size == (16, 16)
+    with Image.open("again.png") as smaller:
+        assert smaller.size == (16, 16)
 
 
 def test_another_model_is_not_taken_for_the_same(command: Command, tmp_path: Path) -> None:
