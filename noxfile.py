@@ -25,7 +25,7 @@ def run_pytest(session: nox.Session, *args: str) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Draw the demonstration pictures, into ``demo/`` if nothing else is asked for."""
-    session.install(".[cli,plot]", *PINS)
+    session.install(".[cli,diffusers,plot]", *PINS)
     session.run("python", "-m", "ksched", "demo", *(session.posargs or ["--out", "demo"]))
 
 

@@ -11,8 +11,9 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,18 @@ from ksched.types import Array, NoiseSchedule, SamplerType
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CALLS", "CURVES", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
+__all__ = [
+    "CALLS",
+    "CURVES",
+    "Error",
+    "Report",
+    "Trajectory",
+    "from_text",
+    "law_errors",
+    "path_errors",
+    "run",
+    "trajectory",
+]
 
 #: model calls at which errors are measured; a sampler with two calls per step takes half as many steps
 CALLS = (4, 6, 8, 12, 18, 27, 40)
@@ -65,6 +77,9 @@ DRAWN = (
     SamplerType.DPMPP_2M_SDE,
     SamplerType.DPMPP_3M_SDE,
 )
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_COMPARED = [(sampler, schedule) for sampler in ("euler", "dpmpp_2m", "uni_pc") for schedule in ("karras", "beta")]
 
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
 
@@ -186,6 +201,64 @@ def run(
     }
     pictures = plots.save({folder / name: figure for name, figure in figures.items()})
     return report._replace(pictures=pictures)
+
+
+@_one_thread()
+def from_text(
+    model: Path | str,
+    sampler: SamplerType | str = SamplerType.DPMPP_2M,
+    schedule: NoiseSchedule | str = NoiseSchedule.KARRAS,
+    steps: int = 20,
+    *,
+    seed: int = 0,
+    out: Path | str = "demo",
+    guidance_scale: float = 3.0,
+    columns: int = 8,
+    compared: Sequence[int] = (4, 8, 16),
+) -> tuple[Path, ...]:
+    """Digits drawn of words, and one of them with some samplers, schedules and numbers of steps.
+
+    Parameters
+    ----------
+    model : folder of diffusers, of a model that draws digits
+    sampler, schedule, steps : of the first picture
+    seed : of the first image of each word, and of the word that is compared
+    out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
+    guidance_scale : of classifier-free guidance
+    columns : images of each word
+    compared : numbers of steps
+
+    Raises
+    ------
+    ImportError : diffusers or transformers are missing (extra ``diffusers``)
+    OSError, TypeError, ValueError : as for `ksched.stable_diffusion.StableDiffusion`
+    """
+    from ksched.sheets import sheet
+    from ksched.stable_diffusion import SamplingConfig, StableDiffusion, save_png
+
+    drawn, folder = StableDiffusion.from_folder(model), Path(out)
+    how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
+    shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=columns, **how)
+    cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=columns) for word in _WORDS]
+    words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
+    prompts = sheet(cells, rows=_WORDS, title="“a handwritten …”", note=words)
+    prompt = "a handwritten three"
+    configs = [
+        [SamplingConfig(prompt, sampler=name, schedule=rule, steps=number, **how) for number in compared]
+        for name, rule in _COMPARED
+    ]
+    grid = sheet(
+        [[drawn.generate(config)[0] for config in row] for row in configs],
+        rows=[f"{name}\n{rule}" for name, rule in _COMPARED],
+        columns=[f"{number} steps" for number in compared],
+        title=f"“{prompt}”",
+        note=f"seed {seed}, guidance {guidance_scale:g}",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
+    for path, picture in pictures.items():
+        save_png(picture, path)
+    return tuple(pictures)
 
 
 @_one_thread()

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import ksched
+import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli
+from ksched.cli import pictures as pictures_of
 from ksched.plan import Plan
 from ksched.registry import samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
@@ -168,7 +170,7 @@ def test_list_names_everything(command: Command) -> None:
 def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr(cli, "_console", lambda: Console(markup=False, highlight=False, width=width))
+    monkeypatch.setattr("ksched.cli.names.screen", lambda: Console(markup=False, highlight=False, width=width))
     lines = succeed(command("list", "--samplers")).splitlines()
     assert max(map(len, lines)) <= width
     rows = {line.split()[0]: line for line in lines if line.strip()}
@@ -373,6 +375,16 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     from ksched import demo
 
     short = demo.run
+    asked: list[Any] = []
+    (tmp_path / "model_index.json").touch()
+    monkeypatch.setattr(pictures_of, "SHIPPED", tmp_path)
+    monkeypatch.setattr(pictures_of, "find_spec", lambda name: name)
+
+    def from_text(*args: Any, **how: Any) -> tuple[Path, ...]:
+        asked.append((args, how))
+        return (Path("prompts.png"),)
+
+    monkeypatch.setattr(demo, "from_text", from_text)
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0
@@ -388,6 +400,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
         assert float(best.rstrip("*")) <= float(here)
         assert where in list(SCHEDULES)
     assert sum(rows[spec.name][3].endswith("*") for spec in measured) == 2
+    assert asked == [((tmp_path, "dpmpp_2m", "karras", 4), {"seed": 0, "out": tmp_path / "new" / "demo"})]
+    assert out.splitlines()[-4] == "prompts.png"
     pictures = [Path(line) for line in out.splitlines()[-3:]]
     assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

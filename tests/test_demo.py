@@ -42,6 +42,21 @@ def test_run_writes_three_pictures(tmp_path: Path, sampler: str, process: ksched
     assert all(math.isfinite(error.value) and error.value > 0 for error in shown)
 
 
+def test_digits_of_words(tmp_path: Path) -> None:
+    for module in ("diffusers", "transformers"):
+        pytest.importorskip(module)
+    import tiny_pipelines
+
+    from ksched.cli.drawing import quiet
+
+    tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "model")
+    with quiet():
+        pictures = demo.from_text(tmp_path / "model", "euler", steps=1, out=tmp_path / "a", columns=2, compared=(1, 2))
+    assert [path.name for path in pictures] == ["prompts.png", "compared.png"]
+    for path in pictures:
+        check_picture(path)
+
+
 def test_run_checks_before_it_makes_anything(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown sampler"):
         demo.run("eulr", out=tmp_path / "demo")

@@ -1,0 +1,53 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ksched import __version__
+from ksched.cli import compare, generate, levels, names, pictures, show
+
+__all__ = ["make_app"]
+
+
+def make_app() -> typer.Typer:
+    """All commands, in the order of the help."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app.callback()(_common)
+    commands: dict[str, Callable[..., Any]] = {
+        "demo": pictures.draw_demo,
+        "generate": generate.generate_images,
+        "compare": compare.compare_images,
+        "show": show.show_config,
+        "list": names.list_names,
+        "sigmas": levels.print_sigmas,
+        "plot": pictures.draw_schedules,
+        "plan": levels.print_plan,
+    }
+    for name, function in commands.items():
+        app.command(name, help=_paragraphs(function.__doc__ or ""))(function)
+    return app
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose lines may be broken anew, which typer does not do."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"ksched {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sampling mathematics for diffusion models: noise schedules and samplers as tables."""

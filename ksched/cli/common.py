@@ -1,0 +1,84 @@
+"""What the commands have in common: their options, how values are read, where tables go."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+
+import typer
+from rich.console import Console
+
+from ksched.cli.process import ProcessName
+from ksched.options import Option, check_options
+from ksched.types import Dialect
+
+__all__ = [
+    "AsJSON",
+    "DialectName",
+    "Options",
+    "ProcessOption",
+    "ScheduleName",
+    "Shift",
+    "SigmaMax",
+    "SigmaMin",
+    "Steps",
+    "ZeroSNR",
+    "plain_number",
+    "read_options",
+    "screen",
+]
+
+Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", help="Number of steps, at least 1.")]
+ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]
+ProcessOption: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
+Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow or cascade process.")]
+ZeroSNR: TypeAlias = Annotated[
+    bool, typer.Option("--zero-terminal-snr", help="Rescale a VP table so that it ends in pure noise.")
+]
+DialectName: TypeAlias = Annotated[
+    str, typer.Option("--dialect", help=f"Whose numbers the name means: {', '.join(Dialect)}.")
+]
+SigmaMin: TypeAlias = Annotated[float | None, typer.Option("--sigma-min", help="Last level above 0.")]
+SigmaMax: TypeAlias = Annotated[float | None, typer.Option("--sigma-max", help="First level.")]
+Options: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option; may be repeated.")
+]
+AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def screen() -> Console:
+    """Where tables go; as wide as they need to be if nobody watches."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def plain_number(value: Any) -> Any:
+    """A value for JSON, which has no infinity: "inf" and "-inf" as in the JSON of a plan."""
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def read_options(texts: Sequence[str] | None, owner: str, known: Mapping[str, Option]) -> dict[str, Any]:
+    """``name=value`` texts as checked options, every value read as its option's own type."""
+    values: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise ValueError(f"--option must be name=value, such as eta=0.5; got {text!r}")
+        if name in values:
+            raise ValueError(f"--option {name} is given twice")
+        values[name] = _read(value.strip(), known[name].kind) if name in known else value
+    return check_options(owner, known, values)
+
+
+def _read(text: str, kind: Any) -> Any:
+    """A text as an option's type; the text itself, for the option to refuse, if it is none."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text

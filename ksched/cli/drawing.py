@@ -1,0 +1,253 @@
+"""What the commands that draw have in common: their options, the model, sheets, how they end."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ksched.stable_diffusion import SamplingConfig, StableDiffusion
+
+__all__ = [
+    "SHEET",
+    "SHIPPED",
+    "DType",
+    "Device",
+    "Force",
+    "Guidance",
+    "Height",
+    "Init",
+    "Mask",
+    "Model",
+    "Negative",
+    "Precision",
+    "Rescale",
+    "Strength",
+    "Threads",
+    "What",
+    "Width",
+    "carried",
+    "digests",
+    "facts",
+    "is_sheet_there",
+    "load",
+    "make_folder",
+    "quiet",
+    "quoted",
+    "save_sheet",
+    "shows_progress",
+    "threads_for",
+    "told_of_interruption",
+]
+
+#: the model that comes with the package
+SHIPPED = Path(__file__).parents[1] / "data" / "handwritten_digits"
+#: networks of fewer parameters run faster on one core than on several
+_SMALL = 50_000_000
+#: the name of the text in a PNG that says what a sheet shows
+SHEET = "ksched_sheet"
+
+
+class Precision(StrEnum):
+    """Number formats of weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+What: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(metavar="PROMPT|FILE|FOLDER", help="What to draw; or a .json or .toml file that says it, or many."),
+]
+Negative: TypeAlias = Annotated[str | None, typer.Option("--negative", help="What to keep away from.")]
+Guidance: TypeAlias = Annotated[
+    float | None, typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5")
+]
+Rescale: TypeAlias = Annotated[
+    float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
+]
+Width: TypeAlias = Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")]
+Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")]
+Strength: TypeAlias = Annotated[
+    float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
+]
+Init: TypeAlias = Annotated[Path | None, typer.Option("--init", help="Picture to start from.")]
+Mask: TypeAlias = Annotated[
+    Path | None, typer.Option("--mask", help="White where to change --init, black where to keep every pixel.")
+]
+Model: TypeAlias = Annotated[
+    Path | None, typer.Option("--model", help="Folder of diffusers.", show_default="the digits that come with ksched")
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
+]
+DType: TypeAlias = Annotated[
+    Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Of the processor; the last bits of a picture depend on it.",
+        show_default="1 for small models and folders",
+    ),
+]
+Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is another picture.")]
+
+
+def load(path: Path | None, device: str | None, dtype: Precision | None, local: int = 0) -> StableDiffusion:
+    """The model of a folder, on a device, with nothing said but errors."""
+    import torch
+
+    if path is None and not (SHIPPED / "model_index.json").is_file():
+        raise ImportError("the model that comes with ksched is not installed; give the folder of another with --model")
+
+    from ksched.stable_diffusion import StableDiffusion
+
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{local}"
+    try:
+        place = torch.device(device or "cpu")
+    except RuntimeError:
+        raise ValueError(f"--device must be such as cpu, cuda or cuda:1; got {device!r}") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch finds no GPU here")
+    with quiet():
+        return StableDiffusion.from_folder(
+            path or SHIPPED, device=place, dtype=None if dtype is None else getattr(torch, dtype)
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and no warnings of other libraries while they load."""
+    import diffusers.utils.logging as of_diffusers
+    import transformers.utils.logging as of_transformers
+
+    for library in (of_diffusers, of_transformers):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def threads_for(model: StableDiffusion, asked: int | None, *, folder: bool) -> Iterator[None]:
+    """As many threads as asked for, or as suit the model; out of memory is one line."""
+    import torch
+
+    from ksched.stable_diffusion.many import threads_of_torch
+
+    network = getattr(model.pipeline, "unet", None) or model.pipeline.transformer
+    small = folder or sum(weights.numel() for weights in network.parameters()) < _SMALL
+    try:
+        with threads_of_torch(asked or (1 if small else torch.get_num_threads())):
+            yield
+    except torch.OutOfMemoryError:
+        raise MemoryError("out of memory; take a smaller --batch, a smaller picture, or --dtype float16") from None
+
+
+@contextmanager
+def told_of_interruption(*, kept: bool = True) -> Iterator[None]:
+    """Say at Ctrl-C what is left of the work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = "what was finished is kept, and the same command goes on from there" if kept else "nothing is written"
+        print(f"\nksched: interrupted; {said}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, or find that it can be written to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def carried(file: Path) -> tuple[SamplingConfig, Any] | None:
+    """What a file says that it is the picture of; None if it says nothing."""
+    from ksched.stable_diffusion import read_config
+    from ksched.stable_diffusion.files import ORIGIN, opened
+
+    try:
+        picture = opened("picture", file)
+        return read_config(picture), json.loads(picture.info.get(ORIGIN, "null"))
+    except (ValueError, TypeError):
+        return None
+
+
+def shows_progress() -> bool:
+    """Whether somebody watches."""
+    return sys.stderr.isatty()
+
+
+def digests(pictures: Mapping[str, Path | None]) -> dict[str, str]:
+    """Hashes of the pictures that are changed, where there are any."""
+    from ksched.stable_diffusion.files import digest, opened
+
+    return {name: str(digest(opened(name, path))) for name, path in pictures.items() if path is not None}
+
+
+def quoted(prompt: str) -> str:
+    """A prompt for a title."""
+    return f"“{prompt if len(prompt) <= 90 else prompt[:89] + '…'}”"
+
+
+def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -> str:
+    """What all images of a sheet have in common."""
+    width, height = config.width or model.size[0], config.height or model.size[1]
+    steps = f"{config.steps} step{'' if config.steps == 1 else 's'}"
+    words = [f"seed {config.seeds[0]}"] if plain else [config.sampler, config.schedule, steps]
+    words += [f"guidance {config.guidance_scale:g}", f"model {model.name}", f"{width} x {height}"]
+    words += [f"without {quoted(config.negative_prompt)}"] * bool(config.negative_prompt)
+    return ", ".join(words)
+
+
+def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool) -> bool:
+    """Whether a sheet is there already; an error if it is something else."""
+    from ksched.stable_diffusion.files import opened
+
+    if force or not path.exists():
+        return False
+    try:
+        there = opened("picture", path).info.get(SHEET)
+    except ValueError:
+        there = None
+    if there != json.dumps(shown):
+        raise ValueError(f"{path} is another picture; give another --out, or --force to replace it")
+    print(path)
+    print("ksched: it is there already", file=sys.stderr)
+    return True
+
+
+def save_sheet(cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mapping[str, Any], **words: Any) -> None:
+    """Write a sheet that carries what it shows; ``words`` as for `ksched.sheets.sheet`."""
+    from PIL import PngImagePlugin
+
+    from ksched.sheets import sheet
+    from ksched.stable_diffusion.files import _write
+
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text(SHEET, json.dumps(shown))
+    buffer = io.BytesIO()
+    sheet(cells, **words).save(buffer, "PNG", pnginfo=notes)
+    make_folder(path.parent)
+    _write(path, buffer.getvalue())
+    print(path)

@@ -1,0 +1,244 @@
+"""``ksched generate``: images from text, into files, a folder or a sheet."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ksched.cli.common import Options
+from ksched.cli.drawing import (
+    Device,
+    DType,
+    Force,
+    Guidance,
+    Height,
+    Init,
+    Mask,
+    Model,
+    Negative,
+    Rescale,
+    Strength,
+    Threads,
+    What,
+    Width,
+    carried,
+    digests,
+    facts,
+    is_sheet_there,
+    load,
+    make_folder,
+    quoted,
+    save_sheet,
+    shows_progress,
+    threads_for,
+    told_of_interruption,
+)
+from ksched.cli.requests import Wanted, given_of, is_folder, seeds_of, wanted_of
+
+if TYPE_CHECKING:
+    from ksched.stable_diffusion import SamplingConfig, StableDiffusion
+
+__all__ = ["generate_images"]
+
+_MOST_ON_A_SHEET = 1024
+
+
+def generate_images(
+    what: What = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="See 'ksched list'.", show_default="euler")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="See 'ksched list'.", show_default="simple")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 150.", show_default="20")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help='Sampler and schedule in one, such as "DPM++ 2M Karras".')
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="fast, balanced or high_quality.")] = None,
+    option: Options = None,
+    negative: Negative = None,
+    guidance: Guidance = None,
+    guidance_rescale: Rescale = None,
+    seed: Annotated[
+        str | None,
+        typer.Option("--seed", metavar="N|N,N,...", help="Image i takes seed + i; or one for each.", show_default="0"),
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", help="Number of images.", show_default="1")] = None,
+    width: Width = None,
+    height: Height = None,
+    init: Init = None,
+    mask: Mask = None,
+    strength: Strength = None,
+    again: Annotated[
+        Path | None, typer.Option("--from", help="A picture to repeat, with what it carries and what else is given.")
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: DType = None,
+    threads: Threads = None,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Images to draw at once; shows in the last bits of a picture.")
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A .png, numbered if there are more; or a folder.", show_default="a name"),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="One labelled sheet of all images instead of a file each.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Draw images of a text, with any sampler on any schedule.
+
+    A picture carries its configuration (ksched show), and --from repeats it. What is there already and is the same is
+    kept and not drawn again, so that after Ctrl-C, a crash or a full disk the same command goes on; a file that is
+    another picture is never replaced without --force, and a folder of another batch never at all.
+
+    In a folder, which has a manifest.json, many processes can share the work, and any number of them make the same
+    files byte for byte: torchrun --nproc-per-node 8 -m ksched generate "a red fox" --count 50000 --out foxes
+    """
+    from ksched.stable_diffusion.many import Place, run_many
+
+    place = Place.of_environment()
+    changes = given_of(
+        negative_prompt=negative,
+        steps=steps,
+        guidance_scale=guidance,
+        guidance_rescale=guidance_rescale,
+        seed=seeds_of(seed),
+        count=count,
+        width=width,
+        height=height,
+        strength=strength,
+        sampler=sampler,
+        schedule=schedule,
+        label=label,
+        preset=preset,
+    )
+    wanted = wanted_of(what, again, changes, option)
+    target = _target(out, what, again, wanted, grid)
+    several = is_folder(what)
+    batched = not grid and not several and not _is_file(target)
+    if place.size > 1 and not batched:
+        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
+    if batched and force:
+        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
+    made = load(model, device, dtype, place.local)
+    given: dict[str, Any] = {"init_image": init, "mask": mask}
+    with told_of_interruption(), threads_for(made, threads, folder=batched):
+        if again is not None:
+            _check_origin(made, again, given)
+        if grid:
+            _draw_sheet(made, wanted, target, batch, force, given)
+        elif not batched:
+            for one in wanted:
+                path = target / f"{one.name}.png" if several else target
+                _draw_files(made, one.config, path, batch, force, given)
+        else:
+            shown = shows_progress()
+            run_many(made, wanted[0].config, target, batch_size=batch, threads=threads or 1, progress=shown, **given)
+            if place.rank == 0:
+                print(target)
+
+
+def _target(out: Path | None, what: str | None, again: Path | None, wanted: Sequence[Wanted], grid: bool) -> Path:
+    """Where to write: a path that ends in .png is a file, any other one a folder."""
+    many = is_folder(what)
+    if out is None:
+        named = Path(what or "images").name if many else wanted[0].name
+        return Path(f"{named}-sheet.png" if grid else "images" if many else f"{named}.png")
+    if _is_file(out):
+        if many and not grid:
+            raise ValueError(f"a folder of configurations needs --out a folder, or --grid; got {out}")
+        return out
+    if grid:
+        raise ValueError(f"a sheet is one .png; got --out {out}")
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise ValueError(f"images are written as .png, which keeps every pixel and what made it; got {out}")
+    return out
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() == ".png" and not path.is_dir()
+
+
+def _draw_files(
+    model: StableDiffusion, config: SamplingConfig, path: Path, batch: int, force: bool, given: Mapping[str, Any]
+) -> None:
+    """Images into one file or numbered ones; those that are there stay."""
+    from ksched.stable_diffusion import save_png
+    from ksched.stable_diffusion.jobs import _Job
+
+    job = _Job.of(model, config, **given)
+    count = len(job.config.seeds)
+    paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{number:05d}") for number in range(count)]
+    done = set()
+    for number, file in enumerate(paths):
+        if force or not file.exists():
+            continue
+        if carried(file) != (job.config.single(number), job.origin):
+            raise ValueError(f"{file} is another picture; give another --out, or --force to replace it")
+        done.add(number)
+    make_folder(path.parent)
+    for number in sorted(done):
+        print(paths[number])
+    if done:
+        print(f"ksched: {len(done)} of {count} there already", file=sys.stderr)
+    progress = shows_progress()
+    for number, image in job.draw(range(count), done=frozenset(done), batch_size=batch, progress=progress):
+        save_png(image, paths[number])
+        print(paths[number], flush=True)
+
+
+def _draw_sheet(
+    model: StableDiffusion,
+    wanted: Sequence[Wanted],
+    path: Path,
+    batch: int,
+    force: bool,
+    given: Mapping[str, Any],
+) -> None:
+    """All images on one sheet: of several configurations in a row each, of one in a block."""
+    total = sum(len(one.config.seeds) for one in wanted)
+    if total > _MOST_ON_A_SHEET:
+        raise ValueError(f"a sheet holds at most {_MOST_ON_A_SHEET} images; got {total}")
+    shown = {"model": model.name, "configs": [one.config.to_dict() for one in wanted], **digests(given)}
+    if is_sheet_there(path, shown, force):
+        return
+    how = {**given, "batch_size": batch, "progress": shows_progress()}
+    cells = [model.generate(one.config, **how) for one in wanted]
+    captions = [[f"seed {seed}" for seed in one.config.seeds] for one in wanted]
+    config = wanted[0].config
+    if len(wanted) == 1:
+        wide = min(total, math.ceil(math.sqrt(1.5 * total)))
+        cells = [cells[0][k : k + wide] for k in range(0, total, wide)]
+        captions = [captions[0][k : k + wide] for k in range(0, total, wide)]
+        words: dict[str, Any] = {"title": quoted(config.prompt), "note": facts(model, config)}
+    else:
+        words = {"rows": [one.name for one in wanted], "note": f"model {model.name}"}
+    save_sheet(cells, path, shown, captions=captions, **words)
+
+
+def _check_origin(
+    model: StableDiffusion,
+    picture: Path,
+    given: Mapping[str, Any],
+) -> None:
+    """Raise unless what a picture was made of is there again."""
+    from ksched.stable_diffusion.jobs import _Job
+
+    found = carried(picture)
+    if found is None or not found[1]:
+        return
+    config, origin = found
+    now = _Job.of(model, config, **given).origin
+    flags = {"model": "--model", "init_image": "--init", "mask": "--mask"}
+    if other := [flag for name, flag in flags.items() if origin.get(name) != now[name]]:
+        raise ValueError(
+            f"{picture} was made by model {origin.get('model')!r}{' of a picture' * bool(origin.get('init_image'))}; "
+            f"give the {' and '.join(other)} that it had. To draw it with others: ksched show, then ksched generate"
+        )

@@ -1,0 +1,202 @@
+"""``ksched list``: samplers and noise schedules with their facts."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from rich import box
+from rich.table import Table
+
+from ksched.cli.common import AsJSON, plain_number, screen
+from ksched.explain import allowed, option_texts, sampler_facts
+from ksched.options import Option
+from ksched.peers import PEERS, SAMPLER_PEERS
+from ksched.registry import SamplerSpec, dialect_options, sampler_spec, samplers
+from ksched.samplers.view import VIEW_OPTIONS
+from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
+from ksched.types import Dialect, NoiseSchedule
+
+__all__ = ["list_names"]
+
+
+def list_names(
+    name: Annotated[str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.")] = None,
+    only_samplers: Annotated[bool, typer.Option("--samplers", help="Only the samplers.")] = False,
+    only_schedules: Annotated[bool, typer.Option("--schedules", help="Only the noise schedules.")] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """List samplers and noise schedules with their facts; with a name, everything about that one."""
+    both = only_samplers == only_schedules
+    specs = list(samplers()) if both or only_samplers else []
+    schedules = list(SCHEDULES) if both or only_schedules else []
+    if name is not None:
+        specs, schedules = _found(name, specs, schedules)
+    if as_json:
+        facts: dict[str, Any] = {}
+        if specs or (name is None and (both or only_samplers)):
+            facts["samplers"] = [_sampler_json(spec) for spec in specs]
+        if schedules or (name is None and (both or only_schedules)):
+            facts["schedules"] = [_schedule_json(schedule) for schedule in schedules]
+        print(json.dumps(facts, indent=2, allow_nan=False))
+    elif name is not None:
+        width = min(screen().width, 100)
+        print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in schedules)]))
+    else:
+        console = screen()
+        for table in [_sampler_table(specs, console.width)] * bool(specs) + [_schedule_table()] * bool(schedules):
+            console.print(table)
+
+
+def _found(
+    name: str, specs: list[SamplerSpec], schedules: list[NoiseSchedule]
+) -> tuple[list[SamplerSpec], list[NoiseSchedule]]:
+    """Of the listed, the sampler and the schedule of a name, in any spelling; an exact name goes before others."""
+    exact = [spec for spec in specs if spec.name == name], [rule for rule in schedules if rule == name]
+    if any(exact):
+        return exact
+    errors: list[str] = []
+    found: tuple[list[SamplerSpec], list[NoiseSchedule]] = ([], [])
+    try:
+        found[0].extend([sampler_spec(name)] if specs else [])
+    except ValueError as error:
+        errors.append(str(error))
+    try:
+        found[1].extend([NoiseSchedule.parse(name)] if schedules else [])
+    except ValueError as error:
+        errors.append(str(error))
+    if not any(found):
+        near = [error for error in errors if "did you mean" in error]
+        raise ValueError(" ".join(near) or f"nothing is named {name!r}; 'ksched list' shows every name")
+    return found
+
+
+def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
+    wide = width >= 120
+    columns = ["sampler", "order", "weak", "calls", "to 0", "noise", "also", *(["what it is"] if wide else [])]
+    table = Table(*columns, title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.title_justify = table.caption_justify = "left"
+    table.caption = "calls and noise: per step; weak: order of the law with noise\n'ksched list NAME' tells all of one"
+    for spec in specs:
+        calls = spec.calls if isinstance(spec.calls, int) else "varies"
+        to_zero = spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-"
+        noise = "varies" if spec.draws is None else spec.draws or "-"
+        also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
+        cells = [
+            spec.name,
+            spec.order,
+            "-" if spec.weak_order is None else spec.weak_order,
+            calls,
+            to_zero,
+            noise,
+            also,
+        ]
+        table.add_row(*map(str, cells), *([spec.summary.replace("`", "")] if wide else []))
+    return table
+
+
+def _schedule_table() -> Table:
+    table = Table("schedule", "levels", "options", "source", title="Noise schedules")
+    for name, rule in SCHEDULES.items():
+        options = "\n".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
+        table.add_row(name.value, rule.formula, options or "-", rule.source)
+    return table
+
+
+def _sampler_page(spec: SamplerSpec, width: int) -> str:
+    """Everything about a sampler, as text."""
+    dialects = {dialect: dialect_options(spec, dialect) for dialect in Dialect}
+    names = [(peer.program, peer.name) for peer in SAMPLER_PEERS if peer.sampler == spec.name]
+    facts = {**sampler_facts(spec), "source": spec.source or "none given"}
+    facts["also"] = f"{', '.join(map(str, VIEW_OPTIONS.values()))}: options that every sampler has"
+    texts, summary = option_texts(spec.function), spec.summary.replace("`", "")
+    return _page(f"sampler {spec.name}", summary, facts, spec.own_options, texts, dialects, names, width)
+
+
+def _schedule_page(name: NoiseSchedule, width: int) -> str:
+    """Everything about a noise schedule, as text."""
+    rule = SCHEDULES[name]
+    dialects = {dialect: DIALECTS[dialect].get(name, {}) for dialect in Dialect}
+    names = [(peer.program, peer.name) for peer in PEERS if peer.schedule is name]
+    facts = {"source": rule.source}
+    texts, options = option_texts(rule.function), schedule_options(name)
+    return _page(f"schedule {name}", rule.formula, facts, options, texts, dialects, names, width)
+
+
+def _page(
+    title: str,
+    summary: str,
+    facts: Mapping[str, str],
+    options: Mapping[str, Option],
+    texts: Mapping[str, str],
+    dialects: Mapping[Dialect, Mapping[str, Any]],
+    names: Sequence[tuple[Dialect, str]],
+    width: int,
+) -> str:
+    def wrapped(text: str, indent: str, first: str = "") -> str:
+        return textwrap.fill(text, width, initial_indent=first or indent, subsequent_indent=indent)
+
+    lines = [title, wrapped(summary, "  ")]
+    lines += [wrapped(text, " " * 15, f"  {name:<12} ") for name, text in facts.items()]
+    lines += ["  options"] * bool(options)
+    for option in options.values():
+        lines.append(f"    {option.name}={option.default!r}: {allowed(option)}".replace("'", '"'))
+        lines += [wrapped(texts[option.name], " " * 8)] if option.name in texts else []
+        if option.quirks:
+            lines.append(wrapped(f"({_quirks(option)} repeats another program; not covered by the proofs)", " " * 8))
+    means = {dialect: changes for dialect, changes in dialects.items() if changes}
+    lines += ["  in the dialect of"] * bool(means)
+    for dialect, changes in means.items():
+        said = ", ".join(f"{name}={value!r}" for name, value in changes.items()).replace("'", '"')
+        lines.append(wrapped(said, " " * 16, f"    {dialect:<11} "))
+    programs = {program: [name for owner, name in names if owner is program] for program in Dialect}
+    lines += ["  called"] * bool(names)
+    lines += [wrapped(", ".join(own), " " * 16, f"    {program:<11} ") for program, own in programs.items() if own]
+    return "\n".join(lines)
+
+
+def _quirks(option: Option) -> str:
+    """The values of an option that are outside the proofs."""
+    if option.kind in (int, float):
+        return "any other value"
+    return " and ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in option.quirks)
+
+
+def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "order": spec.order,
+        "weak_order": spec.weak_order,
+        "calls": spec.calls if isinstance(spec.calls, int) else None,  # not the same in every step
+        "calls_to_zero": spec.calls_to_zero,
+        "draws": spec.draws,
+        "uncond": spec.uncond,
+        "adaptive": spec.adaptive,
+        "options": _option_facts(spec.options),
+        "summary": spec.summary,
+        "source": spec.source,
+    }
+
+
+def _schedule_json(name: NoiseSchedule) -> dict[str, Any]:
+    rule = SCHEDULES[name]
+    options = _option_facts(schedule_options(name))
+    return {"name": name, "formula": rule.formula, "source": rule.source, "options": options}
+
+
+def _option_facts(options: Mapping[str, Option]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": option.name,
+            "type": "choice" if get_origin(option.kind) is Literal else option.kind.__name__,
+            "choices": list(get_args(option.kind)),
+            "default": plain_number(option.default),
+            "low": plain_number(option.low),
+            "high": plain_number(option.high),
+            "quirks": list(option.quirks),
+        }
+        for option in options.values()
+    ]

@@ -1,0 +1,156 @@
+"""What the commands are asked to draw, as configurations: a prompt, files, a picture, and what is changed of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ksched.cli.common import read_options
+from ksched.cli.drawing import SHEET
+from ksched.options import Option
+from ksched.registry import sampler_spec
+from ksched.schedules import schedule_options
+from ksched.types import NoiseSchedule
+
+if TYPE_CHECKING:
+    from ksched.stable_diffusion import SamplingConfig
+
+__all__ = ["Wanted", "given_of", "is_folder", "parts_of", "seeds_of", "split_options", "wanted_of", "whole_number"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One configuration, and what it is called."""
+
+    name: str
+    config: SamplingConfig
+
+
+def wanted_of(
+    what: str | None, again: Path | None, changes: Mapping[str, Any], option: Sequence[str] | None
+) -> list[Wanted]:
+    """What is asked for: a prompt, a file, a folder or a picture, each with the changes."""
+    from ksched.stable_diffusion import SamplingConfig, read_config
+    from ksched.stable_diffusion.files import opened
+
+    if (what is None) == (again is None):
+        raise ValueError("say what to draw: a prompt, a configuration, a folder of them, or --from a picture")
+    if again is not None:
+        if SHEET in opened("picture", again).info:
+            raise ValueError(f"{again} is a sheet of several images; ksched show prints what made them")
+        return [Wanted(again.stem, _changed(read_config(again).to_dict(), changes, option))]
+    assert what is not None
+    path = Path(what)
+    if is_folder(what):
+        files = _configurations(path)
+        if not files:
+            raise ValueError(f"{path} has no configurations, whose names end in .json or .toml")
+        if len({file.stem for file in files}) < len(files):
+            raise ValueError(f"{path} has a .json and a .toml of one name, whose images would have one name too")
+        return [Wanted(file.stem, _changed(_read(file), changes, option)) for file in files]
+    if path.suffix.lower() in (".json", ".toml"):
+        return [Wanted(path.stem, _changed(_read(path), changes, option))]
+    name = re.sub(r"[^\w]+", "-", what.lower()).strip("-")[:60] or "image"
+    return [Wanted(name, _with_options(SamplingConfig.from_dict({"prompt": what, **changes}).to_dict(), option))]
+
+
+def is_folder(what: str | None) -> bool:
+    """Whether a text is a folder of configurations, and not a prompt that happens to be the name of a folder."""
+    try:
+        there = bool(what) and Path(what or "").is_dir()
+    except (OSError, ValueError):  # a prompt that is too long for a name, or has a null
+        return False
+    return there and ("/" in str(what) or bool(_configurations(Path(what or ""))))
+
+
+def _configurations(folder: Path) -> list[Path]:
+    files = (file for file in folder.iterdir() if file.suffix.lower() in (".json", ".toml"))
+    return sorted(file for file in files if file.name != "manifest.json")  # that of a folder of images
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The fields of a configuration in a file, with defaults."""
+    from ksched.stable_diffusion import SamplingConfig
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    try:
+        made = (SamplingConfig.from_toml if file.suffix.lower() == ".toml" else SamplingConfig.from_json)(text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from None
+    return made.to_dict()
+
+
+def _changed(entries: dict[str, Any], changes: Mapping[str, Any], option: Sequence[str] | None) -> SamplingConfig:
+    """A whole configuration, with changes; another sampler or schedule comes without the options of the first."""
+    from ksched.stable_diffusion import PRESETS, SamplingConfig
+
+    names = {name for name in changes if name not in ("label", "preset")}
+    names |= {"sampler", "schedule"} if "label" in changes else set()
+    names |= set(PRESETS.get(changes.get("preset", ""), ()))
+    read = SamplingConfig.from_dict({"prompt": "", **changes}).to_dict()
+    new = entries | {name: read[name] for name in names}
+    if "count" not in changes and "seed" in changes and not isinstance(read["seed"], int):
+        new["count"] = None
+    for name in ("sampler", "schedule"):
+        if new[name] != entries[name]:
+            new[f"{name}_options"] = {}
+    return _with_options(new, option)
+
+
+def _with_options(entries: dict[str, Any], option: Sequence[str] | None) -> SamplingConfig:
+    from ksched.stable_diffusion import SamplingConfig
+
+    config = SamplingConfig.from_dict(entries)
+    for name, values in split_options([config.sampler], [config.schedule], option).items():
+        entries = {**entries, name: {**entries[name], **values}}
+    return SamplingConfig.from_dict(entries)
+
+
+def split_options(
+    samplers: Sequence[str], schedules: Sequence[str], option: Sequence[str] | None
+) -> dict[str, dict[str, Any]]:
+    """``name=value`` texts as options of samplers, and of schedules where no sampler has one of that name."""
+    own = {name: known for sampler in samplers for name, known in sampler_spec(sampler).options.items()}
+    theirs = {key: known for name in schedules for key, known in schedule_options(NoiseSchedule(name)).items()}
+    theirs |= {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
+    owner = f"sampler {' or '.join(samplers)} with schedule {' or '.join(schedules)}"
+    values = read_options(option, owner, {**theirs, **own})
+    return {
+        "sampler_options": {name: value for name, value in values.items() if name in own},
+        "schedule_options": {name: value for name, value in values.items() if name not in own},
+    }
+
+
+def given_of(**values: Any) -> dict[str, Any]:
+    """What was given of options whose default is left to others."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def seeds_of(text: str | None) -> int | list[int] | None:
+    """One seed, or one for each image."""
+    if text is None:
+        return None
+    seeds = [whole_number("--seed", part) for part in text.split(",")]
+    return seeds[0] if len(seeds) == 1 else seeds
+
+
+def parts_of(flag: str, text: str) -> list[str]:
+    """Names between commas, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(f"{flag} must be names separated by commas; got {text!r}")
+    return list(dict.fromkeys(parts))
+
+
+def whole_number(flag: str, text: str) -> int:
+    """A number among others."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{flag} must be whole numbers separated by commas; got {text!r}") from None

@@ -1,0 +1,247 @@
+"""Many images in a folder, drawn by one process or by many that share it, on one machine or more.
+
+Image i always belongs to batch ``i // batch_size``, which one process draws with one number of threads, since both show
+in the last bits of a picture. So the files depend neither on how many processes there were nor on when one was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from ksched.stable_diffusion.config import SamplingConfig
+from ksched.stable_diffusion.files import MANIFEST, Picture, _write, is_finished
+from ksched.stable_diffusion.jobs import Cancel
+
+if TYPE_CHECKING:
+    from ksched.stable_diffusion.adapter import StableDiffusion
+
+__all__ = ["Place", "run_many", "threads_of_torch"]
+
+_PATIENCE = timedelta(days=30)  # the others wait at the end for the slowest; one that died is noticed at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes this is, as ``torchrun`` tells it in the environment.
+
+    Attributes
+    ----------
+    rank, size : of this process, from 0, and how many there are, on all machines
+    local : of this process on its machine: the number of its GPU
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def of_environment(cls) -> Place:
+        """From RANK, WORLD_SIZE and LOCAL_RANK; alone without them.
+
+        Raises
+        ------
+        ValueError : no whole numbers, or only some of them
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        given = [os.environ.get(name) for name in names]
+        if given[1] is None:
+            return cls()
+        try:
+            rank, size, local = (int(text or "") for text in given)
+        except ValueError:
+            raise ValueError(
+                f"{', '.join(names)} must be the whole numbers that torchrun sets; got {', '.join(map(str, given))}"
+            ) from None
+        return cls(rank, size, local)
+
+
+def run_many(
+    model: StableDiffusion,
+    config: SamplingConfig,
+    out_dir: str | Path,
+    *,
+    init_image: Picture | None = None,
+    mask: Picture | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    progress: bool = False,
+    cancel: Cancel | None = None,
+) -> list[Path]:
+    """Pictures of a configuration as files of a folder, byte for byte the same from any number of processes.
+
+    Under ``torchrun`` (or in a process group of torch.distributed that is there already) every process calls this with
+    the same arguments, and draws its share. Run the same again after an end of any kind, with as many processes as you
+    like, and it goes on where it was.
+
+    Parameters
+    ----------
+    model : on the device of this process
+    config, init_image, mask, cancel : as for `StableDiffusion.run`
+    out_dir : a folder that all processes see: new, or that of the same batch
+    batch_size : images to draw at once; kept in the manifest
+    threads : of the processor in each process; kept in the manifest. With 1, start as many processes as there are cores
+    progress : show a bar over the steps of the first process (needs the extra ``cli``)
+
+    Returns
+    -------
+    all files
+
+    Raises
+    ------
+    Cancelled, OSError, TypeError, ValueError : as for `StableDiffusion.run`
+    ValueError : a folder that was begun with another batch size, number of threads, dtype or kind of device
+
+    Notes
+    -----
+    ``manifest.json`` holds the configuration from the start, and at the end the SHA-256 of each file. Processes speak
+    to each other before and after drawing only, over gloo.
+    """
+    folder = Path(out_dir)
+    how: dict[str, Any] = {"batch_size": _positive("batch_size", batch_size), "threads": _positive("threads", threads)}
+    how |= {"dtype": str(model.pipeline.dtype).removeprefix("torch."), "device": model.device.type}
+    given: dict[str, Any] = {"init_image": init_image, "mask": mask}
+    with threads_of_torch(threads), _team() as team:
+        if team.rank == 0:
+            _claim(folder, config, how, lambda: model.run(config, folder, numbers=[], **given))
+        team.gather(None)  # the folder is there
+        whole = SamplingConfig.from_dict(_manifest(folder)["config"])  # with the size that was left open
+        count = len(config.seeds)
+        parts = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+        done = {k for k in team.share(range(len(parts))) if _all_there(folder, whole, parts[k])}
+        done = done.union(*team.gather(done))
+        left = [k for k in range(len(parts)) if k not in done]
+        mine = [number for k in team.share(left) for number in parts[k]]
+        shown = progress and team.rank == 0
+        model.run(config, folder, numbers=mine, batch_size=batch_size, progress=shown, cancel=cancel, **given)
+        team.gather(None)  # every file is there
+        digests = {number: _digest(_path(folder, number)) for number in team.share(range(count))}
+        digests = {number: digest for found in team.gather(digests) for number, digest in found.items()}
+        if team.rank == 0:
+            files = {_path(folder, number).name: digests[number] for number in range(count)}
+            _note(folder, {**_manifest(folder), **how, "sha256": files})
+            for stale in folder.glob(f".{MANIFEST}.*.part"):
+                stale.unlink(missing_ok=True)  # of a process that was killed as it began
+        team.gather(None)  # who comes back finds all of it
+    return [_path(folder, number) for number in range(count)]
+
+
+@contextmanager
+def threads_of_torch(threads: int) -> Iterator[None]:
+    """So many threads within, and what there were after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------------ the processes
+
+
+@dataclass(frozen=True)
+class _Team:
+    """The processes that share a job."""
+
+    rank: int
+    size: int
+    group: Any
+
+    def share(self, things: Sequence[int]) -> Sequence[int]:
+        """Those that are this process's."""
+        return things[self.rank :: self.size]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process has, once all have it."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+
+@contextmanager
+def _team() -> Iterator[_Team]:
+    if dist.is_available() and dist.is_initialized():  # by the caller, over what may not be gloo
+        group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        try:
+            yield _Team(dist.get_rank(), dist.get_world_size(), group)
+        finally:
+            dist.destroy_process_group(group)
+        return
+    place = Place.of_environment()
+    if place.size == 1:
+        yield _Team(0, 1, None)
+        return
+    dist.init_process_group("gloo", rank=place.rank, world_size=place.size, timeout=_PATIENCE)
+    try:
+        yield _Team(place.rank, place.size, None)
+    finally:
+        dist.destroy_process_group()
+
+
+# --------------------------------------------------------------------------------------------------------- the folder
+
+
+def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: Callable[[], object]) -> None:
+    """Make a folder that of a batch, drawn in one way."""
+    try:
+        before = _manifest(folder)
+        counted = len(SamplingConfig.from_dict(before["config"]).seeds)
+    except (OSError, ValueError, TypeError, KeyError):  # there is none yet, or `claim` says what is wrong with it
+        before, counted = {}, 0
+    if different := [name for name in how if before.get(name, how[name]) != how[name]]:
+        said = ", ".join(f"{name.replace('_', ' ')} {before[name]} and not {how[name]}" for name in different)
+        raise ValueError(f"{folder} was begun with {said}, which shows in the last bits of pictures: go on as it began")
+    if counted > len(config.seeds):
+        raise ValueError(f"{folder} holds {counted} images of a batch, more than {len(config.seeds)}; ask for as many")
+    if counted < len(config.seeds) and counted % how["batch_size"]:
+        raise ValueError(
+            f"the {counted} images of {folder}, drawn {how['batch_size']} at a time, cannot become more, since the "
+            "last ones were not drawn with those that would come now; choose another folder"
+        )
+    claim()
+    now = _manifest(folder)
+    if any(name not in now for name in how):
+        _note(folder, {**now, **how})
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return found
+
+
+def _note(folder: Path, entries: Mapping[str, Any]) -> None:
+    _write(folder / MANIFEST, json.dumps(entries, indent=1).encode())
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.png"
+
+
+def _all_there(folder: Path, config: SamplingConfig, part: Sequence[int]) -> bool:
+    paths = {number: _path(folder, number) for number in part}
+    return all(path.exists() for path in paths.values()) and all(
+        is_finished(path, config.single(number)) for number, path in paths.items()
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+    return value
