@@ -213,7 +213,7 @@ def from_text(
     seed: int = 0,
     out: Path | str = "demo",
     guidance_scale: float = 3.0,
-    columns: int = 8,
+    images: int = 4,
     compared: Sequence[int] = (4, 8, 16),
 ) -> tuple[Path, ...]:
     """Digits drawn of words, and one of them with some samplers, schedules and numbers of steps.
@@ -225,7 +225,7 @@ def from_text(
     seed : of the first image of each word, and of the word that is compared
     out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
     guidance_scale : of classifier-free guidance
-    columns : images of each word
+    images : of each word
     compared : numbers of steps
 
     Raises
@@ -238,10 +238,10 @@ def from_text(
 
     drawn, folder = StableDiffusion.from_folder(model), Path(out)
     how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
-    shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=columns, **how)
-    cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=columns) for word in _WORDS]
+    shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
+    cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images) for word in _WORDS]
     words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
-    prompts = sheet(cells, rows=_WORDS, title="“a handwritten …”", note=words)
+    prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
     prompt = "a handwritten three"
     configs = [
         [SamplingConfig(prompt, sampler=name, schedule=rule, steps=number, **how) for number in compared]
