@@ -53,6 +53,13 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("uni_pc", {"order": 1, "corrector": False, "variant": "bh2"}, "euler", {}),
     ("uni_pc", {"order": 2, "corrector": False, "lower_order_final": False, "variant": "bh2"}, "dpmpp_2m", {}),
     ("uni_pc", {"variant": "bh2"}, "uni_pc_bh2", {}),
+    ("exp_ab", {"order": 1}, "euler", {}),
+    ("exp_ab", {"order": 2}, "res_multistep", {}),
+    ("exp_ab", {"order": 2}, "dpmpp_2m", {"solver_type": "heun"}),
+    ("exp_ab", {}, "dpmpp_3m_sde", {"eta": 0.0}),
+    ("exp_pc", {"corrector_order": 0}, "exp_ab", {}),
+    ("exp_pc", {"predictor_order": 2, "corrector_order": 0, "start": "runge_kutta"}, "res_multistep", {}),
+    ("exp_pc", {"predictor_order": 1, "corrector_order": 0}, "euler", {}),
     ("dpm_multistep", {"order": 1}, "euler", {}),
     ("dpm_multistep", {"order": 2}, "dpmpp_2m", {}),
     ("dpm_multistep", {"order": 2, "eta": 0.6}, "dpmpp_2m_sde", {"eta": 0.6}),
@@ -107,6 +114,32 @@ def test_without_guidance_cfg_pp_is_the_sampler_it_is_named_for(name: str, proce
     merged, single = (t[:, outputs].reshape(len(t), -1, 2).sum(2) for t in (pairs, want))
     np.testing.assert_allclose(merged, single, atol=1e-12)
     np.testing.assert_allclose(np.delete(pairs, outputs, 1), np.delete(want, outputs, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@given(data=st.data())
+def test_predictor_and_corrector_are_sa_solver_where_that_lowers_no_order(
+    process: Process, data: st.DataObject
+) -> None:
+    sigmas = data.draw(sigma_curves(process))
+    sigmas = sigmas[sigmas > 0]
+    for orders in ({}, {"predictor_order": 2, "corrector_order": 3}, {"predictor_order": 4, "corrector_order": 0}):
+        got, want = (
+            table(build_sampler(name, sigmas=sigmas, process=process, **orders, **options).plan)
+            for name, options in (("exp_pc", {}), ("sa_solver", {"tau": 0.0}))
+        )
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_by_runge_kutta_is_that_of_the_single_step_method() -> None:
+    sigmas = [4.0, 2.5]
+    for orders, single, options in (((3, 0), "res_2s", {}), ((4, 0), "res_3s", {}), ((3, 4), "res_3s", {})):
+        how = {"predictor_order": orders[0], "corrector_order": orders[1], "start": "runge_kutta"}
+        got, want = (
+            table(build_sampler(name, sigmas=sigmas, **given).plan)
+            for name, given in (("exp_pc", how), (single, options))
+        )
+        np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_different_samplers_have_different_tables() -> None:
