@@ -1,4 +1,4 @@
-"""Data whose exact denoiser is a formula, and the error of a sampler on it: what the benchmark of accuracy measures with.
+"""Data whose exact denoiser is a formula, and the error of a sampler on it: what accuracy is measured with.
 
 A *range* is a process with the noise it starts from and the spread of its data; a *testbed* is data and its exact
 denoiser; a *problem* is a testbed on a range with start states from a seed and the exact end of every one of them. The
@@ -104,8 +104,9 @@ def _patches(count: int, seed: int, side: int = 6) -> Array:
         photograph = photographs[k % len(photographs)]
         top, left = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
         patches.append(photograph[top : top + side, left : left + side].ravel())
-    stacked = np.array(patches, dtype=np.float64)
-    return (stacked - stacked.mean()) / stacked.std()
+    stacked: Array = np.array(patches, dtype=np.float64)
+    stacked = (stacked - stacked.mean()) / stacked.std()
+    return stacked
 
 
 def _cells(points: Array, count: int, rounds: int = 30) -> Array:
@@ -284,7 +285,7 @@ class Problem:
         first = of.process.level(of.start).lam
         lams = np.linspace(max(first, -math.log(1e5)), math.log(1e5), TRUTH_STEPS + 1).tolist()
         sigmas = [of.start, *(of.process.level_at(lam).label for lam in lams if lam > first), 0.0]
-        how = {"predictor_order": 4, "start": "runge_kutta"}
+        how: dict[str, Any] = {"predictor_order": 4, "start": "runge_kutta"}
         return run(ksched.build_sampler("exp_pc", sigmas=sigmas, process=of.process, **how), model, x)
 
     @cached_property
@@ -298,7 +299,8 @@ class Problem:
         if key not in self._cast:
             self._cast[key] = self.x[:items].to(dtype), self.truth[:items]
         x, truth = self._cast[key]
-        return (run(sampler, self.model, x).double() - truth).square().mean(1).sqrt() / self.spread
+        away: torch.Tensor = run(sampler, self.model, x).double() - truth
+        return away.square().mean(1).sqrt() / self.spread
 
 
 @cache

@@ -1,14 +1,15 @@
 """Error per model call: every sampler that can run without noise, with every schedule, against the exact solution.
 
-What is measured is in ``_testbeds.py``: exact denoisers of seven data sets, three ranges of noise, and the mean error of
-256 start states where the ODE ends. The headline figure of a pair of sampler and schedule is the geometric mean over
+What is measured is in ``_testbeds.py``: exact denoisers of seven data sets, three ranges of noise, and the mean error
+of 256 start states where the ODE ends. The headline figure of a pair of sampler and schedule is the geometric mean over
 three of the data sets. Pairs are compared at one number of model calls, a sampler of several calls a step with fewer
 steps.
 
-All pairs run with 64 start states in float32 first, the third data set only for those that are not far behind on two. The
-best of these, and pairs that people use, run again with 256 in float64; those are the figures. Samplers that draw noise
-are measured by how far the law of 2000 results is from that of the data. The error of the same pairs in ComfyUI, recorded
-once, is in ``_recorded.py``; a pair that won there is run here in the dialect of ComfyUI too, to see that figures compare.
+All pairs run with 64 start states in float32 first, the third data set only for those that are not far behind on two.
+The best of these, and pairs that people use, run again with 256 in float64; those are the figures. Samplers that draw
+noise are measured by how far the law of 2000 results is from that of the data. The errors of ComfyUI's pairs, recorded
+once, are in ``_recorded.py``; a pair that won there runs here in the dialect of ComfyUI too, to see that figures
+compare.
 
 A sampler of your own, from a file that registers it, beside the results that are there::
 
@@ -66,8 +67,10 @@ BEHIND = 2.5  # how far behind on two testbeds a pair may be to run on the third
 USED = {
     "sd": "euler/normal euler/simple dpmpp_2m/simple dpmpp_2m/karras deis/karras ipndm/karras uni_pc/exponential "
     "exp_pc/exponential exp_pc/beta57 exp_pc:end=integral/beta57",
-    "edm": "euler/karras heun/karras dpmpp_2m/karras ipndm/karras uni_pc/simple exp_pc/align_your_steps:model=sdxl exp_pc:end=integral/align_your_steps:model=sdxl",
-    "flow": "euler/simple@3 euler/simple dpmpp_2m/simple@3 lms/beta sa_solver:tau=0.0/beta exp_pc/beta@3 exp_pc:end=integral/beta@3",
+    "edm": "euler/karras heun/karras dpmpp_2m/karras ipndm/karras uni_pc/simple exp_pc/align_your_steps:model=sdxl "
+    "exp_pc:end=integral/align_your_steps:model=sdxl",
+    "flow": "euler/simple@3 euler/simple dpmpp_2m/simple@3 lms/beta sa_solver:tau=0.0/beta exp_pc/beta@3 "
+    "exp_pc:end=integral/beta@3",
 }
 LAW_SCHEDULES, LAW_NFES, LAW_ITEMS = ("karras", "exponential", "simple"), (10, 20, 50), 2000
 SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
@@ -153,16 +156,19 @@ def measure(task: Task) -> dict[str, Any]:
     """Figures of a task: the leaders, the best schedule of every sampler, the best sampler for every schedule."""
     figures = first_pass(task)
     whole = sorted((p for p in figures if len(figures[p]) == len(MAIN)), key=lambda pair: geometric_mean(figures[pair]))
-    best_on = [min(whole, key=lambda pair, k=k: figures[pair][k]) for k in range(len(MAIN)) for _ in whole[:1]]
+    best_on = []
+    for k in range(len(MAIN) if whole else 0):
+        on_this = {pair: figures[pair][k] for pair in whole}
+        best_on.append(min(on_this, key=on_this.__getitem__))
     used = [Pair.read(*names.rsplit("/", 1)) for names in USED[task.of].split()]
     used = [pair for pair in used if pair.sampler in task.samplers and pair.schedule in task.schedules]
-    leaders = []
+    leaders: list[dict[str, Any]] = []
     for pair in dict.fromkeys([*whole[: task.kept], *best_on, *used]):
         found = measured(pair, task, MAIN)
         if found is not None:
             mean = geometric_mean(figure["mean"] for figure in found.values())
             leaders.append({"sampler": pair.names[0], "schedule": pair.names[1], "error": mean, "testbeds": found})
-    leaders.sort(key=lambda leader: leader["error"])
+    leaders.sort(key=lambda leader: float(leader["error"]))
     return {
         "pairs": len(figures),
         "leaders": leaders,
@@ -388,8 +394,8 @@ def main() -> None:
     full = not (given.samplers or given.schedules or given.nfe or given.quick)
     full = full and given.dialect == "ksched" and given.seed == SEED and given.ranges == list(RANGES)
     workers = Workers(given.jobs, given.load)
-    truths = [(name, of) for name in (*MAIN[1:], *(HELD_OUT if full else ())) for of in given.ranges]
-    truths = [(name, of, given.seed) for name, of in truths if name in MAIN or of == "sd"]
+    solved = [(name, of) for name in (*MAIN[1:], *(HELD_OUT if full else ())) for of in given.ranges]
+    truths = [(name, of, given.seed) for name, of in solved if name in MAIN or of == "sd"]
     workers.map("exact solutions", _truth, truths)
 
     sizes = {"batch": FEW, "kept": 3} if given.quick else {}

@@ -451,7 +451,7 @@ def exp_pc(
 
 
 def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
-    """The state at sigma 0 from one at ``s``: x / alpha less the integral over sigma / alpha of the line through eps."""
+    """The state at sigma 0: x / alpha less the integral over sigma / alpha, from 0, of the line through eps."""
     (_, own), *others = reversed([(level, eps) for level, eps in past if level.alpha > 0])
     nodes = [0.0, *(1 - level.sigma * s.alpha / (level.alpha * s.sigma) for level, _ in others)]
     weights = lagrange_weights(nodes, [1.0, 0.5][: len(nodes)])
