@@ -62,7 +62,7 @@ class Range:
     """
 
     name: str
-    processes: Mapping[str, Process]
+    processes: Mapping[str, Process] = field(hash=False)
     start: float
     std: float
 
@@ -392,6 +392,7 @@ def schedules() -> list[Entry]:
     return found
 
 
+@cache
 def levels(schedule: Entry, ending: str, steps: int, of: Range, dialect: str = "ksched") -> Array | None:
     """Sigmas of a schedule on a range from the common start to 0; None where it has none for that process or count."""
     options = dict(schedule.options)
