@@ -436,6 +436,10 @@ def extras(data: dict[str, Any], tasks: Sequence[Task], workers: Workers, seed: 
     ]
     held = workers.map("held-out data", on_held_out, list(zip(some, pairs, strict=True)))
     data["held_out"] = {str(task.calls): rows for task, rows in zip(some, held, strict=True)}
+    data["held_out_peers"] = {
+        str(calls): {"sampler": pair.sampler, "schedule": pair.schedule, "recorded": pair.error}
+        for calls, pair in PEERS_ON_SIX.items()
+    }
     noisy = [*stochastic(), *map(Entry.read, ("dpmpp_2m", "exp_pc", "exp_pc:end=integral"))]
     found = workers.map("laws", laws, [(entry, seed) for entry in noisy])
     data["laws"] = {str(entry): result for entry, result in zip(noisy, found, strict=True)}
