@@ -330,9 +330,9 @@ def standing(data: Mapping[str, Any], before: Mapping[str, Any], names: Sequence
 def plot(data: Mapping[str, Any], path: Path) -> None:
     """Error against model calls: the best pair, some that people use, the best recorded one."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     titles = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
     lines = {
         "euler": ("#999999", {"sd": "euler/normal", "edm": "euler/karras", "flow": "euler/simple@3"}),
@@ -359,12 +359,14 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
         best = [cell["leaders"][0]["error"] for cell in by_calls.values()]
         axes.plot(calls, best, "s-", color="#000000", label="best pair here, likewise")
         axes.set(title=titles[of], xlabel="model calls", xscale="log", yscale="log", xticks=calls)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_locator(FixedLocator([0.003, 0.01, 0.03, 0.1, 0.3]))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="lower left")
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
         if of == "sd":
             axes.set_ylabel("mean relative error")
     figure.savefig(path, dpi=110)
