@@ -201,6 +201,11 @@ def _middle(by_calls: Mapping[str, Any], key: str, name: str) -> float:
     return math.inf if found is None or found[1] is None else float(found[1])
 
 
+def _same(data: Mapping[str, Any]) -> str:
+    found = [f"`{name}` is also {' and '.join(f'`{o}`' for o in others)}" for name, others in data["same"].items()]
+    return f"Samplers that have the same table are one line: {'; '.join(found)}.\n"
+
+
 def _best(found: Sequence[Any] | None) -> str:
     return "" if found is None else f"{_error(found[1])} `{found[0]}`"
 
@@ -249,6 +254,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "schedules": ("schedules", _schedules),
     "accuracy": ("accuracy", _leaders),
     "accuracy_lost": ("accuracy", _losses),
+    "accuracy_same": ("accuracy", _same),
     "accuracy_samplers": ("accuracy", lambda data: _by_name(data, "samplers")),
     "accuracy_schedules": ("accuracy", lambda data: _by_name(data, "schedules")),
     "accuracy_checks": ("accuracy", _checks),
