@@ -110,6 +110,7 @@ class Task:
     few: int = FEW
     batch: int = BATCH
     kept: int = KEPT
+    each: bool = False  # whether the best pair of every sampler runs with all start states
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -166,6 +167,7 @@ def measure(task: Task) -> dict[str, Any]:
         best_on.append(min(on_this, key=on_this.__getitem__))
     used = [Pair.read(*names.rsplit("/", 1)) for names in USED[task.of].split()]
     used = [pair for pair in used if pair.sampler in task.samplers and pair.schedule in task.schedules]
+    used += {pair.sampler: pair for pair in reversed(whole)}.values() if task.each else ()
     leaders: list[dict[str, Any]] = []
     for pair in dict.fromkeys([*whole[: task.kept], *best_on, *used]):
         found = measured(pair, task, MAIN)
@@ -293,6 +295,10 @@ class Workers:
         print(flush=True)
         return results
 
+    def end(self) -> None:
+        """Let the processes go."""
+        self._pool.shutdown()
+
 
 def leaderboard(data: Mapping[str, Any], count: int = 3) -> str:
     """The best pairs by range and number of calls, beside the best recorded one, as text."""
@@ -404,7 +410,8 @@ def main() -> None:
     truths = [(name, of, given.seed) for name, of in solved if name in MAIN or of == "sd"]
     workers.map("exact solutions", _truth, truths)
 
-    sizes = {"batch": FEW, "kept": 3} if given.quick else {}
+    sizes: dict[str, Any] = {"batch": FEW, "kept": 3} if given.quick else {}
+    sizes["each"] = bool(given.samplers)
     tasks = [
         Task(of, n, tuple(same), tuple(chosen), given.seed, given.dialect, **sizes)
         for n in calls
@@ -415,12 +422,14 @@ def main() -> None:
     data: dict[str, Any] = {**facts(), "seed": given.seed, "batch": BATCH, "first_pass": FEW}
     data["same"] = {str(entry): names for entry, names in same.items() if names}
     data["ranges"] = {of: {str(t.calls): cells[t] for t in tasks if t.of == of} for of in given.ranges}
+    if full:
+        extras(data, tasks, workers, given.seed)
+    workers.end()
     print(leaderboard(data))
     path = RESULTS / "accuracy.json"
     if given.samplers and path.exists():
         print(f"\n{standing(data, json.loads(path.read_text()), [str(entry) for entry in same])}")
     if full:
-        extras(data, tasks, workers, given.seed)
         write(given.out, "accuracy", data)
         plot(data, PICTURE if given.out == RESULTS else given.out / "accuracy.png")
 
