@@ -23,6 +23,7 @@ import argparse
 import concurrent.futures
 import json
 import math
+import multiprocessing
 import os
 import runpy
 import time
@@ -282,7 +283,8 @@ class Workers:
     """Processes that measure, and what is said meanwhile."""
 
     def __init__(self, jobs: int, files: Sequence[str]) -> None:
-        self._pool = concurrent.futures.ProcessPoolExecutor(jobs, initializer=_begin, initargs=(files,))
+        spawn = multiprocessing.get_context("spawn")  # a fork has what was registered, and could not register it again
+        self._pool = concurrent.futures.ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(files,))
         self._start = time.perf_counter()
 
     def map(self, what: str, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
