@@ -276,8 +276,8 @@ class Problem:
     def _solved(self, x: torch.Tensor) -> torch.Tensor:
         """The exact ODE: closed form, or 400 steps of order 4, even in log-SNR.
 
-        They differ from `GaussianMixture.solve` by 1e-5 or less of the spread, a hundredth of the smallest figure that
-        is compared, and take a tenth of its time.
+        Of eight states of each main mixture and range none was further than 1.5e-5 of the spread from where
+        `GaussianMixture.solve` ends, in the mean 2.3e-6 or less, and this takes a fraction of its time.
         """
         model, of = self.model, self.range
         if isinstance(model, Gaussian):
