@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,102 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     )
 
 
+_RANGES = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4f}" if value < 1 else f"{value:.2g}"
+
+
+def _pair(entry: Mapping[str, Any] | Sequence[str]) -> str:
+    sampler, schedule = (entry["sampler"], entry["schedule"]) if isinstance(entry, Mapping) else entry
+    return f"`{sampler}` + `{schedule}`"
+
+
+def _leaders(data: Mapping[str, Any]) -> str:
+    parts = [_machine({**data, "threads": 1})]
+    for of, by_calls in data["ranges"].items():
+        rows = []
+        for calls, cell in by_calls.items():
+            peer, (best, second, third, *_) = data["checks"][of][calls][0], cell["leaders"]
+            rows.append([calls, f"{_pair(peer)} {_error(peer['recorded'])}", f"{_pair(best)} {_error(best['error'])}"])
+            rows[-1] += [f"{_pair(other)} {_error(other['error'])}" for other in (second, third)]
+            rows[-1].append(f"{peer['recorded'] / best['error']:.2f}")
+        columns = ["calls", "best pair in ComfyUI", "best pair here", "second", "third", "ComfyUI's best over ours"]
+        parts.append(f"**{_RANGES[of]}**\n\n{_table(columns, rows)}")
+    return "\n\n".join(parts)
+
+
+def _losses(data: Mapping[str, Any]) -> str:
+    lost = [
+        f"{calls} calls on {_RANGES[of]} ({data['checks'][of][calls][0]['recorded'] / cell['leaders'][0]['error']:.2f})"
+        for of, by_calls in data["ranges"].items()
+        for calls, cell in by_calls.items()
+        if cell["leaders"][0]["error"] > data["checks"][of][calls][0]["recorded"]
+    ]
+    if not lost:
+        return "At no number of calls and on no range is the best pair in ComfyUI better than the best one here.\n"
+    return f"The best pair in ComfyUI is better than the best one here at {', '.join(lost)}.\n"
+
+
+def _by_name(data: Mapping[str, Any], key: str) -> str:
+    parts = []
+    for of, by_calls in data["ranges"].items():
+        names = sorted({name for cell in by_calls.values() for name in cell[key]})
+        rows = [
+            [f"`{name}`", *(_best(cell[key].get(name)) for cell in by_calls.values())]
+            for name in sorted(names, key=lambda name: _middle(by_calls, key, name))
+        ]
+        parts.append(f"**{_RANGES[of]}**\n\n{_table([key[:-1], *by_calls], rows)}")
+    return "\n".join(parts)
+
+
+def _middle(by_calls: Mapping[str, Any], key: str, name: str) -> float:
+    """Error of a name at ten calls, by which tables are sorted."""
+    found = by_calls["10"][key].get(name)
+    return math.inf if found is None or found[1] is None else float(found[1])
+
+
+def _same(data: Mapping[str, Any]) -> str:
+    found = [f"`{name}` is also {' and '.join(f'`{o}`' for o in others)}" for name, others in data["same"].items()]
+    return f"Samplers that have the same table are one line: {'; '.join(found)}.\n"
+
+
+def _best(found: Sequence[Any] | None) -> str:
+    return "" if found is None else f"{_error(found[1])} `{found[0]}`"
+
+
+def _checks(data: Mapping[str, Any]) -> str:
+    rows = [
+        [of, calls, _pair(row), f"{row['recorded']:.4f}", _error(row["here"])]
+        for of, by_calls in data["checks"].items()
+        for calls, found in by_calls.items()
+        for row in found
+    ]
+    return _table(["range", "calls", "pair", "recorded", "here"], rows)
+
+
+def _held_out(data: Mapping[str, Any]) -> str:
+    beds = ("gauss", "gmm_digits", "gmm_patches", "kde_digits", "kde_patches", "cfg3_digits", "cfg6_digits")
+    rows = []
+    for calls, found in data["held_out"].items():
+        peer = data["held_out_peers"][calls]
+        rows.append([f"{calls}: ComfyUI's {_pair(peer)}", _error(peer["recorded"]), *([""] * len(beds))])
+        for row in found[:8]:
+            figures = [_error(row["testbeds"][bed]["mean"]) for bed in beds]
+            rows.append([f"{calls}: {_pair(row)}", _error(row["error"]), *figures])
+    return _table(["calls, pair", "six", *beds], rows)
+
+
+def _laws(data: Mapping[str, Any]) -> str:
+    rows = []
+    for name, by_calls in data["laws"].items():
+        best = [min(found.items(), key=lambda item: item[1], default=("", math.inf)) for found in by_calls.values()]
+        rows.append([f"`{name}`", *(f"{_error(distance)} `{schedule}`" for schedule, distance in best)])
+    rows.append(["an exact sample", *[_error(data["law_floor"])] * (len(rows[0]) - 1)])
+    return _table(["sampler", *next(iter(data["laws"].values()))], rows)
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -237,4 +334,12 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "digits_negative": ("digits_recognised", _digits_negative),
     "digits_originality": ("digits_recognised", _digits_originality),
     "digits_training": ("training", _digits_training),
+    "accuracy": ("accuracy", _leaders),
+    "accuracy_lost": ("accuracy", _losses),
+    "accuracy_same": ("accuracy", _same),
+    "accuracy_samplers": ("accuracy", lambda data: _by_name(data, "samplers")),
+    "accuracy_schedules": ("accuracy", lambda data: _by_name(data, "schedules")),
+    "accuracy_checks": ("accuracy", _checks),
+    "accuracy_held_out": ("accuracy", _held_out),
+    "accuracy_laws": ("accuracy", _laws),
 }

@@ -122,6 +122,7 @@ _PLUS = "Chung et al. 2024, arXiv:2406.08070"
 _RES = "Zhang et al. 2023, arXiv:2308.02157"
 _SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
 _SA = "Xue et al. 2023, arXiv:2309.05019"
+_ADAMS = "Hochbruck & Ostermann 2011"
 _S = SamplerType
 _SPECS = (
     _spec(_S.EULER, euler.euler, 1, _KARRAS),
@@ -183,6 +184,8 @@ _SPECS = (
     _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
     _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.EXP_AB, multistep.exp_ab, 2, _ADAMS),
+    _spec(_S.EXP_PC, multistep.exp_pc, 3, _ADAMS),
     _spec(_S.DPM_MULTISTEP, dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
     _spec(_S.DPM_SINGLESTEP, dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
     _spec(_S.PNDM, adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),

@@ -115,6 +115,8 @@ class SamplerType(_Name):
     DDIM = "ddim"
     UNI_PC = "uni_pc"
     UNI_PC_BH2 = "uni_pc_bh2"
+    EXP_AB = "exp_ab"
+    EXP_PC = "exp_pc"
     DPM_MULTISTEP = "dpm_multistep"
     DPM_SINGLESTEP = "dpm_singlestep"
     PNDM = "pndm"

@@ -10,7 +10,7 @@ import torch
 from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired
 
 from ksched import Flow, Process, build_sampler
-from ksched.analysis import measured_order, warped_sigmas
+from ksched.analysis import gaussian_error, measured_order, warped_sigmas
 from ksched.exact import GaussianMixture
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec
@@ -18,6 +18,18 @@ from ksched.types import Array
 
 WITH_NOISE = [spec for spec in SPECS if spec.weak_order is not None]
 SILENT = [spec for spec in SPECS if spec.order and can_be_silent(spec)]
+
+
+#: orders that a method of Adams has with options; the default start is of lower order than the rest
+FULL = [
+    ("exp_ab", {"order": 2}, 2),
+    ("exp_ab", {"order": 3, "start": "runge_kutta"}, 3),
+    ("exp_ab", {"order": 4, "start": "runge_kutta"}, 4),
+    ("exp_pc", {"predictor_order": 1, "corrector_order": 2}, 2),
+    ("exp_pc", {"predictor_order": 2, "corrector_order": 3}, 3),
+    ("exp_pc", {"predictor_order": 3, "corrector_order": 3}, 3),
+    ("exp_pc", {"predictor_order": 3, "corrector_order": 4, "start": "runge_kutta"}, 4),
+]
 
 
 def steps_of(spec: SamplerSpec) -> tuple[int, int]:
@@ -52,23 +64,57 @@ MIXTURES = {
 }
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
-def test_order_is_met_on_a_mixture(spec: SamplerSpec, name: str) -> None:
-    """Data for which the ODE is not linear: there all conditions of an order count, and none is met by luck."""
-    process, model, errors = COORDINATES[name], MIXTURES[name], []
-    counts = (100, 199) if spec.order == 4 else (40, 79) if spec.order > 4 else steps_of(spec)
+def mixture_order(name: str, options: dict[str, Any], of: str, counts: tuple[int, int]) -> float:
+    """Order of a sampler between two numbers of steps."""
+    process, model, errors = COORDINATES[of], MIXTURES[of], []
     for steps in counts:
         sigmas = warped_sigmas(process, steps)
         eps = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
         x = process.add_noise(torch.zeros_like(eps), eps, float(sigmas[0]))
-        sampler = build_sampler(spec.name, sigmas=sigmas, process=process, **no_noise(spec))
-        result = sampler.sample(paired(model), x)
+        result = build_sampler(name, sigmas=sigmas, process=process, **options).sample(paired(model), x)
         errors.append(float((result - model.solve(x, sigmas[[0, -1]])[-1]).square().mean().sqrt()))
-    measured = math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
+    return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
+def test_order_is_met_on_a_mixture(spec: SamplerSpec, name: str) -> None:
+    """Data for which the ODE is not linear: there all conditions of an order count, and none is met by luck."""
+    counts = (100, 199) if spec.order == 4 else (40, 79) if spec.order > 4 else steps_of(spec)
+    measured = mixture_order(spec.name, no_noise(spec), name, counts)
     assert measured >= spec.order - 0.25
     # a small error of the first steps may still hide behind the others: lms, deis and their like measure up to 2.4
     assert measured <= spec.order + 0.8, "a sampler better than declared is declared wrongly"
+
+
+@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@pytest.mark.parametrize(("name", "options", "order"), FULL, ids=lambda value: str(value))
+def test_adams_methods_with_a_start_of_their_own_order_have_it(
+    name: str, options: dict[str, Any], order: int, process: Process
+) -> None:
+    def build(sigmas: Array) -> Plan:
+        return build_sampler(name, sigmas=sigmas, process=process, **options).plan
+
+    assert abs(measured_order(build, process, steps=(128, 256)) - order) < 0.15
+    if "start" in options:  # steps without a memory of their own order are what it takes
+        options = {**options, "start": "adams"}
+        assert measured_order(build, process, steps=(128, 256)) < order - 0.8
+
+
+@pytest.mark.parametrize(("name", "options", "order"), FULL, ids=lambda value: str(value))
+def test_adams_methods_have_their_order_on_a_mixture(name: str, options: dict[str, Any], order: int) -> None:
+    assert mixture_order(name, options, "ve", (200, 399)) >= order - 0.25  # constants of both signs: some measure more
+
+
+def test_steps_that_shrink_towards_the_start_hide_a_start_of_lower_order() -> None:
+    """The first step of n is of length 1 / n ** 2: an error of second order there is one of fourth order in n."""
+
+    def error(name: str, steps: int) -> float:
+        sigmas = 10 * 0.01 ** (torch.linspace(0, 1, steps + 1, dtype=torch.float64).numpy() ** 2)
+        return gaussian_error(build_sampler(name, sigmas=sigmas).plan, std=0.5)
+
+    for name, order in (("exp_ab", 3), ("exp_pc", 4)):
+        assert abs(math.log2(error(name, 320) / error(name, 640)) - order) < 0.15
 
 
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)

@@ -53,6 +53,13 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("uni_pc", {"order": 1, "corrector": False, "variant": "bh2"}, "euler", {}),
     ("uni_pc", {"order": 2, "corrector": False, "lower_order_final": False, "variant": "bh2"}, "dpmpp_2m", {}),
     ("uni_pc", {"variant": "bh2"}, "uni_pc_bh2", {}),
+    ("exp_ab", {"order": 1}, "euler", {}),
+    ("exp_ab", {"order": 2}, "res_multistep", {}),
+    ("exp_ab", {"order": 2}, "dpmpp_2m", {"solver_type": "heun"}),
+    ("exp_ab", {}, "dpmpp_3m_sde", {"eta": 0.0}),
+    ("exp_pc", {"corrector_order": 0}, "exp_ab", {}),
+    ("exp_pc", {"predictor_order": 2, "corrector_order": 0, "start": "runge_kutta"}, "res_multistep", {}),
+    ("exp_pc", {"predictor_order": 1, "corrector_order": 0}, "euler", {}),
     ("dpm_multistep", {"order": 1}, "euler", {}),
     ("dpm_multistep", {"order": 2}, "dpmpp_2m", {}),
     ("dpm_multistep", {"order": 2, "eta": 0.6}, "dpmpp_2m_sde", {"eta": 0.6}),
@@ -107,6 +114,39 @@ def test_without_guidance_cfg_pp_is_the_sampler_it_is_named_for(name: str, proce
     merged, single = (t[:, outputs].reshape(len(t), -1, 2).sum(2) for t in (pairs, want))
     np.testing.assert_allclose(merged, single, atol=1e-12)
     np.testing.assert_allclose(np.delete(pairs, outputs, 1), np.delete(want, outputs, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@given(data=st.data())
+def test_predictor_and_corrector_are_sa_solver_where_that_lowers_no_order(
+    process: Process, data: st.DataObject
+) -> None:
+    sigmas = data.draw(sigma_curves(process))
+    sigmas = sigmas[sigmas > 0]
+    for orders in ((3, 4), (2, 3), (4, 0)):
+        how: dict[str, Any] = {"predictor_order": orders[0], "corrector_order": orders[1]}
+        got = table(build_sampler("exp_pc", sigmas=sigmas, process=process, **how).plan)
+        want = table(build_sampler("sa_solver", sigmas=sigmas, process=process, tau=0.0, **how).plan)
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("orders", "single"), [((3, 0), "res_2s"), ((4, 0), "res_3s"), ((3, 4), "res_3s")])
+def test_a_step_by_runge_kutta_is_that_of_the_single_step_method(orders: tuple[int, int], single: str) -> None:
+    how: dict[str, Any] = {"predictor_order": orders[0], "corrector_order": orders[1], "start": "runge_kutta"}
+    got, want = (
+        build_sampler(name, sigmas=[4.0, 2.5], **given).plan for name, given in (("exp_pc", how), (single, {}))
+    )
+    np.testing.assert_allclose(table(got), table(want), rtol=1e-12)
+
+
+def test_the_end_by_an_integral_is_that_of_the_line_through_two_eps() -> None:
+    sigmas = (3.0, 2.0, 0.5, 0.0)
+    how: dict[str, Any] = {"predictor_order": 1, "corrector_order": 0, "end": "integral"}
+    states = table(build_sampler("euler", sigmas=sigmas).plan)
+    eps = [(states[k] - np.eye(states.shape[1])[1 + 2 * k]) / sigmas[k] for k in range(3)]
+    middle = eps[2] + (0.25 - 0.5) * (eps[1] - eps[2]) / (2.0 - 0.5)  # of the line, half way from 0.5 to 0
+    want = [*states[:3], states[2] - 0.5 * middle]
+    np.testing.assert_allclose(table(build_sampler("exp_pc", sigmas=sigmas, **how).plan), want, atol=1e-12)
 
 
 def test_different_samplers_have_different_tables() -> None:

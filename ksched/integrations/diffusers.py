@@ -192,7 +192,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             its = {key: value for key, value in its.items() if key in unchosen or key not in parameters}
             self.register_to_config(**its)
             unchosen |= its.keys()
-        if "_use_default_values" in self.config or unchosen:
+        if "_use_default_values" in self.config:  # else everything was chosen, as in a file
             self.register_to_config(_use_default_values=sorted(unchosen - {"stock_class"}))
 
     # ------------------------------------------------------------------------------------------------- made of others

@@ -323,6 +323,7 @@ def stages(
     s_noise: float = 1.0,
     predict: Literal["denoised", "eps"] = "denoised",
     each_call: Callable[[], object] = lambda: None,
+    known: V | None = None,
 ) -> V:
     """One step of a single-step exponential method: from ``s`` through inner levels to the last one.
 
@@ -335,6 +336,7 @@ def stages(
     predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
         eps says nothing of the data)
     each_call : called before every model call, for methods whose stages are steps of the grid
+    known : the prediction at ``s``, if the model has been called there
 
     Notes
     -----
@@ -348,7 +350,7 @@ def stages(
     places = shares(s, levels) if nodes is None else [*nodes, 1.0]
     for level, row in zip(levels, rows(places, -z if eps else z), strict=True):
         each_call()
-        denoised = run.denoise(state, before)
+        denoised = run.denoise(state, before) if known is None or outputs else known
         outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
         first = denoised if before is s else first
         if eps:

@@ -35,8 +35,10 @@ __all__ = [
     "exp_heun_2_x0",
     "exp_heun_2_x0_sde",
     "fast_orders",
+    "linear",
     "res_2s",
     "res_3s",
+    "res_3s_rows",
     "seeds_2",
     "seeds_3",
 ]
@@ -60,7 +62,7 @@ def _halves(shares: list[float], z: float) -> list[list[float]]:
     return [[1.0], [1 - 1 / (2 * r), 1 / (2 * r)]]
 
 
-def _linear(shares: list[float], z: float) -> list[list[float]]:
+def linear(shares: list[float], z: float) -> list[list[float]]:
     """The exact integral of the line through two predictions (ETD2RK, RES 2S)."""
     second = _ramp(z) / shares[0]
     return [[1.0], [1 - second, second]]
@@ -73,7 +75,7 @@ def _thirds(shares: list[float], z: float) -> list[list[float]]:
     return [[1.0], [1 - second, second], [1 - third, 0.0, third]]
 
 
-def _res_3s(shares: list[float], z: float) -> list[list[float]]:
+def res_3s_rows(shares: list[float], z: float) -> list[list[float]]:
     """The family of three-stage methods of stiff order 3: Hochbruck & Ostermann 2005, eq. 5.9."""
     c2, c3, _ = shares
     gamma = (3 * c3 - 2) * c3 / ((2 - 3 * c2) * c2)
@@ -139,7 +141,7 @@ def seeds_2(
     -----
     Gonzalez et al. 2023, arXiv:2305.14267, algorithm 2.
     """
-    return _singlestep(run, grid, x, [r], _halves if solver_type == "phi_1" else _linear, eta, s_noise)
+    return _singlestep(run, grid, x, [r], _halves if solver_type == "phi_1" else linear, eta, s_noise)
 
 
 def exp_heun_2_x0(run: Verbs[V], grid: Grid, x: V) -> V:
@@ -215,7 +217,7 @@ def res_2s(run: Verbs[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     -----
     Zhang et al. 2023, arXiv:2308.02157, algorithm 1 without its noise.
     """
-    return _singlestep(run, grid, x, [c2], _linear)
+    return _singlestep(run, grid, x, [c2], linear)
 
 
 def res_3s(run: Verbs[V], grid: Grid, x: V, *, c2: Annotated[float, Between(0.1, 0.66)] = 0.5, c3: Node = 1.0) -> V:
@@ -233,7 +235,7 @@ def res_3s(run: Verbs[V], grid: Grid, x: V, *, c2: Annotated[float, Between(0.1,
     """
     if not c2 < c3:
         raise ValueError(f"res_3s: c2 must be below c3; got c2={c2}, c3={c3}")
-    return _singlestep(run, grid, x, [c2, c3], _res_3s)
+    return _singlestep(run, grid, x, [c2, c3], res_3s_rows)
 
 
 def etdrk4(run: Verbs[V], grid: Grid, x: V) -> V:
