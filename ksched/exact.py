@@ -148,10 +148,11 @@ class GaussianMixture:
         rng = np.random.default_rng(seed)
         part = rng.choice(len(self.weights), size=n, p=self.weights)
         variances, axes = self._spread
-        apart = rng.standard_normal((n, self.dimension)) * np.sqrt(variances[part])
-        if axes is not None:
-            for k in np.unique(part):
-                apart[part == k] = apart[part == k] @ axes[k].T
+        apart = rng.standard_normal((n, self.dimension))
+        if axes is None:
+            return self.means[part] + apart * np.sqrt(variances[part])
+        for k in np.unique(part):  # by the symmetric root, as the signs of axes differ between machines
+            apart[part == k] = apart[part == k] @ (axes[k] * np.sqrt(variances[k])) @ axes[k].T
         return self.means[part] + apart
 
     def only(self, label: int) -> GaussianMixture:
