@@ -242,12 +242,12 @@ def save_sheet(cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mappin
     from PIL import PngImagePlugin
 
     from ksched.sheets import sheet
-    from ksched.stable_diffusion.files import _write
+    from ksched.stable_diffusion.files import write_whole
 
     notes = PngImagePlugin.PngInfo()
     notes.add_text(SHEET, json.dumps(shown))
     buffer = io.BytesIO()
     sheet(cells, **words).save(buffer, "PNG", pnginfo=notes)
     make_folder(path.parent)
-    _write(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     print(path)

@@ -171,9 +171,9 @@ def _draw_files(
 ) -> None:
     """Images into one file or numbered ones; those that are there stay."""
     from ksched.stable_diffusion import save_png
-    from ksched.stable_diffusion.jobs import _Job
+    from ksched.stable_diffusion.jobs import Job
 
-    job = _Job.of(model, config, **given)
+    job = Job.of(model, config, **given)
     count = len(job.config.seeds)
     paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{number:05d}") for number in range(count)]
     done = set()
@@ -229,13 +229,13 @@ def _check_origin(
     given: Mapping[str, Any],
 ) -> None:
     """Raise unless what a picture was made of is there again."""
-    from ksched.stable_diffusion.jobs import _Job
+    from ksched.stable_diffusion.jobs import Job
 
     found = carried(picture)
     if found is None or not found[1]:
         return
     config, origin = found
-    now = _Job.of(model, config, **given).origin
+    now = Job.of(model, config, **given).origin
     flags = {"model": "--model", "init_image": "--init", "mask": "--mask"}
     if other := [flag for name, flag in flags.items() if origin.get(name) != now[name]]:
         raise ValueError(

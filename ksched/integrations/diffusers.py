@@ -222,7 +222,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         unchosen = {"_use_default_values", *config.get("_use_default_values", ())}
         kept = adopted(dict(config), kwargs) if is_foreign(config, cls.__name__) else dict(config)
         kept = {key: value for key, value in kept.items() if key not in unchosen}
-        stock = kept.get("stock_class")
+        stock = str(kept.get("stock_class"))
         others = set(defaults_of(stock) if stock in CLASSES else ()) - known
         hidden = {key: value for key, value in kept.items() if key not in known and not key.startswith("_")}
         hidden |= {key: kwargs.pop(key) for key in (others | hidden.keys()) & kwargs.keys()}

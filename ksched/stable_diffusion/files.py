@@ -30,6 +30,7 @@ __all__ = [
     "opened",
     "read_config",
     "save_png",
+    "write_whole",
 ]
 
 #: a picture, or where one is
@@ -60,7 +61,7 @@ def save_png(image: Image.Image, path: str | Path) -> None:
             notes.add_text(key, image.info[key])
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=notes)
-    _write(Path(path), buffer.getvalue())
+    write_whole(Path(path), buffer.getvalue())
 
 
 def read_config(picture: Picture) -> SamplingConfig:
@@ -132,7 +133,7 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
         if common == len(config.seeds):
             return
     entries = {"format": _FORMAT, "config": config.to_dict(), "origin": dict(origin)}
-    _write(manifest, json.dumps(entries, indent=1).encode(), f".{secrets.token_hex(4)}")  # by many at once, maybe
+    write_whole(manifest, json.dumps(entries, indent=1).encode(), f".{secrets.token_hex(4)}")  # by many at once, maybe
 
 
 def is_finished(path: Path, config: SamplingConfig) -> bool:
@@ -153,7 +154,7 @@ def is_finished(path: Path, config: SamplingConfig) -> bool:
     return True
 
 
-def _write(path: Path, data: bytes, mark: str = "") -> None:
+def write_whole(path: Path, data: bytes, mark: str = "") -> None:
     """Write beside the file, and give it the name at the end; what a killed run left there is written over."""
     part = path.with_name(f".{path.name}{mark}.part")
     try:

@@ -21,7 +21,7 @@ from ksched.stable_diffusion.preview import Preview
 if TYPE_CHECKING:
     from ksched.stable_diffusion.adapter import Drawing, StableDiffusion
 
-__all__ = ["Cancel", "Cancelled", "Progress", "generate", "run"]
+__all__ = ["Cancel", "Cancelled", "Job", "Progress", "generate", "run"]
 
 
 class _Flag(Protocol):
@@ -62,7 +62,7 @@ def generate(
     model: StableDiffusion, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
 ) -> list[Image.Image]:
     """Images; arguments and errors as for `StableDiffusion.generate`."""
-    job = _Job.of(model, config, init_image, mask)
+    job = Job.of(model, config, init_image, mask)
     made = list[Image.Image]()
     try:
         for _, image in job.draw(range(len(job.config.seeds)), **how):
@@ -83,7 +83,7 @@ def run(
     **how: Any,
 ) -> list[Path]:
     """Images into files of a folder; arguments and errors as for `StableDiffusion.run`."""
-    job = _Job.of(model, config, init_image, mask)
+    job = Job.of(model, config, init_image, mask)
     count = len(job.config.seeds)
     paths = {number: folder / f"{number:05d}.png" for number in (range(count) if numbers is None else numbers)}
     if wrong := [number for number in paths if not 0 <= number < count]:
@@ -100,7 +100,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A configuration with all that was left open decided, and its pictures read."""
 
     model: StableDiffusion
@@ -111,7 +111,8 @@ class _Job:
     @classmethod
     def of(
         cls, model: StableDiffusion, config: SamplingConfig, init_image: Picture | None, mask: Picture | None
-    ) -> _Job:
+    ) -> Job:
+        """The job, or an error for what does not fit together."""
         if mask is not None and init_image is None:
             raise ValueError("mask says where to change init_image, and that is missing; give both")
         original = None if init_image is None else opened("init_image", init_image).convert("RGB")

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from ksched.stable_diffusion.config import SamplingConfig
-from ksched.stable_diffusion.files import MANIFEST, Picture, _write, is_finished
+from ksched.stable_diffusion.files import MANIFEST, Picture, is_finished, write_whole
 from ksched.stable_diffusion.jobs import Cancel
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _note(folder: Path, entries: Mapping[str, Any]) -> None:
-    _write(folder / MANIFEST, json.dumps(entries, indent=1).encode())
+    write_whole(folder / MANIFEST, json.dumps(entries, indent=1).encode())
 
 
 def _path(folder: Path, number: int) -> Path:
