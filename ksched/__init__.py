@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ksched.registry import register_sampler
     from ksched.runner import Run
     from ksched.sampler import Sampler, build_sampler
+    from ksched.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "plots",
     "register_sampler",
     "testing",
+    "tune",
 ]
 __all__ += grid.__all__
 __all__ += schedules.__all__
@@ -87,6 +89,7 @@ _LATE = {
     "check_model": "check",
     "log_likelihood": "likelihood",
     "register_sampler": "registry",
+    "tune": "tuning",
 }
 
 

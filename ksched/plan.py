@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,6 +75,7 @@ class Plan:
     draws : the noises that the rows refer to
     start, end : levels of the first and the last state
     sigmas : contract sigmas of the schedule, one more than there are steps
+    report : how it was made and measured, by `ksched.tune`; plain data, no part of what the plan is
 
     Raises
     ------
@@ -97,6 +98,7 @@ class Plan:
     start: Level
     end: Level
     sigmas: tuple[float, ...]
+    report: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.rows) < 2 or self.rows[0].terms or self.rows[-1].level is not None:
@@ -190,7 +192,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """Fingerprint of the table: equal for equal plans, on any machine."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._table(), allow_nan=False).encode()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -209,8 +211,8 @@ class Plan:
 
         return drive(Run(self, x, noise=noise), denoiser)
 
-    def to_json(self) -> str:
-        """The plan as JSON text; floats keep every bit."""
+    def _table(self) -> dict[str, Any]:
+        """All but the report, as plain data."""
         rows = [
             {
                 "terms": [[str(r), v] for r, v in row.terms],
@@ -222,7 +224,11 @@ class Plan:
         ]
         head = {"format": "ksched-plan", "version": 1, "sigmas": _pack(self.sigmas)}
         ends = {"start": _pack(self.start), "end": _pack(self.end), "draws": [_pack(draw) for draw in self.draws]}
-        return json.dumps({**head, **ends, "rows": rows}, allow_nan=False)
+        return {**head, **ends, "rows": rows}
+
+    def to_json(self) -> str:
+        """The plan as JSON text, with its report; floats keep every bit."""
+        return json.dumps({**self._table(), **({"report": dict(self.report)} if self.report else {})}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -248,9 +254,10 @@ class Plan:
             draws = tuple(Draw(float(draw[0]), float(draw[1]), int(draw[2]), int(draw[3])) for draw in data["draws"])
             ends = Level(*_unpack(data["start"])), Level(*_unpack(data["end"]))
             sigmas = _unpack(data["sigmas"])
+            report = dict(data.get("report", {}))
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"not a ksched plan in JSON, version 1: {error!r}") from error
-        return cls(rows, draws, *ends, sigmas)
+        return cls(rows, draws, *ends, sigmas, report)
 
     def __str__(self) -> str:
         calls = [f"eval s={row.level.label:g}" if row.level is not None else "" for row in self.rows]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ksched.grid import Grid
 from ksched.options import Option, options_of
 from ksched.plan import Plan
-from ksched.samplers import adams, adaptive, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
+from ksched.replay import on_own_levels, own_levels, placed, replay
+from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.tape import SamplerFunction, trace
 from ksched.types import Dialect, SamplerType
 
-__all__ = ["DIALECTS", "SamplerSpec", "register_sampler", "sampler_spec", "samplers"]
+__all__ = ["AUTO", "DIALECTS", "SamplerSpec", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
 
 Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
+OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> contract sigmas
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class SamplerSpec:
     adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are those of
         a step
     ends_at_denoised : whether a step to sigma 0 returns the prediction
+    levels : ``(steps, process, *, options) -> sigmas``, where the sampler has levels of its own and takes no schedule
+    text : what finds it, if it is not in the registry: a plan as JSON
+    steps : numbers of steps that it has levels for; () is any
     """
 
     name: str
@@ -54,6 +59,14 @@ class SamplerSpec:
     uncond: bool = False
     adaptive: bool = False
     ends_at_denoised: bool = True
+    levels: OwnLevels | None = None
+    text: str = ""
+    steps: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What `sampler_spec` finds it by."""
+        return self.text or self.name
 
     @property
     def own_options(self) -> Mapping[str, Option]:
@@ -62,8 +75,8 @@ class SamplerSpec:
 
     @cached_property
     def options(self) -> Mapping[str, Option]:
-        """The sampler's options and those that every sampler has (see `ksched.samplers.view.view`)."""
-        return {**self.own_options, **VIEW_OPTIONS}
+        """The sampler's options and those that every sampler on a schedule has (see `ksched.samplers.view.view`)."""
+        return self.own_options if self.levels else {**self.own_options, **VIEW_OPTIONS}
 
     @property
     def summary(self) -> str:
@@ -202,6 +215,9 @@ _SPECS = (
 )
 _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
 
+#: a choice among samplers, not one of them
+AUTO = SamplerSpec("auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels)
+
 _ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
 _K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
     _S.LMS: {"end": "integral"},
@@ -293,13 +309,45 @@ def samplers() -> Iterator[SamplerSpec]:
 def sampler_spec(name: SamplerType | str) -> SamplerSpec:
     """The sampler of a name: one registered by that very name, else by any spelling `SamplerType.parse` knows.
 
+    "auto" is `ksched.samplers.auto.auto`; and the JSON of a `Plan` is a sampler too, on the levels of the plan.
+
     Raises
     ------
     TypeError, ValueError : no such sampler; the message lists near names
     """
+    if isinstance(name, str) and name.lstrip().startswith("{"):
+        return plan_spec(Plan.from_json(name))
+    if name == AUTO.name:
+        return AUTO
     if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
     return _REGISTRY[SamplerType.parse(name)]
+
+
+@dataclass(frozen=True)
+class _OfPlan(SamplerSpec):
+    """A plan as a sampler."""
+
+    whole: Plan | None = None
+
+    def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
+        """The plan itself on its own levels."""
+        assert self.whole is not None
+        here = placed(self.whole, grid.process)
+        own = on_own_levels(here, [level.label for level in grid.levels])
+        return here if own else super().plan(grid, options)
+
+
+def plan_spec(plan: Plan) -> SamplerSpec:
+    """A plan as a sampler, on its own levels and, with a general method, on the last few of them."""
+
+    def calls(steps: int, to_zero: bool) -> int:
+        return plan.nfe
+
+    facts: dict[str, Any] = {"calls": calls, "draws": len(plan.draws), "ends_at_denoised": False}
+    facts |= {"uncond": any(row.both for row in plan.rows), "levels": partial(own_levels, plan)}
+    facts |= {"steps": tuple(dict.fromkeys((plan.steps, plan.nfe)))}
+    return _OfPlan(f"plan {plan.digest[:8]}", replay(plan), 0, "a plan", text=plan.to_json(), whole=plan, **facts)
 
 
 def dialect_options(spec: SamplerSpec, dialect: Dialect) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from ksched.noise import Seed
 from ksched.options import Option, check_options
 from ksched.plan import Plan
 from ksched.processes import Process, default_process
-from ksched.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
@@ -208,9 +208,9 @@ def _frozen(values: list[float]) -> Array:
 
 
 def build_sampler(
-    sampler: SamplerType | str = SamplerType.EULER,
-    schedule: NoiseSchedule | str = NoiseSchedule.SIMPLE,
-    steps: int = 20,
+    sampler: SamplerType | str | Plan = SamplerType.EULER,
+    schedule: NoiseSchedule | str | None = None,
+    steps: int | None = None,
     *,
     process: Process | None = None,
     sigmas: ArrayLike | None = None,
@@ -221,9 +221,11 @@ def build_sampler(
 
     Parameters
     ----------
-    sampler : a `SamplerType`, any spelling `SamplerType.parse` knows, or a name given to `register_sampler`
-    schedule : a `NoiseSchedule` or any spelling `NoiseSchedule.parse` knows
-    steps : number of schedule steps, >= 1
+    sampler : a `SamplerType`, any spelling `SamplerType.parse` knows, or a name given to `register_sampler`; "auto",
+        the best method known for the number of steps, with its own levels (see `ksched.samplers.auto.auto`); or a
+        `Plan`, such as `ksched.tune` makes
+    schedule : a `NoiseSchedule` or any spelling `NoiseSchedule.parse` knows; None is simple. "auto" and plans take none
+    steps : number of schedule steps, >= 1; None is 20, or as many as the plan has
     process : what the model was trained on; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
     dialect : whose behaviour the names mean, where programs differ: tables of options, `ksched.DIALECTS` for schedules
@@ -233,14 +235,17 @@ def build_sampler(
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a value out of range, sigmas that are not a grid
+    TypeError, ValueError : an unknown name or option, a value out of range, sigmas that are not a grid, a plan for
+        another process
     """
-    spec = sampler_spec(sampler)
+    spec = plan_spec(sampler) if isinstance(sampler, Plan) else sampler_spec(sampler)
     process = default_process() if process is None else process
     if not isinstance(process, Process):
         raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
     dialect = Dialect.parse(dialect)
-    schedule = NoiseSchedule.parse(schedule)
+    if spec.levels is not None and schedule is not None and sigmas is None:
+        raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
+    schedule = NoiseSchedule.SIMPLE if schedule is None else NoiseSchedule.parse(schedule)
     own = {name: value for name, value in options.items() if name in spec.options}
     rest = {name: value for name, value in options.items() if name not in spec.options}
     owner = f"sampler {spec.name}"
@@ -248,9 +253,13 @@ def build_sampler(
     if sigmas is not None:
         check_options(f"{owner} on custom sigmas", spec.options, rest)  # refuses them all
         return Sampler(spec, Grid.of(sigmas, process), given, None, dialect)
+    if spec.levels is not None:
+        check_options(owner, spec.options, rest)
+        asked = (sampler.steps if isinstance(sampler, Plan) else 20) if steps is None else steps
+        return Sampler(spec, Grid.of(spec.levels(asked, process, **own), process), given, None, dialect)
     span = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     shared = {**spec.options, **schedule_options(schedule), **span}
     for name in rest.keys() - shared.keys():
         check_options(f"{owner} with schedule {schedule.value}", shared, {name: None})
-    levels = calculate_sigmas(schedule, steps, process, dialect=dialect, **rest)
+    levels = calculate_sigmas(schedule, 20 if steps is None else steps, process, dialect=dialect, **rest)
     return Sampler(spec, Grid.of(levels, process), given, schedule, dialect)

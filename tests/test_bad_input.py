@@ -47,7 +47,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; known: euler, euler_cfg_pp"),
     ("sampler not a name", build(3), TypeError, "a sampler is named by a string; got 3"),
     ("schedule misspelt", build("euler", "karas"), ValueError, "unknown noise schedule 'karas'; did you mean karras"),
-    ("schedule not a name", build("euler", None), TypeError, "a noise schedule is named by a string; got None"),
+    ("schedule not a name", build("euler", 3), TypeError, "a noise schedule is named by a string; got 3"),
     ("dialect unknown", build("euler", dialect="klingon"), ValueError, "unknown dialect 'klingon'; known: ksched"),
     ("label unknown", lambda: ksched.parse_label("DPM++ 9X Karras"), ValueError, "unknown sampler"),
     ("label not text", lambda: ksched.parse_label(7), TypeError, "a label is a string"),  # type: ignore[arg-type]

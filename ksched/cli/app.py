@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched import __version__
-from ksched.cli import compare, generate, levels, names, pictures, show
+from ksched.cli import compare, generate, levels, names, pictures, show, tune
 
 __all__ = ["make_app"]
 
@@ -28,6 +28,7 @@ def make_app() -> typer.Typer:
         "sigmas": levels.print_sigmas,
         "plot": pictures.draw_schedules,
         "plan": levels.print_plan,
+        "tune": tune.tune_plan,
     }
     for name, function in commands.items():
         app.command(name, help=_paragraphs(function.__doc__ or ""))(function)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.console import Console
 from ksched.cli.process import ProcessName
 from ksched.options import Option, check_options
 from ksched.types import Dialect
+
+if TYPE_CHECKING:
+    from ksched.plan import Plan
 
 __all__ = [
     "AsJSON",
@@ -27,6 +31,7 @@ __all__ = [
     "ZeroSNR",
     "plain_number",
     "read_options",
+    "read_plan",
     "screen",
 ]
 
@@ -46,6 +51,18 @@ Options: TypeAlias = Annotated[
     list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option; may be repeated.")
 ]
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def read_plan(file: Path) -> Plan:
+    """The plan in a file, or an error that says what is wrong with it."""
+    from ksched.plan import Plan
+
+    try:
+        return Plan.from_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def screen() -> Console:

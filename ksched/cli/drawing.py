@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ksched.registry import sampler_spec
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -210,11 +212,17 @@ def quoted(prompt: str) -> str:
     return f"“{prompt if len(prompt) <= 90 else prompt[:89] + '…'}”"
 
 
+def _names(config: SamplingConfig) -> list[str]:
+    """Sampler and schedule, if it takes one."""
+    spec = sampler_spec(config.sampler)
+    return [spec.name] if spec.levels is not None else [spec.name, config.schedule]
+
+
 def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -> str:
     """What all images of a sheet have in common."""
     width, height = config.width or model.size[0], config.height or model.size[1]
     steps = f"{config.steps} step{'' if config.steps == 1 else 's'}"
-    words = [f"seed {config.seeds[0]}"] if plain else [config.sampler, config.schedule, steps]
+    words = [f"seed {config.seeds[0]}"] if plain else [*_names(config), steps]
     words += [f"guidance {config.guidance_scale:g}", f"model {model.name}", f"{width} x {height}"]
     words += [f"without {quoted(config.negative_prompt)}"] * bool(config.negative_prompt)
     return ", ".join(words)

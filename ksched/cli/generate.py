@@ -38,7 +38,7 @@ from ksched.cli.drawing import (
     threads_for,
     told_of_interruption,
 )
-from ksched.cli.requests import Wanted, given_of, is_folder, seeds_of, wanted_of
+from ksched.cli.requests import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion
@@ -59,6 +59,9 @@ def generate_images(
         str | None, typer.Option("--label", help='Sampler and schedule in one, such as "DPM++ 2M Karras".')
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="fast, balanced or high_quality.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A plan from ksched tune, instead of sampler, schedule and steps.")
+    ] = None,
     option: Options = None,
     negative: Negative = None,
     guidance: Guidance = None,
@@ -119,6 +122,7 @@ def generate_images(
         label=label,
         preset=preset,
     )
+    changes |= {} if plan is None else of_plan(plan, changes)
     wanted = wanted_of(what, again, changes, option)
     target = _target(out, what, again, wanted, grid)
     several = is_folder(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,6 @@ from ksched.cli.common import (
     DialectName,
     Options,
     ProcessOption,
-    ScheduleName,
     Shift,
     SigmaMax,
     SigmaMin,
@@ -20,9 +20,10 @@ from ksched.cli.common import (
     ZeroSNR,
     plain_number,
     read_options,
+    read_plan,
 )
 from ksched.cli.process import ProcessName, make_process
-from ksched.registry import sampler_spec
+from ksched.registry import plan_spec, sampler_spec
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.types import Dialect, NoiseSchedule
 
@@ -66,9 +67,11 @@ def print_sigmas(
 
 
 def print_plan(
-    sampler: Annotated[str, typer.Argument(help="Sampler; see 'ksched list'.")],
-    schedule: ScheduleName = "simple",
-    steps: Steps = 20,
+    sampler: Annotated[str, typer.Argument(help="Sampler, see 'ksched list'; auto; or a plan in a .json file.")],
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.", show_default="simple")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "-n", help="At least 1.", show_default="20")] = None,
     sigmas: Annotated[
         str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
     ] = None,
@@ -84,14 +87,17 @@ def print_plan(
     """Print a sampler on a schedule as the table of numbers that it is."""
     from ksched.sampler import build_sampler
 
-    spec = sampler_spec(sampler)
-    known = {**schedule_options(NoiseSchedule.parse(schedule)), **spec.options}
-    options = read_options(option, f"sampler {spec.name} with schedule {NoiseSchedule.parse(schedule)}", known)
+    named = read_plan(Path(sampler)) if sampler.lower().endswith(".json") else sampler
+    spec = sampler_spec(named) if isinstance(named, str) else plan_spec(named)
+    rule = NoiseSchedule.parse(schedule or NoiseSchedule.default())
+    known = {**({} if spec.levels else schedule_options(rule)), **spec.options}
+    owner = f"sampler {spec.name}" + ("" if spec.levels else f" with schedule {rule}")
+    options = read_options(option, owner, known)
     limits = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     options |= {name: value for name, value in limits.items() if value is not None}
     made = make_process(process, shift, zero_terminal_snr)
     where: dict[str, Any] = {"process": made, "sigmas": _levels(sigmas), "dialect": dialect}
-    plan = build_sampler(spec.name, schedule, steps, **where, **options).plan
+    plan = build_sampler(named, schedule, steps, **where, **options).plan
     if as_json:
         print(plan.to_json())
         return

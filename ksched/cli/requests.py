@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ksched.cli.common import read_options
+from ksched.cli.common import read_options, read_plan
 from ksched.cli.drawing import SHEET
 from ksched.options import Option
 from ksched.registry import sampler_spec
@@ -18,7 +18,17 @@ from ksched.types import NoiseSchedule
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig
 
-__all__ = ["Wanted", "given_of", "is_folder", "parts_of", "seeds_of", "split_options", "wanted_of", "whole_number"]
+__all__ = [
+    "Wanted",
+    "given_of",
+    "is_folder",
+    "of_plan",
+    "parts_of",
+    "seeds_of",
+    "split_options",
+    "wanted_of",
+    "whole_number",
+]
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,16 @@ def split_options(
 def given_of(**values: Any) -> dict[str, Any]:
     """What was given of options whose default is left to others."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def of_plan(file: Path, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan in a file as the settings that it stands for."""
+    plan = read_plan(file)
+    if taken := {"sampler", "schedule", "label", "preset"} & beside.keys():
+        raise ValueError(f"--plan is sampler and schedule in one; leave out --{min(taken)}, or it")
+    if beside.get("steps", plan.steps) not in (plan.steps, plan.nfe):
+        raise ValueError(f"the plan has {plan.steps} steps; got --steps {beside['steps']}")
+    return {"sampler": plan.to_json(), "schedule": NoiseSchedule.default().value, "steps": plan.steps}
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:

@@ -66,7 +66,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Parameters
     ----------
-    sampler, schedule : names, as for `ksched.build_sampler`; None means what ``stock_class`` does
+    sampler, schedule : names, as for `ksched.build_sampler`; None means what ``stock_class`` does. "auto" and the JSON
+        of a plan are samplers that take no schedule
     sampler_options, schedule_options : options of the two
     dialect : whose numbers the names mean; None is ksched's own, or diffusers' where neither of the two is given
     noise_seed : seed of the noise, by item of the batch (item i takes ``noise_seed + i``); None takes the ``generator``
@@ -157,16 +158,16 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         if layout is not None and layout not in _LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {layout!r}")
-        if sampler is not None:
-            sampler_spec(sampler)
         if schedule is not None:
             NoiseSchedule.parse(schedule)
         if dialect is not None:
             Dialect.parse(dialect)
         if noise_seed is not None and (isinstance(noise_seed, bool) or not isinstance(noise_seed, int)):
             raise TypeError(f"noise_seed must be a whole number or None; got {noise_seed!r}")
-        if sampler is not None and (sampler_spec(sampler).uncond or sampler_spec(sampler).adaptive):
-            own_iterations({}, 1, sampler=sampler, schedule=None, stock=None)  # says why not
+        if sampler is not None:
+            spec = sampler_spec(sampler)
+            if spec.uncond or spec.adaptive or (spec.levels is not None and schedule is not None):
+                own_iterations({}, 1, sampler=sampler, schedule=schedule, stock=None)  # says why not
         if sampler is None and schedule is None and stock_class is not None and dialect not in (None, "diffusers"):
             raise ValueError(f"dialect says what sampler and schedule mean: give one of them; got {dialect!r} alone")
         if schedule is None and schedule_options:
@@ -356,7 +357,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             options, layout = self._entries.sampler_options, self._entries.layout
             return stock_iterations(stock, config, steps, given=given, options=options, layout=layout, **how)
         only_even = lists["timesteps"] is None and _is_even(lists["sigmas"])
-        if self._entries.schedule is not None and is_flow(config, stock) and only_even:
+        own = self._entries.sampler is not None and sampler_spec(self._entries.sampler).levels is not None
+        if (own or self._entries.schedule is not None) and is_flow(config, stock) and only_even:
             steps, how["sigmas"] = len(lists["sigmas"]), None
         return own_iterations(
             config,

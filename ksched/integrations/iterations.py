@@ -432,6 +432,8 @@ def own_iterations(
         kept = {name: value for name, value in request.options.items() if name not in gone}
         sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
     spec = sampler_spec(sampler)
+    if spec.levels is not None and schedule is not None:
+        raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
     if spec.uncond:
         raise ValueError(
             f"sampler {spec.name} needs the prediction without guidance too, and pipelines hand over the guided one "
@@ -444,9 +446,11 @@ def own_iterations(
         )
 
     def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.name, tuple(float(v) for v in levels), process, reading, options)
+        return Method(spec.key, tuple(float(v) for v in levels), process, reading, options)
 
     def scheduled(count: int) -> Method:
+        if spec.levels is not None:
+            return method(spec.levels(count, process, **options))
         if schedule is None and stock is not None:
             return method(_levels_of(stock, config, count, mu))
         name = schedule or NoiseSchedule.SIMPLE
@@ -467,7 +471,8 @@ def own_iterations(
         made = method(np.append(process.sigma(np.asarray(timesteps, dtype=np.float64)), 0.0))
     else:
         asked = check_steps(steps)
-        made = scheduled(_steps_within(spec, asked, scheduled) if layout == "calls" else asked)
+        by_calls = layout == "calls" and spec.levels is None
+        made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
     plan = made.whole
     calls = plan.call_sigmas
     network = process.timestep(calls) if told is None else np.interp(calls, told[1][::-1], told[0][::-1])

@@ -44,7 +44,7 @@ from ksched.loop import StepInfo, answer, drive
 from ksched.noise import Seed, brownian_sampler, item_seeds
 from ksched.options import check_steps, options_of
 from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
-from ksched.registry import SamplerSpec, samplers
+from ksched.registry import AUTO, SamplerSpec, samplers
 from ksched.runner import Run, check_state
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential import fast_orders
@@ -594,7 +594,7 @@ def log_likelihood(
 
 
 def __getattr__(name: str) -> Any:
-    for spec in samplers():
+    for spec in (*samplers(), AUTO):
         if name == f"sample_{spec.name}":
             return _sampler_function(spec)
     for schedule in NoiseSchedule:
@@ -604,5 +604,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    functions = [*(f"sample_{s.name}" for s in samplers()), *(f"get_sigmas_{s.value}" for s in NoiseSchedule)]
+    functions = [*(f"sample_{s.name}" for s in (*samplers(), AUTO)), *(f"get_sigmas_{s.value}" for s in NoiseSchedule)]
     return sorted([*__all__, *functions])

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +23,7 @@ from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
 from ksched.processes import Process
+from ksched.registry import sampler_spec
 from ksched.sampler import Sampler, build_sampler
 from ksched.stable_diffusion import jobs, parts
 from ksched.stable_diffusion.config import SamplingConfig
@@ -150,9 +152,13 @@ class StableDiffusion:
             if not self._trained({}).is_changed_by(self._trained({name: value}), name, tokens):
                 raise ValueError(f"process: {name}={value!r} changes nothing in {process!r}; leave it out")
         Denoiser(self._asked(), process, trained.prediction)  # refuses what does not go together
-        sigmas = scheduled_sigmas(
-            trained.settings, process, config.schedule, config.steps, options=config.schedule_options
-        )
+        own = sampler_spec(config.sampler).levels
+        if own is not None:
+            sigmas = np.asarray(own(config.steps, process, **config.sampler_options))
+        else:
+            sigmas = scheduled_sigmas(
+                trained.settings, process, config.schedule, config.steps, options=config.schedule_options
+            )
         if not whole and hasattr(self.pipeline, "transformer"):  # whose pipelines round the steps that are left out
             kept = split(sigmas, int(config.steps - config.steps * config.strength))[1]
         else:

@@ -73,7 +73,8 @@ class SamplingConfig:
     seed : one whole number, image i takes ``seed + i``; or a list with one for each image
     width, height : in pixels, multiples of 8; None is the size of the given image, or that of the model
     count : number of images; None is as many as there are seeds
-    sampler, schedule : names as for `ksched.build_sampler`, kept as ours; CFG++ samplers get what they need
+    sampler, schedule : names as for `ksched.build_sampler`, kept as ours; CFG++ samplers get what they need. "auto" and
+        the JSON of a plan have noise levels of their own: leave the schedule as it is then
     sampler_options, schedule_options : their options; the latter may have ``sigma_min`` and ``sigma_max``
     process : settings of the model's scheduler to override: prediction_type, beta_schedule, beta_start, beta_end,
         rescale_betas_zero_snr, shift
@@ -122,10 +123,20 @@ class SamplingConfig:
             "width": _side("width", self.width),
             "height": _side("height", self.height),
             "count": count or (1 if isinstance(seed, int) else len(seed)),
-            "sampler": spec.name,
+            "sampler": spec.key,
             "schedule": schedule.value,
             "strength": _number("strength", self.strength, 0.0, 1.0),
         }
+        if spec.levels is not None:
+            if spec.steps and given["steps"] not in spec.steps:
+                numbers = " or ".join(map(str, spec.steps))
+                raise ValueError(f"steps must be {numbers}, as sampler {spec.name} has; got {given['steps']}")
+            if schedule is not NoiseSchedule.default():
+                raise ValueError(
+                    f"sampler {spec.name} has noise levels of its own; leave out schedule {schedule.value}"
+                )
+            if self.schedule_options:
+                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule_options")
         if given["strength"] == 0:
             raise ValueError("strength must be above 0; got 0. At 0 there is nothing to run: take the image as it is")
         tables: dict[str, tuple[str, Mapping[str, Option]]] = {

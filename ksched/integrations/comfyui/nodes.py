@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from ksched.explain import option_texts, sampler_facts
-from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, sampler_function
+from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
 from ksched.noise import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan import Draw
@@ -268,7 +268,7 @@ def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, A
 def _any_sampler() -> Node:
     def run(sampler: str, dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", options: str = "") -> Any:
         spec = sampler_spec(sampler)
-        return _ksampler(spec.name, dialect, noise, _read(options, f"sampler {spec.name}", spec.options))
+        return _ksampler(spec.key, dialect, noise, _read(options, f"sampler {spec.name}", spec.options))
 
     names = tuple(spec.name for spec in samplers())
     choice = Input("sampler", "COMBO", "how a run steps between noise levels", "euler", choices=names, required=True)
@@ -340,6 +340,31 @@ def _any_schedule() -> Node:
         (_MODEL, choice, _STEPS, _DENOISE, _DIALECT, _options_input("rho=5, sigma_max=12")),
         run,
     )
+
+
+_PLAN = Input("plan", "STRING", '"auto", or the JSON of a plan', "auto", required=True)
+
+
+def _plan_sampler() -> Node:
+    def run(plan: str) -> Any:
+        return _ksampler(sampler_spec(plan.strip()).key, Dialect.KSCHED.value, "seeded", {})
+
+    text = "The sampler of a tuned plan, or the best one known; on levels of its own, which 'ksched plan sigmas' makes."
+    where = f"{_UNDER}/samplers/ksched"
+    return Node("KSchedPlanSampler", "ksched plan sampler", where, text, "SAMPLER", (_PLAN,), run)
+
+
+def _plan_sigmas() -> Node:
+    def run(model: Any, plan: str, steps: int) -> torch.Tensor:
+        spec = sampler_spec(plan.strip())
+        if spec.levels is None:
+            raise ValueError(f"plan must be 'auto' or the JSON of a plan; sampler {spec.name} takes a schedule")
+        process = process_of(model.get_model_object("model_sampling"))
+        return torch.tensor(list(spec.levels(steps, process)), dtype=torch.float32)
+
+    text = "The noise levels of a tuned plan, or of the best one known for a number of steps."
+    where = f"{_UNDER}/schedulers/ksched"
+    return Node("KSchedPlanSigmas", "ksched plan sigmas", where, text, "SIGMAS", (_MODEL, _PLAN, _STEPS), run)
 
 
 _RANGE = {
@@ -416,12 +441,15 @@ def _plain(text: str) -> str:
 def _nodes() -> Iterator[Node]:
     yield _any_sampler()
     yield _any_schedule()
+    yield _plan_sampler()
+    yield _plan_sigmas()
     yield _noise()
     yield from map(_one_sampler, samplers())
     yield from map(_one_schedule, NoiseSchedule)
 
 
-#: All nodes: one for any sampler, one for any schedule, one for noise, then one for each sampler and each schedule.
+#: All nodes: one for any sampler, one for any schedule, two for a plan, one for noise, then one for each sampler and
+#: each schedule.
 NODES: tuple[Node, ...] = tuple(_nodes())
 #: What ComfyUI looks for in a node package.
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.name: node.v1 for node in NODES}

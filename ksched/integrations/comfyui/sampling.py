@@ -258,7 +258,7 @@ def _sampler_on(
     end = dialect_options(spec, dialect).get("end_at", 0.0)
     if end and falling[-2] <= end:  # a dialect that ends above 0 cannot where a level is lower: such a run ends at 0
         options = {"end_at": 0.0, **options}
-    sampler = build_sampler(spec.name, sigmas=falling, process=process, dialect=dialect, **options)
+    sampler = build_sampler(spec.key, sigmas=falling, process=process, dialect=dialect, **options)
     if not rises:
         return sampler
     if spec.adaptive or sampler.plan.draws:

@@ -1,0 +1,248 @@
+"""The tables of `build_sampler("auto")`: fitted to synthetic mixtures, no model and no data in sight.
+
+    python benchmarks/fit_auto_plans.py            every table, about an hour on two cores
+    python benchmarks/fit_auto_plans.py sd 6 8     some of them, into the same file
+
+A *zoo* stands in for the models to come. Its members have a standard deviation of 1 give or take a quarter, as data is
+scaled for a network: single Gaussians with the spectrum of images; mixtures of 4 to 12 Gaussians in 16 to 64
+dimensions with covariances that are partly alike, whose variance falls as a power of the number of the axis; clouds of
+100 points smoothed; and mixtures under classifier-free guidance of scale 2 to 9, every item towards a component of its
+own, so that no table is made that only holds without. The loss is that of `ksched.tuning.fit`: the mean log of
+the mean error of every member.
+
+The testbeds of ``accuracy.py`` are not in the zoo. What kinds of members there are was chosen with their errors in
+sight, which flatters these a little.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ksched
+from ksched import EDM, VP, Flow
+from ksched.samplers.weighted import Table
+from ksched.tuning.fit import Free, Problem, exact_ends, fit
+from ksched.tuning.mixtures import Mixtures
+from ksched.tuning.table import table_of
+from ksched.types import Array
+
+SEED = 2026
+#: numbers of calls by how the run ends; with more, a network's noise is all that is left where it is assumed
+CALLS = {"integral": range(1, 21), "denoise": range(1, 13)}
+ITERATIONS = 220
+ITEMS, GUIDED_ITEMS = 16, 40  # trajectories of every member
+OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
+
+#: first level, and the lowest allowed one, over the standard deviation of the data
+RANGES = {
+    "sd": (VP().sigma_max, VP().sigma_min),
+    "edm": (EDM().sigma_max / 0.5, EDM().sigma_min / 0.5),
+    "flow": (math.inf, 1e-3),
+}
+#: by how the run ends, the error of a network that is assumed, relative to the data
+NOISE = {"integral": 0.002, "denoise": 0.02}
+
+
+# ----------------------------------------------------------------------------------------------------------------- zoo
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Members of one shape: how many, of how many dimensions and components; "mixture", "cloud" or "gaussian"; and
+    whether they are guided. Guided ones have more trajectories, since few of these explode."""
+
+    members: int
+    dimension: int
+    components: int
+    of: str = "mixture"
+    guided: bool = False
+
+    @property
+    def items(self) -> int:
+        """Trajectories of every member."""
+        return GUIDED_ITEMS if self.guided else ITEMS
+
+
+ZOO = (
+    Kind(4, 16, 12),
+    Kind(4, 32, 5),
+    Kind(6, 64, 10),
+    Kind(6, 48, 100, "cloud"),
+    Kind(5, 256, 1, "gaussian"),
+    Kind(6, 24, 8, guided=True),
+    Kind(6, 64, 10, guided=True),
+)
+
+
+def _turn(rng: np.random.Generator, dimension: int) -> Array:
+    rotation: Array = np.linalg.qr(rng.standard_normal((dimension, dimension)))[0]
+    return rotation
+
+
+def _spectrum(dimension: int, slope: float) -> Array:
+    """Variances that fall as a power of the number of the axis, of mean 1."""
+    variances = np.arange(1, dimension + 1.0) ** -slope
+    falling: Array = np.maximum(variances / variances.mean(), 1e-4)
+    return falling
+
+
+def _gaussian(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+    variances = _spectrum(kind.dimension, rng.uniform(0.8, 2.5))
+    return np.zeros(1), np.zeros((1, kind.dimension)), variances[None], np.arange(1)
+
+
+def _cloud(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+    """Points in clusters, each with the same width."""
+    clusters, between = int(rng.integers(3, 12)), rng.uniform(0.3, 0.8)
+    root = _turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 3.0)))
+    centres = rng.standard_normal((clusters, kind.dimension)) @ root.T
+    cluster = rng.integers(0, clusters, kind.components)
+    roots = [_turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 2.5))) for _ in centres]
+    within = np.stack([roots[c] @ rng.standard_normal(kind.dimension) for c in cluster])
+    points = math.sqrt(between) * centres[cluster] + math.sqrt(1 - between) * within
+    points = points - points.mean(0)
+    width = rng.uniform(0.15, 0.4)
+    points *= math.sqrt((1 - width**2) / (points**2).mean())
+    logs = np.full(kind.components, -math.log(kind.components))
+    return logs, points, np.full(kind.components, width**2), cluster
+
+
+def _mixture(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+    """Components whose covariances are more or less those of the whole, of different size."""
+    count, dimension = kind.components, kind.dimension
+    slope, between = rng.uniform(0.8, 3.0), rng.uniform(0.15, 0.75)
+    common = _turn(rng, dimension)
+    weights = np.maximum(rng.dirichlet(np.full(count, 3.0)), 0.01)
+    weights /= weights.sum()
+    means = rng.standard_normal((count, dimension)) @ (common * np.sqrt(_spectrum(dimension, slope))).T
+    means -= weights @ means
+    means *= math.sqrt(between * dimension / (weights[:, None] * means**2).sum())
+    variances, axes = np.empty((count, dimension)), np.empty((count, dimension, dimension))
+    for k in range(count):
+        variances[k] = _spectrum(dimension, max(0.5, slope + rng.normal(0, 0.4))) * math.exp(rng.normal(0, 0.5))
+        other = rng.standard_normal((dimension, dimension)) / math.sqrt(dimension)
+        axes[k] = np.linalg.qr(common + rng.choice([0.1, 0.5, 2.0]) * other)[0]
+    variances *= (1 - between) * dimension / (weights[:, None] * variances).sum()
+    return np.log(weights), means, np.maximum(variances, 1e-4), np.arange(count), axes
+
+
+def _members(kind: Kind, seed: int) -> Mixtures:
+    rng = np.random.default_rng(seed)
+    make = {"gaussian": _gaussian, "cloud": _cloud, "mixture": _mixture}[kind.of]
+    parts = [make(rng, kind) for _ in range(kind.members)]
+    scale = np.exp(rng.uniform(-0.25, 0.25, kind.members))[:, None, None]
+    logs, means, variances, clusters, *axes = (np.stack(part) for part in zip(*parts, strict=True))
+    variances *= scale**2 if variances.ndim == 3 else scale[..., 0] ** 2
+    outside = scales = None
+    if kind.guided:
+        outside = np.full((kind.members, kind.items, kind.components), -1e9)
+        for member, own in zip(outside, clusters, strict=True):
+            for item in member:
+                item[own == rng.choice(own)] = 0
+        scales = rng.uniform(2.0, 9.0, (kind.members, 1, 1))
+    return Mixtures(logs, means * scale, variances, axes[0] if axes else None, outside, scales)
+
+
+@cache
+def zoo(of: str) -> list[Problem]:
+    """The problems of a range, in float32, which is enough for what is fitted here."""
+    first = RANGES[of][0]
+    s = first / (1 + first) if math.isfinite(first) else 1.0
+    problems = []
+    for number, kind in enumerate(ZOO):
+        members = _members(kind, SEED + number)
+        generator = torch.Generator().manual_seed(SEED + 100 + number)
+        shape = (kind.members, kind.items, kind.dimension)
+        start = s * torch.randn(shape, generator=generator, dtype=torch.float64)
+        ends = exact_ends(members, start, s, steps=200)
+        made = members.to(torch.float32), start.float(), ends.float()
+        problems.append(Problem.of(*made, models=True))
+    return problems
+
+
+# ------------------------------------------------------------------------------------------------------------- fitting
+
+
+def start_of(of: str, calls: int) -> Table:
+    """Where a fit starts: a predictor of order 2 with a corrector of order 3, which is safe under guidance too."""
+    first, low = RANGES[of]
+    if of == "flow":
+        sigmas = np.array(ksched.calculate_sigmas("beta57", calls, Flow(3.0)))
+        levels = [math.inf, *(sigmas[1:-1] / (1 - sigmas[1:-1])), 0.0]
+    elif of == "sd":
+        levels = [first, *ksched.calculate_sigmas("beta57", calls, VP())[1:-1], 0.0]
+    else:
+        levels = [*np.geomspace(first, 10 * low, calls), 0.0]
+    levels = [first, *np.clip(levels[1:-1], low * 1.001, None), 0.0]
+    how: dict[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "integral"}
+    how |= {"start_after": 1e-4} if of == "flow" else {}
+    sigmas = [1.0 if math.isinf(level) else level / (1 + level) for level in levels]
+    return table_of(ksched.build_sampler("exp_pc", sigmas=sigmas, process=Flow(), **how).plan)
+
+
+def made(of: str, end: str, calls: int) -> dict[str, Any]:
+    """One table, as it is in the file."""
+    torch.set_num_threads(1)
+    first, low = RANGES[of]
+    if calls == 1:  # one prediction is all there is
+        table = Table((first, 0.0), ((),))
+    else:
+        problems = [replace(p, noise=NOISE[end]) for p in zoo(of)]
+        family = Free(calls, first, low, end)
+        numbers = fit(
+            family,
+            problems,
+            family.numbers(start_of(of, calls)),
+            iterations=ITERATIONS if calls <= 10 else ITERATIONS // 2,
+        )
+        table = family.table(numbers)
+    plain = table.to_dict()
+    rounded = {
+        name: json.loads(json.dumps(plain[name]), parse_float=lambda t: float(f"{float(t):.7g}")) for name in plain
+    }
+    return {"range": of, "end": end, "calls": calls, **rounded}
+
+
+def _jobs(arguments: list[str]) -> Iterator[tuple[str, str, int]]:
+    numbers = [int(a) for a in arguments if a.isdigit()]
+    names = [a for a in arguments if a in RANGES] or list(RANGES)
+    ends = [a for a in arguments if a in NOISE] or list(NOISE)
+    for end in ends:
+        for calls in numbers or CALLS[end]:
+            yield from ((of, end, calls) for of in names)
+
+
+def main() -> None:
+    """Make the tables that are asked for, and write each as soon as it is there."""
+    jobs = list(_jobs(sys.argv[1:]))
+    found = json.loads(OUT.read_text())["tables"] if OUT.exists() else []
+    tables = {(t["range"], t["end"], t["calls"]): t for t in found}
+    with ProcessPoolExecutor(2) as pool:
+        for key, table in zip(jobs, pool.map(made, *zip(*jobs, strict=True)), strict=True):
+            tables[key] = table
+            print(*key, flush=True)
+            head = {"format": "ksched-auto-plans", "version": 1, "made_by": "benchmarks/fit_auto_plans.py"}
+            head |= {"seed": SEED, "date": datetime.now(UTC).date().isoformat(), "ranges": _ranges()}
+            lines = ",\n  ".join(json.dumps(tables[key]) for key in sorted(tables))
+            OUT.write_text(json.dumps(head)[:-1] + ',\n "tables": [\n  ' + lines + "\n ]}\n")
+
+
+def _ranges() -> dict[str, Any]:
+    """First and lowest level of every range, for JSON, which has no infinity."""
+    return {name: ["inf" if math.isinf(first) else first, low] for name, (first, low) in RANGES.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""A plan as a sampler: on its own levels, in the coordinates of any process that has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ksched.grid import Grid
+from ksched.plan import Plan, Register, Row
+from ksched.processes import Level, Process
+from ksched.samplers.auto import general
+from ksched.tape import SamplerFunction
+
+__all__ = ["on_own_levels", "own_levels", "placed", "replay"]
+
+_CLOSE = 1e-5  # levels may have been through float32
+
+
+def placed(plan: Plan, process: Process) -> Plan:
+    """A plan in the coordinates of a process: the same run, of states that are scaled otherwise.
+
+    Raises
+    ------
+    ValueError : the process does not start where the plan does
+    """
+    start = process.level(process.sigma_max)
+    if _same(plan.start, process.level(plan.start.label)) and all(
+        _same(level, process.level(level.label)) for level in plan.levels
+    ):
+        return plan
+    if not (math.isclose(start.lam, plan.start.lam, rel_tol=0, abs_tol=_CLOSE) or start.lam == plan.start.lam):
+        raise ValueError(
+            f"the plan starts at noise to signal {math.exp(-plan.start.lam):.6g}, and {process!r} at "
+            f"{math.exp(-start.lam):.6g}. Make a plan for this process"
+        )
+    moved = {level: _there(plan, process, level) for level in (plan.start, *plan.levels, plan.end)}
+    # A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
+    scales: list[float] = []
+    for k, row in enumerate(plan.rows):
+        own = plan.end if k == len(plan.rows) - 1 else row.level or (plan.start if k == 0 else None)
+        scales.append(scales[-1] if own is None else _scale(moved[own]) / _scale(own))
+
+    def term(k: int, register: Register, value: float) -> tuple[Register, float]:
+        return register, value * scales[k] / (scales[register.number] if register.kind == "x" else 1.0)
+
+    rows = tuple(
+        Row(tuple(term(k, *each) for each in row.terms), row.level and moved[row.level], row.step, row.both)
+        for k, row in enumerate(plan.rows)
+    )
+    draws = tuple(
+        draw._replace(sigma_from=_label(plan, process, draw.sigma_from), sigma_to=_label(plan, process, draw.sigma_to))
+        for draw in plan.draws
+    )
+    sigmas = tuple(_label(plan, process, sigma) for sigma in plan.sigmas)
+    return replace(plan, rows=rows, draws=draws, start=start, end=moved[plan.end], sigmas=sigmas)
+
+
+def _same(a: Level, b: Level) -> bool:
+    return bool(np.allclose((a.alpha, a.sigma), (b.alpha, b.sigma), rtol=_CLOSE, atol=1e-9))
+
+
+def _scale(level: Level) -> float:
+    return level.alpha + level.sigma
+
+
+def _there(plan: Plan, process: Process, level: Level) -> Level:
+    """The level of the process with the signal-to-noise ratio of one of a plan."""
+    if level == plan.start:
+        return process.level(process.sigma_max)
+    same = process.level(level.label)
+    return same if same.lam == level.lam or abs(same.lam - level.lam) < 1e-12 else process.level_at(level.lam)
+
+
+def _label(plan: Plan, process: Process, sigma: float) -> float:
+    """Contract sigma of the process for one of a plan."""
+    for level in (plan.start, *plan.levels, plan.end):
+        if level.label == sigma:
+            return _there(plan, process, level).label
+    raise ValueError(f"the plan has a noise at sigma {sigma:g}, where it calls no model: it fits only its own process")
+
+
+def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
+    """The contract sigmas of a plan.
+
+    Parameters
+    ----------
+    steps : as many as the plan has steps, or model calls
+    process : what the model was trained on
+
+    Raises
+    ------
+    ValueError : another number, or a process that does not start where the plan does
+    """
+    if steps not in (plan.steps, plan.nfe):
+        raise ValueError(f"the plan has {plan.steps} steps and {plan.nfe} model calls; got steps={steps}")
+    return list(placed(plan, process).sigmas)
+
+
+def on_own_levels(plan: Plan, sigmas: Sequence[float]) -> bool:
+    """Whether contract sigmas are those of a plan."""
+    return _close(sigmas, plan.sigmas)
+
+
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and bool(np.allclose(a, b, rtol=_CLOSE, atol=0))
+
+
+def replay(plan: Plan) -> SamplerFunction:
+    """The sampler function that a plan is on its own levels.
+
+    On the last few of them, as an image to be changed starts from, it is the method of `ksched.samplers.auto.general`;
+    on any others there is none.
+    """
+
+    def replayed(run: Any, grid: Grid, x: Any) -> Any:
+        """The rows of a plan, on its own levels."""
+        sigmas = [level.label for level in grid.levels]
+        here = placed(plan, grid.process)
+        if not on_own_levels(here, sigmas):
+            if not _close(sigmas, here.sigmas[max(len(here.sigmas) - len(sigmas), 0) :]):
+                raise ValueError(f"a plan runs on its own {plan.steps + 1} levels, or the last of them; got {sigmas}")
+            return general(run, grid, x)
+        return _rows(here, run, grid, x)
+
+    return replayed
+
+
+def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
+    registers: dict[str, list[Any]] = {"x": [], "D": [], "U": []}
+    noises: dict[int, Any] = {}
+    for k, row in enumerate(plan.rows):
+        state = x if k == 0 else 0
+        for (kind, number), value in row.terms:
+            if kind == "xi" and number not in noises:
+                draw = plan.draws[number]
+                ends = grid.process.level(draw.sigma_from), grid.process.level(draw.sigma_to)
+                noises[number] = run.noise(*ends, draw.stream)
+            state = state + value * (noises if kind == "xi" else registers[kind])[number]
+        if row.level is not None and row.both:
+            denoised, uncond = run.denoise_both(state, row.level)
+            registers["D"].append(denoised)
+            registers["U"].append(uncond)
+        elif row.level is not None:
+            registers["D"].append(run.denoise(state, row.level))
+            registers["U"].append(None)
+        registers["x"].append(state)
+    return registers["x"][-1]

@@ -1,0 +1,160 @@
+"""The sampler that is chosen for a number of model calls: shipped tables of levels and weights, or a general pair."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ksched.grid import Grid
+from ksched.options import Positive, check_steps
+from ksched.processes import Flow, Process
+from ksched.samplers.adams import lms
+from ksched.samplers.multistep import exp_pc
+from ksched.samplers.weighted import Table, weighted
+from ksched.schedules import calculate_sigmas
+from ksched.tape import Vector, Verbs
+
+__all__ = ["AutoEnd", "Choice", "auto", "auto_levels", "auto_origin", "choose", "general"]
+
+V = TypeVar("V", bound=Vector)
+AutoEnd = Literal["integral", "denoise"]
+
+#: by range of tables: from which to which first level they are used, over the std of the data, and in words
+_STARTS = {"sd": (12.0, 18.0), "edm": (60.0, 800.0), "flow": (800.0, math.inf)}
+_WORDS = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "pure noise, as with flow matching"}
+#: steps from which the general method may be of higher order
+_LONG = 12
+
+
+@cache
+def _shipped() -> Mapping[str, Any]:
+    """The file of the tables."""
+    text = (resources.files("ksched") / "data" / "auto_plans.json").read_text()
+    data: Mapping[str, Any] = json.loads(text)
+    return data
+
+
+@cache
+def _tables() -> Mapping[tuple[str, str, int], Table]:
+    """Tables by range, end and number of calls."""
+    return {(t["range"], t["end"], t["calls"]): Table.from_dict(t) for t in _shipped()["tables"]}
+
+
+def auto_origin() -> str:
+    """Where the tables come from, in words."""
+    data = _shipped()
+    return f"fitted to synthetic mixtures by {data['made_by']}, seed {data['seed']}, on {data['date']}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` runs for a number of model calls.
+
+    Attributes
+    ----------
+    table : a tuned one, None for a general pair
+    sigmas : contract sigmas
+    name : short, of the table or the pair
+    why : what it was chosen by, a sentence
+    """
+
+    table: Table | None
+    sigmas: tuple[float, ...]
+    name: str
+    why: str
+
+
+def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> Choice:
+    """What `auto` runs, and why.
+
+    Parameters
+    ----------
+    steps : model calls
+    process : what the model was trained on
+    end, data_std : as for `auto`
+
+    Raises
+    ------
+    TypeError, ValueError : steps that are no number of at least 1
+    """
+    check_steps(steps)
+    start = _ratio(process, process.sigma_max) / data_std
+    lowest = _ratio(process, process.sigma_min) / data_std
+    kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
+    table = _tables().get((kind or "", end, steps))
+    if kind is None:
+        why = f"no table is for a start at {start:.4g} times the std of the data"
+    elif table is None:
+        most = max((calls for of, how, calls in _tables() if (of, how) == (kind, end)), default=0)
+        why = f"tables that end in this way go up to {most} model calls"
+    elif steps > 1 and table.levels[-2] < lowest * (1 - 1e-6):
+        why = f"the table has a level of {table.levels[-2]:.3g}, below {lowest:.3g}, the lowest of the process"
+    else:
+        why = f"the start is that of {_WORDS[kind]}; {auto_origin()}"
+        return Choice(table, tuple(table.sigmas(process, data_std)), f"the table {kind}, {end}, {steps} calls", why)
+    name, sigmas = _general(steps, process, start, data_std)
+    return Choice(None, sigmas, name, why)
+
+
+def _ratio(process: Process, sigma: float) -> float:
+    level = process.level(sigma)
+    return level.sigma / level.alpha if level.alpha > 0 else math.inf
+
+
+def _general(steps: int, process: Process, start: float, data_std: float) -> tuple[str, tuple[float, ...]]:
+    """Name and levels of the pair that is best where no table is for it."""
+    if math.isinf(start):
+        flow = calculate_sigmas("beta57", steps, Flow(3.0))[1:-1]
+        lams = [math.log((1 - s) / s / data_std) for s in flow]
+        return "beta57 of a shift of 3", (process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0)
+    return "exponential", tuple(float(sigma) for sigma in calculate_sigmas("exponential", steps, process))
+
+
+def auto_levels(steps: int, process: Process, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> list[float]:
+    """Contract sigmas of `auto`; arguments and errors as for `choose`."""
+    return list(choose(steps, process, end=end, data_std=data_std).sigmas)
+
+
+def auto(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> V:
+    """The best method known for the number of steps: a tuned table on its own levels, a general method on any other.
+
+    One model call per step, deterministic. On its own levels, up to 20 steps, a table of weights that was fitted to
+    synthetic mixtures, with and without guidance (see `weighted`). On other levels, and beyond, an exponential
+    predictor-corrector (`exp_pc`), from pure noise `lms`.
+
+    Parameters
+    ----------
+    end : "denoise", the last prediction is the result, for models that are noisy (quantized, say); "integral", a mean
+        of all predictions is, which is more exact and amplifies the errors of a model
+    data_std : standard deviation of the data, which the levels are in proportion to. EDM's models have 0.5. A flow
+        model that is sampled with a shift of s, as for large images, sees its data as if it were s times as large
+
+    Notes
+    -----
+    Tables by ``benchmarks/fit_auto_plans.py``; what they gain is measured by ``benchmarks/accuracy.py``.
+    """
+    chosen = choose(len(grid), grid.process, end=end, data_std=data_std) if len(grid) else None
+    if chosen and chosen.table and _same([level.label for level in grid.levels], chosen.sigmas):
+        return weighted(run, grid, x, weights=chosen.table.weights)
+    return general(run, grid, x, end=end)
+
+
+def general(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
+    """What `auto` does on any levels; parameters as there."""
+    last: Literal["denoised", "integral"] = "denoised" if end == "denoise" else "integral"
+    if grid.levels[0].alpha == 0 and grid.process.sigma_limit == 1:
+        return lms(run, grid, x, end=last)
+    high = len(grid) >= _LONG
+    return exp_pc(run, grid, x, predictor_order=3 if high else 2, corrector_order=4 if high else 3, end=last)
+
+
+def _same(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether levels are those of a table, which may have been through float32."""
+    return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-5, atol=0))

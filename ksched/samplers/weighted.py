@@ -1,0 +1,88 @@
+"""One model call per step, and the weights of all predictions so far as numbers: what every linear method is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from ksched.grid import Grid
+from ksched.processes import Process
+from ksched.samplers.blocks import ddim
+from ksched.tape import Vector, Verbs
+
+__all__ = ["Table", "weighted"]
+
+V = TypeVar("V", bound=Vector)
+
+
+def weighted(run: Verbs[V], grid: Grid, x: V, *, weights: Sequence[Sequence[float]]) -> V:
+    """DDIM steps with a weighted mean of all predictions so far in place of the last one.
+
+    One model call per step, deterministic. Exact for a constant prediction, whatever the weights and the process. Every
+    linear method of one call per step is this with some weights: all 0 is `euler`; those of `dpmpp_2m`, `lms`, `deis`
+    or `exp_pc` follow from the levels.
+
+    Parameters
+    ----------
+    weights : a row for every step, with a weight for every prediction before that of the step, which has the rest of 1
+    """
+    known: list[V] = []
+    for row, (s, t) in zip(weights, grid.steps(), strict=True):
+        denoised = run.denoise(x, s)
+        mean = (1 - sum(row)) * denoised
+        for weight, earlier in zip(row, known, strict=True):
+            mean = mean + weight * earlier
+        x = ddim(s, t, x, mean)
+        known.append(denoised)
+    return x
+
+
+@dataclass(frozen=True)
+class Table:
+    """Noise levels, and the weights of all predictions in every step, apart from any process and scale of data.
+
+    Attributes
+    ----------
+    levels : noise to signal, sigma / alpha, over the standard deviation of the data; falling, one more than there are
+        calls. The first is where the table was made for and may be infinite; the last is 0
+    weights : of `weighted`: a row for every call, as long as there are calls before it
+
+    Raises
+    ------
+    ValueError : levels that do not fall to 0, rows of another length, a number that is not finite
+    """
+
+    levels: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        levels, rows = self.levels, [len(row) for row in self.weights]
+        if not all(a > b for a, b in pairwise(levels)) or len(levels) < 2 or levels[-1] != 0:
+            raise ValueError(f"levels of a table must fall to 0; got {levels}")
+        if rows != list(range(len(levels) - 1)):
+            raise ValueError(f"a table of {len(levels) - 1} calls has rows of 0, 1, 2, ... weights; got {rows}")
+        if not all(math.isfinite(value) for row in self.weights for value in row):
+            raise ValueError("weights of a table must be finite")
+
+    @property
+    def calls(self) -> int:
+        """Number of model calls."""
+        return len(self.weights)
+
+    def sigmas(self, process: Process, data_std: float = 1.0) -> list[float]:
+        """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
+        lams = (-math.log(level * data_std) for level in self.levels[1:-1])
+        return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, which has no infinity."""
+        levels = ["inf" if math.isinf(level) else level for level in self.levels]
+        return {"levels": levels, "weights": [list(row) for row in self.weights]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Table:
+        """The table that `to_dict` wrote."""
+        return cls(tuple(map(float, data["levels"])), tuple(tuple(map(float, row)) for row in data["weights"]))

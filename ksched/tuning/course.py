@@ -1,0 +1,266 @@
+"""The course of tuning, the same for samples and for a model: try what there is, fit, guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ksched.grid import Grid
+from ksched.loop import progress_bar
+from ksched.options import check_options
+from ksched.plan import Plan
+from ksched.processes import Process
+from ksched.registry import sampler_spec
+from ksched.sampler import build_sampler
+from ksched.samplers.auto import AutoEnd
+from ksched.samplers.weighted import Table, weighted
+from ksched.tape import trace
+from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
+from ksched.tuning.fit import Free, OnGrid, Problem, fit
+from ksched.tuning.table import canonical, ratio, table_of
+from ksched.types import Array
+
+__all__ = ["ERROR", "ITERATIONS", "TAILS", "TRAJECTORIES", "Job", "Tuning"]
+
+TRAJECTORIES = 96  # that a table is fitted to
+ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
+ITERATIONS = {"surrogate": 120, "model": 60, "grid": 60}
+TAILS = (0.0, 2.0)  # how much the worst items count, one fit after the other
+_FINALISTS = 5  # of the pairs that were not tuned, judged on the held-out items too
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `tune` was asked for."""
+
+    steps: int
+    process: Process
+    sampler: str | None
+    options: Mapping[str, Any]
+    level: int
+    end: AutoEnd | None
+    guidance: float
+    labels: Array | None
+    items: int
+    seed: int
+    progress: bool
+
+    def check(self) -> None:
+        """Raise for what cannot be."""
+        if not isinstance(self.process, Process):
+            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
+        if self.level not in (0, 1, 2) or isinstance(self.level, bool):
+            raise ValueError(f"level must be 0, 1 or 2; got {self.level!r}")
+        if self.end not in (None, "integral", "denoise"):
+            raise ValueError(f"end must be 'integral', 'denoise' or None; got {self.end!r}")
+        if not isinstance(self.items, int) or not 16 <= self.items <= 4096:
+            raise ValueError(f"items must be from 16 to 4096; got {self.items!r}")
+        if not 1 <= self.guidance <= 100:
+            raise ValueError(f"guidance must be from 1 to 100; got {self.guidance!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0; got {self.seed!r}")
+        if self.sampler is None:
+            check_options("tune", {}, self.options)
+            return
+        spec = sampler_spec(self.sampler)
+        check_options(f"sampler {spec.name}", spec.options, self.options)
+        if spec.adaptive or spec.uncond or spec.levels is not None:
+            raise ValueError(f"sampler {spec.name} has no levels that could be chosen; take another, or None")
+        if build_sampler(self.sampler, "karras", 4, **self.options).plan.draws:
+            raise ValueError(f"sampler {spec.name} draws noise, so it ends nowhere exactly; give it eta=0, or another")
+
+    def untuned(self) -> dict[str, Plan]:
+        """Plans to beat, by name."""
+        if self.sampler is not None:
+            return dict(of_sampler(self.sampler, self.options, self.steps, self.process))
+        return dict(untuned(self.steps, self.process, self.end))
+
+    def built(self, table: Table, data_std: float) -> Plan:
+        """The plan of a table."""
+        grid = Grid.of(table.sigmas(self.process, data_std), self.process)
+        return trace(partial(weighted, weights=table.weights), grid, {})
+
+    def ends(self) -> tuple[AutoEnd, ...]:
+        """Kinds of end to try."""
+        return ENDS if self.end is None else (self.end,)
+
+
+@dataclass
+class Trial:
+    """A plan and its errors on the items that it is chosen on, and on those that were held out."""
+
+    name: str
+    plan: Plan
+    chosen_on: torch.Tensor
+    held_out: torch.Tensor
+    why_not: str = ""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Mean, 90th percentile and worst of the held out."""
+        return _figures(self.held_out)
+
+
+def _figures(errors: torch.Tensor) -> dict[str, float]:
+    found = {"mean": errors.mean(), "p90": errors.quantile(0.9), "worst": errors.max()}
+    return {name: float(f"{value.item():.5g}") for name, value in found.items()}
+
+
+@dataclass
+class Tuning:
+    """The course that is the same for samples and for a model: try what there is, tune, guard."""
+
+    job: Job
+    best_untuned: Trial | None = field(default=None, init=False)
+    trials: list[Trial] = field(default_factory=list, init=False)
+
+    # what differs
+
+    data_std: float = field(default=1.0, init=False)
+    first: float = field(default=math.inf, init=False)
+    low: float = field(default=1e-3, init=False)
+
+    def judges(self) -> tuple[Problem, Problem]:
+        """Problems to choose on, and held out."""
+        raise NotImplementedError
+
+    def fitted(self) -> Iterator[tuple[str, Plan]]:
+        """Plans that are made for the source, as they are wanted."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the source."""
+        raise NotImplementedError
+
+    @property
+    def insists(self) -> bool:
+        """Whether to go on when a plan is good enough."""
+        return self.job.level == 2
+
+    # the course
+
+    def plan(self) -> Plan:
+        """The plan, with its report."""
+        judges = self.judges()
+        plans = self.job.untuned()
+        if not plans:
+            raise ValueError(f"no pair of sampler and schedule can be built for {self.job.steps} steps on this process")
+        ranked = sorted(plans, key=lambda name: self._errors(plans[name], judges[0]).mean().item())
+        plain = [self._tried(name, plans[name], judges) for name in ranked[:_FINALISTS]]
+        best = min(plain, key=lambda trial: torch.cat([trial.chosen_on, trial.held_out]).mean().item())
+        self.best_untuned = best
+        tuned: list[Trial] = []
+        if self.job.sampler is None:
+            ready = shipped(self.job.steps, self.job.process, self.data_std, self.job.end)
+            tuned = [self._tried(name, plan, judges) for name, plan in ready]
+        self.trials = tuned
+        if self.job.level > 0 and self.job.steps > 1:
+            for name, plan in self.fitted():
+                tuned.append(self._tried(name, plan, judges))
+                if not objection(tuned[-1], best) and not self.insists:
+                    break
+        accepted = None
+        for trial in sorted(tuned, key=lambda trial: trial.chosen_on.mean().item()):
+            trial.why_not = objection(trial, best) if accepted is None else "another one is better"
+            if not trial.why_not and accepted is None:
+                accepted = trial
+        chosen = accepted or best
+        return replace(chosen.plan, report=self._report(chosen, best, plain, tuned))
+
+    def _tried(self, name: str, plan: Plan, judges: tuple[Problem, Problem]) -> Trial:
+        return Trial(name, plan, self._errors(plan, judges[0]), self._errors(plan, judges[1]))
+
+    def _errors(self, plan: Plan, judge: Problem) -> torch.Tensor:
+        levels, rows = (torch.from_numpy(array) for array in canonical(plan, self.data_std))
+        with torch.no_grad():
+            return judge.errors(levels, rows).double().flatten().nan_to_num(nan=1e9, posinf=1e9)
+
+    def _report(self, chosen: Trial, best: Trial, plain: list[Trial], tuned: list[Trial]) -> dict[str, Any]:
+        job = self.job
+        if chosen is not best:
+            why = f"{chosen.name} is better than {best.name} in mean, 90th percentile and worst item"
+        elif tuned:
+            nearest = min(tuned, key=lambda trial: trial.chosen_on.mean().item())
+            why = f"no tuned plan was better than {best.name}; {nearest.name}: {nearest.why_not}"
+        else:
+            why = f"{best.name} is the best of the pairs, and nothing was tuned"
+        compared = [*sorted(tuned, key=lambda t: t.held_out.mean()), *sorted(plain, key=lambda t: t.held_out.mean())]
+        return {
+            "made_by": "ksched.tune",
+            "chosen": chosen.name,
+            "tuned": chosen is not best,
+            "why": why,
+            "steps": job.steps,
+            "level": job.level,
+            "seed": job.seed,
+            "process": repr(job.process),
+            "data_std": float(f"{self.data_std:.6g}"),
+            **({"sampler": job.sampler, "options": dict(job.options)} if job.sampler else {}),
+            **self.facts(),
+            "errors": chosen.figures,
+            "untuned": {"name": best.name, **best.figures},
+            "compared": [
+                {"name": t.name, **t.figures, **({"refused": t.why_not} if t.why_not else {})} for t in compared
+            ],
+        }
+
+    # parts
+
+    def family(self, end: AutoEnd) -> Free | OnGrid:
+        """What is fitted."""
+        if self.job.sampler is None:
+            return Free(self.job.steps, self.first, self.low, end)
+        return OnGrid(self.on_levels, self.data_std, self.job.steps, self.first, self.low)
+
+    def on_levels(self, levels: Sequence[float]) -> Plan:
+        """The fixed sampler on levels, noise to signal over the std of the data."""
+        assert self.job.sampler is not None
+        sigmas = Table(tuple(levels), tuple((0.0,) * i for i in range(len(levels) - 1))).sigmas(
+            self.job.process, self.data_std
+        )
+        return build_sampler(self.job.sampler, sigmas=sigmas, process=self.job.process, **self.job.options).plan
+
+    def improved(
+        self, start: Plan, problems: Sequence[Problem], end: AutoEnd, iterations: int, told: Callable[[float], object]
+    ) -> Plan:
+        """A plan fitted to problems, from another one."""
+        family = self.family(end)
+        if isinstance(family, OnGrid):
+            levels = [ratio(level) / self.data_std for level in Grid.of(start.sigmas, self.job.process).levels]
+            numbers = fit(family, problems, family.numbers(levels), iterations=iterations, progress=told)
+            return self.on_levels(family.levels(numbers))
+        numbers = fit(
+            family, problems, family.numbers(table_of(start, self.data_std)), iterations=iterations, progress=told
+        )
+        return self.job.built(family.table(numbers), self.data_std)
+
+    def starts(self, end: AutoEnd) -> Plan:
+        """The plan to start from: the better of the shipped one with that end and the best untuned."""
+        assert self.best_untuned is not None
+        ready = [trial for trial in self.trials if trial.name == f"auto ({end})"]
+        return min([*ready, self.best_untuned], key=lambda trial: trial.chosen_on.mean().item()).plan
+
+    @contextmanager
+    def bar(self, total: int) -> Iterator[Callable[[float], object]]:
+        """A progress bar over iterations."""
+        bar = progress_bar(total, 0) if self.job.progress else None
+        try:
+            yield (lambda loss: None) if bar is None else (lambda loss: bar.update(1))
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def objection(trial: Trial, best: Trial) -> str:
+    """Why a tuned plan is not accepted; nothing if it is."""
+    ours, theirs = trial.figures, best.figures
+    for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
+        if not ours[name] < theirs[name]:
+            return f"its {words} on the held-out items is {ours[name]:.4g}, that of {best.name} {theirs[name]:.4g}"
+    return ""

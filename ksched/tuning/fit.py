@@ -1,0 +1,316 @@
+"""Methods with free numbers, fitted to runs whose exact ends are known.
+
+All in flow coordinates of data of standard deviation 1: states ``y = a * x0 + s * eps`` with a = 1 - s, whatever the
+process; s = 1 is pure noise and s = 0 the data. A step is there ``y' = r * y + (1 - r) * mean`` with r = s' / s and a
+weighted mean of the predictions so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from ksched.plan import Plan
+from ksched.sampler import build_sampler
+from ksched.samplers.weighted import Table
+from ksched.tuning.table import canonical, on_flow
+from ksched.types import Array
+
+__all__ = ["Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
+
+Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
+
+#: Where a start without signal counts as when levels are laid out in log noise to signal.
+_INFINITE = 100.0
+#: Error below which a problem is solved well enough: what is gained there is not worth a loss elsewhere.
+_SOLVED = 0.001
+#: Weight of the worst models beside that of all.
+_WORST = 0.2
+_TEACHER: Mapping[str, Any] = {"predictor_order": 4, "start": "runge_kutta"}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A denoiser, start states, and where the exact ODE ends.
+
+    Attributes
+    ----------
+    denoise : exact denoiser in flow coordinates
+    start, ends : states of shape (items, ...), or of several models at once (models, items, ...)
+    spread : standard deviation of the exact ends, for every model, shape () or (models, 1)
+    noise : relative white noise that every prediction of a network is assumed to have besides; its part in the result
+        counts as an error
+    weight : how much it counts
+    tail : how much the root mean square of the errors counts beside their mean, so that no item is left far behind
+    """
+
+    denoise: Denoise
+    start: torch.Tensor
+    ends: torch.Tensor
+    spread: torch.Tensor
+    noise: float = 0.0
+    weight: float = 1.0
+    tail: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        denoise: Denoise,
+        start: torch.Tensor,
+        ends: torch.Tensor,
+        *,
+        models: bool = False,
+        noise: float = 0.0,
+        weight: float = 1.0,
+    ) -> Problem:
+        """With the spread of the ends; ``models`` says that the first axis is one of models."""
+        apart = ends - ends.mean(int(models), keepdim=True)
+        spread = apart.square().flatten(1 + models).mean(-1).mean(-1, keepdim=models).sqrt()
+        return cls(denoise, start, ends, spread, noise, weight)
+
+    def errors(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Relative error of every item.
+
+        Parameters
+        ----------
+        levels : s of every model call, shape (calls,)
+        rows : every state and the result over the start and the predictions, shape (calls + 1, calls + 1)
+        """
+        levels, rows = levels.to(self.start.dtype), rows.to(self.start.dtype)
+        y, known = self.start, []
+        for i, s in enumerate(levels):
+            known.append(self.denoise(y, s))
+            y = rows[i + 1, 0] * self.start + torch.stack(known, -1) @ rows[i + 1, 1 : i + 2]
+        lead = self.spread.ndim + (self.spread.ndim == 0)
+        away = (y - self.ends).square().flatten(lead).mean(-1) / self.spread**2
+        if self.noise:
+            away = away + self.noise**2 * rows[-1, 1:].square().sum()
+        return (away + 1e-12).sqrt()
+
+    def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Mean error of every model, float64.
+
+        Errors above 1 count by their logarithm, so that the few items which end in another mode, or explode under
+        guidance, do not set the result and are not given up either.
+        """
+        errors = self.errors(levels, rows).double().nan_to_num(nan=1e6, posinf=1e6)
+        bounded = errors.asinh()
+        means = bounded.mean(-1)
+        if self.tail:
+            means = (means + self.tail * bounded.square().mean(-1).sqrt()) / (1 + self.tail)
+        return means.reshape(-1)
+
+
+def exact_ends(
+    denoise: Denoise, start: torch.Tensor, s: float, *, steps: int = 150, low: float = 1e-4, end: str = "integral"
+) -> torch.Tensor:
+    """Where the ODE from states at ``s`` ends, by a method of order 4 on levels even in log-SNR.
+
+    Parameters
+    ----------
+    steps : more than a few; three of them take more than one call
+    low : the last level above 0, as noise to signal
+    end : as for `exp_pc`; "integral" is more exact, and many times as sensitive to noise of the denoiser
+    """
+    top = math.log(s / (1 - s)) if s < 1 else math.log(max(1e4, 10 * low))
+    levels = np.exp(np.linspace(top, math.log(low), steps + 1)).tolist()
+    grid = on_flow([*([math.inf] if s == 1 else []), *levels, 0.0])
+    sigmas = [s, *(level.label for level in grid.levels[1:])]
+    run = build_sampler("exp_pc", sigmas=sigmas, process=grid.process, end=end, **_TEACHER).start(start)
+    with torch.no_grad():
+        while not run.done:
+            run.feed(denoise(run.x, start.new_tensor(run.level.label)))
+    return run.x
+
+
+class Family(Protocol):
+    """Methods with free numbers."""
+
+    def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels of the model calls and rows as for `Problem.errors`, differentiable in the numbers."""
+        ...
+
+
+class Free:
+    """All tables of some calls: free levels and free weights.
+
+    The numbers are logits of the gaps between the levels, in log noise to signal from the first level down to the
+    lowest allowed one, whose last gap is left below the last call; then the weights, row by row.
+
+    Parameters
+    ----------
+    calls : number of model calls
+    first : level of the first call, fixed; infinite is pure noise
+    low : no call is below it
+    end : "denoise", the last prediction is the result; "integral", the result is a mean of all predictions
+    """
+
+    def __init__(self, calls: int, first: float, low: float, end: str) -> None:
+        self.calls = calls
+        self._top = math.log(first if math.isfinite(first) else _INFINITE)
+        self._depth = self._top - math.log(low)
+        self._s = first / (1 + first) if math.isfinite(first) else 1.0
+        self._free = torch.ones(calls, calls, dtype=torch.bool).tril(-1)
+        if end == "denoise":
+            self._free[-1] = False
+
+    def numbers(self, table: Table) -> Array:
+        """Those of a table; its first level is taken to be that of the family."""
+        logs = [self._top, *(math.log(level) for level in table.levels[1:-1]), self._top - self._depth]
+        gaps = np.maximum(-np.diff(logs) / self._depth, 2 * self._least)
+        weights = np.zeros((self.calls, self.calls))
+        for i, row in enumerate(table.weights):
+            weights[i, :i] = row
+        return np.concatenate([np.log(gaps / gaps.sum()), weights[self._free.numpy()]])
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return self.calls + int(self._free.sum())
+
+    @property
+    def _least(self) -> float:
+        """Smallest gap, as a share of all."""
+        return 1e-3 / self.calls
+
+    def _parts(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Levels s, the 0 at the end among them, and weights."""
+        gaps = (numbers[: self.calls].softmax(0) + self._least) / (1 + self.calls * self._least)
+        logs = self._top - self._depth * gaps.cumsum(0)[:-1]
+        levels = torch.cat([numbers.new_tensor([self._s]), logs.sigmoid(), numbers.new_zeros(1)])
+        return levels, numbers.new_zeros(self.calls, self.calls).masked_scatter(self._free, numbers[self.calls :])
+
+    def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for `Family`."""
+        levels, weights = self._parts(numbers)
+        rows = [torch.eye(self.calls + 1, dtype=numbers.dtype)[0]]
+        for i in range(self.calls):
+            kept = levels[i + 1] / levels[i]
+            own = 1 - weights[i].sum()
+            mean = torch.cat([weights.new_zeros(1), weights[i, :i], own[None], weights.new_zeros(self.calls - 1 - i)])
+            rows.append(kept * rows[-1] + (1 - kept) * mean)
+        return levels[:-1], torch.stack(rows)
+
+    def table(self, numbers: Array) -> Table:
+        """The table of some numbers."""
+        levels, weights = self._parts(torch.from_numpy(numbers))
+        first = math.inf if self._s == 1 else self._s / (1 - self._s)
+        ratios = [first, *(level / (1 - level) for level in levels[1:-1].tolist()), 0.0]
+        return Table(tuple(ratios), tuple(tuple(row[:i]) for i, row in enumerate(weights.tolist())))
+
+
+class OnGrid:
+    """One sampler with free levels.
+
+    The numbers are those of `Free` without weights: logits of the gaps between the levels.
+
+    Parameters
+    ----------
+    plan_of : the plan on levels, given as noise to signal over the std of the data
+    data_std : of the data
+    steps, first, low : as for `Free`
+    """
+
+    def __init__(
+        self, plan_of: Callable[[Sequence[float]], Plan], data_std: float, steps: int, first: float, low: float
+    ) -> None:
+        self._plan_of, self._data_std, self._first = plan_of, data_std, first
+        self._gaps = Free(steps, first, low, "denoise")
+        self._steps = steps
+
+    def numbers(self, levels: Sequence[float]) -> Array:
+        """Those of levels."""
+        euler = Table(tuple(levels), tuple((0.0,) * i for i in range(self._steps)))
+        return self._gaps.numbers(euler)[: self._steps]
+
+    def levels(self, numbers: Array) -> tuple[float, ...]:
+        """Noise to signal over the std of the data."""
+        padded = np.concatenate([numbers, np.zeros(self._gaps.size - self._steps)])
+        return self._gaps.table(padded).levels
+
+    def _flat(self, numbers: Array) -> Array:
+        """Levels of the calls and rows, one after the other."""
+        levels, rows = canonical(self._plan_of(self.levels(numbers)), self._data_std)
+        return np.concatenate([levels, rows.ravel()])
+
+    def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for `Family`; derivatives are differences, as a sampler is a function of its levels and no more."""
+        flat: torch.Tensor = _Differences.apply(numbers, self._flat)  # type: ignore[no-untyped-call]
+        calls = math.isqrt(len(flat))  # calls + (calls + 1) ** 2 numbers
+        calls -= 1 if calls + (calls + 1) ** 2 > len(flat) else 0
+        return flat[:calls], flat[calls:].view(calls + 1, calls + 1)
+
+
+class _Differences(torch.autograd.Function):
+    """A function on the host, with derivatives by central differences."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: torch.Tensor, function: Callable[[Array], Array]) -> torch.Tensor:
+        ctx.function = function
+        ctx.save_for_backward(numbers)
+        return torch.from_numpy(function(numbers.detach().numpy())).to(numbers)
+
+    @staticmethod
+    def backward(ctx: Any, *above: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (saved,) = ctx.saved_tensors
+        at = saved.detach().numpy()
+        slopes = []
+        for k in range(len(at)):
+            step = np.zeros_like(at)
+            step[k] = 1e-4
+            slopes.append((ctx.function(at + step) - ctx.function(at - step)) / 2e-4)
+        return torch.from_numpy(np.array(slopes)).to(above[0]) @ above[0], None
+
+
+def _loss(means: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Log of the geometric mean of errors, for what is gained; and of their root mean square, for the worst."""
+    return weights @ (means + _SOLVED).log() + _WORST / 2 * (weights @ means.square()).log()
+
+
+def fit(
+    family: Family,
+    problems: Sequence[Problem],
+    start: Array,
+    *,
+    iterations: int = 150,
+    ridge: float = 1e-4,
+    progress: Callable[[float], object] | None = None,
+) -> Array:
+    """Numbers of a family with small errors on some problems, near those it is started from.
+
+    Parameters
+    ----------
+    iterations : at most so many of L-BFGS
+    ridge : what a squared distance from the start costs
+    progress : told the loss of every one of them
+    """
+    origin = torch.from_numpy(np.array(start, dtype=np.float64))
+    best = (math.inf, origin.numpy().copy())
+
+    def loss(values: Array) -> tuple[float, Array]:
+        nonlocal best
+        numbers = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        levels, rows = family.rows(numbers)
+        means = [problem.means(levels, rows) for problem in problems]
+        weights = torch.cat([torch.full_like(m, p.weight) for m, p in zip(means, problems, strict=True)])
+        total = _loss(torch.cat(means), weights / weights.sum()) + ridge * (numbers - origin).square().sum()
+        torch.autograd.backward(total)
+        if total.item() < best[0]:
+            best = (total.item(), values.copy())
+        assert numbers.grad is not None
+        return total.item(), numbers.grad.nan_to_num().numpy().copy()
+
+    def after(intermediate_result: object) -> None:
+        if progress is not None:
+            progress(best[0])
+
+    limits = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30}
+    # its stubs know only one-dimensional arrays, and no callbacks by name
+    minimize(loss, origin.numpy(), jac=True, method="L-BFGS-B", callback=after, options=limits)  # type: ignore[call-overload]
+    return best[1]

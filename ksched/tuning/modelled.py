@@ -1,0 +1,128 @@
+"""Tuning from a denoiser, which is the judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ksched.plan import Plan
+from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning
+from ksched.tuning.fit import Problem, exact_ends
+from ksched.tuning.model import Canonical
+from ksched.tuning.surrogate import fit_surrogate
+from ksched.types import Array
+
+__all__ = ["Modelled"]
+
+_TEACHER = 96  # steps
+_NOISY = 0.003  # two answers to one question that differ by more are of a noisy model
+_DRAWN = 512  # samples of a model, for a mixture to be fitted to
+_DRAWN_WITH = 24  # steps
+
+
+class Modelled(Tuning):
+    """From a denoiser, which is the judge."""
+
+    def __init__(
+        self,
+        job: Job,
+        denoiser: Callable[..., Any],
+        shape: tuple[int, ...],
+        data_std: float | None,
+        like: torch.Tensor,
+        batch: int,
+    ) -> None:
+        super().__init__(job)
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"batch must be a whole number of at least 1; got {batch!r}")
+        if data_std is not None and not 0 < data_std < math.inf:
+            raise ValueError(f"data_std must be above 0 and finite; got {data_std}")
+        self.model = Canonical(denoiser, job.process, shape, data_std or 1.0, like, batch)
+        self.generator = torch.Generator().manual_seed(job.seed)
+        self.rng = np.random.default_rng(job.seed)
+        self.measured = data_std is not None
+        self.noise = 0.0
+
+    def _starts(self, items: int) -> torch.Tensor:
+        noise = torch.randn(items, math.prod(self.model.shape), generator=self.generator, dtype=torch.float64)
+        return self.model.s * noise
+
+    def _ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
+        """Where the model's ODE ends; of a noisy one, of the mean of some answers."""
+
+        def mean(y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.model(y, s) for _ in range(repeats)]).mean(0)
+
+        noisy = self.noise > _NOISY
+        how: dict[str, Any] = {"steps": steps, "low": self.model.low, "end": "denoised" if noisy else "integral"}
+        return exact_ends(mean if repeats > 1 else self.model, start, self.model.s, **how)
+
+    def judges(self) -> tuple[Problem, Problem]:
+        """The model itself, on two sets of start states."""
+        self.noise = math.inf  # nothing is known of it yet
+        pilot = self._ends(self._starts(min(self.job.items, 64)), _DRAWN_WITH)
+        if not self.measured:
+            std = pilot.std().item()
+            if not 1e-6 < std < 1e6:
+                raise ValueError(
+                    f"what the denoiser samples has a std of {std:.3g}: it is no denoiser, or the process is another "
+                    "one. ksched.check_model finds out what it predicts"
+                )
+            self.model = self.model.scaled(std)
+            pilot = pilot / std
+        self.data_std, self.first, self.low = self.model.data_std, self.model.first, self.model.low
+        self.noise = self.model.check(pilot, self.generator)
+        start = self._starts(self.job.items)
+        ends = self._ends(start, _TEACHER, min(max(math.ceil((self.noise / 0.01) ** 2), 1), 9))
+        half = self.job.items // 2
+        self.all_ends = ends
+        one, two = (Problem.of(self.model, start[k], ends[k]) for k in (slice(half), slice(half, None)))
+        return one, two
+
+    def fitted(self) -> Iterator[tuple[str, Plan]]:
+        """Plans fitted to mixtures of what the model draws, and through the model."""
+        drawn = self._ends(self._starts(_DRAWN - min(self.job.items, _DRAWN // 2)), _DRAWN_WITH)
+        samples = torch.cat([self.all_ends, drawn]).numpy()
+        kinds = [("a mixture", 1.0, 0.0), ("a mixture under guidance", 5.0, 0.0), ("a mixture", 1.0, 2.0)]
+        ends = self.job.ends() if self.noise > _NOISY else self.job.ends()[:1]
+        kind = "grid" if self.job.sampler else "surrogate"
+        total = len(kinds) * len(ends) * ITERATIONS[kind] + (self.job.level == 2) * ITERATIONS["model"]
+        with self.bar(total) as told:
+            for words, guidance, tail in kinds:
+                problem = replace(self._problem(samples, guidance), tail=tail)
+                for end in ends:
+                    made = self.improved(self.starts(end), [problem], end, ITERATIONS[kind], told)
+                    yield f"fitted to {words} ({end}{', worst items first' if tail else ''})", made
+            if self.job.level == 2:
+                yield "fitted through the model", self._through(told)
+
+    def _problem(self, samples: Array, guidance: float) -> Problem:
+        surrogate = fit_surrogate(samples, self.rng, guidance=guidance, items=TRAJECTORIES)
+        noise = self.rng.standard_normal((1, TRAJECTORIES, surrogate.dimension))
+        start = self.model.s * torch.from_numpy(noise)
+        ends = exact_ends(surrogate, start, self.model.s)
+        error = max(ERROR, self.noise)
+        return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True, noise=error)
+
+    def _through(self, told: Callable[[float], object]) -> Plan:
+        """The best plan so far, improved on new runs of the model."""
+        assert self.best_untuned is not None
+        best = min([*self.trials, self.best_untuned], key=lambda trial: trial.chosen_on.mean().item())
+        start = self._starts(max(self.job.items // 2, 32))
+        problem = Problem.of(self.model, start, self._ends(start, _TEACHER), noise=max(ERROR, self.noise))
+        return self.improved(best.plan, [problem], "integral", ITERATIONS["model"], told)
+
+    def facts(self) -> dict[str, Any]:
+        """Of the model."""
+        return {
+            "shape": list(self.model.shape),
+            "items": self.job.items,
+            "model_calls": self.model.calls,
+            "noise_of_the_model": float(f"{self.noise:.3g}"),
+            "held_out": f"{self.job.items - self.job.items // 2} runs of the model",
+        }

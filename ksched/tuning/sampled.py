@@ -1,0 +1,83 @@
+"""Tuning from samples: a mixture fitted to some of them is the model, and one fitted to others the judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ksched.plan import Plan
+from ksched.tuning.course import ERROR, ITERATIONS, TAILS, TRAJECTORIES, Job, Tuning
+from ksched.tuning.fit import Problem, exact_ends
+from ksched.tuning.surrogate import Surrogate, fit_surrogate
+from ksched.tuning.table import ratio
+from ksched.types import Array
+
+__all__ = ["Sampled"]
+
+
+class Sampled(Tuning):
+    """From samples, with mixtures for a model."""
+
+    def __init__(self, job: Job, samples: Array, data_std: float | None) -> None:
+        super().__init__(job)
+        if job.level == 2:
+            raise ValueError("level 2 goes through a model; give a denoiser, or level 1")
+        if job.labels is not None and len(job.labels) != len(samples):
+            raise ValueError(f"labels must be one for each of {len(samples)} samples; got {len(job.labels)}")
+        self.data_std = float(samples.std()) if data_std is None else float(data_std)
+        if not 0 < self.data_std < math.inf:
+            raise ValueError(f"data_std must be above 0 and finite; got {self.data_std}")
+        self.samples = samples / self.data_std
+        ends = (job.process.level(sigma) for sigma in (job.process.sigma_max, job.process.sigma_min))
+        self.first, self.low = (ratio(level) / self.data_std for level in ends)
+        self.rng = np.random.default_rng(job.seed)
+        self.found: list[Surrogate] = []
+
+    def _problem(self, samples: Array, labels: Array | None, items: int, components: Sequence[int] | None) -> Problem:
+        how: dict[str, Any] = {} if components is None else {"components": components}
+        surrogate = fit_surrogate(samples, self.rng, labels=labels, guidance=self.job.guidance, items=items, **how)
+        self.found.append(surrogate)
+        s = 1.0 if math.isinf(self.first) else self.first / (1 + self.first)
+        noise = self.rng.standard_normal((1, items, surrogate.dimension))
+        start = s * torch.from_numpy(noise)
+        ends = exact_ends(surrogate, start, s)
+        return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True)
+
+    def judges(self) -> tuple[Problem, Problem]:
+        """The mixture that is fitted to, on new states, and one of another part of the samples."""
+        order = self.rng.permutation(len(self.samples))
+        half = len(order) * 2 // 3
+        parts = [
+            (self.samples[at], None if self.job.labels is None else self.job.labels[at])
+            for at in (order[:half], order[half:])
+        ]
+        self.train = replace(self._problem(self.samples, self.job.labels, TRAJECTORIES, None), noise=ERROR)
+        chosen = self.found[0].components
+        other = {1: 1, 2: 3, 4: 6, 8: 6, 16: 12, 24: 16}[chosen]
+        items = self.job.items // 2
+        first = self._problem(*parts[0], items, None)
+        return first, self._problem(*parts[1], items, (other, 1) if len(parts[1][0]) < 15 * other else (other,))
+
+    def fitted(self) -> Iterator[tuple[str, Plan]]:
+        """A plan fitted to the mixture."""
+        kind = "grid" if self.job.sampler else "surrogate"
+        tries = [(end, tail) for end in self.job.ends() for tail in TAILS]
+        with self.bar(ITERATIONS[kind] * len(tries)) as told:
+            for end, tail in tries:
+                problem = replace(self.train, tail=tail)
+                made = self.improved(self.starts(end), [problem], end, ITERATIONS[kind], told)
+                yield f"fitted to a mixture ({end}{', worst items first' if tail else ''})", made
+
+    def facts(self) -> dict[str, Any]:
+        """Of the samples."""
+        return {
+            "samples": len(self.samples),
+            "components": self.found[0].components,
+            "guidance": self.job.guidance,
+            "held_out": f"{self.job.items - self.job.items // 2} runs of a mixture fitted to other samples",
+        }

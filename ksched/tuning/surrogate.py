@@ -1,0 +1,180 @@
+"""A mixture of Gaussians fitted to samples, which stands in for the model: its denoiser is exact and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.cluster.vq import kmeans2
+
+from ksched.tuning.mixtures import Mixtures
+from ksched.types import Array
+
+__all__ = ["Surrogate", "fit_surrogate"]
+
+#: directions that the mixture lives in, and those beyond, in which the data counts as one Gaussian
+_DIRECTIONS, _BEYOND = 64, 256
+_COMPONENTS = (1, 2, 4, 8, 16, 24)
+#: where densities are compared: finer detail than this says little of how a run goes
+_NOISED = 0.15
+_LEAST = 1e-4  # of a variance, of the mean one
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A denoiser of states (1, items, dimension) in flow coordinates of data of standard deviation 1.
+
+    Attributes
+    ----------
+    mixture : of the first directions; None if the data counts as one Gaussian
+    rest : of the other directions, one Gaussian
+    split : number of the first
+    dimension : of all
+    components : of the mixture, 1 for one Gaussian
+    """
+
+    mixture: Mixtures | None
+    rest: Mixtures | None
+    split: int
+    dimension: int
+    components: int
+
+    def __call__(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """Posterior means."""
+        parts = ((self.mixture, y[..., : self.split]), (self.rest, y[..., self.split :]))
+        return torch.cat([part(own, s) for part, own in parts if part is not None], -1)
+
+    def to(self, dtype: torch.dtype) -> Surrogate:
+        """The same in another dtype."""
+        mixture, rest = (part and part.to(dtype) for part in (self.mixture, self.rest))
+        return Surrogate(mixture, rest, self.split, self.dimension, self.components)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Weights, means, variances and axes of components, and the label of each."""
+
+    weights: Array
+    means: Array
+    variances: Array
+    axes: Array
+    labels: Array
+
+    def mixture(self, items: int = 0, guidance: float = 1.0, rng: np.random.Generator | None = None) -> Mixtures:
+        """As a denoiser; with guidance, of so many items, each towards a label drawn by the weights."""
+        outside = scales = None
+        if rng is not None and guidance != 1:
+            towards = rng.choice(self.labels, items, p=self.weights)
+            outside = np.where(self.labels == towards[:, None], 0.0, -1e9)[None]
+            scales = np.full((1, 1, 1), guidance)
+        logs, axes = np.log(self.weights)[None], self.axes[None]
+        return Mixtures(logs, self.means[None], self.variances[None], axes, outside, scales)
+
+
+def fit_surrogate(
+    samples: Array,
+    rng: np.random.Generator,
+    *,
+    labels: Array | None = None,
+    guidance: float = 1.0,
+    items: int = 0,
+    components: Sequence[int] = _COMPONENTS,
+) -> Surrogate:
+    """A mixture of as many components as predict samples best that were left out.
+
+    Parameters
+    ----------
+    samples : shape (samples, dimension), of standard deviation 1
+    rng : of the cells and the split
+    labels : what every sample is, for guidance; None guides towards single components
+    guidance : scale of classifier-free guidance; 1 is none
+    items : how many states it will be called on, if it is guided
+    components : numbers to choose from
+
+    Notes
+    -----
+    Cells of k-means in the leading principal directions, each with its own mean and covariance, which is drawn towards
+    that of all cells the more the fewer samples it has. Directions beyond count as one Gaussian.
+    """
+    count, dimension = samples.shape
+    mean = samples.mean(0)
+    _, values, axes = np.linalg.svd(samples - mean, full_matrices=False)
+    variances = _shrunk(values**2 / (count - 1), count, dimension)
+    split = min(dimension, _DIRECTIONS, max(count // 4, 1))
+    z, centre = samples @ axes.T, axes @ mean
+    first = z[:, :split]
+    names = np.zeros(count, dtype=int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    kept = rng.permutation(count)
+    train, test = kept[: count * 4 // 5], kept[count * 4 // 5 :]
+    noised = torch.from_numpy((1 - _NOISED) * first[test] + _NOISED * rng.standard_normal((len(test), split)))[None]
+    scores = {}
+    for k in components:
+        if k == 1 or k * 12 <= len(train):
+            parts = _cells(first[train], names[train], k, rng)
+            scores[k] = float(parts.mixture().log_density(noised, torch.tensor(_NOISED)).mean())
+    best = max(scores, key=lambda k: scores[k])
+    least = _LEAST * float(variances.mean())
+    if best == 1 and guidance == 1:
+        split = 0
+    chosen = _cells(first, names, best if best > 1 or guidance == 1 else 8, rng)
+    mixture = chosen.mixture(items, guidance, rng) if split else None
+    beyond = np.arange(split, len(variances))
+    if len(beyond) > _BEYOND:
+        beyond = beyond[np.linspace(0, len(beyond) - 1, _BEYOND).astype(int)]
+    rest = None
+    if len(beyond):
+        spread = np.maximum(variances[beyond], least)
+        rest = Mixtures(np.zeros((1, 1)), centre[None, None, beyond], spread[None, None], None, None, None)
+    return Surrogate(mixture, rest, split, split + len(beyond), best)
+
+
+def _shrunk(variances: Array, count: int, dimension: int) -> Array:
+    """Variances of principal directions of ``count`` samples, less far apart than those of the samples.
+
+    The largest of few samples are too large and the smallest too small: of all they are drawn to the mean by the share
+    that Ledoit & Wolf 2004 (https://doi.org/10.1016/S0047-259X(03)00096-4) find best for normal data.
+    """
+    total, squares = variances.sum(), (variances**2).sum()
+    mean = total / dimension
+    apart = squares - total * mean
+    share = 1.0 if apart <= 0 else min(1.0, (squares + total**2) / count / apart)
+    shrunk: Array = (1 - share) * variances + share * mean
+    return shrunk
+
+
+def _cells(points: Array, names: npt.NDArray[np.int_], count: int, rng: np.random.Generator) -> _Parts:
+    """A Gaussian for every cell of k-means; with more than one label, cells of each label in proportion."""
+    groups = []
+    for name in np.unique(names):
+        own = points[names == name]
+        share = max(1, round(count * len(own) / len(points)))
+        if share == 1 or len(own) < 2 * share:
+            cells = np.zeros(len(own), dtype=int)
+        else:
+            _, cells = kmeans2(own, share, iter=30, minit="++", missing="warn", rng=rng)
+        groups += [(name, own[cells == k]) for k in np.unique(cells)]
+    single = np.unique(names).size == 1  # then components stand for themselves
+    dimension = points.shape[1]
+    within = sum(((g - g.mean(0)).T @ (g - g.mean(0)) for _, g in groups), np.zeros((dimension, dimension)))
+    within /= max(len(points) - len(groups), 1)
+    within = _toward_round(within, len(points))
+    means, variances, axes, weights, labels = [], [], [], [], []
+    for k, (name, group) in enumerate(groups):
+        own = (group - group.mean(0)).T @ (group - group.mean(0)) / max(len(group) - 1, 1)
+        share = dimension / (dimension + len(group))
+        values, vectors = np.linalg.eigh((1 - share) * own + share * within)
+        means.append(group.mean(0))
+        variances.append(np.maximum(values, _LEAST * np.trace(within) / dimension))
+        axes.append(vectors)
+        weights.append(len(group) / len(points))
+        labels.append(k if single else name)
+    return _Parts(np.array(weights), np.array(means), np.array(variances), np.array(axes), np.array(labels))
+
+
+def _toward_round(covariance: Array, count: int) -> Array:
+    values, vectors = np.linalg.eigh(covariance)
+    rounder: Array = (vectors * _shrunk(values, count, len(values))) @ vectors.T
+    return rounder

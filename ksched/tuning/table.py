@@ -1,0 +1,73 @@
+"""Plans of one model call per step as tables of weights, and noise levels apart from any process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ksched import analysis
+from ksched.grid import Grid
+from ksched.plan import Plan
+from ksched.processes import Flow, Level
+from ksched.samplers.weighted import Table
+from ksched.types import Array
+
+__all__ = ["canonical", "on_flow", "ratio", "states", "table_of"]
+
+
+def table_of(plan: Plan, data_std: float = 1.0) -> Table:
+    """The table of a plan that calls the model once a step and draws no noise, to sigma 0.
+
+    Raises
+    ------
+    ValueError : a plan that is no such table, because it is not exact for a constant prediction
+    """
+    rows = states(plan)
+    weights = []
+    for i, (s, t) in enumerate(pairwise([*plan.levels, plan.end])):
+        kept = t.sigma / s.sigma
+        row = (rows[i + 1] - kept * rows[i]) / (t.alpha - kept * s.alpha)
+        if abs(row[0]) * s.sigma > 1e-8 or abs(row[1:].sum() - 1) > 1e-8:
+            raise ValueError(f"step {i} of the plan is no mean of predictions: it is inconsistent, or not one step")
+        weights.append(tuple(float(value) for value in row[1 : i + 1]))
+    return Table(tuple(ratio(level) / data_std for level in [*plan.levels, plan.end]), tuple(weights))
+
+
+def states(plan: Plan) -> Array:
+    """Every state that the model sees, and the result, over the start and the predictions: (nfe + 1, nfe + 1).
+
+    Raises
+    ------
+    ValueError : a plan that draws noise or reads unconditional predictions
+    """
+    if plan.draws or any(row.both for row in plan.rows):
+        raise ValueError("a plan to be tuned must draw no noise and need no unconditional prediction")
+    rows = analysis.table(plan)
+    result: Array = np.concatenate([rows[:, :1], rows[:, 1 : 1 + 2 * plan.nfe : 2]], axis=1)
+    return result
+
+
+def canonical(plan: Plan, data_std: float) -> tuple[Array, Array]:
+    """A plan in flow coordinates of data of standard deviation 1.
+
+    Returns
+    -------
+    levels of the model calls (nfe,), and rows as of `states`
+    """
+    scales = np.array([level.alpha * data_std + level.sigma for level in (*plan.levels, plan.end)])
+    rows = states(plan) * data_std / scales[:, None]
+    rows[:, 0] *= scales[0] / data_std
+    return np.array([level.sigma for level in plan.levels]) / scales[:-1], rows
+
+
+def ratio(level: Level) -> float:
+    """Noise to signal."""
+    return level.sigma / level.alpha if level.alpha > 0 else math.inf
+
+
+def on_flow(levels: Sequence[float]) -> Grid:
+    """Noise to signal as a grid of `Flow`, whose states alpha * x0 + sigma * eps have alpha + sigma = 1."""
+    return Grid.of([1.0 if math.isinf(level) else level / (1 + level) for level in levels], Flow())
