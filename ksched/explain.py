@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -11,10 +12,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-from ksched.options import Option
+from ksched.options import Option, check_options
 from ksched.peers import find_sampler
 from ksched.processes import Process, default_process
-from ksched.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec
+from ksched.samplers.auto import choose
 from ksched.samplers.view import view
 from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
 from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, parse_label
@@ -127,21 +129,31 @@ class Configuration:
         return f"{self.dialect.value}:{names}"
 
 
-def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None) -> str:
+def explain(
+    a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any
+) -> str:
     """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
 
     Parameters
     ----------
     a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
-        "beta"
+        "beta"; "auto" alone says what it chooses and why
     steps, process : the run on which their noise levels and tables are compared
+    options : of "auto": end and data_std
 
     Raises
     ------
     TypeError, ValueError : a text that names no configuration; steps or process that cannot be
     """
-    first = Configuration.parse(a)
     process = default_process() if process is None else process
+    if AUTO.name in (a, b):
+        if b is not None:
+            raise ValueError('"auto" is explained alone, since it has levels of its own: give no second configuration')
+        text = "\n".join(_chosen(steps, process, check_options(f"sampler {AUTO.name}", AUTO.options, options)))
+        print(text)
+        return text
+    check_options("explain", {}, options)
+    first = Configuration.parse(a)
     if b is None:
         second = first.in_ours
         lines = [f"{first}", *_described(first)]
@@ -153,6 +165,20 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     text = "\n".join(textwrap.fill(line, 110, subsequent_indent="    ") if line[0] == " " else line for line in lines)
     print(text)
     return text
+
+
+def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[str]:
+    """What "auto" runs, and why."""
+    choice = choose(steps, process, **options)
+    levels = ", ".join(f"{sigma:.4g}" for sigma in choice.sigmas)
+    lines = [f"auto, {steps} model calls on {process!r}: {choice.name}", f"  why: {choice.why}"]
+    if choice.table is None:
+        lines.append("  method: exponential predictor-corrector (exp_pc); from pure noise, Adams in sigma (lms)")
+    else:
+        size = math.sqrt(sum(value**2 for value in choice.table.last))
+        lines.append("  method: DDIM steps, each with a weighted mean of all predictions so far")
+        lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoise' once")
+    return [*lines, f"  sigmas: {levels}"]
 
 
 def _described(one: Configuration) -> list[str]:

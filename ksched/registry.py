@@ -324,11 +324,17 @@ def sampler_spec(name: SamplerType | str) -> SamplerSpec:
     return _REGISTRY[SamplerType.parse(name)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OfPlan(SamplerSpec):
-    """A plan as a sampler."""
+    """A plan as a sampler; equal if the plans are."""
 
     whole: Plan | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OfPlan) and self.whole == other.whole
+
+    def __hash__(self) -> int:
+        return hash(self.whole)
 
     def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
         """The plan itself on its own levels."""

@@ -255,7 +255,7 @@ def build_sampler(
         return Sampler(spec, Grid.of(sigmas, process), given, None, dialect)
     if spec.levels is not None:
         check_options(owner, spec.options, rest)
-        asked = (sampler.steps if isinstance(sampler, Plan) else 20) if steps is None else steps
+        asked = (spec.steps or (20,))[0] if steps is None else steps
         return Sampler(spec, Grid.of(spec.levels(asked, process, **own), process), given, None, dialect)
     span = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     shared = {**spec.options, **schedule_options(schedule), **span}

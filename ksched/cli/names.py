@@ -15,7 +15,7 @@ from ksched.cli.common import AsJSON, plain_number, screen
 from ksched.explain import allowed, option_texts, sampler_facts
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS
-from ksched.registry import SamplerSpec, dialect_options, sampler_spec, samplers
+from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
 from ksched.samplers.view import VIEW_OPTIONS
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.types import Dialect, NoiseSchedule
@@ -34,7 +34,7 @@ def list_names(
     specs = list(samplers()) if both or only_samplers else []
     schedules = list(SCHEDULES) if both or only_schedules else []
     if name is not None:
-        specs, schedules = _found(name, specs, schedules)
+        specs, schedules = _found(name, [*specs, *([AUTO] if both or only_samplers else [])], schedules)
     if as_json:
         facts: dict[str, Any] = {}
         if specs or (name is None and (both or only_samplers)):

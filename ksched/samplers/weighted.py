@@ -68,6 +68,12 @@ class Table:
             raise ValueError("weights of a table must be finite")
 
     @property
+    def last(self) -> tuple[float, ...]:
+        """Weights of all predictions in the result."""
+        row = self.weights[-1]
+        return (*row, 1 - sum(row))
+
+    @property
     def calls(self) -> int:
         """Number of model calls."""
         return len(self.weights)

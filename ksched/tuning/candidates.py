@@ -64,7 +64,8 @@ def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str
     end : "denoise" leaves out those that end with more than the last prediction
     """
     noise = process.level(process.sigma_max).alpha == 0
-    for sampler, how, schedule, options in _FROM_NOISE if noise else _PAIRS:
+    pairs = _FROM_NOISE if noise else _PAIRS
+    for sampler, how, schedule, options in pairs if steps > 1 else pairs[-1:]:  # one step is the prediction
         if end == "denoise" and how.get("end") == "integral":
             continue
         for shift in (1.0, 3.0) if noise and process.sigma_limit == 1 else (1.0,):

@@ -41,7 +41,7 @@ class Mixtures:
             members, components, dimension, _ = axes.shape
             arrays["basis"] = axes.transpose(0, 2, 1, 3).reshape(members, dimension, components * dimension)
             arrays["centres"] = np.einsum("mkij,mki->mkj", axes, means)
-        self.of = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items() if a is not None}
+        self.of = {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items() if a is not None}
 
     def to(self, dtype: torch.dtype) -> Mixtures:
         """The same in another dtype."""

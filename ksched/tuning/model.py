@@ -119,11 +119,12 @@ class Canonical:
             one, two = self(y, level), self(y, level)
         away, added = (one - ends).square().mean().sqrt().item(), s / (1 - s)
         size = ends.std().item()
-        if not 0.2 < size < 5 or away > 1.5 * added:
+        kept = (one - y / (1 - s)).square().mean().sqrt().item()
+        if not 0.2 < size < 5 or away > 1.5 * added or kept < 0.02 * added:
             raise ValueError(
                 "the denoiser must return the clean data that it predicts, denoiser(x, sigma) -> x0. What it samples "
                 f"has {size:.3g} times the std of the data; with noise of {added:.3g} of that added, its answer is "
-                f"{away:.3g} away. Wrap the network in ksched.Denoiser; ksched.check_model finds out what it predicts"
+                f"{away:.3g} away from the data, {kept:.3g} from the state. Wrap the network in ksched.Denoiser; ksched.check_model finds out what it predicts"
             )
         return (one - two).square().mean().sqrt().item() / math.sqrt(2)
 

@@ -1,0 +1,364 @@
+"""`tune`: plans made for a model or for samples, accepted only where they are better."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ksched
+from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, tune
+from ksched.exact import Gaussian, GaussianMixture
+from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
+from ksched.tuning.mixtures import Mixtures
+from ksched.tuning.surrogate import fit_surrogate
+from ksched.tuning.table import canonical, table_of
+from ksched.types import Array
+
+PROCESSES: dict[str, Process] = {"sd": VP(), "edm": EDM(), "flow": Flow(), "vp": VP(variance_preserving=True)}
+
+
+def mixture(process: Process, scale: float = 1.0) -> GaussianMixture:
+    """Five parts in eight dimensions, of standard deviation ``scale``."""
+    rng = np.random.default_rng(3)
+    means = rng.standard_normal((5, 8)) * 0.8
+    turns = [np.linalg.qr(rng.standard_normal((8, 8)))[0] for _ in means]
+    covariances = np.array([(q * np.geomspace(1.0, 0.01, 8)) @ q.T for q in turns])
+    means -= means.mean(0)
+    size = math.sqrt(float(np.mean(means**2) + np.mean(np.trace(covariances, axis1=1, axis2=2)) / 8)) / scale
+    return GaussianMixture(np.full(5, 0.2), means / size, covariances / size**2, process, labels=[0, 0, 1, 1, 2])
+
+
+def error(plan: Plan, model: Any, process: Process, items: int = 128) -> float:
+    """Mean distance of its runs from where the exact ODE ends, from start states that tuning has not seen."""
+    noise = torch.randn(items, 8, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    first = process.level(process.sigma_max)
+    many = build_sampler("exp_pc", "exponential" if first.alpha else "beta", 150, process=process, end="integral")
+    ends, found = (s.sample(model, first.sigma * noise) for s in (many, build_sampler(plan, process=process)))
+    return float((found - ends).square().mean(1).sqrt().mean())
+
+
+# ------------------------------------------------------------------------------------------------------------ the parts
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+def at(s: float) -> torch.Tensor:
+    return torch.tensor(s, dtype=torch.float64)
+
+
+def many(mixture: GaussianMixture) -> Mixtures:
+    variances, axes = np.linalg.eigh(mixture.covariances)
+    return Mixtures(np.log(mixture.weights)[None], mixture.means[None], variances[None], axes[None], None, None)
+
+
+def test_mixtures_are_the_exact_denoiser() -> None:
+    one = mixture(Flow())
+    y = torch.randn(1, 20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for s in (0.001, 0.3, 0.9, 1.0):
+        close(many(one)(y, at(s))[0], one(y[0], s))
+        density = many(one).log_density(y, at(s))[0] - one.log_density(y[0], s)
+        close(density, density[:1].expand(20))  # but for a constant
+
+
+def test_mixtures_of_one_width_are_those_of_that_covariance() -> None:
+    rng = np.random.default_rng(0)
+    means, variances = rng.standard_normal((2, 4, 3)), rng.uniform(0.1, 1.0, (2, 4))
+    logs = np.full((2, 4), -math.log(4))
+    round_ones = Mixtures(logs, means, variances, None, None, None)
+    same = Mixtures(logs, means, np.repeat(variances[..., None], 3, axis=2), None, None, None)
+    y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for s in (0.05, 0.7):
+        close(round_ones(y, at(s)), same(y, at(s)))
+
+
+def test_guidance_goes_on_from_the_whole_past_the_part() -> None:
+    whole = mixture(Flow())
+    parts = many(whole)
+    outside = np.where(np.array(whole.labels) == 1, 0.0, -1e9)[None, None].repeat(6, axis=1)
+    guided = Mixtures(*(parts.of[n].numpy() for n in ("logs", "means", "variances")), np.linalg.eigh(whole.covariances)[1][None], outside, np.full((1, 1, 1), 4.0))  # fmt: skip
+    y = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uncond, cond = whole(y[0], 0.6), whole.only(1)(y[0], 0.6)
+    close(guided(y, at(0.6))[0], uncond + 4 * (cond - uncond))
+
+
+def test_exact_ends_are_those_of_the_exact_solution() -> None:
+    one = mixture(Flow())
+    start = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for s in (1.0, 0.95):
+        ends = exact_ends(lambda y, level: one(y, level.item()), s * start, s, steps=200)
+        close(ends, one.solve(s * start, [s, 0.0])[-1], 2e-4)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_errors_are_those_of_the_run_itself(name: str) -> None:
+    """A plan in canonical coordinates, on its own process and on data of another size."""
+    process, scale = PROCESSES[name], 3.0
+    model, unit = mixture(process, scale), mixture(Flow())
+    plan = build_sampler("dpmpp_2m", "simple", 5, process=process).plan
+    noise = torch.randn(7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    end = build_sampler(plan, process=process).sample(model, plan.start.sigma * noise) / scale
+    levels, rows = (torch.from_numpy(array) for array in canonical(plan, scale))
+    problem = Problem(lambda y, s: unit(y, s.item()), levels[0] * noise, end, torch.tensor(1.0))
+    assert problem.errors(levels, rows).max() < 2e-6
+
+
+@pytest.mark.parametrize("end", ["integral", "denoise"])
+def test_numbers_and_tables_are_the_same_thing(end: str) -> None:
+    how: dict[str, Any] = {"end": "integral"} if end == "integral" else {}
+    table = table_of(build_sampler("exp_pc", "karras", 6, **how).plan)
+    family = Free(6, table.levels[0], 0.02, end)
+    again = family.table(family.numbers(table))
+    assert again.levels == pytest.approx(table.levels, rel=2e-3)  # no gap may vanish
+    assert [value for row in again.weights for value in row] == pytest.approx([v for row in table.weights for v in row])
+
+
+def test_derivatives_with_respect_to_levels_are_right() -> None:
+    def plan_of(levels: Any) -> Plan:
+        return build_sampler("dpmpp_2m", sigmas=levels).plan
+
+    family = OnGrid(plan_of, 1.0, 4, VP().sigma_max, VP().sigma_min)
+    numbers = torch.from_numpy(family.numbers([VP().sigma_max, 4.0, 1.0, 0.2, 0.0])).requires_grad_()
+    assert family.levels(numbers.detach().numpy())[1:-1] == pytest.approx([4.0, 1.0, 0.2], rel=2e-3)
+    assert torch.autograd.gradcheck(lambda n: family.rows(n)[1], numbers, atol=1e-4, rtol=1e-3)
+
+
+def test_a_surrogate_has_as_many_parts_as_the_samples_show() -> None:
+    rng = np.random.default_rng(0)
+    one = fit_surrogate(Gaussian(np.zeros(8), np.geomspace(1, 0.01, 8) * 3).sample(600, 1), rng)
+    assert (one.components, one.split) == (1, 0)
+    assert fit_surrogate(mixture(VP()).sample(600, 1), rng).components > 1
+    wide = fit_surrogate(rng.standard_normal((80, 500)), rng)  # fewer samples than dimensions
+    assert torch.isfinite(wide(torch.ones(1, 3, wide.dimension, dtype=torch.float64), at(0.5))).all()
+
+
+# ------------------------------------------------------------------------------------------------------- from samples
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -> None:
+    process = PROCESSES[name]
+    model = mixture(process, 0.5)
+    plan = tune(model.sample(400, 1), 6, process=process)
+    assert plan.nfe == plan.steps == 6
+    assert plan.report["tuned"]
+    assert plan.report["data_std"] == pytest.approx(0.5, rel=0.1)
+    best = min(
+        error(build_sampler(sampler, schedule, 6, process=process).plan, model, process)
+        for sampler, schedule in [("dpmpp_2m", "karras"), ("uni_pc", "simple"), ("euler", "simple"), ("lms", "beta")]
+    )
+    assert error(plan, model, process) < best / 1.3
+    for state in analysis.marginals(plan):
+        assert state.alpha == pytest.approx(state.level.alpha, abs=1e-9)
+
+
+def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
+    samples = mixture(VP()).sample(200, 1)
+    one, two = tune(samples, 4, seed=3), tune(torch.from_numpy(samples), 4, seed=3)
+    assert one == two
+    assert one.report == two.report
+    again = Plan.from_json(one.to_json())
+    assert again == one
+    assert again.report == json.loads(json.dumps(dict(one.report)))
+    assert {"chosen", "why", "errors", "untuned", "compared", "held_out", "seed", "samples"} <= again.report.keys()
+    assert tune(samples, 4, seed=4) != one
+
+
+def test_one_step_is_the_prediction() -> None:
+    plan = tune(mixture(VP()).sample(100, 1), 1)
+    assert [value for _, value in plan.rows[-1].terms] == [1.0]
+
+
+def test_a_sampler_is_kept_and_its_levels_are_chosen() -> None:
+    model = mixture(VP())
+    plan = tune(model.sample(300, 1), 6, sampler="DPM++ 2M")
+    assert plan == build_sampler("dpmpp_2m", sigmas=plan.sigmas).plan
+    assert plan.report["sampler"] == "dpmpp_2m"
+    best = min(
+        error(build_sampler("dpmpp_2m", rule, 6).plan, model, VP()) for rule in ("karras", "exponential", "beta")
+    )
+    assert error(plan, model, VP()) < best
+    twice = tune(model.sample(200, 1), 3, sampler="heun", level=0)
+    assert (twice.steps, twice.nfe) == (3, 5)
+
+
+def test_guidance_is_tuned_for() -> None:
+    model = mixture(VP())
+    samples = model.sample(400, 1)
+    labels = [model.labels[k] for k in model.responsibilities(torch.from_numpy(samples), 0.01).argmax(1).tolist()]
+    part = model.only(1)
+
+    def guided(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        uncond = model(x, sigma.double())
+        return uncond + 4 * (part(x, sigma.double()) - uncond)
+
+    plan = tune(samples, 7, guidance=4.0, labels=labels)
+    assert plan.report["guidance"] == 4.0
+    others = [
+        build_sampler(s, r, 7).plan for s, r in [("dpmpp_2m", "karras"), ("euler", "simple"), ("uni_pc", "simple")]
+    ]
+    assert error(plan, guided, VP()) < min(error(other, guided, VP()) for other in others)
+
+
+def test_an_end_at_the_prediction_is_kept_to() -> None:
+    plan = tune(mixture(VP()).sample(200, 1), 5, end="denoise")
+    assert [value for _, value in plan.rows[-1].terms] == [1.0]
+
+
+def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that goes wrong gives the best pair, and the report says so."""
+    from ksched.tuning import course
+
+    def ruined(self: Any, start: Plan, problems: Any, end: Any, iterations: int, told: Any) -> Plan:
+        return build_sampler("euler", sigmas=[14.6, 14.0, 13.0, 0.03, 0.0], process=VP()).plan
+
+    monkeypatch.setattr(course.Tuning, "improved", ruined)
+    monkeypatch.setattr(course, "shipped", lambda *_: iter(()))
+    plan = tune(mixture(VP()).sample(200, 1), 4)
+    assert not plan.report["tuned"]
+    assert "no tuned plan was better" in plan.report["why"]
+    assert plan.report["chosen"] == plan.report["untuned"]["name"]
+    assert any("refused" in row for row in plan.report["compared"])
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "said"),
+    [
+        (np.zeros((10, 4)), {}, "at least 64 samples"),
+        (np.ones((100, 4)), {}, "samples must differ"),
+        (np.full((100, 4), np.nan), {}, "samples must be finite; got 400 values of 400"),
+        ("data.npy", {}, "source must be samples or a denoiser; got str"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"steps": 51}, "at most 50"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"steps": 0}, "at least 1"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"level": 2}, "level 2 goes through a model"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"level": 7}, "level must be 0, 1 or 2"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"labels": [1, 2]}, "labels must be one for each of 100"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"end": "denoised"}, "end must be 'integral'"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"guidance": 0.5}, "guidance must be from 1"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"items": 2}, "items must be from 16"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"seed": -1}, "seed must be"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"data_std": 0}, "data_std must be above 0"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"eta": 1}, "tune has no option 'eta'"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"process": "vp"}, "process must be a ksched process"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "dpmpp_2m_sde"}, "draws noise"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "dpm_adaptive"}, "no levels that could be"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "auto"}, "no levels that could be"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "euler", "eta": 2}, "euler has no option"),
+    ],
+)
+def test_bad_samples_and_arguments_are_refused(source: Any, how: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        tune(source, **{"steps": 4, **how})
+
+
+# ------------------------------------------------------------------------------------------------------- from a model
+
+
+def told(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda x, sigma: model(x, sigma)
+
+
+@pytest.mark.parametrize("name", ["edm", "flow"])
+def test_a_denoiser_makes_a_plan(name: str) -> None:
+    process = PROCESSES[name]
+    model = mixture(process, 0.5)
+    plan = tune(told(model), 8, process=process, shape=(8,), items=64, batch=50)
+    assert plan.report["tuned"]
+    assert plan.report["noise_of_the_model"] == 0
+    assert plan.report["model_calls"] > 0
+    assert plan.report["data_std"] == pytest.approx(0.5, rel=0.2)
+    other = build_sampler("dpmpp_2m", "karras", 8, process=process).plan
+    assert error(plan, model, process) < error(other, model, process) / 2
+
+
+def test_level_0_chooses_and_level_2_goes_through_the_model() -> None:
+    model = mixture(VP())
+    chosen = tune(model, 5, level=0, items=64)  # which tells its dimension
+    assert not any(row["name"].startswith("fitted") for row in chosen.report["compared"])
+    through = tune(model, 5, level=2, items=64)
+    assert "fitted through the model" in [row["name"] for row in through.report["compared"]]
+    assert error(through, model, VP()) <= error(chosen, model, VP()) * 1.05
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.03])
+def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
+    model = mixture(VP())
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        clean = model(x, sigma.double())
+        return clean + noise * torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean)
+
+    plan = tune(noisy, 6, shape=(8,), items=64)
+    assert plan.report["noise_of_the_model"] == pytest.approx(noise, rel=0.2)
+    untuned = plan.report["untuned"]["name"]
+    pair = next(p for n, p in ksched.tuning.candidates.untuned(6, VP(), None) if n == untuned)
+    assert error(plan, noisy, VP()) < 1.05 * error(pair, noisy, VP())
+
+
+def wrong(kind: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
+    model = mixture(VP())
+
+    def answer(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        denoised = model(x, sigma)
+        level = sigma.reshape(-1, 1).to(x)
+        return {
+            "nan": denoised * math.nan,
+            "shape": denoised[:, :3],
+            "no tensor": 3.0,
+            "noise": (x - denoised) / level,
+            "state": x,
+            "velocity": x - denoised,
+        }[kind]
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("nan", "finite numbers; got nan or infinity at sigma 14.6"),
+        ("shape", r"a tensor like the state, \(16, 8\); got shape \(16, 3\)"),
+        ("no tensor", "a tensor like the state.*got float"),
+        ("noise", "denoiser"),
+        ("state", "denoiser"),
+        ("velocity", "denoiser"),
+    ],
+)
+def test_a_wrong_model_is_an_error_that_says_what_is_wrong(kind: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tune(wrong(kind), 5, shape=(8,), items=16)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, "shape must say what one item is"),
+        ({"shape": (0, 3)}, "numbers of at least 1"),
+        ({"shape": (8,), "batch": 0}, "batch must be"),
+        ({"shape": (8,), "guidance": 3.0}, "a denoiser has its guidance inside"),
+        ({"shape": (8,), "data_std": -1.0}, "data_std must be above 0"),
+    ],
+)
+def test_bad_arguments_for_a_model_are_refused_before_it_is_called(how: dict[str, Any], said: str) -> None:
+    def never(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the model was called")
+
+    with pytest.raises(ValueError, match=said):
+        tune(never, 5, **how)
+
+
+def test_a_process_of_another_range_is_tuned_for_too() -> None:
+    process = VE(0.02, 30.0)
+    model = mixture(process)
+    samples: Array = model.sample(300, 1)
+    plan = tune(samples, 6, process=process)
+    other = build_sampler("dpmpp_2m", "karras", 6, process=process).plan
+    assert error(plan, model, process) < error(other, model, process) / 1.5
