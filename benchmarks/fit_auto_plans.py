@@ -1,7 +1,9 @@
 """The tables of `build_sampler("auto")`: fitted to synthetic mixtures, no model and no data in sight.
 
-    python benchmarks/fit_auto_plans.py            every table, about an hour on two cores
-    python benchmarks/fit_auto_plans.py sd 6 8     some of them, into the same file
+    python benchmarks/fit_auto_plans.py               every table, about half an hour on two cores
+    python benchmarks/fit_auto_plans.py sd integral   those of a range and an end
+
+What is in the file already is kept and gone on from: take the file away to begin anew.
 
 A *zoo* stands in for the models to come. Its members have a standard deviation of 1 give or take a quarter, as data is
 scaled for a network: single Gaussians with the spectrum of images; mixtures of 4 to 12 Gaussians in 16 to 64
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -39,9 +42,10 @@ from ksched.tuning.table import table_of
 from ksched.types import Array
 
 SEED = 2026
-#: numbers of calls by how the run ends; with more, a network's noise is all that is left where it is assumed
-CALLS = {"integral": range(1, 21), "denoise": range(1, 13)}
-ITERATIONS = 220
+#: numbers of calls by how the run ends; what is between is stretched from the one below
+CALLS = {"integral": (*range(1, 9), 10, 12, 15), "denoise": (1, 2, 3, 4, 5, 6, 8, 10)}
+ITERATIONS = 110  # half of it from 11 calls on
+BOTH = 6  # calls up to which a fit is started from a known method too
 ITEMS, GUIDED_ITEMS = 16, 40  # trajectories of every member
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
@@ -192,51 +196,88 @@ def start_of(of: str, calls: int) -> Table:
     return table_of(ksched.build_sampler("exp_pc", sigmas=sigmas, process=Flow(), **how).plan)
 
 
-def made(of: str, end: str, calls: int) -> dict[str, Any]:
-    """One table, as it is in the file."""
-    torch.set_num_threads(1)
+def made(of: str, end: str, calls: int, last: Table | None) -> Table:
+    """One table, from the one of fewer calls or from a known method, whichever ends better."""
     first, low = RANGES[of]
     if calls == 1:  # one prediction is all there is
-        table = Table((first, 0.0), ((),))
-    else:
-        problems = [replace(p, noise=NOISE[end]) for p in zoo(of)]
-        family = Free(calls, first, low, end)
-        numbers = fit(
-            family,
-            problems,
-            family.numbers(start_of(of, calls)),
-            iterations=ITERATIONS if calls <= 10 else ITERATIONS // 2,
-        )
-        table = family.table(numbers)
-    plain = table.to_dict()
-    rounded = {
-        name: json.loads(json.dumps(plain[name]), parse_float=lambda t: float(f"{float(t):.7g}")) for name in plain
-    }
-    return {"range": of, "end": end, "calls": calls, **rounded}
+        return Table((first, 0.0), ((),))
+    problems = [replace(p, noise=NOISE[end]) for p in zoo(of)]
+    family = Free(calls, first, low, end)
+    starts = [start_of(of, calls)] if last is None or last.calls == 1 or (calls <= BOTH and end == "integral") else []
+    starts += [last.stretched(calls)] if last is not None and last.calls > 1 else []
+    found: list[tuple[float, Table]] = []
+    for start in starts:
+        losses = [math.inf]
+        numbers = fit(family, problems, family.numbers(start), iterations=_iterations(calls), progress=losses.append)
+        found.append((losses[-1], family.table(numbers)))
+    return _rounded(min(found, key=lambda pair: pair[0])[1])
 
 
-def _jobs(arguments: list[str]) -> Iterator[tuple[str, str, int]]:
-    numbers = [int(a) for a in arguments if a.isdigit()]
-    names = [a for a in arguments if a in RANGES] or list(RANGES)
-    ends = [a for a in arguments if a in NOISE] or list(NOISE)
-    for end in ends:
-        for calls in numbers or CALLS[end]:
-            yield from ((of, end, calls) for of in names)
+def _iterations(calls: int) -> int:
+    return ITERATIONS if calls <= 10 else ITERATIONS // 2
+
+
+def _rounded(table: Table) -> Table:
+    """With the digits that the file has."""
+
+    def digits(value: float) -> float:
+        return float(f"{value:.7g}")
+
+    weights = tuple(tuple(map(digits, row)) for row in table.weights)
+    return Table((table.levels[0], *map(digits, table.levels[1:])), weights)
+
+
+def _chain(job: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    """All tables of a range and an end that are not in the file, each from the last."""
+    torch.set_num_threads(1)
+    of, end = job
+    last: Table | None = None
+    there = _in_file()
+    for calls in CALLS[end]:
+        key = of, end, calls
+        if key in there:
+            last = Table.from_dict(there[key])
+            continue
+        last = made(of, end, calls, last)
+        yield {"range": of, "end": end, "calls": calls, **last.to_dict()}
+
+
+def _in_file() -> dict[tuple[str, str, int], dict[str, Any]]:
+    found = json.loads(OUT.read_text())["tables"] if OUT.exists() else []
+    return {(t["range"], t["end"], t["calls"]): t for t in found}
+
+
+def _put(job: tuple[str, str], queue: Any) -> None:
+    try:
+        for table in _chain(job):
+            queue.put(table)
+    finally:
+        queue.put(None)
 
 
 def main() -> None:
     """Make the tables that are asked for, and write each as soon as it is there."""
-    jobs = list(_jobs(sys.argv[1:]))
-    found = json.loads(OUT.read_text())["tables"] if OUT.exists() else []
-    tables = {(t["range"], t["end"], t["calls"]): t for t in found}
-    with ProcessPoolExecutor(2) as pool:
-        for key, table in zip(jobs, pool.map(made, *zip(*jobs, strict=True)), strict=True):
-            tables[key] = table
-            print(*key, flush=True)
+    names = [a for a in sys.argv[1:] if a in RANGES] or list(RANGES)
+    ends = [a for a in sys.argv[1:] if a in NOISE] or list(NOISE)
+    jobs = [(of, end) for end in ends for of in names]
+    tables = _in_file()
+    with multiprocessing.Manager() as manager, ProcessPoolExecutor(2) as pool:
+        queue = manager.Queue()
+        running = [pool.submit(_put, job, queue) for job in jobs]
+        left = len(jobs)
+        while left:
+            table = queue.get()
+            if table is None:
+                left -= 1
+                continue
+            tables[table["range"], table["end"], table["calls"]] = table
+            print(table["range"], table["end"], table["calls"], flush=True)
             head = {"format": "ksched-auto-plans", "version": 1, "made_by": "benchmarks/fit_auto_plans.py"}
             head |= {"seed": SEED, "date": datetime.now(UTC).date().isoformat(), "ranges": _ranges()}
             lines = ",\n  ".join(json.dumps(tables[key]) for key in sorted(tables))
             OUT.write_text(json.dumps(head)[:-1] + ',\n "tables": [\n  ' + lines + "\n ]}\n")
+        for job in running:
+            job.result()
 
 
 def _ranges() -> dict[str, Any]:

@@ -129,9 +129,7 @@ class Configuration:
         return f"{self.dialect.value}:{names}"
 
 
-def explain(
-    a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any
-) -> str:
+def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any) -> str:
     """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
 
     Parameters

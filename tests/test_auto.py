@@ -48,6 +48,8 @@ def test_any_number_of_calls_is_a_consistent_plan_within_the_range(of: str, end:
 def test_tables_go_up_to_20_calls_and_beyond_is_a_general_pair(of: str) -> None:
     process, std = RANGES[of]
     assert all(choose(steps, process, data_std=std).table is not None for steps in range(1, 21))
+    between = choose(13, process, data_std=std)
+    assert "stretched from that of 12 calls" in between.why
     beyond = choose(21, process, data_std=std)
     assert beyond.table is None
     assert "up to 20" in beyond.why

@@ -54,9 +54,10 @@ def at(s: float) -> torch.Tensor:
     return torch.tensor(s, dtype=torch.float64)
 
 
-def many(mixture: GaussianMixture) -> Mixtures:
+def many(mixture: GaussianMixture, outside: Array | None = None, scales: Array | None = None) -> Mixtures:
     variances, axes = np.linalg.eigh(mixture.covariances)
-    return Mixtures(np.log(mixture.weights)[None], mixture.means[None], variances[None], axes[None], None, None)
+    parts = np.log(mixture.weights)[None], mixture.means[None], variances[None], axes[None]
+    return Mixtures(*parts, outside, scales)
 
 
 def test_mixtures_are_the_exact_denoiser() -> None:
@@ -81,9 +82,8 @@ def test_mixtures_of_one_width_are_those_of_that_covariance() -> None:
 
 def test_guidance_goes_on_from_the_whole_past_the_part() -> None:
     whole = mixture(Flow())
-    parts = many(whole)
     outside = np.where(np.array(whole.labels) == 1, 0.0, -1e9)[None, None].repeat(6, axis=1)
-    guided = Mixtures(*(parts.of[n].numpy() for n in ("logs", "means", "variances")), np.linalg.eigh(whole.covariances)[1][None], outside, np.full((1, 1, 1), 4.0))  # fmt: skip
+    guided = many(whole, outside, np.full((1, 1, 1), 4.0))
     y = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     uncond, cond = whole(y[0], 0.6), whole.only(1)(y[0], 0.6)
     close(guided(y, at(0.6))[0], uncond + 4 * (cond - uncond))

@@ -29,6 +29,8 @@ AutoEnd = Literal["integral", "denoise"]
 #: by range of tables: from which to which first level they are used, over the std of the data, and in words
 _STARTS = {"sd": (12.0, 18.0), "edm": (60.0, 800.0), "flow": (800.0, math.inf)}
 _WORDS = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "pure noise, as with flow matching"}
+#: model calls up to which tables are used, by how they end
+_MOST: Mapping[str, int] = {"integral": 20, "denoise": 12}
 #: steps from which the general method may be of higher order
 _LONG = 12
 
@@ -45,6 +47,22 @@ def _shipped() -> Mapping[str, Any]:
 def _tables() -> Mapping[tuple[str, str, int], Table]:
     """Tables by range, end and number of calls."""
     return {(t["range"], t["end"], t["calls"]): Table.from_dict(t) for t in _shipped()["tables"]}
+
+
+def _counts(kind: str, end: str) -> list[int]:
+    """Numbers of calls that there is a table for."""
+    return [calls for of, how, calls in _tables() if (of, how) == (kind, end)]
+
+
+@cache
+def _table(kind: str, end: str, calls: int) -> Table | None:
+    """A table for a number of calls, stretched from the one below where there is none; None far above all."""
+    counts = _counts(kind, end)
+    if calls > _MOST.get(end, 0) or not counts:
+        return None
+    below = max(count for count in counts if count <= calls)
+    found = _tables()[kind, end, below]
+    return found if below == calls else found.stretched(calls)
 
 
 def auto_origin() -> str:
@@ -88,16 +106,17 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
     start = _ratio(process, process.sigma_max) / data_std
     lowest = _ratio(process, process.sigma_min) / data_std
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
-    table = _tables().get((kind or "", end, steps))
+    table = None if kind is None else _table(kind, end, steps)
     if kind is None:
         why = f"no table is for a start at {start:.4g} times the std of the data"
     elif table is None:
-        most = max((calls for of, how, calls in _tables() if (of, how) == (kind, end)), default=0)
-        why = f"tables that end in this way go up to {most} model calls"
+        why = f"tables that end in this way go up to {_MOST[end]} model calls"
     elif steps > 1 and table.levels[-2] < lowest * (1 - 1e-6):
         why = f"the table has a level of {table.levels[-2]:.3g}, below {lowest:.3g}, the lowest of the process"
     else:
+        made_for = max(count for count in _counts(kind, end) if count <= steps)
         why = f"the start is that of {_WORDS[kind]}; {auto_origin()}"
+        why += f"; stretched from that of {made_for} calls" if made_for < steps else ""
         return Choice(table, tuple(table.sigmas(process, data_std)), f"the table {kind}, {end}, {steps} calls", why)
     name, sigmas = _general(steps, process, start, data_std)
     return Choice(None, sigmas, name, why)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ksched.grid import Grid
 from ksched.processes import Process
 from ksched.samplers.blocks import ddim
@@ -16,6 +18,9 @@ from ksched.tape import Vector, Verbs
 __all__ = ["Table", "weighted"]
 
 V = TypeVar("V", bound=Vector)
+
+#: Noise to signal that a start without signal counts as when levels are laid out by its logarithm.
+_INFINITE = 100.0
 
 
 def weighted(run: Verbs[V], grid: Grid, x: V, *, weights: Sequence[Sequence[float]]) -> V:
@@ -82,6 +87,22 @@ class Table:
         """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
         lams = (-math.log(level * data_std) for level in self.levels[1:-1])
         return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
+
+    def stretched(self, calls: int) -> Table:
+        """A table of more calls: levels in between those of this one, weights by how many calls ago a prediction was.
+
+        Each step stays exact for a constant prediction. From one call there is nothing to go by.
+        """
+        first = self.levels[0] if math.isfinite(self.levels[0]) else _INFINITE
+        logs = np.log([first, *self.levels[1:-1]])
+        ago = np.zeros((self.calls, max(self.calls, calls)))
+        for i, row in enumerate(self.weights):
+            ago[i, :i] = row[::-1]
+        old, new = np.arange(self.calls), np.linspace(0, self.calls - 1, calls)
+        levels = np.exp(np.interp(new, old, logs))[1:].tolist()
+        between = np.array([np.interp(new, old, weights) for weights in ago.T])  # (calls ago, calls)
+        rows = tuple(tuple(between[:i, i][::-1].tolist()) for i in range(calls))
+        return Table((self.levels[0], *levels, 0.0), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no infinity."""

@@ -16,7 +16,7 @@ from ksched.types import NoiseSchedule
 
 __all__ = ["ENDS", "of_sampler", "shipped", "untuned"]
 
-ENDS: tuple[AutoEnd, ...] = ("integral", "denoise")
+ENDS: tuple[AutoEnd, AutoEnd] = ("integral", "denoise")
 
 _PC23: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "integral"}
 _AYS_SDXL, _AYS_SVD = ({"model": model} for model in ("sdxl", "svd"))

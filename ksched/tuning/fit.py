@@ -291,7 +291,7 @@ def fit(
     progress : told the loss of every one of them
     """
     origin = torch.from_numpy(np.array(start, dtype=np.float64))
-    best = (math.inf, origin.numpy().copy())
+    best, done = (math.inf, origin.numpy().copy()), 0
 
     def loss(values: Array) -> tuple[float, Array]:
         nonlocal best
@@ -307,10 +307,17 @@ def fit(
         return total.item(), numbers.grad.nan_to_num().numpy().copy()
 
     def after(intermediate_result: object) -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
             progress(best[0])
 
-    limits = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30}
-    # its stubs know only one-dimensional arrays, and no callbacks by name
-    minimize(loss, origin.numpy(), jac=True, method="L-BFGS-B", callback=after, options=limits)  # type: ignore[call-overload]
+    while done < iterations:
+        before, begun = best[0], done
+        limits = {"maxiter": iterations - done, "maxfun": 2 * (iterations - done), "maxcor": 30}
+        # its stubs know only one-dimensional arrays, and no callbacks by name
+        minimize(loss, best[1], jac=True, method="L-BFGS-B", callback=after, options=limits)  # type: ignore[call-overload]
+        # Rounding of float32 may end a line search early; from the best point, without its past, it mostly goes on.
+        if done < begun + 3 or best[0] > before - 1e-3:
+            break
     return best[1]

@@ -124,7 +124,8 @@ class Canonical:
             raise ValueError(
                 "the denoiser must return the clean data that it predicts, denoiser(x, sigma) -> x0. What it samples "
                 f"has {size:.3g} times the std of the data; with noise of {added:.3g} of that added, its answer is "
-                f"{away:.3g} away from the data, {kept:.3g} from the state. Wrap the network in ksched.Denoiser; ksched.check_model finds out what it predicts"
+                f"{away:.3g} away from the data and {kept:.3g} from the state. Wrap the network in ksched.Denoiser; "
+                "ksched.check_model finds out what it predicts"
             )
         return (one - two).square().mean().sqrt().item() / math.sqrt(2)
 

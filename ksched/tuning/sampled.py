@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ksched.plan import Plan
+from ksched.samplers.auto import AutoEnd
 from ksched.tuning.course import ERROR, ITERATIONS, TAILS, TRAJECTORIES, Job, Tuning
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.surrogate import Surrogate, fit_surrogate
@@ -66,7 +67,7 @@ class Sampled(Tuning):
     def fitted(self) -> Iterator[tuple[str, Plan]]:
         """A plan fitted to the mixture."""
         kind = "grid" if self.job.sampler else "surrogate"
-        tries = [(end, tail) for end in self.job.ends() for tail in TAILS]
+        tries: list[tuple[AutoEnd, float]] = [(end, tail) for end in self.job.ends() for tail in TAILS]
         with self.bar(ITERATIONS[kind] * len(tries)) as told:
             for end, tail in tries:
                 problem = replace(self.train, tail=tail)

@@ -1,0 +1,281 @@
+"""Plans for few model calls: what `auto` and `tune` gain, and that nothing tuned is worse than what is not.
+
+Three parts, on the data, ranges and figures of ``accuracy.py``:
+
+auto
+    Errors of `build_sampler("auto")` on every testbed, beside the best pair that was recorded of ComfyUI: geometric
+    means over the three main testbeds, on Stable Diffusion's range over six too.
+tune
+    Plans from 1000 samples of each main testbed and two held out, no model called; and how long it takes.
+guard
+    Plans made by calling the denoiser, guided or not, with noise added to its answers or none, for many seeds; and from
+    samples. Each runs beside the best pair that was not tuned on start states that neither has seen.
+
+All of it takes about twenty minutes on two cores, most of it for the last part: ``--parts auto tune`` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _measure import RESULTS, facts, table, write
+from _recorded import PEERS, PEERS_ON_SIX
+from _testbeds import (
+    HELD_OUT,
+    MAIN,
+    RANGES,
+    Entry,
+    Guided,
+    Problem,
+    Smoothed,
+    built,
+    geometric_mean,
+    model_of,
+    problem,
+    score,
+)
+
+import ksched
+from ksched.tuning.candidates import untuned
+from ksched.types import Array
+
+SEEDS = (99, 2027)
+CALLS = (5, 6, 8, 10, 15, 20)
+TUNED_CALLS = (6, 8, 10)
+TUNED_BEDS = (*MAIN, "kde_digits", "kde_patches")
+SAMPLES = 1000
+SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tuned.png"
+
+
+def samples_of(testbed: str, of: str, seed: int) -> Array:
+    """Data of a testbed."""
+    model = model_of(testbed, of)
+    model = model.mixture if isinstance(model, Guided) else model
+    if not isinstance(model, Smoothed):
+        drawn: Array = model.sample(SAMPLES, seed)  # type: ignore[attr-defined]
+        return drawn
+    rng = np.random.default_rng(seed)
+    points = model.points[rng.integers(0, len(model.points), SAMPLES)]
+    noised: Array = points + model.width * rng.standard_normal(points.shape)
+    return noised
+
+
+def errors_of(plan: ksched.Plan, testbed: str, of: str, seed: int) -> torch.Tensor:
+    """Errors of a plan on a problem."""
+    sampler = ksched.build_sampler(plan, process=RANGES[of].process)
+    return problem(testbed, of, seed).errors(sampler)
+
+
+# ---------------------------------------------------------------------------------------------------------------- auto
+
+
+def auto(seeds: Sequence[int]) -> dict[str, Any]:
+    """Errors of `auto`, and of the best single pair on every one of the six."""
+    found: dict[str, Any] = {of: {} for of in RANGES}
+    for of, n in ((of, n) for of in RANGES for n in CALLS):
+        where: dict[str, Any] = {"steps": n, "process": RANGES[of].process, "data_std": RANGES[of].std}
+        plan = ksched.build_sampler("auto", **where).plan
+        cell: dict[str, Any] = {"peer": PEERS[of, n].pairs[0]._asdict(), "seeds": {}}
+        for seed in seeds:
+            beds = {bed: score(errors_of(plan, bed, of, seed)) for bed in (*MAIN, *HELD_OUT)}
+            means = {"main": geometric_mean(beds[bed]["mean"] for bed in MAIN)}
+            means["six"] = geometric_mean(beds[bed]["mean"] for bed in SIX)
+            cell["seeds"][str(seed)] = {**means, "testbeds": beds}
+        if of == "sd" and n in PEERS_ON_SIX:
+            cell["peer_on_six"] = {**PEERS_ON_SIX[n]._asdict(), "seeds": {str(s): _peer_on_six(n, s) for s in seeds}}
+        found[of][str(n)] = cell
+        print(of, n, *(f"{c['main']:.4f}" for c in cell["seeds"].values()), flush=True)
+    return found
+
+
+def _peer_on_six(calls: int, seed: int) -> dict[str, float]:
+    """The best single pair of ComfyUI over six testbeds, in its dialect, on each of them."""
+    pair, of = PEERS_ON_SIX[calls], RANGES["sd"]
+    sampler = built(Entry.read(pair.sampler), Entry.read(pair.schedule), "", calls, of, "comfyui")
+    assert sampler is not None
+    return {bed: float(problem(bed, "sd", seed).errors(sampler).mean()) for bed in SIX}
+
+
+# ---------------------------------------------------------------------------------------------------------------- tune
+
+
+def tuned(seeds: Sequence[int]) -> dict[str, Any]:
+    """Errors of plans from samples, of as many seeds as there are start states."""
+    found: dict[str, Any] = {of: {} for of in RANGES}
+    for of, n in ((of, n) for of in RANGES for n in TUNED_CALLS):
+        cell: dict[str, Any] = {"peer": PEERS[of, n].pairs[0]._asdict(), "peer_10": PEERS[of, 10].pairs[0].error}
+        cell["seeds"] = {}
+        for seed in seeds:
+            beds = {bed: _tuned(bed, of, n, seed) for bed in TUNED_BEDS}
+            cell["seeds"][str(seed)] = {"main": geometric_mean(beds[bed]["mean"] for bed in MAIN), "testbeds": beds}
+            print(of, n, seed, f"{cell['seeds'][str(seed)]['main']:.4f}", flush=True)
+        found[of][str(n)] = cell
+    return found
+
+
+def _tuned(testbed: str, of: str, calls: int, seed: int) -> dict[str, Any]:
+    samples = samples_of(testbed, of, seed)
+    start = time.perf_counter()
+    plan = ksched.tune(samples, calls, process=RANGES[of].process, seed=seed)
+    seconds = time.perf_counter() - start
+    report = plan.report
+    made = {"chosen": report["chosen"], "tuned": report["tuned"], "components": report["components"]}
+    return {**score(errors_of(plan, testbed, of, seed)), "seconds": seconds, **made}
+
+
+# --------------------------------------------------------------------------------------------------------------- guard
+
+
+def cases(runs: int) -> Iterator[dict[str, Any]]:
+    """Twenty seeds, and for each some of all combinations, drawn evenly: as many cases as are asked for."""
+    rng = np.random.default_rng(0)
+    beds, noises = (*MAIN, *HELD_OUT), (0.0, 0.0, 0.003, 0.01, 0.03)
+    for run in range(runs):
+        bed, of = str(rng.choice(beds)), str(rng.choice(list(RANGES)))
+        noise, calls = float(rng.choice(noises)), int(rng.integers(5, 21))
+        yield {"seed": run % 20, "testbed": bed, "range": of, "noise": noise, "calls": calls}
+
+
+def guard(runs: int) -> list[dict[str, Any]]:
+    """What a plan made by calling the model is worth beside the best pair, for start states that it has not seen."""
+    rows = []
+    for case in cases(runs):
+        model = _Told(case["testbed"], case["range"], case["noise"], case["seed"])
+        process = RANGES[case["range"]].process
+        plan = ksched.tune(model, case["calls"], process=process, seed=case["seed"])
+        pairs = dict(untuned(case["calls"], process, None))
+        own = _noisy_error(plan, case)
+        listed = [row["name"] for row in plan.report["compared"] if row["name"] in pairs]
+        others = {name: _noisy_error(pairs[name], case) for name in listed}
+        best = min(others, key=lambda name: others[name])
+        rows.append({**case, "chosen": plan.report["chosen"], "tuned": plan.report["tuned"], "error": own})
+        rows[-1] |= {"best": best, "best_error": others[best], "untuned_error": others[plan.report["untuned"]["name"]]}
+        print(*(f"{value:.4f}" if isinstance(value, float) else value for value in rows[-1].values()), flush=True)
+    return rows
+
+
+class _Told:
+    """The denoiser of a testbed, told float32 states, with relative white noise."""
+
+    def __init__(self, testbed: str, of: str, noise: float, seed: int) -> None:
+        self.model, self.dimension = model_of(testbed, of), model_of(testbed, of).dimension
+        self.size = noise * RANGES[of].std
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        denoised = self.model(x.double(), float(sigma[0]))
+        if self.size:
+            noise = torch.randn(denoised.shape, generator=self.generator, dtype=denoised.dtype)
+            denoised = denoised + self.size * noise
+        return denoised.to(x.dtype)
+
+
+def _noisy_error(plan: ksched.Plan, case: Mapping[str, Any]) -> float:
+    """Mean error of a plan with the noise of a case, the same for every plan of so many calls, from new states."""
+    of = case["range"]
+    held = _held(case["testbed"], of, 1000 + case["seed"])
+    sampler = ksched.build_sampler(plan, process=RANGES[of].process)
+    told = _Told(case["testbed"], of, case["noise"], 7)
+    run = sampler.start(held.x)
+    for level in sampler.plan.levels:
+        run.feed(told(run.x, torch.tensor([level.label], dtype=torch.float64)))
+    away = (run.x - held.truth).square().mean(1).sqrt() / held.spread
+    return float(away.mean())
+
+
+def _held(testbed: str, of: str, seed: int) -> Problem:
+    return problem(testbed, of, seed)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def plot(data: Mapping[str, Any], path: Path) -> None:
+    """Error against calls: the best pair of ComfyUI, `auto`, and `tune`; geometric means over the main testbeds."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
+    for axis, of in zip(axes, RANGES, strict=True):
+        lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+        lines["best pair in ComfyUI"] = CALLS, [PEERS[of, n].pairs[0].error for n in CALLS]
+        lines["auto"] = CALLS, [_mean(data["auto"][of][str(n)]) for n in CALLS]
+        lines["tune, from 1000 samples"] = TUNED_CALLS, [_mean(data["tune"][of][str(n)]) for n in TUNED_CALLS]
+        for (name, (x, y)), style in zip(lines.items(), ("o--", "o-", "s-"), strict=True):
+            axis.plot(x, y, style, label=name, markersize=4)
+        axis.set(yscale="log", title={"sd": "Stable Diffusion's range"}.get(of, of), xlabel="model calls")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("mean relative error")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _mean(cell: Mapping[str, Any]) -> float:
+    return geometric_mean(found["main"] for found in cell["seeds"].values())
+
+
+def summary(data: Mapping[str, Any]) -> str:
+    """What the figures come to, as text."""
+    parts = []
+    for part in ("auto", "tune"):
+        cells_of: Mapping[str, Any] = data.get(part, {})
+        rows = [
+            [f"{part} {of} {n}", f"{cell['peer']['error']:.4f}", *_figures(cell)]
+            for of, cells in cells_of.items()
+            for n, cell in cells.items()
+        ]
+        if rows:
+            seeds = next(iter(next(iter(data[part].values())).values()))["seeds"]
+            parts.append(table(["", "best pair", *(f"seed {seed}" for seed in seeds), "gain"], rows))
+    if cases_run := data.get("guard"):
+        ratios = [row["error"] / row["best_error"] for row in cases_run]
+        worse = sum(ratio > 1.05 for ratio in ratios)
+        accepted = sum(row["tuned"] for row in cases_run)
+        parts.append(
+            f"guard: {len(cases_run)} cases, {accepted} tuned plans accepted, {worse} more than 5 % worse than the best "
+            f"pair, worst {max(ratios):.3f}, geometric mean {geometric_mean(ratios):.3f}"
+        )
+    return "\n\n".join(parts)
+
+
+def _figures(cell: Mapping[str, Any]) -> list[str]:
+    means = [found["main"] for found in cell["seeds"].values()]
+    return [*(f"{mean:.4f}" for mean in means), f"{cell['peer']['error'] / max(means):.2f}"]
+
+
+def parsed() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=("auto", "tune", "guard"), default=("auto", "tune", "guard"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of start states, samples and tuning")
+    parser.add_argument("--runs", type=int, default=60, help="cases of the guard")
+    parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    given = parsed()
+    torch.set_num_threads(given.threads)
+    made: Mapping[str, Callable[[], Any]] = {
+        "auto": lambda: auto(given.seeds),
+        "tune": lambda: tuned(given.seeds),
+        "guard": lambda: guard(given.runs),
+    }
+    data: dict[str, Any] = {**facts(), "seeds": list(given.seeds), "samples": SAMPLES}
+    data |= {part: made[part]() for part in given.parts}
+    print(summary(data))
+    if len(given.parts) == len(made):
+        write(given.out, "tuned", data)
+        plot(data, PICTURE if given.out == RESULTS else given.out / "tuned.png")
+
+
+if __name__ == "__main__":
+    main()
