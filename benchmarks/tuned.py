@@ -238,8 +238,8 @@ def summary(data: Mapping[str, Any]) -> str:
         worse = sum(ratio > 1.05 for ratio in ratios)
         accepted = sum(row["tuned"] for row in cases_run)
         parts.append(
-            f"guard: {len(cases_run)} cases, {accepted} tuned plans accepted, {worse} more than 5 % worse than the best "
-            f"pair, worst {max(ratios):.3f}, geometric mean {geometric_mean(ratios):.3f}"
+            f"guard: {len(cases_run)} cases, {accepted} tuned plans accepted, {worse} more than 5 % worse than the "
+            f"best pair, worst {max(ratios):.3f}, geometric mean {geometric_mean(ratios):.3f}"
         )
     return "\n\n".join(parts)
 

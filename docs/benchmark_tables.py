@@ -373,10 +373,10 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     gain = math.exp(sum(math.log(row["best_error"] / row["error"]) for row in accepted) / max(len(accepted), 1))
     text = (
         f"Of {len(rows)} plans that `tune` made by calling a denoiser, for 20 seeds, drawn from seven testbeds, three "
-        f"ranges, 5 to 20 calls, with guidance and without, and white noise of 0 to 3 % in its answers, {len(accepted)} "
-        f"were tuned and the rest pairs; the errors of the tuned are {gain:.2f} times smaller than those of the best "
-        f"pair, in the geometric mean, on 256 new start states. {len(worse)} of all are more than 5 % worse than the "
-        f"pair that turns out best there, at most {(max(ratios) - 1) * 100:.0f} %.\n"
+        f"ranges, 5 to 20 calls, with guidance and without, and white noise of 0 to 3 % in its answers, "
+        f"{len(accepted)} were tuned and the rest pairs; the errors of the tuned are {gain:.2f} times smaller than "
+        f"those of the best pair, in the geometric mean, on 256 new start states. {len(worse)} of all are more than "
+        f"5 % worse than the pair that turns out best there, at most {(max(ratios) - 1) * 100:.0f} %.\n"
     )
     if not worse:
         return text

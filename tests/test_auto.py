@@ -44,15 +44,18 @@ def test_any_number_of_calls_is_a_consistent_plan_within_the_range(of: str, end:
             assert [value for _, value in sampler.plan.rows[-1].terms] == [1.0]
 
 
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("of", RANGES)
-def test_tables_go_up_to_20_calls_and_beyond_is_a_general_pair(of: str) -> None:
+def test_few_calls_have_tables_and_many_a_general_pair(of: str, end: AutoEnd) -> None:
     process, std = RANGES[of]
-    assert all(choose(steps, process, data_std=std).table is not None for steps in range(1, 21))
-    between = choose(13, process, data_std=std)
-    assert "stretched from that of 12 calls" in between.why
-    beyond = choose(21, process, data_std=std)
+    for steps in range(1, 12):
+        chosen = choose(steps, process, data_std=std, end=end)
+        assert chosen.table is not None
+        assert chosen.table.calls == steps
+    assert "stretched from that of 8 calls" in choose(9, process, data_std=std, end=end).why
+    beyond = choose(21, process, data_std=std, end=end)
     assert beyond.table is None
-    assert "up to 20" in beyond.why
+    assert "the tables that end in this way are for 1, 2, 3" in beyond.why
 
 
 @pytest.mark.parametrize("steps", [5, 8, 15])

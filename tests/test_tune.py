@@ -287,6 +287,17 @@ def test_level_0_chooses_and_level_2_goes_through_the_model() -> None:
     assert error(through, model, VP()) <= error(chosen, model, VP()) * 1.05
 
 
+def test_level_2_says_so_where_there_are_no_gradients() -> None:
+    model = mixture(VP())
+
+    @torch.no_grad()
+    def cut(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return model(x, sigma)
+
+    with pytest.raises(ValueError, match="its answer has no gradient"):
+        tune(cut, 4, shape=(8,), level=2, items=16)
+
+
 @pytest.mark.parametrize("noise", [0.01, 0.03])
 def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     model = mixture(VP())

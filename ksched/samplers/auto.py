@@ -29,8 +29,8 @@ AutoEnd = Literal["integral", "denoise"]
 #: by range of tables: from which to which first level they are used, over the std of the data, and in words
 _STARTS = {"sd": (12.0, 18.0), "edm": (60.0, 800.0), "flow": (800.0, math.inf)}
 _WORDS = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "pure noise, as with flow matching"}
-#: model calls up to which tables are used, by how they end
-_MOST: Mapping[str, int] = {"integral": 20, "denoise": 12}
+#: calls up to which a table is stretched where there is none; with more, a general pair is as good
+_STRETCHED = 11
 #: steps from which the general method may be of higher order
 _LONG = 12
 
@@ -56,13 +56,12 @@ def _counts(kind: str, end: str) -> list[int]:
 
 @cache
 def _table(kind: str, end: str, calls: int) -> Table | None:
-    """A table for a number of calls, stretched from the one below where there is none; None far above all."""
-    counts = _counts(kind, end)
-    if calls > _MOST.get(end, 0) or not counts:
-        return None
-    below = max(count for count in counts if count <= calls)
-    found = _tables()[kind, end, below]
-    return found if below == calls else found.stretched(calls)
+    """A table for a number of calls, stretched from the one below where few calls lie between two; else None."""
+    found = _tables().get((kind, end, calls))
+    below = [count for count in _counts(kind, end) if 1 < count < calls]
+    if found is not None or calls > _STRETCHED or not below:
+        return found
+    return _tables()[kind, end, max(below)].stretched(calls)
 
 
 def auto_origin() -> str:
@@ -110,7 +109,8 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
     if kind is None:
         why = f"no table is for a start at {start:.4g} times the std of the data"
     elif table is None:
-        why = f"tables that end in this way go up to {_MOST[end]} model calls"
+        counts = ", ".join(map(str, sorted(_counts(kind, end))))
+        why = f"the tables that end in this way are for {counts} model calls, and one of {steps} gains nothing"
     elif steps > 1 and table.levels[-2] < lowest * (1 - 1e-6):
         why = f"the table has a level of {table.levels[-2]:.3g}, below {lowest:.3g}, the lowest of the process"
     else:

@@ -105,6 +105,16 @@ class Canonical:
             return self.process.sigma_max
         return self.process.level_at(-math.log(s / (1 - s) * self.data_std)).label
 
+    def check_gradients(self, y: torch.Tensor) -> None:
+        """Raise if gradients do not go through it."""
+        with torch.enable_grad():
+            answer = self(y[:1].detach().requires_grad_(), torch.tensor(0.5, dtype=torch.float64))
+        if not answer.requires_grad:
+            raise ValueError(
+                "level 2 goes through the denoiser by autograd, and its answer has no gradient: take away "
+                "torch.no_grad() and detach() in it, or take level 1"
+            )
+
     def check(self, ends: torch.Tensor, generator: torch.Generator) -> float:
         """Raise if it is no denoiser; else how much two answers to the same question differ, over the std of the data.
 

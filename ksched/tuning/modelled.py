@@ -77,6 +77,8 @@ class Modelled(Tuning):
             pilot = pilot / std
         self.data_std, self.first, self.low = self.model.data_std, self.model.first, self.model.low
         self.noise = self.model.check(pilot, self.generator)
+        if self.job.level == 2:
+            self.model.check_gradients(pilot)
         start = self._starts(self.job.items)
         ends = self._ends(start, _TEACHER, min(max(math.ceil((self.noise / 0.01) ** 2), 1), 9))
         half = self.job.items // 2
