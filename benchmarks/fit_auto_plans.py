@@ -42,9 +42,10 @@ from ksched.tuning.table import table_of
 from ksched.types import Array
 
 SEED = 2026
-#: numbers of calls by how the run ends; what is between is stretched from the one below
+#: numbers of calls by how the run ends; and such that are near the one below, from which they start
 CALLS = {"integral": (*range(1, 9), 10, 12, 15), "denoise": (1, 2, 3, 4, 5, 6, 8, 10)}
-ITERATIONS = 110  # half of it from 11 calls on
+BETWEEN = {"integral": (13, 14, 16, 17, 18, 19, 20), "denoise": ()}
+ITERATIONS = 110  # half of it from 11 calls on, a quarter for what is between
 BOTH = 6  # calls up to which a fit is started from a known method too
 ITEMS, GUIDED_ITEMS = 16, 40  # trajectories of every member
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
@@ -214,7 +215,9 @@ def made(of: str, end: str, calls: int, last: Table | None) -> Table:
 
 
 def _iterations(calls: int) -> int:
-    return ITERATIONS if calls <= 10 else ITERATIONS // 2
+    if calls <= 10:
+        return ITERATIONS
+    return ITERATIONS // (2 if calls in CALLS["integral"] else 4)
 
 
 def _rounded(table: Table) -> Table:
@@ -231,15 +234,12 @@ def _chain(job: tuple[str, str]) -> Iterator[dict[str, Any]]:
     """All tables of a range and an end that are not in the file, each from the last."""
     torch.set_num_threads(1)
     of, end = job
-    last: Table | None = None
-    there = _in_file()
-    for calls in CALLS[end]:
-        key = of, end, calls
-        if key in there:
-            last = Table.from_dict(there[key])
-            continue
-        last = made(of, end, calls, last)
-        yield {"range": of, "end": end, "calls": calls, **last.to_dict()}
+    there = {calls: Table.from_dict(t) for (*key, calls), t in _in_file().items() if (of, end) == tuple(key)}
+    for calls in (*CALLS[end], *BETWEEN[end]):
+        if calls not in there:
+            below = max((c for c in CALLS[end] if c < calls), default=0)
+            there[calls] = made(of, end, calls, there.get(below))
+            yield {"range": of, "end": end, "calls": calls, **there[calls].to_dict()}
 
 
 def _in_file() -> dict[tuple[str, str, int], dict[str, Any]]:
