@@ -71,6 +71,7 @@ def tune_plan(
         out.write_text(plan.to_json() + "\n", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror}") from None
+    print(f"Errors relative to the spread of the data, on {plan.report['held_out']}:")
     screen().print(_table(plan.report))
     print(f"{plan.report['why']}.")
     print(out)
@@ -93,11 +94,10 @@ def _array(flag: str, file: Path) -> Any:
 
 def _table(report: Any) -> Any:
     """The comparison, the best first."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(
-        "plan", "mean error", "90 %", "worst", title=f"{report['held_out']}, relative to the spread of the data"
-    )
+    table = Table("plan", "mean", "90 %", "worst", box=box.SIMPLE_HEAD)
     for row in report["compared"][:8]:
         mark = " *" if row["name"] == report["chosen"] else ""
         table.add_row(row["name"] + mark, *(f"{row[key]:.4f}" for key in ("mean", "p90", "worst")))
