@@ -63,6 +63,7 @@ def guided(checkpoint: Checkpoint, texts: Sequence[str]) -> Model:
     return model
 
 
+@torch.enable_grad()  # which level 2 needs
 def tuned(checkpoint: Checkpoint, calls: int, items: int, level: Level) -> ksched.Plan:
     """The plan that `tune` makes from the guided model; item n of a batch is drawn from prompt n."""
     return ksched.tune(
