@@ -202,6 +202,60 @@ def _digits_originality(data: Mapping[str, Any]) -> str:
     return _table(["median distance", *found], rows)
 
 
+def _few_calls(data: Mapping[str, Any]) -> str:
+    of, std, tune = data["reference"], data["std"], data["tune"]
+    return (
+        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, of which the cores together worked "
+        f"{data['processor seconds'] / 60:.0f}, and `tune` took {tune['seconds'] / 60:.0f}. {_machine(data)}\n\n"
+        f"{data['images']} prompted digits, guidance {data['scale']:g}, the same start noise in all. The reference is "
+        f"`{of['sampler']}` + `{of['schedule']}`, {_options(of['options'])}, {of['steps']} steps; "
+        f"{_percent(of['right'])} of its digits are read right. Latents of real digits have a standard deviation of "
+        f"{std['latents of real digits']:.2f} (those of the reference {std['latents of the reference']:.2f}, pixels "
+        f"{std['pixels of real digits']:.2f}), so `data_std` is left at 1.\n"
+    )
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={json.dumps(value)}`" for name, value in options.items())
+
+
+def _few_calls_right(data: Mapping[str, Any]) -> str:
+    rows = [
+        [str(row["calls"]), *(_percent(row["methods"][n]["right"]) for n in data["methods"])] for row in data["rows"]
+    ]
+    return _table(["read right, calls", *map(_coded, data["methods"])], rows)
+
+
+def _few_calls_distance(data: Mapping[str, Any]) -> str:
+    rows = []
+    for row in data["rows"]:
+        cells = [row["methods"][name] for name in data["methods"]]
+        least = min(cell["mean"] for cell in cells)
+        rows.append([str(row["calls"])])
+        for cell in cells:
+            mean = f"{cell['mean']:.3f}"
+            rows[-1].append(f"{f'**{mean}**' if cell['mean'] == least else mean} ({cell['median']:.3f})")
+    return _table(["mean distance (median), calls", *map(_coded, data["methods"])], rows)
+
+
+def _few_calls_chosen(data: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            str(row["calls"]),
+            row["auto is"],
+            row["tune chose"],
+            f"{row['expected']['mean']:.3f}",
+            str(row["model calls"]),
+        ]
+        for row in data["rows"]
+    ]
+    return _table(["calls", "`auto` is", "`tune` chose", "error it expected", "model calls of `tune`"], rows)
+
+
+def _coded(pair: str) -> str:
+    return " + ".join(f"`{name}`" for name in pair.split(" + ")) if " + " in pair else f"`{pair}`"
+
+
 def _digits_training(data: Mapping[str, Any]) -> str:
     parts = {"vae": "autoencoder", "text_encoder": "text encoder", "unet": "UNet"}
     of = data["data"]
@@ -402,6 +456,10 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "digits_pairs": ("digits_recognised", _digits_pairs),
     "digits_negative": ("digits_recognised", _digits_negative),
     "digits_originality": ("digits_recognised", _digits_originality),
+    "few_calls": ("digits_in_few_calls", _few_calls),
+    "few_calls_right": ("digits_in_few_calls", _few_calls_right),
+    "few_calls_distance": ("digits_in_few_calls", _few_calls_distance),
+    "few_calls_chosen": ("digits_in_few_calls", _few_calls_chosen),
     "digits_training": ("training", _digits_training),
     "accuracy": ("accuracy", _leaders),
     "accuracy_lost": ("accuracy", _losses),
