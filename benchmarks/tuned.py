@@ -207,8 +207,9 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
         lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         lines["best pair in ComfyUI"] = CALLS, [PEERS[of, n].pairs[0].error for n in CALLS]
         lines["auto"] = CALLS, [_mean(data["auto"][of][str(n)]) for n in CALLS]
-        lines["tune, from 1000 samples"] = TUNED_CALLS, [_mean(data["tune"][of][str(n)]) for n in TUNED_CALLS]
-        for (name, (x, y)), style in zip(lines.items(), ("o--", "o-", "s-"), strict=True):
+        if "tune" in data:
+            lines["tune, from 1000 samples"] = TUNED_CALLS, [_mean(data["tune"][of][str(n)]) for n in TUNED_CALLS]
+        for (name, (x, y)), style in zip(lines.items(), ("o--", "o-", "s-"), strict=False):
             axis.plot(x, y, style, label=name, markersize=4)
         axis.set(yscale="log", title={"sd": "Stable Diffusion's range"}.get(of, of), xlabel="model calls")
         axis.grid(alpha=0.3, which="both")
@@ -276,7 +277,7 @@ def main() -> None:
     before = json.loads(path.read_text()) if path.exists() else {}
     data = {**before, **facts(), "seeds": list(given.seeds), "samples": SAMPLES, **parts}
     write(given.out, "tuned", data)
-    if {"auto", "tune"} <= data.keys():
+    if "auto" in data:
         plot(data, PICTURE if given.out == RESULTS else given.out / "tuned.png")
 
 

@@ -395,6 +395,9 @@ def _tuned_auto(data: Mapping[str, Any]) -> str:
 
 
 def _tuned_tune(data: Mapping[str, Any]) -> str:
+    if "tune" not in data:
+        return NOT_YET
+
     def versus_ten(cell: Mapping[str, Any]) -> str:
         return f"{cell['peer_10'] / max(found['main'] for found in cell['seeds'].values()):.2f}"
 
@@ -420,6 +423,8 @@ def _tuned_six(data: Mapping[str, Any]) -> str:
 
 
 def _tuned_guard(data: Mapping[str, Any]) -> str:
+    if "guard" not in data:
+        return NOT_YET
     rows = data["guard"]
     ratios = [row["error"] / row["best_error"] for row in rows]
     worse = [row for row, ratio in zip(rows, ratios, strict=True) if ratio > 1.05]

@@ -110,7 +110,7 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
         why = f"no table is for a start at {start:.4g} times the std of the data"
     elif table is None:
         counts = ", ".join(map(str, sorted(_counts(kind, end))))
-        why = f"the tables that end in this way are for {counts} model calls, and one of {steps} gains nothing"
+        why = f"the tables that end in this way are for {counts} model calls"
     elif steps > 1 and table.levels[-2] < lowest * (1 - 1e-6):
         why = f"the table has a level of {table.levels[-2]:.3g}, below {lowest:.3g}, the lowest of the process"
     else:
