@@ -6,7 +6,7 @@ auto
     Errors of `build_sampler("auto")` on every testbed, beside the best pair that was recorded of ComfyUI: geometric
     means over the three main testbeds, on Stable Diffusion's range over six too.
 tune
-    Plans from 1000 samples of each main testbed and one held out, no model called; and how long it takes.
+    Plans from 1000 samples of each main testbed, no model called; and how long it takes.
 guard
     Plans made by calling the denoiser, guided or not, with noise added to its answers or none, for many seeds; and from
     samples. Each runs beside the best pair that was not tuned on start states that neither has seen.
@@ -49,7 +49,6 @@ from ksched.types import Array
 SEEDS = (99, 2027)
 CALLS = (5, 6, 8, 10, 15, 20)
 TUNED_CALLS = (6, 8, 10)
-TUNED_BEDS = (*MAIN, "kde_digits")
 SAMPLES = 1000
 SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tuned.png"
@@ -114,7 +113,7 @@ def tuned(seeds: Sequence[int]) -> dict[str, Any]:
         cell: dict[str, Any] = {"peer": PEERS[of, n].pairs[0]._asdict(), "peer_10": PEERS[of, 10].pairs[0].error}
         cell["seeds"] = {}
         for seed in seeds:
-            beds = {bed: _tuned(bed, of, n, seed) for bed in TUNED_BEDS}
+            beds = {bed: _tuned(bed, of, n, seed) for bed in MAIN}
             cell["seeds"][str(seed)] = {"main": geometric_mean(beds[bed]["mean"] for bed in MAIN), "testbeds": beds}
             print(of, n, seed, f"{cell['seeds'][str(seed)]['main']:.4f}", flush=True)
         found[of][str(n)] = cell
