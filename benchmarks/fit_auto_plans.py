@@ -38,7 +38,7 @@ from ksched import EDM, VP, Flow
 from ksched.samplers.weighted import Table
 from ksched.tuning.fit import Free, Problem, exact_ends, fit
 from ksched.tuning.mixtures import Mixtures
-from ksched.tuning.table import table_of
+from ksched.tuning.table import flow_level, table_of
 from ksched.types import Array
 
 SEED = 2026
@@ -164,7 +164,7 @@ def _members(kind: Kind, seed: int) -> Mixtures:
 def zoo(of: str) -> list[Problem]:
     """The problems of a range, in float32, which is enough for what is fitted here."""
     first = RANGES[of][0]
-    s = first / (1 + first) if math.isfinite(first) else 1.0
+    s = flow_level(first)
     problems = []
     for number, kind in enumerate(ZOO):
         members = _members(kind, SEED + number)
@@ -193,7 +193,7 @@ def start_of(of: str, calls: int) -> Table:
     levels = [first, *np.clip(levels[1:-1], low * 1.001, None), 0.0]
     how: dict[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "integral"}
     how |= {"start_after": 1e-4} if of == "flow" else {}
-    sigmas = [1.0 if math.isinf(level) else level / (1 + level) for level in levels]
+    sigmas = [flow_level(level) for level in levels]
     return table_of(ksched.build_sampler("exp_pc", sigmas=sigmas, process=Flow(), **how).plan)
 
 

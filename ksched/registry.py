@@ -10,9 +10,10 @@ from typing import Any
 from ksched.grid import Grid
 from ksched.options import Option, options_of
 from ksched.plan import Plan
-from ksched.replay import on_own_levels, own_levels, placed, replay
+from ksched.replay import own_levels, placed, replay
 from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
 from ksched.samplers.view import VIEW_OPTIONS, view
+from ksched.samplers.weighted import same_levels
 from ksched.tape import SamplerFunction, trace
 from ksched.types import Dialect, SamplerType
 
@@ -340,7 +341,7 @@ class _OfPlan(SamplerSpec):
         """The plan itself on its own levels."""
         assert self.whole is not None
         here = placed(self.whole, grid.process)
-        own = on_own_levels(here, [level.label for level in grid.levels])
+        own = same_levels([level.label for level in grid.levels], here.sigmas)
         return here if own else super().plan(grid, options)
 
 

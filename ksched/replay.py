@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,10 @@ from ksched.grid import Grid
 from ksched.plan import Plan, Register, Row
 from ksched.processes import Level, Process
 from ksched.samplers.auto import general
+from ksched.samplers.weighted import same_levels
 from ksched.tape import SamplerFunction
 
-__all__ = ["on_own_levels", "own_levels", "placed", "replay"]
+__all__ = ["own_levels", "placed", "replay"]
 
 _CLOSE = 1e-5  # levels may have been through float32
 
@@ -100,15 +100,6 @@ def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
     return list(placed(plan, process).sigmas)
 
 
-def on_own_levels(plan: Plan, sigmas: Sequence[float]) -> bool:
-    """Whether contract sigmas are those of a plan."""
-    return _close(sigmas, plan.sigmas)
-
-
-def _close(a: Sequence[float], b: Sequence[float]) -> bool:
-    return len(a) == len(b) and bool(np.allclose(a, b, rtol=_CLOSE, atol=0))
-
-
 def replay(plan: Plan) -> SamplerFunction:
     """The sampler function that a plan is on its own levels.
 
@@ -120,8 +111,8 @@ def replay(plan: Plan) -> SamplerFunction:
         """The rows of a plan, on its own levels."""
         sigmas = [level.label for level in grid.levels]
         here = placed(plan, grid.process)
-        if not on_own_levels(here, sigmas):
-            if not _close(sigmas, here.sigmas[max(len(here.sigmas) - len(sigmas), 0) :]):
+        if not same_levels(sigmas, here.sigmas):
+            if not same_levels(sigmas, here.sigmas[max(len(here.sigmas) - len(sigmas), 0) :]):
                 raise ValueError(f"a plan runs on its own {plan.steps + 1} levels, or the last of them; got {sigmas}")
             return general(run, grid, x)
         return _rows(here, run, grid, x)

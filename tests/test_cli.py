@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+from command import Answer, Command, command_of
 
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
@@ -33,27 +33,11 @@ PROCESSES: dict[str, ksched.Process] = {
 }
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
-
-
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """The command in this process: ``command("sigmas", "karras")``."""
 
-    def run(*arguments: str) -> Answer:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(arguments)
-        captured = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Answer(exit_.value.code, captured.out, captured.err)
-
-    return run
+    return command_of(capsys)
 
 
 def shell(*arguments: str, code: str = "from ksched.cli import main; main()") -> subprocess.CompletedProcess[str]:

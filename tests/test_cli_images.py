@@ -7,9 +7,8 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,23 +18,15 @@ pytest.importorskip("transformers")
 
 import tiny_pipelines
 import torch
+from command import Answer, Command, command_of
 from PIL import Image
 
 import ksched.cli.app  # noqa: F401 - now, since rich moves the state of `random` when it is imported
-from ksched import cli, sheets
+from ksched import sheets
 from ksched.cli import drawing
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion, read_config
 
 SMALL = ("--steps", "2", "--width", "16", "--height", "16")
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +63,7 @@ def command(
     monkeypatch.setattr(StableDiffusion, "from_folder", cached)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object) -> Answer:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Answer(exit_.value.code, captured.out, captured.err)
-
-    return run
+    return command_of(capsys)
 
 
 def succeed(answer: Answer) -> list[str]:

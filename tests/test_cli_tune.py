@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-
-pytest.importorskip("typer")
-pytest.importorskip("rich.style")  # which draws a random number when it is first imported
+from command import Command, command_of
 
 import ksched
-from ksched import Plan, cli
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
+from ksched import Plan
 
 
 @pytest.fixture
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Answer]:
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """The command in this process, in a folder with samples."""
     monkeypatch.chdir(tmp_path)
     mixture = ksched.exact.digits()
     np.save("x.npy", mixture.sample(150, 0).reshape(150, 8, 8))
     np.save("labels.npy", np.arange(150) % 3)
 
-    def run(*arguments: str) -> Answer:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(list(arguments))
-        captured = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return Answer(exit_.value.code, captured.out, captured.err)
-
-    return run
+    return command_of(capsys)
 
 
 def test_a_plan_is_made_kept_and_printed(command: Command) -> None:

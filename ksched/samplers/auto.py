@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, TypeVar
-
-import numpy as np
 
 from ksched.grid import Grid
 from ksched.options import Positive, check_steps
 from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
 from ksched.samplers.multistep import exp_pc
-from ksched.samplers.weighted import Table, weighted
+from ksched.samplers.weighted import Table, ratio, same_levels, weighted
 from ksched.schedules import calculate_sigmas
 from ksched.tape import Vector, Verbs
 
@@ -102,8 +100,8 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
     TypeError, ValueError : steps that are no number of at least 1
     """
     check_steps(steps)
-    start = _ratio(process, process.sigma_max) / data_std
-    lowest = _ratio(process, process.sigma_min) / data_std
+    start = ratio(process.level(process.sigma_max)) / data_std
+    lowest = ratio(process.level(process.sigma_min)) / data_std
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
     table = None if kind is None else _table(kind, end, steps)
     if kind is None:
@@ -120,11 +118,6 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
         return Choice(table, tuple(table.sigmas(process, data_std)), f"the table {kind}, {end}, {steps} calls", why)
     name, sigmas = _general(steps, process, start, data_std)
     return Choice(None, sigmas, name, why)
-
-
-def _ratio(process: Process, sigma: float) -> float:
-    level = process.level(sigma)
-    return level.sigma / level.alpha if level.alpha > 0 else math.inf
 
 
 def _general(steps: int, process: Process, start: float, data_std: float) -> tuple[str, tuple[float, ...]]:
@@ -157,10 +150,10 @@ def auto(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std
 
     Notes
     -----
-    Tables by ``benchmarks/fit_auto_plans.py``; what they gain is measured by ``benchmarks/accuracy.py``.
+    Tables by ``benchmarks/fit_auto_plans.py``; what they gain is measured by ``benchmarks/tuned.py``.
     """
     chosen = choose(len(grid), grid.process, end=end, data_std=data_std) if len(grid) else None
-    if chosen and chosen.table and _same([level.label for level in grid.levels], chosen.sigmas):
+    if chosen and chosen.table and same_levels([level.label for level in grid.levels], chosen.sigmas):
         return weighted(run, grid, x, weights=chosen.table.weights)
     return general(run, grid, x, end=end)
 
@@ -172,8 +165,3 @@ def general(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
         return lms(run, grid, x, end=last)
     high = len(grid) >= _LONG
     return exp_pc(run, grid, x, predictor_order=3 if high else 2, corrector_order=4 if high else 3, end=last)
-
-
-def _same(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether levels are those of a table, which may have been through float32."""
-    return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-5, atol=0))

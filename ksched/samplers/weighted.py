@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ksched.grid import Grid
-from ksched.processes import Process
+from ksched.processes import Level, Process
 from ksched.samplers.blocks import ddim
 from ksched.tape import Vector, Verbs
 
-__all__ = ["Table", "weighted"]
+__all__ = ["Table", "ratio", "same_levels", "weighted"]
 
 V = TypeVar("V", bound=Vector)
 
@@ -43,6 +43,16 @@ def weighted(run: Verbs[V], grid: Grid, x: V, *, weights: Sequence[Sequence[floa
         x = ddim(s, t, x, mean)
         known.append(denoised)
     return x
+
+
+def ratio(level: Level) -> float:
+    """Noise to signal of a level, infinite for pure noise."""
+    return level.sigma / level.alpha if level.alpha > 0 else math.inf
+
+
+def same_levels(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two lists of contract sigmas are the same, though one may have been through float32."""
+    return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-5, atol=0))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from ksched.processes import Process
 from ksched.registry import sampler_spec
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
-from ksched.samplers.weighted import Table, weighted
+from ksched.samplers.weighted import Table, ratio, weighted
 from ksched.tape import trace
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
 from ksched.tuning.fit import Free, OnGrid, Problem, fit
-from ksched.tuning.table import canonical, ratio, table_of
+from ksched.tuning.table import canonical, table_of
 from ksched.types import Array
 
 __all__ = ["ERROR", "ITERATIONS", "TAILS", "TRAJECTORIES", "Job", "Tuning"]

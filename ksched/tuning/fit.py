@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from ksched.plan import Plan
 from ksched.sampler import build_sampler
 from ksched.samplers.weighted import Table
-from ksched.tuning.table import canonical, on_flow
+from ksched.tuning.table import canonical, flow_level, on_flow
 from ksched.types import Array
 
 __all__ = ["Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
@@ -155,7 +155,7 @@ class Free:
         self.calls = calls
         self._top = math.log(first if math.isfinite(first) else _INFINITE)
         self._depth = self._top - math.log(low)
-        self._s = first / (1 + first) if math.isfinite(first) else 1.0
+        self._s = flow_level(first)
         self._free = torch.ones(calls, calls, dtype=torch.bool).tril(-1)
         if end == "denoise":
             self._free[-1] = False

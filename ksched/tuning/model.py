@@ -10,7 +10,8 @@ import torch
 
 from ksched.loop import answer
 from ksched.processes import Process
-from ksched.tuning.table import ratio
+from ksched.samplers.weighted import ratio
+from ksched.tuning.table import flow_level
 
 __all__ = ["Canonical"]
 
@@ -64,7 +65,7 @@ class Canonical:
     @property
     def s(self) -> float:
         """The first level in flow coordinates."""
-        return 1.0 if math.isinf(self.first) else self.first / (1 + self.first)
+        return flow_level(self.first)
 
     def __call__(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """Predictions.

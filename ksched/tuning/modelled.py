@@ -14,7 +14,7 @@ from ksched.plan import Plan
 from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.model import Canonical
-from ksched.tuning.surrogate import fit_surrogate
+from ksched.tuning.surrogate import fit_surrogate, problem_of
 from ksched.types import Array
 
 __all__ = ["Modelled"]
@@ -105,11 +105,7 @@ class Modelled(Tuning):
 
     def _problem(self, samples: Array, guidance: float) -> Problem:
         surrogate = fit_surrogate(samples, self.rng, guidance=guidance, items=TRAJECTORIES)
-        noise = self.rng.standard_normal((1, TRAJECTORIES, surrogate.dimension))
-        start = self.model.s * torch.from_numpy(noise)
-        ends = exact_ends(surrogate, start, self.model.s)
-        error = max(ERROR, self.noise)
-        return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True, noise=error)
+        return problem_of(surrogate, self.model.s, TRAJECTORIES, self.rng, max(ERROR, self.noise))
 
     def _through(self, told: Callable[[float], object]) -> Plan:
         """The best plan so far, improved on new runs of the model."""

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from ksched.plan import Plan
 from ksched.samplers.auto import AutoEnd
+from ksched.samplers.weighted import ratio
 from ksched.tuning.course import ERROR, ITERATIONS, TAILS, TRAJECTORIES, Job, Tuning
-from ksched.tuning.fit import Problem, exact_ends
-from ksched.tuning.surrogate import Surrogate, fit_surrogate
-from ksched.tuning.table import ratio
+from ksched.tuning.fit import Problem
+from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of
+from ksched.tuning.table import flow_level
 from ksched.types import Array
 
 __all__ = ["Sampled"]
@@ -43,11 +43,7 @@ class Sampled(Tuning):
         how: dict[str, Any] = {} if components is None else {"components": components}
         surrogate = fit_surrogate(samples, self.rng, labels=labels, guidance=self.job.guidance, items=items, **how)
         self.found.append(surrogate)
-        s = 1.0 if math.isinf(self.first) else self.first / (1 + self.first)
-        noise = self.rng.standard_normal((1, items, surrogate.dimension))
-        start = s * torch.from_numpy(noise)
-        ends = exact_ends(surrogate, start, s)
-        return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True)
+        return problem_of(surrogate, flow_level(self.first), items, self.rng)
 
     def judges(self) -> tuple[Problem, Problem]:
         """The mixture that is fitted to, on new states, and one of another part of the samples."""

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from scipy.cluster.vq import kmeans2
 
+from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.mixtures import Mixtures
 from ksched.types import Array
 
-__all__ = ["Surrogate", "fit_surrogate"]
+__all__ = ["Surrogate", "fit_surrogate", "problem_of"]
 
 #: directions that the mixture lives in, and those beyond, in which the data counts as one Gaussian
 _DIRECTIONS, _BEYOND = 64, 256
@@ -129,6 +130,19 @@ def fit_surrogate(
         spread = np.maximum(variances[beyond], least)
         rest = Mixtures(np.zeros((1, 1)), centre[None, None, beyond], spread[None, None], None, None, None)
     return Surrogate(mixture, rest, split, split + len(beyond), best)
+
+
+def problem_of(surrogate: Surrogate, s: float, items: int, rng: np.random.Generator, noise: float = 0.0) -> Problem:
+    """Runs of a surrogate from noise at level s, with their exact ends, in float32, which is enough to fit to.
+
+    Parameters
+    ----------
+    items : how many
+    noise : as for `Problem`
+    """
+    start = s * torch.from_numpy(rng.standard_normal((1, items, surrogate.dimension)))
+    ends = exact_ends(surrogate, start, s)
+    return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True, noise=noise)
 
 
 def _shrunk(variances: Array, count: int, dimension: int) -> Array:

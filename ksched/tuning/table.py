@@ -11,11 +11,11 @@ import numpy as np
 from ksched import analysis
 from ksched.grid import Grid
 from ksched.plan import Plan
-from ksched.processes import Flow, Level
-from ksched.samplers.weighted import Table
+from ksched.processes import Flow
+from ksched.samplers.weighted import Table, ratio
 from ksched.types import Array
 
-__all__ = ["canonical", "on_flow", "ratio", "states", "table_of"]
+__all__ = ["canonical", "flow_level", "on_flow", "states", "table_of"]
 
 
 def table_of(plan: Plan, data_std: float = 1.0) -> Table:
@@ -63,11 +63,11 @@ def canonical(plan: Plan, data_std: float) -> tuple[Array, Array]:
     return np.array([level.sigma for level in plan.levels]) / scales[:-1], rows
 
 
-def ratio(level: Level) -> float:
-    """Noise to signal."""
-    return level.sigma / level.alpha if level.alpha > 0 else math.inf
+def flow_level(ratio: float) -> float:
+    """Level s of a flow with a noise to signal: states alpha * x0 + s * eps with alpha + s = 1."""
+    return 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
 
 
 def on_flow(levels: Sequence[float]) -> Grid:
-    """Noise to signal as a grid of `Flow`, whose states alpha * x0 + sigma * eps have alpha + sigma = 1."""
-    return Grid.of([1.0 if math.isinf(level) else level / (1 + level) for level in levels], Flow())
+    """Noise to signal as a grid of `Flow`."""
+    return Grid.of([flow_level(level) for level in levels], Flow())
