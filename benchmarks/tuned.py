@@ -210,7 +210,7 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
             lines["tune, from 1000 samples"] = TUNED_CALLS, [_mean(data["tune"][of][str(n)]) for n in TUNED_CALLS]
         for (name, (x, y)), style in zip(lines.items(), ("o--", "o-", "s-"), strict=False):
             axis.plot(x, y, style, label=name, markersize=4)
-        axis.set(yscale="log", title={"sd": "Stable Diffusion's range"}.get(of, of), xlabel="model calls")
+        axis.set(yscale="log", title={"sd": "Stable Diffusion's range"}.get(of, of), xlabel="model calls", xticks=CALLS)
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean relative error")
     axes[0].legend(frameon=False, fontsize=8)
