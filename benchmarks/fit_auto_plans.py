@@ -5,12 +5,8 @@
 
 What is in the file already is kept and gone on from: take the file away to begin anew.
 
-A *zoo* stands in for the models to come. Its members have a standard deviation of 1 give or take a quarter, as data is
-scaled for a network: single Gaussians with the spectrum of images; mixtures of 4 to 12 Gaussians in 16 to 64
-dimensions with covariances that are partly alike, whose variance falls as a power of the number of the axis; clouds of
-100 points smoothed; and mixtures under classifier-free guidance of scale 2 to 9, every item towards a component of its
-own, so that no table is made that only holds without. The loss is that of `ksched.tuning.fit`: the mean log of
-the mean error of every member.
+A *zoo* of synthetic mixtures, a third of them under guidance, stands in for the models to come (`ksched.tuning.zoo`).
+The loss is that of `ksched.tuning.fit`: the mean log of the mean error of every member.
 
 The testbeds of ``accuracy.py`` are not in the zoo. What kinds of members there are was chosen with their errors in
 sight, which flatters these a little.
@@ -24,7 +20,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -36,10 +32,9 @@ import torch
 import ksched
 from ksched import EDM, VP, Flow
 from ksched.samplers.weighted import Table
-from ksched.tuning.fit import Free, Problem, exact_ends, fit
-from ksched.tuning.mixtures import Mixtures
+from ksched.tuning.fit import Free, Problem, fit
 from ksched.tuning.table import flow_level, table_of
-from ksched.types import Array
+from ksched.tuning.zoo import LARGE, zoo
 
 SEED = 2026
 #: numbers of calls by how the run ends; and such that are near the one below, from which they start
@@ -47,7 +42,6 @@ CALLS = {"integral": (*range(1, 9), 10, 12, 15), "denoise": (1, 2, 3, 4, 5, 6, 8
 BETWEEN = {"integral": (13, 14, 16, 17, 18, 19, 20), "denoise": ()}
 ITERATIONS = 110  # half of it from 11 calls on, a quarter for what is between
 BOTH = 6  # calls up to which a fit is started from a known method too
-ITEMS, GUIDED_ITEMS = 16, 40  # trajectories of every member
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
 #: first level, and the lowest allowed one, over the standard deviation of the data
@@ -60,124 +54,13 @@ RANGES = {
 NOISE = {"integral": 0.002, "denoise": 0.02}
 
 
-# ----------------------------------------------------------------------------------------------------------------- zoo
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Members of one shape: how many, of how many dimensions and components; "mixture", "cloud" or "gaussian"; and
-    whether they are guided. Guided ones have more trajectories, since few of these explode."""
-
-    members: int
-    dimension: int
-    components: int
-    of: str = "mixture"
-    guided: bool = False
-
-    @property
-    def items(self) -> int:
-        """Trajectories of every member."""
-        return GUIDED_ITEMS if self.guided else ITEMS
-
-
-ZOO = (
-    Kind(4, 16, 12),
-    Kind(4, 32, 5),
-    Kind(6, 64, 10),
-    Kind(6, 48, 100, "cloud"),
-    Kind(5, 256, 1, "gaussian"),
-    Kind(6, 24, 8, guided=True),
-    Kind(6, 64, 10, guided=True),
-)
-
-
-def _turn(rng: np.random.Generator, dimension: int) -> Array:
-    rotation: Array = np.linalg.qr(rng.standard_normal((dimension, dimension)))[0]
-    return rotation
-
-
-def _spectrum(dimension: int, slope: float) -> Array:
-    """Variances that fall as a power of the number of the axis, of mean 1."""
-    variances = np.arange(1, dimension + 1.0) ** -slope
-    falling: Array = np.maximum(variances / variances.mean(), 1e-4)
-    return falling
-
-
-def _gaussian(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
-    variances = _spectrum(kind.dimension, rng.uniform(0.8, 2.5))
-    return np.zeros(1), np.zeros((1, kind.dimension)), variances[None], np.arange(1)
-
-
-def _cloud(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
-    """Points in clusters, each with the same width."""
-    clusters, between = int(rng.integers(3, 12)), rng.uniform(0.3, 0.8)
-    root = _turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 3.0)))
-    centres = rng.standard_normal((clusters, kind.dimension)) @ root.T
-    cluster = rng.integers(0, clusters, kind.components)
-    roots = [_turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 2.5))) for _ in centres]
-    within = np.stack([roots[c] @ rng.standard_normal(kind.dimension) for c in cluster])
-    points = math.sqrt(between) * centres[cluster] + math.sqrt(1 - between) * within
-    points = points - points.mean(0)
-    width = rng.uniform(0.15, 0.4)
-    points *= math.sqrt((1 - width**2) / (points**2).mean())
-    logs = np.full(kind.components, -math.log(kind.components))
-    return logs, points, np.full(kind.components, width**2), cluster
-
-
-def _mixture(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
-    """Components whose covariances are more or less those of the whole, of different size."""
-    count, dimension = kind.components, kind.dimension
-    slope, between = rng.uniform(0.8, 3.0), rng.uniform(0.15, 0.75)
-    common = _turn(rng, dimension)
-    weights = np.maximum(rng.dirichlet(np.full(count, 3.0)), 0.01)
-    weights /= weights.sum()
-    means = rng.standard_normal((count, dimension)) @ (common * np.sqrt(_spectrum(dimension, slope))).T
-    means -= weights @ means
-    means *= math.sqrt(between * dimension / (weights[:, None] * means**2).sum())
-    variances, axes = np.empty((count, dimension)), np.empty((count, dimension, dimension))
-    for k in range(count):
-        variances[k] = _spectrum(dimension, max(0.5, slope + rng.normal(0, 0.4))) * math.exp(rng.normal(0, 0.5))
-        other = rng.standard_normal((dimension, dimension)) / math.sqrt(dimension)
-        axes[k] = np.linalg.qr(common + rng.choice([0.1, 0.5, 2.0]) * other)[0]
-    variances *= (1 - between) * dimension / (weights[:, None] * variances).sum()
-    return np.log(weights), means, np.maximum(variances, 1e-4), np.arange(count), axes
-
-
-def _members(kind: Kind, seed: int) -> Mixtures:
-    rng = np.random.default_rng(seed)
-    make = {"gaussian": _gaussian, "cloud": _cloud, "mixture": _mixture}[kind.of]
-    parts = [make(rng, kind) for _ in range(kind.members)]
-    scale = np.exp(rng.uniform(-0.25, 0.25, kind.members))[:, None, None]
-    logs, means, variances, clusters, *axes = (np.stack(part) for part in zip(*parts, strict=True))
-    variances *= scale**2 if variances.ndim == 3 else scale[..., 0] ** 2
-    outside = scales = None
-    if kind.guided:
-        outside = np.full((kind.members, kind.items, kind.components), -1e9)
-        for member, own in zip(outside, clusters, strict=True):
-            for item in member:
-                item[own == rng.choice(own)] = 0
-        scales = rng.uniform(2.0, 9.0, (kind.members, 1, 1))
-    return Mixtures(logs, means * scale, variances, axes[0] if axes else None, outside, scales)
+# ------------------------------------------------------------------------------------------------------------- fitting
 
 
 @cache
-def zoo(of: str) -> list[Problem]:
-    """The problems of a range, in float32, which is enough for what is fitted here."""
-    first = RANGES[of][0]
-    s = flow_level(first)
-    problems = []
-    for number, kind in enumerate(ZOO):
-        members = _members(kind, SEED + number)
-        generator = torch.Generator().manual_seed(SEED + 100 + number)
-        shape = (kind.members, kind.items, kind.dimension)
-        start = s * torch.randn(shape, generator=generator, dtype=torch.float64)
-        ends = exact_ends(members, start, s, steps=200)
-        made = members.to(torch.float32), start.float(), ends.float()
-        problems.append(Problem.of(*made, models=True))
-    return problems
-
-
-# ------------------------------------------------------------------------------------------------------------- fitting
+def problems_of(of: str) -> list[Problem]:
+    """Of a range."""
+    return zoo(flow_level(RANGES[of][0]), LARGE, SEED)
 
 
 def start_of(of: str, calls: int) -> Table:
@@ -202,7 +85,7 @@ def made(of: str, end: str, calls: int, last: Table | None) -> Table:
     first, low = RANGES[of]
     if calls == 1:  # one prediction is all there is
         return Table((first, 0.0), ((),))
-    problems = [replace(p, noise=NOISE[end]) for p in zoo(of)]
+    problems = [replace(p, noise=NOISE[end]) for p in problems_of(of)]
     family = Free(calls, first, low, end)
     starts = [start_of(of, calls)] if last is None or last.calls == 1 or (calls <= BOTH and end == "integral") else []
     starts += [last.stretched(calls)] if last is not None and last.calls > 1 else []
