@@ -1,11 +1,11 @@
 """How few model calls the checkpoint of handwritten digits needs: digits recognised, and how far from the exact run.
 
-Prompted digits under guidance, the same start noise for every method and number of calls: `tune`, `auto` with both of
-its ends, and three pairs that people use. A classifier that is fitted to real digits which the networks never saw reads
-them; and their latents are compared with those of a run of 200 steps. The distance of an image is the root mean square
-difference of its latents, over the standard deviation of the latents of all runs of 200 steps. ``tune`` makes a plan
-for each number of calls, by calling the guided model on start noise of its own; it sees none of the noise that it is
-judged on.
+Prompted digits under guidance, the same start noise for every method and number of calls: `tune`, from the guided
+model and from latents of real digits alone; `auto` with both of its ends; and three pairs that people use. A classifier
+that is fitted to real digits which the networks never saw reads them; and their latents are compared with those of a
+run of 200 steps. The distance of an image is the root mean square difference of its latents, over the standard
+deviation of the latents of all runs of 200 steps. ``tune`` makes a plan for each number of calls, from start noise of
+its own; it sees none of the noise that it is judged on.
 
 Run from the repository root: ``python benchmarks/digits_in_few_calls.py``; about ten minutes on two cores, with
 ``--quick`` two.
@@ -47,6 +47,7 @@ LINES = {  # colour and format by method
     "auto": ("#009E73", "o-"),
     "auto, end=denoise": ("#CC79A7", "P-"),
     "tune": ("#000000", "s--"),
+    "tune, from latents": ("#E69F00", "x--"),
 }
 
 Model = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -63,7 +64,7 @@ def guided(checkpoint: Checkpoint, texts: Sequence[str]) -> Model:
     return model
 
 
-@torch.enable_grad()  # which level 2 needs
+@torch.enable_grad()  # level 2 goes through the model
 def tuned(checkpoint: Checkpoint, calls: int, items: int, level: Level) -> ksched.Plan:
     """The plan that `tune` makes from the guided model; item n of a batch is drawn from prompt n."""
     return ksched.tune(
@@ -71,11 +72,17 @@ def tuned(checkpoint: Checkpoint, calls: int, items: int, level: Level) -> ksche
         calls,
         process=checkpoint.process,
         shape=SHAPE,
+        device=checkpoint.device,
         level=level,
         items=items,
         batch=TUNE_BATCH,
         seed=TUNE_SEED,
     )
+
+
+def tuned_from(latents: torch.Tensor, digits: np.ndarray, process: ksched.Process, calls: int) -> ksched.Plan:
+    """The plan that `tune` makes from latents and what each of them is, without the model."""
+    return ksched.tune(latents, calls, process=process, guidance=SCALE, labels=digits, seed=TUNE_SEED)
 
 
 def sampled(sampler: ksched.Sampler, model: Model, noise: torch.Tensor) -> torch.Tensor:
@@ -90,7 +97,7 @@ def spread(latents: torch.Tensor) -> float:
 
 def distances(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
     """Relative distance of every image."""
-    away: np.ndarray = (latents - reference).square().flatten(1).mean(1).sqrt().numpy()
+    away: np.ndarray = (latents - reference).square().flatten(1).mean(1).sqrt().cpu().numpy()
     return away / spread(reference)
 
 
@@ -145,6 +152,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--items", type=int, default=40, help="start states that tune compares on, a multiple of 40")
     parser.add_argument("--level", type=int, default=0, choices=(0, 1, 2), help="of tune")
+    parser.add_argument("--device", default="cpu", help="of the networks")
     parser.add_argument("--quick", action="store_true", help="40 images, 4 and 8 calls")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()
@@ -152,7 +160,7 @@ def parsed() -> argparse.Namespace:
         parser.error(f"--items must be a multiple of {2 * TUNE_BATCH}; got {given.items}")
     if given.quick:
         given.images, given.calls = 40, list(QUICK_CALLS)
-    names = ("images", "calls", "items", "level")
+    names = ("images", "calls", "items", "level", "device")
     given.changed = [
         f"--{name} {' '.join(map(str, np.atleast_1d(getattr(given, name))))}"
         for name in names
@@ -167,24 +175,26 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     began, busy = time.perf_counter(), time.process_time()
     train, held = real()
     reader = judge(held)
-    checkpoint = Checkpoint(FOLDER)
+    checkpoint = Checkpoint(FOLDER, given.device)
     texts, digits = asked_for(given.images)
     model = guided(checkpoint, texts)
     noise = torch.cat([torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(i)) for i in range(len(texts))])
+    noise = noise.to(given.device)
 
     def right(latents: torch.Tensor) -> float:
         return share(reader, checkpoint.decoded(latents / checkpoint.vae.config.scaling_factor), digits)
 
     exact = ksched.build_sampler(*REFERENCE_PAIR, REFERENCE_STEPS, process=checkpoint.process, **REFERENCE)
     reference = sampled(exact, model, noise)
-    latents = checkpoint.vae.encode(train.images.expand(-1, 3, -1, -1)).latent_dist.mean
+    latents = checkpoint.vae.encode(train.images.expand(-1, 3, -1, -1).to(given.device)).latent_dist.mean
+    latents = latents * checkpoint.vae.config.scaling_factor
     data: dict[str, Any] = {
         **facts(),
         "command": " ".join(["python benchmarks/digits_in_few_calls.py", *given.changed]),
         "images": given.images,
         "scale": SCALE,
         "std": {
-            "latents of real digits": spread(latents * checkpoint.vae.config.scaling_factor),
+            "latents of real digits": spread(latents),
             "pixels of real digits": spread(train.images),
             "latents of the reference": spread(reference),
         },
@@ -197,7 +207,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             "right": right(reference),
         },
         "tune": {"items": given.items, "level": given.level, "batch": TUNE_BATCH, "seed": TUNE_SEED, "seconds": 0.0},
-        "methods": ["auto", "auto, end=denoise", "tune", *(" + ".join(pair) for pair in PAIRS)],
+        "methods": ["auto", "auto, end=denoise", "tune", "tune, from latents", *(" + ".join(pair) for pair in PAIRS)],
         "rows": [],
     }
     print(f"reference: {exact.nfe} calls, right {data['reference']['right']:.3f}; std {data['std']}", flush=True)
@@ -209,6 +219,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             ksched.build_sampler("auto", steps=calls, process=checkpoint.process),
             ksched.build_sampler("auto", steps=calls, process=checkpoint.process, end="denoise"),
             ksched.build_sampler(plan),
+            ksched.build_sampler(tuned_from(latents, train.labels, checkpoint.process, calls)),
             *(ksched.build_sampler(*pair, calls, process=checkpoint.process) for pair in PAIRS),
         ]
         cells, known = {}, {}

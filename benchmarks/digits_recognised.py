@@ -43,8 +43,9 @@ NEAREST = 8  # jittered copies of each real digit among which the nearest is loo
 class Checkpoint:
     """The modules of the folder, and digits made with them."""
 
-    def __init__(self, folder: Path) -> None:
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
+        self.device = torch.device(device)
         config = pipe.scheduler.config
         assert config.beta_schedule == "scaled_linear"
         self.process = ksched.VP.scaled_linear(config.beta_start, config.beta_end, config.num_train_timesteps)
@@ -62,7 +63,7 @@ class Checkpoint:
             max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids
+        ).input_ids.to(self.device)
         states = self.text_encoder(ids).last_hidden_state
         place = {text: i for i, text in enumerate(different)}
         return states[[place[text] for text in texts]]
@@ -85,7 +86,7 @@ class Checkpoint:
         else:
             unwanted = {"encoder_hidden_states": self.embedded(negative or [""] * len(texts))}
             model = guidance.cfg(guidance.batched(self.denoiser, wanted, unwanted), None, scale)
-        latents = sampler.sample(model, x * sampler.sigmas[0], seed=list(range(len(texts))))
+        latents = sampler.sample(model, x.to(self.device) * sampler.sigmas[0], seed=list(range(len(texts))))
         images = self.decoded(latents / self.vae.config.scaling_factor)
         self.rows += sampler.nfe * len(texts) * (1 if scale == 1 else 2)
         self.seconds += time.perf_counter() - began
@@ -102,7 +103,7 @@ class Checkpoint:
 
 def share(reader: Any, images: torch.Tensor, digits: np.ndarray) -> float:
     """Share of images that are read as they should be."""
-    return float(np.mean(reader.predict(images.flatten(1).numpy()) == digits))
+    return float(np.mean(reader.predict(images.flatten(1).cpu().numpy()) == digits))
 
 
 def asked_for(count: int) -> tuple[list[str], np.ndarray]:
@@ -211,7 +212,7 @@ def main() -> None:
         print(f"{' + '.join(PAIR)}, {STEPS} steps, guidance {scale:g}: {data['by scale'][-1]['right']:.3f}", flush=True)
         if scale == SCALE:
             made = images
-            right = reader.predict(images.flatten(1).numpy()) == digits
+            right = reader.predict(images.flatten(1).cpu().numpy()) == digits
             data["by digit"] = [float(right[digits == digit].mean()) for digit in range(10)]
             data["right"] = float(right.mean())
         if scale == 1:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
 from torch.profiler import ProfilerActivity, profile
 
-from ksched import VP, Denoiser, build_sampler
+from ksched import VP, Denoiser, build_sampler, tune
 from ksched.batch import Batch
 from ksched.kernels import triton_kernels
 from ksched.matrices import step
@@ -292,3 +292,36 @@ def test_a_run_on_another_device_than_the_present_one() -> None:
     there = sampler.sample(paired(denoise), x.to("cuda:1"), seed=1)
     assert there.device == torch.device("cuda", 1)
     assert torch.equal(there.cpu(), sampler.sample(paired(denoise), x, seed=1).cpu())
+
+
+def spectrum(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The denoiser of data whose values have variances from 2 down to a hundredth."""
+    variances = torch.logspace(0.3, -2, x.shape[1], device=x.device, dtype=x.dtype)
+    return x * variances / (variances + sigma.to(x.dtype)[:, None] ** 2)
+
+
+@pytest.mark.parametrize("end", ["integral", "denoise"])
+def test_auto_waits_for_nothing(end: str) -> None:
+    sampler = build_sampler("auto", steps=8, end=end)
+    x = on_device(sampler.sigmas[0], (4, 32))
+    ended = sampler.sample(spectrum, x)
+    with nothing_waits():
+        again = sampler.sample(spectrum, x)
+    assert torch.equal(ended, again)
+    torch.testing.assert_close(ended.cpu(), sampler.sample(spectrum, x.cpu()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_model_on_the_device_is_tuned(level: Literal[1, 2]) -> None:
+    devices = set()
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        devices.add((x.device.type, sigma.device.type, x.dtype))
+        return spectrum(x, sigma)
+
+    plan = tune(model, 4, shape=(16,), device="cuda", level=level, items=64)
+    assert devices == {("cuda", "cuda", torch.float32)}
+    assert plan.report["tuned"]
+    assert plan.report["errors"]["mean"] < 0.5 * plan.report["untuned"]["mean"]
+    host = tune(spectrum, 4, shape=(16,), items=64)
+    assert plan.report["untuned"]["name"] == host.report["untuned"]["name"]

@@ -293,6 +293,7 @@ def fit(
     origin = torch.from_numpy(np.array(start, dtype=np.float64))
     best, done = (math.inf, origin.numpy().copy()), 0
 
+    @torch.enable_grad()
     def loss(values: Array) -> tuple[float, Array]:
         nonlocal best
         numbers = torch.tensor(values, dtype=torch.float64, requires_grad=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.model import Canonical
 from ksched.tuning.surrogate import fit_surrogate, problem_of
-from ksched.types import Array
 
 __all__ = ["Modelled"]
 
@@ -90,22 +88,14 @@ class Modelled(Tuning):
         """Plans fitted to mixtures of what the model draws, and through the model."""
         drawn = self._ends(self._starts(_DRAWN - min(self.job.items, _DRAWN // 2)), _DRAWN_WITH)
         samples = torch.cat([self.all_ends, drawn]).numpy()
-        kinds = [("a mixture", 1.0, 0.0), ("a mixture under guidance", 5.0, 0.0), ("a mixture", 1.0, 2.0)]
+        surrogate = fit_surrogate(samples, self.rng, items=TRAJECTORIES)
+        problem = problem_of(surrogate, self.model.s, TRAJECTORIES, self.rng, max(ERROR, self.noise))
         ends = self.job.ends() if self.noise > _NOISY else self.job.ends()[:1]
-        kind = "grid" if self.job.sampler else "surrogate"
-        total = len(kinds) * len(ends) * ITERATIONS[kind] + (self.job.level == 2) * ITERATIONS["model"]
-        with self.bar(total) as told:
-            for words, guidance, tail in kinds:
-                problem = replace(self._problem(samples, guidance), tail=tail)
-                for end in ends:
-                    made = self.improved(self.starts(end), [problem], end, ITERATIONS[kind], told)
-                    yield f"fitted to {words} ({end}{', worst items first' if tail else ''})", made
+        with self.bar(len(ends), through=self.job.level == 2) as told:
+            for end in ends:
+                yield from self.fits(problem, end, "a mixture", told)
             if self.job.level == 2:
                 yield "fitted through the model", self._through(told)
-
-    def _problem(self, samples: Array, guidance: float) -> Problem:
-        surrogate = fit_surrogate(samples, self.rng, guidance=guidance, items=TRAJECTORIES)
-        return problem_of(surrogate, self.model.s, TRAJECTORIES, self.rng, max(ERROR, self.noise))
 
     def _through(self, told: Callable[[float], object]) -> Plan:
         """The best plan so far, improved on new runs of the model."""
@@ -113,7 +103,7 @@ class Modelled(Tuning):
         best = min([*self.trials, self.best_untuned], key=lambda trial: trial.chosen_on.mean().item())
         start = self._starts(max(self.job.items // 2, 32))
         problem = Problem.of(self.model, start, self._ends(start, _TEACHER), noise=max(ERROR, self.noise))
-        return self.improved(best.plan, [problem], "integral", ITERATIONS["model"], told)
+        return self.improved(best.plan, problem, "integral", ITERATIONS["model"], told)
 
     def facts(self) -> dict[str, Any]:
         """Of the model."""

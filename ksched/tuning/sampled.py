@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from ksched.plan import Plan
-from ksched.samplers.auto import AutoEnd
 from ksched.samplers.weighted import ratio
-from ksched.tuning.course import ERROR, ITERATIONS, TAILS, TRAJECTORIES, Job, Tuning
+from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning, one_thread
 from ksched.tuning.fit import Problem
 from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of
 from ksched.tuning.table import flow_level
@@ -39,6 +38,11 @@ class Sampled(Tuning):
         self.rng = np.random.default_rng(job.seed)
         self.found: list[Surrogate] = []
 
+    def plan(self) -> Plan:
+        """As for `Tuning`."""
+        with one_thread():
+            return super().plan()
+
     def _problem(self, samples: Array, labels: Array | None, items: int, components: Sequence[int] | None) -> Problem:
         how: dict[str, Any] = {} if components is None else {"components": components}
         surrogate = fit_surrogate(samples, self.rng, labels=labels, guidance=self.job.guidance, items=items, **how)
@@ -61,14 +65,9 @@ class Sampled(Tuning):
         return first, self._problem(*parts[1], items, (other, 1) if len(parts[1][0]) < 15 * other else (other,))
 
     def fitted(self) -> Iterator[tuple[str, Plan]]:
-        """A plan fitted to the mixture."""
-        kind = "grid" if self.job.sampler else "surrogate"
-        tries: list[tuple[AutoEnd, float]] = [(end, tail) for end in self.job.ends() for tail in TAILS]
-        with self.bar(ITERATIONS[kind] * len(tries)) as told:
-            for end, tail in tries:
-                problem = replace(self.train, tail=tail)
-                made = self.improved(self.starts(end), [problem], end, ITERATIONS[kind], told)
-                yield f"fitted to a mixture ({end}{', worst items first' if tail else ''})", made
+        """Plans fitted to the mixture."""
+        with self.bar(1) as told:
+            yield from self.fits(self.train, self.job.end or "integral", "a mixture", told)
 
     def facts(self) -> dict[str, Any]:
         """Of the samples."""

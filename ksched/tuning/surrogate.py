@@ -141,7 +141,7 @@ def problem_of(surrogate: Surrogate, s: float, items: int, rng: np.random.Genera
     noise : as for `Problem`
     """
     start = s * torch.from_numpy(rng.standard_normal((1, items, surrogate.dimension)))
-    ends = exact_ends(surrogate, start, s)
+    ends = exact_ends(surrogate, start, s, steps=100)
     return Problem.of(surrogate.to(torch.float32), start.float(), ends.float(), models=True, noise=noise)
 
 

@@ -106,12 +106,13 @@ def tune(
         progress=progress,
     )
     job.check()
-    if callable(source) and not isinstance(source, torch.Tensor):
-        if job.labels is not None or guidance != 1:
-            raise ValueError("guidance and labels are for samples; a denoiser has its guidance inside")
-        like = torch.empty(0, dtype=dtype, device=device)
-        return Modelled(job, source, _shape_of(source, shape), data_std, like, batch).plan()
-    return Sampled(job, _samples_of(source), data_std).plan()
+    with torch.inference_mode(False):  # tensors that are made in that mode cannot be fitted to
+        if callable(source) and not isinstance(source, torch.Tensor):
+            if job.labels is not None or guidance != 1:
+                raise ValueError("guidance and labels are for samples; a denoiser has its guidance inside")
+            like = torch.empty(0, dtype=dtype, device=device)
+            return Modelled(job, source, _shape_of(source, shape), data_std, like, batch).plan()
+        return Sampled(job, _samples_of(source), data_std).plan()
 
 
 def _checked_steps(steps: int) -> int:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.mixtures import Mixtures
 from ksched.types import Array
 
-__all__ = ["LARGE", "SMALL", "Kind", "zoo"]
+__all__ = ["LARGE", "SMALL", "SMALLEST", "Kind", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,30 @@ LARGE = (
     Kind(6, 24, 8, guided=True, items=40),
     Kind(6, 64, 10, guided=True, items=40),
 )
-
-
-#: a few, for what is fitted on the spot
+#: some, for what is fitted on the spot
 SMALL = (
+    Kind(4, 16, 6),
+    Kind(2, 32, 10),
+    Kind(2, 32, 40, "cloud"),
+    Kind(3, 16, 6, guided=True, items=40),
+    Kind(1, 32, 10, guided=True, items=40),
+)
+#: fewer, where a fit takes many calls
+SMALLEST = (
     Kind(4, 16, 6),
     Kind(2, 32, 40, "cloud"),
     Kind(3, 16, 6, guided=True, items=24),
 )
+
+
+class _Member(NamedTuple):
+    """As for `Mixtures`, with the cluster that every component belongs to."""
+
+    logs: Array
+    means: Array
+    variances: Array
+    clusters: npt.NDArray[np.int_]
+    axes: Array | None = None
 
 
 def _turn(rng: np.random.Generator, dimension: int) -> Array:
@@ -75,12 +93,12 @@ def _spectrum(dimension: int, slope: float) -> Array:
     return falling
 
 
-def _gaussian(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+def _gaussian(rng: np.random.Generator, kind: Kind) -> _Member:
     variances = _spectrum(kind.dimension, rng.uniform(0.8, 2.5))
-    return np.zeros(1), np.zeros((1, kind.dimension)), variances[None], np.arange(1)
+    return _Member(np.zeros(1), np.zeros((1, kind.dimension)), variances[None], np.arange(1))
 
 
-def _cloud(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+def _cloud(rng: np.random.Generator, kind: Kind) -> _Member:
     """Points in clusters, each with the same width."""
     clusters, between = int(rng.integers(3, 12)), rng.uniform(0.3, 0.8)
     root = _turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 3.0)))
@@ -93,10 +111,10 @@ def _cloud(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
     width = rng.uniform(0.15, 0.4)
     points *= math.sqrt((1 - width**2) / (points**2).mean())
     logs = np.full(kind.components, -math.log(kind.components))
-    return logs, points, np.full(kind.components, width**2), cluster
+    return _Member(logs, points, np.full(kind.components, width**2), cluster)
 
 
-def _mixture(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
+def _mixture(rng: np.random.Generator, kind: Kind) -> _Member:
     """Components whose covariances are more or less those of the whole, of different size."""
     count, dimension = kind.components, kind.dimension
     slope, between = rng.uniform(0.8, 3.0), rng.uniform(0.15, 0.75)
@@ -112,24 +130,26 @@ def _mixture(rng: np.random.Generator, kind: Kind) -> tuple[Array, ...]:
         other = rng.standard_normal((dimension, dimension)) / math.sqrt(dimension)
         axes[k] = np.linalg.qr(common + rng.choice([0.1, 0.5, 2.0]) * other)[0]
     variances *= (1 - between) * dimension / (weights[:, None] * variances).sum()
-    return np.log(weights), means, np.maximum(variances, 1e-4), np.arange(count), axes
+    return _Member(np.log(weights), means, np.maximum(variances, 1e-4), np.arange(count), axes)
 
 
 def _members(kind: Kind, seed: int) -> Mixtures:
     rng = np.random.default_rng(seed)
     make = {"gaussian": _gaussian, "cloud": _cloud, "mixture": _mixture}[kind.of]
-    parts = [make(rng, kind) for _ in range(kind.members)]
+    made = [make(rng, kind) for _ in range(kind.members)]
     scale = np.exp(rng.uniform(-0.25, 0.25, kind.members))[:, None, None]
-    logs, means, variances, clusters, *axes = (np.stack(part) for part in zip(*parts, strict=True))
+    logs, means = np.stack([m.logs for m in made]), np.stack([m.means for m in made])
+    variances = np.stack([m.variances for m in made])
     variances *= scale**2 if variances.ndim == 3 else scale[..., 0] ** 2
+    axes = None if made[0].axes is None else np.stack([m.axes for m in made if m.axes is not None])
     outside = scales = None
     if kind.guided:
         outside = np.full((kind.members, kind.items, kind.components), -1e9)
-        for member, own in zip(outside, clusters, strict=True):
+        for member, one in zip(outside, made, strict=True):
             for item in member:
-                item[own == rng.choice(own)] = 0
+                item[one.clusters == rng.choice(one.clusters)] = 0
         scales = rng.uniform(2.0, 9.0, (kind.members, 1, 1))
-    return Mixtures(logs, means * scale, variances, axes[0] if axes else None, outside, scales)
+    return Mixtures(logs, means * scale, variances, axes, outside, scales)
 
 
 def zoo(s: float, kinds: Sequence[Kind], seed: int, *, steps: int = 200) -> list[Problem]:
