@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -39,7 +40,8 @@ def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def nothing_waits() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # torch says that it does not notice all
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -123,14 +123,17 @@ class Canonical:
         ----------
         ends : clean data, as it makes it
         """
+
+        def typical(apart: torch.Tensor) -> float:  # of items, since some few may have exploded
+            return apart.square().mean(1).sqrt().median().item()
+
         s = 0.2
         noise = torch.randn(ends.shape, generator=generator, dtype=ends.dtype)
         y, level = (1 - s) * ends + s * noise, torch.tensor(s, dtype=torch.float64)
         with torch.no_grad():
             one, two = self(y, level), self(y, level)
-        away, added = (one - ends).square().mean().sqrt().item(), s / (1 - s)
-        size = ends.std().item()
-        kept = (one - y / (1 - s)).square().mean().sqrt().item()
+        added, size = s / (1 - s), typical(ends)
+        away, kept = typical(one - ends), typical(one - y / (1 - s))
         if not 0.2 < size < 5 or away > 1.5 * added or kept < 0.02 * added:
             raise ValueError(
                 "the denoiser must return the clean data that it predicts, denoiser(x, sigma) -> x0. What it samples "

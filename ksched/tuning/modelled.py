@@ -65,7 +65,7 @@ class Modelled(Tuning):
         self.noise = math.inf  # nothing is known of it yet
         pilot = self._ends(self._starts(min(self.job.items, 64)), _DRAWN_WITH)
         if not self.measured:
-            std = pilot.std().item()
+            std = _spread(pilot)
             if not 1e-6 < std < 1e6:
                 raise ValueError(
                     f"what the denoiser samples has a std of {std:.3g}: it is no denoiser, or the process is another "
@@ -114,3 +114,9 @@ class Modelled(Tuning):
             "noise_of_the_model": float(f"{self.noise:.3g}"),
             "held_out": f"{self.job.items - self.job.items // 2} runs of the model",
         }
+
+
+def _spread(ends: torch.Tensor) -> float:
+    """Standard deviation of the values of items, without such items as exploded."""
+    sizes = ends.square().mean(1).sqrt()
+    return ends[sizes < 4 * sizes.median()].std().item()
