@@ -27,7 +27,7 @@ from ksched.tuning.table import canonical, flow_level, table_of
 from ksched.tuning.zoo import SMALL, SMALLEST, zoo
 from ksched.types import Array
 
-__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "one_thread"]
+__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "one_thread", "typical"]
 
 TRAJECTORIES = 96  # that a table is fitted to
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
@@ -38,6 +38,7 @@ _FINALISTS = 5  # of the pairs that were not tuned, judged on the held-out items
 _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted to, and which
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
 _GROUP = 64  # items whose worst is taken
+_LEAST_GAIN = 0.95  # of an error: what is gained with less may be chance
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,15 @@ class Trial:
         return _figures(self.held_out)
 
 
+def typical(errors: torch.Tensor) -> float:
+    """Mean, in which no item counts for more than thrice the 90th percentile.
+
+    Some few end in another mode, and their errors, as large as the data, would choose by chance among methods that are
+    equally good.
+    """
+    return errors.clamp(max=3 * errors.quantile(0.9).item()).mean().item()
+
+
 def _figures(errors: torch.Tensor) -> dict[str, float]:
     """Of many items the worst is one that ends in another mode, with any method, by chance; of some 64 it says more."""
     groups = errors[: len(errors) // _GROUP * _GROUP].view(-1, _GROUP) if len(errors) >= _GROUP else errors[None]
@@ -158,9 +168,9 @@ class Tuning:
         plans = self.job.untuned()
         if not plans:
             raise ValueError(f"no pair of sampler and schedule can be built for {self.job.steps} steps on this process")
-        ranked = sorted(plans, key=lambda name: self._errors(plans[name], judges[0]).mean().item())
+        ranked = sorted(plans, key=lambda name: typical(self._errors(plans[name], judges[0])))
         plain = [self._tried(name, plans[name], judges) for name in ranked[:_FINALISTS]]
-        best = min(plain, key=lambda trial: torch.cat([trial.chosen_on, trial.held_out]).mean().item())
+        best = min(plain, key=lambda trial: typical(torch.cat([trial.chosen_on, trial.held_out])))
         self.best_untuned = best
         tuned: list[Trial] = []
         if self.job.sampler is None:
@@ -173,7 +183,7 @@ class Tuning:
                 if not objection(tuned[-1], best) and not self.insists:
                     break
         accepted = None
-        for trial in sorted(tuned, key=lambda trial: trial.chosen_on.mean().item()):
+        for trial in sorted(tuned, key=lambda trial: typical(trial.chosen_on)):
             trial.why_not = objection(trial, best) if accepted is None else "another one is better"
             if not trial.why_not and accepted is None:
                 accepted = trial
@@ -193,7 +203,7 @@ class Tuning:
         if chosen is not best:
             why = f"{chosen.name} is better than {best.name} in mean, 90th percentile and worst item"
         elif tuned:
-            nearest = min(tuned, key=lambda trial: trial.chosen_on.mean().item())
+            nearest = min(tuned, key=lambda trial: typical(trial.chosen_on))
             why = f"no tuned plan was better than {best.name}; {nearest.name}: {nearest.why_not}"
         else:
             why = f"{best.name} is the best of the pairs, and nothing was tuned"
@@ -275,7 +285,7 @@ class Tuning:
         """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""
         assert self.best_untuned is not None
         ready = [trial for trial in self.trials if end == "integral" or trial.name == f"auto ({end})"]
-        return min([*ready, self.best_untuned], key=lambda trial: trial.chosen_on.mean().item()).plan
+        return min([*ready, self.best_untuned], key=lambda trial: typical(trial.chosen_on)).plan
 
     @contextmanager
     def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
@@ -307,4 +317,6 @@ def objection(trial: Trial, best: Trial) -> str:
     for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
         if not ours[name] < theirs[name]:
             return f"its {words} on the held-out items is {ours[name]:.4g}, that of {best.name} {theirs[name]:.4g}"
+    if typical(trial.held_out) > _LEAST_GAIN * typical(best.held_out):
+        return f"it gains less than {1 - _LEAST_GAIN:.0%} on {best.name}, which may be chance"
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ksched.plan import Plan
-from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning
+from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning, typical
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.model import Canonical
 from ksched.tuning.surrogate import fit_surrogate, problem_of
@@ -100,7 +100,7 @@ class Modelled(Tuning):
     def _through(self, told: Callable[[float], object]) -> Plan:
         """The best plan so far, improved on new runs of the model."""
         assert self.best_untuned is not None
-        best = min([*self.trials, self.best_untuned], key=lambda trial: trial.chosen_on.mean().item())
+        best = min([*self.trials, self.best_untuned], key=lambda trial: typical(trial.chosen_on))
         start = self._starts(max(self.job.items // 2, 32))
         problem = Problem.of(self.model, start, self._ends(start, _TEACHER), noise=max(ERROR, self.noise))
         return self.improved(best.plan, problem, "integral", ITERATIONS["model"], told)
