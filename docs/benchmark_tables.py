@@ -252,6 +252,16 @@ def _few_calls_chosen(data: Mapping[str, Any]) -> str:
     return _table(["calls", "`auto` is", "`tune` chose", "error it expected", "model calls of `tune`"], rows)
 
 
+def _few_calls_through(data: Mapping[str, Any]) -> str:
+    names = ("auto", "auto, end=denoise", "tune")
+    rows = [
+        [str(row["calls"]), row["tune chose"], *(f"{row['methods'][name]['mean']:.3f}" for name in names)]
+        for row in data["rows"]
+    ]
+    columns = ["mean distance, calls", "`tune` chose", "`auto`", "`auto, end=denoise`", "`tune`"]
+    return f"{_command(data)}. {_machine(data)}\n\n{_table(columns, rows)}"
+
+
 def _coded(pair: str) -> str:
     return " + ".join(f"`{name}`" for name in pair.split(" + ")) if " + " in pair else f"`{pair}`"
 
@@ -432,9 +442,9 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     text = (
         f"{len(rows)} plans, {models} made by calling a denoiser and {len(rows) - models} from 1000 samples, for 20 "
         f"seeds, drawn from seven testbeds, three ranges, 5 to 20 calls, with guidance and without, and white noise of "
-        f"0 to 3 % in the denoiser's answers. {len(accepted)} were accepted as tuned, and their errors on 256 new start "
-        f"states are {gain:.2f} times smaller than those of the pair that turns out best there, in the geometric mean; "
-        "for the others `tune` gave the pair that it held for the best. "
+        f"0 to 3 % in the denoiser's answers. {len(accepted)} were accepted as tuned, and their errors on 256 new "
+        f"start states are {gain:.2f} times smaller than those of the pair that turns out best there, in the geometric "
+        "mean; for the others `tune` gave the pair that it held for the best. "
     )
     worse = [row for row in rows if row["error"] > 1.05 * row["best_error"]]
     beside_own = [row["error"] / row["untuned_error"] for row in rows]
@@ -471,6 +481,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "few_calls_right": ("digits_in_few_calls", _few_calls_right),
     "few_calls_distance": ("digits_in_few_calls", _few_calls_distance),
     "few_calls_chosen": ("digits_in_few_calls", _few_calls_chosen),
+    "few_calls_through": ("digits_in_few_calls_level_2", _few_calls_through),
     "digits_training": ("training", _digits_training),
     "accuracy": ("accuracy", _leaders),
     "accuracy_lost": ("accuracy", _losses),
