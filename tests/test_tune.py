@@ -14,6 +14,7 @@ import torch
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, tune
 from ksched.exact import Gaussian, GaussianMixture
+from ksched.tuning import course
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
 from ksched.tuning.mixtures import Mixtures
 from ksched.tuning.surrogate import fit_surrogate
@@ -54,6 +55,14 @@ def guided(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tor
         return uncond + 4 * (part(x, sigma.double()) - uncond)
 
     return denoise
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of few iterations, where it does not matter how good they are."""
+    for kind in course.ITERATIONS:
+        monkeypatch.setitem(course.ITERATIONS, kind, 8)
+    monkeypatch.setattr(course, "MORE_ITERATIONS", 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -172,6 +181,7 @@ def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -
         assert state.alpha == pytest.approx(state.level.alpha, abs=1e-9)
 
 
+@pytest.mark.usefixtures("short")
 def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
     samples = mixture(VP()).sample(200, 1)
     one, two = tune(samples, 3, seed=3, items=64), tune(torch.from_numpy(samples), 3, seed=3, items=64)
@@ -184,13 +194,18 @@ def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
     assert tune(samples, 3, seed=4, items=64) != one
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_modes_of_torch_do_not_matter(mode: Any) -> None:
+@pytest.mark.usefixtures("short")
+def test_modes_and_threads_of_torch_do_not_matter() -> None:
     model = mixture(VP())
     samples, threads = model.sample(100, 1), torch.get_num_threads()
-    with mode():
-        plans = tune(samples, 3, items=64), tune(told(model), 3, shape=(8,), level=2, items=16)
-    assert plans == (tune(samples, 3, items=64), tune(told(model), 3, shape=(8,), level=2, items=16))
+
+    def plans() -> tuple[Plan, Plan]:
+        return tune(samples, 3, items=64), tune(told(model), 3, shape=(8,), level=2, items=16)
+
+    expected = plans()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert plans() == expected
     assert torch.get_num_threads() == threads
 
 
@@ -210,6 +225,7 @@ def test_one_step_is_the_prediction() -> None:
     assert [value for _, value in plan.rows[-1].terms] == [1.0]
 
 
+@pytest.mark.usefixtures("short")
 def test_a_sampler_is_kept_and_its_levels_are_chosen() -> None:
     model = mixture(VP())
     plan = tune(model.sample(300, 1), 6, sampler="DPM++ 2M", items=128)
@@ -235,6 +251,7 @@ def test_guidance_is_tuned_for() -> None:
     assert error(plan, guided(model), VP()) < min(error(other, guided(model), VP()) for other in others)
 
 
+@pytest.mark.usefixtures("short")
 def test_an_end_at_the_prediction_is_kept_to() -> None:
     plan = tune(mixture(VP()).sample(200, 1), 5, end="denoise", items=64)
     assert [value for _, value in plan.rows[-1].terms] == [1.0]
@@ -242,7 +259,6 @@ def test_an_end_at_the_prediction_is_kept_to() -> None:
 
 def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit that goes wrong gives the best pair, and the report says so."""
-    from ksched.tuning import course
 
     def ruined(self: Any, start: Plan, problems: Any, end: Any, iterations: int, told: Any) -> Plan:
         return build_sampler("euler", sigmas=[14.6, 14.0, 13.0, 0.03, 0.0], process=VP()).plan
@@ -306,6 +322,7 @@ def test_a_denoiser_makes_a_plan(name: str) -> None:
     assert error(plan, model, process) < error(other, model, process) / 2
 
 
+@pytest.mark.usefixtures("short")
 def test_strong_guidance_of_a_model_is_borne() -> None:
     """In few steps a method of high order explodes under it, and the spread of what is drawn would be wrong."""
     process = Flow()
@@ -321,6 +338,7 @@ def test_strong_guidance_of_a_model_is_borne() -> None:
     assert plan.report["errors"]["mean"] < 0.3
 
 
+@pytest.mark.usefixtures("short")
 def test_level_0_chooses_and_level_2_goes_through_the_model() -> None:
     model = mixture(VP())
     chosen = tune(model, 5, level=0, items=64)  # which tells its dimension
@@ -341,6 +359,7 @@ def test_level_2_says_so_where_there_are_no_gradients() -> None:
         tune(cut, 4, shape=(8,), level=2, items=16)
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("noise", [0.01, 0.03])
 def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     model = mixture(VP())
@@ -413,6 +432,7 @@ def test_bad_arguments_for_a_model_are_refused_before_it_is_called(how: dict[str
         tune(never, 5, **how)
 
 
+@pytest.mark.usefixtures("short")
 def test_a_process_of_another_range_is_tuned_for_too() -> None:
     process = VE(0.02, 30.0)
     model = mixture(process)

@@ -112,6 +112,11 @@ class Trial:
         """Mean, 90th percentile and worst of the held out, the worst of 64 where they are more."""
         return _figures(self.held_out)
 
+    @property
+    def typical(self) -> float:
+        """Of all items, none of which a plan was fitted to."""
+        return typical(torch.cat([self.chosen_on, self.held_out]))
+
 
 def typical(errors: torch.Tensor) -> float:
     """Mean, in which no item counts for more than thrice the 90th percentile.
@@ -170,7 +175,7 @@ class Tuning:
             raise ValueError(f"no pair of sampler and schedule can be built for {self.job.steps} steps on this process")
         ranked = sorted(plans, key=lambda name: typical(self._errors(plans[name], judges[0])))
         plain = [self._tried(name, plans[name], judges) for name in ranked[:_FINALISTS]]
-        best = min(plain, key=lambda trial: typical(torch.cat([trial.chosen_on, trial.held_out])))
+        best = min(plain, key=lambda trial: trial.typical)
         self.best_untuned = best
         tuned: list[Trial] = []
         if self.job.sampler is None:
@@ -317,6 +322,6 @@ def objection(trial: Trial, best: Trial) -> str:
     for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
         if not ours[name] < theirs[name]:
             return f"its {words} on the held-out items is {ours[name]:.4g}, that of {best.name} {theirs[name]:.4g}"
-    if typical(trial.held_out) > _LEAST_GAIN * typical(best.held_out):
+    if trial.typical > _LEAST_GAIN * best.typical:
         return f"it gains less than {1 - _LEAST_GAIN:.0%} on {best.name}, which may be chance"
     return ""
