@@ -28,6 +28,7 @@ from ksched.registry import SamplerSpec, samplers
 from ksched.runner import Run
 from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
+from ksched.threads import one_thread
 from ksched.types import Array, NoiseSchedule, SamplerType
 
 if TYPE_CHECKING:
@@ -82,17 +83,6 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _COMPARED = [(sampler, schedule) for sampler in ("euler", "dpmpp_2m", "uni_pc") for schedule in ("karras", "beta")]
 
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one core: matrices this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Trajectory(NamedTuple):
@@ -203,7 +193,7 @@ def run(
     return report._replace(pictures=pictures)
 
 
-@_one_thread()
+@one_thread()
 def from_text(
     model: Path | str,
     sampler: SamplerType | str = SamplerType.DPMPP_2M,
@@ -261,7 +251,7 @@ def from_text(
     return tuple(pictures)
 
 
-@_one_thread()
+@one_thread()
 def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
     """Digits sampled from pure noise, with all that the callback saw."""
     model = _paired(digits(sampler.process))
@@ -271,7 +261,7 @@ def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bo
     return Trajectory(sampler, tuple(steps), result)
 
 
-@_one_thread()
+@one_thread()
 def path_errors(
     jobs: Sequence[tuple[SamplerSpec, int]],
     schedules: Sequence[NoiseSchedule],

@@ -21,13 +21,14 @@ from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.weighted import Table, ratio, weighted
 from ksched.tape import trace
+from ksched.threads import one_thread
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
 from ksched.tuning.fit import Free, OnGrid, Problem, fit
 from ksched.tuning.table import canonical, flow_level, table_of
 from ksched.tuning.zoo import SMALL, SMALLEST, zoo
 from ksched.types import Array
 
-__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "one_thread", "typical"]
+__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "typical"]
 
 TRAJECTORIES = 96  # that a table is fitted to
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
@@ -303,17 +304,6 @@ class Tuning:
         finally:
             if bar is not None:
                 bar.close()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Mixtures are small, and several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def objection(trial: Trial, best: Trial) -> str:

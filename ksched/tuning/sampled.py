@@ -11,7 +11,8 @@ import numpy as np
 
 from ksched.plan import Plan
 from ksched.samplers.weighted import ratio
-from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning, one_thread
+from ksched.threads import one_thread
+from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning
 from ksched.tuning.fit import Problem
 from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of
 from ksched.tuning.table import flow_level
