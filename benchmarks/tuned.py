@@ -11,8 +11,8 @@ guard
     Plans made by calling the denoiser, guided or not, with noise added to its answers or none, for many seeds; and from
     samples. Each runs beside all pairs that `tune` compares with, on start states that it has not seen.
 
-All of it takes about forty minutes on two cores, most of it for the last part: ``--parts auto tune`` leaves that as it
-was.
+All of it takes about twenty-five minutes on two cores, most of it for the last part: ``--parts auto tune`` leaves that
+as it was.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("auto", "tune", "guard"), default=("auto", "tune", "guard"))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of start states, samples and tuning")
-    parser.add_argument("--runs", type=int, default=80, help="cases of the guard")
+    parser.add_argument("--runs", type=int, default=45, help="cases of the guard")
     parser.add_argument("--workers", type=int, default=1, help="processes for the guard")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")

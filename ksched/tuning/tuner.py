@@ -85,7 +85,7 @@ def tune(
     Notes
     -----
     A plan is accepted only if, on the start states that it was not chosen on, it is better than the best pair that was
-    not tuned, in the mean, in the 90th percentile and in the worst item; and by 5 % in the mean without outliers, since
+    not tuned, in the mean, in the 90th percentile and in the worst item; and by 8 % in the mean without outliers, since
     less may be chance. Without a model these are runs of a second mixture. A pair is returned otherwise, and the report
     says so.
 
