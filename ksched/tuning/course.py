@@ -33,6 +33,7 @@ __all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "typical"]
 TRAJECTORIES = 96  # that a table is fitted to
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
 ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
+_CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
 MORE_ITERATIONS = 30  # with the worst items first, if that is not good enough
 TAIL = 2.0  # how much the worst items count then
 _FINALISTS = 5  # of the pairs that were not tuned, judged on the held-out items too
@@ -262,13 +263,19 @@ class Tuning:
         self, problem: Problem, end: AutoEnd, words: str, told: Callable[[float], object]
     ) -> Iterator[tuple[str, Plan]]:
         """Plans fitted to a problem: for the mean, and from there for the worst items too."""
-        first = ITERATIONS["grid" if self.job.sampler else "surrogate"]
         with one_thread():
-            plan = self.improved(self.starts(end), problem, end, first, told)
+            plan = self.improved(self.starts(end), problem, end, self.iterations, told)
         yield f"fitted to {words} ({end})", plan
         with one_thread():
             plan = self.improved(plan, replace(problem, tail=TAIL), end, MORE_ITERATIONS, told)
         yield f"fitted to {words} ({end}, worst items first)", plan
+
+    @property
+    def iterations(self) -> int:
+        """Of a fit to a surrogate."""
+        if self.job.sampler is not None:
+            return ITERATIONS["grid"]
+        return min(ITERATIONS["surrogate"], max(_CALLS // self.job.steps, MORE_ITERATIONS))
 
     @cached_property
     def others(self) -> list[Problem]:
@@ -305,8 +312,7 @@ class Tuning:
     @contextmanager
     def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
         """A progress bar over the iterations of so many fits, and of one through the model."""
-        first = ITERATIONS["grid" if self.job.sampler else "surrogate"]
-        total = fits * (first + MORE_ITERATIONS) + through * ITERATIONS["model"]
+        total = fits * (self.iterations + MORE_ITERATIONS) + through * ITERATIONS["model"]
         bar = progress_bar(total, 0) if self.job.progress else None
         try:
             yield (lambda loss: None) if bar is None else (lambda loss: bar.update(1))

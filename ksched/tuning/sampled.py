@@ -20,6 +20,8 @@ from ksched.types import Array
 
 __all__ = ["Sampled"]
 
+_JUDGES = (16, 12, 8, 6, 4, 3, 2, 1)  # numbers of components, other ones than what is fitted to has
+
 
 class Sampled(Tuning):
     """From samples, with mixtures for a model."""
@@ -60,10 +62,11 @@ class Sampled(Tuning):
         ]
         self.train = replace(self._problem(self.samples, self.job.labels, TRAJECTORIES, None), noise=ERROR)
         chosen = self.found[0].components
-        other = {1: 1, 2: 3, 4: 6, 8: 6, 16: 12, 24: 16}[chosen]
+        most = {1: 1, 2: 3, 4: 6, 8: 6, 16: 12, 24: 16}[chosen]
+        other = next(k for k in _JUDGES if k == 1 or (k <= most and 15 * k <= len(parts[1][0])))
         items = self.job.items // 2
         first = self._problem(*parts[0], items, None)
-        return first, self._problem(*parts[1], items, (other, 1) if len(parts[1][0]) < 15 * other else (other,))
+        return first, self._problem(*parts[1], items, (other,))
 
     def fitted(self) -> Iterator[tuple[str, Plan]]:
         """Plans fitted to the mixture."""
