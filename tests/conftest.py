@@ -29,5 +29,6 @@ def global_noise_untouched() -> object:
     assert others_before == _other_states(), "the global random state of numpy or Python moved"
 
 
-def _other_states() -> tuple[str, object]:
-    return str(np.random.get_state()), random.getstate()  # noqa: NPY002 - this is the state that must not move
+def _other_states() -> tuple[object, ...]:
+    _, key, *rest = np.random.get_state()  # noqa: NPY002 - this is the state that must not move
+    return key.tobytes(), *rest, random.getstate()
