@@ -12,6 +12,7 @@ from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_sta
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact import Gaussian
 from ksched.registry import SamplerSpec
+from ksched.samplers import adaptive
 from ksched.tape import TraceError
 
 IDS = [spec.name for spec in ADAPTIVE]
@@ -48,7 +49,7 @@ def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) ->
     """They read the ends alone, so one run does for all schedules and steps that share theirs."""
     model, ends = gaussian_denoiser(process), set()
     for schedule in NoiseSchedule:
-        for steps in (1, 2, 3, 6, 20):
+        for steps in (1, 3, 20):
             sampler = build_sampler(spec.name, schedule, steps, process=process)
             above = sampler.sigmas[sampler.sigmas > 0][[0, -1]]
             if tuple(above.round(1)) not in ends:
@@ -194,7 +195,8 @@ def test_static_buffers_and_the_callers_state_are_safe(spec: SamplerSpec) -> Non
 
 
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
-def test_a_run_that_cannot_go_on_says_so(spec: SamplerSpec) -> None:
+def test_a_run_that_cannot_go_on_says_so(spec: SamplerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "MOST_TRIES", 200)
     sampler = build_sampler(spec.name, "karras", 6)
     x = start_state(VP(), sampler.sigmas[0])
     with pytest.raises(ValueError, match=r"must be a finite number; got nan at sigma 14.6.*not finite"):

@@ -27,7 +27,7 @@ def check_picture(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "process", "steps"),
-    [("dpmpp_2m", VP, 4), ("euler_ancestral", ksched.Flow(), 3), ("heun", ksched.EDM(), 1)],
+    [("euler_ancestral", ksched.Flow(), 3), ("heun", ksched.EDM(), 1)],
 )
 def test_run_writes_three_pictures(tmp_path: Path, sampler: str, process: ksched.Process, steps: int) -> None:
     threads = torch.get_num_threads()

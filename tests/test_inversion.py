@@ -21,7 +21,7 @@ SILENT = [spec for spec in SPECS if can_be_silent(spec)]
 def test_the_round_trip_is_exact_on_linear_models(spec: SamplerSpec, process: Process) -> None:
     model = paired(gaussian_denoiser(process))
     x = torch.linspace(-1.5, 1.7, 12, dtype=torch.float64).reshape(2, 6)
-    for steps in (3, 7, 15):  # a single step from pure noise forgets where it began
+    for steps in (3, 9):  # a single step from pure noise forgets where it began
         sampler = build_sampler(spec.name, "karras", steps, process=process, **no_noise(spec))
         start = sampler.invert(model, x)
         torch.testing.assert_close(sampler.sample(model, start), x, rtol=0, atol=1e-9)

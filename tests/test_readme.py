@@ -65,11 +65,12 @@ def test_pages_say_what_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
+    catalogue = generate.catalogue()
     for sampler in samplers():
         page = generate.sampler_page(sampler)
         assert all(f"| `{name}` |" in page for name in sampler.own_options)
         assert ("## Its plan" in page, "## A run" in page) == (not sampler.adaptive, sampler.adaptive)
-        assert f"(samplers/{sampler.name}.md)" in generate.catalogue()
+        assert f"(samplers/{sampler.name}.md)" in catalogue
     grid = Grid.of([0.95, 0.8, 0.72, 0.4, 0.3, 0.1, 0.0], Flow(2.0))
     uncond = {sampler.name for sampler in samplers() if sampler.uncond}
     for group in generate.groups():
