@@ -85,15 +85,17 @@ class Controller:
         """
         allowed = (self.rtol * low.abs().maximum(state.before.abs())).clamp(min=self.atol)
         error = float(((low - high) / allowed).square().mean().sqrt())
-        if not math.isfinite(error):
+        sigma = f"sigma {state.level.label:g}"
+        if not math.isfinite(error) and not (low.isfinite().all() and high.isfinite().all()):
             raise ValueError(
-                f"the error of a step must be a finite number; got {error} at sigma {state.level.label:g}: "
+                f"the error of a step must be a finite number; got {error} at {sigma}: "
                 "the model answered with something that is not finite"
             )
-        if state.accepted + state.rejected >= MOST_TRIES:
+        if not math.isfinite(error) or state.accepted + state.rejected >= MOST_TRIES:
+            reached = f"after {MOST_TRIES} tries {sigma}" if math.isfinite(error) else f"an error of {error} at {sigma}"
             raise ValueError(
                 f"rtol and atol must be errors that steps can keep to; got rtol={self.rtol}, atol={self.atol}, "
-                f"and after {MOST_TRIES} tries sigma is {state.level.label:g}. Allow more, or compute in float64"
+                f"and {reached}. Allow more, or compute in float64"
             )
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
