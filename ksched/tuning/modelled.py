@@ -14,11 +14,19 @@ from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning, t
 from ksched.tuning.fit import Problem, exact_ends
 from ksched.tuning.model import Canonical
 from ksched.tuning.surrogate import fit_surrogate, problem_of
+from ksched.tuning.table import flow_level
 
 __all__ = ["Modelled"]
 
 _TEACHER = 96  # steps
-_NOISY = 0.003  # two answers to one question that differ by more are of a noisy model
+_NOISY = 0.003  # two answers to one question that differ by more are of a model for which plans of both ends are fitted
+#: where they differ by more, the teacher ends at its last prediction: an integral has 6 to 16 times their noise, and is
+#: 0.007 more exact at most
+_INEXACT = 0.0003
+#: noise that the ends of a teacher may have: by asking again, so many times at most, at this share of the levels. They
+#: are the lowest; what follows averages the noise at the others.
+_ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
+_NO_SIGNAL = 1e4  # noise to signal that counts as pure noise
 _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 _DRAWN_WITH = 24  # steps
 
@@ -51,14 +59,15 @@ class Modelled(Tuning):
         return self.model.s * noise
 
     def _ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
-        """Where the model's ODE ends; of a noisy one, of the mean of some answers."""
+        """Where the model's ODE ends; of a noisy one, of the mean of some answers at the last levels."""
+        model = self.model
+        last = flow_level(model.low ** (1 - _LAST) * min(model.first, _NO_SIGNAL) ** _LAST)
 
         def mean(y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-            return torch.stack([self.model(y, s) for _ in range(repeats)]).mean(0)
+            return torch.stack([model(y, s) for _ in range(repeats if s <= last else 1)]).mean(0)
 
-        noisy = self.noise > _NOISY
-        how: dict[str, Any] = {"steps": steps, "low": self.model.low, "end": "denoised" if noisy else "integral"}
-        return exact_ends(mean if repeats > 1 else self.model, start, self.model.s, **how)
+        end = "denoised" if self.noise > _INEXACT else "integral"
+        return exact_ends(mean, start, model.s, steps=steps, low=model.low, end=end)
 
     def judges(self) -> tuple[Problem, Problem]:
         """The model itself, on two sets of start states."""
@@ -78,7 +87,7 @@ class Modelled(Tuning):
         if self.job.level == 2:
             self.model.check_gradients(pilot)
         start = self._starts(self.job.items)
-        ends = self._ends(start, _TEACHER, min(max(math.ceil((self.noise / 0.01) ** 2), 1), 9))
+        ends = self._ends(start, _TEACHER, min(max(math.ceil((self.noise / _ENDS_NOISE) ** 2), 1), _REPEATS))
         half = self.job.items // 2
         self.all_ends = ends
         one, two = (Problem.of(self.model, start[k], ends[k]) for k in (slice(half), slice(half, None)))
