@@ -12,7 +12,7 @@ import pytest
 import torch
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
-hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ def test_every_state_has_the_law_of_its_level_on_any_grid(
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:
     for process in PROCESSES.values():
-        for steps in (1, 2, 3, 6, 20) if process == PROCESSES["vp"] else (1, 2, 3, 6):  # more only repeat the middle
+        for steps in (1, 2, 5, 20) if process == PROCESSES["vp"] else (1, 2, 5):  # more only repeat the middle
             sampler = build_sampler(name, schedule, steps, process=process)
             assert sampler.spec.calls is None or sampler.nfe == sampler.spec.nfe(steps)
             assert sampler.steps == steps

@@ -79,7 +79,7 @@ def test_every_schedule_passes_the_check_for_other_peoples(schedule: NoiseSchedu
                 schedule, steps, process, sigma_min=sigma_min, sigma_max=sigma_max
             ),
             process=process,
-            max_examples=20,
+            max_examples=12,
         )
 
 

@@ -359,25 +359,35 @@ def test_level_2_says_so_where_there_are_no_gradients() -> None:
         tune(cut, 4, shape=(8,), level=2, items=16)
 
 
-@pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("noise", [0.01, 0.03])
-def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
-    model = mixture(VP())
-    generator = torch.Generator().manual_seed(0)
-
-    def noisy(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def noisy(model: GaussianMixture, noise: float, generator: torch.Generator) -> Callable[..., torch.Tensor]:
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         clean = model(x, sigma.double())
         return clean + noise * torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean)
 
-    plan = tune(noisy, 6, shape=(8,), items=64)
+    return denoise
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("noise", [0.01, 0.03])
+def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
+    model, generator = mixture(VP()), torch.Generator().manual_seed(0)
+    denoiser = noisy(model, noise, generator)
+    plan = tune(denoiser, 6, shape=(8,), items=64)
     assert plan.report["noise_of_the_model"] == pytest.approx(noise, rel=0.2)
     untuned = plan.report["untuned"]["name"]
     pair = next(p for n, p in ksched.tuning.candidates.untuned(6, VP(), None) if n == untuned)
     errors = []
     for each in (plan, pair):
         generator.manual_seed(7)  # the same noise for both
-        errors.append(error(each, noisy, VP(), model))
+        errors.append(error(each, denoiser, VP(), model))
     assert errors[0] < 1.05 * errors[1]
+
+
+def test_errors_of_a_noisy_model_are_not_those_of_its_teacher() -> None:
+    model = mixture(VP())
+    denoiser = noisy(model, 0.002, torch.Generator().manual_seed(0))
+    plan = tune(denoiser, 12, shape=(8,), level=0, items=128)
+    assert plan.report["errors"]["mean"] == pytest.approx(error(plan, denoiser, VP(), model), rel=0.25)
 
 
 def wrong(kind: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
