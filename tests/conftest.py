@@ -30,5 +30,6 @@ def global_noise_untouched() -> object:
 
 
 def _other_states() -> tuple[object, ...]:
-    _, key, *rest = np.random.get_state()  # noqa: NPY002 - this is the state that must not move
-    return key.tobytes(), *rest, random.getstate()
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - this is the state that must not move
+    twister = state["state"]
+    return twister["key"].tobytes(), twister["pos"], state["has_gauss"], state["gauss"], random.getstate()
