@@ -449,22 +449,22 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     worse = [row for row in rows if row["error"] > 1.05 * row["best_error"]]
     beside_own = [row["error"] / row["untuned_error"] for row in rows]
     text += (
-        f"Beside the pair that `tune` held for the best, {sum(ratio > 1.05 for ratio in beside_own)} are more than 5 % "
-        f"worse, the worst by {max(0.0, max(beside_own) - 1) * 100:.0f} %. "
+        "More than 5 % worse than the pair that `tune` held for the best: "
+        f"{sum(ratio > 1.05 for ratio in beside_own)}, the worst by {max(0.0, max(beside_own) - 1) * 100:.0f} %. "
     )
     if again := [ours / theirs for ours, theirs in (row["again"] for row in rows if row.get("again"))]:
         text += (
-            f"The {len(again)} that are worse at all were measured again on 2048 other start states, where one run "
-            f"that ends elsewhere by chance counts less: {sum(ratio > 1.05 for ratio in again)} are more than 5 % "
-            f"worse, the worst at {max(again):.2f} times the error of the pair. "
+            "Those that were worse at all were measured again on 2048 other start states, where one run that ends "
+            f"elsewhere by chance counts less: of {len(again)}, {sum(ratio > 1.05 for ratio in again)}, the worst at "
+            f"{max(again):.2f} times the error of the pair. "
         )
-    text += f"Beside the pair that turns out best, which cannot be known before, {len(worse)} are"
+    text += f"More than 5 % worse than the pair that turns out best, which cannot be known before: {len(worse)}.\n"
     if not worse:
-        return f"{text}.\n"
+        return text
     keys = ("testbed", "range", "source", "calls", "noise", "chosen", "error", "best", "best_error")
     columns = ["testbed", "range", "from", "calls", "noise", "chosen", "error", "best pair", "its error"]
     lines = [[str(r[key]) if isinstance(r[key], str | int) else _error(r[key]) for key in keys] for r in worse]
-    return f"{text}:\n\n{_table(columns, lines)}"
+    return f"{text}\n{_table(columns, lines)}"
 
 
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
