@@ -22,10 +22,12 @@ from ksched.samplers.weighted import Table
 from ksched.tuning.table import canonical, flow_level, on_flow
 from ksched.types import Array
 
-__all__ = ["Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
+__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
 
+#: Noise to signal above which a state of an exact run is taken for pure noise.
+NO_SIGNAL = 1e4
 #: Where a start without signal counts as when levels are laid out in log noise to signal.
 _INFINITE = 100.0
 #: Error below which a problem is solved well enough: what is gained there is not worth a loss elsewhere.
@@ -121,7 +123,7 @@ def exact_ends(
     low : the last level above 0, as noise to signal
     end : as for `exp_pc`; "integral" is more exact, and many times as sensitive to noise of the denoiser
     """
-    top = math.log(s / (1 - s)) if s < 1 else math.log(max(1e4, 10 * low))
+    top = math.log(s / (1 - s)) if s < 1 else math.log(max(NO_SIGNAL, 10 * low))
     levels = np.exp(np.linspace(top, math.log(low), steps + 1)).tolist()
     grid = on_flow([*([math.inf] if s == 1 else []), *levels, 0.0])
     sigmas = [s, *(level.label for level in grid.levels[1:])]

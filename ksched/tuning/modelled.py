@@ -11,7 +11,7 @@ import torch
 
 from ksched.plan import Plan
 from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning, typical
-from ksched.tuning.fit import Problem, exact_ends
+from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.model import Canonical
 from ksched.tuning.surrogate import fit_surrogate, problem_of
 from ksched.tuning.table import flow_level
@@ -20,13 +20,12 @@ __all__ = ["Modelled"]
 
 _TEACHER = 96  # steps
 _NOISY = 0.003  # two answers to one question that differ by more are of a model for which plans of both ends are fitted
-#: where they differ by more, the teacher ends at its last prediction: an integral has 6 to 16 times their noise, and is
-#: 0.007 more exact at most
+#: where they differ by more, the teacher ends at its last prediction: an integral has 4 to 16 times their noise, and is
+#: nearer by 0.003 at most
 _INEXACT = 0.0003
 #: noise that the ends of a teacher may have: by asking again, so many times at most, at this share of the levels. They
 #: are the lowest; what follows averages the noise at the others.
 _ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
-_NO_SIGNAL = 1e4  # noise to signal that counts as pure noise
 _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 _DRAWN_WITH = 24  # steps
 
@@ -61,7 +60,7 @@ class Modelled(Tuning):
     def _ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
         """Where the model's ODE ends; of a noisy one, of the mean of some answers at the last levels."""
         model = self.model
-        last = flow_level(model.low ** (1 - _LAST) * min(model.first, _NO_SIGNAL) ** _LAST)
+        last = flow_level(model.low ** (1 - _LAST) * min(model.first, NO_SIGNAL) ** _LAST)
 
         def mean(y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
             return torch.stack([model(y, s) for _ in range(repeats if s <= last else 1)]).mean(0)
