@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
+from ksched.agreement import check_levels_of, mark, process_of_model
 from ksched.denoiser import Denoiser
 from ksched.kernels import form_together
 from ksched.live import LiveRun
 from ksched.loop import Model, answer
-from ksched.runner import Run, check_output
+from ksched.runner import FED_TWICE, Run, check_output
 
 __all__ = ["Batch"]
 
@@ -31,8 +34,11 @@ class Batch:
     -----
     All runs need states of one shape (but for the number of items), dtype and device.
 
-    A batch belongs to one thread; another thread hands it runs by a queue. On a GPU the states of all runs are formed
-    in one launch, or in two or three where samplers form one state from another.
+    A run that fails, such as an adaptive one whose model answers NaN, leaves alone: it is returned with those that are
+    done, its ``error`` says why, and reading its ``x`` raises that. The others go on.
+
+    A batch belongs to one thread, and a second one gets an error; another thread hands it runs by a queue. On a GPU the
+    states of all runs are formed in one launch, or in two or three where samplers form one state from another.
 
     Examples
     --------
@@ -57,6 +63,7 @@ class Batch:
 
     def __init__(self) -> None:
         self._runs: list[Run | LiveRun] = []
+        self._lock = threading.Lock()
 
     @property
     def runs(self) -> tuple[Run | LiveRun, ...]:
@@ -72,7 +79,9 @@ class Batch:
         Raises
         ------
         TypeError, ValueError : no run, one that is done or in the batch already, or states that do not fit the others
+        RuntimeError : a model call of the batch is being made or answered
         """
+        self._check_idle()
         if not isinstance(run, Run | LiveRun):
             raise TypeError(f"run must come from Sampler.start; got {type(run).__name__}")
         if run.done:
@@ -85,6 +94,7 @@ class Batch:
                 raise ValueError(
                     f"runs of a batch must have items of one shape, dtype and device; here they are {ours}, got {new}"
                 )
+        run.error = None
         self._runs.append(run)
         return run
 
@@ -94,7 +104,9 @@ class Batch:
         Raises
         ------
         ValueError : the run is not in the batch
+        RuntimeError : a model call of the batch is being made or answered
         """
+        self._check_idle()
         for i, other in enumerate(self._runs):
             if other is run:
                 return self._runs.pop(i)
@@ -119,7 +131,9 @@ class Batch:
     @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma of every row, as each run's own process means it; shape (rows,)."""
-        return self._joined(lambda run: run.sigma)
+        sigma = self._joined(lambda run: run.sigma)
+        mark(sigma, tuple(run.levels for run in self._runs if run.levels is not None))
+        return sigma
 
     @property
     def timestep(self) -> torch.Tensor:
@@ -141,14 +155,19 @@ class Batch:
 
         Returns
         -------
-        the runs that are done now, which have left the batch; their ``x`` is the result
+        the runs that are done now, which have left the batch; their ``x`` is the result. With them those that failed,
+        whose ``error`` says why
 
         Raises
         ------
-        RuntimeError : the batch is empty
+        RuntimeError : the batch is empty, or another thread is at work on it
         TypeError, ValueError : as for `Run.feed`. All is checked, and own noise drawn, before any run advances, so that
             a mistake loses nothing
         """
+        with self._at_work():
+            return self._feed(denoised, uncond)
+
+    def _feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> list[Run | LiveRun]:
         rows = self._checked("D", denoised)
         if self.needs_uncond:
             self._checked("U", uncond)
@@ -166,16 +185,29 @@ class Batch:
         model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. The network of a
             `Denoiser` is asked itself, as `Sampler.sample` does, if its process is that of all runs
 
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError : as for `feed`; and a model that knows its process, where it means other
+            states than that of a run
+
         Notes
         -----
         Gradients are recorded only if a state asks for them.
         """
+        with self._at_work():
+            return self._ticked(model)
+
+    def _ticked(self, model: Model) -> list[Run | LiveRun]:
+        own = process_of_model(model)
+        for run in self._runs if own is not None else ():
+            if run.process is not own and run.process != own and run.levels is not None:
+                check_levels_of(own, run.levels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(run.x.requires_grad for run in self._runs)):
             if isinstance(model, Denoiser):
                 runs = [run for run in self._runs if isinstance(run, Run) and run.takes_output]
                 if len(runs) == len(self._runs) and all(run.process == model.process for run in runs):
                     return self._tick_of(model, runs)
-            return self.feed(*answer(model, self.x, self.sigma, self.needs_uncond))
+            return self._feed(*answer(model, self.x, self.sigma, self.needs_uncond))
 
     def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Run | LiveRun]:
         """One call of a denoiser's network."""
@@ -193,18 +225,28 @@ class Batch:
         twins: Sequence[torch.Tensor | None],
         conversions: Sequence[tuple[float, float] | None],
     ) -> list[Run | LiveRun]:
-        """Give every run its answer; returns those that are done, which leave."""
+        """Give every run its answer; returns those that are done or failed, which leave."""
         given = list(zip(self._runs, outputs, twins, conversions, strict=True))
         planned = [(run, output, twin, numbers) for run, output, twin, numbers in given if isinstance(run, Run)]
+        held: list[Run] = []
         try:
-            turns = [(run, *run._take(output, twin), numbers) for run, output, twin, numbers in planned]
+            for run, _, _, _ in planned:
+                if not run._lock.acquire(blocking=False):
+                    raise RuntimeError(FED_TWICE)
+                held.append(run)
+            turns = []
+            for run, output, twin, numbers in planned:
+                with _failing_alone(run):
+                    turns.append((run, *run._take(output, twin), numbers))
             noises = [run._draw(turn, recorded) for run, turn, recorded, _ in turns]
             for live, output, twin, _ in given:
                 if isinstance(live, LiveRun):
-                    live.feed(output, twin)
+                    with _failing_alone(live):
+                        live.feed(output, twin)
             together = []
             for (run, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
                 operations = run._operations(turn, numbers)
+                run._whole = False
                 if recorded:
                     run._registers.form(operations, recorded)
                 else:
@@ -213,11 +255,26 @@ class Batch:
             for run, _, _, _ in turns:
                 run._reach(run._calls + 1)
         finally:
-            for run, _, _, _ in planned:
+            for run in held:
                 run._forget()
-        done = [run for run in self._runs if run.done]
-        self._runs = [run for run in self._runs if not run.done]
-        return done
+                run._lock.release()
+        leaving = [run for run in self._runs if run.done or run.error is not None]
+        self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
+        return leaving
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Let nobody else in."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(_BUSY)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_idle(self) -> None:
+        if self._lock.locked():
+            raise RuntimeError(_BUSY)
 
     def _checked(self, kind: str, output: Any) -> tuple[slice, ...]:
         """Raise unless there is a prediction for every row; returns the rows of each run."""
@@ -231,6 +288,21 @@ class Batch:
         if not self._runs:
             raise RuntimeError("the batch is empty: there is no model call to make")
         return torch.cat([part(run) for run in self._runs])
+
+
+_BUSY = (
+    "a batch belongs to one thread, and a model call of this one is being made or answered; hand runs to that thread "
+    "by a queue"
+)
+
+
+@contextmanager
+def _failing_alone(run: Run | LiveRun) -> Iterator[None]:
+    """Let a run's own error be its own: it is noted, and the other runs go on."""
+    try:
+        yield
+    except Exception as error:
+        run.error = error
 
 
 def _kind(run: Run | LiveRun) -> tuple[tuple[int, ...], torch.dtype, torch.device]:

@@ -192,7 +192,7 @@ def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
     """Words of a node for every item: arrays on the host, or one tensor on a device; keys where words cost little."""
     if not is_host(like):
         return philox.words_on(like.device, keys, count)
-    if kernels.numba_kernels() is not None:
+    if kernels.noise_kernels() is not None:
         return keys
     return [philox.words(key, 0, count) for key in keys]
 
@@ -205,7 +205,7 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
     terms : the stream of each node, as its key or as its words, and the scale
     first, out : as for a `Stream`
     """
-    module = kernels.numba_kernels()
+    module = kernels.noise_kernels()
     if module is not None:
         module.path(terms, first, out)
         return

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from ksched.agreement import check_levels_of, levels_of, process_of_model
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.denoiser import _FITS, Denoiser, Prediction
 from ksched.processes import EDM, VE, VP, AngleV, Flow, FlowVE, Process
@@ -195,7 +196,7 @@ def check_model(
     ----------
     model : a `Denoiser`; or a network ``(scaled x, timestep) -> output`` with its ``prediction``; or, without, a
         denoiser ``(x, sigma) -> denoised``, such as a k-diffusion wrapper
-    process : what the model was trained on; may be left out for a `Denoiser`, which has one
+    process : what the model was trained on; None is the model's own, if it knows one as a `Denoiser` does
     data : clean items, tensor ``(batch, *shape)``, on the model's device and in its dtype: what it was trained on,
         scaled as in training. The model is called on batches of this length, with what conditioning is bound to it
         (`Denoiser.given`). Eight pictures, or some hundred rows of a table, are plenty
@@ -235,6 +236,19 @@ def check_model(
     return trial.report()
 
 
+def _agree(given: Process | None, own: Process) -> bool:
+    """Whether a process that was given beside a `Denoiser` means the same states as its own."""
+    if given is None or given == own:
+        return True
+    if not isinstance(given, Process):
+        return False
+    try:
+        check_levels_of(own, levels_of(given, given.sigmas))
+    except ValueError:
+        return False
+    return True
+
+
 class _Trial:
     """One check: the noised states, the model's answers to them, and what these mean."""
 
@@ -251,12 +265,13 @@ class _Trial:
     ) -> None:
         self.arguments = model, process, data, prediction, noise, levels, seed
         if isinstance(model, Denoiser):
-            if process not in (None, model.process) or prediction not in (None, model.prediction):
+            if prediction not in (None, model.prediction) or not _agree(process, model.process):
                 raise ValueError("a Denoiser has a process and a prediction already; got others beside it")
             denoiser = model
             model, process, prediction = denoiser.network, denoiser.process, denoiser.prediction
         if not callable(model):
             raise TypeError(f"model must be callable; got {type(model).__name__}")
+        process = process_of_model(model) if process is None else process
         if not isinstance(process, Process):
             raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
         if is_denoiser(model):

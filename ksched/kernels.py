@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch.autograd import forward_ad
@@ -20,6 +21,7 @@ __all__ = [
     "Noises",
     "combine",
     "form_together",
+    "noise_kernels",
     "numba_kernels",
     "out_of_place",
     "release_memory",
@@ -113,12 +115,37 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
 @cache
 def numba_kernels() -> ModuleType | None:
-    """The module `ksched.numba_kernels` if Numba is there and works."""
+    """The module `ksched.numba_kernels` if Numba is there and its sums are right; found out by a trial.
+
+    Without it torch's own operations do the same work in more passes. Numba may be installed and yet not work: switched
+    off by ``NUMBA_DISABLE_JIT``, or with a damaged file in its cache. That is logged.
+    """
+    return _tried("sums_work")
+
+
+@cache
+def noise_kernels() -> ModuleType | None:
+    """The same module if it makes noise too; a trial of its own, since compiling takes time that not all need."""
+    return None if numba_kernels() is None else _tried("noises_work")
+
+
+def _tried(trial: str) -> ModuleType | None:
+    """The module if a trial in it succeeds."""
     try:
         from ksched import numba_kernels as module
-    except Exception:  # whatever it is, torch's own operations do the same work in more passes
+    except ImportError:
         return None
-    return module
+    except Exception as error:
+        return _without_numba(repr(error))
+    try:
+        works = getattr(module, trial)()
+    except Exception as error:
+        return _without_numba(repr(error))
+    return module if works else _without_numba("its numbers are wrong")
+
+
+def _without_numba(reason: str) -> None:
+    logging.getLogger("ksched").warning("Numba does not work here, torch's operations are used instead: %s", reason)
 
 
 def _entry(
@@ -228,6 +255,9 @@ class Buffers:
             self._at = self._sources.buffer_info()[0]
             self._count = like.numel()
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("the buffers of a run are memory of this process; save the run's state_dict() instead")
+
     def alias(self, register: int) -> torch.Tensor:
         """What a register holds, for others to see."""
         tensor: torch.Tensor = self.tensors[register]
@@ -271,7 +301,7 @@ class Buffers:
     @property
     def makes_noise(self) -> bool:
         """Whether `form` takes noises as keys of `ksched.seeded.SeededNoise`."""
-        return self._numba is not None and self._in_order
+        return self._numba is not None and self._in_order and noise_kernels() is not None
 
     def form(self, operations: Operations, recorded: bool = False, noises: Noises | None = None) -> None:
         """Do the operations of a turn.
@@ -298,7 +328,8 @@ class Buffers:
 
     def _form_at_once(self, operations: Operations, noises: Noises | None) -> None:
         """By Numba, all in one pass over memory."""
-        _, _, (integers, coefficients), read, written = operations.table
+        table = operations.table  # held, since only the addresses of its numbers are handed on
+        _, _, (integers, coefficients), read, written = table
         tensors, own, sources, results = self.tensors, self._own, self._sources, self._results
         for source in read:
             if noises is not None and source in noises[0]:
@@ -312,11 +343,13 @@ class Buffers:
             if _use_count(block) != owners:
                 address = self._moved(register)[3]
             results[k] = address
+        # What keeps the memory that is read and written, should an exception end this before threads are done with it.
+        owners = (self, table, tuple(tensors)) if self._count >= self._numba.LEAST_SHARED else None
         if noises is None:
-            self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count)
+            self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count, owners)
         else:
             where = self._at, len(sources), results.buffer_info()[0]
-            self._numba.form_with_noise(*where, integers, coefficients, self._count, *noises)
+            self._numba.form_with_noise(*where, integers, coefficients, self._count, *noises, owners)
         for register in written:
             tensors[register] = own[register][0]
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
+from ksched.agreement import check_agreement, process_given
 from ksched.grid import Grid
 from ksched.loop import answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.plan import Draw
-from ksched.processes import Process, default_process
+from ksched.processes import Process
 from ksched.runner import check_output, check_state
 from ksched.samplers.blocks import Straight
 from ksched.types import Array
@@ -47,7 +48,8 @@ def log_likelihood(
     ----------
     denoiser : ``(x, sigma) -> denoised``, differentiable; one that returns (denoised, uncond) is taken for denoised
     x : states at ``sigma_min``, batch first; data itself, where that is small
-    process : what the model was trained on; None is Stable Diffusion's VP table
+    process : what the model was trained on; None is that of the denoiser if it knows one, as a `Denoiser` does, else
+        Stable Diffusion's VP table
     sigma_min, sigma_max : contract sigmas to integrate between; None are the process's own
     seed : of the probes: one whole number, or one per item
     probes : how many random directions the divergence is estimated from (Hutchinson); each costs a backward pass. In
@@ -60,7 +62,8 @@ def log_likelihood(
 
     Raises
     ------
-    TypeError, ValueError : as for `Run`; levels out of order; probes below 1
+    TypeError, ValueError : as for `Run`; levels out of order; probes below 1; a denoiser that knows its process, where
+        it means other states than ``process``
     RuntimeError : the integration fails
 
     Notes
@@ -70,11 +73,12 @@ def log_likelihood(
     dx / d log t = x - D.
     """
     check_state(x)
-    process = default_process() if process is None else process
+    process = process_given(process, denoiser)
     low = process.sigma_min if sigma_min is None else sigma_min
     high = process.sigma_max if sigma_max is None else sigma_max
     if not 0 < low < high <= process.sigma_limit:
         raise ValueError(f"sigma_min must be above 0 and below sigma_max; got sigma_min={low}, sigma_max={high}")
+    check_agreement(denoiser, process, [high, math.sqrt(high) * math.sqrt(low), low])
     if probes < 1:
         raise ValueError(f"probes must be at least 1; got {probes}")
     top, bottom = process.level(high), process.level(low)

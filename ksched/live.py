@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
 
+from ksched.agreement import Levels, mark
 from ksched.grid import Grid
 from ksched.loop import Model, answer
-from ksched.noise import NoiseSource, Seed, scheme_of, source_by_scheme
+from ksched.noise import CallableNoise, NoiseSource, Seed, scheme_of
 from ksched.plan import Draw
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
-from ksched.runner import Noise, check_output, check_state, noise_source
+from ksched.runner import FED_TWICE, WRITTEN, Noise, check_output, check_state, noise_source, saved_noise, writes_to
+from ksched.saved_state import StateCheck
 from ksched.tape import disjoint, snr
 
 __all__ = ["Live", "LiveRun"]
@@ -70,7 +73,10 @@ class Live:
 
     def _call(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, Any]:
         sigma = torch.full((x.shape[0],), level.label, dtype=x.dtype, device=x.device)
+        before = writes_to(x)
         denoised, uncond = answer(self._denoiser, x, sigma, both)
+        if writes_to(x) != before:
+            raise RuntimeError(WRITTEN)
         return denoised.clone(), None if uncond is None else uncond.clone()
 
 
@@ -80,6 +86,7 @@ class _Ask(Exception):  # noqa: N818 - it is none
     def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:
         super().__init__("the sampler waits for the model")
         self.x, self.level, self.both = x, level, both
+        self.writes = writes_to(x)
 
 
 class LiveRun:
@@ -93,6 +100,7 @@ class LiveRun:
     spec, grid, options : what to run
     x : start state, batch first; it is copied, never written to
     seed, noise : as for `Run`; needed if the sampler draws noise
+    levels : as for `Run`
 
     Raises
     ------
@@ -108,9 +116,14 @@ class LiveRun:
         *,
         seed: Seed | None = None,
         noise: Noise | None = None,
+        levels: Levels | None = None,
     ) -> None:
         check_state(x)
         self.process = grid.process
+        self.levels = levels
+        self._lock = threading.Lock()
+        #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
+        self.error: Exception | None = None
         self._spec, self._grid, self._options = spec, grid, dict(options)
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)
@@ -118,6 +131,7 @@ class LiveRun:
         self._noise, self._seeds = noise_source(bool(self._options.get("eta")), x.shape[0], seed, noise, grid.process)
         self._calls = 0
         self._state: Any = None  # of the last checkpoint
+        self._state_writes: list[int] = []  # to its tensors, as torch counts them
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
         self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
         self._drawn: dict[Draw, torch.Tensor] = {}
@@ -147,7 +161,9 @@ class LiveRun:
 
     @property
     def x(self) -> torch.Tensor:
-        """The state the model must see next, or the result."""
+        """The state the model must see next, or the result; errors as for `Run.x`."""
+        if self.error is not None:
+            raise RuntimeError(f"the run left its batch with an error: {self.error}") from self.error
         return (self._result if self._asked is None else self._asked.x).to(self._dtype)
 
     @property
@@ -165,7 +181,10 @@ class LiveRun:
     @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
-        return self._per_item(self.level.label)
+        sigma = self._per_item(self.level.label)
+        if self.levels is not None:
+            mark(sigma, (self.levels,))
+        return sigma
 
     @property
     def timestep(self) -> torch.Tensor:
@@ -215,22 +234,33 @@ class LiveRun:
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(FED_TWICE)
+        try:
+            self._answer(denoised, uncond)
+        finally:
+            self._lock.release()
+
+    def _answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> None:
+        """Check an answer and go on with it."""
         if self._asked is None:
             raise RuntimeError("the run is done: it takes no further prediction")
         check_output("D", denoised, self.shape, self.device)
         if self._asked.both:
             check_output("U", uncond, self.shape, self.device)
+        if writes_to(self._asked.x) != self._asked.writes or _writes_in(self._state) != self._state_writes:
+            raise RuntimeError(WRITTEN)
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None
-        before = self._state, self._answers, self._drawn
+        before = self._state, self._state_writes, self._answers, self._drawn
         self._answers = [*self._answers, (denoised_kept, uncond_kept)]
         try:
             self._advance()
-        except Exception:  # a mistake in a prediction or in own noise loses nothing
-            self._state, self._answers, self._drawn = before
+            self._calls += 1
+        except BaseException:  # a mistake in a prediction or in own noise loses nothing, nor does Ctrl-C
+            self._state, self._state_writes, self._answers, self._drawn = before
             raise
-        self._calls += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
@@ -250,22 +280,57 @@ class LiveRun:
 
         Raises
         ------
-        ValueError : not such a state, or one of another sampler or noise
+        ValueError : not such a state, a damaged one, or one of another sampler or noise; the run is as it was then
         """
         if not isinstance(state, Mapping) or state.get("version") != 1:
             raise ValueError("state must come from Run.state_dict(), version 1")
         if state.get("live") != self._key:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
-        device = self._start.device
-        self._calls, self._seeds = int(state["calls"]), state["seeds"]
-        self._dtype = getattr(torch, state["dtype"])
-        self._compute = torch.promote_types(self._dtype, torch.float32)
-        if self._seeds is not None:
-            self._noise = source_by_scheme(state["noise"], tuple(self._seeds), self.process)
-        self._saved = {name: _copied(value, device) for name, value in state["state"].items()}
-        self._answers = [_copied(answers, device) for answers in state["answers"]]
-        self._drawn = {}
-        self._advance()
+        check, device = StateCheck(state, self.shape, self._dtype), self.device
+        calls = check.whole("calls", 2**62)
+        saved, answers = check.part("state"), check.part("answers")
+        names = {f.name for f in fields(self._state)}
+        if not isinstance(saved, Mapping) or set(saved) != names:
+            raise ValueError(f"the state is damaged: its part 'state' must have {', '.join(sorted(names))}")
+        for name, value in saved.items():
+            check.like(f"state[{name!r}]", value, getattr(self._state, name), self._compute)
+        if not isinstance(answers, list | tuple) or not all(isinstance(a, tuple) and len(a) == 2 for a in answers):
+            raise ValueError("the state is damaged: its part 'answers' must be pairs of tensors")
+        for denoised, uncond in answers:
+            check.tensor("an answer", denoised, self._compute)
+            if uncond is not None:
+                check.tensor("an answer", uncond, self._compute)
+        draws = bool(self._options.get("eta"))
+        noise, seeds = saved_noise(check, draws, self._noise, self._seeds, self.process)
+        before = dict(vars(self))
+        try:
+            self._noise, self._seeds, self._calls = noise, seeds, calls
+            self._saved = {name: _copied(value, device) for name, value in saved.items()}
+            self._answers = [_copied(pair, device) for pair in answers]
+            self._drawn = {}
+            self._advance()
+        except Exception as error:
+            vars(self).update(before)
+            raise ValueError(f"the state is damaged: no run can go on from it ({error})") from error
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """A copy, or a pickle, is a run of its own that goes on from the same state."""
+        if self._start.requires_grad:
+            raise TypeError(
+                "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
+            )
+        own = self._noise.function if isinstance(self._noise, CallableNoise) else None
+        start = torch.zeros_like(self._start, dtype=self._dtype)
+        parts = self._spec, self._grid, self._options, start, self._seeds, own, self.levels
+        return _restored, (*parts, self.state_dict())
+
+    def __deepcopy__(self, memo: object) -> LiveRun:
+        restore, parts = self.__reduce_ex__(4)
+        copy: LiveRun = restore(*parts)
+        return copy
 
     @property
     def _key(self) -> str:
@@ -315,8 +380,10 @@ class _Replay:
             named = {f.name: run._saved[f.name] for f in fields(state)}
             shaped = {k: type(v)(*named[k]) if hasattr(v, "_fields") else named[k] for k, v in vars(state).items()}
             run._state, run._saved = replace(state, **shaped), None
+            run._state_writes = _writes_in(run._state)
         elif not first or run._state is None:
             run._state, run._answers, run._drawn = state, [], {}
+            run._state_writes = _writes_in(state)
         return run._state
 
     def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -324,6 +391,27 @@ class _Replay:
         if answered is None:
             raise _Ask(x, level, both)
         return answered
+
+
+def _restored(
+    spec: SamplerSpec,
+    grid: Grid,
+    options: Mapping[str, Any],
+    start: torch.Tensor,
+    seeds: tuple[int, ...] | None,
+    noise: Any,
+    levels: Levels | None,
+    state: Mapping[str, Any],
+) -> LiveRun:
+    """A run that goes on from a state, as copies and pickles need it."""
+    run = LiveRun(spec, grid, options, start, seed=seeds, noise=noise, levels=levels)
+    run.load_state_dict(state)
+    return run
+
+
+def _writes_in(state: Any) -> list[int]:
+    """How often torch has counted writes to the tensors of a checkpoint."""
+    return [writes_to(value) for value in vars(state).values() if isinstance(value, torch.Tensor)]
 
 
 def _copied(value: Any, device: torch.device | None = None) -> Any:

@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ksched.agreement import check_agreement
 from ksched.denoiser import Denoiser
 from ksched.loop import Model, answer
 from ksched.noise import Seed
 from ksched.plan import Plan
 from ksched.processes import Process
 from ksched.program import DENOISED, UNCOND, Turn
-from ksched.runner import Noise, check_output, check_state, noise_source
+from ksched.runner import WRITTEN, Noise, check_output, check_state, noise_source, writes_to
 from ksched.types import Array
 
 __all__ = ["Matrices", "advance", "step"]
@@ -69,7 +70,16 @@ def step(
     """
     x = state[0]
     sigma = table[0, -1].repeat(x.shape[0])
-    denoised, uncond = answer(model, x if dtype is None else x.to(dtype), sigma, both)
+    shown = x if dtype is None else x.to(dtype)
+    if torch.compiler.is_compiling():
+        denoised, uncond = answer(
+            model, shown.clone(), sigma, both
+        )  # which costs nothing unless the model writes to it
+    else:
+        writes = writes_to(x)
+        denoised, uncond = answer(model, shown, sigma, both)
+        if writes_to(x) != writes:
+            raise RuntimeError(WRITTEN)
     if both:
         check_output("U", uncond, x.shape, x.device)
     return advance(state, table, denoised, uncond, noise)
@@ -255,6 +265,8 @@ class Matrices:
         -------
         tensor of ``x``'s shape, dtype and device: the result of `ksched.Sampler.sample` to rounding
         """
+        if self.process is not None:
+            check_agreement(model, self.process, self.plan.sigmas)
         noises, tables = self.noises(x, seed=seed, noise=noise), self.tables(x)
         process = model.process if isinstance(model, Denoiser) else self.process
         if process is not None:

@@ -9,10 +9,11 @@ when it is wanted there, and never stands in memory as a whole.
 # No `from __future__ import annotations`: nothing here is annotated for Numba, which reads the bytecode.
 from array import array
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
 from itertools import pairwise
 from os import getpid
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,17 @@ from numba.extending import intrinsic
 from ksched import philox, seeded
 from ksched.program import NOWHERE, RESULTS
 
-__all__ = ["form", "form_with_noise", "normals", "path"]
+__all__ = ["LEAST_SHARED", "form", "form_with_noise", "noises_work", "normals", "path", "sums_work"]
 
 _PART = 2048  # numbers: five tensors' parts fill 40 KiB, so that what is read twice comes from the nearest cache
 _PER_THREAD = 1 << 19  # below that a thread gains less than it costs to wake it up
 _NOISE_IS_DEARER = 8
 
+#: Fewer numbers than that are never shared among threads, with noise or without.
+LEAST_SHARED = 2 * _PER_THREAD // _NOISE_IS_DEARER
 
-def form(sources: int, results: int, integers: int, coefficients: int, count: int) -> None:
+
+def form(sources: int, results: int, integers: int, coefficients: int, count: int, owners: object = None) -> None:
     """Do all operations of a table, in as many threads as torch uses.
 
     Parameters
@@ -41,11 +45,13 @@ def form(sources: int, results: int, integers: int, coefficients: int, count: in
         and overlaps no other
     integers, coefficients : the table, see `ksched.program.Table.addresses`
     count : numbers in each tensor, which all lie in memory in one order
+    owners : whatever keeps the memory at these addresses; a thread holds it for as long as it works there
     """
     if count < 2 * _PER_THREAD:
-        _form(sources, results, integers, coefficients, 0, count)
+        if count:
+            _form(sources, results, integers, coefficients, 0, count)
     else:
-        _shared(partial(_form, sources, results, integers, coefficients), count, _PART)
+        _shared(partial(_form, sources, results, integers, coefficients), count, _PART, owners)
 
 
 def form_with_noise(
@@ -57,16 +63,20 @@ def form_with_noise(
     count: int,
     places: Sequence[int],
     keys: Sequence[Sequence[philox.Key]],
+    owners: object = None,
 ) -> None:
     """`form` where some sources are noises, which are made on the way.
 
     Parameters
     ----------
-    sources, results, integers, coefficients, count : as for `form`; the tensors are in row-major order, batch first
+    sources, results, integers, coefficients, count, owners : as for `form`; the tensors are in row-major order, batch
+        first
     many : how many sources there are
     places : the slots of the noises
     keys : for each noise, those of the items' streams, see `ksched.seeded.SeededNoise`
     """
+    if not count:
+        return
     slots, items = array("q", places), len(keys[0])
     words = array("Q", [word for by_item in zip(*keys, strict=True) for key in by_item for word in key])
     noise = slots.buffer_info()[0], len(slots), words.buffer_info()[0], _rows()
@@ -75,7 +85,7 @@ def form_with_noise(
     if count < 2 * _PER_THREAD // _NOISE_IS_DEARER:
         work(0, items * chunks)
     else:
-        _shared(work, items * chunks, 1)
+        _shared(work, items * chunks, 1, (slots, words, owners))
 
 
 def normals(key: philox.Key, count: int, first: int, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
@@ -98,21 +108,82 @@ def _rows() -> int:
     return address
 
 
-def _shared(work: Callable[[int, int], object], count: int, multiple: int) -> None:
-    """Let threads do ``work(first, last)``, each on its share of the numbers up to a count."""
+def sums_work() -> bool:
+    """Whether `form` gives the right numbers here: Numba may be there without a compiler that works."""
+    x, y, out = (np.full(5, value, np.float32) for value in (3.0, 5.0, 0.0))
+    integers, coefficients = array("q", [1, RESULTS, NOWHERE, 2, 0, 1]), array("f", [0.5, 0.25, 0, 0, 0])
+    sources, results = array("q", [0, 0, x.ctypes.data, y.ctypes.data]), array("q", [out.ctypes.data])
+    where = (numbers.buffer_info()[0] for numbers in (sources, results, integers, coefficients))
+    _form(*where, 0, len(out))
+    return bool((out == 2.75).all())
+
+
+def noises_work() -> bool:
+    """The same of the kernels that make noise: their bytes are those made without Numba."""
+    key, numbers, sums = (1, 2), np.zeros(300, np.float32), np.zeros(300, np.float32)
+    expected = np.empty(300, np.float32)
+    seeded.fill_normals_by_numpy(key, 300, 0, expected)
+    normals(key, 300, 0, numbers)
+    path([(key, np.float32(1.0))], 0, np.zeros(300, np.float32))
+    integers, coefficients = array("q", [1, RESULTS, NOWHERE, 1, 0]), array("f", [1.0, 0, 0, 0])
+    sources, results = array("q", [0, 0, 0]), array("q", [sums.ctypes.data])
+    where = sources.buffer_info()[0], 3, results.buffer_info()[0]
+    form_with_noise(*where, integers.buffer_info()[0], coefficients.buffer_info()[0], 300, [0], [[key]])
+    return bool((numbers == expected).all() and (sums == expected).all())
+
+
+def _shared(work: Callable[[int, int], object], count: int, multiple: int, owners: object) -> None:
+    """Let threads do ``work(first, last)``, each on its share of the numbers up to a count.
+
+    An exception, Ctrl-C above all, may end this at any place while threads are still writing. So each holds the owners
+    of the memory until it is done, and whoever was interrupted must not use that memory again.
+    """
     threads = max(1, min(torch.get_num_threads(), count // multiple))
     ends = [count * i // threads // multiple * multiple for i in range(threads)] + [count]
-    others = [_pool(getpid()).submit(work, first, last) for first, last in pairwise(ends[1:])]
-    try:
-        work(0, ends[1])
-    finally:
-        wait(others)  # whatever interrupts us, the memory must stay until they are done
+    answers: SimpleQueue[BaseException | None] = SimpleQueue()
+    workers = _workers(getpid())
+    workers.at_least(threads - 1)
+    for first, last in pairwise(ends[1:]):
+        workers.jobs.put((work, first, last, owners, answers))
+    work(0, ends[1])
+    for _ in range(threads - 1):
+        error = answers.get()
+        if error is not None:
+            raise error
+
+
+class _Workers:
+    """Threads that wait for work. They end with the process, which need not wait for them."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[Any] = SimpleQueue()
+        self._count = 0
+
+    def at_least(self, count: int) -> None:
+        """Have so many threads."""
+        while self._count < count:
+            Thread(target=_serve, args=(self.jobs,), name="ksched", daemon=True).start()
+            self._count += 1  # after the start: an interrupt between the two makes one too many, which is no harm
+
+
+def _serve(jobs: "SimpleQueue[Any]") -> None:
+    """Do one job after the other, and hold nothing of it while waiting for the next."""
+    while True:
+        work, first, last, owners, answers = jobs.get()
+        error: BaseException | None = None
+        try:
+            work(first, last)
+        except BaseException as caught:
+            error = caught
+        del work, owners
+        answers.put(error)
+        del answers, error
 
 
 @cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of a process: those of its parent are not there after a fork."""
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="ksched")
+def _workers(process: int) -> _Workers:
+    """The threads of a process: those of its parent are not there after a fork."""
+    return _Workers()
 
 
 def _at(kind: Any) -> Any:

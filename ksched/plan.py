@@ -197,6 +197,13 @@ class Plan:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what was derived from it: its layout knows addresses of this process.
+        return Plan, (self.rows, self.draws, self.start, self.end, self.sigmas, self.report)
+
+    def __deepcopy__(self, memo: object) -> Plan:
+        return self  # it never changes
+
     def run(self, denoiser: Callable[..., Any], x: Any, noise: Callable[..., Any] | None = None) -> Any:
         """Run the plan on tensors.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ksched.plan import Plan, Register
 
@@ -105,6 +105,10 @@ RESULTS, NOWHERE = 1 << 20, -1
 
 class Operations(tuple[Combination, ...]):
     """Operations in the order in which they are done."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the table: its addresses are those of this process.
+        return Operations, (tuple(self),)
 
     @cached_property
     def table(self) -> Table:
@@ -217,6 +221,7 @@ class Program(NamedTuple):
     turns : one for every model call
     states : the buffer of the state of every model call, and of the result
     held : for every turn, and the result after them, the buffers of the registers that are there when it begins
+    earlier : for every turn, the buffers of states of earlier calls that are read again: a model may still hold them
     buffers : how many buffers are needed
     both : whether an answer must come with the unconditional prediction
     """
@@ -225,6 +230,7 @@ class Program(NamedTuple):
     turns: tuple[Turn, ...]
     states: tuple[int, ...]
     held: tuple[tuple[tuple[Register, int], ...], ...]
+    earlier: tuple[tuple[int, ...], ...]
     buffers: int
     both: bool
 
@@ -267,7 +273,13 @@ def lay_out(plan: Plan) -> Program:
         turns.append(_turn(plan, shelf, row, after, outputs))
     held.append(tuple(shelf.place.items()))
     states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
-    return Program(before, tuple(turns), states, tuple(held), shelf.count, any(turn.both for turn in turns))
+    seen = {Register("x", k) for k in calls}
+    earlier = tuple(
+        tuple(place for register, place in places if register in seen and place != turn.x)
+        for places, turn in zip(held, turns, strict=False)
+    )
+    both = any(turn.both for turn in turns)
+    return Program(before, tuple(turns), states, tuple(held), earlier, shelf.count, both)
 
 
 def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register]) -> Turn:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 
+from ksched.agreement import Levels, mark
 from ksched.kernels import Buffers, Noises, out_of_place
 from ksched.noise import (
     CallableNoise,
@@ -21,10 +23,39 @@ from ksched.noise import (
 from ksched.plan import Plan
 from ksched.processes import Level, Process
 from ksched.program import DENOISED, UNCOND, Operations, Turn
+from ksched.saved_state import StateCheck
 
-__all__ = ["Noise", "Run", "check_output", "check_state", "noise_source"]
+__all__ = [
+    "FED_TWICE",
+    "WRITTEN",
+    "Noise",
+    "Run",
+    "check_output",
+    "check_state",
+    "noise_source",
+    "saved_noise",
+    "writes_to",
+]
 
 Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
+
+WRITTEN = (
+    "the model must leave the x that it is called with as it is, and so must a callback; one of them wrote to it: let "
+    "it work on x.clone()"
+)
+_INTERRUPTED = (
+    "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
+    "saved before"
+)
+FED_TWICE = "a run belongs to one thread at a time, and another one is feeding it, or was interrupted while it did"
+
+
+def writes_to(tensor: torch.Tensor) -> int:
+    """How often torch has counted a write to a tensor or a view of it; 0 where it does not count."""
+    try:
+        return tensor._version
+    except RuntimeError:  # made in inference mode
+        return 0
 
 
 def check_state(x: Any) -> None:
@@ -62,6 +93,7 @@ class Run:
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
+    levels : what a model that knows its process may check, from `ksched.agreement.levels_of`; None tells it nothing
 
     Raises
     ------
@@ -82,17 +114,11 @@ class Run:
         seed: Seed | None = None,
         noise: Noise | None = None,
         process: Process | None = None,
+        levels: Levels | None = None,
     ) -> None:
         check_state(x)
-        self.plan = plan
-        self.process = process
-        self._dtype = x.dtype
-        self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
+        self._set_up(plan, x, process, levels)
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
-        self._program = plan.program
-        self._registers = Buffers(x, self._compute, self._program.buffers)
-        self._shown: Buffers | None = None  # the state in the model's dtype
-        self._per_call: dict[str, Sequence[torch.Tensor]] = {}
         self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
         if self._recorded:
             self._registers.tensors[0] = x.to(self._compute, copy=True)
@@ -102,6 +128,22 @@ class Run:
         self._registers.form(before.operations, self._recorded, self._draw(before, self._recorded))
         self._reach(0)
 
+    def _set_up(self, plan: Plan, x: torch.Tensor, process: Process | None, levels: Levels | None) -> None:
+        """All that does not depend on numbers: of ``x`` shape, dtype and device count."""
+        self.plan, self.process = plan, process
+        self.levels = levels
+        self._lock = threading.Lock()
+        #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
+        self.error: Exception | None = None
+        self._dtype = x.dtype
+        self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
+        self._program = plan.program
+        self._handed_out = [0] * self._program.buffers  # writes to each state of a call when it was formed
+        self._registers = Buffers(x, self._compute, self._program.buffers)
+        self._shown: Buffers | None = None  # the state in the model's dtype
+        self._per_call: dict[str, Sequence[torch.Tensor]] = {}
+        self._recorded = False
+
     def _reach(self, calls: int) -> None:
         """Stand after so many model calls: which turn comes next, None if none, and where the state is."""
         program = self._program
@@ -109,8 +151,8 @@ class Run:
         self._turn = program.turns[calls] if calls < len(program.turns) else None
         self._place = program.states[calls]
         self._replaced = False
-        # torch counts the writes to a tensor
-        self._writes = 0 if self._recorded else self._registers.tensors[self._place]._version
+        self._handed_out[self._place] = writes_to(self._registers.tensors[self._place])
+        self._whole = True  # until the next state is being formed
 
     @property
     def shape(self) -> torch.Size:
@@ -134,9 +176,25 @@ class Run:
 
     @property
     def x(self) -> torch.Tensor:
-        """The state the model must see next, or the result; in the dtype of the start state, never written again."""
+        """The state the model must see next, or the result; in the dtype of the start state, never written again.
+
+        Raises
+        ------
+        RuntimeError : there is none: an exception such as Ctrl-C ended a call of `feed` while it was formed, or the run
+            left a batch with an error
+        """
+        if not self._whole or self.error is not None:
+            raise self._failure()
         state = self._registers.alias(self._place)
         return state if self._compute is self._dtype else self._converted(state, 1.0)
+
+    def _failure(self) -> RuntimeError:
+        """Why there is no state."""
+        if not self._whole:
+            return RuntimeError(_INTERRUPTED)
+        failure = RuntimeError(f"the run left its batch with an error: {self.error}")
+        failure.__cause__ = self.error
+        return failure
 
     @property
     def level(self) -> Level:
@@ -223,7 +281,7 @@ class Run:
 
         Raises
         ------
-        RuntimeError : the run is done; `x` was written to
+        RuntimeError : the run is done, was interrupted, or is fed by another thread; `x` was written to
         TypeError, ValueError : a prediction that is missing, no tensor, or of another shape
         """
         self._answer(denoised, uncond)
@@ -263,20 +321,25 @@ class Run:
         if self._turn is None:
             raise RuntimeError("the run is done: there is no state left to replace")
         check_state(x)
+        if not self._whole:
+            raise RuntimeError(_INTERRUPTED)
         registers, place = self._registers, self._place
         if x.shape != registers.shape or x.device != registers.device:
             wanted = f"{tuple(registers.shape)} on {registers.device}"
             raise ValueError(f"x must be like the state, {wanted}; got {tuple(x.shape)} on {x.device}")
-        self._replaced = True
+        self._whole, self._replaced = False, True
         self._recorded |= out_of_place(x)
         if self._recorded:
             registers.tensors[place] = x.to(self._compute, copy=True)
         else:
             registers.tensors[place] = registers.writable(place).copy_(x)
-            self._writes = registers.tensors[place]._version
+        self._handed_out[place] = writes_to(registers.tensors[place])
+        self._whole = True
 
     def network_input(self, norm: float) -> torch.Tensor:
         """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
+        if not self._whole:
+            raise RuntimeError(_INTERRUPTED)
         state = self._registers.alias(self._place)
         if norm == 1 and self._compute is self._dtype:
             return state
@@ -284,6 +347,8 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
+        if not self._whole:
+            raise RuntimeError(_INTERRUPTED)
         held = self._program.held[self._calls]
         return {
             "version": 3,
@@ -301,38 +366,58 @@ class Run:
 
         Raises
         ------
-        ValueError : not such a state, or one of another plan or noise
+        ValueError : not such a state, a damaged one, or one of another plan or noise; the run is as it was then
         """
         if not isinstance(state, Mapping) or state.get("version") != 3:
             raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
-        device = self._registers.device
-        calls, self._seeds = int(state["calls"]), state["seeds"]
-        self._dtype = getattr(torch, state["dtype"])
-        self._compute = torch.promote_types(self._dtype, torch.float32)
-        if self._seeds is not None:
-            self._noise = source_by_scheme(state["noise"], tuple(self._seeds), self.process)
-        tensors = {name: value.to(device) for name, value in state["registers"].items()}
-        like = next(iter(tensors.values()))
-        self._registers = Buffers(like, self._compute, self._program.buffers)
+        check = StateCheck(state, self.shape, self._dtype)
+        calls, replaced = check.whole("calls", len(self._program.turns)), check.truth("replaced")
+        held = self._program.held[calls]
+        tensors = check.tensors("registers", [str(register) for register, _ in held], self._compute)
+        noise, seeds = saved_noise(check, bool(self.plan.draws), self._noise, self._seeds, self.process)
+        self._whole = False
+        self._noise, self._seeds = noise, seeds
+        registers = Buffers(tensors[0].to(self.device), self._compute, self._program.buffers)
+        for (_, place), tensor in zip(held, tensors, strict=True):
+            registers.tensors[place] = registers.writable(place).copy_(tensor)
+            self._handed_out[place] = writes_to(registers.tensors[place])
+        self._registers = registers
         self._shown, self._per_call, self._recorded = None, {}, False
-        for register, place in self._program.held[calls]:
-            self._registers.tensors[place] = self._registers.writable(place).copy_(tensors[str(register)])
         self._reach(calls)
-        self._replaced = bool(state["replaced"])
+        self._replaced = replaced
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """A copy, or a pickle, is a run of its own that goes on from the same state."""
+        if self._recorded:
+            raise TypeError(
+                "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
+            )
+        own = self._noise.function if isinstance(self._noise, CallableNoise) else None
+        return _restored, (self.plan, self.process, self.levels, own, self.state_dict())
+
+    def __deepcopy__(self, memo: object) -> Run:
+        restore, parts = self.__reduce_ex__(4)
+        copy: Run = restore(*parts)
+        return copy
 
     def _answer(
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
     ) -> None:
         """Take an answer and form what comes after it."""
-        turn, recorded = self._take(denoised, uncond)
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(FED_TWICE)
         try:
+            turn, recorded = self._take(denoised, uncond)
             noises = self._draw(turn, recorded) if turn.draws else None
-            self._registers.form(self._operations(turn, conversion), recorded, noises)
+            operations = self._operations(turn, conversion)
+            self._whole = False
+            self._registers.form(operations, recorded, noises)
             self._reach(self._calls + 1)
         finally:
             self._forget()
+            self._lock.release()
 
     def _operations(self, turn: Turn, conversion: tuple[float, float] | None) -> Operations:
         """What an answer is followed by."""
@@ -341,6 +426,8 @@ class Run:
     def _take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
         """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
         turn = self._turn
+        if not self._whole:
+            raise RuntimeError(_INTERRUPTED)
         if turn is None:
             raise RuntimeError("the run is done: it takes no further prediction")
         registers = self._registers
@@ -351,10 +438,11 @@ class Run:
             recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(tensors[turn.x])
         else:
             recorded = out_of_place(denoised)
-            if tensors[turn.x]._version != self._writes:
-                raise RuntimeError(
-                    "the model must leave the x that it is called with as it is; it wrote to it: give it x.clone()"
-                )
+        if writes_to(tensors[turn.x]) != self._handed_out[turn.x]:
+            raise RuntimeError(WRITTEN)
+        for place in self._program.earlier[self._calls]:
+            if writes_to(tensors[place]) != self._handed_out[place]:
+                raise RuntimeError(WRITTEN)
         if turn.both:
             check_output("U", uncond, registers.shape, registers.device)
             assert uncond is not None
@@ -410,6 +498,14 @@ class Run:
         if name == "timestep":
             assert self.process is not None
             values = self.process.timestep(values)
+        table = self._uploaded(values)
+        if name == "sigma" and self.levels is not None:
+            for sigma in table:
+                mark(sigma, (self.levels,))
+        return table
+
+    def _uploaded(self, values: Any) -> Sequence[torch.Tensor]:
+        """Host numbers, each for every item of the batch, on the device."""
         device, batch = self._registers.device, self._registers.shape[0]
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
             return [torch.full((batch,), value, dtype=self._compute, device=device) for value in values.tolist()]
@@ -427,6 +523,49 @@ class Run:
         shown = self._shown.writable(0)
         self._shown.tensors[0] = shown.copy_(state) if scale == 1 else torch.mul(state, scale, out=shown)
         return self._shown.alias(0)
+
+
+def _restored(
+    plan: Plan,
+    process: Process | None,
+    levels: Levels | None,
+    noise: Callable[[float, float], Any] | None,
+    state: Mapping[str, Any],
+) -> Run:
+    """A run that goes on from a state, as copies and pickles need it."""
+    like = next(iter(state["registers"].values()))
+    run = Run.__new__(Run)
+    run._set_up(plan, like.to(getattr(torch, state["dtype"])), process, levels)
+    run._noise, run._seeds = (SeededNoise(()) if noise is None else CallableNoise(noise)), None
+    run.load_state_dict(state)
+    return run
+
+
+def saved_noise(
+    check: StateCheck, draws: bool, noise: NoiseSource, seeds: tuple[int, ...] | None, process: Process | None
+) -> tuple[NoiseSource, tuple[int, ...] | None]:
+    """The noise that a run goes on with from a saved state, and the seeds of its items.
+
+    Parameters
+    ----------
+    check : the state
+    draws : whether the run draws noise at all
+    noise, seeds : of the run that shall go on
+    process : of that run
+
+    Raises
+    ------
+    ValueError : seeds that do not fit; a run with noise of its own, and a seed instead of that noise
+    """
+    saved = check.seeds()
+    if saved is not None:
+        return source_by_scheme(check.text("noise"), saved, process), saved
+    if draws and seeds is not None:
+        raise ValueError(
+            "the state is of a run with noise of its own, which no seed can go on with: start the run that loads it "
+            "with noise=..., not with a seed"
+        )
+    return noise, seeds
 
 
 def noise_source(

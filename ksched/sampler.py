@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
-from ksched.grid import Grid
+from ksched.agreement import Levels, check_agreement, levels_of, process_given
+from ksched.grid import Grid, check_sigmas
 from ksched.inversion import invert, rising_plans
+from ksched.kernels import out_of_place
 from ksched.live import Live, LiveRun
 from ksched.loop import Model, StepInfo, drive
 from ksched.matrices import Matrices
-from ksched.noise import Seed
-from ksched.options import Option, check_options
-from ksched.plan import Plan
-from ksched.processes import Process, default_process
+from ksched.noise import Seed, SeededNoise, item_seeds
+from ksched.options import Option, check_options, check_steps
+from ksched.plan import Draw, Plan
+from ksched.processes import Process
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
@@ -103,11 +109,98 @@ class Sampler:
         """Declared order of convergence; 0 for a sampler that does not converge to the ODE."""
         return self.spec.order
 
+    @cached_property
+    def _levels(self) -> Levels:
+        """What a model that knows its process may check."""
+        return levels_of(self.process, self.sigmas)
+
+    def initial_state(
+        self,
+        shape: Sequence[int],
+        *,
+        seed: Seed,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> torch.Tensor:
+        """Pure noise at the level ``sigmas[0]``, scaled as `sample` wants it: the start of a run from nothing.
+
+        Parameters
+        ----------
+        shape : of the state, batch first
+        seed : one whole number (item i takes ``seed + i``) or one per item. An item's noise depends on its seed and on
+            nothing else: not on the batch, the device, the sampler or the number of steps
+        dtype : floating point; None is torch's default
+        device : None is torch's default
+
+        Returns
+        -------
+        tensor of that shape: noise std of the process at ``sigmas[0]``, times normal noise
+
+        Raises
+        ------
+        TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item, a
+            dtype that is not floating point
+
+        Notes
+        -----
+        The noise is independent of that of the steps, so the same seed may be given to `sample`. To start from an image
+        instead, noise it: ``process.add_noise(x0, noise, sigmas[0])``.
+
+        Examples
+        --------
+        >>> import ksched
+        >>> sampler = ksched.build_sampler("euler", "karras", 10)
+        >>> x = sampler.initial_state((2, 4, 64, 64), seed=7)
+        >>> bool(abs(x.std() / sampler.sigmas[0] - 1) < 0.02)
+        True
+        """
+        like = torch.empty(_checked_shape(shape), dtype=dtype, device=device)
+        check_state(like)
+        eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
+        return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
+
     def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | LiveRun:
-        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `LiveRun`."""
+        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `LiveRun`.
+
+        Warns
+        -----
+        RuntimeWarning : ``x`` cannot be a state at ``sigmas[0]``, since its spread is off by more than a factor of 3;
+            looked at on the processor only, in up to 4096 of its numbers, and only where noise hides the data
+        """
+        how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
         if self._plan is None:
-            return LiveRun(self.spec, self.grid, dict(self.options), x, seed=seed, noise=noise)
-        return Run(self._plan, x, seed=seed, noise=noise, process=self.process)
+            run: Run | LiveRun = LiveRun(self.spec, self.grid, dict(self.options), x, **how)
+        else:
+            run = Run(self._plan, x, process=self.process, **how)
+        self._warn_of_spread(x)
+        return run
+
+    def _warn_of_spread(self, x: torch.Tensor) -> None:
+        """Warn if a start that should be noise almost alone is far too small or too large."""
+        if x.device.type != "cpu" or x.numel() < 256 or not self._start_std or out_of_place(x.detach()):
+            return
+        whole = x.detach() if x.is_contiguous() else x.detach()[: -(-4096 * len(x) // x.numel())]
+        numbers = whole.reshape(-1)
+        numbers = numbers[:: -(-len(numbers) // 4096)]
+        values = numbers.float().numpy()  # a view of numpy's: torch has nothing to read back
+        spread = math.sqrt(float(np.dot(values, values)) / len(values))
+        if not 1 / 3 <= spread / self._start_std <= 3:
+            warnings.warn(
+                f"the start of a run must be a state at sigma {self.sigmas[0]:.6g}, whose spread is about "
+                f"{self._start_std:.4g}; got one of {spread:.4g}. Pure noise for "
+                "it is sampler.initial_state(shape, seed=...); an image is noised by process.add_noise(x0, noise, "
+                "sigmas[0]).",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    @cached_property
+    def _start_std(self) -> float:
+        """Noise std at the first level if it is all that is seen there, else 0."""
+        level = self.grid.levels[0]
+        std = float(self.process.noise_std(level.label))
+        hidden = level.alpha == 0 or std >= 5 * level.alpha * getattr(self.process, "sigma_data", 1.0)
+        return std if hidden else 0.0
 
     def sample(
         self,
@@ -124,8 +217,8 @@ class Sampler:
         Parameters
         ----------
         denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state at the level ``sigmas[0]``, batch first; from pure noise that is ``sigmas[0] * eps``, and in
-            general ``process.add_noise(0 * eps, eps, sigmas[0])``
+        x : start state at the level ``sigmas[0]``, batch first: from pure noise that of `initial_state`, from an image
+            ``process.add_noise(x0, eps, sigmas[0])``
         seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
         noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or, with a seed,
             "brownian": parts of one path, which keep the picture when the number of steps changes
@@ -138,12 +231,19 @@ class Sampler:
 
         Raises
         ------
-        TypeError, ValueError : bad arguments, before the first model call; a prediction of another shape
+        TypeError, ValueError : bad arguments, before the first model call, among them a denoiser that knows its
+            process, as `ksched.Denoiser` does, where it means other states than the sampler's; a prediction of another
+            shape
+
+        Warns
+        -----
+        RuntimeWarning : as for `start`
 
         Notes
         -----
         Gradients are recorded only if ``x`` asks for them.
         """
+        check_agreement(denoiser, self.process, self.sigmas)
         run = self.start(x, seed=seed, noise=noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return drive(run, denoiser, callback, progress)
@@ -167,7 +267,8 @@ class Sampler:
 
         Raises
         ------
-        TypeError, ValueError : a state that `sample` would not take; a sampler that draws noise, or is adaptive
+        TypeError, ValueError : a state or a denoiser that `sample` would not take; a sampler that draws noise, or is
+            adaptive
 
         Warns
         -----
@@ -181,6 +282,7 @@ class Sampler:
         check_state(x)
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
             raise ValueError(f"rounds must be a whole number of at least 0; got {rounds!r}")
+        check_agreement(denoiser, self.process, self.sigmas)
         options = dict(self.options)
         ups = rising_plans(self.spec, self.grid, options)
         with torch.no_grad():
@@ -190,7 +292,9 @@ class Sampler:
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> torch.Tensor:
         """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout."""
-        draws = self._plan is None or bool(self._plan.draws)
+        check_state(x)
+        check_agreement(denoiser, self.process, self.sigmas)
+        draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
         result: torch.Tensor = self.spec(Live(denoiser, x, source), self.grid, x, **dict(self.options))
         return result
@@ -207,12 +311,27 @@ def _frozen(values: list[float]) -> Array:
     return array
 
 
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    """A shape with a batch axis."""
+    try:
+        sizes = tuple(shape)
+    except TypeError as error:
+        raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}") from error
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}")
+    if not sizes or min(sizes) < 0:
+        raise ValueError(f"shape must have a batch axis first and no negative size; got {sizes}")
+    return tuple(map(int, sizes))
+
+
 def build_sampler(
     sampler: SamplerType | str | Plan = SamplerType.EULER,
     schedule: NoiseSchedule | str | None = None,
     steps: int | None = None,
     *,
-    process: Process | None = None,
+    calls: int | None = None,
+    process: Process | Any | None = None,
     sigmas: ArrayLike | None = None,
     dialect: Dialect | str = Dialect.KSCHED,
     **options: Any,
@@ -226,7 +345,10 @@ def build_sampler(
         `Plan`, such as `ksched.tune` makes
     schedule : a `NoiseSchedule` or any spelling `NoiseSchedule.parse` knows; None is simple. "auto" and plans take none
     steps : number of schedule steps, >= 1; None is 20, or as many as the plan has
-    process : what the model was trained on; None is Stable Diffusion's VP table
+    calls : instead of steps, the number of model calls (NFE) to spend: as many steps as they allow. A sampler that
+        makes two calls a step gets half as many
+    process : what the model was trained on, or anything that knows it by an attribute ``process``, such as a
+        `Denoiser`; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
     dialect : whose behaviour the names mean, where programs differ: tables of options, `ksched.DIALECTS` for schedules
         and `ksched.registry.DIALECTS` for samplers; ours is the published method
@@ -236,14 +358,85 @@ def build_sampler(
     Raises
     ------
     TypeError, ValueError : an unknown name or option, a value out of range, sigmas that are not a grid, a plan for
-        another process
+        another process; two instructions of which only one could be followed, such as a schedule beside sigmas; fewer
+        calls than one step makes, or calls for an adaptive sampler
     """
     spec = plan_spec(sampler) if isinstance(sampler, Plan) else sampler_spec(sampler)
-    process = default_process() if process is None else process
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+    process = process_given(process)
     dialect = Dialect.parse(dialect)
-    if spec.levels is not None and schedule is not None and sigmas is None:
+    if sigmas is not None:
+        _check_alone(sigmas, schedule, steps, calls, process)
+    if calls is None:
+        return _built(spec, schedule, steps, process, sigmas, dialect, options)
+    if steps is not None:
+        raise ValueError(f"give either steps or calls, not both; got steps={steps!r}, calls={calls!r}")
+    return _most_steps(spec, calls, lambda n: _built(spec, schedule, n, process, None, dialect, options))
+
+
+def _check_alone(sigmas: ArrayLike, schedule: Any, steps: Any, calls: Any, process: Process) -> None:
+    """Refuse what would be ignored beside noise levels of one's own."""
+    if schedule is not None:
+        raise ValueError(
+            f"give either a schedule or sigmas, which are run as they are; got both, schedule={schedule!r}"
+        )
+    count = len(check_sigmas(sigmas, process.sigma_limit)) - 1
+    if steps is not None and check_steps(steps) != count:
+        raise ValueError(f"steps must be left out where sigmas are given: they make {count} steps; got steps={steps}")
+    if calls is not None:
+        raise ValueError(f"calls must be left out where sigmas are given: they make {count} steps; got calls={calls}")
+
+
+def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) -> Sampler:
+    """The sampler of the most steps that make no more than so many model calls."""
+    if isinstance(calls, bool) or not isinstance(calls, Integral) or calls < 1:
+        raise (ValueError if isinstance(calls, int) and not isinstance(calls, bool) else TypeError)(
+            f"calls must be a whole number of at least 1; got {calls!r}"
+        )
+    if spec.adaptive:
+        raise TypeError(f"{spec.name} makes as many model calls as its error estimate asks for; leave out calls")
+    calls = int(calls)
+    if spec.steps:  # a plan, which has its own
+        fits = [own for own in map(build, sorted(spec.steps, reverse=True)) if own.nfe <= calls]
+        if not fits:
+            raise ValueError(f"{spec.name} makes {build(spec.steps[0]).nfe} model calls; got calls={calls}")
+        return fits[0]
+    steps = _guessed_steps(spec, calls)
+    built = build(steps)
+    while built.nfe > calls:
+        # Down by what is too much at least, if a step makes a call or more; a guess is off by little.
+        if steps == 1:
+            raise ValueError(f"one step of {spec.name} makes {built.nfe} model calls; got calls={calls}")
+        steps = max(1, min(steps - 1, steps * calls // built.nfe + 1))
+        built = build(steps)
+    while built.nfe < calls:
+        try:
+            more = build(built.steps + 1)
+        except ValueError:  # a schedule or method that has no more steps
+            break
+        if more.nfe > calls:
+            break
+        built = more
+    return built
+
+
+def _guessed_steps(spec: SamplerSpec, calls: int) -> int:
+    """Steps of about so many model calls, from what the sampler declares."""
+    try:
+        return max(1, bisect_right(range(1, calls + 1), calls, key=lambda steps: spec.nfe(steps, True)))
+    except TypeError:  # it depends on the levels
+        return calls
+
+
+def _built(
+    spec: SamplerSpec,
+    schedule: NoiseSchedule | str | None,
+    steps: int | None,
+    process: Process,
+    sigmas: ArrayLike | None,
+    dialect: Dialect,
+    options: dict[str, Any],
+) -> Sampler:
+    if spec.levels is not None and schedule is not None:
         raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
     schedule = NoiseSchedule.SIMPLE if schedule is None else NoiseSchedule.parse(schedule)
     own = {name: value for name, value in options.items() if name in spec.options}

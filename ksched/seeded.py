@@ -31,6 +31,7 @@ __all__ = [
     "Stream",
     "fill",
     "fill_normals",
+    "fill_normals_by_numpy",
     "is_host",
     "key_of",
     "normals",
@@ -231,10 +232,15 @@ def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
     count : how many numbers the item has
     first, out : as for a `Stream`
     """
-    module = kernels.numba_kernels()
+    module = kernels.noise_kernels()
     if module is not None:
         module.normals(key, count, first, out)
-        return
+    else:
+        fill_normals_by_numpy(key, count, first, out)
+
+
+def fill_normals_by_numpy(key: Key, count: int, first: int, out: Floats) -> None:
+    """`fill_normals` without Numba, in some ten passes of numpy's."""
     size = -(-min(count - first, CHUNK) // LEAST) * LEAST
     chunk = out if len(out) == size else room.numbers[1, :size]
     indices, sums, differences, difference1, difference2 = room.of(size)
@@ -288,8 +294,17 @@ def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Te
     return out
 
 
-@cache
+_only_one = threading.Lock()
+
+
 def table() -> Floats:
+    """The table of `SeededNoise`, which is made once: compiled kernels know it by its address."""
+    with _only_one:
+        return _table()
+
+
+@cache
+def _table() -> Floats:
     """65536 rows of four float32 numbers, normal of variance 1/4, of which 16 random bits choose one.
 
     Every column is `_quantiles` in another order. Together they are a lattice of rank 1, half a step off its origin, so

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ksched.agreement import check_agreement, process_given
 from ksched.options import check_steps
 from ksched.plan import Plan
-from ksched.processes import Process, default_process
+from ksched.processes import Process
 from ksched.registry import sampler_spec
 from ksched.samplers.auto import AutoEnd
 from ksched.tuning.course import Job
@@ -53,7 +54,8 @@ def tune(
     source : samples of the data, or latents, shape ``(samples, *shape)``, a few hundred or more: no model is called; or
         a denoiser, ``(x, sigma) -> denoised`` as for `ksched.Sampler.sample`, guidance and all
     steps : of the plan, 1 to 50; model calls, unless the sampler makes several a step
-    process : what the model was trained on; None is Stable Diffusion's VP table
+    process : what the model was trained on; None is that of the source if it knows one, as a `Denoiser` does, else
+        Stable Diffusion's VP table
     sampler : keep this sampler and choose the levels alone; None is any plan of one model call per step
     level : how much is done. 0, choose among the shipped plans and the best pairs of sampler and schedule; 1, fit a
         mixture of Gaussians to the samples, or to what the model draws, and a plan to exact runs of it; 2, go on from
@@ -80,7 +82,8 @@ def tune(
     Raises
     ------
     TypeError, ValueError : too few samples, or such as are not finite; a denoiser that answers with another shape, nan,
-        or something that is not the clean data; arguments out of range
+        or something that is not the clean data, or that knows its process where it means other states than ``process``;
+        arguments out of range
 
     Notes
     -----
@@ -96,9 +99,11 @@ def tune(
     2023, arXiv:2310.19075), LD3 (Tong et al. 2024, arXiv:2405.15506) and S4S (Frankel et al. 2025, arXiv:2502.17423);
     running a mixture in place of the model is new as far as we know.
     """
+    process = process_given(process, source)
+    check_agreement(source, process, process.sigmas)
     job = Job(
         steps=_checked_steps(steps),
-        process=default_process() if process is None else process,
+        process=process,
         sampler=None if sampler is None else sampler_spec(sampler).name,
         options=options,
         level=level,

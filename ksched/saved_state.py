@@ -1,0 +1,125 @@
+"""What was saved of a run, checked before anything of it is used: a damaged state is refused whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+
+__all__ = ["StateCheck"]
+
+
+class StateCheck:
+    """The parts of a saved state, each checked as it is taken out.
+
+    Parameters
+    ----------
+    state : what `Run.state_dict` returned, or what has become of it
+    shape, dtype : of the states of the run that shall go on with it
+
+    Raises
+    ------
+    ValueError : by every method, where a part is missing or is not what it must be
+    """
+
+    def __init__(self, state: Mapping[str, Any], shape: Sequence[int], dtype: torch.dtype) -> None:
+        self._state, self._shape = state, tuple(shape)
+        name = str(dtype).removeprefix("torch.")
+        if self._part("dtype") != name:
+            raise ValueError(f"the state must be of this run's dtype, {name}; got {self._part('dtype')!r}")
+
+    def whole(self, name: str, most: int) -> int:
+        """A whole number from 0 to ``most``."""
+        value = self._part(name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= most:
+            raise self._damaged(name, f"a whole number from 0 to {most}", value)
+        return int(value)
+
+    def truth(self, name: str) -> bool:
+        """True or False."""
+        value = self._part(name)
+        if not isinstance(value, bool):
+            raise self._damaged(name, "True or False", value)
+        return value
+
+    def seeds(self) -> tuple[int, ...] | None:
+        """A seed for every item, None where the run had none."""
+        value = self._part("seeds")
+        if value is None:
+            return None
+        known = isinstance(value, tuple | list) and not any(
+            isinstance(seed, bool) or not isinstance(seed, Integral) for seed in value
+        )
+        if not known or len(value) != self._shape[0]:
+            raise self._damaged("seeds", f"{self._shape[0]} whole numbers, one per item", value)
+        return tuple(map(int, value))
+
+    def text(self, name: str) -> str:
+        """A string."""
+        value = self._part(name)
+        if not isinstance(value, str):
+            raise self._damaged(name, "a string", value)
+        return value
+
+    def tensors(self, name: str, wanted: Sequence[str], dtype: torch.dtype) -> list[torch.Tensor]:
+        """The tensors of these names, each a state of the run in its working dtype."""
+        values = self._part(name)
+        if not isinstance(values, Mapping) or set(values) != set(wanted):
+            got = sorted(map(str, values)) if isinstance(values, Mapping) else values
+            raise self._damaged(name, f"the tensors {', '.join(wanted)}", got)
+        return [self.tensor(f"{name}[{key!r}]", values[key], dtype) for key in wanted]
+
+    def tensor(self, name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor like the states of the run."""
+        fits = isinstance(value, torch.Tensor) and value.shape == self._shape and value.dtype == dtype
+        if not fits:
+            got = f"{tuple(value.shape)}, {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise self._damaged(name, f"a tensor of shape {self._shape}, {dtype}", got)
+        found: torch.Tensor = value
+        return found
+
+    def like(self, name: str, value: Any, example: Any, dtype: torch.dtype) -> None:
+        """Raise unless a value is of the kind of another: a number, a tensor of the run, or a tuple of numbers."""
+        if isinstance(value, torch.Tensor):
+            if example is not None and not isinstance(example, torch.Tensor):
+                raise self._damaged(name, f"like {example!r}", "a tensor")
+            self.tensor(name, value, dtype)
+        elif isinstance(example, torch.Tensor):
+            if value is not None:
+                raise self._damaged(name, "a tensor", value)
+        elif isinstance(example, tuple):
+            same = isinstance(value, tuple) and (not hasattr(example, "_fields") or len(value) == len(example))
+            if not same or not all(_is_number(part) for part in value):
+                raise self._damaged(name, "a tuple of numbers", value)
+        elif example is None:
+            if value is not None:
+                raise self._damaged(name, "a tensor or None", value)
+        elif isinstance(example, float | int) and not isinstance(example, bool):
+            if not _is_number(value) or (isinstance(example, int) and not isinstance(value, int)):
+                raise self._damaged(name, "a number", value)
+        elif type(value) is not type(example):
+            raise self._damaged(name, f"like {example!r}", value)
+
+    def part(self, name: str) -> Any:
+        """Whatever stands there."""
+        return self._part(name)
+
+    def _part(self, name: str) -> Any:
+        try:
+            return self._state[name]
+        except KeyError:
+            raise ValueError(f"the state is damaged: it has no {name!r}; load one that Run.state_dict() made") from None
+
+    @staticmethod
+    def _damaged(name: str, wanted: str, got: Any) -> ValueError:
+        text = repr(got)
+        return ValueError(
+            f"the state does not fit this run, or is damaged: {name} must be {wanted}; "
+            f"got {text if len(text) < 200 else text[:200] + '...'}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and value == value
