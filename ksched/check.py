@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from ksched.agreement import check_levels_of, levels_of, process_of_model
+from ksched.agreement import process_of_model
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.denoiser import _FITS, Denoiser, Prediction
 from ksched.processes import EDM, VE, VP, AngleV, Flow, FlowVE, Process
@@ -236,19 +236,6 @@ def check_model(
     return trial.report()
 
 
-def _agree(given: Process | None, own: Process) -> bool:
-    """Whether a process that was given beside a `Denoiser` means the same states as its own."""
-    if given is None or given == own:
-        return True
-    if not isinstance(given, Process):
-        return False
-    try:
-        check_levels_of(own, levels_of(given, given.sigmas))
-    except ValueError:
-        return False
-    return True
-
-
 class _Trial:
     """One check: the noised states, the model's answers to them, and what these mean."""
 
@@ -265,7 +252,7 @@ class _Trial:
     ) -> None:
         self.arguments = model, process, data, prediction, noise, levels, seed
         if isinstance(model, Denoiser):
-            if prediction not in (None, model.prediction) or not _agree(process, model.process):
+            if process not in (None, model.process) or prediction not in (None, model.prediction):
                 raise ValueError("a Denoiser has a process and a prediction already; got others beside it")
             denoiser = model
             model, process, prediction = denoiser.network, denoiser.process, denoiser.prediction

@@ -85,8 +85,10 @@ def log_likelihood(
     straight = Straight(Grid(process, (top, bottom)))
     dtype = torch.promote_types(x.dtype, torch.float32)
     noise = SeededNoise(item_seeds(seed, len(x)))
+    if not x.numel():
+        return Likelihood(x.new_zeros(len(x), dtype=dtype), 0)
     signs = [noise(Draw(math.inf, math.inf, 0, stream), x.to(dtype)).sign() for stream in range(probes)]
-    shape = (len(x), x[0].numel() + 1)  # a state has one more number per item: its log-density so far
+    shape = (len(x), math.prod(x.shape[1:]) + 1)  # a state has one more number per item: its log-density so far
 
     def slope(log_time: float, flat: Array) -> Array:
         level = top if log_time >= ends[1] else straight.level(math.exp(log_time))

@@ -253,14 +253,25 @@ class LiveRun:
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None
-        before = self._state, self._state_writes, self._answers, self._drawn
+        before = dict(vars(self))
         self._answers = [*self._answers, (denoised_kept, uncond_kept)]
         try:
             self._advance()
             self._calls += 1
-        except BaseException:  # a mistake in a prediction or in own noise loses nothing, nor does Ctrl-C
-            self._state, self._state_writes, self._answers, self._drawn = before
+        except BaseException as error:  # a mistake in a prediction or in own noise loses nothing, nor does Ctrl-C
+            vars(self).update(before)
+            if isinstance(error, ValueError):
+                self._forget_what_is_not_finite()
             raise
+
+    def _forget_what_is_not_finite(self) -> None:
+        """Ask again for an answer that was NaN: it shows only when the last stage of a try has been answered."""
+        for k, answers in enumerate(self._answers):
+            if not all(value.isfinite().all() for value in answers if value is not None):
+                self._calls -= len(self._answers) - k
+                self._answers = self._answers[:k]
+                self._advance()
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""

@@ -40,8 +40,7 @@ __all__ = [
 Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
 
 WRITTEN = (
-    "the model must leave the x that it is called with as it is, and so must a callback; one of them wrote to it: let "
-    "it work on x.clone()"
+    "the model, like a callback, must leave the x that it is called with as it is; it wrote to it: give it x.clone()"
 )
 _INTERRUPTED = (
     "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
