@@ -132,6 +132,31 @@ def marks_of(sigma: Any) -> tuple[Levels, ...]:
     return getattr(sigma, _MARK, ()) if is_tensor(sigma) else ()
 
 
+def check_sigma(process: Process, sigma: Any, what: str = "the denoiser") -> None:
+    """`check_levels_of` for whoever is called with a sigma that came with its run's levels; each run is checked once.
+
+    Parameters
+    ----------
+    process : of the model that is called
+    sigma : what it is called with
+    what : as for `check_levels_of`
+
+    Raises
+    ------
+    ValueError : as for `check_levels_of`
+    """
+    for levels in marks_of(sigma):
+        key = id(process), id(levels)
+        if key not in _agreed:
+            check_levels_of(process, levels, what=what)
+            if len(_agreed) >= _MOST_AGREED:
+                _agreed.clear()
+            _agreed[key] = process, levels  # held, so that no other object gets one of these identities
+
+
+_MOST_AGREED = 256
+_agreed: dict[tuple[int, int], tuple[Process, Levels]] = {}
+
 _WHAT_TO_DO = "Build the sampler with process=denoiser.process."
 
 

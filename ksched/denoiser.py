@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from ksched.agreement import Levels, check_levels_of, marks_of
+from ksched.agreement import check_sigma
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.types import ArrayLike
@@ -67,7 +67,6 @@ class Denoiser:
     _known: dict[bytes, list[tuple[float, float, float]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _agreed: list[Levels] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.network):
@@ -106,7 +105,7 @@ class Denoiser:
         ValueError : sigma is that of a run whose process means other states than `process`
         """
         if not torch.compiler.is_compiling():
-            self._check_levels(sigma)
+            check_sigma(self.process, sigma)
         dtype = torch.promote_types(x.dtype, torch.float32)
         if not isinstance(sigma, torch.Tensor):
             sigma = torch.full((x.shape[0],), float(sigma), dtype=dtype, device=x.device)
@@ -114,14 +113,6 @@ class Denoiser:
         output = self.output((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
         denoised: torch.Tensor = (of_x * x + of_output * output.to(dtype)).to(x.dtype)
         return denoised
-
-    def _check_levels(self, sigma: Any) -> None:
-        """Raise if sigma comes from a run whose process means other states; each run is looked at once."""
-        for levels in marks_of(sigma):
-            if not any(levels is other for other in self._agreed):
-                check_levels_of(self.process, levels)
-                del self._agreed[:-_KEPT]
-                self._agreed.append(levels)
 
     def output(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the network itself answers, whatever it wraps its answer in.

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.integrate import DOP853
 
-from ksched.agreement import check_levels_of, marks_of
+from ksched.agreement import check_sigma
 from ksched.processes import Process, default_process
 from ksched.types import Array, ArrayLike
 
@@ -183,8 +183,7 @@ class GaussianMixture:
         ValueError : x or sigma of another shape, a float that is no noise level of the process, or sigmas of a run
             whose process means other states
         """
-        for levels in marks_of(sigma):
-            check_levels_of(self.process, levels)
+        check_sigma(self.process, sigma)
         return self._denoised(self._place(x, sigma)).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ksched.agreement import check_sigma
 from ksched.denoiser import Denoiser, Prediction
 from ksched.loop import Model, answer
 from ksched.noise import Seed, SeededNoise, item_seeds
@@ -509,6 +510,8 @@ def inpaint(
                 f"original must have the state's shape {tuple(x.shape)} and be on its device {x.device}; got "
                 f"{tuple(original.shape)} on {original.device}"
             )
+        if not torch.compiler.is_compiling():
+            check_sigma(process, sigma, "the inpainting")
         kind = _compute(x)
         share, clean = mask_at(sigma).to(kind), original.to(kind)
         noised = process.add_noise(clean, eps.to(kind), sigma.to(kind))
@@ -586,6 +589,8 @@ def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor,
     Denoiser(torch.zeros_like, process, prediction)  # refuses what the process cannot have
 
     def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            check_sigma(process, sigma, "the guidance")
         # `Denoiser` with its output at 0, without its walk of the training table for the timestep.
         sigma = _per_item(sigma.to(x.dtype), x)
         a, s = process.alpha(sigma), process.noise_std(sigma)
