@@ -6,7 +6,7 @@ and both have all the levels. Another shift, another table of betas or another c
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ksched.processes import Process, default_process
 from ksched.types import ArrayLike, is_tensor
 
 __all__ = [
+    "KnowsProcess",
     "Levels",
     "check_agreement",
     "check_levels_of",
@@ -27,6 +28,16 @@ __all__ = [
 #: What a run tells about its levels: the process in words, and sigma, alpha and noise std of each. Plain data, so that
 #: a tensor that carries it can be saved and loaded anywhere.
 Levels: TypeAlias = tuple[str, tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+class KnowsProcess(Protocol):
+    """Something that knows what it was trained on, such as a `ksched.Denoiser`."""
+
+    @property
+    def process(self) -> Process:
+        """What the model was trained on."""
+        ...
+
 
 _MARK = "_ksched_levels"
 _CLOSE = 1e-6  # of alpha and std, relative: far above rounding, far below any other process
@@ -45,7 +56,7 @@ def process_of_model(model: Any) -> Process | None:
     return process if isinstance(process, Process) else None
 
 
-def process_given(process: Any, model: Any = None) -> Process:
+def process_given(process: Process | KnowsProcess | None, model: Any = None) -> Process:
     """The process that a function shall work on.
 
     Parameters

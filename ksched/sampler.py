@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.agreement import Levels, check_agreement, levels_of, process_given
+from ksched.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.grid import Grid, check_sigmas
 from ksched.inversion import invert, rising_plans
 from ksched.kernels import out_of_place
@@ -331,7 +331,7 @@ def build_sampler(
     steps: int | None = None,
     *,
     calls: int | None = None,
-    process: Process | Any | None = None,
+    process: Process | KnowsProcess | None = None,
     sigmas: ArrayLike | None = None,
     dialect: Dialect | str = Dialect.KSCHED,
     **options: Any,
