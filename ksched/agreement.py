@@ -18,6 +18,7 @@ __all__ = [
     "Levels",
     "check_agreement",
     "check_levels_of",
+    "check_once",
     "levels_of",
     "mark",
     "marks_of",
@@ -157,12 +158,17 @@ def check_sigma(process: Process, sigma: Any, what: str = "the denoiser") -> Non
     ValueError : as for `check_levels_of`
     """
     for levels in marks_of(sigma):
-        key = id(process), id(levels)
-        if key not in _agreed:
-            check_levels_of(process, levels, what=what)
-            if len(_agreed) >= _MOST_AGREED:
-                _agreed.clear()
-            _agreed[key] = process, levels  # held, so that no other object gets one of these identities
+        check_once(process, levels, what)
+
+
+def check_once(process: Process, levels: Levels, what: str = "the denoiser") -> None:
+    """`check_levels_of`, which remembers what it found no fault with."""
+    key = id(process), id(levels)
+    if key not in _agreed:
+        check_levels_of(process, levels, what=what)
+        if len(_agreed) >= _MOST_AGREED:
+            _agreed.clear()
+        _agreed[key] = process, levels  # held, so that no other object gets one of these identities
 
 
 _MOST_AGREED = 256

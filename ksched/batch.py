@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ksched.agreement import check_levels_of, mark, process_of_model
+from ksched.agreement import check_once, mark, process_of_model
 from ksched.denoiser import Denoiser
 from ksched.kernels import form_together
 from ksched.live import LiveRun
@@ -199,9 +199,10 @@ class Batch:
 
     def _ticked(self, model: Model) -> list[Run | LiveRun]:
         own = process_of_model(model)
-        for run in self._runs if own is not None else ():
-            if run.process is not own and run.process != own and run.levels is not None:
-                check_levels_of(own, run.levels)
+        if own is not None:
+            for run in self._runs:
+                if run.levels is not None:
+                    check_once(own, run.levels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(run.x.requires_grad for run in self._runs)):
             if isinstance(model, Denoiser):
                 runs = [run for run in self._runs if isinstance(run, Run) and run.takes_output]

@@ -136,16 +136,16 @@ def _tried(trial: str) -> ModuleType | None:
     except ImportError:
         return None
     except Exception as error:
-        return _without_numba(repr(error))
-    try:
-        works = getattr(module, trial)()
-    except Exception as error:
-        return _without_numba(repr(error))
-    return module if works else _without_numba("its numbers are wrong")
-
-
-def _without_numba(reason: str) -> None:
+        reason = repr(error)
+    else:
+        try:
+            if getattr(module, trial)():
+                return module
+            reason = "its numbers are wrong"
+        except Exception as error:
+            reason = repr(error)
     logging.getLogger("ksched").warning("Numba does not work here, torch's operations are used instead: %s", reason)
+    return None
 
 
 def _entry(
@@ -339,8 +339,8 @@ class Buffers:
         while len(results) < len(written):
             results.append(0)
         for k, register in enumerate(written):
-            _, block, owners, address = own[register]
-            if _use_count(block) != owners:
+            _, block, alone, address = own[register]
+            if _use_count(block) != alone:
                 address = self._moved(register)[3]
             results[k] = address
         # What keeps the memory that is read and written, should an exception end this before threads are done with it.

@@ -33,7 +33,7 @@ class StateCheck:
     def whole(self, name: str, most: int) -> int:
         """A whole number from 0 to ``most``."""
         value = self._part(name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= most:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
             raise self._damaged(name, f"a whole number from 0 to {most}", value)
         return int(value)
 
