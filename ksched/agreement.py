@@ -19,6 +19,7 @@ __all__ = [
     "check_agreement",
     "check_levels_of",
     "check_once",
+    "check_sigma",
     "levels_of",
     "mark",
     "marks_of",
