@@ -11,7 +11,7 @@ import pytest
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from tiny_pipelines import REGISTRY, Tiny, build  # noqa: E402
+from tiny_pipelines import REGISTRY, Tiny, build, rng, toy_image  # noqa: E402
 
 from ksched import NoiseSchedule, SamplerType  # noqa: E402
 from ksched.integrations.diffusers import KSchedScheduler  # noqa: E402
@@ -95,7 +95,31 @@ def test_every_pipeline(name: str, sampler: str) -> None:
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_another_schedule_alone(name: str) -> None:
     tiny, shipped = pipeline(name)
-    finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, schedule="karras"))
+    finite_and_repeatable(tiny, KSchedScheduler.from_diffusers(shipped, schedule="karras"))
+
+
+@pytest.mark.parametrize("given", [{"timesteps": [999, 499, 259, 19]}, {"original_inference_steps": 100}], ids=str)
+@pytest.mark.parametrize("name", ["lcm", "lcm_img2img"])
+def test_what_lcm_pipelines_hand_on(name: str, given: dict[str, Any]) -> None:
+    tiny, shipped = pipeline(name)
+    how = {"num_inference_steps": 3, "output_type": "np", **given}
+    how |= {"image": toy_image(), "strength": 0.8} if name == "lcm_img2img" else {"height": 32, "width": 32}
+    images = [
+        tiny.use(scheduler).pipe("a red fox", generator=rng(), **how).images
+        for scheduler in (shipped, KSchedScheduler.from_diffusers(shipped))
+    ]
+    np.testing.assert_allclose(images[1], images[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lcm", "lcm_img2img"])
+def test_what_stable_diffusion_says_of_other_pipelines(name: str) -> None:
+    from ksched.stable_diffusion import StableDiffusion
+
+    tiny, shipped = pipeline(name)
+    says = r"pipe.scheduler = KSchedScheduler.from_diffusers\(pipe.scheduler, sampler=..., schedule=...\)"
+    with pytest.raises(ValueError, match=says):
+        StableDiffusion(tiny.pipe)
+    finite_and_repeatable(tiny, KSchedScheduler.from_diffusers(shipped, sampler="lcm", schedule="simple"))
 
 
 def test_a_schedule_takes_effect_where_pipelines_bring_a_list() -> None:

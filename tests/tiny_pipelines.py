@@ -349,6 +349,59 @@ def sd15_inpaint9() -> Tiny:
     )
 
 
+def _lcm_parts() -> dict[str, Any]:
+    """The guidance scale is an input of the UNet, so a step is one call of it."""
+    scheduler = diffusers.LCMScheduler(**SD_BETAS, clip_sample=False, set_alpha_to_one=True)
+    return {**_sd_parts(time_cond_proj_dim=8), "scheduler": scheduler}
+
+
+LCM_STOCK = ("LCMScheduler",)
+
+
+@_register
+def lcm() -> Tiny:
+    return Tiny(
+        "lcm",
+        diffusers.LatentConsistencyModelPipeline(**_lcm_parts()),
+        lambda p, n, g: (
+            p(
+                PROMPT,
+                height=32,
+                width=32,
+                num_inference_steps=n,
+                original_inference_steps=40,
+                guidance_scale=8.0,
+                generator=g,
+                output_type="np",
+            ).images
+        ),
+        "eps",
+        LCM_STOCK,
+    )
+
+
+@_register
+def lcm_img2img() -> Tiny:
+    """The strength goes to the scheduler's set_timesteps, as no other pipeline has it."""
+    return Tiny(
+        "lcm_img2img",
+        diffusers.LatentConsistencyModelImg2ImgPipeline(**_lcm_parts()),
+        lambda p, n, g: (
+            p(
+                PROMPT,
+                image=toy_image(),
+                strength=0.6,
+                num_inference_steps=n,
+                guidance_scale=8.0,
+                generator=g,
+                output_type="np",
+            ).images
+        ),
+        "eps",
+        LCM_STOCK,
+    )
+
+
 @_register
 def sd15_controlnet() -> Tiny:
     parts = _sd_parts()

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from ksched.integrations.stock import CLASSES, NotRepresentedError, settings_of,
 from ksched.processes import VP, Flow, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
+from ksched.samplers.euler import boundary_scaling
 from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
@@ -301,6 +303,9 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         timesteps: Any = None,
         sigmas: Any = None,
         mu: float | None = None,
+        *,
+        original_inference_steps: int | None = None,
+        strength: float = 1.0,
     ) -> None:
         """Fix the iterations of a run, and forget everything of the last one.
 
@@ -312,6 +317,10 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu``
             say, and a 0 follows them; others are run as they are, to the last one
         mu : of the shift, where ``use_dynamic_shifting`` is set
+        original_inference_steps : of models that were distilled as LCM's, on that many timesteps of the training,
+            evenly spaced; None takes the configuration's
+        strength : of LCM's and TCD's pipelines too: the share of those timesteps that is gone through, from the lowest.
+            Other pipelines cut `timesteps` themselves
 
         Raises
         ------
@@ -324,6 +333,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         asked: dict[str, Any] = {"num_inference_steps": num_inference_steps, "mu": mu}
         asked |= {"timesteps": _listed(timesteps), "sigmas": _listed(sigmas)}
+        asked |= _part(original_inference_steps, strength)
         lists = [values for values in (asked["timesteps"], asked["sigmas"]) if values is not None]
         if num_inference_steps is None and not lists:
             raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
@@ -349,6 +359,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         steps = asked.get("num_inference_steps")
         lists: dict[str, Any] = {"timesteps": asked.get("timesteps"), "sigmas": asked.get("sigmas")}
         how: dict[str, Any] = {**lists, "mu": asked.get("mu")}
+        how |= {name: asked[name] for name in ("original_inference_steps", "strength") if name in asked}
         if self._is_stock:
             config |= own_table(stock, config)
             how["mu"] = how["mu"] if config.get("use_dynamic_shifting") else None
@@ -550,6 +561,10 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if request is not None and request.learned_variance is not None and iterations.timesteps[index] > 0:
             noise = self._new_noise() * self._std(variance, index, request.learned_variance)
             previous, self._given = (previous.to(compute) + noise).to(previous.dtype), None
+        if request is not None and request.boundary:  # LCM's pipelines show what the consistency function answers
+            level = iterations.levels[index]
+            of_state, of_told = boundary_scaling(level, float(iterations.timesteps[index]), request.boundary)
+            told = (of_told * told).add(sample.to(compute), alpha=of_state)
         self._step_index += 1
         self._generator = self._like = self._drawn = None
         previous, told = previous.to(sample.dtype), told.to(sample.dtype)
@@ -680,7 +695,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _trained(self) -> Process:
         """What the model was trained on, without a shift that is known only later."""
         if self._process is None or self._process[0] is not self.config:
-            settings = {**self._settings, "use_dynamic_shifting": False}
+            settings = {**self._settings, "use_dynamic_shifting": False, "original_inference_steps": None}
             if self._is_stock:
                 settings |= own_table(self._entries.stock_class, settings)
             self._process = self.config, process_of(settings, self._entries.stock_class)
@@ -784,6 +799,19 @@ def _listed(values: Any) -> list[float] | None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values
     return [float(value) for value in values]
+
+
+def _part(original: Any, strength: Any) -> dict[str, Any]:
+    """The part of a training that is run, as `set_timesteps` is told it; nothing where that is all of it."""
+    if isinstance(strength, bool) or not isinstance(strength, Real):
+        raise TypeError(f"strength must be a number above 0 and at most 1; got {strength!r}")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be a number above 0 and at most 1; got {strength!r}")
+    if original is not None and (isinstance(original, bool) or not isinstance(original, Integral) or original < 1):
+        kind = ValueError if isinstance(original, Integral) and not isinstance(original, bool) else TypeError
+        raise kind(f"original_inference_steps must be a whole number of at least 1, or None; got {original!r}")
+    told = {} if original is None else {"original_inference_steps": int(original)}
+    return told if strength == 1 else {**told, "strength": float(strength)}
 
 
 def _is_even(sigmas: Sequence[float] | None) -> bool:

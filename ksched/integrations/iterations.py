@@ -283,14 +283,17 @@ def stock_levels(
     timesteps: ArrayLike | None = None,
     sigmas: ArrayLike | None = None,
     mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
 ) -> tuple[DiffusersLevels, int]:
     """Levels of a class, and the number of steps it counts."""
     given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+    given["original_inference_steps"] = original_inference_steps
     known = settings_of(stock)
     settings = {name: value for name, value in config.items() if value is not None and name in known}
     name = stock_class(stock).levels or stock
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    levels = diffusers_levels(name, settings, steps, **asked)
+    levels = diffusers_levels(name, settings, steps, strength=strength, **asked)
     return levels, len(levels.timesteps) if steps is None else steps
 
 
@@ -302,6 +305,8 @@ def stock_iterations(
     timesteps: ArrayLike | None = None,
     sigmas: ArrayLike | None = None,
     mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
     given: Settings | None = None,
     options: Settings | None = None,
     layout: str | None = None,
@@ -311,7 +316,7 @@ def stock_iterations(
     Parameters
     ----------
     stock, config : the class and its configuration
-    steps, timesteps, sigmas, mu : of ``set_timesteps``
+    steps, timesteps, sigmas, mu, original_inference_steps, strength : of ``set_timesteps``
     given : of ``step``
     options : of the sampler, which go before those of the class
     layout : "calls", steps are model calls, of which there are as many as fit into their number
@@ -323,7 +328,7 @@ def stock_iterations(
     order = stock_class(stock).calls
     if layout == "calls":
         steps, order = steps if steps is None else (steps + order - 1) // order, 1
-    levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu)
+    levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength)
     request = request_of(stock, config, levels, counted, given)
     process, told = request.process, np.asarray(levels.timesteps)
     own = dict(options or {})
@@ -374,14 +379,40 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         return EDM(low or table.sigma_min, high or table.sigma_max, 1.0)
     if original := config.get("original_inference_steps"):
-        return _every(table, max(length // int(original), 1))
+        return distilled(table, int(original))
     return table
 
 
-def _every(table: VP, every: int) -> VP:
-    """A table of which each so-manieth entry was distilled."""
-    how = {"zero_terminal_snr": table.zero_terminal_snr, "variance_preserving": table.variance_preserving}
-    return VP(table.betas, snr_shift=table.snr_shift, every=every, **how)
+def distilled(table: VP, original: int | None = None, strength: float = 1.0) -> VP:
+    """The part of a training table that a model is run on, as LCM's and TCD's schedulers count it.
+
+    Parameters
+    ----------
+    table : of the training
+    original : number of the entries that the model was distilled on, evenly spaced; None is all of them
+    strength : share of these that is gone through, from the lowest
+
+    Raises
+    ------
+    ValueError : more entries than the table has; fewer than two left
+    """
+    length = len(table.betas)
+    original = length if original is None else original
+    if original > length:
+        raise ValueError(f"original_inference_steps must be at most num_train_timesteps, {length}; got {original}")
+    every, count = length // original, int(original * strength)
+    if count < 2:
+        raise ValueError(
+            f"original_inference_steps * strength must be at least 2; got {original} * {strength}. Raise one of them."
+        )
+    kept = every * count
+    if kept == length:
+        how: dict[str, Any] = {"zero_terminal_snr": table.zero_terminal_snr, "snr_shift": table.snr_shift}
+        betas = table.betas
+    else:  # what is left of a table that was rescaled is as it was
+        how, alpha_bar = {}, table.alphas_cumprod[:kept]
+        betas = tuple((1 - alpha_bar / np.append(1.0, alpha_bar[:-1])).tolist())
+    return VP(betas, variance_preserving=table.variance_preserving, every=every, **how)
 
 
 def _preserves(stock: str) -> bool:
@@ -403,6 +434,8 @@ def own_iterations(
     timesteps: ArrayLike | None = None,
     sigmas: ArrayLike | None = None,
     mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
 ) -> Iterations:
     """Iterations of a sampler of ours, on a schedule of ours, for the model that a configuration describes.
 
@@ -411,6 +444,7 @@ def own_iterations(
     config, stock : of the model's scheduler
     steps, timesteps, sigmas, mu : of ``set_timesteps``; lists are run as they are, but for the shift of flow models,
         which loops leave to the scheduler
+    original_inference_steps, strength : of ``set_timesteps`` too: which part of a training table is run on
     sampler, schedule : None is what the class has
     dialect, sampler_options, schedule_options : as for `ksched.build_sampler`
     layout : "calls", steps are model calls, of which there are as many as fit into their number; "steps", steps of the
@@ -422,6 +456,16 @@ def own_iterations(
     """
     mu = mu if config.get("use_dynamic_shifting") else None
     process = process_of(config, stock, mu)
+    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
+    if original_inference_steps is not None or strength != 1:
+        if not isinstance(process, VP):
+            raise ValueError(
+                "original_inference_steps and strength are of models with a table of betas, as LCM's; "
+                f"this one is {process!r}. Leave them out."
+            )
+        settings = {**config, "original_inference_steps": None}
+        original = original_inference_steps or config.get("original_inference_steps")
+        process = distilled(process_of(settings, stock, mu), original, strength)  # type: ignore[arg-type]
     options: dict[str, Any] = dict(sampler_options or {})
     reading = dialect
     if sampler is None:
@@ -452,7 +496,7 @@ def own_iterations(
         if spec.levels is not None:
             return method(spec.levels(count, process, **options))
         if schedule is None and stock is not None:
-            return method(_levels_of(stock, config, count, mu))
+            return method(_levels_of(stock, config, count, mu, part))
         name = schedule or NoiseSchedule.SIMPLE
         return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options))
 
@@ -468,7 +512,9 @@ def own_iterations(
         if timesteps is not None:
             told = np.asarray(timesteps, dtype=np.float64), levels_given[: len(np.asarray(timesteps))]
     elif timesteps is not None:
-        made = method(np.append(process.sigma(np.asarray(timesteps, dtype=np.float64)), 0.0))
+        listed = np.asarray(timesteps, dtype=np.float64)
+        listed = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
+        made = method(np.append(process_of(config, stock, mu).sigma(listed), 0.0))
     else:
         asked = check_steps(steps)
         by_calls = layout == "calls" and spec.levels is None
@@ -517,10 +563,10 @@ def start_std(process: Process, sigma: float, config: Settings) -> float:
     return math.hypot(sigma, 1.0) if leading else sigma
 
 
-def _levels_of(stock: str, config: Settings, steps: int, mu: float | None) -> list[float]:
+def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
     settings = {**config, "skip_prk_steps": True}
-    levels, counted = stock_levels(stock, settings, steps, mu=mu)
+    levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
     return [*[sigma for sigma in found if sigma > 0][:counted], 0.0]
 

@@ -60,6 +60,7 @@ class Request(NamedTuple):
     pair : the model answers with the edited prediction and the one that eps comes from
     noise_by_step : one noise is drawn at every step, used or not
     learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
+    boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
     """
 
     sampler: str
@@ -71,6 +72,7 @@ class Request(NamedTuple):
     pair: bool = False
     noise_by_step: bool = False
     learned_variance: str | None = None
+    boundary: float = 0.0
 
 
 class Run(NamedTuple):
@@ -443,7 +445,8 @@ _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": 
 def _lcm(run: Run) -> Request:
     process = vp_of({**_LATENT, **run.config}, variance_preserving=True)
     levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
-    return Request("lcm", levels, process, {"boundary": run.config.get("timestep_scaling", 10.0)})
+    boundary = run.config.get("timestep_scaling", 10.0)
+    return Request("lcm", levels, process, {"boundary": boundary}, boundary=boundary)
 
 
 def _tcd(run: Run) -> Request:

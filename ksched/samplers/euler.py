@@ -7,10 +7,11 @@ from typing import Annotated, Literal, TypeVar
 
 from ksched.grid import Grid
 from ksched.options import Bound, NonNegative, Quirk, Share
+from ksched.processes import Level
 from ksched.samplers.blocks import AncestralRule, ancestral, churn, ddim, renoise
 from ksched.tape import Vector, Verbs
 
-__all__ = ["ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
+__all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
 
 V = TypeVar("V", bound=Vector)
 
@@ -134,6 +135,20 @@ def ddpm(
     return x
 
 
+def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: float = 0.5) -> tuple[float, float]:
+    """What a consistency function makes of a state and of the prediction there: (factor of the state, of the other).
+
+    Parameters
+    ----------
+    s : level of the state
+    timestep : of that level
+    boundary, sigma_data : see `lcm`
+    """
+    time = boundary * timestep
+    skip, out = sigma_data**2 / (time**2 + sigma_data**2), time / math.hypot(time, sigma_data)
+    return skip / math.hypot(s.alpha, s.sigma), out
+
+
 def lcm(
     run: Verbs[V],
     grid: Grid,
@@ -166,9 +181,8 @@ def lcm(
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
         if boundary > 0:
-            time = boundary * grid.process.timestep(s.label)
-            skip, out = sigma_data**2 / (time**2 + sigma_data**2), time / math.hypot(time, sigma_data)
-            denoised = out * denoised + (skip / math.hypot(s.alpha, s.sigma)) * x
+            skip, out = boundary_scaling(s, grid.process.timestep(s.label), boundary, sigma_data)
+            denoised = out * denoised + skip * x
         factor = s_noise + (s_noise_end - s_noise) * min(i / last, 1.0)
         x = renoise(run, s, t, t.alpha * denoised, factor * t.sigma)
     return x

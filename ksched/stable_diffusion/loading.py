@@ -66,7 +66,10 @@ class Trained:
 
 
 #: what to do with a model of another family
-_ELSE = "In other pipelines ksched runs as their scheduler: ksched.integrations.diffusers.KSchedScheduler"
+_ELSE = (
+    "In any other pipeline ksched runs as its scheduler: from ksched.integrations.diffusers import KSchedScheduler, "
+    "then pipe.scheduler = KSchedScheduler.from_diffusers(pipe.scheduler, sampler=..., schedule=...)"
+)
 
 #: how ``from_pretrained`` calls the dtype of weights; 0.42 is the first release looked at that warns of the old name
 _DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
