@@ -44,11 +44,11 @@ class _Adapted:
 
     network: Callable[..., Any]
     whole: bool = False  # timesteps are whole numbers, for a network that looks them up
-    of_data: bool = False  # it is told 1 - timestep
+    of_data: float | None = None  # it is told that, the timestep of noise, minus the timestep
     negated: bool = False
 
     def __call__(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> Any:
-        told = 1 - timestep if self.of_data else timestep
+        told = timestep if self.of_data is None else self.of_data - timestep
         told = told.round().long() if self.whole else told
         answer = ask(self.network, time_name(self.network), shown, told, inputs)
         if not self.negated:
@@ -74,7 +74,7 @@ def from_diffusers(
     scheduler : ``pipe.scheduler``, or its configuration as a mapping
     prediction : overrides that of the configuration
     timestep_scale : for flow networks, what they are told at sigma 1; None is 1 for those that are known to want that
-        (Flux and its kin) and else 1000
+        (Flux and its kin) or whose scheduler has ``num_train_timesteps=1``, and else 1000
     whole_timesteps : round timesteps, for a network that looks them up in a table
     mu : for flow networks whose scheduler has ``use_dynamic_shifting``: the log of their shift (see `mu_for_tokens`);
         the network does not depend on it, but noise schedules do
@@ -87,15 +87,21 @@ def from_diffusers(
 
     Notes
     -----
-    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned.
+    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned; so
+    are those whose scheduler has ``invert_sigmas``, which are told how much data there is (OmniGen, Mochi).
     """
     if is_denoiser(network):
         raise TypeError(f"{type(network).__name__} is a denoiser already: give it to the sampler as it is")
     name = type(getattr(network, "_orig_mod", network)).__name__
+    cls, settings = _settings(scheduler)
+    inverted = _is_flow(cls, settings) and bool(settings.get("invert_sigmas"))
     if timestep_scale is None:
-        timestep_scale = 1.0 if name in _TOLD_SIGMA | _TOLD_DATA else 1000.0
-    process = process_of(scheduler, timestep_scale=timestep_scale, mu=mu)
-    adapted = _Adapted(network, whole_timesteps, name in _TOLD_DATA, name in _TOLD_DATA | _NEGATED)
+        of_one = name in _TOLD_SIGMA | _TOLD_DATA or settings["num_train_timesteps"] == 1
+        timestep_scale = 1.0 if of_one else 1000.0
+    plain = {**settings, "_class_name": cls, "invert_sigmas": False}
+    process = process_of(plain if inverted else scheduler, timestep_scale=timestep_scale, mu=mu)
+    of_data = timestep_scale if inverted or name in _TOLD_DATA else None
+    adapted = _Adapted(network, whole_timesteps, of_data, inverted or name in _TOLD_DATA | _NEGATED)
     called = network if adapted == _Adapted(network) else adapted
     denoiser = Denoiser(called, process, prediction or prediction_of(scheduler))
     return denoiser.given(**conditioning) if conditioning else denoiser
@@ -134,8 +140,12 @@ def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None 
         return EDM(s["sigma_min"], s["sigma_max"], s["sigma_data"])
     length = int(s["num_train_timesteps"])
     if _is_flow(name, s):
+        length = 1000 if length == 1 else length  # the network is told sigma itself, and there is no table
         if s.get("invert_sigmas"):
-            raise ValueError("invert_sigmas=True has no equal here: hand the network 1 - sigma, and negate its output")
+            raise ValueError(
+                "invert_sigmas=True says how the network is told and answers, which a process does not: take "
+                "ksched.networks.from_diffusers(network, scheduler), or hand it 1 - sigma and negate its output"
+            )
         if s.get("use_dynamic_shifting"):
             return Flow(1.0 if mu is None else float(np.exp(mu)), length, timestep_scale)
         return Flow(float(s["shift"] if "shift" in s else s.get("flow_shift", 1.0)), length, timestep_scale)

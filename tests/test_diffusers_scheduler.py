@@ -838,7 +838,7 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="did you mean"):
         KSchedScheduler.from_diffusers({"_class_name": "EulerDiscreetScheduler"})
     with pytest.raises(ValueError, match="its levels rise"):
-        KSchedScheduler.from_diffusers(stock_of("FlowMatchEuler", {"invert_sigmas": True}))
+        KSchedScheduler.from_diffusers(stock_of("DDIMInverse", SD))
     ambiguous = stock_of("LMS", SD).config
     with pytest.raises(ValueError, match="cannot be told"):
         KSchedScheduler.from_config(ambiguous)

@@ -85,7 +85,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default
     use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : of flow models
     base_shift, max_shift, base_image_seq_len, max_image_seq_len : of flow models, for the pipeline
-    invert_sigmas : levels that rise, which nothing here runs
+    invert_sigmas : of flow models whose network is told how much data there is, from 0 to 1, and answers x0 - eps
+        (OmniGen, Mochi); with every sampler and schedule
     thresholding, dynamic_thresholding_ratio, sample_max_value : edit of the prediction
     clip_sample, clip_sample_range : edit of the prediction
     solver_order, algorithm_type, solver_type, lower_order_final, euler_at_final : method of ``stock_class``
@@ -425,10 +426,10 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def sigmas(self) -> torch.Tensor:
-        """Noise level of every iteration, and of the end, on the host."""
+        """Noise level of every iteration, and of the end, on the host; 1 minus that with ``invert_sigmas``."""
         if self._iterations is None:
             return torch.tensor([*self._trained.sigmas[::-1].tolist(), 0.0], dtype=torch.float32)
-        return torch.tensor(self._iterations.sigmas.tolist(), dtype=torch.float32)
+        return torch.tensor(self._iterations.shown.tolist(), dtype=torch.float32)
 
     @property
     def init_noise_sigma(self) -> torch.Tensor:
@@ -695,7 +696,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _trained(self) -> Process:
         """What the model was trained on, without a shift that is known only later."""
         if self._process is None or self._process[0] is not self.config:
-            settings = {**self._settings, "use_dynamic_shifting": False, "original_inference_steps": None}
+            plain = {"use_dynamic_shifting": False, "invert_sigmas": False, "original_inference_steps": None}
+            settings = {**self._settings, **plain}
             if self._is_stock:
                 settings |= own_table(self._entries.stock_class, settings)
             self._process = self.config, process_of(settings, self._entries.stock_class)
@@ -746,7 +748,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """What a network of v or flow prediction should answer with at timesteps of the training."""
         process = self._trained
         if isinstance(process, Flow):
-            return noise - sample
+            return sample - noise if self._entries.invert_sigmas else noise - sample
         levels = [process.level(float(process.sigma(float(t)))) for t in torch.as_tensor(timesteps).flatten().tolist()]
         sizes = [math.hypot(level.alpha, level.sigma) for level in levels]
         shape = (-1,) + (1,) * (sample.ndim - 1)

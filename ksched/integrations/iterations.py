@@ -17,6 +17,7 @@ from ksched.denoiser import Denoiser, Prediction
 from ksched.grid import Grid, stretch_terminal
 from ksched.integrations.stock import (
     CLASSES,
+    FlowToData,
     Request,
     falling,
     request_of,
@@ -230,6 +231,11 @@ class Iterations:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def shown(self) -> Array:
+        """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
+        return 1 - self.sigmas if isinstance(self.process, FlowToData) else self.sigmas
+
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """Level of every iteration, and of the end."""
@@ -240,7 +246,7 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
     """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
     kinds: dict[str, Prediction] = {"flow_prediction": "flow"}
     kind: Any = kinds.get(prediction, prediction)
-    if isinstance(process, EDM) and not isinstance(process, AngleV) and process.sigma_data != 1 and kind == "epsilon":
+    if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call EDM's F, whatever it is
         kind = "edm"
     if isinstance(process, VP) and process.zero_terminal_snr and kind == "epsilon":
         # what a table stands in for with a large sigma has an eps; pure noise has none
@@ -252,7 +258,10 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
         if any(level.alpha <= 0 for level in levels):
             raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
         return [(1.0, 1 / level.alpha, -level.sigma / level.alpha) for level in levels]
-    return Denoiser(_no_network, process, kind).conversions(sigmas)
+    found = Denoiser(_no_network, process, kind).conversions(sigmas)
+    if isinstance(process, FlowToData) and kind == "flow":
+        return [(norm, of_x, -of_output) for norm, of_x, of_output in found]
+    return found
 
 
 def _no_network(x: Any, timestep: Any) -> Any:
@@ -344,7 +353,7 @@ def stock_iterations(
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
     if levels.sigmas is not None and len(levels.sigmas) == len(shown):
-        shown = levels.sigmas.tolist()
+        shown = (1 - levels.sigmas if isinstance(process, FlowToData) else levels.sigmas).tolist()
     return Iterations(
         method,
         told.astype(np.float64),
@@ -370,11 +379,13 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
         shifts = [float(config[name]) for name in names if config.get(name) not in (None, 1.0)]
         dynamic = {"use_dynamic_shifting": bool(config.get("use_dynamic_shifting")), "shift": (shifts or [1.0])[0]}
         shift = flow_shift(dynamic | {"time_shift_type": config.get("time_shift_type") or "exponential"}, mu)
-        return Flow(shift, length, float(length))
+        kind = FlowToData if config.get("invert_sigmas") else Flow
+        # where the network is told sigma itself, the class has a table of one level, which is no spacing
+        return kind(shift, 1000 if length == 1 else length, float(length))
     low, high, data = (config.get(name) for name in ("sigma_min", "sigma_max", "sigma_data"))
     if data is not None:
-        kind = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
-        return kind(low or 0.002, high or 80.0, data)
+        of_data = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
+        return of_data(low or 0.002, high or 80.0, data)
     table = vp_of(config, variance_preserving=stock is None or _preserves(stock))
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         return EDM(low or table.sigma_min, high or table.sigma_max, 1.0)
@@ -501,6 +512,9 @@ def own_iterations(
         return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options))
 
     told: tuple[Array, Array] | None = None
+    if isinstance(process, FlowToData) and timesteps is not None:  # the class inverts a list of either kind
+        sigmas = np.asarray(timesteps, dtype=np.float64) / process.timestep_scale if sigmas is None else sigmas
+        timesteps = None
     if sigmas is not None:
         levels_given = np.asarray(sigmas, dtype=np.float64)
         if isinstance(process, Flow):
@@ -565,7 +579,9 @@ def start_std(process: Process, sigma: float, config: Settings) -> float:
 
 def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
-    settings = {**config, "skip_prk_steps": True}
+    settings = {**config, "skip_prk_steps": True, "invert_sigmas": False}  # levels of noise; the process inverts time
+    if is_flow(config, stock) and config.get("num_train_timesteps") == 1:
+        settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
     return [*[sigma for sigma in found if sigma > 0][:counted], 0.0]

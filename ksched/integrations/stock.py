@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ from ksched.types import Dialect
 
 __all__ = [
     "CLASSES",
+    "FlowToData",
     "NotRepresentedError",
     "Request",
     "StockClass",
@@ -38,6 +40,10 @@ Settings = Mapping[str, Any]
 
 OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
 RISING = "its levels rise, and a grid of ours falls"
+ENDS_ON_NOISE = (
+    "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
+    "inverted time as it is meant"
+)
 CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
 CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
 NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
@@ -46,6 +52,20 @@ EDITED_TCD = "it edits the prediction and keeps the noise of the one before, whi
 
 class NotRepresentedError(ValueError):
     """A setting of a class that no option of ours repeats; the text says why."""
+
+
+@dataclass(frozen=True)
+class FlowToData(Flow):
+    """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
+
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere.
+    """
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.timestep_scale * (1 - sigma)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return 1 - timestep / self.timestep_scale
 
 
 class Request(NamedTuple):
@@ -182,16 +202,15 @@ def _lms(run: Run) -> Request:
 
 
 def _flow_euler(run: Run) -> Request:
-    if run.config.get("invert_sigmas"):
-        raise NotRepresentedError(RISING)
     if run.config.get("stochastic_sampling"):
         return _flow_lcm(run)
-    return Request("euler", falling(run.sigmas)[0], _flow(run))  # it takes s_churn and its like, and does nothing
+    sigmas = [1 - share for share in run.sigmas] if run.config.get("invert_sigmas") else run.sigmas
+    return Request("euler", falling(sigmas)[0], _flow(run))  # it takes s_churn and its like, and does nothing
 
 
 def _flow_lcm(run: Run) -> Request:
     if run.config.get("invert_sigmas"):
-        raise NotRepresentedError(RISING)
+        raise NotRepresentedError(ENDS_ON_NOISE)
     if run.config.get("scale_factors"):
         raise NotRepresentedError("it resizes the state between steps")
     return Request("lcm", falling(run.sigmas)[0], _flow(run), {"boundary": 0.0})
@@ -210,7 +229,8 @@ def _flow_ancestral(run: Run) -> Request:
 
 def _flow(run: Run) -> Flow:
     """The shift is in the levels already."""
-    return Flow(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
+    kind = FlowToData if run.config.get("invert_sigmas") else Flow
+    return kind(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
 
 
 def _edm_solver(run: Run) -> Request:

@@ -43,6 +43,8 @@ class Trained:
         # the names only say that the class's own method is not asked for
         ours: Any = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
         settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
+        if settings["invert_sigmas"]:
+            raise ValueError(f"no model of this family has invert_sigmas=True; leave it out. {_ELSE}")
         return cls(settings, ours.config.stock_class)
 
     def process(self, tokens: float) -> Process:
