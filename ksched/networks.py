@@ -87,8 +87,8 @@ def from_diffusers(
 
     Notes
     -----
-    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned; so
-    are those whose scheduler has ``invert_sigmas``, which are told how much data there is (OmniGen, Mochi).
+    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned.
+    So are those whose scheduler has ``invert_sigmas``, which are told how much data there is (OmniGen, Mochi).
     """
     if is_denoiser(network):
         raise TypeError(f"{type(network).__name__} is a denoiser already: give it to the sampler as it is")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 diffusers = pytest.importorskip("diffusers")
 
+from ksched.integrations.configurations import defaults_of  # noqa: E402
 from ksched.integrations.diffusers import KSchedScheduler  # noqa: E402
+from ksched.integrations.stock import CLASSES, LEVELS, METHOD, settings_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -32,7 +36,7 @@ def run(scheduler: Any, model: Any, **given: Any) -> torch.Tensor:
     return x
 
 
-# ------------------------------------------------------------------------------------------------------------ sigma_data
+# ----------------------------------------------------------------------------------------------------------- sigma_data
 
 
 EDM = ["EDMEuler", "EDMDPMSolverMultistep"]
@@ -94,7 +98,7 @@ def test_sigma_data_without_a_class() -> None:
         torch.testing.assert_close(denoised, data**2 / norm**2 * x + sigma * data / norm * f, rtol=1e-4, atol=1e-6)
 
 
-# -------------------------------------------------------------------------------- time from 0, which is noise, to 1: data
+# ----------------------------------------------------------------------------- time from 0, which is noise, to 1: data
 
 
 def flow(**config: Any) -> Any:
@@ -201,3 +205,157 @@ def test_a_network_told_how_much_data_there_is() -> None:
         torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="invert_sigmas=True"):
         networks.process_of(scheduler)
+
+
+# ------------------------------------------------------------------------------------- every setting of every class
+
+
+#: another value than the default for every setting of every class
+VALUES: dict[str, list[Any]] = {
+    "num_train_timesteps": [500],
+    "beta_start": [0.00085],
+    "beta_end": [0.012],
+    "beta_schedule": ["scaled_linear", "squaredcos_cap_v2"],
+    "trained_betas": [np.linspace(0.001, 0.02, 1000).tolist()],
+    "prediction_type": ["v_prediction", "sample"],
+    "timestep_spacing": ["leading", "trailing", "linspace"],
+    "steps_offset": [1],
+    "rescale_betas_zero_snr": [True],
+    "snr_shift_scale": [1.0],
+    "use_karras_sigmas": [True],
+    "use_exponential_sigmas": [True],
+    "use_beta_sigmas": [True],
+    "use_lu_lambdas": [True],
+    "interpolation_type": ["log_linear"],
+    "timestep_type": ["continuous"],
+    "sigma_min": [0.05],
+    "sigma_max": [8.0],
+    "sigma_data": [1.0, 0.25],
+    "sigma_schedule": ["exponential"],
+    "rho": [5.0],
+    "final_sigmas_type": ["sigma_min"],
+    "lambda_min_clipped": [-1.0],
+    "use_flow_sigmas": [True],
+    "flow_shift": [3.0],
+    "shift": [3.0],
+    "use_dynamic_shifting": [True],
+    "time_shift_type": ["linear"],
+    "shift_terminal": [0.1],
+    "invert_sigmas": [True],
+    "base_shift": [0.6],
+    "max_shift": [2.0],
+    "base_image_seq_len": [128],
+    "max_image_seq_len": [8192],
+    "thresholding": [True],
+    "dynamic_thresholding_ratio": [0.9],
+    "sample_max_value": [3.0],
+    "clip_sample": [True],
+    "clip_sample_range": [3.0],
+    "variance_type": ["fixed_large", "fixed_large_log", "learned", "learned_range"],
+    "solver_order": [3],
+    "algorithm_type": ["sde-dpmsolver++", "noise_prediction"],
+    "solver_type": ["heun", "bh1"],
+    "lower_order_final": [False, True],
+    "euler_at_final": [True],
+    "predict_x0": [False],
+    "disable_corrector": [[0], [2]],
+    "solver_p": [None],
+    "predictor_order": [3],
+    "corrector_order": [3],
+    "tau_func": [None],
+    "skip_prk_steps": [True],
+    "set_alpha_to_one": [False],
+    "timestep_scaling": [5.0],
+    "original_inference_steps": [20],
+    "stochastic_sampling": [True],
+    "scale_factors": [[0.5, 1.0]],
+    "upscale_mode": ["nearest"],
+    "eta": [0.5],
+    "s_noise": [0.9],
+    "noise_sampler_seed": [3],
+}
+OWN_CHOICES: list[dict[str, Any]] = [{"sampler": "dpmpp_2m"}, {"sampler": "heun", "schedule": "simple"}]
+
+
+TABLE = "num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr snr_shift_scale"
+
+
+def truth(name: str, config: dict[str, Any]) -> Any:
+    """A model of data that is .8 at every point, from what the class itself says of its levels.
+
+    It is handed what the network sees and is told, and answers as its configuration says that it does.
+    """
+    s, data = {**defaults_of(name), **config}, 0.8
+    if name.startswith(("FlowMatch", "LTX")) or s.get("use_flow_sigmas"):
+        length, sign = s["num_train_timesteps"], -1 if s.get("invert_sigmas") else 1
+
+        def flow_model(seen: torch.Tensor, t: Any) -> torch.Tensor:
+            sigma = 1 - float(t) / length if sign < 0 else float(t) / length
+            return sign * (seen - data) / sigma
+
+        return flow_model
+    table: np.ndarray | None = None
+    if s.get("sigma_data") is None and s.get("timestep_type") != "continuous":
+        told = {key: value for key, value in s.items() if key in TABLE.split()}
+        table_of = diffusers.CogVideoXDDIMScheduler if "snr_shift_scale" in s else diffusers.DDIMScheduler
+        alpha_bar = table_of(**told).alphas_cumprod.double().numpy()
+        table = 0.5 * (np.log1p(-alpha_bar) - np.log(np.maximum(alpha_bar, 2.0**-24)))
+    size = s.get("sigma_data") or 1.0
+
+    def model(seen: torch.Tensor, t: Any) -> torch.Tensor:
+        if table is not None:
+            sigma = math.exp(np.interp(float(t), np.arange(len(table)), table))
+        else:
+            sigma = math.tan(float(t) * math.pi / 2) if name.startswith("Cosine") else math.exp(4 * float(t))
+        a, b = size / math.hypot(size, sigma), sigma / math.hypot(size, sigma)
+        if s.get("sigma_data") is not None:  # the network sees (x0 + sigma * eps) / norm, and answers with F
+            v = (a * seen * size - data) / (b * size)
+            return {"epsilon": -v, "v_prediction": v, "sample": torch.full_like(seen, data)}[s["prediction_type"]]
+        eps = (seen - a * data) / b
+        v = a * eps - b * data
+        kinds = {"epsilon": eps, "v_prediction": v, "sample": torch.full_like(seen, data)}
+        answer = kinds[s.get("prediction_type", "epsilon")]
+        return torch.cat([answer, 0 * answer], 1) if str(s.get("variance_type")).startswith("learned") else answer
+
+    return model
+
+
+def configured(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A whole configuration that has a setting, with what that needs."""
+    more: dict[str, Any] = {}
+    if "beta_start" in defaults_of(name) and not config.keys() & {"beta_start", "beta_end", "beta_schedule"}:
+        more |= SD
+    if config.keys() & {"flow_shift", "use_flow_sigmas", "shift_terminal"} and name.startswith(
+        ("DPM", "Uni", "DEIS", "SA")
+    ):
+        more |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    if config.keys() & {"timestep_type", "rescale_betas_zero_snr"}:
+        more |= {"prediction_type": "v_prediction"}
+    return more | config
+
+
+NAMES = [name for name in CLASSES if "Parallel" not in name and name != "DPMSolverSDEScheduler"]  # needs torchsde
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_represented_or_refused(name: str) -> None:
+    cases = [{}, *({setting: value} for setting in defaults_of(name) for value in VALUES[setting])]
+    for number, case in enumerate(cases):
+        config, how = configured(name, case), OWN_CHOICES[number % 2]
+        if name == "IPNDMScheduler" or "Inverse" in name or "scale_factors" in case:
+            with pytest.raises(ValueError, match=r"leave sampler and schedule out|scale_factors=None"):
+                KSchedScheduler.from_diffusers({"_class_name": name, **config}, **how)
+            continue
+        ours = KSchedScheduler.from_diffusers({"_class_name": name, **config}, **how)
+        mu = {"mu": 1.0} if ours.config.use_dynamic_shifting else {}
+        x = run(ours, truth(name, config), num_inference_steps=8, **mu)
+        last = float(ours._iterations.sigmas[-1])
+        assert (last > 0) == ("final_sigmas_type" in case), case
+        # where the run ends above 0, so much noise is left
+        assert (x - 0.8).abs().max() < (4 * last if last else 2e-3), case
+
+
+def test_the_lists_of_settings_are_of_settings_that_there_are() -> None:
+    there = {setting for name in CLASSES for setting in settings_of(name) | set(defaults_of(name))}
+    assert there - {"tau"} >= (LEVELS | METHOD) - {"noise_sampler_seed", "tau"}
+    assert not LEVELS & METHOD

@@ -9,9 +9,10 @@ from typing import Any
 
 import diffusers
 import numpy as np
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ksched.integrations.iterations import is_flow
-from ksched.integrations.stock import CLASSES, stock_class
+from ksched.integrations.stock import CLASSES, NotRepresentedError, stock_class
 from ksched.schedules.diffusers import level_settings
 
 __all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table"]
@@ -62,11 +63,28 @@ def adopted(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
                     "itself to KSchedScheduler.from_diffusers"
                 )
             stock_class(name)  # says why there is none
-        return own
+        return {**_of_table(name), **own}
     kept = {**own, "stock_class": name}
     if changes.get("schedule") is not None and is_flow({**defaults_of(name), **kept}, name):
         kept["use_flow_sigmas"] = True  # pipelines then ask for a number of steps, not for a list of their own
     return kept
+
+
+def _of_table(name: Any) -> dict[str, Any]:
+    """Defaults of a class whose loop is its own, and whose model is one of a table of betas.
+
+    Raises
+    ------
+    NotRepresentedError : a class of diffusers whose models are no such ones
+    """
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
+        return {}
+    its = defaults_of(str(name))
+    if "beta_schedule" not in its:
+        stock_class(str(name))  # says why there is none
+        raise NotRepresentedError(f"{name} has no drop-in here: its models are on no process that is known")
+    return {key: value for key, value in its.items() if value is not None}
 
 
 def defaults_of(name: str) -> dict[str, Any]:
@@ -99,5 +117,5 @@ def class_of(config: Mapping[str, Any]) -> str | None:
         defaults = defaults_of(name) if hasattr(diffusers, name) else {}
         if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
             fits.append(name)
-    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name]
+    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name] or fits
     return plain[0] if len(plain) == 1 else None

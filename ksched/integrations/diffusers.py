@@ -5,7 +5,7 @@ Import this module before ``from_pretrained`` loads a pipeline that was saved wi
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence, Set
@@ -32,11 +32,13 @@ from ksched.integrations.iterations import (
     process_of,
     stock_iterations,
 )
-from ksched.integrations.stock import CLASSES, NotRepresentedError, settings_of, stock_class
+from ksched.integrations.keywords import LOADING, near, place
+from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
 from ksched.processes import VP, Flow, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
 from ksched.samplers.euler import boundary_scaling
+from ksched.schedules.select import schedule_options
 from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
@@ -209,32 +211,70 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ----------
         config : as ``scheduler.config``, or what a ``scheduler_config.json`` holds
         return_unused_kwargs : return (scheduler, arguments that were not used)
-        kwargs : parameters to set or change
+        kwargs : parameters to set or change, settings of the class that is replaced, and options of the sampler and
+            of the schedule. Keywords that diffusers hands to everything that it loads are left alone
 
         Raises
         ------
-        TypeError : a parameter that is misspelt
-        ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told
+        TypeError : a keyword that is none of these
+        ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told; a keyword
+            that would change nothing, as the sampler or the schedule takes its place, or the model has no such thing;
+            an option that is given twice with different values; a setting of the class that no sampler represents
         """
         if not isinstance(config, Mapping):
             return super().from_config(config, return_unused_kwargs, **kwargs)
-        known = set(inspect.signature(cls.__init__).parameters)
-        for name in kwargs.keys() - known:  # others may be meant for someone else, and are left alone
-            if near := difflib.get_close_matches(name, _OURS, n=1, cutoff=0.8):
-                raise TypeError(f"from_config has no parameter {name!r}; did you mean {near[0]!r}?")
+        parameters = {
+            name: parameter.default
+            for name, parameter in inspect.signature(cls.__init__).parameters.items()
+            if name != "self"
+        }
+        unused = {key: kwargs.pop(key) for key in [*kwargs] if key in LOADING or key.startswith("_")}
         # What nobody chose goes: it is filled in anew, by the class that this is.
         unchosen = {"_use_default_values", *config.get("_use_default_values", ())}
         kept = adopted(dict(config), kwargs) if is_foreign(config, cls.__name__) else dict(config)
+        if is_foreign(config, cls.__name__) and "stock_class" not in kept:
+            unchosen = {"_use_default_values"}  # no class is known that would fill them in
         kept = {key: value for key, value in kept.items() if key not in unchosen}
-        stock = str(kept.get("stock_class"))
-        others = set(defaults_of(stock) if stock in CLASSES else ()) - known
-        hidden = {key: value for key, value in kept.items() if key not in known and not key.startswith("_")}
-        hidden |= {key: kwargs.pop(key) for key in (others | hidden.keys()) & kwargs.keys()}
-        both: Any = super().from_config({key: kept[key] for key in kept.keys() - hidden.keys()}, True, **kwargs)
-        made, unused = both
+        placed = place(kwargs, kept, parameters, frozenset(_OURS))
+        changes = placed.settings
+        for key, options in (
+            ("sampler_options", placed.sampler_options),
+            ("schedule_options", placed.schedule_options),
+        ):
+            if options:
+                changes[key] = _merged(key, kwargs, kept, options)
+        hidden = {key: value for key, value in kept.items() if key not in parameters and not key.startswith("_")}
+        hidden |= {key: changes.pop(key) for key in [*changes] if key not in parameters}
+        both: Any = super().from_config({key: kept[key] for key in kept.keys() - hidden.keys()}, True, **changes)
+        made: KSchedScheduler = both[0]
         made.register_to_config(**hidden)
         made._fill_in(chosen=hidden.keys())
-        return (made, unused) if return_unused_kwargs else made
+        if placed.unknown:
+            unused |= made._take(placed.unknown, kwargs, return_unused_kwargs)
+        if not made._is_stock:
+            check_replaced(made._entries.stock_class, made._settings)
+        return (made, {**both[1], **unused}) if return_unused_kwargs else made
+
+    def _take(self, given: Mapping[str, Any], keywords: Mapping[str, Any], unknown_is_fine: bool) -> dict[str, Any]:
+        """Take options of the class's own method, where no sampler is named; return, or refuse, what is none."""
+        options: Set[str] = frozenset()
+        if self._entries.sampler is None and self._entries.stock_class is not None:
+            with contextlib.suppress(ValueError):  # ten steps are not for everyone
+                method = self._built({"num_inference_steps": 10, "mu": 1.0}).method
+                options = frozenset(sampler_spec(method.sampler).options)
+        if taken := {name: value for name, value in given.items() if name in options}:
+            merged = _merged("sampler_options", keywords, self.config, taken)
+            self.register_to_config(sampler_options=merged)
+        rest = {name: value for name, value in given.items() if name not in options}
+        if rest and not unknown_is_fine:
+            name, choice = next(iter(rest)), _chosen_options(self)
+            stock = self._entries.stock_class
+            names = {*self.config, *(() if stock is None else settings_of(stock)), *options, *choice}
+            raise TypeError(
+                f"from_config has no parameter {name!r}, and neither the sampler nor the schedule has such an option"
+                f"{near(name, (known for known in names if known[0] != '_'))}"
+            )
+        return rest
 
     @classmethod
     def from_diffusers(cls, scheduler: Any, **kwargs: Any) -> KSchedScheduler:
@@ -801,6 +841,24 @@ def _listed(values: Any) -> list[float] | None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values
     return [float(value) for value in values]
+
+
+def _merged(
+    key: str, given: Mapping[str, Any], config: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options that were given one by one with those that were given, or are configured, as a whole."""
+    whole = given.get(key) or {}
+    for name, value in options.items():
+        if name in whole and whole[name] != value:
+            raise ValueError(f"{name} is given twice: {name}={value!r}, and {whole[name]!r} in {key}. Leave one out")
+    return {**(whole if key in given else config.get(key) or {}), **options}
+
+
+def _chosen_options(scheduler: KSchedScheduler) -> list[str]:
+    """Names of the options of the sampler and the schedule that are chosen."""
+    sampler, schedule = scheduler._entries.sampler, scheduler._entries.schedule
+    names = [] if sampler is None else [*sampler_spec(sampler).options]
+    return names if schedule is None else [*names, *schedule_options(NoiseSchedule.parse(schedule))]
 
 
 def _part(original: Any, strength: Any) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from ksched.denoiser import Denoiser, Prediction
 from ksched.grid import Grid, stretch_terminal
 from ksched.integrations.stock import (
     CLASSES,
+    METHOD,
     FlowToData,
     Request,
+    check_replaced,
     falling,
     request_of,
     settings_of,
@@ -465,6 +467,7 @@ def own_iterations(
     ------
     TypeError, ValueError : unknown names or options, levels that are no grid, a sampler that no loop can drive
     """
+    check_replaced(stock, config)
     mu = mu if config.get("use_dynamic_shifting") else None
     process = process_of(config, stock, mu)
     part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
@@ -478,13 +481,14 @@ def own_iterations(
         original = original_inference_steps or config.get("original_inference_steps")
         process = distilled(process_of(settings, stock, mu), original, strength)  # type: ignore[arg-type]
     options: dict[str, Any] = dict(sampler_options or {})
-    reading = dialect
+    reading, beside = dialect, None
     if sampler is None:
         levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10, mu=mu)
         request = request_of(stock or "EulerDiscreteScheduler", config, levels, counted)
-        # what is told by the last level, and what makes room for noise of another kind, belongs to the class
-        gone = {"repeat_last", "s_noise"} if request.learned_variance else {"repeat_last"}
-        kept = {name: value for name, value in request.options.items() if name not in gone}
+        if request.learned_variance:  # the noise that is added beside the plan
+            beside = Request(request.sampler, (), process, learned_variance=request.learned_variance)
+        # what is told by the last level belongs to the class
+        kept = {name: value for name, value in request.options.items() if name != "repeat_last"}
         sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
     spec = sampler_spec(sampler)
     if spec.levels is not None and schedule is not None:
@@ -501,7 +505,7 @@ def own_iterations(
         )
 
     def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.key, tuple(float(v) for v in levels), process, reading, options)
+        return Method(spec.key, tuple(float(v) for v in levels), process, reading, options, beside)
 
     def scheduled(count: int) -> Method:
         if spec.levels is not None:
@@ -509,7 +513,7 @@ def own_iterations(
         if schedule is None and stock is not None:
             return method(_levels_of(stock, config, count, mu, part))
         name = schedule or NoiseSchedule.SIMPLE
-        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options))
+        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
 
     told: tuple[Array, Array] | None = None
     if isinstance(process, FlowToData) and timesteps is not None:  # the class inverts a list of either kind
@@ -522,6 +526,8 @@ def own_iterations(
             terminal = config.get("shift_terminal")
             levels_given = np.append(levels_given, 0.0)
             levels_given = stretch_terminal(levels_given, terminal) if terminal else levels_given
+            if _ends_low(config, stock) and len(levels_given) > 2:
+                levels_given = levels_given[:-1]
         made = method(levels_given)
         if timesteps is not None:
             told = np.asarray(timesteps, dtype=np.float64), levels_given[: len(np.asarray(timesteps))]
@@ -555,6 +561,7 @@ def scheduled_sigmas(
     steps: int,
     dialect: Dialect = Dialect.KSCHED,
     options: Settings | None = None,
+    stock: str | None = None,
 ) -> Array:
     """Levels of a schedule of ours, within the range and with the end that the model's configuration asks for.
 
@@ -562,11 +569,32 @@ def scheduled_sigmas(
     ----------
     config, process : of the model's scheduler; the second as `process_of` reads it
     schedule, steps, dialect, options : as for `ksched.calculate_sigmas`
+    stock : class of the configuration, whose settings alone count
     """
     span = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)}
+    clipped = config.get("lambda_min_clipped", -math.inf)
+    if isinstance(process, VP) and clipped > -math.inf and "sigma_max" not in span:  # of a half log-SNR
+        below = process.sigmas[-np.log(process.sigmas) >= clipped]
+        if not len(below):
+            raise ValueError(f"lambda_min_clipped={clipped} cuts every level of {process!r}; lower it")
+        span["sigma_max"] = float(below[-1])
     made = calculate_sigmas(schedule, steps, process, dialect=dialect, **{**span, **(options or {})})
     terminal = config.get("shift_terminal")
-    return stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made
+    made = stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made
+    if not _ends_low(config, stock):
+        return made
+    lowest = span.get("sigma_min", process.sigma_min)
+    return np.append(made[made > lowest * (1 + 1e-9)], lowest)
+
+
+def _ends_low(config: Settings, stock: str | None) -> bool:
+    """Whether a run ends at the lowest level and not at 0, by ``final_sigmas_type``; others' means nothing."""
+    if stock is not None and "final_sigmas_type" not in settings_of(stock):
+        return False
+    final = config.get("final_sigmas_type") or "zero"
+    if final not in ("zero", "sigma_min"):
+        raise ValueError(f"final_sigmas_type must be 'zero' or 'sigma_min'; got {final!r}")
+    return bool(final == "sigma_min")
 
 
 def start_std(process: Process, sigma: float, config: Settings) -> float:
@@ -579,12 +607,21 @@ def start_std(process: Process, sigma: float, config: Settings) -> float:
 
 def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
-    settings = {**config, "skip_prk_steps": True, "invert_sigmas": False}  # levels of noise; the process inverts time
+    # what is of the method is replaced; levels are of noise, and the process inverts time
+    settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}
+    settings |= {"skip_prk_steps": True, "invert_sigmas": False, "variance_type": None}
+    low = _ends_low(config, stock)
     if is_flow(config, stock) and config.get("num_train_timesteps") == 1:
         settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
-    return [*[sigma for sigma in found if sigma > 0][:counted], 0.0]
+    if found[0] > 1 and is_flow(config, stock):
+        raise ValueError(
+            f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "
+            "give a schedule too"
+        )
+    positive = [sigma for sigma in found if sigma > 0]
+    return positive if low and len(positive) > 1 else [*positive[:counted], 0.0]
 
 
 def _steps_within(spec: SamplerSpec, calls: int, build: Callable[[int], Method]) -> int:

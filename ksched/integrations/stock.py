@@ -25,10 +25,13 @@ from ksched.types import Dialect
 
 __all__ = [
     "CLASSES",
+    "LEVELS",
+    "METHOD",
     "FlowToData",
     "NotRepresentedError",
     "Request",
     "StockClass",
+    "check_replaced",
     "falling",
     "request_of",
     "settings_of",
@@ -48,6 +51,19 @@ CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that 
 CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
 NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
 EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
+
+
+#: settings of the classes' methods, which a sampler takes the place of
+METHOD = frozenset((
+    "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "predict_x0",
+    "solver_p", "disable_corrector", "predictor_order", "corrector_order", "tau", "tau_func", "skip_prk_steps",
+    "set_alpha_to_one", "timestep_scaling", "stochastic_sampling", "eta", "s_noise", "noise_sampler_seed",
+))  # fmt: skip
+#: settings of the classes' levels, which a schedule takes the place of; the others are of the model and of its range
+LEVELS = frozenset((
+    "timestep_spacing", "steps_offset", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+    "use_lu_lambdas", "interpolation_type", "sigma_schedule", "rho",
+))  # fmt: skip
 
 
 class NotRepresentedError(ValueError):
@@ -301,6 +317,8 @@ def _deis(run: Run) -> Request:
 
 def _sa_solver(run: Run) -> Request:
     s, sigmas = run.config, run.sigmas
+    if s.get("tau_func") is not None:
+        raise NotRepresentedError("tau_func is a function; take sampler sa_solver, whose tau holds in an interval")
     levels, repeat_last = falling(sigmas)
     process = _solver_process(run)
     tau = s.get("tau") or {"eta": 1.0, "t_lo": 200, "t_hi": 800}
@@ -541,7 +559,7 @@ CLASSES: Mapping[str, StockClass] = {
         "DEISMultistep": StockClass(_deis, f"{_EDITS} solver_order lower_order_final"),
         "SASolver": StockClass(
             _sa_solver,
-            f"{_EDITS} predictor_order corrector_order algorithm_type tau lower_order_final",
+            f"{_EDITS} predictor_order corrector_order algorithm_type tau tau_func lower_order_final",
             noises_by_timestep=True,
         ),
         "DDIM": StockClass(_ddim, f"{_CLIPS} {_VP} set_alpha_to_one"),
@@ -582,6 +600,29 @@ def stock_class(name: str) -> StockClass:
         raise ValueError(f"unknown scheduler class {name!r}; {hint}") from None
     why = f"its loop is its own; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
     raise NotRepresentedError(f"{name} has no drop-in here: {why}")
+
+
+def check_replaced(scheduler: str | None, config: Settings) -> None:
+    """Raise for a class, or a setting of it, that no sampler or schedule of ours can take over.
+
+    Raises
+    ------
+    NotRepresentedError : the message says what to do
+    """
+    if scheduler is not None and scheduler.endswith("InverseScheduler"):
+        raise NotRepresentedError(
+            f"{scheduler} goes from data to noise, and a sampler would go back: leave sampler and schedule out, or "
+            "invert with ksched.build_sampler(...).invert"
+        )
+    if scheduler == "IPNDMScheduler":
+        raise NotRepresentedError(
+            f"networks of {scheduler} are told an angle, which is on no table of betas: leave sampler and schedule out"
+        )
+    if config.get("scale_factors") and (scheduler is None or "scale_factors" in settings_of(scheduler)):
+        raise NotRepresentedError(
+            f"scale_factors={config['scale_factors']} resizes the state between steps, which no sampler here does: "
+            "set scale_factors=None, or keep the scheduler that the pipeline has"
+        )
 
 
 def settings_of(scheduler: str) -> frozenset[str]:

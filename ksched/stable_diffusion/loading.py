@@ -40,8 +40,12 @@ class Trained:
     @classmethod
     def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> Trained:
         """From the scheduler, some of whose settings are said to be others."""
+        config = {**scheduler.config, "_class_name": type(scheduler).__name__, **overrides}
+        config["_use_default_values"] = [
+            name for name in config.get("_use_default_values", ()) if name not in overrides
+        ]
         # the names only say that the class's own method is not asked for
-        ours: Any = KSchedScheduler.from_diffusers(scheduler, sampler="euler", schedule="simple", **overrides)
+        ours: Any = KSchedScheduler.from_diffusers(config, sampler="euler", schedule="simple")
         settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
         if settings["invert_sigmas"]:
             raise ValueError(f"no model of this family has invert_sigmas=True; leave it out. {_ELSE}")

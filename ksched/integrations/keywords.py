@@ -1,0 +1,190 @@
+"""Keywords of `KSchedScheduler.from_config`: where each one goes, and which would be heeded by nothing.
+
+Settings of a configuration are taken as they come, since configurations carry those of other classes along. What is
+written as a keyword is an instruction, and is followed or refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ksched.integrations.configurations import defaults_of
+from ksched.integrations.iterations import is_flow
+from ksched.integrations.stock import CLASSES, LEVELS, METHOD, settings_of
+from ksched.registry import sampler_spec
+from ksched.schedules.select import schedule_options
+from ksched.types import NoiseSchedule
+
+__all__ = ["LOADING", "Placed", "near", "place"]
+
+Settings = Mapping[str, Any]
+
+#: what libraries hand to every ``from_pretrained``, whatever it loads
+LOADING = frozenset((
+    "variant", "torch_dtype", "dtype", "use_safetensors", "low_cpu_mem_usage", "device_map", "max_memory",
+    "offload_folder", "offload_state_dict", "quantization_config", "trust_remote_code", "use_auth_token",
+    "output_loading_info", "disable_mmap",
+))  # fmt: skip
+#: what pipelines read from a configuration
+_READ = frozenset((
+    "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "variance_type",
+))  # fmt: skip
+_FLOW = frozenset((
+    "shift", "flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal", "invert_sigmas",
+))  # fmt: skip
+_TABLE = frozenset((
+    "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", "timestep_type",
+))  # fmt: skip
+#: heeded for the classes alone that have them
+_OF_CLASS = frozenset((
+    "sigma_data", "snr_shift_scale", "original_inference_steps", "final_sigmas_type", "lambda_min_clipped",
+))  # fmt: skip
+#: rules of a class that a schedule of ours is
+_SAME = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
+
+
+class Placed(NamedTuple):
+    """Where keywords go.
+
+    Attributes
+    ----------
+    settings : parameters of the constructor, and settings of the class that is replaced
+    sampler_options, schedule_options : options of the two
+    unknown : the rest
+    """
+
+    settings: dict[str, Any]
+    sampler_options: dict[str, Any]
+    schedule_options: dict[str, Any]
+    unknown: dict[str, Any]
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A question that offers the nearest of some names, if one is near."""
+    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[str]) -> Placed:
+    """Where the keywords of a call go.
+
+    Parameters
+    ----------
+    keywords : as they were given
+    config : the configuration that they change, with ``stock_class`` if its class is known
+    parameters : of the constructor, with their defaults
+    own : those of them that no scheduler of diffusers has
+
+    Raises
+    ------
+    TypeError, ValueError : a keyword that nothing would heed, or that is given twice with different values
+    """
+    choice = _Choice({**config, **{key: value for key, value in keywords.items() if key in parameters}})
+    placed = Placed({}, {}, {}, {})
+    for name, value in keywords.items():
+        options = [
+            kind
+            for kind, names in (("sampler", choice.sampler_options), ("schedule", choice.schedule_options))
+            if name in names
+        ]
+        known = name in parameters or name in choice.settings or name in config
+        why = "" if name in own or not known else choice.lost(name, value)
+        if known and not why and not (options and name in _READ):
+            placed.settings[name] = value
+        elif len(options) > 1:
+            raise TypeError(
+                f"{name} is an option of sampler {choice.sampler} and of schedule {choice.schedule}: give it in "
+                "sampler_options or in schedule_options"
+            )
+        elif options:
+            getattr(placed, f"{options[0]}_options")[name] = value
+            if known and not why:  # pipelines read it too
+                placed.settings[name] = value
+        elif not known:
+            placed.unknown[name] = value
+        elif _says_nothing(value) or _same(value, _now(name, config, parameters, choice.stock)):
+            placed.settings[name] = value
+        else:
+            raise ValueError(f"{name}={value!r} would change nothing: {why}")
+    return placed
+
+
+class _Choice:
+    """What is chosen, and so what is replaced."""
+
+    def __init__(self, config: Settings) -> None:
+        self.config = config
+        stock = config.get("stock_class")
+        self.stock: str | None = stock if stock in CLASSES else None
+        self.sampler: str | None = config.get("sampler")
+        self.schedule: str | None = config.get("schedule")
+        spec = None if self.sampler is None else sampler_spec(self.sampler)
+        self.own_levels = spec is not None and spec.levels is not None
+        self.sampler_options: Set[str] = frozenset() if spec is None else frozenset(spec.options)
+        self.schedule_options: Set[str] = frozenset()
+        if self.schedule is not None:
+            self.schedule_options = frozenset(schedule_options(NoiseSchedule.parse(self.schedule)))
+        self.settings: Set[str] = frozenset()
+        if self.stock is not None:
+            self.settings = frozenset(defaults_of(self.stock)) | settings_of(self.stock)
+
+    def lost(self, name: str, value: Any) -> str:
+        """Why a setting would change nothing; empty if it does."""
+        has = self.stock is None or name in self.settings
+        if self.stock is not None and self.sampler is None and self.schedule is None:
+            return "" if has or name in _READ else f"{self.stock} has no such setting{near(name, self.settings)}"
+        if name in METHOD and self.sampler is not None:
+            return (
+                f"it is of the method that sampler={self.sampler!r} takes the place of, whose options are "
+                f"{', '.join(sorted(self.sampler_options)) or 'none'}"
+            )
+        if name in LEVELS and self.own_levels:
+            return f"it is of the levels that sampler={self.sampler!r} takes the place of. Leave one of the two out"
+        if name in LEVELS and self.schedule is not None:
+            if value is True and _SAME.get(name) == NoiseSchedule.parse(self.schedule).value:
+                return ""
+            return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
+        if name in METHOD | LEVELS | _OF_CLASS:
+            if self.stock is None and name in LEVELS:
+                return "the class whose levels it is of is not known. Give a schedule"
+            return "" if has else f"{self.stock} has no such setting{near(name, self.settings)}"
+        return self._lost_of_model(name, has)
+
+    def _lost_of_model(self, name: str, has: bool) -> str:
+        flow, config = is_flow(self.config, self.stock), self.config
+        if name == "prediction_type" and self.stock is not None and CLASSES[self.stock].prediction:
+            return f"networks of {self.stock} predict {CLASSES[self.stock].prediction!r}"
+        if name in _FLOW:
+            if not flow:
+                return "this is no flow model. Say so by prediction_type='flow_prediction', or leave it out"
+            if name == "flow_shift" and "shift" in self.settings:
+                return f"{self.stock} has 'shift' in its place"
+            if name == "shift" and not has and config.get("flow_shift") not in (None, 1.0, config.get("shift")):
+                return f"flow_shift={config['flow_shift']} is the shift of {self.stock}. Change that"
+        if name in _TABLE and (
+            flow or (has and config.get("sigma_data") is not None and "sigma_data" in self.settings)
+        ):
+            return "this model has no table of betas. Leave it out"
+        return ""
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _now(name: str, config: Settings, parameters: Settings, stock: str | None) -> Any:
+    """What a setting is without the keyword."""
+    if name in config:
+        return config[name]
+    its = {} if stock is None else defaults_of(stock)
+    return its[name] if name in its else parameters.get(name)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(
+        np.array_equal(np.asarray(one, dtype=object), np.asarray(other, dtype=object))
+    )
