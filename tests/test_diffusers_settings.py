@@ -359,3 +359,226 @@ def test_the_lists_of_settings_are_of_settings_that_there_are() -> None:
     there = {setting for name in CLASSES for setting in settings_of(name) | set(defaults_of(name))}
     assert there - {"tau"} >= (LEVELS | METHOD) - {"noise_sampler_seed", "tau"}
     assert not LEVELS & METHOD
+
+
+@pytest.mark.parametrize("how", OWN_CHOICES, ids=str)
+def test_the_noisy_end_is_cut_where_the_class_cuts_it(how: dict[str, Any]) -> None:
+    stock = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1)
+    ours = KSchedScheduler.from_config(stock.config, **how)
+    ours.set_timesteps(8)
+    stock.set_timesteps(8)
+    assert abs(float(ours.timesteps[0]) - float(stock.timesteps[0])) <= 1
+    assert float(ours._iterations.sigmas[0]) <= math.exp(5.1)
+    with pytest.raises(ValueError, match="lambda_min_clipped=99 cuts every level"):
+        KSchedScheduler.from_diffusers(stock, sampler="euler", schedule="simple", lambda_min_clipped=99).set_timesteps(
+            4
+        )
+
+
+def test_learned_variance_on_levels_of_ours() -> None:
+    """The network's variance is the noise's, as on the levels of the class."""
+    stock = diffusers.DDPMScheduler(variance_type="learned", clip_sample=False)
+    quiet, loud = (
+        run(
+            KSchedScheduler.from_diffusers(stock, schedule="karras"),
+            lambda x, t, size=size: torch.cat([0 * x, size + 0 * x], 1),
+        )
+        for size in (0.0, 0.01)
+    )
+    without = KSchedScheduler.from_diffusers(
+        diffusers.DDPMScheduler(clip_sample=False), schedule="karras", sampler_options={"s_noise": 0.0}
+    )
+    torch.testing.assert_close(quiet, run(without, lambda x, t: 0 * x))
+    assert (loud - quiet).std() > 0.05
+
+
+@pytest.mark.parametrize("name", ["KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete", "LCM", "TCD"])
+def test_a_class_that_cannot_be_told_keeps_its_settings(name: str) -> None:
+    stock = getattr(diffusers, f"{name}Scheduler")()
+    ours = KSchedScheduler.from_config(stock.config, sampler="euler", schedule="karras")
+    torch.testing.assert_close(ours.alphas_cumprod, stock.alphas_cumprod, rtol=1e-4, atol=0)
+
+
+def test_classes_with_a_loop_of_their_own() -> None:
+    how = {"sampler": "dpmpp_2m", "schedule": "karras"}
+    for name in ("CogVideoXDPM", "RePaint", "UnCLIP"):
+        stock = getattr(diffusers, f"{name}Scheduler")()
+        for config in (stock, {"_class_name": f"{name}Scheduler"}):
+            ours = KSchedScheduler.from_diffusers(config, **how)
+            assert ours.config.prediction_type in (None, stock.config.get("prediction_type", "epsilon"))
+            torch.testing.assert_close(ours.alphas_cumprod, stock.alphas_cumprod.float(), rtol=1e-3, atol=1e-6)
+    for name in (
+        "KarrasVe",
+        "CMStochasticIterative",
+        "ScoreSdeVe",
+        "SCM",
+        "FlowMapEulerDiscrete",
+        "DDPMWuerstchen",
+        "Helios",
+    ):
+        with pytest.raises(ValueError, match="has no drop-in here"):
+            KSchedScheduler.from_diffusers(getattr(diffusers, f"{name}Scheduler")(), **how)
+    mine = KSchedScheduler.from_config({"_class_name": "MineScheduler", **SD}, **how)  # of someone else's
+    assert mine.config.beta_start == 0.00085
+
+
+def test_a_function_is_no_option() -> None:
+    with pytest.raises(ValueError, match="tau_func is a function"):
+        KSchedScheduler.from_diffusers(diffusers.SASolverScheduler(tau_func=lambda t: 0.5))
+
+
+# ------------------------------------------------------------------------------------------------------------- keywords
+
+
+def test_options_as_keywords() -> None:
+    config = diffusers.DDIMScheduler(**SD).config
+    ours = KSchedScheduler.from_config(config, sampler="euler_ancestral", schedule="karras", eta=0.0, rho=5.0)
+    assert ours.config.sampler_options == {"eta": 0.0}
+    assert ours.config.schedule_options == {"rho": 5.0}
+    x = run(ours, lambda x, t: torch.tanh(x))
+    calm = KSchedScheduler.from_config(config, sampler="euler", schedule="karras", schedule_options={"rho": 5.0})
+    torch.testing.assert_close(x, run(calm, lambda x, t: torch.tanh(x)), rtol=1e-4, atol=1e-4)
+
+
+#: (class, keywords, the options that they become)
+BECOME: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("DDIM", {"sampler": "dpmpp_2m_sde", "schedule": "karras", "solver_type": "heun"}, {"solver_type": "heun"}),
+    ("DDIM", {"sampler": "sa_solver", "schedule": "karras", "predictor_order": 2}, {"predictor_order": 2}),
+    ("DDIM", {"sampler": "lcm", "schedule": "simple", "sigma_data": 0.4}, {"sigma_data": 0.4}),
+    ("DDIM", {"sampler": "er_sde", "s_noise": 0.9}, {"s_noise": 0.9}),
+    ("DDIM", {"eta": 0.5}, {"eta": 0.5}),
+    ("TCD", {"eta": 0.5}, {"eta": 0.5}),
+    ("EulerAncestralDiscrete", {"eta": 0.5, "schedule": "karras"}, {"eta": 0.5}),
+    ("EulerAncestralDiscrete", {"eta": 0.5}, {"eta": 0.5}),
+    ("LTXEulerAncestralRF", {"sampler": "euler_ancestral", "eta": 0.5}, {"eta": 0.5}),
+    ("DDIM", {"sampler": "euler_ancestral", "eta": 0.5, "sampler_options": {"eta": 0.5, "s_noise": 0.9}},
+     {"eta": 0.5, "s_noise": 0.9}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "keywords", "options"), BECOME)
+def test_keywords_that_become_options(name: str, keywords: dict[str, Any], options: dict[str, Any]) -> None:
+    ours = KSchedScheduler.from_diffusers({"_class_name": f"{name}Scheduler"}, **keywords)
+    assert ours.config.sampler_options == options
+    ours.set_timesteps(5)
+    again = KSchedScheduler.from_config(ours.config)
+    assert again.config.sampler_options == options
+
+
+def test_options_of_a_saved_scheduler_are_changed_one_by_one(tmp_path: Any) -> None:
+    config = diffusers.DDIMScheduler(**SD).config
+    how = {"sampler": "euler_ancestral", "schedule": "karras"}
+    KSchedScheduler.from_config(config, **how, eta=0.3, s_noise=0.9).save_pretrained(tmp_path)
+    ours = KSchedScheduler.from_pretrained(tmp_path, eta=0.5)
+    assert ours.config.sampler_options == {"eta": 0.5, "s_noise": 0.9}
+    with pytest.raises(TypeError, match=r"no parameter 'etaa'.*did you mean 'eta'"):
+        KSchedScheduler.from_pretrained(tmp_path, etaa=0.5)
+    assert KSchedScheduler.from_pretrained(tmp_path, variant=None, torch_dtype=torch.float16, _commit_hash="a")
+
+
+#: (class, keywords, what is said)
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("DDIM", {"use_karras_sigma": True}, "no parameter 'use_karras_sigma'.*did you mean 'use_karras_sigmas'"),
+    ("DDIM", {"sampler": "euler", "schedule": "karras", "use_karras_sigma": True}, "did you mean 'use_karras_sigmas'"),
+    ("DDIM", {"sampler": "euler_ancestral", "etta": 0.0}, "did you mean 'eta'"),
+    ("DDIM", {"sampler": "euler", "schedule": "karras", "rh": 5.0}, "did you mean 'rho'"),
+    ("DDIM", {"sampler": "euler", "shcedule": "karras"}, "did you mean 'schedule'"),
+    ("DDIM", {"predition_type": "sample"}, "did you mean 'prediction_type'"),
+    ("DDIM", {"sampler": "euler", "nonsense": 1}, "no parameter 'nonsense'"),
+    ("DDIM", {"sampler": "euler", "schedule": "karras", "eta": 1.0}, "no parameter 'eta'"),
+    ("EulerDiscrete", {"sampler": "euler_ancestral", "eta": 0.0, "sampler_options": {"eta": 1.0}}, "given twice"),
+    ("EulerDiscrete", {"schedule": "karras", "rho": 5.0, "schedule_options": {"rho": 7.0}}, "given twice"),
+    ("EulerDiscrete", {"sampler": "euler", "schedule": "simple", "use_karras_sigmas": True}, "schedule='simple' takes"),
+    ("EulerDiscrete", {"schedule": "karras", "timestep_spacing": "trailing"}, "schedule='karras' takes the place"),
+    ("DPMSolverMultistep", {"sampler": "euler", "algorithm_type": "sde-dpmsolver++"}, "sampler='euler' takes"),
+    ("DPMSolverMultistep", {"sampler": "euler", "solver_order": 3}, "sampler='euler' takes the place"),
+    ("LCM", {"sampler": "lcm", "timestep_scaling": 5.0}, "sampler='lcm' takes the place"),
+    ("DDIM", {"use_karras_sigmas": True}, "DDIMScheduler has no such setting"),
+    ("UniPCMultistep", {"shift": 3.0}, "UniPCMultistepScheduler has no such setting"),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "shift": 3.0}, "this is no flow model"),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "invert_sigmas": True}, "this is no flow model"),
+    ("FlowMatchEulerDiscrete", {"sampler": "euler", "beta_start": 0.001}, "no table of betas"),
+    ("FlowMatchEulerDiscrete", {"sampler": "euler", "schedule": "simple", "flow_shift": 3.0}, "'shift' in its place"),
+    ("FlowMatchEulerDiscrete", {"sampler": "euler", "prediction_type": "epsilon"}, "predict 'flow_prediction'"),
+    ("EDMEuler", {"sampler": "euler", "beta_end": 0.1}, "no table of betas"),
+    ("EulerDiscrete", {"sampler": "euler", "sigma_data": 0.5}, "has no such setting"),
+    ("DDIM", {"sampler": "euler", "final_sigmas_type": "sigma_min"}, "has no such setting"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "keywords", "says"), REFUSED)
+def test_keywords_that_nothing_would_heed(name: str, keywords: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        KSchedScheduler.from_diffusers({"_class_name": f"{name}Scheduler"}, **keywords)
+
+
+#: keywords that say what holds anyway, or nothing
+ACCEPTED: list[tuple[str, dict[str, Any]]] = [
+    ("EulerDiscrete", {"sampler": "euler", "schedule": "karras", "use_karras_sigmas": True}),
+    ("EulerDiscrete", {"sampler": "euler", "schedule": "simple", "use_karras_sigmas": False}),
+    ("EulerDiscrete", {"sampler": "euler", "use_karras_sigmas": True}),
+    ("EulerDiscrete", {"sampler": "euler", "schedule": "simple", "timestep_spacing": "linspace"}),
+    ("EulerDiscrete", {"timestep_spacing": "trailing"}),
+    ("EulerDiscrete", {"sampler": "dpmpp_2m", "timestep_spacing": "trailing"}),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "shift": 1.0}),
+    ("DDPM", {"sampler": "euler", "schedule": "simple", "variance_type": "fixed_small"}),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "thresholding": True, "sample_max_value": 2.0}),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "sigma_max": 10.0, "rescale_betas_zero_snr": None}),
+    ("DDIM", {"sampler": "euler", "schedule": "simple", "prediction_type": "flow_prediction", "shift": 3.0}),
+    ("UniPCMultistep", {"use_flow_sigmas": True, "sampler": "euler", "shift": 3.0}),
+    ("FlowMatchEulerDiscrete", {"sampler": "euler", "schedule": "simple", "shift": 3.0, "max_shift": 2.0}),
+    ("FlowMatchEulerDiscrete", {"schedule": "ltxv", "max_shift": 2.0}),
+    ("DDIM", {"trained_betas": [0.01, 0.02], "num_train_timesteps": 2}),
+    ("DPMSolverSDE", {"prediction_type": "v_prediction"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "keywords"), ACCEPTED)
+def test_keywords_that_are_heeded_or_say_nothing(name: str, keywords: dict[str, Any]) -> None:
+    ours = KSchedScheduler.from_diffusers({"_class_name": f"{name}Scheduler"}, **keywords)
+    for key, value in keywords.items():
+        assert ours.config[key] == value or value is None
+
+
+def test_what_a_configuration_carries_along_is_not_judged() -> None:
+    config = {**diffusers.DDIMScheduler(**SD).config, "use_karras_sigmas": True, "shift": 3.0, "nonsense": 1, "_x": 2}
+    ours = KSchedScheduler.from_config(config, sampler="euler", schedule="simple", nonsense=3)
+    assert ours.config.nonsense == 3
+    ours.set_timesteps(3)
+    made, unused = KSchedScheduler.from_config(
+        config, return_unused_kwargs=True, sampler="euler", schedule="simple", other=1, _private=2
+    )
+    assert made.config.sampler == "euler"
+    assert unused["other"] == 1
+    assert unused["_private"] == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- constructor
+
+
+def test_names_by_place() -> None:
+    with pytest.raises(TypeError, match=r"give sampler='dpmpp_2m', schedule='karras' by keyword"):
+        KSchedScheduler("dpmpp_2m", "karras")
+    with pytest.raises(TypeError, match=r"give sampler='dpmpp_2m' by keyword"):
+        KSchedScheduler("dpmpp_2m")
+    with pytest.raises(TypeError, match="num_train_timesteps must be a whole number"):
+        KSchedScheduler(num_train_timesteps="1000")
+    with pytest.raises(ValueError, match="num_train_timesteps must be at least 1"):
+        KSchedScheduler(num_train_timesteps=0)
+    with pytest.raises(TypeError, match="positional argument"):
+        KSchedScheduler(1000, 0.0001, 0.02, "linear", None, "dpmpp_2m")
+    assert KSchedScheduler(1000, 0.00085, 0.012, "scaled_linear", sampler="euler").config.beta_start == 0.00085
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_betas_that_nobody_chose(tmp_path: Any) -> None:
+    with pytest.warns(UserWarning, match=r"DDPM's linear betas.*from_config\(pipe.scheduler.config"):
+        made = KSchedScheduler(sampler="dpmpp_2m", schedule="karras")
+    torch.testing.assert_close(made.alphas_cumprod, diffusers.DDPMScheduler().alphas_cumprod, rtol=1e-4, atol=1e-7)
+    made.save_pretrained(tmp_path)
+    KSchedScheduler.from_pretrained(tmp_path)
+    KSchedScheduler(sampler="dpmpp_2m", schedule="karras", beta_schedule="linear")
+    KSchedScheduler(sampler="dpmpp_2m", prediction_type="flow_prediction")
+    KSchedScheduler(sampler="dpmpp_2m", sigma_data=0.5)
+    KSchedScheduler(stock_class="DDPMScheduler", sampler="dpmpp_2m")
+    KSchedScheduler.from_config(diffusers.DDPMScheduler().config, sampler="dpmpp_2m", schedule="karras")

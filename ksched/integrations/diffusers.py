@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -44,6 +45,8 @@ from ksched.types import Dialect, NoiseSchedule
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 
 _LAYOUTS = ("calls", "steps")
+#: parameters of which a model that is no flow model needs one
+_SAY_WHAT_MODEL = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "sigma_data"}
 #: parameters that no scheduler of diffusers has
 _OURS = ("sampler", "schedule", "sampler_options", "schedule_options", "dialect", "noise_seed", "layout", "stock_class")
 
@@ -66,7 +69,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A scheduler for pipelines of diffusers that runs a sampler of ksched on a schedule of ksched.
 
     Make it with ``from_config``, from the configuration of the scheduler that the pipeline has, so that the model's
-    process and prediction type are kept; or with `from_diffusers`, for the scheduler itself as one of ours.
+    process and prediction type are kept; or with `from_diffusers`, for the scheduler itself as one of ours. Parameters
+    are given by keyword.
 
     Parameters
     ----------
@@ -80,7 +84,8 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that
         is left as it is, "calls" otherwise
     stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
-    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers. The
+        defaults are DDPM's linear betas, and a `UserWarning` says so where nothing else is said of the model
     prediction_type : what the network predicts, "epsilon", "v_prediction", "sample" or "flow_prediction"
     rescale_betas_zero_snr, sigma_data, variance_type : of the model too
     timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
@@ -95,7 +100,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, or a sampler that no pipeline can drive
+    TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
 
     Examples
     --------
@@ -118,6 +123,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         beta_end: float = 0.02,
         beta_schedule: str = "linear",
         trained_betas: Any = None,
+        *,
         sampler: str | None = None,
         schedule: str | None = None,
         sampler_options: dict[str, Any] | None = None,
@@ -161,6 +167,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         lower_order_final: bool | None = None,
         euler_at_final: bool = False,
     ) -> None:
+        _check_length(num_train_timesteps, beta_start)
         if layout is not None and layout not in _LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {layout!r}")
         if schedule is not None:
@@ -177,6 +184,15 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"dialect says what sampler and schedule mean: give one of them; got {dialect!r} alone")
         if schedule is None and schedule_options:
             raise ValueError("schedule_options need a schedule")
+        told = is_flow({"prediction_type": prediction_type, "use_flow_sigmas": use_flow_sigmas}, None)
+        told = told or not set(self.config.get("_use_default_values", ())) >= _SAY_WHAT_MODEL
+        if stock_class is None and not told:
+            warnings.warn(
+                "nothing says what the model was trained on, so it is taken for one with DDPM's linear betas; make "
+                "the scheduler with KSchedScheduler.from_config(pipe.scheduler.config, ...), or give beta_schedule",
+                UserWarning,
+                stacklevel=3,
+            )
         self.num_inference_steps: int | None = None
         self._asked: dict[str, Any] | None = None
         self._iterations: Iterations | None = None
@@ -265,6 +281,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if taken := {name: value for name, value in given.items() if name in options}:
             merged = _merged("sampler_options", keywords, self.config, taken)
             self.register_to_config(sampler_options=merged)
+            self._fill_in(chosen={"sampler_options"})
         rest = {name: value for name, value in given.items() if name not in options}
         if rest and not unknown_is_fine:
             name, choice = next(iter(rest)), _chosen_options(self)
@@ -859,6 +876,20 @@ def _chosen_options(scheduler: KSchedScheduler) -> list[str]:
     sampler, schedule = scheduler._entries.sampler, scheduler._entries.schedule
     names = [] if sampler is None else [*sampler_spec(sampler).options]
     return names if schedule is None else [*names, *schedule_options(NoiseSchedule.parse(schedule))]
+
+
+def _check_length(length: Any, following: Any) -> None:
+    """Refuse a number of timesteps that is none, such as the name of a sampler given by place."""
+    if isinstance(length, str):
+        words = [f"sampler={length!r}"] + ([f"schedule={following!r}"] if isinstance(following, str) else [])
+        raise TypeError(
+            f"num_train_timesteps must be a whole number; got {length!r}. If these are names, give "
+            f"{', '.join(words)} by keyword"
+        )
+    if isinstance(length, bool) or not isinstance(length, Real) or length != int(length):
+        raise TypeError(f"num_train_timesteps must be a whole number; got {length!r}")
+    if length < 1:
+        raise ValueError(f"num_train_timesteps must be at least 1; got {length}")
 
 
 def _part(original: Any, strength: Any) -> dict[str, Any]:

@@ -165,9 +165,8 @@ class _Choice:
                 return f"{self.stock} has 'shift' in its place"
             if name == "shift" and not has and config.get("flow_shift") not in (None, 1.0, config.get("shift")):
                 return f"flow_shift={config['flow_shift']} is the shift of {self.stock}. Change that"
-        if name in _TABLE and (
-            flow or (has and config.get("sigma_data") is not None and "sigma_data" in self.settings)
-        ):
+        of_edm = "sigma_data" in self.settings if self.stock is not None else config.get("sigma_data") is not None
+        if name in _TABLE and (flow or of_edm):
             return "this model has no table of betas. Leave it out"
         return ""
 
