@@ -81,7 +81,8 @@ def test_edm_with_any_choice(name: str, data: float, prediction: str, how: dict[
         norm = (sigma**2 + data**2) ** 0.5
         x = seen * norm
         f = (2 - data**2 / norm**2 * x) * norm / (sigma * data)
-        return {"epsilon": f, "v_prediction": -f, "sample": torch.full_like(x, 2.0)}[prediction]
+        answers: dict[str, torch.Tensor] = {"epsilon": f, "v_prediction": -f, "sample": torch.full_like(x, 2.0)}
+        return answers[prediction]
 
     x = run(ours, perfect)
     torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=2e-3)
@@ -107,8 +108,8 @@ def flow(**config: Any) -> Any:
 
 def of_two(x: torch.Tensor, share: Any) -> torch.Tensor:
     """What a perfect model of data that is 2 answers where it is told how much data there is: x0 - eps."""
-    share = torch.as_tensor(share, dtype=torch.float32)
-    return (2 - x) / (1 - share)
+    velocity: torch.Tensor = (2 - x) / (1 - torch.as_tensor(share, dtype=torch.float32))
+    return velocity
 
 
 INVERTED: list[dict[str, Any]] = [
@@ -291,7 +292,8 @@ def truth(name: str, config: dict[str, Any]) -> Any:
 
         def flow_model(seen: torch.Tensor, t: Any) -> torch.Tensor:
             sigma = 1 - float(t) / length if sign < 0 else float(t) / length
-            return sign * (seen - data) / sigma
+            velocity: torch.Tensor = sign * (seen - data) / sigma
+            return velocity
 
         return flow_model
     table: np.ndarray | None = None

@@ -287,10 +287,9 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             name, choice = next(iter(rest)), _chosen_options(self)
             stock = self._entries.stock_class
             names = {*self.config, *(() if stock is None else settings_of(stock)), *options, *choice}
-            raise TypeError(
-                f"from_config has no parameter {name!r}, and neither the sampler nor the schedule has such an option"
-                f"{near(name, (known for known in names if known[0] != '_'))}"
-            )
+            hint = near(name, (known for known in names if known[0] != "_"))
+            hint = hint or ", and neither the sampler nor the schedule has such an option. Leave it out"
+            raise TypeError(f"from_config has no parameter {name!r}{hint}")
         return rest
 
     @classmethod
@@ -886,9 +885,9 @@ def _check_length(length: Any, following: Any) -> None:
             f"num_train_timesteps must be a whole number; got {length!r}. If these are names, give "
             f"{', '.join(words)} by keyword"
         )
-    if isinstance(length, bool) or not isinstance(length, Real) or length != int(length):
+    if isinstance(length, bool) or not isinstance(length, Real) or float(length) % 1 != 0:
         raise TypeError(f"num_train_timesteps must be a whole number; got {length!r}")
-    if length < 1:
+    if not float(length) >= 1:
         raise ValueError(f"num_train_timesteps must be at least 1; got {length}")
 
 
@@ -896,7 +895,7 @@ def _part(original: Any, strength: Any) -> dict[str, Any]:
     """The part of a training that is run, as `set_timesteps` is told it; nothing where that is all of it."""
     if isinstance(strength, bool) or not isinstance(strength, Real):
         raise TypeError(f"strength must be a number above 0 and at most 1; got {strength!r}")
-    if not 0 < strength <= 1:
+    if not 0 < float(strength) <= 1:
         raise ValueError(f"strength must be a number above 0 and at most 1; got {strength!r}")
     if original is not None and (isinstance(original, bool) or not isinstance(original, Integral) or original < 1):
         kind = ValueError if isinstance(original, Integral) and not isinstance(original, bool) else TypeError
