@@ -34,7 +34,8 @@ Answer = tuple[Array, Array]  # (denoised, uncond)
 class Marginal(NamedTuple):
     """Law of one state when all data is one point x0: mean ``alpha * x0`` and variance ``variance``.
 
-    ``level`` is the level the state should be at: alpha equal to ``level.alpha``, variance to ``level.sigma ** 2``.
+    ``level`` is the level the state should be at: alpha equal to ``level.alpha``, variance to
+    ``(noise_scale * level.sigma) ** 2`` with the plan's ``noise_scale``, which is 1 as a rule.
     ``rounding`` bounds what float64 can have done to alpha and to the standard deviation: little, but on grids whose
     steps differ by orders of magnitude some methods subtract numbers that are far larger than the result.
     """
@@ -72,10 +73,10 @@ def marginals(plan: Plan) -> list[Marginal]:
     """Mean and variance of every state that the model sees, and of the result, for a constant denoiser.
 
     A sampler is consistent with its process exactly if each has ``alpha == level.alpha`` and ``variance ==
-    level.sigma ** 2``: then it samples one-point data without error, whatever the grid.
+    (plan.noise_scale * level.sigma) ** 2``: then it samples one-point data without error, whatever the grid.
     """
     basis = np.eye(2 + len(plan.draws))  # x0, start noise, draws
-    first = plan.start.alpha * basis[0] + plan.start.sigma * basis[1]
+    first = plan.start.alpha * basis[0] + _noise_std(plan, plan.start) * basis[1]
     states = _propagate(plan, first, basis[2:], lambda level, state: (basis[0], basis[0]))
     levels = [row.level for row in plan.rows[:-1]] + [plan.end]
     bounds = _rounding(plan, [float(np.linalg.norm(state)) for state in states])
@@ -84,6 +85,11 @@ def marginals(plan: Plan) -> list[Marginal]:
         for k, (level, state, bound) in enumerate(zip(levels, states, bounds, strict=True))
         if level is not None
     ]
+
+
+def _noise_std(plan: Plan, level: Level) -> float:
+    """Noise std of a state at a level."""
+    return plan.noise_scale * level.sigma
 
 
 def _rounding(plan: Plan, sizes: list[float]) -> list[float]:
@@ -118,7 +124,7 @@ def _gaussian_result(plan: Plan, std: Array) -> Array:
     basis = np.eye(2 + len(plan.draws))[..., None] * np.ones(len(std))
 
     def answer(level: Level, state: Array) -> Answer:
-        gain = level.alpha * std**2 / ((level.alpha * std) ** 2 + level.sigma**2)
+        gain = level.alpha * std**2 / ((level.alpha * std) ** 2 + _noise_std(plan, level) ** 2)
         denoised = gain * state + (1 - gain * level.alpha) * basis[0]
         return denoised, denoised
 
@@ -128,10 +134,11 @@ def _gaussian_result(plan: Plan, std: Array) -> Array:
 def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0) -> Law:
     """Exact law of a plan's result for normal data and the exact denoiser, started from the exact law.
 
-    The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + end.sigma ** 2``.
+    The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + (noise_scale *
+    end.sigma) ** 2``.
     """
     result = _gaussian_result(plan, np.array([std]))[:, 0]
-    spread = (plan.start.alpha * std) ** 2 + plan.start.sigma**2
+    spread = (plan.start.alpha * std) ** 2 + _noise_std(plan, plan.start) ** 2
     return Law(
         float((result[0] + result[1] * plan.start.alpha) * mean),
         float(result[1] ** 2 * spread + result[2:] @ result[2:]),
@@ -152,7 +159,7 @@ def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool
     """
     mean, std = np.asarray(means, dtype=np.float64), np.asarray(stds, dtype=np.float64)
     start, end = plan.start, plan.end
-    before, after = (np.hypot(level.alpha * std, level.sigma) for level in (start, end))
+    before, after = (np.hypot(level.alpha * std, _noise_std(plan, level)) for level in (start, end))
     result = _gaussian_result(plan, std)
     noise = (result[2:] ** 2).sum(0)
     if weak:

@@ -599,7 +599,7 @@ def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor,
         if prediction == "epsilon":
             return x / a
         if prediction == "flow":
-            return x / (a + s)
+            return x / (a + s / process.noise_scale)
         data = getattr(process, "sigma_data", 1.0)
         gain: torch.Tensor = a * data**2 / process.input_norm(sigma) ** 2
         return gain * x

@@ -29,12 +29,19 @@ class Live:
     """The verbs of a run on tensors: a sampler function called with it simply runs.
 
     The oracle of the tests and the debugger's friend: put a breakpoint into the sampler. Nothing is fused or freed.
+
+    Parameters
+    ----------
+    denoiser, x : as for `ksched.Sampler.sample`
+    noise : makes unit noise
+    noise_scale : that of the process, which every noise is multiplied by
     """
 
-    def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource) -> None:
+    def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource, *, noise_scale: float = 1.0) -> None:
         self._denoiser = denoiser
         self._like = x
         self._noise = noise
+        self._scale = noise_scale
         self._visit = 0
         self._requests: list[Draw] = []
         self._clock: dict[float, float] = {}
@@ -49,7 +56,7 @@ class Live:
         return self._call(x, level, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
-        """Noise of the interval."""
+        """Noise of the interval, in the scale of the process."""
         self._visit += end.label > start.label
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
@@ -61,7 +68,7 @@ class Live:
         total = self._drawn[parts[0][0]] * parts[0][1]
         for part, weight in parts[1:]:
             total = total + self._drawn[part] * weight
-        return total
+        return total * self._scale
 
     def keep(self, value: torch.Tensor) -> torch.Tensor:
         """The value itself."""
@@ -378,7 +385,7 @@ class _Replay:
         draw = Draw(start.label, end.label, 0, stream)
         drawn = self._run._drawn
         if draw not in drawn:
-            drawn[draw] = self._run._noise(draw, self._run._start)
+            drawn[draw] = self._run._noise(draw, self._run._start) * self._run.process.noise_scale
         return drawn[draw]
 
     def keep(self, value: torch.Tensor) -> torch.Tensor:

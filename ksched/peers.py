@@ -270,6 +270,7 @@ _SAMPLERS_OF_COMFYUI = (
         "uni_pc_bh2",
         {
             "ddim": "its `euler`",
+            "ddpm": "leaves out a flow model's noise scale, which ours has",
             "dpm_fast": _WHOLE_SCHEDULE,
             "dpm_adaptive": _WHOLE_SCHEDULE,
             "heunpp2": "its weights are of first order",

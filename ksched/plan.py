@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ksched.processes import Level
+from ksched.processes.base import check_positive
 
 if TYPE_CHECKING:
     from ksched.program import Program
@@ -76,6 +77,8 @@ class Plan:
     start, end : levels of the first and the last state
     sigmas : contract sigmas of the schedule, one more than there are steps
     report : how it was made and measured, by `ksched.tune`; plain data, no part of what the plan is
+    noise_scale : `Process.noise_scale` of the process it was made for. The coefficients of noises have it inside; it
+        tells how wide the states are, and is no part of what the plan is
 
     Raises
     ------
@@ -99,8 +102,10 @@ class Plan:
     end: Level
     sigmas: tuple[float, ...]
     report: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    noise_scale: float = field(default=1.0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_positive("noise_scale", self.noise_scale)
         if len(self.rows) < 2 or self.rows[0].terms or self.rows[-1].level is not None:
             raise ValueError("a plan needs a first row that is given and a last row that is the result")
         calls, used = 0, set()
@@ -235,7 +240,9 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text, with its report; floats keep every bit."""
-        return json.dumps({**self._table(), **({"report": dict(self.report)} if self.report else {})}, allow_nan=False)
+        more = {"noise_scale": self.noise_scale} if self.noise_scale != 1 else {}
+        more |= {"report": dict(self.report)} if self.report else {}
+        return json.dumps({**self._table(), **more}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -261,10 +268,10 @@ class Plan:
             draws = tuple(Draw(float(draw[0]), float(draw[1]), int(draw[2]), int(draw[3])) for draw in data["draws"])
             ends = Level(*_unpack(data["start"])), Level(*_unpack(data["end"]))
             sigmas = _unpack(data["sigmas"])
-            report = dict(data.get("report", {}))
+            report, noise_scale = dict(data.get("report", {})), float(data.get("noise_scale", 1.0))
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ValueError(f"not a ksched plan in JSON, version 1: {error!r}") from error
-        return cls(rows, draws, *ends, sigmas, report)
+        return cls(rows, draws, *ends, sigmas, report, noise_scale)
 
     def __str__(self) -> str:
         calls = [f"eval s={row.level.label:g}" if row.level is not None else "" for row in self.rows]

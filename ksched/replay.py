@@ -27,6 +27,8 @@ def placed(plan: Plan, process: Process) -> Plan:
     ------
     ValueError : the process does not start where the plan does
     """
+    if plan.noise_scale != process.noise_scale:
+        return placed(_rescaled(plan, process.noise_scale), process)
     start = process.level(process.sigma_max)
     if _same(plan.start, process.level(plan.start.label)) and all(
         _same(level, process.level(level.label)) for level in plan.levels
@@ -57,6 +59,16 @@ def placed(plan: Plan, process: Process) -> Plan:
     )
     sigmas = tuple(_label(plan, process, sigma) for sigma in plan.sigmas)
     return replace(plan, rows=rows, draws=draws, start=start, end=moved[plan.end], sigmas=sigmas)
+
+
+def _rescaled(plan: Plan, noise_scale: float) -> Plan:
+    """The plan for states of another noise scale: its noises are multiplied."""
+    factor = noise_scale / plan.noise_scale
+    rows = tuple(
+        row._replace(terms=tuple((r, value * factor if r.kind == "xi" else value) for r, value in row.terms))
+        for row in plan.rows
+    )
+    return replace(plan, rows=rows, noise_scale=noise_scale)
 
 
 def _same(a: Level, b: Level) -> bool:
@@ -130,7 +142,8 @@ def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
                 draw = plan.draws[number]
                 ends = grid.process.level(draw.sigma_from), grid.process.level(draw.sigma_to)
                 noises[number] = run.noise(*ends, draw.stream)
-            state = state + value * (noises if kind == "xi" else registers[kind])[number]
+            unit = _unit(value, plan.noise_scale) if kind == "xi" else value  # noise comes in the scale of the process
+            state = state + unit * (noises if kind == "xi" else registers[kind])[number]
         if row.level is not None and row.both:
             denoised, uncond = run.denoise_both(state, row.level)
             registers["D"].append(denoised)
@@ -140,3 +153,11 @@ def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
             registers["U"].append(None)
         registers["x"].append(state)
     return registers["x"][-1]
+
+
+def _unit(value: float, scale: float) -> float:
+    """The number that ``scale`` multiplies to ``value``, to the bit where there is one."""
+    near = value / scale
+    return next(
+        (u for u in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)) if u * scale == value), near
+    )

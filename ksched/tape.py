@@ -45,7 +45,7 @@ class Verbs(Protocol[V]):
         ...
 
     def noise(self, start: Level, end: Level, stream: int = 0) -> V:
-        """Unit-variance noise of the interval; the same one whenever it is asked for."""
+        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked."""
         ...
 
     def keep(self, value: V) -> V:
@@ -165,9 +165,15 @@ class Form:
 
 
 class Tape:
-    """Records a sampler as it runs on symbols."""
+    """Records a sampler as it runs on symbols.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    noise_scale : that of the process, which every noise comes multiplied by
+    """
+
+    def __init__(self, noise_scale: float = 1.0) -> None:
+        self.noise_scale = noise_scale
         self.x = Form({Register("x", 0): 1.0})
         self.step = 0
         self._rows = [Row((), None, 0)]
@@ -185,14 +191,14 @@ class Tape:
         return self._call(x, level, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0) -> Form:
-        """The noise register of an interval."""
+        """The noise register of an interval, in the scale of the process."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
         if request not in self._requests:
             self._requests.append(request)
-        return Form({Register("xi", self._requests.index(request)): 1.0})
+        return Form({Register("xi", self._requests.index(request)): self.noise_scale})
 
     def keep(self, value: Form) -> Form:
         """A new state register; ``value`` becomes a name of it."""
@@ -221,7 +227,8 @@ class Tape:
         idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
         rows = _renamed(rows, "xi", idle)
         drawn = tuple(draw for m, draw in enumerate(draws) if m not in idle)
-        return Plan(tuple(rows), drawn, grid.levels[0], grid.levels[-1], tuple(level.label for level in grid.levels))
+        ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
+        return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
     def _call(self, x: Form, level: Level, both: bool) -> tuple[Form, Form]:
         self._check(x, "denoise")
@@ -336,6 +343,6 @@ def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> 
     ------
     TraceError : the sampler did something with a state that a table cannot hold
     """
-    tape = Tape()
+    tape = Tape(grid.process.noise_scale)
     result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)
     return tape.finish(cast(Form, result), grid)

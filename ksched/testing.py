@@ -84,6 +84,7 @@ def processes() -> st.SearchStrategy[Process]:
     return st.one_of(
         st.deferred(lambda: st.sampled_from(_named_processes())),
         st.builds(lambda shift: Flow(10**shift), st.floats(-1, 1.5)),
+        st.builds(lambda scale: Flow(3.0, noise_scale=10**scale), st.floats(-1, 1.5)),
         st.builds(lambda low, high: VE(10**low, 10**high), *exponents),
         st.builds(lambda low, high: EDM(10**low, 10**high), *exponents),
     )
@@ -634,10 +635,9 @@ def _plan_problem(plan: Plan) -> str | None:
         at = f"its level, sigma={level.label:.6g}, has"
         if not abs(alpha - level.alpha) <= tolerance:
             return f"{where} holds {alpha:.6g} of the data where {at} {level.alpha:.6g}: a coefficient is wrong"
-        if not abs(variance - level.sigma**2) <= tolerance * max(1, level.sigma) ** 2:
-            return (
-                f"{where} has noise of variance {variance:.6g} where {at} {level.sigma**2:.6g}: a coefficient is wrong"
-            )
+        std, scale = plan.noise_scale * level.sigma, plan.noise_scale
+        if not abs(variance - std**2) <= tolerance * max(scale, std) ** 2:
+            return f"{where} has noise of variance {variance:.6g} where {at} {std**2:.6g}: a coefficient is wrong"
     return None
 
 

@@ -37,10 +37,10 @@ class X0(EPS): ...
 
 
 class CONST(EPS):
-    """States ``(1 - sigma) * x0 + sigma * eps``."""
+    """States ``(1 - sigma) * x0 + sigma * noise_scale * eps``; older versions know no noise_scale."""
 
     def noise_scaling(self, sigma: Any, noise: Any, latent: Any, max_denoise: bool = False) -> Any:
-        return sigma * noise + (1 - sigma) * latent
+        return sigma * getattr(self, "noise_scale", 1.0) * noise + (1 - sigma) * latent
 
     def inverse_noise_scaling(self, sigma: Any, latent: Any) -> Any:
         return latent / (1 - sigma)
@@ -98,8 +98,8 @@ class ModelSamplingCosmosRFlow(ModelSamplingContinuousEDM): ...
 
 
 class ModelSamplingDiscreteFlow(_Levels):
-    def __init__(self, shift: float = 1.0, multiplier: float = 1000) -> None:
-        self.shift, self.multiplier = shift, multiplier
+    def __init__(self, shift: float = 1.0, multiplier: float = 1000, noise_scale: float = 1.0) -> None:
+        self.shift, self.multiplier, self.noise_scale = shift, multiplier, noise_scale
         u = torch.arange(1, 1001) / 1000
         self.sigmas = shift * u / (1 + (shift - 1) * u)
 
@@ -130,8 +130,11 @@ class Guider:
     def predict(self, x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
         """The prediction of x0 for normal data of this mean and variance 1/4."""
         s = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        alpha = 1 - s if isinstance(self.inner_model.model_sampling, CONST) else torch.ones_like(s)
-        return mean + (x - alpha * mean) * (alpha / 4) / (alpha**2 / 4 + s**2)
+        sampling = self.inner_model.model_sampling
+        alpha, std = (
+            (1 - s, s * getattr(sampling, "noise_scale", 1.0)) if isinstance(sampling, CONST) else (s * 0 + 1, s)
+        )
+        return mean + (x - alpha * mean) * (alpha / 4) / (alpha**2 / 4 + std**2)
 
     def __call__(self, x: Any, sigma: Any, model_options: Any = None, seed: Any = None) -> torch.Tensor:
         self.calls += 1

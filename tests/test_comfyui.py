@@ -38,6 +38,7 @@ KINDS: dict[str, Any] = {
     "flow": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0),
     "aura": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 1.73, 1.0),
     "flux": comfy.sampling(comfy.CONST, comfy.ModelSamplingFlux),
+    "pixels": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0, 1000, 8.0),
 }
 SEED = 11
 NAMES = [spec.name for spec in samplers() if spec.name in list(SamplerType)]
@@ -82,6 +83,7 @@ def levels(kind: str, steps: int = 5, name: str = "normal") -> torch.Tensor:
         ("flow", ksched.Flow),
         ("aura", ksched.Flow),
         ("flux", ksched.Flow),
+        ("pixels", ksched.Flow),
     ],
 )
 def test_a_process_has_the_table_of_its_model(kind: str, process: type) -> None:
@@ -94,6 +96,7 @@ def test_shifts_are_those_declared() -> None:
     assert process_of(KINDS["flow"]) == ksched.Flow(3.0)
     assert process_of(KINDS["aura"]) == ksched.Flow(1.73, timestep_scale=1.0)
     assert process_of(KINDS["flux"]) == ksched.Flow.of_mu(1.15)
+    assert process_of(KINDS["pixels"]) == ksched.Flow(3.0, noise_scale=8.0)
     assert process_of(comfy.sampling(comfy.EPS, comfy.StableCascadeSampling)) == ksched.Cascade(2.0)
 
 
@@ -334,6 +337,42 @@ def test_levels_of_every_schedule(name: NoiseSchedule) -> None:
             expected = ksched.calculate_sigmas(name, 8, process_of(part), dialect=dialect)
             assert made.dtype is torch.float32
             np.testing.assert_allclose(made.numpy(), expected, rtol=1e-6)
+
+
+def test_noise_scale_of_a_flow_model() -> None:
+    """Start noise is scaled by ComfyUI, that of the steps by us; both once."""
+    noise = torch.randn(2, 2, 60, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for kind, noisy in itertools.product(("seeded", "brownian", "comfyui"), ("euler_ancestral", "ddpm")):
+        with comfy.installed():
+            made = sampler_function(noisy, dialect="ksched", noise=kind)  # type: ignore[arg-type]
+            result = run(made, "pixels", levels("pixels", 60, "simple").double(), noise=noise)
+        assert float(result.std()) == pytest.approx(0.333, abs=0.01)
+        assert float(result.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_scale_multiplies_what_a_noise_sampler_gives(name: str) -> None:
+    """In every sampler of ComfyUI's names, in whose dialect too."""
+    sigmas, noise = levels("pixels", 5, "simple").double(), start().double()
+    for dialect in (Dialect.COMFYUI, Dialect.KSCHED):
+        asked: list[float] = []
+
+        def unit(sigma: Any, sigma_next: Any, asked: list[float] = asked) -> torch.Tensor:
+            asked.append(float(sigma))
+            return torch.full(noise.shape, 0.3, dtype=torch.float64)
+
+        made = sampler_function(name, dialect=dialect)
+        wide = run(made, "pixels", sigmas, noise=noise, options={"noise_sampler": unit})
+        if sampler_spec(name).adaptive:  # whose tolerances are absolute
+            continue
+        drawn = len(asked)
+        plain = comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0)
+        over = comfy.Guider(plain)  # the same model of data over the scale
+        over.predict = lambda x, s, mean: comfy.Guider(KINDS["pixels"]).predict(8 * x, s, mean) / 8  # type: ignore[method-assign]
+        with torch.inference_mode():
+            result = made(over, noise, sigmas, {}, noise_sampler=unit)
+        assert len(asked) == 2 * drawn
+        torch.testing.assert_close(wide, 8 * result, rtol=1e-9, atol=1e-9)
 
 
 def test_levels_take_options() -> None:

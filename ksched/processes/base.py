@@ -21,8 +21,9 @@ Value = TypeVar("Value", bound="float | ArrayLike | Tensor")  # a float, an arra
 class Level(NamedTuple):
     """One noise level, in the coordinates the state lives in.
 
-    ``x = alpha * x0 + sigma * eps`` with eps standard normal; ``lam`` = log(alpha / sigma), half the log-SNR (+inf at
-    sigma 0, -inf at alpha 0); ``label`` is the contract sigma that the denoiser is called with and that users see.
+    ``x = alpha * x0 + sigma * eps`` with eps normal, of std `Process.noise_scale` (1 for all but some flow models);
+    ``lam`` = log(alpha / sigma), half the log-SNR of unit noise (+inf at sigma 0, -inf at alpha 0); ``label`` is the
+    contract sigma that the denoiser is called with and that users see.
     """
 
     label: float
@@ -51,6 +52,9 @@ class Process(ABC):
 
     #: whether rules over the training table take whole entries of it, as peers do for discrete models
     is_discrete: ClassVar[bool] = False
+
+    #: std of the noise that sigma multiplies; every draw of a sampler is multiplied by it
+    noise_scale: float = 1.0
 
     @property
     def sigma_limit(self) -> float:
@@ -105,7 +109,7 @@ class Process(ABC):
         return _answer(self._alpha, sigma)
 
     def noise_std(self, sigma: Value) -> Value:
-        """Noise std of a state at contract sigma; sigma itself but for variance-preserving states."""
+        """Noise std of a state at contract sigma; sigma itself but for variance-preserving states and `noise_scale`."""
         return _answer(self._noise_std, sigma)
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from ksched.types import Array
 __all__ = ["Flow"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Flow(Process):
     """Flow matching on straight paths (rectified flow): states ``(1 - sigma) * x0 + sigma * eps``, sigma from 0 to 1.
+
+    With a ``noise_scale`` they are ``(1 - sigma) * x0 + sigma * noise_scale * eps``.
 
     The network is told ``timestep_scale * sigma``, whatever the shift: sigma is the noise level that it sees. The shift
     bends the process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
@@ -26,6 +28,8 @@ class Flow(Process):
     shift : > 0; 1 leaves time even, larger values spend more steps at high noise (SD3 takes 3; Flux's mu is log(shift))
     num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
     timestep_scale : the timestep at sigma 1 (1000 for most networks, 1 for some)
+    noise_scale : > 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). Levels and timesteps are the
+        same for any; start noise and every draw of a sampler are multiplied by it
 
     Raises
     ------
@@ -33,12 +37,15 @@ class Flow(Process):
 
     Notes
     -----
+    A state with a noise scale is ``noise_scale`` times one without, of data divided by it. So a sampler's deterministic
+    coefficients do not depend on it, and its error is that on data of that size.
     Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747; shift: Esser et al. 2024, arXiv:2403.03206.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
     timestep_scale: float = 1000.0
+    noise_scale: float = field(default=1.0, kw_only=True)
     sigma_min: float = field(init=False, repr=False, compare=False)
     sigma_max: float = field(init=False, repr=False, compare=False)
 
@@ -46,12 +53,15 @@ class Flow(Process):
         check_positive("shift", self.shift)
         check_positive("num_timesteps", self.num_timesteps)
         check_positive("timestep_scale", self.timestep_scale)
+        check_positive("noise_scale", self.noise_scale)
         vars(self).update(sigma_min=self.sigma_at(1 / self.num_timesteps), sigma_max=1.0)
 
     @classmethod
-    def of_mu(cls, mu: float = 1.15, *, num_timesteps: int = 10000, timestep_scale: float = 1.0) -> Flow:
+    def of_mu(
+        cls, mu: float = 1.15, *, num_timesteps: int = 10000, timestep_scale: float = 1.0, noise_scale: float = 1.0
+    ) -> Flow:
         """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
-        return cls(math.exp(mu), num_timesteps, timestep_scale)
+        return cls(math.exp(mu), num_timesteps, timestep_scale, noise_scale=noise_scale)
 
     @property
     def sigma_limit(self) -> float:
@@ -85,6 +95,9 @@ class Flow(Process):
     def _alpha(self, sigma: Any, xp: Any) -> Any:
         return 1 - sigma
 
+    def _noise_std(self, sigma: Any, xp: Any) -> Any:
+        return sigma if self.noise_scale == 1 else sigma * self.noise_scale
+
     def input_norm(self, sigma: Any) -> Any:
         """1."""
         return sigma * 0 + 1
@@ -98,3 +111,7 @@ class Flow(Process):
         """The level with half log-SNR ``lam``."""
         sigma = 1 / (1 + math.exp(lam))
         return Level(sigma, 1 / (1 + math.exp(-lam)), sigma, lam)
+
+    def __repr__(self) -> str:
+        shown = [f.name for f in fields(self) if f.repr and (f.name != "noise_scale" or self.noise_scale != 1)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

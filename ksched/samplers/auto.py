@@ -100,8 +100,8 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
     TypeError, ValueError : steps that are no number of at least 1
     """
     check_steps(steps)
-    start = ratio(process.level(process.sigma_max)) / data_std
-    lowest = ratio(process.level(process.sigma_min)) / data_std
+    ends = (process.level(sigma) for sigma in (process.sigma_max, process.sigma_min))
+    start, lowest = (ratio(level) * process.noise_scale / data_std for level in ends)
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
     table = None if kind is None else _table(kind, end, steps)
     if kind is None:
@@ -124,7 +124,7 @@ def _general(steps: int, process: Process, start: float, data_std: float) -> tup
     """Name and levels of the pair that is best where no table is for it."""
     if math.isinf(start):
         flow = calculate_sigmas("beta57", steps, Flow(3.0))[1:-1]
-        lams = [math.log((1 - s) / s / data_std) for s in flow]
+        lams = [math.log((1 - s) / s * process.noise_scale / data_std) for s in flow]
         return "beta57 of a shift of 3", (process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0)
     return "exponential", tuple(float(sigma) for sigma in calculate_sigmas("exponential", steps, process))
 

@@ -46,7 +46,7 @@ def weighted(run: Verbs[V], grid: Grid, x: V, *, weights: Sequence[Sequence[floa
 
 
 def ratio(level: Level) -> float:
-    """Noise to signal of a level, infinite for pure noise."""
+    """Noise to signal of a level, in units of the process's noise scale; infinite for pure noise."""
     return level.sigma / level.alpha if level.alpha > 0 else math.inf
 
 
@@ -95,7 +95,7 @@ class Table:
 
     def sigmas(self, process: Process, data_std: float = 1.0) -> list[float]:
         """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
-        lams = (-math.log(level * data_std) for level in self.levels[1:-1])
+        lams = (-math.log(level * (data_std / process.noise_scale)) for level in self.levels[1:-1])
         return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
 
     def stretched(self, calls: int) -> Table:

@@ -295,7 +295,8 @@ class Tuning:
         weight = _OTHERS / (1 - _OTHERS) / sum(other.spread.numel() for other in self.others)
         problems = [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
         if isinstance(family, OnGrid):
-            levels = [ratio(level) / self.data_std for level in Grid.of(start.sigmas, self.job.process).levels]
+            unit_std = self.data_std / self.job.process.noise_scale
+            levels = [ratio(level) / unit_std for level in Grid.of(start.sigmas, self.job.process).levels]
             numbers = fit(family, problems, family.numbers(levels), iterations=iterations, progress=told)
             return self.on_levels(family.levels(numbers))
         numbers = fit(

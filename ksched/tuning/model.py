@@ -44,6 +44,7 @@ class Canonical:
     ) -> None:
         self._denoiser, self.process, self.shape, self.data_std = denoiser, process, shape, data_std
         self._like, self._batch = like, batch
+        self._unit_std = data_std / process.noise_scale
         self.calls = 0
 
     def scaled(self, data_std: float) -> Canonical:
@@ -55,12 +56,12 @@ class Canonical:
     @property
     def first(self) -> float:
         """Level that a run starts from, noise to signal over the std of the data."""
-        return ratio(self.process.level(self.process.sigma_max)) / self.data_std
+        return ratio(self.process.level(self.process.sigma_max)) / self._unit_std
 
     @property
     def low(self) -> float:
         """Lowest level of training, likewise."""
-        return ratio(self.process.level(self.process.sigma_min)) / self.data_std
+        return ratio(self.process.level(self.process.sigma_min)) / self._unit_std
 
     @property
     def s(self) -> float:
@@ -104,7 +105,7 @@ class Canonical:
         """Contract sigma of a level."""
         if s >= self.s:
             return self.process.sigma_max
-        return self.process.level_at(-math.log(s / (1 - s) * self.data_std)).label
+        return self.process.level_at(-math.log(s / (1 - s) * self._unit_std)).label
 
     def check_gradients(self, y: torch.Tensor) -> None:
         """Raise if gradients do not go through it."""

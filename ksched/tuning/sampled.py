@@ -37,7 +37,7 @@ class Sampled(Tuning):
             raise ValueError(f"data_std must be above 0 and finite; got {self.data_std}")
         self.samples = samples / self.data_std
         ends = (job.process.level(sigma) for sigma in (job.process.sigma_max, job.process.sigma_min))
-        self.first, self.low = (ratio(level) / self.data_std for level in ends)
+        self.first, self.low = (ratio(level) * job.process.noise_scale / self.data_std for level in ends)
         self.rng = np.random.default_rng(job.seed)
         self.found: list[Surrogate] = []
 

@@ -25,7 +25,7 @@ def table_of(plan: Plan, data_std: float = 1.0) -> Table:
     ------
     ValueError : a plan that is no such table, because it is not exact for a constant prediction
     """
-    rows = states(plan)
+    rows, unit_std = states(plan), data_std / plan.noise_scale
     weights = []
     for i, (s, t) in enumerate(pairwise([*plan.levels, plan.end])):
         kept = t.sigma / s.sigma
@@ -33,7 +33,7 @@ def table_of(plan: Plan, data_std: float = 1.0) -> Table:
         if abs(row[0]) * s.sigma > 1e-8 or abs(row[1:].sum() - 1) > 1e-8:
             raise ValueError(f"step {i} of the plan is no mean of predictions: it is inconsistent, or not one step")
         weights.append(tuple(float(value) for value in row[1 : i + 1]))
-    return Table(tuple(ratio(level) / data_std for level in [*plan.levels, plan.end]), tuple(weights))
+    return Table(tuple(ratio(level) / unit_std for level in [*plan.levels, plan.end]), tuple(weights))
 
 
 def states(plan: Plan) -> Array:
@@ -57,9 +57,10 @@ def canonical(plan: Plan, data_std: float) -> tuple[Array, Array]:
     -------
     levels of the model calls (nfe,), and rows as of `states`
     """
-    scales = np.array([level.alpha * data_std + level.sigma for level in (*plan.levels, plan.end)])
-    rows = states(plan) * data_std / scales[:, None]
-    rows[:, 0] *= scales[0] / data_std
+    unit_std = data_std / plan.noise_scale
+    scales = np.array([level.alpha * unit_std + level.sigma for level in (*plan.levels, plan.end)])
+    rows = states(plan) * unit_std / scales[:, None]
+    rows[:, 0] *= scales[0] / unit_std
     return np.array([level.sigma for level in plan.levels]) / scales[:-1], rows
 
 

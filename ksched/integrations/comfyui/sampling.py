@@ -66,8 +66,9 @@ def process_of(model_sampling: Any) -> Process:
 
     Returns
     -------
-    ``Flow`` with its shift for CONST models; ``FlowVE`` for Cosmos; ``Cascade``, ``AngleV`` and ``EDM`` for those;
-    ``VP`` with the model's own table for discrete models, whatever they predict; ``VE`` over its range for all else
+    ``Flow`` with its shift and noise scale for CONST models; ``FlowVE`` for Cosmos; ``Cascade``, ``AngleV`` and ``EDM``
+    for those; ``VP`` with the model's own table for discrete models, whatever they predict; ``VE`` over its range for
+    all else
 
     Notes
     -----
@@ -105,7 +106,8 @@ def _flow(model_sampling: Any, writes_mu: bool) -> Flow:
     declared = math.exp(declared) if writes_mu else declared
     if math.isclose(declared, shift, rel_tol=1e-4):
         shift = declared
-    return Flow(shift, len(table), float(getattr(model_sampling, "multiplier", 1.0)))
+    told = float(getattr(model_sampling, "multiplier", 1.0))
+    return Flow(shift, len(table), told, noise_scale=float(getattr(model_sampling, "noise_scale", 1.0)))
 
 
 def _discrete(model_sampling: Any, log_sigma: bool) -> VP:
