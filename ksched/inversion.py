@@ -20,6 +20,8 @@ from ksched.registry import SamplerSpec, sampler_spec
 __all__ = ["invert", "rising_plans"]
 
 MEMORY = 5  # earlier corrections that the next one is chosen with
+_GOOD = 100  # times the goal: so near, an item is not tried with another plan
+_NAMED = 5  # items that a warning names, at most
 
 
 def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list[Plan]:
@@ -72,27 +74,44 @@ def invert(
     Parameters
     ----------
     down : the plan to invert
-    ups : roughly its inverse; the next is tried where corrections with one do not lead there
+    ups : roughly its inverse; the next is tried for the items that corrections with one do not lead there
     denoiser, x, rounds, tolerance : as for `Sampler.invert`
 
     Notes
     -----
     z is corrected by what ``up`` makes of the error of its image: z + up(x) - up(down(z)). The corrections are combined
-    by Anderson's method (1965) for each item, which for linear models solves the equations.
+    by Anderson's method (1965) for each item, which for linear models solves the equations. An item that is done, or
+    that cannot be inverted, changes nothing for the others.
     """
+    if x.numel() == 0:
+        return x.clone()
     dtype = torch.promote_types(x.dtype, torch.float32)
     aim, eps = x.to(dtype), torch.finfo(dtype).eps
     goal = 100 * eps if tolerance is None else tolerance
-    start: torch.Tensor = ups[0].run(denoiser, aim)
-    known = start, torch.full((len(aim),), math.inf, dtype=dtype, device=aim.device)
+    first = ups[0].run(denoiser, aim)
+    best = _finite(first, aim)
+    off = torch.full((len(aim),), math.inf, dtype=dtype, device=aim.device)
     for up in ups if rounds else ():
-        known = _corrected(down, up, denoiser, aim, known, rounds, goal)
-        if float(known[1].max()) <= 100 * goal:
+        best, off = _corrected(down, up, denoiser, aim, (best, off), rounds, goal)
+        if bool((off <= _GOOD * goal).all()):
             break
-    worst = float(known[1].max()) if len(aim) else 0.0
-    if rounds and worst > max(goal, math.sqrt(eps)):
-        warnings.warn(f"the run does not come back to x: it is {worst:.2g} off", RuntimeWarning, stacklevel=3)
-    return known[0].to(x.dtype)
+    largest = torch.finfo(x.dtype).max
+    fits = _whole(best.abs() <= largest)
+    failed = ~fits | (off > max(goal, math.sqrt(eps))) if rounds else ~fits | ~_whole(first.isfinite())
+    if bool(failed.any()):
+        warnings.warn(_report(failed.tolist(), off.tolist()), RuntimeWarning, stacklevel=3)
+    return best.clamp(-largest, largest).to(x.dtype)
+
+
+def _report(failed: list[bool], off: list[float]) -> str:
+    """Which items cannot be inverted, and by how much they miss."""
+    items = [i for i, fails in enumerate(failed) if fails]
+    words = [f"item {i} by {off[i]:.2g}" if math.isfinite(off[i]) else f"item {i} not at all" for i in items]
+    more = f", and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return (
+        f"the run does not come back to x for {len(items)} of {len(failed)} items: {', '.join(words[:_NAMED])}{more}. "
+        "Their best starts found are returned"
+    )
 
 
 def _corrected(
@@ -106,46 +125,66 @@ def _corrected(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For every item, the best start found in a number of rounds from the best one known, and its error.
 
-    An item that a correction takes out of sight goes back, and tries half of it.
+    An item that a correction takes out of sight goes back, and tries half of it. One that is at the goal stays there.
     """
     best, least = known
-    wanted, batch = up.run(denoiser, aim), len(aim)
-    size = aim.abs().reshape(batch, -1).amax(1).clamp(min=1.0)
-    z, first_step, share = best, torch.zeros_like(best), torch.ones_like(least)
+    wanted = up.run(denoiser, aim)
+    settled = least <= _GOOD * goal
+    size = aim.abs().flatten(1).amax(1).clamp(min=1.0) if aim.ndim > 1 else aim.abs().clamp(min=1.0)
+    z, share = best, torch.ones_like(least)
+    origin, first_step = torch.zeros_like(best), best  # what leads to the best start, where that itself is out of sight
     past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (z, correction, which items it counts for)
     for _ in range(rounds):
         image = down.run(denoiser, z)
-        error = (image - aim).abs().reshape(batch, -1).amax(1) / size
-        nearer, near = error < least, error < 1000 * least  # nothing is near NaN; for linear models far is no harm
-        step = wanted - up.run(denoiser, image)
-        best, first_step = _where(nearer, z, best), _where(nearer, step, first_step)
-        least = torch.where(nearer, error, least)
+        error = (image - aim).abs().reshape(len(aim), -1).amax(1) / size
+        step = wanted - up.run(denoiser, _finite(image, aim))
+        usable = _whole(step.isfinite())
+        # nothing is nearer or near than NaN; for linear models far is no harm
+        nearer, near = (error < least) & ~settled, (error < 1000 * least) & usable
+        best, least = _where(nearer, z, best), torch.where(nearer, error, least)
+        origin, first_step = _where(nearer & usable, z, origin), _where(nearer & usable, step, first_step)
         share = torch.where(near, torch.ones_like(share), share / 2)
-        if float(least.max()) <= goal:
+        settled = settled | (least <= goal)
+        if bool(settled.all()):
             break
-        back = best + first_step * share.reshape(-1, *[1] * (step.ndim - 1))
         past = [*((a, b, counts & near) for a, b, counts in past), (z, step, near)][-MEMORY:]
-        z = _where(near, _next(past), back)
+        back = origin + first_step * share.reshape(-1, *[1] * (step.ndim - 1))
+        z = _where(settled, best, _finite(_where(near, _next(past, near & ~settled), back), best))
     return best, least
+
+
+def _whole(entries: torch.Tensor) -> torch.Tensor:
+    """For every item, whether all of its entries are true."""
+    return entries.reshape(len(entries), -1).all(1)
 
 
 def _where(items: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     return torch.where(items.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Where Anderson's method goes from the last states and their corrections, each item by itself."""
+def _finite(states: torch.Tensor, instead: torch.Tensor) -> torch.Tensor:
+    """States of finite numbers: an item that has another is replaced."""
+    return _where(_whole(states.isfinite()), states, instead.nan_to_num(0.0, 0.0, 0.0))
+
+
+def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], items: torch.Tensor) -> torch.Tensor:
+    """Where Anderson's method goes from the last states and their corrections; for ``items``, each by itself."""
     z, step, _ = past[-1]
-    if len(past) < 2:
-        return z + step
-    batch = len(z)
-    moves, changes = (
-        torch.stack(
-            [(later[i] - earlier[i]).reshape(batch, -1) * earlier[2][:, None] for earlier, later in pairwise(past)], 2
-        ).double()
-        for i in (0, 1)
-    )
-    sizes = changes.norm(dim=1, keepdim=True).clamp(min=1e-300)  # the last are far smaller than the first
-    weights = torch.linalg.pinv(changes / sizes, rtol=1e-8) @ step.reshape(batch, -1, 1).double()
-    following: torch.Tensor = z + step - ((moves + changes) @ (weights / sizes.mT)).to(z.dtype).reshape(z.shape)
+    following = z + step
+    counts = torch.stack([counted for _, _, counted in past]).tolist()
+    for i in items.nonzero().flatten().tolist():  # one after the other, so that no other item can change the last bit
+        first = next(k for k, counted in enumerate(counts) if counted[i])
+        moves, changes = (
+            torch.stack([(later[part][i] - earlier[part][i]).flatten() for earlier, later in pairwise(past[first:])], 1)
+            if first < len(past) - 1
+            else None
+            for part in (0, 1)
+        )
+        if moves is None or changes is None:
+            continue
+        moves, changes = moves.double(), changes.double()
+        sizes = changes.norm(dim=0).clamp(min=1e-300)  # the last are far smaller than the first
+        with contextlib.suppress(torch.linalg.LinAlgError):
+            weights = torch.linalg.pinv(changes / sizes, rtol=1e-8) @ step[i].flatten().double()
+            following[i] -= ((moves + changes) @ (weights / sizes)).to(z.dtype).reshape(z.shape[1:])
     return following
