@@ -240,7 +240,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text, with its report; floats keep every bit."""
-        more = {"noise_scale": self.noise_scale} if self.noise_scale != 1 else {}
+        more: dict[str, Any] = {"noise_scale": self.noise_scale} if self.noise_scale != 1 else {}
         more |= {"report": dict(self.report)} if self.report else {}
         return json.dumps({**self._table(), **more}, allow_nan=False)
 

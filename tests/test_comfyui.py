@@ -368,7 +368,7 @@ def test_noise_scale_multiplies_what_a_noise_sampler_gives(name: str) -> None:
         drawn = len(asked)
         plain = comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0)
         over = comfy.Guider(plain)  # the same model of data over the scale
-        over.predict = lambda x, s, mean: comfy.Guider(KINDS["pixels"]).predict(8 * x, s, mean) / 8  # type: ignore[method-assign]
+        over.predict = lambda x, sigma, mean: comfy.Guider(KINDS["pixels"]).predict(8 * x, sigma, mean) / 8  # type: ignore[method-assign]
         with torch.inference_mode():
             result = made(over, noise, sigmas, {}, noise_sampler=unit)
         assert len(asked) == 2 * drawn

@@ -58,7 +58,7 @@ def test_it_is_part_of_what_a_process_is() -> None:
         with pytest.raises(ValueError, match="noise_scale must be a positive number"):
             Flow(noise_scale=wrong)
     with pytest.raises(TypeError):
-        Flow(3.0, 1000, 1000.0, 8.0)  # type: ignore[misc]
+        Flow(3.0, 1000, 1000.0, 8.0)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
