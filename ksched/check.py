@@ -275,7 +275,9 @@ class _Trial:
         self.calls = 0
         self.count = len(self.data)
         repeats = max(1, math.ceil(rows / self.count)) if noise is None else 1
-        self.x0 = self.data.detach().cpu().double().repeat(repeats, *[1] * (self.data.ndim - 1))
+        # In units of the noise: the model is shown states of the process's own scale, and its answer is brought back.
+        self.scale = process.noise_scale
+        self.x0 = self.data.detach().cpu().double().repeat(repeats, *[1] * (self.data.ndim - 1)) / self.scale
         values = self.x0[: self.count]
         self.mean, self.variance = float(values.mean()), float(values.var(correction=0))
         if not self.variance > 0:
@@ -350,7 +352,7 @@ class _Trial:
     def states(self, level: int, shown: _Shown) -> Iterator[torch.Tensor]:
         """The states of a level as the model is shown them, a batch at a time."""
         rho = float(self.ratios[level])
-        scaled = (self.x0 + rho * self.noise[level]) / shown.divisor(rho)
+        scaled = (self.x0 + rho * self.noise[level]) * (self.scale / shown.divisor(rho))
         for part in torch.split(scaled, self.count):
             yield part.to(self.data.device, self.data.dtype)
 
@@ -382,7 +384,7 @@ class _Trial:
 
     def _products(self, level: int, row: int, answer: torch.Tensor) -> Array:
         rows = slice(row, row + self.count)
-        output = answer.detach().cpu().double().reshape(self.count, -1)
+        output = answer.detach().cpu().double().reshape(self.count, -1) / self.scale
         x0, eps = (part[rows].reshape(self.count, -1) for part in (self.x0, self.noise[level]))
         vectors = torch.stack([output, x0, eps, torch.ones_like(x0)], dim=1)
         products: Array = (vectors @ vectors.mT / x0.shape[1]).numpy()
@@ -888,10 +890,11 @@ class _Trial:
         worst = [f"{self._sigma(rho):.4g}" for rho in self.ratios[claimed.excess > self.slack]]
         where = "at every level" if len(worst) == len(self.ratios) else f"at sigma {', '.join(worst)}"
         low, high = float(self.data.min()), float(self.data.max())
+        mean, std = self.mean * self.scale, math.sqrt(self.variance) * self.scale
         what = (
             f"it is worse than a linear prediction {where}, and no other prediction type, sign, scale, timestep or "
             "process explains it. Is it trained, does it have its condition, and are these its data? They have mean "
-            f"{self.mean:.3g}, std {math.sqrt(self.variance):.3g}, and lie between {low:.3g} and {high:.3g}"
+            f"{mean:.3g}, std {std:.3g}, and lie between {low:.3g} and {high:.3g}"
         )
         return Finding("unknown", what)
 
@@ -900,8 +903,9 @@ class _Trial:
         assert products is not None
         rows = []
         for rho, here, errors in zip(self.ratios.tolist(), products, claimed.errors, strict=True):
-            error = math.sqrt(max(0.0, float(errors.mean())))
-            rows.append(LevelFigures(self._sigma(rho), self.told.told(rho), error, math.sqrt(self._linear(rho, here))))
+            error, linear = math.sqrt(max(0.0, float(errors.mean()))), math.sqrt(self._linear(rho, here))
+            figures = error * self.scale, linear * self.scale
+            rows.append(LevelFigures(self._sigma(rho), self.told.told(rho), *figures))
         return tuple(rows)
 
 

@@ -166,7 +166,8 @@ class Denoiser:
 
     def _conversion(self, sigma: Any) -> tuple[Any, Any, Any]:
         process = self.process
-        a, s, norm = process.alpha(sigma), process.noise_std(sigma), process.input_norm(sigma)
+        # What a network calls noise has the scale of the process inside: a velocity is that noise less the data.
+        a, s, norm = process.alpha(sigma), process.noise_std(sigma) / process.noise_scale, process.input_norm(sigma)
         if self.prediction == "sample":
             return norm, 0 * norm, 1.0
         if self.prediction == "epsilon":

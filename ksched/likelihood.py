@@ -111,7 +111,7 @@ def log_likelihood(
     if not solution.success:
         raise RuntimeError(f"the ODE could not be integrated: {solution.message}")
     end = solution.y[:, -1].reshape(shape)
-    size, std = shape[1] - 1, top.sigma / straight.scale(top)
+    size, std = shape[1] - 1, process.noise_std(high) / straight.scale(top)
     prior = -0.5 * ((end[:, :-1] / std) ** 2).sum(1) - size * (0.5 * math.log(2 * math.pi) + math.log(std))
     value = prior + end[:, -1] - size * math.log(straight.scale(bottom))  # the density of x, not of x over its scale
     return Likelihood(torch.from_numpy(value).to(x.device, dtype), int(solution.nfev))

@@ -296,7 +296,9 @@ class Sampler:
         check_agreement(denoiser, self.process, self.sigmas)
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
-        result: torch.Tensor = self.spec(Live(denoiser, x, source), self.grid, x, **dict(self.options))
+        result: torch.Tensor = self.spec(
+            Live(denoiser, x, source, noise_scale=self.process.noise_scale), self.grid, x, **dict(self.options)
+        )
         return result
 
     def __repr__(self) -> str:

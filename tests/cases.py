@@ -32,6 +32,7 @@ PROCESSES: dict[str, Process] = {
     "flow": Flow(),
     "flow_shift3": Flow(3.0),
     "flow_mu": Flow.of_mu(),
+    "flow_noise_scale": Flow(3.0, noise_scale=7.5),
     "flow_ve": FlowVE(),
 }
 COORDINATES = {name: PROCESSES[name] for name in ("vp_preserving", "ve", "flow")}  # the three forms a state can have

@@ -55,7 +55,7 @@ def network(
         s = sigma.reshape(-1, *[1] * (z.ndim - 1))
         z = shown(z, s)
         x = z * process.input_norm(s)
-        a, std = process.alpha(s), process.noise_std(s)
+        a, std = process.alpha(s), process.noise_std(s) / process.noise_scale
         x0 = truth(x, sigma)
         eps = (x - a * x0) / std
         data = getattr(process, "sigma_data", 1.0)

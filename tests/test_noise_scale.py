@@ -12,11 +12,9 @@ import pytest
 import torch
 from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, paired
 
-from ksched import VE, VP, Dialect, Flow, Plan, Process, build_sampler
+from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.analysis import gaussian_error, gaussian_law, table
-from ksched.exact import Gaussian
-from ksched.live import Live
-from ksched.noise import seeded_source
+from ksched.exact import Gaussian, GaussianMixture
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
 from ksched.sampler import Sampler
@@ -138,6 +136,7 @@ def test_a_plan_keeps_it(name: str, scale: float) -> None:
     model = paired(gaussian_denoiser(process))
     result = build_sampler(name, "simple", 4, process=process).sample(model, x, seed=5)
     assert torch.equal(again.sample(model, x, seed=5), result)
+    torch.testing.assert_close(again.live(model, x, seed=5), result, rtol=0, atol=1e-12)
 
 
 def test_a_plan_on_a_process_of_another_scale() -> None:
@@ -174,9 +173,9 @@ def test_live_is_the_plan(kind: Any) -> None:
     x = torch.full((2, 3), 2.0, dtype=torch.float64)
     for spec in NOISY:
         sampler, model = build_sampler(spec.name, "simple", 4, process=WIDE), paired(gaussian_denoiser(WIDE))
-        source = seeded_source(kind, (5, 6), WIDE)
-        live = spec(Live(model, x, source, noise_scale=8.0), sampler.grid, x, **dict(sampler.options))
-        torch.testing.assert_close(live, sampler.sample(model, x, seed=5, noise=None if kind == "seeded" else kind))
+        noise = None if kind == "seeded" else kind
+        live = sampler.live(model, x, seed=5, noise=noise)
+        torch.testing.assert_close(live, sampler.sample(model, x, seed=5, noise=noise))
 
 
 @pytest.mark.parametrize("spec", [s for s in ADAPTIVE if "eta" in s.own_options], ids=lambda spec: spec.name)
@@ -195,3 +194,36 @@ def test_auto_sees_the_data_over_the_scale(process: Process) -> None:
     for steps in (4, 8, 30):
         auto = build_sampler("auto", steps=steps, process=process, data_std=0.8 * process.noise_scale)
         np.testing.assert_allclose(auto.sigmas, build_sampler("auto", steps=steps, process=PLAIN, data_std=0.8).sigmas)
+
+
+@pytest.mark.parametrize("prediction", ["flow", "sample"])
+def test_a_network_predicts_the_noise_as_it_was_added(prediction: Any) -> None:
+    """A velocity is dx / dsigma of a path, whose noise has the scale."""
+    model = Gaussian(0.4, 0.25, process=WIDE)
+
+    def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        sigma = timestep / 1000
+        x0 = model(x, sigma)
+        return x0 if prediction == "sample" else (x - x0) / sigma[:, None]
+
+    denoiser = Denoiser(network, WIDE, prediction)
+    x = torch.tensor([[3.0], [-5.0]], dtype=torch.float64)
+    torch.testing.assert_close(denoiser(x, 0.5), model(x, 0.5))
+    assert denoiser.conversions([0.5]) == Denoiser(network, PLAIN, prediction).conversions([0.5])
+    sampler = build_sampler("dpmpp_2m_sde", "simple", 6, process=WIDE)
+    torch.testing.assert_close(sampler.sample(denoiser, x, seed=1), sampler.sample(model, x, seed=1))
+
+
+def test_the_density_of_a_mixture() -> None:
+    model = GaussianMixture([0.6, 0.4], [[1.0], [-0.7]], [[0.2], [0.3]], process=WIDE)
+    x = torch.linspace(-1.5, 1.8, 5, dtype=torch.float64)[:, None]
+    found = log_likelihood(model, x, WIDE, sigma_min=0.01, sigma_max=1.0, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found.value, model.log_density(x, 0.01), rtol=0, atol=1e-5)
+
+
+def test_tune_takes_data_and_noise_in_one_unit() -> None:
+    samples = np.random.default_rng(1).normal(0.2, 0.5, (200, 4))
+    wide = tune(samples * 8, steps=4, process=WIDE, level=0)
+    plain = tune(samples, steps=4, process=PLAIN, level=0)
+    assert wide == plain
+    assert wide.noise_scale == 8
