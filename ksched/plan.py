@@ -204,7 +204,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without what was derived from it: its layout knows addresses of this process.
-        return Plan, (self.rows, self.draws, self.start, self.end, self.sigmas, self.report)
+        return Plan, (self.rows, self.draws, self.start, self.end, self.sigmas, self.report, self.noise_scale)
 
     def __deepcopy__(self, memo: object) -> Plan:
         return self  # it never changes

@@ -272,7 +272,8 @@ class Sampler:
 
         Warns
         -----
-        RuntimeWarning : the way back does not fit; the best start found is returned
+        RuntimeWarning : the way back does not fit for some items, which it names; the best start found is returned for
+            them, and the others do not depend on them
 
         Notes
         -----

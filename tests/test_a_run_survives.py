@@ -19,7 +19,7 @@ import torch
 from cases import EVERY_NAME, half
 
 import ksched
-from ksched import VP, LiveRun, Run, Sampler, StepInfo, build_sampler, kernels
+from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler, kernels
 from ksched.batch import Batch
 
 KINDS = ["euler", "dpmpp_2m_sde", "heun", "lms", "restart", "euler_cfg_pp", "dpm_adaptive", "rk_adaptive"]
@@ -110,6 +110,8 @@ def test_samplers_and_plans_that_have_run_are_pickled_without_addresses() -> Non
         assert other == sampler
         assert torch.equal(other.sample(half, x, seed=1), end)
     assert pickle.loads(pickle.dumps(sampler.plan)) == sampler.plan
+    scaled = build_sampler("euler_ancestral", "simple", 3, process=Flow(noise_scale=8.0)).plan
+    assert pickle.loads(pickle.dumps(scaled)).noise_scale == 8.0
     assert "program" not in vars(pickle.loads(pickle.dumps(sampler.plan)))
 
 
