@@ -232,7 +232,7 @@ class Batch:
         held: list[Run] = []
         try:
             for run, _, _, _ in planned:
-                if not run._lock.acquire(blocking=False):
+                if not run._lock.acquire(False):
                     raise RuntimeError(FED_TWICE)
                 held.append(run)
             turns = []
@@ -266,7 +266,7 @@ class Batch:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Let nobody else in."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise RuntimeError(_BUSY)
         try:
             yield

@@ -241,7 +241,7 @@ class LiveRun:
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise RuntimeError(FED_TWICE)
         try:
             self._answer(denoised, uncond)

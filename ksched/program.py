@@ -177,6 +177,7 @@ class Turn:
     reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
         such
     state : that state as it was formed, if ``reader`` reads all it was formed of, else nothing
+    earlier : the buffers of states of earlier calls that are read: whoever was called on one may hold it still
     """
 
     x: int
@@ -186,6 +187,7 @@ class Turn:
     operations: Operations
     reader: int | None
     state: Terms
+    earlier: tuple[int, ...]
     _of_output: dict[tuple[float, float, bool], Operations] = field(default_factory=dict, init=False, repr=False)
 
     def of_output(self, of_x: float, of_output: float, *, replaced: bool = False) -> Operations:
@@ -221,7 +223,6 @@ class Program(NamedTuple):
     turns : one for every model call
     states : the buffer of the state of every model call, and of the result
     held : for every turn, and the result after them, the buffers of the registers that are there when it begins
-    earlier : for every turn, the buffers of states of earlier calls that are read again: a model may still hold them
     buffers : how many buffers are needed
     both : whether an answer must come with the unconditional prediction
     """
@@ -230,7 +231,6 @@ class Program(NamedTuple):
     turns: tuple[Turn, ...]
     states: tuple[int, ...]
     held: tuple[tuple[tuple[Register, int], ...], ...]
-    earlier: tuple[tuple[int, ...], ...]
     buffers: int
     both: bool
 
@@ -273,13 +273,7 @@ def lay_out(plan: Plan) -> Program:
         turns.append(_turn(plan, shelf, row, after, outputs))
     held.append(tuple(shelf.place.items()))
     states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
-    seen = {Register("x", k) for k in calls}
-    earlier = tuple(
-        tuple(place for register, place in places if register in seen and place != turn.x)
-        for places, turn in zip(held, turns, strict=False)
-    )
-    both = any(turn.both for turn in turns)
-    return Program(before, tuple(turns), states, tuple(held), earlier, shelf.count, both)
+    return Program(before, tuple(turns), states, tuple(held), shelf.count, any(turn.both for turn in turns))
 
 
 def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register]) -> Turn:
@@ -293,6 +287,8 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
     draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
     kept = [r for r in outputs if last_use.get(r, -1) > after]
+    read = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < row}
+    earlier = tuple(shelf.place[r] for r in sorted(read) if rows[r.number].level is not None)
     past = rows[row].terms if all(r in shelf.place for r, _ in rows[row].terms) else ()
     formed_of = tuple((shelf.place[r], value) for r, value in past)
     operations = [combination(shelf.take(r), ((_OUTPUT[r.kind], 1.0),)) for r in kept]
@@ -322,7 +318,7 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         written = {operation.out for operation in operations[:reader]}
         if any(source not in read or source in written for source, _ in formed_of) or x in read:
             formed_of = ()
-    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of)
+    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of, earlier)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:

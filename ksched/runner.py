@@ -150,7 +150,8 @@ class Run:
         self._turn = program.turns[calls] if calls < len(program.turns) else None
         self._place = program.states[calls]
         self._replaced = False
-        self._handed_out[self._place] = writes_to(self._registers.tensors[self._place])
+        state = self._registers.tensors[self._place]
+        self._handed_out[self._place] = writes_to(state) if self._recorded else state._version
         self._whole = True  # until the next state is being formed
 
     @property
@@ -405,7 +406,7 @@ class Run:
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
     ) -> None:
         """Take an answer and form what comes after it."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise RuntimeError(FED_TWICE)
         try:
             turn, recorded = self._take(denoised, uncond)
@@ -433,15 +434,17 @@ class Run:
         tensors = registers.tensors
         check_output("D", denoised, registers.shape, registers.device)
         # Own buffers ask for no new tensors; what was recorded may.
+        x, handed_out = tensors[turn.x], self._handed_out
         if self._recorded:
-            recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(tensors[turn.x])
+            recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(x)
+            written = writes_to(x) != handed_out[turn.x]
         else:
             recorded = out_of_place(denoised)
-        if writes_to(tensors[turn.x]) != self._handed_out[turn.x]:
+            written = x._version != handed_out[turn.x]
+        for place in turn.earlier:
+            written = written or writes_to(tensors[place]) != handed_out[place]
+        if written:
             raise RuntimeError(WRITTEN)
-        for place in self._program.earlier[self._calls]:
-            if writes_to(tensors[place]) != self._handed_out[place]:
-                raise RuntimeError(WRITTEN)
         if turn.both:
             check_output("U", uncond, registers.shape, registers.device)
             assert uncond is not None

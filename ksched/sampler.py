@@ -32,6 +32,8 @@ from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["Sampler", "build_sampler"]
 
+_LOOKED_AT = 1024  # numbers of a start, at most, whose spread tells that it is none
+
 
 @dataclass(frozen=True, repr=False)
 class Sampler:
@@ -165,25 +167,26 @@ class Sampler:
         Warns
         -----
         RuntimeWarning : ``x`` cannot be a state at ``sigmas[0]``, since its spread is off by more than a factor of 3;
-            looked at on the processor only, in up to 4096 of its numbers, and only where noise hides the data
+            looked at on the processor only, in up to 1024 of its numbers, and only where noise hides the data
         """
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
         if self._plan is None:
             run: Run | LiveRun = LiveRun(self.spec, self.grid, dict(self.options), x, **how)
         else:
             run = Run(self._plan, x, process=self.process, **how)
-        self._warn_of_spread(x)
+        if self._start_std and x.is_cpu and x.numel() >= 256 and not out_of_place(x):
+            self._check_spread(x)
         return run
 
-    def _warn_of_spread(self, x: torch.Tensor) -> None:
+    def _check_spread(self, x: torch.Tensor) -> None:
         """Warn if a start that should be noise almost alone is far too small or too large."""
-        if x.device.type != "cpu" or x.numel() < 256 or not self._start_std or out_of_place(x.detach()):
-            return
-        whole = x.detach() if x.is_contiguous() else x.detach()[: -(-4096 * len(x) // x.numel())]
-        numbers = whole.reshape(-1)
-        numbers = numbers[:: -(-len(numbers) // 4096)]
-        values = numbers.float().numpy()  # a view of numpy's: torch has nothing to read back
-        spread = math.sqrt(float(np.dot(values, values)) / len(values))
+        if not x.is_contiguous():
+            x = x[: -(-_LOOKED_AT * len(x) // x.numel())]
+        x = x.detach() if x.requires_grad else x
+        # By numpy's view: torch has nothing to read back.
+        numbers = (x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy().reshape(-1)
+        numbers = numbers[:: -(-len(numbers) // _LOOKED_AT)]
+        spread = math.sqrt(np.dot(numbers, numbers) / len(numbers))
         if not 1 / 3 <= spread / self._start_std <= 3:
             warnings.warn(
                 f"the start of a run must be a state at sigma {self.sigmas[0]:.6g}, whose spread is about "
