@@ -21,7 +21,7 @@ import torch
 
 from ksched.agreement import process_of_model
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
-from ksched.denoiser import _FITS, Denoiser, Prediction
+from ksched.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VE, VP, AngleV, Flow, FlowVE, Process
 from ksched.types import Array
 
@@ -305,7 +305,7 @@ class _Trial:
     @staticmethod
     def _ratio(process: Process, sigma: float) -> float:
         """Noise over signal at a contract sigma; a flow's at the last level with a signal."""
-        return math.exp(-process.level(min(sigma, 0.999) if isinstance(process, Flow) else sigma).lam)
+        return math.exp(-process.level(min(sigma, 0.999) if process.is_flow else sigma).lam)
 
     def _sigma(self, rho: float) -> float:
         """Contract sigma of a ratio."""
@@ -506,7 +506,7 @@ class _Trial:
             add("the noise over the signal", lambda rho: rho)
         elif top > 10:
             add("timesteps from 0 to 1, a thousandth of those", lambda rho: ours(rho) / 1000)
-            limit = 1000.0 if isinstance(self.process, Flow) else round(top)
+            limit = 1000.0 if self.process.is_flow else round(top)
             add(f"{limit:g} minus the timestep", lambda rho: limit - ours(rho))
             add("1 minus a thousandth of the timestep", lambda rho: 1 - ours(rho) / 1000)
         else:
@@ -777,7 +777,7 @@ class _Trial:
 
     @property
     def _allowed(self) -> tuple[str, ...]:
-        return _FITS.get(type(self.process), ())
+        return self.process.predictions
 
     def _explain(self, best: _Reading) -> Iterator[Finding]:
         """What is wrong with the claim if this reading is right."""
@@ -821,7 +821,7 @@ class _Trial:
         if kind.base not in self._allowed and found != "edm":
             return Finding("prediction", what + f"a {type(self.process).__name__} network does not; see to its process")
         what += f'Denoiser(network, process, prediction="{found}")'
-        if kind.base == "epsilon" and getattr(self.process, "zero_terminal_snr", False):
+        if kind.base == "epsilon" and self.process.zero_terminal_snr:
             what += ", and a process without zero terminal SNR, which epsilon cannot have"
         return Finding("prediction", what)
 
@@ -864,7 +864,7 @@ class _Trial:
             f"it is told the wrong timesteps: it wants {told.says} ({ends[0]:.4g} to {ends[1]:.4g}), and is told "
             f"{ours.says} ({ends[2]:.4g} to {ends[3]:.4g})"
         )
-        if isinstance(self.process, Flow):
+        if self.process.is_flow:
             scale = {True: "Flow(timestep_scale=1.0)", False: "Flow(timestep_scale=1000.0)"}
             if told.says.startswith("timesteps from"):
                 what += f": {scale[told.told(999.0) < 10]}"
@@ -932,7 +932,7 @@ def _shown_by(process: Process) -> _Shown:
         sigma = process.level_at(-math.log(rho)).label
         return float(process.input_norm(sigma) / process.alpha(sigma))
 
-    data = float(getattr(process, "sigma_data", 1.0))
+    data = process.sigma_data
     known = {1.4142: "over sqrt(1 + sigma ** 2)", 2.0: "over 1 + sigma", 1.0: "as it is"}
     says = known.get(round(divisor(1.0), 4), f"over sqrt({data:g} ** 2 + sigma ** 2)")
     return _Shown(says, divisor, data)

@@ -12,7 +12,7 @@ import torch
 
 from ksched.agreement import check_sigma
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
-from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched.processes import Process
 from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]
@@ -21,17 +21,6 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
 
 # Grids whose conversions a denoiser remembers, since runs come in crowds on the same few.
 _KEPT = 64
-
-#: which prediction types make sense for networks trained on which process
-_FITS: dict[type[Process], tuple[str, ...]] = {
-    VP: ("epsilon", "v_prediction", "sample"),
-    EDM: ("epsilon", "v_prediction", "sample", "edm"),
-    AngleV: ("epsilon", "v_prediction", "sample", "edm"),
-    VE: ("epsilon", "sample"),
-    Cascade: ("epsilon", "v_prediction", "sample"),
-    Flow: ("flow", "sample"),
-    FlowVE: ("flow", "sample"),
-}
 
 
 @dataclass(frozen=True)
@@ -80,11 +69,11 @@ class Denoiser:
             raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
         if self.prediction not in get_args(Prediction):
             raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}; got {self.prediction!r}")
-        kind = type(self.process)
-        fits = _FITS.get(kind, get_args(Prediction))
+        fits = self.process.predictions
         if self.prediction not in fits:
-            raise ValueError(f"a {kind.__name__} network predicts {' or '.join(fits)}; got {self.prediction!r}")
-        if self.prediction == "epsilon" and getattr(self.process, "zero_terminal_snr", False):
+            kind = type(self.process).__name__
+            raise ValueError(f"a {kind} network predicts {' or '.join(fits)}; got {self.prediction!r}")
+        if self.prediction == "epsilon" and self.process.zero_terminal_snr:
             raise ValueError(
                 "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
                 "nothing of x0 there. Such networks are trained for v_prediction or sample."
@@ -175,6 +164,6 @@ class Denoiser:
         if self.prediction == "flow":
             return norm, 1 / (a + s), -s / (a + s)
         # v and EDM's F are the same prediction with opposite signs
-        data = getattr(process, "sigma_data", 1.0)
+        data = process.sigma_data
         sign = -1 if self.prediction == "v_prediction" else 1
         return norm, a * data**2 / norm**2, sign * s * data / norm

@@ -600,7 +600,7 @@ def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor,
             return x / a
         if prediction == "flow":
             return x / (a + s / process.noise_scale)
-        data = getattr(process, "sigma_data", 1.0)
+        data = process.sigma_data
         gain: torch.Tensor = a * data**2 / process.input_norm(sigma) ** 2
         return gain * x
 

@@ -202,7 +202,7 @@ class Sampler:
         """Noise std at the first level if it is all that is seen there, else 0."""
         level = self.grid.levels[0]
         std = float(self.process.noise_std(level.label))
-        hidden = level.alpha == 0 or std >= 5 * level.alpha * getattr(self.process, "sigma_data", 1.0)
+        hidden = level.alpha == 0 or std >= 5 * level.alpha * self.process.sigma_data
         return std if hidden else 0.0
 
     def sample(

@@ -416,7 +416,7 @@ def _even_problem(levels: Array, process: Process) -> str | None:
     if len(gaps) < 2 or np.ptp(gaps) <= 1e-6 * abs(times[0] - times[-1]):
         return None
     wrong = f"levels must be even in the time of {process!r}; got time {times[0]:.6g}, {times[1]:.6g}, {times[2]:.6g}"
-    if isinstance(process, Flow) and process.shift != 1:
+    if process.is_flow and process.shift != 1:
         again = process.time(times)
         if np.ptp(np.diff(again)) <= 1e-6:
             once = process.sigma_at(float(again[1]))

@@ -11,7 +11,7 @@ from cases import PROCESSES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksched import EDM, VE, VP, Flow, Process
+from ksched import EDM, VE, VP, Denoiser, Flow, Process, build_sampler
 
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
@@ -139,3 +139,27 @@ def test_add_noise(process: Process) -> None:
     )
     torch.testing.assert_close(process.add_noise(x0, noise, 0.25)[0], rows[0])
     assert process.add_noise(x0, noise, 0.25).dtype == torch.float32
+
+
+def test_a_subclass_of_a_process_behaves_as_its_base() -> None:
+    """Facts are declared on the process and inherited; nothing asks for its very type."""
+
+    class MyVP(VP):
+        pass
+
+    class MyFlow(Flow):
+        pass
+
+    for process, base in ((MyVP(), VP()), (MyFlow(3.0), Flow(3.0))):
+        assert (process.predictions, process.is_flow, process.sigma_data) == (
+            base.predictions,
+            base.is_flow,
+            base.sigma_data,
+        )
+        for name in ("auto", "euler_ancestral", "dpmpp_2m_sde"):
+            ours, theirs = build_sampler(name, steps=5, process=process), build_sampler(name, steps=5, process=base)
+            assert ours.plan == theirs.plan
+    with pytest.raises(ValueError, match="a MyVP network predicts epsilon or v_prediction or sample; got 'flow'"):
+        Denoiser(lambda x, t: x, MyVP(), prediction="flow")
+    with pytest.raises(ValueError, match="a MyFlow network predicts flow or sample; got 'epsilon'"):
+        Denoiser(lambda x, t: x, MyFlow())

@@ -35,7 +35,7 @@ from ksched.integrations.iterations import (
 )
 from ksched.integrations.keywords import LOADING, near, place
 from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
-from ksched.processes import VP, Flow, Process
+from ksched.processes import VP, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
 from ksched.samplers.euler import boundary_scaling
@@ -803,7 +803,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
         """What a network of v or flow prediction should answer with at timesteps of the training."""
         process = self._trained
-        if isinstance(process, Flow):
+        if process.is_flow:
             return sample - noise if self._entries.invert_sigmas else noise - sample
         levels = [process.level(float(process.sigma(float(t)))) for t in torch.as_tensor(timesteps).flatten().tolist()]
         sizes = [math.hypot(level.alpha, level.sigma) for level in levels]

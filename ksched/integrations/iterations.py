@@ -255,7 +255,7 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
         if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
             raise ValueError("prediction_type 'epsilon' says nothing at zero terminal SNR: the first state is noise")
         process = VP(variance_preserving=process.variance_preserving)
-    if isinstance(process, Flow) and kind == "epsilon":  # no model is trained so, but a class of diffusers has it
+    if process.is_flow and kind == "epsilon":  # no model is trained so, but a class of diffusers has it
         levels = [process.level(float(sigma)) for sigma in np.asarray(sigmas).tolist()]
         if any(level.alpha <= 0 for level in levels):
             raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
@@ -580,7 +580,7 @@ def scheduled_sigmas(
         span["sigma_max"] = float(below[-1])
     made = calculate_sigmas(schedule, steps, process, dialect=dialect, **{**span, **(options or {})})
     terminal = config.get("shift_terminal")
-    made = stretch_terminal(made, terminal) if terminal and isinstance(process, Flow) else made
+    made = stretch_terminal(made, terminal) if terminal and process.is_flow else made
     if not _ends_low(config, stock):
         return made
     lowest = span.get("sigma_min", process.sigma_min)
@@ -599,7 +599,7 @@ def _ends_low(config: Settings, stock: str | None) -> bool:
 
 def start_std(process: Process, sigma: float, config: Settings) -> float:
     """What start noise is multiplied by: states of the data's size have it at 1."""
-    if isinstance(process, Flow) or getattr(process, "variance_preserving", False):
+    if process.is_flow or process.variance_preserving:
         return 1.0
     leading = config.get("timestep_spacing") == "leading" or isinstance(process, EDM)
     return math.hypot(sigma, 1.0) if leading else sigma

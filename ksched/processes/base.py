@@ -53,6 +53,21 @@ class Process(ABC):
     #: whether rules over the training table take whole entries of it, as peers do for discrete models
     is_discrete: ClassVar[bool] = False
 
+    #: whether states are ``(1 - sigma) * x0 + sigma * eps``, with sigma from 0 to 1
+    is_flow: ClassVar[bool] = False
+
+    #: std of the data that networks were trained for, as their preconditioning takes it
+    sigma_data: float = 1.0
+
+    #: whether the last level of training is pure noise, of which eps says nothing
+    zero_terminal_snr: bool = False
+
+    #: whether ``alpha ** 2 + std ** 2`` is 1 for states
+    variance_preserving: bool = False
+
+    #: the shift of a flow's time; 1 is none
+    shift: float = 1.0
+
     #: std of the noise that sigma multiplies; every draw of a sampler is multiplied by it
     noise_scale: float = 1.0
 
@@ -60,6 +75,11 @@ class Process(ABC):
     def sigma_limit(self) -> float:
         """Largest contract sigma that a state can hold."""
         return sys.float_info.max
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """What networks of this process may predict, in the words of `ksched.Denoiser`."""
+        return "epsilon", "v_prediction", "sample", "flow", "edm"
 
     #: smallest and largest contract sigma of training; the largest is the level of start noise
     sigma_min: float
@@ -166,7 +186,7 @@ class Process(ABC):
         ComfyUI's ``percent_to_sigma``, whose stand-in for infinity is 999999999.9.
         """
         if not 0 < share < 1:
-            return 0.0 if share >= 1 else 1.0 if self.sigma_limit == 1 else math.inf
+            return 0.0 if share >= 1 else 1.0 if self.is_flow else math.inf
         return self._sigma_after(float(share))
 
     def _sigma_after(self, share: float) -> float:

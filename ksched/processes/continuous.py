@@ -58,6 +58,11 @@ class EDM(_LogRange):
         _check_range(self.sigma_min, self.sigma_max)
         check_positive("sigma_data", self.sigma_data)
 
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """Noise, v, x0, or EDM's F."""
+        return "epsilon", "v_prediction", "sample", "edm"
+
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma) / 4
 
@@ -119,6 +124,11 @@ class FlowVE(_LogRange):
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
 
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """A velocity, or x0."""
+        return "flow", "sample"
+
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return sigma / (1 + sigma)
 
@@ -152,6 +162,11 @@ class VE(_LogRange):
 
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """Noise, or x0."""
+        return "epsilon", "sample"
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
@@ -190,6 +205,11 @@ class Cascade(Process):
         check_positive("shift", self.shift)
         check_positive("num_timesteps", self.num_timesteps)
         vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """Noise, v or x0."""
+        return "epsilon", "v_prediction", "sample"
 
     def _table_sigmas(self) -> Array:
         return self.sigma(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)

@@ -141,6 +141,11 @@ class VP(Process):
         return sigmas
 
     @property
+    def predictions(self) -> tuple[str, ...]:
+        """Noise, v or x0."""
+        return "epsilon", "v_prediction", "sample"
+
+    @property
     def sigma_limit(self) -> float:
         """No limit for variance-preserving states; any finite sigma for the others."""
         return math.inf if self.variance_preserving else super().sigma_limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,10 +63,17 @@ class Flow(Process):
         """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
         return cls(math.exp(mu), num_timesteps, timestep_scale, noise_scale=noise_scale)
 
+    is_flow: ClassVar[bool] = True
+
     @property
     def sigma_limit(self) -> float:
         """1: pure noise."""
         return 1.0
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """A velocity, or x0."""
+        return "flow", "sample"
 
     def _table_sigmas(self) -> Array:
         return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)

@@ -161,7 +161,7 @@ def auto(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std
 def general(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
     """What `auto` does on any levels; parameters as there."""
     last: Literal["denoised", "integral"] = "denoised" if end == "denoise" else "integral"
-    if grid.levels[0].alpha == 0 and grid.process.sigma_limit == 1:
+    if grid.levels[0].alpha == 0 and grid.process.is_flow:
         return lms(run, grid, x, end=last)
     high = len(grid) >= _LONG
     return exp_pc(run, grid, x, predictor_order=3 if high else 2, corrector_order=4 if high else 3, end=last)

@@ -86,7 +86,7 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
     """
     if eta == 0:
         return t, 0.0
-    if rule == "comfyui" and grid.process.sigma_limit == 1 and t.sigma > 0:
+    if rule == "comfyui" and grid.process.is_flow and t.sigma > 0:
         share = max(1 + eta * (t.sigma / s.sigma - 1), 0.0)
         down = t.sigma * share  # of a state whose alpha is 1 - down
         kept = share * t.alpha / (1 - down)
@@ -155,7 +155,7 @@ class Straight:
 
     @property
     def _flow(self) -> bool:
-        return self.grid.process.sigma_limit == 1 or self.grid.levels[0].alpha == 0
+        return self.grid.process.is_flow or self.grid.levels[0].alpha == 0
 
     def scale(self, level: Level) -> float:
         """What the state of a level is divided by."""

@@ -68,7 +68,7 @@ def view(
     ValueError : ``end_at`` not below the level before
     """
     process, levels = grid.process, list(grid.levels)
-    flow = process.sigma_limit == 1
+    flow = process.is_flow
     if start_after > 0 and levels[0].alpha == 0 and len(levels) > 1:
         levels[0] = process.level(process.sigma_after(start_after))
     if end_at > 0 and levels[-1].sigma == 0 and len(levels) > 1:

@@ -144,7 +144,7 @@ def _shifted(steps: int, mu: float) -> Array:
 
 def _on(span: Span, curve: Array) -> Array:
     """A curve as the sigmas of a flow process, or as places in the training table of another."""
-    if isinstance(span.process, Flow):
+    if span.process.is_flow:
         return _scaled(span, curve)
     low, high = span.positions
     return span.at(low + curve[:-1] * (high - low))

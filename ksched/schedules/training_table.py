@@ -177,7 +177,7 @@ def calculate_ddim_uniform_sigmas(
 def _times(span: Span, shift_twice: bool) -> tuple[float, float]:
     """Highest and lowest time of a span; with the shift applied once more than it should be if that is wanted."""
     process = span.process
-    if shift_twice and hasattr(process, "shift"):
+    if shift_twice and process.shift != 1:
         process = dataclasses.replace(process, shift=1.0)  # type: ignore[type-var]
     return process.time(span.sigma_max), process.time(span.sigma_min)
 

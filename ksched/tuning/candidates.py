@@ -68,7 +68,7 @@ def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str
     for sampler, how, schedule, options in pairs if steps > 1 else pairs[-1:]:  # one step is the prediction
         if end == "denoise" and how.get("end") == "integral":
             continue
-        for shift in (1.0, 3.0) if noise and process.sigma_limit == 1 else (1.0,):
+        for shift in (1.0, 3.0) if noise and process.is_flow else (1.0,):
             try:
                 sigmas = calculate_sigmas(schedule, steps, _shifted(process, shift), **options)
                 plan = build_sampler(sampler, sigmas=sigmas, process=process, **how).plan
@@ -84,7 +84,7 @@ def _shifted(process: Process, shift: float) -> Process:
     """The process whose schedules are those of another shift; states are the same."""
     if shift == 1:
         return process
-    return Flow(shift * getattr(process, "shift", 1.0))
+    return Flow(shift * process.shift)
 
 
 def shipped(steps: int, process: Process, data_std: float, end: AutoEnd | None) -> Iterator[tuple[str, Plan]]:
