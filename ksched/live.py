@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -107,7 +107,7 @@ class LiveRun:
     spec, grid, options : what to run
     x : start state, batch first; it is copied, never written to
     seed, noise : as for `Run`; needed if the sampler draws noise
-    levels : as for `Run`
+    levels, check_start : as for `Run`
 
     Raises
     ------
@@ -124,10 +124,12 @@ class LiveRun:
         seed: Seed | None = None,
         noise: Noise | None = None,
         levels: Levels | None = None,
+        check_start: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         check_state(x)
         self.process = grid.process
         self.levels = levels
+        self._check_start = check_start
         self._lock = threading.Lock()
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None
@@ -257,6 +259,8 @@ class LiveRun:
             check_output("U", uncond, self.shape, self.device)
         if writes_to(self._asked.x) != self._asked.writes or _writes_in(self._state) != self._state_writes:
             raise RuntimeError(WRITTEN)
+        if self._check_start is not None and not self._calls:
+            self._check_start(self._asked.x)
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None

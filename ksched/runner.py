@@ -93,6 +93,7 @@ class Run:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
     levels : what a model that knows its process may check, from `ksched.agreement.levels_of`; None tells it nothing
+    check_start : is called with the state of the first model call when that has been answered
 
     Raises
     ------
@@ -114,9 +115,11 @@ class Run:
         noise: Noise | None = None,
         process: Process | None = None,
         levels: Levels | None = None,
+        check_start: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         check_state(x)
         self._set_up(plan, x, process, levels)
+        self._check_start = check_start
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
         self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
         if self._recorded:
@@ -131,6 +134,7 @@ class Run:
         """All that does not depend on numbers: of ``x`` shape, dtype and device count."""
         self.plan, self.process = plan, process
         self.levels = levels
+        self._check_start: Callable[[torch.Tensor], None] | None = None
         self._lock = threading.Lock()
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None
@@ -435,6 +439,8 @@ class Run:
         check_output("D", denoised, registers.shape, registers.device)
         # Own buffers ask for no new tensors; what was recorded may.
         x, handed_out = tensors[turn.x], self._handed_out
+        if self._check_start is not None and not self._calls:
+            self._check_start(x)
         if self._recorded:
             recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(x)
             written = writes_to(x) != handed_out[turn.x]

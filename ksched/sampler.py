@@ -166,27 +166,28 @@ class Sampler:
 
         Warns
         -----
-        RuntimeWarning : ``x`` cannot be a state at ``sigmas[0]``, since its spread is off by more than a factor of 3;
-            looked at on the processor only, in up to 1024 of its numbers, and only where noise hides the data
+        RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, since its
+            spread is off by more than a factor of 3; looked at on the processor only, in up to 1024 of its numbers, and
+            only where noise hides the data
         """
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
+        if self._start_std and isinstance(x, torch.Tensor) and x.is_cpu and x.numel() >= 256:
+            how["check_start"] = self._check_spread
         if self._plan is None:
-            run: Run | LiveRun = LiveRun(self.spec, self.grid, dict(self.options), x, **how)
-        else:
-            run = Run(self._plan, x, process=self.process, **how)
-        if self._start_std and x.is_cpu and x.numel() >= 256 and not out_of_place(x):
-            self._check_spread(x)
-        return run
+            return LiveRun(self.spec, self.grid, dict(self.options), x, **how)
+        return Run(self._plan, x, process=self.process, **how)
 
     def _check_spread(self, x: torch.Tensor) -> None:
         """Warn if a start that should be noise almost alone is far too small or too large."""
+        if out_of_place(x):
+            return
         if not x.is_contiguous():
             x = x[: -(-_LOOKED_AT * len(x) // x.numel())]
         x = x.detach() if x.requires_grad else x
         # By numpy's view: torch has nothing to read back.
         numbers = (x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy().reshape(-1)
-        numbers = numbers[:: -(-len(numbers) // _LOOKED_AT)]
-        spread = math.sqrt(np.dot(numbers, numbers) / len(numbers))
+        looked_at = numbers[:: -(-len(numbers) // _LOOKED_AT)].astype(np.float64)
+        spread = math.sqrt(np.dot(looked_at, looked_at) / len(looked_at))
         if not 1 / 3 <= spread / self._start_std <= 3:
             warnings.warn(
                 f"the start of a run must be a state at sigma {self.sigmas[0]:.6g}, whose spread is about "
@@ -194,7 +195,7 @@ class Sampler:
                 "it is sampler.initial_state(shape, seed=...); an image is noised by process.add_noise(x0, noise, "
                 "sigmas[0]).",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=2,
             )
 
     @cached_property

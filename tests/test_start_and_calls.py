@@ -109,6 +109,12 @@ def test_a_start_is_not_judged_where_it_may_be_anything() -> None:
         build_sampler("euler", sigmas=[2.0, 1.0, 0]).sample(one, 0.01 * torch.ones(1, 400))
         build_sampler("euler", sigmas=[2.4, 1.0, 0], process=EDM()).sample(one, 100 * torch.ones(1, 400))
         build_sampler("euler", "karras", 3).sample(one, torch.ones(1, 255))
+        sampler = build_sampler("euler", "karras", 3)  # a start that is only there to be replaced by a saved state
+        x = sampler.initial_state((1, 400), seed=0)
+        for start in (torch.zeros_like(x), torch.full_like(x, math.nan), torch.full_like(x, 1e38)):
+            sampler.start(start).load_state_dict(sampler.start(x).state_dict())
+    with pytest.warns(RuntimeWarning, match="whose spread is about 14.61; got one of nan"):
+        sampler.sample(one, torch.full_like(x, math.nan))
     with pytest.warns(RuntimeWarning, match="whose spread is about 2.6"):  # five times EDM's sigma_data
         build_sampler("euler", sigmas=[2.6, 1.0, 0], process=EDM()).sample(one, 0.01 * torch.ones(1, 400))
 
