@@ -141,7 +141,7 @@ def run(
     out: Path | str = "demo",
     calls: Sequence[int] = CALLS,
     maps: Sequence[int] = MAPS,
-    images: int = 64,
+    images: int = 32,
     progress: bool = False,
 ) -> Report:
     """Sample 64 digits, measure every sampler on every schedule at equal model calls, and draw it all.
@@ -273,7 +273,7 @@ def from_text(
 def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
     """Digits sampled from pure noise, with all that the callback saw."""
     model = _paired(digits(sampler.process))
-    x = sampler.process.add_noise(torch.zeros(items, 64), _start_noise(items, seed), float(sampler.sigmas[0])).float()
+    x = sampler.initial_state((items, 64), seed=seed)
     steps: list[StepInfo] = []
     result = sampler.sample(model, x, seed=seed, callback=steps.append, progress=progress)
     return Trajectory(sampler, tuple(steps), result)
@@ -285,7 +285,7 @@ def path_errors(
     schedules: Sequence[NoiseSchedule],
     process: Process,
     seed: int = 0,
-    images: int = 64,
+    images: int = 32,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Error]:
     """Distance of deterministic samplers to the exact ODE solution, on digits.
@@ -317,15 +317,17 @@ def path_errors(
     exact = dict(zip([*levels, 0.0], model.solve(start, [*levels, 0.0]), strict=True))
     spread = (exact[0.0] - torch.from_numpy(model.mean)).square().mean().sqrt()
     errors = []
-    known: dict[tuple[Plan, ...], list[torch.Tensor]] = {}
+    known: dict[Plan, float] = {}
     for (spec, calls), row in zip(jobs, built, strict=True):
-        plans = tuple(sampler.plan for sampler in row)
-        if plans not in known:
-            starts = [exact[float(sampler.sigmas[0])].float() for sampler in row]
-            known[plans] = _together(model, [Run(plan, x) for plan, x in zip(plans, starts, strict=True)])
-        for sampler, result in zip(row, known[plans], strict=True):
-            value = float((result - exact[0.0]).square().mean(-1).sqrt().mean() / spread)
-            errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, sampler.nfe, value))
+        for sampler in row:
+            plan = sampler.plan
+            if plan not in known:
+                run = Run(plan, exact[float(sampler.sigmas[0])].float())
+                while not run.done:
+                    denoised = model(run.x, run.level.label)
+                    run.feed(denoised, denoised if run.needs_uncond else None)
+                known[plan] = float((run.x - exact[0.0]).square().mean(-1).sqrt().mean() / spread)
+            errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, sampler.nfe, known[plan]))
         advance()
     return errors
 
@@ -360,15 +362,6 @@ def law_errors(
             errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, plan.nfe, known[plan]))
         advance()
     return errors
-
-
-def _together(model: GaussianMixture, runs: Sequence[Run]) -> list[torch.Tensor]:
-    """The results of runs that share their model calls: every item of a batch may stand at a level of its own."""
-    while pending := [run for run in runs if not run.done]:
-        answers = model(torch.cat([run.x for run in pending]), torch.cat([run.sigma for run in pending]))
-        for run, denoised in zip(pending, torch.split(answers, [len(run.x) for run in pending]), strict=True):
-            run.feed(denoised, denoised if run.needs_uncond else None)
-    return [run.x for run in runs]
 
 
 def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -434,17 +427,14 @@ def _within(
 ) -> list[Sampler]:
     """A sampler on each schedule where it can run in so many model calls, with the most steps that these allow."""
     if spec.levels is not None:
-        return [build_sampler(spec.name, steps=calls, process=process)]
-    found = []
-    for name in schedules:
-        for steps in range(calls, 0, -1):
-            if spec.calls is not None and spec.nfe(steps) > calls:
-                continue
-            sampler = build_sampler(spec.name, name, steps, process=process)
-            if sampler.nfe <= calls:
-                found.append(sampler)
-                break
-    return found
+        return [build_sampler(spec.name, calls=calls, process=process)]
+    if spec.calls is None:  # they depend on the levels
+        can = [name for name in schedules if build_sampler(spec.name, name, 1, process=process).nfe <= calls]
+        return [build_sampler(spec.name, name, calls=calls, process=process) for name in can]
+    if spec.nfe(1) > calls:
+        return []
+    first = build_sampler(spec.name, schedules[0], calls=calls, process=process)
+    return [first, *(build_sampler(spec.name, name, first.steps, process=process) for name in schedules[1:])]
 
 
 def _curves(

@@ -23,6 +23,7 @@ from ksched.types import Array, Dialect, NoiseSchedule
 
 try:
     import matplotlib as mpl
+    from matplotlib.collections import PatchCollection
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -381,7 +382,7 @@ def error_curves(groups: Mapping[str, Curves], *, title: str = "", columns: int 
 
 
 #: inches of `error_map`: a row, a column, the gap between groups of columns, and what lies around the table
-_ROW, _COLUMN, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.27, 0.435, 0.1, 2.45, 1.1, 2.35, 0.5
+_ROW, _COLUMN, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.255, 0.43, 0.1, 2.72, 1.15, 2.1, 0.55
 
 
 def error_map(maps: Mapping[str, Mapping[str, Sequence[ErrorRow]]], *, title: str = "") -> Figure:
@@ -436,6 +437,7 @@ def _error_table(
 ) -> None:
     """One table of `error_map`; the axes are in inches, from the top."""
     colours, width, y = mpl.colormaps["viridis_r"], axes.get_xlim()[1], 0.0
+    cells: list[Rectangle] = []
     best: dict[bool, tuple[float, Rectangle]] = {}
 
     def write(x: float, y: float, text: str, **how: Any) -> None:
@@ -443,8 +445,8 @@ def _error_table(
 
     for name, x in places.items():
         write(x + _COLUMN / 2, -0.1, name, rotation=50, ha="left", va="bottom", rotation_mode="anchor", fontsize=14)
-    write(width + 0.15, -0.1, "steps", rotation=50, va="bottom", rotation_mode="anchor", fontsize=14)
-    write(width + 0.65, -0.1, "calls", rotation=50, va="bottom", rotation_mode="anchor", fontsize=14)
+    write(width + 0.35, -0.1, "steps", ha="center")
+    write(width + 0.87, -0.1, "calls", ha="center")
     for heading, rows in groups.items():
         if heading:
             write(-_LEFT + 0.15, y + _ROW * 0.55, heading, weight="bold", fontsize=14)
@@ -453,14 +455,14 @@ def _error_table(
             middle = y + _ROW * 0.53
             write(-0.1, middle, row.name, ha="right", fontsize=14.5, weight="bold" if "" in row.errors else "normal")
             write(width + 0.35, middle, row.steps, ha="center")
-            write(width + 0.82, middle, row.calls, ha="center")
+            write(width + 0.87, middle, row.calls, ha="center")
             if not row.errors:
                 axes.add_patch(Rectangle((0, y), width, _ROW, facecolor="0.93", hatch="////", edgecolor="0.8", lw=0))
                 write(width / 2, middle, row.note, ha="center", bbox={"facecolor": "0.97", "lw": 0, "pad": 1.5})
             for name, value in row.errors.items():
                 x, wide = (places[name], _COLUMN) if name else (0.0, width)
                 share = float(scale(math.log(max(value, 1e-12))))
-                axes.add_patch(Rectangle((x, y), wide, _ROW, facecolor=colours(share), edgecolor="white", lw=0.6))
+                cells.append(Rectangle((x, y), wide, _ROW, facecolor=colours(share), edgecolor="white", lw=0.6))
                 text = _short(value) if name else f"{_short(value)}   (on its own noise levels)"
                 write(x + wide / 2, middle, text, ha="center", color="white" if share > 0.45 else "black")
                 noisy = heading.endswith(", with noise")
@@ -468,6 +470,7 @@ def _error_table(
                     frame = Rectangle((x, y), wide, _ROW, fill=False, edgecolor="#D55E00", linewidth=3, clip_on=False)
                     best[noisy] = (value, frame)
             y += _ROW
+    axes.add_collection(PatchCollection(cells, match_original=True), autolim=False)
     for _, frame in best.values():
         axes.add_patch(frame)
     for heading, names in columns.items():
