@@ -24,8 +24,8 @@ def catalogue() -> str:
     count = sum(map(len, ours.values()))
     parts = ["# Catalogue: every sampler, schedule and process"]
     parts += [
-        f"{count} samplers (solvers), {len(SCHEDULES)} noise schedules and {len(PROCESSES)} processes. Any sampler runs "
-        "with any schedule on any process. This covers every sampler in ComfyUI and k-diffusion and every "
+        f"{count} samplers (solvers), {len(SCHEDULES)} noise schedules and {len(PROCESSES)} processes. "
+        "Any sampler runs with any schedule on any process. This covers every sampler in ComfyUI and k-diffusion and every "
         "continuous-time scheduler in diffusers."
     ]
     parts += [

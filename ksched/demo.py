@@ -34,6 +34,8 @@ from ksched.types import Array, NoiseSchedule, SamplerType
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ksched.plots import ErrorRow
+
 __all__ = [
     "CALLS",
     "CURVES",
@@ -51,7 +53,7 @@ __all__ = [
 #: numbers of model calls at which every sampler is measured on every schedule
 MAPS = (8, 20)
 #: numbers of model calls at which the samplers of `DRAWN` are measured on the schedules of `CURVES`
-CALLS = (4, 6, 8, 12, 20, 28, 40)
+CALLS = (4, 6, 8, 12, 20, 40)
 #: schedules whose errors are drawn against model calls
 CURVES = (
     NoiseSchedule.SIMPLE,
@@ -141,7 +143,7 @@ def run(
     out: Path | str = "demo",
     calls: Sequence[int] = CALLS,
     maps: Sequence[int] = MAPS,
-    images: int = 32,
+    images: int = 24,
     progress: bool = False,
 ) -> Report:
     """Sample 64 digits, measure every sampler on every schedule at equal model calls, and draw it all.
@@ -199,8 +201,9 @@ def run(
         "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
         "schedules.png": plots.sigma_curves(list(SCHEDULES), steps, process),
         "errors.png": plots.error_map(
-            {f"{_plural(count, 'model call')}": _rows(report.at(count), specs, process, count) for count in maps},
-            title="Error in % of the spread of the digits, at equal model calls. Framed: the smallest of its kind",
+            {f"{_plural(count, 'model call')}": _rows(report.at(count), specs, count) for count in maps},
+            title="Error in % of the digits' spread, at equal model calls (NFE). "
+            "Framed: the smallest without noise and with it",
         ),
         "error_curves.png": plots.error_curves(
             {heading: _curves(errors, {s.name for s in drawn}, curves) for heading, errors in kinds.items()},
@@ -285,7 +288,7 @@ def path_errors(
     schedules: Sequence[NoiseSchedule],
     process: Process,
     seed: int = 0,
-    images: int = 32,
+    images: int = 24,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Error]:
     """Distance of deterministic samplers to the exact ODE solution, on digits.
@@ -422,9 +425,7 @@ def measured() -> list[SamplerSpec]:
     return [spec for spec in samplers() if not spec.adaptive and not spec.uncond]
 
 
-def _within(
-    spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], process: Process
-) -> list[Sampler]:
+def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], process: Process) -> list[Sampler]:
     """A sampler on each schedule where it can run in so many model calls, with the most steps that these allow."""
     if spec.levels is not None:
         return [build_sampler(spec.name, calls=calls, process=process)]
@@ -448,21 +449,23 @@ def _curves(
     return {sampler: {name: sorted(set(line)) for name, line in lines.items()} for sampler, lines in curves.items()}
 
 
-def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], process: Process, calls: int) -> dict[str, list[Any]]:
+def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], calls: int) -> dict[str, list[ErrorRow]]:
     """The rows of a map by heading: ``auto`` first, then families in their order, without noise and with it."""
-    from ksched.plots import ErrorRow
+    from ksched import plots
 
     def row(spec: SamplerSpec) -> ErrorRow:
         own = [error for error in errors if error.sampler == spec.name]
         if not own:
-            return ErrorRow(spec.name, {}, note=f"needs more than {_plural(calls, 'model call')}")
+            return plots.ErrorRow(spec.name, {}, note=f"needs more than {_plural(calls, 'model call')}")
         steps, nfe = ([getattr(error, what) for error in own] for what in ("steps", "nfe"))
         values = {"" if error.schedule is None else error.schedule.value: error.value for error in own}
-        return ErrorRow(spec.name, values, _span(steps), _span(nfe))
+        return plots.ErrorRow(spec.name, values, _span(steps), _span(nfe))
 
     rows = {"": [row(spec) for spec in specs if spec is AUTO]}
     for words, noisy in (("", False), (", with noise", True)):
-        for heading, members in families(spec for spec in specs if spec is not AUTO and (spec.draws != 0) is noisy).items():
+        for heading, members in families(
+            spec for spec in specs if spec is not AUTO and (spec.draws != 0) is noisy
+        ).items():
             rows[heading + words] = [row(spec) for spec in members]
     return rows
 
