@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 import ksched
 from ksched import demo, plots
 from ksched.analysis import gaussian_law
-from ksched.registry import families, sampler_spec
+from ksched.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 
 VP = ksched.VP()
@@ -64,7 +64,7 @@ def test_errors_are_at_equal_model_calls_with_as_many_steps_as_they_allow() -> N
 
 
 def test_the_map_has_auto_on_top_and_families_in_their_order() -> None:
-    specs = [demo.AUTO, *demo.measured()]
+    specs = [AUTO, *demo.measured()]
     errors = [demo.Error("auto", None, 8, 8, 8, 0.04), demo.Error("heun", NAMES[0], 8, 4, 7, 0.2)]
     rows = demo._rows(errors, specs, 8)
     headings = list(families(demo.measured()))

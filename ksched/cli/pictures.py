@@ -71,7 +71,7 @@ def _error_table(report: Report) -> Table:
         caption="without noise: mean distance to the exact ODE solution, on digits\n"
         "with noise: Wasserstein-2 distance to the exact law, on Gaussian data\n"
         "a sampler with two calls per step runs half the steps; - cannot run in so few\n"
-        "auto has its own noise levels; * smallest without noise, or with it",
+        "* smallest without noise, or with it; auto has its own noise levels",
         title_justify="left",
         caption_justify="left",
     )
