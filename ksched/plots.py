@@ -400,7 +400,7 @@ def error_map(maps: Mapping[str, Mapping[str, Sequence[ErrorRow]]], *, title: st
     names = dict.fromkeys(
         name for groups in maps.values() for rows in groups.values() for r in rows for name in r.errors
     )
-    columns = {heading: [n for n in members if n in names] for heading, members in families().items()}
+    columns: dict[str, list[str]] = {h: [str(n) for n in members if n in names] for h, members in families().items()}
     known = {name for members in columns.values() for name in members}
     columns["Others"] = [*columns.get("Others", []), *(name for name in names if name and name not in known)]
     columns = {heading: members for heading, members in columns.items() if members}
