@@ -49,6 +49,13 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]
 
 
+def finish(_: Sphinx, page: str, source: list[str]) -> None:
+    """Add to the catalogue what only the site has."""
+    if page == "catalogue":
+        source[0] = generate.on_site(source[0])
+
+
 def setup(app: Sphinx) -> None:
     """Write the generated pages before sources are read."""
     generate.write(Path(app.srcdir, "generated"))
+    app.connect("source-read", finish)

@@ -6,8 +6,7 @@ import contextlib
 import io
 import itertools
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,6 +15,7 @@ import benchmark_tables
 import matplotlib as mpl
 import numpy as np
 import torch
+from catalogue import catalogue, prose, table
 from matplotlib.figure import Figure
 from numpydoc.docscrape import FunctionDoc
 
@@ -26,13 +26,13 @@ from ksched.explain import allowed, sampler_facts
 from ksched.grid import Grid
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
-from ksched.plots import families, save, sigma_curves
+from ksched.plots import save, sigma_curves
 from ksched.registry import SamplerSpec, dialect_options, samplers
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.types import _SAMPLER_SPELLINGS, _key
 
-__all__ = ["write"]
+__all__ = ["on_site", "write"]
 
 STEPS = 20
 LEVELS = (14.6, 5, 1.5, 0.4, 0)
@@ -42,21 +42,12 @@ PROGRAMS = {
     Dialect.DIFFUSERS: "diffusers",
     Dialect.A1111: "A1111, Forge and reForge",
 }
-FAMILIES = {
-    "euler": "Euler's method and its relatives",
-    "runge_kutta": "Runge-Kutta",
-    "exponential": "Single-step methods in log-SNR",
-    "multistep": "Multistep methods in log-SNR",
-    "dpm_solver": "DPM-Solver, all of its options",
-    "adams": "Adams methods in sigma",
-    "cfg_pp": "CFG++",
-    "adaptive": "Adaptive",
-}
 
 
 def write(folder: Path) -> None:
     """Write everything into a folder; what is in it and no longer follows from anything is removed."""
-    pages = {Path("catalogue.md"): catalogue(), Path("peers.md"): peers()}
+    (folder.parent / "catalogue.md").write_text(catalogue())  # for readers of the clone too, so it is kept in git
+    pages = {Path("peers.md"): peers()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
     pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
     for part in ("schedules", "samplers"):
@@ -71,70 +62,23 @@ def write(folder: Path) -> None:
     benchmark_tables.write(folder / "benchmarks")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def prose(lines: Iterable[str]) -> str:
-    """Text of a docstring as Markdown on one line, with papers as links."""
-    text = " ".join(line.strip() for line in lines).replace("``", "`").strip()
-    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-
-
 def written(options: Mapping[str, Any]) -> str:
     """Options as code: `eta=0.0`, `order=2`."""
     return ", ".join(f"`{name}={value!r}`".replace("'", '"') for name, value in options.items())
 
 
-def catalogue() -> str:
-    """The page of everything that exists."""
-    parts = ["# What exists", "Any sampler with any schedule on any process.", "## Samplers"]
-    parts += [
-        "Order is that of the deterministic form; weak order that of the law where noise is drawn. Calls and noises "
-        "are those of a step with default options. [How to choose one](../choose.md) is a page of its own."
-    ]
-    for (module, heading), specs in in_families().items():
-        rows = [
-            [
-                f"[`{spec.name}`](samplers/{spec.name}.md)",
-                spec.order,
-                "" if spec.weak_order is None else spec.weak_order,
-                spec.calls if isinstance(spec.calls, int) else "varies",
-                "varies" if spec.draws is None else spec.draws or "",
-                ", ".join(f"`{option}`" for option in spec.own_options.values()),
-                prose([spec.source]),
-            ]
-            for spec in specs
-        ]
-        columns = ["name", "order", "weak order", "calls", "noises", "options", "source"]
-        parts += [f"### {heading}", prose([(sys.modules[module].__doc__ or "").strip()]), table(columns, rows)]
-    parts += ["### Options of every sampler"]
-    parts += ["How a sampler reads the levels of a run. Each is what some program does throughout; dialects set them."]
-    parts += [option_table(VIEW_OPTIONS, view, linked_from="samplers/"), "## Schedules"]
-    for heading, names in families().items():
-        rows = []
-        for name in names:
-            options = ", ".join(f"`{option}`" for option in schedule_options(name).values())
-            link = f"[`{name}`](schedules/{name}.md)"
-            rows.append([link, SCHEDULES[name].formula, options, prose([SCHEDULES[name].source])])
-        parts += [f"### {heading}", table(["name", "rule", "options", "source"], rows)]
-    parts += ["All take `sigma_min` and `sigma_max`. [What other programs call them](peers.md) is a page of its own."]
-    parts += ["![Noise levels of every schedule](schedules.png)"]
+def on_site(page: str) -> str:
+    """The catalogue as the site shows it: names are links to pages of their own, which a clone does not have."""
+    for folder, names in {"samplers": [spec.name for spec in samplers()], "schedules": list(SCHEDULES)}.items():
+        page = re.sub(rf"^\| `({'|'.join(names)})` \|", rf"| [`\1`](generated/{folder}/\1.md) |", page, flags=re.M)
+    parts = [page, "## Options of every sampler"]
+    parts += ["These say how a sampler reads the noise levels of a run. Each is what some program does throughout."]
+    parts += [option_table(VIEW_OPTIONS, view, linked_from="generated/samplers/"), "## The schedules drawn"]
+    parts += [f"The noise levels of every schedule in {STEPS} steps on Stable Diffusion's process."]
+    parts += ["![Noise levels of every schedule](generated/schedules.png)"]
     pages = [*(f"samplers/{spec.name}" for spec in samplers()), *(f"schedules/{name}" for name in SCHEDULES)]
-    parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```"]
+    parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(f"generated/{page}" for page in pages) + "\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def in_families() -> dict[tuple[str, str], list[SamplerSpec]]:
-    """Samplers by (module, heading), in the order of `FAMILIES`."""
-    found: dict[tuple[str, str], list[SamplerSpec]] = {}
-    for spec in samplers():
-        name = spec.function.__module__.rpartition(".")[2]
-        found.setdefault((spec.function.__module__, FAMILIES[name]), []).append(spec)
-    order = list(FAMILIES.values())
-    return dict(sorted(found.items(), key=lambda entry: order.index(entry[0][1])))
 
 
 def peers() -> str:
@@ -215,7 +159,7 @@ def sampler_page(spec: SamplerSpec) -> str:
     parts += [f'```python\nksched.build_sampler("{spec.name}", "karras", {STEPS}{own})\n```'.replace("'", '"')]
     if spec.own_options:
         parts += ["## Options", option_table(spec.own_options, spec.function)]
-        parts += ["And [those of every sampler](../catalogue.md#options-of-every-sampler)."]
+        parts += ["And [those of every sampler](../../catalogue.md#options-of-every-sampler)."]
     parts += ["## A run", adaptive_run(spec)] if spec.adaptive else ["## Its plan", example_plan(spec)]
     same = list(same_tables(spec))
     if same:

@@ -24,7 +24,7 @@ from ksched.loop import StepInfo
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
 from ksched.processes import Process, default_process
-from ksched.registry import SamplerSpec, samplers
+from ksched.registry import AUTO, SamplerSpec, families, samplers
 from ksched.runner import Run
 from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
@@ -34,9 +34,12 @@ from ksched.types import Array, NoiseSchedule, SamplerType
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ksched.plots import ErrorRow
+
 __all__ = [
     "CALLS",
     "CURVES",
+    "MAPS",
     "Error",
     "Report",
     "Trajectory",
@@ -47,9 +50,11 @@ __all__ = [
     "trajectory",
 ]
 
-#: model calls at which errors are measured; a sampler with two calls per step takes half as many steps
-CALLS = (4, 6, 8, 12, 18, 27, 40)
-#: schedules whose errors are measured at all of these; the others, at the steps that were asked for
+#: numbers of model calls at which every sampler is measured on every schedule
+MAPS = (8, 20)
+#: numbers of model calls at which the samplers of `DRAWN` are measured on the schedules of `CURVES`
+CALLS = (4, 6, 8, 12, 20, 40)
+#: schedules whose errors are drawn against model calls
 CURVES = (
     NoiseSchedule.SIMPLE,
     NoiseSchedule.NORMAL,
@@ -60,8 +65,9 @@ CURVES = (
     NoiseSchedule.ALIGN_YOUR_STEPS,
 )
 
-#: samplers whose errors are drawn against model calls; of the others, those at the steps that were asked for
+#: samplers whose errors are drawn against model calls
 DRAWN = (
+    AUTO.name,
     SamplerType.EULER,
     SamplerType.HEUN,
     SamplerType.LMS,
@@ -94,26 +100,37 @@ class Trajectory(NamedTuple):
 
 
 class Error(NamedTuple):
-    """What one sampler on one schedule gets wrong, relative to the spread of the digits about their mean."""
+    """The error of one sampler on one schedule, relative to the spread of the digits about their mean.
+
+    Attributes
+    ----------
+    sampler : its name
+    schedule : None for ``auto``, which has noise levels of its own
+    calls : model calls that were allowed
+    steps, nfe : the most steps that so many calls allow, and the model calls that these steps take
+    value : the error
+    """
 
     sampler: str
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | None
+    calls: int
     steps: int
     nfe: int
     value: float
 
 
 class Report(NamedTuple):
-    """What `run` made."""
+    """What `run` made: pictures, the run that is shown, errors of both kinds, and the calls of the maps."""
 
     pictures: tuple[Path, ...]
     sampler: Sampler
     path: tuple[Error, ...]
     law: tuple[Error, ...]
+    maps: tuple[int, ...] = MAPS
 
-    def at_steps(self, errors: Sequence[Error]) -> list[Error]:
-        """Those of ``errors`` that belong to the number of steps that was asked for."""
-        return [error for error in errors if error.steps == self.sampler.steps]
+    def at(self, calls: int) -> list[Error]:
+        """The errors at one of the numbers of model calls."""
+        return [error for error in (*self.path, *self.law) if error.calls == calls]
 
 
 def run(
@@ -125,19 +142,22 @@ def run(
     seed: int = 0,
     out: Path | str = "demo",
     calls: Sequence[int] = CALLS,
-    images: int = 8,
+    maps: Sequence[int] = MAPS,
+    images: int = 24,
     progress: bool = False,
 ) -> Report:
-    """Sample 64 digits, measure every sampler on every schedule, and draw it all.
+    """Sample 64 digits, measure every sampler on every schedule at equal model calls, and draw it all.
 
     Parameters
     ----------
     sampler, schedule, steps : of the run that is shown
     process : what the denoiser counts as a state at sigma; None is Stable Diffusion's VP process
     seed : of the start noise and of the sampler's own
-    out : folder for ``digits.png``, ``schedules.png`` and ``errors.png``; made if it does not exist
-    calls : model calls at which errors of the schedules of `CURVES` and of the one that is shown are measured, beside
-        those of all schedules at ``steps`` steps
+    out : folder for ``digits.png``, ``schedules.png``, ``errors.png`` and ``error_curves.png``; made if it does not
+        exist
+    calls : numbers of model calls at which some samplers and schedules (`DRAWN`, `CURVES` and those that are shown) are
+        measured, for the curves
+    maps : numbers of model calls at which every sampler is measured on every schedule, for the maps
     images : digits that path errors are measured on
     progress : show progress bars (needs the extra ``cli``)
 
@@ -160,33 +180,34 @@ def run(
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     shown = trajectory(built, seed, progress=progress)
-    specs = measured()
-    curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
-    here = [(spec, steps) for spec in specs]
+    specs = [AUTO, *measured()]
     drawn = [spec for spec in specs if spec.name in (*DRAWN, built.spec.name)]
-    others = [(spec, n) for spec in drawn for n in sorted({_steps(spec, c) for c in calls} - {steps})]
+    curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
+    whole = [(spec, count) for count in maps for spec in specs]
+    others = [(spec, count) for count in calls if count not in maps for spec in drawn]
     path: list[Error] = []
     law: list[Error] = []
-    with _bar(len(here) + len(others), progress) as advance:
-        for jobs, names in ((here, list(SCHEDULES)), (others, curves)):
+    with _bar(len(whole) + len(others), progress) as advance:
+        for jobs, names in ((whole, list(SCHEDULES)), (others, curves)):
             path += path_errors([job for job in jobs if job[0].draws == 0], names, process, seed, images, advance)
             law += law_errors([job for job in jobs if job[0].draws != 0], names, process, advance)
-    report = Report((), built, tuple(path), tuple(law))
+    report = Report((), built, tuple(path), tuple(law), tuple(maps))
     size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
     kinds = {
-        "Deterministic samplers: rms distance to the exact ODE solution, on digits": path,
-        "Stochastic samplers: Wasserstein-2 distance to the exact law, on Gaussian data of the digits' covariance": law,
+        "Without noise: distance to the exact ODE solution, on digits": path,
+        "With noise: Wasserstein-2 distance to the exact distribution, on Gaussian data of the digits' covariance": law,
     }
     figures = {
         "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
         "schedules.png": plots.sigma_curves(list(SCHEDULES), steps, process),
-        "errors.png": plots.error_curves(
+        "errors.png": plots.error_map(
+            {f"{_plural(count, 'model call')}": _rows(report.at(count), specs, count) for count in maps},
+            title="Error in % of the digits' spread, at equal model calls (NFE). "
+            "Framed: the smallest without noise and with it",
+        ),
+        "error_curves.png": plots.error_curves(
             {heading: _curves(errors, {s.name for s in drawn}, curves) for heading, errors in kinds.items()},
-            maps={heading: _table(report.at_steps(errors)) for heading, errors in kinds.items()},
-            title="Error in units of the digits' spread, by sampler and schedule",
-            map_title=f"error in % after {size}, the smallest framed; "
-            "schedules from best to worst for deterministic samplers",
-            curves_title="error against model calls, some samplers and schedules",
+            title="Error in units of the digits' spread against model calls, some samplers and schedules",
         ),
     }
     pictures = plots.save({folder / name: figure for name, figure in figures.items()})
@@ -255,7 +276,7 @@ def from_text(
 def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
     """Digits sampled from pure noise, with all that the callback saw."""
     model = _paired(digits(sampler.process))
-    x = sampler.process.add_noise(torch.zeros(items, 64), _start_noise(items, seed), float(sampler.sigmas[0])).float()
+    x = sampler.initial_state((items, 64), seed=seed)
     steps: list[StepInfo] = []
     result = sampler.sample(model, x, seed=seed, callback=steps.append, progress=progress)
     return Trajectory(sampler, tuple(steps), result)
@@ -267,15 +288,15 @@ def path_errors(
     schedules: Sequence[NoiseSchedule],
     process: Process,
     seed: int = 0,
-    images: int = 8,
+    images: int = 24,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Error]:
     """Distance of deterministic samplers to the exact ODE solution, on digits.
 
     Parameters
     ----------
-    jobs : (sampler, steps) pairs
-    schedules : each job runs on all of them
+    jobs : pairs of a sampler and the model calls that it may take; it runs the most steps that these allow
+    schedules : each job runs on all of them, unless the sampler has noise levels of its own
     process : see `run`
     seed : of the start noise
     images : number of start noises
@@ -283,29 +304,33 @@ def path_errors(
 
     Returns
     -------
-    root mean square distance over images and pixels, divided by that of the solutions from the mean digit
+    mean over images of the root mean square distance over pixels, divided by the root mean square distance of the
+    solutions from the mean digit. A sampler that cannot run on a schedule in so many calls has no error there
 
     Notes
     -----
     All runs follow the same paths: one that starts below the highest level starts at the exact state there. They run
-    in float32, which is exact to 1e-5 here. Samplers whose plans are equal are run once.
+    in float32, which is exact to 1e-5 here. Samplers whose plans are equal are run once. The mean over images is taken
+    because a root mean square would be dominated by the few that end as another digit.
     """
     model = digits(process)
-    built = [[build_sampler(spec.name, name, steps, process=process) for name in schedules] for spec, steps in jobs]
+    built = [_within(spec, calls, schedules, process) for spec, calls in jobs]
     levels = sorted({process.sigma_max, *(float(s.sigmas[0]) for row in built for s in row)}, reverse=True)
     start = process.add_noise(torch.zeros(images, 64), _start_noise(images, seed), levels[0])
     exact = dict(zip([*levels, 0.0], model.solve(start, [*levels, 0.0]), strict=True))
     spread = (exact[0.0] - torch.from_numpy(model.mean)).square().mean().sqrt()
     errors = []
-    known: dict[tuple[Plan, ...], list[torch.Tensor]] = {}
-    for row in built:
-        plans = tuple(sampler.plan for sampler in row)
-        if plans not in known:
-            starts = [exact[float(sampler.sigmas[0])].float() for sampler in row]
-            known[plans] = _together(model, [Run(plan, x) for plan, x in zip(plans, starts, strict=True)])
-        for sampler, name, result in zip(row, schedules, known[plans], strict=True):
-            value = float((result - exact[0.0]).square().mean().sqrt() / spread)
-            errors.append(Error(sampler.spec.name, name, sampler.steps, sampler.nfe, value))
+    known: dict[Plan, float] = {}
+    for (spec, calls), row in zip(jobs, built, strict=True):
+        for sampler in row:
+            plan = sampler.plan
+            if plan not in known:
+                run = Run(plan, exact[float(sampler.sigmas[0])].float())
+                while not run.done:
+                    denoised = model(run.x, run.level.label)
+                    run.feed(denoised, denoised if run.needs_uncond else None)
+                known[plan] = float((run.x - exact[0.0]).square().mean(-1).sqrt().mean() / spread)
+            errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, sampler.nfe, known[plan]))
         advance()
     return errors
 
@@ -331,24 +356,15 @@ def law_errors(
     variances, axes = np.linalg.eigh(model.covariance)
     errors = []
     known: dict[Plan, float] = {}
-    for spec, steps in jobs:
-        for name in schedules:
-            plan = build_sampler(spec.name, name, steps, process=process).plan
+    for spec, calls in jobs:
+        for sampler in _within(spec, calls, schedules, process):
+            plan = sampler.plan
             if plan not in known:
                 errors_of_axes = gaussian_errors(plan, model.mean @ axes, np.sqrt(variances), weak=True)
                 known[plan] = float(np.linalg.norm(errors_of_axes)) / math.sqrt(variances.sum())
-            errors.append(Error(spec.name, name, steps, plan.nfe, known[plan]))
+            errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, plan.nfe, known[plan]))
         advance()
     return errors
-
-
-def _together(model: GaussianMixture, runs: Sequence[Run]) -> list[torch.Tensor]:
-    """The results of runs that share their model calls: every item of a batch may stand at a level of its own."""
-    while pending := [run for run in runs if not run.done]:
-        answers = model(torch.cat([run.x for run in pending]), torch.cat([run.sigma for run in pending]))
-        for run, denoised in zip(pending, torch.split(answers, [len(run.x) for run in pending]), strict=True):
-            run.feed(denoised, denoised if run.needs_uncond else None)
-    return [run.x for run in runs]
 
 
 def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -409,11 +425,17 @@ def measured() -> list[SamplerSpec]:
     return [spec for spec in samplers() if not spec.adaptive and not spec.uncond]
 
 
-def _steps(spec: SamplerSpec, calls: int) -> int:
-    """The fewest steps that make so many model calls; for samplers that do not know, as if each step made two."""
-    if spec.calls is None:
-        return math.ceil(calls / 2)
-    return next(steps for steps in range(1, calls + 1) if spec.nfe(steps, to_zero=False) >= calls)
+def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], process: Process) -> list[Sampler]:
+    """A sampler on each schedule where it can run in so many model calls, with the most steps that these allow."""
+    if spec.levels is not None:
+        return [build_sampler(spec.name, calls=calls, process=process)]
+    if spec.calls is None:  # they depend on the levels
+        can = [name for name in schedules if build_sampler(spec.name, name, 1, process=process).nfe <= calls]
+        return [build_sampler(spec.name, name, calls=calls, process=process) for name in can]
+    if spec.nfe(1) > calls:
+        return []
+    first = build_sampler(spec.name, schedules[0], calls=calls, process=process)
+    return [first, *(build_sampler(spec.name, name, first.steps, process=process) for name in schedules[1:])]
 
 
 def _curves(
@@ -421,16 +443,37 @@ def _curves(
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for error in errors:
-        if error.sampler not in names or error.schedule not in schedules:
-            continue
-        curves.setdefault(error.sampler, {}).setdefault(error.schedule.value, []).append((error.nfe, error.value))
-    return {sampler: {name: sorted(line) for name, line in lines.items()} for sampler, lines in curves.items()}
+        if error.sampler in names and (error.schedule is None or error.schedule in schedules):
+            label = error.sampler if error.schedule is None else error.schedule.value
+            curves.setdefault(error.sampler, {}).setdefault(label, []).append((error.nfe, error.value))
+    return {sampler: {name: sorted(set(line)) for name, line in lines.items()} for sampler, lines in curves.items()}
 
 
-def _table(errors: Sequence[Error]) -> dict[str, dict[str, float]]:
-    table: dict[str, dict[str, float]] = {}
-    rows: dict[str, str] = {}  # one for a sampler, though the calls of some depend on the levels
-    for error in errors:
-        row = rows.setdefault(error.sampler, f"{error.sampler}, {error.nfe} call{'' if error.nfe == 1 else 's'}")
-        table.setdefault(row, {})[error.schedule.value] = error.value
-    return table
+def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], calls: int) -> dict[str, list[ErrorRow]]:
+    """The rows of a map by heading: ``auto`` first, then families in their order, without noise and with it."""
+    from ksched import plots
+
+    def row(spec: SamplerSpec) -> ErrorRow:
+        own = [error for error in errors if error.sampler == spec.name]
+        if not own:
+            return plots.ErrorRow(spec.name, {}, note=f"needs more than {_plural(calls, 'model call')}")
+        steps, nfe = ([getattr(error, what) for error in own] for what in ("steps", "nfe"))
+        values = {"" if error.schedule is None else error.schedule.value: error.value for error in own}
+        return plots.ErrorRow(spec.name, values, _span(steps), _span(nfe))
+
+    rows = {"": [row(spec) for spec in specs if spec is AUTO]}
+    for words, noisy in (("", False), (", with noise", True)):
+        for heading, members in families(
+            spec for spec in specs if spec is not AUTO and (spec.draws != 0) is noisy
+        ).items():
+            rows[heading + words] = [row(spec) for spec in members]
+    return rows
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import zoom
@@ -23,6 +23,8 @@ from ksched.types import Array, Dialect, NoiseSchedule
 
 try:
     import matplotlib as mpl
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -31,14 +33,39 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
 
-__all__ = ["digit_strip", "error_curves", "families", "save", "schedule_curves", "sigma_curves"]
+__all__ = [
+    "ErrorRow",
+    "digit_strip",
+    "error_curves",
+    "error_map",
+    "families",
+    "save",
+    "schedule_curves",
+    "sigma_curves",
+]
 
 #: (calls, error) pairs by sampler, then by schedule
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
-#: error by sampler, then by schedule, at one number of steps
-Errors = Mapping[str, Mapping[str, float]]
+
+
+class ErrorRow(NamedTuple):
+    """A row of `error_map`: one sampler at one number of model calls.
+
+    Attributes
+    ----------
+    name : of the sampler
+    errors : by schedule; one alone, under "", for a sampler that takes no schedule; none where it cannot run
+    steps, calls : how many it makes
+    note : what is written in the row where there are no errors
+    """
+
+    name: str
+    errors: Mapping[str, float]
+    steps: str = ""
+    calls: str = ""
+    note: str = ""
+
 
 _STYLE: Any = {
     "font.size": 13,
@@ -307,24 +334,13 @@ def _show(axes: Axes, images: Array, spread: float = 0.95) -> None:
     axes.spines[:].set_color("0.8")
 
 
-def error_curves(
-    groups: Mapping[str, Curves],
-    *,
-    maps: Mapping[str, Errors] | None = None,
-    title: str = "",
-    map_title: str = "",
-    curves_title: str = "",
-    columns: int = 5,
-) -> Figure:
+def error_curves(groups: Mapping[str, Curves], *, title: str = "", columns: int = 5) -> Figure:
     """Errors against model calls on logarithmic axes, one panel per sampler with a line per schedule.
 
     Parameters
     ----------
     groups : by heading, errors that may be compared with each other: sampler to schedule to (model calls, error) pairs
-    maps : by the same headings, errors at one number of steps, to be drawn as a coloured table above the panels, its
-        columns sorted by the error of the first heading
     title : over the whole
-    map_title, curves_title : over the tables and over the panels of each heading
     columns : panels side by side
     """
     columns = min(columns, max(map(len, groups.values())))
@@ -337,24 +353,15 @@ def error_curves(
     limits = (calls[0] / 1.15, calls[-1] * 1.15), (min(errors) / 1.4, max(errors) * 1.4)
     shown = dict.fromkeys(schedule for curves in groups.values() for lines in curves.values() for schedule in lines)
     looks = {schedule: _look(k, len(shown)) for k, schedule in enumerate(shown)}
-    tables = [0.3 * len((maps or {}).get(heading, {})) for heading in groups]
-    tables = [height + 1.6 if height else 0.0 for height in tables]
-    heights = [2.5 * n + 0.6 + table for n, table in zip(rows, tables, strict=True)]
+    heights = [2.5 * n + 0.6 for n in rows]
     with mpl.rc_context(_STYLE):
-        width = max(2.6 * columns + 0.8, 14.2 if any(tables) else 0)
-        figure = Figure(figsize=(width, sum(heights) + 1.1), layout="constrained")
+        figure = Figure(figsize=(2.6 * columns + 0.8, sum(heights) + 1.1), layout="constrained")
         figure.suptitle(title)
         parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
         handles: dict[str, Any] = {}
-        for part, n, table, (heading, curves) in zip(parts, rows, tables, groups.items(), strict=True):
-            part.suptitle(heading, fontsize=14, x=0.01, ha="left", weight="bold" if table else "normal")
-            place = part
-            if table:
-                upper, place = part.subfigures(2, 1, height_ratios=(table, 2.5 * n + 0.6))
-                assert maps is not None
-                _error_map(upper, maps[heading], _ranked(next(iter(maps.values()))), limits[1], map_title)
-                place.suptitle(curves_title, fontsize=12, x=0.01, ha="left")
-            panels = place.subplots(n, columns, squeeze=False, sharex=True, sharey=True)
+        for part, n, (heading, curves) in zip(parts, rows, groups.items(), strict=True):
+            part.suptitle(heading, fontsize=14, x=0.01, ha="left")
+            panels = part.subplots(n, columns, squeeze=False, sharex=True, sharey=True)
             for axes in panels.flat[len(curves) :]:
                 axes.set_visible(False)
             for axes, (sampler, lines) in zip(panels.flat, curves.items(), strict=False):
@@ -373,41 +380,112 @@ def error_curves(
     return figure
 
 
-def _ranked(errors: Errors) -> list[str]:
-    """Schedules from the smallest mean log error to the largest."""
-    names = dict.fromkeys(name for row in errors.values() for name in row)
-    means = {
-        name: np.mean([math.log(max(row[name], 1e-12)) for row in errors.values() if name in row]) for name in names
-    }
-    return sorted(names, key=lambda name: float(means[name]))
+#: inches of `error_map`: a row, a column, the gap between groups of columns, and what lies around the table
+_ROW, _COLUMN, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.255, 0.43, 0.1, 2.72, 1.2, 2.1, 0.55
 
 
-def _error_map(
-    place: SubFigure, errors: Errors, schedules: Sequence[str], limits: tuple[float, float], title: str
+def error_map(maps: Mapping[str, Mapping[str, Sequence[ErrorRow]]], *, title: str = "") -> Figure:
+    """Errors of every sampler on every schedule as coloured tables of percents, one below the other.
+
+    Parameters
+    ----------
+    maps : by heading, such as "8 model calls": rows by the heading of their group; "" needs no heading
+    title : over the whole
+
+    Returns
+    -------
+    the tables, coloured by the logarithm of the error on one scale. Columns are grouped as in `families`. The smallest
+    error of each kind is framed, where a kind is the groups whose headings end alike: in ", with noise" or not
+    """
+    names = dict.fromkeys(
+        name for groups in maps.values() for rows in groups.values() for r in rows for name in r.errors
+    )
+    columns: dict[str, list[str]] = {h: [str(n) for n in members if n in names] for h, members in families().items()}
+    known = {name for members in columns.values() for name in members}
+    columns["Others"] = [*columns.get("Others", []), *(name for name in names if name and name not in known)]
+    columns = {heading: members for heading, members in columns.items() if members}
+    places: dict[str, float] = {}
+    for k, members in enumerate(columns.values()):
+        for name in members:
+            places[name] = len(places) * _COLUMN + k * _GAP
+    width = max(places.values(), default=0.0) + _COLUMN
+    heights = [sum(len(rows) + bool(heading) for heading, rows in groups.items()) * _ROW for groups in maps.values()]
+    values = [v for groups in maps.values() for rows in groups.values() for r in rows for v in r.errors.values()]
+    low = math.log(max(min((v for v in values if v > 0), default=1e-3), 1e-6))
+    scale = Normalize(low, max(0.0, low + 1))  # an error as large as the spread of the data is the darkest
+    size = (_LEFT + width + _RIGHT, sum(heights) + len(heights) * (_TOP + _BOTTOM) + 0.55)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size)
+        figure.text(0.15 / size[0], 1 - 0.3 / size[1], title, fontsize=17, va="center")
+        top = size[1] - 0.55
+        for (heading, groups), height in zip(maps.items(), heights, strict=True):
+            bottom = top - _TOP - height
+            box = (_LEFT / size[0], bottom / size[1], width / size[0], height / size[1])
+            axes = figure.add_axes(box, xlim=(0, width), ylim=(height, 0))
+            axes.set_axis_off()
+            figure.text(0.15 / size[0], (top - 0.35) / size[1], heading, fontsize=24, weight="bold", va="center")
+            _error_table(axes, groups, columns, places, scale)
+            top = bottom - _BOTTOM
+    return figure
+
+
+def _error_table(
+    axes: Axes,
+    groups: Mapping[str, Sequence[ErrorRow]],
+    columns: Mapping[str, Sequence[str]],
+    places: Mapping[str, float],
+    scale: Normalize,
 ) -> None:
-    """Errors as a table of percents, coloured by their logarithm, the smallest framed."""
-    values = np.array([[row.get(name, math.nan) for name in schedules] for row in errors.values()])
-    axes = place.subplots()
-    low = math.log(np.nanmin(np.maximum(values, limits[0])))
-    high = max(0.0, low + 1)  # an error as large as the spread of the data is as dark as it gets
-    axes.imshow(np.log(np.maximum(values, limits[0])), cmap="viridis_r", vmin=low, vmax=high, aspect="auto")
-    for (i, k), value in np.ndenumerate(values):
-        if not math.isnan(value):
-            dark = (math.log(max(value, limits[0])) - low) / (high - low) > 0.45
-            axes.text(k, i, _percent(value), ha="center", va="center", fontsize=10, color="white" if dark else "black")
-    i, k = np.unravel_index(np.nanargmin(values), values.shape)
-    axes.add_patch(Rectangle((float(k) - 0.5, float(i) - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.5))
-    axes.set_yticks(range(len(errors)), list(errors))
-    axes.set_xticks(range(len(schedules)), list(schedules), rotation=40, ha="left", rotation_mode="anchor")
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=11)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(title, loc="left", fontsize=12)
+    """One table of `error_map`; the axes are in inches, from the top."""
+    colours, width, y = mpl.colormaps["viridis_r"], axes.get_xlim()[1], 0.0
+    cells: list[Rectangle] = []
+    best: dict[bool, tuple[float, Rectangle]] = {}
+
+    def write(x: float, y: float, text: str, **how: Any) -> None:
+        axes.text(x, y, text, **{"va": "center", "fontsize": 13.5, "clip_on": False, **how})
+
+    for name, x in places.items():
+        write(x + _COLUMN / 2, -0.1, name, rotation=50, ha="left", va="bottom", rotation_mode="anchor", fontsize=14)
+    write(width + 0.35, -0.1, "steps", ha="center")
+    write(width + 0.92, -0.1, "calls", ha="center")
+    for heading, rows in groups.items():
+        if heading:
+            write(-_LEFT + 0.15, y + _ROW * 0.55, heading, weight="bold", fontsize=14)
+            y += _ROW
+        for row in rows:
+            middle = y + _ROW * 0.53
+            write(-0.1, middle, row.name, ha="right", fontsize=14.5, weight="bold" if "" in row.errors else "normal")
+            write(width + 0.35, middle, row.steps, ha="center")
+            write(width + 0.92, middle, row.calls, ha="center")
+            if not row.errors:
+                axes.add_patch(Rectangle((0, y), width, _ROW, facecolor="0.93", hatch="////", edgecolor="0.8", lw=0))
+                write(width / 2, middle, row.note, ha="center", bbox={"facecolor": "0.97", "lw": 0, "pad": 1.5})
+            for name, value in row.errors.items():
+                x, wide = (places[name], _COLUMN) if name else (0.0, width)
+                share = float(scale(math.log(max(value, 1e-12))))
+                cells.append(Rectangle((x, y), wide, _ROW, facecolor=colours(share), edgecolor="white", lw=0.6))
+                text = _short(value) if name else f"{_short(value)}   (on its own noise levels)"
+                write(x + wide / 2, middle, text, ha="center", color="white" if share > 0.45 else "black")
+                noisy = heading.endswith(", with noise")
+                if noisy not in best or value < best[noisy][0] * (1 - 1e-9):  # the first of equal ones
+                    frame = Rectangle((x, y), wide, _ROW, fill=False, edgecolor="#D55E00", linewidth=3, clip_on=False)
+                    best[noisy] = (value, frame)
+            y += _ROW
+    axes.add_collection(PatchCollection(cells, match_original=True), autolim=False)
+    for _, frame in best.values():
+        axes.add_patch(frame)
+    for heading, names in columns.items():
+        left, right = places[names[0]] + 0.04, places[names[-1]] + _COLUMN - 0.04
+        axes.plot([left, right], [y + 0.08] * 2, color="0.5", linewidth=1, clip_on=False)
+        write(left, y + 0.25, heading.lower(), color="0.3")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
+def _short(value: float) -> str:
+    """An error in percent, in at most three characters where it is at most 10."""
+    percent = 100 * value
+    if percent >= 999.5:
+        return f"{percent / 1000:.0f}k"
+    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}" if percent >= 0.095 else f"{percent:.2f}"
 
 
 def _ticks(axes: Axes, limits: tuple[float, float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +17,7 @@ from ksched.samplers.weighted import same_levels
 from ksched.tape import SamplerFunction, trace
 from ksched.types import Dialect, SamplerType
 
-__all__ = ["AUTO", "DIALECTS", "SamplerSpec", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
+__all__ = ["AUTO", "DIALECTS", "SamplerSpec", "families", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
 
 Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
 OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> contract sigmas
@@ -219,6 +219,18 @@ _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
 #: a choice among samplers, not one of them
 AUTO = SamplerSpec("auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels)
 
+#: headings of the samplers in each module of `ksched.samplers`
+_FAMILIES = {
+    "euler": "Euler and its stochastic relatives",
+    "runge_kutta": "Runge-Kutta",
+    "exponential": "Exponential integrators, single-step",
+    "multistep": "Exponential integrators, multistep",
+    "dpm_solver": "DPM-Solver with all its options",
+    "adams": "Linear multistep (Adams)",
+    "cfg_pp": "CFG++",
+    "adaptive": "Adaptive step size",
+}
+
 _ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
 _K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
     _S.LMS: {"end": "integral"},
@@ -305,6 +317,20 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
 def samplers() -> Iterator[SamplerSpec]:
     """Every sampler, ours first, then those registered by others."""
     return iter(tuple(_REGISTRY.values()))
+
+
+def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[SamplerSpec]]:
+    """Samplers by family: headings and what stands under them, in a fixed order.
+
+    Parameters
+    ----------
+    specs : which ones; None is every sampler. Those of no module of `ksched.samplers` come last, under "Others"
+    """
+    found: dict[str, list[SamplerSpec]] = {heading: [] for heading in [*_FAMILIES.values(), "Others"]}
+    for spec in samplers() if specs is None else specs:
+        package, _, module = getattr(spec.function, "__module__", "").rpartition(".")
+        found[_FAMILIES.get(module, "Others") if package == "ksched.samplers" else "Others"].append(spec)
+    return {heading: members for heading, members in found.items() if members}
 
 
 def sampler_spec(name: SamplerType | str) -> SamplerSpec:

@@ -369,23 +369,26 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
         return (Path("prompts.png"),)
 
     monkeypatch.setattr(demo, "from_text", from_text)
-    monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), images=2))
+    monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), maps=(4,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0
     assert "100%" in err
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
-    assert max(len(line) for line in out.splitlines()[:-3]) <= 80
+    assert max(len(line) for line in out.splitlines()[:-4]) <= 80
+    assert out.splitlines()[0].startswith("Error at 4 model calls (NFE), in % of the digits' spread")
     measured = [spec for spec in samplers() if spec.name in rows]
     assert {spec.name for spec in samplers() if not spec.adaptive and not spec.uncond} == {s.name for s in measured}
     for spec in measured:
-        calls, noise, here, best, where = rows[spec.name]
-        assert calls == str(ksched.build_sampler(spec.name, "karras", 4).nfe)
+        noise, *cells, where = rows[spec.name]
         assert noise == ("no" if spec.draws == 0 else "yes")
-        assert float(best.rstrip("*")) <= float(here)
+        assert len(cells) == 2
+        assert float(cells[1].rstrip("*")) <= float(cells[0])
         assert where in list(SCHEDULES)
-    assert sum(rows[spec.name][3].endswith("*") for spec in measured) == 2
+    assert rows["auto"][0] == "no"
+    assert rows["auto"][1] == rows["auto"][2].rstrip("*")
+    assert sum(rows[name][2].endswith("*") for name in ("auto", *(s.name for s in measured))) >= 2
     assert asked == [((tmp_path, "dpmpp_2m", "karras", 4), {"seed": 0, "out": tmp_path / "new" / "demo"})]
-    assert out.splitlines()[-4] == "prompts.png"
-    pictures = [Path(line) for line in out.splitlines()[-3:]]
-    assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png"]
+    assert out.splitlines()[-5] == "prompts.png"
+    pictures = [Path(line) for line in out.splitlines()[-4:]]
+    assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png", "error_curves.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)

@@ -2,16 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 import ksched
 from ksched import demo, plots
 from ksched.analysis import gaussian_law
-from ksched.registry import sampler_spec
+from ksched.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 
 VP = ksched.VP()
@@ -29,17 +31,56 @@ def check_picture(path: Path) -> None:
     ("sampler", "process", "steps"),
     [("euler_ancestral", ksched.Flow(), 3), ("heun", ksched.EDM(), 1)],
 )
-def test_run_writes_three_pictures(tmp_path: Path, sampler: str, process: ksched.Process, steps: int) -> None:
+def test_run_writes_four_pictures(tmp_path: Path, sampler: str, process: ksched.Process, steps: int) -> None:
     threads = torch.get_num_threads()
-    report = demo.run(sampler, "karras", steps, process=process, out=tmp_path / "a" / "b", calls=(3,), images=2)
+    how: dict[str, Any] = {"process": process, "calls": (3,), "maps": (4,), "images": 2}
+    report = demo.run(sampler, "karras", steps, out=tmp_path / "a" / "b", **how)
     assert torch.get_num_threads() == threads
-    assert [path.name for path in report.pictures] == ["digits.png", "schedules.png", "errors.png"]
+    pictures = ["digits.png", "schedules.png", "errors.png", "error_curves.png"]
+    assert [path.name for path in report.pictures] == pictures
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(p.name for p in report.pictures)
     for path in report.pictures:
         check_picture(path)
-    shown = report.at_steps([*report.path, *report.law])
-    assert {(error.sampler, error.schedule) for error in shown} == {(s.name, n) for s in demo.measured() for n in NAMES}
-    assert all(math.isfinite(error.value) and error.value > 0 for error in shown)
+    for calls in report.maps:
+        shown = report.at(calls)
+        assert all(error.nfe <= calls and math.isfinite(error.value) and error.value > 0 for error in shown)
+        for spec in demo.measured():
+            # a sampler cannot run where one step takes more calls than there are
+            can = [name for name in NAMES if ksched.build_sampler(spec.name, name, 1, process=process).nfe <= calls]
+            assert [error.schedule for error in shown if error.sampler == spec.name] == can
+        (auto,) = (error for error in shown if error.sampler == "auto")
+        assert (auto.schedule, auto.nfe) == (None, calls)
+
+
+def test_errors_are_at_equal_model_calls_with_as_many_steps_as_they_allow() -> None:
+    names = [ksched.NoiseSchedule.KARRAS, ksched.NoiseSchedule.SIMPLE]
+    specs = [spec for spec in demo.measured() if spec.draws == 0]
+    for error in demo.path_errors([(spec, 8) for spec in specs], names, VP, images=1):
+        assert error.schedule is not None
+        more = ksched.build_sampler(error.sampler, error.schedule, error.steps + 1)
+        assert error.nfe <= 8 < more.nfe
+        assert error.nfe == ksched.build_sampler(error.sampler, error.schedule, error.steps).nfe
+    assert not demo.law_errors([(sampler_spec("restart"), 1)], names, VP)[2:]
+
+
+def test_the_map_has_auto_on_top_and_families_in_their_order() -> None:
+    specs = [AUTO, *demo.measured()]
+    errors = [demo.Error("auto", None, 8, 8, 8, 0.04), demo.Error("heun", NAMES[0], 8, 4, 7, 0.2)]
+    rows = demo._rows(errors, specs, 8)
+    headings = list(families(demo.measured()))
+    assert [h.removesuffix(", with noise") for h in rows if h] == [
+        heading
+        for noisy in (False, True)
+        for heading in headings
+        if any((spec.draws != 0) is noisy for spec in families(demo.measured())[heading])
+    ]
+    first = next(iter(rows.values()))
+    assert [(row.name, row.errors, row.steps, row.calls) for row in first] == [("auto", {"": 0.04}, "8", "8")]
+    (heun,) = (row for group in rows.values() for row in group if row.name == "heun")
+    assert (heun.errors, heun.steps, heun.calls) == ({NAMES[0].value: 0.2}, "4", "7")
+    (rk4,) = (row for group in rows.values() for row in group if row.name == "rk4")
+    assert (rk4.errors, rk4.note) == ({}, "needs more than 8 model calls")
+    assert sorted(row.name for group in rows.values() for row in group) == sorted(spec.name for spec in specs)
 
 
 def test_digits_of_words(tmp_path: Path) -> None:
@@ -79,25 +120,26 @@ def test_trajectory_goes_from_noise_to_digits() -> None:
 
 def test_path_errors_are_distances_to_the_exact_solution() -> None:
     """Against the plain way: one run at a time in float64, each with its own solution from its own start."""
-    jobs = [(sampler_spec(name), 6) for name in ("euler", "heun", "uni_pc")]
+    jobs = [(sampler_spec(name), 6) for name in ("euler", "heun", "uni_pc", "auto")]
     names = [ksched.NoiseSchedule.KARRAS, ksched.NoiseSchedule.DDIM_UNIFORM]  # the latter starts below sigma_max
     found = iter(demo.path_errors(jobs, names, VP, images=3))
     model = ksched.exact.digits()
     start = VP.sigma_max * demo._start_noise(3, 0)
-    for spec, steps in jobs:
-        for name in names:
-            sampler = ksched.build_sampler(spec.name, name, steps)
+    for spec, calls in jobs:
+        for name in [None] if spec.name == "auto" else names:
+            sampler = ksched.build_sampler(spec.name, name, calls=calls)
             first = model.solve(start, [VP.sigma_max, float(sampler.sigmas[0])])[-1]
             exact = model.solve(first, [float(sampler.sigmas[0]), 0.0])[-1]
             spread = float(((exact - torch.from_numpy(model.mean)) ** 2).mean().sqrt())
-            value = float(((sampler.sample(model, first) - exact) ** 2).mean().sqrt()) / spread
+            distances = ((sampler.sample(model, first) - exact) ** 2).mean(-1).sqrt()
             error = next(found)
-            assert (error.sampler, error.schedule, error.steps, error.nfe) == (spec.name, name, steps, sampler.nfe)
-            assert error.value == pytest.approx(value, rel=1e-3)
+            assert error[:5] == (spec.name, name, calls, sampler.steps, sampler.nfe)
+            assert error.value == pytest.approx(float(distances.mean()) / spread, rel=1e-3)
+    assert not list(found)
 
 
-def test_path_errors_fall_with_the_steps() -> None:
-    jobs = [(sampler_spec(name), steps) for name in ("euler", "dpmpp_2m") for steps in (8, 40)]
+def test_path_errors_fall_with_the_calls() -> None:
+    jobs = [(sampler_spec(name), calls) for name in ("euler", "dpmpp_2m") for calls in (8, 40)]
     errors = demo.path_errors(jobs, [ksched.NoiseSchedule.KARRAS], VP, images=2)
     euler_8, euler_40, dpmpp_8, dpmpp_40 = (error.value for error in errors)
     assert euler_40 < euler_8 / 2
@@ -169,15 +211,29 @@ def test_every_line_looks_different() -> None:
     assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
 
 
-def test_error_curves_draws_tables_too() -> None:
-    curves = {"euler": {"karras": [(4, 0.1), (8, 0.02)]}}
-    errors = {"euler": {"simple": 0.5, "karras": 0.02}, "heun": {"simple": 0.5, "karras": 0.0012}}
-    figure = plots.error_curves({"one": curves}, maps={"one": errors}, map_title="errors")
+def test_error_map_draws_the_numbers_and_frames_the_smallest() -> None:
+    row = plots.ErrorRow
+    one = {
+        "": [row("auto", {"": 0.3}, "8", "8")],
+        "A": [row("euler", {"simple": 0.5, "karras": 0.02, "own": 12.4}, "8", "8"), row("rk4", {}, note="needs more")],
+        "A, with noise": [row("ddpm", {"karras": 0.0004}, "8", "8")],
+    }
+    figure = plots.error_map({"8 model calls": one, "20 model calls": {"A": [row("euler", {"karras": 0.001})]}})
     figure.draw_without_rendering()
-    table = figure.subfigs[0].subfigs[0].axes[0]
-    assert [text.get_text() for text in table.texts] == ["2.0", "50", "0.12", "50"]  # best schedule first
-    assert [label.get_text() for label in table.get_xticklabels()] == ["karras", "simple"]
-    assert [label.get_text() for label in table.get_yticklabels()] == ["euler", "heun"]
+    assert len(figure.axes) == 2
+    texts = {text.get_text(): text for text in figure.axes[0].texts}
+    for text in ("euler", "50", "2.0", "1k", "30   (on its own noise levels)", "needs more", "0.04", "A, with noise"):
+        assert text in texts
+    columns = [
+        texts[name].get_position()[0] for name in ("karras", "simple", "own")
+    ]  # in families, then what is in none
+    assert columns == sorted(columns)
+    assert texts["auto"].get_position()[1] < texts["euler"].get_position()[1] < texts["ddpm"].get_position()[1]
+    frames = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle) and not patch.get_fill()]
+    for text, frame in zip(("2.0", "0.04"), frames, strict=True):
+        (x, y), (left, top) = texts[text].get_position(), frame.get_xy()
+        assert left < x < left + frame.get_width()
+        assert top < y < top + frame.get_height()
 
 
 def test_error_curves_has_a_panel_per_sampler_and_a_line_per_schedule() -> None:
