@@ -46,7 +46,7 @@ def catalogue() -> str:
         "fitted for the number of model calls that you give it, and makes one call per step."
     ]
     for heading, specs in ours.items():
-        module = sys.modules[specs[0].function.__module__]
+        module = sys.modules[specs[0].function.__module__]  # whose docstring is about the family
         columns = ["name", "order", "weak order", "calls", "noises", "options", "source"]
         parts += [f"### {heading}", prose([(module.__doc__ or "").strip()]), table(columns, map(sampler_row, specs))]
     parts += ["## Schedules"]

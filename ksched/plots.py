@@ -19,6 +19,7 @@ from scipy.ndimage import zoom
 
 from ksched.processes import Flow, Process, default_process
 from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
+from ksched.schedules.select import FAMILIES
 from ksched.types import Array, Dialect, NoiseSchedule
 
 try:
@@ -98,20 +99,11 @@ _COLOURS = (
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-_FAMILIES = {
-    "power": "Even in some function of sigma",
-    "training_table": "Over the training steps",
-    "curves": "Curves from 1 to 0",
-    "published": "Published tables",
-}
-
 
 def families(schedules: Sequence[NoiseSchedule | str] = tuple(NoiseSchedule)) -> dict[str, list[NoiseSchedule]]:
     """Schedules by the kind of rule that they follow: headings and what stands under them."""
-    found: dict[str, list[NoiseSchedule]] = {heading: [] for heading in [*_FAMILIES.values(), "Others"]}
-    for name in map(NoiseSchedule.parse, schedules):
-        module = SCHEDULES[name].function.__module__.rpartition(".")[2]
-        found[_FAMILIES.get(module, "Others")].append(name)
+    members = [NoiseSchedule.parse(name) for name in schedules]
+    found = {text: [name for name in members if SCHEDULES[name].family == family] for family, text in FAMILIES.items()}
     return {heading: names for heading, names in found.items() if names}
 
 

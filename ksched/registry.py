@@ -17,7 +17,30 @@ from ksched.samplers.weighted import same_levels
 from ksched.tape import SamplerFunction, trace
 from ksched.types import Dialect, SamplerType
 
-__all__ = ["AUTO", "DIALECTS", "SamplerSpec", "families", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
+__all__ = [
+    "AUTO",
+    "DIALECTS",
+    "FAMILIES",
+    "SamplerSpec",
+    "families",
+    "plan_spec",
+    "register_sampler",
+    "sampler_spec",
+    "samplers",
+]
+
+#: families of samplers, and what they are called in a heading
+FAMILIES: Mapping[str, str] = {
+    "euler": "Euler and its stochastic relatives",
+    "runge_kutta": "Runge-Kutta",
+    "exponential_single_step": "Exponential integrators, single-step",
+    "exponential_multistep": "Exponential integrators, multistep",
+    "dpm_solver": "DPM-Solver with all its options",
+    "linear_multistep": "Linear multistep (Adams)",
+    "cfg_pp": "CFG++",
+    "adaptive": "Adaptive step size",
+    "other": "Others",
+}
 
 Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
 OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> contract sigmas
@@ -45,6 +68,8 @@ class SamplerSpec:
         a step
     ends_at_denoised : whether a step to sigma 0 returns the prediction
     levels : ``(steps, process, *, options) -> sigmas``, where the sampler has levels of its own and takes no schedule
+    family : the kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not
+        the prediction alone, which tells a host program what becomes of a state that is edited between two stages
     text : what finds it, if it is not in the registry: a plan as JSON
     steps : numbers of steps that it has levels for; () is any
     """
@@ -61,6 +86,7 @@ class SamplerSpec:
     adaptive: bool = False
     ends_at_denoised: bool = True
     levels: OwnLevels | None = None
+    family: str = "other"
     text: str = ""
     steps: tuple[int, ...] = ()
 
@@ -114,8 +140,10 @@ class SamplerSpec:
         return replace(plan, rows=rows)
 
 
-def _spec(name: SamplerType, function: SamplerFunction, order: int, source: str, **facts: Any) -> SamplerSpec:
-    return SamplerSpec(name.value, function, order, source, **facts)
+def _spec(
+    name: SamplerType, family: str, function: SamplerFunction, order: int, source: str, **facts: Any
+) -> SamplerSpec:
+    return SamplerSpec(name.value, function, order, source, family=family, **facts)
 
 
 def _heunpp2_calls(steps: int, to_zero: bool) -> int:
@@ -139,22 +167,45 @@ _SA = "Xue et al. 2023, arXiv:2309.05019"
 _ADAMS = "Hochbruck & Ostermann 2011"
 _S = SamplerType
 _SPECS = (
-    _spec(_S.EULER, euler.euler, 1, _KARRAS),
-    _spec(_S.EULER_CFG_PP, cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
-    _spec(_S.EULER_ANCESTRAL, euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
-    _spec(_S.EULER_ANCESTRAL_CFG_PP, cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True),
-    _spec(_S.HEUN, runge_kutta.heun, 2, _KARRAS, calls=2),
-    _spec(_S.HEUNPP2, runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
-    _spec(_S.EXP_HEUN_2_X0, exponential.exp_heun_2_x0, 2, "Cox & Matthews 2002", calls=2),
-    _spec(_S.EXP_HEUN_2_X0_SDE, exponential.exp_heun_2_x0_sde, 2, "ComfyUI", calls=2, draws=1, weak_order=2),
-    _spec(_S.DPM_2, runge_kutta.dpm_2, 2, _DPM, calls=2),
-    _spec(_S.DPM_2_ANCESTRAL, runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2),
-    _spec(_S.LMS, adams.lms, 2, "k-diffusion"),
-    _spec(_S.DPM_FAST, exponential.dpm_fast, 2, _DPM, weak_order=2),
-    _spec(_S.DPM_ADAPTIVE, adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
-    _spec(_S.DPMPP_2S_ANCESTRAL, exponential.dpmpp_2s_ancestral, 2, _DPMPP, calls=2, draws=1, weak_order=2),
+    _spec(_S.EULER, "euler", euler.euler, 1, _KARRAS),
+    _spec(_S.EULER_CFG_PP, "cfg_pp", cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
+    _spec(_S.EULER_ANCESTRAL, "euler", euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
+    _spec(
+        _S.EULER_ANCESTRAL_CFG_PP, "cfg_pp", cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True
+    ),
+    _spec(_S.HEUN, "runge_kutta", runge_kutta.heun, 2, _KARRAS, calls=2),
+    _spec(_S.HEUNPP2, "runge_kutta", runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
+    _spec(_S.EXP_HEUN_2_X0, "exponential_single_step", exponential.exp_heun_2_x0, 2, "Cox & Matthews 2002", calls=2),
+    _spec(
+        _S.EXP_HEUN_2_X0_SDE,
+        "exponential_single_step",
+        exponential.exp_heun_2_x0_sde,
+        2,
+        "ComfyUI",
+        calls=2,
+        draws=1,
+        weak_order=2,
+    ),
+    _spec(_S.DPM_2, "runge_kutta", runge_kutta.dpm_2, 2, _DPM, calls=2),
+    _spec(
+        _S.DPM_2_ANCESTRAL, "runge_kutta", runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2
+    ),
+    _spec(_S.LMS, "linear_multistep", adams.lms, 2, "k-diffusion"),
+    _spec(_S.DPM_FAST, "exponential_single_step", exponential.dpm_fast, 2, _DPM, weak_order=2),
+    _spec(_S.DPM_ADAPTIVE, "adaptive", adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
+    _spec(
+        _S.DPMPP_2S_ANCESTRAL,
+        "exponential_single_step",
+        exponential.dpmpp_2s_ancestral,
+        2,
+        _DPMPP,
+        calls=2,
+        draws=1,
+        weak_order=2,
+    ),
     _spec(
         _S.DPMPP_2S_ANCESTRAL_CFG_PP,
+        "cfg_pp",
         cfg_pp.dpmpp_2s_ancestral_cfg_pp,
         2,
         "ComfyUI",
@@ -163,23 +214,32 @@ _SPECS = (
         weak_order=2,
         uncond=True,
     ),
-    _spec(_S.DPMPP_SDE, exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=2),
-    _spec(_S.DPMPP_2M, multistep.dpmpp_2m, 2, _DPMPP),
-    _spec(_S.DPMPP_2M_CFG_PP, cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
-    _spec(_S.DPMPP_2M_SDE, multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
-    _spec(_S.DPMPP_2M_SDE_HEUN, multistep.dpmpp_2m_sde_heun, 2, _DPMPP, draws=1, weak_order=2),
-    _spec(_S.DPMPP_3M_SDE, multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
-    _spec(_S.DDPM, euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
-    _spec(_S.LCM, euler.lcm, 0, "Luo et al. 2023, arXiv:2310.04378", draws=1),
-    _spec(_S.TCD, euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
-    _spec(_S.IPNDM, adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
-    _spec(_S.IPNDM_V, adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
-    _spec(_S.DEIS, multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
-    _spec(_S.RES_MULTISTEP, multistep.res_multistep, 2, _RES),
-    _spec(_S.RES_MULTISTEP_CFG_PP, cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
-    _spec(_S.RES_MULTISTEP_ANCESTRAL, multistep.res_multistep_ancestral, 2, _RES, draws=1, weak_order=2),
+    _spec(_S.DPMPP_SDE, "exponential_single_step", exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=2),
+    _spec(_S.DPMPP_2M, "exponential_multistep", multistep.dpmpp_2m, 2, _DPMPP),
+    _spec(_S.DPMPP_2M_CFG_PP, "cfg_pp", cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(_S.DPMPP_2M_SDE, "exponential_multistep", multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(_S.DPMPP_2M_SDE_HEUN, "exponential_multistep", multistep.dpmpp_2m_sde_heun, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(_S.DPMPP_3M_SDE, "exponential_multistep", multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
+    _spec(_S.DDPM, "euler", euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
+    _spec(_S.LCM, "euler", euler.lcm, 0, "Luo et al. 2023, arXiv:2310.04378", draws=1),
+    _spec(_S.TCD, "euler", euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
+    _spec(_S.IPNDM, "linear_multistep", adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
+    _spec(_S.IPNDM_V, "linear_multistep", adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
+    _spec(_S.DEIS, "exponential_multistep", multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
+    _spec(_S.RES_MULTISTEP, "exponential_multistep", multistep.res_multistep, 2, _RES),
+    _spec(_S.RES_MULTISTEP_CFG_PP, "cfg_pp", cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(
+        _S.RES_MULTISTEP_ANCESTRAL,
+        "exponential_multistep",
+        multistep.res_multistep_ancestral,
+        2,
+        _RES,
+        draws=1,
+        weak_order=2,
+    ),
     _spec(
         _S.RES_MULTISTEP_ANCESTRAL_CFG_PP,
+        "cfg_pp",
         cfg_pp.res_multistep_ancestral_cfg_pp,
         2,
         "ComfyUI",
@@ -187,49 +247,71 @@ _SPECS = (
         weak_order=2,
         uncond=True,
     ),
-    _spec(_S.GRADIENT_ESTIMATION, adams.gradient_estimation, 1, "Permenter & Yuan 2023, arXiv:2306.04848"),
-    _spec(_S.GRADIENT_ESTIMATION_CFG_PP, cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True),
-    _spec(_S.ER_SDE, multistep.er_sde, 2, "Cui et al. 2023, arXiv:2309.06169", draws=1, weak_order=2),
-    _spec(_S.SEEDS_2, exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2),
-    _spec(_S.SEEDS_3, exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2),
-    _spec(_S.SA_SOLVER, multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
-    _spec(_S.SA_SOLVER_PECE, multistep.sa_solver_pece, 3, _SA, calls=_pece_calls, draws=None, weak_order=2),
-    _spec(_S.CFGPP_UD10_AB, cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
-    _spec(_S.DDIM, euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
-    _spec(_S.UNI_PC, multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    _spec(_S.UNI_PC_BH2, multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    _spec(_S.EXP_AB, multistep.exp_ab, 2, _ADAMS),
-    _spec(_S.EXP_PC, multistep.exp_pc, 3, _ADAMS),
-    _spec(_S.DPM_MULTISTEP, dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
-    _spec(_S.DPM_SINGLESTEP, dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
-    _spec(_S.PNDM, adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
-    _spec(_S.MIDPOINT, runge_kutta.midpoint, 2, "Runge 1895", calls=2),
-    _spec(_S.RALSTON, runge_kutta.ralston, 2, "Ralston 1962", calls=2),
-    _spec(_S.BOGACKI_SHAMPINE, runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),
-    _spec(_S.RK4, runge_kutta.rk4, 4, "Kutta 1901", calls=4),
-    _spec(_S.DORMAND_PRINCE, runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
-    _spec(_S.RES_2S, exponential.res_2s, 2, _RES, calls=2),
-    _spec(_S.RES_3S, exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
-    _spec(_S.ETDRK4, exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
-    _spec(_S.RESTART, runge_kutta.restart, 2, "Xu et al. 2023, arXiv:2306.14878", calls=None, draws=None, weak_order=2),
-    _spec(_S.RK_ADAPTIVE, adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True),
+    _spec(
+        _S.GRADIENT_ESTIMATION,
+        "linear_multistep",
+        adams.gradient_estimation,
+        1,
+        "Permenter & Yuan 2023, arXiv:2306.04848",
+    ),
+    _spec(_S.GRADIENT_ESTIMATION_CFG_PP, "cfg_pp", cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True),
+    _spec(
+        _S.ER_SDE,
+        "exponential_multistep",
+        multistep.er_sde,
+        2,
+        "Cui et al. 2023, arXiv:2309.06169",
+        draws=1,
+        weak_order=2,
+    ),
+    _spec(_S.SEEDS_2, "exponential_single_step", exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2),
+    _spec(_S.SEEDS_3, "exponential_single_step", exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2),
+    _spec(_S.SA_SOLVER, "exponential_multistep", multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
+    _spec(
+        _S.SA_SOLVER_PECE,
+        "exponential_multistep",
+        multistep.sa_solver_pece,
+        3,
+        _SA,
+        calls=_pece_calls,
+        draws=None,
+        weak_order=2,
+    ),
+    _spec(_S.CFGPP_UD10_AB, "cfg_pp", cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
+    _spec(_S.DDIM, "euler", euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
+    _spec(_S.UNI_PC, "exponential_multistep", multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.UNI_PC_BH2, "exponential_multistep", multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(_S.EXP_AB, "exponential_multistep", multistep.exp_ab, 2, _ADAMS),
+    _spec(_S.EXP_PC, "exponential_multistep", multistep.exp_pc, 3, _ADAMS),
+    _spec(_S.DPM_MULTISTEP, "dpm_solver", dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
+    _spec(_S.DPM_SINGLESTEP, "dpm_solver", dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
+    _spec(_S.PNDM, "linear_multistep", adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
+    _spec(_S.MIDPOINT, "runge_kutta", runge_kutta.midpoint, 2, "Runge 1895", calls=2),
+    _spec(_S.RALSTON, "runge_kutta", runge_kutta.ralston, 2, "Ralston 1962", calls=2),
+    _spec(_S.BOGACKI_SHAMPINE, "runge_kutta", runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),
+    _spec(_S.RK4, "runge_kutta", runge_kutta.rk4, 4, "Kutta 1901", calls=4),
+    _spec(_S.DORMAND_PRINCE, "runge_kutta", runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
+    _spec(_S.RES_2S, "exponential_single_step", exponential.res_2s, 2, _RES, calls=2),
+    _spec(_S.RES_3S, "exponential_single_step", exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
+    _spec(_S.ETDRK4, "exponential_single_step", exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
+    _spec(
+        _S.RESTART,
+        "runge_kutta",
+        runge_kutta.restart,
+        2,
+        "Xu et al. 2023, arXiv:2306.14878",
+        calls=None,
+        draws=None,
+        weak_order=2,
+    ),
+    _spec(_S.RK_ADAPTIVE, "adaptive", adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True),
 )
 _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
 
 #: a choice among samplers, not one of them
-AUTO = SamplerSpec("auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels)
-
-#: headings of the samplers in each module of `ksched.samplers`
-_FAMILIES = {
-    "euler": "Euler and its stochastic relatives",
-    "runge_kutta": "Runge-Kutta",
-    "exponential": "Exponential integrators, single-step",
-    "multistep": "Exponential integrators, multistep",
-    "dpm_solver": "DPM-Solver with all its options",
-    "adams": "Linear multistep (Adams)",
-    "cfg_pp": "CFG++",
-    "adaptive": "Adaptive step size",
-}
+AUTO = SamplerSpec(
+    "auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels, family="exponential_multistep"
+)
 
 _ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
 _K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
@@ -324,13 +406,11 @@ def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[Sampl
 
     Parameters
     ----------
-    specs : which ones; None is every sampler. Those of no module of `ksched.samplers` come last, under "Others"
+    specs : which ones; None is every sampler
     """
-    found: dict[str, list[SamplerSpec]] = {heading: [] for heading in [*_FAMILIES.values(), "Others"]}
-    for spec in samplers() if specs is None else specs:
-        package, _, module = getattr(spec.function, "__module__", "").rpartition(".")
-        found[_FAMILIES.get(module, "Others") if package == "ksched.samplers" else "Others"].append(spec)
-    return {heading: members for heading, members in found.items() if members}
+    members = list(samplers() if specs is None else specs)
+    found = {heading: [spec for spec in members if spec.family == family] for family, heading in FAMILIES.items()}
+    return {heading: specs for heading, specs in found.items() if specs}
 
 
 def sampler_spec(name: SamplerType | str) -> SamplerSpec:
@@ -401,6 +481,7 @@ def register_sampler(
     uncond: bool = False,
     adaptive: bool = False,
     ends_at_denoised: bool = True,
+    family: str = "other",
 ) -> SamplerSpec:
     """Add a sampler of your own; it then works with every schedule and process, and by name everywhere.
 
@@ -408,15 +489,18 @@ def register_sampler(
     ----------
     name : the name to give `build_sampler`; must be new
     function : ``(run, grid, x, *, options) -> x``
-    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about it (see
-        `SamplerSpec`)
+    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised, family : facts about it
+        (see `SamplerSpec`)
 
     Raises
     ------
-    ValueError : the name is taken, by a sampler or by a peer's spelling of one; an option that every sampler has
+    ValueError : the name is taken, by a sampler or by a peer's spelling of one; an option that every sampler has; a
+        family that there is not
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a sampler is named by a string; got {name!r}")
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {family!r}")
     try:
         taken = sampler_spec(name)
     except ValueError:
@@ -426,7 +510,7 @@ def register_sampler(
             "draws": draws,
             "weak_order": weak_order,
         }
-        facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised}
+        facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised, "family": family}
         spec = SamplerSpec(name, function, order, source, **facts)
         if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too
             raise ValueError(f"every sampler has an option {min(clash)!r} already; rename that of {name!r}") from None

@@ -11,7 +11,7 @@ import torch
 from cases import PROCESSES
 
 from ksched import EDM, VE, VP, AngleV, Denoiser, Flow, FlowVE, ModelReport, Process, check_model, exact
-from ksched.denoiser import _FITS, Prediction
+from ksched.denoiser import Prediction
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -74,7 +74,7 @@ def network(
 
 
 def fitting(process: Process) -> list[Prediction]:
-    kinds = _FITS[type(process)]
+    kinds = process.predictions
     zero = getattr(process, "zero_terminal_snr", False)
     return [kind for kind in kinds if not (zero and kind == "epsilon")]  # type: ignore[misc]
 

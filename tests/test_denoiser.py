@@ -12,7 +12,7 @@ import torch
 from cases import gaussian_denoiser, start_state
 
 from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, batch, build_sampler
-from ksched.denoiser import _FITS, Prediction
+from ksched.denoiser import Prediction
 
 VARIANTS: list[Process] = [
     VP(),
@@ -29,7 +29,7 @@ VARIANTS: list[Process] = [
 FITTING: list[tuple[Process, Prediction]] = [
     (process, prediction)  # type: ignore[misc]
     for process in VARIANTS
-    for prediction in _FITS[type(process)]
+    for prediction in process.predictions
     if not (prediction == "epsilon" and getattr(process, "zero_terminal_snr", False))
 ]
 

@@ -16,9 +16,10 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from ksched import NoiseSchedule, SamplerType  # noqa: E402
+from ksched import NoiseSchedule, SamplerType, registry  # noqa: E402
 from ksched.integrations.diffusers import KSchedOutput, KSchedScheduler  # noqa: E402
 from ksched.registry import sampler_spec  # noqa: E402
+from ksched.samplers.runge_kutta import heun  # noqa: E402
 
 # what diffusers warns of is its own affair
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -222,6 +223,24 @@ def test_states_that_are_edited(name: str) -> None:
 
     compare(stock, 8, edit=masked)
     compare(stock, 8, edit=in_place)
+
+
+def test_states_that_are_edited_with_a_runge_kutta_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of an edit between two stages is told by the family that is declared, not by who wrote the method."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+    def mine(run: Any, grid: Any, x: Any) -> Any:
+        return heun(run, grid, x)
+
+    registry.register_sampler("my_heun", mine, order=2, calls=2, family="runge_kutta")
+    config = diffusers.HeunDiscreteScheduler(**SD).config
+    results = [
+        loop(KSchedScheduler.from_config(config, sampler=name, schedule="karras"), 8, edit=masked)
+        for name in ("heun", "my_heun")
+    ]
+    assert torch.equal(*results)
+    with pytest.raises(ValueError, match="family must be one of euler, runge_kutta"):
+        registry.register_sampler("your_heun", mine, order=2, family="rungekutta")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cases import NAMES, PROCESSES, SPECS, start_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
-from ksched.denoiser import _FITS, Prediction
+from ksched.denoiser import Prediction
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw
 from ksched.registry import SamplerSpec
@@ -64,7 +64,7 @@ def data_of(shape: tuple[int, ...], seed: int = 4) -> torch.Tensor:
 
 def native(process: Process) -> Prediction:
     """What networks of a process usually predict."""
-    return cast(Prediction, _FITS[type(process)][0])
+    return cast(Prediction, process.predictions[0])
 
 
 def wrappers(process: Process, shape: tuple[int, ...] = SHAPE) -> dict[str, Model]:
@@ -283,7 +283,7 @@ def test_rescale_measures_what_the_network_returns(
 ) -> None:
     x, sigma = state
     process = PROCESSES[name]
-    fits = prediction in _FITS[type(process)]
+    fits = prediction in process.predictions
     if not fits or (prediction == "epsilon" and getattr(process, "zero_terminal_snr", False)):
         with pytest.raises(ValueError, match=r"predict"):
             guidance.rescale(cond, uncond, 5.0, process, prediction)

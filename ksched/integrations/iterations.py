@@ -32,7 +32,6 @@ from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.runner import Run
 from ksched.sampler import build_sampler
-from ksched.samplers import runge_kutta
 from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
@@ -118,7 +117,7 @@ class Method:
         row = [k for k, formed in enumerate(plan.rows) if formed.level is not None][calls]
         if any(register == Register("x", row) for later in plan.rows[row + 1 :] for register, _ in later.terms):
             return None
-        slopes = sampler_spec(self.sampler).function.__module__ == runge_kutta.__name__
+        slopes = sampler_spec(self.sampler).family == "runge_kutta"
         return -1 / plan.levels[calls].alpha if slopes else 0.0
 
     @cached_property

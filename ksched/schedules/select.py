@@ -13,12 +13,22 @@ from ksched.schedules import curves, power, published
 from ksched.schedules import training_table as table
 from ksched.types import Array, Dialect, NoiseSchedule
 
-__all__ = ["DIALECTS", "SCHEDULES", "ScheduleSpec", "calculate_sigmas", "schedule_options"]
+__all__ = ["DIALECTS", "FAMILIES", "SCHEDULES", "ScheduleSpec", "calculate_sigmas", "schedule_options"]
+
+
+#: families of schedules, and what they are called in a heading
+FAMILIES: Mapping[str, str] = {
+    "sigma": "Even in some function of sigma",
+    "training_table": "Over the training steps",
+    "curve": "Curves from 1 to 0",
+    "published": "Published tables",
+}
 
 
 class ScheduleSpec(NamedTuple):
-    """What the library knows of a schedule."""
+    """What the library knows of a schedule: family (one of `FAMILIES`), function, rule in words, and source."""
 
+    family: str
     function: Callable[..., Array]
     formula: str
     source: str
@@ -37,45 +47,73 @@ def _needs_process(function: Callable[..., Array]) -> bool:
 _N = NoiseSchedule
 SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
     _N.SIMPLE: ScheduleSpec(
-        table.calculate_simple_sigmas, "even stride over the training table, from the top", "ComfyUI"
+        "training_table", table.calculate_simple_sigmas, "even stride over the training table, from the top", "ComfyUI"
     ),
-    _N.KARRAS: ScheduleSpec(power.calculate_karras_sigmas, "even in sigma ** (1 / rho)", "arXiv:2206.00364"),
-    _N.EXPONENTIAL: ScheduleSpec(power.calculate_exponential_sigmas, "even in log sigma", "k-diffusion"),
+    _N.KARRAS: ScheduleSpec("sigma", power.calculate_karras_sigmas, "even in sigma ** (1 / rho)", "arXiv:2206.00364"),
+    _N.EXPONENTIAL: ScheduleSpec("sigma", power.calculate_exponential_sigmas, "even in log sigma", "k-diffusion"),
     _N.SGM_UNIFORM: ScheduleSpec(
-        table.calculate_sgm_uniform_sigmas, "even in timestep, last point left out", "Stability generative-models"
+        "training_table",
+        table.calculate_sgm_uniform_sigmas,
+        "even in timestep, last point left out",
+        "Stability generative-models",
     ),
     _N.DDIM_UNIFORM: ScheduleSpec(
-        table.calculate_ddim_uniform_sigmas, "even stride over the table, from the bottom", "arXiv:2010.02502"
+        "training_table",
+        table.calculate_ddim_uniform_sigmas,
+        "even stride over the table, from the bottom",
+        "arXiv:2010.02502",
     ),
-    _N.NORMAL: ScheduleSpec(table.calculate_normal_sigmas, "even in timestep, both ends", "k-diffusion, ComfyUI"),
-    _N.LINEAR: ScheduleSpec(power.calculate_linear_sigmas, "even in sigma", "karras at rho = 1"),
-    _N.BETA: ScheduleSpec(table.calculate_beta_sigmas, "beta quantiles of the training table", "arXiv:2407.12173"),
-    _N.BETA57: ScheduleSpec(table.calculate_beta57_sigmas, "beta with alpha 0.5, beta 0.7", "RES4LYF"),
+    _N.NORMAL: ScheduleSpec(
+        "training_table", table.calculate_normal_sigmas, "even in timestep, both ends", "k-diffusion, ComfyUI"
+    ),
+    _N.LINEAR: ScheduleSpec("sigma", power.calculate_linear_sigmas, "even in sigma", "karras at rho = 1"),
+    _N.BETA: ScheduleSpec(
+        "training_table", table.calculate_beta_sigmas, "beta quantiles of the training table", "arXiv:2407.12173"
+    ),
+    _N.BETA57: ScheduleSpec(
+        "training_table", table.calculate_beta57_sigmas, "beta with alpha 0.5, beta 0.7", "RES4LYF"
+    ),
     _N.LINEAR_QUADRATIC: ScheduleSpec(
-        curves.calculate_linear_quadratic_sigmas, "linear, then quadratic, to 0", "Mochi, ComfyUI"
+        "curve", curves.calculate_linear_quadratic_sigmas, "linear, then quadratic, to 0", "Mochi, ComfyUI"
     ),
-    _N.KL_OPTIMAL: ScheduleSpec(power.calculate_kl_optimal_sigmas, "even in atan sigma", "arXiv:2404.14507"),
+    _N.KL_OPTIMAL: ScheduleSpec("sigma", power.calculate_kl_optimal_sigmas, "even in atan sigma", "arXiv:2404.14507"),
     _N.POLYEXPONENTIAL: ScheduleSpec(
-        power.calculate_polyexponential_sigmas, "log sigma as a power of the share left", "k-diffusion"
+        "sigma", power.calculate_polyexponential_sigmas, "log sigma as a power of the share left", "k-diffusion"
     ),
-    _N.VP: ScheduleSpec(power.calculate_vp_sigmas, "even in continuous VP time", "arXiv:2011.13456"),
-    _N.LAPLACE: ScheduleSpec(power.calculate_laplace_sigmas, "Laplace quantiles of log sigma", "arXiv:2407.03297"),
-    _N.LOGSNR: ScheduleSpec(table.calculate_logsnr_sigmas, "even in log-SNR", "arXiv:2206.00927"),
-    _N.TRAILING: ScheduleSpec(table.calculate_trailing_sigmas, "rounded even stride, from the top", "arXiv:2305.08891"),
-    _N.LEADING: ScheduleSpec(table.calculate_leading_sigmas, "whole stride, from the bottom", "diffusers"),
-    _N.SD_TURBO: ScheduleSpec(table.calculate_sd_turbo_sigmas, "the first of ten even strides", "ComfyUI"),
+    _N.VP: ScheduleSpec("sigma", power.calculate_vp_sigmas, "even in continuous VP time", "arXiv:2011.13456"),
+    _N.LAPLACE: ScheduleSpec(
+        "sigma", power.calculate_laplace_sigmas, "Laplace quantiles of log sigma", "arXiv:2407.03297"
+    ),
+    _N.LOGSNR: ScheduleSpec("training_table", table.calculate_logsnr_sigmas, "even in log-SNR", "arXiv:2206.00927"),
+    _N.TRAILING: ScheduleSpec(
+        "training_table", table.calculate_trailing_sigmas, "rounded even stride, from the top", "arXiv:2305.08891"
+    ),
+    _N.LEADING: ScheduleSpec(
+        "training_table", table.calculate_leading_sigmas, "whole stride, from the bottom", "diffusers"
+    ),
+    _N.SD_TURBO: ScheduleSpec(
+        "training_table", table.calculate_sd_turbo_sigmas, "the first of ten even strides", "ComfyUI"
+    ),
     _N.ALIGN_YOUR_STEPS: ScheduleSpec(
-        published.calculate_align_your_steps_sigmas, "optimised table of 10 steps", "arXiv:2404.14507"
+        "published", published.calculate_align_your_steps_sigmas, "optimised table of 10 steps", "arXiv:2404.14507"
     ),
-    _N.GITS: ScheduleSpec(published.calculate_gits_sigmas, "optimised tables of 2 to 20 steps", "arXiv:2405.11326"),
+    _N.GITS: ScheduleSpec(
+        "published", published.calculate_gits_sigmas, "optimised tables of 2 to 20 steps", "arXiv:2405.11326"
+    ),
     _N.OPTIMAL_STEPS: ScheduleSpec(
-        published.calculate_optimal_steps_sigmas, "optimised tables for flow models", "arXiv:2503.21774"
+        "published", published.calculate_optimal_steps_sigmas, "optimised tables for flow models", "arXiv:2503.21774"
     ),
-    _N.LTXV: ScheduleSpec(curves.calculate_ltxv_sigmas, "even, shifted by tokens, stretched", "LTX-Video, ComfyUI"),
-    _N.FLUX2: ScheduleSpec(curves.calculate_flux2_sigmas, "even, shifted by size and steps", "FLUX.2, ComfyUI"),
-    _N.BONG_TANGENT: ScheduleSpec(curves.calculate_bong_tangent_sigmas, "two arctangents, to 0", "RES4LYF"),
-    _N.COSINE: ScheduleSpec(curves.calculate_cosine_sigmas, "half a cosine of the root of the share", "reForge"),
-    _N.PHI: ScheduleSpec(power.calculate_phi_sigmas, "a golden power of the share left", "reForge"),
+    _N.LTXV: ScheduleSpec(
+        "curve", curves.calculate_ltxv_sigmas, "even, shifted by tokens, stretched", "LTX-Video, ComfyUI"
+    ),
+    _N.FLUX2: ScheduleSpec(
+        "curve", curves.calculate_flux2_sigmas, "even, shifted by size and steps", "FLUX.2, ComfyUI"
+    ),
+    _N.BONG_TANGENT: ScheduleSpec("curve", curves.calculate_bong_tangent_sigmas, "two arctangents, to 0", "RES4LYF"),
+    _N.COSINE: ScheduleSpec(
+        "curve", curves.calculate_cosine_sigmas, "half a cosine of the root of the share", "reForge"
+    ),
+    _N.PHI: ScheduleSpec("sigma", power.calculate_phi_sigmas, "a golden power of the share left", "reForge"),
 }
 
 #: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
