@@ -226,7 +226,7 @@ def test_states_that_are_edited(name: str) -> None:
 
 
 def test_states_that_are_edited_with_a_runge_kutta_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What becomes of an edit between two stages is told by the family that is declared, not by who wrote the method."""
+    """What becomes of an edit between two stages is told by the declared family, not by who wrote the method."""
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     def mine(run: Any, grid: Any, x: Any) -> Any:
