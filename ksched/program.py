@@ -287,8 +287,8 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
     draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
     kept = [r for r in outputs if last_use.get(r, -1) > after]
-    read = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < row}
-    earlier = tuple(shelf.place[r] for r in sorted(read) if rows[r.number].level is not None)
+    older = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < row}
+    earlier = tuple(shelf.place[r] for r in sorted(older) if rows[r.number].level is not None)
     past = rows[row].terms if all(r in shelf.place for r, _ in rows[row].terms) else ()
     formed_of = tuple((shelf.place[r], value) for r, value in past)
     operations = [combination(shelf.take(r), ((_OUTPUT[r.kind], 1.0),)) for r in kept]

@@ -118,8 +118,7 @@ class Run:
         check_start: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         check_state(x)
-        self._set_up(plan, x, process, levels)
-        self._check_start = check_start
+        self._set_up(plan, x, process, levels, check_start)
         self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
         self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
         if self._recorded:
@@ -130,11 +129,18 @@ class Run:
         self._registers.form(before.operations, self._recorded, self._draw(before, self._recorded))
         self._reach(0)
 
-    def _set_up(self, plan: Plan, x: torch.Tensor, process: Process | None, levels: Levels | None) -> None:
+    def _set_up(
+        self,
+        plan: Plan,
+        x: torch.Tensor,
+        process: Process | None,
+        levels: Levels | None,
+        check_start: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
         """All that does not depend on numbers: of ``x`` shape, dtype and device count."""
         self.plan, self.process = plan, process
         self.levels = levels
-        self._check_start: Callable[[torch.Tensor], None] | None = None
+        self._check_start = check_start
         self._lock = threading.Lock()
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None

@@ -60,9 +60,8 @@ def test_a_copy_is_a_run_of_its_own(name: str, how: str) -> None:
         file.seek(0)
         other = torch.load(file, weights_only=False)
     else:
-        other = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda r: pickle.loads(pickle.dumps(r))}[how](
-            run
-        )
+        ways: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, "deepcopy": copy.deepcopy}
+        other = ways[how](run) if how in ways else pickle.loads(pickle.dumps(run))
     assert (type(other), other.nfe, other.step) == (type(run), run.nfe, run.step)
     assert torch.equal(finish(other), end)
     assert run.nfe == 3
@@ -181,9 +180,10 @@ def test_a_damaged_state_is_refused_whole(name: str) -> None:
         else:
             found = "nothing"
         assert "state" in found or "noise" in found, f"{what}: {found}"
-    for nonsense in (None, [], "state", 3):
+    everything: list[Any] = [None, [], "state", 3]
+    for nonsense in everything:
         with pytest.raises(ValueError, match=r"state must come from Run\.state_dict"):
-            other.load_state_dict(nonsense)  # type: ignore[arg-type]
+            other.load_state_dict(nonsense)
     kept = copy.copy(other)
     assert torch.equal(finish(kept), other_end)
     other.load_state_dict(state)
@@ -221,13 +221,13 @@ def test_a_state_that_was_replaced_is_resumed_as_such() -> None:
     network = ksched.Denoiser(lambda x, t: x / 3, VP(), prediction="epsilon")
     sampler = build_sampler("heun", "karras", 4)
     run = sampler.start(sampler.initial_state((2, 3), seed=0))
+    assert isinstance(run, Run)
     conversions = network.conversions(run.plan.call_sigmas)
 
     def answer(run: Run) -> None:
         norm, of_x, of_output = conversions[run.nfe]
         run.feed_output(network.output(run.network_input(norm), run.timestep), of_x, of_output)
 
-    assert isinstance(run, Run)
     answer(run)
     run.replace(run.x + 1)
     other = sampler.start(sampler.initial_state((2, 3), seed=9))
@@ -405,11 +405,17 @@ def in_another_thread(act: Callable[[], object]) -> BaseException | None:
 def test_a_batch_that_two_threads_tick_says_so(name: str) -> None:
     sampler = build_sampler(name, "karras", 4)
     x = sampler.initial_state((1, 3), seed=0)
-    batch, errors = Batch(), []
+    batch = Batch()
+    errors: list[BaseException | None] = []
     run, later = batch.add(sampler.start(x)), sampler.start(x)
 
-    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        acts = [lambda: batch.tick(half), lambda: batch.feed(x), lambda: batch.add(later), lambda: batch.remove(run)]
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        acts: list[Callable[[], object]] = [
+            lambda: batch.tick(half),
+            lambda: batch.feed(x),
+            lambda: batch.add(later),
+            lambda: batch.remove(run),
+        ]
         errors.extend(in_another_thread(act) for act in acts)
         return half(x, sigma)
 
@@ -475,6 +481,7 @@ def test_an_interrupted_run_leaves_its_batch_alone() -> None:
     x = sampler.initial_state((1, 3), seed=0)
     batch = Batch()
     broken, good = batch.add(sampler.start(x)), batch.add(sampler.start(x))
+    assert isinstance(broken, Run)
     broken._whole = False
     with pytest.raises(RuntimeError, match="interrupted"):  # there is no state to show the model
         batch.tick(half)
@@ -554,20 +561,22 @@ def test_tables_are_held_while_they_are_read() -> None:
     x = sampler.initial_state((1, 64), seed=0)
     run = sampler.start(x)
     assert isinstance(run, Run)
-    form, tables = run._registers._numba.form, []
+    registers, turns = run._registers, run.plan.program.turns
+    form = registers._numba.form
+    tables: list[Any] = []
 
     class Kernels:
         @staticmethod
         def form(sources: int, results: int, integers: int, coefficients: int, count: int, owners: object) -> None:
-            for operations in (turn.operations for turn in run.plan.program.turns):
+            for operations in (turn.operations for turn in turns):
                 tables.append(vars(operations).pop("table", None))  # as if another thread's had taken its place
             tables.clear()
             _ = [bytearray(64) for _ in range(1000)]  # memory that was given back is used again
             form(sources, results, integers, coefficients, count, owners)
 
-        form_with_noise = staticmethod(run._registers._numba.form_with_noise)
-        LEAST_SHARED = run._registers._numba.LEAST_SHARED
+        form_with_noise = staticmethod(registers._numba.form_with_noise)
+        LEAST_SHARED = registers._numba.LEAST_SHARED
 
-    run._registers._numba = Kernels
+    registers._numba = Kernels
     right = sampler.sample(pair, x)
     assert torch.equal(finish(run), right)

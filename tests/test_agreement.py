@@ -20,9 +20,10 @@ def flow_denoiser(process: Process, std: float = 0.5) -> Denoiser:
     """The exact velocity network of data of one std."""
 
     def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        t = process.sigma(timestep).reshape(-1, 1)
+        t: torch.Tensor = process.sigma(timestep).reshape(-1, 1)
         variance = ((1 - t) * std) ** 2 + t**2
-        return x * (t - (1 - t) * std**2) / variance
+        velocity: torch.Tensor = x * (t - (1 - t) * std**2) / variance
+        return velocity
 
     return Denoiser(network, process, prediction="flow")
 
@@ -147,7 +148,7 @@ def test_the_process_of_a_model_is_taken() -> None:
     assert float(samples.std()) == pytest.approx(0.5, abs=0.02)
     assert build_sampler("euler", process=Gaussian([0.0], [[1.0]], Flow(2.0))).process == Flow(2.0)
     with pytest.raises(TypeError, match=r"process must be a ksched process.*got <object"):
-        build_sampler("euler", process=object())
+        build_sampler("euler", process=object())  # type: ignore[arg-type]
 
 
 def test_likelihood_is_that_of_the_models_process() -> None:

@@ -62,8 +62,9 @@ def test_a_start_is_made_item_by_item() -> None:
     ],
 )
 def test_a_start_that_cannot_be_is_refused(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    given: dict[str, Any] = {"shape": (2, 3), "seed": 0} | arguments
     with pytest.raises(kind, match=message):
-        build_sampler("euler", "karras", 5).initial_state(**({"shape": (2, 3), "seed": 0} | arguments))
+        build_sampler("euler", "karras", 5).initial_state(**given)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpm_adaptive"])
@@ -137,7 +138,8 @@ def test_calls_for_auto_plans_and_options() -> None:
     assert build_sampler(plan, calls=7).plan == plan
     with pytest.raises(ValueError, match="makes 7 model calls; got calls=6"):
         build_sampler(plan, calls=6)
-    assert build_sampler("heun", "karras", calls=np.int64(9), rho=5.0, process=Flow()).nfe == 9
+    nine: Any = np.int64(9)
+    assert build_sampler("heun", "karras", calls=nine, rho=5.0, process=Flow()).nfe == 9
 
 
 @pytest.mark.parametrize(
