@@ -6,9 +6,7 @@ is trained, downloaded or estimated.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,7 @@ import torch
 
 from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
+from ksched.files import check_writable, path_of
 from ksched.loop import StepInfo
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
@@ -175,10 +174,9 @@ def run(
 
     process = default_process() if process is None else process
     built = build_sampler(sampler, schedule, steps, process=process)
-    folder = Path(out)
+    folder = path_of("out", out)
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    check_writable(folder / "errors.png")
     shown = trajectory(built, seed, progress=progress)
     specs = [AUTO, *measured()]
     drawn = [spec for spec in specs if spec.name in (*DRAWN, built.spec.name)]
@@ -247,7 +245,7 @@ def from_text(
     from ksched.sheets import sheet
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion, save_png
 
-    drawn, folder = StableDiffusion.from_folder(model), Path(out)
+    drawn, folder = StableDiffusion.from_folder(model), path_of("out", out)
     how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
     shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
     cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images) for word in _WORDS]

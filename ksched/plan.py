@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ import numpy.typing as npt
 
 from ksched.processes import Level
 from ksched.processes.base import check_positive
+from ksched.texts import parse_json
 
 if TYPE_CHECKING:
     from ksched.program import Program
@@ -83,7 +87,7 @@ class Plan:
     Raises
     ------
     ValueError : a table that cannot be run: a row that refers forward, a number that is not finite, a noise that is
-        never used
+        never used, a level whose alpha, sigma and lam disagree, steps that decrease or that the schedule does not have
 
     Examples
     --------
@@ -106,26 +110,58 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_positive("noise_scale", self.noise_scale)
+        _check_sigmas(self.sigmas)
+        for name, level, sigma in (("start", self.start, self.sigmas[0]), ("end", self.end, self.sigmas[-1])):
+            _check_level(name, level)
+            if level.label != sigma:
+                raise ValueError(f"the {name} of a plan must be at that of its sigmas, {sigma:g}; got {level.label:g}")
+        self._check_rows()
+        self._check_draws()
+
+    def _check_rows(self) -> None:
         if len(self.rows) < 2 or self.rows[0].terms or self.rows[-1].level is not None:
             raise ValueError("a plan needs a first row that is given and a last row that is the result")
-        calls, used = 0, set()
-        outputs: set[Register] = set()
+        calls = 0
+        pairs = set[int]()  # calls that return the unconditional prediction too
+        last, steps = 0, max(self.steps, 1)
+        checked = {self.start, self.end}
         for k, row in enumerate(self.rows):
+            if not last <= row.step < steps:
+                raise ValueError(
+                    f"steps of rows must not decrease and must be below {steps}, as many as the schedule has; got "
+                    f"{row.step} in row x{k}"
+                )
+            last = row.step
             for register, value in row.terms:
-                known = {"x": register.number < k, "xi": register.number < len(self.draws)}
-                if register.number < 0 or not known.get(register.kind, register in outputs):
+                kind, number = register
+                known = {"x": k, "D": calls, "xi": len(self.draws)}.get(kind, 0)
+                if not (0 <= number < known or (kind == "U" and number in pairs)):
                     raise ValueError(f"row x{k} refers to {register}, which does not exist yet")
                 if not math.isfinite(value):
                     raise ValueError(f"row x{k} (step {row.step}) has a coefficient of {value} for {register}")
-                used.add(register)
             if k and not row.terms:
                 raise ValueError(f"row x{k} is empty; only the first is given")
+            if len(dict(row.terms)) < len(row.terms):
+                raise ValueError(f"row x{k} has two coefficients for one register")
             if row.level is not None:
-                outputs |= {Register(kind, calls) for kind in ("DU" if row.both else "D")}
+                if row.level not in checked:
+                    _check_level(f"row x{k}", row.level)
+                    checked.add(row.level)
+                if row.both:
+                    pairs.add(calls)
                 calls += 1
+
+    def _check_draws(self) -> None:
         for m, draw in enumerate(self.draws):
-            if Register("xi", m) not in used:
+            if not (draw.sigma_from >= 0 and draw.sigma_to >= 0):  # NaN is neither
+                raise ValueError(f"noise xi{m} must be between sigmas of at least 0; got {draw}")
+            if not (0 <= draw.visit < _LIMIT and -_LIMIT <= draw.stream < _LIMIT):
+                raise ValueError(f"noise xi{m} must have a visit of at least 0 and a stream, of 64 bits; got {draw}")
+            if Register("xi", m) not in self.last_use:
                 raise ValueError(f"noise xi{m} ({draw.sigma_from:g} to {draw.sigma_to:g}) is never used")
+        if len(set(self.draws)) < len(self.draws):
+            (draw, _), *_ = Counter(self.draws).most_common(1)
+            raise ValueError(f"every noise of a plan must be another one; {draw} is there twice")
 
     @property
     def steps(self) -> int:
@@ -170,22 +206,27 @@ class Plan:
 
         A noise is one only if a row after another model call needs it again.
         """
-        alive: set[Register] = set()
-        most, calls = 0, 0
+        before = [0, *accumulate(row.level is not None for row in self.rows)]  # calls before each row
+        first_use = {register: k for k, row in reversed([*enumerate(self.rows)]) for register, _ in row.terms}
+        going = [0] * (len(self.rows) + 1)  # registers that are needed no more after each row
+        most = held = 0
         for k, row in enumerate(self.rows):
-            alive |= {Register("x", k), *(r for r, _ in row.terms if r.kind == "xi" and self._outlives_a_call(r))}
-            most = max(most, len(alive))
-            alive = {r for r in alive if self.last_use.get(r, -1) > k or r == Register("x", k)}
+            formed = [Register("x", k)]
+            for register, _ in row.terms:
+                if register.kind == "xi" and first_use[register] == k and before[self.last_use[register]] > before[k]:
+                    formed.append(register)
+            held += len(formed)
+            most = max(most, held)
+            for register in formed:
+                going[self.last_use.get(register, k + 1)] += 1
+            held -= going[k]
             if row.level is not None:
-                alive |= {Register(kind, calls) for kind in ("DU" if row.both else "D")}
-                calls += 1
-                most = max(most, len(alive))
+                outputs = [Register(kind, before[k]) for kind in ("DU" if row.both else "D")]
+                for register in outputs:
+                    going[self.last_use.get(register, k + 1)] += 1
+                held += len(outputs)
+                most = max(most, held)
         return most
-
-    def _outlives_a_call(self, register: Register) -> bool:
-        """Whether a model call lies between the rows that read a register."""
-        readers = [k for k, row in enumerate(self.rows) if register in dict(row.terms)]
-        return any(row.level is not None for row in self.rows[readers[0] : readers[-1]])
 
     @cached_property
     def program(self) -> Program:
@@ -250,28 +291,30 @@ class Plan:
 
         Raises
         ------
-        ValueError : text that is not such a plan
+        ValueError : text that is not such a plan, or a plan that cannot be run
         """
         try:
-            data = json.loads(text)
-            if data["format"] != "ksched-plan" or data["version"] != 1:
-                raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
-            rows = tuple(
-                Row(
-                    tuple((_register(name), float(value)) for name, value in row["terms"]),
-                    Level(*_unpack(row["level"])) if row["level"] else None,
-                    int(row["step"]),
-                    bool(row["both"]),
-                )
-                for row in data["rows"]
-            )
-            draws = tuple(Draw(float(draw[0]), float(draw[1]), int(draw[2]), int(draw[3])) for draw in data["draws"])
-            ends = Level(*_unpack(data["start"])), Level(*_unpack(data["end"]))
-            sigmas = _unpack(data["sigmas"])
-            report, noise_scale = dict(data.get("report", {})), float(data.get("noise_scale", 1.0))
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"not a ksched plan in JSON, version 1: {error!r}") from error
-        return cls(rows, draws, *ends, sigmas, report, noise_scale)
+            return cls._of_data(parse_json(text))
+        except KeyError as error:
+            why = f"{error} is missing"
+        except (TypeError, ValueError) as error:
+            why = str(error)
+        raise ValueError(f"not a ksched plan in JSON, version 1: {why}")
+
+    @classmethod
+    def _of_data(cls, data: Any) -> Plan:
+        """The plan that `_table` made plain data of, and its report."""
+        data = _typed("it", data, dict)
+        if data["format"] != "ksched-plan" or data["version"] != 1:
+            raise ValueError(f"format {_short(data['format'])}, version {_short(data['version'])}")
+        sigmas = tuple(_number("sigmas", value) for value in _typed("sigmas", data["sigmas"], list))
+        start, end = (_level(name, data[name]) for name in ("start", "end"))
+        draws = tuple(_draw(f"draws[{m}]", draw) for m, draw in enumerate(_typed("draws", data["draws"], list)))
+        known: dict[str, Register] = {}  # one object for each, however often it is read
+        rows = tuple(_row(f"rows[{k}]", row, known) for k, row in enumerate(_typed("rows", data["rows"], list)))
+        report = _typed("report", data.get("report", {}), dict)
+        scale = _number("noise_scale", data.get("noise_scale", 1.0))
+        return cls(rows, draws, start, end, sigmas, report, scale)
 
     def __str__(self) -> str:
         calls = [f"eval s={row.level.label:g}" if row.level is not None else "" for row in self.rows]
@@ -290,10 +333,93 @@ def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
     return values and [str(v) if isinstance(v, float) and math.isinf(v) else v for v in values]  # type: ignore[return-value]
 
 
-def _unpack(values: list[Any]) -> tuple[float, ...]:
-    return tuple(float(v) for v in values)
+# ------------------------------------------------------------------------------------------------ plans as plain data
+
+_LIMIT = 1 << 63
+_REGISTER = re.compile(r"(x|D|U|xi)([0-9]{1,9})", re.ASCII)
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}
+_KINDS = {dict: "a mapping", list: "a list", int: "a whole number", bool: "true or false", str: "text"}
 
 
-def _register(name: str) -> Register:
-    kind = name.rstrip("0123456789")
-    return Register(kind, int(name[len(kind) :]))
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind:  # a bool is no whole number
+        raise ValueError(f"{name} must be {_KINDS[kind]}; got {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _number(name: str, value: Any) -> float:
+    """A number as `_pack` writes it."""
+    if type(value) is str and value in _INFINITE:
+        return _INFINITE[value]
+    if type(value) is not float and type(value) is not int:
+        raise ValueError(f"{name} must be numbers; got {_short(value)}")
+    return float(value)
+
+
+def _list(name: str, values: Any, length: int) -> list[Any]:
+    if len(_typed(name, values, list)) != length:
+        raise ValueError(f"{name} must have {length} values; got {len(values)}")
+    found: list[Any] = values
+    return found
+
+
+def _level(name: str, values: Any) -> Level:
+    return Level(*(_number(name, value) for value in _list(name, values, 4)))
+
+
+def _draw(name: str, values: Any) -> Draw:
+    start, end, *whole = _list(name, values, 4)
+    return Draw(_number(name, start), _number(name, end), *(_typed(name, value, int) for value in whole))
+
+
+def _row(name: str, data: Any, known: dict[str, Register]) -> Row:
+    level = _typed(name, data, dict)["level"]
+    return Row(
+        tuple(_term(name, term, known) for term in _typed(name, data["terms"], list)),
+        None if level is None else _level(name, level),
+        _typed(name, data["step"], int),
+        _typed(name, data["both"], bool),
+    )
+
+
+def _term(name: str, term: Any, known: dict[str, Register]) -> tuple[Register, float]:
+    written, value = _list(name, term, 2)
+    register = known.get(_typed(name, written, str))
+    if register is None:
+        found = _REGISTER.fullmatch(written)
+        if found is None:
+            raise ValueError(f"{name} must name registers such as x0, D0, U0 and xi0; got {_short(written)}")
+        register = known[written] = Register(found[1], int(found[2]))
+    return register, _number(name, value)
+
+
+def _check_sigmas(sigmas: tuple[float, ...]) -> None:
+    if not sigmas or not 0 <= sigmas[-1] < math.inf or not all(a > b for a, b in pairwise(sigmas)):
+        raise ValueError(
+            "the sigmas of a plan must be at least one, strictly decreasing, of at least 0 and finite but for the first"
+        )
+
+
+def _check_level(where: str, level: Level) -> None:
+    """Raise unless a level is one: numbers of which the last two follow from each other.
+
+    Notes
+    -----
+    What a process makes of alpha and sigma is its own business: all that is asked is the half log-SNR, within what
+    float32 formulas, and a share such as 1 - sigma, may get wrong.
+    """
+    label, alpha, sigma, lam = level
+    if not (label >= 0 and 0 <= alpha < math.inf and 0 <= sigma < math.inf and alpha + sigma > 0):  # NaN is none
+        raise ValueError(f"{where} must have a level of finite numbers of at least 0; got {level}")
+    if alpha == 0 or sigma == 0:
+        fits = lam == (math.inf if sigma == 0 else -math.inf) or (lam > 30 if sigma == 0 else lam < -30)
+    else:
+        rounding = 1e-6 * (1 + abs(lam)) + 1e-15 * (1 / alpha + 1 / sigma)
+        fits = math.isfinite(lam) and abs(math.log(alpha) - math.log(sigma) - lam) <= rounding
+    if not fits:
+        raise ValueError(f"{where} must have a level whose lam is log(alpha / sigma); got {level}")

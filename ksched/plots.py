@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.ndimage import zoom
 
+from ksched.files import remove_parts, write_whole
 from ksched.processes import Flow, Process, default_process
 from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
 from ksched.schedules.select import FAMILIES
@@ -129,7 +130,7 @@ def _plural(steps: int) -> str:
 
 
 def save(figures: Mapping[Path, Figure], dpi: float = 110) -> tuple[Path, ...]:
-    """Write figures, each file complete or not at all, in the format that its name ends in.
+    """Write figures, each file complete or not at all, in the format that its name ends in; folders are made.
 
     Raises
     ------
@@ -144,12 +145,9 @@ def save(figures: Mapping[Path, Figure], dpi: float = 110) -> tuple[Path, ...]:
         figure.savefig(buffer, format=path.suffix[1:] or "png", dpi=dpi)
         packed[path] = buffer.getvalue()
     for path, content in packed.items():
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+        remove_parts([path])
     return tuple(packed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +21,9 @@ _OUTPUT = {"D": DENOISED, "U": UNCOND}
 # Predictions, and with them conversions, that a turn is asked for: one kind for nearly all programs.
 _KEPT = 8
 
+
+# Terms that means are looked for among, since that takes the square of the time; rows of methods have ten at most.
+_LONGEST = 256
 
 Terms = tuple[tuple[int, float], ...]
 
@@ -62,6 +65,8 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     pass that saves the scaling. They are left alone if a mean would cancel numbers much larger than itself.
     """
     scale = terms[0][1]
+    if len(terms) > _LONGEST:
+        return Combination(out, terms, scale, (), terms[1:])
     rest, last = list(terms[1 : len(terms) - noises]), terms[len(terms) - noises :]
     total, size = scale, abs(scale) + sum(abs(value) for _, value in rest)
     if scale != 1 and rest and abs(scale + sum(value for _, value in rest) - 1) < 1e-15 * (4 + size):
@@ -222,7 +227,7 @@ class Program(NamedTuple):
     before : what happens before the first model call
     turns : one for every model call
     states : the buffer of the state of every model call, and of the result
-    held : for every turn, and the result after them, the buffers of the registers that are there when it begins
+    held : for every turn, and the result after them, the registers that are there when it begins, with their buffers
     buffers : how many buffers are needed
     both : whether an answer must come with the unconditional prediction
     """
@@ -230,9 +235,52 @@ class Program(NamedTuple):
     before: Turn
     turns: tuple[Turn, ...]
     states: tuple[int, ...]
-    held: tuple[tuple[tuple[Register, int], ...], ...]
+    held: Sequence[tuple[tuple[Register, int], ...]]
     buffers: int
     both: bool
+
+
+class _Stay(NamedTuple):
+    """A register in a buffer, from one turn to the one before another."""
+
+    register: Register
+    buffer: int
+    first: int
+    after: int
+
+
+class _Held(Sequence[tuple[tuple[Register, int], ...]]):
+    """The registers that are held at every turn, in the order in which they came.
+
+    A tree of turns, each node of which has the stays that last all through it and not all through the node above: so
+    even registers that stay all the time take room once, and not once a turn.
+    """
+
+    def __init__(self, stays: Sequence[_Stay], turns: int) -> None:
+        self._stays, self._turns = stays, turns
+        self._nodes: list[list[int]] = [[] for _ in range(2 * turns)]
+        for number, stay in enumerate(stays):
+            first, after = stay.first + turns, stay.after + turns
+            while first < after:
+                if first % 2:
+                    self._nodes[first].append(number)
+                    first += 1
+                if after % 2:
+                    after -= 1
+                    self._nodes[after].append(number)
+                first, after = first // 2, after // 2
+
+    def __len__(self) -> int:
+        return self._turns
+
+    def __getitem__(self, turn: Any) -> Any:
+        if isinstance(turn, slice):
+            return tuple(self[k] for k in range(*turn.indices(self._turns)))
+        node, found = range(self._turns)[turn] + self._turns, list[int]()
+        while node:
+            found += self._nodes[node]
+            node //= 2
+        return tuple((self._stays[number].register, self._stays[number].buffer) for number in sorted(found))
 
 
 class _Shelf:
@@ -240,22 +288,47 @@ class _Shelf:
 
     def __init__(self) -> None:
         self.count = 0
+        self.turn = 0
         self.place: dict[Register, int] = {}
         self._free: list[int] = []
+        self._came: dict[Register, tuple[int, int]] = {}  # in which order, and at which turn
+        self._stays: list[_Stay | None] = []
 
     def take(self, register: Register) -> int:
         if not self._free:
             self._free.append(self.count)
             self.count += 1
-        self.place[register] = self._free.pop()
-        return self.place[register]
+        return self._put(register, self._free.pop())
 
     def put_back(self, registers: Iterable[Register]) -> None:
-        self._free.extend(self.place.pop(register) for register in registers)
+        self._free.extend(self._remove(register) for register in registers)
 
     def hand_over(self, old: Register, new: Register) -> int:
-        self.place[new] = self.place.pop(old)
-        return self.place[new]
+        return self._put(new, self._remove(old))
+
+    def in_order(self, registers: Iterable[Register]) -> list[Register]:
+        """Those of some registers that are here, in the order in which they came."""
+        return sorted((register for register in registers if register in self.place), key=self._came.__getitem__)
+
+    def held(self) -> _Held:
+        """What was here when each turn began, the one that begins now included."""
+        self.turn += 1
+        for register in [*self.place]:
+            self._remove(register)
+        return _Held([stay for stay in self._stays if stay is not None], self.turn)
+
+    def _put(self, register: Register, buffer: int) -> int:
+        self.place[register] = buffer
+        self._came[register] = len(self._stays), self.turn
+        self._stays.append(None)
+        return buffer
+
+    def _remove(self, register: Register) -> int:
+        buffer = self.place.pop(register)
+        number, first = self._came.pop(register)
+        if first < self.turn:  # it came and went within a turn otherwise
+            self._stays[number] = _Stay(register, buffer, first, self.turn)
+        return buffer
 
 
 def lay_out(plan: Plan) -> Program:
@@ -265,24 +338,31 @@ def lay_out(plan: Plan) -> Program:
     shelf = _Shelf()
     shelf.take(Register("x", 0))
     ends = [*calls, len(rows) - 1]
-    before = _turn(plan, shelf, 0, ends[0], [])
-    turns, held = [], []
+    # The registers that may be written over by each row, if they are there at all. A state that no row reads stays
+    # until the next one is formed, since the answer of the model may be told in terms of it.
+    going: list[list[Register]] = [[] for _ in range(len(rows) + 1)]
+    for register, k in plan.last_use.items():
+        going[k].append(register)
+    for k in range(len(rows)):
+        if Register("x", k) not in plan.last_use:
+            going[k + 1].append(Register("x", k))
+    before = _turn(plan, shelf, 0, ends[0], [], going)
+    turns = []
     for call, (row, after) in enumerate(pairwise(ends)):
-        held.append(tuple(shelf.place.items()))
+        shelf.turn += 1
         outputs = [Register(kind, call) for kind in ("DU" if rows[row].both else "D")]
-        turns.append(_turn(plan, shelf, row, after, outputs))
-    held.append(tuple(shelf.place.items()))
+        turns.append(_turn(plan, shelf, row, after, outputs, going))
     states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
-    return Program(before, tuple(turns), states, tuple(held), shelf.count, any(turn.both for turn in turns))
+    return Program(before, tuple(turns), states, shelf.held(), shelf.count, any(turn.both for turn in turns))
 
 
-def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register]) -> Turn:
+def _turn(
+    plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register], going: Sequence[Sequence[Register]]
+) -> Turn:
     """The turn from the state of one row to that of another."""
     rows, last_use = plan.rows, plan.last_use
     state = Register("x", row)
     x = shelf.place[state]
-    # The state stays until the first row is formed, since the answer may be told in terms of it.
-    dies = {**last_use, state: max(row + 1, last_use.get(state, 0))}
     formed = range(row + 1, after + 1)
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
     draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
@@ -297,7 +377,7 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         terms = dict(rows[j].terms)
         if outputs and outputs[0] in terms and outputs[0] not in kept:
             readers.append(len(operations) if state in shelf.place else -1)
-        dead = [register for register in shelf.place if dies.get(register, -1) <= j]
+        dead = dict.fromkeys(shelf.in_order(going[j]))
         over = next((r for r in _by_use(terms, state) if r in dead), state if state in dead else None)
         sources = {r: shelf.place[r] if r in shelf.place else _OUTPUT[r.kind] for r in terms}
         order = _in_order(terms, over, state)
@@ -305,7 +385,7 @@ def _turn(plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Registe
         if over is None:
             out = shelf.take(target)
         else:
-            dead.remove(over)
+            del dead[over]
             out = shelf.hand_over(over, target)
         shelf.put_back(dead)
         noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1

@@ -6,8 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ksched.grid import Grid
 from ksched.plan import Plan, Register, Row
 from ksched.processes import Level, Process
@@ -36,8 +34,8 @@ def placed(plan: Plan, process: Process) -> Plan:
         return plan
     if not (math.isclose(start.lam, plan.start.lam, rel_tol=0, abs_tol=_CLOSE) or start.lam == plan.start.lam):
         raise ValueError(
-            f"the plan starts at noise to signal {math.exp(-plan.start.lam):.6g}, and {process!r} at "
-            f"{math.exp(-start.lam):.6g}. Make a plan for this process"
+            f"the plan starts at noise to signal {_ratio(plan.start):.6g}, and {process!r} at {_ratio(start):.6g}. "
+            "Make a plan for this process"
         )
     moved = {level: _there(plan, process, level) for level in (plan.start, *plan.levels, plan.end)}
     # A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
@@ -53,11 +51,19 @@ def placed(plan: Plan, process: Process) -> Plan:
         Row(tuple(term(k, *each) for each in row.terms), row.level and moved[row.level], row.step, row.both)
         for k, row in enumerate(plan.rows)
     )
+    labels = {level.label: there.label for level, there in reversed(moved.items())}
+
+    def label(sigma: float) -> float:
+        if sigma not in labels:
+            raise ValueError(
+                f"the plan has a noise at sigma {sigma:g}, where it calls no model: it fits only its own process"
+            )
+        return labels[sigma]
+
     draws = tuple(
-        draw._replace(sigma_from=_label(plan, process, draw.sigma_from), sigma_to=_label(plan, process, draw.sigma_to))
-        for draw in plan.draws
+        draw._replace(sigma_from=label(draw.sigma_from), sigma_to=label(draw.sigma_to)) for draw in plan.draws
     )
-    sigmas = tuple(_label(plan, process, sigma) for sigma in plan.sigmas)
+    sigmas = tuple(map(label, plan.sigmas))
     return replace(plan, rows=rows, draws=draws, start=start, end=moved[plan.end], sigmas=sigmas)
 
 
@@ -72,7 +78,11 @@ def _rescaled(plan: Plan, noise_scale: float) -> Plan:
 
 
 def _same(a: Level, b: Level) -> bool:
-    return bool(np.allclose((a.alpha, a.sigma), (b.alpha, b.sigma), rtol=_CLOSE, atol=1e-9))
+    return all(abs(x - y) <= 1e-9 + _CLOSE * abs(y) for x, y in ((a.alpha, b.alpha), (a.sigma, b.sigma)))
+
+
+def _ratio(level: Level) -> float:
+    return level.sigma / level.alpha if level.alpha else math.inf
 
 
 def _scale(level: Level) -> float:
@@ -84,15 +94,12 @@ def _there(plan: Plan, process: Process, level: Level) -> Level:
     if level == plan.start:
         return process.level(process.sigma_max)
     same = process.level(level.label)
-    return same if same.lam == level.lam or abs(same.lam - level.lam) < 1e-12 else process.level_at(level.lam)
-
-
-def _label(plan: Plan, process: Process, sigma: float) -> float:
-    """Contract sigma of the process for one of a plan."""
-    for level in (plan.start, *plan.levels, plan.end):
-        if level.label == sigma:
-            return _there(plan, process, level).label
-    raise ValueError(f"the plan has a noise at sigma {sigma:g}, where it calls no model: it fits only its own process")
+    if same.lam == level.lam or abs(same.lam - level.lam) < 1e-12:
+        return same
+    try:
+        return process.level_at(level.lam)
+    except OverflowError:
+        raise ValueError(f"{process!r} has no level with half log-SNR {level.lam:g}, where the plan has one") from None
 
 
 def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:

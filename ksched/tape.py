@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self, TypeVar, cast
@@ -178,7 +179,7 @@ class Tape:
         self.step = 0
         self._rows = [Row((), None, 0)]
         self._calls = 0
-        self._requests: list[Draw] = []
+        self._requests: dict[Draw, int] = {}  # the noises that were asked for, and which of them it is
         self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
         self._visit = 0
 
@@ -196,9 +197,8 @@ class Tape:
             self._visit += 1
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
-        if request not in self._requests:
-            self._requests.append(request)
-        return Form({Register("xi", self._requests.index(request)): self.noise_scale})
+        number = self._requests.setdefault(request, len(self._requests))
+        return Form({Register("xi", number): self.noise_scale})
 
     def keep(self, value: Form) -> Form:
         """A new state register; ``value`` becomes a name of it."""
@@ -217,16 +217,17 @@ class Tape:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
         rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
-        pieces = disjoint(self._requests, self._clock)
-        rows = [row._replace(terms=_substitute(row.terms, pieces)) for row in rows]
+        pieces = disjoint([*self._requests], self._clock)
+        draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
+        numbers = {draw: m for m, draw in enumerate(draws)}
+        rows = [row._replace(terms=_substitute(row.terms, pieces, numbers)) for row in rows]
         used = {register for row in rows for register, _ in row.terms}
         while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
             rows = _without(rows, "x", dead)
             used = {register for row in rows for register, _ in row.terms}
-        draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
         idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
         rows = _renamed(rows, "xi", idle)
-        drawn = tuple(draw for m, draw in enumerate(draws) if m not in idle)
+        drawn = tuple(draw for m, draw in enumerate(draws) if Register("xi", m) in used)
         ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
         return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
@@ -272,15 +273,19 @@ def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tu
     Its clock is the signal-to-noise ratio: there the reverse SDE, for a constant prediction, adds the path itself.
     """
     result = []
+    paths: dict[tuple[int, int, bool], set[float]] = {}  # where the noises of each path end
+    for request in requests:
+        paths.setdefault(_path(request), set()).update(request[:2])
+    stops = {path: sorted(sigmas) for path, sigmas in paths.items()}
     for request in requests:
         low, high = sorted(request[:2])
-        rises = request.sigma_to > request.sigma_from  # noise added going up is no part of the path down
-        twins = [d for d in requests if d[2:] == request[2:] and (d.sigma_to > d.sigma_from) == rises]
-        inside = {sigma for d in twins for sigma in d[:2] if low < sigma < high}
+        rises = request.sigma_to > request.sigma_from
+        along = stops[_path(request)]
+        inside = along[bisect_right(along, low) : bisect_left(along, high)]
         if not inside:  # nothing overlaps
             result.append([(request, 1.0)])
             continue
-        ends = sorted({low, high} | inside, reverse=True)
+        ends = [high, *reversed(inside), low]
         whole = clock[low] - clock[high]
         parts = []
         for a, b in itertools.pairwise(ends):
@@ -291,11 +296,15 @@ def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tu
     return result
 
 
+def _path(request: Draw) -> tuple[int, int, bool]:
+    """What two noises have in common whose intervals may overlap; noise added going up is no part of the path down."""
+    return request.visit, request.stream, request.sigma_to > request.sigma_from
+
+
 def _substitute(
-    terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]]
+    terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]], numbers: Mapping[Draw, int]
 ) -> tuple[tuple[Register, float], ...]:
-    """Terms with every requested noise replaced by its disjoint pieces."""
-    numbers = {draw: m for m, draw in enumerate(dict.fromkeys(draw for request in pieces for draw, _ in request))}
+    """Terms with every requested noise replaced by its disjoint pieces, which are numbered."""
     total: dict[Register, float] = {}
     for register, value in terms:
         if register.kind != "xi":
@@ -308,20 +317,19 @@ def _substitute(
 
 
 def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
-    """Rows in which registers of a kind close the gaps that ``gone`` leave."""
+    """Rows in which registers of a kind close the gaps that ``gone``, in order, leave."""
 
     def shift(register: Register) -> Register:
         return (
-            Register(kind, register.number - sum(g < register.number for g in gone))
-            if register.kind == kind
-            else register
+            Register(kind, register.number - bisect_left(gone, register.number)) if register.kind == kind else register
         )
 
     return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]
 
 
 def _without(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
-    return _renamed([row for k, row in enumerate(rows) if k not in gone], kind, gone)
+    left = set(range(len(rows))).difference(gone)
+    return _renamed([row for k, row in enumerate(rows) if k in left], kind, gone)
 
 
 @dataclass(frozen=True)
@@ -332,7 +340,7 @@ class _WatchedGrid(Grid):
 
     def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
         for i, pair in enumerate(super().steps(levels)):
-            self.tape.step = min(i, len(self) - 1)
+            self.tape.step = max(self.tape.step, min(i, len(self) - 1))  # a second pass stays in the last step
             yield pair
 
 

@@ -32,8 +32,9 @@ def vp_denoiser(process: Process, std: float = 0.5) -> Denoiser:
     """The exact network of data of one std that predicts x0."""
 
     def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        sigma = process.sigma(timestep).reshape(-1, 1)
-        return process.input_norm(sigma) * x * std**2 / (std**2 + sigma**2)
+        sigma: torch.Tensor = process.sigma(timestep).reshape(-1, 1)
+        norm: torch.Tensor = process.input_norm(sigma)
+        return norm * x * std**2 / (std**2 + sigma**2)
 
     return Denoiser(network, process, prediction="sample")
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ksched.plan import Plan
 
 __all__ = [
+    "LONGEST",
+    "LONGEST_PLAN",
+    "PATH",
     "AsJSON",
     "DialectName",
     "Options",
@@ -32,10 +35,25 @@ __all__ = [
     "plain_number",
     "read_options",
     "read_plan",
+    "read_text",
     "screen",
 ]
 
-Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", help="Number of steps, at least 1.")]
+#: steps beyond which a command would fill memory, or run for hours, before it had anything to show
+LONGEST, LONGEST_PLAN = 1_000_000, 100_000
+
+
+def _path(text: str) -> Path:
+    """A path of an option; that of an unset variable of the shell would be the current folder."""
+    if not str(text):
+        raise typer.BadParameter("must not be empty; write . for the current folder")
+    return Path(text)
+
+
+#: what options that are paths have in common
+PATH: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
+
+Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", max=LONGEST, help="Number of steps, at least 1.")]
 ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]
 ProcessOption: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
 Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow or cascade process.")]
@@ -58,11 +76,19 @@ def read_plan(file: Path) -> Plan:
     from ksched.plan import Plan
 
     try:
-        return Plan.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+        return Plan.from_json(read_text(file))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def read_text(file: Path) -> str:
+    """The text in a file, or an error that says what is wrong with it."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it must be text in UTF-8; byte {error.start} is none") from None
 
 
 def screen() -> Console:

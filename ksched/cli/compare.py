@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ksched.cli.common import Options
+from ksched.cli.common import PATH, Options
 from ksched.cli.drawing import (
     Device,
     DType,
@@ -29,7 +29,7 @@ from ksched.cli.drawing import (
     facts,
     is_sheet_there,
     load,
-    make_folder,
+    make_writable,
     quoted,
     save_sheet,
     shows_progress,
@@ -70,7 +70,7 @@ def compare_images(
     device: Device = None,
     dtype: DType = None,
     threads: Threads = None,
-    out: Annotated[Path, typer.Option("--out", help="A .png.")] = Path("compare.png"),
+    out: Annotated[Path, typer.Option("--out", **PATH, help="A .png.")] = Path("compare.png"),
     force: Force = False,
 ) -> None:
     """Draw one image with samplers, schedules and numbers of steps: a row for each pair, a column for each number.
@@ -116,7 +116,7 @@ def compare_images(
         ]  # refuses what cannot be
         if is_sheet_there(out, shown, force):
             return
-        make_folder(out.parent)
+        make_writable(out)
         with _bar(len(pairs) * len(counts)) as advance:
             cells: list[list[Image.Image]] = []
             for row in configs:
@@ -128,6 +128,7 @@ def compare_images(
             cells,
             out,
             shown,
+            force,
             rows=[f"{name}\n{rule}" for name, rule in pairs],
             columns=[f"{count} step{'' if count == 1 else 's'}" for count in counts],
             captions=[["adaptive" if run.spec.adaptive else _calls(run.nfe) for run in row] for row in runs],

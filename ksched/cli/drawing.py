@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ksched.cli.common import PATH
+from ksched.files import check_writable, remove_parts, write_whole
 from ksched.registry import sampler_spec
+from ksched.texts import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,9 +50,11 @@ __all__ = [
     "is_sheet_there",
     "load",
     "make_folder",
+    "make_writable",
     "quiet",
     "quoted",
     "save_sheet",
+    "sheet_of",
     "shows_progress",
     "threads_for",
     "told_of_interruption",
@@ -87,12 +92,14 @@ Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixe
 Strength: TypeAlias = Annotated[
     float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
 ]
-Init: TypeAlias = Annotated[Path | None, typer.Option("--init", help="Picture to start from.")]
+Init: TypeAlias = Annotated[Path | None, typer.Option("--init", **PATH, help="Picture to start from.")]
 Mask: TypeAlias = Annotated[
-    Path | None, typer.Option("--mask", help="White where to change --init, black where to keep every pixel.")
+    Path | None,
+    typer.Option("--mask", **PATH, help="White where to change --init, black where to keep every pixel."),
 ]
 Model: TypeAlias = Annotated[
-    Path | None, typer.Option("--model", help="Folder of diffusers.", show_default="the digits that come with ksched")
+    Path | None,
+    typer.Option("--model", **PATH, help="Folder of diffusers.", show_default="the digits that come with ksched"),
 ]
 Device: TypeAlias = Annotated[
     str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
@@ -105,6 +112,7 @@ Threads: TypeAlias = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        max=1024,
         help="Of the processor; the last bits of a picture depend on it.",
         show_default="1 for small models and folders",
     ),
@@ -124,7 +132,7 @@ def load(path: Path | None, device: str | None, dtype: Precision | None, local: 
     if device is None and torch.cuda.is_available():
         device = f"cuda:{local}"
     try:
-        place = torch.device(device or "cpu")
+        place = torch.device("cpu" if device is None else device)
     except RuntimeError:
         raise ValueError(f"--device must be such as cpu, cuda or cuda:1; got {device!r}") from None
     if place.type == "cuda" and not torch.cuda.is_available():
@@ -183,16 +191,33 @@ def make_folder(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
-def carried(file: Path) -> tuple[SamplingConfig, Any] | None:
-    """What a file says that it is the picture of; None if it says nothing."""
+def make_writable(file: Path) -> None:
+    """Make the folder of a file, and find out that the file can be written there before the work begins."""
+    make_folder(file.parent)
+    check_writable(file)
+
+
+def carried(file: Path) -> tuple[SamplingConfig, dict[str, Any]] | None:
+    """What a file says that it is the picture of; None if it says nothing that makes sense."""
     from ksched.stable_diffusion import read_config
-    from ksched.stable_diffusion.files import ORIGIN, opened
+    from ksched.stable_diffusion.files import opened, origin_of
 
     try:
         picture = opened("picture", file)
-        return read_config(picture), json.loads(picture.info.get(ORIGIN, "null"))
+        return read_config(picture), origin_of(picture)
     except (ValueError, TypeError):
         return None
+
+
+def sheet_of(file: Path) -> Any:
+    """What a sheet says that it shows; None if the picture is no sheet."""
+    from ksched.stable_diffusion.files import opened
+
+    text = opened("picture", file).info.get(SHEET)
+    try:
+        return None if text is None else parse_json(text, constants=True)
+    except ValueError as error:
+        raise ValueError(f"{file} carries text that cannot be used: {error}") from None
 
 
 def shows_progress() -> bool:
@@ -245,17 +270,22 @@ def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool) -> bool:
     return True
 
 
-def save_sheet(cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mapping[str, Any], **words: Any) -> None:
+def save_sheet(
+    cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mapping[str, Any], force: bool, **words: Any
+) -> None:
     """Write a sheet that carries what it shows; ``words`` as for `ksched.sheets.sheet`."""
     from PIL import PngImagePlugin
 
     from ksched.sheets import sheet
-    from ksched.stable_diffusion.files import write_whole
 
     notes = PngImagePlugin.PngInfo()
     notes.add_text(SHEET, json.dumps(shown))
     buffer = io.BytesIO()
     sheet(cells, **words).save(buffer, "PNG", pnginfo=notes)
-    make_folder(path.parent)
-    write_whole(path, buffer.getvalue())
+    try:
+        write_whole(path, buffer.getvalue(), replace=force)
+    except FileExistsError:  # another process was faster
+        is_sheet_there(path, shown, force)
+        return
+    remove_parts([path])
     print(path)

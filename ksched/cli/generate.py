@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ksched.cli.common import Options
+from ksched.cli.common import PATH, Options
 from ksched.cli.drawing import (
     Device,
     DType,
@@ -31,7 +31,7 @@ from ksched.cli.drawing import (
     facts,
     is_sheet_there,
     load,
-    make_folder,
+    make_writable,
     quoted,
     save_sheet,
     shows_progress,
@@ -39,6 +39,7 @@ from ksched.cli.drawing import (
     told_of_interruption,
 )
 from ksched.cli.requests import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
+from ksched.files import remove_parts
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion
@@ -60,7 +61,8 @@ def generate_images(
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="fast, balanced or high_quality.")] = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="A plan from ksched tune, instead of sampler, schedule and steps.")
+        Path | None,
+        typer.Option("--plan", **PATH, help="A plan from ksched tune, instead of sampler, schedule and steps."),
     ] = None,
     option: Options = None,
     negative: Negative = None,
@@ -77,7 +79,8 @@ def generate_images(
     mask: Mask = None,
     strength: Strength = None,
     again: Annotated[
-        Path | None, typer.Option("--from", help="A picture to repeat, with what it carries and what else is given.")
+        Path | None,
+        typer.Option("--from", **PATH, help="A picture to repeat, with what it carries and what else is given."),
     ] = None,
     model: Model = None,
     device: Device = None,
@@ -88,7 +91,7 @@ def generate_images(
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="A .png, numbered if there are more; or a folder.", show_default="a name"),
+        typer.Option("--out", **PATH, help="A .png, numbered if there are more; or a folder.", show_default="a name"),
     ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="One labelled sheet of all images instead of a file each.")
@@ -187,15 +190,21 @@ def _draw_files(
         if carried(file) != (job.config.single(number), job.origin):
             raise ValueError(f"{file} is another picture; give another --out, or --force to replace it")
         done.add(number)
-    make_folder(path.parent)
+    if len(done) < count:
+        make_writable(path)
     for number in sorted(done):
         print(paths[number])
     if done:
         print(f"ksched: {len(done)} of {count} there already", file=sys.stderr)
     progress = shows_progress()
     for number, image in job.draw(range(count), done=frozenset(done), batch_size=batch, progress=progress):
-        save_png(image, paths[number])
+        try:
+            save_png(image, paths[number], replace=force)
+        except FileExistsError:  # another process was faster
+            if carried(paths[number]) != (job.config.single(number), job.origin):
+                raise
         print(paths[number], flush=True)
+    remove_parts(paths)
 
 
 def _draw_sheet(
@@ -213,6 +222,7 @@ def _draw_sheet(
     shown = {"model": model.name, "configs": [one.config.to_dict() for one in wanted], **digests(given)}
     if is_sheet_there(path, shown, force):
         return
+    make_writable(path)
     how = {**given, "batch_size": batch, "progress": shows_progress()}
     cells = [model.generate(one.config, **how) for one in wanted]
     captions = [[f"seed {seed}" for seed in one.config.seeds] for one in wanted]
@@ -224,7 +234,7 @@ def _draw_sheet(
         words: dict[str, Any] = {"title": quoted(config.prompt), "note": facts(model, config)}
     else:
         words = {"rows": [one.name for one in wanted], "note": f"model {model.name}"}
-    save_sheet(cells, path, shown, captions=captions, **words)
+    save_sheet(cells, path, shown, force, captions=captions, **words)
 
 
 def _check_origin(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched.cli.common import (
+    LONGEST_PLAN,
     AsJSON,
     DialectName,
     Options,
@@ -71,7 +72,9 @@ def print_plan(
     schedule: Annotated[
         str | None, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.", show_default="simple")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-n", help="At least 1.", show_default="20")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="At least 1.", show_default="20")
+    ] = None,
     sigmas: Annotated[
         str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
     ] = None,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ksched.cli.common import (
+    PATH,
     DialectName,
     Options,
     ProcessOption,
@@ -40,7 +41,7 @@ def draw_demo(
     steps: Steps = 20,
     process: ProcessOption = ProcessName.VP,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the start noise and of the sampler.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", **PATH, help="Folder for the pictures.")] = Path("demo"),
 ) -> None:
     """Sample 64 handwritten digits, measure every sampler on every schedule at 8 and 20 model calls, and draw it all.
 
@@ -125,7 +126,8 @@ def draw_schedules(
     dialect: DialectName = "ksched",
     option: Options = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Picture to write; its ending says the format.", show_default="a name")
+        Path | None,
+        typer.Option("--out", **PATH, help="Picture to write; its ending says the format.", show_default="a name"),
     ] = None,
 ) -> None:
     """Draw sigma, half log-SNR and timestep of noise schedules by step; an option goes to all that have it."""
@@ -143,6 +145,5 @@ def draw_schedules(
     words += ["zero-terminal-snr"] * zero_terminal_snr + [spoken] * (spoken is not Dialect.KSCHED)
     words += [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in options.items()]
     path = out or Path("-".join(words) + ".png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     for picture in plots.save({path: figure}):
         print(picture)

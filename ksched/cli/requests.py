@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ksched.cli.common import read_options, read_plan
-from ksched.cli.drawing import SHEET
+from ksched.cli.common import read_options, read_plan, read_text
+from ksched.cli.drawing import sheet_of
 from ksched.options import Option
 from ksched.registry import sampler_spec
 from ksched.schedules import schedule_options
@@ -44,12 +44,11 @@ def wanted_of(
 ) -> list[Wanted]:
     """What is asked for: a prompt, a file, a folder or a picture, each with the changes."""
     from ksched.stable_diffusion import SamplingConfig, read_config
-    from ksched.stable_diffusion.files import opened
 
     if (what is None) == (again is None):
         raise ValueError("say what to draw: a prompt, a configuration, a folder of them, or --from a picture")
     if again is not None:
-        if SHEET in opened("picture", again).info:
+        if sheet_of(again) is not None:
             raise ValueError(f"{again} is a sheet of several images; ksched show prints what made them")
         return [Wanted(again.stem, _changed(read_config(again).to_dict(), changes, option))]
     assert what is not None
@@ -86,11 +85,9 @@ def _read(file: Path) -> dict[str, Any]:
     from ksched.stable_diffusion import SamplingConfig
 
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    try:
-        made = (SamplingConfig.from_toml if file.suffix.lower() == ".toml" else SamplingConfig.from_json)(text)
+        made = (SamplingConfig.from_toml if file.suffix.lower() == ".toml" else SamplingConfig.from_json)(
+            read_text(file)
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from None
     return made.to_dict()

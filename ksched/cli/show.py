@@ -8,24 +8,24 @@ from typing import Annotated
 
 import typer
 
-from ksched.cli.drawing import SHEET
+from ksched.cli.common import PATH
+from ksched.cli.drawing import sheet_of
 
 __all__ = ["show_config"]
 
 
 def show_config(
-    picture: Annotated[Path, typer.Argument(help="A .png that ksched wrote.")],
+    picture: Annotated[Path, typer.Argument(**{**PATH, "metavar": "PICTURE"}, help="A .png that ksched wrote.")],
     toml: Annotated[bool, typer.Option("--toml", help="Print TOML instead of JSON.")] = False,
 ) -> None:
     """Print the configuration that a picture carries, which ksched generate reads as a file."""
     from ksched.stable_diffusion import read_config
-    from ksched.stable_diffusion.files import opened
 
-    sheet = opened("picture", picture).info.get(SHEET)
+    sheet = sheet_of(picture)
     if sheet is not None:
         if toml:
             raise ValueError(f"{picture} is a sheet of several configurations, which are printed as JSON only")
-        print(json.dumps(json.loads(sheet), indent=1))
+        print(json.dumps(sheet, indent=1))
         return
     config = read_config(picture)
     print(config.to_toml().rstrip("\n") if toml else config.to_json(indent=1))

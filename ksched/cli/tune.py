@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ksched.cli.common import Options, ProcessOption, Shift, ZeroSNR, screen
+from ksched.cli.common import PATH, Options, ProcessOption, Shift, ZeroSNR, screen
 from ksched.cli.process import ProcessName, make_process
+from ksched.files import check_writable, remove_parts, write_whole
 from ksched.registry import sampler_spec
 
 __all__ = ["tune_plan"]
@@ -17,10 +18,10 @@ __all__ = ["tune_plan"]
 
 def tune_plan(
     data: Annotated[
-        Path, typer.Option("--data", help="Samples or latents, a few hundred: a .npy of shape (samples, ...).")
+        Path, typer.Option("--data", **PATH, help="Samples or latents, a few hundred: a .npy of shape (samples, ...).")
     ],
     steps: Annotated[int, typer.Option("--steps", "-n", help="Of the plan, 1 to 50.")] = 8,
-    out: Annotated[Path, typer.Option("--out", help="Where to write the plan.")] = Path("plan.json"),
+    out: Annotated[Path, typer.Option("--out", **PATH, help="Where to write the plan.")] = Path("plan.json"),
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,
@@ -30,7 +31,7 @@ def tune_plan(
     option: Options = None,
     guidance: Annotated[float, typer.Option("--guidance", help="Scale of guidance that the plan is for.")] = 1.0,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="With guidance: a .npy with the class of every sample.")
+        Path | None, typer.Option("--labels", **PATH, help="With guidance: a .npy with the class of every sample.")
     ] = None,
     data_std: Annotated[
         float | None, typer.Option("--data-std", help="Standard deviation of the data.", show_default="measured")
@@ -55,6 +56,7 @@ def tune_plan(
         raise ValueError(f"{out} is there already; give another --out, or --force to replace it")
     if not out.parent.is_dir():
         raise ValueError(f"--out needs a folder that exists; got {out}")
+    check_writable(out)
     options: dict[str, Any] = {}
     if sampler is not None:
         spec = sampler_spec(sampler)
@@ -67,10 +69,14 @@ def tune_plan(
     plan = tune(
         _array("--data", data), steps, process=made, sampler=sampler, progress=sys.stderr.isatty(), **how, **options
     )
+    text = plan.to_json()
     try:
-        out.write_text(plan.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror}") from None
+        write_whole(out, f"{text}\n".encode(), replace=force)
+    except OSError as error:  # minutes of work are not lost
+        print(text)
+        print(f"ksched: {error.strerror}; the plan is printed instead", file=sys.stderr)
+        raise typer.Exit(1) from None
+    remove_parts([out])
     print(f"Errors relative to the spread of the data, on {plan.report['held_out']}:")
     screen().print(_table(plan.report))
     print(f"{plan.report['why']}.")
@@ -85,7 +91,7 @@ def _array(flag: str, file: Path) -> Any:
         found = np.load(file, allow_pickle=False)
     except OSError as error:
         raise ValueError(f"{flag}: cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, EOFError):
+    except Exception:  # damaged files raise errors of many kinds
         raise ValueError(f"{flag} must be a .npy file with an array of numbers; {file} is none") from None
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{flag} must be one array, as numpy.save writes it; {file} has several")

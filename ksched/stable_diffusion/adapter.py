@@ -19,6 +19,7 @@ from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
+from ksched.files import path_of
 from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
@@ -81,9 +82,10 @@ class StableDiffusion:
         ValueError : a part that cannot be read, or a model of another family
         """
         on_host = device is None or torch.device(device).type == "cpu"
-        pipeline = read_folder(Path(path), dtype or (torch.float32 if on_host else torch.float16))
+        folder = path_of("path", path)
+        pipeline = read_folder(folder, dtype or (torch.float32 if on_host else torch.float16))
         made = cls(pipeline if device is None else pipeline.to(device))
-        made.name = Path(path).resolve().name
+        made.name = folder.resolve().name
         return made
 
     # ------------------------------------------------------------------------------------------------- what it is
@@ -342,7 +344,9 @@ class StableDiffusion:
         TypeError, ValueError : what does not fit together, a folder of another batch, before the first model call
         """
         how: dict[str, Any] = {"progress": progress, "preview": preview, "cancel": cancel, "batch_size": batch_size}
-        return jobs.run(self, config, Path(out_dir), init_image=init_image, mask=mask, numbers=numbers, **how)
+        return jobs.run(
+            self, config, path_of("out_dir", out_dir), init_image=init_image, mask=mask, numbers=numbers, **how
+        )
 
 
 @dataclass(frozen=True)

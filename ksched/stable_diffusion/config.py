@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any
 from ksched.options import Option, check_options
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules import schedule_options
+from ksched.texts import parse_json, parse_toml
 from ksched.types import NoiseSchedule, parse_label
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
@@ -225,9 +225,10 @@ class SamplingConfig:
     def from_json(cls, text: str | bytes) -> SamplingConfig:
         """From JSON; errors as for `from_dict`, and a ValueError for text that is no JSON."""
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the configuration must be JSON; line {error.lineno}: {error.msg}") from None
+            entries = parse_json(text, constants=True)
+        except ValueError as error:
+            raise ValueError(f"the configuration must be JSON; {error}") from None
+        return cls.from_dict(entries)
 
     def to_toml(self) -> str:
         """As TOML, which `from_toml` reads; fields without a value are left out, as TOML has no null."""
@@ -242,8 +243,8 @@ class SamplingConfig:
     def from_toml(cls, text: str) -> SamplingConfig:
         """From TOML; errors as for `from_dict`, and a ValueError for text that is no TOML."""
         try:
-            entries = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            entries = parse_toml(text)
+        except ValueError as error:
             raise ValueError(f"the configuration must be TOML; {error}") from None
         return cls.from_dict(entries)
 

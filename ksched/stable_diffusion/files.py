@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,9 @@ from typing import Any, TypeAlias
 
 from PIL import Image, PngImagePlugin
 
+from ksched.files import path_of, write_whole
 from ksched.stable_diffusion.config import SamplingConfig
+from ksched.texts import parse_json
 
 __all__ = [
     "CONFIG",
@@ -28,9 +28,11 @@ __all__ = [
     "digest",
     "is_finished",
     "opened",
+    "origin_of",
     "read_config",
+    "read_manifest",
     "save_png",
-    "write_whole",
+    "write_manifest",
 ]
 
 #: a picture, or where one is
@@ -43,16 +45,18 @@ MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
-def save_png(image: Image.Image, path: str | Path) -> None:
+def save_png(image: Image.Image, path: str | Path, *, replace: bool = True) -> None:
     """Write a picture with the configuration that it came with, whole or not at all.
 
     Parameters
     ----------
     image : such as `StableDiffusion.generate` returns
     path : in a folder that exists
+    replace : whether a file that is there already may go
 
     Raises
     ------
+    FileExistsError : there is a file, and ``replace`` is false
     OSError : the disk is full, the folder cannot be written to; nothing is left behind
     """
     notes = PngImagePlugin.PngInfo()
@@ -61,7 +65,7 @@ def save_png(image: Image.Image, path: str | Path) -> None:
             notes.add_text(key, image.info[key])
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=notes)
-    write_whole(Path(path), buffer.getvalue())
+    _write(path_of("path", path), buffer.getvalue(), replace=replace)
 
 
 def read_config(picture: Picture) -> SamplingConfig:
@@ -72,10 +76,24 @@ def read_config(picture: Picture) -> SamplingConfig:
     FileNotFoundError, ValueError : no such file, no picture, or one that carries none
     """
     text = opened("picture", picture).info.get(CONFIG)
+    name = "the picture" if isinstance(picture, Image.Image) else picture
     if text is None:
-        name = "the picture" if isinstance(picture, Image.Image) else picture
         raise ValueError(f"{name} carries no configuration of ksched: another program made it, or took it out")
-    return SamplingConfig.from_json(text)
+    try:
+        return SamplingConfig.from_json(text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} carries a configuration that cannot be used: {error}") from None
+
+
+def origin_of(picture: Image.Image) -> dict[str, Any]:
+    """What else a picture depends on, as it says itself; nothing if it does not say.
+
+    Raises
+    ------
+    ValueError : what it says makes no sense
+    """
+    text = picture.info.get(ORIGIN)
+    return {} if text is None else _mapping(ORIGIN, parse_json(text))
 
 
 def opened(name: str, picture: Picture) -> Image.Image:
@@ -115,7 +133,7 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
     manifest = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
+        found = read_manifest(folder) if manifest.exists() else None
         before = None if found is None else SamplingConfig.from_dict(found["config"])
     except OSError as error:
         raise OSError(error.errno, f"cannot use {folder} for images: {error.strerror or error}") from error
@@ -124,7 +142,7 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
     if found is not None and before is not None:
         common = min(len(config.seeds), len(before.seeds))
         kept, ours = (replace(one, seed=one.seeds[:common], count=common).to_dict() for one in (before, config))
-        kept, ours = {**kept, **found.get("origin", {})}, {**ours, **origin}
+        kept, ours = {**kept, **_mapping("origin", found.get("origin", {}))}, {**ours, **origin}
         if different := [name for name in ours if kept.get(name) != ours[name]]:
             raise ValueError(
                 f"{folder} holds another batch, with another {', another '.join(different)}; choose another folder, or "
@@ -133,7 +151,31 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
         if common == len(config.seeds):
             return
     entries = {"format": _FORMAT, "config": config.to_dict(), "origin": dict(origin)}
-    write_whole(manifest, json.dumps(entries, indent=1).encode(), f".{secrets.token_hex(4)}")  # by many at once, maybe
+    try:
+        write_manifest(folder, entries, replace=found is not None)
+    except FileExistsError:  # another process was faster
+        claim(folder, config, origin)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder of images is the folder of.
+
+    Raises
+    ------
+    OSError, ValueError : there is no manifest, or it is none
+    """
+    return _mapping(MANIFEST, parse_json((folder / MANIFEST).read_text(encoding="utf-8"), constants=True))
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Any], *, replace: bool = True) -> None:
+    """Write what a folder of images is the folder of; arguments and errors as for `save_png`."""
+    _write(folder / MANIFEST, json.dumps(entries, indent=1).encode(), replace=replace)
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping; got {type(value).__name__}")
+    return value
 
 
 def is_finished(path: Path, config: SamplingConfig) -> bool:
@@ -154,21 +196,13 @@ def is_finished(path: Path, config: SamplingConfig) -> bool:
     return True
 
 
-def write_whole(path: Path, data: bytes, mark: str = "") -> None:
-    """Write beside the file, and give it the name at the end; what a killed run left there is written over."""
-    part = path.with_name(f".{path.name}{mark}.part")
+def _write(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """As `ksched.files.write_whole`, with advice."""
     try:
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # some disks say only now that they are full
-            part.replace(path)
-        except BaseException:  # Ctrl-C too
-            part.unlink(missing_ok=True)
-            raise
+        write_whole(path, data, replace=replace)
+    except FileExistsError:
+        raise
     except OSError as error:
-        why = error.strerror or str(error)
         raise OSError(
-            error.errno, f"cannot write {path}: {why}. What was finished is intact; mend that and run the same again"
+            error.errno, f"{error.strerror}. What was finished is intact; mend that and run the same again"
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ksched.files import remove_parts
 from ksched.loop import StepInfo, progress_bar
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import CONFIG, ORIGIN, Picture, claim, digest, is_finished, opened, save_png
@@ -96,6 +97,7 @@ def run(
             done.add(number)
     except Cancelled:
         raise Cancelled([path for number, path in paths.items() if number in done]) from None
+    remove_parts(paths.values())
     return list(paths.values())
 
 

@@ -6,7 +6,6 @@ They are read from a folder, put together, or taken from another task.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ksched.integrations.iterations import process_of
 from ksched.mu import mu_for_tokens
 from ksched.networks import prediction_of
 from ksched.processes import Process
+from ksched.texts import parse_json
 
 __all__ = ["Trained", "assembled", "for_text", "read_folder"]
 
@@ -142,7 +142,7 @@ def _check_parts(folder: Path) -> None:
     if not index.is_file():
         raise FileNotFoundError(f"a model is a folder of diffusers with model_index.json; there is none in {folder}")
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
+        listed = parse_json(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{index} cannot be read: {error}") from None
     made_for = str(listed.get("_class_name")) if isinstance(listed, dict) else "list"
@@ -154,9 +154,14 @@ def _check_parts(folder: Path) -> None:
 
 
 def _culprit(folder: Path) -> Path:
-    """The first file of weights that is damaged, or the folder if none is."""
+    """The first configuration or file of weights that is damaged, or the folder if none is."""
     from safetensors import safe_open
 
+    for file in sorted(folder.glob("*/*.json")):
+        try:
+            parse_json(file.read_bytes(), constants=True)
+        except (OSError, ValueError):
+            return file
     for file in sorted(folder.glob("*/*.safetensors")):
         try:
             with safe_open(file, framework="pt"):

@@ -7,10 +7,9 @@ in the last bits of a picture. So the files depend neither on how many processes
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from ksched.files import path_of, remove_parts, sole_user
 from ksched.stable_diffusion.config import SamplingConfig
-from ksched.stable_diffusion.files import MANIFEST, Picture, is_finished, write_whole
+from ksched.stable_diffusion.files import MANIFEST, Picture, is_finished, read_manifest, write_manifest
 from ksched.stable_diffusion.jobs import Cancel
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion.adapter import StableDiffusion
 
-__all__ = ["Place", "run_many", "threads_of_torch"]
+__all__ = ["MOST_THREADS", "Place", "run_many", "threads_of_torch"]
+
+#: threads of torch; libraries end the process where they cannot start as many as they are told
+MOST_THREADS = 1024
 
 _PATIENCE = timedelta(days=30)  # the others wait at the end for the slowest; one that died is noticed at once
 
@@ -100,6 +103,7 @@ def run_many(
     Raises
     ------
     Cancelled, OSError, TypeError, ValueError : as for `StableDiffusion.run`
+    BlockingIOError : another process, or team of processes, draws into the folder
     ValueError : a folder that was begun with another batch size, number of threads, dtype or kind of device
 
     Notes
@@ -107,15 +111,20 @@ def run_many(
     ``manifest.json`` holds the configuration from the start, and at the end the SHA-256 of each file. Processes speak
     to each other before and after drawing only, over gloo.
     """
-    folder = Path(out_dir)
+    folder = path_of("out_dir", out_dir)
     how: dict[str, Any] = {"batch_size": _positive("batch_size", batch_size), "threads": _positive("threads", threads)}
     how |= {"dtype": str(model.pipeline.dtype).removeprefix("torch."), "device": model.device.type}
     given: dict[str, Any] = {"init_image": init_image, "mask": mask}
-    with threads_of_torch(threads), _team() as team:
+    with threads_of_torch(threads), _team() as team, ExitStack() as until_the_end:
         if team.rank == 0:
+            is_new = not folder.is_dir()
+            if not is_new:
+                until_the_end.enter_context(_alone(folder))
             _claim(folder, config, how, lambda: model.run(config, folder, numbers=[], **given))
+            if is_new:
+                until_the_end.enter_context(_alone(folder))
         team.gather(None)  # the folder is there
-        whole = SamplingConfig.from_dict(_manifest(folder)["config"])  # with the size that was left open
+        whole = SamplingConfig.from_dict(read_manifest(folder)["config"])  # with the size that was left open
         count = len(config.seeds)
         parts = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
         done = {k for k in team.share(range(len(parts))) if _all_there(folder, whole, parts[k])}
@@ -129,16 +138,22 @@ def run_many(
         digests = {number: digest for found in team.gather(digests) for number, digest in found.items()}
         if team.rank == 0:
             files = {_path(folder, number).name: digests[number] for number in range(count)}
-            _note(folder, {**_manifest(folder), **how, "sha256": files})
-            for stale in folder.glob(f".{MANIFEST}.*.part"):
-                stale.unlink(missing_ok=True)  # of a process that was killed as it began
+            write_manifest(folder, {**read_manifest(folder), **how, "sha256": files})
+            remove_parts([folder / MANIFEST, *(_path(folder, number) for number in range(count))])
         team.gather(None)  # who comes back finds all of it
     return [_path(folder, number) for number in range(count)]
 
 
 @contextmanager
 def threads_of_torch(threads: int) -> Iterator[None]:
-    """So many threads within, and what there were after."""
+    """So many threads within, and what there were after.
+
+    Raises
+    ------
+    ValueError : more than 1024, for which a process dies sooner or later
+    """
+    if threads > MOST_THREADS:
+        raise ValueError(f"threads must be at most {MOST_THREADS}; got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -193,10 +208,24 @@ def _team() -> Iterator[_Team]:
 # --------------------------------------------------------------------------------------------------------- the folder
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_user(folder))
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                error.errno,
+                f"{folder} is in use: another process draws into it. Wait for its end, choose another folder, or let "
+                "torchrun start processes that share the work",
+            ) from None
+        yield
+
+
 def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: Callable[[], object]) -> None:
     """Make a folder that of a batch, drawn in one way."""
     try:
-        before = _manifest(folder)
+        before = read_manifest(folder)
         counted = len(SamplingConfig.from_dict(before["config"]).seeds)
     except (OSError, ValueError, TypeError, KeyError):  # there is none yet, or `claim` says what is wrong with it
         before, counted = {}, 0
@@ -211,18 +240,9 @@ def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: 
             "last ones were not drawn with those that would come now; choose another folder"
         )
     claim()
-    now = _manifest(folder)
+    now = read_manifest(folder)
     if any(name not in now for name in how):
-        _note(folder, {**now, **how})
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return found
-
-
-def _note(folder: Path, entries: Mapping[str, Any]) -> None:
-    write_whole(folder / MANIFEST, json.dumps(entries, indent=1).encode())
+        write_manifest(folder, {**now, **how})
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ksched.files import path_of, write_whole
+
 __all__ = ["install", "main"]
 
 _STAR = "from ksched.integrations.comfyui import *"
@@ -14,7 +16,7 @@ _SCHEMAS = "from ksched.integrations.comfyui import comfy_entrypoint"
 _MENUS = "from ksched.integrations.comfyui import register\n\nregister()"
 
 
-def install(comfyui: Path, *, menus: bool = False, schemas: bool = False) -> Path:
+def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) -> Path:
     """Write the node package ``custom_nodes/ksched`` of a ComfyUI: a folder with one file of two to six lines.
 
     Parameters
@@ -31,7 +33,7 @@ def install(comfyui: Path, *, menus: bool = False, schemas: bool = False) -> Pat
     ------
     ValueError : no ComfyUI there; a package ``ksched`` that this did not write
     """
-    nodes = Path(comfyui) / "custom_nodes"
+    nodes = path_of("the folder of ComfyUI", comfyui) / "custom_nodes"
     if not nodes.is_dir():
         raise ValueError(f"a folder of ComfyUI has a folder custom_nodes; {comfyui} has none")
     file = nodes / "ksched" / "__init__.py"
@@ -39,7 +41,7 @@ def install(comfyui: Path, *, menus: bool = False, schemas: bool = False) -> Pat
         raise ValueError(f"{file.parent} is something else already; move it away first")
     file.parent.mkdir(exist_ok=True)
     lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
-    file.write_text("\n".join(lines) + "\n")
+    write_whole(file, ("\n".join(lines) + "\n").encode())
     return file
 
 
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0, or 2 for a mistake, which is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ksched.integrations.comfyui")
     command = parser.add_subparsers(required=True).add_parser("install", help="write custom_nodes/ksched")
-    command.add_argument("path", type=Path, help="folder of ComfyUI")
+    command.add_argument("path", help="folder of ComfyUI")
     command.add_argument("--menus", action="store_true", help="also put the names into the menus of KSampler")
     command.add_argument("--schemas", action="store_true", help="nodes of the newer kind (V3)")
     given = parser.parse_args(arguments)
