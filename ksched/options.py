@@ -87,7 +87,10 @@ class Option(NamedTuple):
         wanted, word = (Integral, "a whole number") if self.kind is int else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise TypeError(f"{owner}: {self.name} must be {word}; got {value!r}")
-        number = (int if self.kind is int else float)(cast(Any, value))
+        try:
+            number = (int if self.kind is int else float)(cast(Any, value))
+        except OverflowError:
+            raise ValueError(f"{owner}: {self.name} must be a number that a float can hold") from None
         if not self.low <= number <= self.high:  # NaN is in no range
             if self.high >= sys.float_info.max:
                 finite = "a finite number" if self.high < math.inf else "a number"

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import matplotlib.image
 import numpy as np
@@ -16,6 +16,7 @@ import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli
 from ksched.cli import pictures as pictures_of
+from ksched.cli.app import make_app
 from ksched.plan import Plan
 from ksched.registry import samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
@@ -255,6 +256,10 @@ MISTAKES = {
     "plan euler --sigmas 2;1": "--sigmas must be numbers separated by commas",
     "plan euler --sigmas 2,1 --sigma-max 3": "has no option 'sigma_max'",
     "frobnicate": "frobnicate",
+    "sigmas karras --steps 1000000000": "--steps",
+    "plan euler --steps 1000000000": "--steps",
+    "plot karras --steps 1000000000": "--steps",
+    "demo --steps 1000000000": "--steps",
 }
 
 
@@ -269,6 +274,36 @@ def test_a_mistake_is_one_line_and_code_2(
     assert message.lower() in err.lower()
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def paths_of_commands() -> list[list[str]]:
+    """A command line with an empty text for every path that a command takes."""
+    found = []
+    for info in make_app().registered_commands:
+        assert info.callback is not None
+        for hint in get_type_hints(info.callback, include_extras=True).values():
+            kind, *about = get_args(hint) or (hint,)
+            if Path in (kind, *get_args(kind)):
+                flag = [about[0].default] if isinstance(about[0].default, str) else []
+                found.append([str(info.name), *flag, ""])
+    return found
+
+
+@pytest.mark.parametrize("arguments", paths_of_commands(), ids=" ".join)
+def test_an_empty_path_is_not_the_current_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "must not be empty; write . for the current folder" in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_path_is_looked_at() -> None:
+    flags = {" ".join(arguments).strip() for arguments in paths_of_commands()}
+    assert {"generate --out", "generate --plan", "generate --from", "compare --out", "show", "plot --out"} <= flags
+    assert {"demo --out", "tune --out", "tune --data", "tune --labels", "generate --model", "generate --init"} <= flags
 
 
 def test_an_output_folder_that_is_a_file(command: Command, tmp_path: Path) -> None:

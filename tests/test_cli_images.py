@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ import tiny_pipelines
 import torch
 from command import Answer, Command, command_of
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import ksched.cli.app  # noqa: F401 - now, since rich moves the state of `random` when it is imported
 from ksched import sheets
@@ -310,6 +312,75 @@ def test_a_full_disk(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [("compare", "fox"), ("generate", "fox", "--grid", "--out", "compare.png")])
+def test_a_full_disk_is_seen_before_a_sheet_is_drawn(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(StableDiffusion, "prepare", None)  # nothing is drawn
+    code, out, err = command(*arguments, "--width", "16", "--height", "16")
+    assert (code, out, err) == (1, "", "ksched: cannot write compare.png: No space left on device\n")
+    assert contents() == {}
+
+
+def test_an_equal_picture_of_another_process_is_taken(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed(command("generate", "fox", *SMALL, "--out", "theirs.png"))
+    theirs = Path("theirs.png").read_bytes()
+    draw = StableDiffusion.decode
+
+    def meanwhile(self: StableDiffusion, latents: torch.Tensor) -> torch.Tensor:
+        Path("fox.png").write_bytes(theirs)
+        return draw(self, latents)
+
+    monkeypatch.setattr(StableDiffusion, "decode", meanwhile)
+    assert succeed(command("generate", "fox", *SMALL, "--out", "fox.png")) == ["fox.png"]
+    Path("fox.png").unlink()
+    code, _, err = command("generate", "hare", *SMALL, "--out", "fox.png")
+    assert (code, err) == (2, f"ksched: cannot write fox.png: {os.strerror(errno.EEXIST)}\n")
+    assert contents() == {"theirs.png": theirs, "fox.png": theirs}
+
+
+def test_what_a_picture_depends_on_may_make_no_sense(command: Command) -> None:
+    succeed(command("generate", "fox", *SMALL, "--out", "fox.png"))
+    for origin in ("[" * 50_000, "[1]", "3", '{"model": ["x"]}'):
+        with Image.open("fox.png") as picture:
+            notes = PngInfo()
+            notes.add_text("ksched", picture.info["ksched"])
+            notes.add_text("ksched_origin", origin)
+            picture.save("odd.png", pnginfo=notes)
+        code, _, err = command("generate", "--from", "odd.png", "--out", "again.png")
+        assert code == (2 if origin[0] == "{" else 0), err
+        Path("again.png").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("file", ["scheduler/scheduler_config.json", "text_encoder/config.json"])
+def test_a_damaged_configuration_of_a_part(command: Command, tmp_path: Path, file: str) -> None:
+    tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "damaged")
+    (tmp_path / "damaged" / file).write_text('{"a":' * 50_000)
+    code, out, err = command("generate", "fox", *SMALL, "--model", "damaged")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{Path('damaged', file)} cannot be read" in err
+
+
+def test_memory_that_a_processor_does_not_have(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.sysconf", lambda _: 100, raising=False)
+        patch.setattr(StableDiffusion, "prepare", None)  # nothing is drawn
+        code, out, err = command("generate", "fox", *SMALL)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "1 image of 16 x 16 at once need more than" in err
+    monkeypatch.setattr(StableDiffusion, "decode", allocate)
+    code, out, err = command("generate", "fox", *SMALL)
+    assert (code, out) == (1, "")
+    assert err.startswith("ksched: out of memory; take a smaller --batch")
+
+
 def test_an_unwritable_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as one who may write everywhere
     monkeypatch.setattr(StableDiffusion, "prepare", None)  # nothing is drawn
@@ -458,6 +529,20 @@ MISTAKES = {
     "generate fox --batch 0": "--batch",
     "generate fox --threads 0": "--threads",
     "generate fox --device gpu": "--device must be such as cpu, cuda or cuda:1; got 'gpu'",
+    "generate fox --threads 100000000": "--threads",
+    "generate fox --device=": "--device must be such as cpu",
+    "generate deep.json": "deep.json: the configuration must be JSON; it is nested more than 64 deep",
+    "generate deep.toml": "deep.toml: the configuration must be TOML; it is nested more than 64 deep",
+    "generate long.toml": "long.toml: the configuration must be TOML; a name has more than 256 parts",
+    "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is none",
+    "generate twofold.json": "twofold.json: the configuration must be JSON; the name 'prompt' appears twice",
+    "generate huge.json": "huge.json: the configuration must be JSON; a whole number has more than 308 digits",
+    "generate --from deep.png": "deep.png carries a configuration that cannot be used: the configuration must be JSON",
+    "show deep.png": "deep.png carries a configuration that cannot be used",
+    "show sheet.png": "sheet.png carries text that cannot be used: it is nested more than 64 deep",
+    "generate --from sheet.png": "sheet.png carries text that cannot be used",
+    "generate fox --out deep.png": "deep.png is another picture",
+    "generate fox --model deep": "model_index.json cannot be read: it is nested more than 64 deep",
     "generate fox --device cuda": "--device cuda: torch finds no GPU here",
     "generate fox --dtype float8": "--dtype",
     "generate fox --model none": "there is none in none",
@@ -479,6 +564,22 @@ MISTAKES = {
 }
 
 
+def damage() -> None:
+    """Files whose text is there to do harm."""
+    Path("deep.json").write_text("[" * 50_000)
+    Path("deep.toml").write_text("prompt = " + "[" * 50_000)
+    Path("long.toml").write_text("a." * 25_000 + "a = 1")
+    Path("bytes.toml").write_bytes(b"\xff\xfe")
+    Path("twofold.json").write_text('{"prompt": "fox", "prompt": "hare"}')
+    Path("huge.json").write_text('{"prompt": "fox", "steps": ' + "9" * 5000 + "}")
+    Path("deep").mkdir()
+    Path("deep", "model_index.json").write_text('{"a":' * 50_000)
+    for name, key in (("deep.png", "ksched"), ("sheet.png", "ksched_sheet")):
+        notes = PngInfo()
+        notes.add_text(key, "[" * 50_000)
+        Image.new("RGB", (8, 8)).save(name, pnginfo=notes)
+
+
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.items())
 def test_a_mistake_is_one_line_and_code_2(command: Command, arguments: str, message: str) -> None:
     Image.new("RGB", (8, 8)).save("plain.png")
@@ -491,6 +592,7 @@ def test_a_mistake_is_one_line_and_code_2(command: Command, arguments: str, mess
         Path(name).write_text('{"prompt": "fox"}')
     Path("twice/fox.toml").write_text('prompt = "fox"')
     Path("bad/worse.json").write_text('{"prompt": "fox", "steps": 151}')
+    damage()
     before = contents()
     code, out, err = command(*arguments.split())
     assert (code, out) == (2, "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,3 +88,101 @@ def test_auto_is_printed_and_listed(command: Command) -> None:
     assert str(ksched.build_sampler("auto", steps=6).plan) in command("plan", "auto", "-n", "6").out
     assert "leave out schedule" in command("plan", "auto", "--schedule", "karras").err
     assert "data_std" in command("list", "auto").out
+
+
+QUICK = ("tune", "--data", "x.npy", "--steps", "2", "--level", "0")
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+@pytest.mark.parametrize("before", [None, b"a good plan"])
+def test_a_disk_that_is_full_at_the_end(
+    command: Command, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    sync, probed = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal probed
+        probed += 1
+        if probed > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    if before is not None:
+        Path("plan.json").write_bytes(before)
+    there = names()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        code, out, err = command(*QUICK, *(["--force"] if before else []))
+    assert code == 1
+    assert err == "ksched: cannot write plan.json: No space left on device; the plan is printed instead\n"
+    assert Plan.from_json(out) == ksched.tune(np.load("x.npy"), 2, level=0)
+    assert names() == there
+    assert before is None or Path("plan.json").read_bytes() == before
+    if before is None:
+        assert command(*QUICK).code == 0  # nothing blocks the next try
+
+
+def test_a_plan_that_another_process_wrote_meanwhile_stays(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune = ksched.tuning.tune
+
+    def meanwhile(*args: Any, **how: Any) -> Plan:
+        Path("plan.json").write_bytes(b"another")
+        return tune(*args, **how)
+
+    monkeypatch.setattr("ksched.tuning.tune", meanwhile)
+    code, out, err = command(*QUICK)
+    assert (code, err.count("\n")) == (1, 1)
+    assert Plan.from_json(out)
+    assert Path("plan.json").read_bytes() == b"another"
+
+
+def test_what_cannot_be_written_is_found_out_before_the_work(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    there = names()
+    monkeypatch.setattr("ksched.tuning.tune", lambda *_, **__: pytest.fail("worked before it looked"))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        answer = command(*QUICK)
+    assert answer == (1, "", "ksched: cannot write plan.json: No space left on device\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+        answer = command(*QUICK)
+    assert answer == (2, "", "ksched: cannot write plan.json: Permission denied\n")
+    assert command(*QUICK, "--out", ".", "--force").code == 2
+    assert names() == there
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no such device")
+def test_the_device_that_is_always_full(command: Command) -> None:
+    code, out, err = command(*QUICK, "--out", "/dev/full", "--force")
+    assert (code, err.count("\n")) == (1, 1)
+    assert Plan.from_json(out)
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"a":' * 50_000, "\0", '{"version": ' + "9" * 5000 + "}"])
+def test_a_damaged_plan_is_one_line(command: Command, text: str) -> None:
+    Path("bad.json").write_text(text)
+    for arguments in (["plan", "bad.json"], ["generate", "a seven", "--plan", "bad.json"]):
+        code, out, err = command(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "bad.json: not a ksched plan" in err
+        assert len(err) < 200
+
+
+def test_a_plan_in_another_encoding(command: Command) -> None:
+    Path("bad.json").write_bytes(b"\xff\xfe{")
+    answer = command("plan", "bad.json")
+    assert answer == (2, "", "ksched: bad.json: it must be text in UTF-8; byte 0 is none\n")
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\x40\x1f" + b"(" * 8000, b""])
+def test_damaged_samples_are_one_line(command: Command, data: bytes) -> None:
+    Path("bad.npy").write_bytes(data)
+    code, out, err = command("tune", "--data", "bad.npy")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--data must be a .npy file" in err

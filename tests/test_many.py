@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,87 @@ def test_where_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "")
     with pytest.raises(ValueError, match="whole numbers that torchrun sets"):
         Place.of_environment()
+
+
+def test_a_folder_is_drawn_into_by_one_team(model: StableDiffusion, tmp_path: Path) -> None:
+    """A second process that comes while the first draws, and one that comes after it was killed."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "out"
+    said: list[str] = []
+
+    def second() -> bool:
+        if not said:
+            with pytest.raises(BlockingIOError, match="out is in use: another process draws into it") as caught:
+                run_many(model, CONFIG, folder)
+            said.append(str(caught.value))
+        return False
+
+    run_many(model, CONFIG, folder, cancel=second)
+    assert said
+    whole = contents(folder)
+    assert len(whole) == 8
+    assert contents(folder) == whole
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.close(lock)  # as the end of a process does
+    (folder / "00003.png").unlink()
+    run_many(model, CONFIG, folder)
+    assert contents(folder) == whole
+
+
+def test_a_worker_that_was_left_still_writes(
+    model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that belongs to a team whose first process is dead."""
+    run_many(model, CONFIG, tmp_path / "whole")
+    folder, sync = tmp_path / "out", os.fsync
+    calls = 0
+
+    def meanwhile(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            model.run(CONFIG, folder, numbers=[1, 2])
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", meanwhile)
+    run_many(model, CONFIG, folder)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_two_batches_do_not_begin_in_one_folder(
+    model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, other = os.fsync, replace(CONFIG, prompt="a hare")
+    calls = 0
+
+    def meanwhile(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            model.run(other, tmp_path, numbers=[])
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", meanwhile)
+    with pytest.raises(ValueError, match="holds another batch, with another prompt"):
+        run_many(model, CONFIG, tmp_path)
+    assert list(contents(tmp_path)) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "[]", '{"config": ' + "[" * 50_000, "3", '{"config": {"prompt": 3}}'])
+def test_a_manifest_that_makes_no_sense(model: StableDiffusion, tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="is no manifest of a batch; choose another folder"):
+        run_many(model, CONFIG, tmp_path)
+    assert contents(tmp_path) == {"manifest.json": text.encode()}
+
+
+def test_bounds_of_what_is_asked(model: StableDiffusion, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="threads must be at most 1024; got 100000000"):
+        run_many(model, CONFIG, tmp_path / "out", threads=100_000_000)
+    for act in (lambda: run_many(model, CONFIG, ""), lambda: model.run(CONFIG, "")):
+        with pytest.raises(ValueError, match="out_dir must be a path; got an empty text"):
+            act()
+    with pytest.raises(ValueError, match="path must be a path; got an empty text"):
+        StableDiffusion.from_folder("")
+    assert not (tmp_path / "out").exists()

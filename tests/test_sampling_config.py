@@ -189,3 +189,24 @@ def test_options_in_toml() -> None:
     assert "[sampler_options]\ns_churn = 5.0\ns_tmax = inf\n" in text
     assert SamplingConfig.from_toml(text) == config
     assert SamplingConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"a":' * 50_000, b"\xff", "\0", '{"prompt": "a", "prompt": "b"}'])
+def test_damaged_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match="the configuration must be JSON; "):
+        SamplingConfig.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["a=" + "[" * 50_000, "a=" + "{a=" * 50_000, "a." * 50_000 + "a=1", "a=" + "9" * 5000])
+def test_damaged_toml_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="the configuration must be TOML; "):
+        SamplingConfig.from_toml(text)
+
+
+def test_numbers_that_are_too_large() -> None:
+    for text in ('{"prompt": "", "guidance_scale": 1' + "0" * 307 + "}", '{"prompt": "", "guidance_scale": 1e999}'):
+        with pytest.raises(ValueError, match="guidance_scale must be at least 0 and at most 100"):
+            SamplingConfig.from_json(text)
+    for name in ("guidance_scale", "steps"):
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            SamplingConfig.from_dict({"prompt": "", name: 10**400})

@@ -169,7 +169,9 @@ def threads_for(model: StableDiffusion, asked: int | None, *, folder: bool) -> I
     try:
         with threads_of_torch(asked or (1 if small else torch.get_num_threads())):
             yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # of a GPU, and of a processor, whose errors have no class of their own
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
         raise MemoryError("out of memory; take a smaller --batch, a smaller picture, or --dtype float16") from None
 
 

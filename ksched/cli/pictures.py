@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ksched.cli.common import (
+    LONGEST_PLAN,
     PATH,
     DialectName,
     Options,
     ProcessOption,
     ScheduleName,
     Shift,
-    Steps,
     ZeroSNR,
     read_options,
     screen,
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_demo", "draw_schedules"]
 
+_LONGEST_DEMO = 1000  # steps of every sampler on every schedule
+
 
 def draw_demo(
     sampler: Annotated[str, typer.Option("--sampler", help="Sampler; see 'ksched list'.")] = "dpmpp_2m",
     schedule: ScheduleName = "karras",
-    steps: Steps = 20,
+    steps: Annotated[int, typer.Option("--steps", "-n", max=_LONGEST_DEMO, help="Number of steps, at least 1.")] = 20,
     process: ProcessOption = ProcessName.VP,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the start noise and of the sampler.")] = 0,
     out: Annotated[Path, typer.Option("--out", **PATH, help="Folder for the pictures.")] = Path("demo"),
@@ -119,7 +121,7 @@ def _percent(value: float) -> str:
 
 def draw_schedules(
     schedule: Annotated[list[str], typer.Argument(help="Noise schedules; see 'ksched list'.")],
-    steps: Steps = 20,
+    steps: Annotated[int, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="Number of steps, at least 1.")] = 20,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,

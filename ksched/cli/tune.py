@@ -88,7 +88,8 @@ def _array(flag: str, file: Path) -> Any:
     import numpy as np
 
     try:
-        found = np.load(file, allow_pickle=False)
+        with file.open("rb") as opened:
+            found = np.load(opened, allow_pickle=False)
     except OSError as error:
         raise ValueError(f"{flag}: cannot read {file}: {error.strerror or error}") from None
     except Exception:  # damaged files raise errors of many kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -166,6 +167,7 @@ class Job:
             return
         if stop():
             raise Cancelled
+        _check_memory(self.model, self.config, max(map(len, parts)))
         drawing = self._prepared()
         paint = None if preview is None else Preview(self.model)
         steps = None if drawing.sampler.spec.adaptive else drawing.sampler.steps * len(parts)
@@ -216,6 +218,23 @@ class Job:
         for number, image in zip(numbers, drawn, strict=True):
             image.info |= {CONFIG: self.config.single(number).to_json(), ORIGIN: json.dumps(self.origin)}
         return drawn
+
+
+def _check_memory(model: StableDiffusion, config: SamplingConfig, images: int) -> None:
+    """Raise where the decoder cannot do with the memory of the processor: a system would end the process instead."""
+    vae = model.pipeline.vae
+    if model.device.type != "cpu" or getattr(vae, "use_tiling", False) or not hasattr(os, "sysconf"):
+        return
+    images = 1 if getattr(vae, "use_slicing", False) else images
+    # a block at the end of a decoder holds what comes in, what it makes of that, and what it adds
+    widest = 3 * images * (config.width or 0) * (config.height or 0) * 4 * vae.config.block_out_channels[0]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if widest > memory:
+        raise MemoryError(
+            f"{images} image{'s' * (images > 1)} of {config.width} x {config.height} at once need more than "
+            f"{widest / 2**30:.0f} GiB of memory, and there are {memory / 2**30:.0f}: take smaller ones, or fewer at "
+            "once, or a VAE that works on tiles"
+        )
 
 
 def _asking(cancel: Cancel | None) -> Callable[[], object]:
