@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -399,10 +399,9 @@ def _term(name: str, term: Any, known: dict[str, Register]) -> tuple[Register, f
 
 
 def _check_sigmas(sigmas: tuple[float, ...]) -> None:
-    if not sigmas or not 0 <= sigmas[-1] < math.inf or not all(a > b for a, b in pairwise(sigmas)):
-        raise ValueError(
-            "the sigmas of a plan must be at least one, strictly decreasing, of at least 0 and finite but for the first"
-        )
+    """Raise unless these can be levels; a run may go up, and a caller's list may repeat one."""
+    if not sigmas or not all(sigma >= 0 for sigma in sigmas) or math.inf in sigmas[1:-1]:  # NaN is none
+        raise ValueError("the sigmas of a plan must be at least one, of at least 0, and finite between the ends")
 
 
 def _check_level(where: str, level: Level) -> None:

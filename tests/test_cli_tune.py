@@ -135,7 +135,7 @@ def test_a_plan_that_another_process_wrote_meanwhile_stays(command: Command, mon
     monkeypatch.setattr("ksched.tuning.tune", meanwhile)
     code, out, err = command(*QUICK)
     assert (code, err.count("\n")) == (1, 1)
-    assert Plan.from_json(out)
+    assert Plan.from_json(out).steps == 2
     assert Path("plan.json").read_bytes() == b"another"
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_written_is_found_out_before_the_work(command: Command, m
 def test_the_device_that_is_always_full(command: Command) -> None:
     code, out, err = command(*QUICK, "--out", "/dev/full", "--force")
     assert (code, err.count("\n")) == (1, 1)
-    assert Plan.from_json(out)
+    assert Plan.from_json(out).steps == 2
 
 
 @pytest.mark.parametrize("text", ["[" * 50_000, '{"a":' * 50_000, "\0", '{"version": ' + "9" * 5000 + "}"])

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LONGEST",
     "LONGEST_PLAN",
-    "PATH",
     "AsJSON",
     "DialectName",
     "Options",
@@ -41,17 +40,6 @@ __all__ = [
 
 #: steps beyond which a command would fill memory, or run for hours, before it had anything to show
 LONGEST, LONGEST_PLAN = 1_000_000, 100_000
-
-
-def _path(text: str) -> Path:
-    """A path of an option; that of an unset variable of the shell would be the current folder."""
-    if not str(text):
-        raise typer.BadParameter("must not be empty; write . for the current folder")
-    return Path(text)
-
-
-#: what options that are paths have in common
-PATH: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
 
 Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", max=LONGEST, help="Number of steps, at least 1.")]
 ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]

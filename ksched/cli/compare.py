@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ksched.cli.common import PATH, Options
+from ksched.cli.common import Options
 from ksched.cli.drawing import (
     Device,
     DType,
@@ -36,6 +36,7 @@ from ksched.cli.drawing import (
     threads_for,
     told_of_interruption,
 )
+from ksched.cli.paths import PATH
 from ksched.cli.requests import given_of, parts_of, split_options, wanted_of, whole_number
 from ksched.registry import sampler_spec
 from ksched.schedules import schedule_options

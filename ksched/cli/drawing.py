@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from ksched.cli.common import PATH
+from ksched.cli.paths import PATH
 from ksched.files import check_writable, remove_parts, write_whole
 from ksched.registry import sampler_spec
 from ksched.texts import parse_json

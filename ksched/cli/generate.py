@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ksched.cli.common import PATH, Options
+from ksched.cli.common import Options
 from ksched.cli.drawing import (
     Device,
     DType,
@@ -38,6 +38,7 @@ from ksched.cli.drawing import (
     threads_for,
     told_of_interruption,
 )
+from ksched.cli.paths import PATH
 from ksched.cli.requests import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 from ksched.files import remove_parts
 

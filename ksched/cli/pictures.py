@@ -14,7 +14,6 @@ from rich.text import Text
 
 from ksched.cli.common import (
     LONGEST_PLAN,
-    PATH,
     DialectName,
     Options,
     ProcessOption,
@@ -25,6 +24,7 @@ from ksched.cli.common import (
     screen,
 )
 from ksched.cli.drawing import SHIPPED, quiet
+from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
 from ksched.schedules import schedule_options
 from ksched.types import Dialect, NoiseSchedule

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ksched.cli.common import PATH
 from ksched.cli.drawing import sheet_of
+from ksched.cli.paths import PATH
 
 __all__ = ["show_config"]
 

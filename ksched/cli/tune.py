@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ksched.cli.common import PATH, Options, ProcessOption, Shift, ZeroSNR, screen
+from ksched.cli.common import Options, ProcessOption, Shift, ZeroSNR, screen
+from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
 from ksched.files import check_writable, remove_parts, write_whole
 from ksched.registry import sampler_spec

@@ -275,9 +275,13 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    if not low <= value <= high:  # NaN is in no range, and what no float holds neither
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.nan
+    if not low <= number <= high:  # NaN is in no range
         raise ValueError(f"{name} must be at least {low:g} and at most {high:g}; got {value}")
-    return float(value)
+    return number
 
 
 def _side(name: str, value: Any) -> int | None:
