@@ -232,8 +232,9 @@ class Batch:
         held: list[Run] = []
         try:
             for run, _, _, _ in planned:
-                if not run._lock.acquire(False):
+                if run._fed:
                     raise RuntimeError(FED_TWICE)
+                run._fed = True
                 held.append(run)
             turns = []
             for run, output, twin, numbers in planned:
@@ -258,7 +259,7 @@ class Batch:
         finally:
             for run in held:
                 run._forget()
-                run._lock.release()
+                run._fed = False
         leaving = [run for run in self._runs if run.done or run.error is not None]
         self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
         return leaving

@@ -251,7 +251,7 @@ class Buffers:
         self._numba: Any = numba_kernels() if single and like.device.type == "cpu" and not self.mixed else None
         if self._numba is not None:
             # Room for addresses: of the sources, as slots of a table are numbered, and of the results.
-            self._sources, self._results = array("q", [0] * (count + 2)), array("q")
+            self._sources, self._results = array("q", [0] * (count + 2)), array("q", [0] * (count + 2))
             self._at = self._sources.buffer_info()[0]
             self._count = like.numel()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import torch
 
 from ksched.agreement import Levels, mark
 from ksched.grid import Grid
+from ksched.kernels import out_of_place
 from ksched.loop import Model, answer
 from ksched.noise import CallableNoise, NoiseSource, Seed, scheme_of
 from ksched.plan import Draw
@@ -130,7 +130,7 @@ class LiveRun:
         self.process = grid.process
         self.levels = levels
         self._check_start = check_start
-        self._lock = threading.Lock()
+        self._fed = False
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None
         self._spec, self._grid, self._options = spec, grid, dict(options)
@@ -243,12 +243,13 @@ class LiveRun:
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
-        if not self._lock.acquire(False):
+        if self._fed:
             raise RuntimeError(FED_TWICE)
+        self._fed = True
         try:
             self._answer(denoised, uncond)
         finally:
-            self._lock.release()
+            self._fed = False
 
     def _answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> None:
         """Check an answer and go on with it."""
@@ -259,7 +260,7 @@ class LiveRun:
             check_output("U", uncond, self.shape, self.device)
         if writes_to(self._asked.x) != self._asked.writes or _writes_in(self._state) != self._state_writes:
             raise RuntimeError(WRITTEN)
-        if self._check_start is not None and not self._calls:
+        if self._check_start is not None and not self._calls and not out_of_place(self._asked.x):
             self._check_start(self._asked.x)
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept

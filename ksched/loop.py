@@ -99,7 +99,10 @@ def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
     """
 
     def ask(told: _Told | None) -> None:
-        denoised, uncond = answer(denoiser, run.x, run.sigma, run.needs_uncond)
+        # As `answer` does, without the cost of a call.
+        denoised, uncond = denoiser(run.x, run.sigma), None
+        if isinstance(denoised, tuple) and len(denoised) == 2:
+            denoised, uncond = denoised
         if told is not None:
             told(denoised)
         run.feed(denoised, uncond)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -141,7 +140,7 @@ class Run:
         self.plan, self.process = plan, process
         self.levels = levels
         self._check_start = check_start
-        self._lock = threading.Lock()
+        self._fed = False  # whether an answer is being taken
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None
         self._dtype = x.dtype
@@ -416,18 +415,19 @@ class Run:
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
     ) -> None:
         """Take an answer and form what comes after it."""
-        if not self._lock.acquire(False):
+        if self._fed:
             raise RuntimeError(FED_TWICE)
+        self._fed = True
         try:
             turn, recorded = self._take(denoised, uncond)
             noises = self._draw(turn, recorded) if turn.draws else None
-            operations = self._operations(turn, conversion)
+            operations = turn.operations if conversion is None else self._operations(turn, conversion)
             self._whole = False
             self._registers.form(operations, recorded, noises)
             self._reach(self._calls + 1)
         finally:
             self._forget()
-            self._lock.release()
+            self._fed = False
 
     def _operations(self, turn: Turn, conversion: tuple[float, float] | None) -> Operations:
         """What an answer is followed by."""
@@ -442,10 +442,15 @@ class Run:
             raise RuntimeError("the run is done: it takes no further prediction")
         registers = self._registers
         tensors = registers.tensors
-        check_output("D", denoised, registers.shape, registers.device)
+        if (
+            type(denoised) is not torch.Tensor
+            or denoised.shape != registers.shape
+            or denoised.device != registers.device
+        ):
+            check_output("D", denoised, registers.shape, registers.device)  # most answers need not pay for the call
         # Own buffers ask for no new tensors; what was recorded may.
         x, handed_out = tensors[turn.x], self._handed_out
-        if self._check_start is not None and not self._calls:
+        if self._check_start is not None and not self._calls and not self._recorded:
             self._check_start(x)
         if self._recorded:
             recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(x)
