@@ -589,8 +589,6 @@ def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor,
     Denoiser(torch.zeros_like, process, prediction)  # refuses what the process cannot have
 
     def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
-            check_sigma(process, sigma, "the guidance")
         # `Denoiser` with its output at 0, without its walk of the training table for the timestep.
         sigma = _per_item(sigma.to(x.dtype), x)
         a, s = process.alpha(sigma), process.noise_std(sigma)

@@ -123,12 +123,12 @@ def numba_kernels() -> ModuleType | None:
     return _tried("sums_work")
 
 
-@cache
 def noise_kernels() -> ModuleType | None:
     """The same module if it makes noise too; a trial of its own, since compiling takes time that not all need."""
     return None if numba_kernels() is None else _tried("noises_work")
 
 
+@cache
 def _tried(trial: str) -> ModuleType | None:
     """The module if a trial in it succeeds."""
     try:

@@ -413,9 +413,10 @@ def _check_level(where: str, level: Level) -> None:
     float32 formulas, and a share such as 1 - sigma, may get wrong.
     """
     label, alpha, sigma, lam = level
-    if not (label >= 0 and 0 <= alpha < math.inf and 0 <= sigma < math.inf and alpha + sigma > 0):  # NaN is none
-        raise ValueError(f"{where} must have a level of finite numbers of at least 0; got {level}")
-    if alpha == 0 or sigma == 0:
+    # Churn of other programs goes beyond the pure noise of a flow, where alpha is below 0. NaN is no number.
+    if not (label >= 0 and math.isfinite(alpha) and 0 <= sigma < math.inf and (alpha > 0 or sigma > 0)):
+        raise ValueError(f"{where} must have a level of finite numbers, label and sigma at least 0; got {level}")
+    if alpha <= 0 or sigma == 0:
         fits = lam == (math.inf if sigma == 0 else -math.inf) or (lam > 30 if sigma == 0 else lam < -30)
     else:
         rounding = 1e-6 * (1 + abs(lam)) + 1e-15 * (1 / alpha + 1 / sigma)

@@ -31,7 +31,7 @@ from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["Sampler", "build_sampler"]
 
-_LOOKED_AT = 64  # numbers of a start, whose spread tells that it is none: it is known within a third
+_LOOKED_AT = 256  # numbers of a start, whose spread tells that it is none: it is known within a tenth
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +166,7 @@ class Sampler:
         Warns
         -----
         RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, since its
-            spread is off by more than a factor of 3; looked at on the processor only, in 64 of its numbers, and only
+            spread is off by more than a factor of 3; looked at on the processor only, in 256 of its numbers, and only
             where noise hides the data
         """
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}

@@ -362,7 +362,7 @@ def test_a_damaged_configuration_of_a_part(command: Command, tmp_path: Path, fil
     (tmp_path / "damaged" / file).write_text('{"a":' * 50_000)
     code, out, err = command("generate", "fox", *SMALL, "--model", "damaged")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{Path('damaged', file)} cannot be read" in err
+    assert f"damaged cannot be read: {Path(file)}" in err
 
 
 def test_memory_that_a_processor_does_not_have(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

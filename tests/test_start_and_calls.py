@@ -79,7 +79,7 @@ WRONG = [
     (VP(), 1.0, True),
     (VP(), 14.6, False),
     (VP(), 14.6 * 2.9, False),
-    (VP(), 14.6 * 3.2, True),
+    (VP(), 14.6 * 3.6, True),
     (Flow(3.0), 14.6, True),
     (Flow(3.0), 0.2, True),
     (Flow(3.0), 0.4, False),

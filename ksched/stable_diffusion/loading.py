@@ -97,7 +97,11 @@ def read_folder(folder: Path, dtype: torch.dtype) -> Any:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
             return _LIBRARY.DiffusionPipeline.from_pretrained(folder, **how)
     except Exception as error:  # of many kinds, and few name the file
-        raise ValueError(f"{_culprit(folder)} cannot be read: {_first_line(error)}") from error
+        culprit = _culprit(folder)
+        if culprit.suffix == ".json":
+            part = culprit.relative_to(folder)
+            raise ValueError(f"{folder} cannot be read: {part} is damaged: {_first_line(error)}") from error
+        raise ValueError(f"{culprit} cannot be read: {_first_line(error)}") from error
 
 
 def assembled(modules: Mapping[str, Any]) -> Any:
