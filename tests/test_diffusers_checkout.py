@@ -38,10 +38,10 @@ DIFFERS = {
     "ipndm": {"test_full_loop_no_noise"},  # slopes of one run that the next one goes on with
     "kdpm2_ancestral": {"test_full_loop_with_noise"},  # 93087.328 for 93087.344 +- 0.01
     "kdpm2_discrete": set[str](),
-    "lcm": NO_PROCESS | {"test_trained_betas"},  # each twentieth of two betas
+    "lcm": NO_PROCESS,
     "lms": set[str](),
     "sasolver": set[str](),
-    "tcd": NO_PROCESS | {"test_trained_betas", "test_full_loop_multistep_deter"},  # eta by place
+    "tcd": NO_PROCESS | {"test_full_loop_multistep_deter"},  # eta by place
     "unipc": set[str](),
 }
 DIFFERS["ddpm_parallel"] = DIFFERS["ddpm"] | {"test_batch_step_no_noise"}
