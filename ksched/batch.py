@@ -256,6 +256,10 @@ class Batch:
             form_together(together)
             for run, _, _, _ in turns:
                 run._reach(run._calls + 1)
+        except BaseException:
+            for run in self._runs:  # whoever calls learns of one error, and all runs stay
+                run.error = None
+            raise
         finally:
             for run in held:
                 run._forget()

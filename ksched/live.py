@@ -328,6 +328,7 @@ class LiveRun:
         before = dict(vars(self))
         try:
             self._noise, self._seeds, self._calls = noise, seeds, calls
+            self.error, self._fed = None, False
             self._saved = {name: _copied(value, device) for name, value in saved.items()}
             self._answers = [_copied(pair, device) for pair in answers]
             self._drawn = {}

@@ -394,6 +394,7 @@ class Run:
             self._handed_out[place] = writes_to(registers.tensors[place])
         self._registers = registers
         self._shown, self._per_call, self._recorded = None, {}, False
+        self.error, self._fed = None, False
         self._reach(calls)
         self._replaced = replaced
 

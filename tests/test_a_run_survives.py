@@ -491,6 +491,34 @@ def test_an_interrupted_run_leaves_its_batch_alone() -> None:
     assert torch.equal(good.x, sampler.sample(half, x))
 
 
+def test_two_failures_at_once_lose_no_run() -> None:
+    """One run was written to, and the own noise of another fails: `tick` raises, and both can go on or leave."""
+    sampler = build_sampler("euler_ancestral", "karras", 4)
+    x = sampler.initial_state((1, 3), seed=0)
+
+    def noise(start: float, end: float) -> torch.Tensor:
+        raise OSError("no noise today")
+
+    batch = Batch()
+    written, noisy, good = (
+        batch.add(run) for run in (sampler.start(x, seed=1), sampler.start(x, noise=noise), sampler.start(x, seed=2))
+    )
+    state = written.state_dict()
+    written.x.mul_(0.5)
+    with pytest.raises(OSError, match="no noise today"):
+        batch.tick(half)
+    assert written.error is None
+    batch.remove(noisy)
+    assert batch.tick(half) == [written]
+    assert "must leave the x" in str(written.error)
+    written.load_state_dict(state)  # which it goes on from
+    batch.add(sampler.start(x, seed=1))
+    assert torch.equal(finish(written, half), sampler.sample(half, x, seed=1))
+    while batch:
+        batch.tick(half)
+    assert torch.equal(good.x, sampler.sample(half, x, seed=2))
+
+
 # No items
 
 
