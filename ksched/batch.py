@@ -257,8 +257,8 @@ class Batch:
             for run, _, _, _ in turns:
                 run._reach(run._calls + 1)
         except BaseException:
-            for run in self._runs:  # whoever calls learns of one error, and all runs stay
-                run.error = None
+            for each in self._runs:  # whoever calls learns of one error, and all runs stay
+                each.error = None
             raise
         finally:
             for run in held:
