@@ -69,7 +69,8 @@ def written(options: Mapping[str, Any]) -> str:
 
 def on_site(page: str) -> str:
     """The catalogue as the site shows it: names are links to pages of their own, which a clone does not have."""
-    for folder, names in {"samplers": [spec.name for spec in samplers()], "schedules": list(SCHEDULES)}.items():
+    named: dict[str, list[str]] = {"samplers": [spec.name for spec in samplers()], "schedules": list(SCHEDULES)}
+    for folder, names in named.items():
         page = re.sub(rf"^\| `({'|'.join(names)})` \|", rf"| [`\1`](generated/{folder}/\1.md) |", page, flags=re.M)
     parts = [page, "## Options of every sampler"]
     parts += ["These say how a sampler reads the noise levels of a run. Each is what some program does throughout."]
