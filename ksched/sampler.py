@@ -31,7 +31,8 @@ from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["Sampler", "build_sampler"]
 
-_LOOKED_AT = 256  # numbers of a start, whose spread tells that it is none: it is known within a tenth
+_LEAST_LOOKED_AT = 256  # a start of fewer numbers is not judged
+_LOOKED_AT = 64  # numbers of a start, whose spread tells that it is none: it is known within a tenth or so
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,11 +167,11 @@ class Sampler:
         Warns
         -----
         RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, since its
-            spread is off by more than a factor of 3; looked at on the processor only, in 256 of its numbers, and only
+            spread is off by more than a factor of 3; looked at on the processor only, in 64 of its numbers, and only
             where noise hides the data
         """
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
-        if self._start_std and isinstance(x, torch.Tensor) and x.is_cpu and x.numel() >= 256:
+        if self._start_std and isinstance(x, torch.Tensor) and x.is_cpu and x.numel() >= _LEAST_LOOKED_AT:
             how["check_start"] = self._check_spread
         if self._plan is None:
             return LiveRun(self.spec, self.grid, dict(self.options), x, **how)
