@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ksched.grid import Grid
+from ksched.loop import run_plan
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec, sampler_spec
 
@@ -88,7 +89,7 @@ def invert(
     dtype = torch.promote_types(x.dtype, torch.float32)
     aim, eps = x.to(dtype), torch.finfo(dtype).eps
     goal = 100 * eps if tolerance is None else tolerance
-    first = ups[0].run(denoiser, aim)
+    first = run_plan(ups[0], denoiser, aim)
     best = _finite(first, aim)
     off = torch.full((len(aim),), math.inf, dtype=dtype, device=aim.device)
     for up in ups if rounds else ():
@@ -128,16 +129,16 @@ def _corrected(
     An item that a correction takes out of sight goes back, and tries half of it. One that is at the goal stays there.
     """
     best, least = known
-    wanted = up.run(denoiser, aim)
+    wanted = run_plan(up, denoiser, aim)
     settled = least <= _GOOD * goal
     size = aim.abs().flatten(1).amax(1).clamp(min=1.0) if aim.ndim > 1 else aim.abs().clamp(min=1.0)
     z, share = best, torch.ones_like(least)
     origin, first_step = torch.zeros_like(best), best  # what leads to the best start, where that itself is out of sight
     past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (z, correction, which items it counts for)
     for _ in range(rounds):
-        image = down.run(denoiser, z)
+        image = run_plan(down, denoiser, z)
         error = (image - aim).abs().reshape(len(aim), -1).amax(1) / size
-        step = wanted - up.run(denoiser, _finite(image, aim))
+        step = wanted - run_plan(up, denoiser, _finite(image, aim))
         usable = _whole(step.isfinite())
         # nothing is nearer or near than NaN; for linear models far is no harm
         nearer, near = (error < least) & ~settled, (error < 1000 * least) & usable

@@ -10,10 +10,11 @@ import torch
 
 from ksched.denoiser import Denoiser
 from ksched.kernels import Buffers, out_of_place
+from ksched.plan import Plan
 from ksched.processes import Level
-from ksched.runner import Run, check_output
+from ksched.runner import Noise, Run, check_output
 
-__all__ = ["Model", "StepInfo", "answer", "drive", "progress_bar"]
+__all__ = ["Model", "StepInfo", "answer", "drive", "progress_bar", "run_plan"]
 
 Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
 
@@ -90,6 +91,19 @@ def drive(
         if bar is not None:
             bar.close()
     return run.x
+
+
+def run_plan(plan: Plan, denoiser: Model, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
+    """The result of a bare plan, whose process nobody needs to know.
+
+    Parameters
+    ----------
+    plan : what to run
+    denoiser : ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,)
+    x : start state, batch first
+    noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
+    """
+    return drive(Run(plan, x, noise=noise), denoiser)
 
 
 def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:

@@ -21,7 +21,7 @@ from ksched.loop import Model, answer
 from ksched.noise import Seed
 from ksched.plan import Plan
 from ksched.processes import Process
-from ksched.program import DENOISED, UNCOND, Turn
+from ksched.program import DENOISED, UNCOND, Turn, layout
 from ksched.runner import WRITTEN, Noise, check_output, check_state, noise_source, writes_to
 from ksched.types import Array
 
@@ -173,7 +173,7 @@ class Matrices:
     @cached_property
     def both(self) -> bool:
         """Whether the model must answer with (denoised, uncond), at every call."""
-        return self.plan.program.both
+        return layout(self.plan).both
 
     @cached_property
     def draws(self) -> int:
@@ -280,11 +280,11 @@ class Matrices:
 
     def _turn(self, call: int) -> Turn:
         """What follows a call; what comes before the first, if that is -1."""
-        return self.plan.program.turns[call] if call >= 0 else self.plan.program.before
+        return layout(self.plan).turns[call] if call >= 0 else layout(self.plan).before
 
     def _places(self, call: int) -> list[int]:
         """The buffers of the registers that are held during a call, or at the end; that of the state first."""
-        program = self.plan.program
+        program = layout(self.plan)
         state = program.states[call]
         held = program.held[call] if call < self.nfe else ()
         return [state, *(place for _, place in held if place != state)]

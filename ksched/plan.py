@@ -11,11 +11,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ import numpy.typing as npt
 from ksched.processes import Level
 from ksched.processes.base import check_positive
 from ksched.texts import parse_json
-
-if TYPE_CHECKING:
-    from ksched.program import Program
 
 __all__ = ["Draw", "Plan", "Register", "Row"]
 
@@ -229,13 +226,6 @@ class Plan:
         return most
 
     @cached_property
-    def program(self) -> Program:
-        """The rows laid out in memory, as the executor runs them."""
-        from ksched.program import lay_out
-
-        return lay_out(self)
-
-    @cached_property
     def digest(self) -> str:
         """Fingerprint of the table: equal for equal plans, on any machine."""
         return hashlib.sha256(json.dumps(self._table(), allow_nan=False).encode()).hexdigest()
@@ -249,20 +239,6 @@ class Plan:
 
     def __deepcopy__(self, memo: object) -> Plan:
         return self  # it never changes
-
-    def run(self, denoiser: Callable[..., Any], x: Any, noise: Callable[..., Any] | None = None) -> Any:
-        """Run the plan on tensors.
-
-        Parameters
-        ----------
-        denoiser : ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,)
-        x : start state, batch first
-        noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
-        """
-        from ksched.loop import drive
-        from ksched.runner import Run
-
-        return drive(Run(self, x, noise=noise), denoiser)
 
     def _table(self) -> dict[str, Any]:
         """All but the report, as plain data."""

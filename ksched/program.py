@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ksched.plan import Plan, Register
 
-__all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "lay_out"]
+__all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "layout"]
 
 #: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
 DENOISED, UNCOND = -1, -2
@@ -331,8 +331,22 @@ class _Shelf:
         return buffer
 
 
-def lay_out(plan: Plan) -> Program:
-    """A program for the rows of a plan: a linear scan that writes states over those nobody reads any more."""
+def layout(plan: Plan) -> Program:
+    """The rows of a plan laid out in memory, as the executor runs them.
+
+    It is made once and kept with the plan, since both never change, and every run of a plan needs it.
+    """
+    found: Program | None = vars(plan).get(_LAYOUT)
+    if found is None:
+        found = vars(plan)[_LAYOUT] = _laid_out(plan)
+    return found
+
+
+_LAYOUT = "_layout"
+
+
+def _laid_out(plan: Plan) -> Program:
+    """A linear scan over the rows that writes states over those nobody reads any more."""
     rows = plan.rows
     calls = [k for k, row in enumerate(rows) if row.level is not None]
     shelf = _Shelf()

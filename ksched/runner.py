@@ -21,7 +21,7 @@ from ksched.noise import (
 )
 from ksched.plan import Plan
 from ksched.processes import Level, Process
-from ksched.program import DENOISED, UNCOND, Operations, Turn
+from ksched.program import DENOISED, UNCOND, Operations, Turn, layout
 from ksched.saved_state import StateCheck
 
 __all__ = [
@@ -145,7 +145,7 @@ class Run:
         self.error: Exception | None = None
         self._dtype = x.dtype
         self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
-        self._program = plan.program
+        self._program = layout(plan)
         self._handed_out = [0] * self._program.buffers  # writes to each state of a call when it was formed
         self._registers = Buffers(x, self._compute, self._program.buffers)
         self._shown: Buffers | None = None  # the state in the model's dtype

@@ -21,6 +21,7 @@ from cases import EVERY_NAME, half
 import ksched
 from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler, kernels
 from ksched.batch import Batch
+from ksched.program import layout
 
 KINDS = ["euler", "dpmpp_2m_sde", "heun", "lms", "restart", "euler_cfg_pp", "dpm_adaptive", "rk_adaptive"]
 
@@ -589,7 +590,7 @@ def test_tables_are_held_while_they_are_read() -> None:
     x = sampler.initial_state((1, 64), seed=0)
     run = sampler.start(x)
     assert isinstance(run, Run)
-    registers, turns = run._registers, run.plan.program.turns
+    registers, turns = run._registers, layout(run.plan).turns
     form = registers._numba.form
     tables: list[Any] = []
 

@@ -18,6 +18,7 @@ from ksched.kernels import triton_kernels
 from ksched.matrices import step
 from ksched.noise import SeededNoise
 from ksched.plan import Draw
+from ksched.program import layout
 from ksched.registry import SamplerSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -180,7 +181,7 @@ def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
 
     drive(sampler.start(x, seed=0))
     run = sampler.start(x, seed=0)
-    terms = [len(operation.terms) for turn in sampler.plan.program.turns for operation in turn.operations]
+    terms = [len(operation.terms) for turn in layout(sampler.plan).turns for operation in turn.operations]
     assert len(launches(lambda: drive(run))) == sum(max(1, -(-(count - 1) // 11)) for count in terms)
 
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 import ksched
 from ksched import VE, VP, Flow, Plan, build_sampler
+from ksched.loop import run_plan
 from ksched.plan import Register
+from ksched.program import layout
 from ksched.replay import placed
 
 PLANS = {
@@ -204,7 +206,7 @@ def runs(plan: Plan) -> None:
         return x / 2, x / 3
 
     x = torch.ones(1, 2)
-    assert plan.run(model, x, lambda start, end: torch.zeros(1, 2)).shape == (1, 2)
+    assert run_plan(plan, model, x, lambda start, end: torch.zeros(1, 2)).shape == (1, 2)
     for process in (VP(), Flow(), VE()):
         try:
             sampler = build_sampler(plan, process=process)
@@ -298,7 +300,7 @@ def test_twice_the_rows_are_twice_the_work(kind: str) -> None:
         def act() -> None:
             plan = Plan.from_json(text)
             assert plan.live_registers == (5 if kind == "noise" else steps + 2)
-            assert len(plan.program.turns) == steps
+            assert len(layout(plan).turns) == steps
 
         return lines_of(act)
 
@@ -315,7 +317,7 @@ def test_twice_the_steps_are_twice_the_work(name: str) -> None:
 
 
 def test_registers_that_stay_take_room_once() -> None:
-    program = Plan.from_json(long_plan(500, "all held")).program
+    program = layout(Plan.from_json(long_plan(500, "all held")))
     assert [register for register, _ in program.held[-1]] == [Register("x", 500)]
     last = dict(program.held[499])
     assert last.keys() == {Register("x", 499), *(Register("D", m) for m in range(499))}
@@ -332,4 +334,4 @@ def test_a_long_row_runs() -> None:
         outputs.append(torch.tanh(states[-1]))
         registers = {"x": states, "D": outputs}
         states.append(sum(value * registers[r.kind][r.number] for r, value in row.terms))  # type: ignore[arg-type]
-    torch.testing.assert_close(plan.run(lambda x, sigma: torch.tanh(x), x), states[-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(run_plan(plan, lambda x, sigma: torch.tanh(x), x), states[-1], rtol=1e-12, atol=0)

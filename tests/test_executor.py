@@ -11,6 +11,7 @@ from cases import NAMES, SPECS, half, start_state
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler, kernels
 from ksched.denoiser import Prediction
 from ksched.kernels import release_memory
+from ksched.program import layout
 
 LATENT = (2, 4, 8, 8)
 PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
@@ -19,8 +20,8 @@ PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
 @pytest.mark.parametrize("name", PLANNED)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
-    noises = max(len(turn.passing) for turn in (plan.program.before, *plan.program.turns))
-    assert plan.program.buffers <= plan.live_registers + noises
+    noises = max(len(turn.passing) for turn in (layout(plan).before, *layout(plan).turns))
+    assert layout(plan).buffers <= plan.live_registers + noises
 
 
 LARGE = (1, 4, 128, 128)  # what is handed on from run to run
@@ -41,7 +42,7 @@ def test_a_run_takes_the_memory_of_those_before_it(name: str, monkeypatch: pytes
     for _ in range(3):
         sampler.sample(half, x, seed=0)
         made.append(0)
-    program = sampler.plan.program
+    program = layout(sampler.plan)
     assert program.buffers - len(program.turns[-1].passing) - 1 <= made[0] <= program.buffers
     assert made[1:3] == [1, 1], "that of the result, which was handed out"
     release_memory()
@@ -93,7 +94,7 @@ def test_the_loop_makes_no_new_state(name: str) -> None:
         return answer
 
     sampler.sample(model, x, seed=0)
-    assert len(blocks) <= sampler.plan.program.buffers
+    assert len(blocks) <= layout(sampler.plan).buffers
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "seeds_3"])

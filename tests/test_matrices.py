@@ -19,6 +19,7 @@ from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoiser import Prediction
 from ksched.matrices import Matrices, Tensors, advance, step
 from ksched.plan import Plan
+from ksched.program import layout
 from ksched.sampler import Sampler
 from ksched.tape import TraceError
 
@@ -69,7 +70,7 @@ def test_the_same_short_run(name: str, process: Process) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_more_registers_than_a_run_holds(name: str) -> None:
     sampler = build_sampler(name, "karras", 12)
-    form, program = sampler.matrices, sampler.plan.program
+    form, program = sampler.matrices, layout(sampler.plan)
     assert form.registers <= program.buffers
     assert form.matrices.shape == (sampler.nfe, form.registers, form.registers + 1 + form.both + form.draws)
     assert form.both == sampler.spec.uncond

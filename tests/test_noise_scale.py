@@ -15,6 +15,7 @@ from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.analysis import gaussian_error, gaussian_law, table
 from ksched.exact import Gaussian, GaussianMixture
+from ksched.loop import run_plan
 from ksched.processes import Level
 from ksched.registry import SamplerSpec
 from ksched.sampler import Sampler
@@ -117,7 +118,7 @@ def test_exact_models_and_their_errors() -> None:
     torch.testing.assert_close(model(x, 0.5), expected)
     plan = build_sampler("heun", "beta", 400, process=WIDE).plan
     assert gaussian_error(plan, 0.4, 0.5) < 1e-3
-    torch.testing.assert_close(plan.run(model, x), model.solve(x, [1.0, 0.0])[-1], rtol=0, atol=1e-3)
+    torch.testing.assert_close(run_plan(plan, model, x), model.solve(x, [1.0, 0.0])[-1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [8.0, 7.5])

@@ -15,7 +15,7 @@ from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
 from ksched.noise import BrownianNoise, SeededNoise
 from ksched.plan import Draw, Plan
-from ksched.program import DENOISED, UNCOND, Combination, Operations, combination
+from ksched.program import DENOISED, UNCOND, Combination, Operations, combination, layout
 
 numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")
 
@@ -120,7 +120,7 @@ def test_threads_share_the_work(threads: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _rounds_of(plan: Plan) -> list[Operations]:
-    return [turn.operations for turn in (plan.program.before, *plan.program.turns)]
+    return [turn.operations for turn in (layout(plan).before, *layout(plan).turns)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +241,7 @@ def test_noise_on_the_way_needs_no_buffer() -> None:
     run = Run(sampler.plan, x, seed=1)
     for _ in range(3):
         run.feed(x / 2)
-    places = {place for turn in sampler.plan.program.turns for _, place in turn.draws}
+    places = {place for turn in layout(sampler.plan).turns for _, place in turn.draws}
     assert places
     assert all(run._registers._own[place][0] is None for place in places)
 

@@ -19,6 +19,7 @@ from ksched import VE, VP, Plan, build_sampler
 from ksched.analysis import table
 from ksched.grid import Grid
 from ksched.live import Live
+from ksched.loop import run_plan
 from ksched.plan import Draw, Register, Row
 from ksched.registry import SamplerSpec
 from ksched.samplers.blocks import ddim
@@ -61,10 +62,10 @@ def test_a_plan_from_json_runs_alone() -> None:
     def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
         return torch.full((2, 3), sigma_to / sigma_from)
 
-    alone = Plan.from_json(sampler.plan.to_json()).run(lambda x, sigma: x / 3, x, noise)
+    alone = run_plan(Plan.from_json(sampler.plan.to_json()), lambda x, sigma: x / 3, x, noise)
     assert torch.equal(alone, sampler.sample(lambda x, sigma: x / 3, x, noise=noise))
     with pytest.raises(ValueError, match="draws noise"):
-        sampler.plan.run(lambda x, sigma: x, x)
+        run_plan(sampler.plan, lambda x, sigma: x, x)
 
 
 def test_a_plan_is_numbers_that_a_page_of_numpy_runs() -> None:
@@ -78,7 +79,7 @@ def test_a_plan_is_numbers_that_a_page_of_numpy_runs() -> None:
             registers[f"D{calls}"] = np.tanh(registers[f"x{k}"])
             calls += 1
     x = torch.linspace(-9, 9, 4, dtype=torch.float64).reshape(1, 4)
-    np.testing.assert_allclose(registers[f"x{k}"], plan.run(lambda x, s: torch.tanh(x), x)[0].numpy(), rtol=1e-13)
+    np.testing.assert_allclose(registers[f"x{k}"], run_plan(plan, lambda x, s: torch.tanh(x), x)[0].numpy(), rtol=1e-13)
 
 
 REFUSED: list[tuple[str, Callable[[Any], object]]] = [
@@ -184,9 +185,9 @@ def test_samplers_that_need_the_unconditional_prediction() -> None:
         return x / 2, x / 3
 
     live = euler_cfg_pp(Live(model, x, lambda draw, like, out=None: like), GRID, x)
-    torch.testing.assert_close(plan.run(model, x), live, rtol=1e-14, atol=0)
+    torch.testing.assert_close(run_plan(plan, model, x), live, rtol=1e-14, atol=0)
     with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
-        plan.run(lambda x, sigma: x, x)
+        run_plan(plan, lambda x, sigma: x, x)
     same = trace(lambda run, grid, x: euler_cfg_pp(run, grid, x), GRID, {})
     np.testing.assert_array_equal(table(same), table(plan))
 
