@@ -17,7 +17,7 @@ from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, _key
 
 __all__ = ["PEERS", "SAMPLER_PEERS", "Peer", "SamplerPeer", "find_peer", "find_sampler", "peer_sigmas"]
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Peer(NamedTuple):
@@ -26,7 +26,7 @@ class Peer(NamedTuple):
     program: Dialect
     name: str
     schedule: NoiseSchedule | None
-    options: Mapping[str, Any] = _NONE
+    options: Mapping[str, Any] = NO_OPTIONS
     note: str = ""
 
     @property
@@ -51,7 +51,7 @@ class SamplerPeer(NamedTuple):
     program: Dialect
     name: str
     sampler: SamplerType | None
-    options: Mapping[str, Any] = _NONE
+    options: Mapping[str, Any] = NO_OPTIONS
     note: str = ""
 
     @property
@@ -72,171 +72,200 @@ def _written(options: Mapping[str, Any]) -> str:
     return "".join(f", {name}={value!r}".replace("'", '"') for name, value in options.items())
 
 
-_C, _K, _D, _A = Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.DIFFUSERS, Dialect.A1111
-_N = NoiseSchedule
+COMFYUI, K_DIFFUSION, DIFFUSERS, A1111 = Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.DIFFUSERS, Dialect.A1111
 
 _HANDLERS = (
-    Peer(_C, "simple", _N.SIMPLE),
-    Peer(_C, "sgm_uniform", _N.SGM_UNIFORM),
-    Peer(_C, "karras", _N.KARRAS),
-    Peer(_C, "exponential", _N.EXPONENTIAL),
-    Peer(_C, "ddim_uniform", _N.DDIM_UNIFORM, note="may have more steps than asked for"),
-    Peer(_C, "beta", _N.BETA, note="may have fewer steps than asked for"),
-    Peer(_C, "normal", _N.NORMAL),
-    Peer(_C, "linear_quadratic", _N.LINEAR_QUADRATIC),
-    Peer(_C, "kl_optimal", _N.KL_OPTIMAL, note="one step is NaN there"),
+    Peer(COMFYUI, "simple", NoiseSchedule.SIMPLE),
+    Peer(COMFYUI, "sgm_uniform", NoiseSchedule.SGM_UNIFORM),
+    Peer(COMFYUI, "karras", NoiseSchedule.KARRAS),
+    Peer(COMFYUI, "exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(COMFYUI, "ddim_uniform", NoiseSchedule.DDIM_UNIFORM, note="may have more steps than asked for"),
+    Peer(COMFYUI, "beta", NoiseSchedule.BETA, note="may have fewer steps than asked for"),
+    Peer(COMFYUI, "normal", NoiseSchedule.NORMAL),
+    Peer(COMFYUI, "linear_quadratic", NoiseSchedule.LINEAR_QUADRATIC),
+    Peer(COMFYUI, "kl_optimal", NoiseSchedule.KL_OPTIMAL, note="one step is NaN there"),
 )
 _NODES = (
-    Peer(_C, "BasicScheduler", None, note="runs one of the names above; its denoise is `stretch`"),
-    Peer(_C, "KarrasScheduler", _N.KARRAS, note="sigma_max and sigma_min are its own, 14.614642 and 0.0291675"),
-    Peer(_C, "ExponentialScheduler", _N.EXPONENTIAL, note="range as KarrasScheduler"),
-    Peer(_C, "PolyexponentialScheduler", _N.POLYEXPONENTIAL, note="range as KarrasScheduler"),
-    Peer(_C, "VPScheduler", _N.VP, note="sigma 152 to 0.0105 whatever the model"),
-    Peer(_C, "LaplaceScheduler", _N.LAPLACE, note="range as KarrasScheduler; ends without a 0"),
-    Peer(_C, "SDTurboScheduler", _N.SD_TURBO, note="at most 10 steps there; its denoise is `truncate`"),
-    Peer(_C, "BetaSamplingScheduler", _N.BETA),
-    Peer(_C, "AlignYourStepsScheduler", _N.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd"'),
-    Peer(_C, "GITSScheduler", _N.GITS, note="its coeff is coefficient"),
-    Peer(_C, "OptimalStepsScheduler", _N.OPTIMAL_STEPS, note='model is "flux", "wan" or "chroma"'),
-    Peer(_C, "LTXVScheduler", _N.LTXV, note="tokens is the length of its latent; one step is NaN there"),
-    Peer(_C, "Flux2Scheduler", _N.FLUX2),
-    Peer(_C, "Ideogram4", None, note="made for one model"),
-    Peer(_C, "ManualSigmas", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
-    Peer(_C, "SplitSigmas", None, note="changes levels that are given: `split`"),
-    Peer(_C, "SplitSigmasDenoise", None, note="changes levels that are given: `split_at_strength`"),
-    Peer(_C, "FlipSigmas", None, note="changes levels that are given: `flip`"),
-    Peer(_C, "SetFirstSigma", None, note="changes levels that are given: `set_first`"),
-    Peer(_C, "ExtendIntermediateSigmas", None, note="changes levels that are given: `extend`"),
+    Peer(COMFYUI, "BasicScheduler", None, note="runs one of the names above; its denoise is `stretch`"),
+    Peer(
+        COMFYUI,
+        "KarrasScheduler",
+        NoiseSchedule.KARRAS,
+        note="sigma_max and sigma_min are its own, 14.614642 and 0.0291675",
+    ),
+    Peer(COMFYUI, "ExponentialScheduler", NoiseSchedule.EXPONENTIAL, note="range as KarrasScheduler"),
+    Peer(COMFYUI, "PolyexponentialScheduler", NoiseSchedule.POLYEXPONENTIAL, note="range as KarrasScheduler"),
+    Peer(COMFYUI, "VPScheduler", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
+    Peer(COMFYUI, "LaplaceScheduler", NoiseSchedule.LAPLACE, note="range as KarrasScheduler; ends without a 0"),
+    Peer(COMFYUI, "SDTurboScheduler", NoiseSchedule.SD_TURBO, note="at most 10 steps there; its denoise is `truncate`"),
+    Peer(COMFYUI, "BetaSamplingScheduler", NoiseSchedule.BETA),
+    Peer(COMFYUI, "AlignYourStepsScheduler", NoiseSchedule.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd"'),
+    Peer(COMFYUI, "GITSScheduler", NoiseSchedule.GITS, note="its coeff is coefficient"),
+    Peer(COMFYUI, "OptimalStepsScheduler", NoiseSchedule.OPTIMAL_STEPS, note='model is "flux", "wan" or "chroma"'),
+    Peer(
+        COMFYUI, "LTXVScheduler", NoiseSchedule.LTXV, note="tokens is the length of its latent; one step is NaN there"
+    ),
+    Peer(COMFYUI, "Flux2Scheduler", NoiseSchedule.FLUX2),
+    Peer(COMFYUI, "Ideogram4", None, note="made for one model"),
+    Peer(COMFYUI, "ManualSigmas", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
+    Peer(COMFYUI, "SplitSigmas", None, note="changes levels that are given: `split`"),
+    Peer(COMFYUI, "SplitSigmasDenoise", None, note="changes levels that are given: `split_at_strength`"),
+    Peer(COMFYUI, "FlipSigmas", None, note="changes levels that are given: `flip`"),
+    Peer(COMFYUI, "SetFirstSigma", None, note="changes levels that are given: `set_first`"),
+    Peer(COMFYUI, "ExtendIntermediateSigmas", None, note="changes levels that are given: `extend`"),
 )
 _RES4LYF = (
-    Peer(_C, "bong_tangent", _N.BONG_TANGENT, note="of RES4LYF; from 1 to 0 there whatever the model, as for flow"),
-    Peer(_C, "beta57", _N.BETA57, note="of RES4LYF; may have fewer steps than asked for"),
-    Peer(_C, "tan_scheduler", None, note="of RES4LYF, with some eighty nodes of curves to be drawn by hand"),
+    Peer(
+        COMFYUI,
+        "bong_tangent",
+        NoiseSchedule.BONG_TANGENT,
+        note="of RES4LYF; from 1 to 0 there whatever the model, as for flow",
+    ),
+    Peer(COMFYUI, "beta57", NoiseSchedule.BETA57, note="of RES4LYF; may have fewer steps than asked for"),
+    Peer(COMFYUI, "tan_scheduler", None, note="of RES4LYF, with some eighty nodes of curves to be drawn by hand"),
 )
 _K_DIFFUSION = (
-    Peer(_K, "get_sigmas_karras", _N.KARRAS),
-    Peer(_K, "get_sigmas_exponential", _N.EXPONENTIAL),
-    Peer(_K, "get_sigmas_polyexponential", _N.POLYEXPONENTIAL),
-    Peer(_K, "get_sigmas_vp", _N.VP, note="sigma 152 to 0.0105 whatever the model"),
-    Peer(_K, "DiscreteSchedule.get_sigmas", _N.NORMAL, note="without a number: `process.sigmas[::-1]`, then 0"),
+    Peer(K_DIFFUSION, "get_sigmas_karras", NoiseSchedule.KARRAS),
+    Peer(K_DIFFUSION, "get_sigmas_exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(K_DIFFUSION, "get_sigmas_polyexponential", NoiseSchedule.POLYEXPONENTIAL),
+    Peer(K_DIFFUSION, "get_sigmas_vp", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
+    Peer(
+        K_DIFFUSION,
+        "DiscreteSchedule.get_sigmas",
+        NoiseSchedule.NORMAL,
+        note="without a number: `process.sigmas[::-1]`, then 0",
+    ),
 )
 _LINEAR = "sigma is linear between two timesteps there, which moves levels by less than 0.01 %"
 _ROUNDED = "timesteps are rounded there, which moves levels by up to 1 %"
 _DIFFUSERS = (
     Peer(
-        _D,
+        DIFFUSERS,
         "linspace",
-        _N.NORMAL,
+        NoiseSchedule.NORMAL,
         note=f"Euler, Heun, LMS, KDPM2 and SDE classes; {_LINEAR}; one step starts at the cleanest",
     ),
-    Peer(_D, "linspace (DDIM, DDPM)", _N.NORMAL, note=_ROUNDED),
-    Peer(_D, "linspace (multistep)", _N.SGM_UNIFORM, note=f"DPM-Solver, UniPC, DEIS and SA classes; {_ROUNDED}"),
+    Peer(DIFFUSERS, "linspace (DDIM, DDPM)", NoiseSchedule.NORMAL, note=_ROUNDED),
     Peer(
-        _D,
+        DIFFUSERS,
+        "linspace (multistep)",
+        NoiseSchedule.SGM_UNIFORM,
+        note=f"DPM-Solver, UniPC, DEIS and SA classes; {_ROUNDED}",
+    ),
+    Peer(
+        DIFFUSERS,
         "leading",
-        _N.LEADING,
+        NoiseSchedule.LEADING,
         note="steps_offset is 1 as for Stable Diffusion (the classes' own is 0); one step starts at the cleanest there",
     ),
     Peer(
-        _D,
+        DIFFUSERS,
         "leading (multistep)",
         None,
         note="strides of 1000 // (steps + 1): `drop_penultimate` of `leading` with a step more",
     ),
-    Peer(_D, "trailing", _N.TRAILING),
+    Peer(DIFFUSERS, "trailing", NoiseSchedule.TRAILING),
     Peer(
-        _D,
+        DIFFUSERS,
         "use_karras_sigmas",
-        _N.KARRAS,
+        NoiseSchedule.KARRAS,
         note="Euler, Heun, LMS, KDPM2 and SDE classes stay between the first and last level of timestep_spacing; "
         "multistep classes take the whole range and round timesteps",
     ),
-    Peer(_D, "use_exponential_sigmas", _N.EXPONENTIAL, note="range as use_karras_sigmas"),
-    Peer(_D, "use_lu_lambdas", _N.EXPONENTIAL, note=_ROUNDED),
-    Peer(_D, "use_beta_sigmas", _N.BETA, note="range as use_karras_sigmas"),
+    Peer(DIFFUSERS, "use_exponential_sigmas", NoiseSchedule.EXPONENTIAL, note="range as use_karras_sigmas"),
+    Peer(DIFFUSERS, "use_lu_lambdas", NoiseSchedule.EXPONENTIAL, note=_ROUNDED),
+    Peer(DIFFUSERS, "use_beta_sigmas", NoiseSchedule.BETA, note="range as use_karras_sigmas"),
     Peer(
-        _D,
+        DIFFUSERS,
         "use_flow_sigmas",
-        _N.SIMPLE,
+        NoiseSchedule.SIMPLE,
         note="on `Flow(flow_shift)`; starts a training step below pure noise there: up to 0.1 % apart (UniPC 5 %)",
     ),
-    Peer(_D, "sigma_schedule=karras", _N.KARRAS, note="EDM classes, on `EDM()`"),
-    Peer(_D, "sigma_schedule=exponential", _N.EXPONENTIAL, note="EDM classes, on `EDM()`"),
+    Peer(DIFFUSERS, "sigma_schedule=karras", NoiseSchedule.KARRAS, note="EDM classes, on `EDM()`"),
+    Peer(DIFFUSERS, "sigma_schedule=exponential", NoiseSchedule.EXPONENTIAL, note="EDM classes, on `EDM()`"),
     Peer(
-        _D,
+        DIFFUSERS,
         "FlowMatchEulerDiscreteScheduler",
-        _N.NORMAL,
+        NoiseSchedule.NORMAL,
         {"shift_twice": True},
         "on `Flow(shift)`, without use_dynamic_shifting; shifts the ends of the range once more",
     ),
     Peer(
-        _D,
+        DIFFUSERS,
         "use_dynamic_shifting",
-        _N.SIMPLE,
+        NoiseSchedule.SIMPLE,
         note="on `Flow.of_mu(mu)`, with the sigmas that pipelines give, linspace(1, 1 / steps, steps)",
     ),
-    Peer(_D, "LCMScheduler", _N.SIMPLE, note="and TCDScheduler, on `VP(every=20)`"),
-    Peer(_D, "AysSchedules", _N.ALIGN_YOUR_STEPS, note='its sigmas; model is "sd1", "sdxl" or "svd"'),
-    Peer(_D, "shift_terminal", None, note="changes levels that are given: `stretch_terminal`"),
-    Peer(_D, "invert_sigmas", None, note="changes levels that are given: `1 - sigmas`"),
-    Peer(_D, "rescale_betas_zero_snr", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
+    Peer(DIFFUSERS, "LCMScheduler", NoiseSchedule.SIMPLE, note="and TCDScheduler, on `VP(every=20)`"),
+    Peer(DIFFUSERS, "AysSchedules", NoiseSchedule.ALIGN_YOUR_STEPS, note='its sigmas; model is "sd1", "sdxl" or "svd"'),
+    Peer(DIFFUSERS, "shift_terminal", None, note="changes levels that are given: `stretch_terminal`"),
+    Peer(DIFFUSERS, "invert_sigmas", None, note="changes levels that are given: `1 - sigmas`"),
+    Peer(DIFFUSERS, "rescale_betas_zero_snr", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
     Peer(
-        _D, "final_sigmas_type=sigma_min", None, note="repeats the last level, a step of no length; here 0 follows it"
+        DIFFUSERS,
+        "final_sigmas_type=sigma_min",
+        None,
+        note="repeats the last level, a step of no length; here 0 follows it",
     ),
 )
 _FORGE_TABLE: Mapping[str, Any] = {"fit_range": False, "last": "keep"}
 _LABELS = (
-    Peer(_A, "Automatic", None, note="the schedule of the sampler's label: `parse_label`"),
-    Peer(_A, "Uniform", _N.NORMAL),
-    Peer(_A, "Karras", _N.KARRAS),
-    Peer(_A, "Exponential", _N.EXPONENTIAL),
-    Peer(_A, "Polyexponential", _N.POLYEXPONENTIAL),
-    Peer(_A, "SGM Uniform", _N.SGM_UNIFORM),
-    Peer(_A, "KL Optimal", _N.KL_OPTIMAL, note="ends at sigma_min, without a 0"),
-    Peer(_A, "Align Your Steps", _N.ALIGN_YOUR_STEPS, note='model="sdxl" for SDXL'),
-    Peer(_A, "Simple", _N.SIMPLE),
-    Peer(_A, "Normal", _N.NORMAL),
-    Peer(_A, "DDIM", _N.DDIM_UNIFORM, note="may have more steps than asked for"),
-    Peer(_A, "Beta", _N.BETA, note="and Forge"),
+    Peer(A1111, "Automatic", None, note="the schedule of the sampler's label: `parse_label`"),
+    Peer(A1111, "Uniform", NoiseSchedule.NORMAL),
+    Peer(A1111, "Karras", NoiseSchedule.KARRAS),
+    Peer(A1111, "Exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(A1111, "Polyexponential", NoiseSchedule.POLYEXPONENTIAL),
+    Peer(A1111, "SGM Uniform", NoiseSchedule.SGM_UNIFORM),
+    Peer(A1111, "KL Optimal", NoiseSchedule.KL_OPTIMAL, note="ends at sigma_min, without a 0"),
+    Peer(A1111, "Align Your Steps", NoiseSchedule.ALIGN_YOUR_STEPS, note='model="sdxl" for SDXL'),
+    Peer(A1111, "Simple", NoiseSchedule.SIMPLE),
+    Peer(A1111, "Normal", NoiseSchedule.NORMAL),
+    Peer(A1111, "DDIM", NoiseSchedule.DDIM_UNIFORM, note="may have more steps than asked for"),
+    Peer(A1111, "Beta", NoiseSchedule.BETA, note="and Forge"),
     Peer(
-        _A,
+        A1111,
         "Beta (reForge)",
-        _N.BETA,
+        NoiseSchedule.BETA,
         {"domain": "table", "entries": "always"},
         "ComfyUI's form; may have fewer steps than asked for",
     ),
-    Peer(_A, "Turbo", _N.TRAILING, note="of Forge and reForge; a stride that ends half way may be rounded otherwise"),
     Peer(
-        _A,
+        A1111,
+        "Turbo",
+        NoiseSchedule.TRAILING,
+        note="of Forge and reForge; a stride that ends half way may be rounded otherwise",
+    ),
+    Peer(
+        A1111,
         "Align Your Steps GITS",
-        _N.ALIGN_YOUR_STEPS,
+        NoiseSchedule.ALIGN_YOUR_STEPS,
         {"version": "forge_gits", **_FORGE_TABLE},
         'of Forge and reForge; model="sdxl" for SDXL',
     ),
     Peer(
-        _A,
+        A1111,
         "Align Your Steps 11",
-        _N.ALIGN_YOUR_STEPS,
+        NoiseSchedule.ALIGN_YOUR_STEPS,
         {"version": "forge_11", **_FORGE_TABLE},
         'of Forge and reForge; model="sdxl" for SDXL',
     ),
     Peer(
-        _A,
+        A1111,
         "Align Your Steps 32",
-        _N.ALIGN_YOUR_STEPS,
+        NoiseSchedule.ALIGN_YOUR_STEPS,
         {"version": "forge_32", **_FORGE_TABLE},
         'of Forge and reForge; model="sdxl" for SDXL',
     ),
-    Peer(_A, "Cosine (reForge)", _N.COSINE, note="one step starts from the root of sigma_max there"),
-    Peer(_A, "Phi (reForge)", _N.PHI, note="one step starts from the root of sigma_max there"),
-    Peer(_A, "Laplace (reForge)", _N.LAPLACE, {"ends": "clamp"}, "a 0 follows there"),
-    Peer(_A, "Sinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
-    Peer(_A, "Invcosinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
-    Peer(_A, "React Cosinusoidal DynSF (reForge)", None, note="neither starts at sigma_max nor ends in a 0"),
-    Peer(_A, "Cosine-exponential Blend (reForge)", None, note="rises towards its end"),
-    Peer(_A, "Karras Dynamic (reForge)", None, note="starts far above sigma_max"),
+    Peer(A1111, "Cosine (reForge)", NoiseSchedule.COSINE, note="one step starts from the root of sigma_max there"),
+    Peer(A1111, "Phi (reForge)", NoiseSchedule.PHI, note="one step starts from the root of sigma_max there"),
+    Peer(A1111, "Laplace (reForge)", NoiseSchedule.LAPLACE, {"ends": "clamp"}, "a 0 follows there"),
+    Peer(A1111, "Sinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
+    Peer(A1111, "Invcosinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
+    Peer(A1111, "React Cosinusoidal DynSF (reForge)", None, note="neither starts at sigma_max nor ends in a 0"),
+    Peer(A1111, "Cosine-exponential Blend (reForge)", None, note="rises towards its end"),
+    Peer(A1111, "Karras Dynamic (reForge)", None, note="starts far above sigma_max"),
     Peer(
-        _A,
+        A1111,
         "Align Your Steps Custom (reForge)",
         None,
         note="give the list itself: `build_sampler(..., sigmas=[...])`",
@@ -248,12 +277,10 @@ PEERS: tuple[Peer, ...] = (*_HANDLERS, *_NODES, *_RES4LYF, *_K_DIFFUSION, *_DIFF
 
 # ------------------------------------------------------------------------------------------------------------ samplers
 
-_S = SamplerType
 
-
-def _own(program: Dialect, names: str, notes: Mapping[str, str] = _NONE) -> tuple[SamplerPeer, ...]:
+def _own(program: Dialect, names: str, notes: Mapping[str, str] = NO_OPTIONS) -> tuple[SamplerPeer, ...]:
     """Rows of names that are ours."""
-    return tuple(SamplerPeer(program, name, _S(name), note=notes.get(name, "")) for name in names.split())
+    return tuple(SamplerPeer(program, name, SamplerType(name), note=notes.get(name, "")) for name in names.split())
 
 
 _WHOLE_SCHEDULE = "of the levels only the first and the last above 0 are used"
@@ -261,7 +288,7 @@ _TREE = 'Brownian noise there: `noise="brownian"`'
 _ON_DEVICE = f"{_TREE}, drawn on the device"
 _SAMPLERS_OF_COMFYUI = (
     *_own(
-        _C,
+        COMFYUI,
         "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2 "
         "dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_2m "
         "dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_heun dpmpp_3m_sde ddpm lcm ipndm ipndm_v deis res_multistep "
@@ -283,159 +310,215 @@ _SAMPLERS_OF_COMFYUI = (
         },
     ),
     *(
-        SamplerPeer(_C, f"{name}_gpu", name, note=_ON_DEVICE)
-        for name in (_S.DPMPP_SDE, _S.DPMPP_2M_SDE, _S.DPMPP_2M_SDE_HEUN, _S.DPMPP_3M_SDE)
+        SamplerPeer(COMFYUI, f"{name}_gpu", name, note=_ON_DEVICE)
+        for name in (
+            SamplerType.DPMPP_SDE,
+            SamplerType.DPMPP_2M_SDE,
+            SamplerType.DPMPP_2M_SDE_HEUN,
+            SamplerType.DPMPP_3M_SDE,
+        )
     ),
 )
 _SAMPLER_NODES = (
-    SamplerPeer(_C, "KSamplerSelect", None, note="runs one of the names above"),
-    SamplerPeer(_C, "SamplerEulerAncestral", _S.EULER_ANCESTRAL),
-    SamplerPeer(_C, "SamplerEulerAncestralCFGPP", _S.EULER_ANCESTRAL_CFG_PP),
-    SamplerPeer(_C, "SamplerDPMPP_2S_Ancestral", _S.DPMPP_2S_ANCESTRAL),
-    SamplerPeer(_C, "SamplerDPMPP_2M_SDE", _S.DPMPP_2M_SDE, note=_TREE),
-    SamplerPeer(_C, "SamplerDPMPP_3M_SDE", _S.DPMPP_3M_SDE, note=_TREE),
-    SamplerPeer(_C, "SamplerDPMPP_SDE", _S.DPMPP_SDE, note=_TREE),
-    SamplerPeer(_C, "SamplerLMS", _S.LMS),
-    SamplerPeer(_C, "SamplerDPMAdaptative", _S.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
+    SamplerPeer(COMFYUI, "KSamplerSelect", None, note="runs one of the names above"),
+    SamplerPeer(COMFYUI, "SamplerEulerAncestral", SamplerType.EULER_ANCESTRAL),
+    SamplerPeer(COMFYUI, "SamplerEulerAncestralCFGPP", SamplerType.EULER_ANCESTRAL_CFG_PP),
+    SamplerPeer(COMFYUI, "SamplerDPMPP_2S_Ancestral", SamplerType.DPMPP_2S_ANCESTRAL),
+    SamplerPeer(COMFYUI, "SamplerDPMPP_2M_SDE", SamplerType.DPMPP_2M_SDE, note=_TREE),
+    SamplerPeer(COMFYUI, "SamplerDPMPP_3M_SDE", SamplerType.DPMPP_3M_SDE, note=_TREE),
+    SamplerPeer(COMFYUI, "SamplerDPMPP_SDE", SamplerType.DPMPP_SDE, note=_TREE),
+    SamplerPeer(COMFYUI, "SamplerLMS", SamplerType.LMS),
+    SamplerPeer(COMFYUI, "SamplerDPMAdaptative", SamplerType.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
     SamplerPeer(
-        _C,
+        COMFYUI,
         "SamplerER_SDE",
-        _S.ER_SDE,
+        SamplerType.ER_SDE,
         note='its solver_type "Reverse-time SDE" is "reverse_time", "ODE" is "ode"',
     ),
     SamplerPeer(
-        _C, "SamplerSASolver", _S.SA_SOLVER, note="its eta is tau; its start and end are tau_start and tau_end"
+        COMFYUI,
+        "SamplerSASolver",
+        SamplerType.SA_SOLVER,
+        note="its eta is tau; its start and end are tau_start and tau_end",
     ),
-    SamplerPeer(_C, "SamplerSEEDS2", _S.SEEDS_2),
+    SamplerPeer(COMFYUI, "SamplerSEEDS2", SamplerType.SEEDS_2),
     SamplerPeer(
-        _C, "SamplerEulerCFGpp", _S.EULER_CFG_PP, note='its version "alternative" is an option of the same name'
+        COMFYUI,
+        "SamplerEulerCFGpp",
+        SamplerType.EULER_CFG_PP,
+        note='its version "alternative" is an option of the same name',
     ),
-    SamplerPeer(_C, "SamplerLCMUpscale", None, note="enlarges the picture between steps; the steps are those of `lcm`"),
-    SamplerPeer(_C, "SamplerARVideo", None, note="made for one model, whose memory of earlier frames it drives"),
+    SamplerPeer(
+        COMFYUI, "SamplerLCMUpscale", None, note="enlarges the picture between steps; the steps are those of `lcm`"
+    ),
+    SamplerPeer(COMFYUI, "SamplerARVideo", None, note="made for one model, whose memory of earlier frames it drives"),
 )
 _NOISY = "of RES4LYF, which adds noise of its own to it"
 _STARTED = "of RES4LYF, which starts with single steps of the same order"
 _SAMPLERS_OF_RES4LYF = (
-    SamplerPeer(_C, "res_2m", _S.RES_MULTISTEP, note=f"{_NOISY}, and starts with single steps"),
-    SamplerPeer(_C, "res_2m_ode", _S.RES_MULTISTEP, note=_STARTED),
-    SamplerPeer(_C, "res_2s", _S.RES_2S, note=_NOISY),
-    SamplerPeer(_C, "res_2s_ode", _S.RES_2S, note="of RES4LYF"),
-    SamplerPeer(_C, "res_3s", _S.RES_3S, note=_NOISY),
-    SamplerPeer(_C, "res_3s_ode", _S.RES_3S, note="of RES4LYF"),
-    SamplerPeer(_C, "deis_2m_ode", _S.DEIS, {"max_order": 2, "variable": "log_sigma"}, _STARTED),
-    SamplerPeer(_C, "deis_3m_ode", _S.DEIS, {"max_order": 3, "variable": "log_sigma"}, _STARTED),
+    SamplerPeer(COMFYUI, "res_2m", SamplerType.RES_MULTISTEP, note=f"{_NOISY}, and starts with single steps"),
+    SamplerPeer(COMFYUI, "res_2m_ode", SamplerType.RES_MULTISTEP, note=_STARTED),
+    SamplerPeer(COMFYUI, "res_2s", SamplerType.RES_2S, note=_NOISY),
+    SamplerPeer(COMFYUI, "res_2s_ode", SamplerType.RES_2S, note="of RES4LYF"),
+    SamplerPeer(COMFYUI, "res_3s", SamplerType.RES_3S, note=_NOISY),
+    SamplerPeer(COMFYUI, "res_3s_ode", SamplerType.RES_3S, note="of RES4LYF"),
+    SamplerPeer(COMFYUI, "deis_2m_ode", SamplerType.DEIS, {"max_order": 2, "variable": "log_sigma"}, _STARTED),
+    SamplerPeer(COMFYUI, "deis_3m_ode", SamplerType.DEIS, {"max_order": 3, "variable": "log_sigma"}, _STARTED),
     *(
-        SamplerPeer(_C, name, None, note="of RES4LYF, with more stages than any exponential method here: `etdrk4`")
+        SamplerPeer(COMFYUI, name, None, note="of RES4LYF, with more stages than any exponential method here: `etdrk4`")
         for name in ("res_5s", "res_5s_ode", "res_6s", "res_6s_ode")
     ),
-    SamplerPeer(_C, "res_3m", None, note="of RES4LYF; `dpmpp_3m_sde` with eta 0 uses as many predictions"),
-    SamplerPeer(_C, "rk_beta", None, note="of RES4LYF, which has 118 methods under this name"),
+    SamplerPeer(COMFYUI, "res_3m", None, note="of RES4LYF; `dpmpp_3m_sde` with eta 0 uses as many predictions"),
+    SamplerPeer(COMFYUI, "rk_beta", None, note="of RES4LYF, which has 118 methods under this name"),
 )
 _SAMPLERS_OF_K_DIFFUSION = (
     *(
-        SamplerPeer(_K, f"sample_{name}", name, note=note)
+        SamplerPeer(K_DIFFUSION, f"sample_{name}", name, note=note)
         for name, note in {
-            _S.EULER: "",
-            _S.EULER_ANCESTRAL: "",
-            _S.HEUN: "",
-            _S.DPM_2: "",
-            _S.DPM_2_ANCESTRAL: "",
-            _S.LMS: "",
-            _S.DPM_FAST: _WHOLE_SCHEDULE,
-            _S.DPM_ADAPTIVE: _WHOLE_SCHEDULE,
-            _S.DPMPP_2S_ANCESTRAL: "",
-            _S.DPMPP_SDE: _TREE,
-            _S.DPMPP_2M: "",
-            _S.DPMPP_2M_SDE: _TREE,
-            _S.DPMPP_3M_SDE: _TREE,
+            SamplerType.EULER: "",
+            SamplerType.EULER_ANCESTRAL: "",
+            SamplerType.HEUN: "",
+            SamplerType.DPM_2: "",
+            SamplerType.DPM_2_ANCESTRAL: "",
+            SamplerType.LMS: "",
+            SamplerType.DPM_FAST: _WHOLE_SCHEDULE,
+            SamplerType.DPM_ADAPTIVE: _WHOLE_SCHEDULE,
+            SamplerType.DPMPP_2S_ANCESTRAL: "",
+            SamplerType.DPMPP_SDE: _TREE,
+            SamplerType.DPMPP_2M: "",
+            SamplerType.DPMPP_2M_SDE: _TREE,
+            SamplerType.DPMPP_3M_SDE: _TREE,
         }.items()
     ),
-    SamplerPeer(_K, "log_likelihood", None, note="measures how likely data is, and draws nothing: `log_likelihood`"),
+    SamplerPeer(
+        K_DIFFUSION, "log_likelihood", None, note="measures how likely data is, and draws nothing: `log_likelihood`"
+    ),
 )
 _TOKENS = "states are tokens, not numbers with Gaussian noise"
 _ONE_MODEL = "made for one model"
 _UPWARD = "runs upwards, from data to noise: `Sampler.invert`"
 _NEVER_ZERO = "its levels end on a repeat, never on 0"
 _SAMPLERS_OF_DIFFUSERS = (
-    SamplerPeer(_D, "EulerDiscreteScheduler", _S.EULER),
-    SamplerPeer(_D, "EulerAncestralDiscreteScheduler", _S.EULER_ANCESTRAL),
-    SamplerPeer(_D, "LTXEulerAncestralRFScheduler", _S.EULER_ANCESTRAL, note="on `Flow`, with levels given"),
-    SamplerPeer(_D, "HeunDiscreteScheduler", _S.HEUN),
-    SamplerPeer(_D, "KDPM2DiscreteScheduler", _S.DPM_2),
-    SamplerPeer(_D, "KDPM2AncestralDiscreteScheduler", _S.DPM_2_ANCESTRAL),
-    SamplerPeer(_D, "LMSDiscreteScheduler", _S.LMS),
+    SamplerPeer(DIFFUSERS, "EulerDiscreteScheduler", SamplerType.EULER),
+    SamplerPeer(DIFFUSERS, "EulerAncestralDiscreteScheduler", SamplerType.EULER_ANCESTRAL),
     SamplerPeer(
-        _D,
+        DIFFUSERS, "LTXEulerAncestralRFScheduler", SamplerType.EULER_ANCESTRAL, note="on `Flow`, with levels given"
+    ),
+    SamplerPeer(DIFFUSERS, "HeunDiscreteScheduler", SamplerType.HEUN),
+    SamplerPeer(DIFFUSERS, "KDPM2DiscreteScheduler", SamplerType.DPM_2),
+    SamplerPeer(DIFFUSERS, "KDPM2AncestralDiscreteScheduler", SamplerType.DPM_2_ANCESTRAL),
+    SamplerPeer(DIFFUSERS, "LMSDiscreteScheduler", SamplerType.LMS),
+    SamplerPeer(
+        DIFFUSERS,
         "DPMSolverMultistepScheduler",
-        _S.DPMPP_2M,
+        SamplerType.DPMPP_2M,
         note="as configured by default; `dpm_multistep` has all that can be configured, such as order and eps",
     ),
-    SamplerPeer(_D, "sde-dpmsolver++", _S.DPMPP_2M_SDE, note="an algorithm_type of DPMSolverMultistepScheduler"),
     SamplerPeer(
-        _D, "dpmsolver", _S.DPM_MULTISTEP, {"predict": "eps"}, "an algorithm_type of DPMSolverMultistepScheduler"
+        DIFFUSERS, "sde-dpmsolver++", SamplerType.DPMPP_2M_SDE, note="an algorithm_type of DPMSolverMultistepScheduler"
     ),
     SamplerPeer(
-        _D,
+        DIFFUSERS,
+        "dpmsolver",
+        SamplerType.DPM_MULTISTEP,
+        {"predict": "eps"},
+        "an algorithm_type of DPMSolverMultistepScheduler",
+    ),
+    SamplerPeer(
+        DIFFUSERS,
         "sde-dpmsolver",
-        _S.DPM_MULTISTEP,
+        SamplerType.DPM_MULTISTEP,
         {"predict": "eps", "eta": 1.0},
         "an algorithm_type of DPMSolverMultistepScheduler",
     ),
-    SamplerPeer(_D, "DPMSolverMultistepInverseScheduler", None, note=_UPWARD),
-    SamplerPeer(_D, "DPMSolverSinglestepScheduler", _S.DPM_SINGLESTEP),
-    SamplerPeer(_D, "DPMSolverSDEScheduler", _S.DPMPP_SDE, note=_TREE),
+    SamplerPeer(DIFFUSERS, "DPMSolverMultistepInverseScheduler", None, note=_UPWARD),
+    SamplerPeer(DIFFUSERS, "DPMSolverSinglestepScheduler", SamplerType.DPM_SINGLESTEP),
+    SamplerPeer(DIFFUSERS, "DPMSolverSDEScheduler", SamplerType.DPMPP_SDE, note=_TREE),
     SamplerPeer(
-        _D,
+        DIFFUSERS,
         "CosineDPMSolverMultistepScheduler",
-        _S.DPMPP_2M_SDE,
+        SamplerType.DPMPP_2M_SDE,
         note=f"on `AngleV(sigma_min=0.3, sigma_max=500)` with exponential levels; {_TREE}",
     ),
-    SamplerPeer(_D, "EDMEulerScheduler", _S.EULER, note="on `EDM()`"),
-    SamplerPeer(_D, "EDMDPMSolverMultistepScheduler", _S.DPMPP_2M, note="on `EDM()`"),
-    SamplerPeer(_D, "UniPCMultistepScheduler", _S.UNI_PC),
-    SamplerPeer(_D, "DEISMultistepScheduler", _S.DEIS, note=_NEVER_ZERO),
-    SamplerPeer(_D, "SASolverScheduler", _S.SA_SOLVER, note=_NEVER_ZERO),
-    SamplerPeer(_D, "PNDMScheduler", _S.PNDM, note='with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
-    SamplerPeer(_D, "IPNDMScheduler", _S.IPNDM, note="on levels of its own"),
+    SamplerPeer(DIFFUSERS, "EDMEulerScheduler", SamplerType.EULER, note="on `EDM()`"),
+    SamplerPeer(DIFFUSERS, "EDMDPMSolverMultistepScheduler", SamplerType.DPMPP_2M, note="on `EDM()`"),
+    SamplerPeer(DIFFUSERS, "UniPCMultistepScheduler", SamplerType.UNI_PC),
+    SamplerPeer(DIFFUSERS, "DEISMultistepScheduler", SamplerType.DEIS, note=_NEVER_ZERO),
+    SamplerPeer(DIFFUSERS, "SASolverScheduler", SamplerType.SA_SOLVER, note=_NEVER_ZERO),
     SamplerPeer(
-        _D, "DDIMScheduler", _S.DDIM, note="clips the prediction by default; its eta is an option of the same name"
+        DIFFUSERS,
+        "PNDMScheduler",
+        SamplerType.PNDM,
+        note='with skip_prk_steps, warm_up="heun"; timesteps are whole there',
     ),
-    SamplerPeer(_D, "DDIMParallelScheduler", _S.DDIM, note="as DDIMScheduler"),
-    SamplerPeer(_D, "DDIMInverseScheduler", None, note=_UPWARD),
-    SamplerPeer(_D, "CogVideoXDDIMScheduler", _S.DDIM, note="on `VP(snr_shift=3.0)`"),
-    SamplerPeer(_D, "CogVideoXDPMScheduler", _S.DPMPP_2M_SDE, note="on `VP(snr_shift=3.0)`"),
-    SamplerPeer(_D, "DDPMScheduler", _S.DDPM, note="with its default variance_type; clips the prediction by default"),
-    SamplerPeer(_D, "DDPMParallelScheduler", _S.DDPM, note="as DDPMScheduler"),
-    SamplerPeer(_D, "DDPMWuerstchenScheduler", _S.DDPM, note="on `Cascade()`"),
-    SamplerPeer(_D, "UnCLIPScheduler", _S.DDPM, note="on `VP.cosine()`; the model predicts the variance as well there"),
-    SamplerPeer(_D, "LCMScheduler", _S.LCM, note="on `VP(every=20)`"),
-    SamplerPeer(_D, "FlowMatchLCMScheduler", _S.LCM, {"boundary": 0.0}, "on `Flow(shift)`; without its scale_factors"),
-    SamplerPeer(_D, "TCDScheduler", _S.TCD, note="on `VP(every=20)`"),
+    SamplerPeer(DIFFUSERS, "IPNDMScheduler", SamplerType.IPNDM, note="on levels of its own"),
     SamplerPeer(
-        _D,
+        DIFFUSERS,
+        "DDIMScheduler",
+        SamplerType.DDIM,
+        note="clips the prediction by default; its eta is an option of the same name",
+    ),
+    SamplerPeer(DIFFUSERS, "DDIMParallelScheduler", SamplerType.DDIM, note="as DDIMScheduler"),
+    SamplerPeer(DIFFUSERS, "DDIMInverseScheduler", None, note=_UPWARD),
+    SamplerPeer(DIFFUSERS, "CogVideoXDDIMScheduler", SamplerType.DDIM, note="on `VP(snr_shift=3.0)`"),
+    SamplerPeer(DIFFUSERS, "CogVideoXDPMScheduler", SamplerType.DPMPP_2M_SDE, note="on `VP(snr_shift=3.0)`"),
+    SamplerPeer(
+        DIFFUSERS,
+        "DDPMScheduler",
+        SamplerType.DDPM,
+        note="with its default variance_type; clips the prediction by default",
+    ),
+    SamplerPeer(DIFFUSERS, "DDPMParallelScheduler", SamplerType.DDPM, note="as DDPMScheduler"),
+    SamplerPeer(DIFFUSERS, "DDPMWuerstchenScheduler", SamplerType.DDPM, note="on `Cascade()`"),
+    SamplerPeer(
+        DIFFUSERS,
+        "UnCLIPScheduler",
+        SamplerType.DDPM,
+        note="on `VP.cosine()`; the model predicts the variance as well there",
+    ),
+    SamplerPeer(DIFFUSERS, "LCMScheduler", SamplerType.LCM, note="on `VP(every=20)`"),
+    SamplerPeer(
+        DIFFUSERS,
+        "FlowMatchLCMScheduler",
+        SamplerType.LCM,
+        {"boundary": 0.0},
+        "on `Flow(shift)`; without its scale_factors",
+    ),
+    SamplerPeer(DIFFUSERS, "TCDScheduler", SamplerType.TCD, note="on `VP(every=20)`"),
+    SamplerPeer(
+        DIFFUSERS,
         "CMStochasticIterativeScheduler",
-        _S.LCM,
+        SamplerType.LCM,
         {"boundary": 0.0},
         "on `EDM(0.002, 80)` with karras levels; adds a little less noise, and clips the prediction",
     ),
-    SamplerPeer(_D, "SCMScheduler", _S.LCM, {"boundary": 0.0}, "on `AngleV`: its timesteps are angles"),
-    SamplerPeer(_D, "FlowMatchEulerDiscreteScheduler", _S.EULER, note="on `Flow(shift)`"),
-    SamplerPeer(_D, "FlowMatchHeunDiscreteScheduler", _S.HEUN, note="on `Flow(shift)`"),
-    SamplerPeer(_D, "MiniMaxH3Scheduler", _S.EULER, note="on `Flow(12)`, for a velocity of the other sign"),
+    SamplerPeer(DIFFUSERS, "SCMScheduler", SamplerType.LCM, {"boundary": 0.0}, "on `AngleV`: its timesteps are angles"),
+    SamplerPeer(DIFFUSERS, "FlowMatchEulerDiscreteScheduler", SamplerType.EULER, note="on `Flow(shift)`"),
+    SamplerPeer(DIFFUSERS, "FlowMatchHeunDiscreteScheduler", SamplerType.HEUN, note="on `Flow(shift)`"),
     SamplerPeer(
-        _D, "FlowMapEulerDiscreteScheduler", None, note="for models of two times, the one left and the one reached"
+        DIFFUSERS, "MiniMaxH3Scheduler", SamplerType.EULER, note="on `Flow(12)`, for a velocity of the other sign"
     ),
-    SamplerPeer(_D, "PiflowScheduler", None, note=f"{_ONE_MODEL}: the model answers with a policy, which it rolls out"),
-    SamplerPeer(_D, "ScoreSdeVeScheduler", None, note="its corrector's step size is read from the data"),
-    SamplerPeer(_D, "ScoreSdeVpScheduler", None, note="Euler-Maruyama on the reverse SDE: `ddpm` does better"),
-    SamplerPeer(_D, "KarrasVeScheduler", None, note="`heun` with s_churn, on levels whose square was meant"),
-    SamplerPeer(_D, "RePaintScheduler", None, note="goes back and forth in time for inpainting: `ddim` with a mask"),
-    SamplerPeer(_D, "ConsistencyDecoderScheduler", None, note=f"{_ONE_MODEL}: two steps of `lcm` in a decoder"),
-    SamplerPeer(_D, "HeliosScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
-    SamplerPeer(_D, "HeliosDMDScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
-    SamplerPeer(_D, "RFD4ProteinaScheduler", None, note="states are rotations as well"),
+    SamplerPeer(
+        DIFFUSERS,
+        "FlowMapEulerDiscreteScheduler",
+        None,
+        note="for models of two times, the one left and the one reached",
+    ),
+    SamplerPeer(
+        DIFFUSERS, "PiflowScheduler", None, note=f"{_ONE_MODEL}: the model answers with a policy, which it rolls out"
+    ),
+    SamplerPeer(DIFFUSERS, "ScoreSdeVeScheduler", None, note="its corrector's step size is read from the data"),
+    SamplerPeer(DIFFUSERS, "ScoreSdeVpScheduler", None, note="Euler-Maruyama on the reverse SDE: `ddpm` does better"),
+    SamplerPeer(DIFFUSERS, "KarrasVeScheduler", None, note="`heun` with s_churn, on levels whose square was meant"),
+    SamplerPeer(
+        DIFFUSERS, "RePaintScheduler", None, note="goes back and forth in time for inpainting: `ddim` with a mask"
+    ),
+    SamplerPeer(DIFFUSERS, "ConsistencyDecoderScheduler", None, note=f"{_ONE_MODEL}: two steps of `lcm` in a decoder"),
+    SamplerPeer(DIFFUSERS, "HeliosScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
+    SamplerPeer(DIFFUSERS, "HeliosDMDScheduler", None, note=f"{_ONE_MODEL}: stages of a pyramid of video"),
+    SamplerPeer(DIFFUSERS, "RFD4ProteinaScheduler", None, note="states are rotations as well"),
     *(
-        SamplerPeer(_D, f"{name}Scheduler", None, note=_TOKENS)
+        SamplerPeer(DIFFUSERS, f"{name}Scheduler", None, note=_TOKENS)
         for name in ("Amused", "VQDiffusion", "DiscreteDDIM", "BlockRefinement", "EntropyBound")
     ),
 )
@@ -443,70 +526,75 @@ _OF_FORGE, _OF_REFORGE = "of Forge and reForge", "of reForge"
 _SPATIAL = "of reForge; works on parts or smaller copies of the picture between steps"
 _DROPS = "drops the last level but one: `drop_penultimate`"
 _SAMPLER_LABELS = (
-    SamplerPeer(_A, "DPM++ 2M", _S.DPMPP_2M),
-    SamplerPeer(_A, "DPM++ SDE", _S.DPMPP_SDE, note=_TREE),
-    SamplerPeer(_A, "DPM++ 2M SDE", _S.DPMPP_2M_SDE, note=_TREE),
-    SamplerPeer(_A, "DPM++ 2M SDE Heun", _S.DPMPP_2M_SDE_HEUN, note=_TREE),
-    SamplerPeer(_A, "DPM++ 2S a", _S.DPMPP_2S_ANCESTRAL),
-    SamplerPeer(_A, "DPM++ 3M SDE", _S.DPMPP_3M_SDE, note=f"{_DROPS}; {_TREE}"),
-    SamplerPeer(_A, "Euler a", _S.EULER_ANCESTRAL),
-    SamplerPeer(_A, "Euler", _S.EULER),
-    SamplerPeer(_A, "LMS", _S.LMS),
-    SamplerPeer(_A, "Heun", _S.HEUN),
-    SamplerPeer(_A, "DPM2", _S.DPM_2, note=_DROPS),
-    SamplerPeer(_A, "DPM2 a", _S.DPM_2_ANCESTRAL, note=_DROPS),
-    SamplerPeer(_A, "DPM fast", _S.DPM_FAST, note=_WHOLE_SCHEDULE),
-    SamplerPeer(_A, "DPM adaptive", _S.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
-    SamplerPeer(_A, "Restart", _S.RESTART),
-    SamplerPeer(_A, "DDIM", _S.DDIM, note="on levels of its own; its eta is an option of the same name"),
-    SamplerPeer(_A, "DDIM CFG++", _S.EULER_CFG_PP, note="of Forge and later A1111; the scale is divided by 12.5 there"),
-    SamplerPeer(_A, "PLMS", _S.PNDM, note="on levels of its own"),
-    SamplerPeer(_A, "UniPC", _S.UNI_PC, note="on levels of its own"),
-    SamplerPeer(_A, "LCM", _S.LCM),
-    SamplerPeer(_A, "DDPM", _S.DDPM, note=_OF_FORGE),
-    SamplerPeer(_A, "HeunPP2", _S.HEUNPP2, {"weights": "published"}, _OF_FORGE),
-    SamplerPeer(_A, "IPNDM", _S.IPNDM, note=_OF_FORGE),
-    SamplerPeer(_A, "IPNDM_V", _S.IPNDM_V, {"weights": "published"}, _OF_FORGE),
-    SamplerPeer(_A, "DEIS", _S.DEIS, {"variable": "vp_time_sum"}, _OF_FORGE),
+    SamplerPeer(A1111, "DPM++ 2M", SamplerType.DPMPP_2M),
+    SamplerPeer(A1111, "DPM++ SDE", SamplerType.DPMPP_SDE, note=_TREE),
+    SamplerPeer(A1111, "DPM++ 2M SDE", SamplerType.DPMPP_2M_SDE, note=_TREE),
+    SamplerPeer(A1111, "DPM++ 2M SDE Heun", SamplerType.DPMPP_2M_SDE_HEUN, note=_TREE),
+    SamplerPeer(A1111, "DPM++ 2S a", SamplerType.DPMPP_2S_ANCESTRAL),
+    SamplerPeer(A1111, "DPM++ 3M SDE", SamplerType.DPMPP_3M_SDE, note=f"{_DROPS}; {_TREE}"),
+    SamplerPeer(A1111, "Euler a", SamplerType.EULER_ANCESTRAL),
+    SamplerPeer(A1111, "Euler", SamplerType.EULER),
+    SamplerPeer(A1111, "LMS", SamplerType.LMS),
+    SamplerPeer(A1111, "Heun", SamplerType.HEUN),
+    SamplerPeer(A1111, "DPM2", SamplerType.DPM_2, note=_DROPS),
+    SamplerPeer(A1111, "DPM2 a", SamplerType.DPM_2_ANCESTRAL, note=_DROPS),
+    SamplerPeer(A1111, "DPM fast", SamplerType.DPM_FAST, note=_WHOLE_SCHEDULE),
+    SamplerPeer(A1111, "DPM adaptive", SamplerType.DPM_ADAPTIVE, note=_WHOLE_SCHEDULE),
+    SamplerPeer(A1111, "Restart", SamplerType.RESTART),
+    SamplerPeer(A1111, "DDIM", SamplerType.DDIM, note="on levels of its own; its eta is an option of the same name"),
+    SamplerPeer(
+        A1111,
+        "DDIM CFG++",
+        SamplerType.EULER_CFG_PP,
+        note="of Forge and later A1111; the scale is divided by 12.5 there",
+    ),
+    SamplerPeer(A1111, "PLMS", SamplerType.PNDM, note="on levels of its own"),
+    SamplerPeer(A1111, "UniPC", SamplerType.UNI_PC, note="on levels of its own"),
+    SamplerPeer(A1111, "LCM", SamplerType.LCM),
+    SamplerPeer(A1111, "DDPM", SamplerType.DDPM, note=_OF_FORGE),
+    SamplerPeer(A1111, "HeunPP2", SamplerType.HEUNPP2, {"weights": "published"}, _OF_FORGE),
+    SamplerPeer(A1111, "IPNDM", SamplerType.IPNDM, note=_OF_FORGE),
+    SamplerPeer(A1111, "IPNDM_V", SamplerType.IPNDM_V, {"weights": "published"}, _OF_FORGE),
+    SamplerPeer(A1111, "DEIS", SamplerType.DEIS, {"variable": "vp_time_sum"}, _OF_FORGE),
     *(
-        SamplerPeer(_A, name, sampler, note=_OF_REFORGE)
+        SamplerPeer(A1111, name, sampler, note=_OF_REFORGE)
         for name, sampler in {
-            "Euler CFG++": _S.EULER_CFG_PP,
-            "Euler Ancestral CFG++": _S.EULER_ANCESTRAL_CFG_PP,
-            "DPM++ 2S Ancestral CFG++": _S.DPMPP_2S_ANCESTRAL_CFG_PP,
-            "DPM++ 2M CFG++": _S.DPMPP_2M_CFG_PP,
-            "RES Multistep": _S.RES_MULTISTEP,
-            "RES Multistep CFG++": _S.RES_MULTISTEP_CFG_PP,
-            "RES Multistep Ancestral": _S.RES_MULTISTEP_ANCESTRAL,
-            "RES Multistep Ancestral CFG++": _S.RES_MULTISTEP_ANCESTRAL_CFG_PP,
-            "Gradient Estimation": _S.GRADIENT_ESTIMATION,
-            "Gradient Estimation CFG++": _S.GRADIENT_ESTIMATION_CFG_PP,
-            "SEEDS 2 DP": _S.SEEDS_2,
-            "SEEDS 3 DP": _S.SEEDS_3,
-            "SA-Solver-Pece": _S.SA_SOLVER_PECE,
-            "SA-Solver": _S.SA_SOLVER,
+            "Euler CFG++": SamplerType.EULER_CFG_PP,
+            "Euler Ancestral CFG++": SamplerType.EULER_ANCESTRAL_CFG_PP,
+            "DPM++ 2S Ancestral CFG++": SamplerType.DPMPP_2S_ANCESTRAL_CFG_PP,
+            "DPM++ 2M CFG++": SamplerType.DPMPP_2M_CFG_PP,
+            "RES Multistep": SamplerType.RES_MULTISTEP,
+            "RES Multistep CFG++": SamplerType.RES_MULTISTEP_CFG_PP,
+            "RES Multistep Ancestral": SamplerType.RES_MULTISTEP_ANCESTRAL,
+            "RES Multistep Ancestral CFG++": SamplerType.RES_MULTISTEP_ANCESTRAL_CFG_PP,
+            "Gradient Estimation": SamplerType.GRADIENT_ESTIMATION,
+            "Gradient Estimation CFG++": SamplerType.GRADIENT_ESTIMATION_CFG_PP,
+            "SEEDS 2 DP": SamplerType.SEEDS_2,
+            "SEEDS 3 DP": SamplerType.SEEDS_3,
+            "SA-Solver-Pece": SamplerType.SA_SOLVER_PECE,
+            "SA-Solver": SamplerType.SA_SOLVER,
         }.items()
     ),
-    SamplerPeer(_A, "ER SDE", _S.ER_SDE, {"integral": "published"}, _OF_REFORGE),
-    SamplerPeer(_A, "ODE (Dopri5)", _S.RK_ADAPTIVE, note=f"{_OF_REFORGE}; tolerances are its settings"),
+    SamplerPeer(A1111, "ER SDE", SamplerType.ER_SDE, {"integral": "published"}, _OF_REFORGE),
+    SamplerPeer(A1111, "ODE (Dopri5)", SamplerType.RK_ADAPTIVE, note=f"{_OF_REFORGE}; tolerances are its settings"),
     SamplerPeer(
-        _A,
+        A1111,
         "ODE (Bosh3)",
-        _S.RK_ADAPTIVE,
+        SamplerType.RK_ADAPTIVE,
         {"pair": "bogacki_shampine"},
         f"{_OF_REFORGE}; tolerances are its settings",
     ),
     *(
-        SamplerPeer(_A, name, None, note=f"{_OF_REFORGE}; `rk_adaptive` has pairs of higher order")
+        SamplerPeer(A1111, name, None, note=f"{_OF_REFORGE}; `rk_adaptive` has pairs of higher order")
         for name in ("ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE Custom")
     ),
-    SamplerPeer(_A, "RES Solver", None, note=f"{_OF_REFORGE}: `res_2s` with noise of its own"),
+    SamplerPeer(A1111, "RES Solver", None, note=f"{_OF_REFORGE}: `res_2s` with noise of its own"),
     *(
-        SamplerPeer(_A, name, None, note=f"{_OF_REFORGE}; not a published method")
+        SamplerPeer(A1111, name, None, note=f"{_OF_REFORGE}; not a published method")
         for name in ("DPM++ SDE CFG++", "DPM++ 3M SDE CFG++", "Kohaku_LoNyu_Yog", "Euler A2", "Euler Negative")
     ),
     *(
-        SamplerPeer(_A, name, None, note=_SPATIAL)
+        SamplerPeer(A1111, name, None, note=_SPATIAL)
         for name in ("Euler Dy", "Euler SMEA Dy", "Euler Negative Dy", "DPM++ 2M DY", "DPM++ 3M DY", "DPM++ 3M SDE DY")
     ),
 )

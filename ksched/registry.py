@@ -165,19 +165,32 @@ _RES = "Zhang et al. 2023, arXiv:2308.02157"
 _SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
 _SA = "Xue et al. 2023, arXiv:2309.05019"
 _ADAMS = "Hochbruck & Ostermann 2011"
-_S = SamplerType
 _SPECS = (
-    _spec(_S.EULER, "euler", euler.euler, 1, _KARRAS),
-    _spec(_S.EULER_CFG_PP, "cfg_pp", cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
-    _spec(_S.EULER_ANCESTRAL, "euler", euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
+    _spec(SamplerType.EULER, "euler", euler.euler, 1, _KARRAS),
+    _spec(SamplerType.EULER_CFG_PP, "cfg_pp", cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
+    _spec(SamplerType.EULER_ANCESTRAL, "euler", euler.euler_ancestral, 1, "k-diffusion", draws=1, weak_order=1),
     _spec(
-        _S.EULER_ANCESTRAL_CFG_PP, "cfg_pp", cfg_pp.euler_ancestral_cfg_pp, 1, _PLUS, draws=1, weak_order=1, uncond=True
+        SamplerType.EULER_ANCESTRAL_CFG_PP,
+        "cfg_pp",
+        cfg_pp.euler_ancestral_cfg_pp,
+        1,
+        _PLUS,
+        draws=1,
+        weak_order=1,
+        uncond=True,
     ),
-    _spec(_S.HEUN, "runge_kutta", runge_kutta.heun, 2, _KARRAS, calls=2),
-    _spec(_S.HEUNPP2, "runge_kutta", runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
-    _spec(_S.EXP_HEUN_2_X0, "exponential_single_step", exponential.exp_heun_2_x0, 2, "Cox & Matthews 2002", calls=2),
+    _spec(SamplerType.HEUN, "runge_kutta", runge_kutta.heun, 2, _KARRAS, calls=2),
+    _spec(SamplerType.HEUNPP2, "runge_kutta", runge_kutta.heunpp2, 2, "ComfyUI", calls=_heunpp2_calls),
     _spec(
-        _S.EXP_HEUN_2_X0_SDE,
+        SamplerType.EXP_HEUN_2_X0,
+        "exponential_single_step",
+        exponential.exp_heun_2_x0,
+        2,
+        "Cox & Matthews 2002",
+        calls=2,
+    ),
+    _spec(
+        SamplerType.EXP_HEUN_2_X0_SDE,
         "exponential_single_step",
         exponential.exp_heun_2_x0_sde,
         2,
@@ -186,15 +199,22 @@ _SPECS = (
         draws=1,
         weak_order=2,
     ),
-    _spec(_S.DPM_2, "runge_kutta", runge_kutta.dpm_2, 2, _DPM, calls=2),
+    _spec(SamplerType.DPM_2, "runge_kutta", runge_kutta.dpm_2, 2, _DPM, calls=2),
     _spec(
-        _S.DPM_2_ANCESTRAL, "runge_kutta", runge_kutta.dpm_2_ancestral, 2, "k-diffusion", calls=2, draws=1, weak_order=2
+        SamplerType.DPM_2_ANCESTRAL,
+        "runge_kutta",
+        runge_kutta.dpm_2_ancestral,
+        2,
+        "k-diffusion",
+        calls=2,
+        draws=1,
+        weak_order=2,
     ),
-    _spec(_S.LMS, "linear_multistep", adams.lms, 2, "k-diffusion"),
-    _spec(_S.DPM_FAST, "exponential_single_step", exponential.dpm_fast, 2, _DPM, weak_order=2),
-    _spec(_S.DPM_ADAPTIVE, "adaptive", adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
+    _spec(SamplerType.LMS, "linear_multistep", adams.lms, 2, "k-diffusion"),
+    _spec(SamplerType.DPM_FAST, "exponential_single_step", exponential.dpm_fast, 2, _DPM, weak_order=2),
+    _spec(SamplerType.DPM_ADAPTIVE, "adaptive", adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
     _spec(
-        _S.DPMPP_2S_ANCESTRAL,
+        SamplerType.DPMPP_2S_ANCESTRAL,
         "exponential_single_step",
         exponential.dpmpp_2s_ancestral,
         2,
@@ -204,7 +224,7 @@ _SPECS = (
         weak_order=2,
     ),
     _spec(
-        _S.DPMPP_2S_ANCESTRAL_CFG_PP,
+        SamplerType.DPMPP_2S_ANCESTRAL_CFG_PP,
         "cfg_pp",
         cfg_pp.dpmpp_2s_ancestral_cfg_pp,
         2,
@@ -214,22 +234,47 @@ _SPECS = (
         weak_order=2,
         uncond=True,
     ),
-    _spec(_S.DPMPP_SDE, "exponential_single_step", exponential.dpmpp_sde, 2, _DPMPP, calls=2, draws=2, weak_order=2),
-    _spec(_S.DPMPP_2M, "exponential_multistep", multistep.dpmpp_2m, 2, _DPMPP),
-    _spec(_S.DPMPP_2M_CFG_PP, "cfg_pp", cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
-    _spec(_S.DPMPP_2M_SDE, "exponential_multistep", multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
-    _spec(_S.DPMPP_2M_SDE_HEUN, "exponential_multistep", multistep.dpmpp_2m_sde_heun, 2, _DPMPP, draws=1, weak_order=2),
-    _spec(_S.DPMPP_3M_SDE, "exponential_multistep", multistep.dpmpp_3m_sde, 2, "k-diffusion", draws=1, weak_order=2),
-    _spec(_S.DDPM, "euler", euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
-    _spec(_S.LCM, "euler", euler.lcm, 0, "Luo et al. 2023, arXiv:2310.04378", draws=1),
-    _spec(_S.TCD, "euler", euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
-    _spec(_S.IPNDM, "linear_multistep", adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
-    _spec(_S.IPNDM_V, "linear_multistep", adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
-    _spec(_S.DEIS, "exponential_multistep", multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
-    _spec(_S.RES_MULTISTEP, "exponential_multistep", multistep.res_multistep, 2, _RES),
-    _spec(_S.RES_MULTISTEP_CFG_PP, "cfg_pp", cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
     _spec(
-        _S.RES_MULTISTEP_ANCESTRAL,
+        SamplerType.DPMPP_SDE,
+        "exponential_single_step",
+        exponential.dpmpp_sde,
+        2,
+        _DPMPP,
+        calls=2,
+        draws=2,
+        weak_order=2,
+    ),
+    _spec(SamplerType.DPMPP_2M, "exponential_multistep", multistep.dpmpp_2m, 2, _DPMPP),
+    _spec(SamplerType.DPMPP_2M_CFG_PP, "cfg_pp", cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(SamplerType.DPMPP_2M_SDE, "exponential_multistep", multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(
+        SamplerType.DPMPP_2M_SDE_HEUN,
+        "exponential_multistep",
+        multistep.dpmpp_2m_sde_heun,
+        2,
+        _DPMPP,
+        draws=1,
+        weak_order=2,
+    ),
+    _spec(
+        SamplerType.DPMPP_3M_SDE,
+        "exponential_multistep",
+        multistep.dpmpp_3m_sde,
+        2,
+        "k-diffusion",
+        draws=1,
+        weak_order=2,
+    ),
+    _spec(SamplerType.DDPM, "euler", euler.ddpm, 1, "Ho et al. 2020, arXiv:2006.11239", draws=1, weak_order=1),
+    _spec(SamplerType.LCM, "euler", euler.lcm, 0, "Luo et al. 2023, arXiv:2310.04378", draws=1),
+    _spec(SamplerType.TCD, "euler", euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
+    _spec(SamplerType.IPNDM, "linear_multistep", adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
+    _spec(SamplerType.IPNDM_V, "linear_multistep", adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
+    _spec(SamplerType.DEIS, "exponential_multistep", multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
+    _spec(SamplerType.RES_MULTISTEP, "exponential_multistep", multistep.res_multistep, 2, _RES),
+    _spec(SamplerType.RES_MULTISTEP_CFG_PP, "cfg_pp", cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
+    _spec(
+        SamplerType.RES_MULTISTEP_ANCESTRAL,
         "exponential_multistep",
         multistep.res_multistep_ancestral,
         2,
@@ -238,7 +283,7 @@ _SPECS = (
         weak_order=2,
     ),
     _spec(
-        _S.RES_MULTISTEP_ANCESTRAL_CFG_PP,
+        SamplerType.RES_MULTISTEP_ANCESTRAL_CFG_PP,
         "cfg_pp",
         cfg_pp.res_multistep_ancestral_cfg_pp,
         2,
@@ -248,15 +293,17 @@ _SPECS = (
         uncond=True,
     ),
     _spec(
-        _S.GRADIENT_ESTIMATION,
+        SamplerType.GRADIENT_ESTIMATION,
         "linear_multistep",
         adams.gradient_estimation,
         1,
         "Permenter & Yuan 2023, arXiv:2306.04848",
     ),
-    _spec(_S.GRADIENT_ESTIMATION_CFG_PP, "cfg_pp", cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True),
     _spec(
-        _S.ER_SDE,
+        SamplerType.GRADIENT_ESTIMATION_CFG_PP, "cfg_pp", cfg_pp.gradient_estimation_cfg_pp, 1, "ComfyUI", uncond=True
+    ),
+    _spec(
+        SamplerType.ER_SDE,
         "exponential_multistep",
         multistep.er_sde,
         2,
@@ -264,11 +311,15 @@ _SPECS = (
         draws=1,
         weak_order=2,
     ),
-    _spec(_S.SEEDS_2, "exponential_single_step", exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2),
-    _spec(_S.SEEDS_3, "exponential_single_step", exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2),
-    _spec(_S.SA_SOLVER, "exponential_multistep", multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
     _spec(
-        _S.SA_SOLVER_PECE,
+        SamplerType.SEEDS_2, "exponential_single_step", exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2
+    ),
+    _spec(
+        SamplerType.SEEDS_3, "exponential_single_step", exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2
+    ),
+    _spec(SamplerType.SA_SOLVER, "exponential_multistep", multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
+    _spec(
+        SamplerType.SA_SOLVER_PECE,
         "exponential_multistep",
         multistep.sa_solver_pece,
         3,
@@ -277,25 +328,29 @@ _SPECS = (
         draws=None,
         weak_order=2,
     ),
-    _spec(_S.CFGPP_UD10_AB, "cfg_pp", cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
-    _spec(_S.DDIM, "euler", euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
-    _spec(_S.UNI_PC, "exponential_multistep", multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    _spec(_S.UNI_PC_BH2, "exponential_multistep", multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    _spec(_S.EXP_AB, "exponential_multistep", multistep.exp_ab, 2, _ADAMS),
-    _spec(_S.EXP_PC, "exponential_multistep", multistep.exp_pc, 3, _ADAMS),
-    _spec(_S.DPM_MULTISTEP, "dpm_solver", dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
-    _spec(_S.DPM_SINGLESTEP, "dpm_solver", dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
-    _spec(_S.PNDM, "linear_multistep", adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
-    _spec(_S.MIDPOINT, "runge_kutta", runge_kutta.midpoint, 2, "Runge 1895", calls=2),
-    _spec(_S.RALSTON, "runge_kutta", runge_kutta.ralston, 2, "Ralston 1962", calls=2),
-    _spec(_S.BOGACKI_SHAMPINE, "runge_kutta", runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3),
-    _spec(_S.RK4, "runge_kutta", runge_kutta.rk4, 4, "Kutta 1901", calls=4),
-    _spec(_S.DORMAND_PRINCE, "runge_kutta", runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
-    _spec(_S.RES_2S, "exponential_single_step", exponential.res_2s, 2, _RES, calls=2),
-    _spec(_S.RES_3S, "exponential_single_step", exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
-    _spec(_S.ETDRK4, "exponential_single_step", exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
+    _spec(SamplerType.CFGPP_UD10_AB, "cfg_pp", cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
+    _spec(SamplerType.DDIM, "euler", euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
+    _spec(SamplerType.UNI_PC, "exponential_multistep", multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
     _spec(
-        _S.RESTART,
+        SamplerType.UNI_PC_BH2, "exponential_multistep", multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"
+    ),
+    _spec(SamplerType.EXP_AB, "exponential_multistep", multistep.exp_ab, 2, _ADAMS),
+    _spec(SamplerType.EXP_PC, "exponential_multistep", multistep.exp_pc, 3, _ADAMS),
+    _spec(SamplerType.DPM_MULTISTEP, "dpm_solver", dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
+    _spec(SamplerType.DPM_SINGLESTEP, "dpm_solver", dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
+    _spec(SamplerType.PNDM, "linear_multistep", adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
+    _spec(SamplerType.MIDPOINT, "runge_kutta", runge_kutta.midpoint, 2, "Runge 1895", calls=2),
+    _spec(SamplerType.RALSTON, "runge_kutta", runge_kutta.ralston, 2, "Ralston 1962", calls=2),
+    _spec(
+        SamplerType.BOGACKI_SHAMPINE, "runge_kutta", runge_kutta.bogacki_shampine, 3, "Bogacki & Shampine 1989", calls=3
+    ),
+    _spec(SamplerType.RK4, "runge_kutta", runge_kutta.rk4, 4, "Kutta 1901", calls=4),
+    _spec(SamplerType.DORMAND_PRINCE, "runge_kutta", runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
+    _spec(SamplerType.RES_2S, "exponential_single_step", exponential.res_2s, 2, _RES, calls=2),
+    _spec(SamplerType.RES_3S, "exponential_single_step", exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
+    _spec(SamplerType.ETDRK4, "exponential_single_step", exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
+    _spec(
+        SamplerType.RESTART,
         "runge_kutta",
         runge_kutta.restart,
         2,
@@ -304,7 +359,9 @@ _SPECS = (
         draws=None,
         weak_order=2,
     ),
-    _spec(_S.RK_ADAPTIVE, "adaptive", adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True),
+    _spec(
+        SamplerType.RK_ADAPTIVE, "adaptive", adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True
+    ),
 )
 _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
 
@@ -315,28 +372,41 @@ AUTO = SamplerSpec(
 
 _ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
 _K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
-    _S.LMS: {"end": "integral"},
-    _S.DPM_FAST: {"levels": "range", "end": "sigma_min"},
-    _S.DPM_ADAPTIVE: {"end": "sigma_min", "reuse": False},
-    _S.DPMPP_SDE: {"noises": "independent"},
-    _S.DPMPP_3M_SDE: {"curvature": "published"},
+    SamplerType.LMS: {"end": "integral"},
+    SamplerType.DPM_FAST: {"levels": "range", "end": "sigma_min"},
+    SamplerType.DPM_ADAPTIVE: {"end": "sigma_min", "reuse": False},
+    SamplerType.DPMPP_SDE: {"noises": "independent"},
+    SamplerType.DPMPP_3M_SDE: {"curvature": "published"},
 }
 _IN_LOG_SNR: tuple[SamplerType, ...] = (
-    _S.DPMPP_SDE,
-    _S.DPMPP_2M_SDE,
-    _S.DPMPP_2M_SDE_HEUN,
-    _S.DPMPP_3M_SDE,
-    _S.ER_SDE,
-    _S.SEEDS_2,
-    _S.SEEDS_3,
+    SamplerType.DPMPP_SDE,
+    SamplerType.DPMPP_2M_SDE,
+    SamplerType.DPMPP_2M_SDE_HEUN,
+    SamplerType.DPMPP_3M_SDE,
+    SamplerType.ER_SDE,
+    SamplerType.SEEDS_2,
+    SamplerType.SEEDS_3,
 )
-_IN_LOG_SNR += (_S.SA_SOLVER, _S.SA_SOLVER_PECE, _S.EXP_HEUN_2_X0, _S.EXP_HEUN_2_X0_SDE)
-_FLOW_FORMS = (_S.EULER_ANCESTRAL, _S.DPM_2_ANCESTRAL, _S.DPMPP_2S_ANCESTRAL)
+_IN_LOG_SNR += (
+    SamplerType.SA_SOLVER,
+    SamplerType.SA_SOLVER_PECE,
+    SamplerType.EXP_HEUN_2_X0,
+    SamplerType.EXP_HEUN_2_X0_SDE,
+)
+_FLOW_FORMS = (SamplerType.EULER_ANCESTRAL, SamplerType.DPM_2_ANCESTRAL, SamplerType.DPMPP_2S_ANCESTRAL)
 _ON_FLOW: Mapping[SamplerType, Mapping[str, Any]] = {
     **_ALL_VE,
     **{name: {"start_after": 1e-4} for name in _IN_LOG_SNR},
     **{name: {"split": "comfyui"} for name in _FLOW_FORMS},
-    **{name: {} for name in (_S.LCM, _S.EULER_CFG_PP, _S.EULER_ANCESTRAL_CFG_PP, _S.CFGPP_UD10_AB)},
+    **{
+        name: {}
+        for name in (
+            SamplerType.LCM,
+            SamplerType.EULER_CFG_PP,
+            SamplerType.EULER_ANCESTRAL_CFG_PP,
+            SamplerType.CFGPP_UD10_AB,
+        )
+    },
 }
 
 
@@ -350,34 +420,34 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
     Dialect.COMFYUI: _joined(
         _ON_FLOW,
         {
-            _S.EULER_ANCESTRAL_CFG_PP: {"from_pure_noise": "all_new"},
-            _S.HEUNPP2: {"weights": "published"},
-            _S.DPM_FAST: _K_DIFFUSION[_S.DPM_FAST],
-            _S.DPM_ADAPTIVE: _K_DIFFUSION[_S.DPM_ADAPTIVE],
-            _S.DPMPP_SDE: _K_DIFFUSION[_S.DPMPP_SDE],
-            _S.DPMPP_2S_ANCESTRAL_CFG_PP: {"shift_by": "second"},
-            _S.DPMPP_3M_SDE: _K_DIFFUSION[_S.DPMPP_3M_SDE],
-            _S.IPNDM_V: {"weights": "published"},
-            _S.DEIS: {"variable": "vp_time_sum"},
-            _S.ER_SDE: {"integral": "published"},
-            _S.SA_SOLVER: {"last_prediction": False},
-            _S.SA_SOLVER_PECE: {"last_prediction": False},
-            _S.UNI_PC: {"end_at": 0.001},
-            _S.UNI_PC_BH2: {"end_at": 0.001},
+            SamplerType.EULER_ANCESTRAL_CFG_PP: {"from_pure_noise": "all_new"},
+            SamplerType.HEUNPP2: {"weights": "published"},
+            SamplerType.DPM_FAST: _K_DIFFUSION[SamplerType.DPM_FAST],
+            SamplerType.DPM_ADAPTIVE: _K_DIFFUSION[SamplerType.DPM_ADAPTIVE],
+            SamplerType.DPMPP_SDE: _K_DIFFUSION[SamplerType.DPMPP_SDE],
+            SamplerType.DPMPP_2S_ANCESTRAL_CFG_PP: {"shift_by": "second"},
+            SamplerType.DPMPP_3M_SDE: _K_DIFFUSION[SamplerType.DPMPP_3M_SDE],
+            SamplerType.IPNDM_V: {"weights": "published"},
+            SamplerType.DEIS: {"variable": "vp_time_sum"},
+            SamplerType.ER_SDE: {"integral": "published"},
+            SamplerType.SA_SOLVER: {"last_prediction": False},
+            SamplerType.SA_SOLVER_PECE: {"last_prediction": False},
+            SamplerType.UNI_PC: {"end_at": 0.001},
+            SamplerType.UNI_PC_BH2: {"end_at": 0.001},
         },
     ),
     Dialect.K_DIFFUSION: _joined(_ALL_VE, _K_DIFFUSION),
     Dialect.DIFFUSERS: {
-        _S.EULER: {"churn_after": True},
-        _S.EULER_ANCESTRAL: {"split": "comfyui"},  # LTXEulerAncestralRFScheduler
-        _S.LMS: {"end": "integral"},
-        _S.DPMPP_SDE: {"noises": "independent"},
-        _S.DPMPP_3M_SDE: {"curvature": "published"},
-        _S.LCM: {"boundary": 10.0},
-        _S.TCD: {"whole_timesteps": True},
-        _S.IPNDM: {"slopes": "eps", "end": "integral"},
-        _S.DEIS: {"max_order": 2, "lower_order_final": True},
-        _S.SA_SOLVER: {
+        SamplerType.EULER: {"churn_after": True},
+        SamplerType.EULER_ANCESTRAL: {"split": "comfyui"},  # LTXEulerAncestralRFScheduler
+        SamplerType.LMS: {"end": "integral"},
+        SamplerType.DPMPP_SDE: {"noises": "independent"},
+        SamplerType.DPMPP_3M_SDE: {"curvature": "published"},
+        SamplerType.LCM: {"boundary": 10.0},
+        SamplerType.TCD: {"whole_timesteps": True},
+        SamplerType.IPNDM: {"slopes": "eps", "end": "integral"},
+        SamplerType.DEIS: {"max_order": 2, "lower_order_final": True},
+        SamplerType.SA_SOLVER: {
             "predictor_order": 2,
             "corrector_order": 2,
             "tau_start": 1 - 800 / 999,
@@ -386,13 +456,20 @@ DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
             "simple_order_2": True,
             "lower_order_final": True,
         },
-        _S.UNI_PC: {"order": 2, "variant": "bh2"},
-        _S.UNI_PC_BH2: {"order": 2},
-        _S.DPM_MULTISTEP: {"order": 2, "lower_order_final": True, "curvature": "diffusers", "sde": "published"},
-        _S.DPM_SINGLESTEP: {"noises": "independent", "curvature": "diffusers"},
-        _S.PNDM: {"end": "integral"},
+        SamplerType.UNI_PC: {"order": 2, "variant": "bh2"},
+        SamplerType.UNI_PC_BH2: {"order": 2},
+        SamplerType.DPM_MULTISTEP: {
+            "order": 2,
+            "lower_order_final": True,
+            "curvature": "diffusers",
+            "sde": "published",
+        },
+        SamplerType.DPM_SINGLESTEP: {"noises": "independent", "curvature": "diffusers"},
+        SamplerType.PNDM: {"end": "integral"},
     },
-    Dialect.A1111: _joined(_ALL_VE, _K_DIFFUSION, {_S.RESTART: {"levels": "karras"}, _S.PNDM: {"warm_up": "heun"}}),
+    Dialect.A1111: _joined(
+        _ALL_VE, _K_DIFFUSION, {SamplerType.RESTART: {"levels": "karras"}, SamplerType.PNDM: {"warm_up": "heun"}}
+    ),
 }
 
 
