@@ -18,7 +18,6 @@ import torch
 
 from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
-from ksched.files import check_writable, path_of
 from ksched.loop import StepInfo
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
@@ -27,6 +26,7 @@ from ksched.registry import AUTO, SamplerSpec, families, samplers
 from ksched.runner import Run
 from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
+from ksched.storage.files import check_writable, path_of
 from ksched.threads import one_thread
 from ksched.types import Array, NoiseSchedule, SamplerType
 

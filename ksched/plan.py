@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ksched.processes import Level
 from ksched.processes.base import check_positive
-from ksched.texts import parse_json
+from ksched.storage.texts import parse_json
 
 __all__ = ["Draw", "Plan", "Register", "Row"]
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.ndimage import zoom
 
-from ksched.files import remove_parts, write_whole
 from ksched.processes import Flow, Process, default_process
 from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
 from ksched.schedules.select import FAMILIES
+from ksched.storage.files import remove_parts, write_whole
 from ksched.types import Array, Dialect, NoiseSchedule
 
 try:

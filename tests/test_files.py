@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ksched import files
-from ksched.files import check_writable, path_of, remove_parts, sole_user, write_whole
+from ksched.storage import files
+from ksched.storage.files import check_writable, path_of, remove_parts, sole_user, write_whole
 
 
 def full(_: int) -> None:

@@ -36,7 +36,12 @@ PLANS: dict[str, Sampler] = {
 }
 PICTURES: dict[str, dict[str, Any]] = {
     "plain": {"prompt": "a red fox", "sampler": "euler_ancestral", "schedule": "karras", "steps": 30, "seed": 7},
-    "options": {"prompt": "ein Bär, 熊", "sampler": "dpmpp_2m_sde", "sampler_options": {"eta": 0.5}, "guidance_scale": 3.5},
+    "options": {
+        "prompt": "ein Bär, 熊",
+        "sampler": "dpmpp_2m_sde",
+        "sampler_options": {"eta": 0.5},
+        "guidance_scale": 3.5,
+    },
     "auto": {"prompt": "a lamp", "negative_prompt": "dark", "sampler": "auto", "steps": 8, "width": 256, "height": 512},
 }
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ksched.cli.paths import PATH
-from ksched.files import check_writable, remove_parts, write_whole
 from ksched.registry import sampler_spec
-from ksched.texts import parse_json
+from ksched.storage.files import check_writable, remove_parts, write_whole
+from ksched.storage.texts import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -40,7 +40,7 @@ from ksched.cli.drawing import (
 )
 from ksched.cli.paths import PATH
 from ksched.cli.requests import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
-from ksched.files import remove_parts
+from ksched.storage.files import remove_parts
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion

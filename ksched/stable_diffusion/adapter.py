@@ -19,7 +19,6 @@ from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
-from ksched.files import path_of
 from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
@@ -31,6 +30,7 @@ from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import Picture
 from ksched.stable_diffusion.jobs import Cancel, Progress
 from ksched.stable_diffusion.loading import Trained, assembled, for_text, read_folder
+from ksched.storage.files import path_of
 
 __all__ = ["StableDiffusion"]
 

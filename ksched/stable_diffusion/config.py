@@ -15,7 +15,7 @@ from typing import Any
 from ksched.options import Option, check_options
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules import schedule_options
-from ksched.texts import parse_json, parse_toml
+from ksched.storage.texts import parse_json, parse_toml
 from ksched.types import NoiseSchedule, parse_label
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 from PIL import Image, PngImagePlugin
 
-from ksched.files import path_of, write_whole
 from ksched.stable_diffusion.config import SamplingConfig
-from ksched.texts import parse_json
+from ksched.storage.files import path_of, write_whole
+from ksched.storage.texts import parse_json
 
 __all__ = [
     "CONFIG",
@@ -197,7 +197,7 @@ def is_finished(path: Path, config: SamplingConfig) -> bool:
 
 
 def _write(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """As `ksched.files.write_whole`, with advice."""
+    """As `ksched.storage.files.write_whole`, with advice."""
     try:
         write_whole(path, data, replace=replace)
     except FileExistsError:

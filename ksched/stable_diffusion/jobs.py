@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ksched.files import remove_parts
 from ksched.loop import StepInfo, progress_bar
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import CONFIG, ORIGIN, Picture, claim, digest, is_finished, opened, save_png
 from ksched.stable_diffusion.preview import Preview
+from ksched.storage.files import remove_parts
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion.adapter import Drawing, StableDiffusion

@@ -20,7 +20,7 @@ from ksched.integrations.iterations import process_of
 from ksched.mu import mu_for_tokens
 from ksched.networks import prediction_of
 from ksched.processes import Process
-from ksched.texts import parse_json
+from ksched.storage.texts import parse_json
 
 __all__ = ["Trained", "assembled", "for_text", "read_folder"]
 

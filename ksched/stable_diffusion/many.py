@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from ksched.files import path_of, remove_parts, sole_user
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import MANIFEST, Picture, is_finished, read_manifest, write_manifest
 from ksched.stable_diffusion.jobs import Cancel
+from ksched.storage.files import path_of, remove_parts, sole_user
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion.adapter import StableDiffusion

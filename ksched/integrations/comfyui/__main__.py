@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksched.files import path_of, write_whole
+from ksched.storage.files import path_of, write_whole
 
 __all__ = ["install", "main"]
 

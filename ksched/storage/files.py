@@ -12,16 +12,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+__all__ = ["check_writable", "path_of", "remove_parts", "sole_user", "write_whole"]
+
+
 fcntl: ModuleType | None
+
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["check_writable", "path_of", "remove_parts", "sole_user", "write_whole"]
 
 _PROBE = 1 << 16  # bytes; plans and pictures are of this order
+
+
 _ATTEMPTS = 3
+
+
 _PART = re.compile(r"\.(?P<name>.+?)(?:\.(?:[0-9]+-)?[0-9a-f]{8})?\.part", re.DOTALL)
 
 

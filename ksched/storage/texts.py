@@ -10,11 +10,18 @@ from typing import Any, NoReturn
 
 __all__ = ["parse_json", "parse_toml"]
 
+
 #: how deeply lists and mappings may be nested; a file of ours nests five
 _DEEPEST = 64
+
+
 #: digits of a whole number; one with more may be too large for a float
 _DIGITS = 308
+
+
 _BITS = 1023
+
+
 #: a dotted name of TOML with hundreds of parts, which takes tomllib a time that grows with their square
 _LONG_NAME = re.compile(r"""(?<![\w-])(?>["']?[\w-]++["']?[ \t]*+\.[ \t]*+){256}""")
 
