@@ -24,13 +24,13 @@ from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigm
 from ksched.analysis import table as plan_table
 from ksched.explain import allowed, sampler_facts
 from ksched.grid import Grid
+from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
 from ksched.plots import save, sigma_curves
 from ksched.registry import SamplerSpec, dialect_options, samplers
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
-from ksched.types import _SAMPLER_SPELLINGS, _key
 
 __all__ = ["on_site", "write"]
 
@@ -173,8 +173,10 @@ def sampler_page(spec: SamplerSpec) -> str:
     rows = [[f"`{p.name}`", PROGRAMS[p.program], written(p.options), linked(p.note, but=spec.name)] for p in peers_]
     parts += ["## Other names"] if rows or spec.name in list(SamplerType) else []
     parts += [table(["name", "in", "with", "note"], rows)] if rows else []
-    seen = {_key(peer.name) for peer in peers_}
-    more = [f"`{word}`" for word, name in _SAMPLER_SPELLINGS.items() if name == spec.name and _key(word) not in seen]
+    seen = {spelling_key(peer.name) for peer in peers_}
+    more = [
+        f"`{word}`" for word, name in _SAMPLER_SPELLINGS.items() if name == spec.name and spelling_key(word) not in seen
+    ]
     parts += [f"Also read: {', '.join(more)}."] if more else []
     parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
     return "\n\n".join(parts) + "\n"

@@ -12,9 +12,10 @@ from ksched import grid, schedules
 from ksched.explain import explain
 from ksched.grid import *
 from ksched.mu import mu_for_flux2, mu_for_tokens
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.labels import parse_label
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.schedules import *
-from ksched.types import Dialect, NoiseSchedule, SamplerType, parse_label
 
 if TYPE_CHECKING:
     from ksched import analysis, batch, exact, guidance, matrices, networks, noise, peers, plots, testing

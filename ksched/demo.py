@@ -19,6 +19,7 @@ import torch
 from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
 from ksched.loop import StepInfo
+from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw, Plan
 from ksched.processes import Process, default_process
@@ -28,7 +29,7 @@ from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import check_writable, path_of
 from ksched.threads import one_thread
-from ksched.types import Array, NoiseSchedule, SamplerType
+from ksched.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

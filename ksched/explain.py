@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.labels import parse_label
 from ksched.options import Option, check_options
 from ksched.peers import find_sampler
 from ksched.processes import Process, default_process
@@ -19,7 +21,7 @@ from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec
 from ksched.samplers.auto import choose
 from ksched.samplers.view import view
 from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
-from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, parse_label
+from ksched.types import Array
 
 __all__ = ["Configuration", "allowed", "explain", "option_texts", "sampler_facts"]
 

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ksched.names.enums import NoiseSchedule
 from ksched.options import Option, check_steps
 from ksched.processes import Level, Process
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.curves import stretched_to
-from ksched.types import Array, ArrayLike, NoiseSchedule
+from ksched.types import Array, ArrayLike
 
 __all__ = [
     "Grid",

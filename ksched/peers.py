@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType, spelling_key
 from ksched.processes import Process
 from ksched.schedules import calculate_sigmas
-from ksched.types import Array, Dialect, NoiseSchedule, SamplerType, _key
+from ksched.types import Array
 
 __all__ = ["PEERS", "SAMPLER_PEERS", "Peer", "SamplerPeer", "find_peer", "find_sampler", "peer_sigmas"]
 
@@ -613,7 +614,7 @@ SAMPLER_PEERS: tuple[SamplerPeer, ...] = (
 
 
 def _name_key(name: str) -> str:
-    key = _key(name)
+    key = spelling_key(name)
     return f"alignyoursteps{key[3:]}" if key.startswith("ays") and key != "aysschedules" else key
 
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.ndimage import zoom
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import Flow, Process, default_process
 from ksched.schedules import SCHEDULES, calculate_sigmas, schedule_options
 from ksched.schedules.select import FAMILIES
 from ksched.storage.files import remove_parts, write_whole
-from ksched.types import Array, Dialect, NoiseSchedule
+from ksched.types import Array
 
 try:
     import matplotlib as mpl

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from ksched.grid import Grid
+from ksched.names.enums import Dialect, SamplerType
 from ksched.options import Option, options_of
 from ksched.plan import Plan
 from ksched.replay import own_levels, placed, replay
@@ -15,7 +16,6 @@ from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, ex
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.samplers.weighted import same_levels
 from ksched.tape import SamplerFunction, trace
-from ksched.types import Dialect, SamplerType
 
 __all__ = [
     "AUTO",

@@ -20,6 +20,7 @@ from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
 from ksched.loop import Model, StepInfo, drive
 from ksched.matrices import Matrices
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Option, check_options, check_steps
 from ksched.plan import Draw, Plan
@@ -27,7 +28,7 @@ from ksched.processes import Process
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
-from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule, SamplerType
+from ksched.types import Array, ArrayLike
 
 __all__ = ["Sampler", "build_sampler"]
 

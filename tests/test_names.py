@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ksched import NoiseSchedule, SamplerType, build_sampler, parse_label
-from ksched.types import _SAMPLER_SPELLINGS, _SCHEDULE_SPELLINGS, _key
+from ksched.names.enums import _SAMPLER_SPELLINGS, _SCHEDULE_SPELLINGS, spelling_key
 
 
 @pytest.mark.parametrize("kind", [SamplerType, NoiseSchedule])
@@ -67,9 +67,9 @@ def test_every_spelling_is_read(kind: Any, spelling: str, member: str) -> None:
 
 def test_no_spelling_means_two_things() -> None:
     for kind, spellings in ((SamplerType, _SAMPLER_SPELLINGS), (NoiseSchedule, _SCHEDULE_SPELLINGS)):
-        meant: dict[str, str] = {_key(member): member for member in kind}
+        meant: dict[str, str] = {spelling_key(member): member for member in kind}
         for spelling, member in spellings.items():
-            assert meant.setdefault(_key(spelling), member) == member, spelling
+            assert meant.setdefault(spelling_key(spelling), member) == member, spelling
 
 
 def test_a_miss_lists_near_names() -> None:

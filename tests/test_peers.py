@@ -12,10 +12,10 @@ import pytest
 import ksched
 import ksched.grid
 from ksched import Dialect, NoiseSchedule, SamplerType
+from ksched.names.enums import _SAMPLER_SPELLINGS
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer, find_peer, find_sampler, peer_sigmas
 from ksched.registry import dialect_options, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
-from ksched.types import _SAMPLER_SPELLINGS
 
 HAVE = [peer for peer in PEERS if peer.schedule is not None]
 LACK = [peer for peer in PEERS if peer.schedule is None]

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from ksched.cli.process import ProcessName
+from ksched.names.enums import Dialect
 from ksched.options import Option, check_options
-from ksched.types import Dialect
 
 if TYPE_CHECKING:
     from ksched.plan import Plan

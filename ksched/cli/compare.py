@@ -38,9 +38,9 @@ from ksched.cli.drawing import (
 )
 from ksched.cli.paths import PATH
 from ksched.cli.requests import given_of, parts_of, split_options, wanted_of, whole_number
+from ksched.names.enums import NoiseSchedule
 from ksched.registry import sampler_spec
 from ksched.schedules import schedule_options
-from ksched.types import NoiseSchedule
 
 if TYPE_CHECKING:
     from PIL import Image

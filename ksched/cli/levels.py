@@ -24,9 +24,9 @@ from ksched.cli.common import (
     read_plan,
 )
 from ksched.cli.process import ProcessName, make_process
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.registry import plan_spec, sampler_spec
 from ksched.schedules import calculate_sigmas, schedule_options
-from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["print_plan", "print_sigmas"]
 

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from ksched.cli.common import AsJSON, plain_number, screen
 from ksched.explain import allowed, option_texts, sampler_facts
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS
 from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
 from ksched.samplers.view import VIEW_OPTIONS
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
-from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["list_names"]
 

@@ -26,8 +26,8 @@ from ksched.cli.common import (
 from ksched.cli.drawing import SHIPPED, quiet
 from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.schedules import schedule_options
-from ksched.types import Dialect, NoiseSchedule
 
 if TYPE_CHECKING:
     from ksched.demo import Error, Report

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ksched.cli.common import read_options, read_plan, read_text
 from ksched.cli.drawing import sheet_of
+from ksched.names.enums import NoiseSchedule
 from ksched.options import Option
 from ksched.registry import sampler_spec
 from ksched.schedules import schedule_options
-from ksched.types import NoiseSchedule
 
 if TYPE_CHECKING:
     from ksched.stable_diffusion import SamplingConfig

@@ -35,12 +35,12 @@ from ksched.integrations.iterations import (
 )
 from ksched.integrations.keywords import LOADING, near, place
 from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import VP, Process
 from ksched.registry import sampler_spec
 from ksched.runner import Run
 from ksched.samplers.euler import boundary_scaling
 from ksched.schedules.select import schedule_options
-from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 

@@ -26,6 +26,7 @@ from ksched.integrations.stock import (
     settings_of,
     stock_class,
 )
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps
 from ksched.plan import Plan, Register
 from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
@@ -36,7 +37,7 @@ from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
 from ksched.tape import trace
-from ksched.types import Array, ArrayLike, Dialect, NoiseSchedule
+from ksched.types import Array, ArrayLike
 
 __all__ = [
     "Iterations",

@@ -41,6 +41,7 @@ import torch
 from ksched.likelihood import log_likelihood as _log_likelihood
 from ksched.live import LiveRun
 from ksched.loop import StepInfo, answer, drive
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.noise import Seed, brownian_sampler, item_seeds
 from ksched.options import check_steps, options_of
 from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
@@ -49,7 +50,6 @@ from ksched.runner import Run, check_state
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential import fast_orders
 from ksched.schedules import SCHEDULES, calculate_sigmas
-from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options, options_of
 from ksched.processes import Process, default_process
 from ksched.schedules import curves, power, published
 from ksched.schedules import training_table as table
-from ksched.types import Array, Dialect, NoiseSchedule
+from ksched.types import Array
 
 __all__ = ["DIALECTS", "FAMILIES", "SCHEDULES", "ScheduleSpec", "calculate_sigmas", "schedule_options"]
 

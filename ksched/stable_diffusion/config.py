@@ -12,11 +12,12 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
+from ksched.names.enums import NoiseSchedule
+from ksched.names.labels import parse_label
 from ksched.options import Option, check_options
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules import schedule_options
 from ksched.storage.texts import parse_json, parse_toml
-from ksched.types import NoiseSchedule, parse_label
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
 

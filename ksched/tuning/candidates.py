@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ksched.grid import Grid
+from ksched.names.enums import NoiseSchedule
 from ksched.plan import Plan
 from ksched.processes import Flow, Process
 from ksched.registry import AUTO, sampler_spec
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.auto import AutoEnd, choose
 from ksched.schedules import calculate_sigmas
-from ksched.types import NoiseSchedule
 
 __all__ = ["ENDS", "of_sampler", "shipped", "untuned"]
 

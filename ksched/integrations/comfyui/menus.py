@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ksched.integrations.comfyui.sampling import calculate_sigmas, sampler_function
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.registry import samplers as all_samplers
-from ksched.types import Dialect, NoiseSchedule
 
 __all__ = ["register"]
 

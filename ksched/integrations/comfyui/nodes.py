@@ -16,6 +16,7 @@ import torch
 
 from ksched.explain import option_texts, sampler_facts
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan import Draw
@@ -23,7 +24,6 @@ from ksched.registry import DIALECTS as SAMPLER_DIALECTS
 from ksched.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 from ksched.schedules import SCHEDULES, schedule_options
-from ksched.types import Dialect, NoiseSchedule, SamplerType
 
 __all__ = ["NODES", "NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "Input", "Node", "comfy_entrypoint"]
 
