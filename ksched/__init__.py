@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ksched import grid, schedules
 from ksched.explain import explain
 from ksched.grid import *
-from ksched.mu import mu_for_flux2, mu_for_tokens
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
+from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import *
 
 if TYPE_CHECKING:

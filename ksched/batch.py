@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ksched.agreement import check_once, mark, process_of_model
 from ksched.denoiser import Denoiser
 from ksched.kernels import form_together
 from ksched.live import LiveRun
 from ksched.loop import Model, answer
+from ksched.processes.agreement import check_once, mark, process_of_model
 from ksched.runner import FED_TWICE, Run, check_output
 
 __all__ = ["Batch"]

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from ksched.agreement import check_sigma
 from ksched.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.processes import Process
+from ksched.processes.agreement import check_sigma
 from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]

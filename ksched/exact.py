@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from scipy.integrate import DOP853
 
-from ksched.agreement import check_sigma
 from ksched.processes import Process, default_process
+from ksched.processes.agreement import check_sigma
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Empirical", "Gaussian", "GaussianMixture", "digits"]

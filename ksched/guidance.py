@@ -20,13 +20,13 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ksched.agreement import check_sigma
 from ksched.denoiser import Denoiser, Prediction
 from ksched.loop import Model, answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option
 from ksched.plan import Draw
 from ksched.processes import Process
+from ksched.processes.agreement import check_sigma
 
 __all__ = [
     "Momentum",

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from ksched.agreement import check_agreement
 from ksched.denoiser import Denoiser
 from ksched.loop import Model, answer
 from ksched.noise import Seed
 from ksched.plan import Plan
 from ksched.processes import Process
+from ksched.processes.agreement import check_agreement
 from ksched.program import DENOISED, UNCOND, Turn, layout
 from ksched.runner import WRITTEN, Noise, check_output, check_state, noise_source, writes_to
 from ksched.types import Array

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ksched.agreement import Levels, mark
 from ksched.kernels import Buffers, Noises, out_of_place
 from ksched.noise import (
     CallableNoise,
@@ -21,6 +20,7 @@ from ksched.noise import (
 )
 from ksched.plan import Plan
 from ksched.processes import Level, Process
+from ksched.processes.agreement import Levels, mark
 from ksched.program import DENOISED, UNCOND, Operations, Turn, layout
 from ksched.saved_state import StateCheck
 
@@ -91,7 +91,7 @@ class Run:
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
-    levels : what a model that knows its process may check, from `ksched.agreement.levels_of`; None tells it nothing
+    levels : what a model that knows its process may check, from `ksched.processes.agreement.levels_of`; None tells it nothing
     check_start : is called with the state of the first model call when that has been answered
 
     Raises

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.grid import Grid, check_sigmas
 from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
@@ -25,6 +24,7 @@ from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Option, check_options, check_steps
 from ksched.plan import Draw, Plan
 from ksched.processes import Process
+from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options

@@ -26,7 +26,7 @@ from ksched.grid import (
     stretch_terminal,
     truncate,
 )
-from ksched.mu import mu_for_flux2, mu_for_tokens
+from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.testing import check_sigma_curve, sigma_curves
 from ksched.types import Array
 

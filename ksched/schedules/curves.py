@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from ksched.mu import mu_for_flux2, mu_for_tokens
 from ksched.options import Count, Finite, Positive, WholePositive, check_steps
 from ksched.processes import Flow, Process
+from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules.power import finish
 from ksched.schedules.training_table import Span
 from ksched.types import Array

@@ -17,9 +17,9 @@ import torch
 from ksched.denoiser import Prediction
 from ksched.integrations.diffusers import KSchedScheduler
 from ksched.integrations.iterations import process_of
-from ksched.mu import mu_for_tokens
 from ksched.networks import prediction_of
 from ksched.processes import Process
+from ksched.processes.resolution_shift import mu_for_tokens
 from ksched.storage.texts import parse_json
 
 __all__ = ["Trained", "assembled", "for_text", "read_folder"]

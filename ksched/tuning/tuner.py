@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ksched.agreement import check_agreement, process_given
 from ksched.options import check_steps
 from ksched.plan import Plan
 from ksched.processes import Process
+from ksched.processes.agreement import check_agreement, process_given
 from ksched.registry import sampler_spec
 from ksched.samplers.auto import AutoEnd
 from ksched.tuning.course import Job

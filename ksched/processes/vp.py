@@ -15,6 +15,7 @@ from ksched.types import Array, ArrayLike, is_tensor
 
 __all__ = ["VP", "default_process"]
 
+
 #: alpha-bar that stands in for exactly zero at the end of a zero-terminal-SNR table, because a state
 #: ``x0 + sigma * eps`` cannot hold sigma = inf (ComfyUI's figure, sigma 4518.8; diffusers takes 2 ** -24, sigma 4096).
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08

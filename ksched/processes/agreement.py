@@ -27,6 +27,7 @@ __all__ = [
     "process_of_model",
 ]
 
+
 #: What a run tells about its levels: the process in words, and sigma, alpha and noise std of each. Plain data, so that
 #: a tensor that carries it can be saved and loaded anywhere.
 Levels: TypeAlias = tuple[str, tuple[float, ...], tuple[float, ...], tuple[float, ...]]
@@ -42,6 +43,8 @@ class KnowsProcess(Protocol):
 
 
 _MARK = "_ksched_levels"
+
+
 _CLOSE = 1e-6  # of alpha and std, relative: far above rounding, far below any other process
 
 
@@ -173,7 +176,10 @@ def check_once(process: Process, levels: Levels, what: str = "the denoiser") -> 
 
 
 _MOST_AGREED = 256
+
+
 _agreed: dict[tuple[int, int], tuple[Process, Levels]] = {}
+
 
 _WHAT_TO_DO = "Build the sampler with process=denoiser.process."
 
