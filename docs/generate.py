@@ -23,7 +23,6 @@ import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
 from ksched.analysis import table as plan_table
 from ksched.explain import allowed, sampler_facts
-from ksched.grid import Grid
 from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
@@ -31,6 +30,7 @@ from ksched.plots import save, sigma_curves
 from ksched.registry import SamplerSpec, dialect_options, samplers
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
+from ksched.schedules.grid import Grid
 
 __all__ = ["on_site", "write"]
 

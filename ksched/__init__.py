@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ksched import grid, schedules
+from ksched import schedules
 from ksched.explain import explain
-from ksched.grid import *
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import *
+from ksched.schedules import transforms
+from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
     from ksched import analysis, batch, exact, guidance, matrices, networks, noise, peers, plots, testing
@@ -73,7 +74,7 @@ __all__ = [
     "testing",
     "tune",
 ]
-__all__ += grid.__all__
+__all__ += transforms.__all__
 __all__ += schedules.__all__
 
 _MODULES = ("analysis", "batch", "exact", "guidance", "matrices", "networks", "noise", "peers", "plots", "testing")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.grid import Grid
 from ksched.loop import run_plan
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec, sampler_spec
+from ksched.schedules.grid import Grid
 
 __all__ = ["invert", "rising_plans"]
 

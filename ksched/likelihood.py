@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from ksched.grid import Grid
 from ksched.loop import answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.plan import Draw
@@ -18,6 +17,7 @@ from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
 from ksched.runner import check_output, check_state
 from ksched.samplers.blocks import Straight
+from ksched.schedules.grid import Grid
 from ksched.types import Array
 
 __all__ = ["Likelihood", "log_likelihood"]

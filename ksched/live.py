@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from ksched.grid import Grid
 from ksched.kernels import out_of_place
 from ksched.loop import Model, answer
 from ksched.noise import CallableNoise, NoiseSource, Seed, scheme_of
@@ -18,6 +17,7 @@ from ksched.processes.agreement import Levels, mark
 from ksched.registry import SamplerSpec
 from ksched.runner import FED_TWICE, WRITTEN, Noise, check_output, check_state, noise_source, saved_noise, writes_to
 from ksched.saved_state import StateCheck
+from ksched.schedules.grid import Grid
 from ksched.tape import disjoint, snr
 
 __all__ = ["Live", "LiveRun"]

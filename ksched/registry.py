@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from ksched.grid import Grid
 from ksched.names.enums import Dialect, SamplerType
 from ksched.options import Option, options_of
 from ksched.plan import Plan
@@ -15,6 +14,7 @@ from ksched.replay import own_levels, placed, replay
 from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.samplers.weighted import same_levels
+from ksched.schedules.grid import Grid
 from ksched.tape import SamplerFunction, trace
 
 __all__ = [

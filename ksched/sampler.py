@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.grid import Grid, check_sigmas
 from ksched.inversion import invert, rising_plans
 from ksched.live import Live, LiveRun
 from ksched.loop import Model, StepInfo, drive
@@ -28,6 +27,7 @@ from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, le
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
+from ksched.schedules.grid import Grid, check_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Sampler", "build_sampler"]

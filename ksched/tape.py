@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self, TypeVar, cast
 
-from ksched.grid import Grid
 from ksched.plan import Draw, Plan, Register, Row, form_text
 from ksched.processes import Level
+from ksched.schedules.grid import Grid
 
 __all__ = ["Form", "LiveVerbs", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "disjoint", "snr", "trace"]
 

@@ -29,10 +29,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from ksched.analysis import marginals, measured_order
-from ksched.grid import Grid, shift
 from ksched.options import check_steps
 from ksched.plan import Plan
 from ksched.processes import EDM, VE, VP, Flow, Process
+from ksched.schedules.grid import Grid
+from ksched.schedules.transforms import shift
 from ksched.tape import SamplerFunction, TraceError, trace
 from ksched.types import Array, ArrayLike, is_tensor
 
@@ -575,7 +576,7 @@ def check_schedule(
 def check_shift(
     function: Callable[[int, float], Any], *, steps: int | Iterable[int] = (1, 2, 5, 20), max_examples: int = 50
 ) -> None:
-    """A flow schedule of yours applies its shift exactly once: with shift s it is `ksched.grid.shift` of that with 1.
+    """A flow schedule of yours applies its shift exactly once: with shift s it is `ksched.schedules.transforms.shift` of that with 1.
 
     Parameters
     ----------

@@ -18,7 +18,8 @@ import torch
 from diffusers_adapter import run_diffusers_case
 
 import ksched
-from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process, grid
+from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched.schedules import transforms
 from ksched.schedules.diffusers import diffusers_levels
 
 #: levels that ComfyUI's KSampler drops the last but one of
@@ -232,17 +233,17 @@ def _tool(case: dict[str, Any], kind: str) -> Any:
     if base.get("model_sampling") == "sd15":
         sigmas = ksched.calculate_sigmas(base["scheduler"], base["n"], dialect="comfyui")
     if kind == "util_split":
-        return list(grid.split(sigmas, case["step"]))
+        return list(transforms.split(sigmas, case["step"]))
     if kind == "util_split_denoise":
-        high, low = grid.split_at_strength(sigmas, case["denoise"])
+        high, low = transforms.split_at_strength(sigmas, case["denoise"])
         return [high if len(low) > 1 else high[:0], low]
     if kind == "util_flip":
-        return grid.flip(sigmas)
+        return transforms.flip(sigmas)
     if kind == "util_set_first":
-        return grid.set_first(sigmas, case["sigma"])
+        return transforms.set_first(sigmas, case["sigma"])
     if kind == "util_extend":
         ends = {"start_at": case["start_at_sigma"], "end_at": case["end_at_sigma"]}
-        return grid.extend(sigmas, case["steps"], spacing=case["spacing"], **ends)
+        return transforms.extend(sigmas, case["steps"], spacing=case["spacing"], **ends)
     return None
 
 

@@ -16,10 +16,10 @@ from cases import PROCESSES, SPECS
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, explain
 from ksched.exact import digits
-from ksched.grid import Grid
 from ksched.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
 from ksched.samplers.auto import AutoEnd, auto_levels, choose
 from ksched.samplers.weighted import Table, weighted
+from ksched.schedules.grid import Grid
 from ksched.tape import trace
 from ksched.tuning.table import table_of
 

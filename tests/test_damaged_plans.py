@@ -236,8 +236,8 @@ def test_every_plan_that_is_written_is_read() -> None:
                 x = run.denoise(x, s)
         return x
 
-    grid = ksched.grid.Grid.of([3.0, 1.0, 0.0], VE())
-    up = ksched.grid.Grid(Flow(), tuple(map(Flow().level, (0.0, 0.25, 0.25, 0.5, 1.0))))
+    grid = ksched.schedules.grid.Grid.of([3.0, 1.0, 0.0], VE())
+    up = ksched.schedules.grid.Grid(Flow(), tuple(map(Flow().level, (0.0, 0.25, 0.25, 0.5, 1.0))))
     plans = [
         *PLANS.values(),
         ksched.tape.trace(twice, up, {}),

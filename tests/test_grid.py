@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import VP, Flow, NoiseSchedule, build_sampler, calculate_sigmas
-from ksched.grid import (
+from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
+from ksched.schedules.transforms import (
     drop_penultimate,
     extend,
     flip,
@@ -26,7 +27,6 @@ from ksched.grid import (
     stretch_terminal,
     truncate,
 )
-from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.testing import check_sigma_curve, sigma_curves
 from ksched.types import Array
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from ksched import VE, VP, Plan, build_sampler
 from ksched.analysis import table
-from ksched.grid import Grid
 from ksched.live import Live
 from ksched.loop import run_plan
 from ksched.plan import Draw, Register, Row
 from ksched.registry import SamplerSpec
 from ksched.samplers.blocks import ddim
+from ksched.schedules.grid import Grid
 from ksched.tape import Form, TraceError, trace
 from ksched.testing import sigma_curves
 

@@ -16,9 +16,9 @@ import torch
 
 from ksched import Flow
 from ksched.analysis import table
-from ksched.grid import Grid
 from ksched.registry import SamplerSpec, families, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
+from ksched.schedules.grid import Grid
 
 ROOT = Path(__file__).parents[1]
 

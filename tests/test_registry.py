@@ -12,9 +12,9 @@ from cases import EVERY_NAME
 
 from ksched import Flow, NoiseSchedule, SamplerType, build_sampler, registry
 from ksched.analysis import marginals, measured_order
-from ksched.grid import Grid
 from ksched.options import NonNegative
 from ksched.samplers.blocks import ddim
+from ksched.schedules.grid import Grid
 
 
 def midpoint(run: Any, grid: Grid, x: Any, *, ratio: NonNegative = 0.5) -> Any:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 import ksched
 from ksched import VE, VP, Flow, NoiseSchedule, Process, calculate_sigmas
-from ksched.grid import Grid, check_sigmas, shift
 from ksched.registry import SamplerSpec
 from ksched.samplers.blocks import ddim
+from ksched.schedules.grid import Grid, check_sigmas
+from ksched.schedules.transforms import shift
 from ksched.testing import (
     check_sampler,
     check_schedule,

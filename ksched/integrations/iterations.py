@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ksched.denoiser import Denoiser, Prediction
-from ksched.grid import Grid, stretch_terminal
 from ksched.integrations.stock import (
     CLASSES,
     METHOD,
@@ -36,6 +35,8 @@ from ksched.sampler import build_sampler
 from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
+from ksched.schedules.grid import Grid
+from ksched.schedules.transforms import stretch_terminal
 from ksched.tape import trace
 from ksched.types import Array, ArrayLike
 

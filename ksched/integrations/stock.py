@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ksched.grid import Grid
 from ksched.names.enums import Dialect
 from ksched.peers import find_sampler
 from ksched.plan import Plan
 from ksched.processes import EDM, VP, Flow, Level, Process
 from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
 from ksched.schedules.diffusers import DiffusersLevels, level_settings, vp_of
+from ksched.schedules.grid import Grid
 from ksched.tape import SamplerFunction, Vector, Verbs, trace
 
 __all__ = [

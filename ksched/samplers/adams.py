@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
-from ksched.grid import Grid
 from ksched.options import Between, Finite, Order, Quirk
 from ksched.processes import Level
 from ksched.samplers.blocks import Straight, combine, ddim, lagrange_weights, moments, renoise
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]

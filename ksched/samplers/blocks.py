@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from ksched.grid import Grid
 from ksched.processes import Level
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = [

@@ -8,10 +8,10 @@ from __future__ import annotations
 from math import expm1
 from typing import Annotated, Literal, TypeVar
 
-from ksched.grid import Grid
 from ksched.options import Finite, NonNegative, Quirk, Share
 from ksched.processes import Level
 from ksched.samplers.blocks import Straight, ancestral, ddim, middle, phi, renoise
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = [

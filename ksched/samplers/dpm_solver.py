@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
-from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
 from ksched.processes import Level
 from ksched.samplers.blocks import (
@@ -20,6 +19,7 @@ from ksched.samplers.blocks import (
     renoise,
     with_last_twice,
 )
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 
-from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Quirk
 from ksched.processes import Level
 from ksched.samplers.blocks import (
@@ -25,6 +24,7 @@ from ksched.samplers.blocks import (
     renoise,
     stages,
 )
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = [

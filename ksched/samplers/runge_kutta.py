@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
-from ksched.grid import Grid
 from ksched.options import Between, Bound, NonNegative, Positive, Quirk
 from ksched.processes import Level
 from ksched.samplers.blocks import (
@@ -23,6 +22,7 @@ from ksched.samplers.blocks import (
     renoise,
 )
 from ksched.schedules import calculate_karras_sigmas
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = [

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from ksched.grid import Grid
 from ksched.options import Between, NonNegative, Option, Quirk, options_of
 from ksched.processes import Process
+from ksched.schedules.grid import Grid
 
 __all__ = ["VIEW_OPTIONS", "AsVE", "view"]
 

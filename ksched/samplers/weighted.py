@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ksched.grid import Grid
 from ksched.processes import Level, Process
 from ksched.samplers.blocks import ddim
+from ksched.schedules.grid import Grid
 from ksched.tape import Vector, Verbs
 
 __all__ = ["Table", "ratio", "same_levels", "weighted"]

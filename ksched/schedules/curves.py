@@ -15,7 +15,7 @@ from ksched.options import Count, Finite, Positive, WholePositive, check_steps
 from ksched.processes import Flow, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules.power import finish
-from ksched.schedules.training_table import Span
+from ksched.schedules.span import Span
 from ksched.types import Array
 
 __all__ = [

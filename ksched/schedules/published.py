@@ -16,7 +16,7 @@ import numpy as np
 
 from ksched.options import Between, check_steps
 from ksched.processes import Process
-from ksched.schedules.training_table import Span
+from ksched.schedules.span import Span
 from ksched.types import Array
 
 __all__ = [

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options, options_of
 from ksched.processes import Process, default_process
-from ksched.schedules import curves, power, published
-from ksched.schedules import training_table as table
+from ksched.schedules import curves, power, published, training_table
 from ksched.types import Array
 
 __all__ = ["DIALECTS", "FAMILIES", "SCHEDULES", "ScheduleSpec", "calculate_sigmas", "schedule_options"]
@@ -48,31 +47,37 @@ def _needs_process(function: Callable[..., Array]) -> bool:
 _N = NoiseSchedule
 SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
     _N.SIMPLE: ScheduleSpec(
-        "training_table", table.calculate_simple_sigmas, "even stride over the training table, from the top", "ComfyUI"
+        "training_table",
+        training_table.calculate_simple_sigmas,
+        "even stride over the training table, from the top",
+        "ComfyUI",
     ),
     _N.KARRAS: ScheduleSpec("sigma", power.calculate_karras_sigmas, "even in sigma ** (1 / rho)", "arXiv:2206.00364"),
     _N.EXPONENTIAL: ScheduleSpec("sigma", power.calculate_exponential_sigmas, "even in log sigma", "k-diffusion"),
     _N.SGM_UNIFORM: ScheduleSpec(
         "training_table",
-        table.calculate_sgm_uniform_sigmas,
+        training_table.calculate_sgm_uniform_sigmas,
         "even in timestep, last point left out",
         "Stability generative-models",
     ),
     _N.DDIM_UNIFORM: ScheduleSpec(
         "training_table",
-        table.calculate_ddim_uniform_sigmas,
+        training_table.calculate_ddim_uniform_sigmas,
         "even stride over the table, from the bottom",
         "arXiv:2010.02502",
     ),
     _N.NORMAL: ScheduleSpec(
-        "training_table", table.calculate_normal_sigmas, "even in timestep, both ends", "k-diffusion, ComfyUI"
+        "training_table", training_table.calculate_normal_sigmas, "even in timestep, both ends", "k-diffusion, ComfyUI"
     ),
     _N.LINEAR: ScheduleSpec("sigma", power.calculate_linear_sigmas, "even in sigma", "karras at rho = 1"),
     _N.BETA: ScheduleSpec(
-        "training_table", table.calculate_beta_sigmas, "beta quantiles of the training table", "arXiv:2407.12173"
+        "training_table",
+        training_table.calculate_beta_sigmas,
+        "beta quantiles of the training table",
+        "arXiv:2407.12173",
     ),
     _N.BETA57: ScheduleSpec(
-        "training_table", table.calculate_beta57_sigmas, "beta with alpha 0.5, beta 0.7", "RES4LYF"
+        "training_table", training_table.calculate_beta57_sigmas, "beta with alpha 0.5, beta 0.7", "RES4LYF"
     ),
     _N.LINEAR_QUADRATIC: ScheduleSpec(
         "curve", curves.calculate_linear_quadratic_sigmas, "linear, then quadratic, to 0", "Mochi, ComfyUI"
@@ -85,15 +90,20 @@ SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
     _N.LAPLACE: ScheduleSpec(
         "sigma", power.calculate_laplace_sigmas, "Laplace quantiles of log sigma", "arXiv:2407.03297"
     ),
-    _N.LOGSNR: ScheduleSpec("training_table", table.calculate_logsnr_sigmas, "even in log-SNR", "arXiv:2206.00927"),
+    _N.LOGSNR: ScheduleSpec(
+        "training_table", training_table.calculate_logsnr_sigmas, "even in log-SNR", "arXiv:2206.00927"
+    ),
     _N.TRAILING: ScheduleSpec(
-        "training_table", table.calculate_trailing_sigmas, "rounded even stride, from the top", "arXiv:2305.08891"
+        "training_table",
+        training_table.calculate_trailing_sigmas,
+        "rounded even stride, from the top",
+        "arXiv:2305.08891",
     ),
     _N.LEADING: ScheduleSpec(
-        "training_table", table.calculate_leading_sigmas, "whole stride, from the bottom", "diffusers"
+        "training_table", training_table.calculate_leading_sigmas, "whole stride, from the bottom", "diffusers"
     ),
     _N.SD_TURBO: ScheduleSpec(
-        "training_table", table.calculate_sd_turbo_sigmas, "the first of ten even strides", "ComfyUI"
+        "training_table", training_table.calculate_sd_turbo_sigmas, "the first of ten even strides", "ComfyUI"
     ),
     _N.ALIGN_YOUR_STEPS: ScheduleSpec(
         "published", published.calculate_align_your_steps_sigmas, "optimised table of 10 steps", "arXiv:2404.14507"

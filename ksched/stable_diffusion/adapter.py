@@ -19,12 +19,12 @@ from PIL import Image
 
 from ksched import guidance
 from ksched.denoiser import Denoiser, Prediction
-from ksched.grid import split, truncate
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
 from ksched.processes import Process
 from ksched.registry import sampler_spec
 from ksched.sampler import Sampler, build_sampler
+from ksched.schedules.transforms import split, truncate
 from ksched.stable_diffusion import jobs, parts
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import Picture

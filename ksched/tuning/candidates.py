@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ksched.grid import Grid
 from ksched.names.enums import NoiseSchedule
 from ksched.plan import Plan
 from ksched.processes import Flow, Process
@@ -13,6 +12,7 @@ from ksched.registry import AUTO, sampler_spec
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.auto import AutoEnd, choose
 from ksched.schedules import calculate_sigmas
+from ksched.schedules.grid import Grid
 
 __all__ = ["ENDS", "of_sampler", "shipped", "untuned"]
 

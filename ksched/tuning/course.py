@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ksched.grid import Grid
 from ksched.loop import progress_bar
 from ksched.options import check_options
 from ksched.plan import Plan
@@ -20,6 +19,7 @@ from ksched.registry import sampler_spec
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.weighted import Table, ratio, weighted
+from ksched.schedules.grid import Grid
 from ksched.tape import trace
 from ksched.threads import one_thread
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned

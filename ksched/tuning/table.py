@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from ksched import analysis
-from ksched.grid import Grid
 from ksched.plan import Plan
 from ksched.processes import Flow
 from ksched.samplers.weighted import Table, ratio
+from ksched.schedules.grid import Grid
 from ksched.types import Array
 
 __all__ = ["canonical", "flow_level", "on_flow", "states", "table_of"]

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ksched import schedules
-from ksched.grid import Grid
 from ksched.loop import StepInfo
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.sampler import Sampler, build_sampler
+from ksched.schedules.grid import Grid
 from ksched.types import Array
 
 __all__ = ["NoiseKind", "SamplerFunction", "calculate_sigmas", "process_of", "sampler_function"]

@@ -1,0 +1,89 @@
+"""The validated noise levels of one run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ksched.processes import Level, Process
+from ksched.types import Array, ArrayLike
+
+__all__ = ["Grid", "as_numbers", "check_sigmas"]
+
+
+def as_numbers(sigmas: ArrayLike) -> Array:
+    """A new one-dimensional float64 array of at least one number."""
+    try:
+        values = np.asarray(sigmas, dtype=np.float64).copy()  # asarray, because tensors refuse array
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"sigmas must be a list of numbers; got {sigmas!r}") from error
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"sigmas must be one list of at least one number; got shape {values.shape}")
+    return values
+
+
+def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
+    """Noise levels as a new float64 array: finite, strictly decreasing, >= 0, the first at most ``limit``.
+
+    Raises
+    ------
+    TypeError : not numbers
+    ValueError : anything else; the message names the first offending index and value
+    """
+    values = as_numbers(sigmas)
+    for i, value in enumerate(values):
+        if math.isnan(value) or (math.isinf(value) and not (i == 0 and value > 0 and limit == math.inf)):
+            raise ValueError(
+                f"sigmas must be finite (infinity only first, and only on VP(variance_preserving=True)); "
+                f"got sigmas[{i}]={value}"
+            )
+        if value < 0:
+            raise ValueError(f"sigmas must be >= 0; got sigmas[{i}]={value}")
+        if i and value >= values[i - 1]:
+            raise ValueError(
+                f"sigmas must be strictly decreasing; got sigmas[{i - 1}]={values[i - 1]}, sigmas[{i}]={value}. "
+                "They are run exactly as given: sort them or remove repeated levels yourself."
+            )
+    if values[0] > limit:
+        raise ValueError(f"sigmas must be at most {limit:g} on this process; got sigmas[0]={values[0]}")
+    return values
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Levels of one run on one process.
+
+    Attributes
+    ----------
+    process : gives the levels between those of the grid too, for samplers with intermediate stages
+    levels : one more than there are steps, from noise to data
+    """
+
+    process: Process
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, sigmas: ArrayLike, process: Process) -> Grid:
+        """Grid of contract sigmas, exactly as given.
+
+        Raises
+        ------
+        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`)
+        """
+        values = check_sigmas(sigmas, process.sigma_limit)
+        return cls(process, tuple(process.level(float(value)) for value in values))
+
+    def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
+        """(level left, level reached) of every step; of other levels than its own, if a method has some."""
+        return itertools.pairwise(self.levels if levels is None else levels)
+
+    def at(self, lam: float) -> Level:
+        """The process's level with half log-SNR ``lam``."""
+        return self.process.level_at(lam)
+
+    def __len__(self) -> int:
+        return len(self.levels) - 1
