@@ -21,7 +21,7 @@ from ksched.schedules.transforms import *
 if TYPE_CHECKING:
     from ksched import analysis, batch, exact, guidance, matrices, networks, noise, peers, plots, testing
     from ksched.check import ModelReport, check_model
-    from ksched.denoiser import Denoiser
+    from ksched.denoisers.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
     from ksched.loop import StepInfo

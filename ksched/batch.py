@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ksched.denoiser import Denoiser
+from ksched.denoisers.denoiser import Denoiser
 from ksched.kernels import form_together
 from ksched.live import LiveRun
 from ksched.loop import Model, answer

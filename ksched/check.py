@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from ksched.calling import ask, is_denoiser, tensor_of, time_name
-from ksched.denoiser import Denoiser, Prediction
+from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
+from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VE, VP, AngleV, Flow, FlowVE, Process
 from ksched.processes.agreement import process_of_model
 from ksched.types import Array

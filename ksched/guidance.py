@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ksched.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.loop import Model, answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from ksched.denoiser import Denoiser
+from ksched.denoisers.denoiser import Denoiser
 from ksched.kernels import Buffers, out_of_place
 from ksched.plan import Plan
 from ksched.processes import Level

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from ksched.denoiser import Denoiser
+from ksched.denoisers.denoiser import Denoiser
 from ksched.loop import Model, answer
 from ksched.noise import Seed
 from ksched.plan import Plan

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.calling import ask, is_denoiser, time_name
-from ksched.denoiser import Denoiser, Prediction
+from ksched.denoisers.calling import ask, is_denoiser, time_name
+from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 from ksched.schedules.diffusers import level_settings, vp_of
 

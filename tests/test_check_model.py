@@ -11,7 +11,7 @@ import torch
 from cases import PROCESSES
 
 from ksched import EDM, VE, VP, AngleV, Denoiser, Flow, FlowVE, ModelReport, Process, check_model, exact
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

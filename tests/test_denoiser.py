@@ -12,7 +12,7 @@ import torch
 from cases import gaussian_denoiser, start_state
 
 from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, batch, build_sampler
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 
 VARIANTS: list[Process] = [
     VP(),

@@ -9,7 +9,7 @@ import torch
 from cases import NAMES, SPECS, half, start_state
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler, kernels
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 from ksched.kernels import release_memory
 from ksched.program import layout
 

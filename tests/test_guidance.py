@@ -13,7 +13,7 @@ from cases import NAMES, PROCESSES, SPECS, start_state
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 from ksched.noise import SeededNoise, item_seeds
 from ksched.plan import Draw
 from ksched.registry import SamplerSpec

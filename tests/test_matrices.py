@@ -16,7 +16,7 @@ import torch
 from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_state
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 from ksched.matrices import Matrices, Tensors, advance, step
 from ksched.plan import Plan
 from ksched.program import layout

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ksched.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.integrations.stock import (
     CLASSES,
     METHOD,

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ksched import guidance
-from ksched.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.loop import Model, StepInfo
 from ksched.processes import Process

@@ -14,7 +14,7 @@ from typing import Any
 import diffusers
 import torch
 
-from ksched.denoiser import Prediction
+from ksched.denoisers.denoiser import Prediction
 from ksched.integrations.diffusers import KSchedScheduler
 from ksched.integrations.iterations import process_of
 from ksched.networks import prediction_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ksched.denoiser import Denoiser
+from ksched.denoisers.denoiser import Denoiser
 
 __all__ = ["decode", "encode", "expanded", "text_inputs"]
 

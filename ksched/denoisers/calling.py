@@ -11,6 +11,7 @@ import torch
 
 __all__ = ["ask", "is_denoiser", "tensor_of", "time_name"]
 
+
 _TIME_NAMES = ("timestep", "timesteps", "timestep_ratio")
 
 

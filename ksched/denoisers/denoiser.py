@@ -10,14 +10,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from ksched.calling import ask, is_denoiser, tensor_of, time_name
+from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma
 from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]
 
+
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
+
 
 # Grids whose conversions a denoiser remembers, since runs come in crowds on the same few.
 _KEPT = 64
