@@ -57,8 +57,8 @@ from _testbeds import (
 
 import ksched
 from ksched import VP, Flow
-from ksched.analysis import table as plan_table
 from ksched.exact import GaussianMixture
+from ksched.plan.analysis import table as plan_table
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "accuracy.png"
 NFES = (5, 6, 8, 10, 15, 20)

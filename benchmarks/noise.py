@@ -24,7 +24,7 @@ from _measure import arguments, facts, named, write
 import ksched
 import ksched.brownian
 from ksched.noise import BrownianNoise, SeededNoise
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 
 LIMIT = 12.0
 TREES_UP_TO, TREE_STEPS = 1_000_000, 20

@@ -21,11 +21,11 @@ from numpydoc.docscrape import FunctionDoc
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
-from ksched.analysis import table as plan_table
 from ksched.explain import allowed, sampler_facts
 from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
+from ksched.plan.analysis import table as plan_table
 from ksched.plots import save, sigma_curves
 from ksched.registry import SamplerSpec, dialect_options, samplers
 from ksched.samplers.view import VIEW_OPTIONS, view

@@ -19,13 +19,14 @@ from ksched.schedules import transforms
 from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
-    from ksched import analysis, batch, exact, guidance, matrices, networks, noise, peers, plots, testing
+    from ksched import batch, exact, guidance, matrices, networks, noise, peers, plots, testing
     from ksched.check import ModelReport, check_model
     from ksched.denoisers.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun
     from ksched.loop import StepInfo
-    from ksched.plan import Plan
+    from ksched.plan import analysis
+    from ksched.plan.plan import Plan
     from ksched.registry import register_sampler
     from ksched.runner import Run
     from ksched.sampler import Sampler, build_sampler

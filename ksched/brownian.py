@@ -13,7 +13,7 @@ import torch
 
 from ksched import kernels, philox
 from ksched.philox import Key, Words
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.seeded import (
     PER_WORD,

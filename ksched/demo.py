@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ksched.analysis import gaussian_errors
 from ksched.exact import GaussianMixture, digits
 from ksched.loop import StepInfo
 from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.noise import SeededNoise, item_seeds
-from ksched.plan import Draw, Plan
+from ksched.plan.analysis import gaussian_errors
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 from ksched.registry import AUTO, SamplerSpec, families, samplers
 from ksched.runner import Run

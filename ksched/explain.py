@@ -254,7 +254,7 @@ def _end(levels: Array) -> str:
 
 
 def _compare_tables(first: Configuration, second: Configuration, levels: Array, process: Process) -> str:
-    from ksched.analysis import table
+    from ksched.plan.analysis import table
     from ksched.sampler import build_sampler
 
     adaptive = [one.sampler for one in (first, second) if one.sampler and sampler_spec(one.sampler).adaptive]

@@ -24,7 +24,7 @@ from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.loop import Model, answer
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ksched.loop import run_plan
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules.grid import Grid
 

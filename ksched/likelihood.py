@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from ksched.loop import answer
 from ksched.noise import Seed, SeededNoise, item_seeds
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
 from ksched.runner import check_output, check_state

@@ -11,14 +11,14 @@ import torch
 from ksched.kernels import out_of_place
 from ksched.loop import Model, answer
 from ksched.noise import CallableNoise, NoiseSource, Seed, scheme_of
-from ksched.plan import Draw
+from ksched.plan.intervals import disjoint, snr
+from ksched.plan.rows import Draw
 from ksched.processes import Level
 from ksched.processes.agreement import Levels, mark
 from ksched.registry import SamplerSpec
 from ksched.runner import FED_TWICE, WRITTEN, Noise, check_output, check_state, noise_source, saved_noise, writes_to
 from ksched.saved_state import StateCheck
 from ksched.schedules.grid import Grid
-from ksched.tape import disjoint, snr
 
 __all__ = ["Live", "LiveRun"]
 

@@ -10,7 +10,7 @@ import torch
 
 from ksched.denoisers.denoiser import Denoiser
 from ksched.kernels import Buffers, out_of_place
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Level
 from ksched.runner import Noise, Run, check_output
 

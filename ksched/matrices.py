@@ -18,7 +18,7 @@ import torch
 from ksched.denoisers.denoiser import Denoiser
 from ksched.loop import Model, answer
 from ksched.noise import Seed
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement
 from ksched.program import DENOISED, UNCOND, Turn, layout

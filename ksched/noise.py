@@ -21,7 +21,7 @@ import torch
 
 from ksched import brownian, seeded
 from ksched.brownian import BrownianNoise
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 from ksched.seeded import SeededNoise
 

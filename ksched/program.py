@@ -9,7 +9,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from ksched.plan import Plan, Register
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register
 
 __all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "layout"]
 

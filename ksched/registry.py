@@ -9,13 +9,14 @@ from typing import Any
 
 from ksched.names.enums import Dialect, SamplerType
 from ksched.options import Option, options_of
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.trace import trace
 from ksched.replay import own_levels, placed, replay
 from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
 from ksched.samplers.view import VIEW_OPTIONS, view
 from ksched.samplers.weighted import same_levels
 from ksched.schedules.grid import Grid
-from ksched.tape import SamplerFunction, trace
 
 __all__ = [
     "AUTO",

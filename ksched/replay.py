@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ksched.plan import Plan, Register, Row
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.rows import Register, Row
 from ksched.processes import Level, Process
 from ksched.samplers.auto import general
 from ksched.samplers.weighted import same_levels
 from ksched.schedules.grid import Grid
-from ksched.tape import SamplerFunction
 
 __all__ = ["own_levels", "placed", "replay"]
 

@@ -18,7 +18,7 @@ from ksched.noise import (
     seeded_source,
     source_by_scheme,
 )
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Level, Process
 from ksched.processes.agreement import Levels, mark
 from ksched.program import DENOISED, UNCOND, Operations, Turn, layout

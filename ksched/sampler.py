@@ -21,7 +21,8 @@ from ksched.matrices import Matrices
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise import Seed, SeededNoise, item_seeds
 from ksched.options import Option, check_options, check_steps
-from ksched.plan import Draw, Plan
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec

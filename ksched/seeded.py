@@ -18,7 +18,7 @@ import torch
 
 from ksched import kernels, philox
 from ksched.philox import Key
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 
 __all__ = [
     "CHUNK",

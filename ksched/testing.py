@@ -28,13 +28,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ksched.analysis import marginals, measured_order
 from ksched.options import check_steps
-from ksched.plan import Plan
+from ksched.plan.analysis import marginals, measured_order
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.trace import TraceError, trace
 from ksched.processes import EDM, VE, VP, Flow, Process
 from ksched.schedules.grid import Grid
 from ksched.schedules.transforms import shift
-from ksched.tape import SamplerFunction, TraceError, trace
 from ksched.types import Array, ArrayLike, is_tensor
 
 try:

@@ -11,9 +11,9 @@ from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_sta
 
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact import Gaussian
+from ksched.plan.trace import TraceError
 from ksched.registry import SamplerSpec
 from ksched.samplers import adaptive
-from ksched.tape import TraceError
 
 IDS = [spec.name for spec in ADAPTIVE]
 

@@ -14,13 +14,14 @@ import torch
 from cases import PROCESSES, SPECS
 
 import ksched
-from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, explain
+from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
 from ksched.exact import digits
+from ksched.plan import analysis
+from ksched.plan.trace import trace
 from ksched.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
 from ksched.samplers.auto import AutoEnd, auto_levels, choose
 from ksched.samplers.weighted import Table, weighted
 from ksched.schedules.grid import Grid
-from ksched.tape import trace
 from ksched.tuning.table import table_of
 
 RANGES: dict[str, tuple[Process, float]] = {"sd": (VP(), 1.0), "edm": (EDM(), 0.5), "flow": (Flow(), 1.0)}

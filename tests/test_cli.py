@@ -17,7 +17,7 @@ import ksched.cli.app  # now, since rich moves the state of `random` when it is 
 from ksched import cli
 from ksched.cli import pictures as pictures_of
 from ksched.cli.app import make_app
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.registry import samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 

@@ -17,7 +17,7 @@ from ksched.batch import Batch
 from ksched.kernels import triton_kernels
 from ksched.matrices import step
 from ksched.noise import SeededNoise
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.program import layout
 from ksched.registry import SamplerSpec
 

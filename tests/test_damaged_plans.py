@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import ksched
 from ksched import VE, VP, Flow, Plan, build_sampler
 from ksched.loop import run_plan
-from ksched.plan import Register
+from ksched.plan.rows import Register
 from ksched.program import layout
 from ksched.replay import placed
 
@@ -240,8 +240,8 @@ def test_every_plan_that_is_written_is_read() -> None:
     up = ksched.schedules.grid.Grid(Flow(), tuple(map(Flow().level, (0.0, 0.25, 0.25, 0.5, 1.0))))
     plans = [
         *PLANS.values(),
-        ksched.tape.trace(twice, up, {}),
-        ksched.tape.trace(twice, grid, {}),
+        ksched.plan.trace.trace(twice, up, {}),
+        ksched.plan.trace.trace(twice, grid, {}),
         build_sampler("euler", sigmas=[3.0]).plan,
     ]
     plans += [build_sampler("auto", steps=n, process=p).plan for n in (1, 5, 12) for p in (VP(), Flow())]

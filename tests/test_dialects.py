@@ -10,8 +10,8 @@ import torch
 from cases import NAMES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
 
 from ksched import VP, Dialect, Flow, SamplerType, build_sampler
-from ksched.analysis import measured_order, table
-from ksched.plan import Plan
+from ksched.plan.analysis import measured_order, table
+from ksched.plan.plan import Plan
 from ksched.registry import DIALECTS, SamplerSpec, dialect_options, register_sampler, sampler_spec
 from ksched.types import Array
 
@@ -76,7 +76,7 @@ def test_taking_ve_for_ve_changes_nothing(name: str) -> None:
 
 def test_noise_of_a_sampler_that_takes_flow_for_ve_is_wrong() -> None:
     """What ComfyUI's ddpm does to flow models, and the default does not."""
-    from ksched.analysis import marginals
+    from ksched.plan.analysis import marginals
 
     for as_ve, wrong in ((True, True), (False, False)):
         plan = build_sampler("ddpm", "simple", 10, process=Flow(3.0), as_ve=as_ve).plan

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
-from ksched.analysis import measured_order, table
-from ksched.plan import Plan
+from ksched.plan.analysis import measured_order, table
+from ksched.plan.plan import Plan
 from ksched.testing import check_plan, sigma_curves
 from ksched.types import Array
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
 from ksched.denoisers.denoiser import Prediction
 from ksched.noise import SeededNoise, item_seeds
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.registry import SamplerSpec
 
 Model = Callable[[torch.Tensor, torch.Tensor], Any]

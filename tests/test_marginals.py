@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import NoiseSchedule, Process, build_sampler
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.registry import SamplerSpec
 from ksched.testing import check_plan, sigma_curves
 

@@ -18,10 +18,10 @@ from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_sta
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
 from ksched.matrices import Matrices, Tensors, advance, step
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
+from ksched.plan.trace import TraceError
 from ksched.program import layout
 from ksched.sampler import Sampler
-from ksched.tape import TraceError
 
 
 class Counting:

@@ -12,8 +12,9 @@ import pytest
 from cases import SPECS, can_be_silent, no_noise
 
 from ksched import VE, build_sampler
-from ksched.analysis import gaussian_error, measured_order
-from ksched.plan import Plan, Register, Row
+from ksched.plan.analysis import gaussian_error, measured_order
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register, Row
 from ksched.registry import SamplerSpec
 from ksched.testing import check_plan
 from ksched.types import Array

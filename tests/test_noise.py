@@ -28,7 +28,7 @@ import ksched.noise as noise_module
 from ksched import Run, brownian, build_sampler, kernels, philox, seeded
 from ksched.exact import Gaussian
 from ksched.noise import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.registry import samplers
 from ksched.types import Array
 

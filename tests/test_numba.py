@@ -14,7 +14,8 @@ from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 
 from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
 from ksched.noise import BrownianNoise, SeededNoise
-from ksched.plan import Draw, Plan
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Draw
 from ksched.program import DENOISED, UNCOND, Combination, Operations, combination, layout
 
 numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksched import VE, VP, Plan, build_sampler
-from ksched.analysis import table
 from ksched.live import Live
 from ksched.loop import run_plan
-from ksched.plan import Draw, Register, Row
+from ksched.plan.analysis import table
+from ksched.plan.rows import Draw, Register, Row
+from ksched.plan.trace import Form, TraceError, trace
 from ksched.registry import SamplerSpec
 from ksched.samplers.blocks import ddim
 from ksched.schedules.grid import Grid
-from ksched.tape import Form, TraceError, trace
 from ksched.testing import sigma_curves
 
 GRID = Grid.of([9.0, 3.0, 1.0, 0.0], VE())

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ksched import Flow
-from ksched.analysis import table
+from ksched.plan.analysis import table
 from ksched.registry import SamplerSpec, families, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid

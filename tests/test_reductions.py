@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
-from ksched.analysis import table
+from ksched.plan.analysis import table
 from ksched.testing import sigma_curves
 
 REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [

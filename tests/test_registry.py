@@ -11,8 +11,8 @@ import torch
 from cases import EVERY_NAME
 
 from ksched import Flow, NoiseSchedule, SamplerType, build_sampler, registry
-from ksched.analysis import marginals, measured_order
 from ksched.options import NonNegative
+from ksched.plan.analysis import marginals, measured_order
 from ksched.samplers.blocks import ddim
 from ksched.schedules.grid import Grid
 

@@ -14,7 +14,7 @@ from cases import NAMES, gaussian_denoiser, half, paired, start_state
 from ksched import VP, Denoiser, build_sampler, kernels, seeded
 from ksched.batch import Batch
 from ksched.noise import SeededNoise
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 
 triton_kernels = pytest.importorskip("ksched.triton_kernels", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import ksched
-from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, tune
+from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, tune
 from ksched.exact import Gaussian, GaussianMixture
+from ksched.plan import analysis
 from ksched.tuning import course
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
 from ksched.tuning.mixtures import Mixtures

@@ -16,7 +16,7 @@ from ksched.names.enums import Dialect
 from ksched.options import Option, check_options
 
 if TYPE_CHECKING:
-    from ksched.plan import Plan
+    from ksched.plan.plan import Plan
 
 __all__ = [
     "LONGEST",
@@ -61,7 +61,7 @@ AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def read_plan(file: Path) -> Plan:
     """The plan in a file, or an error that says what is wrong with it."""
-    from ksched.plan import Plan
+    from ksched.plan.plan import Plan
 
     try:
         return Plan.from_json(read_text(file))

@@ -27,7 +27,9 @@ from ksched.integrations.stock import (
 )
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps
-from ksched.plan import Plan, Register
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register
+from ksched.plan.trace import trace
 from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.runner import Run
@@ -37,7 +39,6 @@ from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
 from ksched.schedules.grid import Grid
 from ksched.schedules.transforms import stretch_terminal
-from ksched.tape import trace
 from ksched.types import Array, ArrayLike
 
 __all__ = [

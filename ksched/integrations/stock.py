@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from ksched.names.enums import Dialect
 from ksched.peers import find_sampler
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction, Vector, Verbs
+from ksched.plan.trace import trace
 from ksched.processes import EDM, VP, Flow, Level, Process
 from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
 from ksched.schedules.diffusers import DiffusersLevels, level_settings, vp_of
 from ksched.schedules.grid import Grid
-from ksched.tape import SamplerFunction, Vector, Verbs, trace
 
 __all__ = [
     "CLASSES",

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from ksched.options import Between, Finite, Order, Quirk
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import Straight, combine, ddim, lagrange_weights, moments, renoise
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]
 

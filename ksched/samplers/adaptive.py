@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 from ksched.options import Between, NonNegative, Positive, Quirk
+from ksched.plan.protocol import LiveVerbs
 from ksched.processes import Level
 from ksched.samplers.blocks import Straight, ancestral_above, combine, ddim, eps_step, inner, phi, renoise
 from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
 from ksched.schedules.grid import Grid
-from ksched.tape import LiveVerbs
 from ksched.types import Tensor
 
 __all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]

@@ -11,13 +11,13 @@ from importlib import resources
 from typing import Any, Literal, TypeVar
 
 from ksched.options import Positive, check_steps
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
 from ksched.samplers.multistep import exp_pc
 from ksched.samplers.weighted import Table, ratio, same_levels, weighted
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = ["AutoEnd", "Choice", "auto", "auto_levels", "auto_origin", "choose", "general"]
 

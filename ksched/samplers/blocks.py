@@ -9,9 +9,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = [
     "AncestralRule",

@@ -9,10 +9,10 @@ from math import expm1
 from typing import Annotated, Literal, TypeVar
 
 from ksched.options import Finite, NonNegative, Quirk, Share
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import Straight, ancestral, ddim, middle, phi, renoise
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = [
     "cfgpp_ud10_ab",

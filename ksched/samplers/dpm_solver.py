@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
 from ksched.options import Between, NonNegative, Quirk
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import (
     Integrals,
@@ -20,7 +21,6 @@ from ksched.samplers.blocks import (
     with_last_twice,
 )
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]
 

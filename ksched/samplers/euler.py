@@ -6,10 +6,10 @@ import math
 from typing import Annotated, Literal, TypeVar
 
 from ksched.options import Bound, NonNegative, Quirk, Share
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import AncestralRule, ancestral, churn, ddim, renoise
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 
 from ksched.options import Between, NonNegative, Quirk
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import (
     AncestralRule,
@@ -25,7 +26,6 @@ from ksched.samplers.blocks import (
     stages,
 )
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = [
     "dpm_fast",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 
 from ksched.options import Between, Count, NonNegative, Order, Quirk, Share
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.adams import lms
 from ksched.samplers.blocks import (
@@ -36,7 +37,6 @@ from ksched.samplers.blocks import (
 from ksched.samplers.dpm_solver import dpm_multistep
 from ksched.samplers.exponential import linear, res_3s_rows
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 from ksched.types import Array
 
 __all__ = [

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
 from ksched.options import Between, Bound, NonNegative, Positive, Quirk
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
 from ksched.samplers.blocks import (
     AncestralRule,
@@ -23,7 +24,6 @@ from ksched.samplers.blocks import (
 )
 from ksched.schedules import calculate_karras_sigmas
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = [
     "TABLEAUS",

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level, Process
 from ksched.samplers.blocks import ddim
 from ksched.schedules.grid import Grid
-from ksched.tape import Vector, Verbs
 
 __all__ = ["Table", "ratio", "same_levels", "weighted"]
 

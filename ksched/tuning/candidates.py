@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ksched.names.enums import NoiseSchedule
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Flow, Process
 from ksched.registry import AUTO, sampler_spec
 from ksched.sampler import Sampler, build_sampler

@@ -13,14 +13,14 @@ import torch
 
 from ksched.loop import progress_bar
 from ksched.options import check_options
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
+from ksched.plan.trace import trace
 from ksched.processes import Process
 from ksched.registry import sampler_spec
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.weighted import Table, ratio, weighted
 from ksched.schedules.grid import Grid
-from ksched.tape import trace
 from ksched.threads import one_thread
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
 from ksched.tuning.fit import Free, OnGrid, Problem, fit

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.sampler import build_sampler
 from ksched.samplers.weighted import Table
 from ksched.tuning.table import canonical, flow_level, on_flow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning, typical
 from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.model import Canonical

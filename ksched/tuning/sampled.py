@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.samplers.weighted import ratio
 from ksched.threads import one_thread
 from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ksched import analysis
-from ksched.plan import Plan
+from ksched.plan import analysis
+from ksched.plan.plan import Plan
 from ksched.processes import Flow
 from ksched.samplers.weighted import Table, ratio
 from ksched.schedules.grid import Grid

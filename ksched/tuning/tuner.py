@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ksched.options import check_steps
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
 from ksched.registry import sampler_spec

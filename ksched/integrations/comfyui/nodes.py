@@ -19,7 +19,7 @@ from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, pr
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise import SeededNoise
 from ksched.options import Option, check_options
-from ksched.plan import Draw
+from ksched.plan.rows import Draw
 from ksched.registry import DIALECTS as SAMPLER_DIALECTS
 from ksched.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS

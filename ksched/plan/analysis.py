@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ksched.plan import Plan
+from ksched.plan.plan import Plan
 from ksched.processes import Level, Process
 from ksched.types import Array, ArrayLike
 
@@ -27,6 +27,7 @@ __all__ = [
     "table",
     "warped_sigmas",
 ]
+
 
 Answer = tuple[Array, Array]  # (denoised, uncond)
 

@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, Self, TypeVar, cast
+from typing import Any, NoReturn, cast
 
-from ksched.plan import Draw, Plan, Register, Row, form_text
+from ksched.plan.intervals import disjoint, snr
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.rows import Draw, Register, Row, form_text
 from ksched.processes import Level
 from ksched.schedules.grid import Grid
 
-__all__ = ["Form", "LiveVerbs", "SamplerFunction", "Tape", "TraceError", "Vector", "Verbs", "disjoint", "snr", "trace"]
+__all__ = ["Form", "Tape", "TraceError", "trace"]
 
 
 class TraceError(TypeError):
     """A sampler did something with a symbol that a table of numbers cannot hold."""
-
-
-class Vector(Protocol):
-    """What a sampler may do with a state: a tensor can, and so can a symbol."""
-
-    def __add__(self, other: Any, /) -> Self: ...
-    def __sub__(self, other: Any, /) -> Self: ...
-    def __mul__(self, factor: Any, /) -> Self: ...
-    def __rmul__(self, factor: Any, /) -> Self: ...
-    def __truediv__(self, divisor: Any, /) -> Self: ...
-    def __neg__(self) -> Self: ...
-
-
-V = TypeVar("V", bound=Vector)
-
-
-class Verbs(Protocol[V]):
-    """What a sampler may ask of the run it belongs to."""
-
-    def denoise(self, x: V, level: Level) -> V:
-        """The model's x0 prediction for state ``x`` at ``level``."""
-        ...
-
-    def denoise_both(self, x: V, level: Level) -> tuple[V, V]:
-        """The prediction and its unconditional twin, from one model call."""
-        ...
-
-    def noise(self, start: Level, end: Level, stream: int = 0) -> V:
-        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked."""
-        ...
-
-    def keep(self, value: V) -> V:
-        """Make a state of its own of a value that later steps use more than once."""
-        ...
-
-
-S = TypeVar("S")
-
-
-class LiveVerbs(Verbs[V], Protocol[V]):
-    """What a sampler that looks at its states may ask of the run besides; such a sampler has no plan."""
-
-    def checkpoint(self, state: S) -> S:
-        """Say where the run stands: ``state``, all that the sampler needs to go on from here.
-
-        A sampler calls it with its start before its loop, and at the end of every turn of it. A run that is resumed
-        calls the sampler anew, and the first call returns the state of the last checkpoint instead.
-        """
-        ...
-
-
-SamplerFunction = Callable[..., Any]  # (run, grid, x, *, options) -> x
 
 
 def _refuse(doing: str) -> NoReturn:
@@ -260,45 +209,6 @@ _KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
 def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
     """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
-
-
-def snr(level: Level) -> float:
-    """Signal-to-noise ratio of a level."""
-    return (level.alpha / level.sigma) ** 2 if level.sigma > 0 else math.inf
-
-
-def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tuple[Draw, float]]]:
-    """Each requested noise as a combination of noises of disjoint intervals: increments of one Brownian path.
-
-    Its clock is the signal-to-noise ratio: there the reverse SDE, for a constant prediction, adds the path itself.
-    """
-    result = []
-    paths: dict[tuple[int, int, bool], set[float]] = {}  # where the noises of each path end
-    for request in requests:
-        paths.setdefault(_path(request), set()).update(request[:2])
-    stops = {path: sorted(sigmas) for path, sigmas in paths.items()}
-    for request in requests:
-        low, high = sorted(request[:2])
-        rises = request.sigma_to > request.sigma_from
-        along = stops[_path(request)]
-        inside = along[bisect_right(along, low) : bisect_left(along, high)]
-        if not inside:  # nothing overlaps
-            result.append([(request, 1.0)])
-            continue
-        ends = [high, *reversed(inside), low]
-        whole = clock[low] - clock[high]
-        parts = []
-        for a, b in itertools.pairwise(ends):
-            share = 1.0 if math.isinf(clock[b]) else (clock[b] - clock[a]) / whole
-            part = Draw(b, a, *request[2:]) if rises else Draw(a, b, *request[2:])
-            parts.append((part, math.sqrt(share)))
-        result.append(parts)
-    return result
-
-
-def _path(request: Draw) -> tuple[int, int, bool]:
-    """What two noises have in common whose intervals may overlap; noise added going up is no part of the path down."""
-    return request.visit, request.stream, request.sigma_to > request.sigma_from
 
 
 def _substitute(

@@ -11,60 +11,21 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ksched.plan.rows import Draw, Register, Row, form_text
 from ksched.processes import Level
 from ksched.processes.base import check_positive
 from ksched.storage.texts import parse_json
 
-__all__ = ["Draw", "Plan", "Register", "Row"]
-
-
-class Register(NamedTuple):
-    """What a row may refer to: state "x", output "D" or "U", noise "xi", and its number."""
-
-    kind: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}{self.number}"
-
-
-class Draw(NamedTuple):
-    """One unit-normal noise of a run, named by where in the run it acts, not by when it is asked for.
-
-    ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` tells apart
-    independent noises of one interval.
-    """
-
-    sigma_from: float
-    sigma_to: float
-    visit: int = 0
-    stream: int = 0
-
-
-class Row(NamedTuple):
-    """One state that the sampler forms.
-
-    Attributes
-    ----------
-    terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
-    level : where the model is called on it; None: it is not
-    step : the step of the schedule it belongs to
-    both : whether the call must return the unconditional prediction too
-    """
-
-    terms: tuple[tuple[Register, float], ...]
-    level: Level | None
-    step: int
-    both: bool = False
+__all__ = ["Plan"]
 
 
 @dataclass(frozen=True)
@@ -299,21 +260,21 @@ class Plan:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def form_text(terms: Iterable[tuple[Register, float]]) -> str:
-    """A linear combination as people read it."""
-    return "  ".join(f"{value:+.6f} {register}" for register, value in terms)
-
-
 def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
     """Numbers for JSON, which has no infinity."""
     return values and [str(v) if isinstance(v, float) and math.isinf(v) else v for v in values]  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------------ plans as plain data
-
 _LIMIT = 1 << 63
+
+
 _REGISTER = re.compile(r"(x|D|U|xi)([0-9]{1,9})", re.ASCII)
+
+
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
+
+
 _KINDS = {dict: "a mapping", list: "a list", int: "a whole number", bool: "true or false", str: "text"}
 
 

@@ -1,0 +1,62 @@
+"""What a sampler function may ask of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, Self, TypeVar
+
+from ksched.processes import Level
+
+__all__ = ["LiveVerbs", "SamplerFunction", "Vector", "Verbs"]
+
+
+class Vector(Protocol):
+    """What a sampler may do with a state: a tensor can, and so can a symbol."""
+
+    def __add__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, factor: Any, /) -> Self: ...
+    def __rmul__(self, factor: Any, /) -> Self: ...
+    def __truediv__(self, divisor: Any, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+
+
+V = TypeVar("V", bound=Vector)
+
+
+class Verbs(Protocol[V]):
+    """What a sampler may ask of the run it belongs to."""
+
+    def denoise(self, x: V, level: Level) -> V:
+        """The model's x0 prediction for state ``x`` at ``level``."""
+        ...
+
+    def denoise_both(self, x: V, level: Level) -> tuple[V, V]:
+        """The prediction and its unconditional twin, from one model call."""
+        ...
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> V:
+        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked."""
+        ...
+
+    def keep(self, value: V) -> V:
+        """Make a state of its own of a value that later steps use more than once."""
+        ...
+
+
+S = TypeVar("S")
+
+
+class LiveVerbs(Verbs[V], Protocol[V]):
+    """What a sampler that looks at its states may ask of the run besides; such a sampler has no plan."""
+
+    def checkpoint(self, state: S) -> S:
+        """Say where the run stands: ``state``, all that the sampler needs to go on from here.
+
+        A sampler calls it with its start before its loop, and at the end of every turn of it. A run that is resumed
+        calls the sampler anew, and the first call returns the state of the last checkpoint instead.
+        """
+        ...
+
+
+SamplerFunction = Callable[..., Any]  # (run, grid, x, *, options) -> x

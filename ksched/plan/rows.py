@@ -1,0 +1,55 @@
+"""The parts of a plan: registers, draws and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ksched.processes import Level
+
+__all__ = ["Draw", "Register", "Row", "form_text"]
+
+
+class Register(NamedTuple):
+    """What a row may refer to: state "x", output "D" or "U", noise "xi", and its number."""
+
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.number}"
+
+
+class Draw(NamedTuple):
+    """One unit-normal noise of a run, named by where in the run it acts, not by when it is asked for.
+
+    ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` tells apart
+    independent noises of one interval.
+    """
+
+    sigma_from: float
+    sigma_to: float
+    visit: int = 0
+    stream: int = 0
+
+
+class Row(NamedTuple):
+    """One state that the sampler forms.
+
+    Attributes
+    ----------
+    terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
+    level : where the model is called on it; None: it is not
+    step : the step of the schedule it belongs to
+    both : whether the call must return the unconditional prediction too
+    """
+
+    terms: tuple[tuple[Register, float], ...]
+    level: Level | None
+    step: int
+    both: bool = False
+
+
+def form_text(terms: Iterable[tuple[Register, float]]) -> str:
+    """A linear combination as people read it."""
+    return "  ".join(f"{value:+.6f} {register}" for register, value in terms)
