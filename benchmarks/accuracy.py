@@ -57,7 +57,7 @@ from _testbeds import (
 
 import ksched
 from ksched import VP, Flow
-from ksched.exact import GaussianMixture
+from ksched.exact.mixture import GaussianMixture
 from ksched.plan.analysis import table as plan_table
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "accuracy.png"

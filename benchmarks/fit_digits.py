@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from ksched.exact import digits
+from ksched.exact.handwritten import digits
 
 SEED = 0
 COMPONENTS = 5  # per digit; more read no better, cost time at every call and do not fit the size

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ksched.exact import GaussianMixture, digits
+from ksched.exact.handwritten import digits
+from ksched.exact.mixture import GaussianMixture
 from ksched.loop import StepInfo
 from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.noise import SeededNoise, item_seeds

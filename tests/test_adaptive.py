@@ -10,7 +10,7 @@ import torch
 from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_state
 
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
-from ksched.exact import Gaussian
+from ksched.exact.mixture import Gaussian
 from ksched.plan.trace import TraceError
 from ksched.registry import SamplerSpec
 from ksched.samplers import adaptive

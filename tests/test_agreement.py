@@ -13,7 +13,7 @@ import torch
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, FlowVE, Process, build_sampler
 from ksched.batch import Batch
-from ksched.exact import Gaussian
+from ksched.exact.mixture import Gaussian
 
 
 def flow_denoiser(process: Process, std: float = 0.5) -> Denoiser:

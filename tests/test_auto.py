@@ -15,7 +15,7 @@ from cases import PROCESSES, SPECS
 
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
-from ksched.exact import digits
+from ksched.exact.handwritten import digits
 from ksched.plan import analysis
 from ksched.plan.trace import trace
 from ksched.registry import AUTO, SamplerSpec, plan_spec, sampler_spec

@@ -20,7 +20,9 @@ from scipy.special import logsumexp, ndtr
 from scipy.stats import multivariate_normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ksched.exact import Empirical, Gaussian, GaussianMixture, digits
+from ksched.exact.empirical import Empirical
+from ksched.exact.handwritten import digits
+from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.processes import EDM, VE, VP, Flow, Process
 
 Array = npt.NDArray[np.float64]

@@ -826,7 +826,7 @@ def test_mistakes_at_a_call(build: Callable[[], Model], message: str) -> None:
 
 def test_a_whole_guided_run_has_the_guided_law() -> None:
     """On Gaussian data of one variance guidance moves the mean: scale w samples ``u + w (c - u)``, exactly known."""
-    from ksched.exact import Gaussian
+    from ksched.exact.mixture import Gaussian
 
     process = VE()
     positive, negative = (Gaussian([m], 0.5, process) for m in (1.0, -0.5))

@@ -9,7 +9,7 @@ import torch
 from cases import COORDINATES, paired
 
 from ksched import VP, Process, log_likelihood
-from ksched.exact import GaussianMixture
+from ksched.exact.mixture import GaussianMixture
 
 RANGES = {"vp_preserving": (0.03, 4000.0), "ve": (0.03, 4000.0), "flow": (0.02, 1.0)}
 

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ksched
 import ksched.noise as noise_module
 from ksched import Run, brownian, build_sampler, kernels, philox, seeded
-from ksched.exact import Gaussian
+from ksched.exact.mixture import Gaussian
 from ksched.noise import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan.rows import Draw
 from ksched.registry import samplers

@@ -13,7 +13,7 @@ import torch
 from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, paired
 
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
-from ksched.exact import Gaussian, GaussianMixture
+from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.loop import run_plan
 from ksched.plan.analysis import gaussian_error, gaussian_law, table
 from ksched.processes import Level

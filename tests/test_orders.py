@@ -10,7 +10,7 @@ import torch
 from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired
 
 from ksched import Flow, Process, build_sampler
-from ksched.exact import GaussianMixture
+from ksched.exact.mixture import GaussianMixture
 from ksched.plan.analysis import gaussian_error, measured_order, warped_sigmas
 from ksched.plan.plan import Plan
 from ksched.registry import SamplerSpec

@@ -13,7 +13,7 @@ import torch
 
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, tune
-from ksched.exact import Gaussian, GaussianMixture
+from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.plan import analysis
 from ksched.tuning import course
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends

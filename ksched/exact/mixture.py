@@ -8,12 +8,10 @@ coordinates ``y = x / (alpha + std)``, ``s = std / (alpha + std)``, ``a = 1 - s`
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib import resources
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, overload
 
@@ -25,11 +23,14 @@ from ksched.processes import Process, default_process
 from ksched.processes.agreement import check_sigma
 from ksched.types import Array, ArrayLike
 
-__all__ = ["Empirical", "Gaussian", "GaussianMixture", "digits"]
+__all__ = ["Gaussian", "GaussianMixture", "Place", "finite_array"]
+
 
 # Stands in for an a or s of 0, per working dtype: its square is a normal number, and a squared distance over its square
 # still finite.
 _TINY = {torch.float32: 1e-15, torch.float64: 1e-140}
+
+
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -41,7 +42,7 @@ class _Level(NamedTuple):
     scale: float
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a batch stands in flow coordinates."""
 
     y: torch.Tensor  # (batch, dimension)
@@ -55,9 +56,9 @@ class _Place(NamedTuple):
         return self.a.clamp_min(tiny), self.s.clamp_min(tiny)
 
 
-def _here(y: torch.Tensor, s: float) -> _Place:
+def _here(y: torch.Tensor, s: float) -> Place:
     """Float64 states on the host, all at one s."""
-    return _Place(y, y.new_full((1, 1), 1 - s), y.new_full((1, 1), s), y.new_ones((1, 1)))
+    return Place(y, y.new_full((1, 1), 1 - s), y.new_full((1, 1), s), y.new_ones((1, 1)))
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -94,7 +95,11 @@ class GaussianMixture:
         *,
         labels: Sequence[int] = (),
     ) -> None:
-        w, m, c = _finite("weights", weights), _finite("means", means), _finite("covariances", covariances)
+        w, m, c = (
+            finite_array("weights", weights),
+            finite_array("means", means),
+            finite_array("covariances", covariances),
+        )
         if w.ndim != 1 or not (w > 0).all() or abs(w.sum() - 1) > 1e-6:
             raise ValueError(f"weights must be one list of positive numbers with sum 1; got {w}")
         if m.ndim != 2 or len(m) != len(w) or not m.size:
@@ -241,7 +246,7 @@ class GaussianMixture:
         """The s below which paths are straight, because the noise hides no detail of the data; 0 if it always does."""
         return 0.0 if self._spread[0].min() > 0 else 1e-8
 
-    def _settled(self, at: _Place) -> torch.Tensor:
+    def _settled(self, at: Place) -> torch.Tensor:
         """Which items follow straight lines from here down to s = 0, shape (batch,)."""
         return (at.s[:, 0] <= self._floor).expand(len(at.y))
 
@@ -292,7 +297,7 @@ class GaussianMixture:
             )
         return x.reshape(len(x), -1)
 
-    def _place(self, x: torch.Tensor, sigma: float | torch.Tensor) -> _Place:
+    def _place(self, x: torch.Tensor, sigma: float | torch.Tensor) -> Place:
         flat = self._flat(x)
         flat = flat if flat.dtype == torch.float64 else flat.float()
         if isinstance(sigma, torch.Tensor):
@@ -301,9 +306,9 @@ class GaussianMixture:
             sigma = sigma.to(flat).reshape(-1, 1)
             alpha, std = self.process.alpha(sigma), self.process.noise_std(sigma)
             scale = alpha + std
-            return _Place(flat / scale, alpha / scale, std / scale, scale)
+            return Place(flat / scale, alpha / scale, std / scale, scale)
         a, s, scale = (flat.new_full((1, 1), value) for value in self._level(float(sigma)))
-        return _Place(flat / scale, a, s, scale)
+        return Place(flat / scale, a, s, scale)
 
     @cached_property
     def _uploaded(self) -> dict[Any, tuple[torch.Tensor, ...]]:
@@ -336,7 +341,7 @@ class GaussianMixture:
         basis = self._parameters(parts)[4:]
         return parts.flatten(1) @ basis[0].T if basis else parts.sum(1)
 
-    def _joint(self, at: _Place) -> tuple[torch.Tensor, torch.Tensor]:
+    def _joint(self, at: Place) -> tuple[torch.Tensor, torch.Tensor]:
         """Log of weight times density, and what pulls y to each component.
 
         Shapes (batch, components), without the factor ``(2 pi) ** (-dimension / 2)``, and (batch, components,
@@ -349,7 +354,7 @@ class GaussianMixture:
         pull = apart / total
         return log_weights - (total.log().sum(-1) + (apart * pull).sum(-1)) / 2, pull
 
-    def _denoised(self, at: _Place) -> torch.Tensor:
+    def _denoised(self, at: Place) -> torch.Tensor:
         """Posterior mean, shape (batch, dimension).
 
         ``(y + s^2 score) / a`` where the signal is the larger, so that sigma 0 returns x bit for bit; the mean of
@@ -362,7 +367,7 @@ class GaussianMixture:
         gain = torch.where(clear[..., None], (-s * s / a)[..., None], at.a[..., None] * variances)
         return base + self._together(share[..., None] * gain * pull)
 
-    def _slope(self, at: _Place) -> torch.Tensor:
+    def _slope(self, at: Place) -> torch.Tensor:
         """dy/ds, shape (batch, dimension): ``(y - D) / s`` with D as above, divided by hand, no 0 / 0 at s = 0."""
         _, means, variances, *_ = self._parameters(at.y)
         joint, pull = self._joint(at)
@@ -404,80 +409,8 @@ class Gaussian(GaussianMixture):
         return (1 - target) * means + self._together(apart * ratio.nan_to_num(1.0).sqrt())  # 0 / 0: from 0 to 0
 
 
-class Empirical(GaussianMixture):
-    """Finitely many points, all equally likely, as a denoiser: the mean of the points weighted by nearness.
-
-    Parameters
-    ----------
-    data : shape ``(points, *shape)``; a plain list of numbers is dimension 1
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
-
-    Raises
-    ------
-    ValueError : no points, or a number that is not finite
-
-    Notes
-    -----
-    The mixture whose components have no width. At sigma 0 the result is the nearest point.
-    """
-
-    def __init__(self, data: ArrayLike, process: Process | None = None) -> None:
-        points = _finite("data", data)
-        if not (points.ndim and points.size):
-            raise ValueError(f"data must have shape (points, *shape) and hold a point; got shape {points.shape}")
-        n = len(points)
-        super().__init__(np.full(n, 1 / n), points.reshape(n, -1), 0.0, process)
-
-    def _joint(self, at: _Place) -> tuple[torch.Tensor, torch.Tensor]:
-        log_weights, points, *_ = self._parameters(at.y)
-        a, s = at.divisors()
-        # Differences, not expanded squares: points that are close to each other stay apart in float32.
-        distance = torch.cdist(at.y / a, points, compute_mode="donot_use_mm_for_euclid_dist")
-        return log_weights - (distance * (a / s)) ** 2 / 2 - self.dimension * s.log(), points
-
-    def _denoised(self, at: _Place) -> torch.Tensor:
-        joint, points = self._joint(at)
-        return joint.softmax(1) @ points
-
-    def _slope(self, at: _Place) -> torch.Tensor:
-        return (at.y - self._denoised(at)) / at.s
-
-    def _settled(self, at: _Place) -> torch.Tensor:
-        # Once the nearest point has all the weight it keeps it: on the way down its odds only grow.
-        joint, points = self._joint(at)
-        apart = (joint.softmax(1) @ points - points[joint.argmax(1)]).abs().amax(1)
-        return (apart <= 1e-14 * points.abs().max()) | super()._settled(at)
-
-
-def _finite(name: str, values: ArrayLike) -> Array:
+def finite_array(name: str, values: ArrayLike) -> Array:
     array = np.array(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)].flat[0]}")
     return array
-
-
-def digits(process: Process | None = None) -> GaussianMixture:
-    """Handwritten digits, 8x8 pixels, paper -1 and ink 1: a mixture of 50 fitted to real ones, labelled 0 to 9.
-
-    Parameters
-    ----------
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
-
-    Notes
-    -----
-    Fitted by ``benchmarks/fit_digits.py`` to scikit-learn's ``load_digits`` (Alpaydin and Kaynak 1998, UCI repository).
-    It does not change, so it is made once for each process.
-    """
-    return _digits(default_process() if process is None else process)
-
-
-@lru_cache(maxsize=8)
-def _digits(process: Process) -> GaussianMixture:
-    packed = io.BytesIO((resources.files("ksched") / "data" / "digits.npz").read_bytes())
-    with np.load(packed, allow_pickle=False) as file:
-        parts = {name: file[name].astype(np.float64) for name in ("weights", "means", "factors", "labels")}
-    factors = np.zeros((len(parts["means"]), 64, 64))
-    factors[:, *np.tril_indices(64)] = parts["factors"]
-    covariances = factors @ factors.swapaxes(1, 2)
-    labels = [int(label) for label in parts["labels"]]
-    return GaussianMixture(parts["weights"], parts["means"], covariances, process, labels=labels)
