@@ -20,7 +20,8 @@ from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
     from ksched import batch, exact, guidance, matrices, networks, noise, peers, plots, testing
-    from ksched.check import ModelReport, check_model
+    from ksched.check.model_check import check_model
+    from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.live import LiveRun

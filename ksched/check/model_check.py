@@ -12,172 +12,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
+from ksched.check.readings import (
+    Base,
+    Hypothesis,
+    InputScaling,
+    OutputType,
+    TimestepConvention,
+    input_scaling_of,
+    target_weights,
+    timesteps_of,
+)
+from ksched.check.report import Finding, LevelFigures, ModelReport
+from ksched.check.words import type_name
 from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.processes import EDM, VE, VP, AngleV, Flow, FlowVE, Process
 from ksched.processes.agreement import process_of_model
 from ksched.types import Array
 
-__all__ = ["Finding", "LevelFigures", "Mistake", "ModelReport", "check_model"]
+__all__ = ["check_model"]
 
-Mistake: TypeAlias = Literal[
-    "raises", "output", "not_finite", "prediction", "sign", "scale", "input", "timestep", "table", "process", "unknown"
-]
-_Base: TypeAlias = Literal["epsilon", "sample", "v_prediction", "flow", "denoised"]
+
 #: How far above the linear yardstick, in units of the target's power, a network may be that still counts as trained
 #: for that target: noise of 0.3 times the target. What was trained for another one is off by 0.5 to 4 at most levels.
 _SLACK = 0.1
+
+
 #: how far above the yardstick a reading may be to be looked no further from, and chance may put one above another
 _CLOSE = 0.03
+
+
 #: how many standard errors better a reading must be, of two that both fit, to be called the right one
 _SURE = 5.0
+
+
 #: and by how much less its error must be: of one table against another, and of anything else
 _BETTER_TABLE, _BETTER = 0.001, 0.003
+
+
 #: relative difference of two errors that is none
 _EQUAL = 0.01
+
+
 #: x0 error, over the linear one, of a network that surely knows its data
 _KNOWS = 0.95
+
+
 #: smallest number of noised states at every level; and of values in them where two readings are nearly as good, which
 #: takes more than one call of the model at most so often
 _ROWS, _VALUES, _REPEATS = 16, 2**14, 64
-
-
-class Finding(NamedTuple):
-    """One mistake.
-
-    Attributes
-    ----------
-    kind : "raises" or "output" (no tensor, or of another shape), "not_finite", "prediction", "sign", "scale" (of the
-        output), "input" (its scaling), "timestep", "table" (of betas), "process" (more than one of these), or "unknown"
-    message : what is wrong and what to do
-    """
-
-    kind: Mistake
-    message: str
-
-
-class LevelFigures(NamedTuple):
-    """What was found at one noise level.
-
-    Attributes
-    ----------
-    sigma : contract sigma
-    told : what the model was told, timestep or sigma
-    error : root mean square error of the x0 prediction
-    linear : that of the best linear prediction, which knows no more of the data than mean and variance
-    """
-
-    sigma: float
-    told: float
-    error: float
-    linear: float
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """What `check_model` found; ``print`` it.
-
-    Attributes
-    ----------
-    claim : what the model was taken for
-    findings : mistakes, the most likely explanation first; empty for a model that is what it was taken for
-    notes : what is no mistake but good to know, and what the data cannot tell
-    levels : figures of the claimed reading at every noise level
-    calls : how often the model was called
-    """
-
-    claim: str
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-    levels: tuple[LevelFigures, ...]
-    calls: int
-
-    @property
-    def ok(self) -> bool:
-        """Whether no mistake was found."""
-        return not self.findings
-
-    @property
-    def kinds(self) -> tuple[Mistake, ...]:
-        """The kinds of the mistakes."""
-        return tuple(finding.kind for finding in self.findings)
-
-    def raise_if_wrong(self) -> None:
-        """Raise a ValueError with this report's text if a mistake was found."""
-        if not self.ok:
-            raise ValueError(str(self))
-
-    def __str__(self) -> str:
-        lines = [f"{self.claim}: {'nothing wrong' if self.ok else 'wrong'} ({self.calls} calls)"]
-        lines += [f"- {finding.message}" for finding in self.findings]
-        lines += [f"note: {note}" for note in self.notes]
-        if self.levels:
-            lines.append(f"{'sigma':>10}{'told':>10}{'x0 error':>12}{'linear':>10}")
-            lines += [f"{a:>10.4g}{b:>10.4g}{c:>12.4g}{d:>10.4g}" for a, b, c, d in self.levels]
-        return "\n".join(lines)
-
-
-# Readings
-
-
-class _Shown(NamedTuple):
-    """How a state ``x0 + rho * eps`` is shown: divided by what. ``data`` is the std of data that goes with it."""
-
-    says: str
-    divisor: Callable[[float], float]
-    data: float = 1.0
-
-
-class _Told(NamedTuple):
-    """What the network is told of the level."""
-
-    kind: Mistake
-    says: str
-    told: Callable[[float], float]
-    process: Process | None = None  # whose timesteps they are, of another table
-
-
-class _Kind(NamedTuple):
-    """What an answer is: a prediction type in its plain sign, or its negative.
-
-    "denoised" is the answer of a denoiser; ``skip`` says how much of the state it carries over itself, for one that
-    forgot to scale the state for its network.
-    """
-
-    base: _Base
-    sign: int = 1
-    skip: Literal["", "all", "v"] = ""
-
-
-class _Reading(NamedTuple):
-    """A way to use a model, and how well it goes."""
-
-    shown: _Shown
-    told: _Told
-    kind: _Kind
-    excess: Array  # (levels,): squared error of the target beyond the linear yardstick, over the target's power
-    errors: Array  # (levels, rows): squared error of x0
-    cost: float  # how many things about the claim must be wrong
-
-
-def _weights(kind: _Kind, rho: float, data: float) -> tuple[float, float]:
-    """The target's p and q, of x0 and of eps."""
-    norm = math.hypot(data, rho)
-    p, q = {
-        "epsilon": (0.0, 1.0),
-        "sample": (1.0, 0.0),
-        "denoised": (1.0, 0.0),
-        "flow": (-1.0, 1.0),
-        "v_prediction": (-rho / norm / data, data / norm),
-    }[kind.base]
-    return p, q
 
 
 def check_model(
@@ -314,27 +203,27 @@ class _Trial:
     # What was claimed
 
     @cached_property
-    def shown(self) -> _Shown:
+    def shown(self) -> InputScaling:
         """How the claim has the state shown."""
         if self.prediction is None:
-            return _Shown("the state", lambda rho: 1 / self.process.alpha(self._sigma(rho)))
-        return _shown_by(self.process)
+            return InputScaling("the state", lambda rho: 1 / self.process.alpha(self._sigma(rho)))
+        return input_scaling_of(self.process)
 
     @cached_property
-    def told(self) -> _Told:
+    def told(self) -> TimestepConvention:
         """What the claim has the model told."""
         if self.prediction is None:
-            return _Told("timestep", "sigma", self._sigma)
-        return _Told("timestep", "its timesteps", _timesteps_of(self.process))
+            return TimestepConvention("timestep", "sigma", self._sigma)
+        return TimestepConvention("timestep", "its timesteps", timesteps_of(self.process))
 
     @cached_property
-    def kind(self) -> _Kind:
+    def kind(self) -> OutputType:
         """What the claim takes the answer for."""
         if self.prediction is None:
-            return _Kind("denoised")
+            return OutputType("denoised")
         if self.prediction == "edm":  # v with the opposite sign
-            return _Kind("v_prediction", -1)
-        return _Kind(self.prediction)
+            return OutputType("v_prediction", -1)
+        return OutputType(self.prediction)
 
     # Asking the model
 
@@ -349,21 +238,21 @@ class _Trial:
                 return answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
             return tensor_of(ask(self.model, self.name, shown, value, {}), shown)
 
-    def states(self, level: int, shown: _Shown) -> Iterator[torch.Tensor]:
+    def states(self, level: int, shown: InputScaling) -> Iterator[torch.Tensor]:
         """The states of a level as the model is shown them, a batch at a time."""
         rho = float(self.ratios[level])
         scaled = (self.x0 + rho * self.noise[level]) * (self.scale / shown.divisor(rho))
         for part in torch.split(scaled, self.count):
             yield part.to(self.data.device, self.data.dtype)
 
-    def answers(self, shown: _Shown, told: _Told) -> Iterator[tuple[int, int, Any]]:
+    def answers(self, shown: InputScaling, told: TimestepConvention) -> Iterator[tuple[int, int, Any]]:
         """(level, first row, answer) of every call."""
         for level, rho in enumerate(self.ratios):
             value = told.told(float(rho))
             for i, state in enumerate(self.states(level, shown)):
                 yield level, i * self.count, self.ask(state, value)
 
-    def observe(self, shown: _Shown, told: _Told) -> Array | None:
+    def observe(self, shown: InputScaling, told: TimestepConvention) -> Array | None:
         """Inner products of (answer, x0, eps, 1), of every level and row: (levels, rows, 4, 4).
 
         All that any reading asks of the answers is in them. None if the model cannot be asked that way.
@@ -392,14 +281,14 @@ class _Trial:
 
     # Reading the answers
 
-    def read(self, shown: _Shown, told: _Told, kind: _Kind, cost: float) -> _Reading | None:
+    def read(self, shown: InputScaling, told: TimestepConvention, kind: OutputType, cost: float) -> Hypothesis | None:
         """How well a reading goes."""
         products = self.observe(shown, told)
         if products is None:
             return None
         excess, errors = [], []
         for rho, here in zip(self.ratios.tolist(), products, strict=True):
-            p, q = _weights(kind, rho, shown.data)
+            p, q = target_weights(kind, rho, shown.data)
             target = np.array([-kind.sign, p, q, 0.0])
             if kind.skip:  # the answer carried over a part of the scaled state, and should have of the state
                 part = 1.0 if kind.skip == "all" else shown.data**2 / (shown.data**2 + rho**2)
@@ -412,7 +301,7 @@ class _Trial:
                 power = max(power, rho * rho)
             excess.append((error.mean() - of_x0 * self._linear(rho, here)) / power)
             errors.append(error / of_x0)
-        return _Reading(shown, told, kind, np.array(excess), np.array(errors), cost)
+        return Hypothesis(shown, told, kind, np.array(excess), np.array(errors), cost)
 
     def _linear(self, rho: float, products: Array) -> float:
         """Mean squared error of the best linear x0 prediction."""
@@ -427,22 +316,22 @@ class _Trial:
         spread = float(power.std()) / math.sqrt(self.count) if self.count > 1 else math.sqrt(2 / power.numel())
         return _SLACK + min(0.3, 3 * spread / self.variance)
 
-    def fits(self, reading: _Reading | None) -> bool:
+    def fits(self, reading: Hypothesis | None) -> bool:
         """Whether the model is as good under this reading as one that was trained for it."""
         return reading is not None and bool((reading.excess <= self.slack).all())
 
-    def kinds(self, shown: _Shown, told: _Told) -> list[_Kind]:
+    def kinds(self, shown: InputScaling, told: TimestepConvention) -> list[OutputType]:
         """The kinds an answer could be, the claimed one first if it is asked as claimed."""
-        bases: tuple[_Base, ...] = ("epsilon", "sample", "v_prediction", "flow")
-        plain = [_Kind(base, sign) for sign in (1, -1) for base in bases]
+        bases: tuple[Base, ...] = ("epsilon", "sample", "v_prediction", "flow")
+        plain = [OutputType(base, sign) for sign in (1, -1) for base in bases]
         if self.prediction is not None:
             return sorted(plain, key=lambda kind: kind != self.kind)
-        plain = [kind for kind in plain if kind.base != "sample"] + [_Kind("denoised", -1)]
+        plain = [kind for kind in plain if kind.base != "sample"] + [OutputType("denoised", -1)]
         if shown is not self.shown and told is self.told:
-            return [_Kind("denoised", 1, "all"), _Kind("denoised", 1, "v"), _Kind("denoised")]
-        return [_Kind("denoised"), *plain]
+            return [OutputType("denoised", 1, "all"), OutputType("denoised", 1, "v"), OutputType("denoised")]
+        return [OutputType("denoised"), *plain]
 
-    def readings(self, shown: _Shown, told: _Told, cost: float) -> Iterator[_Reading]:
+    def readings(self, shown: InputScaling, told: TimestepConvention, cost: float) -> Iterator[Hypothesis]:
         """Every reading of the answers to one way of asking."""
         for kind in self.kinds(shown, told):
             same = kind.base == self.kind.base
@@ -454,23 +343,23 @@ class _Trial:
     # Other ways to ask
 
     @cached_property
-    def inputs(self) -> list[_Shown]:
+    def inputs(self) -> list[InputScaling]:
         """Ways to show the state, the claimed one first."""
         ours, data = self.shown, self.shown.data
         ways = [
             ours,
-            _Shown("unscaled", lambda rho: 1.0, data),
-            _Shown("twice", lambda rho: ours.divisor(rho) ** 2, data),
-            _Shown("sqrt(1 + sigma ** 2)", lambda rho: math.hypot(1, rho)),
-            _Shown("sqrt(0.25 + sigma ** 2)", lambda rho: math.hypot(0.5, rho), 0.5),
-            _Shown("1 + sigma", lambda rho: 1 + rho),
+            InputScaling("unscaled", lambda rho: 1.0, data),
+            InputScaling("twice", lambda rho: ours.divisor(rho) ** 2, data),
+            InputScaling("sqrt(1 + sigma ** 2)", lambda rho: math.hypot(1, rho)),
+            InputScaling("sqrt(0.25 + sigma ** 2)", lambda rho: math.hypot(0.5, rho), 0.5),
+            InputScaling("1 + sigma", lambda rho: 1 + rho),
         ]
         if self.prediction is None:
-            ways += [_Shown("the inverse", lambda rho: ours.divisor(rho) / math.hypot(1, rho))]
+            ways += [InputScaling("the inverse", lambda rho: ours.divisor(rho) / math.hypot(1, rho))]
         return self._distinct(ways, lambda way: way.divisor)
 
     @cached_property
-    def tables(self) -> list[_Told]:
+    def tables(self) -> list[TimestepConvention]:
         """Timesteps of other tables of betas."""
         process = self.process
         if self.prediction is None or not isinstance(process, VP) or process.log_sigma_timesteps:
@@ -488,21 +377,24 @@ class _Trial:
                     others[f"{name} table{' with zero terminal SNR' * is_zero}"] = make(
                         steps=n, zero_terminal_snr=is_zero, **how
                     )
-        ways = [self.told, *(_Told("table", name, _timesteps_of(other), other) for name, other in others.items())]
+        ways = [
+            self.told,
+            *(TimestepConvention("table", name, timesteps_of(other), other) for name, other in others.items()),
+        ]
         return self._distinct(ways, lambda way: way.told)[1:]
 
     @cached_property
-    def times(self) -> list[_Told]:
+    def times(self) -> list[TimestepConvention]:
         """Other things to tell the model than claimed, those of a range that may be unsafe for it included."""
         ours = self.told.told
         top = max(ours(float(rho)) for rho in self.ratios)
         ways = [self.told]
 
         def add(says: str, told: Callable[[float], float]) -> None:
-            ways.append(_Told("timestep", says, told))
+            ways.append(TimestepConvention("timestep", says, told))
 
         if self.prediction is None:
-            add("the timestep of the level", _timesteps_of(self.process))
+            add("the timestep of the level", timesteps_of(self.process))
             add("the noise over the signal", lambda rho: rho)
         elif top > 10:
             add("timesteps from 0 to 1, a thousandth of those", lambda rho: ours(rho) / 1000)
@@ -596,7 +488,7 @@ class _Trial:
                 break
             if not isinstance(answer, torch.Tensor):
                 return Finding(
-                    "output", f"it must return a tensor, or an object that holds one; got {_name_of(answer)}"
+                    "output", f"it must return a tensor, or an object that holds one; got {type_name(answer)}"
                 )
             if tuple(answer.shape) != shape:
                 what = f"it must return the shape it is shown, {shape}; got {tuple(answer.shape)}"
@@ -629,7 +521,7 @@ class _Trial:
             mode = " It is in training mode: call eval()." if getattr(self.model, "training", False) else ""
             yield f"two calls with the same arguments gave different answers.{mode}"
 
-    def _narrow(self) -> Iterator[_Reading]:
+    def _narrow(self) -> Iterator[Hypothesis]:
         """The claim and its neighbours: what can be tried on any model without harm."""
         yield from self.readings(self.shown, self.told, 0)
         for shown in self.inputs[1:]:
@@ -638,22 +530,22 @@ class _Trial:
             yield from self.readings(self.shown, told, 1)
         yield from self._scaled()
 
-    def _wide(self) -> Iterator[_Reading]:
+    def _wide(self) -> Iterator[Hypothesis]:
         """What a model may never have been told, for one that is not what is claimed."""
         for told in self.times:
             yield from self.readings(self.shown, told, 1)
         if self.prediction is None:  # a network given raw
-            yield from self.readings(_shown_by(self.process), self.times[0], 1)
+            yield from self.readings(input_scaling_of(self.process), self.times[0], 1)
         for name, process in self.processes:
-            shown, told = _shown_by(process), _Told("process", name, _timesteps_of(process), process)
+            shown, told = input_scaling_of(process), TimestepConvention("process", name, timesteps_of(process), process)
             yield from self.readings(shown, told, 2)
 
-    def _anything(self) -> Iterator[_Reading]:
+    def _anything(self) -> Iterator[Hypothesis]:
         for shown in self.inputs[1:]:
             for told in self.times:
                 yield from self.readings(shown, told, 2)
 
-    def _best(self, claimed: _Reading, found: Iterable[_Reading]) -> _Reading | None:
+    def _best(self, claimed: Hypothesis, found: Iterable[Hypothesis]) -> Hypothesis | None:
         """The simplest reading of those that fit and are as good as the best; None if none fits."""
         fitting = [reading for reading in found if self.fits(reading)]
         if not fitting:
@@ -665,7 +557,7 @@ class _Trial:
             return min((reading for reading in near if reading.cost == least), key=self._loss)
         return self._better(claimed, [reading for reading in fitting if reading.kind == claimed.kind])
 
-    def _better(self, claimed: _Reading, others: Iterable[_Reading]) -> _Reading:
+    def _better(self, claimed: Hypothesis, others: Iterable[Hypothesis]) -> Hypothesis:
         """One of the readings of the same kind that is better, if only by little, or else the claimed one.
 
         Errors of one kind can be compared level by level, which shows smaller differences.
@@ -695,16 +587,16 @@ class _Trial:
         """
         return (1 / np.maximum(self.variance, self.ratios**2))[:, None] / len(self.ratios)
 
-    def _loss(self, reading: _Reading) -> float:
+    def _loss(self, reading: Hypothesis) -> float:
         return float((self._weight * reading.errors).sum(0).mean())
 
-    def _as_good(self, reading: _Reading, best: _Reading) -> bool:
+    def _as_good(self, reading: Hypothesis, best: Hypothesis) -> bool:
         """Whether a reading is worse than the best by nothing but chance, or next to nothing."""
         each = (self._weight * (reading.errors - best.errors)).sum(0)
         chance = 4 * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 7 else math.inf
         return float(each.mean()) <= max(_EQUAL * self._loss(best), min(chance, _CLOSE))
 
-    def _relative(self, reading: _Reading) -> Array:
+    def _relative(self, reading: Hypothesis) -> Array:
         """Squared x0 error over that of the best linear prediction, at every level."""
         products = self.observe(self.shown, self.told)
         assert products is not None
@@ -712,7 +604,7 @@ class _Trial:
         relative: Array = reading.errors.mean(1) / np.array(linear)
         return relative
 
-    def _gain(self, claimed: _Reading, other: _Reading) -> tuple[float, float]:
+    def _gain(self, claimed: Hypothesis, other: Hypothesis) -> tuple[float, float]:
         """How much smaller the error of another reading of the same kind is: relative, and in standard errors.
 
         Surely not at all if it is larger at some level by more than chance.
@@ -732,7 +624,7 @@ class _Trial:
         worse = share.mean(1) < -4 * share.std(1, ddof=1) / math.sqrt(rows) - 1e-9
         return (gain, gain / spread if spread else 0.0) if not worse.any() else (gain, -math.inf)
 
-    def _untold(self, claimed: _Reading, found: Iterable[_Reading]) -> Iterator[str]:
+    def _untold(self, claimed: Hypothesis, found: Iterable[Hypothesis]) -> Iterator[str]:
         """Other kinds that fit as well."""
         same = [
             reading.kind
@@ -745,13 +637,13 @@ class _Trial:
             names = " and ".join(self._named(kind) for kind in same)
             yield f"{names} would fit these data as well: they cannot tell"
 
-    def _scaled(self) -> Iterator[_Reading]:
+    def _scaled(self) -> Iterator[Hypothesis]:
         """The claimed reading with the output times a number, which its ``told.says`` is."""
         products = self.observe(self.shown, self.told)
         assert products is not None
         inner = outer = 0.0
         for rho, here in zip(self.ratios.tolist(), products.mean(1), strict=True):
-            p, q = _weights(self.kind, rho, self.shown.data)
+            p, q = target_weights(self.kind, rho, self.shown.data)
             power = p * p * self.variance + q * q
             inner += self.kind.sign * (p * here[0, 1] + q * here[0, 2]) / power
             outer += here[0, 0] / power
@@ -769,9 +661,9 @@ class _Trial:
 
     # In words
 
-    def _named(self, kind: _Kind) -> str:
+    def _named(self, kind: OutputType) -> str:
         """A kind of answer as people call it."""
-        if kind == _Kind("v_prediction", -1) and (self.prediction == "edm" or "edm" in self._allowed):
+        if kind == OutputType("v_prediction", -1) and (self.prediction == "edm" or "edm" in self._allowed):
             return "edm"
         return f"the negative of {kind.base}" if kind.sign < 0 else kind.base
 
@@ -779,7 +671,7 @@ class _Trial:
     def _allowed(self) -> tuple[str, ...]:
         return self.process.predictions
 
-    def _explain(self, best: _Reading) -> Iterator[Finding]:
+    def _explain(self, best: Hypothesis) -> Iterator[Finding]:
         """What is wrong with the claim if this reading is right."""
         if best.told.kind == "process":
             yield self._another_process(best)
@@ -800,7 +692,7 @@ class _Trial:
         if (kind.base, kind.sign) != (self.kind.base, self.kind.sign):
             yield self._answer(kind)
 
-    def _answer(self, kind: _Kind) -> Finding:
+    def _answer(self, kind: OutputType) -> Finding:
         """Another prediction type or sign."""
         found = self._named(kind)
         if kind.base == self.kind.base:
@@ -825,7 +717,7 @@ class _Trial:
             what += ", and a process without zero terminal SNR, which epsilon cannot have"
         return Finding("prediction", what)
 
-    def _input(self, best: _Reading) -> Finding:
+    def _input(self, best: Hypothesis) -> Finding:
         """Another scale of the input."""
         shown, ours = best.shown, self.shown
         if self.prediction is None:
@@ -853,7 +745,7 @@ class _Trial:
             )
         return Finding("input", what)
 
-    def _time(self, best: _Reading) -> Finding:
+    def _time(self, best: Hypothesis) -> Finding:
         """Another thing that the network is told."""
         told, ours = best.told, self.told
         if told.kind == "table":
@@ -870,22 +762,22 @@ class _Trial:
                 what += f": {scale[told.told(999.0) < 10]}"
         return Finding("timestep", what)
 
-    def _another_process(self, best: _Reading) -> Finding:
+    def _another_process(self, best: Hypothesis) -> Finding:
         """More is wrong than one thing, and a common process is right."""
-        edm = best.kind == _Kind("v_prediction", -1) and isinstance(best.told.process, EDM)
+        edm = best.kind == OutputType("v_prediction", -1) and isinstance(best.told.process, EDM)
         found = "edm" if edm else self._named(best.kind)
         what = f"it is a network of another process: {best.told.says}, of which it predicts {found}"
         if best.kind.sign > 0 or edm:
             what += f': Denoiser(network, ksched.{best.told.says}, "{found}")'
         return Finding("process", what)
 
-    def _raw(self, best: _Reading) -> Finding:
+    def _raw(self, best: Hypothesis) -> Finding:
         """A network where a denoiser should be."""
         found = self._named(best.kind)
         what = f"it is told sigma and wants the timestep: a raw network that predicts {found}. Put it into a Denoiser"
         return Finding("timestep", what)
 
-    def _unknown(self, claimed: _Reading) -> Finding:
+    def _unknown(self, claimed: Hypothesis) -> Finding:
         """No reading fits."""
         worst = [f"{self._sigma(rho):.4g}" for rho in self.ratios[claimed.excess > self.slack]]
         where = "at every level" if len(worst) == len(self.ratios) else f"at sigma {', '.join(worst)}"
@@ -898,7 +790,7 @@ class _Trial:
         )
         return Finding("unknown", what)
 
-    def _figures(self, claimed: _Reading) -> tuple[LevelFigures, ...]:
+    def _figures(self, claimed: Hypothesis) -> tuple[LevelFigures, ...]:
         products = self.observe(self.shown, self.told)
         assert products is not None
         rows = []
@@ -909,12 +801,12 @@ class _Trial:
         return tuple(rows)
 
 
-def _is(gain: float, sure: float, other: _Reading) -> bool:
+def _is(gain: float, sure: float, other: Hypothesis) -> bool:
     """Whether another reading is better than the claimed one."""
     return sure > _SURE and gain > (_BETTER_TABLE if other.told.kind == "table" else _BETTER)
 
 
-def _may_be(gain: float, sure: float, other: _Reading) -> bool:
+def _may_be(gain: float, sure: float, other: Hypothesis) -> bool:
     """Whether it may be, were more known."""
     return other.told.kind != "scale" and sure > -3
 
@@ -923,28 +815,6 @@ def _squares(vector: Array, products: Array) -> Array:
     """Mean square of a combination of (answer, x0, eps, 1), of every row."""
     values: Array = np.einsum("a,rab,b->r", vector, products, vector)
     return values
-
-
-def _shown_by(process: Process) -> _Shown:
-    """How networks of a process are shown the state."""
-
-    def divisor(rho: float) -> float:
-        sigma = process.level_at(-math.log(rho)).label
-        return float(process.input_norm(sigma) / process.alpha(sigma))
-
-    data = process.sigma_data
-    known = {1.4142: "over sqrt(1 + sigma ** 2)", 2.0: "over 1 + sigma", 1.0: "as it is"}
-    says = known.get(round(divisor(1.0), 4), f"over sqrt({data:g} ** 2 + sigma ** 2)")
-    return _Shown(says, divisor, data)
-
-
-def _timesteps_of(process: Process) -> Callable[[float], float]:
-    """Timestep of a ratio of noise to signal."""
-    return lambda rho: float(process.timestep(process.level_at(-math.log(rho)).label))
-
-
-def _name_of(answer: Any) -> str:
-    return "None" if answer is None else type(answer).__name__
 
 
 def _checked(name: str, value: Any, like: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,0 +1,11 @@
+"""The report of `ksched.check_model` in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["type_name"]
+
+
+def type_name(answer: Any) -> str:
+    return "None" if answer is None else type(answer).__name__
