@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from _measure import Contender
 
-from ksched import Sampler, kernels
+from ksched import Sampler
+from ksched.kernels import available
 
 Model = Callable[..., Any]
 
@@ -380,14 +381,14 @@ def ours(sampler: Sampler, job: Job) -> Iterator[Contender]:
     seed: dict[str, Any] = {"seed": 0} if noisy else {}
     calls = counted(lambda m: sampler.sample(m, job.x, **seed), model)
     yield Contender(OURS, lambda: lambda: sampler.sample(model, job.x, **seed), calls)
-    if job.x.device.type == "cpu" and kernels.numba_kernels() is not None:
+    if job.x.device.type == "cpu" and available.numba_kernels() is not None:
 
         def alone() -> None:
-            found, kernels.numba_kernels = kernels.numba_kernels, _nothing  # type: ignore[assignment]
+            found, available.numba_kernels = available.numba_kernels, _nothing  # type: ignore[assignment]
             try:
                 sampler.sample(model, job.x, **seed)
             finally:
-                kernels.numba_kernels = found
+                available.numba_kernels = found
 
         yield Contender(OURS_ALONE, lambda: alone, calls)
     if noisy:

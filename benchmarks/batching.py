@@ -41,8 +41,8 @@ from _measure import RESULTS, arguments, best, facts, named, table, wait, write
 
 import ksched
 from ksched import Sampler, build_sampler
-from ksched.batch import Batch
-from ksched.loop import Model
+from ksched.denoisers.answer import Model
+from ksched.execution.batch import Batch
 
 PROCESS = ksched.VP()
 SHAPE = (1, 4, 16, 16)

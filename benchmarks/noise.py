@@ -18,12 +18,12 @@ from itertools import pairwise
 from statistics import median
 from types import ModuleType
 
+import ksched.brownian
 import torch
 from _measure import arguments, facts, named, write
 
 import ksched
-import ksched.brownian
-from ksched.noise import BrownianNoise, SeededNoise
+from ksched.noise.sources import BrownianNoise, SeededNoise
 from ksched.plan.rows import Draw
 
 LIMIT = 12.0
@@ -54,8 +54,8 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 def forget() -> None:
     """Make the coefficients of the intervals unknown again; the table of normals is made once per program."""
-    ksched.brownian._increment.cache_clear()
-    ksched.brownian._clock.cache_clear()
+    ksched.noise.brownian._increment.cache_clear()
+    ksched.noise.brownian._clock.cache_clear()
 
 
 def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:

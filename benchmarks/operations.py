@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import build_sampler
-from ksched.kernels import release_memory
+from ksched.execution.buffers import release_memory
 from ksched.registry import samplers
 
 SHAPE, STEPS = (1, 16, 128, 128), 20

@@ -19,17 +19,18 @@ from ksched.schedules import transforms
 from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
-    from ksched import batch, exact, guidance, matrices, networks, noise, peers, plots, testing
+    from ksched import exact, guidance, networks, noise, peers, plots, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
+    from ksched.execution import batch, compiled
+    from ksched.execution.adaptive_run import LiveRun
+    from ksched.execution.loop import StepInfo
+    from ksched.execution.run import Run
     from ksched.likelihood import Likelihood, log_likelihood
-    from ksched.live import LiveRun
-    from ksched.loop import StepInfo
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
     from ksched.registry import register_sampler
-    from ksched.runner import Run
     from ksched.sampler import Sampler, build_sampler
     from ksched.tuning import tune
 

@@ -18,19 +18,19 @@ import torch
 
 from ksched.exact.handwritten import digits
 from ksched.exact.mixture import GaussianMixture
-from ksched.loop import StepInfo
+from ksched.execution.loop import StepInfo
+from ksched.execution.run import Run
+from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
-from ksched.noise import SeededNoise, item_seeds
+from ksched.noise.sources import SeededNoise, item_seeds
 from ksched.plan.analysis import gaussian_errors
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 from ksched.registry import AUTO, SamplerSpec, families, samplers
-from ksched.runner import Run
 from ksched.sampler import Sampler, build_sampler
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import check_writable, path_of
-from ksched.threads import one_thread
 from ksched.types import Array
 
 if TYPE_CHECKING:

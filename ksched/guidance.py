@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser, Prediction
-from ksched.loop import Model, answer
-from ksched.noise import Seed, SeededNoise, item_seeds
+from ksched.noise.sources import Seed, SeededNoise, item_seeds
 from ksched.options import Between, Option
 from ksched.plan.rows import Draw
 from ksched.processes import Process

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ksched.loop import run_plan
+from ksched.execution.loop import run_plan
 from ksched.plan.plan import Plan
 from ksched.registry import SamplerSpec, sampler_spec
 from ksched.schedules.grid import Grid

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from ksched.loop import answer
-from ksched.noise import Seed, SeededNoise, item_seeds
+from ksched.denoisers.answer import answer
+from ksched.execution.registers import check_output, check_state
+from ksched.noise.sources import Seed, SeededNoise, item_seeds
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
-from ksched.runner import check_output, check_state
 from ksched.samplers.blocks import Straight
 from ksched.schedules.grid import Grid
 from ksched.types import Array

@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from ksched.denoisers.answer import Model
+from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.compiled import Matrices
+from ksched.execution.live import Live
+from ksched.execution.loop import StepInfo, drive
+from ksched.execution.registers import check_state
+from ksched.execution.run import Run
 from ksched.inversion import invert, rising_plans
-from ksched.live import Live, LiveRun
-from ksched.loop import Model, StepInfo, drive
-from ksched.matrices import Matrices
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
-from ksched.noise import Seed, SeededNoise, item_seeds
+from ksched.noise.sources import Noise, Seed, SeededNoise, item_seeds, noise_source
 from ksched.options import Option, check_options, check_steps
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
-from ksched.runner import Noise, Run, check_state, noise_source
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.types import Array, ArrayLike

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 import ksched
+from ksched.execution.loop import drive
+from ksched.execution.run import Run
 from ksched.integrations.stock import NotRepresentedError, Request, request_of
-from ksched.loop import drive
-from ksched.runner import Run
 from ksched.schedules.diffusers import DiffusersLevels
 
 Settings = Mapping[str, Any]

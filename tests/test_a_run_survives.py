@@ -19,9 +19,11 @@ import torch
 from cases import EVERY_NAME, half
 
 import ksched
-from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler, kernels
-from ksched.batch import Batch
-from ksched.program import layout
+from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler
+from ksched.execution import buffers
+from ksched.execution.batch import Batch
+from ksched.execution.layout import layout
+from ksched.kernels import available
 
 KINDS = ["euler", "dpmpp_2m_sde", "heun", "lms", "restart", "euler_cfg_pp", "dpm_adaptive", "rk_adaptive"]
 
@@ -122,7 +124,7 @@ def test_what_cannot_be_copied_names_state_dict() -> None:
         with pytest.raises(TypeError, match=r"state_dict\(\)"):
             act(run)
     with pytest.raises(TypeError, match=r"state_dict\(\)"):
-        pickle.dumps(kernels.Buffers(torch.ones(1, 2), torch.float32, 1))
+        pickle.dumps(buffers.Buffers(torch.ones(1, 2), torch.float32, 1))
 
 
 # Damaged states
@@ -272,7 +274,7 @@ def test_who_writes_to_x_is_refused_or_harmless(name: str, who: str, dtype: torc
             ways.append(lambda: sampler.live(model, x, seed=3))
             right_live = sampler.live(pair, x, seed=3)
         if name not in ("dpm_adaptive", "rk_adaptive"):
-            ways.append(lambda: sampler.matrices.sample(model, x, seed=3, step=ksched.matrices.step))
+            ways.append(lambda: sampler.matrices.sample(model, x, seed=3, step=ksched.execution.compiled.step))
     for k, way in enumerate(ways):
         calls = 0
         try:
@@ -334,7 +336,7 @@ def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
 ) -> None:
     """Part of its registers may hold the next state already. One that was saved before goes on."""
     if not fast:
-        monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+        monkeypatch.setattr(available, "numba_kernels", lambda: None)
     run, end = begun(name)
     assert isinstance(run, Run)
     state = run.state_dict()
@@ -527,7 +529,7 @@ def test_two_failures_at_once_lose_no_run() -> None:
 @pytest.mark.parametrize("name", EVERY_NAME)
 def test_no_items_are_an_empty_result(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fast:
-        monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+        monkeypatch.setattr(available, "numba_kernels", lambda: None)
     sampler = build_sampler(name, "karras", 4)
     for shape in ((0, 3), (2, 0)):
         x = sampler.initial_state(shape, seed=1)
@@ -542,7 +544,7 @@ def test_no_items_elsewhere() -> None:
     assert sampler.sample(denoiser, empty, seed=3).shape == (0, 3)
     assert sampler.sample(denoiser, empty, seed=3, noise="brownian").shape == (0, 3)
     assert sampler.live(half, empty, seed=3).shape == (0, 3)
-    assert sampler.matrices.sample(half, empty, seed=3, step=ksched.matrices.step).shape == (0, 3)
+    assert sampler.matrices.sample(half, empty, seed=3, step=ksched.execution.compiled.step).shape == (0, 3)
     assert ksched.log_likelihood(half, empty).value.shape == (0,)
     batch = Batch()
     run, other = batch.add(sampler.start(empty, seed=1)), batch.add(sampler.start(14.6 * torch.ones(2, 3), seed=1))
@@ -575,7 +577,7 @@ import ksched
 x, right = torch.load({str(tmp_path / "right")!r})
 result = ksched.build_sampler("dpmpp_2m_sde", "karras", 4).sample(lambda x, sigma: x / 2, x, seed=3)
 assert torch.allclose(result, right, rtol=1e-5, atol=1e-5)
-assert ksched.kernels.numba_kernels() is None
+assert ksched.kernels.available.numba_kernels() is None
 """
     environment = {**os.environ, **({"NUMBA_DISABLE_JIT": "1"} if trouble == "switched off" else {})}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

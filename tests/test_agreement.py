@@ -12,8 +12,8 @@ import torch
 
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, FlowVE, Process, build_sampler
-from ksched.batch import Batch
 from ksched.exact.mixture import Gaussian
+from ksched.execution.batch import Batch
 
 
 def flow_denoiser(process: Process, std: float = 0.5) -> Denoiser:
@@ -70,7 +70,7 @@ WAYS: dict[str, Callable[[ksched.Sampler, Any, torch.Tensor], Any]] = {
     "tick of a wrapped model": lambda sampler, model, x: ticked(sampler, lambda x, sigma: model(x, sigma), x),
     "live": lambda sampler, model, x: sampler.live(model, x),
     "invert": lambda sampler, model, x: sampler.invert(model, x, rounds=0),
-    "matrices": lambda sampler, model, x: sampler.matrices.sample(model, x, step=ksched.matrices.step),
+    "matrices": lambda sampler, model, x: sampler.matrices.sample(model, x, step=ksched.execution.compiled.step),
 }
 
 DISAGREE = {

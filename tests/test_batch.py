@@ -10,7 +10,7 @@ import torch
 from cases import NAMES, half, start_state
 
 from ksched import EDM, VP, Denoiser, Flow, Run, build_sampler
-from ksched.batch import Batch
+from ksched.execution.batch import Batch
 
 PROCESSES = [VP(), Flow(3.0), EDM()]
 

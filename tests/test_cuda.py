@@ -13,12 +13,12 @@ from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
 from torch.profiler import ProfilerActivity, profile
 
 from ksched import VP, Denoiser, build_sampler, tune
-from ksched.batch import Batch
-from ksched.kernels import triton_kernels
-from ksched.matrices import step
-from ksched.noise import SeededNoise
+from ksched.execution.batch import Batch
+from ksched.execution.compiled import step
+from ksched.execution.layout import layout
+from ksched.kernels.available import triton_kernels
+from ksched.noise.sources import SeededNoise
 from ksched.plan.rows import Draw
-from ksched.program import layout
 from ksched.registry import SamplerSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

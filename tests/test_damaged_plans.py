@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import ksched
 from ksched import VE, VP, Flow, Plan, build_sampler
-from ksched.loop import run_plan
+from ksched.execution.layout import layout
+from ksched.execution.loop import run_plan
 from ksched.plan.rows import Register
-from ksched.program import layout
 from ksched.replay import placed
 
 PLANS = {

@@ -11,8 +11,9 @@ import pytest
 import torch
 from cases import gaussian_denoiser, start_state
 
-from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, batch, build_sampler
+from ksched import EDM, VE, VP, AngleV, Cascade, Denoiser, Flow, FlowVE, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
+from ksched.execution import batch
 
 VARIANTS: list[Process] = [
     VP(),

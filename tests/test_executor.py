@@ -8,10 +8,11 @@ import pytest
 import torch
 from cases import NAMES, SPECS, half, start_state
 
-from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler, kernels
+from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
-from ksched.kernels import release_memory
-from ksched.program import layout
+from ksched.execution import buffers
+from ksched.execution.buffers import release_memory
+from ksched.execution.layout import layout
 
 LATENT = (2, 4, 8, 8)
 PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
@@ -46,7 +47,7 @@ def test_a_run_takes_the_memory_of_those_before_it(name: str, monkeypatch: pytes
     assert program.buffers - len(program.turns[-1].passing) - 1 <= made[0] <= program.buffers
     assert made[1:3] == [1, 1], "that of the result, which was handed out"
     release_memory()
-    assert not any(kernels._spares.values())
+    assert not any(buffers._spares.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,16 +71,16 @@ def test_little_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     release_memory()
     sampler = build_sampler("uni_pc", "karras", 6)
     states = [start_state(VP(), sampler.sigmas[0], (1, 4, 128, 128 + 8 * i), dtype=torch.float32) for i in range(4)]
-    monkeypatch.setattr(kernels, "_MOST_SPARED", 5 * states[0].nbytes)
+    monkeypatch.setattr(buffers, "_MOST_SPARED", 5 * states[0].nbytes)
     for x in states:
         sampler.sample(half, x)
-        spared = sum(size * len(blocks) for size, blocks in kernels._spares.items())
+        spared = sum(size * len(blocks) for size, blocks in buffers._spares.items())
         assert 0 < spared <= 5 * states[0].nbytes
-    assert kernels._spares[states[-1].nbytes], "the last run's come first"
+    assert buffers._spares[states[-1].nbytes], "the last run's come first"
     release_memory()
-    monkeypatch.setattr(kernels, "_MOST_SPARED", 1000)
+    monkeypatch.setattr(buffers, "_MOST_SPARED", 1000)
     sampler.sample(half, states[0])
-    assert not any(kernels._spares.values())
+    assert not any(buffers._spares.values())
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
 from ksched.denoisers.denoiser import Prediction
-from ksched.noise import SeededNoise, item_seeds
+from ksched.noise.sources import SeededNoise, item_seeds
 from ksched.plan.rows import Draw
 from ksched.registry import SamplerSpec
 

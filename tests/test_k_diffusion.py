@@ -22,9 +22,9 @@ from test_golden import posterior_mean, read
 
 import ksched
 from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
+from ksched.execution.adaptive_run import LiveRun
 from ksched.integrations import k_diffusion
 from ksched.integrations.k_diffusion import BrownianTreeNoiseSampler, log_likelihood, process_of
-from ksched.live import LiveRun
 from ksched.registry import _REGISTRY, samplers
 
 #: k-diffusion's own signatures, 0.1.1.post1

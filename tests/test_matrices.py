@@ -17,10 +17,10 @@ from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_sta
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
-from ksched.matrices import Matrices, Tensors, advance, step
+from ksched.execution.compiled import Matrices, Tensors, advance, step
+from ksched.execution.layout import layout
 from ksched.plan.plan import Plan
 from ksched.plan.trace import TraceError
-from ksched.program import layout
 from ksched.sampler import Sampler
 
 

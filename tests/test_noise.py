@@ -24,10 +24,11 @@ from scipy.stats import kstest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
-import ksched.noise as noise_module
-from ksched import Run, brownian, build_sampler, kernels, philox, seeded
+from ksched import Run, build_sampler
 from ksched.exact.mixture import Gaussian
-from ksched.noise import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
+from ksched.kernels import available, normal_table, philox
+from ksched.noise import brownian, sources
+from ksched.noise.sources import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan.rows import Draw
 from ksched.registry import samplers
 from ksched.types import Array
@@ -67,15 +68,15 @@ def digest(values: torch.Tensor | npt.NDArray[Any]) -> str:
 @both_kinds
 def test_golden_bytes(kind: str) -> None:
     """If this fails, pictures change: a new rule needs a new name."""
-    for seeds, draw, shape, numbers, bytes_ in GOLDEN[noise_module.SCHEMES[kind]]:
+    for seeds, draw, shape, numbers, bytes_ in GOLDEN[sources.SCHEMES[kind]]:
         noise = SOURCES[kind](seeds)(draw, torch.empty(shape))
         assert noise.ravel()[: len(numbers)].tolist() == pytest.approx(numbers, abs=1e-7)
         assert digest(noise) == bytes_
 
 
 def test_golden_tables() -> None:
-    assert digest(seeded._quantiles()) == "3f977bc91c08a512"
-    assert digest(seeded.table()) == "3b67522846ff9fb2"
+    assert digest(normal_table._quantiles()) == "3f977bc91c08a512"
+    assert digest(normal_table.table()) == "3b67522846ff9fb2"
 
 
 def philox_block(counter: Sequence[int], key: Sequence[int]) -> list[int]:
@@ -137,7 +138,7 @@ def test_words_are_those_of_the_published_algorithm(key: tuple[int, int]) -> Non
 
 def table_from_scratch() -> npt.NDArray[np.float32]:
     """The rows that a lane looks up: a lattice of the quantiles."""
-    quantiles = seeded._quantiles()
+    quantiles = normal_table._quantiles()
     rows = [[(2 * r + 1) * g % 131072 // 2 for g in (1, 13723, 35237, 36737)] for r in range(65536)]
     table: npt.NDArray[np.float32] = quantiles[np.array(rows)]
     return table
@@ -146,12 +147,12 @@ def table_from_scratch() -> npt.NDArray[np.float32]:
 def rows_from_scratch(key: bytes, first: int, blocks: int) -> npt.NDArray[np.float32]:
     """The numbers that some blocks of a stream look up."""
     words = (philox_block([first + i, 0, 0, 0], struct.unpack("<QQ", key)) for i in range(1, blocks + 1))
-    return seeded.table()[[word >> 16 * i & 0xFFFF for word in itertools.chain(*words) for i in range(4)]].ravel()
+    return normal_table.table()[[word >> 16 * i & 0xFFFF for word in itertools.chain(*words) for i in range(4)]].ravel()
 
 
 def test_the_rule_from_scratch() -> None:
     """Hash, words, lanes, table and sums, one number at a time; a whole chunk, and one of four times three blocks."""
-    assert (seeded.table() == table_from_scratch()).all()
+    assert (normal_table.table() == table_from_scratch()).all()
     draw, seed = Draw(14.6, 5.0, 3, 1), 2**100 + 5
     salt = seed.to_bytes(16, "little")
     position = struct.pack("<ddqq", 14.6, 5.0, 3, 1)
@@ -186,7 +187,7 @@ def test_the_path_from_scratch() -> None:
 
 @both_kinds
 def test_whole_chunks_do_not_depend_on_what_follows(kind: str) -> None:
-    chunk = seeded.CHUNK
+    chunk = normal_table.CHUNK
     longest = SOURCES[kind]((5,))(DRAW, torch.empty(1, 3 * chunk + 50))[0]
     for size in (chunk, chunk + 1, 2 * chunk - 300, 2 * chunk, 3 * chunk):
         noise = SOURCES[kind]((5,))(DRAW, torch.empty(1, size))[0]
@@ -202,8 +203,8 @@ def test_an_item_part_by_part(count: int) -> None:
     source = SeededNoise((5, 2**90))
     whole = source(DRAW, torch.empty(2, count)).numpy()
     for stream, expected in zip(source.streams(DRAW, count), whole, strict=True):
-        for first in reversed(range(0, count, seeded.CHUNK)):
-            left = min(seeded.CHUNK, count - first)
+        for first in reversed(range(0, count, normal_table.CHUNK)):
+            left = min(normal_table.CHUNK, count - first)
             for size in {1, left // 2, left} - {0}:
                 part = np.full(size, np.nan, np.float32)
                 stream(first, part)
@@ -350,7 +351,7 @@ def test_a_device_is_not_waited_for(kind: str, monkeypatch: Any) -> None:
 def test_the_table_cannot_come_while_a_graph_is_captured(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="draw once before you capture"):
-        seeded.table_on.__wrapped__(torch.device("cuda"))
+        normal_table.table_on.__wrapped__(torch.device("cuda"))
 
 
 @both_kinds
@@ -381,8 +382,8 @@ def test_a_gpu_has_the_bytes_of_the_host(kind: str) -> None:
 
 def test_the_law_is_what_it_is_said_to_be() -> None:
     """From a column of the table alone: a number is the sum of four of its entries."""
-    table = np.sort(seeded.table()[:, 2]).astype(np.float64)
-    for column in seeded.table().T:
+    table = np.sort(normal_table.table()[:, 2]).astype(np.float64)
+    for column in normal_table.table().T:
         assert (np.sort(column) == table).all()
     assert table.shape == (65536,)
     assert (table == -table[::-1]).all()
@@ -408,7 +409,7 @@ def test_the_quantiles_are_the_same_on_every_machine() -> None:
     outermost = math.sqrt(32768 - sum(map(Fraction, (value * value for value in half))))
     values = np.array([*half, outermost]) / 2
     near = values.astype(np.float32)
-    assert (near == seeded._quantiles()[32768:]).all()
+    assert (near == normal_table._quantiles()[32768:]).all()
     for other in (np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(9))):
         apart = np.abs(values - (near.astype(np.float64) + other.astype(np.float64)) / 2) / values
         assert apart.min() > 1e-12
@@ -420,7 +421,7 @@ PAIRS = list(itertools.combinations(range(4), 2))
 
 def test_the_joint_law_of_a_row() -> None:
     """Moments before and after four rows are mixed; those of odd order are 0, since rows come with their negatives."""
-    table = 2 * seeded.table().astype(np.float64)
+    table = 2 * normal_table.table().astype(np.float64)
     assert (table == -table[::-1]).all()
     second = table.T @ table / len(table)
     assert np.abs(second - np.eye(4)).max() == pytest.approx(1.455e-4, rel=0.01)
@@ -439,7 +440,7 @@ def test_the_joint_law_of_a_row() -> None:
 @pytest.mark.parametrize(("i", "j"), PAIRS)
 def test_the_joint_distribution_of_two_numbers(i: int, j: int) -> None:
     """Of shares of the normal law before four rows are mixed, and of numbers afterwards."""
-    ranks = np.argsort(np.argsort(seeded.table(), axis=0), axis=0)[:, [i, j]]
+    ranks = np.argsort(np.argsort(normal_table.table(), axis=0), axis=0)[:, [i, j]]
     counts = np.bincount(ranks[:, 0] // 256 * 256 + ranks[:, 1] // 256, minlength=65536).reshape(256, 256)
     shares = counts.cumsum(0).cumsum(1) / 65536
     uniform = np.arange(1, 257) / 256
@@ -447,7 +448,7 @@ def test_the_joint_distribution_of_two_numbers(i: int, j: int) -> None:
     # By inversion of the characteristic function of both: its midpoint rule, whose terms at t and -t are combined.
     step = 0.2
     t = step * (np.arange(65) + 0.5)
-    one, other = (np.outer(t, seeded.table()[:, k].astype(np.float64)) for k in (i, j))
+    one, other = (np.outer(t, normal_table.table()[:, k].astype(np.float64)) for k in (i, j))
     cosines, sines = (f(one) @ f(other).T / 65536 for f in (np.cos, np.sin))
     normal = np.exp(-(t[:, None] ** 2 + t**2) / 2)
     same, opposite = ((cosines - sign * sines) ** 4 - normal for sign in (1, -1))
@@ -642,8 +643,8 @@ def test_paths_of_their_own() -> None:
 @pytest.mark.parametrize("numba", [False, True], ids=["without Numba", "with"])
 def test_little_is_kept_between_intervals(numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not numba:
-        monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
-    elif kernels.numba_kernels() is None:
+        monkeypatch.setattr(available, "numba_kernels", lambda: None)
+    elif available.numba_kernels() is None:
         pytest.skip("Numba is not installed")
     source = BrownianNoise((1, 2), VP)
     like = torch.empty(2, 4, 64, 64)

@@ -14,7 +14,7 @@ from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser
 
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.exact.mixture import Gaussian, GaussianMixture
-from ksched.loop import run_plan
+from ksched.execution.loop import run_plan
 from ksched.plan.analysis import gaussian_error, gaussian_law, table
 from ksched.processes import Level
 from ksched.registry import SamplerSpec

@@ -12,11 +12,12 @@ import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 
-from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
-from ksched.noise import BrownianNoise, SeededNoise
+from ksched import VP, Denoiser, Flow, Run, build_sampler
+from ksched.execution.layout import DENOISED, UNCOND, Combination, Operations, combination, layout
+from ksched.kernels import available
+from ksched.noise.sources import BrownianNoise, SeededNoise
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
-from ksched.program import DENOISED, UNCOND, Combination, Operations, combination, layout
 
 numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")
 
@@ -147,7 +148,7 @@ def test_rounds_are_independent_and_whole(name: str) -> None:
 @pytest.fixture(params=["at once", "by torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "by torch":
-        monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+        monkeypatch.setattr(available, "numba_kernels", lambda: None)
     return str(request.param)
 
 
@@ -218,7 +219,7 @@ def test_gradients_are_those_of_the_run(keep: bool, way: str) -> None:
 def test_normals_are_those_of_numpy(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (2, count)
     made = SeededNoise((7, 2**64 + 3))(Draw(3.0, 1.0), torch.empty(shape))
-    monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+    monkeypatch.setattr(available, "numba_kernels", lambda: None)
     assert torch.equal(made, SeededNoise((7, 2**64 + 3))(Draw(3.0, 1.0), torch.empty(shape)))
 
 
@@ -256,5 +257,5 @@ def test_a_brownian_path_is_that_of_numpy(count: int, monkeypatch: pytest.Monkey
         return [source(Draw(s, t), torch.empty(2, count)) for s, t in pairwise(levels)]
 
     made = noises()
-    monkeypatch.setattr(kernels, "numba_kernels", lambda: None)
+    monkeypatch.setattr(available, "numba_kernels", lambda: None)
     assert all(map(torch.equal, made, noises()))

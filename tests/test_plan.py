@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksched import VE, VP, Plan, build_sampler
-from ksched.live import Live
-from ksched.loop import run_plan
+from ksched.execution.live import Live
+from ksched.execution.loop import run_plan
 from ksched.plan.analysis import table
 from ksched.plan.rows import Draw, Register, Row
 from ksched.plan.trace import Form, TraceError, trace

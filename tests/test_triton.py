@@ -11,9 +11,11 @@ import pytest
 import torch
 from cases import NAMES, gaussian_denoiser, half, paired, start_state
 
-from ksched import VP, Denoiser, build_sampler, kernels, seeded
-from ksched.batch import Batch
-from ksched.noise import SeededNoise
+from ksched import VP, Denoiser, build_sampler
+from ksched.execution.batch import Batch
+from ksched.kernels import available
+from ksched.noise import seeded
+from ksched.noise.sources import SeededNoise
 from ksched.plan.rows import Draw
 
 triton_kernels = pytest.importorskip("ksched.triton_kernels", reason="needs Triton")
@@ -145,7 +147,7 @@ def test_noise_by_kernels(shape: tuple[int, ...], dtype: torch.dtype, monkeypatc
     """A source takes the kernel, and has the bytes of the host."""
     source, like = SeededNoise(tuple(range(shape[0]))), torch.empty(shape, dtype=dtype)
     expected = source(Draw(3.0, 1.0), like)
-    monkeypatch.setattr(kernels, "triton_kernels", lambda device: triton_kernels)
+    monkeypatch.setattr(available, "triton_kernels", lambda device: triton_kernels)
     monkeypatch.setattr(seeded, "is_host", lambda x: False)
     plain = torch.empty(shape, dtype=dtype, device=DEVICE)
     turned = torch.empty((*shape[:1], *shape[:0:-1]), dtype=dtype, device=DEVICE).permute(
@@ -188,7 +190,7 @@ def test_other_numbers_compile_nothing_anew() -> None:
 @pytest.fixture
 def on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs take the kernels, wherever they are."""
-    monkeypatch.setattr(kernels, "triton_kernels", lambda device: triton_kernels)
+    monkeypatch.setattr(available, "triton_kernels", lambda device: triton_kernels)
 
 
 @pytest.mark.usefixtures("on_kernels")

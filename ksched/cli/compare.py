@@ -147,7 +147,7 @@ def _bar(total: int) -> Iterator[Any]:
     if not shows_progress():
         yield lambda: None
         return
-    from ksched.loop import progress_bar
+    from ksched.execution.loop import progress_bar
 
     bar = progress_bar(total, 0)
     bar.unit = "image"

@@ -25,6 +25,7 @@ except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
 from ksched import guidance
+from ksched.execution.run import Run
 from ksched.integrations.configurations import Translation, adopted, defaults_of, is_foreign, own_table
 from ksched.integrations.iterations import (
     Iterations,
@@ -38,7 +39,6 @@ from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replac
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import VP, Process
 from ksched.registry import sampler_spec
-from ksched.runner import Run
 from ksched.samplers.euler import boundary_scaling
 from ksched.schedules.select import schedule_options
 

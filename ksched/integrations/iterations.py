@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.execution.run import Run
 from ksched.integrations.stock import (
     CLASSES,
     METHOD,
@@ -32,7 +33,6 @@ from ksched.plan.rows import Register
 from ksched.plan.trace import trace
 from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
 from ksched.registry import SamplerSpec, dialect_options, sampler_spec
-from ksched.runner import Run
 from ksched.sampler import build_sampler
 from ksched.samplers.blocks import SHORT, ddim
 from ksched.schedules import calculate_sigmas

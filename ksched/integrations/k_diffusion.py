@@ -38,15 +38,17 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from ksched.denoisers.answer import answer
+from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.loop import StepInfo, drive
+from ksched.execution.registers import check_state
+from ksched.execution.run import Run
 from ksched.likelihood import log_likelihood as _log_likelihood
-from ksched.live import LiveRun
-from ksched.loop import StepInfo, answer, drive
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.noise import Seed, brownian_sampler, item_seeds
+from ksched.noise.sources import Seed, brownian_sampler, item_seeds
 from ksched.options import check_steps, options_of
 from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
 from ksched.registry import AUTO, SamplerSpec, samplers
-from ksched.runner import Run, check_state
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential import fast_orders
 from ksched.schedules import SCHEDULES, calculate_sigmas

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from ksched import guidance
+from ksched.denoisers.answer import Model
 from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.execution.loop import StepInfo
 from ksched.integrations.iterations import scheduled_sigmas, start_std
-from ksched.loop import Model, StepInfo
 from ksched.processes import Process
 from ksched.registry import sampler_spec
 from ksched.sampler import Sampler, build_sampler

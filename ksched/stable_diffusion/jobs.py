@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ksched.loop import StepInfo, progress_bar
+from ksched.execution.loop import StepInfo, progress_bar
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import CONFIG, ORIGIN, Picture, claim, digest, is_finished, opened, save_png
 from ksched.stable_diffusion.preview import Preview

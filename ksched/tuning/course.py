@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ksched.loop import progress_bar
+from ksched.execution.loop import progress_bar
+from ksched.execution.threads import one_thread
 from ksched.options import check_options
 from ksched.plan.plan import Plan
 from ksched.plan.trace import trace
@@ -21,7 +22,6 @@ from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.weighted import Table, ratio, weighted
 from ksched.schedules.grid import Grid
-from ksched.threads import one_thread
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
 from ksched.tuning.fit import Free, OnGrid, Problem, fit
 from ksched.tuning.table import canonical, flow_level, table_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ksched.loop import answer
+from ksched.denoisers.answer import answer
 from ksched.processes import Process
 from ksched.samplers.weighted import ratio
 from ksched.tuning.table import flow_level

@@ -17,7 +17,7 @@ import torch
 from ksched.explain import option_texts, sampler_facts
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
-from ksched.noise import SeededNoise
+from ksched.noise.sources import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan.rows import Draw
 from ksched.registry import DIALECTS as SAMPLER_DIALECTS

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ksched import schedules
-from ksched.loop import StepInfo
+from ksched.execution.loop import StepInfo
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process

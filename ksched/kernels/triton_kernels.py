@@ -16,15 +16,19 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 __all__ = ["DTYPES", "combine", "combine_many", "normals"]
 
+
 #: What a kernel reads; it adds up in float32.
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
 
 # Terms of one launch: more than the rows of all but the longest multistep samplers have, few enough for registers.
 _TERMS = 12
 
+
 # Elements of a program. With 128 threads that is eight each, two accesses of 16 bytes in float32 and one in half
 # precision, and a state of 4 x 64 x 64 already has 16 programs.
 _BLOCK, _WARPS = 1024, 4
+
 
 # Every product is added by a fused multiply-add that the kernel asks for, and the additions of noise stand alone: the
 # compiler has nothing left to contract, and the same sum has the same bytes in every variant of a kernel.

@@ -11,27 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ksched import kernels, philox
-from ksched.philox import Key, Words
+from ksched.kernels import available, philox
+from ksched.kernels.normal_table import PER_WORD, Floats, room, table, table_on
+from ksched.kernels.philox import Key, Words
+from ksched.noise.seeded import SeededNoise, fill, is_host, key_of, target
 from ksched.plan.rows import Draw
 from ksched.processes import Process
-from ksched.seeded import (
-    PER_WORD,
-    Floats,
-    SeededNoise,
-    fill,
-    is_host,
-    key_of,
-    room,
-    table,
-    table_on,
-    target,
-)
 
 __all__ = ["SCHEME", "BrownianNoise"]
 
+
 #: The name of the rule of `BrownianNoise`. A new rule gets a new name; an old one never changes.
 SCHEME = "ksched brownian 3"
+
 
 # Where a Brownian path is known: cells of equal width in lam. They are grouped into blocks of width 1, but for one wide
 # block at the noisy end, whose left end stands for all sigmas above 160000 and for pure noise. Sigmas below 4e-18 count
@@ -39,6 +31,8 @@ SCHEME = "ksched brownian 3"
 _CELLS = (
     64  # in a unit of lam: with half of them pictures move about twice as much, with twice a draw needs a normal more
 )
+
+
 _LOWEST, _WIDE, _HIGHEST = -12 * _CELLS, -4 * _CELLS, 40 * _CELLS
 
 
@@ -192,7 +186,7 @@ def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
     """Words of a node for every item: arrays on the host, or one tensor on a device; keys where words cost little."""
     if not is_host(like):
         return philox.words_on(like.device, keys, count)
-    if kernels.noise_kernels() is not None:
+    if available.noise_kernels() is not None:
         return keys
     return [philox.words(key, 0, count) for key in keys]
 
@@ -205,7 +199,7 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
     terms : the stream of each node, as its key or as its words, and the scale
     first, out : as for a `Stream`
     """
-    module = kernels.noise_kernels()
+    module = available.noise_kernels()
     if module is not None:
         module.path(terms, first, out)
         return

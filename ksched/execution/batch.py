@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
-from ksched.kernels import form_together
-from ksched.live import LiveRun
-from ksched.loop import Model, answer
+from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.buffers import form_together
+from ksched.execution.registers import FED_TWICE, check_output
+from ksched.execution.run import Run
 from ksched.processes.agreement import check_once, mark, process_of_model
-from ksched.runner import FED_TWICE, Run, check_output
 
 __all__ = ["Batch"]
 

@@ -1,6 +1,6 @@
 """The sums of a turn on the processor, and the noises in them, in one pass over memory. Needs Numba.
 
-One kernel, compiled once and kept on disk, runs any `ksched.program.Table`: it goes through the states in parts that
+One kernel, compiled once and kept on disk, runs any `ksched.execution.layout.Table`: it goes through the states in parts that
 stay in the processor's nearest cache, and on each does all operations of the table. Products and sums are rounded one
 by one, from left to right, so that a number comes out the same wherever in a tensor it stands. Noise is made for a part
 when it is wanted there, and never stands in memory as a whole.
@@ -22,14 +22,20 @@ from llvmlite.ir import IntType  # type: ignore[import-untyped]
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from ksched import philox, seeded
-from ksched.program import NOWHERE, RESULTS
+from ksched.kernels import normal_table, philox
+from ksched.kernels.slots import NOWHERE, RESULTS
 
 __all__ = ["LEAST_SHARED", "form", "form_with_noise", "noises_work", "normals", "path", "sums_work"]
 
+
 _PART = 2048  # numbers: five tensors' parts fill 40 KiB, so that what is read twice comes from the nearest cache
+
+
 _PER_THREAD = 1 << 19  # below that a thread gains less than it costs to wake it up
+
+
 _NOISE_IS_DEARER = 8
+
 
 #: Fewer numbers than that are never shared among threads, with noise or without.
 LEAST_SHARED = 2 * _PER_THREAD // _NOISE_IS_DEARER
@@ -43,7 +49,7 @@ def form(sources: int, results: int, integers: int, coefficients: int, count: in
     sources : address of the addresses of float32 tensors: what slots -2, -1, 0, 1 and so on stand for
     results : address of the addresses of where the results go; one may be a source that is the first term of its sum,
         and overlaps no other
-    integers, coefficients : the table, see `ksched.program.Table.addresses`
+    integers, coefficients : the table, see `ksched.execution.layout.Table.addresses`
     count : numbers in each tensor, which all lie in memory in one order
     owners : whatever keeps the memory at these addresses; a thread holds it for as long as it works there
     """
@@ -73,14 +79,14 @@ def form_with_noise(
         first
     many : how many sources there are
     places : the slots of the noises
-    keys : for each noise, those of the items' streams, see `ksched.seeded.SeededNoise`
+    keys : for each noise, those of the items' streams, see `ksched.noise.seeded.SeededNoise`
     """
     if not count:
         return
     slots, items = array("q", places), len(keys[0])
     words = array("Q", [word for by_item in zip(*keys, strict=True) for key in by_item for word in key])
     noise = slots.buffer_info()[0], len(slots), words.buffer_info()[0], _rows()
-    chunks = -(-count // items // seeded.CHUNK)
+    chunks = -(-count // items // normal_table.CHUNK)
     work = partial(_form_with_noise, sources, many, results, integers, coefficients, count // items, *noise)
     if count < 2 * _PER_THREAD // _NOISE_IS_DEARER:
         work(0, items * chunks)
@@ -89,7 +95,7 @@ def form_with_noise(
 
 
 def normals(key: philox.Key, count: int, first: int, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    """Numbers of one item on the host; see `ksched.seeded.fill_normals`."""
+    """Numbers of one item on the host; see `ksched.noise.seeded.fill_normals`."""
     _normals(np.uint64(key[0]), np.uint64(key[1]), count, first, out.ctypes.data, len(out), _rows())
 
 
@@ -98,13 +104,13 @@ def path(terms: Sequence[tuple[philox.Key, np.float32]], first: int, out: np.nda
     keys = array("Q", [word for key, _ in terms for word in key])
     scales = array("f", [float(scale) for _, scale in terms])
     where = keys.buffer_info()[0], scales.buffer_info()[0], len(terms)
-    _path(*where, first // seeded.PER_BLOCK, out.ctypes.data, len(out), _rows())
+    _path(*where, first // normal_table.PER_BLOCK, out.ctypes.data, len(out), _rows())
 
 
 @cache
 def _rows() -> int:
     """Address of the table of normals, which is never given up."""
-    address: int = seeded.table().ctypes.data
+    address: int = normal_table.table().ctypes.data
     return address
 
 
@@ -122,7 +128,7 @@ def noises_work() -> bool:
     """The same of the kernels that make noise: their bytes are those made without Numba."""
     key, numbers, sums = (1, 2), np.zeros(300, np.float32), np.zeros(300, np.float32)
     expected = np.empty(300, np.float32)
-    seeded.fill_normals_by_numpy(key, 300, 0, expected)
+    normal_table.fill_normals_by_numpy(key, 300, 0, expected)
     normals(key, 300, 0, numbers)
     path([(key, np.float32(1.0))], 0, np.zeros(300, np.float32))
     integers, coefficients = array("q", [1, RESULTS, NOWHERE, 1, 0]), array("f", [1.0, 0, 0, 0])
@@ -213,8 +219,6 @@ def _compiled(function: Any) -> Any:
 
 # A loop for every number of terms, and for a first term that is written over: where a loop names an array twice the
 # compiler need not ask whether two arrays overlap, and where they do not it uses whole vectors.
-
-
 @_compiled
 def _put(out, terms, x, p, y, q, z, r, w, s):
     """The sum of one to four arrays."""
@@ -359,9 +363,17 @@ def _high_half(typing: Any, x: Any, y: Any) -> Any:
 
 
 _high: Any = intrinsic(_high_half)
-_ROUNDS, _PER_BLOCK, _LEAST, _CHUNK = philox.ROUNDS, seeded.PER_BLOCK, seeded.LEAST, seeded.CHUNK
+
+
+_ROUNDS, _PER_BLOCK, _LEAST, _CHUNK = philox.ROUNDS, normal_table.PER_BLOCK, normal_table.LEAST, normal_table.CHUNK
+
+
 _FACTOR0, _FACTOR1 = map(np.uint64, philox.MULTIPLIERS)
+
+
 _BUMP0, _BUMP1 = map(np.uint64, philox.BUMPS)
+
+
 _LANE, _LANE_BITS = np.uint64(0xFFFF), np.uint64(16)
 
 

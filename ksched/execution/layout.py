@@ -9,15 +9,19 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from ksched.kernels.slots import NOWHERE, RESULTS
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 
 __all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "layout"]
 
+
 #: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
 DENOISED, UNCOND = -1, -2
 
+
 _OUTPUT = {"D": DENOISED, "U": UNCOND}
+
 
 # Predictions, and with them conversions, that a turn is asked for: one kind for nearly all programs.
 _KEPT = 8
@@ -25,6 +29,7 @@ _KEPT = 8
 
 # Terms that means are looked for among, since that takes the square of the time; rows of methods have ten at most.
 _LONGEST = 256
+
 
 Terms = tuple[tuple[int, float], ...]
 
@@ -103,10 +108,6 @@ class Table(NamedTuple):
     addresses: tuple[int, int]
     sources: tuple[int, ...]
     results: tuple[int, ...]
-
-
-#: First slot of a result, and no slot.
-RESULTS, NOWHERE = 1 << 20, -1
 
 
 class Operations(tuple[Combination, ...]):

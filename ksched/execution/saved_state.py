@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["StateCheck"]
+from ksched.execution.saved_state import StateCheck
+from ksched.noise.sources import NoiseSource, source_by_scheme
+from ksched.processes import Process
+
+__all__ = ["StateCheck", "saved_noise"]
 
 
 class StateCheck:
@@ -123,3 +127,30 @@ class StateCheck:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and value == value
+
+
+def saved_noise(
+    check: StateCheck, draws: bool, noise: NoiseSource, seeds: tuple[int, ...] | None, process: Process | None
+) -> tuple[NoiseSource, tuple[int, ...] | None]:
+    """The noise that a run goes on with from a saved state, and the seeds of its items.
+
+    Parameters
+    ----------
+    check : the state
+    draws : whether the run draws noise at all
+    noise, seeds : of the run that shall go on
+    process : of that run
+
+    Raises
+    ------
+    ValueError : seeds that do not fit; a run with noise of its own, and a seed instead of that noise
+    """
+    saved = check.seeds()
+    if saved is not None:
+        return source_by_scheme(check.text("noise"), saved, process), saved
+    if draws and seeds is not None:
+        raise ValueError(
+            "the state is of a run with noise of its own, which no seed can go on with: start the run that loads it "
+            "with noise=..., not with a seed"
+        )
+    return noise, seeds

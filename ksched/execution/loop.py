@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 
+from ksched.denoisers.answer import Model
 from ksched.denoisers.denoiser import Denoiser
-from ksched.kernels import Buffers, out_of_place
+from ksched.execution.buffers import Buffers
+from ksched.execution.registers import check_output
+from ksched.execution.run import Run
+from ksched.kernels.available import out_of_place
+from ksched.noise.sources import Noise
 from ksched.plan.plan import Plan
 from ksched.processes import Level
-from ksched.runner import Noise, Run, check_output
 
-__all__ = ["Model", "StepInfo", "answer", "drive", "progress_bar", "run_plan"]
-
-Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
+__all__ = ["StepInfo", "drive", "progress_bar", "run_plan"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,6 @@ class StepInfo:
     x: torch.Tensor
     denoised: torch.Tensor
     nfe: int
-
-
-def answer(model: Model, x: torch.Tensor, sigma: torch.Tensor, both: bool) -> tuple[Any, Any]:
-    """One model call, as (denoised, uncond); a model may always return the pair, a sampler may not need it."""
-    result = model(x, sigma)
-    denoised, uncond = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    return denoised, uncond if both else None
 
 
 class Driven(Protocol):

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cache, partial
-from types import ModuleType
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import torch
-from torch.autograd import forward_ad
 
-from ksched.philox import Key
-from ksched.program import Combination, Operations
+from ksched.execution.layout import Combination, Operations
+from ksched.kernels.available import noise_kernels, numba_kernels, triton_kernels
+from ksched.kernels.philox import Key
 
-__all__ = [
-    "Buffers",
-    "Noises",
-    "combine",
-    "form_together",
-    "noise_kernels",
-    "numba_kernels",
-    "out_of_place",
-    "release_memory",
-    "triton_kernels",
-]
+__all__ = ["Buffers", "Noises", "combine", "form_together", "release_memory"]
+
 
 # How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
 # (it is torch's own) every state gets a new block.
 _use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
-
-# What `torch.func` is in the middle of, None if nothing.
-_transforms: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-# Looked up once, since they are asked at every step.
-_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 
 
 def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -87,67 +68,6 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
     return total
 
 
-_loaded: dict[torch.device, ModuleType | None] = {}
-
-
-def triton_kernels(device: torch.device) -> ModuleType | None:
-    """The module `ksched.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
-
-    Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
-    operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.
-    """
-    if device.type != "cuda":
-        return None
-    if device not in _loaded:
-        if torch.cuda.is_current_stream_capturing() or out_of_place():
-            return None
-        try:
-            from ksched import triton_kernels as module
-
-            trial = torch.zeros(16, device=device)
-            module.combine([trial], [1.0], trial)
-        except Exception:  # whatever it is, there is a way without
-            _loaded[device] = None
-        else:
-            _loaded[device] = module
-    return _loaded[device]
-
-
-@cache
-def numba_kernels() -> ModuleType | None:
-    """The module `ksched.numba_kernels` if Numba is there and its sums are right; found out by a trial.
-
-    Without it torch's own operations do the same work in more passes. Numba may be installed and yet not work: switched
-    off by ``NUMBA_DISABLE_JIT``, or with a damaged file in its cache. That is logged.
-    """
-    return _tried("sums_work")
-
-
-def noise_kernels() -> ModuleType | None:
-    """The same module if it makes noise too; a trial of its own, since compiling takes time that not all need."""
-    return None if numba_kernels() is None else _tried("noises_work")
-
-
-@cache
-def _tried(trial: str) -> ModuleType | None:
-    """The module if a trial in it succeeds."""
-    try:
-        from ksched import numba_kernels as module
-    except ImportError:
-        return None
-    except Exception as error:
-        reason = repr(error)
-    else:
-        try:
-            if getattr(module, trial)():
-                return module
-            reason = "its numbers are wrong"
-        except Exception as error:
-            reason = repr(error)
-    logging.getLogger("ksched").warning("Numba does not work here, torch's operations are used instead: %s", reason)
-    return None
-
-
 def _entry(
     module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor
 ) -> tuple[list[torch.Tensor], list[float], torch.Tensor]:
@@ -171,31 +91,26 @@ def _laid_out(tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Ite
     return copy.copy_(tensor)
 
 
-def out_of_place(*tensors: torch.Tensor) -> bool:
-    """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
-    if forward_ad._current_level >= 0 or _transforms() is not None or _is_compiling():
-        return True
-    recording = _is_grad_enabled()
-    for tensor in tensors:  # noqa: SIM110 - any() costs more than all the rest
-        if type(tensor) not in _PLAIN or (recording and tensor.requires_grad):
-            return True
-    return False
-
-
 # Registers, and for each the key of every item's noise.
 Noises: TypeAlias = tuple[Sequence[int], Sequence[Sequence[Key]]]
+
 
 # A tensor, its memory block, the owners of that if we are alone, and its address.
 _Buffer: TypeAlias = tuple[Any, int, int, int]
 
+
 # Before there is one; of a block that has more owners than that.
 _NOTHING = torch.empty(0, device="cpu").untyped_storage()
+
+
 _NONE: _Buffer = (None, _NOTHING._cdata, -1, 0)
 
 
 # Memory of runs that are over, by size in bytes. New memory is cleared by the system first, page by page, which takes
 # as long as many passes; and anything of the least size here or more is new each time.
 _spares: dict[int, list[torch.UntypedStorage]] = {}
+
+
 _LEAST_SPARED, _MOST_SPARED = 1 << 17, 1 << 28
 
 
@@ -300,7 +215,7 @@ class Buffers:
 
     @property
     def makes_noise(self) -> bool:
-        """Whether `form` takes noises as keys of `ksched.seeded.SeededNoise`."""
+        """Whether `form` takes noises as keys of `ksched.noise.seeded.SeededNoise`."""
         return self._numba is not None and self._in_order and noise_kernels() is not None
 
     def form(self, operations: Operations, recorded: bool = False, noises: Noises | None = None) -> None:

@@ -3,81 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 
-from ksched.kernels import Buffers, Noises, out_of_place
-from ksched.noise import (
+from ksched.execution.buffers import Buffers, Noises
+from ksched.execution.layout import DENOISED, UNCOND, Operations, Turn, layout
+from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state, writes_to
+from ksched.execution.saved_state import StateCheck, saved_noise
+from ksched.kernels.available import out_of_place
+from ksched.noise.sources import (
     CallableNoise,
-    NoiseSource,
+    Noise,
     Seed,
     SeededNoise,
-    item_seeds,
+    noise_source,
     scheme_of,
-    seeded_source,
-    source_by_scheme,
 )
 from ksched.plan.plan import Plan
 from ksched.processes import Level, Process
 from ksched.processes.agreement import Levels, mark
-from ksched.program import DENOISED, UNCOND, Operations, Turn, layout
-from ksched.saved_state import StateCheck
 
-__all__ = [
-    "FED_TWICE",
-    "WRITTEN",
-    "Noise",
-    "Run",
-    "check_output",
-    "check_state",
-    "noise_source",
-    "saved_noise",
-    "writes_to",
-]
+__all__ = ["Run"]
 
-Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
 
-WRITTEN = (
-    "the model, like a callback, must leave the x that it is called with as it is; it wrote to it: give it x.clone()"
-)
 _INTERRUPTED = (
     "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
     "saved before"
 )
-FED_TWICE = "a run belongs to one thread at a time, and another one is feeding it, or was interrupted while it did"
-
-
-def writes_to(tensor: torch.Tensor) -> int:
-    """How often torch has counted a write to a tensor or a view of it; 0 where it does not count."""
-    try:
-        return tensor._version
-    except RuntimeError:  # made in inference mode
-        return 0
-
-
-def check_state(x: Any) -> None:
-    """Raise unless ``x`` is a floating-point tensor with a batch axis."""
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"x must be a torch tensor; got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor; got {x.dtype}")
-    if x.ndim == 0:
-        raise ValueError("x must have a batch axis first; got a tensor of no dimensions")
-
-
-def check_output(kind: str, value: Any, shape: Sequence[int], device: torch.device) -> None:
-    """Raise unless an output of the model, "D" or "U", is a tensor like the state."""
-    if isinstance(value, torch.Tensor) and value.shape == shape and value.device == device:
-        return
-    what = {"D": "denoised", "U": "uncond"}[kind]
-    if value is None and kind == "U":
-        raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{what} must be a tensor; got {type(value).__name__}")
-    if value.device != device:
-        raise ValueError(f"{what} must be on the state's device {device}; got {value.device}")
-    raise ValueError(f"{what} must have the state's shape {tuple(shape)}; got {tuple(value.shape)}")
 
 
 class Run:
@@ -559,53 +512,3 @@ def _restored(
     run._noise, run._seeds = (SeededNoise(()) if noise is None else CallableNoise(noise)), None
     run.load_state_dict(state)
     return run
-
-
-def saved_noise(
-    check: StateCheck, draws: bool, noise: NoiseSource, seeds: tuple[int, ...] | None, process: Process | None
-) -> tuple[NoiseSource, tuple[int, ...] | None]:
-    """The noise that a run goes on with from a saved state, and the seeds of its items.
-
-    Parameters
-    ----------
-    check : the state
-    draws : whether the run draws noise at all
-    noise, seeds : of the run that shall go on
-    process : of that run
-
-    Raises
-    ------
-    ValueError : seeds that do not fit; a run with noise of its own, and a seed instead of that noise
-    """
-    saved = check.seeds()
-    if saved is not None:
-        return source_by_scheme(check.text("noise"), saved, process), saved
-    if draws and seeds is not None:
-        raise ValueError(
-            "the state is of a run with noise of its own, which no seed can go on with: start the run that loads it "
-            "with noise=..., not with a seed"
-        )
-    return noise, seeds
-
-
-def noise_source(
-    draws: bool, batch: int, seed: Seed | None, noise: Noise | None, process: Process | None = None
-) -> tuple[NoiseSource, tuple[int, ...] | None]:
-    """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
-    kind = "seeded"
-    if isinstance(noise, str):
-        if noise != "brownian":
-            raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')
-        kind, noise = noise, None
-    if seed is not None and noise is not None:
-        raise ValueError("give either seed or noise, not both")
-    if noise is not None:
-        if not callable(noise):
-            raise TypeError(f"noise must be callable, (sigma_from, sigma_to) -> tensor; got {type(noise).__name__}")
-        return CallableNoise(noise), None
-    if seed is None:
-        if draws:
-            raise ValueError("this sampler draws noise: give seed=<int>, one seed per batch item, or noise=<callable>")
-        return SeededNoise(()), None
-    seeds = item_seeds(seed, batch)
-    return seeded_source(kind, seeds, process), seeds

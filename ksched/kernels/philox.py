@@ -16,38 +16,43 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = [
-    "BLOCK",
-    "BUMPS",
-    "LANE",
-    "LANES",
-    "MULTIPLIERS",
-    "ROUNDS",
-    "Key",
-    "Words",
-    "lanes",
-    "words",
-    "words_on",
-]
+__all__ = ["BLOCK", "BUMPS", "LANE", "LANES", "MULTIPLIERS", "ROUNDS", "Key", "Words", "lanes", "words", "words_on"]
+
 
 #: Words in a block.
 BLOCK = 4
 
+
 #: A quarter of a word, 16 bits; the lowest come first.
 LANE = np.dtype("<u2")
+
+
 LANES = 4
+
+
 _WORD = np.dtype("<u8")
+
+
 _LITTLE = sys.byteorder == "little"
+
 
 #: Two whole numbers below 2**64, which name a stream.
 Key: TypeAlias = tuple[int, int]
 
+
 Words: TypeAlias = npt.NDArray[np.uint64]
+
 
 #: By what the words of a block are multiplied, what is added to the key after a round, and how many there are.
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+
+
 BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and the root of 3 less 1, in 64 bits
+
+
 ROUNDS = 10
+
+
 _LOW = 0xFFFFFFFF
 
 

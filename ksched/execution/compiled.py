@@ -15,17 +15,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
-from ksched.loop import Model, answer
-from ksched.noise import Seed
+from ksched.execution.layout import DENOISED, UNCOND, Turn, layout
+from ksched.execution.registers import WRITTEN, check_output, check_state, writes_to
+from ksched.noise.sources import Noise, Seed, noise_source
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement
-from ksched.program import DENOISED, UNCOND, Turn, layout
-from ksched.runner import WRITTEN, Noise, check_output, check_state, noise_source, writes_to
 from ksched.types import Array
 
 __all__ = ["Matrices", "advance", "step"]
+
 
 # Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
@@ -120,7 +121,7 @@ def _product(matrix: Any, tensors: Tensors) -> Tensors:
 
 @dataclass(frozen=True)
 class Matrices:
-    """A plan in the form that `ksched.matrices.step` takes. `ksched.Sampler.matrices` is that of a sampler.
+    """A plan in the form that `ksched.execution.compiled.step` takes. `ksched.Sampler.matrices` is that of a sampler.
 
     Parameters
     ----------

@@ -13,34 +13,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Protocol, SupportsIndex, TypeAlias, cast
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ksched import brownian, seeded
-from ksched.brownian import BrownianNoise
+from ksched.noise import brownian, seeded
+from ksched.noise.brownian import BrownianNoise
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import (
+    CallableNoise,
+    NoiseSource,
+    Seed,
+    SeededNoise,
+    item_seeds,
+    scheme_of,
+    seeded_source,
+    source_by_scheme,
+)
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
-from ksched.seeded import SeededNoise
 
 __all__ = [
     "SCHEMES",
-    "BrownianNoise",
     "CallableNoise",
+    "Noise",
     "NoiseSource",
     "Seed",
-    "SeededNoise",
     "brownian_sampler",
     "item_seeds",
+    "noise_source",
     "scheme_of",
     "seeded_source",
     "source_by_scheme",
 ]
 
+
 #: One whole number, or one per item of the batch.
 Seed: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | npt.NDArray[np.integer[Any]]
+
 
 #: The rule from (seed, draw) to numbers, for each kind of `seeded_source`.
 SCHEMES = {"seeded": seeded.SCHEME, "brownian": brownian.SCHEME}
@@ -159,3 +171,29 @@ def brownian_sampler(
         return source(Draw(float(sigma_from), float(sigma_to)), x)
 
     return noise
+
+
+Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
+
+
+def noise_source(
+    draws: bool, batch: int, seed: Seed | None, noise: Noise | None, process: Process | None = None
+) -> tuple[NoiseSource, tuple[int, ...] | None]:
+    """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
+    kind = "seeded"
+    if isinstance(noise, str):
+        if noise != "brownian":
+            raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')
+        kind, noise = noise, None
+    if seed is not None and noise is not None:
+        raise ValueError("give either seed or noise, not both")
+    if noise is not None:
+        if not callable(noise):
+            raise TypeError(f"noise must be callable, (sigma_from, sigma_to) -> tensor; got {type(noise).__name__}")
+        return CallableNoise(noise), None
+    if seed is None:
+        if draws:
+            raise ValueError("this sampler draws noise: give seed=<int>, one seed per batch item, or noise=<callable>")
+        return SeededNoise(()), None
+    seeds = item_seeds(seed, batch)
+    return seeded_source(kind, seeds, process), seeds

@@ -1,0 +1,1 @@
+"""Running plans on tensors: layout in memory, buffers, runs, batches of runs."""

@@ -1,0 +1,79 @@
+"""A sampler function run on tensors as it stands, without a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ksched.denoisers.answer import Model, answer
+from ksched.execution.adaptive_run import S
+from ksched.execution.registers import WRITTEN, writes_to
+from ksched.noise.sources import NoiseSource
+from ksched.plan.intervals import disjoint, snr
+from ksched.plan.rows import Draw
+from ksched.processes import Level
+
+__all__ = ["Live"]
+
+
+class Live:
+    """The verbs of a run on tensors: a sampler function called with it simply runs.
+
+    The oracle of the tests and the debugger's friend: put a breakpoint into the sampler. Nothing is fused or freed.
+
+    Parameters
+    ----------
+    denoiser, x : as for `ksched.Sampler.sample`
+    noise : makes unit noise
+    noise_scale : that of the process, which every noise is multiplied by
+    """
+
+    def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource, *, noise_scale: float = 1.0) -> None:
+        self._denoiser = denoiser
+        self._like = x
+        self._noise = noise
+        self._scale = noise_scale
+        self._visit = 0
+        self._requests: list[Draw] = []
+        self._clock: dict[float, float] = {}
+        self._drawn: dict[Draw, torch.Tensor] = {}
+
+    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        """The model's x0 prediction."""
+        return self._call(x, level, both=False)[0]
+
+    def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prediction and its unconditional twin."""
+        return self._call(x, level, both=True)
+
+    def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
+        """Noise of the interval, in the scale of the process."""
+        self._visit += end.label > start.label
+        self._clock |= {level.label: snr(level) for level in (start, end)}
+        request = Draw(start.label, end.label, self._visit, stream)
+        self._requests = [*(r for r in self._requests if r != request), request]
+        parts = disjoint(self._requests, self._clock)[-1]  # as in a plan, where the inner intervals come first
+        for part, _ in parts:
+            if part not in self._drawn:
+                self._drawn[part] = self._noise(part, self._like)
+        total = self._drawn[parts[0][0]] * parts[0][1]
+        for part, weight in parts[1:]:
+            total = total + self._drawn[part] * weight
+        return total * self._scale
+
+    def keep(self, value: torch.Tensor) -> torch.Tensor:
+        """The value itself."""
+        return value
+
+    def checkpoint(self, state: S) -> S:
+        """The state itself."""
+        return state
+
+    def _call(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, Any]:
+        sigma = torch.full((x.shape[0],), level.label, dtype=x.dtype, device=x.device)
+        before = writes_to(x)
+        denoised, uncond = answer(self._denoiser, x, sigma, both)
+        if writes_to(x) != before:
+            raise RuntimeError(WRITTEN)
+        return denoised.clone(), None if uncond is None else uncond.clone()

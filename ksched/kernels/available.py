@@ -1,0 +1,96 @@
+"""Which compiled kernels run here, and when tensors must not be overwritten."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+__all__ = ["noise_kernels", "numba_kernels", "out_of_place", "triton_kernels"]
+
+
+# What `torch.func` is in the middle of, None if nothing.
+_transforms: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+# Looked up once, since they are asked at every step.
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+
+
+_loaded: dict[torch.device, ModuleType | None] = {}
+
+
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """The module `ksched.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
+
+    Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
+    operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.
+    """
+    if device.type != "cuda":
+        return None
+    if device not in _loaded:
+        if torch.cuda.is_current_stream_capturing() or out_of_place():
+            return None
+        try:
+            from ksched.kernels import triton_kernels
+
+            trial = torch.zeros(16, device=device)
+            triton_kernels.combine([trial], [1.0], trial)
+        except Exception:  # whatever it is, there is a way without
+            _loaded[device] = None
+        else:
+            _loaded[device] = module
+    return _loaded[device]
+
+
+@cache
+def numba_kernels() -> ModuleType | None:
+    """The module `ksched.numba_kernels` if Numba is there and its sums are right; found out by a trial.
+
+    Without it torch's own operations do the same work in more passes. Numba may be installed and yet not work: switched
+    off by ``NUMBA_DISABLE_JIT``, or with a damaged file in its cache. That is logged.
+    """
+    return _tried("sums_work")
+
+
+def noise_kernels() -> ModuleType | None:
+    """The same module if it makes noise too; a trial of its own, since compiling takes time that not all need."""
+    return None if numba_kernels() is None else _tried("noises_work")
+
+
+@cache
+def _tried(trial: str) -> ModuleType | None:
+    """The module if a trial in it succeeds."""
+    try:
+        from ksched.kernels import triton_kernels
+    except ImportError:
+        return None
+    except Exception as error:
+        reason = repr(error)
+    else:
+        try:
+            if getattr(module, trial)():
+                return module
+            reason = "its numbers are wrong"
+        except Exception as error:
+            reason = repr(error)
+    logging.getLogger("ksched").warning("Numba does not work here, torch's operations are used instead: %s", reason)
+    return None
+
+
+def out_of_place(*tensors: torch.Tensor) -> bool:
+    """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
+    if forward_ad._current_level >= 0 or _transforms() is not None or _is_compiling():
+        return True
+    recording = _is_grad_enabled()
+    for tensor in tensors:  # noqa: SIM110 - any() costs more than all the rest
+        if type(tensor) not in _PLAIN or (recording and tensor.requires_grad):
+            return True
+    return False
