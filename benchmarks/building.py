@@ -16,7 +16,7 @@ from _measure import arguments, best, facts, table, write
 from _peers import DIFFUSERS, diffusers_library
 
 from ksched import build_sampler
-from ksched.registry import samplers
+from ksched.samplers.registry import samplers
 
 STEPS, SHAPE = 20, (1, 4, 64, 64)
 

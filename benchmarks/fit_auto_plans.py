@@ -31,7 +31,7 @@ import torch
 
 import ksched
 from ksched import EDM, VP, Flow
-from ksched.samplers.weighted import Table
+from ksched.samplers.linear_multistep import Table
 from ksched.tuning.fit import Free, Problem, fit
 from ksched.tuning.table import flow_level, table_of
 from ksched.tuning.zoo import LARGE, zoo

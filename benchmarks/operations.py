@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import build_sampler
 from ksched.execution.buffers import release_memory
-from ksched.registry import samplers
+from ksched.samplers.registry import samplers
 
 SHAPE, STEPS = (1, 16, 128, 128), 20
 SHOWN = (OURS, KDIFF, DIFF, COMFY)

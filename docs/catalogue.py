@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import ksched
 from ksched.plots import families as schedule_families
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE
-from ksched.registry import SamplerSpec, families
+from ksched.samplers.registry import SamplerSpec, families
 from ksched.schedules import SCHEDULES, schedule_options
 
 __all__ = ["catalogue", "prose", "table"]

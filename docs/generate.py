@@ -27,8 +27,8 @@ from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
 from ksched.plan.analysis import table as plan_table
 from ksched.plots import save, sigma_curves
-from ksched.registry import SamplerSpec, dialect_options, samplers
-from ksched.samplers.view import VIEW_OPTIONS, view
+from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.registry import SamplerSpec, dialect_options, samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ksched.likelihood import Likelihood, log_likelihood
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
-    from ksched.registry import register_sampler
     from ksched.sampler import Sampler, build_sampler
+    from ksched.samplers.registry import register_sampler
     from ksched.tuning import tune
 
 __version__ = "0.1.0"

@@ -27,8 +27,8 @@ from ksched.plan.analysis import gaussian_errors
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
-from ksched.registry import AUTO, SamplerSpec, families, samplers
 from ksched.sampler import Sampler, build_sampler
+from ksched.samplers.registry import AUTO, SamplerSpec, families, samplers
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import check_writable, path_of
 from ksched.types import Array

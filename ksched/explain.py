@@ -17,9 +17,9 @@ from ksched.names.labels import parse_label
 from ksched.options import Option, check_options
 from ksched.peers import find_sampler
 from ksched.processes import Process, default_process
-from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec
 from ksched.samplers.auto import choose
-from ksched.samplers.view import view
+from ksched.samplers.coordinates import view
+from ksched.samplers.registry import AUTO, SamplerSpec, dialect_options, sampler_spec
 from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
 from ksched.types import Array
 

@@ -15,7 +15,7 @@ import torch
 
 from ksched.execution.loop import run_plan
 from ksched.plan.plan import Plan
-from ksched.registry import SamplerSpec, sampler_spec
+from ksched.samplers.registry import SamplerSpec, sampler_spec
 from ksched.schedules.grid import Grid
 
 __all__ = ["invert", "rising_plans"]

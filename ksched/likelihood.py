@@ -16,7 +16,7 @@ from ksched.noise.sources import Seed, SeededNoise, item_seeds
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
-from ksched.samplers.blocks import Straight
+from ksched.samplers.blocks.straight_line import Straight
 from ksched.schedules.grid import Grid
 from ksched.types import Array
 

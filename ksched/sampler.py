@@ -29,7 +29,7 @@ from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
-from ksched.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
+from ksched.samplers.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.types import Array, ArrayLike
@@ -358,7 +358,7 @@ def build_sampler(
         `Denoiser`; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
     dialect : whose behaviour the names mean, where programs differ: tables of options, `ksched.DIALECTS` for schedules
-        and `ksched.registry.DIALECTS` for samplers; ours is the published method
+        and `ksched.names.dialects.DIALECTS` for samplers; ours is the published method
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
         ``sigma_max`` are the schedule's range
 

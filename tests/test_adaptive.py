@@ -12,8 +12,8 @@ from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_sta
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact.mixture import Gaussian
 from ksched.plan.trace import TraceError
-from ksched.registry import SamplerSpec
 from ksched.samplers import adaptive
+from ksched.samplers.registry import SamplerSpec
 
 IDS = [spec.name for spec in ADAPTIVE]
 

@@ -18,9 +18,9 @@ from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
 from ksched.exact.handwritten import digits
 from ksched.plan import analysis
 from ksched.plan.trace import trace
-from ksched.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
 from ksched.samplers.auto import AutoEnd, auto_levels, choose
-from ksched.samplers.weighted import Table, weighted
+from ksched.samplers.linear_multistep import Table, weighted
+from ksched.samplers.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
 from ksched.schedules.grid import Grid
 from ksched.tuning.table import table_of
 

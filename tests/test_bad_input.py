@@ -12,7 +12,7 @@ import torch
 
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, build_sampler, calculate_sigmas
-from ksched.registry import register_sampler
+from ksched.samplers.registry import register_sampler
 
 X = torch.ones(2, 3)
 

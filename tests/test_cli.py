@@ -18,7 +18,7 @@ from ksched import cli
 from ksched.cli import pictures as pictures_of
 from ksched.cli.app import make_app
 from ksched.plan.plan import Plan
-from ksched.registry import samplers
+from ksched.samplers.registry import samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 
 PROCESSES: dict[str, ksched.Process] = {
@@ -133,7 +133,7 @@ def test_plan_of_a_registered_sampler(command: Command, monkeypatch: pytest.Monk
             x = strength * run.denoise(x, s)
         return x
 
-    monkeypatch.setattr("ksched.registry._REGISTRY", {spec.name: spec for spec in samplers()})
+    monkeypatch.setattr("ksched.samplers.registry._REGISTRY", {spec.name: spec for spec in samplers()})
     ksched.register_sampler("mine", mine, order=1)
     assert "+2.000000 D0" in succeed(command("plan", "mine", "--steps", "1", "-o", "strength=2"))
     listed = succeed(command("list"))

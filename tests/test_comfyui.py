@@ -24,7 +24,7 @@ from ksched.integrations import comfyui
 from ksched.integrations.comfyui import __main__ as command
 from ksched.integrations.comfyui import calculate_sigmas, process_of, register, sampler_function
 from ksched.integrations.comfyui.nodes import NODES, Node
-from ksched.registry import sampler_spec, samplers
+from ksched.samplers.registry import sampler_spec, samplers
 
 KINDS: dict[str, Any] = {
     "eps": comfy.sampling(comfy.EPS, comfy.ModelSamplingDiscrete),

@@ -19,7 +19,7 @@ from ksched.execution.layout import layout
 from ksched.kernels.available import triton_kernels
 from ksched.noise.sources import SeededNoise
 from ksched.plan.rows import Draw
-from ksched.registry import SamplerSpec
+from ksched.samplers.registry import SamplerSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

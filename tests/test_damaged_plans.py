@@ -21,7 +21,7 @@ from ksched import VE, VP, Flow, Plan, build_sampler
 from ksched.execution.layout import layout
 from ksched.execution.loop import run_plan
 from ksched.plan.rows import Register
-from ksched.replay import placed
+from ksched.samplers.from_plan import placed
 
 PLANS = {
     "noise": build_sampler("dpmpp_sde", "karras", 3).plan,

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 import ksched
 from ksched import demo, plots
 from ksched.plan.analysis import gaussian_law
-from ksched.registry import AUTO, families, sampler_spec
+from ksched.samplers.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 
 VP = ksched.VP()

@@ -10,9 +10,10 @@ import torch
 from cases import NAMES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
 
 from ksched import VP, Dialect, Flow, SamplerType, build_sampler
+from ksched.names.dialects import DIALECTS
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
-from ksched.registry import DIALECTS, SamplerSpec, dialect_options, register_sampler, sampler_spec
+from ksched.samplers.registry import SamplerSpec, dialect_options, register_sampler, sampler_spec
 from ksched.types import Array
 
 ROWS = [(dialect, name) for dialect, rows in DIALECTS.items() for name in rows]
@@ -43,7 +44,7 @@ def test_the_table_is_what_the_dialect_does(name: str, dialect: Dialect) -> None
 
 
 def test_ours_changes_nothing_and_strangers_have_no_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ksched import registry
+    from ksched.samplers import registry
 
     assert DIALECTS[Dialect.KSCHED] == {}
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))

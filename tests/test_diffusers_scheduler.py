@@ -16,9 +16,10 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from ksched import NoiseSchedule, SamplerType, registry  # noqa: E402
+from ksched import NoiseSchedule, SamplerType
 from ksched.integrations.diffusers import KSchedOutput, KSchedScheduler  # noqa: E402
-from ksched.registry import sampler_spec  # noqa: E402
+from ksched.samplers import registry
+from ksched.samplers.registry import sampler_spec
 from ksched.samplers.runge_kutta import heun  # noqa: E402
 
 # what diffusers warns of is its own affair

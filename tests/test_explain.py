@@ -6,9 +6,10 @@ import pytest
 
 from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
 from ksched.explain import Configuration, allowed, option_texts, sampler_facts
+from ksched.names.dialects import DIALECTS
 from ksched.peers import SAMPLER_PEERS, SamplerPeer
-from ksched.registry import DIALECTS, SamplerSpec, sampler_spec, samplers
-from ksched.samplers.view import VIEW_OPTIONS, view
+from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
 
 

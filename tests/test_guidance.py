@@ -16,7 +16,7 @@ from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler,
 from ksched.denoisers.denoiser import Prediction
 from ksched.noise.sources import SeededNoise, item_seeds
 from ksched.plan.rows import Draw
-from ksched.registry import SamplerSpec
+from ksched.samplers.registry import SamplerSpec
 
 Model = Callable[[torch.Tensor, torch.Tensor], Any]
 

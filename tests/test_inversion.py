@@ -12,7 +12,7 @@ from cases import COORDINATES, SPECS, can_be_silent, gaussian_denoiser, no_noise
 import ksched
 from ksched import VP, Flow, Process, build_sampler
 from ksched.exact.mixture import Gaussian, GaussianMixture
-from ksched.registry import SamplerSpec
+from ksched.samplers.registry import SamplerSpec
 
 SILENT = [spec for spec in SPECS if can_be_silent(spec)]
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tiny_pipelines import PROMPT, build, toy_image, toy_mask
 
 from ksched import SamplerType
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.stable_diffusion import (
     Cancelled,
     Progress,

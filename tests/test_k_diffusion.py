@@ -25,7 +25,7 @@ from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
 from ksched.execution.adaptive_run import LiveRun
 from ksched.integrations import k_diffusion
 from ksched.integrations.k_diffusion import BrownianTreeNoiseSampler, log_likelihood, process_of
-from ksched.registry import _REGISTRY, samplers
+from ksched.samplers.registry import _REGISTRY, samplers
 
 #: k-diffusion's own signatures, 0.1.1.post1
 SIGNATURES = {
@@ -147,7 +147,7 @@ def test_a_sampler_of_somebody_else_gets_a_function(monkeypatch: pytest.MonkeyPa
         """One jump."""
         return share * run.denoise(x, grid.levels[0])
 
-    monkeypatch.setattr("ksched.registry._REGISTRY", dict(_REGISTRY))
+    monkeypatch.setattr("ksched.samplers.registry._REGISTRY", dict(_REGISTRY))
     ksched.register_sampler("jump", jump, order=0)
     x = torch.ones(2, 3)
     assert plain(k_diffusion.sample_jump).endswith("disable=None, share=1.0")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ksched import NoiseSchedule, Process, build_sampler
 from ksched.plan.plan import Plan
-from ksched.registry import SamplerSpec
+from ksched.samplers.registry import SamplerSpec
 from ksched.testing import check_plan, sigma_curves
 
 

@@ -30,7 +30,7 @@ from ksched.kernels import available, normal_table, philox
 from ksched.noise import brownian, sources
 from ksched.noise.sources import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan.rows import Draw
-from ksched.registry import samplers
+from ksched.samplers.registry import samplers
 from ksched.types import Array
 
 DRAW = Draw(3.0, 1.5)

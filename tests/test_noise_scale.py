@@ -17,8 +17,8 @@ from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.execution.loop import run_plan
 from ksched.plan.analysis import gaussian_error, gaussian_law, table
 from ksched.processes import Level
-from ksched.registry import SamplerSpec
 from ksched.sampler import Sampler
+from ksched.samplers.registry import SamplerSpec
 from ksched.testing import check_plan
 
 PLAIN, WIDE = Flow(3.0), Flow(3.0, noise_scale=8.0)

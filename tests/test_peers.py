@@ -6,15 +6,15 @@ import re
 from operator import attrgetter
 from typing import Any
 
+import ksched.grid
 import numpy as np
 import pytest
 
 import ksched
-import ksched.grid
 from ksched import Dialect, NoiseSchedule, SamplerType
 from ksched.names.enums import _SAMPLER_SPELLINGS
 from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer, find_peer, find_sampler, peer_sigmas
-from ksched.registry import dialect_options, sampler_spec
+from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 
 HAVE = [peer for peer in PEERS if peer.schedule is not None]

@@ -21,8 +21,8 @@ from ksched.execution.loop import run_plan
 from ksched.plan.analysis import table
 from ksched.plan.rows import Draw, Register, Row
 from ksched.plan.trace import Form, TraceError, trace
-from ksched.registry import SamplerSpec
-from ksched.samplers.blocks import ddim
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.registry import SamplerSpec
 from ksched.schedules.grid import Grid
 from ksched.testing import sigma_curves
 

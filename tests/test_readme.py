@@ -16,7 +16,7 @@ import torch
 
 from ksched import Flow
 from ksched.plan.analysis import table
-from ksched.registry import SamplerSpec, families, sampler_spec, samplers
+from ksched.samplers.registry import SamplerSpec, families, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
 

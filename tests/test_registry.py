@@ -10,10 +10,11 @@ import pytest
 import torch
 from cases import EVERY_NAME
 
-from ksched import Flow, NoiseSchedule, SamplerType, build_sampler, registry
+from ksched import Flow, NoiseSchedule, SamplerType, build_sampler
 from ksched.options import NonNegative
 from ksched.plan.analysis import marginals, measured_order
-from ksched.samplers.blocks import ddim
+from ksched.samplers import registry
+from ksched.samplers.blocks.steps import ddim
 from ksched.schedules.grid import Grid
 
 

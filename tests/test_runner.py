@@ -16,7 +16,7 @@ from cases import CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, half, no
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
-from ksched.registry import SamplerSpec
+from ksched.samplers.registry import SamplerSpec
 
 
 def equal(a: torch.Tensor, b: torch.Tensor) -> bool:

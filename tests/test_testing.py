@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import ksched
 from ksched import VE, VP, Flow, NoiseSchedule, Process, calculate_sigmas
-from ksched.registry import SamplerSpec
-from ksched.samplers.blocks import ddim
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.registry import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.transforms import shift
 from ksched.testing import (
@@ -434,8 +434,8 @@ SAMPLERS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (moves_noise, {}, "moved the global random state of Python"),
     (euler, {"order": 2}, r"on VE\(.*order 2 is declared; (1.0\d|0.9\d) is measured"),
     (second_order, {"order": 2, "options": {"half": 1.0}}, "order 2 is declared; (1.0|0.9)"),
-    (ksched.registry.sampler_spec("ddpm").function, {"order": 1}, "draws noise, so single runs have no order"),
-    (ksched.registry.sampler_spec("ddpm").function, {"weak_order": 2}, "weak order 2 is declared"),
+    (ksched.samplers.registry.sampler_spec("ddpm").function, {"order": 1}, "draws noise, so single runs have no order"),
+    (ksched.samplers.registry.sampler_spec("ddpm").function, {"weak_order": 2}, "weak order 2 is declared"),
 ]
 
 

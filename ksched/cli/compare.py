@@ -39,7 +39,7 @@ from ksched.cli.drawing import (
 from ksched.cli.paths import PATH
 from ksched.cli.requests import given_of, parts_of, split_options, wanted_of, whole_number
 from ksched.names.enums import NoiseSchedule
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules import schedule_options
 
 if TYPE_CHECKING:

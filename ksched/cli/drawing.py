@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ksched.cli.paths import PATH
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.storage.files import check_writable, remove_parts, write_whole
 from ksched.storage.texts import parse_json
 

@@ -25,7 +25,7 @@ from ksched.cli.common import (
 )
 from ksched.cli.process import ProcessName, make_process
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.registry import plan_spec, sampler_spec
+from ksched.samplers.registry import plan_spec, sampler_spec
 from ksched.schedules import calculate_sigmas, schedule_options
 
 __all__ = ["print_plan", "print_sigmas"]

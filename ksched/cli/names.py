@@ -16,8 +16,8 @@ from ksched.explain import allowed, option_texts, sampler_facts
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option
 from ksched.peers import PEERS, SAMPLER_PEERS
-from ksched.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
-from ksched.samplers.view import VIEW_OPTIONS
+from ksched.samplers.coordinates import VIEW_OPTIONS
+from ksched.samplers.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 
 __all__ = ["list_names"]

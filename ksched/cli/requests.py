@@ -12,7 +12,7 @@ from ksched.cli.common import read_options, read_plan, read_text
 from ksched.cli.drawing import sheet_of
 from ksched.names.enums import NoiseSchedule
 from ksched.options import Option
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules import schedule_options
 
 if TYPE_CHECKING:

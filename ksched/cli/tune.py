@@ -11,7 +11,7 @@ import typer
 from ksched.cli.common import Options, ProcessOption, Shift, ZeroSNR, screen
 from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.storage.files import check_writable, remove_parts, write_whole
 
 __all__ = ["tune_plan"]

@@ -38,8 +38,8 @@ from ksched.integrations.keywords import LOADING, near, place
 from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import VP, Process
-from ksched.registry import sampler_spec
 from ksched.samplers.euler import boundary_scaling
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]

@@ -32,9 +32,9 @@ from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 from ksched.plan.trace import trace
 from ksched.processes import EDM, VP, AngleV, Flow, Level, Process
-from ksched.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.sampler import build_sampler
-from ksched.samplers.blocks import SHORT, ddim
+from ksched.samplers.blocks.steps import SHORT, ddim
+from ksched.samplers.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels, flow_shift, vp_of
 from ksched.schedules.grid import Grid

@@ -48,9 +48,9 @@ from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.noise.sources import Seed, brownian_sampler, item_seeds
 from ksched.options import check_steps, options_of
 from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
-from ksched.registry import AUTO, SamplerSpec, samplers
 from ksched.sampler import Sampler, build_sampler
-from ksched.samplers.exponential import fast_orders
+from ksched.samplers.exponential_single_step import fast_orders
+from ksched.samplers.registry import AUTO, SamplerSpec, samplers
 from ksched.schedules import SCHEDULES, calculate_sigmas
 
 __all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]

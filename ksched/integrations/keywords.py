@@ -16,7 +16,7 @@ from ksched.integrations.configurations import defaults_of
 from ksched.integrations.iterations import is_flow
 from ksched.integrations.stock import CLASSES, LEVELS, METHOD, settings_of
 from ksched.names.enums import NoiseSchedule
-from ksched.registry import sampler_spec
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
 
 __all__ = ["LOADING", "Placed", "near", "place"]

@@ -20,7 +20,9 @@ from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction, Vector, Verbs
 from ksched.plan.trace import trace
 from ksched.processes import EDM, VP, Flow, Level, Process
-from ksched.samplers.blocks import Straight, ancestral, combine, lagrange_weights, moments, renoise
+from ksched.samplers.blocks.noise_split import ancestral, renoise
+from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules.diffusers import DiffusersLevels, level_settings, vp_of
 from ksched.schedules.grid import Grid
 

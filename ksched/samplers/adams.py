@@ -10,7 +10,10 @@ from typing import Annotated, Literal, Protocol, TypeVar
 from ksched.options import Between, Finite, Order, Quirk
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import Straight, combine, ddim, lagrange_weights, moments, renoise
+from ksched.samplers.blocks.noise_split import renoise
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules.grid import Grid
 
 __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]

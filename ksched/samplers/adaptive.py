@@ -11,7 +11,11 @@ from typing import Annotated, Literal
 from ksched.options import Between, NonNegative, Positive, Quirk
 from ksched.plan.protocol import LiveVerbs
 from ksched.processes import Level
-from ksched.samplers.blocks import Straight, ancestral_above, combine, ddim, eps_step, inner, phi, renoise
+from ksched.samplers.blocks.noise_split import ancestral_above, renoise
+from ksched.samplers.blocks.stages import inner
+from ksched.samplers.blocks.steps import ddim, eps_step
+from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.weights import combine, phi
 from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
 from ksched.schedules.grid import Grid
 from ksched.types import Tensor

@@ -14,8 +14,8 @@ from ksched.options import Positive, check_steps
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
-from ksched.samplers.multistep import exp_pc
-from ksched.samplers.weighted import Table, ratio, same_levels, weighted
+from ksched.samplers.exponential_multistep import exp_pc
+from ksched.samplers.linear_multistep import Table, ratio, same_levels, weighted
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.grid import Grid
 

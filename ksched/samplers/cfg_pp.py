@@ -11,7 +11,11 @@ from typing import Annotated, Literal, TypeVar
 from ksched.options import Finite, NonNegative, Quirk, Share
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import Straight, ancestral, ddim, middle, phi, renoise
+from ksched.samplers.blocks.noise_split import ancestral, renoise
+from ksched.samplers.blocks.stages import middle
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.weights import phi
 from ksched.schedules.grid import Grid
 
 __all__ = [

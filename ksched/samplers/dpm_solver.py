@@ -9,17 +9,8 @@ from typing import Annotated, Literal, TypeVar
 from ksched.options import Between, NonNegative, Quirk
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import (
-    Integrals,
-    adams,
-    fresh_std,
-    grown,
-    midpoint,
-    order_left,
-    output,
-    renoise,
-    with_last_twice,
-)
+from ksched.samplers.blocks.noise_split import fresh_std, grown, renoise
+from ksched.samplers.blocks.steps import Integrals, adams, midpoint, order_left, output, with_last_twice
 from ksched.schedules.grid import Grid
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]

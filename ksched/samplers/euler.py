@@ -8,7 +8,8 @@ from typing import Annotated, Literal, TypeVar
 from ksched.options import Bound, NonNegative, Quirk, Share
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import AncestralRule, ancestral, churn, ddim, renoise
+from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
+from ksched.samplers.blocks.steps import ddim
 from ksched.schedules.grid import Grid
 
 __all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]

@@ -11,17 +11,10 @@ from typing import Annotated, Literal, TypeVar
 from ksched.options import Between, Bound, NonNegative, Positive, Quirk
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import (
-    AncestralRule,
-    Straight,
-    ancestral,
-    churn,
-    combine,
-    ddim,
-    lagrange_weights,
-    moments,
-    renoise,
-)
+from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules import calculate_karras_sigmas
 from ksched.schedules.grid import Grid
 

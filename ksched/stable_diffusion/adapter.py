@@ -23,8 +23,8 @@ from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.execution.loop import StepInfo
 from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.processes import Process
-from ksched.registry import sampler_spec
 from ksched.sampler import Sampler, build_sampler
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules.transforms import split, truncate
 from ksched.stable_diffusion import jobs, parts
 from ksched.stable_diffusion.config import SamplingConfig

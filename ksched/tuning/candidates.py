@@ -8,9 +8,9 @@ from typing import Any
 from ksched.names.enums import NoiseSchedule
 from ksched.plan.plan import Plan
 from ksched.processes import Flow, Process
-from ksched.registry import AUTO, sampler_spec
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.auto import AutoEnd, choose
+from ksched.samplers.registry import AUTO, sampler_spec
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.grid import Grid
 

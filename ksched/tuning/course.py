@@ -17,10 +17,10 @@ from ksched.options import check_options
 from ksched.plan.plan import Plan
 from ksched.plan.trace import trace
 from ksched.processes import Process
-from ksched.registry import sampler_spec
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
-from ksched.samplers.weighted import Table, ratio, weighted
+from ksched.samplers.linear_multistep import Table, ratio, weighted
+from ksched.samplers.registry import sampler_spec
 from ksched.schedules.grid import Grid
 from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
 from ksched.tuning.fit import Free, OnGrid, Problem, fit

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from ksched.plan.plan import Plan
 from ksched.sampler import build_sampler
-from ksched.samplers.weighted import Table
+from ksched.samplers.linear_multistep import Table
 from ksched.tuning.table import canonical, flow_level, on_flow
 from ksched.types import Array
 

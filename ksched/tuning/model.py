@@ -10,7 +10,7 @@ import torch
 
 from ksched.denoisers.answer import answer
 from ksched.processes import Process
-from ksched.samplers.weighted import ratio
+from ksched.samplers.linear_multistep import ratio
 from ksched.tuning.table import flow_level
 
 __all__ = ["Canonical"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ksched.execution.threads import one_thread
 from ksched.plan.plan import Plan
-from ksched.samplers.weighted import ratio
+from ksched.samplers.linear_multistep import ratio
 from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning
 from ksched.tuning.fit import Problem
 from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of

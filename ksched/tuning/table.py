@@ -11,7 +11,7 @@ import numpy as np
 from ksched.plan import analysis
 from ksched.plan.plan import Plan
 from ksched.processes import Flow
-from ksched.samplers.weighted import Table, ratio
+from ksched.samplers.linear_multistep import Table, ratio
 from ksched.schedules.grid import Grid
 from ksched.types import Array
 

@@ -12,8 +12,8 @@ from ksched.options import check_steps
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
-from ksched.registry import sampler_spec
 from ksched.samplers.auto import AutoEnd
+from ksched.samplers.registry import sampler_spec
 from ksched.tuning.course import Job
 from ksched.tuning.modelled import Modelled
 from ksched.tuning.sampled import Sampled

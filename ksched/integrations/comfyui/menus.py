@@ -10,7 +10,7 @@ import torch
 
 from ksched.integrations.comfyui.sampling import calculate_sigmas, sampler_function
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.registry import samplers as all_samplers
+from ksched.samplers.registry import samplers as all_samplers
 
 __all__ = ["register"]
 

@@ -16,12 +16,12 @@ import torch
 
 from ksched.explain import option_texts, sampler_facts
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
+from ksched.names.dialects import DIALECTS as SAMPLER_DIALECTS
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise.sources import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan.rows import Draw
-from ksched.registry import DIALECTS as SAMPLER_DIALECTS
-from ksched.registry import SamplerSpec, sampler_spec, samplers
+from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 from ksched.schedules import SCHEDULES, schedule_options
 

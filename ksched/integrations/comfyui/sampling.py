@@ -20,8 +20,8 @@ from ksched.execution.loop import StepInfo
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
-from ksched.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.sampler import Sampler, build_sampler
+from ksched.samplers.registry import SamplerSpec, dialect_options, sampler_spec
 from ksched.schedules.grid import Grid
 from ksched.types import Array
 

@@ -7,28 +7,36 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from ksched.names.dialects import DIALECTS
 from ksched.names.enums import Dialect, SamplerType
 from ksched.options import Option, options_of
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.plan.trace import trace
-from ksched.replay import own_levels, placed, replay
-from ksched.samplers import adams, adaptive, auto, cfg_pp, dpm_solver, euler, exponential, multistep, runge_kutta
-from ksched.samplers.view import VIEW_OPTIONS, view
-from ksched.samplers.weighted import same_levels
+from ksched.samplers import (
+    adams,
+    adaptive,
+    auto,
+    cfg_pp,
+    deis,
+    dpm_solver,
+    dpmpp,
+    er_sde,
+    euler,
+    exponential_multistep,
+    exponential_single_step,
+    res,
+    runge_kutta,
+    sa_solver,
+    uni_pc,
+)
+from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.from_plan import own_levels, placed, replay
+from ksched.samplers.linear_multistep import same_levels
 from ksched.schedules.grid import Grid
 
-__all__ = [
-    "AUTO",
-    "DIALECTS",
-    "FAMILIES",
-    "SamplerSpec",
-    "families",
-    "plan_spec",
-    "register_sampler",
-    "sampler_spec",
-    "samplers",
-]
+__all__ = ["AUTO", "FAMILIES", "SamplerSpec", "families", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
+
 
 #: families of samplers, and what they are called in a heading
 FAMILIES: Mapping[str, str] = {
@@ -43,7 +51,10 @@ FAMILIES: Mapping[str, str] = {
     "other": "Others",
 }
 
+
 Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
+
+
 OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> contract sigmas
 
 
@@ -103,7 +114,7 @@ class SamplerSpec:
 
     @cached_property
     def options(self) -> Mapping[str, Option]:
-        """The sampler's options and those that every sampler on a schedule has (see `ksched.samplers.view.view`)."""
+        """The sampler's options and those that every sampler on a schedule has (see `ksched.samplers.coordinates.view`)."""
         return self.own_options if self.levels else {**self.own_options, **VIEW_OPTIONS}
 
     @property
@@ -160,12 +171,26 @@ def _pndm_calls(steps: int, to_zero: bool) -> int:
 
 
 _EDM, _DPM, _DPMPP = "arXiv:2206.00364", "Lu et al. 2022, arXiv:2206.00927", "Lu et al. 2022, arXiv:2211.01095"
+
+
 _KARRAS = f"Karras et al. 2022, {_EDM}"
+
+
 _PLUS = "Chung et al. 2024, arXiv:2406.08070"
+
+
 _RES = "Zhang et al. 2023, arXiv:2308.02157"
+
+
 _SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
+
+
 _SA = "Xue et al. 2023, arXiv:2309.05019"
+
+
 _ADAMS = "Hochbruck & Ostermann 2011"
+
+
 _SPECS = (
     _spec(SamplerType.EULER, "euler", euler.euler, 1, _KARRAS),
     _spec(SamplerType.EULER_CFG_PP, "cfg_pp", cfg_pp.euler_cfg_pp, 1, _PLUS, uncond=True),
@@ -185,7 +210,7 @@ _SPECS = (
     _spec(
         SamplerType.EXP_HEUN_2_X0,
         "exponential_single_step",
-        exponential.exp_heun_2_x0,
+        exponential_single_step.exp_heun_2_x0,
         2,
         "Cox & Matthews 2002",
         calls=2,
@@ -193,7 +218,7 @@ _SPECS = (
     _spec(
         SamplerType.EXP_HEUN_2_X0_SDE,
         "exponential_single_step",
-        exponential.exp_heun_2_x0_sde,
+        exponential_single_step.exp_heun_2_x0_sde,
         2,
         "ComfyUI",
         calls=2,
@@ -212,12 +237,12 @@ _SPECS = (
         weak_order=2,
     ),
     _spec(SamplerType.LMS, "linear_multistep", adams.lms, 2, "k-diffusion"),
-    _spec(SamplerType.DPM_FAST, "exponential_single_step", exponential.dpm_fast, 2, _DPM, weak_order=2),
+    _spec(SamplerType.DPM_FAST, "exponential_single_step", exponential_single_step.dpm_fast, 2, _DPM, weak_order=2),
     _spec(SamplerType.DPM_ADAPTIVE, "adaptive", adaptive.dpm_adaptive, 3, _DPM, calls=3, adaptive=True),
     _spec(
         SamplerType.DPMPP_2S_ANCESTRAL,
         "exponential_single_step",
-        exponential.dpmpp_2s_ancestral,
+        exponential_single_step.dpmpp_2s_ancestral,
         2,
         _DPMPP,
         calls=2,
@@ -238,20 +263,20 @@ _SPECS = (
     _spec(
         SamplerType.DPMPP_SDE,
         "exponential_single_step",
-        exponential.dpmpp_sde,
+        exponential_single_step.dpmpp_sde,
         2,
         _DPMPP,
         calls=2,
         draws=2,
         weak_order=2,
     ),
-    _spec(SamplerType.DPMPP_2M, "exponential_multistep", multistep.dpmpp_2m, 2, _DPMPP),
+    _spec(SamplerType.DPMPP_2M, "exponential_multistep", dpmpp.dpmpp_2m, 2, _DPMPP),
     _spec(SamplerType.DPMPP_2M_CFG_PP, "cfg_pp", cfg_pp.dpmpp_2m_cfg_pp, 2, "ComfyUI", uncond=True),
-    _spec(SamplerType.DPMPP_2M_SDE, "exponential_multistep", multistep.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
+    _spec(SamplerType.DPMPP_2M_SDE, "exponential_multistep", dpmpp.dpmpp_2m_sde, 2, _DPMPP, draws=1, weak_order=2),
     _spec(
         SamplerType.DPMPP_2M_SDE_HEUN,
         "exponential_multistep",
-        multistep.dpmpp_2m_sde_heun,
+        dpmpp.dpmpp_2m_sde_heun,
         2,
         _DPMPP,
         draws=1,
@@ -260,7 +285,7 @@ _SPECS = (
     _spec(
         SamplerType.DPMPP_3M_SDE,
         "exponential_multistep",
-        multistep.dpmpp_3m_sde,
+        dpmpp.dpmpp_3m_sde,
         2,
         "k-diffusion",
         draws=1,
@@ -271,13 +296,13 @@ _SPECS = (
     _spec(SamplerType.TCD, "euler", euler.tcd, 1, "Zheng et al. 2024, arXiv:2402.19159", draws=None),
     _spec(SamplerType.IPNDM, "linear_multistep", adams.ipndm, 2, "Liu et al. 2022, arXiv:2202.09778"),
     _spec(SamplerType.IPNDM_V, "linear_multistep", adams.ipndm_v, 2, "Zhou et al., diff-sampler"),
-    _spec(SamplerType.DEIS, "exponential_multistep", multistep.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
-    _spec(SamplerType.RES_MULTISTEP, "exponential_multistep", multistep.res_multistep, 2, _RES),
+    _spec(SamplerType.DEIS, "exponential_multistep", deis.deis, 2, "Zhang & Chen 2022, arXiv:2204.13902"),
+    _spec(SamplerType.RES_MULTISTEP, "exponential_multistep", res.res_multistep, 2, _RES),
     _spec(SamplerType.RES_MULTISTEP_CFG_PP, "cfg_pp", cfg_pp.res_multistep_cfg_pp, 2, "ComfyUI", uncond=True),
     _spec(
         SamplerType.RES_MULTISTEP_ANCESTRAL,
         "exponential_multistep",
-        multistep.res_multistep_ancestral,
+        res.res_multistep_ancestral,
         2,
         _RES,
         draws=1,
@@ -306,23 +331,37 @@ _SPECS = (
     _spec(
         SamplerType.ER_SDE,
         "exponential_multistep",
-        multistep.er_sde,
+        er_sde.er_sde,
         2,
         "Cui et al. 2023, arXiv:2309.06169",
         draws=1,
         weak_order=2,
     ),
     _spec(
-        SamplerType.SEEDS_2, "exponential_single_step", exponential.seeds_2, 2, _SEEDS, calls=2, draws=2, weak_order=2
+        SamplerType.SEEDS_2,
+        "exponential_single_step",
+        exponential_single_step.seeds_2,
+        2,
+        _SEEDS,
+        calls=2,
+        draws=2,
+        weak_order=2,
     ),
     _spec(
-        SamplerType.SEEDS_3, "exponential_single_step", exponential.seeds_3, 3, _SEEDS, calls=3, draws=3, weak_order=2
+        SamplerType.SEEDS_3,
+        "exponential_single_step",
+        exponential_single_step.seeds_3,
+        3,
+        _SEEDS,
+        calls=3,
+        draws=3,
+        weak_order=2,
     ),
-    _spec(SamplerType.SA_SOLVER, "exponential_multistep", multistep.sa_solver, 3, _SA, draws=None, weak_order=2),
+    _spec(SamplerType.SA_SOLVER, "exponential_multistep", sa_solver.sa_solver, 3, _SA, draws=None, weak_order=2),
     _spec(
         SamplerType.SA_SOLVER_PECE,
         "exponential_multistep",
-        multistep.sa_solver_pece,
+        sa_solver.sa_solver_pece,
         3,
         _SA,
         calls=_pece_calls,
@@ -331,12 +370,10 @@ _SPECS = (
     ),
     _spec(SamplerType.CFGPP_UD10_AB, "cfg_pp", cfg_pp.cfgpp_ud10_ab, 0, "ComfyUI", uncond=True, ends_at_denoised=False),
     _spec(SamplerType.DDIM, "euler", euler.ddim_eta, 1, "Song et al. 2020, arXiv:2010.02502", weak_order=1),
-    _spec(SamplerType.UNI_PC, "exponential_multistep", multistep.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
-    _spec(
-        SamplerType.UNI_PC_BH2, "exponential_multistep", multistep.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"
-    ),
-    _spec(SamplerType.EXP_AB, "exponential_multistep", multistep.exp_ab, 2, _ADAMS),
-    _spec(SamplerType.EXP_PC, "exponential_multistep", multistep.exp_pc, 3, _ADAMS),
+    _spec(SamplerType.UNI_PC, "exponential_multistep", uni_pc.uni_pc, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(SamplerType.UNI_PC_BH2, "exponential_multistep", uni_pc.uni_pc_bh2, 2, "Zhao et al. 2023, arXiv:2302.04867"),
+    _spec(SamplerType.EXP_AB, "exponential_multistep", exponential_multistep.exp_ab, 2, _ADAMS),
+    _spec(SamplerType.EXP_PC, "exponential_multistep", exponential_multistep.exp_pc, 3, _ADAMS),
     _spec(SamplerType.DPM_MULTISTEP, "dpm_solver", dpm_solver.dpm_multistep, 2, _DPMPP, weak_order=2),
     _spec(SamplerType.DPM_SINGLESTEP, "dpm_solver", dpm_solver.dpm_singlestep, 2, _DPM, weak_order=2),
     _spec(SamplerType.PNDM, "linear_multistep", adams.pndm, 2, "Liu et al. 2022, arXiv:2202.09778", calls=_pndm_calls),
@@ -347,9 +384,18 @@ _SPECS = (
     ),
     _spec(SamplerType.RK4, "runge_kutta", runge_kutta.rk4, 4, "Kutta 1901", calls=4),
     _spec(SamplerType.DORMAND_PRINCE, "runge_kutta", runge_kutta.dormand_prince, 5, "Dormand & Prince 1980", calls=6),
-    _spec(SamplerType.RES_2S, "exponential_single_step", exponential.res_2s, 2, _RES, calls=2),
-    _spec(SamplerType.RES_3S, "exponential_single_step", exponential.res_3s, 3, "Hochbruck & Ostermann 2005", calls=3),
-    _spec(SamplerType.ETDRK4, "exponential_single_step", exponential.etdrk4, 4, "Cox & Matthews 2002", calls=4),
+    _spec(SamplerType.RES_2S, "exponential_single_step", exponential_single_step.res_2s, 2, _RES, calls=2),
+    _spec(
+        SamplerType.RES_3S,
+        "exponential_single_step",
+        exponential_single_step.res_3s,
+        3,
+        "Hochbruck & Ostermann 2005",
+        calls=3,
+    ),
+    _spec(
+        SamplerType.ETDRK4, "exponential_single_step", exponential_single_step.etdrk4, 4, "Cox & Matthews 2002", calls=4
+    ),
     _spec(
         SamplerType.RESTART,
         "runge_kutta",
@@ -364,114 +410,15 @@ _SPECS = (
         SamplerType.RK_ADAPTIVE, "adaptive", adaptive.rk_adaptive, 5, "Dormand & Prince 1980", calls=6, adaptive=True
     ),
 )
+
+
 _REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in _SPECS}
+
 
 #: a choice among samplers, not one of them
 AUTO = SamplerSpec(
     "auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels, family="exponential_multistep"
 )
-
-_ALL_VE: Mapping[SamplerType, Mapping[str, Any]] = {name: {"as_ve": True} for name in SamplerType}
-_K_DIFFUSION: Mapping[SamplerType, Mapping[str, Any]] = {
-    SamplerType.LMS: {"end": "integral"},
-    SamplerType.DPM_FAST: {"levels": "range", "end": "sigma_min"},
-    SamplerType.DPM_ADAPTIVE: {"end": "sigma_min", "reuse": False},
-    SamplerType.DPMPP_SDE: {"noises": "independent"},
-    SamplerType.DPMPP_3M_SDE: {"curvature": "published"},
-}
-_IN_LOG_SNR: tuple[SamplerType, ...] = (
-    SamplerType.DPMPP_SDE,
-    SamplerType.DPMPP_2M_SDE,
-    SamplerType.DPMPP_2M_SDE_HEUN,
-    SamplerType.DPMPP_3M_SDE,
-    SamplerType.ER_SDE,
-    SamplerType.SEEDS_2,
-    SamplerType.SEEDS_3,
-)
-_IN_LOG_SNR += (
-    SamplerType.SA_SOLVER,
-    SamplerType.SA_SOLVER_PECE,
-    SamplerType.EXP_HEUN_2_X0,
-    SamplerType.EXP_HEUN_2_X0_SDE,
-)
-_FLOW_FORMS = (SamplerType.EULER_ANCESTRAL, SamplerType.DPM_2_ANCESTRAL, SamplerType.DPMPP_2S_ANCESTRAL)
-_ON_FLOW: Mapping[SamplerType, Mapping[str, Any]] = {
-    **_ALL_VE,
-    **{name: {"start_after": 1e-4} for name in _IN_LOG_SNR},
-    **{name: {"split": "comfyui"} for name in _FLOW_FORMS},
-    **{
-        name: {}
-        for name in (
-            SamplerType.LCM,
-            SamplerType.EULER_CFG_PP,
-            SamplerType.EULER_ANCESTRAL_CFG_PP,
-            SamplerType.CFGPP_UD10_AB,
-        )
-    },
-}
-
-
-def _joined(*tables: Mapping[SamplerType, Mapping[str, Any]]) -> Mapping[SamplerType, Mapping[str, Any]]:
-    return {name: {k: v for table in tables for k, v in table.get(name, {}).items()} for name in SamplerType}
-
-
-#: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
-DIALECTS: Mapping[Dialect, Mapping[SamplerType, Mapping[str, Any]]] = {
-    Dialect.KSCHED: {},
-    Dialect.COMFYUI: _joined(
-        _ON_FLOW,
-        {
-            SamplerType.EULER_ANCESTRAL_CFG_PP: {"from_pure_noise": "all_new"},
-            SamplerType.HEUNPP2: {"weights": "published"},
-            SamplerType.DPM_FAST: _K_DIFFUSION[SamplerType.DPM_FAST],
-            SamplerType.DPM_ADAPTIVE: _K_DIFFUSION[SamplerType.DPM_ADAPTIVE],
-            SamplerType.DPMPP_SDE: _K_DIFFUSION[SamplerType.DPMPP_SDE],
-            SamplerType.DPMPP_2S_ANCESTRAL_CFG_PP: {"shift_by": "second"},
-            SamplerType.DPMPP_3M_SDE: _K_DIFFUSION[SamplerType.DPMPP_3M_SDE],
-            SamplerType.IPNDM_V: {"weights": "published"},
-            SamplerType.DEIS: {"variable": "vp_time_sum"},
-            SamplerType.ER_SDE: {"integral": "published"},
-            SamplerType.SA_SOLVER: {"last_prediction": False},
-            SamplerType.SA_SOLVER_PECE: {"last_prediction": False},
-            SamplerType.UNI_PC: {"end_at": 0.001},
-            SamplerType.UNI_PC_BH2: {"end_at": 0.001},
-        },
-    ),
-    Dialect.K_DIFFUSION: _joined(_ALL_VE, _K_DIFFUSION),
-    Dialect.DIFFUSERS: {
-        SamplerType.EULER: {"churn_after": True},
-        SamplerType.EULER_ANCESTRAL: {"split": "comfyui"},  # LTXEulerAncestralRFScheduler
-        SamplerType.LMS: {"end": "integral"},
-        SamplerType.DPMPP_SDE: {"noises": "independent"},
-        SamplerType.DPMPP_3M_SDE: {"curvature": "published"},
-        SamplerType.LCM: {"boundary": 10.0},
-        SamplerType.TCD: {"whole_timesteps": True},
-        SamplerType.IPNDM: {"slopes": "eps", "end": "integral"},
-        SamplerType.DEIS: {"max_order": 2, "lower_order_final": True},
-        SamplerType.SA_SOLVER: {
-            "predictor_order": 2,
-            "corrector_order": 2,
-            "tau_start": 1 - 800 / 999,
-            "tau_end": 1 - 200 / 999,
-            "tau_at": "start",
-            "simple_order_2": True,
-            "lower_order_final": True,
-        },
-        SamplerType.UNI_PC: {"order": 2, "variant": "bh2"},
-        SamplerType.UNI_PC_BH2: {"order": 2},
-        SamplerType.DPM_MULTISTEP: {
-            "order": 2,
-            "lower_order_final": True,
-            "curvature": "diffusers",
-            "sde": "published",
-        },
-        SamplerType.DPM_SINGLESTEP: {"noises": "independent", "curvature": "diffusers"},
-        SamplerType.PNDM: {"end": "integral"},
-    },
-    Dialect.A1111: _joined(
-        _ALL_VE, _K_DIFFUSION, {SamplerType.RESTART: {"levels": "karras"}, SamplerType.PNDM: {"warm_up": "heun"}}
-    ),
-}
 
 
 def samplers() -> Iterator[SamplerSpec]:

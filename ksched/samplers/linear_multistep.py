@@ -12,12 +12,14 @@ import numpy as np
 
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level, Process
-from ksched.samplers.blocks import ddim
+from ksched.samplers.blocks.steps import ddim
 from ksched.schedules.grid import Grid
 
 __all__ = ["Table", "ratio", "same_levels", "weighted"]
 
+
 V = TypeVar("V", bound=Vector)
+
 
 #: Noise to signal that a start without signal counts as when levels are laid out by its logarithm.
 _INFINITE = 100.0

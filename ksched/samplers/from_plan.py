@@ -11,10 +11,11 @@ from ksched.plan.protocol import SamplerFunction
 from ksched.plan.rows import Register, Row
 from ksched.processes import Level, Process
 from ksched.samplers.auto import general
-from ksched.samplers.weighted import same_levels
+from ksched.samplers.linear_multistep import same_levels
 from ksched.schedules.grid import Grid
 
 __all__ = ["own_levels", "placed", "replay"]
+
 
 _CLOSE = 1e-5  # levels may have been through float32
 

@@ -12,19 +12,10 @@ import numpy as np
 from ksched.options import Between, NonNegative, Quirk
 from ksched.plan.protocol import Vector, Verbs
 from ksched.processes import Level
-from ksched.samplers.blocks import (
-    AncestralRule,
-    Rows,
-    ancestral,
-    ancestral_above,
-    combine,
-    ddim,
-    inner,
-    middle,
-    phi,
-    renoise,
-    stages,
-)
+from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, ancestral_above, renoise
+from ksched.samplers.blocks.stages import Rows, inner, middle, stages
+from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.blocks.weights import combine, phi
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -43,14 +34,17 @@ __all__ = [
     "seeds_3",
 ]
 
+
 V = TypeVar("V", bound=Vector)
+
+
 Node = Annotated[float, Between(0.01, 1.0)]  # share of a step at which a stage lies
+
+
 InnerNode = Annotated[float, Between(0.01, 0.99)]
 
 
 # --------------------------------------------------------------- the methods as rows of weights, each summing to 1
-
-
 def _ramp(z: float) -> float:
     """Weight of a change of the prediction that grows linearly over a step of length z: 1/2 where z is small."""
     return phi(2, -z) / phi(1, -z)
@@ -112,8 +106,6 @@ def _singlestep(
 
 
 # --------------------------------------------------------------------------------------------------------- samplers
-
-
 def seeds_2(
     run: Verbs[V],
     grid: Grid,

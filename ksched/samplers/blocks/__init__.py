@@ -1,0 +1,1 @@
+"""Formulas that samplers share, by kind."""

@@ -1,0 +1,104 @@
+"""How a stochastic step divides an interval between noise and the ODE."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from ksched.plan.protocol import Verbs
+from ksched.processes import Level
+from ksched.samplers.blocks.weights import V
+from ksched.schedules.grid import Grid
+
+__all__ = ["AncestralRule", "ancestral", "ancestral_above", "churn", "fresh_std", "grown", "renoise"]
+
+
+#: How ``eta`` splits the noise of a level on a flow process; elsewhere both are the same.
+AncestralRule = Literal["variance", "comfyui"]
+
+
+# ------------------------------------------------------------------------------------------------ noise added to states
+def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = "variance") -> tuple[Level, float]:
+    """Split of ``t``'s noise into what a step from ``s`` keeps and what it draws anew.
+
+    Parameters
+    ----------
+    grid : of the run
+    s, t : level left and level reached
+    eta : 0 draws nothing; 1 is the posterior of DDPM
+    rule : "variance", the published one, in units of sigma / alpha; "comfyui" on flow processes keeps
+        ``sigma_t * (1 + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, linear in eta
+
+    Returns
+    -------
+    (``t`` with only the kept noise, std of the fresh noise); the variances sum to ``t.sigma ** 2``
+
+    Notes
+    -----
+    Song et al. 2020, arXiv:2010.02502, eq. 16; k-diffusion's ``get_ancestral_step``.
+    """
+    if eta == 0:
+        return t, 0.0
+    if rule == "comfyui" and grid.process.is_flow and t.sigma > 0:
+        share = max(1 + eta * (t.sigma / s.sigma - 1), 0.0)
+        down = t.sigma * share  # of a state whose alpha is 1 - down
+        kept = share * t.alpha / (1 - down)
+        fresh = math.sqrt(max((1 - kept) * (1 + kept), 0.0))
+    else:
+        q = t.sigma * s.alpha / (s.sigma * t.alpha)  # ratio of the noise-to-signal ratios, finite for pure noise too
+        fresh = eta * math.sqrt((1 - q) * (1 + q))
+        if fresh >= 1:
+            kept, fresh = 0.0, 1.0
+        else:
+            kept = math.sqrt((1 - eta) * (1 + eta) + (eta * q) ** 2)  # no cancellation at eta = 1, where it is q
+    sigma = t.sigma * kept
+    return t._replace(sigma=sigma, lam=math.log(t.alpha / sigma) if sigma > 0 else math.inf), t.sigma * fresh
+
+
+def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> tuple[Level, float]:
+    """`ancestral` that keeps at least the noise of the last level, below which DPM-Solver's steps do not go."""
+    down, up = ancestral(grid, s, t, eta)
+    if eta == 0 or down.lam <= last.lam:
+        return down, up
+    sigma = t.alpha / last.alpha * last.sigma
+    return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
+
+
+def renoise(run: Verbs[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
+    """``x`` with noise of the interval from ``s`` to ``t`` added; none is drawn where ``std`` is 0."""
+    return x + std * run.noise(s, t, stream) if std > 0 else x
+
+
+def churn(
+    run: Verbs[V], grid: Grid, s: Level, x: V, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+) -> tuple[Level, V]:
+    """Raise the noise of ``x`` before a step: the level reached and the state there.
+
+    Notes
+    -----
+    Karras et al. 2022, algorithm 2: sigma grows by gamma = min(s_churn / steps, sqrt(2) - 1) where s_tmin <= sigma <=
+    s_tmax. Here it is sigma / alpha that grows, which is the same for VE and VP, and right for flow. Pure noise has
+    nothing to add to.
+    """
+    gamma = min(s_churn / len(grid), math.sqrt(2) - 1) if s_tmin <= s.label <= s_tmax else 0.0
+    if gamma == 0 or s.alpha == 0:
+        return s, x
+    hat = grid.at(s.lam - math.log1p(gamma))
+    scale = hat.alpha / s.alpha
+    return hat, scale * x + s_noise * scale * s.sigma * math.sqrt(gamma * (2 + gamma)) * run.noise(s, hat)
+
+
+def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
+    """Std of the noise that an `exponential` step needs to keep the law of its level; for eps, SDE-DPM-Solver's."""
+    h = t.lam - s.lam
+    if eta == 0:
+        return 0.0
+    return t.sigma * math.sqrt(eta * math.expm1(2 * h) if eps and math.isfinite(h) else -math.expm1(-2 * eta * h))
+
+
+def grown(run: Verbs[V], before: Level, level: Level, noise: V | None, eta: float) -> V:
+    """Noise of a step of the reverse SDE up to ``level``, from that up to the level before, None at the start."""
+    new = fresh_std(before, level, eta) * run.noise(before, level)
+    if noise is None:
+        return new
+    return (math.exp(-eta * (level.lam - before.lam)) * level.sigma / before.sigma) * noise + new

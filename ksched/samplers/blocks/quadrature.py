@@ -1,0 +1,18 @@
+"""Gauss-Legendre quadrature."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from ksched.types import Array
+
+__all__ = ["gauss_legendre"]
+
+
+@cache
+def gauss_legendre(count: int) -> tuple[Array, Array]:
+    """Places between -1 and 1, and weights, of Gauss and Legendre's rule."""
+    places, weights = np.polynomial.legendre.leggauss(count)
+    return places, weights

@@ -1,0 +1,99 @@
+"""Stages of a step: levels inside it, and Runge-Kutta tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from ksched.plan.protocol import Verbs
+from ksched.processes import Level
+from ksched.samplers.blocks.noise_split import grown
+from ksched.samplers.blocks.steps import eps_step, exponential
+from ksched.samplers.blocks.weights import V, combine
+from ksched.schedules.grid import Grid
+
+__all__ = ["inner", "middle", "stages"]
+
+
+def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
+    """The level a share of the way in log-SNR from ``s`` to ``t``.
+
+    From pure noise it is that share of ``t``'s alpha / sigma, the variable in which the step is an integral of the
+    prediction over a finite range.
+    """
+    if share == 1:
+        return t
+    return grid.at(t.lam + math.log(share) if math.isinf(s.lam) else s.lam + share * (t.lam - s.lam))
+
+
+def middle(grid: Grid, s: Level, down: Level, t: Level) -> Level:
+    """The level half way to ``down``, the noise that a step to ``t`` keeps; ``t`` itself where nothing is kept."""
+    if s.alpha == 0:
+        return inner(grid, s, down if down.lam < t.lam else t, 0.5)
+    return t if down.sigma == 0 else inner(grid, s, down, 0.5)
+
+
+def shares(s: Level, levels: Iterable[Level]) -> list[float]:
+    """How far into a step its levels are, the last being 1: what `inner` was asked for."""
+    lams = [level.lam for level in levels]
+    if math.isinf(s.lam):
+        return [math.exp(lam - lams[-1]) for lam in lams]
+    return [(lam - s.lam) / (lams[-1] - s.lam) for lam in lams]
+
+
+#: (shares of the levels, z of the whole step) -> weights of the predictions so far for every level; each row sums to 1
+Rows = Callable[[list[float], float], list[list[float]]]
+
+
+def stages(
+    run: Verbs[V],
+    s: Level,
+    levels: Sequence[Level],
+    x: V,
+    rows: Rows,
+    *,
+    nodes: Sequence[float] | None = None,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    predict: Literal["denoised", "eps"] = "denoised",
+    each_call: Callable[[], object] = lambda: None,
+    known: V | None = None,
+) -> V:
+    """One step of a single-step exponential method: from ``s`` through inner levels to the last one.
+
+    Parameters
+    ----------
+    levels : inner levels, then the one that is reached
+    rows : of the method; z is the step in log-SNR, times 1 + eta
+    nodes : where the inner levels are, if they were made by `inner`, free of the rounding of levels
+    eta, s_noise : of the reverse SDE; its noise at the inner levels is part of that of the whole step
+    predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
+        eps says nothing of the data)
+    each_call : called before every model call, for methods whose stages are steps of the grid
+    known : the prediction at ``s``, if the model has been called there
+
+    Notes
+    -----
+    Hochbruck & Ostermann 2010, "Exponential integrators"; Gonzalez et al. 2023, arXiv:2305.14267, for the noise.
+    """
+    far = math.isinf(s.lam)
+    eps = predict == "eps" and not far
+    z = 0.0 if far else (1 + eta) * (levels[-1].lam - s.lam)
+    outputs: list[V] = []
+    state, before, noise, first = x, s, None, x
+    places = shares(s, levels) if nodes is None else [*nodes, 1.0]
+    for level, row in zip(levels, rows(places, -z if eps else z), strict=True):
+        each_call()
+        denoised = run.denoise(state, before) if known is None or outputs else known
+        outputs.append(run.keep((state - before.alpha * denoised) / before.sigma) if eps else denoised)
+        first = denoised if before is s else first
+        if eps:
+            state = eps_step(s, level, x, first, row, outputs)
+        else:
+            state = exponential(s, level, x, combine(row, outputs), eta)
+        if eta > 0 and s_noise > 0:
+            noise = grown(run, before, level, noise, eta)
+            state = state + s_noise * noise
+        before = level
+    return state

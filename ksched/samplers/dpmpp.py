@@ -1,0 +1,136 @@
+"""One model call per step and a memory of earlier ones: multistep methods in log-SNR."""
+
+from __future__ import annotations
+
+from math import expm1
+from typing import Literal, TypeVar
+
+from ksched.options import NonNegative
+from ksched.plan.protocol import Vector, Verbs
+from ksched.samplers.blocks.noise_split import fresh_std, renoise
+from ksched.samplers.blocks.steps import (
+    exponential,
+)
+from ksched.samplers.blocks.weights import phi
+from ksched.samplers.dpm_solver import dpm_multistep
+from ksched.schedules.grid import Grid
+
+__all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"]
+
+
+V = TypeVar("V", bound=Vector)
+
+
+Solver = Literal["midpoint", "heun"]
+
+
+def dpmpp_2m_sde(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    solver_type: Solver = "midpoint",
+) -> V:
+    """DPM-Solver++ (2M) on the reverse SDE: exponential integrator of the last two predictions, extrapolated.
+
+    Second order at ``eta`` = 0, where it is `dpmpp_2m`; one model call per step, one noise per step if ``eta`` > 0.
+    The first step is of first order.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    solver_type : weight of the change between the predictions: "midpoint", half that of the step; "heun", the exact
+        integral of the line through them
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2211.01095, algorithm 2; SDE form and eta as in k-diffusion's ``sample_dpmpp_2m_sde``.
+    """
+    last: tuple[V, float] | None = None  # prediction and step size before
+    for s, t in grid.steps():
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        h = t.lam - s.lam
+        x = exponential(s, t, x, denoised, eta)
+        if last is not None:
+            z = (1 + eta) * h
+            slope = -expm1(-z) / 2 if solver_type == "midpoint" else 1 - phi(1, -z)
+            x = x + (t.alpha * slope * h / last[1]) * (denoised - last[0])
+        x = renoise(run, s, t, x, s_noise * fresh_std(s, t, eta))
+        last = denoised, h
+    return x
+
+
+def dpmpp_2m(run: Verbs[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint") -> V:
+    """DPM-Solver++ (2M): `dpmpp_2m_sde` at eta 0.
+
+    Second order, one model call per step, deterministic. ``solver_type`` "heun" is RES (2M) of Zhang et al. 2023.
+
+    Parameters
+    ----------
+    solver_type : weight of the change between the predictions, as for `dpmpp_2m_sde`
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2211.01095, algorithm 2. On flow processes it runs in the true log-SNR (as diffusers does).
+    """
+    return dpmpp_2m_sde(run, grid, x, eta=0.0, solver_type=solver_type)
+
+
+def dpmpp_2m_sde_heun(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    solver_type: Solver = "heun",
+) -> V:
+    """`dpmpp_2m_sde` with the exact integral of the line through two predictions.
+
+    Second order at ``eta`` = 0, where it is `res_multistep`; one model call per step, one noise per step if ``eta`` >
+    0.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    solver_type : as for `dpmpp_2m_sde`
+
+    Notes
+    -----
+    As for `dpmpp_2m_sde`.
+    """
+    return dpmpp_2m_sde(run, grid, x, eta=eta, s_noise=s_noise, solver_type=solver_type)
+
+
+def dpmpp_3m_sde(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 1.0,
+    s_noise: NonNegative = 1.0,
+    curvature: Literal["exact", "published"] = "exact",
+) -> V:
+    """DPM-Solver++ (3M) on the reverse SDE: exponential integrator of the parabola through the last three predictions.
+
+    Second order at ``eta`` = 0, because its first step is of first order, with a small error; one model call per step,
+    one noise per step if ``eta`` > 0.
+
+    Parameters
+    ----------
+    eta : of the reverse SDE; 0 is the ODE
+    s_noise : factor of the noise
+    curvature : weight of the second difference of the predictions: "exact", the integral of the parabola; "published",
+        half of it, as in k-diffusion, ComfyUI and the code of DPM-Solver
+
+    Notes
+    -----
+    k-diffusion's ``sample_dpmpp_3m_sde``, after the multistep method of Lu et al. 2022, arXiv:2211.01095.
+    """
+    return dpm_multistep(run, grid, x, order=3, eta=eta, s_noise=s_noise, solver_type="heun", curvature=curvature)

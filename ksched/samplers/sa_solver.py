@@ -1,0 +1,164 @@
+"""SA-Solver: stochastic Adams methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Annotated, Literal
+
+from ksched.options import Between, NonNegative, Quirk, Share
+from ksched.plan.protocol import Verbs
+from ksched.processes import Level
+from ksched.samplers.blocks.noise_split import fresh_std, renoise
+from ksched.samplers.blocks.steps import (
+    Integrals,
+    adams,
+    half_step,
+    output,
+    with_last_twice,
+)
+from ksched.samplers.dpmpp import V
+from ksched.schedules.grid import Grid
+
+__all__ = ["sa_solver", "sa_solver_pece"]
+
+
+def sa_solver(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    predictor_order: Annotated[int, Between(1, 6)] = 3,
+    corrector_order: Annotated[int, Between(0, 6)] = 4,
+    predict: Annotated[Literal["denoised", "eps"], Quirk("eps")] = "denoised",
+    tau: NonNegative = 1.0,
+    tau_start: Share = 0.2,
+    tau_end: Share = 0.8,
+    tau_at: Literal["end", "start"] = "end",
+    s_noise: NonNegative = 1.0,
+    use_pece: bool = False,
+    simple_order_2: bool = False,
+    lower_order_final: bool = False,
+    repeat_last: bool = False,
+    last_prediction: Annotated[bool, Quirk(False)] = True,
+) -> V:
+    """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
+
+    Third order without noise, because its first step is; one model call per step, one noise per step that ends within
+    the noisy part of the run. ``tau`` = 0 and no corrector is an exponential Adams-Bashforth method.
+
+    Parameters
+    ----------
+    predictor_order : how many predictions the predictor uses, at most
+    corrector_order : how many the corrector uses, that of the level it corrects among them; 0 is no corrector
+    predict : what is taken for a polynomial: "denoised"; "eps", which it is not where noise is added: the states then
+        have too much of it
+    tau : noise of the SDE; its square is the eta of other samplers
+    tau_start, tau_end : shares of the run between which there is noise
+    tau_at : whether a step is in that part of the run by its end or by its start
+    s_noise : factor of the noise
+    use_pece : call the model again on the corrected state
+    simple_order_2 : where two denoised predictions are used, take the closed approximation of the paper's program
+    lower_order_final : lower the orders towards a last level above 0
+    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
+        last level is a repeat)
+    last_prediction : where the last level is above 0, return the state there; False returns the state at the level
+        before, as an older ComfyUI did
+
+    Notes
+    -----
+    Xue et al. 2023, arXiv:2309.05019, algorithm 1. Where the last level is 0, orders fall towards it and the last step
+    returns the prediction.
+    """
+    eps, rule = predict == "eps", half_step if simple_order_2 and predict == "denoised" else None
+    levels, above = with_last_twice(grid) if repeat_last else grid.levels, grid.levels[-1].sigma > 0
+    left = len(levels) - 1 + (12 if above and not lower_order_final else 0)
+    past: list[tuple[float, V]] = []  # (lam, output), the newest last
+    before: tuple[Level, V, V | None, float] | None = None  # level, state, prediction if in eps, eta of the last step
+    for i, (s, t) in enumerate(grid.steps(levels)):
+        denoised = run.denoise(x, s)
+        past = [*past, (s.lam, output(run, s, x, denoised, eps))][-max(predictor_order, corrector_order) :]
+        order = min(corrector_order, len(past), left - i + 2 * above)
+        if before is not None and order > 0 and (t.sigma > 0 or use_pece):
+            corrected = run.keep(_sa_step(run, *before, s, past[-order:], s_noise, rule))
+            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
+            if use_pece:
+                denoised = run.denoise(x, s)
+                past[-1] = s.lam, output(run, s, x, denoised, eps)
+        if t.sigma == 0:
+            return denoised
+        if t == s or (i + 1 == len(grid) and not last_prediction):
+            return x
+        noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end)
+        now = s, x, denoised if eps else None, tau**2 if noisy else 0.0
+        past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
+        x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], s_noise, rule)
+        before = now if s.alpha > 0 or not eps else None
+    return x
+
+
+def _within(grid: Grid, level: Level, start: float, end: float) -> bool:
+    """Whether a level lies between two shares of a run."""
+    return grid.process.sigma_after(end) <= level.label <= grid.process.sigma_after(start)
+
+
+def _sa_step(
+    run: Verbs[V],
+    s: Level,
+    x: V,
+    denoised: V | None,
+    eta: float,
+    t: Level,
+    past: Sequence[tuple[float, V]],
+    s_noise: float,
+    rule: Integrals | None,
+) -> V:
+    """A predictor or corrector from ``s`` to ``t``, with its noise; arguments as for `adams`."""
+    state = adams(s, t, x, past, eta, rule=rule, denoised=denoised)
+    return renoise(run, s, t, state, s_noise * fresh_std(s, t, eta, denoised is not None))
+
+
+def sa_solver_pece(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    predictor_order: Annotated[int, Between(1, 6)] = 3,
+    corrector_order: Annotated[int, Between(0, 6)] = 4,
+    tau: NonNegative = 1.0,
+    tau_start: Share = 0.2,
+    tau_end: Share = 0.8,
+    tau_at: Literal["end", "start"] = "end",
+    s_noise: NonNegative = 1.0,
+    simple_order_2: bool = False,
+    last_prediction: Annotated[bool, Quirk(False)] = True,
+) -> V:
+    """`sa_solver` that calls the model again on every corrected state.
+
+    Third order without noise, because its first step is; two model calls per step but for the first, one noise per step
+    that ends within the noisy part of the run.
+
+    Parameters
+    ----------
+    predictor_order, corrector_order, tau, tau_start, tau_end, tau_at, s_noise, simple_order_2, last_prediction : as for
+        `sa_solver`
+
+    Notes
+    -----
+    Xue et al. 2023, arXiv:2309.05019, in the mode predict, evaluate, correct, evaluate.
+    """
+    return sa_solver(
+        run,
+        grid,
+        x,
+        predictor_order=predictor_order,
+        corrector_order=corrector_order,
+        tau=tau,
+        tau_start=tau_start,
+        tau_end=tau_end,
+        tau_at=tau_at,
+        s_noise=s_noise,
+        use_pece=True,
+        simple_order_2=simple_order_2,
+        last_prediction=last_prediction,
+    )

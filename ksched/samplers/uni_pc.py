@@ -1,0 +1,108 @@
+"""UniPC: a unified predictor and corrector."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Literal
+
+from ksched.options import Count, Order
+from ksched.plan.protocol import Verbs
+from ksched.processes import Level
+from ksched.samplers.blocks.steps import (
+    adams,
+    half_step,
+    midpoint,
+    output,
+    with_last_twice,
+)
+from ksched.samplers.dpmpp import V
+from ksched.schedules.grid import Grid
+
+__all__ = ["uni_pc", "uni_pc_bh2"]
+
+
+def uni_pc(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: Order = 3,
+    variant: Literal["bh1", "bh2"] = "bh1",
+    predict: Literal["denoised", "eps"] = "denoised",
+    corrector: bool = True,
+    first_corrected: Count = 0,
+    lower_order_final: bool = True,
+    repeat_last: bool = False,
+) -> V:
+    """UniPC: an exponential multistep predictor whose result is corrected with the model call of the next step.
+
+    Nominal order 3; second order with ``lower_order_final``, which ends with a step of order 1. One model call per
+    step, deterministic. ``order`` = 1 without corrector is `euler`.
+
+    Parameters
+    ----------
+    order : of the predictor; the corrector gains one more
+    variant : B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known
+    predict : what is taken for a polynomial: the denoised prediction, or eps
+    corrector : whether to correct; costs no model call
+    first_corrected : number of the first step whose result is corrected
+    lower_order_final : lower the order towards the end, for few steps
+    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
+        last level is a repeat)
+
+    Notes
+    -----
+    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8. With two or more differences B(h) cancels, and a step is that
+    of an Adams method. As in the paper's program, eps stays that of the state before it was corrected. ComfyUI's
+    ``uni_pc`` is bh1 with order 3, diffusers' default bh2 with order 2.
+    """
+    rule, eps = half_step if variant == "bh1" else midpoint, predict == "eps"
+    past: list[tuple[float, V]] = []  # (lam, output), the newest last
+    before: tuple[Level, V, V] | None = None  # level, state and prediction of the last step
+    levels = with_last_twice(grid) if repeat_last else grid.levels
+    for i, (s, t) in enumerate(grid.steps(levels)):
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        new = s.lam, output(run, s, x, denoised, eps)
+        if corrector and i > first_corrected and before is not None:
+            start, old, own = before
+            corrected = run.keep(adams(start, s, old, [*past, new], 0.0, rule=rule, denoised=own if eps else None))
+            denoised, x = (corrected - s.sigma * new[1]) / s.alpha if eps else denoised, corrected  # eps stays
+        if t == s:
+            return x
+        past = [*(p for p in past if isfinite(p[0])), new][-order:]
+        if lower_order_final:
+            past = past[-(len(levels) - 1 - i) :]
+        before = (s, x, denoised) if s.alpha > 0 or not eps else None
+        x = adams(s, t, x, past, 0.0, rule=rule, denoised=denoised if eps else None)
+    return x
+
+
+def uni_pc_bh2(
+    run: Verbs[V],
+    grid: Grid,
+    x: V,
+    *,
+    order: Order = 3,
+    predict: Literal["denoised", "eps"] = "denoised",
+    corrector: bool = True,
+    first_corrected: Count = 0,
+    lower_order_final: bool = True,
+    repeat_last: bool = False,
+) -> V:
+    """`uni_pc` with B(h) = exp(h) - 1.
+
+    Nominal order 3; second order with ``lower_order_final``, which ends with a step of order 1. One model call per
+    step, deterministic.
+
+    Parameters
+    ----------
+    order, predict, corrector, first_corrected, lower_order_final, repeat_last : as for `uni_pc`
+
+    Notes
+    -----
+    Zhao et al. 2023, arXiv:2302.04867.
+    """
+    how = {"corrector": corrector, "lower_order_final": lower_order_final, "repeat_last": repeat_last}
+    return uni_pc(run, grid, x, order=order, variant="bh2", predict=predict, first_corrected=first_corrected, **how)
