@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ksched import Process, build_sampler
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
-from ksched.testing import check_plan, sigma_curves
+from ksched.testing.samplers import check_plan
+from ksched.testing.strategies import sigma_curves
 from ksched.types import Array
 
 NAMES = ("dpm_multistep", "dpm_singlestep")

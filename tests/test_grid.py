@@ -27,7 +27,8 @@ from ksched.schedules.transforms import (
     stretch_terminal,
     truncate,
 )
-from ksched.testing import check_sigma_curve, sigma_curves
+from ksched.testing.levels import check_sigma_curve
+from ksched.testing.strategies import sigma_curves
 from ksched.types import Array
 
 curves = sigma_curves(VP(variance_preserving=True), most=20)

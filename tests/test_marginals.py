@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ksched import NoiseSchedule, Process, build_sampler
 from ksched.plan.plan import Plan
 from ksched.samplers.registry import SamplerSpec
-from ksched.testing import check_plan, sigma_curves
+from ksched.testing.samplers import check_plan
+from ksched.testing.strategies import sigma_curves
 
 
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)

@@ -16,7 +16,7 @@ from ksched.plan.analysis import gaussian_error, measured_order
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register, Row
 from ksched.samplers.registry import SamplerSpec
-from ksched.testing import check_plan
+from ksched.testing.samplers import check_plan
 from ksched.types import Array
 
 SIGMAS = [9.0, 4.0, 1.7, 0.8, 0.35, 0.0]

@@ -24,7 +24,7 @@ from ksched.plan.trace import Form, TraceError, trace
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.registry import SamplerSpec
 from ksched.schedules.grid import Grid
-from ksched.testing import sigma_curves
+from ksched.testing.strategies import sigma_curves
 
 GRID = Grid.of([9.0, 3.0, 1.0, 0.0], VE())
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
 from ksched.plan.analysis import table
-from ksched.testing import sigma_curves
+from ksched.testing.strategies import sigma_curves
 
 REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("euler_ancestral", {"eta": 0.0}, "euler", {}),

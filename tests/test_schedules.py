@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import ksched
 from ksched import VP, Flow, NoiseSchedule, calculate_sigmas
 from ksched.schedules import SCHEDULES, schedule_options
-from ksched.testing import check_schedule, check_sigma_curve
+from ksched.testing.levels import check_sigma_curve
+from ksched.testing.schedules import check_schedule
 from ksched.types import Array
 
 PAIRS = [(schedule, name) for schedule in NoiseSchedule for name in PROCESSES]

@@ -24,16 +24,10 @@ from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.registry import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.transforms import shift
-from ksched.testing import (
-    check_sampler,
-    check_schedule,
-    check_shift,
-    check_sigma_curve,
-    grids,
-    processes,
-    sigma_curves,
-    step_counts,
-)
+from ksched.testing.levels import check_sigma_curve
+from ksched.testing.samplers import check_sampler
+from ksched.testing.schedules import check_schedule, check_shift
+from ksched.testing.strategies import grids, processes, sigma_curves, step_counts
 from ksched.types import Array
 
 

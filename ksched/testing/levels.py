@@ -1,0 +1,137 @@
+"""What any sigma curve must hold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from ksched.types import Array, ArrayLike, is_tensor
+
+__all__ = ["as_levels", "check_sigma_curve", "curve_problem", "same_values", "spoil"]
+
+
+# Levels
+def as_levels(sigmas: Any) -> Array | str:
+    """The levels as a float64 array of their own, or what is wrong with their type."""
+    if is_tensor(sigmas):
+        kind = str(sigmas.dtype).removeprefix("torch.")
+        values = sigmas.detach().cpu().numpy() if kind != "bfloat16" else np.zeros(1)
+    else:
+        try:
+            values = np.asarray(sigmas)
+        except ValueError:
+            return "levels must be one list of numbers"
+        kind = str(values.dtype)
+    if kind != "float64":
+        return (
+            f"levels must be float64; got {kind if values.dtype != object else f'{type(sigmas).__name__} of objects'}"
+        )
+    if values.ndim != 1:
+        return f"levels must be one list of numbers; got shape {values.shape}"
+    return np.array(values)
+
+
+def _is_float32(levels: Array) -> int | None:
+    """Index of a level that shows that all were rounded to float32, or None.
+
+    Rounded are levels that all survive float32, unless they are short binary fractions such as 0.75, which do anyway.
+    """
+    inner = np.arange(len(levels))[levels > 0]
+    inner = inner[1:-1] if len(inner) >= 4 else inner  # the ends are often copied from the arguments
+    values = levels[inner]
+    with np.errstate(over="ignore"):
+        survive = values.astype(np.float32) == values
+    mantissa = np.frexp(values)[0] * 2.0**16
+    long = inner[mantissa != np.round(mantissa)]
+    return int(long[0]) if survive.all() and len(long) >= 2 else None
+
+
+def curve_problem(
+    sigmas: Any, steps: int | None, sigma_min: float | None, sigma_max: float | None, final_zero: bool | None
+) -> str | None:
+    levels = as_levels(sigmas)
+    if isinstance(levels, str):
+        return levels
+    if steps is not None and len(levels) != steps + 1:
+        hint = ". Is the final 0 missing?" if len(levels) == steps and steps and levels[-1] > 0 else ""
+        return f"levels must be steps + 1 = {steps + 1} numbers; got {len(levels)}{hint}"
+    if len(levels) == 0:
+        return "levels must be at least one number; got none"
+    for i, level in enumerate(levels):
+        if not math.isfinite(level):
+            return f"levels must be finite; got levels[{i}]={level}"
+        if level < 0:
+            return f"levels must be >= 0; got levels[{i}]={level}"
+    positive = levels[levels > 0]
+    ends = (sigma_min, sigma_max)
+    if (
+        len(positive) > 1
+        and None not in ends
+        and np.allclose(positive[[0, -1]], np.array(ends, float), rtol=1e-6, atol=0)
+    ):
+        return f"sigma_min and sigma_max are swapped: levels rise from {positive[0]} to {positive[-1]}"
+    if (i := _is_float32(levels)) is not None:  # type: ignore[assignment]
+        return f"levels must be computed in float64; they are rounded to float32, as levels[{i}]={levels[i]} shows"
+    for i, (before, after) in enumerate(itertools.pairwise(levels)):
+        if after >= before:
+            how = "is repeated" if after == before else "is followed by a larger one"
+            return f"levels must be strictly decreasing; levels[{i}]={before} {how}: levels[{i + 1}]={after}"
+    if final_zero and levels[-1] != 0:
+        return f"the last level must be 0; got levels[{len(levels) - 1}]={levels[-1]}"
+    if final_zero is False and levels[-1] == 0:
+        return f"the last level must be above 0; got levels[{len(levels) - 1}]=0"
+    if sigma_max is not None and abs(levels[0] - sigma_max) > 1e-9 * sigma_max:
+        hint = ""
+        if sigma_min is not None and abs(levels[0] - sigma_min) <= 1e-6 * sigma_min:
+            hint = ", which is sigma_min: the two are swapped, or one step takes the wrong end"
+        return f"the first level must be sigma_max={sigma_max}; got levels[0]={levels[0]}{hint}"
+    if sigma_min is not None and len(positive) and positive[-1] < sigma_min * (1 - 1e-9):
+        return (
+            f"the last level above 0 must be at least sigma_min={sigma_min}; "
+            f"got levels[{len(positive) - 1}]={positive[-1]}"
+        )
+    return None
+
+
+def check_sigma_curve(
+    sigmas: ArrayLike,
+    *,
+    steps: int | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    final_zero: bool | None = True,
+) -> None:
+    """Noise levels of a run keep the contract: float64, finite, strictly decreasing, >= 0, the ends where they must be.
+
+    Parameters
+    ----------
+    sigmas : an array, list or tensor
+    steps : number of steps they are for; None is any
+    sigma_min : no level but a final 0 may be below; None does not check it
+    sigma_max : the first level, to 1e-9; None does not check it
+    final_zero : whether the last level must be 0; None does not check it
+
+    Raises
+    ------
+    AssertionError : one sentence with the index and the values of the first level that is wrong
+    """
+    problem = curve_problem(sigmas, steps, sigma_min, sigma_max, final_zero)
+    if problem:
+        raise AssertionError(problem)
+
+
+def same_values(a: Any, b: Any) -> bool:
+    return bool(np.shape(a) == np.shape(b) and np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True))
+
+
+def spoil(result: Any) -> None:
+    """Write into a result, where that is possible."""
+    if is_tensor(result):
+        result.fill_(0)
+    elif isinstance(result, list):
+        result[:] = [0.0] * len(result)
+    elif isinstance(result, np.ndarray) and result.flags.writeable:
+        result.fill(0)

@@ -1,0 +1,168 @@
+"""Checks for schedules and samplers of your own, and the hypothesis strategies that they draw from.
+
+One line in a test of yours says what is wrong with a function, on the smallest example that shows it::
+
+    from ksched.testing import check_sampler, check_schedule
+
+
+    def test_my_schedule():
+        check_schedule(my_sigmas)  # my_sigmas(steps, sigma_min, sigma_max), or my_sigmas(steps)
+
+
+    def test_my_sampler():
+        check_sampler(my_sampler, order=2)  # my_sampler(run, grid, x, *, ...), as ksched.register_sampler takes it
+
+A check returns nothing, or raises an AssertionError of one sentence. The examples are the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ksched.plan.analysis import marginals, measured_order
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.trace import TraceError, trace
+from ksched.processes import VE, VP, Flow, Process
+from ksched.schedules.grid import Grid
+from ksched.testing.random_state import random_states, what_moved
+from ksched.testing.strategies import sigma_curves, smallest_problem
+from ksched.types import Array
+
+__all__ = ["check_plan", "check_sampler"]
+
+
+try:
+    import hypothesis
+    from hypothesis import strategies as st
+    from hypothesis.errors import NoSuchExample
+except ImportError as error:  # pragma: no cover - tested in a process of its own
+    raise ImportError(
+        'ksched.testing draws its examples with hypothesis, which is not installed: pip install "ksched[test]"'
+    ) from error
+
+
+# Samplers
+def _plan_problem(plan: Plan) -> str | None:
+    for row, level, alpha, variance, rounding in marginals(plan):
+        tolerance = max(1e-10, 4 * rounding)
+        where = "the result" if row == len(plan.rows) - 1 else f"state x{row}"
+        at = f"its level, sigma={level.label:.6g}, has"
+        if not abs(alpha - level.alpha) <= tolerance:
+            return f"{where} holds {alpha:.6g} of the data where {at} {level.alpha:.6g}: a coefficient is wrong"
+        std, scale = plan.noise_scale * level.sigma, plan.noise_scale
+        if not abs(variance - std**2) <= tolerance * max(scale, std) ** 2:
+            return f"{where} has noise of variance {variance:.6g} where {at} {std**2:.6g}: a coefficient is wrong"
+    return None
+
+
+def check_plan(plan: Plan) -> None:
+    """Every state of a plan has the mean and the variance of its level if all data is one point, and so has the result.
+
+    Parameters
+    ----------
+    plan : of a sampler whose noise has unit variance (``s_noise`` = 1)
+
+    Raises
+    ------
+    AssertionError : one sentence that names the first state that has not
+    """
+    if problem := _plan_problem(plan):
+        raise AssertionError(problem)
+
+
+def _end_problem(plan: Plan) -> str | None:
+    last = plan.rows[-1].terms
+    if plan.end.label != 0 or (len(last) == 1 and last[0][0].kind == "D" and abs(last[0][1] - 1) <= 1e-12):
+        return None
+    made = " ".join(f"{value:+.6g} {register}" for register, value in last)
+    return f"a step to sigma 0 must end at the denoised prediction, +1 D{plan.nfe - 1}; the result is {made}"
+
+
+def check_sampler(
+    function: SamplerFunction,
+    *,
+    options: Mapping[str, Any] | None = None,
+    order: float | None = None,
+    weak_order: float | None = None,
+    processes: Sequence[Process] | None = None,
+    ends_at_denoised: bool = True,
+    max_examples: int = 60,
+) -> None:
+    """A sampler of yours is right on any grid of VE, variance-preserving and flow processes.
+
+    That is: it can be traced to a table of finite numbers, the same twice; each state has the mean and variance of its
+    level for one-point data; a step to sigma 0 returns the denoised prediction; and it converges with its order.
+
+    Parameters
+    ----------
+    function : ``(run, grid, x, *, options) -> x``, as `ksched.register_sampler` takes it
+    options : values of its keyword-only arguments
+    order : declared order of convergence, measured on normal data; None does not measure it
+    weak_order : declared order of the law of the results, for a sampler that draws noise
+    processes : None is VE, VP with variance-preserving states, and Flow
+    ends_at_denoised : False for a sampler that ends otherwise at sigma 0, on purpose
+    max_examples : how many grids to draw for each process
+
+    Raises
+    ------
+    AssertionError : one sentence: process and the smallest grid found that shows a mistake, and which state is wrong
+
+    Examples
+    --------
+    >>> from ksched.testing import check_sampler
+    >>> def euler(run, grid, x):
+    ...     for s, t in grid.steps():
+    ...         x = x + (t.sigma - s.sigma) / s.sigma * (x - run.denoise(x, s))
+    ...     return x
+    >>> check_sampler(euler, order=1)
+    Traceback (most recent call last):
+    AssertionError: euler on VP...
+    """
+    options = dict(options or {})
+    name = getattr(function, "__name__", "function")
+    right: list[str] = []
+    for process in (VE(), VP(variance_preserving=True), Flow()) if processes is None else processes:
+
+        def plan_of(sigmas: Array, process: Process = process) -> Plan:
+            return trace(function, Grid.of(sigmas, process), options)
+
+        def problem(
+            sigmas: Array, process: Process = process, plan_of: Callable[[Array], Plan] = plan_of
+        ) -> str | None:
+            before = random_states()
+            try:
+                plan = plan_of(sigmas)
+                said = _plan_problem(plan) or (_end_problem(plan) if ends_at_denoised else None)
+                if said is None and plan_of(sigmas) != plan:
+                    said = "it must be a function of its arguments: two traces gave different tables"
+            except TraceError as error:
+                said = str(error)
+            except Exception as error:  # whatever it raises is the finding
+                said = f"it raised {type(error).__name__}: {error}"
+            said = what_moved(before) or said
+            return said and f"{name} on {process!r}, sigmas={sigmas.tolist()}: {said}"
+
+        if said := smallest_problem(sigma_curves(process), problem, max_examples):
+            if right and "a coefficient is wrong" in said:
+                said += f". It is right on {right[0]}: read alpha of the levels, and do not take it for 1"
+            raise AssertionError(said)
+        right.append(repr(process))
+        draws = bool(plan_of(np.array([0.9, 0.5, 0.2])).draws)
+        if order is not None and draws:
+            raise AssertionError(
+                f"{name} draws noise, so single runs have no order: declare weak_order=, or give options that switch "
+                "the noise off"
+            )
+        for declared, weak, word in ((order, False, "order"), (weak_order, True, "weak order")):
+            if declared is None:
+                continue
+            measured = measured_order(plan_of, process, weak=weak)
+            if not measured >= declared - 0.15:
+                raise AssertionError(
+                    f"{name} on {process!r}: {word} {declared:g} is declared; {measured:.2f} is measured on "
+                    "normal data between 64 and 128 steps"
+                )
