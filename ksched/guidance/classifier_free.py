@@ -1,0 +1,316 @@
+"""Wrappers that change a prediction, not a sampler: guidance, clipping, thresholding, inpainting.
+
+Each takes denoisers and returns one, so all of them work with every sampler and inside one another. A denoiser is
+called ``(x, sigma)``, x batch first and sigma of shape (batch,), and returns ``denoised`` or ``(denoised, uncond)``.
+Guidance knows the unconditional prediction and returns the pair, which CFG++ samplers need and others leave alone.
+Clipping, thresholding and inpainting do to ``uncond``, if it is there, what they do to ``denoised``: where the two are
+equal they stay equal.
+
+Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device. A wrapper holds no
+state, with the one exception that `Momentum` says.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from ksched.denoisers.answer import Model, answer
+from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.guidance.scale import Scale, checked_number, scale_function
+from ksched.guidance.tensors import (
+    FINITE,
+    SHARE,
+    TINY,
+    PairModel,
+    along,
+    check_callable,
+    checked_prediction,
+    item_dot,
+    item_std,
+    per_item,
+    towards,
+)
+from ksched.options import Between
+from ksched.processes import Process
+
+__all__ = ["Momentum", "apg", "cfg", "cfg_zero_star", "perp_neg", "rescale"]
+
+
+_Rule: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+# Guidance
+def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
+    """Classifier-free guidance, ``uncond + scale * (cond - uncond)``.
+
+    Parameters
+    ----------
+    cond : denoiser with the condition
+    uncond : denoiser without it, or with a negative one; None if ``cond`` returns the pair itself (see `batched`)
+    scale : 1 is ``cond`` exactly, 0 is ``uncond`` to rounding; a function of sigma (shape (batch,), on the device)
+        returns a number or one per item
+
+    Returns
+    -------
+    denoiser that returns (guided, uncond). ``uncond`` is called at scale 1 too: CFG++ samplers need it
+
+    Raises
+    ------
+    TypeError, ValueError : something that cannot be called, a scale that is not finite; at a call, a prediction or
+        scale of the wrong type or shape
+
+    Notes
+    -----
+    Ho & Salimans 2022, arXiv:2207.12598, whose w is ``scale - 1``.
+    """
+    weigh = scale_function("cfg", scale)
+
+    def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return towards(c, c - u, weigh(sigma, x))
+
+    return _guided(cond, uncond, rule)
+
+
+def rescale(
+    cond: Model, uncond: Model | None, scale: Scale, process: Process, prediction: Prediction, *, phi: float = 0.7
+) -> PairModel:
+    """Guidance whose result is given back the standard deviation of the conditional network output.
+
+    Parameters
+    ----------
+    cond, uncond, scale : as for `cfg`
+    process : what the network was trained on
+    prediction : in which output the deviations are measured, as for `Denoiser`. What the network itself predicts is the
+        paper and diffusers' ``guidance_rescale``; "v_prediction" for all is ComfyUI's RescaleCFG; "sample" is x0
+    phi : share of the rescaled result, 0 to 1; 0 is `cfg` exactly
+
+    Returns
+    -------
+    denoiser that returns (guided, uncond)
+
+    Raises
+    ------
+    TypeError, ValueError : as for `cfg`; a phi out of range; a prediction that this process cannot have
+
+    Notes
+    -----
+    Lin et al. 2023, arXiv:2305.08891, section 3.4; deviations are over all axes but the batch. An item whose guided
+    output is constant has nothing to rescale and stays as it is.
+    """
+    weigh = scale_function("rescale", scale)
+    phi = checked_number("rescale", "phi", phi, SHARE)
+    origin = _origin(process, prediction)
+
+    def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        guided = towards(c, c - u, weigh(sigma, x))
+        zero = origin(x, sigma)
+        # A network output is a multiple of D - zero, the same for both, and multiples cancel in the ratio.
+        wanted, found = item_std(c - zero), item_std(guided - zero)
+        ratio = torch.where(found > 0, wanted / found.clamp_min(TINY), torch.ones_like(found))
+        return guided + phi * (ratio - 1) * (guided - zero)
+
+    return _guided(cond, uncond, rule)
+
+
+@dataclass(eq=False)
+class Momentum:
+    """The running sum of guidance directions in one run of `apg`.
+
+    It changes at every model call, so it belongs to one run: make a new one, and a new `apg` around it, for each. To
+    resume a run elsewhere, take ``average`` along.
+
+    Parameters
+    ----------
+    beta : share of the old sum that is kept, -1 to 1; negative in the paper (-0.75 to -0.5), which pushes away from
+        where guidance has been going
+    average : the sum so far, shape of the state; None before the first call
+    """
+
+    beta: float
+    average: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.beta = checked_number("Momentum", "beta", self.beta, Between(-1.0, 1.0))
+
+    def update(self, direction: torch.Tensor) -> torch.Tensor:
+        """The new sum, ``direction + beta * average``.
+
+        Raises
+        ------
+        ValueError : a direction of another shape than those before
+        """
+        if self.average is not None:
+            if self.average.shape != direction.shape:
+                raise ValueError(
+                    f"a Momentum belongs to one run; this one has seen states of shape {tuple(self.average.shape)} and "
+                    f"got {tuple(direction.shape)}. Make a new one for each run"
+                )
+            direction = direction + self.beta * self.average
+        self.average = direction
+        return direction
+
+
+def apg(
+    cond: Model,
+    uncond: Model | None,
+    scale: Scale,
+    *,
+    eta: float = 0.0,
+    norm_threshold: float = math.inf,
+    momentum: Momentum | None = None,
+) -> PairModel:
+    """Adaptive projected guidance: less of the direction along the conditional prediction, which oversaturates.
+
+    Parameters
+    ----------
+    cond, uncond, scale : as for `cfg`
+    eta : share of the parallel part that is kept; 0 in the paper, 1 keeps it all
+    norm_threshold : largest norm of the direction of an item, > 0; inf is none (where peers write 0). 2.5 to 15 in the
+        paper, for latents
+    momentum : a new `Momentum` for each run; None is none, and then there is no state
+
+    Returns
+    -------
+    denoiser that returns (guided, uncond); with eta 1, no threshold and no momentum it is `cfg` exactly
+
+    Raises
+    ------
+    TypeError, ValueError : as for `cfg`; options out of range; a `Momentum` that has seen another shape
+
+    Notes
+    -----
+    Sadat et al. 2024, arXiv:2410.02416, algorithm 1: ``cond + (scale - 1) * update``, on x0 predictions, norms over all
+    axes but the batch. diffusers adds ``scale * update`` to ``uncond``, which is the same only without threshold,
+    projection and momentum.
+    """
+    weigh = scale_function("apg", scale)
+    eta = checked_number("apg", "eta", eta, FINITE)
+    threshold = checked_number("apg", "norm_threshold", norm_threshold, Between(sys.float_info.min, math.inf))
+    if momentum is not None and not isinstance(momentum, Momentum):
+        raise TypeError(
+            f"momentum must be a new ksched.guidance.Momentum(beta) for each run, or None; got {momentum!r}"
+        )
+
+    def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        update = c - u if momentum is None else momentum.update(c - u)
+        if threshold < math.inf:
+            update = update * (threshold / item_dot(update, update).clamp_min(TINY).sqrt()).clamp_max(1)
+        return towards(c, update - (1 - eta) * along(update, c), weigh(sigma, x))
+
+    return _guided(cond, uncond, rule)
+
+
+def cfg_zero_star(cond: Model, uncond: Model | None, scale: Scale, process: Process) -> PairModel:
+    """Guidance of flow models with the unconditional velocity scaled to fit the conditional one best.
+
+    Parameters
+    ----------
+    cond, uncond, scale : as for `cfg`
+    process : `Flow` or `FlowVE`
+
+    Returns
+    -------
+    denoiser that returns (guided, uncond), uncond unscaled
+
+    Raises
+    ------
+    TypeError, ValueError : as for `cfg`; a process that has no flow networks
+
+    Notes
+    -----
+    Fan et al. 2025, arXiv:2503.18886: ``s * v_uncond + scale * (v_cond - s * v_uncond)`` with s the least-squares fit
+    of v_cond by v_uncond, per item. The paper's other half, zero velocity in the first k steps, needs no wrapper: it is
+    a run on ``sigmas=sampler.sigmas[k:]`` from the unchanged start noise.
+    """
+    weigh = scale_function("cfg_zero_star", scale)
+    origin = _origin(process, "flow")
+
+    def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        zero = origin(x, sigma)  # velocities are one multiple of D - zero
+        return towards(c, (c - zero) - along(c - zero, u - zero), weigh(sigma, x))
+
+    return _guided(cond, uncond, rule)
+
+
+def perp_neg(cond: Model, negative: Model, uncond: Model, scale: Scale, *, negative_scale: float = 1.0) -> PairModel:
+    """Guidance away from a negative condition, but only across the positive one.
+
+    Parameters
+    ----------
+    cond, uncond, scale : as for `cfg`, ``uncond`` without any condition
+    negative : denoiser with what is not wanted
+    negative_scale : weight of its part that is perpendicular to ``cond - uncond``; 0 is `cfg` exactly
+
+    Returns
+    -------
+    denoiser that returns (guided, uncond)
+
+    Raises
+    ------
+    TypeError, ValueError : as for `cfg`
+
+    Notes
+    -----
+    Armandpour et al. 2023, arXiv:2304.04968: ``uncond + scale * (p - negative_scale * (n - n along p))`` with p, n the
+    differences to ``uncond``; per item, so a batch is sampled as its items are alone. Three model calls.
+    """
+    weigh = scale_function("perp_neg", scale)
+    factor = checked_number("perp_neg", "negative_scale", negative_scale, FINITE)
+    models = {"cond": cond, "negative": negative, "uncond": uncond}
+    for name, model in models.items():
+        check_callable(name, model)
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        c, n, u = (checked_prediction(name, answer(m, x, sigma, False)[0], x, copy=True) for name, m in models.items())
+        weight = weigh(sigma, c)
+        across = (n - u) - along(n - u, c - u)
+        return (towards(c, c - u, weight) - weight * factor * across).to(x.dtype), u.to(x.dtype)
+
+    return denoise
+
+
+def _guided(cond: Model, uncond: Model | None, rule: _Rule) -> PairModel:
+    """A denoiser that returns (what the rule makes of the two predictions, uncond)."""
+    check_callable("cond", cond)
+    if uncond is not None:
+        check_callable("uncond", uncond)
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = answer(cond, x, sigma, both=uncond is None)
+        if uncond is None and second is None:
+            raise TypeError("cond must return (cond, uncond) where uncond is None; it returned one prediction")
+        # A copy if another call follows: captured networks return the same buffer every time.
+        c = checked_prediction("cond", first, x, copy=uncond is not None)
+        if uncond is not None:
+            second = answer(uncond, x, sigma, both=False)[0]
+        u = checked_prediction("uncond", second, x)
+        return rule(x.to(c.dtype), sigma, c, u).to(x.dtype), u.to(x.dtype)
+
+    return denoise
+
+
+def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The x0 prediction that a network output of 0 stands for; an output is a multiple of the distance to it."""
+    Denoiser(torch.zeros_like, process, prediction)  # refuses what the process cannot have
+
+    def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        # `Denoiser` with its output at 0, without its walk of the training table for the timestep.
+        sigma = per_item(sigma.to(x.dtype), x)
+        a, s = process.alpha(sigma), process.noise_std(sigma)
+        if prediction == "sample":
+            return torch.zeros_like(x)
+        if prediction == "epsilon":
+            return x / a
+        if prediction == "flow":
+            return x / (a + s / process.noise_scale)
+        data = process.sigma_data
+        gain: torch.Tensor = a * data**2 / process.input_norm(sigma) ** 2
+        return gain * x
+
+    return origin

@@ -1,0 +1,93 @@
+"""Tensor arithmetic that guidance shares: sums in float32, lengths and directions by item."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+
+from ksched.options import Between
+
+__all__ = [
+    "FINITE",
+    "NOT_NEGATIVE",
+    "SHARE",
+    "TINY",
+    "PairModel",
+    "along",
+    "check_callable",
+    "checked_prediction",
+    "item_dot",
+    "item_rows",
+    "item_std",
+    "per_item",
+    "sum_dtype",
+    "towards",
+]
+
+
+PairModel: TypeAlias = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+FINITE = Between(-sys.float_info.max, sys.float_info.max)
+
+
+NOT_NEGATIVE = Between(0.0, math.inf)
+
+
+SHARE = Between(0.0, 1.0)
+
+
+#: keeps a squared norm off 0
+TINY = torch.finfo(torch.float32).tiny
+
+
+# What they share
+def sum_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def towards(cond: torch.Tensor, direction: torch.Tensor, scale: Any) -> torch.Tensor:
+    """``cond`` moved on by scale - 1 directions: at scale 1 it is ``cond`` bit for bit."""
+    guided: torch.Tensor = cond + (scale - 1) * direction
+    return guided
+
+
+def along(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The part of ``a`` along ``b``, item by item; 0 where b is 0."""
+    return item_dot(a, b) / item_dot(b, b).clamp_min(TINY) * b
+
+
+def item_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return per_item((item_rows(a) * item_rows(b)).sum(1), a)
+
+
+def item_std(a: torch.Tensor) -> torch.Tensor:
+    return per_item(item_rows(a).std(1, correction=0), a)
+
+
+def item_rows(x: torch.Tensor) -> torch.Tensor:
+    """One row of values per item, shape (batch, values)."""
+    return x[..., None].flatten(1)
+
+
+def per_item(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Numbers of shape (batch,) or () made to multiply a state."""
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def check_callable(name: str, value: Any, form: str = "(x, sigma) -> denoised") -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, {form}; got {type(value).__name__}")
+
+
+def checked_prediction(name: str, value: Any, x: torch.Tensor, copy: bool = False) -> torch.Tensor:
+    """A prediction, checked, in the dtype of sums."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must return a tensor; got {type(value).__name__}")
+    if value.shape != x.shape:
+        raise ValueError(f"{name} must return the state's shape {tuple(x.shape)}; got {tuple(value.shape)}")
+    return value.to(sum_dtype(x), copy=copy)
