@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ksched.execution.adaptive_run import LiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
-    from ksched.likelihood import Likelihood, log_likelihood
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
+    from ksched.probability_flow.likelihood import Likelihood, log_likelihood
     from ksched.sampler import Sampler, build_sampler
     from ksched.samplers.registry import register_sampler
     from ksched.tuning import tune

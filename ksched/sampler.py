@@ -21,12 +21,12 @@ from ksched.execution.live import Live
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
-from ksched.inversion import invert, rising_plans
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise.sources import Noise, Seed, SeededNoise, item_seeds, noise_source
 from ksched.options import Option, check_options, check_steps
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
+from ksched.probability_flow.inversion import invert, rising_plans
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.samplers.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec

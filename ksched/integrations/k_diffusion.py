@@ -43,10 +43,10 @@ from ksched.execution.adaptive_run import LiveRun
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
-from ksched.likelihood import log_likelihood as _log_likelihood
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.noise.sources import Seed, brownian_sampler, item_seeds
 from ksched.options import check_steps, options_of
+from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
 from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential_single_step import fast_orders

@@ -20,8 +20,13 @@ from ksched.schedules.grid import Grid
 
 __all__ = ["invert", "rising_plans"]
 
+
 MEMORY = 5  # earlier corrections that the next one is chosen with
+
+
 _GOOD = 100  # times the goal: so near, an item is not tried with another plan
+
+
 _NAMED = 5  # items that a warning names, at most
 
 
