@@ -32,9 +32,9 @@ import torch
 import ksched
 from ksched import EDM, VP, Flow
 from ksched.samplers.linear_multistep import Table
+from ksched.tuning.canonical_plan import flow_level, table_of
 from ksched.tuning.fit import Free, Problem, fit
-from ksched.tuning.table import flow_level, table_of
-from ksched.tuning.zoo import LARGE, zoo
+from ksched.tuning.reference_mixtures import LARGE, zoo
 
 SEED = 2026
 #: numbers of calls by how the run ends; and such that are near the one below, from which they start

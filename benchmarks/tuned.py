@@ -45,7 +45,7 @@ from _testbeds import (
 )
 
 import ksched
-from ksched.tuning.candidates import untuned
+from ksched.tuning.baselines import untuned
 from ksched.types import Array
 
 Case = Mapping[str, Any]

@@ -22,7 +22,7 @@ from ksched.samplers.auto import AutoEnd, auto_levels, choose
 from ksched.samplers.linear_multistep import Table, weighted
 from ksched.samplers.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
 from ksched.schedules.grid import Grid
-from ksched.tuning.table import table_of
+from ksched.tuning.canonical_plan import table_of
 
 RANGES: dict[str, tuple[Process, float]] = {"sd": (VP(), 1.0), "edm": (EDM(), 0.5), "flow": (Flow(), 1.0)}
 ENDS: tuple[AutoEnd, ...] = get_args(AutoEnd)

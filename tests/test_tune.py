@@ -15,11 +15,11 @@ import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, tune
 from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.plan import analysis
-from ksched.tuning import course
+from ksched.tuning import search
+from ksched.tuning.batched_mixtures import Mixtures
+from ksched.tuning.canonical_plan import canonical, table_of
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
-from ksched.tuning.mixtures import Mixtures
 from ksched.tuning.surrogate import fit_surrogate
-from ksched.tuning.table import canonical, table_of
 from ksched.types import Array
 
 PROCESSES: dict[str, Process] = {"sd": VP(), "edm": EDM(), "flow": Flow(), "vp": VP(variance_preserving=True)}
@@ -61,9 +61,9 @@ def guided(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tor
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits of few iterations, where it does not matter how good they are."""
-    for kind in course.ITERATIONS:
-        monkeypatch.setitem(course.ITERATIONS, kind, 8)
-    monkeypatch.setattr(course, "MORE_ITERATIONS", 4)
+    for kind in search.ITERATIONS:
+        monkeypatch.setitem(search.ITERATIONS, kind, 8)
+    monkeypatch.setattr(search, "MORE_ITERATIONS", 4)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -264,8 +264,8 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     def ruined(self: Any, start: Plan, problems: Any, end: Any, iterations: int, told: Any) -> Plan:
         return build_sampler("euler", sigmas=[14.6, 14.0, 13.0, 0.03, 0.0], process=VP()).plan
 
-    monkeypatch.setattr(course.Tuning, "improved", ruined)
-    monkeypatch.setattr(course, "shipped", lambda *_: iter(()))
+    monkeypatch.setattr(search.Tuning, "improved", ruined)
+    monkeypatch.setattr(search, "shipped", lambda *_: iter(()))
     plan = tune(mixture(VP()).sample(200, 1), 4, items=64)
     assert not plan.report["tuned"]
     assert "no tuned plan was better" in plan.report["why"]
@@ -376,7 +376,7 @@ def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     plan = tune(denoiser, 6, shape=(8,), items=64)
     assert plan.report["noise_of_the_model"] == pytest.approx(noise, rel=0.2)
     untuned = plan.report["untuned"]["name"]
-    pair = next(p for n, p in ksched.tuning.candidates.untuned(6, VP(), None) if n == untuned)
+    pair = next(p for n, p in ksched.tuning.baselines.untuned(6, VP(), None) if n == untuned)
     errors = []
     for each in (plan, pair):
         generator.manual_seed(7)  # the same noise for both

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from ksched.plan.plan import Plan
 from ksched.sampler import build_sampler
 from ksched.samplers.linear_multistep import Table
-from ksched.tuning.table import canonical, flow_level, on_flow
+from ksched.tuning.canonical_plan import canonical, flow_level, on_flow
 from ksched.types import Array
 
 __all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]

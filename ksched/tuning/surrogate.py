@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from scipy.cluster.vq import kmeans2
 
+from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.fit import Problem, exact_ends
-from ksched.tuning.mixtures import Mixtures
 from ksched.types import Array
 
 __all__ = ["Surrogate", "fit_surrogate", "problem_of"]

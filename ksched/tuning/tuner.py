@@ -14,9 +14,9 @@ from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.registry import sampler_spec
-from ksched.tuning.course import Job
-from ksched.tuning.modelled import Modelled
-from ksched.tuning.sampled import Sampled
+from ksched.tuning.from_denoiser import Modelled
+from ksched.tuning.from_samples import Sampled
+from ksched.tuning.job import Job
 from ksched.types import Array
 
 __all__ = ["Level", "tune"]

@@ -16,10 +16,16 @@ from ksched.schedules.grid import Grid
 
 __all__ = ["ENDS", "of_sampler", "shipped", "untuned"]
 
+
 ENDS: tuple[AutoEnd, AutoEnd] = ("integral", "denoise")
 
+
 _PC23: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "integral"}
+
+
 _AYS_SDXL, _AYS_SVD = ({"model": model} for model in ("sdxl", "svd"))
+
+
 #: sampler, its options, schedule, its options
 _PAIRS: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
     ("exp_pc", _PC23, "beta57", {}),
@@ -40,6 +46,8 @@ _PAIRS: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
     ("gradient_estimation", {}, "sgm_uniform", {}),
     ("euler", {}, "simple", {}),
 )
+
+
 #: the same from pure noise, where what is in log-SNR begins with a step that is infinite
 _FROM_NOISE: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
     ("lms", {"end": "integral"}, "beta", {}),

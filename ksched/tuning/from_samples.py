@@ -12,13 +12,15 @@ import numpy as np
 from ksched.execution.threads import one_thread
 from ksched.plan.plan import Plan
 from ksched.samplers.linear_multistep import ratio
-from ksched.tuning.course import ERROR, TRAJECTORIES, Job, Tuning
+from ksched.tuning.canonical_plan import flow_level
 from ksched.tuning.fit import Problem
+from ksched.tuning.job import Job
+from ksched.tuning.search import ERROR, TRAJECTORIES, Tuning
 from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of
-from ksched.tuning.table import flow_level
 from ksched.types import Array
 
 __all__ = ["Sampled"]
+
 
 _JUDGES = (16, 12, 8, 6, 4, 3, 2, 1)  # numbers of components, other ones than what is fitted to has
 

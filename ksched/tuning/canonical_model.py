@@ -11,7 +11,7 @@ import torch
 from ksched.denoisers.answer import answer
 from ksched.processes import Process
 from ksched.samplers.linear_multistep import ratio
-from ksched.tuning.table import flow_level
+from ksched.tuning.canonical_plan import flow_level
 
 __all__ = ["Canonical"]
 

@@ -10,23 +10,36 @@ import numpy as np
 import torch
 
 from ksched.plan.plan import Plan
-from ksched.tuning.course import ERROR, ITERATIONS, TRAJECTORIES, Job, Tuning, typical
+from ksched.tuning.canonical_model import Canonical
+from ksched.tuning.canonical_plan import flow_level
 from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
-from ksched.tuning.model import Canonical
+from ksched.tuning.job import Job
+from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Tuning
 from ksched.tuning.surrogate import fit_surrogate, problem_of
-from ksched.tuning.table import flow_level
+from ksched.tuning.trial import typical
 
 __all__ = ["Modelled"]
 
+
 _TEACHER = 96  # steps
+
+
 _NOISY = 0.003  # two answers to one question that differ by more are of a model for which plans of both ends are fitted
+
+
 #: where they differ by more, the teacher ends at its last prediction: an integral has 4 to 16 times their noise, and is
 #: nearer by 0.003 at most
 _INEXACT = 0.0003
+
+
 #: noise that the ends of a teacher may have: by asking again, so many times at most, at this share of the levels. They
 #: are the lowest; what follows averages the noise at the others.
 _ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
+
+
 _DRAWN = 512  # samples of a model, for a mixture to be fitted to
+
+
 _DRAWN_WITH = 24  # steps
 
 

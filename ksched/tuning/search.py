@@ -3,146 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ksched.execution.loop import progress_bar
 from ksched.execution.threads import one_thread
-from ksched.options import check_options
 from ksched.plan.plan import Plan
-from ksched.plan.trace import trace
-from ksched.processes import Process
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
-from ksched.samplers.linear_multistep import Table, ratio, weighted
-from ksched.samplers.registry import sampler_spec
+from ksched.samplers.linear_multistep import Table, ratio
 from ksched.schedules.grid import Grid
-from ksched.tuning.candidates import ENDS, of_sampler, shipped, untuned
+from ksched.tuning.baselines import shipped
+from ksched.tuning.canonical_plan import canonical, flow_level, table_of
 from ksched.tuning.fit import Free, OnGrid, Problem, fit
-from ksched.tuning.table import canonical, flow_level, table_of
-from ksched.tuning.zoo import SMALL, SMALLEST, zoo
-from ksched.types import Array
+from ksched.tuning.job import Job
+from ksched.tuning.reference_mixtures import SMALL, SMALLEST, zoo
+from ksched.tuning.trial import Trial, objection, typical
 
-__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Job", "Tuning", "typical"]
+__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Tuning"]
+
 
 TRAJECTORIES = 96  # that a table is fitted to
+
+
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
+
+
 ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
+
+
 _CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
+
+
 MORE_ITERATIONS = 30  # with the worst items first, if that is not good enough
+
+
 TAIL = 2.0  # how much the worst items count then
+
+
 _FINALISTS = 5  # of the pairs that were not tuned, judged on the held-out items too
+
+
 _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted to, and which
+
+
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
-_GROUP = 64  # items whose worst is taken
-_LEAST_GAIN = 0.92  # of an error: what is gained with less may be chance
-#: What the error of a shipped plan counts: it is known to be safe under guidance, where one run in fifty may explode,
-#: which those that plans are compared on need not show.
-_SHIPPED = 0.85
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `tune` was asked for."""
-
-    steps: int
-    process: Process
-    sampler: str | None
-    options: Mapping[str, Any]
-    level: int
-    end: AutoEnd | None
-    guidance: float
-    labels: Array | None
-    items: int
-    seed: int
-    progress: bool
-
-    def check(self) -> None:
-        """Raise for what cannot be."""
-        if not isinstance(self.process, Process):
-            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
-        if self.level not in (0, 1, 2) or isinstance(self.level, bool):
-            raise ValueError(f"level must be 0, 1 or 2; got {self.level!r}")
-        if self.end not in (None, "integral", "denoise"):
-            raise ValueError(f"end must be 'integral', 'denoise' or None; got {self.end!r}")
-        if not isinstance(self.items, int) or not 16 <= self.items <= 4096:
-            raise ValueError(f"items must be from 16 to 4096; got {self.items!r}")
-        if not 1 <= self.guidance <= 100:
-            raise ValueError(f"guidance must be from 1 to 100; got {self.guidance!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0; got {self.seed!r}")
-        if self.sampler is None:
-            check_options("tune", {}, self.options)
-            return
-        spec = sampler_spec(self.sampler)
-        check_options(f"sampler {spec.name}", spec.options, self.options)
-        if spec.adaptive or spec.uncond or spec.levels is not None:
-            raise ValueError(f"sampler {spec.name} has no levels that could be chosen; take another, or None")
-        if build_sampler(self.sampler, "karras", 4, **self.options).plan.draws:
-            raise ValueError(f"sampler {spec.name} draws noise, so it ends nowhere exactly; give it eta=0, or another")
-
-    def untuned(self) -> dict[str, Plan]:
-        """Plans to beat, by name."""
-        if self.sampler is not None:
-            return dict(of_sampler(self.sampler, self.options, self.steps, self.process))
-        return dict(untuned(self.steps, self.process, self.end))
-
-    def built(self, table: Table, data_std: float) -> Plan:
-        """The plan of a table."""
-        grid = Grid.of(table.sigmas(self.process, data_std), self.process)
-        return trace(partial(weighted, weights=table.weights), grid, {})
-
-    def ends(self) -> tuple[AutoEnd, ...]:
-        """Kinds of end to try."""
-        return ENDS if self.end is None else (self.end,)
-
-
-@dataclass
-class Trial:
-    """A plan and its errors on the items that it is chosen on, and on those that were held out."""
-
-    name: str
-    plan: Plan
-    chosen_on: torch.Tensor
-    held_out: torch.Tensor
-    shipped: bool = False
-    why_not: str = ""
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Mean, 90th percentile and worst of the held out, the worst of 64 where they are more."""
-        return _figures(self.held_out)
-
-    @property
-    def score(self) -> float:
-        """What tuned plans are chosen by."""
-        return typical(self.chosen_on) * (_SHIPPED if self.shipped else 1)
-
-    @property
-    def typical(self) -> float:
-        """Of all items, none of which a plan was fitted to."""
-        return typical(torch.cat([self.chosen_on, self.held_out]))
-
-
-def typical(errors: torch.Tensor) -> float:
-    """Mean, in which no item counts for more than thrice the 90th percentile.
-
-    Some few end in another mode, and their errors, as large as the data, would choose by chance among methods that are
-    equally good.
-    """
-    return errors.clamp(max=3 * errors.quantile(0.9).item()).mean().item()
-
-
-def _figures(errors: torch.Tensor) -> dict[str, float]:
-    """Of many items the worst is one that ends in another mode, with any method, by chance; of some 64 it says more."""
-    groups = errors[: len(errors) // _GROUP * _GROUP].view(-1, _GROUP) if len(errors) >= _GROUP else errors[None]
-    found = {"mean": errors.mean(), "p90": errors.quantile(0.9), "worst": groups.amax(1).mean()}
-    return {name: float(f"{value.item():.5g}") for name, value in found.items()}
 
 
 @dataclass
@@ -320,14 +230,3 @@ class Tuning:
         finally:
             if bar is not None:
                 bar.close()
-
-
-def objection(trial: Trial, best: Trial) -> str:
-    """Why a tuned plan is not accepted; nothing if it is."""
-    ours, theirs = trial.figures, best.figures
-    for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
-        if not ours[name] < theirs[name]:
-            return f"its {words} on the held-out items is {ours[name]:.4g}, that of {best.name} {theirs[name]:.4g}"
-    if trial.typical > _LEAST_GAIN * best.typical:
-        return f"it gains less than {1 - _LEAST_GAIN:.0%} on {best.name}, which may be chance"
-    return ""

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.fit import Problem, exact_ends
-from ksched.tuning.mixtures import Mixtures
 from ksched.types import Array
 
 __all__ = ["LARGE", "SMALL", "SMALLEST", "Kind", "zoo"]
@@ -55,6 +55,8 @@ LARGE = (
     Kind(6, 24, 8, guided=True, items=40),
     Kind(6, 64, 10, guided=True, items=40),
 )
+
+
 #: some, for what is fitted on the spot
 SMALL = (
     Kind(4, 16, 6),
@@ -63,6 +65,8 @@ SMALL = (
     Kind(3, 16, 6, guided=True, items=40),
     Kind(1, 32, 10, guided=True, items=40),
 )
+
+
 #: fewer, where a fit takes many calls
 SMALLEST = (
     Kind(4, 16, 6),
