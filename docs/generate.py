@@ -21,13 +21,15 @@ from numpydoc.docscrape import FunctionDoc
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
-from ksched.explain import allowed, sampler_facts
+from ksched.dialects.peer import Peer, SamplerPeer
+from ksched.dialects.peer_samplers import SAMPLER_PEERS
+from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
 from ksched.options import Option
-from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer
 from ksched.plan.analysis import table as plan_table
 from ksched.plots import save, sigma_curves
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.facts import allowed, sampler_facts
 from ksched.samplers.registry import SamplerSpec, dialect_options, samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ksched import schedules
-from ksched.explain import explain
+from ksched.dialects.explain import explain
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
@@ -19,10 +19,12 @@ from ksched.schedules import transforms
 from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
-    from ksched import exact, guidance, networks, noise, peers, plots, testing
+    from ksched import exact, guidance, noise, plots, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
+    from ksched.dialects import peers
+    from ksched.dialects.diffusers import networks
     from ksched.execution import batch, compiled
     from ksched.execution.adaptive_run import LiveRun
     from ksched.execution.loop import StepInfo

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 import ksched
+from ksched.dialects.diffusers.classes import NotRepresentedError, Request, request_of
+from ksched.dialects.diffusers.level_rules import DiffusersLevels
 from ksched.execution.loop import drive
 from ksched.execution.run import Run
-from ksched.integrations.stock import NotRepresentedError, Request, request_of
-from ksched.schedules.diffusers import DiffusersLevels
 
 Settings = Mapping[str, Any]
 

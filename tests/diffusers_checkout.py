@@ -20,8 +20,8 @@ from typing import Any
 
 import diffusers
 
+from ksched.dialects.diffusers.classes import CLASSES
 from ksched.integrations.diffusers import KSchedScheduler
-from ksched.integrations.stock import CLASSES
 
 #: the package that diffusers' folder of tests is imported as
 PACKAGE = "diffusers_tests"

@@ -19,8 +19,8 @@ from diffusers_adapter import run_diffusers_case
 
 import ksched
 from ksched import EDM, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.schedules import transforms
-from ksched.schedules.diffusers import diffusers_levels
 
 #: levels that ComfyUI's KSampler drops the last but one of
 DROPS_PENULTIMATE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")

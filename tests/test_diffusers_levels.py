@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ksched import VP
-from ksched.schedules.diffusers import DiffusersLevels, diffusers_levels
+from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.levels import diffusers_levels
 
 GOLDEN = Path(__file__).parent / "golden" / "diffusers_schedules.json.gz"
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

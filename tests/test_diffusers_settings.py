@@ -11,9 +11,9 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
+from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
 from ksched.integrations.configurations import defaults_of  # noqa: E402
 from ksched.integrations.diffusers import KSchedScheduler  # noqa: E402
-from ksched.integrations.stock import CLASSES, LEVELS, METHOD, settings_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -192,7 +192,8 @@ def test_inverted_sigmas_are_saved(tmp_path: Any) -> None:
 
 
 def test_a_network_told_how_much_data_there_is() -> None:
-    from ksched import build_sampler, networks
+    from ksched import build_sampler
+    from ksched.dialects.diffusers import networks
 
     def network(hidden: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         assert float(timestep.max()) < length

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
-from ksched.explain import Configuration, allowed, option_texts, sampler_facts
+from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler
+from ksched.dialects import explain
+from ksched.dialects.explain import Configuration
+from ksched.dialects.peer import SamplerPeer
+from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.names.dialects import DIALECTS
-from ksched.peers import SAMPLER_PEERS, SamplerPeer
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.facts import allowed, option_texts, sampler_facts
 from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import SCHEDULES, schedule_options
 

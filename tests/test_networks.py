@@ -12,7 +12,7 @@ from cases import start_state
 
 import ksched
 from ksched import EDM, VE, VP, AngleV, Flow, Process
-from ksched.networks import from_diffusers, prediction_of, process_of
+from ksched.dialects.diffusers.networks import from_diffusers, prediction_of, process_of
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

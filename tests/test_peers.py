@@ -12,8 +12,11 @@ import pytest
 
 import ksched
 from ksched import Dialect, NoiseSchedule, SamplerType
+from ksched.dialects.peer import Peer, SamplerPeer
+from ksched.dialects.peer_samplers import SAMPLER_PEERS
+from ksched.dialects.peer_schedules import PEERS
+from ksched.dialects.peers import find_peer, find_sampler, peer_sigmas
 from ksched.names.enums import _SAMPLER_SPELLINGS
-from ksched.peers import PEERS, SAMPLER_PEERS, Peer, SamplerPeer, find_peer, find_sampler, peer_sigmas
 from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 

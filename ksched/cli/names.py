@@ -12,11 +12,12 @@ from rich import box
 from rich.table import Table
 
 from ksched.cli.common import AsJSON, plain_number, screen
-from ksched.explain import allowed, option_texts, sampler_facts
+from ksched.dialects.peer_samplers import SAMPLER_PEERS
+from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option
-from ksched.peers import PEERS, SAMPLER_PEERS
 from ksched.samplers.coordinates import VIEW_OPTIONS
+from ksched.samplers.facts import allowed, option_texts, sampler_facts
 from ksched.samplers.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 

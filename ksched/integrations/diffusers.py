@@ -25,17 +25,12 @@ except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
 from ksched import guidance
+from ksched.dialects.diffusers.classes import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
+from ksched.dialects.diffusers.iterations import Iterations, own_iterations, stock_iterations
+from ksched.dialects.diffusers.process import is_flow, process_of
 from ksched.execution.run import Run
 from ksched.integrations.configurations import Translation, adopted, defaults_of, is_foreign, own_table
-from ksched.integrations.iterations import (
-    Iterations,
-    is_flow,
-    own_iterations,
-    process_of,
-    stock_iterations,
-)
 from ksched.integrations.keywords import LOADING, near, place
-from ksched.integrations.stock import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import VP, Process
 from ksched.samplers.euler import boundary_scaling

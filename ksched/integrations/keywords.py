@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
+from ksched.dialects.diffusers.process import is_flow
 from ksched.integrations.configurations import defaults_of
-from ksched.integrations.iterations import is_flow
-from ksched.integrations.stock import CLASSES, LEVELS, METHOD, settings_of
 from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options

@@ -20,8 +20,8 @@ from PIL import Image
 from ksched import guidance
 from ksched.denoisers.answer import Model
 from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.dialects.diffusers.process import scheduled_sigmas, start_std
 from ksched.execution.loop import StepInfo
-from ksched.integrations.iterations import scheduled_sigmas, start_std
 from ksched.processes import Process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.registry import sampler_spec

@@ -14,13 +14,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from ksched.explain import option_texts, sampler_facts
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
 from ksched.names.dialects import DIALECTS as SAMPLER_DIALECTS
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise.sources import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan.rows import Draw
+from ksched.samplers.facts import option_texts, sampler_facts
 from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 from ksched.schedules import SCHEDULES, schedule_options

@@ -12,19 +12,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+from ksched.dialects.diffusers.betas import vp_of
+from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.levels import level_settings
+from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, traced
+from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect
-from ksched.peers import find_sampler
 from ksched.plan.plan import Plan
-from ksched.plan.protocol import SamplerFunction, Vector, Verbs
-from ksched.plan.trace import trace
-from ksched.processes import EDM, VP, Flow, Level, Process
-from ksched.samplers.blocks.noise_split import ancestral, renoise
-from ksched.samplers.blocks.straight_line import Straight
-from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
-from ksched.schedules.diffusers import DiffusersLevels, level_settings, vp_of
-from ksched.schedules.grid import Grid
+from ksched.processes import EDM, VP, Flow, Process
 
 __all__ = [
     "CLASSES",
@@ -41,18 +38,31 @@ __all__ = [
     "stock_class",
 ]
 
-V = TypeVar("V", bound=Vector)
+
 Settings = Mapping[str, Any]
 
+
 OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
+
+
 RISING = "its levels rise, and a grid of ours falls"
+
+
 ENDS_ON_NOISE = (
     "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
     "inverted time as it is meant"
 )
+
+
 CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
+
+
 CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
+
+
 NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
+
+
 EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
 
 
@@ -62,6 +72,8 @@ METHOD = frozenset((
     "solver_p", "disable_corrector", "predictor_order", "corrector_order", "tau", "tau_func", "skip_prk_steps",
     "set_alpha_to_one", "timestep_scaling", "stochastic_sampling", "eta", "s_noise", "noise_sampler_seed",
 ))  # fmt: skip
+
+
 #: settings of the classes' levels, which a schedule takes the place of; the others are of the model and of its range
 LEVELS = frozenset((
     "timestep_spacing", "steps_offset", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
@@ -136,8 +148,6 @@ class Run(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
-
-
 def level_of(process: VP, timestep: float) -> float:
     """Sigma over alpha at a whole timestep."""
     if timestep >= len(process.betas):
@@ -160,8 +170,6 @@ def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
 
 
 # ------------------------------------------------------------------- classes that hold x0 + sigma * eps, or flow states
-
-
 def _sigma_states(run: Run) -> Process:
     """``x0 + sigma * eps``, of any range: the table only names timesteps."""
     s = run.config
@@ -190,32 +198,13 @@ def _in_sigma(sampler: str) -> Callable[[Run], Request]:
     return request
 
 
-def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
-    """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
-
-    Parameters
-    ----------
-    levels : of the whole run
-    begin : number of the step to begin with
-    order : how many slopes are used, at most
-    """
-    straight, past = Straight(grid), list[V]()
-    for i in range(begin, len(levels) - 1):
-        s, t = levels[i], levels[i + 1]
-        past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:order]
-        nodes = straight.nodes(s, t, [levels[k] for k in range(i, i - min(i + 1, order), -1)])
-        weights = lagrange_weights(nodes, moments(0.0, len(nodes)))
-        x = straight.move(s, t, x, combine(weights[: len(past)], past))
-    return x
-
-
 def _lms(run: Run) -> Request:
     process, sigmas = _sigma_states(run), falling(run.sigmas)[0]
     order = int(run.given.get("order", 4))
 
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
         levels = [process.level(sigma) for sigma in sigmas]
-        return _traced(partial(lms_by_place, levels=levels, begin=begin, order=order), process, levels[begin])
+        return traced(partial(lms_by_place, levels=levels, begin=begin, order=order), process, levels[begin])
 
     return Request("lms", sigmas, process, {"order": order}, sigmas[:-1], literal)
 
@@ -257,8 +246,6 @@ def _edm_solver(run: Run) -> Request:
 
 
 # --------------------------------------------------- classes that go by sigmas and hold variance-preserving states
-
-
 def _solver_process(run: Run) -> Process:
     return _flow(run) if run.config.get("use_flow_sigmas") else vp_of(run.config, variance_preserving=True)
 
@@ -352,8 +339,6 @@ def _share_of(process: Process, sigma: float) -> float:
 
 
 # --------------------------------------------------------------------------------------- classes that go by timesteps
-
-
 def _after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
     """The level of a timestep, or of the end where that is below all."""
     if timestep >= 0:
@@ -363,25 +348,6 @@ def _after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
 
 def _stride(run: Run) -> int:
     return int(run.config.get("num_train_timesteps", 1000) // run.steps)
-
-
-def ddim_by_strides(
-    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], arrivals: Sequence[Level], eta: float, pair: bool
-) -> V:
-    """DDIM from every level to one of its own, wherever the next step starts from.
-
-    Parameters
-    ----------
-    levels, arrivals : of the steps; the noise of a step is that up to the next level
-    eta : share of the noise that is drawn anew
-    pair : the prediction is an edited one, and eps comes from the one before
-    """
-    for i, (s, t) in enumerate(zip(levels, arrivals, strict=True)):
-        denoised, source = run.denoise_both(x, s) if pair else (run.denoise(x, s),) * 2
-        down, up = ancestral(grid, s, t, eta)
-        x = t.alpha * denoised + (down.sigma / s.sigma) * (x - s.alpha * source)
-        x = renoise(run, s, levels[i + 1] if i + 1 < len(levels) else grid.levels[-1], x, up)
-    return x
 
 
 def _ddim(run: Run) -> Request:
@@ -397,14 +363,9 @@ def _ddim(run: Run) -> Request:
         how = {"eta": eta, "pair": pair, **options}
         levels, arrivals = ([process.level(v) for v in values[begin:]] for values in (calls, ends))
         function = partial(ddim_by_strides, levels=levels, arrivals=arrivals, **how)
-        return _traced(function, process, levels[0])
+        return traced(function, process, levels[0])
 
     return Request("ddim", falling([*calls, ends[-1]])[0], process, {"eta": eta}, calls, literal, pair)
-
-
-def _traced(function: SamplerFunction, process: Process, first: Level) -> Plan:
-    """The plan of a loop that has levels of its own."""
-    return trace(function, Grid(process, (first, process.level(0.0))), {})
 
 
 def _ddpm(run: Run) -> Request:
@@ -418,39 +379,6 @@ def _ddpm(run: Run) -> Request:
         return Request("ddpm", levels, process, {"s_noise": 0.0}, learned_variance=kind)
     larger = "beta" if run.timesteps[-1] == 0 else "beta_to_end"
     return Request("ddpm", levels, process, {"variance": "posterior" if kind.startswith("fixed_small") else larger})
-
-
-#: slopes that were kept, the newest first, in the linear multistep steps of even length
-_PLMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-
-
-def plms_by_strides(
-    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], steps: Sequence[tuple[Level, Level]], slopes: str
-) -> V:
-    """PLMS, with the calls and steps of its program: the second call does the first step again, with the mean slope.
-
-    Parameters
-    ----------
-    levels : of the model calls
-    steps : for every call (level left, level reached)
-    slopes : "eps", or "v" where that is what the model answers with
-    """
-    start, past = x, list[V]()
-    for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
-        denoised = run.denoise(x, level)
-        if slopes == "eps":
-            slope = run.keep((x - level.alpha * denoised) / level.sigma)
-        else:
-            slope = run.keep((level.alpha * x - denoised) / level.sigma)
-        if i == 1:
-            mean, x = 0.5 * slope + 0.5 * past[0], start
-        else:
-            past = [slope, *past][:4]
-            mean = combine(_PLMS[len(past) - 1], past)
-        if slopes == "v":
-            mean = s.alpha * mean + s.sigma * x
-        x = (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
-    return x
 
 
 def _pndm(run: Run) -> Request:
@@ -469,7 +397,7 @@ def _pndm(run: Run) -> Request:
             ends = [(process.level(level_of(process, a)), process.level(_after(process, s, b, False))) for a, b in ways]
             levels = [process.level(value) for value in calls[begin:]]
             function = partial(plms_by_strides, levels=levels, steps=ends, slopes="v" if v else "eps")
-            return _traced(function, process, levels[0])
+            return traced(function, process, levels[0])
 
         own = falling([*calls, _after(process, s, timesteps[-1] - step, False)])[0]
         return Request("pndm", own, process, {**slopes, "warm_up": "heun"}, calls, literal)
@@ -509,8 +437,6 @@ def _rising(run: Run) -> Request:
 
 
 # ---------------------------------------------------------------------------------------------------------- the classes
-
-
 class StockClass(NamedTuple):
     """What is particular to a class beside its levels.
 
@@ -535,10 +461,20 @@ class StockClass(NamedTuple):
 
 
 _EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
+
+
 _CLIPS = f"{_EDITS} clip_sample clip_sample_range"
+
+
 _SOLVES = f"{_EDITS} solver_order algorithm_type solver_type lower_order_final"
+
+
 _HEUNS = "prediction_type clip_sample clip_sample_range"
+
+
 _VP = "rescale_betas_zero_snr"
+
+
 CLASSES: Mapping[str, StockClass] = {
     f"{name}Scheduler": facts
     for name, facts in {
@@ -643,7 +579,7 @@ def request_of(
     ----------
     scheduler : name of the class
     config : its configuration; what is missing has the class's default
-    levels : of the run, from `ksched.schedules.diffusers.diffusers_levels`
+    levels : of the run, from `ksched.dialects.diffusers.levels.diffusers_levels`
     steps : number of steps that its ``set_timesteps`` was asked for
     given : arguments of its ``step``
 

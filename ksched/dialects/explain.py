@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import numpy as np
 
+from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
-from ksched.options import Option, check_options
-from ksched.peers import find_sampler
+from ksched.options import check_options
 from ksched.processes import Process, default_process
 from ksched.samplers.auto import choose
 from ksched.samplers.coordinates import view
-from ksched.samplers.registry import AUTO, SamplerSpec, dialect_options, sampler_spec
+from ksched.samplers.facts import option_texts
+from ksched.samplers.registry import AUTO, dialect_options, sampler_spec
 from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
 from ksched.types import Array
 
-__all__ = ["Configuration", "allowed", "explain", "option_texts", "sampler_facts"]
+__all__ = ["Configuration", "explain"]
 
 
 @dataclass(frozen=True)
@@ -276,64 +276,3 @@ def _compare_tables(first: Configuration, second: Configuration, levels: Array, 
         return f"- cost of the run: {costs[0]}; {costs[1]}"
     same = plans[0].draws == plans[1].draws and np.allclose(table(plans[0]), table(plans[1]), rtol=1e-9, atol=1e-9)
     return f"{'= the same table' if same else '- another table'} of the run on the first's levels, {costs[0]}"
-
-
-# ------------------------------------------------------------------------------------------- declared facts, in words
-
-
-def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
-    """What is declared of a sampler, as sentences without a full stop."""
-    order = str(spec.order) if spec.order else "0: it does not converge to the ODE"
-    facts = {"order": order if spec.weak_order is None else f"{order}; of the law with noise {spec.weak_order}"}
-    if spec.adaptive:
-        calls = f"{spec.calls} per try; as many tries as its estimate of the error asks for"
-    elif spec.calls is None:
-        calls = "as many as its levels ask for"
-    elif callable(spec.calls):
-        calls = f"not the same in every step: {spec.nfe(10)} for 10 steps to sigma 0"
-    else:
-        calls = f"{spec.calls} per step"
-        calls += f", {spec.calls_to_zero} for the step to sigma 0" if spec.calls != spec.calls_to_zero else ""
-    noise = "none with its default options" if "s_noise" in spec.own_options else "none"
-    if spec.draws is None:
-        noise = "depends on the levels"
-    elif spec.draws:
-        noise = f"{spec.draws} per step that does not end at sigma 0"
-    facts |= {"model calls": calls, "noise": noise}
-    if spec.uncond:
-        facts["needs"] = "the unconditional prediction as well"
-    if spec.adaptive:
-        facts["plan"] = "none: it chooses its steps by what the model answers"
-    return facts
-
-
-def option_texts(function: Callable[..., Any]) -> dict[str, str]:
-    """What every parameter of a function does, from the "Parameters" of its docstring, each on one line."""
-    lines = (function.__doc__ or "").splitlines()
-    start = next((k + 2 for k, line in enumerate(lines) if line.strip() == "Parameters"), len(lines))
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in lines[start:]:
-        begins = re.match(r" {4}([\w, ]+) : (.+)", line)
-        if begins:
-            names = begins[1].split(", ")
-            found |= dict.fromkeys(names, begins[2])
-        elif names and line.startswith(" " * 8):
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        else:
-            break
-    return {name: re.sub(r"`+", "", text) for name, text in found.items()}
-
-
-def allowed(option: Option, quote: str = "") -> str:
-    """The values that an option takes, each between quotes of your choice: "'bh1', 'bh2'", "number from 0 to 1"."""
-    if get_origin(option.kind) is Literal:
-        return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
-    if option.kind is bool:
-        return f"{quote}True{quote}, {quote}False{quote}"
-    word = "whole number" if option.kind is int else "number"
-    if option.high >= 2**31:
-        if option.low <= -1e300:
-            return f"any {word}"
-        return f"{word} above 0" if 0 < option.low < 1e-300 else f"{word} from {option.low:g}"
-    return f"{word} from {option.low:g} to {option.high:g}"

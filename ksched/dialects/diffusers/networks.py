@@ -15,19 +15,26 @@ import torch
 
 from ksched.denoisers.calling import ask, is_denoiser, time_name
 from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.dialects.diffusers.betas import vp_of
+from ksched.dialects.diffusers.levels import level_settings
 from ksched.processes import EDM, VP, AngleV, Flow, Process
-from ksched.schedules.diffusers import level_settings, vp_of
 
 __all__ = ["from_diffusers", "prediction_of", "process_of"]
+
 
 #: transformers of diffusers that are told sigma itself, where the others are told 1000 times that (pipelines of 0.42)
 _TOLD_SIGMA = frozenset({"QwenImageTransformer2DModel", "QwenImage21Transformer2DModel"}) | frozenset(
     f"{name}Transformer2DModel"
     for name in ("AuraFlow", "Chroma", "Flux", "Flux2", "Krea2", "LongCatImage", "OvisImage", "PRX")
 )
+
+
 #: those whose velocity points from noise to data; the second are told how much data there is, 1 - sigma
 _NEGATED = frozenset({"HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel"})
+
+
 _TOLD_DATA = frozenset({"Lumina2Transformer2DModel", "LuminaNextDiT2DModel"})
+
 
 _PREDICTIONS: Mapping[str, Prediction] = {
     "epsilon": "epsilon",
@@ -35,6 +42,8 @@ _PREDICTIONS: Mapping[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
+
+
 _OTHERS = ("CMStochasticIterative", "DDPMWuerstchen", "IPNDM", "ScoreSde", "KarrasVe", "UnCLIP", "VQDiffusion", "SCM")
 
 

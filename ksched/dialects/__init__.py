@@ -1,0 +1,1 @@
+"""What other programs mean by their names and settings. The core imports none of it."""

@@ -1,0 +1,1 @@
+"""diffusers' scheduler classes and their configurations, as data. Needs no diffusers."""

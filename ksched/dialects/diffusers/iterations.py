@@ -1,0 +1,320 @@
+"""What a loop of diffusers goes through, one model call after another: `stock_iterations`, `own_iterations`.
+
+Such a loop fixes its model calls before it begins, may begin at any of them, and hands over whatever state it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ksched.dialects.diffusers.classes import (
+    METHOD,
+    FlowToData,
+    Request,
+    check_replaced,
+    falling,
+    request_of,
+    settings_of,
+    stock_class,
+)
+from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.levels import diffusers_levels
+from ksched.dialects.diffusers.method import Method
+from ksched.dialects.diffusers.process import (
+    Settings,
+    conversions_of,
+    distilled,
+    ends_low,
+    is_flow,
+    prediction_of,
+    process_of,
+    scheduled_sigmas,
+    start_std,
+)
+from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.options import check_steps
+from ksched.processes import VP, Flow, Level, Process
+from ksched.samplers.registry import SamplerSpec, sampler_spec
+from ksched.schedules.transforms import stretch_terminal
+from ksched.types import Array, ArrayLike
+
+__all__ = ["Iterations", "own_iterations", "stock_iterations"]
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """The iterations of a loop.
+
+    Attributes
+    ----------
+    method : what is done in them; it may have fewer model calls than there are iterations, whose rest changes nothing
+    timesteps : what the network is told, one for each
+    whole : whether timesteps are whole numbers
+    sigmas : contract sigma of each, and of the end
+    init_noise_sigma : what the loop multiplies its start noise by
+    order : iterations of a step, as the loop counts them
+    conversions : for each, what the network's input is divided by, and x0 as a combination of state and output
+    """
+
+    method: Method
+    timesteps: Array
+    whole: bool
+    sigmas: Array
+    init_noise_sigma: float
+    order: int
+    conversions: Sequence[tuple[float, float, float]]
+
+    @property
+    def process(self) -> Process:
+        """In whose coordinates states are."""
+        return self.method.process
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def shown(self) -> Array:
+        """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
+        return 1 - self.sigmas if isinstance(self.process, FlowToData) else self.sigmas
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Level of every iteration, and of the end."""
+        return tuple(self.process.level(float(sigma)) for sigma in self.sigmas)
+
+
+# ----------------------------------------------------------------------------------------------------- a class as it is
+def stock_levels(
+    stock: str,
+    config: Settings,
+    steps: int | None,
+    timesteps: ArrayLike | None = None,
+    sigmas: ArrayLike | None = None,
+    mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
+) -> tuple[DiffusersLevels, int]:
+    """Levels of a class, and the number of steps it counts."""
+    given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+    given["original_inference_steps"] = original_inference_steps
+    known = settings_of(stock)
+    settings = {name: value for name, value in config.items() if value is not None and name in known}
+    name = stock_class(stock).levels or stock
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    levels = diffusers_levels(name, settings, steps, strength=strength, **asked)
+    return levels, len(levels.timesteps) if steps is None else steps
+
+
+def stock_iterations(
+    stock: str,
+    config: Settings,
+    steps: int | None,
+    *,
+    timesteps: ArrayLike | None = None,
+    sigmas: ArrayLike | None = None,
+    mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
+    given: Settings | None = None,
+    options: Settings | None = None,
+    layout: str | None = None,
+) -> Iterations:
+    """The iterations of a class of diffusers, as that would go through them.
+
+    Parameters
+    ----------
+    stock, config : the class and its configuration
+    steps, timesteps, sigmas, mu, original_inference_steps, strength : of ``set_timesteps``
+    given : of ``step``
+    options : of the sampler, which go before those of the class
+    layout : "calls", steps are model calls, of which there are as many as fit into their number
+
+    Raises
+    ------
+    TypeError, ValueError : what the class refuses, or no option of ours repeats; unknown options
+    """
+    order = stock_class(stock).calls
+    if layout == "calls":
+        steps, order = steps if steps is None else (steps + order - 1) // order, 1
+    levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength)
+    request = request_of(stock, config, levels, counted, given)
+    process, told = request.process, np.asarray(levels.timesteps)
+    own = dict(options or {})
+    if request.literal is not None and (others := own.keys() - ({"eta"} if request.sampler == "ddim" else set())):
+        raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; give the sampler by name for that")
+    every = {**request.options, **own}
+    method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, every, request, own)
+    plan_calls = list(request.calls) if request.calls is not None else method.whole.call_sigmas.tolist()
+    if not 0 <= len(told) - len(plan_calls) <= 1:
+        raise ValueError(
+            f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls; take fewer"
+        )
+    calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
+    shown = [*calls, request.sigmas[-1]]
+    if levels.sigmas is not None and len(levels.sigmas) == len(shown):
+        shown = (1 - levels.sigmas if isinstance(process, FlowToData) else levels.sigmas).tolist()
+    return Iterations(
+        method,
+        told.astype(np.float64),
+        told.dtype == np.int64,
+        np.array(shown),
+        levels.init_noise_sigma,
+        order,
+        conversions_of(process, prediction_of(config, stock), calls),
+    )
+
+
+def own_iterations(
+    config: Settings,
+    steps: int | None,
+    *,
+    sampler: str | None,
+    schedule: str | None,
+    stock: str | None,
+    dialect: Dialect = Dialect.KSCHED,
+    layout: str = "calls",
+    sampler_options: Settings | None = None,
+    schedule_options: Settings | None = None,
+    timesteps: ArrayLike | None = None,
+    sigmas: ArrayLike | None = None,
+    mu: float | None = None,
+    original_inference_steps: int | None = None,
+    strength: float = 1.0,
+) -> Iterations:
+    """Iterations of a sampler of ours, on a schedule of ours, for the model that a configuration describes.
+
+    Parameters
+    ----------
+    config, stock : of the model's scheduler
+    steps, timesteps, sigmas, mu : of ``set_timesteps``; lists are run as they are, but for the shift of flow models,
+        which loops leave to the scheduler
+    original_inference_steps, strength : of ``set_timesteps`` too: which part of a training table is run on
+    sampler, schedule : None is what the class has
+    dialect, sampler_options, schedule_options : as for `ksched.build_sampler`
+    layout : "calls", steps are model calls, of which there are as many as fit into their number; "steps", steps of the
+        schedule, each of which may take several
+
+    Raises
+    ------
+    TypeError, ValueError : unknown names or options, levels that are no grid, a sampler that no loop can drive
+    """
+    check_replaced(stock, config)
+    mu = mu if config.get("use_dynamic_shifting") else None
+    process = process_of(config, stock, mu)
+    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
+    if original_inference_steps is not None or strength != 1:
+        if not isinstance(process, VP):
+            raise ValueError(
+                "original_inference_steps and strength are of models with a table of betas, as LCM's; "
+                f"this one is {process!r}. Leave them out."
+            )
+        settings = {**config, "original_inference_steps": None}
+        original = original_inference_steps or config.get("original_inference_steps")
+        process = distilled(process_of(settings, stock, mu), original, strength)  # type: ignore[arg-type]
+    options: dict[str, Any] = dict(sampler_options or {})
+    reading, beside = dialect, None
+    if sampler is None:
+        levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10, mu=mu)
+        request = request_of(stock or "EulerDiscreteScheduler", config, levels, counted)
+        if request.learned_variance:  # the noise that is added beside the plan
+            beside = Request(request.sampler, (), process, learned_variance=request.learned_variance)
+        # what is told by the last level belongs to the class
+        kept = {name: value for name, value in request.options.items() if name != "repeat_last"}
+        sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
+    spec = sampler_spec(sampler)
+    if spec.levels is not None and schedule is not None:
+        raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
+    if spec.uncond:
+        raise ValueError(
+            f"sampler {spec.name} needs the prediction without guidance too, and pipelines hand over the guided one "
+            "alone; take the sampler without cfg_pp in its name"
+        )
+    if spec.adaptive:
+        raise ValueError(
+            f"sampler {spec.name} chooses its steps by what the model answers, and a pipeline fixes its iterations "
+            "beforehand; take another, or run it with ksched.build_sampler(...).sample"
+        )
+
+    def method(levels: Sequence[float] | Array) -> Method:
+        return Method(spec.key, tuple(float(v) for v in levels), process, reading, options, beside)
+
+    def scheduled(count: int) -> Method:
+        if spec.levels is not None:
+            return method(spec.levels(count, process, **options))
+        if schedule is None and stock is not None:
+            return method(_levels_of(stock, config, count, mu, part))
+        name = schedule or NoiseSchedule.SIMPLE
+        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
+
+    told: tuple[Array, Array] | None = None
+    if isinstance(process, FlowToData) and timesteps is not None:  # the class inverts a list of either kind
+        sigmas = np.asarray(timesteps, dtype=np.float64) / process.timestep_scale if sigmas is None else sigmas
+        timesteps = None
+    if sigmas is not None:
+        levels_given = np.asarray(sigmas, dtype=np.float64)
+        if isinstance(process, Flow):
+            levels_given = process.sigma_at(levels_given[levels_given > 0])
+            terminal = config.get("shift_terminal")
+            levels_given = np.append(levels_given, 0.0)
+            levels_given = stretch_terminal(levels_given, terminal) if terminal else levels_given
+            if ends_low(config, stock) and len(levels_given) > 2:
+                levels_given = levels_given[:-1]
+        made = method(levels_given)
+        if timesteps is not None:
+            told = np.asarray(timesteps, dtype=np.float64), levels_given[: len(np.asarray(timesteps))]
+    elif timesteps is not None:
+        listed = np.asarray(timesteps, dtype=np.float64)
+        listed = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
+        made = method(np.append(process_of(config, stock, mu).sigma(listed), 0.0))
+    else:
+        asked = check_steps(steps)
+        by_calls = layout == "calls" and spec.levels is None
+        made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
+    plan = made.whole
+    calls = plan.call_sigmas
+    network = process.timestep(calls) if told is None else np.interp(calls, told[1][::-1], told[0][::-1])
+    order = spec.calls if layout == "steps" and isinstance(spec.calls, int) else 1
+    return Iterations(
+        made,
+        np.asarray(network, dtype=np.float64),
+        False,
+        np.append(calls, made.sigmas[-1]),
+        start_std(process, float(calls[0]), config),
+        order,
+        conversions_of(process, prediction_of(config, stock), calls),
+    )
+
+
+def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
+    """Noise levels of a class for another sampler: each once, down to 0."""
+    # what is of the method is replaced; levels are of noise, and the process inverts time
+    settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}
+    settings |= {"skip_prk_steps": True, "invert_sigmas": False, "variance_type": None}
+    low = ends_low(config, stock)
+    if is_flow(config, stock) and config.get("num_train_timesteps") == 1:
+        settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
+    levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
+    found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
+    if found[0] > 1 and is_flow(config, stock):
+        raise ValueError(
+            f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "
+            "give a schedule too"
+        )
+    positive = [sigma for sigma in found if sigma > 0]
+    return positive if low and len(positive) > 1 else [*positive[:counted], 0.0]
+
+
+def _steps_within(spec: SamplerSpec, calls: int, build: Callable[[int], Method]) -> int:
+    """The most steps whose model calls are at most ``calls``, at least 1."""
+    if isinstance(spec.calls, int):
+        return max((calls + spec.calls - spec.calls_to_zero) // spec.calls, 1)
+    low, high = 1, calls
+    while low < high:  # options and levels may change the number of calls, so it is counted
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if build(middle).whole.nfe <= calls else (low, middle - 1)
+    return low

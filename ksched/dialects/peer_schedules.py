@@ -1,0 +1,230 @@
+"""Every noise schedule of the other programs, as ours with options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ksched.dialects.peer import A1111, COMFYUI, DIFFUSERS, K_DIFFUSION, Peer
+from ksched.names.enums import NoiseSchedule
+
+__all__ = ["PEERS"]
+
+
+_HANDLERS = (
+    Peer(COMFYUI, "simple", NoiseSchedule.SIMPLE),
+    Peer(COMFYUI, "sgm_uniform", NoiseSchedule.SGM_UNIFORM),
+    Peer(COMFYUI, "karras", NoiseSchedule.KARRAS),
+    Peer(COMFYUI, "exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(COMFYUI, "ddim_uniform", NoiseSchedule.DDIM_UNIFORM, note="may have more steps than asked for"),
+    Peer(COMFYUI, "beta", NoiseSchedule.BETA, note="may have fewer steps than asked for"),
+    Peer(COMFYUI, "normal", NoiseSchedule.NORMAL),
+    Peer(COMFYUI, "linear_quadratic", NoiseSchedule.LINEAR_QUADRATIC),
+    Peer(COMFYUI, "kl_optimal", NoiseSchedule.KL_OPTIMAL, note="one step is NaN there"),
+)
+
+
+_NODES = (
+    Peer(COMFYUI, "BasicScheduler", None, note="runs one of the names above; its denoise is `stretch`"),
+    Peer(
+        COMFYUI,
+        "KarrasScheduler",
+        NoiseSchedule.KARRAS,
+        note="sigma_max and sigma_min are its own, 14.614642 and 0.0291675",
+    ),
+    Peer(COMFYUI, "ExponentialScheduler", NoiseSchedule.EXPONENTIAL, note="range as KarrasScheduler"),
+    Peer(COMFYUI, "PolyexponentialScheduler", NoiseSchedule.POLYEXPONENTIAL, note="range as KarrasScheduler"),
+    Peer(COMFYUI, "VPScheduler", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
+    Peer(COMFYUI, "LaplaceScheduler", NoiseSchedule.LAPLACE, note="range as KarrasScheduler; ends without a 0"),
+    Peer(COMFYUI, "SDTurboScheduler", NoiseSchedule.SD_TURBO, note="at most 10 steps there; its denoise is `truncate`"),
+    Peer(COMFYUI, "BetaSamplingScheduler", NoiseSchedule.BETA),
+    Peer(COMFYUI, "AlignYourStepsScheduler", NoiseSchedule.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd"'),
+    Peer(COMFYUI, "GITSScheduler", NoiseSchedule.GITS, note="its coeff is coefficient"),
+    Peer(COMFYUI, "OptimalStepsScheduler", NoiseSchedule.OPTIMAL_STEPS, note='model is "flux", "wan" or "chroma"'),
+    Peer(
+        COMFYUI, "LTXVScheduler", NoiseSchedule.LTXV, note="tokens is the length of its latent; one step is NaN there"
+    ),
+    Peer(COMFYUI, "Flux2Scheduler", NoiseSchedule.FLUX2),
+    Peer(COMFYUI, "Ideogram4", None, note="made for one model"),
+    Peer(COMFYUI, "ManualSigmas", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
+    Peer(COMFYUI, "SplitSigmas", None, note="changes levels that are given: `split`"),
+    Peer(COMFYUI, "SplitSigmasDenoise", None, note="changes levels that are given: `split_at_strength`"),
+    Peer(COMFYUI, "FlipSigmas", None, note="changes levels that are given: `flip`"),
+    Peer(COMFYUI, "SetFirstSigma", None, note="changes levels that are given: `set_first`"),
+    Peer(COMFYUI, "ExtendIntermediateSigmas", None, note="changes levels that are given: `extend`"),
+)
+
+
+_RES4LYF = (
+    Peer(
+        COMFYUI,
+        "bong_tangent",
+        NoiseSchedule.BONG_TANGENT,
+        note="of RES4LYF; from 1 to 0 there whatever the model, as for flow",
+    ),
+    Peer(COMFYUI, "beta57", NoiseSchedule.BETA57, note="of RES4LYF; may have fewer steps than asked for"),
+    Peer(COMFYUI, "tan_scheduler", None, note="of RES4LYF, with some eighty nodes of curves to be drawn by hand"),
+)
+
+
+_K_DIFFUSION = (
+    Peer(K_DIFFUSION, "get_sigmas_karras", NoiseSchedule.KARRAS),
+    Peer(K_DIFFUSION, "get_sigmas_exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(K_DIFFUSION, "get_sigmas_polyexponential", NoiseSchedule.POLYEXPONENTIAL),
+    Peer(K_DIFFUSION, "get_sigmas_vp", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
+    Peer(
+        K_DIFFUSION,
+        "DiscreteSchedule.get_sigmas",
+        NoiseSchedule.NORMAL,
+        note="without a number: `process.sigmas[::-1]`, then 0",
+    ),
+)
+
+
+_LINEAR = "sigma is linear between two timesteps there, which moves levels by less than 0.01 %"
+
+
+_ROUNDED = "timesteps are rounded there, which moves levels by up to 1 %"
+
+
+_DIFFUSERS = (
+    Peer(
+        DIFFUSERS,
+        "linspace",
+        NoiseSchedule.NORMAL,
+        note=f"Euler, Heun, LMS, KDPM2 and SDE classes; {_LINEAR}; one step starts at the cleanest",
+    ),
+    Peer(DIFFUSERS, "linspace (DDIM, DDPM)", NoiseSchedule.NORMAL, note=_ROUNDED),
+    Peer(
+        DIFFUSERS,
+        "linspace (multistep)",
+        NoiseSchedule.SGM_UNIFORM,
+        note=f"DPM-Solver, UniPC, DEIS and SA classes; {_ROUNDED}",
+    ),
+    Peer(
+        DIFFUSERS,
+        "leading",
+        NoiseSchedule.LEADING,
+        note="steps_offset is 1 as for Stable Diffusion (the classes' own is 0); one step starts at the cleanest there",
+    ),
+    Peer(
+        DIFFUSERS,
+        "leading (multistep)",
+        None,
+        note="strides of 1000 // (steps + 1): `drop_penultimate` of `leading` with a step more",
+    ),
+    Peer(DIFFUSERS, "trailing", NoiseSchedule.TRAILING),
+    Peer(
+        DIFFUSERS,
+        "use_karras_sigmas",
+        NoiseSchedule.KARRAS,
+        note="Euler, Heun, LMS, KDPM2 and SDE classes stay between the first and last level of timestep_spacing; "
+        "multistep classes take the whole range and round timesteps",
+    ),
+    Peer(DIFFUSERS, "use_exponential_sigmas", NoiseSchedule.EXPONENTIAL, note="range as use_karras_sigmas"),
+    Peer(DIFFUSERS, "use_lu_lambdas", NoiseSchedule.EXPONENTIAL, note=_ROUNDED),
+    Peer(DIFFUSERS, "use_beta_sigmas", NoiseSchedule.BETA, note="range as use_karras_sigmas"),
+    Peer(
+        DIFFUSERS,
+        "use_flow_sigmas",
+        NoiseSchedule.SIMPLE,
+        note="on `Flow(flow_shift)`; starts a training step below pure noise there: up to 0.1 % apart (UniPC 5 %)",
+    ),
+    Peer(DIFFUSERS, "sigma_schedule=karras", NoiseSchedule.KARRAS, note="EDM classes, on `EDM()`"),
+    Peer(DIFFUSERS, "sigma_schedule=exponential", NoiseSchedule.EXPONENTIAL, note="EDM classes, on `EDM()`"),
+    Peer(
+        DIFFUSERS,
+        "FlowMatchEulerDiscreteScheduler",
+        NoiseSchedule.NORMAL,
+        {"shift_twice": True},
+        "on `Flow(shift)`, without use_dynamic_shifting; shifts the ends of the range once more",
+    ),
+    Peer(
+        DIFFUSERS,
+        "use_dynamic_shifting",
+        NoiseSchedule.SIMPLE,
+        note="on `Flow.of_mu(mu)`, with the sigmas that pipelines give, linspace(1, 1 / steps, steps)",
+    ),
+    Peer(DIFFUSERS, "LCMScheduler", NoiseSchedule.SIMPLE, note="and TCDScheduler, on `VP(every=20)`"),
+    Peer(DIFFUSERS, "AysSchedules", NoiseSchedule.ALIGN_YOUR_STEPS, note='its sigmas; model is "sd1", "sdxl" or "svd"'),
+    Peer(DIFFUSERS, "shift_terminal", None, note="changes levels that are given: `stretch_terminal`"),
+    Peer(DIFFUSERS, "invert_sigmas", None, note="changes levels that are given: `1 - sigmas`"),
+    Peer(DIFFUSERS, "rescale_betas_zero_snr", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
+    Peer(
+        DIFFUSERS,
+        "final_sigmas_type=sigma_min",
+        None,
+        note="repeats the last level, a step of no length; here 0 follows it",
+    ),
+)
+
+
+_FORGE_TABLE: Mapping[str, Any] = {"fit_range": False, "last": "keep"}
+
+
+_LABELS = (
+    Peer(A1111, "Automatic", None, note="the schedule of the sampler's label: `parse_label`"),
+    Peer(A1111, "Uniform", NoiseSchedule.NORMAL),
+    Peer(A1111, "Karras", NoiseSchedule.KARRAS),
+    Peer(A1111, "Exponential", NoiseSchedule.EXPONENTIAL),
+    Peer(A1111, "Polyexponential", NoiseSchedule.POLYEXPONENTIAL),
+    Peer(A1111, "SGM Uniform", NoiseSchedule.SGM_UNIFORM),
+    Peer(A1111, "KL Optimal", NoiseSchedule.KL_OPTIMAL, note="ends at sigma_min, without a 0"),
+    Peer(A1111, "Align Your Steps", NoiseSchedule.ALIGN_YOUR_STEPS, note='model="sdxl" for SDXL'),
+    Peer(A1111, "Simple", NoiseSchedule.SIMPLE),
+    Peer(A1111, "Normal", NoiseSchedule.NORMAL),
+    Peer(A1111, "DDIM", NoiseSchedule.DDIM_UNIFORM, note="may have more steps than asked for"),
+    Peer(A1111, "Beta", NoiseSchedule.BETA, note="and Forge"),
+    Peer(
+        A1111,
+        "Beta (reForge)",
+        NoiseSchedule.BETA,
+        {"domain": "table", "entries": "always"},
+        "ComfyUI's form; may have fewer steps than asked for",
+    ),
+    Peer(
+        A1111,
+        "Turbo",
+        NoiseSchedule.TRAILING,
+        note="of Forge and reForge; a stride that ends half way may be rounded otherwise",
+    ),
+    Peer(
+        A1111,
+        "Align Your Steps GITS",
+        NoiseSchedule.ALIGN_YOUR_STEPS,
+        {"version": "forge_gits", **_FORGE_TABLE},
+        'of Forge and reForge; model="sdxl" for SDXL',
+    ),
+    Peer(
+        A1111,
+        "Align Your Steps 11",
+        NoiseSchedule.ALIGN_YOUR_STEPS,
+        {"version": "forge_11", **_FORGE_TABLE},
+        'of Forge and reForge; model="sdxl" for SDXL',
+    ),
+    Peer(
+        A1111,
+        "Align Your Steps 32",
+        NoiseSchedule.ALIGN_YOUR_STEPS,
+        {"version": "forge_32", **_FORGE_TABLE},
+        'of Forge and reForge; model="sdxl" for SDXL',
+    ),
+    Peer(A1111, "Cosine (reForge)", NoiseSchedule.COSINE, note="one step starts from the root of sigma_max there"),
+    Peer(A1111, "Phi (reForge)", NoiseSchedule.PHI, note="one step starts from the root of sigma_max there"),
+    Peer(A1111, "Laplace (reForge)", NoiseSchedule.LAPLACE, {"ends": "clamp"}, "a 0 follows there"),
+    Peer(A1111, "Sinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
+    Peer(A1111, "Invcosinusoidal SF (reForge)", None, note="ends far below what was trained, without a 0"),
+    Peer(A1111, "React Cosinusoidal DynSF (reForge)", None, note="neither starts at sigma_max nor ends in a 0"),
+    Peer(A1111, "Cosine-exponential Blend (reForge)", None, note="rises towards its end"),
+    Peer(A1111, "Karras Dynamic (reForge)", None, note="starts far above sigma_max"),
+    Peer(
+        A1111,
+        "Align Your Steps Custom (reForge)",
+        None,
+        note="give the list itself: `build_sampler(..., sigmas=[...])`",
+    ),
+)
+
+
+#: every name, in the order of the programs
+PEERS: tuple[Peer, ...] = (*_HANDLERS, *_NODES, *_RES4LYF, *_K_DIFFUSION, *_DIFFUSERS, *_LABELS)

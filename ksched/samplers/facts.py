@@ -1,0 +1,71 @@
+"""The facts of a sampler and its options in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+from ksched.options import Option
+from ksched.samplers.registry import SamplerSpec
+
+__all__ = ["allowed", "option_texts", "sampler_facts"]
+
+
+# ------------------------------------------------------------------------------------------- declared facts, in words
+def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
+    """What is declared of a sampler, as sentences without a full stop."""
+    order = str(spec.order) if spec.order else "0: it does not converge to the ODE"
+    facts = {"order": order if spec.weak_order is None else f"{order}; of the law with noise {spec.weak_order}"}
+    if spec.adaptive:
+        calls = f"{spec.calls} per try; as many tries as its estimate of the error asks for"
+    elif spec.calls is None:
+        calls = "as many as its levels ask for"
+    elif callable(spec.calls):
+        calls = f"not the same in every step: {spec.nfe(10)} for 10 steps to sigma 0"
+    else:
+        calls = f"{spec.calls} per step"
+        calls += f", {spec.calls_to_zero} for the step to sigma 0" if spec.calls != spec.calls_to_zero else ""
+    noise = "none with its default options" if "s_noise" in spec.own_options else "none"
+    if spec.draws is None:
+        noise = "depends on the levels"
+    elif spec.draws:
+        noise = f"{spec.draws} per step that does not end at sigma 0"
+    facts |= {"model calls": calls, "noise": noise}
+    if spec.uncond:
+        facts["needs"] = "the unconditional prediction as well"
+    if spec.adaptive:
+        facts["plan"] = "none: it chooses its steps by what the model answers"
+    return facts
+
+
+def option_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """What every parameter of a function does, from the "Parameters" of its docstring, each on one line."""
+    lines = (function.__doc__ or "").splitlines()
+    start = next((k + 2 for k, line in enumerate(lines) if line.strip() == "Parameters"), len(lines))
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines[start:]:
+        begins = re.match(r" {4}([\w, ]+) : (.+)", line)
+        if begins:
+            names = begins[1].split(", ")
+            found |= dict.fromkeys(names, begins[2])
+        elif names and line.startswith(" " * 8):
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+        else:
+            break
+    return {name: re.sub(r"`+", "", text) for name, text in found.items()}
+
+
+def allowed(option: Option, quote: str = "") -> str:
+    """The values that an option takes, each between quotes of your choice: "'bh1', 'bh2'", "number from 0 to 1"."""
+    if get_origin(option.kind) is Literal:
+        return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
+    if option.kind is bool:
+        return f"{quote}True{quote}, {quote}False{quote}"
+    word = "whole number" if option.kind is int else "number"
+    if option.high >= 2**31:
+        if option.low <= -1e300:
+            return f"any {word}"
+        return f"{word} above 0" if 0 < option.low < 1e-300 else f"{word} from {option.low:g}"
+    return f"{word} from {option.low:g} to {option.high:g}"
