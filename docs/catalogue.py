@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import ksched
-from ksched.plots import families as schedule_families
+from ksched.pictures.plots import families as schedule_families
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE
 from ksched.samplers.registry import SamplerSpec, families
 from ksched.schedules import SCHEDULES, schedule_options

@@ -26,8 +26,8 @@ from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
 from ksched.options import Option
+from ksched.pictures.plots import save, sigma_curves
 from ksched.plan.analysis import table as plan_table
-from ksched.plots import save, sigma_curves
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, sampler_facts
 from ksched.samplers.registry import SamplerSpec, dialect_options, samplers

@@ -19,7 +19,7 @@ from ksched.schedules import transforms
 from ksched.schedules.transforms import *
 
 if TYPE_CHECKING:
-    from ksched import exact, guidance, noise, plots, testing
+    from ksched import exact, guidance, noise, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ksched.execution.adaptive_run import LiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
+    from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
     from ksched.probability_flow.likelihood import Likelihood, log_likelihood

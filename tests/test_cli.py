@@ -391,7 +391,8 @@ def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pyte
 def test_demo_prints_a_table_and_where_the_pictures_are(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ksched import demo
+    from ksched.cli import demo_of_words
+    from ksched.pictures import demo
 
     short = demo.run
     asked: list[Any] = []
@@ -403,7 +404,7 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
         asked.append((args, how))
         return (Path("prompts.png"),)
 
-    monkeypatch.setattr(demo, "from_text", from_text)
+    monkeypatch.setattr(demo_of_words, "from_text", from_text)
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), maps=(4,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0

@@ -24,8 +24,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ksched.cli.app  # noqa: F401 - now, since rich moves the state of `random` when it is imported
-from ksched import sheets
 from ksched.cli import drawing
+from ksched.pictures import sheet
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion, read_config
 
 SMALL = ("--steps", "2", "--width", "16", "--height", "16")
@@ -395,13 +395,13 @@ def test_an_unwritable_folder(command: Command, monkeypatch: pytest.MonkeyPatch)
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the last sheet was made of."""
     found: dict[str, Any] = {}
-    plain = sheets.sheet
+    plain = sheet.sheet
 
     def watched(cells: Any, **words: Any) -> Image.Image:
         found.update(words, cells=cells)
         return plain(cells, **words)
 
-    monkeypatch.setattr(sheets, "sheet", watched)
+    monkeypatch.setattr(sheet, "sheet", watched)
     return found
 
 
@@ -456,7 +456,7 @@ def test_compare_draws_every_pair_with_every_number_of_steps(
 def test_a_sheet_has_every_picture_in_its_place() -> None:
     colours = [["#ff0000", "#00ff00"], ["#0000ff"]]
     cells = [[Image.new("RGB", (32, 32), colour) for colour in row] for row in colours]
-    page = sheets.sheet(
+    page = sheet.sheet(
         cells, rows=["one\ntwo", "three"], columns=["a", "b"], captions=[["x", "y"], ["z"]], title="T", note="n"
     )
     places = {}
@@ -471,13 +471,13 @@ def test_a_sheet_has_every_picture_in_its_place() -> None:
     assert red[1] == blue[1] < green[1]
     assert pixels[: red[0] - 2].min() < 100  # there are words above and on the left
     assert pixels[:, : red[1] - 2].min() < 100
-    large = sheets.sheet([[Image.new("RGB", (1024, 512), "#ff0000")]])
+    large = sheet.sheet([[Image.new("RGB", (1024, 512), "#ff0000")]])
     assert large.size[0] < 400
     for wrong in ({"rows": ["a"]}, {"columns": ["a"]}, {"captions": [["x"]]}):
         with pytest.raises(ValueError, match="one for each"):
-            sheets.sheet(cells, **wrong)
+            sheet.sheet(cells, **wrong)
     with pytest.raises(ValueError, match="at least one picture"):
-        sheets.sheet([])
+        sheet.sheet([])
 
 
 def test_a_bar_where_somebody_watches(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

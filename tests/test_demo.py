@@ -11,7 +11,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 import ksched
-from ksched import demo, plots
+from ksched.cli import demo_of_words
+from ksched.pictures import demo, plots
 from ksched.plan.analysis import gaussian_law
 from ksched.samplers.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
@@ -92,7 +93,9 @@ def test_digits_of_words(tmp_path: Path) -> None:
 
     tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "model")
     with quiet():
-        pictures = demo.from_text(tmp_path / "model", "euler", steps=1, out=tmp_path / "a", images=2, compared=(1, 2))
+        pictures = demo_of_words.from_text(
+            tmp_path / "model", "euler", steps=1, out=tmp_path / "a", images=2, compared=(1, 2)
+        )
     assert [path.name for path in pictures] == ["prompts.png", "compared.png"]
     for path in pictures:
         check_picture(path)

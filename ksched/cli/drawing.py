@@ -275,10 +275,10 @@ def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool) -> bool:
 def save_sheet(
     cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mapping[str, Any], force: bool, **words: Any
 ) -> None:
-    """Write a sheet that carries what it shows; ``words`` as for `ksched.sheets.sheet`."""
+    """Write a sheet that carries what it shows; ``words`` as for `ksched.pictures.sheet.sheet`."""
     from PIL import PngImagePlugin
 
-    from ksched.sheets import sheet
+    from ksched.pictures.sheet import sheet
 
     notes = PngImagePlugin.PngInfo()
     notes.add_text(SHEET, json.dumps(shown))

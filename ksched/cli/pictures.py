@@ -30,7 +30,7 @@ from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.schedules import schedule_options
 
 if TYPE_CHECKING:
-    from ksched.demo import Error, Report
+    from ksched.pictures.demo import Error, Report
 
 __all__ = ["draw_demo", "draw_schedules"]
 
@@ -49,7 +49,8 @@ def draw_demo(
 
     With the extra diffusers, digits are drawn of words too.
     """
-    from ksched import demo
+    from ksched.cli import demo_of_words
+    from ksched.pictures import demo
 
     report = demo.run(sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=True)
     console = screen()
@@ -57,7 +58,7 @@ def draw_demo(
     prompted: tuple[Path, ...] = ()
     if (SHIPPED / "model_index.json").is_file() and all(map(find_spec, ("diffusers", "transformers"))):
         with quiet():
-            prompted = demo.from_text(SHIPPED, sampler, schedule, steps, seed=seed, out=out)
+            prompted = demo_of_words.from_text(SHIPPED, sampler, schedule, steps, seed=seed, out=out)
     for picture in (*prompted, *report.pictures):
         print(picture)
 
@@ -139,7 +140,7 @@ def draw_schedules(
     known = {key: value for name in reversed(names) for key, value in schedule_options(name).items()}
     options = read_options(option, f"schedule {' or '.join(names)}", known)
 
-    from ksched import plots
+    from ksched.pictures import plots
 
     figure = plots.schedule_curves(names, steps, made, dialect=spoken, options=options)
     words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]

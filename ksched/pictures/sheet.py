@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+__all__ = ["sheet"]
+
+
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
     raise ImportError('sheets need Pillow: pip install "ksched[diffusers]"') from error
 
-__all__ = ["sheet"]
 
 _SMALLEST, _LARGEST = 128, 320  # sides of a cell that a person can look at and that fit on a screen side by side
+
+
 _GAP, _MARGIN = 6, 18
+
+
 _INK, _PALE, _LINE = "#111111", "#555555", "#d8d8d8"
 
 

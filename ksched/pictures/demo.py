@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -36,26 +35,20 @@ from ksched.types import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ksched.plots import ErrorRow
+    from ksched.pictures.plots import ErrorRow
 
-__all__ = [
-    "CALLS",
-    "CURVES",
-    "MAPS",
-    "Error",
-    "Report",
-    "Trajectory",
-    "from_text",
-    "law_errors",
-    "path_errors",
-    "run",
-    "trajectory",
-]
+
+__all__ = ["CALLS", "CURVES", "MAPS", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
+
 
 #: numbers of model calls at which every sampler is measured on every schedule
 MAPS = (8, 20)
+
+
 #: numbers of model calls at which the samplers of `DRAWN` are measured on the schedules of `CURVES`
 CALLS = (4, 6, 8, 12, 20, 40)
+
+
 #: schedules whose errors are drawn against model calls
 CURVES = (
     NoiseSchedule.SIMPLE,
@@ -66,6 +59,7 @@ CURVES = (
     NoiseSchedule.KL_OPTIMAL,
     NoiseSchedule.ALIGN_YOUR_STEPS,
 )
+
 
 #: samplers whose errors are drawn against model calls
 DRAWN = (
@@ -87,8 +81,6 @@ DRAWN = (
     SamplerType.DPMPP_3M_SDE,
 )
 
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_COMPARED = [(sampler, schedule) for sampler in ("euler", "dpmpp_2m", "uni_pc") for schedule in ("karras", "beta")]
 
 _MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
 
@@ -173,7 +165,7 @@ def run(
     -----
     The pictures appear all at once, each complete, when everything has been computed.
     """
-    from ksched import plots
+    from ksched.pictures import plots
 
     process = default_process() if process is None else process
     built = build_sampler(sampler, schedule, steps, process=process)
@@ -213,64 +205,6 @@ def run(
     }
     pictures = plots.save({folder / name: figure for name, figure in figures.items()})
     return report._replace(pictures=pictures)
-
-
-@one_thread()
-def from_text(
-    model: Path | str,
-    sampler: SamplerType | str = SamplerType.DPMPP_2M,
-    schedule: NoiseSchedule | str = NoiseSchedule.KARRAS,
-    steps: int = 20,
-    *,
-    seed: int = 0,
-    out: Path | str = "demo",
-    guidance_scale: float = 3.0,
-    images: int = 4,
-    compared: Sequence[int] = (4, 8, 16),
-) -> tuple[Path, ...]:
-    """Digits drawn of words, and one of them with some samplers, schedules and numbers of steps.
-
-    Parameters
-    ----------
-    model : folder of diffusers, of a model that draws digits
-    sampler, schedule, steps : of the first picture
-    seed : of the first image of each word, and of the word that is compared
-    out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
-    guidance_scale : of classifier-free guidance
-    images : of each word
-    compared : numbers of steps
-
-    Raises
-    ------
-    ImportError : diffusers or transformers are missing (extra ``diffusers``)
-    OSError, TypeError, ValueError : as for `ksched.stable_diffusion.StableDiffusion`
-    """
-    from ksched.sheets import sheet
-    from ksched.stable_diffusion import SamplingConfig, StableDiffusion, save_png
-
-    drawn, folder = StableDiffusion.from_folder(model), path_of("out", out)
-    how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
-    shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
-    cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images) for word in _WORDS]
-    words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
-    prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
-    prompt = "a handwritten three"
-    configs = [
-        [SamplingConfig(prompt, sampler=name, schedule=rule, steps=number, **how) for number in compared]
-        for name, rule in _COMPARED
-    ]
-    grid = sheet(
-        [[drawn.generate(config)[0] for config in row] for row in configs],
-        rows=[f"{name}\n{rule}" for name, rule in _COMPARED],
-        columns=[f"{number} steps" for number in compared],
-        title=f"“{prompt}”",
-        note=f"seed {seed}, guidance {guidance_scale:g}",
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
-    for path, picture in pictures.items():
-        save_png(picture, path)
-    return tuple(pictures)
 
 
 @one_thread()
@@ -394,7 +328,7 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
 
 
 def _draw_digits(shown: Trajectory, title: str) -> Figure:
-    from ksched import plots
+    from ksched.pictures import plots
 
     process = shown.sampler.process
     model = digits(process)
@@ -452,7 +386,7 @@ def _curves(
 
 def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], calls: int) -> dict[str, list[ErrorRow]]:
     """The rows of a map by heading: ``auto`` first, then families in their order, without noise and with it."""
-    from ksched import plots
+    from ksched.pictures import plots
 
     def row(spec: SamplerSpec) -> ErrorRow:
         own = [error for error in errors if error.sampler == spec.name]

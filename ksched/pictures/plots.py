@@ -24,18 +24,9 @@ from ksched.schedules.select import FAMILIES
 from ksched.storage.files import remove_parts, write_whole
 from ksched.types import Array
 
-try:
-    import matplotlib as mpl
-    from matplotlib.collections import PatchCollection
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-    from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-except ImportError as error:
-    raise ImportError('pictures need matplotlib: pip install "ksched[plot]"') from error
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 __all__ = [
     "ErrorRow",
@@ -47,6 +38,18 @@ __all__ = [
     "schedule_curves",
     "sigma_curves",
 ]
+
+
+try:
+    import matplotlib as mpl
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+except ImportError as error:
+    raise ImportError('pictures need matplotlib: pip install "ksched[plot]"') from error
+
 
 #: (calls, error) pairs by sampler, then by schedule
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
@@ -85,6 +88,8 @@ _STYLE: Any = {
     "legend.frameon": False,
     "savefig.facecolor": "white",
 }
+
+
 # Okabe and Ito's colours, told apart by colour-blind readers too, without yellow, which is too pale for a line; then
 # three of Tol's muted ones.
 _COLOURS = (
@@ -99,6 +104,8 @@ _COLOURS = (
     "#999933",
     "#332288",
 )
+
+
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
