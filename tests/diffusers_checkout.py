@@ -21,7 +21,7 @@ from typing import Any
 import diffusers
 
 from ksched.dialects.diffusers.classes import CLASSES
-from ksched.integrations.diffusers import KSchedScheduler
+from ksched.integrations.diffusers.scheduler import KSchedScheduler
 
 #: the package that diffusers' folder of tests is imported as
 PACKAGE = "diffusers_tests"

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from tiny_pipelines import REGISTRY, Tiny, build, rng, toy_image  # noqa: E402
 
 from ksched import NoiseSchedule, SamplerType  # noqa: E402
-from ksched.integrations.diffusers import KSchedScheduler  # noqa: E402
+from ksched.integrations.diffusers.scheduler import KSchedScheduler
 from ksched.samplers.registry import sampler_spec
 
 # what diffusers and transformers warn of is their own affair

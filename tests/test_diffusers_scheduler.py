@@ -17,7 +17,7 @@ import torch
 diffusers = pytest.importorskip("diffusers")
 
 from ksched import NoiseSchedule, SamplerType
-from ksched.integrations.diffusers import KSchedOutput, KSchedScheduler  # noqa: E402
+from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler
 from ksched.samplers import registry
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.runge_kutta import heun  # noqa: E402

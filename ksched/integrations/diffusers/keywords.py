@@ -14,14 +14,16 @@ import numpy as np
 
 from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
 from ksched.dialects.diffusers.process import is_flow
-from ksched.integrations.configurations import defaults_of
+from ksched.integrations.diffusers.class_of import defaults_of
 from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
 
 __all__ = ["LOADING", "Placed", "near", "place"]
 
+
 Settings = Mapping[str, Any]
+
 
 #: what libraries hand to every ``from_pretrained``, whatever it loads
 LOADING = frozenset((
@@ -29,20 +31,30 @@ LOADING = frozenset((
     "offload_folder", "offload_state_dict", "quantization_config", "trust_remote_code", "use_auth_token",
     "output_loading_info", "disable_mmap",
 ))  # fmt: skip
+
+
 #: what pipelines read from a configuration
 _READ = frozenset((
     "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "variance_type",
 ))  # fmt: skip
+
+
 _FLOW = frozenset((
     "shift", "flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal", "invert_sigmas",
 ))  # fmt: skip
+
+
 _TABLE = frozenset((
     "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", "timestep_type",
 ))  # fmt: skip
+
+
 #: heeded for the classes alone that have them
 _OF_CLASS = frozenset((
     "sigma_data", "snr_shift_scale", "original_inference_steps", "final_sigmas_type", "lambda_min_clipped",
 ))  # fmt: skip
+
+
 #: rules of a class that a schedule of ours is
 _SAME = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 

@@ -28,12 +28,11 @@ import contextlib
 import inspect
 import math
 import re
-import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,162 +42,30 @@ from ksched.execution.adaptive_run import LiveRun
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
+from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler, NoiseSampler, global_noise
+from ksched.integrations.k_diffusion.process import process_of
+from ksched.integrations.k_diffusion.schedules import EMPTY, as_number, schedule_function, schedule_signature
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.noise.sources import Seed, brownian_sampler, item_seeds
-from ksched.options import check_steps, options_of
+from ksched.noise.sources import Seed, item_seeds
+from ksched.options import check_steps
 from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
-from ksched.processes import EDM, VP, AngleV, Flow, Process, default_process
+from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential_single_step import fast_orders
 from ksched.samplers.registry import AUTO, SamplerSpec, samplers
-from ksched.schedules import SCHEDULES, calculate_sigmas
 
-__all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]
-
-NoiseSampler: TypeAlias = Callable[[Any, Any], torch.Tensor]
-
-# --------------------------------------------------------------------------------------------------------------- models
-
-
-def process_of(model: Any) -> Process | None:
-    """What a model was trained on, as its wrappers tell.
-
-    Parameters
-    ----------
-    model : a `Denoiser` or another object with a ``process``; a wrapper as k-diffusion's, such as
-        ``DiscreteEpsDDPMDenoiser`` with its table ``sigmas``, ``VDenoiser`` or the ``Denoiser`` of EDM's
-        preconditioning; or one around it, which has it as ``inner_model``. A process is itself
-
-    Returns
-    -------
-    `VP`, `AngleV` or `EDM`; `Flow` for a table from above 0 to 1; None for what is no such wrapper
-    """
-    for _ in range(8):  # wrappers around wrappers
-        if isinstance(model, Process):
-            return model
-        process = _part(model, "process")
-        if isinstance(process, Process):
-            return process
-        sigmas = _part(model, "sigmas")
-        if isinstance(sigmas, torch.Tensor) and sigmas.ndim == 1 and len(sigmas) > 1:
-            return _process_of_table(tuple(sigmas.tolist()))
-        if all(callable(_part(model, name)) for name in ("sigma_to_t", "t_to_sigma")):
-            with contextlib.suppress(Exception):
-                return AngleV() if abs(float(model.t_to_sigma(torch.tensor(0.5))) - 1) < 1e-5 else None
-        if callable(_part(model, "get_scalings")) and _part(model, "sigma_data") is not None:
-            return EDM(sigma_data=float(_part(model, "sigma_data")))
-        model = _part(model, "inner_model")
-    return None
-
-
-def _part(model: Any, name: str) -> Any:
-    """An attribute, None where there is none, or where its property is not ready."""
-    with contextlib.suppress(Exception):
-        return getattr(model, name)
-    return None
-
-
-@lru_cache(maxsize=16)
-def _process_of_table(sigmas: tuple[float, ...]) -> Process | None:
-    """The process whose training table this is."""
-    table = np.array(sigmas)
-    if not (table[0] > 0 and np.isfinite(table).all() and (np.diff(table) > 0).all()):
-        return None
-    if table[-1] == 1:  # a table of betas goes on to far more noise
-        time = np.arange(1, len(table) + 1) / len(table)
-        middle = len(table) // 2 - 1
-        flow = Flow(float(table[middle] * (1 - time[middle]) / (time[middle] * (1 - table[middle]))), len(table))
-        return flow if np.allclose(flow.sigmas, table, rtol=1e-3) else None
-    alpha_bar = 1 / (1 + table**2)
-    return VP(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
-
-
-# ---------------------------------------------------------------------------------------------------------------- noise
-
-
-class BrownianTreeNoiseSampler:
-    """k-diffusion's noise sampler, unit-variance increments of a Brownian path, on ksched's noise.
-
-    Parameters
-    ----------
-    x : tensor of the shape, dtype and device that the noise shall have, batch first
-    sigma_min, sigma_max : ends of the range
-    seed : one per item of the batch; or one whole number, of which item i takes ``seed + i``; None takes one from
-        torch's global generator
-    transform : from sigma, a tensor, to the time that the path runs in
-    cpu : taken for the sake of ComfyUI's class; the noise is the same on every device
-
-    Raises
-    ------
-    TypeError, ValueError : seeds as for `ksched.noise.item_seeds`
-
-    Notes
-    -----
-    Needs no torchsde, and gives other numbers than it. As there, noise of overlapping intervals comes from one path,
-    and noise of an interval taken backwards is its negative. The ends of an interval are rounded to 3 % of the path's
-    time (see `ksched.noise.BrownianNoise`).
-    """
-
-    def __init__(
-        self,
-        x: torch.Tensor,
-        sigma_min: Any,
-        sigma_max: Any,
-        seed: Seed | None = None,
-        transform: Callable[[Any], Any] = lambda x: x,
-        cpu: bool = False,
-    ) -> None:
-        self.transform = transform
-        self.cpu = cpu
-        ends = [self._time(sigma) for sigma in (sigma_min, sigma_max)]
-        self._start = min(0.0, *ends)
-        self._sign = 1 if ends[0] < ends[1] else -1
-        if seed is None:
-            seed = int(torch.randint(0, 2**63 - 1, []))
-        self._path = brownian_sampler(x, seed)
-
-    def _time(self, sigma: Any) -> float:
-        return float(self.transform(torch.as_tensor(sigma)))
-
-    def __call__(self, sigma: Any, sigma_next: Any) -> torch.Tensor:
-        """Noise of the interval between two sigmas."""
-        start, end = (self._time(value) - self._start for value in (sigma, sigma_next))
-        sign = self._sign if start < end else -self._sign
-        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is thus made the time of this one.
-        low, high = (time**-0.5 if time > 0 else math.inf for time in sorted((start, end)))
-        return self._path(low, high).mul_(sign)
-
-
-def _randn_like(x: torch.Tensor) -> torch.Tensor:
-    """What ``torch.randn_like`` is to k-diffusion: its hosts put another in its place, with a seed for every image."""
-    source = getattr(sys.modules.get("k_diffusion.sampling"), "torch", torch)
-    noise: torch.Tensor = source.randn_like(x)
-    return noise
-
-
-def _global_noise(x: torch.Tensor, each_of: Sequence[float] | None) -> Callable[[float, float], torch.Tensor]:
-    """Noise of torch's global generator.
-
-    ``each_of`` are the levels of a run whose sampler, in k-diffusion, draws before each step whether it uses it or not.
-    """
-    drawn = 0
-
-    def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
-        nonlocal drawn
-        while each_of is not None and drawn < each_of.index(sigma_from):
-            _randn_like(x)
-            drawn += 1
-        drawn += 1
-        return _randn_like(x)
-
-    return noise
+__all__ = ["log_likelihood"]
 
 
 # --------------------------------------------------------------------------------------------------- forms of functions
-
 _CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
+
+
 _ANCESTRAL = {"eta": 1.0, "s_noise": 1.0, "noise_sampler": None}
+
+
 _CONTROL = {"pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "accept_safety": 0.81}
+
 
 #: What k-diffusion's samplers take behind ``disable``.
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -219,23 +86,22 @@ _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "dpmpp_2m_sde": {**_ANCESTRAL, "solver_type": "midpoint"},
     "dpmpp_3m_sde": _ANCESTRAL,
 }
+
+
 #: What takes a range in place of levels.
 _RANGED = {"dpm_fast": ("sigma_min", "sigma_max", "n"), "dpm_adaptive": ("sigma_min", "sigma_max")}
+
+
 #: Whose noise k-diffusion takes from a Brownian tree unless it is given.
 _TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 
+
 _RUN = ("extra_args", "callback", "disable")
-_EMPTY = inspect.Parameter.empty
-
-
-def _signature(parameters: Mapping[str, Any]) -> inspect.Signature:
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature([inspect.Parameter(name, kind, default=value) for name, value in parameters.items()])
 
 
 def _parameters(spec: SamplerSpec) -> dict[str, Any]:
-    """Names and defaults of a sampler's arguments; those without a default have `_EMPTY`."""
-    needed = dict.fromkeys(("model", "x", *_RANGED.get(spec.name, ("sigmas",))), _EMPTY)
+    """Names and defaults of a sampler's arguments; those without a default have `EMPTY`."""
+    needed = dict.fromkeys(("model", "x", *_RANGED.get(spec.name, ("sigmas",))), EMPTY)
     own = _PUBLISHED.get(spec.name)
     if own is None:
         options = {name: option.default for name, option in spec.own_options.items()}
@@ -290,7 +156,7 @@ class _Call(NamedTuple):
             return sampler.start(self.x, seed=self.seed)
         if noise_sampler is None:
             each = host if _PUBLISHED.get(name) is _CHURN else None
-            return sampler.start(self.x, noise=_global_noise(self.x, each))
+            return sampler.start(self.x, noise=global_noise(self.x, each))
         given = dict(zip(host, sigmas, strict=True))
 
         def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
@@ -342,11 +208,6 @@ def _built(
     return replace(down, grid=replace(down.grid, levels=down.grid.levels[::-1]))
 
 
-def _number(value: Any) -> Any:
-    """A number out of a tensor of no dimensions, which hosts pass for one."""
-    return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
-
-
 def _levels(sigmas: Any) -> torch.Tensor:
     """Noise levels as the tensor they are, or as a new one."""
     try:
@@ -360,8 +221,8 @@ def _levels(sigmas: Any) -> torch.Tensor:
 
 def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
     """The levels for a range."""
-    low, high = (float(_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
-    steps = check_steps(_number(given.pop("n"))) if "n" in _RANGED[name] else 1
+    low, high = (float(as_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
+    steps = check_steps(as_number(given.pop("n"))) if "n" in _RANGED[name] else 1
     if not (0 < low < math.inf and 0 < high < math.inf and low != high):
         raise ValueError(
             f"sample_{name}: sigma_min and sigma_max must be above 0, finite and apart; got {low} and {high}. They are "
@@ -376,7 +237,7 @@ def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
 def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
     """A sampler in k-diffusion's form."""
     name = f"sample_{spec.name}"
-    signature = _signature(_parameters(spec))
+    signature = schedule_signature(_parameters(spec))
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         ours: dict[str, Any] = {key: kwargs.pop(key) for key in ("seed", "process", "dialect") if key in kwargs}
@@ -393,7 +254,7 @@ def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
             return call.x
         if process is None:
             process = process_of(call.model) or default_process()
-        options = {key: _number(value) for key, value in given.items()}
+        options = {key: as_number(value) for key, value in given.items()}
         if spec.name == "dpm_fast":
             options["levels"] = "range"
         build = _built if all(isinstance(value, Hashable) for value in options.values()) else _built.__wrapped__
@@ -498,58 +359,7 @@ def _text(spec: SamplerSpec) -> str:
     return f"{what}\n\nParameters\n----------\n" + "\n".join(parameters) + "\n\nReturns\n-------\ntensor like ``x``\n"
 
 
-# ------------------------------------------------------------------------------------------------------------ schedules
-
-_OWN_ENDS = {"n": _EMPTY, "sigma_min": _EMPTY, "sigma_max": _EMPTY}
-_PUBLISHED_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
-    "karras": {**_OWN_ENDS, "rho": 7.0, "device": "cpu"},
-    "exponential": {**_OWN_ENDS, "device": "cpu"},
-    "polyexponential": {**_OWN_ENDS, "rho": 1.0, "device": "cpu"},
-    "vp": {"n": _EMPTY, "beta_d": 19.9, "beta_min": 0.1, "eps_s": 1e-3, "device": "cpu"},
-}
-_SPAN = ("sigma_min", "sigma_max")
-
-
-@cache
-def _schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
-    """A schedule in k-diffusion's form."""
-    name, spec = f"get_sigmas_{schedule.value}", SCHEDULES[schedule]
-    parameters = _PUBLISHED_SCHEDULES.get(schedule.value)
-    if parameters is None:
-        options = {key: option.default for key, option in options_of(spec.function, skip=_SPAN).items()}
-        model = {"inner_model": None} if spec.needs_process else {}
-        parameters = {**_OWN_ENDS, "device": "cpu", **model, **options}
-    signature = _signature(parameters)
-
-    def get_sigmas(*args: Any, **kwargs: Any) -> torch.Tensor:
-        try:
-            given = {key: _number(v) for key, v in signature.bind(*args, **kwargs).arguments.items()}
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
-        steps, device, model = given.pop("n"), given.pop("device", "cpu"), given.pop("inner_model", None)
-        process = process_of(model) or default_process()
-        if spec.needs_process:
-            # a host's range is its model's, perhaps rounded
-            own = {"sigma_min": process.sigma_min, "sigma_max": process.sigma_max}
-            span = {key: given.pop(key, None) for key in _SPAN}
-            given |= {k: v for k, v in span.items() if v is not None and not math.isclose(v, own[k], rel_tol=1e-5)}
-        levels = calculate_sigmas(schedule, steps, process, dialect=Dialect.K_DIFFUSION, **given)
-        return torch.tensor(levels.tolist(), device=device)
-
-    get_sigmas.__name__ = get_sigmas.__qualname__ = name
-    also = ", and a model's wrapper, or process, as ``inner_model``" if "inner_model" in parameters else ""
-    get_sigmas.__doc__ = (
-        f"Noise levels of the schedule `{schedule.value}`: {spec.formula}.\n\n"
-        f"Takes what `ksched.calculate_{schedule.value}_sigmas` takes{also}.\n\n"
-        "Returns\n-------\ntensor of torch's default dtype, shape (n + 1,), the last 0\n"
-    )
-    get_sigmas.__signature__ = signature  # type: ignore[attr-defined]
-    return get_sigmas
-
-
 # ----------------------------------------------------------------------------------------------------------- likelihood
-
-
 def log_likelihood(
     model: Callable[..., Any],
     x: torch.Tensor,
@@ -578,7 +388,7 @@ def log_likelihood(
     `ksched.log_likelihood`, which needs no torchdiffeq. The seed of its probe comes from torch's global generator.
     """
     inputs = extra_args or {}
-    low, high = float(_number(sigma_min)), float(_number(sigma_max))
+    low, high = float(as_number(sigma_min)), float(as_number(sigma_max))
     seed = int(torch.randint(0, 2**63 - 1, []))
     found = _log_likelihood(
         lambda state, sigma: model(state, sigma.to(state.dtype), **inputs),
@@ -593,15 +403,13 @@ def log_likelihood(
 
 
 # ------------------------------------------------------------------------------------------------ the functions by name
-
-
 def __getattr__(name: str) -> Any:
     for spec in (*samplers(), AUTO):
         if name == f"sample_{spec.name}":
             return _sampler_function(spec)
     for schedule in NoiseSchedule:
         if name == f"get_sigmas_{schedule.value}":
-            return _schedule_function(schedule)
+            return schedule_function(schedule)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

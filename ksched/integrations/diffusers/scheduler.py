@@ -17,6 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from ksched import guidance
+from ksched.dialects.diffusers.classes import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
+from ksched.dialects.diffusers.iterations import Iterations, own_iterations, stock_iterations
+from ksched.dialects.diffusers.process import is_flow, process_of
+from ksched.execution.run import Run
+from ksched.integrations.diffusers.class_of import Translation, adopted, defaults_of, is_foreign, own_table
+from ksched.integrations.diffusers.driver import identity_mark, split_variance
+from ksched.integrations.diffusers.keywords import LOADING, near, place
+from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.processes import VP, Process
+from ksched.samplers.euler import boundary_scaling
+from ksched.samplers.registry import sampler_spec
+from ksched.schedules.select import schedule_options
+
+__all__ = ["KSchedOutput", "KSchedScheduler"]
+
+
 try:
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
@@ -24,24 +41,14 @@ try:
 except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
-from ksched import guidance
-from ksched.dialects.diffusers.classes import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
-from ksched.dialects.diffusers.iterations import Iterations, own_iterations, stock_iterations
-from ksched.dialects.diffusers.process import is_flow, process_of
-from ksched.execution.run import Run
-from ksched.integrations.configurations import Translation, adopted, defaults_of, is_foreign, own_table
-from ksched.integrations.keywords import LOADING, near, place
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.processes import VP, Process
-from ksched.samplers.euler import boundary_scaling
-from ksched.samplers.registry import sampler_spec
-from ksched.schedules.select import schedule_options
-
-__all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 
 _LAYOUTS = ("calls", "steps")
+
+
 #: parameters of which a model that is no flow model needs one
 _SAY_WHAT_MODEL = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "sigma_data"}
+
+
 #: parameters that no scheduler of diffusers has
 _OURS = ("sampler", "schedule", "sampler_options", "schedule_options", "dialect", "noise_seed", "layout", "stock_class")
 
@@ -569,7 +576,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._iterations is None:
             self._go_through_training()
         assert self._iterations is not None
-        output, variance = _halves(model_output, sample)
+        output, variance = split_variance(model_output, sample)
         if self._step_index is None:
             self._run = None  # some loops set step_index back to None to begin again
             self._first = self._index(timestep)
@@ -594,7 +601,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             previous: torch.Tensor = sample
         else:
             share: float | None = 0.0
-            if self._given is None or _mark(sample) != self._given:
+            if self._given is None or identity_mark(sample) != self._given:
                 share = iterations.method.share_of_state(run)
                 if share is None:
                     run.replace(sample)
@@ -609,7 +616,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             previous = run.x
             if iterations.method.share_of_state(run) is not None:
                 previous = previous.clone()  # where this is edited in place, what it was is still needed
-        self._given = _mark(previous)
+        self._given = identity_mark(previous)
         if request is not None and request.learned_variance is not None and iterations.timesteps[index] > 0:
             noise = self._new_noise() * self._std(variance, index, request.learned_variance)
             previous, self._given = (previous.to(compute) + noise).to(previous.dtype), None
@@ -672,7 +679,7 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 run.load_state_dict(self._saved)
                 self._saved = None
             else:
-                self._given = _mark(sample)
+                self._given = identity_mark(sample)
             self._run = run
         return self._run
 
@@ -844,8 +851,6 @@ class KSchedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
 
 # -------------------------------------------------------------------------------------------------------------- tensors
-
-
 def _listed(values: Any) -> list[float] | None:
     """A list, array or tensor as numbers."""
     if values is None:
@@ -904,25 +909,3 @@ def _is_even(sigmas: Sequence[float] | None) -> bool:
     if not sigmas:
         return False
     return bool(np.allclose(sigmas, np.linspace(1, 1 / len(sigmas), len(sigmas)), rtol=0, atol=1e-6))
-
-
-def _halves(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The prediction of a network, and the variance it may have predicted beside it."""
-    if not isinstance(output, torch.Tensor) or not isinstance(sample, torch.Tensor):
-        raise TypeError(f"model_output and sample must be tensors; got {type(output)} and {type(sample)}")
-    if output.shape == sample.shape:
-        return output, None
-    if output.ndim == sample.ndim > 1 and output.shape[1] == 2 * sample.shape[1]:
-        prediction, variance = output.chunk(2, dim=1)
-        if prediction.shape == sample.shape:
-            return prediction, variance
-    raise ValueError(
-        f"model_output must have sample's shape {tuple(sample.shape)}, or twice its channels; got {tuple(output.shape)}"
-    )
-
-
-def _mark(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """What tells whether a tensor is one that was handed out, unchanged; None if nothing can."""
-    if tensor.is_inference():
-        return None
-    return tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype

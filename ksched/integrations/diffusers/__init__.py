@@ -1,0 +1,11 @@
+"""`KSchedScheduler`: any sampler with any schedule inside a pipeline of diffusers, in place of its scheduler.
+
+Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
+"""
+
+from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler, Translation
+
+__all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
+
+# diffusers writes it to model_index.json, and loads the class from there.
+KSchedScheduler.__module__ = __name__
