@@ -15,7 +15,6 @@ from command import Answer, Command, command_of
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli
-from ksched.cli import pictures as pictures_of
 from ksched.cli.app import make_app
 from ksched.plan.plan import Plan
 from ksched.samplers.registry import samplers
@@ -397,8 +396,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     short = demo.run
     asked: list[Any] = []
     (tmp_path / "model_index.json").touch()
-    monkeypatch.setattr(pictures_of, "SHIPPED", tmp_path)
-    monkeypatch.setattr(pictures_of, "find_spec", lambda name: name)
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path)
+    monkeypatch.setattr(demo, "find_spec", lambda name: name)
 
     def from_text(*args: Any, **how: Any) -> tuple[Path, ...]:
         asked.append((args, how))

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ksched.cli.app  # noqa: F401 - now, since rich moves the state of `random` when it is imported
-from ksched.cli import drawing
+from ksched.cli import image_options
 from ksched.pictures import sheet
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion, read_config
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> StableDiffusion:
-    with drawing.quiet():
+    with image_options.quiet():
         return StableDiffusion.from_folder(folder)
 
 
@@ -55,7 +55,7 @@ def command(
     """The command in this process and an empty folder, with a tiny model as the one that is shipped."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(drawing, "SHIPPED", folder)
+    monkeypatch.setattr(image_options, "SHIPPED", folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     read = StableDiffusion.from_folder
 
@@ -635,7 +635,7 @@ def test_a_failure_is_code_1(command: Command, monkeypatch: pytest.MonkeyPatch) 
         code, out, err = command("generate", "fox", *SMALL)
         assert (code, out) == (1, "")
         assert err.startswith("ksched: out of memory; take a smaller --batch")
-    monkeypatch.setattr(drawing, "SHIPPED", Path("nowhere"))
+    monkeypatch.setattr(image_options, "SHIPPED", Path("nowhere"))
     code, out, err = command("generate", "fox", *SMALL)
     assert (code, out) == (1, "")
     assert err == "ksched: the model that comes with ksched is not installed; give the folder of another with --model\n"

@@ -89,7 +89,7 @@ def test_digits_of_words(tmp_path: Path) -> None:
         pytest.importorskip(module)
     import tiny_pipelines
 
-    from ksched.cli.drawing import quiet
+    from ksched.cli.image_options import quiet
 
     tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "model")
     with quiet():

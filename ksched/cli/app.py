@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched import __version__
-from ksched.cli import compare, generate, levels, names, pictures, show, tune
+from ksched.cli import compare, demo, generate, list, plan, plot, show, sigmas, tune
 
 __all__ = ["make_app"]
 
@@ -20,14 +20,14 @@ def make_app() -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     app.callback()(_common)
     commands: dict[str, Callable[..., Any]] = {
-        "demo": pictures.draw_demo,
+        "demo": demo.draw_demo,
         "generate": generate.generate_images,
         "compare": compare.compare_images,
         "show": show.show_config,
-        "list": names.list_names,
-        "sigmas": levels.print_sigmas,
-        "plot": pictures.draw_schedules,
-        "plan": levels.print_plan,
+        "list": list.list_names,
+        "sigmas": sigmas.print_sigmas,
+        "plot": plot.draw_schedules,
+        "plan": plan.print_plan,
         "tune": tune.tune_plan,
     }
     for name, function in commands.items():

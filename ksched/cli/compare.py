@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ksched.cli.common import Options
-from ksched.cli.drawing import (
+from ksched.cli.configurations import given_of, parts_of, split_options, wanted_of, whole_number
+from ksched.cli.image_options import (
     Device,
     DType,
     Force,
@@ -37,7 +38,6 @@ from ksched.cli.drawing import (
     told_of_interruption,
 )
 from ksched.cli.paths import PATH
-from ksched.cli.requests import given_of, parts_of, split_options, wanted_of, whole_number
 from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules import schedule_options

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ksched.cli.common import Options
-from ksched.cli.drawing import (
+from ksched.cli.configurations import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
+from ksched.cli.image_options import (
     Device,
     DType,
     Force,
@@ -39,7 +40,6 @@ from ksched.cli.drawing import (
     told_of_interruption,
 )
 from ksched.cli.paths import PATH
-from ksched.cli.requests import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 from ksched.storage.files import remove_parts
 
 if TYPE_CHECKING:

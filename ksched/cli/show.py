@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ksched.cli.drawing import sheet_of
+from ksched.cli.image_options import sheet_of
 from ksched.cli.paths import PATH
 
 __all__ = ["show_config"]

@@ -13,26 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ksched.cli.common import (
-    LONGEST_PLAN,
-    DialectName,
-    Options,
     ProcessOption,
     ScheduleName,
-    Shift,
-    ZeroSNR,
-    read_options,
     screen,
 )
-from ksched.cli.drawing import SHIPPED, quiet
+from ksched.cli.image_options import SHIPPED, quiet
 from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.schedules import schedule_options
 
 if TYPE_CHECKING:
     from ksched.pictures.demo import Error, Report
 
-__all__ = ["draw_demo", "draw_schedules"]
+
+__all__ = ["draw_demo"]
+
 
 _LONGEST_DEMO = 1000  # steps of every sampler on every schedule
 
@@ -118,35 +112,3 @@ def _error_table(report: Report) -> Table:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}"
-
-
-def draw_schedules(
-    schedule: Annotated[list[str], typer.Argument(help="Noise schedules; see 'ksched list'.")],
-    steps: Annotated[int, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="Number of steps, at least 1.")] = 20,
-    process: ProcessOption = ProcessName.VP,
-    shift: Shift = None,
-    zero_terminal_snr: ZeroSNR = False,
-    dialect: DialectName = "ksched",
-    option: Options = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", **PATH, help="Picture to write; its ending says the format.", show_default="a name"),
-    ] = None,
-) -> None:
-    """Draw sigma, half log-SNR and timestep of noise schedules by step; an option goes to all that have it."""
-    names = list(dict.fromkeys(map(NoiseSchedule.parse, schedule)))
-    spoken = Dialect.parse(dialect)
-    made = make_process(process, shift, zero_terminal_snr)
-    known = {key: value for name in reversed(names) for key, value in schedule_options(name).items()}
-    options = read_options(option, f"schedule {' or '.join(names)}", known)
-
-    from ksched.pictures import plots
-
-    figure = plots.schedule_curves(names, steps, made, dialect=spoken, options=options)
-    words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]
-    words += [f"{steps}-step{'' if steps == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
-    words += ["zero-terminal-snr"] * zero_terminal_snr + [spoken] * (spoken is not Dialect.KSCHED)
-    words += [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in options.items()]
-    path = out or Path("-".join(words) + ".png")
-    for picture in plots.save({path: figure}):
-        print(picture)

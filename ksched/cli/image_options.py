@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion
 
+
 __all__ = [
     "SHEET",
     "SHIPPED",
@@ -60,10 +61,15 @@ __all__ = [
     "told_of_interruption",
 ]
 
+
 #: the model that comes with the package
 SHIPPED = Path(__file__).parents[1] / "data" / "handwritten_digits"
+
+
 #: networks of fewer parameters run faster on one core than on several
 _SMALL = 50_000_000
+
+
 #: the name of the text in a PNG that says what a sheet shows
 SHEET = "ksched_sheet"
 
@@ -80,33 +86,57 @@ What: TypeAlias = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT|FILE|FOLDER", help="What to draw; or a .json or .toml file that says it, or many."),
 ]
+
+
 Negative: TypeAlias = Annotated[str | None, typer.Option("--negative", help="What to keep away from.")]
+
+
 Guidance: TypeAlias = Annotated[
     float | None, typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5")
 ]
+
+
 Rescale: TypeAlias = Annotated[
     float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
 ]
+
+
 Width: TypeAlias = Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")]
+
+
 Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")]
+
+
 Strength: TypeAlias = Annotated[
     float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
 ]
+
+
 Init: TypeAlias = Annotated[Path | None, typer.Option("--init", **PATH, help="Picture to start from.")]
+
+
 Mask: TypeAlias = Annotated[
     Path | None,
     typer.Option("--mask", **PATH, help="White where to change --init, black where to keep every pixel."),
 ]
+
+
 Model: TypeAlias = Annotated[
     Path | None,
     typer.Option("--model", **PATH, help="Folder of diffusers.", show_default="the digits that come with ksched"),
 ]
+
+
 Device: TypeAlias = Annotated[
     str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
 ]
+
+
 DType: TypeAlias = Annotated[
     Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
 ]
+
+
 Threads: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -117,6 +147,8 @@ Threads: TypeAlias = Annotated[
         show_default="1 for small models and folders",
     ),
 ]
+
+
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is another picture.")]
 
 
