@@ -6,6 +6,10 @@ Names that need torch are imported when they are first used, so that schedules a
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ksched import schedules
@@ -14,9 +18,14 @@ from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
-from ksched.schedules import *
-from ksched.schedules import transforms
-from ksched.schedules.transforms import *
+from ksched.schedules import (
+    calculate_ddim_uniform_sigmas,
+    calculate_exponential_sigmas,
+    calculate_karras_sigmas,
+    calculate_sgm_uniform_sigmas,
+    calculate_sigmas,
+    calculate_simple_sigmas,
+)
 
 if TYPE_CHECKING:
     from ksched import exact, guidance, noise, testing
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from ksched.denoisers.denoiser import Denoiser
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
-    from ksched.execution import batch, compiled
+    from ksched.execution import batch
     from ksched.execution.adaptive_run import LiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
@@ -63,12 +72,17 @@ __all__ = [
     "analysis",
     "batch",
     "build_sampler",
+    "calculate_ddim_uniform_sigmas",
+    "calculate_exponential_sigmas",
+    "calculate_karras_sigmas",
+    "calculate_sgm_uniform_sigmas",
+    "calculate_sigmas",
+    "calculate_simple_sigmas",
     "check_model",
     "exact",
     "explain",
     "guidance",
     "log_likelihood",
-    "matrices",
     "mu_for_flux2",
     "mu_for_tokens",
     "networks",
@@ -77,32 +91,42 @@ __all__ = [
     "peers",
     "plots",
     "register_sampler",
+    "schedules",
     "testing",
     "tune",
 ]
-__all__ += transforms.__all__
-__all__ += schedules.__all__
 
-_MODULES = ("analysis", "batch", "exact", "guidance", "matrices", "networks", "noise", "peers", "plots", "testing")
+#: public modules that lie deeper: each is found as ``ksched.NAME`` too
+_MODULES = {
+    "analysis": "ksched.plan.analysis",
+    "batch": "ksched.execution.batch",
+    "networks": "ksched.dialects.diffusers.networks",
+    "peers": "ksched.dialects.peers",
+    "plots": "ksched.pictures.plots",
+}
+#: public folders and names that are imported when they are first used
+_FOLDERS = ("exact", "guidance", "noise", "testing")
 _LATE = {
-    "Denoiser": "denoiser",
-    "Plan": "plan",
-    "Likelihood": "likelihood",
-    "LiveRun": "live",
-    "ModelReport": "check",
-    "Run": "runner",
+    "Denoiser": "denoisers.denoiser",
+    "Likelihood": "probability_flow.likelihood",
+    "LiveRun": "execution.adaptive_run",
+    "ModelReport": "check.report",
+    "Plan": "plan.plan",
+    "Run": "execution.run",
     "Sampler": "sampler",
-    "StepInfo": "loop",
+    "StepInfo": "execution.loop",
     "build_sampler": "sampler",
-    "check_model": "check",
-    "log_likelihood": "likelihood",
-    "register_sampler": "registry",
+    "check_model": "check.model_check",
+    "log_likelihood": "probability_flow.likelihood",
+    "register_sampler": "samplers.registry",
     "tune": "tuning",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _FOLDERS:
         return importlib.import_module(f"ksched.{name}")
     if name in _LATE:
         return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
@@ -111,3 +135,23 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _PublicModules(MetaPathFinder, Loader):
+    """Lets ``import ksched.batch`` and ``from ksched.batch import Batch`` find a public module where it lies."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        parent, _, last = name.rpartition(".")
+        return ModuleSpec(name, cls()) if parent == __name__ and last in _MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
+        self._own = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own  # which the import system has just replaced
+
+
+sys.meta_path.append(_PublicModules)

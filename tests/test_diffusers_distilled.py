@@ -9,7 +9,7 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from ksched.integrations.diffusers.scheduler import KSchedScheduler
+from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 

@@ -14,8 +14,8 @@ pytest.importorskip("transformers")
 from tiny_pipelines import REGISTRY, Tiny, build, rng, toy_image  # noqa: E402
 
 from ksched import NoiseSchedule, SamplerType  # noqa: E402
-from ksched.integrations.diffusers.scheduler import KSchedScheduler
-from ksched.samplers.registry import sampler_spec
+from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
+from ksched.samplers.registry import sampler_spec  # noqa: E402
 
 # what diffusers and transformers warn of is their own affair
 pytestmark = [

@@ -16,10 +16,10 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from ksched import NoiseSchedule, SamplerType
-from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler
-from ksched.samplers import registry
-from ksched.samplers.registry import sampler_spec
+from ksched import NoiseSchedule, SamplerType  # noqa: E402
+from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler  # noqa: E402
+from ksched.samplers import registry  # noqa: E402
+from ksched.samplers.registry import sampler_spec  # noqa: E402
 from ksched.samplers.runge_kutta import heun  # noqa: E402
 
 # what diffusers warns of is its own affair

@@ -11,9 +11,9 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
-from ksched.integrations.diffusers.class_of import defaults_of
-from ksched.integrations.diffusers.scheduler import KSchedScheduler
+from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of  # noqa: E402
+from ksched.integrations.diffusers.class_of import defaults_of  # noqa: E402
+from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 

@@ -23,7 +23,7 @@ from test_golden import posterior_mean, read
 import ksched
 from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
 from ksched.execution.adaptive_run import LiveRun
-from ksched.integrations.k_diffusion import samplers
+from ksched.integrations import k_diffusion
 from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler
 from ksched.integrations.k_diffusion.process import process_of
 from ksched.integrations.k_diffusion.samplers import log_likelihood
@@ -84,7 +84,7 @@ def exact(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def levels(steps: int = 8, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    sigmas: torch.Tensor = samplers.get_sigmas_karras(steps, 0.03, 14.6)
+    sigmas: torch.Tensor = k_diffusion.get_sigmas_karras(steps, 0.03, 14.6)
     return sigmas.to(dtype)
 
 
@@ -124,13 +124,13 @@ def test_every_sampler_and_schedule_is_there() -> None:
     for name in names:
         made = getattr(k_diffusion, name)
         assert made is getattr(k_diffusion, name)
-        assert (made.__name__, made.__module__) == (name, samplers.__name__)
+        assert (made.__name__, made.__module__) == (name, k_diffusion.__name__)
         assert pickle.loads(pickle.dumps(made)) is made
         assert name.startswith("get") or all(p in made.__doc__ for p in inspect.signature(made).parameters)
         kinds = {p.kind for p in inspect.signature(made).parameters.values()}
         assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
     with pytest.raises(AttributeError, match="no attribute 'sample_nothing'"):
-        _ = samplers.sample_nothing
+        _ = k_diffusion.sample_nothing
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -152,8 +152,8 @@ def test_a_sampler_of_somebody_else_gets_a_function(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ksched.samplers.registry._REGISTRY", dict(_REGISTRY))
     ksched.register_sampler("jump", jump, order=0)
     x = torch.ones(2, 3)
-    assert plain(samplers.sample_jump).endswith("disable=None, share=1.0")
-    assert torch.equal(samplers.sample_jump(exact, x, levels(), share=0.5), exact(x, torch.full((2,), 14.6)) / 2)
+    assert plain(k_diffusion.sample_jump).endswith("disable=None, share=1.0")
+    assert torch.equal(k_diffusion.sample_jump(exact, x, levels(), share=0.5), exact(x, torch.full((2,), 14.6)) / 2)
 
 
 # ----------------------------------------------------------------------------------------------------- recorded numbers
@@ -279,7 +279,7 @@ def test_its_wrappers_are_models(wrapper: str, package: SimpleNamespace) -> None
         assert isinstance(process, VP)
         np.testing.assert_allclose(process.sigmas, model.sigmas, rtol=1e-12)
         sigmas = model.get_sigmas(6).double()
-        ours = samplers.get_sigmas_normal(6, model.sigma_min, model.sigma_max, inner_model=model)
+        ours = k_diffusion.get_sigmas_normal(6, model.sigma_min, model.sigma_max, inner_model=model)
         torch.testing.assert_close(ours, sigmas.float(), rtol=1e-6, atol=0)
     x = 10 * torch.randn(2, 3, dtype=torch.float64)
     for name in ("sample_heun", "sample_dpmpp_2m"):
@@ -371,7 +371,7 @@ def test_runs_upwards_against_the_file(name: str, original: ModuleType) -> None:
 
 def test_euler_runs_upwards() -> None:
     x = torch.tensor([[1.0]], dtype=torch.float64)
-    result = samplers.sample_euler(exact, x, [0.5, 1.0, 2.0], disable=True)
+    result = k_diffusion.sample_euler(exact, x, [0.5, 1.0, 2.0], disable=True)
     slopes = 0.5 / (0.25 + 0.5**2), 1 / (0.25 + 1)  # of x, for normal data
     assert float(result) == pytest.approx((1 + 0.5 * slopes[0]) * (1 + slopes[1]))
 
@@ -417,10 +417,10 @@ def test_one_plan_is_the_same_as_the_sampler() -> None:
         sampler = ksched.build_sampler("dpmpp_3m_sde", sigmas=sigmas, dialect=dialect)
         expected = sampler.sample(exact, x, noise=lambda a, b: torch.ones(2, 3, dtype=torch.float64))
         ones = {"noise_sampler": lambda a, b: torch.ones_like(x), "disable": True}
-        assert torch.equal(samplers.sample_dpmpp_3m_sde(exact, x, sigmas, dialect=dialect, **ones), expected)
+        assert torch.equal(k_diffusion.sample_dpmpp_3m_sde(exact, x, sigmas, dialect=dialect, **ones), expected)
     flow = Flow(3.0)
     grid = torch.tensor([1.0, 0.8, 0.4, 0.0], dtype=torch.float64)
-    result = samplers.sample_dpmpp_2m(exact, x, grid, process=flow, dialect="ksched", disable=True)
+    result = k_diffusion.sample_dpmpp_2m(exact, x, grid, process=flow, dialect="ksched", disable=True)
     assert torch.equal(result, ksched.build_sampler("dpmpp_2m", sigmas=grid, process=flow).sample(exact, x))
 
 
@@ -435,7 +435,7 @@ def test_levels_are_run_as_given() -> None:
     x = torch.ones(1, 2)
     given = [9.1, 3.3, 3.2, 0.7]
     results = [
-        samplers.sample_euler(model, x, kind(given), disable=True)
+        k_diffusion.sample_euler(model, x, kind(given), disable=True)
         for kind in (list, tuple, np.array, lambda v: torch.tensor(v, dtype=torch.float64))
     ]
     assert all(torch.equal(result, results[0]) for result in results)
@@ -446,7 +446,7 @@ def test_levels_are_run_as_given() -> None:
 @pytest.mark.parametrize("few", [[], [3.0]])
 def test_no_steps_return_the_start(few: list[float]) -> None:
     x = torch.ones(1, 2)
-    assert torch.equal(samplers.sample_euler(exact, x, torch.tensor(few)), x)
+    assert torch.equal(k_diffusion.sample_euler(exact, x, torch.tensor(few)), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -458,14 +458,14 @@ def test_half_precision_is_the_models(dtype: torch.dtype) -> None:
         return exact(x, sigma)
 
     x = (14.6 * torch.randn(2, 3)).to(dtype)
-    result = samplers.sample_euler_ancestral(model, x, levels(5), disable=True)
+    result = k_diffusion.sample_euler_ancestral(model, x, levels(5), disable=True)
     assert result.dtype == dtype
     assert kinds == {(dtype, dtype)}
 
 
 def test_gradients_are_not_recorded() -> None:
     x = torch.ones(1, 2, requires_grad=True)
-    assert not samplers.sample_heun(exact, x, levels(3), disable=True).requires_grad
+    assert not k_diffusion.sample_heun(exact, x, levels(3), disable=True).requires_grad
 
 
 def test_a_callback_may_end_the_run() -> None:
@@ -511,17 +511,17 @@ def test_what_callbacks_keep_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tqdm")
     x = torch.ones(1, 2)
-    samplers.sample_heun(exact, x, levels(5), disable=False)
+    k_diffusion.sample_heun(exact, x, levels(5), disable=False)
     assert "5/5" in capsys.readouterr().err
-    samplers.sample_dpm_fast(exact, x, 0.1, 10.0, 7, disable=False)
+    k_diffusion.sample_dpm_fast(exact, x, 0.1, 10.0, 7, disable=False)
     assert "7/7" in capsys.readouterr().err
-    _, info = samplers.sample_dpm_adaptive(exact, x, 0.1, 10.0, disable=False, return_info=True)
+    _, info = k_diffusion.sample_dpm_adaptive(exact, x, 0.1, 10.0, disable=False, return_info=True)
     assert f"{info['nfe']}it" in capsys.readouterr().err
-    samplers.sample_euler(exact, x, levels(5), disable=True)
+    k_diffusion.sample_euler(exact, x, levels(5), disable=True)
     assert capsys.readouterr().err == ""
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    samplers.sample_euler(exact, x, levels(5), disable=False)
+    k_diffusion.sample_euler(exact, x, levels(5), disable=False)
     assert capsys.readouterr().err == ""
 
 
@@ -588,7 +588,7 @@ def test_mistakes_of_ranges(name: str, given: tuple[Any, ...], text: str) -> Non
     with pytest.raises(ValueError, match=re.escape(text)):
         function(name)(exact, torch.ones(1, 2), *given)
     with pytest.raises(ValueError, match="order must be at least 2 and at most 3; got 4"):
-        samplers.sample_dpm_adaptive(exact, torch.ones(1, 2), 0.1, 10.0, order=4)
+        k_diffusion.sample_dpm_adaptive(exact, torch.ones(1, 2), 0.1, 10.0, order=4)
 
 
 def test_ranges_may_come_as_tensors() -> None:
@@ -638,7 +638,7 @@ def test_schedules_against_the_file(original: ModuleType) -> None:
                     ours = getattr(k_diffusion, f"get_sigmas_{name}")(n, 0.0292, 14.6, **options)
                     theirs = getattr(original, f"get_sigmas_{name}")(n, 0.0292, 14.6, **options)
                     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
-            torch.testing.assert_close(samplers.get_sigmas_vp(n), original.get_sigmas_vp(n), rtol=1e-9, atol=0)
+            torch.testing.assert_close(k_diffusion.get_sigmas_vp(n), original.get_sigmas_vp(n), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("schedule", NoiseSchedule)
@@ -750,9 +750,9 @@ def test_a_sampler_that_reads_the_table_reads_the_models() -> None:
     model = type("Model", (), {"inner_model": wrapper, "__call__": lambda self, x, sigma: exact(x, sigma)})()
     x, sigmas = torch.ones(1, 2), levels(5)
     ones = {"noise_sampler": lambda a, b: torch.ones_like(x), "disable": True}
-    own = samplers.sample_tcd(model, x, sigmas, **ones)
-    assert not torch.allclose(own, samplers.sample_tcd(exact, x, sigmas, **ones))
-    torch.testing.assert_close(own, samplers.sample_tcd(exact, x, sigmas, process=VP.linear(), **ones))
+    own = k_diffusion.sample_tcd(model, x, sigmas, **ones)
+    assert not torch.allclose(own, k_diffusion.sample_tcd(exact, x, sigmas, **ones))
+    torch.testing.assert_close(own, k_diffusion.sample_tcd(exact, x, sigmas, process=VP.linear(), **ones))
 
 
 def test_likelihood() -> None:

@@ -27,7 +27,7 @@ import ksched
 from ksched import Run, build_sampler
 from ksched.exact.mixture import Gaussian
 from ksched.kernels import available, normal_table, philox
-from ksched.noise import brownian, sources
+from ksched.noise import brownian, seeded, sources
 from ksched.noise.sources import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import samplers

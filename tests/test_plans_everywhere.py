@@ -14,8 +14,8 @@ import torch
 
 import ksched
 from ksched import VP, Plan, build_sampler
+from ksched.integrations import k_diffusion
 from ksched.integrations.comfyui.nodes import NODES
-from ksched.integrations.k_diffusion import samplers
 from ksched.stable_diffusion import SamplingConfig
 
 PLAN = replace(build_sampler("auto", steps=5).plan, report={"why": "a test"})
@@ -26,7 +26,7 @@ X = torch.randn(2, 12, generator=torch.Generator().manual_seed(0)) * VP().sigma_
 def test_k_diffusion() -> None:
     sampler = build_sampler("auto", steps=5)
     sigmas = torch.from_numpy(np.array(sampler.sigmas)).float()
-    found = samplers.sample_auto(MODEL, X, sigmas, disable=True, process=VP())
+    found = k_diffusion.sample_auto(MODEL, X, sigmas, disable=True, process=VP())
     torch.testing.assert_close(found, sampler.sample(MODEL, X), rtol=1e-5, atol=1e-5)
     assert "sample_auto" in dir(k_diffusion)
 

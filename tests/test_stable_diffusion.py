@@ -18,7 +18,7 @@ from tiny_pipelines import PROMPT, build, cond_unet, toy_image, toy_mask  # noqa
 from transformers import BatchFeature  # noqa: E402
 
 import ksched  # noqa: E402
-from ksched.integrations.diffusers.scheduler import KSchedScheduler
+from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion  # noqa: E402
 
 # what diffusers and transformers warn of is their own affair

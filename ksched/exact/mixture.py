@@ -410,6 +410,7 @@ class Gaussian(GaussianMixture):
 
 
 def finite_array(name: str, values: ArrayLike) -> Array:
+    """A float64 array of its own; raises ValueError unless all of it is finite."""
     array = np.array(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)].flat[0]}")

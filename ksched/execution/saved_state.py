@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ksched.execution.saved_state import StateCheck
 from ksched.noise.sources import NoiseSource, source_by_scheme
 from ksched.processes import Process
 

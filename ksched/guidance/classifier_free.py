@@ -1,14 +1,4 @@
-"""Wrappers that change a prediction, not a sampler: guidance, clipping, thresholding, inpainting.
-
-Each takes denoisers and returns one, so all of them work with every sampler and inside one another. A denoiser is
-called ``(x, sigma)``, x batch first and sigma of shape (batch,), and returns ``denoised`` or ``(denoised, uncond)``.
-Guidance knows the unconditional prediction and returns the pair, which CFG++ samplers need and others leave alone.
-Clipping, thresholding and inpainting do to ``uncond``, if it is there, what they do to ``denoised``: where the two are
-equal they stay equal.
-
-Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device. A wrapper holds no
-state, with the one exception that `Momentum` says.
-"""
+"""Classifier-free guidance and its relatives: rules that combine a conditional and an unconditional prediction."""
 
 from __future__ import annotations
 

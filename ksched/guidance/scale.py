@@ -107,5 +107,6 @@ def _interval(owner: str, low: float, high: float) -> Callable[[torch.Tensor], t
 
 
 def checked_number(owner: str, name: str, value: Any, limits: Between) -> float:
+    """A number of an option, within its limits."""
     number: float = Option(name, float, None, *limits).check(owner, value)
     return number

@@ -47,6 +47,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 # What they share
 def sum_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype that sums are formed in: float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -62,10 +63,12 @@ def along(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def item_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The dot product of every item, made to multiply a state."""
     return per_item((item_rows(a) * item_rows(b)).sum(1), a)
 
 
 def item_std(a: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of every item, made to multiply a state."""
     return per_item(item_rows(a).std(1, correction=0), a)
 
 
@@ -80,6 +83,7 @@ def per_item(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_callable(name: str, value: Any, form: str = "(x, sigma) -> denoised") -> None:
+    """Raise TypeError unless a value can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, {form}; got {type(value).__name__}")
 

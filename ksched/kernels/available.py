@@ -28,7 +28,7 @@ _loaded: dict[torch.device, ModuleType | None] = {}
 
 
 def triton_kernels(device: torch.device) -> ModuleType | None:
-    """The module `ksched.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
+    """The module `ksched.kernels.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
 
     Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
     operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.
@@ -39,10 +39,10 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
         if torch.cuda.is_current_stream_capturing() or out_of_place():
             return None
         try:
-            from ksched.kernels import triton_kernels
+            from ksched.kernels import triton_kernels as module
 
             trial = torch.zeros(16, device=device)
-            triton_kernels.combine([trial], [1.0], trial)
+            module.combine([trial], [1.0], trial)
         except Exception:  # whatever it is, there is a way without
             _loaded[device] = None
         else:
@@ -52,7 +52,7 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
 @cache
 def numba_kernels() -> ModuleType | None:
-    """The module `ksched.numba_kernels` if Numba is there and its sums are right; found out by a trial.
+    """The module `ksched.kernels.numba_kernels` if Numba is there and its sums are right; found out by a trial.
 
     Without it torch's own operations do the same work in more passes. Numba may be installed and yet not work: switched
     off by ``NUMBA_DISABLE_JIT``, or with a damaged file in its cache. That is logged.
@@ -69,7 +69,7 @@ def noise_kernels() -> ModuleType | None:
 def _tried(trial: str) -> ModuleType | None:
     """The module if a trial in it succeeds."""
     try:
-        from ksched.kernels import triton_kernels
+        from ksched.kernels import numba_kernels as module
     except ImportError:
         return None
     except Exception as error:

@@ -22,16 +22,6 @@ import torch
 from ksched.noise import brownian, seeded
 from ksched.noise.brownian import BrownianNoise
 from ksched.noise.seeded import SeededNoise
-from ksched.noise.sources import (
-    CallableNoise,
-    NoiseSource,
-    Seed,
-    SeededNoise,
-    item_seeds,
-    scheme_of,
-    seeded_source,
-    source_by_scheme,
-)
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 

@@ -1,17 +1,21 @@
-"""Noise schedules: pure functions from a number of steps to the noise levels of a run.
+"""Noise schedules: pure functions from a number of steps to the noise levels of a run; and functions of noise levels.
 
-Every one returns float64 of shape (steps + 1,), strictly decreasing, the first the level of start noise, the last 0.
+Every schedule returns float64 of shape (steps + 1,), strictly decreasing, the first the level of start noise, the last
+0. The functions of levels (`truncate`, `stretch`, `shift` ...) take levels and return new ones.
 """
 
-from ksched.schedules import curves, power, published, training_table
+from ksched.schedules import curves, power, published, training_table, transforms
 from ksched.schedules.curves import *
+from ksched.schedules.grid import Grid
 from ksched.schedules.power import *
 from ksched.schedules.published import *
 from ksched.schedules.select import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
 from ksched.schedules.training_table import *
+from ksched.schedules.transforms import *
 
-__all__ = ["DIALECTS", "SCHEDULES", "calculate_sigmas", "schedule_options"]
+__all__ = ["DIALECTS", "SCHEDULES", "Grid", "calculate_sigmas", "schedule_options"]
 __all__ += curves.__all__
 __all__ += power.__all__
 __all__ += published.__all__
 __all__ += training_table.__all__
+__all__ += transforms.__all__

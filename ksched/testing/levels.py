@@ -52,6 +52,7 @@ def _is_float32(levels: Array) -> int | None:
 def curve_problem(
     sigmas: Any, steps: int | None, sigma_min: float | None, sigma_max: float | None, final_zero: bool | None
 ) -> str | None:
+    """What is wrong with a sigma curve, in a sentence; None if nothing is."""
     levels = as_levels(sigmas)
     if isinstance(levels, str):
         return levels
@@ -124,6 +125,7 @@ def check_sigma_curve(
 
 
 def same_values(a: Any, b: Any) -> bool:
+    """Whether two results hold the same numbers."""
     return bool(np.shape(a) == np.shape(b) and np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True))
 
 

@@ -21,6 +21,7 @@ class _State(NamedTuple):
 
 
 def random_states() -> list[_State]:
+    """The global random states of Python, numpy and torch as they are now."""
     python, back = random.getstate(), cast(Any, np.random.get_state())  # noqa: NPY002 - this is what must not move
     numpy = (back[0], back[1].tobytes(), *back[2:])
     states = [

@@ -1,19 +1,4 @@
-"""Checks for schedules and samplers of your own, and the hypothesis strategies that they draw from.
-
-One line in a test of yours says what is wrong with a function, on the smallest example that shows it::
-
-    from ksched.testing import check_sampler, check_schedule
-
-
-    def test_my_schedule():
-        check_schedule(my_sigmas)  # my_sigmas(steps, sigma_min, sigma_max), or my_sigmas(steps)
-
-
-    def test_my_sampler():
-        check_sampler(my_sampler, order=2)  # my_sampler(run, grid, x, *, ...), as ksched.register_sampler takes it
-
-A check returns nothing, or raises an AssertionError of one sentence. The examples are the same in every run.
-"""
+"""Properties of a sampler: its states keep mean and variance, its order is what it declares."""
 
 from __future__ import annotations
 
@@ -33,16 +18,6 @@ from ksched.testing.strategies import sigma_curves, smallest_problem
 from ksched.types import Array
 
 __all__ = ["check_plan", "check_sampler"]
-
-
-try:
-    import hypothesis
-    from hypothesis import strategies as st
-    from hypothesis.errors import NoSuchExample
-except ImportError as error:  # pragma: no cover - tested in a process of its own
-    raise ImportError(
-        'ksched.testing draws its examples with hypothesis, which is not installed: pip install "ksched[test]"'
-    ) from error
 
 
 # Samplers

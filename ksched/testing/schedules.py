@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import strategies as st
 
 from ksched.options import check_steps
 from ksched.processes import Flow, Process

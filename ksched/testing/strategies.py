@@ -9,6 +9,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+try:
+    import hypothesis
+    from hypothesis import strategies as st
+    from hypothesis.errors import NoSuchExample
+except ImportError as error:  # pragma: no cover - tested in a process of its own
+    raise ImportError(
+        'ksched.testing draws its examples with hypothesis, which is not installed: pip install "ksched[test]"'
+    ) from error
+
 from ksched.options import check_steps
 from ksched.processes import EDM, VE, VP, Flow, Process
 from ksched.schedules.grid import Grid

@@ -190,6 +190,7 @@ def _doubled(values: Array) -> Array:
 
 
 def heun_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
+    """Levels and timesteps of Heun's method, which calls the model twice at every level but the first and last."""
     return DiffusersLevels(_doubled(sigmas)[:-1], _doubled(timesteps))
 
 
@@ -207,12 +208,14 @@ def sde_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels
 
 
 def kdpm2_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
+    """Levels and timesteps of KDPM2: every step has a second call at the geometric mean of its sigmas."""
     between = np.sqrt(sigmas[:-1] * sigmas[1:])
     interpol = _as_long(np.append(np.nan, between))  # nothing comes before the first
     return DiffusersLevels(_as_long(sigmas), _midpoint(timesteps, between[:-1], table), sigmas_interpol=interpol)
 
 
 def kdpm2_ancestral_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
+    """As `kdpm2_levels`, where a step goes down below its end first."""
     here, after = sigmas[:-1], sigmas[1:]
     up = np.sqrt(after**2 * (here**2 - after**2) / here**2)
     down = np.sqrt(after**2 - up**2)  # after ** 2 / here, but for what the difference loses on long steps
@@ -229,6 +232,7 @@ def _as_long(values: Array) -> Array:
 
 # ---------------------------------------------------------------- families of classes
 def family_a(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
+    """Levels of the classes that came from k-diffusion, such as EulerDiscrete: sigmas are interpolated in a table."""
     table, rule = _table(s), _rule(s)
     continuous = s["timestep_type"] == "continuous" and s["prediction_type"] == "v_prediction"
     if ask.timesteps is not None and (rule or continuous):
@@ -258,6 +262,7 @@ def family_a(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLeve
 
 
 def family_b(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
+    """Levels of the multistep solvers, such as DPMSolverMultistep and UniPC."""
     unipc, flow = "shift_terminal" in s, s["use_flow_sigmas"]
     if not unipc and ask.mu is not None and not (s["use_dynamic_shifting"] and s["time_shift_type"] == "exponential"):
         raise ValueError("mu needs use_dynamic_shifting=True and time_shift_type='exponential'")
@@ -314,6 +319,7 @@ def family_b(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLeve
 
 
 def family_c(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
+    """Levels of the classes that count timesteps, such as DDIM and DDPM."""
     if facts.upward and s["timestep_spacing"] == "linspace":
         raise ValueError("timestep_spacing must be 'leading' or 'trailing' for inversion; got 'linspace'")
     if ask.timesteps is not None:
@@ -365,6 +371,7 @@ def ipndm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> Diffusers
 
 
 def flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
+    """Levels of the classes of flow matching, such as FlowMatchEulerDiscrete."""
     length, rule, shift = s["num_train_timesteps"], _rule(s), flow_shift(s, ask.mu)
     if ask.sigmas is not None:
         sigmas = ask.sigmas
@@ -389,6 +396,7 @@ def given_flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> Diff
 
 
 def edm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
+    """Levels of the EDM classes."""
     low, high, rule = s["sigma_min"], s["sigma_max"], s["sigma_schedule"]
     if rule == "karras":  # a list of "sigmas" is one of shares
         sigmas = _karras(np.linspace(0, 1, ask.steps) if ask.sigmas is None else ask.sigmas, high, low, s["rho"])

@@ -1,7 +1,4 @@
-"""`KSchedScheduler`: any sampler with any schedule inside a pipeline of diffusers, in place of its scheduler.
-
-Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
-"""
+"""`KSchedScheduler`, a scheduler of diffusers whose steps are ksched's."""
 
 from __future__ import annotations
 

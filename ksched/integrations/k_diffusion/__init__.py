@@ -26,15 +26,25 @@ from typing import Any
 
 from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler
 from ksched.integrations.k_diffusion.process import process_of
-from ksched.integrations.k_diffusion.samplers import log_likelihood
-from ksched.integrations.k_diffusion.samplers import samplers as _samplers
+from ksched.integrations.k_diffusion.samplers import log_likelihood, sampler_function
+from ksched.integrations.k_diffusion.schedules import schedule_function
+from ksched.names.enums import NoiseSchedule
+from ksched.samplers.registry import AUTO
+from ksched.samplers.registry import samplers as _samplers
 
 __all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]
 
 
 def __getattr__(name: str) -> Any:
-    return _samplers.__getattr__(name)
+    for spec in (*_samplers(), AUTO):
+        if name == f"sample_{spec.name}":
+            return sampler_function(spec)
+    for schedule in NoiseSchedule:
+        if name == f"get_sigmas_{schedule.value}":
+            return schedule_function(schedule)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return _samplers.__dir__()
+    names = [*(f"sample_{s.name}" for s in (*_samplers(), AUTO)), *(f"get_sigmas_{s.value}" for s in NoiseSchedule)]
+    return sorted([*__all__, *names])

@@ -1,26 +1,4 @@
-"""k-diffusion's functions on ksched's plans: every ``sample_*`` and ``get_sigmas_*``, and its noise sampler.
-
-A program written for ``k_diffusion.sampling`` can import this module in its place. The functions of k-diffusion have
-its signatures and give its numbers (dialect "k_diffusion"); every other sampler and schedule has a function of the same
-form, named ``sample_`` or ``get_sigmas_`` and our name, also those given to `register_sampler`.
-
-A sampler is called as ``sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None, ...)``:
-
-- ``model(x, sigma, **extra_args)`` returns denoised, for CFG++ samplers (denoised, uncond); sigma has x's dtype and one
-  number per item;
-- ``sigmas`` are run as they are: strictly decreasing, or an error says where not, before the first model call. Those
-  that draw no noise also run on levels that rise, from data to noise;
-- ``callback`` gets a dictionary with x, i, sigma, sigma_hat and denoised once per step;
-- ``disable`` is that of tqdm's progress bar, which is left out where tqdm is not installed;
-- ``noise_sampler(sigma, sigma_next)`` makes the noise. Without one it is drawn from torch's global generator, which is
-  what programs for k-diffusion expect and nothing else in ksched does: by ``torch.randn_like``, or, where a host has
-  put its own in place of ``k_diffusion.sampling.torch``, as A1111 does, by that; for DPM++ SDE, 2M SDE and 3M SDE by a
-  `BrownianTreeNoiseSampler`. Noise that would be multiplied by 0 is not drawn.
-
-Three keywords are ours, and every sampler takes them besides those it shows: ``seed``, one whole number (item i takes
-``seed + i``) or one per item, for ksched's own noise, which leaves the global generator alone; ``process``, what the
-model was trained on, if `process_of` cannot tell; ``dialect``, whose numbers the name means.
-"""
+"""The functions ``sample_*`` with k-diffusion's signatures, each a sampler of ours."""
 
 from __future__ import annotations
 
@@ -44,17 +22,17 @@ from ksched.execution.registers import check_state
 from ksched.execution.run import Run
 from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler, NoiseSampler, global_noise
 from ksched.integrations.k_diffusion.process import process_of
-from ksched.integrations.k_diffusion.schedules import EMPTY, as_number, schedule_function, schedule_signature
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.integrations.k_diffusion.schedules import EMPTY, PUBLIC, as_number, schedule_signature
+from ksched.names.enums import Dialect
 from ksched.noise.sources import Seed, item_seeds
 from ksched.options import check_steps
 from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
 from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential_single_step import fast_orders
-from ksched.samplers.registry import AUTO, SamplerSpec, samplers
+from ksched.samplers.registry import SamplerSpec
 
-__all__ = ["log_likelihood"]
+__all__ = ["log_likelihood", "sampler_function"]
 
 
 # --------------------------------------------------------------------------------------------------- forms of functions
@@ -234,7 +212,7 @@ def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
 
 
 @cache
-def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
+def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
     """A sampler in k-diffusion's form."""
     name = f"sample_{spec.name}"
     signature = schedule_signature(_parameters(spec))
@@ -267,6 +245,7 @@ def _sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
             return _follow(call, run, sigmas, spec.name == "dpm_fast")
 
     sample.__name__ = sample.__qualname__ = name
+    sample.__module__ = PUBLIC  # where it is found by its name, as copies and pickles need
     sample.__doc__ = _text(spec)
     sample.__signature__ = signature  # type: ignore[attr-defined]
     return sample
@@ -400,19 +379,3 @@ def log_likelihood(
         atol=atol,
     )
     return found.value, {"fevals": found.nfe}
-
-
-# ------------------------------------------------------------------------------------------------ the functions by name
-def __getattr__(name: str) -> Any:
-    for spec in (*samplers(), AUTO):
-        if name == f"sample_{spec.name}":
-            return _sampler_function(spec)
-    for schedule in NoiseSchedule:
-        if name == f"get_sigmas_{schedule.value}":
-            return schedule_function(schedule)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    functions = [*(f"sample_{s.name}" for s in (*samplers(), AUTO)), *(f"get_sigmas_{s.value}" for s in NoiseSchedule)]
-    return sorted([*__all__, *functions])

@@ -16,13 +16,16 @@ from ksched.options import options_of
 from ksched.processes import default_process
 from ksched.schedules import SCHEDULES, calculate_sigmas
 
-__all__ = ["EMPTY", "as_number", "schedule_function", "schedule_signature"]
+__all__ = ["EMPTY", "PUBLIC", "as_number", "schedule_function", "schedule_signature"]
+
+PUBLIC = "ksched.integrations.k_diffusion"
 
 
 EMPTY = inspect.Parameter.empty
 
 
 def schedule_signature(parameters: Mapping[str, Any]) -> inspect.Signature:
+    """A signature with these parameters and defaults."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature([inspect.Parameter(name, kind, default=value) for name, value in parameters.items()])
 
@@ -74,6 +77,7 @@ def schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
         return torch.tensor(levels.tolist(), device=device)
 
     get_sigmas.__name__ = get_sigmas.__qualname__ = name
+    get_sigmas.__module__ = PUBLIC
     also = ", and a model's wrapper, or process, as ``inner_model``" if "inner_model" in parameters else ""
     get_sigmas.__doc__ = (
         f"Noise levels of the schedule `{schedule.value}`: {spec.formula}.\n\n"
