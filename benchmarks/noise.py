@@ -18,12 +18,13 @@ from itertools import pairwise
 from statistics import median
 from types import ModuleType
 
-import ksched.brownian
 import torch
 from _measure import arguments, facts, named, write
 
 import ksched
-from ksched.noise.sources import BrownianNoise, SeededNoise
+import ksched.noise.brownian
+from ksched.noise.brownian import BrownianNoise
+from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
 
 LIMIT = 12.0

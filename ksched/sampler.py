@@ -22,7 +22,8 @@ from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
-from ksched.noise.sources import Noise, Seed, SeededNoise, item_seeds, noise_source
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
 from ksched.options import Option, check_options, check_steps
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw

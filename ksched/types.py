@@ -1,4 +1,4 @@
-"""The words of the library: sampler, noise schedule and dialect names, labels, array aliases."""
+"""Aliases of arrays and tensors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-
-__all__ = ["Array", "ArrayLike", "Tensor"]
-
+__all__ = ["Array", "ArrayLike", "Tensor", "is_tensor"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
-
-
 ArrayLike: TypeAlias = npt.ArrayLike
-
-
 Tensor: TypeAlias = "torch.Tensor"
 
 

@@ -14,8 +14,7 @@ import torch
 from cases import PROCESSES, SPECS
 
 import ksched
-from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler
-from ksched.dialects import explain
+from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
 from ksched.exact.handwritten import digits
 from ksched.plan import analysis
 from ksched.plan.trace import trace

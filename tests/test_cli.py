@@ -154,7 +154,7 @@ def test_list_names_everything(command: Command) -> None:
 def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr("ksched.cli.names.screen", lambda: Console(markup=False, highlight=False, width=width))
+    monkeypatch.setattr("ksched.cli.list.screen", lambda: Console(markup=False, highlight=False, width=width))
     lines = succeed(command("list", "--samplers")).splitlines()
     assert max(map(len, lines)) <= width
     rows = {line.split()[0]: line for line in lines if line.strip()}
@@ -379,7 +379,7 @@ def test_lists_and_sigmas_need_neither_torch_nor_matplotlib() -> None:
 
 
 def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(sys.modules, "ksched.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "ksched.pictures.plots", raising=False)
     monkeypatch.delattr(ksched, "plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, out, err = command("demo", "--out", str(tmp_path / "demo"))

@@ -17,7 +17,7 @@ from ksched.execution.batch import Batch
 from ksched.execution.compiled import step
 from ksched.execution.layout import layout
 from ksched.kernels.available import triton_kernels
-from ksched.noise.sources import SeededNoise
+from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import SamplerSpec
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler
-from ksched.dialects import explain
+from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
 from ksched.dialects.explain import Configuration
 from ksched.dialects.peer import SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
 from ksched.denoisers.denoiser import Prediction
-from ksched.noise.sources import SeededNoise, item_seeds
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import item_seeds
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import SamplerSpec
 

@@ -28,7 +28,9 @@ from ksched import Run, build_sampler
 from ksched.exact.mixture import Gaussian
 from ksched.kernels import available, normal_table, philox
 from ksched.noise import brownian, seeded, sources
-from ksched.noise.sources import BrownianNoise, CallableNoise, SeededNoise, brownian_sampler, item_seeds, seeded_source
+from ksched.noise.brownian import BrownianNoise
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import CallableNoise, brownian_sampler, item_seeds, seeded_source
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import samplers
 from ksched.types import Array

@@ -15,11 +15,12 @@ from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
 from ksched import VP, Denoiser, Flow, Run, build_sampler
 from ksched.execution.layout import DENOISED, UNCOND, Combination, Operations, combination, layout
 from ksched.kernels import available
-from ksched.noise.sources import BrownianNoise, SeededNoise
+from ksched.noise.brownian import BrownianNoise
+from ksched.noise.seeded import SeededNoise
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 
-numba_kernels = pytest.importorskip("ksched.numba_kernels", reason="needs Numba")
+numba_kernels = pytest.importorskip("ksched.kernels.numba_kernels", reason="needs Numba")
 
 
 def run_table(operations: Operations, tensors: dict[int, torch.Tensor], outs: Sequence[torch.Tensor]) -> None:

@@ -6,7 +6,6 @@ import re
 from operator import attrgetter
 from typing import Any
 
-import ksched.grid
 import numpy as np
 import pytest
 

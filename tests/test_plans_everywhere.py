@@ -14,6 +14,7 @@ import torch
 
 import ksched
 from ksched import VP, Plan, build_sampler
+from ksched.execution.loop import run_plan
 from ksched.integrations import k_diffusion
 from ksched.integrations.comfyui.nodes import NODES
 from ksched.stable_diffusion import SamplingConfig
@@ -41,7 +42,7 @@ def test_comfyui_nodes() -> None:
         with fake_comfy.installed():
             function = nodes["KSchedPlanSampler"].run(plan=plan).sampler_function
         found = function(Told(sampling), X, sigmas, extra_args={"seed": 0})
-        torch.testing.assert_close(found, PLAN.run(MODEL, X), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found, run_plan(PLAN, MODEL, X), rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="takes a schedule"):
         nodes["KSchedPlanSigmas"].run(model=model, plan="euler", steps=5)
     with pytest.raises(ValueError, match="the plan has 5 steps"):
@@ -107,7 +108,7 @@ def test_a_scheduler_of_diffusers_runs_it(sampler: str, tmp_path: Path) -> None:
             level = float(ours.sigmas[int((ours.timesteps == t).nonzero())])
             denoised = MODEL(x, level)
             x = ours.step((x - denoised) / level, t, x).prev_sample
-        torch.testing.assert_close(x, PLAN.run(MODEL, X), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(x, run_plan(PLAN, MODEL, X), rtol=1e-3, atol=1e-3)
 
 
 def test_a_scheduler_goes_on_from_the_middle() -> None:

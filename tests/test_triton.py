@@ -15,10 +15,10 @@ from ksched import VP, Denoiser, build_sampler
 from ksched.execution.batch import Batch
 from ksched.kernels import available
 from ksched.noise import seeded
-from ksched.noise.sources import SeededNoise
+from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
 
-triton_kernels = pytest.importorskip("ksched.triton_kernels", reason="needs Triton")
+triton_kernels = pytest.importorskip("ksched.kernels.triton_kernels", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)

@@ -12,14 +12,8 @@ from ksched.execution.layout import DENOISED, UNCOND, Operations, Turn, layout
 from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state, writes_to
 from ksched.execution.saved_state import StateCheck, saved_noise
 from ksched.kernels.available import out_of_place
-from ksched.noise.sources import (
-    CallableNoise,
-    Noise,
-    Seed,
-    SeededNoise,
-    noise_source,
-    scheme_of,
-)
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.plan import Plan
 from ksched.processes import Level, Process
 from ksched.processes.agreement import Levels, mark
@@ -44,7 +38,8 @@ class Run:
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
-    levels : what a model that knows its process may check, from `ksched.processes.agreement.levels_of`; None tells it nothing
+    levels : what a model that knows its process may check, from
+        `ksched.processes.agreement.levels_of`; None tells it nothing
     check_start : is called with the state of the first model call when that has been answered
 
     Raises

@@ -12,7 +12,8 @@ import torch
 from ksched.denoisers.answer import Model, answer
 from ksched.guidance.scale import checked_number
 from ksched.guidance.tensors import SHARE, check_callable, checked_prediction, item_rows, per_item, sum_dtype
-from ksched.noise.sources import Seed, SeededNoise, item_seeds
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import Seed, item_seeds
 from ksched.options import Between
 from ksched.plan.rows import Draw
 from ksched.processes import Process

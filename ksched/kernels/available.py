@@ -28,7 +28,7 @@ _loaded: dict[torch.device, ModuleType | None] = {}
 
 
 def triton_kernels(device: torch.device) -> ModuleType | None:
-    """The module `ksched.kernels.triton_kernels` if a device can run it, which is a CUDA or ROCm device with a working Triton.
+    """The module `ksched.kernels.triton_kernels` if a device can run it: a CUDA or ROCm device with a working Triton.
 
     Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
     operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.

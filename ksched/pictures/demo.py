@@ -21,7 +21,8 @@ from ksched.execution.loop import StepInfo
 from ksched.execution.run import Run
 from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
-from ksched.noise.sources import SeededNoise, item_seeds
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import item_seeds
 from ksched.plan.analysis import gaussian_errors
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw

@@ -12,7 +12,8 @@ from scipy.integrate import solve_ivp
 
 from ksched.denoisers.answer import answer
 from ksched.execution.registers import check_output, check_state
-from ksched.noise.sources import Seed, SeededNoise, item_seeds
+from ksched.noise.seeded import SeededNoise
+from ksched.noise.sources import Seed, item_seeds
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given

@@ -114,7 +114,7 @@ class SamplerSpec:
 
     @cached_property
     def options(self) -> Mapping[str, Option]:
-        """The sampler's options and those that every sampler on a schedule has (see `ksched.samplers.coordinates.view`)."""
+        """The sampler's options and those of every sampler on a schedule, see `ksched.samplers.coordinates.view`."""
         return self.own_options if self.levels else {**self.own_options, **VIEW_OPTIONS}
 
     @property

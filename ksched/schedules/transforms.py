@@ -16,9 +16,9 @@ import numpy as np
 from ksched.names.enums import NoiseSchedule
 from ksched.options import Option, check_steps
 from ksched.processes import Process
-from ksched.schedules.select import calculate_sigmas
 from ksched.schedules.curves import stretched_to
 from ksched.schedules.grid import as_numbers, check_sigmas
+from ksched.schedules.select import calculate_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = [

@@ -253,7 +253,7 @@ def check_schedule(
 def check_shift(
     function: Callable[[int, float], Any], *, steps: int | Iterable[int] = (1, 2, 5, 20), max_examples: int = 50
 ) -> None:
-    """A flow schedule of yours applies its shift exactly once: with shift s it is `ksched.schedules.transforms.shift` of that with 1.
+    """A flow schedule of yours applies its shift once: with shift s it is `ksched.schedules.shift` of that with 1.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import torch
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
 from ksched.names.dialects import DIALECTS as SAMPLER_DIALECTS
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
-from ksched.noise.sources import SeededNoise
+from ksched.noise.seeded import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan.rows import Draw
 from ksched.samplers.facts import option_texts, sampler_facts

@@ -3,7 +3,8 @@
 Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
 """
 
-from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler, Translation
+from ksched.integrations.diffusers.class_of import Translation
+from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 
