@@ -1,9 +1,9 @@
 """The sums of a turn on the processor, and the noises in them, in one pass over memory. Needs Numba.
 
-One kernel, compiled once and kept on disk, runs any `ksched.execution.layout.Table`: it goes through the states in
-parts that stay in the processor's nearest cache, and on each does all operations of the table. Products and sums are rounded one
-by one, from left to right, so that a number comes out the same wherever in a tensor it stands. Noise is made for a part
-when it is wanted there, and never stands in memory as a whole.
+One kernel, compiled once and kept on disk, runs any `ksched.execution.layout.FlatOperations`: it goes through the
+states in parts that stay in the processor's nearest cache, and on each does all operations of the table. Products and
+sums are rounded one by one, from left to right, so that a number comes out the same wherever in a tensor it stands.
+Noise is made for a part when it is wanted there, and never stands in memory as a whole.
 """
 
 # No `from __future__ import annotations`: nothing here is annotated for Numba, which reads the bytecode.
