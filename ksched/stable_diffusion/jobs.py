@@ -21,7 +21,7 @@ from ksched.stable_diffusion.preview import Preview
 from ksched.storage.files import remove_parts
 
 if TYPE_CHECKING:
-    from ksched.stable_diffusion.adapter import Drawing, StableDiffusion
+    from ksched.stable_diffusion.components import Components, Drawing
 
 __all__ = ["Cancel", "Cancelled", "Job", "Progress", "generate", "run"]
 
@@ -61,7 +61,7 @@ class Cancelled(Exception):  # noqa: N818 - the caller wanted it
 
 
 def generate(
-    model: StableDiffusion, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
+    model: Components, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
 ) -> list[Image.Image]:
     """Images; arguments and errors as for `StableDiffusion.generate`."""
     job = Job.of(model, config, init_image, mask)
@@ -75,7 +75,7 @@ def generate(
 
 
 def run(
-    model: StableDiffusion,
+    model: Components,
     config: SamplingConfig,
     folder: Path,
     *,
@@ -106,15 +106,13 @@ def run(
 class Job:
     """A configuration with all that was left open decided, and its pictures read."""
 
-    model: StableDiffusion
+    model: Components
     config: SamplingConfig
     original: Image.Image | None
     mask: Image.Image | None
 
     @classmethod
-    def of(
-        cls, model: StableDiffusion, config: SamplingConfig, init_image: Picture | None, mask: Picture | None
-    ) -> Job:
+    def of(cls, model: Components, config: SamplingConfig, init_image: Picture | None, mask: Picture | None) -> Job:
         """The job, or an error for what does not fit together."""
         if mask is not None and init_image is None:
             raise ValueError("mask says where to change init_image, and that is missing; give both")
@@ -220,7 +218,7 @@ class Job:
         return drawn
 
 
-def _check_memory(model: StableDiffusion, config: SamplingConfig, images: int) -> None:
+def _check_memory(model: Components, config: SamplingConfig, images: int) -> None:
     """Raise where the decoder cannot do with the memory of the processor: a system would end the process instead."""
     vae = model.pipeline.vae
     if model.device.type != "cpu" or getattr(vae, "use_tiling", False) or not hasattr(os, "sysconf"):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
-    from ksched.stable_diffusion.adapter import StableDiffusion
+    from ksched.stable_diffusion.components import Components
 
 __all__ = ["Preview"]
 
@@ -16,7 +16,7 @@ __all__ = ["Preview"]
 class Preview:
     """Pictures of latents, a pixel for each cell: the linear map that is nearest to the decoder."""
 
-    def __init__(self, model: StableDiffusion) -> None:
+    def __init__(self, model: Components) -> None:
         """Fit colours to channels, and to a latent of 0, on one random latent with patches of 4 cells."""
         channels = model.pipeline.vae.config.latent_channels
         noise = torch.randn((1, channels, 8, 8), generator=torch.Generator("cpu").manual_seed(0))
