@@ -154,7 +154,7 @@ def test_list_names_everything(command: Command) -> None:
 def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr("ksched.cli.list.screen", lambda: Console(markup=False, highlight=False, width=width))
+    monkeypatch.setattr("ksched.cli.list_names.screen", lambda: Console(markup=False, highlight=False, width=width))
     lines = succeed(command("list", "--samplers")).splitlines()
     assert max(map(len, lines)) <= width
     rows = {line.split()[0]: line for line in lines if line.strip()}

@@ -59,7 +59,7 @@ def test_everything_public_is_there() -> None:
 
 
 def test_what_is_known_of_diffusers_needs_no_diffusers() -> None:
-    modules = imported_after("import ksched.integrations.stock, ksched.integrations.iterations")
+    modules = imported_after("import ksched.dialects.diffusers.classes, ksched.dialects.diffusers.iterations")
     assert not modules & {"diffusers", "transformers"}
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched import __version__
-from ksched.cli import compare, demo, generate, list, plan, plot, show, sigmas, tune
+from ksched.cli import compare, demo, generate, list_names, plan, plot, show, sigmas, tune
 
 __all__ = ["make_app"]
 
@@ -24,7 +24,7 @@ def make_app() -> typer.Typer:
         "generate": generate.generate_images,
         "compare": compare.compare_images,
         "show": show.show_config,
-        "list": list.list_names,
+        "list": list_names.list_names,
         "sigmas": sigmas.print_sigmas,
         "plot": plot.draw_schedules,
         "plan": plan.print_plan,

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
 
 from ksched import guidance
 from ksched.dialects.diffusers.classes import CLASSES, NotRepresentedError, check_replaced, settings_of, stock_class
@@ -29,15 +32,6 @@ from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
 
 __all__ = ["KSchedOutput", "KSchedScheduler"]
-
-
-try:
-    from diffusers.configuration_utils import ConfigMixin, register_to_config
-    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
-    from diffusers.utils.torch_utils import randn_tensor
-except ImportError as error:
-    raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
-
 
 _LAYOUTS = ("calls", "steps")
 
