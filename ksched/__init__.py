@@ -140,10 +140,9 @@ def __dir__() -> list[str]:
 class _PublicModules(MetaPathFinder, Loader):
     """Lets ``import ksched.batch`` and ``from ksched.batch import Batch`` find a public module where it lies."""
 
-    @classmethod
-    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         parent, _, last = name.rpartition(".")
-        return ModuleSpec(name, cls()) if parent == __name__ and last in _MODULES else None
+        return ModuleSpec(name, type(self)()) if parent == __name__ and last in _MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
@@ -154,4 +153,4 @@ class _PublicModules(MetaPathFinder, Loader):
         module.__spec__ = self._own  # which the import system has just replaced
 
 
-sys.meta_path.append(_PublicModules)
+sys.meta_path.append(_PublicModules())

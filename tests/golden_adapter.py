@@ -207,7 +207,9 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
         if denoise <= 0:
             return np.zeros(0)
         strength = 1.0 if denoise > 0.9999 and kind == "ksampler_steps" else denoise
-        return ksched.stretch(case["scheduler"], n, strength, process, drop_penultimate=drop, dialect="comfyui")
+        return ksched.schedules.stretch(
+            case["scheduler"], n, strength, process, drop_penultimate=drop, dialect="comfyui"
+        )
     if kind == "sd_turbo":
         start = 10 - int(10 * denoise)
         return np.append(levels("sd_turbo", 10)[start : min(start + n, 10)], 0.0)
@@ -219,7 +221,7 @@ def _comfy(case: dict[str, Any], kind: str, process: Process) -> Any:
     if options is not None and denoise <= 0:
         return np.zeros(0)
     if options is not None:
-        return ksched.truncate(levels(kind, n, **options), denoise, rule="nearest")
+        return ksched.schedules.truncate(levels(kind, n, **options), denoise, rule="nearest")
     if kind == "flux_resolution_shift":
         tokens = case["width"] * case["height"] / 256
         return {"shift": ksched.mu_for_tokens(tokens, base_mu=case["base_shift"], max_mu=case["max_shift"])}

@@ -14,7 +14,7 @@ from command import Answer, Command, command_of
 
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
-from ksched import cli
+from ksched import cli, pictures
 from ksched.cli.app import make_app
 from ksched.plan.plan import Plan
 from ksched.samplers.registry import samplers
@@ -380,7 +380,7 @@ def test_lists_and_sigmas_need_neither_torch_nor_matplotlib() -> None:
 
 def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delitem(sys.modules, "ksched.pictures.plots", raising=False)
-    monkeypatch.delattr(ksched, "plots", raising=False)
+    monkeypatch.delattr(pictures, "plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, out, err = command("demo", "--out", str(tmp_path / "demo"))
     assert (code, out, err) == (1, "", 'ksched: pictures need matplotlib: pip install "ksched[plot]"\n')
@@ -390,14 +390,15 @@ def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pyte
 def test_demo_prints_a_table_and_where_the_pictures_are(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from ksched.cli import demo as command_of_demo
     from ksched.cli import demo_of_words
     from ksched.pictures import demo
 
     short = demo.run
     asked: list[Any] = []
     (tmp_path / "model_index.json").touch()
-    monkeypatch.setattr(demo, "SHIPPED", tmp_path)
-    monkeypatch.setattr(demo, "find_spec", lambda name: name)
+    monkeypatch.setattr(command_of_demo, "SHIPPED", tmp_path)
+    monkeypatch.setattr(command_of_demo, "find_spec", lambda name: name)
 
     def from_text(*args: Any, **how: Any) -> tuple[Path, ...]:
         asked.append((args, how))

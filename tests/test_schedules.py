@@ -86,7 +86,7 @@ def test_every_schedule_passes_the_check_for_other_peoples(schedule: NoiseSchedu
 
 @pytest.mark.parametrize("schedule", NoiseSchedule)
 def test_the_function_of_each_schedule_is_public(schedule: NoiseSchedule) -> None:
-    function = getattr(ksched, f"calculate_{schedule}_sigmas")
+    function = getattr(ksched.schedules, f"calculate_{schedule}_sigmas")
     process = VP()
     args = (process,) if SCHEDULES[schedule].needs_process else (process.sigma_min, process.sigma_max)
     np.testing.assert_array_equal(function(9, *args), calculate_sigmas(schedule, 9))
@@ -102,7 +102,7 @@ def test_karras_is_the_formula_of_the_paper() -> None:
 
 def test_rho_goes_from_linear_to_exponential() -> None:
     linear, exponential = (
-        f(9, 0.03, 14.0) for f in (ksched.calculate_linear_sigmas, ksched.calculate_exponential_sigmas)
+        f(9, 0.03, 14.0) for f in (ksched.schedules.calculate_linear_sigmas, ksched.calculate_exponential_sigmas)
     )
     np.testing.assert_allclose(np.diff(linear[:-1]), (0.03 - 14) / 8, rtol=1e-12)
     np.testing.assert_allclose(np.diff(np.log(exponential[:-1])), math.log(0.03 / 14) / 8, rtol=1e-12)

@@ -523,7 +523,7 @@ def test_drawn_processes_and_grids(process: Process, grid: Grid) -> None:
 
 @pytest.mark.parametrize("schedule", ["karras", "exponential", "linear"])
 def test_our_schedules_pass_as_other_peoples_do(schedule: str) -> None:
-    function = getattr(ksched, f"calculate_{NoiseSchedule(schedule)}_sigmas")
+    function = getattr(ksched.schedules, f"calculate_{NoiseSchedule(schedule)}_sigmas")
     check_schedule(function)
     check_schedule(function, process=Flow())
 
