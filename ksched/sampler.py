@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from ksched.execution.live import Live
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
+from ksched.execution.start_check import StartCheck
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
@@ -36,9 +36,6 @@ from ksched.schedules.grid import Grid, check_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Sampler", "build_sampler"]
-
-_LEAST_LOOKED_AT = 256  # a start of fewer numbers is not judged
-_LOOKED_AT = 64  # numbers of a start, whose spread tells that it is none: it is known within a tenth or so
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,35 +174,15 @@ class Sampler:
             where noise hides the data
         """
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
-        if self._start_std and isinstance(x, torch.Tensor) and x.is_cpu and x.numel() >= _LEAST_LOOKED_AT:
-            how["check_start"] = self._check_spread
+        if self._start_check.judges(x):
+            how["check_start"] = self._start_check
         if self._plan is None:
             return LiveRun(self.spec, self.grid, dict(self.options), x, **how)
         return Run(self._plan, x, process=self.process, **how)
 
-    def _check_spread(self, x: torch.Tensor) -> None:
-        """Warn if a start that should be noise almost alone is far too small or too large."""
-        # A run holds its states without gaps, so numbers at equal distances in memory are from all over it. As a list,
-        # since torch has nothing to read back for that, and nothing else takes less time.
-        values = x.as_strided((_LOOKED_AT,), (x.numel() // _LOOKED_AT,)).tolist()
-        spread = math.hypot(*values) / math.sqrt(_LOOKED_AT)
-        if not 1 / 3 <= spread / self._start_std <= 3:
-            warnings.warn(
-                f"the start of a run must be a state at sigma {self.sigmas[0]:.6g}, whose spread is about "
-                f"{self._start_std:.4g}; got one of {spread:.4g}. Pure noise for "
-                "it is sampler.initial_state(shape, seed=...); an image is noised by process.add_noise(x0, noise, "
-                "sigmas[0]).",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
     @cached_property
-    def _start_std(self) -> float:
-        """Noise std at the first level if it is all that is seen there, else 0."""
-        level = self.grid.levels[0]
-        std = float(self.process.noise_std(level.label))
-        hidden = level.alpha == 0 or std >= 5 * level.alpha * self.process.sigma_data
-        return std if hidden else 0.0
+    def _start_check(self) -> StartCheck:
+        return StartCheck(self.process, self.grid.levels[0])
 
     def sample(
         self,
@@ -358,8 +335,9 @@ def build_sampler(
     process : what the model was trained on, or anything that knows it by an attribute ``process``, such as a
         `Denoiser`; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : whose behaviour the names mean, where programs differ: tables of options, `ksched.schedules.DIALECTS` for schedules
-        and `ksched.names.dialects.DIALECTS` for samplers; ours is the published method
+    dialect : whose behaviour the names mean, where programs differ: tables of options,
+        `ksched.schedules.DIALECTS` for schedules and `ksched.names.dialects.DIALECTS` for samplers; ours is the
+        published method
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
         ``sigma_max`` are the schedule's range
 

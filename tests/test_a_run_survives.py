@@ -340,13 +340,13 @@ def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
     run, end = begun(name)
     assert isinstance(run, Run)
     state = run.state_dict()
-    form = run._registers.form
+    form = run.registers.buffers.form
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         form(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run._registers, "form", interrupted)
+    monkeypatch.setattr(run.registers.buffers, "form", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.feed(*pair(run.x, run.sigma))
     for act in (
@@ -485,7 +485,7 @@ def test_an_interrupted_run_leaves_its_batch_alone() -> None:
     batch = Batch()
     broken, good = batch.add(sampler.start(x)), batch.add(sampler.start(x))
     assert isinstance(broken, Run)
-    broken._whole = False
+    broken.registers.whole = False
     with pytest.raises(RuntimeError, match="interrupted"):  # there is no state to show the model
         batch.tick(half)
     batch.remove(broken)
@@ -566,10 +566,10 @@ def test_without_a_numba_that_works_torch_does_the_work(trouble: str, tmp_path: 
 import torch
 trouble = {trouble!r}
 if trouble == "wrong numbers":
-    from ksched import numba_kernels
+    from ksched.kernels import numba_kernels
     numba_kernels.sums_work = lambda: False
 if trouble == "a damaged cache":
-    from ksched import numba_kernels
+    from ksched.kernels import numba_kernels
     def damaged():
         raise EOFError("Ran out of input")
     numba_kernels.sums_work = damaged
@@ -592,7 +592,7 @@ def test_tables_are_held_while_they_are_read() -> None:
     x = sampler.initial_state((1, 64), seed=0)
     run = sampler.start(x)
     assert isinstance(run, Run)
-    registers, turns = run._registers, layout(run.plan).turns
+    registers, turns = run.registers.buffers, layout(run.plan).turns
     form = registers._numba.form
     tables: list[Any] = []
 

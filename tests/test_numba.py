@@ -246,7 +246,7 @@ def test_noise_on_the_way_needs_no_buffer() -> None:
         run.feed(x / 2)
     places = {place for turn in layout(sampler.plan).turns for _, place in turn.draws}
     assert places
-    assert all(run._registers._own[place][0] is None for place in places)
+    assert all(run.registers.buffers._own[place][0] is None for place in places)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 100, 5000, 70_000])

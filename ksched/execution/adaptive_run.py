@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
 
 from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state, writes_to
-from ksched.execution.saved_state import StateCheck, saved_noise
+from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
 from ksched.kernels.available import out_of_place
 from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.rows import Draw
@@ -33,7 +33,7 @@ class _Ask(Exception):  # noqa: N818 - it is none
         self.writes = writes_to(x)
 
 
-class LiveRun:
+class LiveRun(CopiedBySaving):
     """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
 
     The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
@@ -127,7 +127,7 @@ class LiveRun:
     @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
-        sigma = self._per_item(self.level.label)
+        sigma = _filled(self._start, self._compute, self.level.label)
         if self.levels is not None:
             mark(sigma, (self.levels,))
         return sigma
@@ -135,7 +135,7 @@ class LiveRun:
     @property
     def timestep(self) -> torch.Tensor:
         """The process's timestep for the network, shape (batch,), of `sigma`'s dtype."""
-        return self._per_item(self.process.timestep(self.level.label))
+        return _filled(self._start, self._compute, self.process.timestep(self.level.label))
 
     @property
     def step(self) -> int:
@@ -215,18 +215,17 @@ class LiveRun:
 
     def _forget_what_is_not_finite(self) -> None:
         """Ask again for an answer that was NaN: it shows only when the last stage of a try has been answered."""
-        for k, answers in enumerate(self._answers):
-            if not all(value.isfinite().all() for value in answers if value is not None):
-                self._calls -= len(self._answers) - k
-                self._answers = self._answers[:k]
-                self._advance()
-                return
+        finite = [all(value.isfinite().all() for value in pair if value is not None) for pair in self._answers]
+        if not all(finite):
+            self._calls -= len(finite) - finite.index(False)
+            self._answers = self._answers[: finite.index(False)]
+            self._advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
         return {
             "version": 1,
-            "live": self._key,
+            "live": _key(self._spec, self._grid, self._options),
             "calls": self._calls,
             "seeds": self._seeds,
             "noise": scheme_of(self._noise),
@@ -244,22 +243,11 @@ class LiveRun:
         """
         if not isinstance(state, Mapping) or state.get("version") != 1:
             raise ValueError("state must come from Run.state_dict(), version 1")
-        if state.get("live") != self._key:
+        if state.get("live") != _key(self._spec, self._grid, self._options):
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         check, device = StateCheck(state, self.shape, self._dtype), self.device
         calls = check.whole("calls", 2**62)
-        saved, answers = check.part("state"), check.part("answers")
-        names = {f.name for f in fields(self._state)}
-        if not isinstance(saved, Mapping) or set(saved) != names:
-            raise ValueError(f"the state is damaged: its part 'state' must have {', '.join(sorted(names))}")
-        for name, value in saved.items():
-            check.like(f"state[{name!r}]", value, getattr(self._state, name), self._compute)
-        if not isinstance(answers, list | tuple) or not all(isinstance(a, tuple) and len(a) == 2 for a in answers):
-            raise ValueError("the state is damaged: its part 'answers' must be pairs of tensors")
-        for denoised, uncond in answers:
-            check.tensor("an answer", denoised, self._compute)
-            if uncond is not None:
-                check.tensor("an answer", uncond, self._compute)
+        saved, answers = _checked_parts(check, self._state, self._compute)
         draws = bool(self._options.get("eta"))
         noise, seeds = saved_noise(check, draws, self._noise, self._seeds, self.process)
         before = dict(vars(self))
@@ -287,19 +275,6 @@ class LiveRun:
         start = torch.zeros_like(self._start, dtype=self._dtype)
         parts = self._spec, self._grid, self._options, start, self._seeds, own, self.levels
         return _restored, (*parts, self.state_dict())
-
-    def __deepcopy__(self, memo: object) -> LiveRun:
-        restore, parts = self.__reduce_ex__(4)
-        copy: LiveRun = restore(*parts)
-        return copy
-
-    @property
-    def _key(self) -> str:
-        levels = [level.label for level in self._grid.levels]
-        return f"{self._spec.name} {sorted(self._options.items())!r} {levels!r} {self.process!r}"
-
-    def _per_item(self, value: float) -> torch.Tensor:
-        return torch.full((self._start.shape[0],), value, dtype=self._compute, device=self._start.device)
 
     def _advance(self) -> None:
         """Call the sampler from its last checkpoint, up to the next model call or the result."""
@@ -368,6 +343,36 @@ def _restored(
     run = LiveRun(spec, grid, options, start, seed=seeds, noise=noise, levels=levels)
     run.load_state_dict(state)
     return run
+
+
+def _filled(x: torch.Tensor, dtype: torch.dtype, value: float) -> torch.Tensor:
+    """A number for every item of a state."""
+    return torch.full((len(x),), value, dtype=dtype, device=x.device)
+
+
+def _key(spec: SamplerSpec, grid: Grid, options: Mapping[str, Any]) -> str:
+    """What a saved state must have in common with a run."""
+    levels = [level.label for level in grid.levels]
+    return f"{spec.name} {sorted(options.items())!r} {levels!r} {grid.process!r}"
+
+
+def _checked_parts(
+    check: StateCheck, like: Any, compute: torch.dtype
+) -> tuple[Mapping[str, Any], Sequence[tuple[Any, Any]]]:
+    """The checkpoint and the answers since then of a saved state; raises ValueError if they are damaged."""
+    saved, answers = check.part("state"), check.part("answers")
+    names = {f.name for f in fields(like)}
+    if not isinstance(saved, Mapping) or set(saved) != names:
+        raise ValueError(f"the state is damaged: its part 'state' must have {', '.join(sorted(names))}")
+    for name, value in saved.items():
+        check.like(f"state[{name!r}]", value, getattr(like, name), compute)
+    if not isinstance(answers, list | tuple) or not all(isinstance(a, tuple) and len(a) == 2 for a in answers):
+        raise ValueError("the state is damaged: its part 'answers' must be pairs of tensors")
+    for denoised, uncond in answers:
+        check.tensor("an answer", denoised, compute)
+        if uncond is not None:
+            check.tensor("an answer", uncond, compute)
+    return saved, answers
 
 
 def _writes_in(state: Any) -> list[int]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -14,11 +14,14 @@ from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
 from ksched.execution.adaptive_run import LiveRun
 from ksched.execution.buffers import form_together
-from ksched.execution.registers import FED_TWICE, check_output
+from ksched.execution.registers import Registers, check_output
 from ksched.execution.run import Run
 from ksched.processes.agreement import check_once, mark, process_of_model
 
 __all__ = ["Batch"]
+
+#: a run, its answer, the unconditional twin, and how the answer of a network becomes a prediction
+_Answered: TypeAlias = tuple[Run | LiveRun, torch.Tensor, torch.Tensor | None, tuple[float, float] | None]
 
 
 class Batch:
@@ -199,11 +202,9 @@ class Batch:
             return self._ticked(model)
 
     def _ticked(self, model: Model) -> list[Run | LiveRun]:
-        own = process_of_model(model)
-        if own is not None:
-            for run in self._runs:
-                if run.levels is not None:
-                    check_once(own, run.levels)
+        if (own := process_of_model(model)) is not None:
+            for levels in filter(None, (run.levels for run in self._runs)):
+                check_once(own, levels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and any(run.x.requires_grad for run in self._runs)):
             if isinstance(model, Denoiser):
                 runs = [run for run in self._runs if isinstance(run, Run) and run.takes_output]
@@ -229,42 +230,20 @@ class Batch:
     ) -> list[Run | LiveRun]:
         """Give every run its answer; returns those that are done or failed, which leave."""
         given = list(zip(self._runs, outputs, twins, conversions, strict=True))
-        planned = [(run, output, twin, numbers) for run, output, twin, numbers in given if isinstance(run, Run)]
-        held: list[Run] = []
+        held: list[Registers] = []
         try:
-            for run, _, _, _ in planned:
-                if run._fed:
-                    raise RuntimeError(FED_TWICE)
-                run._fed = True
-                held.append(run)
-            turns = []
-            for run, output, twin, numbers in planned:
-                with _failing_alone(run):
-                    turns.append((run, *run._take(output, twin), numbers))
-            noises = [run._draw(turn, recorded) for run, turn, recorded, _ in turns]
-            for live, output, twin, _ in given:
-                if isinstance(live, LiveRun):
-                    with _failing_alone(live):
-                        live.feed(output, twin)
-            together = []
-            for (run, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
-                operations = run._operations(turn, numbers)
-                run._whole = False
-                if recorded:
-                    run._registers.form(operations, recorded)
-                else:
-                    together.append((run._registers, operations, drawn))
-            form_together(together)
-            for run, _, _, _ in turns:
-                run._reach(run._calls + 1)
+            for run in self._runs:
+                if isinstance(run, Run):
+                    run.registers.hold()
+                    held.append(run.registers)
+            _advance_all(given)
         except BaseException:
             for each in self._runs:  # whoever calls learns of one error, and all runs stay
                 each.error = None
             raise
         finally:
-            for run in held:
-                run._forget()
-                run._fed = False
+            for registers in held:
+                registers.release()
         leaving = [run for run in self._runs if run.done or run.error is not None]
         self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
         return leaving
@@ -301,6 +280,31 @@ _BUSY = (
     "a batch belongs to one thread, and a model call of this one is being made or answered; hand runs to that thread "
     "by a queue"
 )
+
+
+def _advance_all(given: Sequence[_Answered]) -> None:
+    """Take all answers and draw all noise before any run advances; then form the states of all at once."""
+    turns = []
+    for run, output, twin, numbers in given:
+        if isinstance(run, Run):
+            with _failing_alone(run):
+                turns.append((run.registers, *run.take(output, twin), numbers))
+    noises = [registers.draw(turn, recorded) for registers, turn, recorded, _ in turns]
+    for run, output, twin, _ in given:
+        if isinstance(run, LiveRun):
+            with _failing_alone(run):
+                run.feed(output, twin)
+    together = []
+    for (registers, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
+        operations = registers.operations(turn, numbers)
+        registers.whole = False
+        if recorded:
+            registers.buffers.form(operations, recorded)
+        else:
+            together.append((registers.buffers, operations, drawn))
+    form_together(together)
+    for registers, *_ in turns:
+        registers.reach(registers.calls + 1)
 
 
 @contextmanager

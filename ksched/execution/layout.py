@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from ksched.execution.buffer_allocator import BufferAllocator
 from ksched.kernels.slots import NOWHERE, RESULTS
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
@@ -242,97 +243,6 @@ class Program(NamedTuple):
     both: bool
 
 
-class _Stay(NamedTuple):
-    """A register in a buffer, from one turn to the one before another."""
-
-    register: Register
-    buffer: int
-    first: int
-    after: int
-
-
-class _Held(Sequence[tuple[tuple[Register, int], ...]]):
-    """The registers that are held at every turn, in the order in which they came.
-
-    A tree of turns, each node of which has the stays that last all through it and not all through the node above: so
-    even registers that stay all the time take room once, and not once a turn.
-    """
-
-    def __init__(self, stays: Sequence[_Stay], turns: int) -> None:
-        self._stays, self._turns = stays, turns
-        self._nodes: list[list[int]] = [[] for _ in range(2 * turns)]
-        for number, stay in enumerate(stays):
-            first, after = stay.first + turns, stay.after + turns
-            while first < after:
-                if first % 2:
-                    self._nodes[first].append(number)
-                    first += 1
-                if after % 2:
-                    after -= 1
-                    self._nodes[after].append(number)
-                first, after = first // 2, after // 2
-
-    def __len__(self) -> int:
-        return self._turns
-
-    def __getitem__(self, turn: Any) -> Any:
-        if isinstance(turn, slice):
-            return tuple(self[k] for k in range(*turn.indices(self._turns)))
-        node, found = range(self._turns)[turn] + self._turns, list[int]()
-        while node:
-            found += self._nodes[node]
-            node //= 2
-        return tuple((self._stays[number].register, self._stays[number].buffer) for number in sorted(found))
-
-
-class _Shelf:
-    """Buffers that are taken and put back; the last one put back is taken first, while a processor still caches it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.turn = 0
-        self.place: dict[Register, int] = {}
-        self._free: list[int] = []
-        self._came: dict[Register, tuple[int, int]] = {}  # in which order, and at which turn
-        self._stays: list[_Stay | None] = []
-
-    def take(self, register: Register) -> int:
-        if not self._free:
-            self._free.append(self.count)
-            self.count += 1
-        return self._put(register, self._free.pop())
-
-    def put_back(self, registers: Iterable[Register]) -> None:
-        self._free.extend(self._remove(register) for register in registers)
-
-    def hand_over(self, old: Register, new: Register) -> int:
-        return self._put(new, self._remove(old))
-
-    def in_order(self, registers: Iterable[Register]) -> list[Register]:
-        """Those of some registers that are here, in the order in which they came."""
-        return sorted((register for register in registers if register in self.place), key=self._came.__getitem__)
-
-    def held(self) -> _Held:
-        """What was here when each turn began, the one that begins now included."""
-        self.turn += 1
-        for register in [*self.place]:
-            self._remove(register)
-        return _Held([stay for stay in self._stays if stay is not None], self.turn)
-
-    def _put(self, register: Register, buffer: int) -> int:
-        self.place[register] = buffer
-        self._came[register] = len(self._stays), self.turn
-        self._stays.append(None)
-        return buffer
-
-    def _remove(self, register: Register) -> int:
-        buffer = self.place.pop(register)
-        number, first = self._came.pop(register)
-        if first < self.turn:  # it came and went within a turn otherwise
-            self._stays[number] = _Stay(register, buffer, first, self.turn)
-        return buffer
-
-
 def layout(plan: Plan) -> Program:
     """The rows of a plan laid out in memory, as the executor runs them.
 
@@ -351,7 +261,7 @@ def _laid_out(plan: Plan) -> Program:
     """A linear scan over the rows that writes states over those nobody reads any more."""
     rows = plan.rows
     calls = [k for k, row in enumerate(rows) if row.level is not None]
-    shelf = _Shelf()
+    shelf = BufferAllocator()
     shelf.take(Register("x", 0))
     ends = [*calls, len(rows) - 1]
     # The registers that may be written over by each row, if they are there at all. A state that no row reads stays
@@ -373,48 +283,73 @@ def _laid_out(plan: Plan) -> Program:
 
 
 def _turn(
-    plan: Plan, shelf: _Shelf, row: int, after: int, outputs: list[Register], going: Sequence[Sequence[Register]]
+    plan: Plan,
+    shelf: BufferAllocator,
+    row: int,
+    after: int,
+    outputs: list[Register],
+    going: Sequence[Sequence[Register]],
 ) -> Turn:
     """The turn from the state of one row to that of another."""
-    rows, last_use = plan.rows, plan.last_use
-    state = Register("x", row)
+    rows, state, formed = plan.rows, Register("x", row), range(row + 1, after + 1)
     x = shelf.place[state]
-    formed = range(row + 1, after + 1)
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
     draws = tuple((r.number, shelf.take(r)) for r in noises if r not in shelf.place)
-    kept = [r for r in outputs if last_use.get(r, -1) > after]
-    older = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < row}
-    earlier = tuple(shelf.place[r] for r in sorted(older) if rows[r.number].level is not None)
-    past = rows[row].terms if all(r in shelf.place for r, _ in rows[row].terms) else ()
-    formed_of = tuple((shelf.place[r], value) for r, value in past)
+    earlier, formed_of = _earlier(plan, shelf, formed), _formed_of(plan, shelf, row)
+    kept = [r for r in outputs if plan.last_use.get(r, -1) > after]
     operations = [combination(shelf.take(r), ((_OUTPUT[r.kind], 1.0),)) for r in kept]
-    readers = [0] if outputs and outputs[0] in kept else []
+    denoised = outputs[0] if outputs else None
+    readers = [0] if denoised in kept else []
     for j in formed:
-        terms = dict(rows[j].terms)
-        if outputs and outputs[0] in terms and outputs[0] not in kept:
+        if denoised not in kept and denoised in dict(rows[j].terms):
             readers.append(len(operations) if state in shelf.place else -1)
-        dead = dict.fromkeys(shelf.in_order(going[j]))
-        over = next((r for r in _by_use(terms, state) if r in dead), state if state in dead else None)
-        sources = {r: shelf.place[r] if r in shelf.place else _OUTPUT[r.kind] for r in terms}
-        order = _in_order(terms, over, state)
-        target = Register("x", j)
-        if over is None:
-            out = shelf.take(target)
-        else:
-            del dead[over]
-            out = shelf.hand_over(over, target)
-        shelf.put_back(dead)
-        noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1
-        operations.append(combination(out, tuple((sources[r], terms[r]) for r in order), noise))
-    alone = len(readers) == 1 and readers[0] >= 0
+        operations.append(_formed(plan, shelf, j, state, shelf.in_order(going[j])))
     passing = tuple(drawn for drawn in draws if Register("xi", drawn[0]) not in shelf.place)
-    reader = readers[0] if alone else None
-    if reader is not None:
-        read = {source for source, _ in operations[reader].terms}
-        written = {operation.out for operation in operations[:reader]}
-        if any(source not in read or source in written for source, _ in formed_of) or x in read:
-            formed_of = ()
+    reader = _sole(readers)
+    if reader is not None and not _reads_all(operations, reader, formed_of, x):
+        formed_of = ()
     return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of, earlier)
+
+
+def _sole(readers: Sequence[int]) -> int | None:
+    """The operation that alone reads the prediction while the state of its call is there; None if there is no such."""
+    return readers[0] if len(readers) == 1 and readers[0] >= 0 else None
+
+
+def _earlier(plan: Plan, shelf: BufferAllocator, formed: range) -> tuple[int, ...]:
+    """The buffers of states of earlier model calls that the rows read."""
+    rows = plan.rows
+    read = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < formed.start - 1}
+    return tuple(shelf.place[r] for r in sorted(read) if rows[r.number].level is not None)
+
+
+def _formed_of(plan: Plan, shelf: BufferAllocator, row: int) -> Terms:
+    """The terms of a state by buffers, if all that it was formed of is still there, else nothing."""
+    terms = plan.rows[row].terms
+    return tuple((shelf.place[r], value) for r, value in terms) if all(r in shelf.place for r, _ in terms) else ()
+
+
+def _formed(plan: Plan, shelf: BufferAllocator, row: int, state: Register, going: Iterable[Register]) -> Combination:
+    """The state of a row, written over a register that nobody reads any more, if there is one."""
+    terms, dead, target = dict(plan.rows[row].terms), dict.fromkeys(going), Register("x", row)
+    over = next((r for r in _by_use(terms, state) if r in dead), state if state in dead else None)
+    sources = {r: shelf.place[r] if r in shelf.place else _OUTPUT[r.kind] for r in terms}
+    order = _in_order(terms, over, state)
+    if over is None:
+        out = shelf.take(target)
+    else:
+        del dead[over]
+        out = shelf.hand_over(over, target)
+    shelf.put_back(dead)
+    noise = sum(r.kind == "xi" for r in order[1:]) if order[0].kind != "xi" else len(order) - 1
+    return combination(out, tuple((sources[r], terms[r]) for r in order), noise)
+
+
+def _reads_all(operations: Sequence[Combination], reader: int, formed_of: Terms, x: int) -> bool:
+    """Whether an operation reads all that the state was formed of, unchanged, and not the state itself."""
+    read = {source for source, _ in operations[reader].terms}
+    written = {operation.out for operation in operations[:reader]}
+    return x not in read and all(source in read and source not in written for source, _ in formed_of)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:

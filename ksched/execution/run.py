@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ksched.execution.buffers import Buffers, Noises
-from ksched.execution.layout import DENOISED, UNCOND, Operations, Turn, layout
-from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state, writes_to
-from ksched.execution.saved_state import StateCheck, saved_noise
-from ksched.kernels.available import out_of_place
+from ksched.execution.call_levels import CallLevels
+from ksched.execution.layout import Turn
+from ksched.execution.progress import Progress
+from ksched.execution.registers import Registers, check_state
+from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.plan import Plan
-from ksched.processes import Level, Process
-from ksched.processes.agreement import Levels, mark
+from ksched.processes import Process
+from ksched.processes.agreement import Levels
 
 __all__ = ["Run"]
 
 
-_INTERRUPTED = (
-    "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
-    "saved before"
-)
-
-
-class Run:
+class Run(Progress, CopiedBySaving):
     """One run of a plan, driven by whoever holds it: read `x` and `sigma`, call the model, `feed` the answer.
 
     Parameters
@@ -66,15 +60,8 @@ class Run:
     ) -> None:
         check_state(x)
         self._set_up(plan, x, process, levels, check_start)
-        self._noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
-        self._recorded = out_of_place(x)  # whether gradients are, or something else that needs every value
-        if self._recorded:
-            self._registers.tensors[0] = x.to(self._compute, copy=True)
-        else:
-            self._registers.tensors[0] = self._registers.writable(0).copy_(x.detach())
-        before = self._program.before
-        self._registers.form(before.operations, self._recorded, self._draw(before, self._recorded))
-        self._reach(0)
+        self._registers.noise, self._seeds = noise_source(bool(plan.draws), x.shape[0], seed, noise, process)
+        self._registers.begin(x)
 
     def _set_up(
         self,
@@ -85,51 +72,12 @@ class Run:
         check_start: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
         """All that does not depend on numbers: of ``x`` shape, dtype and device count."""
-        self.plan, self.process = plan, process
-        self.levels = levels
+        self.plan, self.process, self.levels = plan, process, levels
         self._check_start = check_start
-        self._fed = False  # whether an answer is being taken
         #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
         self.error: Exception | None = None
-        self._dtype = x.dtype
-        self._compute = torch.promote_types(x.dtype, torch.float32)  # half precision is for the model, not for sums
-        self._program = layout(plan)
-        self._handed_out = [0] * self._program.buffers  # writes to each state of a call when it was formed
-        self._registers = Buffers(x, self._compute, self._program.buffers)
-        self._shown: Buffers | None = None  # the state in the model's dtype
-        self._per_call: dict[str, Sequence[torch.Tensor]] = {}
-        self._recorded = False
-
-    def _reach(self, calls: int) -> None:
-        """Stand after so many model calls: which turn comes next, None if none, and where the state is."""
-        program = self._program
-        self._calls = calls
-        self._turn = program.turns[calls] if calls < len(program.turns) else None
-        self._place = program.states[calls]
-        self._replaced = False
-        state = self._registers.tensors[self._place]
-        self._handed_out[self._place] = writes_to(state) if self._recorded else state._version
-        self._whole = True  # until the next state is being formed
-
-    @property
-    def shape(self) -> torch.Size:
-        """Of the states, batch first."""
-        return self._registers.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the states that the model sees, and of the result."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the states are."""
-        return self._registers.device
-
-    @property
-    def done(self) -> bool:
-        """Whether the result has been reached."""
-        return self._turn is None
+        self._registers = Registers(plan, x)
+        self._call_levels = CallLevels(self._registers, process, levels)
 
     @property
     def x(self) -> torch.Tensor:
@@ -140,30 +88,16 @@ class Run:
         RuntimeError : there is none: an exception such as Ctrl-C ended a call of `feed` while it was formed, or the run
             left a batch with an error
         """
-        if not self._whole or self.error is not None:
+        if self.error is not None:
             raise self._failure()
-        state = self._registers.alias(self._place)
-        return state if self._compute is self._dtype else self._converted(state, 1.0)
+        return self._registers.state()
 
     def _failure(self) -> RuntimeError:
         """Why there is no state."""
-        if not self._whole:
-            return RuntimeError(_INTERRUPTED)
+        self._registers.check_whole()
         failure = RuntimeError(f"the run left its batch with an error: {self.error}")
         failure.__cause__ = self.error
         return failure
-
-    @property
-    def level(self) -> Level:
-        """The level the model must be called at.
-
-        Raises
-        ------
-        RuntimeError : the run is done
-        """
-        if self.done:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
-        return self.plan.levels[self._calls]
 
     @property
     def sigma(self) -> torch.Tensor:
@@ -173,7 +107,7 @@ class Run:
         ------
         RuntimeError : the run is done
         """
-        return self._per_item("sigma")
+        return self._call_levels.sigma()
 
     @property
     def timestep(self) -> torch.Tensor:
@@ -183,49 +117,7 @@ class Run:
         ------
         RuntimeError : the run is done, or was started without a process
         """
-        if self.process is None:
-            raise RuntimeError("a bare plan knows no timesteps; start the run from a Sampler, or give a process")
-        return self._per_item("timestep")
-
-    @property
-    def step(self) -> int:
-        """The schedule step that the next model call belongs to; the number of steps when done."""
-        return self.plan.steps if self.done else self.plan.call_steps[self._calls]
-
-    @property
-    def steps(self) -> int:
-        """Number of schedule steps."""
-        return self.plan.steps
-
-    @property
-    def accepted(self) -> int:
-        """Steps done: a plan has no others."""
-        return self.step
-
-    @property
-    def rejected(self) -> int:
-        """Tries that were rejected: none."""
-        return 0
-
-    @property
-    def sigma_next(self) -> float:
-        """Contract sigma that the present step goes to."""
-        return self.plan.sigmas[self.step + 1]
-
-    @property
-    def nfe(self) -> int:
-        """Model calls answered so far."""
-        return self._calls
-
-    @property
-    def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
-        return self._turn is not None and self._turn.both
-
-    @property
-    def takes_output(self) -> bool:
-        """Whether `feed_output` will do for all calls: no sampler of classifier-free guidance's two predictions."""
-        return not self._program.both
+        return self._call_levels.timestep()
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
@@ -241,7 +133,9 @@ class Run:
         RuntimeError : the run is done, was interrupted, or is fed by another thread; `x` was written to
         TypeError, ValueError : a prediction that is missing, no tensor, or of another shape
         """
-        self._answer(denoised, uncond)
+        if self._check_start is not None:
+            self._look_at_start()
+        self._registers.answer(denoised, uncond)
 
     def feed_output(self, output: torch.Tensor, of_x: float, of_output: float) -> None:
         """Answer with what a network returned, where the x0 prediction is ``of_x * x + of_output * output``.
@@ -261,7 +155,9 @@ class Run:
         """
         if self.needs_uncond:
             raise TypeError("this sampler needs (denoised, uncond), which feed takes")
-        self._answer(output, None, (of_x, of_output))
+        if self._check_start is not None:
+            self._look_at_start()
+        self._registers.answer(output, None, (of_x, of_output))
 
     def replace(self, x: torch.Tensor) -> None:
         """Go on from another state in place of `x`, such as an edited one; what earlier steps left stays.
@@ -275,47 +171,29 @@ class Run:
         RuntimeError : the run is done
         TypeError, ValueError : no floating-point tensor, or of another shape or device
         """
-        if self._turn is None:
+        if self._registers.turn is None:
             raise RuntimeError("the run is done: there is no state left to replace")
         check_state(x)
-        if not self._whole:
-            raise RuntimeError(_INTERRUPTED)
-        registers, place = self._registers, self._place
-        if x.shape != registers.shape or x.device != registers.device:
-            wanted = f"{tuple(registers.shape)} on {registers.device}"
-            raise ValueError(f"x must be like the state, {wanted}; got {tuple(x.shape)} on {x.device}")
-        self._whole, self._replaced = False, True
-        self._recorded |= out_of_place(x)
-        if self._recorded:
-            registers.tensors[place] = x.to(self._compute, copy=True)
-        else:
-            registers.tensors[place] = registers.writable(place).copy_(x)
-        self._handed_out[place] = writes_to(registers.tensors[place])
-        self._whole = True
+        self._registers.check_whole()
+        self._registers.replace(x)
 
     def network_input(self, norm: float) -> torch.Tensor:
         """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
-        if not self._whole:
-            raise RuntimeError(_INTERRUPTED)
-        state = self._registers.alias(self._place)
-        if norm == 1 and self._compute is self._dtype:
-            return state
-        return self._converted(state, 1 / norm)
+        return self._registers.state(norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
-        if not self._whole:
-            raise RuntimeError(_INTERRUPTED)
-        held = self._program.held[self._calls]
+        registers = self._registers
+        registers.check_whole()
         return {
             "version": 3,
             "plan": self.plan.digest,
-            "calls": self._calls,
-            "replaced": self._replaced,
+            "calls": registers.calls,
+            "replaced": registers.replaced,
             "seeds": self._seeds,
-            "noise": scheme_of(self._noise),
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "registers": {str(r): self._registers.tensors[place].detach().clone() for r, place in held},
+            "noise": scheme_of(registers.noise),
+            "dtype": str(registers.dtype).removeprefix("torch."),
+            "registers": registers.held(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -329,168 +207,39 @@ class Run:
             raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
-        check = StateCheck(state, self.shape, self._dtype)
-        calls, replaced = check.whole("calls", len(self._program.turns)), check.truth("replaced")
-        held = self._program.held[calls]
-        tensors = check.tensors("registers", [str(register) for register, _ in held], self._compute)
-        noise, seeds = saved_noise(check, bool(self.plan.draws), self._noise, self._seeds, self.process)
-        self._whole = False
-        self._noise, self._seeds = noise, seeds
-        registers = Buffers(tensors[0].to(self.device), self._compute, self._program.buffers)
-        for (_, place), tensor in zip(held, tensors, strict=True):
-            registers.tensors[place] = registers.writable(place).copy_(tensor)
-            self._handed_out[place] = writes_to(registers.tensors[place])
-        self._registers = registers
-        self._shown, self._per_call, self._recorded = None, {}, False
-        self.error, self._fed = None, False
-        self._reach(calls)
-        self._replaced = replaced
+        registers = self._registers
+        check = StateCheck(state, self.shape, registers.dtype)
+        calls, replaced = check.whole("calls", len(registers.layout.turns)), check.truth("replaced")
+        names = [str(register) for register, _ in registers.layout.held[calls]]
+        tensors = check.tensors("registers", names, registers.compute)
+        noise, seeds = saved_noise(check, bool(self.plan.draws), registers.noise, self._seeds, self.process)
+        self._seeds = seeds
+        registers.resume(calls, replaced, tensors, noise)
+        self._call_levels = CallLevels(registers, self.process, self.levels)
+        self.error = None
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""
-        if self._recorded:
+        if self._registers.recorded:
             raise TypeError(
                 "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
             )
-        own = self._noise.function if isinstance(self._noise, CallableNoise) else None
+        noise = self._registers.noise
+        own = noise.function if isinstance(noise, CallableNoise) else None
         return _restored, (self.plan, self.process, self.levels, own, self.state_dict())
 
-    def __deepcopy__(self, memo: object) -> Run:
-        restore, parts = self.__reduce_ex__(4)
-        copy: Run = restore(*parts)
-        return copy
+    def _look_at_start(self) -> None:
+        """Let the state of the first model call be looked at, once."""
+        registers, check = self._registers, self._check_start
+        if check is not None and registers.turn is not None and not registers.calls and not registers.recorded:
+            check(registers.buffers.tensors[registers.turn.x])
+        self._check_start = None
 
-    def _answer(
-        self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
-    ) -> None:
-        """Take an answer and form what comes after it."""
-        if self._fed:
-            raise RuntimeError(FED_TWICE)
-        self._fed = True
-        try:
-            turn, recorded = self._take(denoised, uncond)
-            noises = self._draw(turn, recorded) if turn.draws else None
-            operations = turn.operations if conversion is None else self._operations(turn, conversion)
-            self._whole = False
-            self._registers.form(operations, recorded, noises)
-            self._reach(self._calls + 1)
-        finally:
-            self._forget()
-            self._fed = False
-
-    def _operations(self, turn: Turn, conversion: tuple[float, float] | None) -> Operations:
-        """What an answer is followed by."""
-        return turn.operations if conversion is None else turn.of_output(*conversion, replaced=self._replaced)
-
-    def _take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
-        """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
-        turn = self._turn
-        if not self._whole:
-            raise RuntimeError(_INTERRUPTED)
-        if turn is None:
-            raise RuntimeError("the run is done: it takes no further prediction")
-        registers = self._registers
-        tensors = registers.tensors
-        if (
-            type(denoised) is not torch.Tensor
-            or denoised.shape != registers.shape
-            or denoised.device != registers.device
-        ):
-            check_output("D", denoised, registers.shape, registers.device)  # most answers need not pay for the call
-        # Own buffers ask for no new tensors; what was recorded may.
-        x, handed_out = tensors[turn.x], self._handed_out
-        if self._check_start is not None and not self._calls and not self._recorded:
-            self._check_start(x)
-        if self._recorded:
-            recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(x)
-            written = writes_to(x) != handed_out[turn.x]
-        else:
-            recorded = out_of_place(denoised)
-            written = x._version != handed_out[turn.x]
-        for place in turn.earlier:
-            written = written or writes_to(tensors[place]) != handed_out[place]
-        if written:
-            raise RuntimeError(WRITTEN)
-        if turn.both:
-            check_output("U", uncond, registers.shape, registers.device)
-            assert uncond is not None
-            recorded = recorded or out_of_place(uncond)
-            tensors[UNCOND] = self._as_read(uncond, recorded)
-        tensors[DENOISED] = denoised if denoised.dtype is self._compute else self._as_read(denoised, recorded)
-        self._recorded |= recorded
-        return turn, recorded
-
-    def _as_read(self, output: torch.Tensor, recorded: bool) -> torch.Tensor:
-        """An output of the model as sums take it."""
-        return output if self._registers.mixed and not recorded else output.to(self._compute)
-
-    def _draw(self, turn: Turn, recorded: bool) -> Noises | None:
-        """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then.
-
-        Returns those that are drawn on the way, if the registers can.
-        """
-        tensors, writable, source = self._registers.tensors, self._registers.writable, self._noise
-        passing: Sequence[tuple[int, int]] = ()
-        if turn.passing and not recorded and self._registers.makes_noise and isinstance(source, SeededNoise):
-            passing = turn.passing
-        for number, place in turn.draws:
-            draw, like = self.plan.draws[number], tensors[turn.x]
-            if (number, place) in passing:
-                tensors[place] = None
-            elif isinstance(source, CallableNoise):  # a copy, since whoever draws may use the tensor again
-                noise = source(draw, like)
-                tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
-            else:
-                tensors[place] = source(draw, like, out=None if recorded else writable(place))
-        if not passing or not isinstance(source, SeededNoise):
-            return None
-        return [place for _, place in passing], [source.keys(self.plan.draws[number]) for number, _ in passing]
-
-    def _forget(self) -> None:
-        """Let go of the model's answer."""
-        tensors = self._registers.tensors
-        tensors[DENOISED] = tensors[UNCOND] = None
-
-    def _per_item(self, name: str) -> torch.Tensor:
-        """Sigma or timestep of the present level, for every item."""
-        if self._turn is None:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
-        found = self._per_call.get(name)
-        if found is None:
-            found = self._per_call[name] = self._table(name)
-        return found[self._calls]
-
-    def _table(self, name: str) -> Sequence[torch.Tensor]:
-        """Those of all model calls, brought to the device at once."""
-        values = self.plan.call_sigmas
-        if name == "timestep":
-            assert self.process is not None
-            values = self.process.timestep(values)
-        table = self._uploaded(values)
-        if name == "sigma" and self.levels is not None:
-            for sigma in table:
-                mark(sigma, (self.levels,))
-        return table
-
-    def _uploaded(self, values: Any) -> Sequence[torch.Tensor]:
-        """Host numbers, each for every item of the batch, on the device."""
-        device, batch = self._registers.device, self._registers.shape[0]
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
-            return [torch.full((batch,), value, dtype=self._compute, device=device) for value in values.tolist()]
-        table = torch.tensor(values.tolist(), dtype=self._compute, device="cpu").view(-1, 1)
-        if batch > 1:
-            table = table.expand(-1, batch).contiguous()
-        return table.to(device, non_blocking=True).unbind()
-
-    def _converted(self, state: torch.Tensor, scale: float) -> torch.Tensor:
-        """A state, scaled, in the model's dtype."""
-        if out_of_place(state):
-            return (state if scale == 1 else state * scale).to(self._dtype)
-        if self._shown is None:
-            self._shown = Buffers(state, self._dtype, 1)
-        shown = self._shown.writable(0)
-        self._shown.tensors[0] = shown.copy_(state) if scale == 1 else torch.mul(state, scale, out=shown)
-        return self._shown.alias(0)
+    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
+        """Check an answer and hold it, for a `Batch`, which then forms the states of all its runs."""
+        if self._check_start is not None:
+            self._look_at_start()
+        return self._registers.take(denoised, uncond)
 
 
 def _restored(
@@ -504,6 +253,6 @@ def _restored(
     like = next(iter(state["registers"].values()))
     run = Run.__new__(Run)
     run._set_up(plan, like.to(getattr(torch, state["dtype"])), process, levels)
-    run._noise, run._seeds = (SeededNoise(()) if noise is None else CallableNoise(noise)), None
+    run._registers.noise, run._seeds = (SeededNoise(()) if noise is None else CallableNoise(noise)), None
     run.load_state_dict(state)
     return run

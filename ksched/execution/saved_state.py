@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from ksched.noise.sources import NoiseSource, source_by_scheme
 from ksched.processes import Process
 
-__all__ = ["StateCheck", "saved_noise"]
+__all__ = ["CopiedBySaving", "StateCheck", "saved_noise"]
+
+
+class CopiedBySaving:
+    """A run whose copies go on from its saved state: buffers are memory of one run and are never shared."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        reduced = self.__reduce_ex__(4)
+        assert isinstance(reduced, tuple)
+        restore, parts = reduced
+        copy: Self = restore(*parts)
+        return copy
 
 
 class StateCheck:
@@ -89,21 +100,10 @@ class StateCheck:
             if example is not None and not isinstance(example, torch.Tensor):
                 raise self._damaged(name, f"like {example!r}", "a tensor")
             self.tensor(name, value, dtype)
-        elif isinstance(example, torch.Tensor):
-            if value is not None:
-                raise self._damaged(name, "a tensor", value)
-        elif isinstance(example, tuple):
-            same = isinstance(value, tuple) and (not hasattr(example, "_fields") or len(value) == len(example))
-            if not same or not all(_is_number(part) for part in value):
-                raise self._damaged(name, "a tuple of numbers", value)
-        elif example is None:
-            if value is not None:
-                raise self._damaged(name, "a tensor or None", value)
-        elif isinstance(example, float | int) and not isinstance(example, bool):
-            if not _is_number(value) or (isinstance(example, int) and not isinstance(value, int)):
-                raise self._damaged(name, "a number", value)
-        elif type(value) is not type(example):
-            raise self._damaged(name, f"like {example!r}", value)
+            return
+        wanted = _wanted(value, example)
+        if wanted is not None:
+            raise self._damaged(name, wanted, value)
 
     def part(self, name: str) -> Any:
         """Whatever stands there."""
@@ -153,3 +153,20 @@ def saved_noise(
             "with noise=..., not with a seed"
         )
     return noise, seeds
+
+
+def _wanted(value: Any, example: Any) -> str | None:
+    """What should be there in place of a value that is no tensor; None if it is of the kind of the example."""
+    match example:
+        case torch.Tensor():
+            return None if value is None else "a tensor"
+        case tuple():
+            right = isinstance(value, tuple) and (not hasattr(example, "_fields") or len(value) == len(example))
+            return None if right and all(map(_is_number, value)) else "a tuple of numbers"
+        case None:
+            return None if value is None else "a tensor or None"
+        case float() | int() if not isinstance(example, bool):
+            right = _is_number(value) and (isinstance(example, float) or isinstance(value, int))
+            return None if right else "a number"
+        case _:
+            return None if type(value) is type(example) else f"like {example!r}"

@@ -1,0 +1,66 @@
+"""Sigma and timestep of every model call of a run, as tensors for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ksched.execution.registers import Registers
+from ksched.processes import Process
+from ksched.processes.agreement import Levels, mark
+
+__all__ = ["CallLevels"]
+
+
+class CallLevels:
+    """Sigmas and timesteps of all model calls, brought to the device at once when the first is asked for.
+
+    Parameters
+    ----------
+    registers : of the run
+    process : gives the timesteps; None knows none
+    levels : what the sigmas carry for a model that knows its process; None is nothing
+    """
+
+    def __init__(self, registers: Registers, process: Process | None, levels: Levels | None) -> None:
+        self._registers, self._process, self._levels = registers, process, levels
+        self._sigmas: Sequence[torch.Tensor] | None = None
+        self._timesteps: Sequence[torch.Tensor] | None = None
+
+    def sigma(self) -> torch.Tensor:
+        """Contract sigma of the present call, shape (batch,); raises RuntimeError if the run is done."""
+        call = self._call()
+        if self._sigmas is None:
+            self._sigmas = self._uploaded(self._registers.plan.call_sigmas)
+            if self._levels is not None:
+                for sigma in self._sigmas:
+                    mark(sigma, (self._levels,))
+        return self._sigmas[call]
+
+    def timestep(self) -> torch.Tensor:
+        """The process's timestep of the present call; raises RuntimeError if the run is done, or no process known."""
+        if self._process is None:
+            raise RuntimeError("a bare plan knows no timesteps; start the run from a Sampler, or give a process")
+        call = self._call()
+        if self._timesteps is None:
+            self._timesteps = self._uploaded(self._process.timestep(self._registers.plan.call_sigmas))
+        return self._timesteps[call]
+
+    def _call(self) -> int:
+        """Number of the present call."""
+        if self._registers.turn is None:
+            raise RuntimeError("the run is done: there is no level left to call the model at")
+        return self._registers.calls
+
+    def _uploaded(self, values: Any) -> Sequence[torch.Tensor]:
+        """Host numbers, each for every item of the batch, on the device."""
+        registers = self._registers
+        device, batch, dtype = registers.device, registers.shape[0], registers.compute
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
+            return [torch.full((batch,), value, dtype=dtype, device=device) for value in values.tolist()]
+        table = torch.tensor(values.tolist(), dtype=dtype, device="cpu").view(-1, 1)
+        if batch > 1:
+            table = table.expand(-1, batch).contiguous()
+        return table.to(device, non_blocking=True).unbind()
