@@ -65,15 +65,18 @@ class BufferAllocator:
         self._stays: list[_Stay | None] = []
 
     def take(self, register: Register) -> int:
+        """A free buffer, which the register lives in from now on."""
         if not self._free:
             self._free.append(self.count)
             self.count += 1
         return self._put(register, self._free.pop())
 
     def put_back(self, registers: Iterable[Register]) -> None:
+        """Free the buffers of registers that nobody reads any more."""
         self._free.extend(self._remove(register) for register in registers)
 
     def hand_over(self, old: Register, new: Register) -> int:
+        """The buffer of one register, which another one lives in from now on."""
         return self._put(new, self._remove(old))
 
     def in_order(self, registers: Iterable[Register]) -> list[Register]:

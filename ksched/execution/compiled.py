@@ -143,7 +143,7 @@ class Matrices:
     The loop of a server or an exporter. The step is left uncompiled here, to be quick.
 
     >>> import ksched, torch
-    >>> from ksched.matrices import step
+    >>> from ksched.execution.compiled import step
     >>> def model(x, sigma):
     ...     return x / (1 + sigma.reshape(-1, 1) ** 2)  # exact for standard normal data
     >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 8)
