@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state, writes_to
+from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state
 from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
-from ksched.kernels.available import out_of_place
+from ksched.kernels.torch_internals import out_of_place, writes_to
 from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.rows import Draw
 from ksched.processes import Level

@@ -11,15 +11,11 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 
 from ksched.execution.layout import Combination, Operations
-from ksched.kernels.available import noise_kernels, numba_kernels, triton_kernels
+from ksched.kernels import available
 from ksched.kernels.philox import Key
+from ksched.kernels.torch_internals import block_of, owners_of
 
 __all__ = ["Buffers", "Noises", "combine", "form_together", "release_memory"]
-
-
-# How many owners a memory block has: tensors, and one more for torch itself once Python has seen the block. Without it
-# (it is torch's own) every state gets a new block.
-_use_count: Any = getattr(torch._C, "_storage_Use_Count", lambda _: 0)
 
 
 def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,10 +96,10 @@ _Buffer: TypeAlias = tuple[Any, int, int, int]
 
 
 # Before there is one; of a block that has more owners than that.
-_NOTHING = torch.empty(0, device="cpu").untyped_storage()
+_NOTHING = torch.empty(0, device="cpu")
 
 
-_NONE: _Buffer = (None, _NOTHING._cdata, -1, 0)
+_NONE: _Buffer = (None, block_of(_NOTHING), -1, 0)
 
 
 # Memory of runs that are over, by size in bytes. New memory is cleared by the system first, page by page, which takes
@@ -161,9 +157,11 @@ class Buffers:
         spared = like.device.type == "cpu" and size >= _LEAST_SPARED
         self._spares = _spares.setdefault(size, []) if spared else None
         single = dtype == torch.float32
-        self._triton = triton_kernels(like.device) if single else None
+        self._triton = available.triton_kernels(like.device) if single else None
         self.mixed = self._triton is not None
-        self._numba: Any = numba_kernels() if single and like.device.type == "cpu" and not self.mixed else None
+        self._numba: Any = (
+            available.numba_kernels() if single and like.device.type == "cpu" and not self.mixed else None
+        )
         if self._numba is not None:
             # Room for addresses: of the sources, as slots of a table are numbered, and of the results.
             self._sources, self._results = array("q", [0] * (count + 2)), array("q", [0] * (count + 2))
@@ -181,7 +179,7 @@ class Buffers:
     def writable(self, register: int) -> torch.Tensor:
         """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
         buffer, block, owners, _ = self._own[register]
-        if _use_count(block) != owners:
+        if owners_of(block) != owners:
             buffer = self._moved(register)[0]
         found: torch.Tensor = buffer
         return found
@@ -193,8 +191,8 @@ class Buffers:
                 buffer = self._block()
         else:
             buffer = self._block()
-        block = buffer.untyped_storage()._cdata
-        self._own[register] = found = buffer, block, _use_count(block) or -1, buffer.data_ptr()
+        block = block_of(buffer)
+        self._own[register] = found = buffer, block, owners_of(block) or -1, buffer.data_ptr()
         return found
 
     def _block(self) -> torch.Tensor:
@@ -210,13 +208,13 @@ class Buffers:
         spares = getattr(self, "_spares", None)
         if spares is not None:
             for buffer, block, owners, _ in self._own:
-                if buffer is not None and _use_count(block) == owners and _room_for(buffer.untyped_storage().nbytes()):
+                if buffer is not None and owners_of(block) == owners and _room_for(buffer.untyped_storage().nbytes()):
                     spares.append(buffer.untyped_storage())
 
     @property
     def makes_noise(self) -> bool:
         """Whether `form` takes noises as keys of `ksched.noise.seeded.SeededNoise`."""
-        return self._numba is not None and self._in_order and noise_kernels() is not None
+        return self._numba is not None and self._in_order and available.noise_kernels() is not None
 
     def form(self, operations: Operations, recorded: bool = False, noises: Noises | None = None) -> None:
         """Do the operations of a turn.
@@ -255,7 +253,7 @@ class Buffers:
             results.append(0)
         for k, register in enumerate(written):
             _, block, alone, address = own[register]
-            if _use_count(block) != alone:
+            if owners_of(block) != alone:
                 address = self._moved(register)[3]
             results[k] = address
         # What keeps the memory that is read and written, should an exception end this before threads are done with it.

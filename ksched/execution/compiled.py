@@ -18,7 +18,8 @@ import torch
 from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
 from ksched.execution.layout import DENOISED, UNCOND, Turn, layout
-from ksched.execution.registers import WRITTEN, check_output, check_state, writes_to
+from ksched.execution.registers import WRITTEN, check_output, check_state
+from ksched.kernels.torch_internals import writes_to
 from ksched.noise.sources import Noise, Seed, noise_source
 from ksched.plan.plan import Plan
 from ksched.processes import Process

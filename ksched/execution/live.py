@@ -8,7 +8,8 @@ import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.execution.adaptive_run import S
-from ksched.execution.registers import WRITTEN, writes_to
+from ksched.execution.registers import WRITTEN
+from ksched.kernels.torch_internals import writes_to
 from ksched.noise.sources import NoiseSource
 from ksched.plan.intervals import disjoint, snr
 from ksched.plan.rows import Draw

@@ -13,7 +13,7 @@ from ksched.denoisers.denoiser import Denoiser
 from ksched.execution.buffers import Buffers
 from ksched.execution.registers import check_output
 from ksched.execution.run import Run
-from ksched.kernels.available import out_of_place
+from ksched.kernels.torch_internals import out_of_place
 from ksched.noise.sources import Noise
 from ksched.plan.plan import Plan
 from ksched.processes import Level

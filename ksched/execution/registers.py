@@ -9,12 +9,12 @@ import torch
 
 from ksched.execution.buffers import Buffers, Noises
 from ksched.execution.layout import DENOISED, UNCOND, Operations, Turn, layout
-from ksched.kernels.available import out_of_place
+from ksched.kernels.torch_internals import out_of_place, writes_to
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import CallableNoise, NoiseSource
 from ksched.plan.plan import Plan
 
-__all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state", "writes_to"]
+__all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state"]
 
 
 WRITTEN = (
@@ -29,14 +29,6 @@ INTERRUPTED = (
     "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
     "saved before"
 )
-
-
-def writes_to(tensor: torch.Tensor) -> int:
-    """How often torch has counted a write to a tensor or a view of it; 0 where it does not count."""
-    try:
-        return tensor._version
-    except RuntimeError:  # made in inference mode
-        return 0
 
 
 def check_state(x: Any) -> None:

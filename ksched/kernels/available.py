@@ -1,27 +1,16 @@
-"""Which compiled kernels run here, and when tensors must not be overwritten."""
+"""Which compiled kernels run here."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-__all__ = ["noise_kernels", "numba_kernels", "out_of_place", "triton_kernels"]
+from ksched.kernels.torch_internals import out_of_place
 
-
-# What `torch.func` is in the middle of, None if nothing.
-_transforms: Any = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
-
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-# Looked up once, since they are asked at every step.
-_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+__all__ = ["noise_kernels", "numba_kernels", "triton_kernels"]
 
 
 _loaded: dict[torch.device, ModuleType | None] = {}
@@ -83,14 +72,3 @@ def _tried(trial: str) -> ModuleType | None:
             reason = repr(error)
     logging.getLogger("ksched").warning("Numba does not work here, torch's operations are used instead: %s", reason)
     return None
-
-
-def out_of_place(*tensors: torch.Tensor) -> bool:
-    """Whether what is made of these must be new tensors: gradients, a transform or a compiler follow every value."""
-    if forward_ad._current_level >= 0 or _transforms() is not None or _is_compiling():
-        return True
-    recording = _is_grad_enabled()
-    for tensor in tensors:  # noqa: SIM110 - any() costs more than all the rest
-        if type(tensor) not in _PLAIN or (recording and tensor.requires_grad):
-            return True
-    return False
