@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, half, no_noise, paired, start_state
+from representatives import corner_number, in_turn, is_form, is_kind, name_number, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
@@ -30,12 +31,28 @@ def run_by_hand(sampler: Sampler, model: Callable[..., Any], x: torch.Tensor, **
     return run.x
 
 
-@pytest.fixture(params=[VP(), Flow(3.0)], ids=["vp", "flow"])
+BOTH = [VP(), Flow(3.0)]
+
+
+@pytest.fixture(params=BOTH, ids=["vp", "flow"])
 def process(request: pytest.FixtureRequest) -> Process:
     found: Process = request.param
     return found
 
 
+def every_kind(spec: SamplerSpec, options: dict[str, Any], process: Process) -> bool:
+    """Every kind of rows, on one of the processes."""
+    number = corner_number(spec, options)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+def every_kind_of_name(name: str, process: Process) -> bool:
+    """Every kind of rows of default options, on one of the processes."""
+    number = name_number(name)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+@short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
@@ -56,6 +73,13 @@ def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str,
         assert equal(whole, second.x), f"resumed after {stop} calls"
 
 
+def every_name_and_kind(spec: SamplerSpec, options: dict[str, Any], process: Process) -> bool:
+    """Every kind of rows, and every sampler, whose function runs here; each on one of the processes."""
+    number = NAMES.index(str(spec.name)) if not options else corner_number(spec, options)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+@short(every_name_and_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 6, process=process, **options)
@@ -105,6 +129,7 @@ def test_a_state_of_another_plan_is_refused() -> None:
         build_sampler("euler", "karras", 5).start(x).load_state_dict({})
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -153,6 +178,7 @@ def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
         torch.testing.assert_close(halves, expected, rtol=1e-14, atol=1e-14)
 
 
+@short(is_form)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_sampler(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -173,6 +199,7 @@ def test_threads_share_a_sampler(name: str) -> None:
     assert sampler == build_sampler(name, "karras", 5)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_model_output_may_share_memory(name: str) -> None:
     """A model may return its input, a view of it, or one static buffer at every call."""
@@ -203,6 +230,11 @@ def test_any_model_output_may_share_memory(name: str) -> None:
     assert equal(result, copy), "the result shares memory with the model's buffer"
 
 
+def every_kind_and_dtype(name: str, dtype: torch.dtype, process: Process) -> bool:
+    return every_kind_of_name(name, process) and (dtype in (torch.bfloat16, torch.float32) or is_form(name))
+
+
+@short(every_kind_and_dtype)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_dtype_in_is_dtype_out(name: str, dtype: torch.dtype, process: Process) -> None:
@@ -237,6 +269,7 @@ class Discipline(TorchDispatchMode):
         return result
 
 
+@short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_no_float64_tensor_and_no_read_back(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
@@ -256,6 +289,7 @@ def test_the_discipline_catches_what_it_should() -> None:
         torch.ones(1).double()
 
 
+@short(lambda name, process: process == in_turn(NAMES.index(name), BOTH))
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
 def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
     for steps in (1, 2, 5):
@@ -288,6 +322,7 @@ def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
     assert set(given[:-1]) <= set(seen)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_timesteps_are_those_of_the_levels(name: str) -> None:
     process = EDM()
@@ -304,6 +339,7 @@ def test_timesteps_are_those_of_the_levels(name: str) -> None:
     assert not sampler.sigmas.flags.writeable
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_callback_is_called_once_a_step(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -340,6 +376,7 @@ def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         build_sampler("euler", "karras", 4).sample(lambda x, sigma: x, torch.ones(1, 2), progress=True)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_flow_when_asked_for(name: str) -> None:
     sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0)
@@ -397,6 +434,7 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
         assert count == to_zero.nfe
 
 
+@short(lambda spec, options: not options or corner_number(spec, options) is not None)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_rows_and_memory_stay_small(spec: SamplerSpec, options: dict[str, Any]) -> None:
     few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))

@@ -1,0 +1,148 @@
+"""Which part of a product plain ``pytest`` runs: representatives of axes that are independent of each other.
+
+A test is parametrised over the whole product. ``@short(keep)`` keeps the ids for which ``keep`` is true in the short
+suite and marks all others `exhaustive`. The executor, wrappers and adapters never see the name of a sampler, only the
+rows of its plan, so one sampler of each kind of rows stands for all samplers that have them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeVar
+
+import pytest
+from cases import CORNERS, NAMES
+
+from ksched import build_sampler
+from ksched.plan import Plan, Row
+from ksched.registry import SamplerSpec
+from ksched.schedules import SCHEDULES
+
+T = TypeVar("T")
+
+
+def short(keep: Callable[..., bool]) -> pytest.MarkDecorator:
+    """Mark a test whose short suite has only the ids that ``keep`` wants; its arguments are parameters by name."""
+    return pytest.mark.short.with_args(keep)
+
+
+def in_turn(number: int, values: Iterable[T]) -> T:
+    """One value of an independent axis, another one for each number."""
+    values = list(values)
+    return values[number % len(values)]
+
+
+# Kinds of rows
+
+
+def _shape(k: int, row: Row, calls: int) -> tuple[object, ...]:
+    """Whatever the executor sees of a row but its numbers: how old each register is, and what the model is asked."""
+    ages = {"x": k, "D": calls, "U": calls, "xi": 0}
+    terms = tuple((register.kind, ages[register.kind] - register.number) for register, _ in row.terms)
+    is_mean = math.isclose(sum(value for register, value in row.terms if register.kind != "xi"), 1, abs_tol=1e-12)
+    return row.level is not None, row.both, terms, is_mean
+
+
+def kind_of_rows(plan: Plan) -> tuple[tuple[object, ...], ...]:
+    """The plan without its numbers: equal for plans that the executor runs the same way."""
+    shapes, calls = [], 0
+    for k, row in enumerate(plan.rows):
+        shapes.append(_shape(k, row, calls))
+        calls += row.level is not None
+    return tuple(shapes)
+
+
+def _key(spec: SamplerSpec, options: dict[str, Any]) -> tuple[object, ...]:
+    return str(spec.name), *options.items()
+
+
+@cache
+def _kinds() -> dict[tuple[object, ...], tuple[tuple[object, ...], ...]]:
+    """The kind of rows of every corner."""
+    plans = {_key(spec, options): build_sampler(spec.name, "karras", 5, **options).plan for spec, options in CORNERS}
+    return {key: kind_of_rows(plan) for key, plan in plans.items()}
+
+
+@cache
+def _corner_numbers() -> dict[tuple[object, ...], int]:
+    firsts = {kind: key for key, kind in reversed(_kinds().items())}
+    return {key: number for number, key in enumerate(key for key, kind in _kinds().items() if firsts[kind] == key)}
+
+
+def corner_number(spec: SamplerSpec, options: dict[str, Any]) -> int | None:
+    """The number of a corner among those that are the first of their kind of rows; None for all others."""
+    return _corner_numbers().get(_key(spec, options))
+
+
+@cache
+def _name_numbers() -> dict[str, int]:
+    firsts = {_kinds()[(name,)]: name for name in reversed(NAMES)}
+    return {name: number for number, name in enumerate(sorted(firsts.values(), key=NAMES.index))}
+
+
+def name_number(name: object) -> int | None:
+    """The number of a sampler among those whose default options are the first of their kind of rows, or None."""
+    return _name_numbers().get(str(name))
+
+
+def is_kind(name: object) -> bool:
+    """Whether a sampler is the first of its kind of rows."""
+    return name_number(name) is not None
+
+
+# Forms of samplers: what a wrapper around the model, or an adapter of a host program, can tell apart
+
+
+def looks_back(plan: Plan) -> bool:
+    """Whether a step reads more from before it than the state that it starts at."""
+    firsts = {row.step: k for k, row in reversed([*enumerate(plan.rows)]) if row.level is not None}
+    for step, first in firsts.items():
+        reads = [register for row in plan.rows[first + 1 :] for register, _ in row.terms]
+        if any(
+            r.number < first if r.kind == "x" else r.kind in "DU" and plan.call_steps[r.number] < step for r in reads
+        ):
+            return True
+    return False
+
+
+@cache
+def _forms() -> dict[str, tuple[bool, ...]]:
+    firsts: dict[tuple[bool, ...], str] = {}
+    for name in NAMES:
+        plan = build_sampler(name, "karras", 5).plan
+        stages = plan.nfe > len(set(plan.call_steps))
+        both = any(row.both for row in plan.rows)
+        firsts.setdefault((looks_back(plan), stages, both, bool(plan.draws)), name)
+    return {name: form for form, name in firsts.items()}
+
+
+def is_form(name: object) -> bool:
+    """Whether a sampler is the first with its answers to four questions.
+
+    Does it read predictions of earlier steps, call the model several times a step, need the unconditional prediction,
+    draw noise?
+    """
+    return str(name) in _forms()
+
+
+def is_plain_form(name: object) -> bool:
+    """Whether `is_form` is true for a sampler that needs no unconditional prediction and draws no noise."""
+    return is_form(name) and not any(_forms()[str(name)][2:])
+
+
+# Schedules
+
+
+@cache
+def _schedule_forms() -> tuple[str, ...]:
+    firsts: dict[str, str] = {}
+    for name, spec in SCHEDULES.items():
+        firsts.setdefault(spec.family, str(name))
+    return tuple(firsts.values())
+
+
+def is_schedule_form(schedule: object) -> bool:
+    """Whether a schedule is the first of its family: a formula in sigma, a training table, a curve, published levels."""
+    return str(schedule) in _schedule_forms()
