@@ -34,6 +34,14 @@ def in_turn(number: int, values: Iterable[T]) -> T:
     return values[number % len(values)]
 
 
+def firsts(values: Iterable[T], key: Callable[[T], object]) -> list[T]:
+    """The first value of each key, by its text."""
+    found: dict[str, T] = {}
+    for value in values:
+        found.setdefault(str(key(value)), value)
+    return list(found.values())
+
+
 # Kinds of rows
 
 
@@ -144,5 +152,5 @@ def _schedule_forms() -> tuple[str, ...]:
 
 
 def is_schedule_form(schedule: object) -> bool:
-    """Whether a schedule is the first of its family: a formula in sigma, a training table, a curve, published levels."""
+    """Whether a schedule is the first of its family, such as formulas in sigma, training tables, published levels."""
     return str(schedule) in _schedule_forms()

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import EVERY_NAME, half
+from cases import ADAPTIVE, EVERY_NAME, half
+from representatives import is_form, short
 
 import ksched
 from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler, kernels
@@ -522,6 +523,7 @@ def test_two_failures_at_once_lose_no_run() -> None:
 # No items
 
 
+@short(lambda name: is_form(name) or name in {str(spec.name) for spec in ADAPTIVE})
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("name", EVERY_NAME)
 def test_no_items_are_an_empty_result(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import PROCESSES, SPECS
+from representatives import is_kind, short
 
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, explain
@@ -154,6 +155,7 @@ def built(spec: SamplerSpec, process: Process) -> Plan:
     return build_sampler(spec.name, "karras", 5, process=process).plan
 
 
+@short(lambda spec: is_kind(spec.name))
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_a_plan_is_a_sampler_and_its_text_names_it(spec: SamplerSpec) -> None:
     plan = built(spec, VP())

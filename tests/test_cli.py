@@ -10,7 +10,9 @@ from typing import Any, get_args, get_type_hints
 import matplotlib.image
 import numpy as np
 import pytest
+from cases import NAMES
 from command import Answer, Command, command_of
+from representatives import in_turn, short
 
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
@@ -51,6 +53,7 @@ def succeed(answer: Answer) -> str:
     return answer.out
 
 
+@short(lambda schedule, process: process == "vp" or schedule == "simple")
 @pytest.mark.parametrize("process", cli.ProcessName)
 @pytest.mark.parametrize("schedule", ksched.NoiseSchedule)
 def test_sigmas_come_back_bit_for_bit(command: Command, schedule: ksched.NoiseSchedule, process: str) -> None:
@@ -97,6 +100,7 @@ def test_sigmas_print_a_row_per_level(command: Command) -> None:
     assert rows[-1].split() == ["20", "0", "-", "inf"]
 
 
+@short(lambda sampler, dialect: dialect == in_turn(NAMES.index(sampler), ksched.Dialect))
 @pytest.mark.parametrize("dialect", ksched.Dialect)
 @pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if not spec.adaptive])
 def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ksched.Dialect) -> None:

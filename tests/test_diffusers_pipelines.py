@@ -11,6 +11,7 @@ import pytest
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from representatives import in_turn, is_form, is_schedule_form, short  # noqa: E402
 from tiny_pipelines import REGISTRY, Tiny, build, rng, toy_image  # noqa: E402
 
 from ksched import NoiseSchedule, SamplerType  # noqa: E402
@@ -68,15 +69,18 @@ def finite_and_repeatable(tiny: Tiny, scheduler: Any, steps: int = 4) -> None:
     assert np.array_equal(first, tiny.run(steps))
 
 
+WHERE = [("sd15", "karras"), ("sd15", "simple"), ("sd15_img2img", "karras"), ("flux", "simple")]
+
+
+@short(lambda name, sampler, schedule: is_form(sampler) and schedule == dict(WHERE[1:])[name])
 @pytest.mark.parametrize("sampler", PLAYABLE)
-@pytest.mark.parametrize(
-    ("name", "schedule"), [("sd15", "karras"), ("sd15", "simple"), ("sd15_img2img", "karras"), ("flux", "simple")]
-)
+@pytest.mark.parametrize(("name", "schedule"), WHERE)
 def test_samplers(name: str, sampler: str, schedule: str) -> None:
     tiny, shipped = pipeline(name)
     finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=str(sampler), schedule=schedule))
 
 
+@short(lambda name, sampler, schedule: sampler == "euler" and is_schedule_form(schedule))
 @pytest.mark.parametrize("schedule", list(NoiseSchedule))
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("name", ["sd15", "flux"])
@@ -85,7 +89,11 @@ def test_schedules(name: str, sampler: str, schedule: str) -> None:
     finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=sampler, schedule=str(schedule)))
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde"])
+SEVERAL_CALLS_AND_NOISE = ["heun", "dpmpp_2m_sde"]
+
+
+@short(lambda name, sampler: sampler == in_turn(list(REGISTRY).index(name), SEVERAL_CALLS_AND_NOISE))
+@pytest.mark.parametrize("sampler", SEVERAL_CALLS_AND_NOISE)
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_every_pipeline(name: str, sampler: str) -> None:
     tiny, shipped = pipeline(name)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers_adapter import reason, run_diffusers_case
+from representatives import firsts, short
 
 from ksched.integrations.stock import CHURN_NOT_IN_EPS, CHURN_OFF_FLOW, CLASSES, NOT_A_NUMBER, RISING
 from ksched.types import Array
@@ -63,6 +64,13 @@ def targets() -> list[dict[str, Any]]:
     return [case for case in cases if not case.get("error") and (not case.get("flag") or case["id"] in REASONS)]
 
 
+#: One number of steps for each class with its settings.
+ONE_LENGTH = [
+    case["id"] for case in firsts(targets(), lambda c: (c["sampler"], c["config"], c["step_kwargs"], c["space"]))
+]
+
+
+@short(lambda case: case["id"] in ONE_LENGTH or case["id"] in REASONS)
 @pytest.mark.parametrize("case", targets(), ids=lambda case: case["id"])
 def test_run(case: dict[str, Any]) -> None:
     assert reason(case) == REASONS.get(case["id"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_adapter import make_schedule, process_of, run_case
+from representatives import firsts, short
 
 from ksched import SamplerType
 from ksched.types import Array
@@ -54,7 +55,13 @@ def posterior_mean(mixture: dict[str, Any], x: Array, alpha: float, sigma: float
     return np.asarray((shares[..., None] * parts).sum(1))
 
 
-@pytest.mark.parametrize("case", trajectories(), ids=lambda c: c["id"])
+RUNS = trajectories()
+#: One grid for each set of options and form of process; every grid with the sampler's own options on it is exhaustive.
+ONE_GRID = [c["id"] for c in firsts(RUNS, lambda c: (c["stem"], c["sampler"], c["space"], c["options"]))]
+
+
+@short(lambda case: case["id"] in ONE_GRID)
+@pytest.mark.parametrize("case", RUNS, ids=lambda c: c["id"])
 def test_run(case: dict[str, Any]) -> None:
     data = read(f"{case['stem']}_trajectories")
     mixture, other = data["mixtures"][case["mixture"]], data["mixtures"].get(case.get("uncond_mixture"))

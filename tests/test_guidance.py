@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, PROCESSES, SPECS, start_state
+from representatives import in_turn, is_form, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
@@ -124,6 +125,7 @@ def state() -> tuple[torch.Tensor, torch.Tensor]:
 # With every sampler
 
 
+@short(lambda spec: is_form(spec.name))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_every_wrapper_with_every_sampler(spec: SamplerSpec, process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 4, process=process)
@@ -358,6 +360,7 @@ def test_perp_neg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
         np.testing.assert_allclose(denoised[i], u + 5 * (p - 0.8 * across), rtol=1e-12, atol=1e-12)
 
 
+@short(lambda shape, percentile: shape == (2, 3, 4, 5) or percentile == 0.9)
 @pytest.mark.parametrize("percentile", [0.0, 0.5, 0.9, 0.995, 1.0])
 @pytest.mark.parametrize("max_value", [0.5, 1.0, 1.5, math.inf])
 @pytest.mark.parametrize("shape", [(3, 1), (3, 2), (2, 3, 4, 5), (2, 1000), (4,)])
@@ -455,6 +458,7 @@ def test_batched_refuses_what_cannot_be_joined(positive: Any, negative: Any, mes
 # Inpainting
 
 
+@short(lambda spec: is_form(spec.name))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_what_is_kept_is_kept_bit_for_bit(spec: SamplerSpec, process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process)
@@ -572,7 +576,13 @@ def test_no_float64_tensor_and_no_read_back(wrapper: str, process: Process) -> N
             model(x, sigma)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@short(
+    lambda wrapper, dtype, process: process == in_turn(WRAPPERS.index(wrapper) + DTYPES.index(dtype), THREE.values())
+)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_dtype_and_precision(wrapper: str, dtype: torch.dtype, process: Process) -> None:
     """The result has x's dtype and, the models being given the same numbers, only one rounding to it."""

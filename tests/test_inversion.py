@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import COORDINATES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
+from representatives import in_turn, is_kind, short
 
 import ksched
 from ksched import VP, Flow, Process, build_sampler
@@ -17,6 +18,7 @@ from ksched.registry import SamplerSpec
 SILENT = [spec for spec in SPECS if can_be_silent(spec)]
 
 
+@short(lambda spec, process: is_kind(spec.name) and process == in_turn(SPECS.index(spec), COORDINATES.values()))
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_the_round_trip_is_exact_on_linear_models(spec: SamplerSpec, process: Process) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import firsts, short
 from test_golden import posterior_mean, read
 
 import ksched
@@ -175,6 +176,10 @@ def case_noise(case: dict[str, Any]) -> Callable[[Any, Any], torch.Tensor]:
     return noise
 
 
+ONE_GRID = [case["id"] for case in firsts(CASES, lambda case: (case["sampler"], case["options"]))]
+
+
+@short(lambda case: case["id"] in ONE_GRID)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_recorded_runs(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Results, the sigmas of model calls and all that callbacks were told are those of k-diffusion."""

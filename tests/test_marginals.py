@@ -8,23 +8,25 @@ import pytest
 from cases import COORDINATES, CORNER_IDS, CORNERS, NAMES, PROCESSES
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import is_plain_form, is_schedule_form, short
 
-from ksched import NoiseSchedule, Process, build_sampler
+from ksched import NoiseSchedule, build_sampler
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec
 from ksched.testing import check_plan, sigma_curves
 
 
-@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 @given(data=st.data())
 def test_every_state_has_the_law_of_its_level_on_any_grid(
-    spec: SamplerSpec, options: dict[str, Any], process: Process, data: st.DataObject
+    spec: SamplerSpec, options: dict[str, Any], data: st.DataObject
 ) -> None:
-    sigmas = data.draw(sigma_curves(process))
-    check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
+    for name, process in COORDINATES.items():
+        sigmas = data.draw(sigma_curves(process), name)
+        check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
 
 
+@short(lambda name, schedule: is_schedule_form(schedule) or is_plain_form(name))
 @pytest.mark.parametrize("schedule", NoiseSchedule)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:

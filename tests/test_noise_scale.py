@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, paired
+from representatives import corner_number, short
 
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.analysis import gaussian_error, gaussian_law, table
@@ -59,6 +60,7 @@ def test_it_is_part_of_what_a_process_is() -> None:
         Flow(3.0, 1000, 1000.0, 8.0)  # type: ignore[call-arg]
 
 
+@short(lambda spec, options: not options or corner_number(spec, options) is not None)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec, options: dict[str, Any]) -> None:
     plain, wide = (build_sampler(spec.name, "karras", 5, process=p, **options).plan for p in (PLAIN, WIDE))
@@ -77,6 +79,7 @@ def test_in_every_dialect(dialect: Dialect) -> None:
 NOISY = [spec for spec in SPECS if build_sampler(spec.name, "simple", 4, process=PLAIN).plan.draws]
 
 
+@short(lambda scale: scale == 7.5)
 @pytest.mark.parametrize("scale", [2.0, 7.5, 8.0])
 @pytest.mark.parametrize("spec", NOISY, ids=lambda spec: spec.name)
 def test_the_law_of_the_results_is_that_of_data_over_the_scale(spec: SamplerSpec, scale: float) -> None:

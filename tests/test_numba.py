@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
+from representatives import in_turn, is_kind, short
 
 from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
 from ksched.noise import BrownianNoise, SeededNoise
@@ -123,6 +124,7 @@ def _rounds_of(plan: Plan) -> list[Operations]:
     return [turn.operations for turn in (plan.program.before, *plan.program.turns)]
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_rounds_are_independent_and_whole(name: str) -> None:
     """In any order within a round, the operations of a turn give what they give one after the other."""
@@ -150,8 +152,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+LAYOUTS, DTYPES = [torch.contiguous_format, torch.channels_last], [torch.bfloat16, torch.float32]
+
+
+@short(
+    lambda name, dtype, layout: is_kind(name) and layout == in_turn(NAMES.index(name) + DTYPES.index(dtype), LAYOUTS)
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_are_right_with_and_without(name: str, dtype: torch.dtype, layout: torch.memory_format, way: str) -> None:
     sampler = build_sampler(name, "karras", 8)
@@ -164,6 +172,7 @@ def test_runs_are_right_with_and_without(name: str, dtype: torch.dtype, layout: 
     assert (result.double() - truth).abs().max() <= bound
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS if not spec.uncond])
 def test_conversions_are_right_with_and_without(name: str, way: str) -> None:
     sampler = build_sampler(name, "karras", 6, process=Flow(3.0))

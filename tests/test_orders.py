@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired
+from representatives import in_turn, short
 
 from ksched import Flow, Process, build_sampler
 from ksched.analysis import gaussian_error, measured_order, warped_sigmas
@@ -52,6 +53,13 @@ def order_of(spec: SamplerSpec, options: dict[str, Any], process: Process, **how
     return measured_order(build, process, **{"steps": steps_of(spec), **how})
 
 
+def flow_and_another(spec: SamplerSpec, process: Process) -> bool:
+    """Flow, on which no factor is 1, and one of the other forms that a state can have."""
+    others = [COORDINATES[name] for name in COORDINATES if name != "flow"]
+    return process in (COORDINATES["flow"], in_turn(SPECS.index(spec), others))
+
+
+@short(flow_and_another)
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_order_is_met(spec: SamplerSpec, process: Process) -> None:
@@ -76,6 +84,7 @@ def mixture_order(name: str, options: dict[str, Any], of: str, counts: tuple[int
     return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
 
 
+@short(lambda spec, name: name == in_turn(SPECS.index(spec), MIXTURES))
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_order_is_met_on_a_mixture(spec: SamplerSpec, name: str) -> None:
@@ -117,6 +126,7 @@ def test_steps_that_shrink_towards_the_start_hide_a_start_of_lower_order() -> No
         assert abs(math.log2(error(name, 320) / error(name, 640)) - order) < 0.15
 
 
+@short(flow_and_another)
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", WITH_NOISE, ids=lambda s: s.name)
 def test_weak_order_is_met(spec: SamplerSpec, process: Process) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS
+from representatives import is_kind, short
 
 import ksched
 
@@ -42,6 +43,7 @@ def start(sampler: ksched.Sampler) -> Any:
     return sampler.sigmas[0] * np.cos(np.arange(6.0)).reshape(2, 3)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_numpy(name: str) -> None:
     names: dict[str, Any] = {}

@@ -14,6 +14,7 @@ import torch
 from cases import CORNER_IDS, CORNERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representatives import corner_number, short
 
 from ksched import VE, VP, Plan, build_sampler
 from ksched.analysis import table
@@ -42,6 +43,7 @@ def test_printed_plan() -> None:
     )
 
 
+@short(lambda spec, options: corner_number(spec, options) is not None)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 @settings(max_examples=10)
 @given(data=st.data())

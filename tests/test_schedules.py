@@ -10,6 +10,7 @@ import pytest
 from cases import COORDINATES, PROCESSES
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import is_schedule_form, short
 
 import ksched
 from ksched import VP, Flow, NoiseSchedule, calculate_sigmas
@@ -18,6 +19,11 @@ from ksched.testing import check_schedule, check_sigma_curve
 from ksched.types import Array
 
 PAIRS = [(schedule, name) for schedule in NoiseSchedule for name in PROCESSES]
+
+
+def one_axis_at_a_time(schedule: NoiseSchedule, name: str) -> bool:
+    """Every schedule on the usual processes, every process with a schedule of each family."""
+    return name in ("vp", "edm", "ve", "flow_shift3") or is_schedule_form(schedule)
 
 
 #: They stride from the bottom, and so start below sigma_max but for a single step.
@@ -41,6 +47,7 @@ def check_contract(schedule: NoiseSchedule, sigmas: Array, steps: int, sigma_min
     assert sigmas[0] <= sigma_max
 
 
+@short(one_axis_at_a_time)
 @pytest.mark.parametrize(("schedule", "name"), PAIRS)
 def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
     process = PROCESSES[name]
@@ -50,6 +57,7 @@ def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
     np.testing.assert_array_equal(calculate_sigmas(schedule, 1, process), [process.sigma_max, 0])
 
 
+@short(one_axis_at_a_time)
 @pytest.mark.parametrize(("schedule", "name"), PAIRS)
 @given(steps=st.integers(1, 60), low=st.floats(0.01, 0.45), high=st.floats(0.55, 0.99))
 def test_contract_on_a_part_of_the_range(
