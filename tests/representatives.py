@@ -53,13 +53,13 @@ def _shape(k: int, row: Row, calls: int) -> tuple[object, ...]:
     return row.level is not None, row.both, terms, is_mean
 
 
-def kind_of_rows(plan: Plan) -> tuple[tuple[object, ...], ...]:
-    """The plan without its numbers: equal for plans that the executor runs the same way."""
-    shapes, calls = [], 0
+def shapes_of_rows(plan: Plan) -> frozenset[tuple[object, ...]]:
+    """The rows of a plan without their numbers."""
+    shapes, calls = set(), 0
     for k, row in enumerate(plan.rows):
-        shapes.append(_shape(k, row, calls))
+        shapes.add(_shape(k, row, calls))
         calls += row.level is not None
-    return tuple(shapes)
+    return frozenset(shapes)
 
 
 def _key(spec: SamplerSpec, options: dict[str, Any]) -> tuple[object, ...]:
@@ -67,36 +67,47 @@ def _key(spec: SamplerSpec, options: dict[str, Any]) -> tuple[object, ...]:
 
 
 @cache
-def _kinds() -> dict[tuple[object, ...], tuple[tuple[object, ...], ...]]:
-    """The kind of rows of every corner."""
+def _shapes() -> dict[tuple[object, ...], frozenset[tuple[object, ...]]]:
+    """The shapes of the rows of every corner."""
     plans = {_key(spec, options): build_sampler(spec.name, "karras", 5, **options).plan for spec, options in CORNERS}
-    return {key: kind_of_rows(plan) for key, plan in plans.items()}
+    return {key: shapes_of_rows(plan) for key, plan in plans.items()}
+
+
+def _cover(shapes: dict[tuple[object, ...], frozenset[tuple[object, ...]]]) -> dict[tuple[object, ...], int]:
+    """A few keys, numbered, that have all shapes between them: always the one with most that are new."""
+    missing, chosen = frozenset[tuple[object, ...]]().union(*shapes.values()), list[tuple[object, ...]]()
+    while missing:
+        chosen.append(max(shapes, key=lambda key: len(shapes[key] & missing)))
+        missing -= shapes[chosen[-1]]
+    return {key: number for number, key in enumerate(key for key in shapes if key in chosen)}
 
 
 @cache
 def _corner_numbers() -> dict[tuple[object, ...], int]:
-    firsts = {kind: key for key, kind in reversed(_kinds().items())}
-    return {key: number for number, key in enumerate(key for key, kind in _kinds().items() if firsts[kind] == key)}
+    return _cover(_shapes())
 
 
 def corner_number(spec: SamplerSpec, options: dict[str, Any]) -> int | None:
-    """The number of a corner among those that are the first of their kind of rows; None for all others."""
+    """The number of a corner among a few that have every shape of a row between them; None for all others."""
     return _corner_numbers().get(_key(spec, options))
 
 
 @cache
 def _name_numbers() -> dict[str, int]:
-    firsts = {_kinds()[(name,)]: name for name in reversed(NAMES)}
-    return {name: number for number, name in enumerate(sorted(firsts.values(), key=NAMES.index))}
+    few = _cover({key: shapes for key, shapes in _shapes().items() if len(key) == 1})
+    return {name: number for number, name in enumerate(name for name in NAMES if (name,) in few or is_form(name))}
 
 
 def name_number(name: object) -> int | None:
-    """The number of a sampler among those whose default options are the first of their kind of rows, or None."""
+    """The number of a sampler among a few that have, with default options, every shape of a row and every form.
+
+    None for all others.
+    """
     return _name_numbers().get(str(name))
 
 
 def is_kind(name: object) -> bool:
-    """Whether a sampler is the first of its kind of rows."""
+    """Whether `name_number` has a number for a sampler."""
     return name_number(name) is not None
 
 

@@ -57,7 +57,7 @@ def posterior_mean(mixture: dict[str, Any], x: Array, alpha: float, sigma: float
 
 RUNS = trajectories()
 #: One grid for each set of options and form of process; every grid with the sampler's own options on it is exhaustive.
-ONE_GRID = [c["id"] for c in firsts(RUNS, lambda c: (c["stem"], c["sampler"], c["space"], c["options"]))]
+ONE_GRID = [c["id"] for c in firsts(RUNS, lambda c: (c["stem"], c["sampler"], c["space"], c.get("options")))]
 
 
 @short(lambda case: case["id"] in ONE_GRID)

@@ -138,6 +138,11 @@ def test_every_wrapper_with_every_sampler(spec: SamplerSpec, process: Process) -
         assert torch.equal(result, outputs[-1]) or not spec.ends_at_denoised, wrapper
 
 
+def in_turn_of_process(wrapper: str, process: Process) -> bool:
+    """Each wrapper on one of the processes; `test_dtype_and_precision` has it on all."""
+    return process == in_turn(WRAPPERS.index(wrapper), THREE.values())
+
+
 def watched(model: Model, outputs: list[torch.Tensor]) -> Model:
     def watch(x: torch.Tensor, sigma: torch.Tensor) -> Any:
         result = model(x, sigma)
@@ -147,6 +152,7 @@ def watched(model: Model, outputs: list[torch.Tensor]) -> Model:
     return watch
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", [name for name in WRAPPERS if "momentum" not in name])
 def test_a_wrapper_is_the_same_after_a_run(wrapper: str, process: Process) -> None:
     sampler = build_sampler("euler", "karras", 4, process=process)
@@ -163,6 +169,7 @@ def both_in_a_run(run: Any, grid: Any, x: Any) -> Any:
     return x
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_samplers_that_need_the_pair_get_it(wrapper: str, process: Process) -> None:
     spec = SamplerSpec("both", both_in_a_run, 1, "this file")
@@ -391,6 +398,7 @@ def test_thresholding_is_per_item(state: tuple[torch.Tensor, torch.Tensor]) -> N
     assert torch.equal(edit(x, sigma), alone)
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_an_item_does_not_see_its_batch(wrapper: str, process: Process) -> None:
     x = data_of(SHAPE, 7)
@@ -566,6 +574,7 @@ class Discipline(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_no_float64_tensor_and_no_read_back(wrapper: str, process: Process) -> None:
     model = wrappers(process)[wrapper]
@@ -617,6 +626,7 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
         assert ((got.double() - truth).abs() <= 0.51 * torch.finfo(dtype).eps * truth.abs().clamp_min(0.25)).all()
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_gradients_flow(wrapper: str, process: Process) -> None:
     x = data_of(SHAPE, 7).double().requires_grad_()
@@ -677,6 +687,7 @@ def test_a_network_that_returns_one_buffer_for_all(state: tuple[torch.Tensor, to
             assert torch.equal(got, want)
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_arguments_are_not_written_to(wrapper: str, process: Process) -> None:
     x, sigma = data_of(SHAPE, 7), torch.tensor([0.2, 0.7])

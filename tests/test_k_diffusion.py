@@ -176,7 +176,7 @@ def case_noise(case: dict[str, Any]) -> Callable[[Any, Any], torch.Tensor]:
     return noise
 
 
-ONE_GRID = [case["id"] for case in firsts(CASES, lambda case: (case["sampler"], case["options"]))]
+ONE_GRID = [case["id"] for case in firsts(CASES, lambda case: (case["sampler"], case.get("options")))]
 
 
 @short(lambda case: case["id"] in ONE_GRID)

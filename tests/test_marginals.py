@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from cases import COORDINATES, CORNER_IDS, CORNERS, NAMES, PROCESSES
-from hypothesis import given
+from cases import COORDINATES, NAMES, PROCESSES, SPECS, corners
+from hypothesis import given, note
 from hypothesis import strategies as st
 from representatives import is_plain_form, is_schedule_form, short
 
@@ -16,14 +14,14 @@ from ksched.registry import SamplerSpec
 from ksched.testing import check_plan, sigma_curves
 
 
-@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 @given(data=st.data())
-def test_every_state_has_the_law_of_its_level_on_any_grid(
-    spec: SamplerSpec, options: dict[str, Any], data: st.DataObject
-) -> None:
+def test_every_state_has_the_law_of_its_level_on_any_grid(spec: SamplerSpec, data: st.DataObject) -> None:
     for name, process in COORDINATES.items():
         sigmas = data.draw(sigma_curves(process), name)
-        check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
+        for options in corners(spec):
+            note(f"on {name} with {options}")
+            check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
 
 
 @short(lambda name, schedule: is_schedule_form(schedule) or is_plain_form(name))

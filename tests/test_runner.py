@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, half, no_noise, paired, start_state
+from cases import CORNER_IDS, CORNERS, NAMES, SPECS, corners, gaussian_denoiser, half, no_noise, paired, start_state
 from representatives import corner_number, in_turn, is_form, is_kind, name_number, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -434,18 +434,20 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
         assert count == to_zero.nfe
 
 
-@short(lambda spec, options: not options or corner_number(spec, options) is not None)
-@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
-def test_rows_and_memory_stay_small(spec: SamplerSpec, options: dict[str, Any]) -> None:
-    few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
-    # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps it uses
-    used = [options.get(o.name, o.default) for o in spec.own_options.values() if "order" in o.name or "stage" in o.name]
-    depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, 3, *used])
-    noises = max(spec.draws or 0, 1)
-    assert many.widest_row <= depth + noises + 3 + spec.uncond
-    assert many.live_registers <= depth + 4 + 2 * spec.uncond
-    if spec.calls is not None:
-        assert (few.widest_row, few.live_registers) == (many.widest_row, many.live_registers), "it grows with the steps"
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_rows_and_memory_stay_small(spec: SamplerSpec) -> None:
+    for options in corners(spec):
+        few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
+        # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps used
+        values = {o.name: options.get(o.name, o.default) for o in spec.own_options.values()}
+        used = [value for name, value in values.items() if "order" in name or "stage" in name]
+        depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, 3, *used])
+        noises = max(spec.draws or 0, 1)
+        assert many.widest_row <= depth + noises + 3 + spec.uncond, options
+        assert many.live_registers <= depth + 4 + 2 * spec.uncond, options
+        if spec.calls is not None:
+            sizes = [(plan.widest_row, plan.live_registers) for plan in (few, many)]
+            assert sizes[0] == sizes[1], f"it grows with the steps with {options}"
 
 
 def test_one_level_runs_nothing() -> None:
