@@ -7,6 +7,8 @@ rows of its plan, so one sampler of each kind of rows stands for all samplers th
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -26,6 +28,31 @@ T = TypeVar("T")
 def short(keep: Callable[..., bool]) -> pytest.MarkDecorator:
     """Mark a test whose short suite has only the ids that ``keep`` wants; its arguments are parameters by name."""
     return pytest.mark.short.with_args(keep)
+
+
+def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test on every value of an argument, one after the other under one id; a failure says on which.
+
+    For checks so small that most of their time would be pytest's.
+    """
+    values = list(values)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def of_all(**others: Any) -> None:
+            for value in values:
+                try:
+                    test(**{name: value}, **others)
+                except BaseException as error:
+                    error.add_note(f"{name}: {getattr(value, 'name', value)}")
+                    raise
+
+        whole = inspect.signature(test)
+        others = [parameter for parameter in whole.parameters.values() if parameter.name != name]
+        of_all.__signature__ = whole.replace(parameters=others)  # type: ignore[attr-defined]
+        return of_all
+
+    return decorate
 
 
 def in_turn(number: int, values: Iterable[T]) -> T:

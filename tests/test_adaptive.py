@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_state
+from representatives import in_turn, short
 
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact import Gaussian
@@ -43,6 +44,11 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
     assert calls == sorted(calls)
 
 
+@short(
+    lambda spec, process: (
+        process in COORDINATES.values() or spec == in_turn([*PROCESSES.values()].index(process), ADAPTIVE)
+    )
+)
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
 def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) -> None:

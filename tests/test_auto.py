@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import PROCESSES, SPECS
-from representatives import is_kind, short
+from representatives import each
 
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, analysis, build_sampler, explain
@@ -155,8 +155,7 @@ def built(spec: SamplerSpec, process: Process) -> Plan:
     return build_sampler(spec.name, "karras", 5, process=process).plan
 
 
-@short(lambda spec: is_kind(spec.name))
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_a_plan_is_a_sampler_and_its_text_names_it(spec: SamplerSpec) -> None:
     plan = built(spec, VP())
     assert build_sampler(plan).plan is plan
@@ -168,7 +167,7 @@ def test_a_plan_is_a_sampler_and_its_text_names_it(spec: SamplerSpec) -> None:
     )  # traced anew
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_a_plan_is_the_same_in_the_coordinates_of_another_process(spec: SamplerSpec) -> None:
     """The sampler itself, on the process whose states are scaled otherwise, has the same table."""
     moved = build_sampler(built(spec, VP()), process=VP(variance_preserving=True)).plan

@@ -16,7 +16,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
-from representatives import in_turn, short
+from representatives import each, in_turn, short
 from test_imports import OPTIONAL, imported_after
 
 import ksched
@@ -355,7 +355,7 @@ def test_noise_scale_of_a_flow_model() -> None:
         assert float(result.mean()) == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_noise_scale_multiplies_what_a_noise_sampler_gives(name: str) -> None:
     """In every sampler of ComfyUI's names, in whose dialect too."""
     sigmas, noise = levels("pixels", 5, "simple").double(), start().double()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
-from representatives import is_kind, short
+from representatives import each, is_kind, short
 
 from ksched import VP, Dialect, Flow, build_sampler
 from ksched.analysis import measured_order, table
@@ -67,8 +67,7 @@ def test_taking_flow_for_ve_changes_steps_and_not_the_ode(spec: SamplerSpec) -> 
     assert measured_order(build, process, steps=steps) >= spec.order - 0.3
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_taking_ve_for_ve_changes_nothing(name: str) -> None:
     for process in (VP(), VP(variance_preserving=True)):
         plans = (build_sampler(name, "karras", 6, process=process, as_ve=flag).plan for flag in (True, False))

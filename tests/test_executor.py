@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import NAMES, half, start_state
-from representatives import in_turn, is_form, is_kind, short
+from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler, kernels
 from ksched.denoiser import Prediction
@@ -16,8 +16,7 @@ from ksched.kernels import release_memory
 LATENT = (2, 4, 8, 8)
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
     noises = max(len(turn.passing) for turn in (plan.program.before, *plan.program.turns))
@@ -110,7 +109,7 @@ def test_a_run_is_where_its_start_is(name: str) -> None:
         assert torch.equal(result, expected)
 
 
-@short(lambda name, keep: is_kind(name) and (keep == "tensor" or is_form(name)))
+@short(lambda name, keep: is_kind(name) and keep == in_turn(NAMES.index(name), ["tensor", "view", "array"]))
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", ["tensor", "view", "array"])
 def test_what_was_handed_out_is_never_written_again(name: str, keep: str) -> None:
@@ -156,7 +155,7 @@ NETWORKS: list[tuple[Process, Prediction]] = [
 
 @short(
     lambda name, process, prediction: (
-        is_form(name) or (is_kind(name) and (process, prediction) == in_turn(NAMES.index(name), NETWORKS))
+        is_plain_form(name) or (is_kind(name) and (process, prediction) == in_turn(NAMES.index(name), NETWORKS))
     )
 )
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from representatives import each
 
 from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
 from ksched.explain import Configuration, allowed, option_texts, sampler_facts
@@ -101,7 +102,7 @@ def check_explanation(peer: SamplerPeer, spec: SamplerSpec) -> None:
             assert f"- {name} of the sampler: {value!r} and {spec.options[name].default!r}" in lines
 
 
-@pytest.mark.parametrize("spec", list(samplers()), ids=lambda spec: spec.name)
+@each("spec", samplers())
 def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
     """On levels to 0 and on VP, where as_ve and start_after do nothing, other options make another table."""
     text = explain(f"comfyui:{spec.name}+karras", f"{spec.name}+karras", steps=7)
@@ -167,7 +168,7 @@ def test_every_option_of_a_sampler_is_explained() -> None:
     assert {*VIEW_OPTIONS} <= {*option_texts(view)}
 
 
-@pytest.mark.parametrize("name", list(SCHEDULES))
+@each("name", SCHEDULES)
 def test_every_option_of_a_schedule_is_explained(name: NoiseSchedule) -> None:
     options = schedule_options(name)
     assert {*options} <= {*option_texts(SCHEDULES[name].function)}

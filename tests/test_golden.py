@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_adapter import make_schedule, process_of, run_case
-from representatives import firsts, short
 
 from ksched import SamplerType
 from ksched.types import Array
@@ -55,14 +54,18 @@ def posterior_mean(mixture: dict[str, Any], x: Array, alpha: float, sigma: float
     return np.asarray((shares[..., None] * parts).sum(1))
 
 
-RUNS = trajectories()
-#: One grid for each set of options and form of process; every grid with the sampler's own options on it is exhaustive.
-ONE_GRID = [c["id"] for c in firsts(RUNS, lambda c: (c["stem"], c["sampler"], c["space"], c.get("options")))]
+RUNS: dict[str, list[dict[str, Any]]] = {}
+for run in trajectories():
+    RUNS.setdefault(f"{run['source_key']}-{run['sampler']}", []).append(run)
 
 
-@short(lambda case: case["id"] in ONE_GRID)
-@pytest.mark.parametrize("case", RUNS, ids=lambda c: c["id"])
-def test_run(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("cases", RUNS.values(), ids=RUNS)
+def test_runs(cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        check_run(case)
+
+
+def check_run(case: dict[str, Any]) -> None:
     data = read(f"{case['stem']}_trajectories")
     mixture, other = data["mixtures"][case["mixture"]], data["mixtures"].get(case.get("uncond_mixture"))
     seen: list[float] = []
@@ -80,8 +83,8 @@ def test_run(case: dict[str, Any]) -> None:
     start = None if case.get("x_init") is None else np.array(case["x_init"])
     result = run_case({**case, "_model_pair": model, "_noise": bank, "_x": start})
     want = np.array(case["final_x"])
-    assert np.abs(result - want).max() <= 1e-9 * np.abs(want).max()
-    np.testing.assert_allclose(seen, case["model_sigmas"], rtol=1e-9, atol=1e-12)
+    assert np.abs(result - want).max() <= 1e-9 * np.abs(want).max(), case["id"]
+    np.testing.assert_allclose(seen, case["model_sigmas"], rtol=1e-9, atol=1e-12, err_msg=case["id"])
 
 
 def schedule_cases() -> dict[str, list[dict[str, Any]]]:

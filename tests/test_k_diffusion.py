@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from representatives import firsts, short
+from representatives import each, firsts, short
 from test_golden import posterior_mean, read
 
 import ksched
@@ -132,7 +132,7 @@ def test_every_sampler_and_schedule_is_there() -> None:
         _ = k_diffusion.sample_nothing
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@each("name", SAMPLERS)
 def test_defaults_shown_are_those_that_run(name: str) -> None:
     spec = _REGISTRY[name]
     shown = inspect.signature(function(name)).parameters
@@ -318,6 +318,7 @@ PAIRS = [
 ]
 
 
+@short(lambda options, dtype: dtype == torch.float64 or not options)
 @pytest.mark.parametrize(("name", "options", "dtype"), PAIRS, ids=lambda v: str(v).replace("torch.", ""))
 def test_runs_against_the_file(
     name: str, options: dict[str, Any], dtype: torch.dtype, original: ModuleType, monkeypatch: pytest.MonkeyPatch

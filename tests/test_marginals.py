@@ -6,7 +6,7 @@ import pytest
 from cases import COORDINATES, NAMES, PROCESSES, SPECS, corners
 from hypothesis import given, note
 from hypothesis import strategies as st
-from representatives import is_plain_form, is_schedule_form, short
+from representatives import each, is_plain_form, is_schedule_form
 
 from ksched import NoiseSchedule, build_sampler
 from ksched.plan import Plan
@@ -24,10 +24,7 @@ def test_every_state_has_the_law_of_its_level_on_any_grid(spec: SamplerSpec, dat
             check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
 
 
-@short(lambda name, schedule: is_schedule_form(schedule) or is_plain_form(name))
-@pytest.mark.parametrize("schedule", NoiseSchedule)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:
+def check_on_every_process(name: str, schedule: NoiseSchedule) -> None:
     for process in PROCESSES.values():
         for steps in (1, 2, 5, 20) if process == PROCESSES["vp"] else (1, 2, 5):  # more only repeat the middle
             sampler = build_sampler(name, schedule, steps, process=process)
@@ -35,6 +32,25 @@ def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule:
             assert sampler.steps == steps
             assert sampler.plan.sigmas == tuple(sampler.sigmas)
             check_plan(sampler.plan)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@each("schedule", filter(is_schedule_form, NoiseSchedule))
+def test_every_sampler_with_a_schedule_of_each_family(name: str, schedule: NoiseSchedule) -> None:
+    check_on_every_process(name, schedule)
+
+
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+@each("name", filter(is_plain_form, NAMES))
+def test_every_schedule_with_a_sampler_of_each_form(name: str, schedule: NoiseSchedule) -> None:
+    check_on_every_process(name, schedule)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:
+    check_on_every_process(name, schedule)
 
 
 def test_a_wrong_coefficient_is_caught() -> None:

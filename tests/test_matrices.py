@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_state
-from representatives import in_turn, is_form, is_kind, short
+from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoiser import Prediction
@@ -45,8 +45,11 @@ def bound(result: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -> None
     assert (result.double() - truth).abs().max() <= 80 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
 
 
-@short(lambda name, dtype: is_kind(name) and (dtype != torch.float64 or is_form(name)))
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+DTYPES = [torch.bfloat16, torch.float32, torch.float64]
+
+
+@short(lambda name, dtype: is_kind(name) and (is_plain_form(name) or dtype == in_turn(NAMES.index(name), DTYPES)))
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_run(name: str, dtype: torch.dtype) -> None:
     sampler = build_sampler(name, "karras", 8)
@@ -69,8 +72,7 @@ def test_the_same_short_run(name: str, process: Process) -> None:
         assert torch.allclose(result, sampler.sample(model, x, seed=2), rtol=1e-12, atol=1e-12)
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_no_more_registers_than_a_run_holds(name: str) -> None:
     sampler = build_sampler(name, "karras", 12)
     form, program = sampler.matrices, sampler.plan.program

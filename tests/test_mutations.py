@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import SPECS, can_be_silent, no_noise
-from representatives import is_kind, short
+from representatives import each
 
 from ksched import VE, build_sampler
 from ksched.analysis import gaussian_error, measured_order
@@ -33,8 +33,7 @@ def changed(plan: Plan, row: int, terms: dict[Register, float]) -> Plan:
     return dataclasses.replace(plan, rows=tuple(rows))
 
 
-@short(lambda spec: is_kind(spec.name))
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each("spec", SPECS)
 def test_no_coefficient_may_change(spec: SamplerSpec) -> None:
     """Each one, by a thousandth of itself: the marginals notice."""
     plan = build_sampler(spec.name, sigmas=SIGMAS, process=VE()).plan
@@ -45,8 +44,7 @@ def test_no_coefficient_may_change(spec: SamplerSpec) -> None:
                 check_plan(changed(plan, k, dict(row.terms) | {register: value * 1.001}))
 
 
-@short(lambda spec: is_kind(spec.name))
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each("spec", SPECS)
 def test_no_term_may_be_left_out(spec: SamplerSpec) -> None:
     plan = build_sampler(spec.name, sigmas=SIGMAS, process=VE()).plan
     for k, row in enumerate(plan.rows):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import ADAPTIVE, NAMES, SPECS, corners, gaussian_denoiser, paired
-from representatives import short
+from representatives import each, short
 
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.analysis import gaussian_error, gaussian_law, table
@@ -60,7 +60,7 @@ def test_it_is_part_of_what_a_process_is() -> None:
         Flow(3.0, 1000, 1000.0, 8.0)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec) -> None:
     for options in corners(spec):
         plain, wide = (build_sampler(spec.name, "karras", 5, process=p, **options).plan for p in (PLAIN, WIDE))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
-from representatives import in_turn, is_kind, short
+from representatives import each, in_turn, is_kind, short
 
 from ksched import VP, Denoiser, Flow, Run, build_sampler, kernels
 from ksched.noise import BrownianNoise, SeededNoise
@@ -125,8 +125,7 @@ def _rounds_of(plan: Plan) -> list[Operations]:
     return [turn.operations for turn in (plan.program.before, *plan.program.turns)]
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_rounds_are_independent_and_whole(name: str) -> None:
     """In any order within a round, the operations of a turn give what they give one after the other."""
     for operations in _rounds_of(build_sampler(name, "karras", 6).plan):
@@ -154,11 +153,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 LAYOUTS, DTYPES = [torch.contiguous_format, torch.channels_last], [torch.bfloat16, torch.float32]
+BOTH = list(product(DTYPES, LAYOUTS))
 
 
-@short(
-    lambda name, dtype, layout: is_kind(name) and layout == in_turn(NAMES.index(name) + DTYPES.index(dtype), LAYOUTS)
-)
+@short(lambda name, dtype, layout: is_kind(name) and (dtype, layout) == in_turn(NAMES.index(name), BOTH))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)

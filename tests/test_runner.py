@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CORNER_IDS, CORNERS, NAMES, SPECS, corners, gaussian_denoiser, half, no_noise, paired, start_state
-from representatives import corner_number, in_turn, is_form, is_kind, name_number, short
+from representatives import corner_number, each, in_turn, is_form, is_kind, name_number, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
@@ -289,8 +289,7 @@ def test_the_discipline_catches_what_it_should() -> None:
         torch.ones(1).double()
 
 
-@short(lambda name, process: process == in_turn(NAMES.index(name), BOTH))
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
+@each("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
 def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
     for steps in (1, 2, 5):
         outputs: list[torch.Tensor] = []
@@ -304,7 +303,7 @@ def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
         assert equal(result, outputs[-1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
     given = [11.123456789, 3.3, 1.0, 0.9999, 0.1]
     sampler = build_sampler(name, sigmas=given)
@@ -322,8 +321,7 @@ def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
     assert set(given[:-1]) <= set(seen)
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_timesteps_are_those_of_the_levels(name: str) -> None:
     process = EDM()
     sampler = build_sampler(name, "karras", 4, process=process)
@@ -339,8 +337,7 @@ def test_timesteps_are_those_of_the_levels(name: str) -> None:
     assert not sampler.sigmas.flags.writeable
 
 
-@short(is_kind)
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_callback_is_called_once_a_step(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
     infos: list[StepInfo] = []
@@ -403,7 +400,7 @@ def test_own_noise_is_asked_for_by_interval() -> None:
     assert torch.isfinite(a).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_noise_times_zero_is_not_drawn(name: str) -> None:
     spec = build_sampler(name, "karras", 4).spec
     silent = {name: 0.0 for name in ("s_noise", "s_noise_end") if name in spec.own_options}
@@ -412,7 +409,7 @@ def test_noise_times_zero_is_not_drawn(name: str) -> None:
     sampler.sample(half, torch.ones(1, 2))  # and so it needs no seed
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each("spec", SPECS)
 def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
     for steps in (1, 2, 7):
         to_zero = build_sampler(spec.name, "karras", steps)
@@ -434,7 +431,7 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
         assert count == to_zero.nfe
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each("spec", SPECS)
 def test_rows_and_memory_stay_small(spec: SamplerSpec) -> None:
     for options in corners(spec):
         few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
