@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representatives import short
 from scipy.optimize import brentq
 from scipy.special import logsumexp, ndtr
 from scipy.stats import multivariate_normal
@@ -239,6 +240,7 @@ def test_solve_keeps_quantiles_of_points_on_a_line_and_ends_on_them(process: Pro
     close(path[-1][:, 0], [points[int(4 * cdf(float(v), top))] for v in x], 1e-14)
 
 
+@short(lambda process, points: points == isinstance(process, Flow))
 @pytest.mark.parametrize("process", [EDM(), Flow()], ids=["EDM", "Flow"])
 @pytest.mark.parametrize("points", [False, True], ids=["mixture", "points"])
 def test_solve_is_fine_runge_kutta_in_several_dimensions(process: Process, points: bool) -> None:

@@ -104,6 +104,7 @@ def errors(sampler: ksched.Sampler, model: Any, start: torch.Tensor, x: torch.Te
     return (sampler.sample(model, start) - x).abs().flatten(1).amax(1)
 
 
+@short(lambda name, dtype: (name == "euler") == (dtype == torch.float32))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("name", "schedule"), [("dpmpp_2m", "karras"), ("euler", "simple")])
 def test_an_item_that_cannot_be_inverted_fails_alone(name: str, schedule: str, dtype: torch.dtype) -> None:

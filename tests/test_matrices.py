@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_state
-from representatives import each, in_turn, is_kind, is_plain_form, short
+from representatives import each, in_turn, is_form, is_kind, is_plain_form, short
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoiser import Prediction
@@ -129,6 +129,7 @@ def by_kind() -> list[list[Sampler]]:
     return [list(alike) for _, alike in groupby(sorted(built, key=kind), kind)]
 
 
+@short(lambda alike: any(is_form(sampler.spec.name) for sampler in alike))
 @pytest.mark.parametrize("alike", by_kind(), ids=lambda alike: str(alike[0].spec.name))
 def test_a_step_is_compiled_once(alike: list[Sampler]) -> None:
     """For a whole run, and for all samplers, schedules and numbers of steps whose states are alike."""

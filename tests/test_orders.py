@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -72,15 +73,23 @@ MIXTURES = {
 }
 
 
+@cache
+def exact_run(of: str, steps: int) -> tuple[Array, torch.Tensor, torch.Tensor]:
+    """Levels, start states and where the exact solution ends."""
+    process, model = COORDINATES[of], MIXTURES[of]
+    sigmas = warped_sigmas(process, steps)
+    eps = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    x = process.add_noise(torch.zeros_like(eps), eps, float(sigmas[0]))
+    return sigmas, x, model.solve(x, sigmas[[0, -1]])[-1]
+
+
 def mixture_order(name: str, options: dict[str, Any], of: str, counts: tuple[int, int]) -> float:
     """Order of a sampler between two numbers of steps."""
     process, model, errors = COORDINATES[of], MIXTURES[of], []
     for steps in counts:
-        sigmas = warped_sigmas(process, steps)
-        eps = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
-        x = process.add_noise(torch.zeros_like(eps), eps, float(sigmas[0]))
+        sigmas, x, end = exact_run(of, steps)
         result = build_sampler(name, sigmas=sigmas, process=process, **options).sample(paired(model), x)
-        errors.append(float((result - model.solve(x, sigmas[[0, -1]])[-1]).square().mean().sqrt()))
+        errors.append(float((result - end).square().mean().sqrt()))
     return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
 
 

@@ -21,6 +21,7 @@ from ksched.tuning.surrogate import fit_surrogate
 from ksched.tuning.table import canonical, table_of
 from ksched.types import Array
 
+exhaustive = pytest.mark.exhaustive
 PROCESSES: dict[str, Process] = {"sd": VP(), "edm": EDM(), "flow": Flow(), "vp": VP(variance_preserving=True)}
 
 
@@ -164,7 +165,7 @@ def test_a_surrogate_has_as_many_parts_as_the_samples_show() -> None:
 # ------------------------------------------------------------------------------------------------------- from samples
 
 
-@pytest.mark.parametrize("name", ["sd", "edm", "flow"])
+@pytest.mark.parametrize("name", [pytest.param("sd", marks=exhaustive), pytest.param("edm", marks=exhaustive), "flow"])
 def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -> None:
     process = PROCESSES[name]
     model = mixture(process, 0.5)
@@ -309,7 +310,7 @@ def told(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], torch
     return lambda x, sigma: model(x, sigma)
 
 
-@pytest.mark.parametrize("name", ["edm", "flow"])
+@pytest.mark.parametrize("name", ["edm", pytest.param("flow", marks=exhaustive)])
 def test_a_denoiser_makes_a_plan(name: str) -> None:
     process = PROCESSES[name]
     model = mixture(process, 0.5)
@@ -368,7 +369,7 @@ def noisy(model: GaussianMixture, noise: float, generator: torch.Generator) -> C
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("noise", [0.01, 0.03])
+@pytest.mark.parametrize("noise", [pytest.param(0.01, marks=exhaustive), 0.03])
 def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     model, generator = mixture(VP()), torch.Generator().manual_seed(0)
     denoiser = noisy(model, noise, generator)
