@@ -44,11 +44,7 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
     assert calls == sorted(calls)
 
 
-@short(
-    lambda spec, process: (
-        process in COORDINATES.values() or spec == in_turn([*PROCESSES.values()].index(process), ADAPTIVE)
-    )
-)
+@short(lambda spec, process: spec == in_turn([*PROCESSES.values()].index(process), ADAPTIVE))
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
 def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) -> None:
