@@ -245,11 +245,11 @@ def test_a_state_that_was_replaced_is_resumed_as_such() -> None:
 def test_a_replaced_stage_is_saved(name: str, calls: int) -> None:
     """Amid a step, an output is told in terms of what the stage was formed of, unless it was replaced."""
     sampler = build_sampler(name, "karras", 4)
-    run = sampler.start(sampler.initial_state((2, 3), seed=1), seed=5)
+    run = Run(sampler.plan, sampler.initial_state((2, 3), seed=1), seed=5)
     for _ in range(calls):
         run.feed_output(torch.tanh(run.x), 1.0, -2.0)
     run.replace(0.5 * run.x)
-    other = sampler.start(torch.zeros(2, 3), seed=9)
+    other = Run(sampler.plan, torch.zeros(2, 3), seed=9)
     other.load_state_dict(pickle.loads(pickle.dumps(run.state_dict())))
     for each in (run, other):
         while not each.done:

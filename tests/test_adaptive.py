@@ -44,7 +44,12 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
     assert calls == sorted(calls)
 
 
-@short(lambda spec, process: spec == in_turn([*PROCESSES.values()].index(process), ADAPTIVE))
+@short(
+    lambda spec, process: (
+        [*PROCESSES.values()].index(process) % 2 == 0
+        and spec == in_turn([*PROCESSES.values()].index(process) // 2, ADAPTIVE)
+    )
+)
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
 def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) -> None:

@@ -458,6 +458,7 @@ def test_configuration_is_saved(config: dict[str, Any], tmp_path: Path) -> None:
     json.loads(ours.to_json_string())
 
 
+@short(lambda config: config in EVERYONE[:2])
 def test_compatible_classes(config: dict[str, Any]) -> None:
     ours = KSchedScheduler(**config)
     assert len(ours.compatibles) == 15

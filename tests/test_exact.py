@@ -294,6 +294,7 @@ def test_gaussian_closed_form_is_the_integrated_path(process: Process, top: floa
         close(z, z_start, 1e-8)
 
 
+@short(lambda process: isinstance(process, EDM | Flow))
 @every_process
 def test_solve_down_and_up_returns_to_the_start(process: Process, top: float) -> None:
     truth, sigmas = cloud(process), [top, 0.7, 0.02, 0.0]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from cases import COORDINATES, NAMES, PROCESSES, SPECS, corners
 from hypothesis import given, note
 from hypothesis import strategies as st
 from representatives import each, is_plain_form, is_schedule_form
 
-from ksched import NoiseSchedule, build_sampler
+from ksched import NoiseSchedule, Process, build_sampler
 from ksched.plan import Plan
 from ksched.registry import SamplerSpec
 from ksched.testing import check_plan, sigma_curves
@@ -24,8 +26,10 @@ def test_every_state_has_the_law_of_its_level_on_any_grid(spec: SamplerSpec, dat
             check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
 
 
-def check_on_every_process(name: str, schedule: NoiseSchedule) -> None:
-    for process in PROCESSES.values():
+def check_on_every_process(
+    name: str, schedule: NoiseSchedule, processes: Iterable[Process] = PROCESSES.values()
+) -> None:
+    for process in processes:
         for steps in (1, 2, 5, 20) if process == PROCESSES["vp"] else (1, 2, 5):  # more only repeat the middle
             sampler = build_sampler(name, schedule, steps, process=process)
             assert sampler.spec.calls is None or sampler.nfe == sampler.spec.nfe(steps)
@@ -37,7 +41,8 @@ def check_on_every_process(name: str, schedule: NoiseSchedule) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @each("schedule", filter(is_schedule_form, NoiseSchedule))
 def test_every_sampler_with_a_schedule_of_each_family(name: str, schedule: NoiseSchedule) -> None:
-    check_on_every_process(name, schedule)
+    every = schedule == NoiseSchedule.default()
+    check_on_every_process(name, schedule, (PROCESSES if every else COORDINATES).values())
 
 
 @pytest.mark.parametrize("schedule", NoiseSchedule)

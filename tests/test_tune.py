@@ -196,20 +196,23 @@ def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_modes_and_threads_of_torch_do_not_matter() -> None:
+@pytest.mark.parametrize("mode", [pytest.param(torch.no_grad, marks=exhaustive), torch.inference_mode])
+def test_modes_and_threads_of_torch_do_not_matter(mode: Any) -> None:
     model = mixture(VP())
     samples, threads = model.sample(100, 1), torch.get_num_threads()
-    made: dict[Any, Callable[[], Plan]] = {
-        torch.no_grad: lambda: tune(told(model), 2, shape=(8,), level=2, items=16),
-        torch.inference_mode: lambda: tune(samples, 2, items=64),
-    }
-    for mode, plan in made.items():
-        expected = plan()
-        with mode():
-            assert plan() == expected
+
+    def made() -> Plan:
+        if mode is torch.no_grad:
+            return tune(told(model), 2, shape=(8,), level=2, items=16)
+        return tune(samples, 2, items=64)
+
+    expected = made()
+    with mode():
+        assert made() == expected
     assert torch.get_num_threads() == threads
 
 
+@exhaustive
 def test_samples_of_other_data_mislead_little() -> None:
     """One Gaussian, whose runs are straight, says nothing of a mixture under guidance; the plan is no worse for it."""
     rng = np.random.default_rng(0)
