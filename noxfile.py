@@ -31,9 +31,16 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests against the installed package; arguments go to pytest."""
+    """Run the short test suite against the installed package; arguments go to pytest."""
     session.install(".[diffusers,test]", *PINS)
     run_pytest(session, *session.posargs)
+
+
+@nox.session
+def exhaustive(session: nox.Session) -> None:
+    """Run all tests, with the full products of samplers, options, processes and schedules; arguments go to pytest."""
+    session.install(".[diffusers,test]", *PINS)
+    run_pytest(session, "-m", "exhaustive or not exhaustive", *session.posargs)
 
 
 @nox.session

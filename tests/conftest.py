@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import numpy as np
@@ -12,21 +14,38 @@ import pytest
 import torch
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
-hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=8)
+hypothesis.settings.register_profile("exhaustive", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)
 # What a shell starts in the background ignores Ctrl-C, and tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def global_noise_untouched() -> object:
-    """Nothing in the library may move a global random state."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw fewer examples where only the short suite runs. ``HYPOTHESIS_PROFILE`` goes before."""
+    profile = "short" if config.option.markexpr == "not exhaustive" else "exhaustive"
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as exhaustive what `representatives.short` leaves out."""
+    for item in items:
+        for mark in item.iter_markers("short"):
+            (keep,) = mark.args
+            parameters = item.callspec.params  # type: ignore[attr-defined]
+            if not keep(*(parameters[name] for name in inspect.signature(keep).parameters)):
+                item.add_marker(pytest.mark.exhaustive)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def global_noise_untouched() -> Iterator[None]:
+    """Nothing in the library may move a global random state; the tests of a module are checked together."""
     torch_before, others_before = torch.random.get_rng_state(), _other_states()
     yield
-    assert torch.equal(torch_before, torch.random.get_rng_state()), "the global random state of torch moved"
-    assert others_before == _other_states(), "the global random state of numpy or Python moved"
+    assert torch.equal(torch_before, torch.random.get_rng_state()), "a test moved the global random state of torch"
+    assert others_before == _other_states(), "a test moved the global random state of numpy or Python"
 
 
 def _other_states() -> tuple[object, ...]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import EVERY_NAME, half
+from cases import ADAPTIVE, EVERY_NAME, half
+from representatives import in_turn, is_form, short
 
 import ksched
 from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler
@@ -242,9 +243,27 @@ def test_a_state_that_was_replaced_is_resumed_as_such() -> None:
     assert torch.equal(run.x, other.x)
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("name", ["heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde"])
+def test_a_replaced_stage_is_saved(name: str, calls: int) -> None:
+    """Amid a step, an output is told in terms of what the stage was formed of, unless it was replaced."""
+    sampler = build_sampler(name, "karras", 4)
+    run = Run(sampler.plan, sampler.initial_state((2, 3), seed=1), seed=5)
+    for _ in range(calls):
+        run.feed_output(torch.tanh(run.x), 1.0, -2.0)
+    run.replace(0.5 * run.x)
+    other = Run(sampler.plan, torch.zeros(2, 3), seed=9)
+    other.load_state_dict(pickle.loads(pickle.dumps(run.state_dict())))
+    for each in (run, other):
+        while not each.done:
+            each.feed_output(torch.tanh(each.x), 1.0, -2.0)
+    assert torch.equal(run.x, other.x)
+
+
 # Models and callbacks that write to what they are given
 
 
+@short(lambda name, dtype: dtype == in_turn(KINDS.index(name), [torch.float32, torch.float64, torch.bfloat16]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("who", ["model", "callback"])
 @pytest.mark.parametrize("name", KINDS)
@@ -525,6 +544,7 @@ def test_two_failures_at_once_lose_no_run() -> None:
 # No items
 
 
+@short(lambda name: is_form(name) or name in {str(spec.name) for spec in ADAPTIVE})
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("name", EVERY_NAME)
 def test_no_items_are_an_empty_result(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:

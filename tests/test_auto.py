@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import PROCESSES, SPECS
+from representatives import each, in_turn, short
 
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
@@ -59,6 +60,7 @@ def test_few_calls_have_tables_and_many_a_general_pair(of: str, end: AutoEnd) ->
     assert "the tables that end in this way are for 1, 2, 3" in beyond.why
 
 
+@short(lambda of, steps: steps == in_turn(list(RANGES).index(of), [5, 8, 15]))
 @pytest.mark.parametrize("steps", [5, 8, 15])
 @pytest.mark.parametrize("of", RANGES)
 def test_it_is_nearer_to_the_exact_solution_than_popular_pairs(of: str, steps: int) -> None:
@@ -155,7 +157,7 @@ def built(spec: SamplerSpec, process: Process) -> Plan:
     return build_sampler(spec.name, "karras", 5, process=process).plan
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_a_plan_is_a_sampler_and_its_text_names_it(spec: SamplerSpec) -> None:
     plan = built(spec, VP())
     assert build_sampler(plan).plan is plan
@@ -167,7 +169,7 @@ def test_a_plan_is_a_sampler_and_its_text_names_it(spec: SamplerSpec) -> None:
     )  # traced anew
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_a_plan_is_the_same_in_the_coordinates_of_another_process(spec: SamplerSpec) -> None:
     """The sampler itself, on the process whose states are scaled otherwise, has the same table."""
     moved = build_sampler(built(spec, VP()), process=VP(variance_preserving=True)).plan

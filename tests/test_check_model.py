@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import PROCESSES
+from representatives import in_turn, short
 
 from ksched import EDM, VE, VP, AngleV, Denoiser, Flow, FlowVE, ModelReport, Process, check_model, exact
 from ksched.denoisers.denoiser import Prediction
@@ -85,6 +86,16 @@ PAIRS = [(process, kind) for process in FEW for kind in fitting(process)]
 IDS = [f"{type(process).__name__}-{i}-{kind}" for i, process in enumerate(FEW) for kind in fitting(process)]
 
 
+def each_and_each(process: Process, kind: Prediction) -> bool:
+    """Every process with one prediction, and every prediction on one process."""
+    return process == FEW[0] or every_process(process, kind)
+
+
+def every_process(process: Process, kind: Prediction) -> bool:
+    """Every process, each with another prediction where it has several."""
+    return kind == in_turn(FEW.index(process), fitting(process))
+
+
 def text(report: ModelReport, *words: str) -> None:
     for word in words:
         assert word in str(report), str(report)
@@ -93,6 +104,7 @@ def text(report: ModelReport, *words: str) -> None:
 # Right models
 
 
+@short(lambda name, kind: kind == in_turn(list(PROCESSES).index(name), fitting(PROCESSES[name])))
 @pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_right_networks_are_not_blamed(name: str, kind: Prediction) -> None:
     process = PROCESSES[name]
@@ -104,6 +116,7 @@ def test_right_networks_are_not_blamed(name: str, kind: Prediction) -> None:
     text(report, "nothing wrong", kind)
 
 
+@short(lambda name: PROCESSES[name] in FEW)  # the test above has networks of every process
 @pytest.mark.parametrize("name", PROCESSES)
 def test_right_denoisers_are_not_blamed(name: str) -> None:
     process = PROCESSES[name]
@@ -119,7 +132,11 @@ def test_digits_are_not_blamed(process: Process) -> None:
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize(("covariance", "seed"), [(0.2, 1), (1.0, 0), (5.0, 1)])
+@pytest.mark.exhaustive  # test_what_cannot_be_told_is_said has such data too
+@pytest.mark.parametrize(
+    ("covariance", "seed"),
+    [(0.2, 1), (1.0, 0), (5.0, 1)],
+)
 def test_plain_gaussian_data_do_not_blame(covariance: float, seed: int) -> None:
     """The yardstick itself is exact here, so nothing is left but chance; few items and many."""
     for process in (VP(), Flow(), EDM()):
@@ -157,6 +174,7 @@ def test_figures(shape: tuple[int, ...]) -> None:
 # Mistakes
 
 
+@short(each_and_each)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None:
     for claimed in fitting(process):
@@ -168,6 +186,7 @@ def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None
         text(report, f'it predicts {kind}, not {claimed}: Denoiser(network, process, prediction="{kind}")')
 
 
+@short(each_and_each)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_swapped_sign_is_named(process: Process, kind: Prediction) -> None:
     wrong = network(process, kind, mixture(process), times=-1.0, error=0.1)
@@ -178,6 +197,7 @@ def test_a_swapped_sign_is_named(process: Process, kind: Prediction) -> None:
         text(report, 'prediction="edm"')
 
 
+@short(every_process)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_scaled_output_is_named(process: Process, kind: Prediction) -> None:
     report = check_model(
@@ -190,6 +210,7 @@ def test_a_scaled_output_is_named(process: Process, kind: Prediction) -> None:
 SCALED: list[Process] = [VP(), EDM(), AngleV(), FlowVE()]
 
 
+@short(lambda process: process in (VP(), EDM()))  # whatever the rule is, it is found in the same way
 @pytest.mark.parametrize("process", SCALED, ids=lambda process: type(process).__name__)
 def test_input_scaled_twice_or_never_is_named(process: Process) -> None:
     for kind in fitting(process):
@@ -203,6 +224,7 @@ def test_input_scaled_twice_or_never_is_named(process: Process) -> None:
         text(report, "not scaled")
 
 
+@short(every_process)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_wrong_timestep_scale_is_named(process: Process, kind: Prediction) -> None:
     large = isinstance(process, VP | Flow)

@@ -10,7 +10,9 @@ from typing import Any, get_args, get_type_hints
 import matplotlib.image
 import numpy as np
 import pytest
+from cases import NAMES
 from command import Answer, Command, command_of
+from representatives import each, in_turn, is_kind, short
 
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
@@ -50,6 +52,7 @@ def succeed(answer: Answer) -> str:
     return answer.out
 
 
+@short(lambda schedule, process: process == "vp" or schedule == "simple")
 @pytest.mark.parametrize("process", cli.ProcessName)
 @pytest.mark.parametrize("schedule", ksched.NoiseSchedule)
 def test_sigmas_come_back_bit_for_bit(command: Command, schedule: ksched.NoiseSchedule, process: str) -> None:
@@ -81,7 +84,7 @@ def test_sigmas_take_a_shift_and_zero_terminal_snr(command: Command) -> None:
 
 
 @pytest.mark.parametrize("dialect", ksched.Dialect)
-@pytest.mark.parametrize("schedule", DIALECTS[ksched.Dialect.COMFYUI])
+@each("schedule", DIALECTS[ksched.Dialect.COMFYUI])
 def test_sigmas_speak_dialects(command: Command, schedule: ksched.NoiseSchedule, dialect: ksched.Dialect) -> None:
     facts = json.loads(succeed(command("sigmas", schedule, "-n", "12", "--dialect", dialect, "--json")))
     assert facts["dialect"] == dialect
@@ -96,6 +99,7 @@ def test_sigmas_print_a_row_per_level(command: Command) -> None:
     assert rows[-1].split() == ["20", "0", "-", "inf"]
 
 
+@short(lambda sampler, dialect: is_kind(sampler) and dialect == in_turn(NAMES.index(sampler), ksched.Dialect))
 @pytest.mark.parametrize("dialect", ksched.Dialect)
 @pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if not spec.adaptive])
 def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ksched.Dialect) -> None:
@@ -166,8 +170,16 @@ def test_samplers_are_a_line_each(command: Command, monkeypatch: pytest.MonkeyPa
         assert (spec.summary.replace("`", "") in rows[spec.name]) == (width > 80)
 
 
-@pytest.mark.parametrize("name", [*(spec.name for spec in samplers()), *SCHEDULES])
-def test_list_one(command: Command, name: str) -> None:
+PAGES = [*(spec.name for spec in samplers()), *SCHEDULES]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_list_one(command: Command, part: int) -> None:
+    for name in PAGES[part::4]:
+        check_page(command, name)
+
+
+def check_page(command: Command, name: str) -> None:
     page = succeed(command("list", name))
     assert max(map(len, page.splitlines())) <= 100
     words = " ".join(page.split())

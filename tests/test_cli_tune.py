@@ -26,11 +26,13 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return command_of(capsys)
 
 
-def test_a_plan_is_made_kept_and_printed(command: Command) -> None:
-    made = command("tune", "--data", "x.npy", "--steps", "3", "--out", "plan.json", "--seed", "2")
+@pytest.mark.parametrize("how", [{"level": 0}, pytest.param({}, marks=pytest.mark.exhaustive)], ids=str)
+def test_a_plan_is_made_kept_and_printed(command: Command, how: dict[str, Any]) -> None:
+    level = [text for name, value in how.items() for text in (f"--{name}", str(value))]
+    made = command("tune", "--data", "x.npy", "--steps", "3", "--out", "plan.json", "--seed", "2", *level)
     assert made.code == 0, made.err
     plan = Plan.from_json(Path("plan.json").read_text())
-    assert plan == ksched.tune(np.load("x.npy"), 3, seed=2)
+    assert plan == ksched.tune(np.load("x.npy"), 3, seed=2, **how)
     assert plan.report["why"] in made.out.replace("\n", " ")
     printed = command("plan", "plan.json")
     assert printed.code == 0, printed.err

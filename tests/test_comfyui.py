@@ -16,6 +16,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
+from representatives import each, in_turn, short
 from test_imports import OPTIONAL, imported_after
 
 import ksched
@@ -130,8 +131,12 @@ def test_euler_is_that_of_comfyui(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+THREE = ["eps", "edm", "flow"]
+
+
+@short(lambda name, kind: kind == in_turn(NAMES.index(name), THREE))
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["eps", "edm", "flow"])
+@pytest.mark.parametrize("kind", THREE)
 def test_every_sampler_is_the_sampler_of_its_name(name: str, kind: str) -> None:
     spec, sigmas = sampler_spec(name), levels(kind, 6, "simple")
     told: list[int] = []
@@ -350,7 +355,7 @@ def test_noise_scale_of_a_flow_model() -> None:
         assert float(result.mean()) == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_noise_scale_multiplies_what_a_noise_sampler_gives(name: str) -> None:
     """In every sampler of ComfyUI's names, in whose dialect too."""
     sigmas, noise = levels("pixels", 5, "simple").double(), start().double()
@@ -398,18 +403,18 @@ def test_there_is_a_node_for_everything() -> None:
     assert set(comfyui.NODE_CLASS_MAPPINGS) == set(comfyui.NODE_DISPLAY_NAME_MAPPINGS)
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.name)
-def test_inputs_are_what_comfyui_can_show(node: Node) -> None:
-    shown = comfyui.NODE_CLASS_MAPPINGS[node.name].INPUT_TYPES()  # type: ignore[attr-defined]
-    json.dumps(shown, allow_nan=False)
-    assert set(shown) == {"required", "optional"}
-    for kind, how in [*shown["required"].values(), *shown["optional"].values()]:
-        assert how["tooltip"]
-        if isinstance(kind, list):
-            assert how["default"] in kind
-        if kind in ("INT", "FLOAT"):
-            assert how["min"] <= how["default"] <= how["max"]
-            assert how["step"] > 0
+def test_inputs_are_what_comfyui_can_show() -> None:
+    for node in NODES:
+        shown = comfyui.NODE_CLASS_MAPPINGS[node.name].INPUT_TYPES()  # type: ignore[attr-defined]
+        json.dumps(shown, allow_nan=False)
+        assert set(shown) == {"required", "optional"}, node.name
+        for kind, how in [*shown["required"].values(), *shown["optional"].values()]:
+            assert how["tooltip"], node.name
+            if isinstance(kind, list):
+                assert how["default"] in kind, node.name
+            if kind in ("INT", "FLOAT"):
+                assert how["min"] <= how["default"] <= how["max"], node.name
+                assert how["step"] > 0, node.name
 
 
 @pytest.mark.parametrize("spec", [spec for spec in samplers() if spec.name in NAMES], ids=lambda spec: spec.name)

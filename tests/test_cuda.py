@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
+from representatives import in_turn, is_kind, short
 from torch.profiler import ProfilerActivity, profile
 
 from ksched import VP, Denoiser, build_sampler, tune
@@ -21,13 +22,15 @@ from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import SamplerSpec
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
 
 needs_triton = pytest.mark.skipif(
     not (torch.cuda.is_available() and triton_kernels(torch.device("cuda", 0))), reason="needs a working Triton"
 )
 SHAPE = (2, 4, 8, 8)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def on_device(sigma: float, shape: tuple[int, ...] = SHAPE, seed: int = 1) -> torch.Tensor:
@@ -49,6 +52,7 @@ def nothing_waits() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@short(is_kind)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_waits_for_the_device(name: str, dtype: torch.dtype) -> None:
@@ -69,6 +73,7 @@ def test_waiting_would_be_noticed() -> None:
         x.item()
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_one_graph(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -97,6 +102,7 @@ def test_a_run_is_one_graph(name: str) -> None:
         assert torch.equal(captured, expected)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_is_one_graph(name: str) -> None:
     """Captured once and replayed at every call of a run, with the call's table and noises copied in."""
@@ -167,6 +173,7 @@ def test_a_step_is_one_launch(dtype: torch.dtype) -> None:
             assert sum("_combine" in name for name in found) == 1, found
 
 
+@short(lambda spec: is_kind(spec.name))
 @needs_triton
 @pytest.mark.parametrize("spec", [s for s in SPECS if not s.draws or no_noise(s)], ids=lambda s: s.name)
 def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
@@ -226,7 +233,10 @@ def test_runs_of_a_batch_are_what_they_are_alone(dtype: torch.dtype) -> None:
         assert torch.equal(run.x, sampler.sample(paired(denoise), x, seed=seed)), sampler
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@short(
+    lambda name, dtype, layout: is_kind(name) and layout == in_turn(NAMES.index(name) + dtype.itemsize // 2, LAYOUTS)
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_host_has_the_same(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
@@ -255,6 +265,7 @@ def test_outputs_in_another_layout(dtype: torch.dtype) -> None:
     assert torch.equal(result, sampler.sample(lambda x, sigma: turned(x, sigma).float().contiguous(), x))
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_model_output_may_share_memory(name: str) -> None:
     sampler = build_sampler(name, "karras", 6)

@@ -176,7 +176,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", PLANS)
-@settings(max_examples=60)
+@settings(max_examples=3 * settings().max_examples)
 @given(data=st.data())
 def test_whatever_is_changed_it_runs_or_it_is_refused(name: str, data: st.DataObject) -> None:
     whole = json.loads(PLANS[name].to_json())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
+from representatives import in_turn, short
 
 import ksched
 from ksched.cli import demo_of_words
@@ -30,7 +31,7 @@ def check_picture(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "process", "steps"),
-    [("euler_ancestral", ksched.Flow(), 3), ("heun", ksched.EDM(), 1)],
+    [("euler_ancestral", ksched.Flow(), 3), pytest.param("heun", ksched.EDM(), 1, marks=pytest.mark.exhaustive)],
 )
 def test_run_writes_four_pictures(tmp_path: Path, sampler: str, process: ksched.Process, steps: int) -> None:
     threads = torch.get_num_threads()
@@ -164,6 +165,7 @@ def test_law_errors_are_distances_of_normal_laws() -> None:
     assert error.value == pytest.approx(total / math.sqrt(np.trace(model.covariance)), rel=1e-9)
 
 
+@short(lambda process, steps: (steps == 1) == (process == VP))
 @pytest.mark.parametrize("steps", [1, 30])
 @pytest.mark.parametrize("process", [VP, ksched.VE(), ksched.Flow(3.0)])
 def test_sigma_curves_draws_what_the_schedules_visit(process: ksched.Process, steps: int) -> None:
@@ -181,8 +183,12 @@ def test_sigma_curves_draws_what_the_schedules_visit(process: ksched.Process, st
             assert curve.get_color() == row.get_color()
 
 
+KINDS = [VP, ksched.AngleV(), ksched.Flow(3.0)]
+
+
+@short(lambda process, dialect: process == in_turn(list(ksched.Dialect).index(dialect), KINDS))
 @pytest.mark.parametrize("dialect", ksched.Dialect)
-@pytest.mark.parametrize("process", [VP, ksched.AngleV(), ksched.Flow(3.0)])
+@pytest.mark.parametrize("process", KINDS)
 def test_schedule_curves_draws_sigma_log_snr_and_timestep(process: ksched.Process, dialect: ksched.Dialect) -> None:
     flow = isinstance(process, ksched.Flow)
     names = [n for n in NAMES if not flow or ksched.calculate_sigmas(n, 12, process, dialect=dialect).max() <= 1]

@@ -8,39 +8,38 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
+from representatives import each, is_kind, short
 
-from ksched import VP, Dialect, Flow, SamplerType, build_sampler
+from ksched import VP, Dialect, Flow, build_sampler
 from ksched.names.dialects import DIALECTS
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
 from ksched.samplers.registry import SamplerSpec, dialect_options, register_sampler, sampler_spec
 from ksched.types import Array
 
-ROWS = [(dialect, name) for dialect, rows in DIALECTS.items() for name in rows]
 
-
-@pytest.mark.parametrize(("dialect", "name"), ROWS, ids=lambda v: str(v))
-def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect, name: SamplerType) -> None:
-    spec = sampler_spec(name)
-    for option, value in DIALECTS[dialect][name].items():
-        known = spec.options[option]
-        assert known.check(spec.name, value) == value
-        assert value != known.default, "a row that says what is so anyway"
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect) -> None:
+    for name, options in DIALECTS[dialect].items():
+        for option, value in options.items():
+            known = sampler_spec(name).options[option]
+            assert known.check(str(name), value) == value
+            assert value != known.default, f"a row of {name} that says what is so anyway"
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-@pytest.mark.parametrize("name", NAMES)
-def test_the_table_is_what_the_dialect_does(name: str, dialect: Dialect) -> None:
+def test_the_table_is_what_the_dialect_does(dialect: Dialect) -> None:
     """The same plan as with the options written out; what is given goes before the dialect."""
-    spec = sampler_spec(name)
-    options = dialect_options(spec, dialect)
     sigmas = [0.9, 0.7, 0.4, 0.1, 0.0]
-    spoken = build_sampler(name, sigmas=sigmas, process=Flow(), dialect=dialect)
-    assert spoken.plan == build_sampler(name, sigmas=sigmas, process=Flow(), **options).plan
-    assert dict(spoken.options) == options
-    plain = {option: spec.options[option].default for option in options}
-    ours = build_sampler(name, sigmas=sigmas, process=Flow(), dialect=dialect, **plain).plan
-    assert ours == build_sampler(name, sigmas=sigmas, process=Flow()).plan
+    for name in NAMES:
+        spec = sampler_spec(name)
+        options = dialect_options(spec, dialect)
+        spoken = build_sampler(name, sigmas=sigmas, process=Flow(), dialect=dialect)
+        assert spoken.plan == build_sampler(name, sigmas=sigmas, process=Flow(), **options).plan, name
+        assert dict(spoken.options) == options, name
+        plain = {option: spec.options[option].default for option in options}
+        ours = build_sampler(name, sigmas=sigmas, process=Flow(), dialect=dialect, **plain).plan
+        assert ours == build_sampler(name, sigmas=sigmas, process=Flow()).plan, name
 
 
 def test_ours_changes_nothing_and_strangers_have_no_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +53,7 @@ def test_ours_changes_nothing_and_strangers_have_no_dialect(monkeypatch: pytest.
         register_sampler("yours", lambda run, grid, x, *, as_ve=True: x, order=1)
 
 
+@short(lambda spec: is_kind(spec.name))
 @pytest.mark.parametrize("spec", [s for s in SPECS if can_be_silent(s) and s.order], ids=lambda s: s.name)
 def test_taking_flow_for_ve_changes_steps_and_not_the_ode(spec: SamplerSpec) -> None:
     process = Flow()
@@ -68,7 +68,7 @@ def test_taking_flow_for_ve_changes_steps_and_not_the_ode(spec: SamplerSpec) -> 
     assert measured_order(build, process, steps=steps) >= spec.order - 0.3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_taking_ve_for_ve_changes_nothing(name: str) -> None:
     for process in (VP(), VP(variance_preserving=True)):
         plans = (build_sampler(name, "karras", 6, process=process, as_ve=flag).plan for flag in (True, False))

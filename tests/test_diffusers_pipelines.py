@@ -11,6 +11,7 @@ import pytest
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from representatives import in_turn, is_form, is_schedule_form, short  # noqa: E402
 from tiny_pipelines import REGISTRY, Tiny, build, rng, toy_image  # noqa: E402
 
 from ksched import NoiseSchedule, SamplerType  # noqa: E402
@@ -35,28 +36,41 @@ def pipeline(name: str) -> tuple[Tiny, Any]:
     return tiny.use(shipped), shipped
 
 
-def stock_cases() -> list[tuple[str, str | None]]:
-    """Every pipeline with the scheduler that it ships with (None), and those that fit."""
-    cases: list[tuple[str, str | None]] = []
-    for name in REGISTRY:
-        tiny, shipped = pipeline(name)
-        others = [cls for cls in tiny.stock if cls not in (type(shipped).__name__, "CogVideoXDPMScheduler")]
-        cases += [(name, None), *((name, cls) for cls in others)]
-    return cases
-
-
-@pytest.mark.parametrize(
-    ("name", "cls", "steps"),
-    [(*case, steps) for case in stock_cases() for steps in ((3, 8) if case[1] is None else (5,))],
-)
-def test_the_same_image_as_the_stock_scheduler(name: str, cls: str | None, steps: int) -> None:
+def check_same_image(name: str, cls: str | None, steps: int) -> None:
+    """By the scheduler that the pipeline ships with (None), or another that fits."""
     tiny, stock = pipeline(name)
     if cls is not None:
         stock = tiny.use_stock(cls).pipe.scheduler
     want = tiny.run(steps)
     got = tiny.use(KSchedScheduler.from_diffusers(stock)).run(steps)
     assert np.isfinite(want).all()
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1.0, float(np.abs(want).max())))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1.0, float(np.abs(want).max())), err_msg=str(cls))
+
+
+@short(lambda name, steps: steps == 3)
+@pytest.mark.parametrize("steps", [3, 8])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_same_image_as_the_stock_scheduler(name: str, steps: int) -> None:
+    check_same_image(name, None, steps)
+
+
+def others(name: str) -> list[str]:
+    tiny, shipped = pipeline(name)
+    return [cls for cls in tiny.stock if cls not in (type(shipped).__name__, "CogVideoXDPMScheduler")]
+
+
+@short(lambda name: name in list(REGISTRY)[::2])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_same_image_as_one_other_stock_scheduler(name: str) -> None:
+    for cls in others(name)[:1]:
+        check_same_image(name, cls, 5)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_same_image_as_every_other_stock_scheduler(name: str) -> None:
+    for cls in others(name)[1:]:
+        check_same_image(name, cls, 5)
 
 
 PLAYABLE = [name for name in SamplerType if not sampler_spec(name).uncond and not sampler_spec(name).adaptive]
@@ -68,15 +82,18 @@ def finite_and_repeatable(tiny: Tiny, scheduler: Any, steps: int = 4) -> None:
     assert np.array_equal(first, tiny.run(steps))
 
 
+WHERE = [("sd15", "karras"), ("sd15", "simple"), ("sd15_img2img", "karras"), ("flux", "simple")]
+
+
+@short(lambda name, sampler, schedule: is_form(sampler) and schedule == dict(WHERE[1:])[name])
 @pytest.mark.parametrize("sampler", PLAYABLE)
-@pytest.mark.parametrize(
-    ("name", "schedule"), [("sd15", "karras"), ("sd15", "simple"), ("sd15_img2img", "karras"), ("flux", "simple")]
-)
+@pytest.mark.parametrize(("name", "schedule"), WHERE)
 def test_samplers(name: str, sampler: str, schedule: str) -> None:
     tiny, shipped = pipeline(name)
     finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=str(sampler), schedule=schedule))
 
 
+@short(lambda name, sampler, schedule: sampler == "euler" and is_schedule_form(schedule))
 @pytest.mark.parametrize("schedule", list(NoiseSchedule))
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("name", ["sd15", "flux"])
@@ -85,13 +102,22 @@ def test_schedules(name: str, sampler: str, schedule: str) -> None:
     finite_and_repeatable(tiny, KSchedScheduler.from_config(shipped.config, sampler=sampler, schedule=str(schedule)))
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde"])
+SEVERAL_CALLS_AND_NOISE = ["heun", "dpmpp_2m_sde"]
+
+
+@short(
+    lambda name, sampler: (
+        name in list(REGISTRY)[1::2] and sampler == in_turn(list(REGISTRY).index(name) // 2, SEVERAL_CALLS_AND_NOISE)
+    )
+)
+@pytest.mark.parametrize("sampler", SEVERAL_CALLS_AND_NOISE)
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_every_pipeline(name: str, sampler: str) -> None:
     tiny, shipped = pipeline(name)
     finite_and_repeatable(tiny, KSchedScheduler.from_diffusers(shipped, sampler=sampler, schedule="karras"), 6)
 
 
+@short(lambda name: name in list(REGISTRY)[::4])
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_another_schedule_alone(name: str) -> None:
     tiny, shipped = pipeline(name)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import firsts, in_turn, is_form, is_kind, is_schedule_form, short
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -192,12 +193,30 @@ def tolerance(name: str, config: dict[str, Any]) -> float:
     return 2e-4 if config.get("rescale_betas_zero_snr") and name == "Euler" else 2e-5
 
 
+FIRST_OF_A_CLASS = firsts(STOCK, lambda case: case[0])
+COUNTED = ("lower_order_final", "euler_at_final", "solver_order", "skip_prk_steps")  # what looks at the number of steps
+
+
+def steps_that_differ(case: Any, steps: int) -> bool:
+    """One number of steps for every option, and a long or an even one for those of which that is another run."""
+    counts = bool({*COUNTED} & case[1].keys())
+    return {4: counts or "Singlestep" in case[0], 5: True, 20: counts or case in FIRST_OF_A_CLASS}[steps]
+
+
+@short(steps_that_differ)
 @pytest.mark.parametrize("case", STOCK, ids=label)
 @pytest.mark.parametrize("steps", [4, 5, 20])
 def test_as_stock(case: Any, steps: int) -> None:
     compare(stock_of(*case), steps, tolerance(*case))
 
 
+#: One of each method: where the levels come from makes no difference to a run that begins amid them.
+METHODS = firsts(
+    STOCK, lambda case: (case[0], [case[1].get(key) for key in (*COUNTED, "algorithm_type", "solver_type")])
+)
+
+
+@short(lambda case, steps: steps == 10 and case in METHODS)
 @pytest.mark.parametrize("case", STOCK, ids=label)
 @pytest.mark.parametrize("steps", [10, 20])
 def test_as_stock_on_an_image(case: Any, steps: int) -> None:
@@ -320,6 +339,13 @@ SOURCES: dict[str, Any] = {
 }
 
 
+@short(
+    lambda sampler, schedule, source: (
+        is_kind(sampler)
+        and schedule == in_turn(PLAYABLE.index(sampler), ["karras", "simple"])
+        and (is_form(sampler) or source == in_turn(PLAYABLE.index(sampler), SOURCES))
+    )
+)
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("schedule", ["karras", "simple"])
 @pytest.mark.parametrize("sampler", PLAYABLE)
@@ -333,6 +359,7 @@ def test_samplers(sampler: str, schedule: str, source: str) -> None:
     assert torch.equal(first, loop(ours, 7, generator=seeded(1)))
 
 
+@short(lambda sampler, begin: is_kind(sampler) and (begin <= 3 or is_form(sampler)))  # a step has few calls
 @pytest.mark.parametrize("begin", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("sampler", PLAYABLE)
 def test_samplers_from_anywhere(sampler: str, begin: int) -> None:
@@ -379,6 +406,7 @@ def test_churn(sampler: str, source: str) -> None:
         assert not torch.equal(draws, generator.get_state())
 
 
+@short(lambda schedule, sampler, source: sampler == "euler" and (source == "Euler" or is_schedule_form(schedule)))
 @pytest.mark.parametrize("schedule", list(NoiseSchedule))
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("source", SOURCES)
@@ -431,6 +459,7 @@ def test_configuration_is_saved(config: dict[str, Any], tmp_path: Path) -> None:
     json.loads(ours.to_json_string())
 
 
+@short(lambda config: config in EVERYONE[:2])
 def test_compatible_classes(config: dict[str, Any]) -> None:
     ours = KSchedScheduler(**config)
     assert len(ours.compatibles) == 15
@@ -564,6 +593,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+@short(lambda case, how: how in ({"schedule": "karras"}, {"sampler": "dpmpp_2m"}) or case in OTHERS[:3])
 @pytest.mark.parametrize("case", OTHERS, ids=label)
 @pytest.mark.parametrize(
     "how", [{"schedule": "karras"}, {"schedule": "beta"}, {"sampler": "dpmpp_2m"}, {"sampler": "rk4"}]

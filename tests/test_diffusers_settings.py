@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import in_turn, short
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -67,8 +68,12 @@ def test_edm_as_stock(name: str, data: float, prediction: str) -> None:
     )
 
 
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
+@short(lambda data, prediction, how: data == in_turn(PREDICTIONS.index(prediction) + len(str(how)), [0.25, 1.0]))
 @pytest.mark.parametrize("how", [{}, *CHOICES], ids=str)
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("data", [0.25, 1.0])
 @pytest.mark.parametrize("name", [*EDM, "CosineDPMSolverMultistep"])
 def test_edm_with_any_choice(name: str, data: float, prediction: str, how: dict[str, Any]) -> None:

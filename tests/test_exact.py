@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representatives import short
 from scipy.optimize import brentq
 from scipy.special import logsumexp, ndtr
 from scipy.stats import multivariate_normal
@@ -241,6 +242,7 @@ def test_solve_keeps_quantiles_of_points_on_a_line_and_ends_on_them(process: Pro
     close(path[-1][:, 0], [points[int(4 * cdf(float(v), top))] for v in x], 1e-14)
 
 
+@short(lambda process, points: points == isinstance(process, Flow))
 @pytest.mark.parametrize("process", [EDM(), Flow()], ids=["EDM", "Flow"])
 @pytest.mark.parametrize("points", [False, True], ids=["mixture", "points"])
 def test_solve_is_fine_runge_kutta_in_several_dimensions(process: Process, points: bool) -> None:
@@ -294,6 +296,7 @@ def test_gaussian_closed_form_is_the_integrated_path(process: Process, top: floa
         close(z, z_start, 1e-8)
 
 
+@short(lambda process: isinstance(process, EDM | Flow))
 @every_process
 def test_solve_down_and_up_returns_to_the_start(process: Process, top: float) -> None:
     truth, sigmas = cloud(process), [top, 0.7, 0.02, 0.0]

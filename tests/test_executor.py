@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NAMES, SPECS, half, start_state
+from cases import NAMES, half, start_state
+from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
@@ -15,10 +16,9 @@ from ksched.execution.buffers import release_memory
 from ksched.execution.layout import layout
 
 LATENT = (2, 4, 8, 8)
-PLANNED = [spec.name for spec in SPECS if not spec.adaptive]
 
 
-@pytest.mark.parametrize("name", PLANNED)
+@each("name", NAMES)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
     noises = max(len(turn.passing) for turn in (layout(plan).before, *layout(plan).turns))
@@ -50,6 +50,7 @@ def test_a_run_takes_the_memory_of_those_before_it(name: str, monkeypatch: pytes
     assert not any(buffers._spares.values())
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_run_handed_out_is_no_memory_of_the_next(name: str) -> None:
     sampler = build_sampler(name, "karras", 4)
@@ -110,6 +111,7 @@ def test_a_run_is_where_its_start_is(name: str) -> None:
         assert torch.equal(result, expected)
 
 
+@short(lambda name, keep: is_kind(name) and keep == in_turn(NAMES.index(name), ["tensor", "view", "array"]))
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", ["tensor", "view", "array"])
 def test_what_was_handed_out_is_never_written_again(name: str, keep: str) -> None:
@@ -144,9 +146,23 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.equal(result(start, weight).detach(), result(start.detach(), weight))
 
 
+NETWORKS: list[tuple[Process, Prediction]] = [
+    (VP(), "epsilon"),
+    (VP(), "v_prediction"),
+    (EDM(), "edm"),
+    (Flow(3.0), "flow"),
+    (VP(), "sample"),
+]
+
+
+@short(
+    lambda name, process, prediction: (
+        is_plain_form(name) or (is_kind(name) and (process, prediction) == in_turn(NAMES.index(name), NETWORKS))
+    )
+)
 @pytest.mark.parametrize(
     ("process", "prediction"),
-    [(VP(), "epsilon"), (VP(), "v_prediction"), (EDM(), "edm"), (Flow(3.0), "flow"), (VP(), "sample")],
+    NETWORKS,
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 @pytest.mark.parametrize("name", NAMES)

@@ -54,8 +54,18 @@ def posterior_mean(mixture: dict[str, Any], x: Array, alpha: float, sigma: float
     return np.asarray((shares[..., None] * parts).sum(1))
 
 
-@pytest.mark.parametrize("case", trajectories(), ids=lambda c: c["id"])
-def test_run(case: dict[str, Any]) -> None:
+RUNS: dict[str, list[dict[str, Any]]] = {}
+for run in trajectories():
+    RUNS.setdefault(f"{run['source_key']}-{run['sampler']}", []).append(run)
+
+
+@pytest.mark.parametrize("cases", RUNS.values(), ids=RUNS)
+def test_runs(cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        check_run(case)
+
+
+def check_run(case: dict[str, Any]) -> None:
     data = read(f"{case['stem']}_trajectories")
     mixture, other = data["mixtures"][case["mixture"]], data["mixtures"].get(case.get("uncond_mixture"))
     seen: list[float] = []
@@ -73,8 +83,8 @@ def test_run(case: dict[str, Any]) -> None:
     start = None if case.get("x_init") is None else np.array(case["x_init"])
     result = run_case({**case, "_model_pair": model, "_noise": bank, "_x": start})
     want = np.array(case["final_x"])
-    assert np.abs(result - want).max() <= 1e-9 * np.abs(want).max()
-    np.testing.assert_allclose(seen, case["model_sigmas"], rtol=1e-9, atol=1e-12)
+    assert np.abs(result - want).max() <= 1e-9 * np.abs(want).max(), case["id"]
+    np.testing.assert_allclose(seen, case["model_sigmas"], rtol=1e-9, atol=1e-12, err_msg=case["id"])
 
 
 def schedule_cases() -> dict[str, list[dict[str, Any]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, PROCESSES, SPECS, start_state
+from representatives import each, in_turn, is_form, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
@@ -125,6 +126,7 @@ def state() -> tuple[torch.Tensor, torch.Tensor]:
 # With every sampler
 
 
+@short(lambda spec: is_form(spec.name))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_every_wrapper_with_every_sampler(spec: SamplerSpec, process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 4, process=process)
@@ -137,6 +139,11 @@ def test_every_wrapper_with_every_sampler(spec: SamplerSpec, process: Process) -
         assert torch.equal(result, outputs[-1]) or not spec.ends_at_denoised, wrapper
 
 
+def in_turn_of_process(wrapper: str, process: Process) -> bool:
+    """Each wrapper on one of the processes; `test_dtype_and_precision` has it on all."""
+    return process == in_turn(WRAPPERS.index(wrapper), THREE.values())
+
+
 def watched(model: Model, outputs: list[torch.Tensor]) -> Model:
     def watch(x: torch.Tensor, sigma: torch.Tensor) -> Any:
         result = model(x, sigma)
@@ -146,6 +153,7 @@ def watched(model: Model, outputs: list[torch.Tensor]) -> Model:
     return watch
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", [name for name in WRAPPERS if "momentum" not in name])
 def test_a_wrapper_is_the_same_after_a_run(wrapper: str, process: Process) -> None:
     sampler = build_sampler("euler", "karras", 4, process=process)
@@ -162,6 +170,7 @@ def both_in_a_run(run: Any, grid: Any, x: Any) -> Any:
     return x
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_samplers_that_need_the_pair_get_it(wrapper: str, process: Process) -> None:
     spec = SamplerSpec("both", both_in_a_run, 1, "this file")
@@ -277,8 +286,8 @@ def test_cfg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
         np.testing.assert_allclose(guidance.cfg(cond, uncond, scale)(x, sigma)[0], want, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction", "flow", "edm"])
 @pytest.mark.parametrize("name", PROCESSES)
+@each("prediction", ["sample", "epsilon", "v_prediction", "flow", "edm"])
 def test_rescale_measures_what_the_network_returns(
     name: str, prediction: Prediction, state: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -359,6 +368,7 @@ def test_perp_neg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
         np.testing.assert_allclose(denoised[i], u + 5 * (p - 0.8 * across), rtol=1e-12, atol=1e-12)
 
 
+@short(lambda shape, percentile: shape == (2, 3, 4, 5) or percentile == 0.9)
 @pytest.mark.parametrize("percentile", [0.0, 0.5, 0.9, 0.995, 1.0])
 @pytest.mark.parametrize("max_value", [0.5, 1.0, 1.5, math.inf])
 @pytest.mark.parametrize("shape", [(3, 1), (3, 2), (2, 3, 4, 5), (2, 1000), (4,)])
@@ -389,6 +399,7 @@ def test_thresholding_is_per_item(state: tuple[torch.Tensor, torch.Tensor]) -> N
     assert torch.equal(edit(x, sigma), alone)
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_an_item_does_not_see_its_batch(wrapper: str, process: Process) -> None:
     x = data_of(SHAPE, 7)
@@ -456,6 +467,7 @@ def test_batched_refuses_what_cannot_be_joined(positive: Any, negative: Any, mes
 # Inpainting
 
 
+@short(lambda spec, process: is_form(spec.name) and process == in_turn(SPECS.index(spec), THREE.values()))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_what_is_kept_is_kept_bit_for_bit(spec: SamplerSpec, process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process)
@@ -563,6 +575,7 @@ class Discipline(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_no_float64_tensor_and_no_read_back(wrapper: str, process: Process) -> None:
     model = wrappers(process)[wrapper]
@@ -573,7 +586,13 @@ def test_no_float64_tensor_and_no_read_back(wrapper: str, process: Process) -> N
             model(x, sigma)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@short(
+    lambda wrapper, dtype, process: process == in_turn(WRAPPERS.index(wrapper) + DTYPES.index(dtype), THREE.values())
+)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_dtype_and_precision(wrapper: str, dtype: torch.dtype, process: Process) -> None:
     """The result has x's dtype and, the models being given the same numbers, only one rounding to it."""
@@ -608,6 +627,7 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
         assert ((got.double() - truth).abs() <= 0.51 * torch.finfo(dtype).eps * truth.abs().clamp_min(0.25)).all()
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_gradients_flow(wrapper: str, process: Process) -> None:
     x = data_of(SHAPE, 7).double().requires_grad_()
@@ -668,6 +688,7 @@ def test_a_network_that_returns_one_buffer_for_all(state: tuple[torch.Tensor, to
             assert torch.equal(got, want)
 
 
+@short(in_turn_of_process)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_arguments_are_not_written_to(wrapper: str, process: Process) -> None:
     x, sigma = data_of(SHAPE, 7), torch.tensor([0.2, 0.7])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import is_form, short
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -85,6 +86,7 @@ def _rng() -> torch.Generator:
 SAMPLERS = [name for name in SamplerType if not sampler_spec(name).adaptive]
 
 
+@short(lambda sampler: is_form(sampler))
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_inpainting_with_any_sampler(model: StableDiffusion, sampler: str) -> None:
     config = replace(CONFIG, sampler=sampler, strength=1.0)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import each, firsts, short
 from test_golden import posterior_mean, read
 
 import ksched
@@ -133,7 +134,7 @@ def test_every_sampler_and_schedule_is_there() -> None:
         _ = k_diffusion.sample_nothing
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@each("name", SAMPLERS)
 def test_defaults_shown_are_those_that_run(name: str) -> None:
     spec = _REGISTRY[name]
     shown = inspect.signature(function(name)).parameters
@@ -177,6 +178,10 @@ def case_noise(case: dict[str, Any]) -> Callable[[Any, Any], torch.Tensor]:
     return noise
 
 
+ONE_GRID = [case["id"] for case in firsts(CASES, lambda case: (case["sampler"], case.get("options")))]
+
+
+@short(lambda case: case["id"] in ONE_GRID)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_recorded_runs(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Results, the sigmas of model calls and all that callbacks were told are those of k-diffusion."""
@@ -315,6 +320,7 @@ PAIRS = [
 ]
 
 
+@short(lambda options, dtype: dtype == torch.float64 or not options)
 @pytest.mark.parametrize(("name", "options", "dtype"), PAIRS, ids=lambda v: str(v).replace("torch.", ""))
 def test_runs_against_the_file(
     name: str, options: dict[str, Any], dtype: torch.dtype, original: ModuleType, monkeypatch: pytest.MonkeyPatch

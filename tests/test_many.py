@@ -94,6 +94,7 @@ def test_two_processes_one_of_them_killed_then_one_alone(model: StableDiffusion,
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.exhaustive  # a pair of processes takes longest of all; the one above is in the short suite
 def test_two_processes_of_the_command(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
     run_many(model, CONFIG, tmp_path / "whole")
     (tmp_path / "fox.json").write_text(CONFIG.to_json())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
-from cases import COORDINATES, CORNER_IDS, CORNERS, NAMES, PROCESSES
-from hypothesis import given
+from cases import COORDINATES, NAMES, PROCESSES, SPECS, corners
+from hypothesis import given, note
 from hypothesis import strategies as st
+from representatives import each, is_plain_form, is_schedule_form
 
 from ksched import NoiseSchedule, Process, build_sampler
 from ksched.plan.plan import Plan
@@ -16,26 +17,46 @@ from ksched.testing.samplers import check_plan
 from ksched.testing.strategies import sigma_curves
 
 
-@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
-@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 @given(data=st.data())
-def test_every_state_has_the_law_of_its_level_on_any_grid(
-    spec: SamplerSpec, options: dict[str, Any], process: Process, data: st.DataObject
+def test_every_state_has_the_law_of_its_level_on_any_grid(spec: SamplerSpec, data: st.DataObject) -> None:
+    for name, process in COORDINATES.items():
+        sigmas = data.draw(sigma_curves(process), name)
+        for options in corners(spec):
+            note(f"on {name} with {options}")
+            check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
+
+
+def check_on_every_process(
+    name: str, schedule: NoiseSchedule, processes: Iterable[Process] = PROCESSES.values()
 ) -> None:
-    sigmas = data.draw(sigma_curves(process))
-    check_plan(build_sampler(spec.name, sigmas=sigmas, process=process, **options).plan)
-
-
-@pytest.mark.parametrize("schedule", NoiseSchedule)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:
-    for process in PROCESSES.values():
+    for process in processes:
         for steps in (1, 2, 5, 20) if process == PROCESSES["vp"] else (1, 2, 5):  # more only repeat the middle
             sampler = build_sampler(name, schedule, steps, process=process)
             assert sampler.spec.calls is None or sampler.nfe == sampler.spec.nfe(steps)
             assert sampler.steps == steps
             assert sampler.plan.sigmas == tuple(sampler.sigmas)
             check_plan(sampler.plan)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@each("schedule", filter(is_schedule_form, NoiseSchedule))
+def test_every_sampler_with_a_schedule_of_each_family(name: str, schedule: NoiseSchedule) -> None:
+    every = schedule == NoiseSchedule.default()
+    check_on_every_process(name, schedule, (PROCESSES if every else COORDINATES).values())
+
+
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+@each("name", filter(is_plain_form, NAMES))
+def test_every_schedule_with_a_sampler_of_each_form(name: str, schedule: NoiseSchedule) -> None:
+    check_on_every_process(name, schedule)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_with_every_schedule_on_every_process(name: str, schedule: NoiseSchedule) -> None:
+    check_on_every_process(name, schedule)
 
 
 def test_a_wrong_coefficient_is_caught() -> None:

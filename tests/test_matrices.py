@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_state
+from representatives import each, in_turn, is_form, is_kind, is_plain_form, short
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
@@ -45,7 +46,11 @@ def bound(result: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -> None
     assert (result.double() - truth).abs().max() <= 80 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+DTYPES = [torch.bfloat16, torch.float32, torch.float64]
+
+
+@short(lambda name, dtype: is_kind(name) and (is_plain_form(name) or dtype == in_turn(NAMES.index(name), DTYPES)))
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_run(name: str, dtype: torch.dtype) -> None:
     sampler = build_sampler(name, "karras", 8)
@@ -56,6 +61,7 @@ def test_the_same_run(name: str, dtype: torch.dtype) -> None:
     bound(result, sampler.sample(denoiser, x.double(), seed=2), dtype)
 
 
+@short(lambda name, process: is_kind(name) and process == in_turn(NAMES.index(name), COORDINATES.values()))
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_short_run(name: str, process: Process) -> None:
@@ -67,7 +73,7 @@ def test_the_same_short_run(name: str, process: Process) -> None:
         assert torch.allclose(result, sampler.sample(model, x, seed=2), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_no_more_registers_than_a_run_holds(name: str) -> None:
     sampler = build_sampler(name, "karras", 12)
     form, program = sampler.matrices, layout(sampler.plan)
@@ -124,6 +130,7 @@ def by_kind() -> list[list[Sampler]]:
     return [list(alike) for _, alike in groupby(sorted(built, key=kind), kind)]
 
 
+@short(lambda alike: is_form(alike[0].spec.name))
 @pytest.mark.parametrize("alike", by_kind(), ids=lambda alike: str(alike[0].spec.name))
 def test_a_step_is_compiled_once(alike: list[Sampler]) -> None:
     """For a whole run, and for all samplers, schedules and numbers of steps whose states are alike."""

@@ -54,15 +54,12 @@ def test_peers_spellings(spelling: str, member: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "spelling", "member"),
-    [
-        *((SamplerType, spelling, member) for spelling, member in _SAMPLER_SPELLINGS.items()),
-        *((NoiseSchedule, spelling, member) for spelling, member in _SCHEDULE_SPELLINGS.items()),
-    ],
+    ("kind", "spellings"), [(SamplerType, _SAMPLER_SPELLINGS), (NoiseSchedule, _SCHEDULE_SPELLINGS)]
 )
-def test_every_spelling_is_read(kind: Any, spelling: str, member: str) -> None:
-    for written in (spelling, spelling.upper(), spelling.replace("_", " "), f" {spelling}"):
-        assert kind.parse(written) is member
+def test_every_spelling_is_read(kind: Any, spellings: dict[str, str]) -> None:
+    for spelling, member in spellings.items():
+        for written in (spelling, spelling.upper(), spelling.replace("_", " "), f" {spelling}"):
+            assert kind.parse(written) is member, written
 
 
 def test_no_spelling_means_two_things() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from representatives import is_form, short
 from scipy.stats import kstest
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -694,6 +695,7 @@ def test_with_a_constant_prediction_all_grids_meet(name: str, process: ksched.Pr
         assert float((other - results[0]).abs().max()) < 1e-5 * scale
 
 
+@short(is_form)
 @pytest.mark.parametrize("name", [s.name for s in samplers() if "eta" in s.options and s.draws != 0 and not s.adaptive])
 def test_the_picture_stays_when_the_number_of_steps_changes(name: str) -> None:
     """Results of 20, 40 and 80 steps are nearer to each other than with new noise: by 4 to 8 times, most of them.

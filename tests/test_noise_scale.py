@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import ADAPTIVE, CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, paired
+from cases import ADAPTIVE, NAMES, SPECS, corners, gaussian_denoiser, paired
+from representatives import each, short
 
 from ksched import VE, VP, Denoiser, Dialect, Flow, Plan, Process, build_sampler, log_likelihood, tune
 from ksched.exact.mixture import Gaussian, GaussianMixture
@@ -60,12 +61,14 @@ def test_it_is_part_of_what_a_process_is() -> None:
         Flow(3.0, 1000, 1000.0, 8.0)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
-def test_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec, options: dict[str, Any]) -> None:
-    plain, wide = (build_sampler(spec.name, "karras", 5, process=p, **options).plan for p in (PLAIN, WIDE))
-    assert plain.draws == wide.draws
-    np.testing.assert_array_equal(table(wide), scaled(plain, 8.0))  # to the bit, as 8 is a power of 2
-    check_plan(wide)
+@each("spec", SPECS)
+def test_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec) -> None:
+    for options in corners(spec):
+        plain, wide = (build_sampler(spec.name, "karras", 5, process=p, **options).plan for p in (PLAIN, WIDE))
+        assert plain.draws == wide.draws
+        # to the bit, as 8 is a power of 2
+        np.testing.assert_array_equal(table(wide), scaled(plain, 8.0), err_msg=str(options))
+        check_plan(wide)
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -78,6 +81,7 @@ def test_in_every_dialect(dialect: Dialect) -> None:
 NOISY = [spec for spec in SPECS if build_sampler(spec.name, "simple", 4, process=PLAIN).plan.draws]
 
 
+@short(lambda scale: scale == 7.5)
 @pytest.mark.parametrize("scale", [2.0, 7.5, 8.0])
 @pytest.mark.parametrize("spec", NOISY, ids=lambda spec: spec.name)
 def test_the_law_of_the_results_is_that_of_data_over_the_scale(spec: SamplerSpec, scale: float) -> None:

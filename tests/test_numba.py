@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS, gaussian_denoiser, half, paired, start_state
+from representatives import each, in_turn, is_kind, short
 
 from ksched import VP, Denoiser, Flow, Run, build_sampler
 from ksched.execution.layout import DENOISED, UNCOND, Combination, Operations, combination, layout
@@ -42,6 +43,7 @@ def check_sum(out: torch.Tensor, terms: Sequence[tuple[torch.Tensor, float]]) ->
     assert (out.double() - sum(parts)).abs().le((2 * len(parts)) * 2**-24 * sum(map(torch.abs, parts))).all()
 
 
+@short(lambda terms, in_place, size: size in (1, 5000))
 @pytest.mark.parametrize("size", [1, 7, 2048, 5000])
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("terms", range(1, 12))
@@ -126,7 +128,7 @@ def _rounds_of(plan: Plan) -> list[Operations]:
     return [turn.operations for turn in (layout(plan).before, *layout(plan).turns)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_rounds_are_independent_and_whole(name: str) -> None:
     """In any order within a round, the operations of a turn give what they give one after the other."""
     for operations in _rounds_of(build_sampler(name, "karras", 6).plan):
@@ -153,8 +155,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+LAYOUTS, DTYPES = [torch.contiguous_format, torch.channels_last], [torch.bfloat16, torch.float32]
+BOTH = list(product(DTYPES, LAYOUTS))
+
+
+@short(lambda name, dtype, layout: is_kind(name) and (dtype, layout) == in_turn(NAMES.index(name), BOTH))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_are_right_with_and_without(name: str, dtype: torch.dtype, layout: torch.memory_format, way: str) -> None:
     sampler = build_sampler(name, "karras", 8)
@@ -167,6 +174,7 @@ def test_runs_are_right_with_and_without(name: str, dtype: torch.dtype, layout: 
     assert (result.double() - truth).abs().max() <= bound
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS if not spec.uncond])
 def test_conversions_are_right_with_and_without(name: str, way: str) -> None:
     sampler = build_sampler(name, "karras", 6, process=Flow(3.0))

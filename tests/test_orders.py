@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired
+from representatives import in_turn, short
 
 from ksched import Flow, Process, build_sampler
 from ksched.exact.mixture import GaussianMixture
@@ -52,6 +54,13 @@ def order_of(spec: SamplerSpec, options: dict[str, Any], process: Process, **how
     return measured_order(build, process, **{"steps": steps_of(spec), **how})
 
 
+def flow_and_another(spec: SamplerSpec, process: Process) -> bool:
+    """Flow, on which no factor is 1, and one of the other forms that a state can have."""
+    others = [COORDINATES[name] for name in COORDINATES if name != "flow"]
+    return process in (COORDINATES["flow"], in_turn(SPECS.index(spec), others))
+
+
+@short(flow_and_another)
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_order_is_met(spec: SamplerSpec, process: Process) -> None:
@@ -64,18 +73,27 @@ MIXTURES = {
 }
 
 
+@cache
+def exact_run(of: str, steps: int) -> tuple[Array, torch.Tensor, torch.Tensor]:
+    """Levels, start states and where the exact solution ends."""
+    process, model = COORDINATES[of], MIXTURES[of]
+    sigmas = warped_sigmas(process, steps)
+    eps = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    x = process.add_noise(torch.zeros_like(eps), eps, float(sigmas[0]))
+    return sigmas, x, model.solve(x, sigmas[[0, -1]])[-1]
+
+
 def mixture_order(name: str, options: dict[str, Any], of: str, counts: tuple[int, int]) -> float:
     """Order of a sampler between two numbers of steps."""
     process, model, errors = COORDINATES[of], MIXTURES[of], []
     for steps in counts:
-        sigmas = warped_sigmas(process, steps)
-        eps = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
-        x = process.add_noise(torch.zeros_like(eps), eps, float(sigmas[0]))
+        sigmas, x, end = exact_run(of, steps)
         result = build_sampler(name, sigmas=sigmas, process=process, **options).sample(paired(model), x)
-        errors.append(float((result - model.solve(x, sigmas[[0, -1]])[-1]).square().mean().sqrt()))
+        errors.append(float((result - end).square().mean().sqrt()))
     return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
 
 
+@short(lambda spec, name: name == in_turn(SPECS.index(spec), MIXTURES))
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_order_is_met_on_a_mixture(spec: SamplerSpec, name: str) -> None:
@@ -117,6 +135,7 @@ def test_steps_that_shrink_towards_the_start_hide_a_start_of_lower_order() -> No
         assert abs(math.log2(error(name, 320) / error(name, 640)) - order) < 0.15
 
 
+@short(flow_and_another)
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", WITH_NOISE, ids=lambda s: s.name)
 def test_weak_order_is_met(spec: SamplerSpec, process: Process) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, SPECS
+from representatives import each
 
 import ksched
 
@@ -42,7 +43,7 @@ def start(sampler: ksched.Sampler) -> Any:
     return sampler.sigmas[0] * np.cos(np.arange(6.0)).reshape(2, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_page_of_numpy(name: str) -> None:
     names: dict[str, Any] = {}
     exec(block("{testcode}", "def run_plan"), names)

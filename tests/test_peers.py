@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from operator import attrgetter
 from typing import Any
 
@@ -54,18 +55,22 @@ def title(peer: Peer | SamplerPeer) -> str:
     return f"{peer.program}-{peer.name}"
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10, 33])
+PROGRAMS = [program for program in Dialect if program is not Dialect.KSCHED]
+
+
 @pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
-@pytest.mark.parametrize("peer", HAVE, ids=title)
-def test_every_row_gives_what_it_says(peer: Peer, process: ksched.Process, steps: int) -> None:
-    assert peer.schedule is not None
-    sigmas = peer_sigmas(peer.program, peer.name, steps, process)
-    expected = ksched.calculate_sigmas(peer.schedule, steps, process, dialect=peer.dialect, **peer.options)
-    # one formula, called anew: numpy 1.26 rounds exp and log by how an array lies in memory
-    np.testing.assert_allclose(sigmas, expected, rtol=1e-15)
-    assert np.isfinite(sigmas).all()
-    assert (np.diff(sigmas) <= 0).all()
-    np.testing.assert_allclose(eval(f"ksched.{peer.call}"), expected, rtol=1e-15)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_row_gives_what_it_says(program: Dialect, process: ksched.Process) -> None:
+    for peer, steps in product((peer for peer in HAVE if peer.program is program), (1, 2, 10, 33)):
+        assert peer.schedule is not None
+        sigmas = peer_sigmas(peer.program, peer.name, steps, process)
+        expected = ksched.calculate_sigmas(peer.schedule, steps, process, dialect=peer.dialect, **peer.options)
+        # one formula, called anew: numpy 1.26 rounds exp and log by how an array lies in memory
+        np.testing.assert_allclose(sigmas, expected, rtol=1e-15, err_msg=title(peer))
+        assert np.isfinite(sigmas).all(), title(peer)
+        assert (np.diff(sigmas) <= 0).all(), title(peer)
+        written = eval(f"ksched.{peer.call}", {"ksched": ksched, "steps": steps, "process": process})
+        np.testing.assert_allclose(written, expected, rtol=1e-15, err_msg=title(peer))
 
 
 @pytest.mark.parametrize("peer", LACK, ids=title)
@@ -149,21 +154,18 @@ def test_a_name_is_a_string() -> None:
 
 
 @pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
-@pytest.mark.parametrize("peer", SAMPLERS_HERE, ids=title)
-def test_every_row_builds_the_sampler_it_says(peer: SamplerPeer, process: ksched.Process) -> None:
-    assert peer.sampler is not None
-    names: dict[str, Any] = {
-        "build_sampler": ksched.build_sampler,
-        "process": process,
-        "schedule": "karras",
-        "steps": 7,
-    }
-    built = eval(peer.call, names)
-    options = {**dialect_options(sampler_spec(peer.sampler), peer.dialect), **peer.options}
-    expected = ksched.build_sampler(peer.sampler, "karras", 7, process=process, dialect=peer.dialect, **peer.options)
-    assert built == expected
-    assert dict(built.options) == options
-    assert dict(peer.options).items().isdisjoint(dialect_options(sampler_spec(peer.sampler), peer.dialect).items())
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_row_builds_the_sampler_it_says(program: Dialect, process: ksched.Process) -> None:
+    names: dict[str, Any] = {"build_sampler": ksched.build_sampler, "process": process}
+    names |= {"schedule": "karras", "steps": 7}
+    for peer in (peer for peer in SAMPLERS_HERE if peer.program is program):
+        assert peer.sampler is not None
+        built = eval(peer.call, names)
+        ours = dialect_options(sampler_spec(peer.sampler), peer.dialect)
+        how = {"process": process, "dialect": peer.dialect, **peer.options}
+        assert built == ksched.build_sampler(peer.sampler, "karras", 7, **how), title(peer)
+        assert dict(built.options) == {**ours, **peer.options}, title(peer)
+        assert dict(peer.options).items().isdisjoint(ours.items()), title(peer)
 
 
 @pytest.mark.parametrize("peer", NO_SAMPLERS, ids=title)
@@ -172,24 +174,26 @@ def test_a_name_without_a_sampler_says_why(peer: SamplerPeer) -> None:
     assert peer.note
 
 
-@pytest.mark.parametrize("peer", SAMPLER_PEERS, ids=title)
-def test_the_table_of_samplers_and_parse_agree(peer: SamplerPeer) -> None:
-    assert find_sampler(peer.program, peer.name) is peer  # in any spelling, no name hides another
-    assert find_sampler(peer.program, peer.name.upper().replace("_", " ")) is peer
-    try:
-        parsed = SamplerType.parse(peer.name)
-    except ValueError:
-        return
-    assert parsed is peer.sampler
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_table_of_samplers_and_parse_agree(program: Dialect) -> None:
+    for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
+        assert find_sampler(peer.program, peer.name) is peer  # in any spelling, no name hides another
+        assert find_sampler(peer.program, peer.name.upper().replace("_", " ")) is peer
+        try:
+            parsed = SamplerType.parse(peer.name)
+        except ValueError:
+            continue
+        assert parsed is peer.sampler, title(peer)
 
 
-@pytest.mark.parametrize("peer", SAMPLER_PEERS, ids=title)
-def test_what_a_note_sends_the_reader_to_is_there(peer: SamplerPeer) -> None:
-    for name in re.findall(r"`([A-Za-z_.]+)`", peer.note):
-        known = name in list(SamplerType) or name in ("drop_penultimate",)
-        assert known or callable(attrgetter(name)(ksched)), name
-    for call in re.findall(r"`([A-Z]\w+\([^`]*\))`", peer.note):
-        assert isinstance(eval(f"ksched.{call}", {"ksched": ksched, "shift": 3.0}), ksched.Process)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_note_sends_the_reader_to_is_there(program: Dialect) -> None:
+    for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
+        for name in re.findall(r"`([A-Za-z_.]+)`", peer.note):
+            known = name in list(SamplerType) or name in ("drop_penultimate",)
+            assert known or callable(attrgetter(name)(ksched)), (title(peer), name)
+        for call in re.findall(r"`([A-Z]\w+\([^`]*\))`", peer.note):
+            assert isinstance(eval(f"ksched.{call}", {"ksched": ksched, "shift": 3.0}), ksched.Process), title(peer)
 
 
 def test_the_table_of_samplers_is_whole() -> None:

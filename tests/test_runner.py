@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS, NAMES, SPECS, gaussian_denoiser, half, no_noise, paired, start_state
+from cases import CORNER_IDS, CORNERS, NAMES, SPECS, corners, gaussian_denoiser, half, no_noise, paired, start_state
+from representatives import corner_number, each, in_turn, is_form, is_kind, name_number, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
@@ -30,12 +31,28 @@ def run_by_hand(sampler: Sampler, model: Callable[..., Any], x: torch.Tensor, **
     return run.x
 
 
-@pytest.fixture(params=[VP(), Flow(3.0)], ids=["vp", "flow"])
+BOTH = [VP(), Flow(3.0)]
+
+
+@pytest.fixture(params=BOTH, ids=["vp", "flow"])
 def process(request: pytest.FixtureRequest) -> Process:
     found: Process = request.param
     return found
 
 
+def every_kind(spec: SamplerSpec, options: dict[str, Any], process: Process) -> bool:
+    """Every kind of rows, on one of the processes."""
+    number = corner_number(spec, options)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+def every_kind_of_name(name: str, process: Process) -> bool:
+    """Every kind of rows of default options, on one of the processes."""
+    number = name_number(name)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+@short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
@@ -56,6 +73,13 @@ def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str,
         assert equal(whole, second.x), f"resumed after {stop} calls"
 
 
+def every_name_and_kind(spec: SamplerSpec, options: dict[str, Any], process: Process) -> bool:
+    """Every kind of rows, and every sampler, whose function runs here; each on one of the processes."""
+    number = NAMES.index(str(spec.name)) if not options else corner_number(spec, options)
+    return number is not None and process == in_turn(number, BOTH)
+
+
+@short(every_name_and_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 6, process=process, **options)
@@ -105,6 +129,7 @@ def test_a_state_of_another_plan_is_refused() -> None:
         build_sampler("euler", "karras", 5).start(x).load_state_dict({})
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -153,6 +178,7 @@ def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
         torch.testing.assert_close(halves, expected, rtol=1e-14, atol=1e-14)
 
 
+@short(is_form)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_sampler(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
@@ -173,6 +199,7 @@ def test_threads_share_a_sampler(name: str) -> None:
     assert sampler == build_sampler(name, "karras", 5)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_model_output_may_share_memory(name: str) -> None:
     """A model may return its input, a view of it, or one static buffer at every call."""
@@ -203,6 +230,11 @@ def test_any_model_output_may_share_memory(name: str) -> None:
     assert equal(result, copy), "the result shares memory with the model's buffer"
 
 
+def every_kind_and_dtype(name: str, dtype: torch.dtype, process: Process) -> bool:
+    return every_kind_of_name(name, process) and (dtype in (torch.bfloat16, torch.float32) or is_form(name))
+
+
+@short(every_kind_and_dtype)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_dtype_in_is_dtype_out(name: str, dtype: torch.dtype, process: Process) -> None:
@@ -237,6 +269,7 @@ class Discipline(TorchDispatchMode):
         return result
 
 
+@short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_no_float64_tensor_and_no_read_back(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
@@ -256,7 +289,7 @@ def test_the_discipline_catches_what_it_should() -> None:
         torch.ones(1).double()
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
+@each("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
 def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
     for steps in (1, 2, 5):
         outputs: list[torch.Tensor] = []
@@ -270,7 +303,7 @@ def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
         assert equal(result, outputs[-1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
     given = [11.123456789, 3.3, 1.0, 0.9999, 0.1]
     sampler = build_sampler(name, sigmas=given)
@@ -288,7 +321,7 @@ def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
     assert set(given[:-1]) <= set(seen)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_timesteps_are_those_of_the_levels(name: str) -> None:
     process = EDM()
     sampler = build_sampler(name, "karras", 4, process=process)
@@ -304,7 +337,7 @@ def test_timesteps_are_those_of_the_levels(name: str) -> None:
     assert not sampler.sigmas.flags.writeable
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_callback_is_called_once_a_step(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
     infos: list[StepInfo] = []
@@ -340,6 +373,7 @@ def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         build_sampler("euler", "karras", 4).sample(lambda x, sigma: x, torch.ones(1, 2), progress=True)
 
 
+@short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_flow_when_asked_for(name: str) -> None:
     sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0)
@@ -366,7 +400,7 @@ def test_own_noise_is_asked_for_by_interval() -> None:
     assert torch.isfinite(a).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_noise_times_zero_is_not_drawn(name: str) -> None:
     spec = build_sampler(name, "karras", 4).spec
     silent = {name: 0.0 for name in ("s_noise", "s_noise_end") if name in spec.own_options}
@@ -375,7 +409,7 @@ def test_noise_times_zero_is_not_drawn(name: str) -> None:
     sampler.sample(half, torch.ones(1, 2))  # and so it needs no seed
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each("spec", SPECS)
 def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
     for steps in (1, 2, 7):
         to_zero = build_sampler(spec.name, "karras", steps)
@@ -397,17 +431,20 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
         assert count == to_zero.nfe
 
 
-@pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
-def test_rows_and_memory_stay_small(spec: SamplerSpec, options: dict[str, Any]) -> None:
-    few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
-    # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps it uses
-    used = [options.get(o.name, o.default) for o in spec.own_options.values() if "order" in o.name or "stage" in o.name]
-    depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, 3, *used])
-    noises = max(spec.draws or 0, 1)
-    assert many.widest_row <= depth + noises + 3 + spec.uncond
-    assert many.live_registers <= depth + 4 + 2 * spec.uncond
-    if spec.calls is not None:
-        assert (few.widest_row, few.live_registers) == (many.widest_row, many.live_registers), "it grows with the steps"
+@each("spec", SPECS)
+def test_rows_and_memory_stay_small(spec: SamplerSpec) -> None:
+    for options in corners(spec):
+        few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
+        # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps used
+        values = {o.name: options.get(o.name, o.default) for o in spec.own_options.values()}
+        used = [value for name, value in values.items() if "order" in name or "stage" in name]
+        depth = max([int(spec.calls) if isinstance(spec.calls, int) else 3, 3, *used])
+        noises = max(spec.draws or 0, 1)
+        assert many.widest_row <= depth + noises + 3 + spec.uncond, options
+        assert many.live_registers <= depth + 4 + 2 * spec.uncond, options
+        if spec.calls is not None:
+            sizes = [(plan.widest_row, plan.live_registers) for plan in (few, many)]
+            assert sizes[0] == sizes[1], f"it grows with the steps with {options}"
 
 
 def test_one_level_runs_nothing() -> None:

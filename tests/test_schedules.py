@@ -8,8 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 from cases import COORDINATES, PROCESSES
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
+from representatives import each, in_turn, short
 
 import ksched
 from ksched import VP, Flow, NoiseSchedule, calculate_sigmas
@@ -17,9 +18,6 @@ from ksched.schedules import SCHEDULES, schedule_options
 from ksched.testing.levels import check_sigma_curve
 from ksched.testing.schedules import check_schedule
 from ksched.types import Array
-
-PAIRS = [(schedule, name) for schedule in NoiseSchedule for name in PROCESSES]
-
 
 #: They stride from the bottom, and so start below sigma_max but for a single step.
 FROM_THE_BOTTOM = (NoiseSchedule.DDIM_UNIFORM, NoiseSchedule.LEADING)
@@ -42,7 +40,8 @@ def check_contract(schedule: NoiseSchedule, sigmas: Array, steps: int, sigma_min
     assert sigmas[0] <= sigma_max
 
 
-@pytest.mark.parametrize(("schedule", "name"), PAIRS)
+@pytest.mark.parametrize("schedule", NoiseSchedule)
+@each("name", PROCESSES)
 def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
     process = PROCESSES[name]
     for steps in (1, 2, 3, 5, 7, 10, 20, 33, 50, 100, 600, 999, 1000, 1001, 2500):
@@ -51,21 +50,21 @@ def test_contract_on_every_process(schedule: NoiseSchedule, name: str) -> None:
     np.testing.assert_array_equal(calculate_sigmas(schedule, 1, process), [process.sigma_max, 0])
 
 
-@pytest.mark.parametrize(("schedule", "name"), PAIRS)
+@pytest.mark.parametrize("schedule", NoiseSchedule)
 @given(steps=st.integers(1, 60), low=st.floats(0.01, 0.45), high=st.floats(0.55, 0.99))
-def test_contract_on_a_part_of_the_range(
-    schedule: NoiseSchedule, name: str, steps: int, low: float, high: float
-) -> None:
-    process = PROCESSES[name]
-    # a part of the range in log sigma
-    a, b = (process.sigma_min ** (1 - u) * process.sigma_max**u for u in (low, high))
-    bounds = {"sigma_max": b} | ({} if reaches_zero(schedule) else {"sigma_min": a})
-    sigmas = calculate_sigmas(schedule, steps, process, **bounds)
-    check_contract(schedule, sigmas, steps, a, b)
-    if steps > 1 and schedule in (NoiseSchedule.KARRAS, NoiseSchedule.EXPONENTIAL, NoiseSchedule.LINEAR):
-        assert sigmas[-2] == pytest.approx(a, rel=1e-12)
+def test_contract_on_a_part_of_the_range(schedule: NoiseSchedule, steps: int, low: float, high: float) -> None:
+    for name, process in PROCESSES.items():
+        note(name)
+        # a part of the range in log sigma
+        a, b = (process.sigma_min ** (1 - u) * process.sigma_max**u for u in (low, high))
+        bounds = {"sigma_max": b} | ({} if reaches_zero(schedule) else {"sigma_min": a})
+        sigmas = calculate_sigmas(schedule, steps, process, **bounds)
+        check_contract(schedule, sigmas, steps, a, b)
+        if steps > 1 and schedule in (NoiseSchedule.KARRAS, NoiseSchedule.EXPONENTIAL, NoiseSchedule.LINEAR):
+            assert sigmas[-2] == pytest.approx(a, rel=1e-12)
 
 
+@short(lambda schedule, name: name == in_turn(list(NoiseSchedule).index(schedule), COORDINATES))
 @pytest.mark.parametrize("name", COORDINATES)
 @pytest.mark.parametrize("schedule", [s for s in NoiseSchedule if s not in FROM_THE_BOTTOM])
 def test_every_schedule_passes_the_check_for_other_peoples(schedule: NoiseSchedule, name: str) -> None:
@@ -84,7 +83,7 @@ def test_every_schedule_passes_the_check_for_other_peoples(schedule: NoiseSchedu
         )
 
 
-@pytest.mark.parametrize("schedule", NoiseSchedule)
+@each("schedule", NoiseSchedule)
 def test_the_function_of_each_schedule_is_public(schedule: NoiseSchedule) -> None:
     function = getattr(ksched.schedules, f"calculate_{schedule}_sigmas")
     process = VP()

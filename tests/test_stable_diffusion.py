@@ -14,6 +14,7 @@ import torch
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from representatives import short  # noqa: E402
 from tiny_pipelines import PROMPT, build, cond_unet, toy_image, toy_mask  # noqa: E402
 from transformers import BatchFeature  # noqa: E402
 
@@ -82,6 +83,7 @@ PAIRS = [
 CONFIG = SamplingConfig(PROMPT, negative_prompt="a blue whale", steps=4, guidance_scale=5.0, seed=7)
 
 
+@short(lambda sampler, schedule: (sampler, schedule) in PAIRS[::3])
 @pytest.mark.parametrize(("sampler", "schedule"), PAIRS)
 def test_the_image_of_the_pipeline(sampler: str, schedule: str) -> None:
     model, config = tiny("sd15"), replace(CONFIG, sampler=sampler, schedule=schedule)
@@ -91,6 +93,7 @@ def test_the_image_of_the_pipeline(sampler: str, schedule: str) -> None:
     assert np.abs(want - drawn(model, replace(config, schedule="linear"))).max() > 1 / 255
 
 
+@short(lambda sampler, schedule: (sampler, schedule) in PAIRS[::4])
 @pytest.mark.parametrize(("sampler", "schedule"), PAIRS)
 def test_the_image_of_the_pipeline_with_trained_weights(sampler: str, schedule: str) -> None:
     if "shipped" not in _built:

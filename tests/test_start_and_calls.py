@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import SPECS
+from cases import NAMES
+from representatives import each
 
 import ksched
 from ksched import EDM, VP, Flow, Process, build_sampler
@@ -123,7 +124,7 @@ def test_a_start_is_not_judged_where_it_may_be_anything() -> None:
 # Model calls
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS if not spec.adaptive])
+@each("name", NAMES)
 def test_calls_buy_as_many_steps_as_they_allow(name: str) -> None:
     for calls in (1, 2, 7, 20):
         sampler = build_sampler(name, "karras", calls=calls)

@@ -22,6 +22,7 @@ from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
 from ksched.tuning.surrogate import fit_surrogate
 from ksched.types import Array
 
+exhaustive = pytest.mark.exhaustive
 PROCESSES: dict[str, Process] = {"sd": VP(), "edm": EDM(), "flow": Flow(), "vp": VP(variance_preserving=True)}
 
 
@@ -165,7 +166,7 @@ def test_a_surrogate_has_as_many_parts_as_the_samples_show() -> None:
 # ------------------------------------------------------------------------------------------------------- from samples
 
 
-@pytest.mark.parametrize("name", ["sd", "edm", "flow"])
+@pytest.mark.parametrize("name", [pytest.param("sd", marks=exhaustive), pytest.param("edm", marks=exhaustive), "flow"])
 def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -> None:
     process = PROCESSES[name]
     model = mixture(process, 0.5)
@@ -196,20 +197,23 @@ def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_modes_and_threads_of_torch_do_not_matter() -> None:
+@pytest.mark.parametrize("mode", [pytest.param(torch.no_grad, marks=exhaustive), torch.inference_mode])
+def test_modes_and_threads_of_torch_do_not_matter(mode: Any) -> None:
     model = mixture(VP())
     samples, threads = model.sample(100, 1), torch.get_num_threads()
-    made: dict[Any, Callable[[], Plan]] = {
-        torch.no_grad: lambda: tune(told(model), 2, shape=(8,), level=2, items=16),
-        torch.inference_mode: lambda: tune(samples, 2, items=64),
-    }
-    for mode, plan in made.items():
-        expected = plan()
-        with mode():
-            assert plan() == expected
+
+    def made() -> Plan:
+        if mode is torch.no_grad:
+            return tune(told(model), 2, shape=(8,), level=2, items=16)
+        return tune(samples, 2, items=64)
+
+    expected = made()
+    with mode():
+        assert made() == expected
     assert torch.get_num_threads() == threads
 
 
+@exhaustive
 def test_samples_of_other_data_mislead_little() -> None:
     """One Gaussian, whose runs are straight, says nothing of a mixture under guidance; the plan is no worse for it."""
     rng = np.random.default_rng(0)
@@ -310,7 +314,7 @@ def told(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], torch
     return lambda x, sigma: model(x, sigma)
 
 
-@pytest.mark.parametrize("name", ["edm", "flow"])
+@pytest.mark.parametrize("name", ["edm", pytest.param("flow", marks=exhaustive)])
 def test_a_denoiser_makes_a_plan(name: str) -> None:
     process = PROCESSES[name]
     model = mixture(process, 0.5)
@@ -369,7 +373,7 @@ def noisy(model: GaussianMixture, noise: float, generator: torch.Generator) -> C
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("noise", [0.01, 0.03])
+@pytest.mark.parametrize("noise", [pytest.param(0.01, marks=exhaustive), 0.03])
 def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     model, generator = mixture(VP()), torch.Generator().manual_seed(0)
     denoiser = noisy(model, noise, generator)
