@@ -12,7 +12,6 @@ from representatives import in_turn, short
 
 from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact.mixture import Gaussian
-from ksched.execution.adaptive_run import LiveRun
 from ksched.plan.trace import TraceError
 from ksched.samplers import adaptive
 from ksched.samplers.registry import SamplerSpec
