@@ -273,7 +273,7 @@ def dpmpp_2s_ancestral(
         denoised = run.denoise(x, s)
         if t.sigma > 0:
             mid = middle(grid, s, down, t)
-            if split == "comfyui" and grid.process.sigma_limit == s.label == 1:
+            if split == "comfyui" and grid.process.is_flow and s.label == 1:
                 mid = grid.process.level(0.9999)
             denoised = run.denoise(ddim(s, mid, x, denoised), mid)
         x = renoise(run, s, t, ddim(s, down, x, denoised), s_noise * up)
