@@ -26,6 +26,7 @@ __all__ = [
     "WholePositive",
     "check_options",
     "check_steps",
+    "check_whole",
     "options_of",
 ]
 
@@ -148,3 +149,9 @@ def check_steps(steps: Any) -> int:
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
     return int(steps)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise a ValueError unless a value is a whole number of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")

@@ -24,7 +24,7 @@ from ksched.execution.start_check import StartCheck
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
-from ksched.options import Option, check_options, check_steps
+from ksched.options import Option, check_options, check_steps, check_whole
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.probability_flow.inversion import invert, rising_plans
@@ -263,8 +263,7 @@ class Sampler:
         most 0.0001. No gradients are recorded.
         """
         check_state(x)
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
-            raise ValueError(f"rounds must be a whole number of at least 0; got {rounds!r}")
+        check_whole("rounds", rounds, 0)
         check_agreement(denoiser, self.process, self.sigmas)
         options = dict(self.options)
         ups = rising_plans(self.spec, self.grid, options)

@@ -13,6 +13,7 @@ import torch
 from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma
+from ksched.processes.base import check_process
 from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]
@@ -67,8 +68,7 @@ class Denoiser:
                 f"{type(self.network).__name__} is a denoiser already, (x, sigma) -> denoised: give it to the sampler "
                 "as it is, or put the network that is inside it into a Denoiser"
             )
-        if not isinstance(self.process, Process):
-            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
+        check_process(self.process)
         if self.prediction not in get_args(Prediction):
             raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}; got {self.prediction!r}")
         fits = self.process.predictions

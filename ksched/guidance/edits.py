@@ -18,6 +18,7 @@ from ksched.options import Between
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma
+from ksched.processes.base import check_process
 
 __all__ = ["clip", "dynamic_thresholding", "inpaint"]
 
@@ -131,8 +132,7 @@ def inpaint(
     Equals ComfyUI's masked sampling.
     """
     check_callable("denoiser", denoiser)
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+    check_process(process)
     if not isinstance(original, torch.Tensor) or not original.is_floating_point() or original.ndim == 0:
         raise TypeError("original must be a floating-point tensor, batch first; got " + _described(original))
     mask_at = _mask_function(mask, original)

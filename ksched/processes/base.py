@@ -13,7 +13,7 @@ import numpy as np
 
 from ksched.types import Array, ArrayLike, Tensor, is_tensor
 
-__all__ = ["Level", "Process", "Value", "check_positive", "clip"]
+__all__ = ["Level", "Process", "Value", "check_positive", "check_process", "clip"]
 
 Value = TypeVar("Value", bound="float | ArrayLike | Tensor")  # a float, an array or a tensor; answered in kind
 
@@ -216,3 +216,9 @@ def check_positive(name: str, value: float) -> None:
     """Raise a ValueError unless ``value`` is a positive number."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number; got {value}")
+
+
+def check_process(process: object) -> None:
+    """Raise a TypeError unless ``process`` is a `Process`."""
+    if not isinstance(process, Process):
+        raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options, options_of
 from ksched.processes import Process, default_process
+from ksched.processes.base import check_process
 from ksched.schedules import curves, power, published, training_table
 from ksched.types import Array
 
@@ -192,8 +193,7 @@ def calculate_sigmas(
     """
     schedule = NoiseSchedule.parse(schedule)
     process = default_process() if process is None else process
-    if not isinstance(process, Process):
-        raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+    check_process(process)
     spec = SCHEDULES[schedule]
     options = {**DIALECTS[Dialect.parse(dialect)].get(schedule, {}), **options}
     options = check_options(f"schedule {schedule.value}", schedule_options(schedule), options)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ksched.processes import Process
+from ksched.processes.base import check_process
 from ksched.schedules.power import check_bounds
 from ksched.types import Array
 
@@ -30,8 +31,7 @@ class Span:
     @classmethod
     def of(cls, process: Process, sigma_min: float | None, sigma_max: float | None) -> Span:
         """The whole range of a process, or the part between two sigmas of it."""
-        if not isinstance(process, Process):
-            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+        check_process(process)
         low, high = check_bounds(
             process.sigma_min if sigma_min is None else sigma_min, process.sigma_max if sigma_max is None else sigma_max
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ksched.options import check_whole
 from ksched.plan.plan import Plan
 from ksched.tuning.canonical_model import Canonical
 from ksched.tuning.canonical_plan import flow_level
@@ -56,8 +57,7 @@ class Modelled(Tuning):
         batch: int,
     ) -> None:
         super().__init__(job)
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise ValueError(f"batch must be a whole number of at least 1; got {batch!r}")
+        check_whole("batch", batch, 1)
         if data_std is not None and not 0 < data_std < math.inf:
             raise ValueError(f"data_std must be above 0 and finite; got {data_std}")
         self.model = Canonical(denoiser, job.process, shape, data_std or 1.0, like, batch)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ksched.options import check_options
+from ksched.options import check_options, check_whole
 from ksched.plan.plan import Plan
 from ksched.plan.trace import trace
 from ksched.processes import Process
+from ksched.processes.base import check_process
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.linear_multistep import Table, weighted
@@ -40,8 +41,7 @@ class Job:
 
     def check(self) -> None:
         """Raise for what cannot be."""
-        if not isinstance(self.process, Process):
-            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {self.process!r}")
+        check_process(self.process)
         if self.level not in (0, 1, 2) or isinstance(self.level, bool):
             raise ValueError(f"level must be 0, 1 or 2; got {self.level!r}")
         if self.end not in (None, "integral", "denoise"):
@@ -50,8 +50,7 @@ class Job:
             raise ValueError(f"items must be from 16 to 4096; got {self.items!r}")
         if not 1 <= self.guidance <= 100:
             raise ValueError(f"guidance must be from 1 to 100; got {self.guidance!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0; got {self.seed!r}")
+        check_whole("seed", self.seed, 0)
         if self.sampler is None:
             check_options("tune", {}, self.options)
             return
