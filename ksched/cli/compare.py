@@ -36,6 +36,7 @@ from ksched.schedules import schedule_options
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ksched.sampler import Sampler
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion
 
 __all__ = ["compare_images"]
@@ -77,8 +78,7 @@ def compare_images(
     configs = [_row(base.config, name, rule, counts, split) for name, rule in pairs]
     made = drawn_by.load()
     with told_of_interruption(kept=False), threads_for(made, drawn_by.threads, folder=False):
-        shown = {"model": made.name, "configs": [[config.to_dict() for config in row] for row in configs]}
-        shown |= digests(canvas.pictures)
+        shown = _contents(made, configs, canvas.pictures)
         whole = canvas.init is None
         runs = [[made.sampler(config, whole=whole) for config in row] for row in configs]  # refuses what cannot be
         if is_sheet_there(out, shown, force):
@@ -90,8 +90,8 @@ def compare_images(
             shown,
             force,
             rows=[f"{name}\n{rule}" for name, rule in pairs],
-            columns=[f"{count} step{'' if count == 1 else 's'}" for count in counts],
-            captions=[["adaptive" if run.spec.adaptive else _calls(run.nfe) for run in row] for row in runs],
+            columns=[_counted(count, "step") for count in counts],
+            captions=[[_caption(run) for run in row] for row in runs],
             title=quoted(base.config.prompt),
             note=facts(made, base.config, plain=True),
         )
@@ -113,7 +113,7 @@ def _row(
 
 
 def _drawn(
-    model: StableDiffusion, configs: Sequence[Sequence[SamplingConfig]], pictures: Mapping[str, Path | None]
+    model: StableDiffusion, configs: Sequence[Sequence[SamplingConfig]], pictures: Mapping[str, Any]
 ) -> list[list[Image.Image]]:
     """The images of configurations by row, with a bar over all of them."""
     cells: list[list[Image.Image]] = []
@@ -126,8 +126,21 @@ def _drawn(
     return cells
 
 
-def _calls(nfe: int) -> str:
-    return f"{nfe} call{'' if nfe == 1 else 's'}"
+def _contents(
+    model: StableDiffusion, configs: Sequence[Sequence[SamplingConfig]], pictures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a sheet shows, as it carries it."""
+    entries = [[config.to_dict() for config in row] for row in configs]
+    return {"model": model.name, "configs": entries, **digests(pictures)}
+
+
+def _caption(sampler: Sampler) -> str:
+    """The cost of a run, as it is written under its image."""
+    return "adaptive" if sampler.spec.adaptive else _counted(sampler.nfe, "call")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class CanvasOptions:
         return {"width": self.width, "height": self.height, "strength": self.strength}
 
     @property
-    def pictures(self) -> dict[str, Path | None]:
+    def pictures(self) -> dict[str, Any]:
         """The pictures that are changed, as arguments of a job."""
         return {"init_image": self.init, "mask": self.mask}
 
@@ -167,7 +167,7 @@ class ModelOptions:
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """A command for typer, whose parameters that are dataclasses are an option for each field, in their place."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, type[Any]] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     flat: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
