@@ -24,7 +24,7 @@ from ksched.types import Array
 __all__ = ["OF_THE_LEVEL", "Alternatives", "Usage", "output_types"]
 
 
-#: what a denoiser is told that turns out to be a raw network
+#: timesteps that a supposed denoiser wants if it is a raw network
 OF_THE_LEVEL = "the timestep of the level"
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
@@ -167,7 +166,9 @@ class ModelOptions:
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """A command for typer, whose parameters that are dataclasses are an option for each field, in their place."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Any]] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, type[Any]] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
     flat: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
@@ -180,14 +181,13 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             for each, default, annotation in named
         ]
 
-    @wraps(command)
     def grouped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    vars(grouped).pop("__wrapped__")  # typer would read the types of the command itself
-    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
+    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both
     vars(grouped)["__signature__"] = inspect.Signature(flat)
     return grouped
 
