@@ -14,6 +14,7 @@ from representatives import in_turn, short
 import ksched
 from ksched.cli import demo_of_words
 from ksched.pictures import demo, plots
+from ksched.pictures.style import line_look
 from ksched.plan.analysis import gaussian_law
 from ksched.samplers.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
@@ -216,7 +217,7 @@ def test_schedule_curves_refuses_what_it_cannot_draw() -> None:
 
 
 def test_every_line_looks_different() -> None:
-    looks = [plots._look(k) for k in range(len(ksched.NoiseSchedule))]
+    looks = [line_look(k) for k in range(len(ksched.NoiseSchedule))]
     assert len({(look["color"], look["marker"]) for look in looks}) == len(looks)
 
 

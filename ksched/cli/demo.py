@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +61,29 @@ def draw_demo(
 def _error_table(report: Report) -> Table:
     """Errors of all samplers at equal model calls: with the schedule that was asked for, and with their best one."""
     asked, counts = report.sampler.schedule, report.maps
+    table = _empty_table(asked, counts)
+    found: dict[tuple[str, int], list[Error]] = {}
+    for error in (error for count in counts for error in report.at(count)):
+        found.setdefault((error.sampler, error.calls), []).append(error)
+    best = {key: min(row, key=lambda error: error.value) for key, row in found.items()}
+    last = counts[-1]
+    for noise, errors in (("no", report.path), ("yes", report.law)):
+        names = dict.fromkeys(error.sampler for error in errors if error.calls in counts)
+        least = {c: min(best[n, c].value for n in names if (n, c) in best) for c in counts} if names else {}
+        for name in sorted(names, key=lambda n: best[n, last].value if (n, last) in best else math.inf):
+            cells: list[str | Text] = []
+            for count in counts:
+                cells += [_percent(e.value) for e in found.get((name, count), []) if e.schedule in (asked, None)] or [
+                    "-"
+                ]
+                cells.append(_best_cell(best.get((name, count)), least[count]))
+            table.add_row(name, noise, *cells, _levels_of(best.get((name, last))))
+        table.add_section()
+    return table
+
+
+def _empty_table(asked: str | None, counts: Sequence[int]) -> Table:
+    """The table of errors at some numbers of model calls, with its headings and no rows."""
     table = Table(
         box=box.SIMPLE,  # 80 columns are enough
         show_edge=False,
@@ -79,35 +103,23 @@ def _error_table(report: Report) -> Table:
         table.add_column(f"at {count}\n{asked}", justify="right")
         table.add_column(f"at {count}\nbest", justify="right")
     table.add_column("with", no_wrap=True)
-    found: dict[tuple[str, int], list[Error]] = {}
-    for error in (error for count in counts for error in report.at(count)):
-        found.setdefault((error.sampler, error.calls), []).append(error)
-    best = {key: min(row, key=lambda error: error.value) for key, row in found.items()}
-    for noise, errors in (("no", report.path), ("yes", report.law)):
-        names = dict.fromkeys(error.sampler for error in errors if error.calls in counts)
-        least = (
-            {count: min(best[n, count].value for n in names if (n, count) in best) for count in counts} if names else {}
-        )
-        last = counts[-1]
-        for name in sorted(names, key=lambda n: best[n, last].value if (n, last) in best else math.inf):
-            cells: list[str | Text] = []
-            for count in counts:
-                here = [
-                    _percent(error.value) for error in found.get((name, count), []) if error.schedule in (asked, None)
-                ]
-                cells += here or ["-"]
-                most = best.get((name, count))
-                if most is None:
-                    cells.append("- ")
-                elif most.value == least[count]:
-                    cells.append(Text(_percent(most.value) + "*", style="bold green"))
-                else:
-                    cells.append(_percent(most.value) + " ")
-            most = best.get((name, last))
-            where = "" if most is None else "its own levels" if most.schedule is None else most.schedule.value
-            table.add_row(name, noise, *cells, where)
-        table.add_section()
     return table
+
+
+def _best_cell(best: Error | None, least: float) -> str | Text:
+    """A sampler's smallest error; a star marks the smallest of all samplers."""
+    if best is None:
+        return "- "
+    if best.value == least:
+        return Text(_percent(best.value) + "*", style="bold green")
+    return _percent(best.value) + " "
+
+
+def _levels_of(best: Error | None) -> str:
+    """The schedule with which a sampler has its smallest error."""
+    if best is None:
+        return ""
+    return "its own levels" if best.schedule is None else best.schedule.value
 
 
 def _percent(value: float) -> str:

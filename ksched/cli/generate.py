@@ -13,31 +13,22 @@ import typer
 from ksched.cli.common import Options
 from ksched.cli.configurations import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 from ksched.cli.image_options import (
-    Device,
-    DType,
+    CanvasOptions,
     Force,
-    Guidance,
-    Height,
-    Init,
-    Mask,
-    Model,
-    Negative,
-    Rescale,
-    Strength,
-    Threads,
+    GuidanceOptions,
+    ModelOptions,
     What,
-    Width,
     carried,
     digests,
     facts,
     is_sheet_there,
-    load,
     make_writable,
     quoted,
     save_sheet,
     shows_progress,
     threads_for,
     told_of_interruption,
+    with_groups,
 )
 from ksched.cli.paths import PATH
 from ksched.storage.files import remove_parts
@@ -50,8 +41,10 @@ __all__ = ["generate_images"]
 _MOST_ON_A_SHEET = 1024
 
 
+@with_groups
 def generate_images(
     what: What = None,
+    *,
     sampler: Annotated[str | None, typer.Option("--sampler", help="See 'ksched list'.", show_default="euler")] = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", help="See 'ksched list'.", show_default="simple")
@@ -66,27 +59,18 @@ def generate_images(
         typer.Option("--plan", **PATH, help="A plan from ksched tune, instead of sampler, schedule and steps."),
     ] = None,
     option: Options = None,
-    negative: Negative = None,
-    guidance: Guidance = None,
-    guidance_rescale: Rescale = None,
+    prompted: GuidanceOptions,
     seed: Annotated[
         str | None,
         typer.Option("--seed", metavar="N|N,N,...", help="Image i takes seed + i; or one for each.", show_default="0"),
     ] = None,
     count: Annotated[int | None, typer.Option("--count", help="Number of images.", show_default="1")] = None,
-    width: Width = None,
-    height: Height = None,
-    init: Init = None,
-    mask: Mask = None,
-    strength: Strength = None,
+    canvas: CanvasOptions,
     again: Annotated[
         Path | None,
         typer.Option("--from", **PATH, help="A picture to repeat, with what it carries and what else is given."),
     ] = None,
-    model: Model = None,
-    device: Device = None,
-    dtype: DType = None,
-    threads: Threads = None,
+    drawn_by: ModelOptions,
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="Images to draw at once; shows in the last bits of a picture.")
     ] = 1,
@@ -112,15 +96,11 @@ def generate_images(
 
     place = Place.of_environment()
     changes = given_of(
-        negative_prompt=negative,
+        **prompted.settings,
+        **canvas.settings,
         steps=steps,
-        guidance_scale=guidance,
-        guidance_rescale=guidance_rescale,
         seed=seeds_of(seed),
         count=count,
-        width=width,
-        height=height,
-        strength=strength,
         sampler=sampler,
         schedule=schedule,
         label=label,
@@ -135,8 +115,8 @@ def generate_images(
         raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
     if batched and force:
         raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
-    made = load(model, device, dtype, place.local)
-    given: dict[str, Any] = {"init_image": init, "mask": mask}
+    made = drawn_by.load(place.local)
+    given, threads = canvas.pictures, drawn_by.threads
     with told_of_interruption(), threads_for(made, threads, folder=batched):
         if again is not None:
             _check_origin(made, again, given)

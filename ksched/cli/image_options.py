@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
@@ -30,26 +32,16 @@ if TYPE_CHECKING:
 __all__ = [
     "SHEET",
     "SHIPPED",
-    "DType",
-    "Device",
+    "CanvasOptions",
     "Force",
-    "Guidance",
-    "Height",
-    "Init",
-    "Mask",
-    "Model",
-    "Negative",
+    "GuidanceOptions",
+    "ModelOptions",
     "Precision",
-    "Rescale",
-    "Strength",
-    "Threads",
     "What",
-    "Width",
     "carried",
     "digests",
     "facts",
     "is_sheet_there",
-    "load",
     "make_folder",
     "make_writable",
     "quiet",
@@ -59,6 +51,7 @@ __all__ = [
     "shows_progress",
     "threads_for",
     "told_of_interruption",
+    "with_groups",
 ]
 
 
@@ -88,68 +81,115 @@ What: TypeAlias = Annotated[
 ]
 
 
-Negative: TypeAlias = Annotated[str | None, typer.Option("--negative", help="What to keep away from.")]
-
-
-Guidance: TypeAlias = Annotated[
-    float | None, typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5")
-]
-
-
-Rescale: TypeAlias = Annotated[
-    float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
-]
-
-
-Width: TypeAlias = Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")]
-
-
-Height: TypeAlias = Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")]
-
-
-Strength: TypeAlias = Annotated[
-    float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
-]
-
-
-Init: TypeAlias = Annotated[Path | None, typer.Option("--init", **PATH, help="Picture to start from.")]
-
-
-Mask: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--mask", **PATH, help="White where to change --init, black where to keep every pixel."),
-]
-
-
-Model: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--model", **PATH, help="Folder of diffusers.", show_default="the digits that come with ksched"),
-]
-
-
-Device: TypeAlias = Annotated[
-    str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
-]
-
-
-DType: TypeAlias = Annotated[
-    Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
-]
-
-
-Threads: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=1024,
-        help="Of the processor; the last bits of a picture depend on it.",
-        show_default="1 for small models and folders",
-    ),
-]
-
-
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is another picture.")]
+
+
+@dataclass(frozen=True)
+class GuidanceOptions:
+    """How the prompt steers the image."""
+
+    negative: Annotated[str | None, typer.Option("--negative", help="What to keep away from.")] = None
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5"),
+    ] = None
+    guidance_rescale: Annotated[
+        float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
+    ] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of a configuration that they set; None where they leave it open."""
+        return {
+            "negative_prompt": self.negative,
+            "guidance_scale": self.guidance,
+            "guidance_rescale": self.guidance_rescale,
+        }
+
+
+@dataclass(frozen=True)
+class CanvasOptions:
+    """The size of the image, and the picture that it starts from."""
+
+    width: Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")] = None
+    height: Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")] = None
+    init: Annotated[Path | None, typer.Option("--init", **PATH, help="Picture to start from.")] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", **PATH, help="White where to change --init, black where to keep every pixel."),
+    ] = None
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
+    ] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of a configuration that they set; None where they leave it open."""
+        return {"width": self.width, "height": self.height, "strength": self.strength}
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """The pictures that are changed, as arguments of a job."""
+        return {"init_image": self.init, "mask": self.mask}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model draws, and on what."""
+
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", **PATH, help="Folder of diffusers.", show_default="the digits that come with ksched"),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
+    ] = None
+    dtype: Annotated[
+        Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            max=1024,
+            help="Of the processor; the last bits of a picture depend on it.",
+            show_default="1 for small models and folders",
+        ),
+    ] = None
+
+    def load(self, local: int = 0) -> StableDiffusion:
+        """The model, on GPU ``local`` if there is one and no device is named."""
+        return load(self.model, self.device, self.dtype, local)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer, whose parameters that are dataclasses are an option for each field, in their place."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    flat: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            types = get_type_hints(groups[name], include_extras=True)
+            named = [(field.name, field.default, types[field.name]) for field in fields(groups[name])]
+        else:
+            named = [(name, parameter.default, hints[name])]
+        flat += [
+            inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for each, default, annotation in named
+        ]
+
+    def grouped(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
+    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both
+    vars(grouped)["__signature__"] = inspect.Signature(flat)
+    return grouped
 
 
 def load(path: Path | None, device: str | None, dtype: Precision | None, local: int = 0) -> StableDiffusion:

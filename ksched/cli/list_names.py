@@ -32,24 +32,29 @@ def list_names(
 ) -> None:
     """List samplers and noise schedules with their facts; with a name, everything about that one."""
     both = only_samplers == only_schedules
-    specs = list(samplers()) if both or only_samplers else []
-    schedules = list(SCHEDULES) if both or only_schedules else []
+    of_samplers, of_schedules = both or only_samplers, both or only_schedules
+    specs = list(samplers()) if of_samplers else []
+    schedules = list(SCHEDULES) if of_schedules else []
     if name is not None:
-        specs, schedules = _found(name, [*specs, *([AUTO] if both or only_samplers else [])], schedules)
+        specs, schedules = _found(name, [*specs, *([AUTO] * of_samplers)], schedules)
+        of_samplers, of_schedules = bool(specs), bool(schedules)
     if as_json:
-        facts: dict[str, Any] = {}
-        if specs or (name is None and (both or only_samplers)):
-            facts["samplers"] = [_sampler_json(spec) for spec in specs]
-        if schedules or (name is None and (both or only_schedules)):
-            facts["schedules"] = [_schedule_json(schedule) for schedule in schedules]
+        facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}
+        facts |= {"schedules": [_schedule_json(schedule) for schedule in schedules]} if of_schedules else {}
         print(json.dumps(facts, indent=2, allow_nan=False))
     elif name is not None:
         width = min(screen().width, 100)
         print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in schedules)]))
     else:
-        console = screen()
-        for table in [_sampler_table(specs, console.width)] * bool(specs) + [_schedule_table()] * bool(schedules):
-            console.print(table)
+        _print_tables(specs, schedules)
+
+
+def _print_tables(specs: Sequence[SamplerSpec], schedules: Sequence[NoiseSchedule]) -> None:
+    console = screen()
+    if specs:
+        console.print(_sampler_table(specs, console.width))
+    if schedules:
+        console.print(_schedule_table())
 
 
 def _found(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ksched.exact.mixture import GaussianMixture, Place, finite_array
+from ksched.exact.coordinates import Place
+from ksched.exact.mixture import GaussianMixture, finite_array
 from ksched.processes import Process
 from ksched.types import ArrayLike
 

@@ -13,52 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from scipy.integrate import DOP853
 
+from ksched.exact.coordinates import Place, flattened, level_of, place_of
+from ksched.exact.paths import follow
 from ksched.processes import Process, default_process
 from ksched.processes.agreement import check_sigma
 from ksched.types import Array, ArrayLike
 
-__all__ = ["Gaussian", "GaussianMixture", "Place", "finite_array"]
-
-
-# Stands in for an a or s of 0, per working dtype: its square is a normal number, and a squared distance over its square
-# still finite.
-_TINY = {torch.float32: 1e-15, torch.float64: 1e-140}
+__all__ = ["Gaussian", "GaussianMixture", "finite_array"]
 
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-class _Level(NamedTuple):
-    """A level in flow coordinates; x = scale * y."""
-
-    a: float
-    s: float
-    scale: float
-
-
-class Place(NamedTuple):
-    """Where a batch stands in flow coordinates."""
-
-    y: torch.Tensor  # (batch, dimension)
-    a: torch.Tensor  # (batch, 1) or (1, 1), as are the next two
-    s: torch.Tensor
-    scale: torch.Tensor
-
-    def divisors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``a`` and ``s`` kept off 0."""
-        tiny = _TINY[self.y.dtype]
-        return self.a.clamp_min(tiny), self.s.clamp_min(tiny)
-
-
-def _here(y: torch.Tensor, s: float) -> Place:
-    """Float64 states on the host, all at one s."""
-    return Place(y, y.new_full((1, 1), 1 - s), y.new_full((1, 1), s), y.new_ones((1, 1)))
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -95,22 +64,9 @@ class GaussianMixture:
         *,
         labels: Sequence[int] = (),
     ) -> None:
-        w, m, c = (
-            finite_array("weights", weights),
-            finite_array("means", means),
-            finite_array("covariances", covariances),
-        )
-        if w.ndim != 1 or not (w > 0).all() or abs(w.sum() - 1) > 1e-6:
-            raise ValueError(f"weights must be one list of positive numbers with sum 1; got {w}")
-        if m.ndim != 2 or len(m) != len(w) or not m.size:
-            raise ValueError(f"means must have shape (components, dimension), {len(w)} components; got {m.shape}")
-        if c.ndim < 2 and c.size in (1, len(w)):
-            c = np.repeat(np.broadcast_to(c, w.shape)[:, None], m.shape[1], axis=1)
-        if c.shape not in (m.shape, (*m.shape, m.shape[1])):
-            raise ValueError(f"covariances must be variances or matrices that fit means of {m.shape}; got {c.shape}")
+        w, m, c = _parts(weights, means, covariances)
         if len(labels) not in (0, len(w)):
             raise ValueError(f"labels must name all {len(w)} components or none; got {len(labels)}")
-        w = w / w.sum()
         for array in (w, m, c):
             array.setflags(write=False)
         vars(self).update(weights=w, means=m, covariances=c, process=process or default_process(), labels=tuple(labels))
@@ -119,18 +75,7 @@ class GaussianMixture:
     @cached_property
     def _spread(self) -> tuple[Array, Array | None]:
         """Variances (components, dimension) along axes (components, dimension, axis), where None is the coordinates."""
-        c = self.covariances
-        if c.ndim == 2:
-            variances, axes, rounding = c, None, np.zeros(())
-        else:
-            if np.abs(c - c.swapaxes(1, 2)).max() > 1e-6 * np.abs(c).max():
-                raise ValueError("covariances must be symmetric; got a matrix that differs from its transpose")
-            variances, axes = np.linalg.eigh(c)
-            # The zeros of a singular matrix come back with rounding size and either sign.
-            rounding = 1e-14 * variances.max(axis=1, keepdims=True)
-        if variances.min() < -1e-6 * np.abs(variances).max():
-            raise ValueError(f"covariances must have no negative eigenvalue or variance; got {variances.min():.6g}")
-        return np.where(variances > rounding, variances, 0.0), axes
+        return _principal(self.covariances)
 
     @property
     def dimension(self) -> int:
@@ -228,11 +173,11 @@ class GaussianMixture:
         -----
         Closed form for a `Gaussian`; else DOP853 (Hairer, Norsett and Wanner 1993) with relative tolerance 1e-13.
         """
-        levels = [self._level(float(sigma)) for sigma in np.ravel(np.asarray(sigmas, dtype=np.float64))]
+        levels = [level_of(self.process, float(sigma)) for sigma in np.ravel(np.asarray(sigmas, dtype=np.float64))]
         if not levels:
             raise ValueError("sigmas must start with the level x stands at; got none")
         host = x.detach().cpu().double() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, np.float64))
-        y = self._flat(host) / levels[0].scale
+        y = flattened(host, self.dimension) / levels[0].scale
         states = [host]
         with torch.no_grad():
             for left, reached in pairwise(levels):
@@ -254,61 +199,18 @@ class GaussianMixture:
         """The states at ``target`` of the paths through y at s."""
         if s == 0 < target and self._floor > 0:
             raise ValueError("a path can rise from sigma 0 only if the data fills a volume; start at a sigma above 0")
-        while s != target:
-            at, falling = _here(y, s), target < s
-            settled = self._settled(at) if falling else torch.zeros(len(y), dtype=torch.bool)
-            # An item that has settled must leave the integrator, where (y - D) / s is soon nothing but rounding.
-            halve = falling and self._floor > 0 and not settled.all()
-            stop = max(target, s / 2) if halve else target
-            following = torch.empty_like(y)
-            if settled.any():
-                denoised = self._denoised(at)[settled]
-                following[settled] = denoised + stop / s * (y[settled] - denoised)
-            if not settled.all():
-                following[~settled] = self._integrated(y[~settled], s, stop)
-            y, s = following, stop
-        return y
-
-    def _integrated(self, y: torch.Tensor, s: float, target: float) -> torch.Tensor:
-        """The same by DOP853, all items as one system."""
-
-        def slope(s: float, flat: Array) -> Array:
-            result: Array = self._slope(_here(torch.from_numpy(flat).reshape(y.shape), s)).reshape(-1).numpy()
-            return result
-
-        solver = DOP853(slope, s, y.reshape(-1).numpy(), target, rtol=1e-13, atol=1e-14)
-        while solver.status == "running":
-            failure = solver.step()
-            if failure:
-                raise ArithmeticError(f"the ODE could not be followed past s = {solver.t}: {failure}")
-        return torch.from_numpy(solver.y).reshape(y.shape)
-
-    def _level(self, sigma: float) -> _Level:
-        alpha, std = self.process.alpha(sigma), self.process.noise_std(sigma)
-        if not (sigma >= 0 and alpha >= 0 and std >= 0 and alpha + std < math.inf):
-            raise ValueError(f"sigma must be a noise level of {self.process!r}; got {sigma}")
-        return _Level(alpha / (alpha + std), std / (alpha + std), alpha + std)
-
-    def _flat(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim < 2 or math.prod(x.shape[1:]) != self.dimension or not x.is_floating_point():
-            raise ValueError(
-                f"x must be floating point, of shape (batch, *shape) with prod(shape) = {self.dimension}; "
-                f"got {x.dtype} of shape {tuple(x.shape)}"
-            )
-        return x.reshape(len(x), -1)
+        return follow(
+            y,
+            s,
+            target,
+            denoised=self._denoised,
+            slope=self._slope,
+            settled=self._settled,
+            halves=self._floor > 0,
+        )
 
     def _place(self, x: torch.Tensor, sigma: float | torch.Tensor) -> Place:
-        flat = self._flat(x)
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        if isinstance(sigma, torch.Tensor):
-            if sigma.numel() not in (1, len(x)):
-                raise ValueError(f"sigma must be one number, or one for each of {len(x)} items; got {sigma.numel()}")
-            sigma = sigma.to(flat).reshape(-1, 1)
-            alpha, std = self.process.alpha(sigma), self.process.noise_std(sigma)
-            scale = alpha + std
-            return Place(flat / scale, alpha / scale, std / scale, scale)
-        a, s, scale = (flat.new_full((1, 1), value) for value in self._level(float(sigma)))
-        return Place(flat / scale, a, s, scale)
+        return place_of(self.process, flattened(x, self.dimension), sigma)
 
     @cached_property
     def _uploaded(self) -> dict[Any, tuple[torch.Tensor, ...]]:
@@ -407,6 +309,39 @@ class Gaussian(GaussianMixture):
         ratio = ((1 - target) ** 2 * variances + target**2) / ((1 - s) ** 2 * variances + s**2)
         apart = self._along(y) - (1 - s) * centres
         return (1 - target) * means + self._together(apart * ratio.nan_to_num(1.0).sqrt())  # 0 / 0: from 0 to 0
+
+
+def _parts(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> tuple[Array, Array, Array]:
+    """Weights (components,) with sum 1, means (components, dimension), and variances or matrices for each component."""
+    w, m, c = (
+        finite_array("weights", weights),
+        finite_array("means", means),
+        finite_array("covariances", covariances),
+    )
+    if w.ndim != 1 or not (w > 0).all() or abs(w.sum() - 1) > 1e-6:
+        raise ValueError(f"weights must be one list of positive numbers with sum 1; got {w}")
+    if m.ndim != 2 or len(m) != len(w) or not m.size:
+        raise ValueError(f"means must have shape (components, dimension), {len(w)} components; got {m.shape}")
+    if c.ndim < 2 and c.size in (1, len(w)):
+        c = np.repeat(np.broadcast_to(c, w.shape)[:, None], m.shape[1], axis=1)
+    if c.shape not in (m.shape, (*m.shape, m.shape[1])):
+        raise ValueError(f"covariances must be variances or matrices that fit means of {m.shape}; got {c.shape}")
+    return w / w.sum(), m, c
+
+
+def _principal(c: Array) -> tuple[Array, Array | None]:
+    """Variances along the principal axes of covariances, and the axes; None for those that are variances already."""
+    if c.ndim == 2:
+        variances, axes, rounding = c, None, np.zeros(())
+    else:
+        if np.abs(c - c.swapaxes(1, 2)).max() > 1e-6 * np.abs(c).max():
+            raise ValueError("covariances must be symmetric; got a matrix that differs from its transpose")
+        variances, axes = np.linalg.eigh(c)
+        # The zeros of a singular matrix come back with rounding size and either sign.
+        rounding = 1e-14 * variances.max(axis=1, keepdims=True)
+    if variances.min() < -1e-6 * np.abs(variances).max():
+        raise ValueError(f"covariances must have no negative eigenvalue or variance; got {variances.min():.6g}")
+    return np.where(variances > rounding, variances, 0.0), axes
 
 
 def finite_array(name: str, values: ArrayLike) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
@@ -96,27 +97,35 @@ class BrownianNoise:
         if end == math.inf or _cell(start) == _cell(end) or not like.numel():
             return SeededNoise(self.seeds)(draw, like, out=out)
         out = target(self.seeds, like, out)
-        path, device = _Path(draw.visit, draw.stream, rising), out.device
-        count = -(-out[0].numel() // PER_WORD)
         terms, onward = _increment(_cell(start), _cell(end))
-        known = self._kept.get((path, count, device), {})
-        keys = {node: [_node_key(path, node, seed) for seed in self.seeds] for node, _ in terms if node not in known}
+        sources = self._streams(_Path(draw.visit, draw.stream, rising), [node for node, _ in terms], onward, out)
+        scaled = [(sources[node], np.float32(2 * value)) for node, value in terms]  # the table's variance is 1/4
+        if not is_host(out):
+            noise = _combination_on(out.device, scaled, _words_of(out))
+            return out.copy_(noise[:, : out[0].numel()].view(out.shape))
+        by_item = ([(streams[i], scale) for streams, scale in scaled] for i in range(len(out)))
+        fill(out, [partial(_combination, item) for item in by_item])
+        return out
+
+    def _streams(self, path: _Path, nodes: Sequence[int], onward: Sequence[int], out: torch.Tensor) -> dict[int, Any]:
+        """The random words of nodes for every item, or their keys; those of ``onward`` are kept for the next call."""
+        count = _words_of(out)
+        known = self._kept.get((path, count, out.device), {})
+        keys = {node: [_node_key(path, node, seed) for seed in self.seeds] for node in nodes if node not in known}
         kept = {
             node: known[node] if node in known else _stored(keys[node], count, out)
             for node in onward
             if node in known or node in keys
         }
-        for other in [other for other in list(self._kept) if other[0].visit != draw.visit]:
+        for other in [other for other in list(self._kept) if other[0].visit != path.visit]:
             self._kept.pop(other, None)  # a visit is over when another begins
-        self._kept[path, count, device] = kept
-        sources = keys | known | kept
-        scaled = [(sources[node], np.float32(2 * value)) for node, value in terms]  # the table's variance is 1/4
-        if not is_host(out):
-            noise = _combination_on(device, scaled, count)
-            return out.copy_(noise[:, : out[0].numel()].view(out.shape))
-        by_item = ([(streams[i], scale) for streams, scale in scaled] for i in range(len(out)))
-        fill(out, [partial(_combination, item) for item in by_item])
-        return out
+        self._kept[path, count, out.device] = kept
+        return keys | known | kept
+
+
+def _words_of(out: torch.Tensor) -> int:
+    """Random words that the normals of one item take."""
+    return -(-out[0].numel() // PER_WORD)
 
 
 def _cell(lam: float) -> int:

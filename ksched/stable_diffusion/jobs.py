@@ -114,21 +114,8 @@ class Job:
     @classmethod
     def of(cls, model: Components, config: SamplingConfig, init_image: Picture | None, mask: Picture | None) -> Job:
         """The job, or an error for what does not fit together."""
-        if mask is not None and init_image is None:
-            raise ValueError("mask says where to change init_image, and that is missing; give both")
-        original = None if init_image is None else opened("init_image", init_image).convert("RGB")
-        shape = None if mask is None else opened("mask", mask).convert("L")
-        if original is not None and shape is not None and original.size != shape.size:
-            raise ValueError(f"mask must have the size of init_image, {original.size}; got {shape.size}")
-        width, height = model.size
-        if original is not None:
-            width, height = (max(side - side % model.multiple, model.multiple) for side in original.size)
-            if shape is not None and original.size != (width, height) and not (config.width and config.height):
-                raise ValueError(
-                    f"both sides of a picture that is changed under a mask must be multiples of {model.multiple}, as "
-                    f"the rest of it stays as it is; got {original.width} x {original.height}. Crop it, or give width "
-                    "and height to resize it"
-                )
+        original, shape = _opened(init_image, mask)
+        width, height = model.size if original is None else _size_of(original, shape, model.multiple, config)
         config = replace(config, width=config.width or width, height=config.height or height)
         model.sampler(config, whole=original is None)  # refuses what cannot run, before anything is written
         size = (config.width or 0, config.height or 0)
@@ -157,35 +144,23 @@ class Job:
 
         Which ones are drawn at once does not depend on what is done: it would show in the last bits of a picture.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
-        stop, parts = _asking(cancel), [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
-        parts = [part for part in parts if not done.issuperset(part)]
+        parts = [part for part in _parts(numbers, batch_size) if not done.issuperset(part)]
+        stop = _asking(cancel)
         if not parts:
             return
         if stop():
             raise Cancelled
         _check_memory(self.model, self.config, max(map(len, parts)))
         drawing = self._prepared()
-        paint = None if preview is None else Preview(self.model)
+        paint = None if preview is None else _painted(Preview(self.model), preview)
+        tell = progress if callable(progress) else None
         steps = None if drawing.sampler.spec.adaptive else drawing.sampler.steps * len(parts)
         bar = progress_bar(steps, 0) if progress is True else None
-
-        def told(part: Sequence[int], info: StepInfo) -> None:
-            if stop():
-                raise Cancelled
-            place = Progress(part[0], len(self.config.seeds), info.step, info.steps, info.sigma)
-            if bar is not None:
-                bar.update()
-            if callable(progress):
-                progress(place)
-            if preview is not None and paint is not None:
-                preview(paint(info.denoised[:1]), place)
-
+        watch = _Watch(len(self.config.seeds), stop, None if bar is None else bar.update, tell, paint)
         try:
             for part in parts:
                 seeds = [self.config.seeds[number] for number in part]
-                latents = drawing(seeds, partial(told, part))
+                latents = drawing(seeds, partial(watch.step, part[0]))
                 pictures = zip(part, self._pictures(part, latents), strict=True)
                 yield from (found for found in pictures if found[0] not in done)
         finally:
@@ -216,6 +191,67 @@ class Job:
         for number, image in zip(numbers, drawn, strict=True):
             image.info |= {CONFIG: self.config.single(number).to_json(), ORIGIN: json.dumps(self.origin)}
         return drawn
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who learns of every step, and who may stop the job."""
+
+    images: int
+    stop: Callable[[], object]
+    advance: Callable[[], object] | None
+    tell: Callable[[Progress], object] | None
+    paint: Callable[[torch.Tensor, Progress], object] | None
+
+    def step(self, image: int, info: StepInfo) -> None:
+        """One step of the images from number ``image`` on is done."""
+        if self.stop():
+            raise Cancelled
+        place = Progress(image, self.images, info.step, info.steps, info.sigma)
+        if self.advance is not None:
+            self.advance()
+        if self.tell is not None:
+            self.tell(place)
+        if self.paint is not None:
+            self.paint(info.denoised[:1], place)
+
+
+def _painted(
+    paint: Preview, show: Callable[[Image.Image, Progress], object]
+) -> Callable[[torch.Tensor, Progress], object]:
+    return lambda latents, place: show(paint(latents), place)
+
+
+def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Numbers of images as batches of one size, the last of them perhaps smaller."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1; got {size!r}")
+    return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+
+def _opened(init_image: Picture | None, mask: Picture | None) -> tuple[Image.Image | None, Image.Image | None]:
+    """The picture to start from and its mask, in colours and in greys, or an error if they do not fit."""
+    if mask is not None and init_image is None:
+        raise ValueError("mask says where to change init_image, and that is missing; give both")
+    original = None if init_image is None else opened("init_image", init_image).convert("RGB")
+    shape = None if mask is None else opened("mask", mask).convert("L")
+    if original is not None and shape is not None and original.size != shape.size:
+        raise ValueError(f"mask must have the size of init_image, {original.size}; got {shape.size}")
+    return original, shape
+
+
+def _size_of(
+    original: Image.Image, shape: Image.Image | None, multiple: int, config: SamplingConfig
+) -> tuple[int, int]:
+    """Width and height of a picture, rounded down to what the model can draw."""
+    width, height = (max(side - side % multiple, multiple) for side in original.size)
+    if shape is not None and original.size != (width, height) and not (config.width and config.height):
+        raise ValueError(
+            f"both sides of a picture that is changed under a mask must be multiples of {multiple}, as "
+            f"the rest of it stays as it is; got {original.width} x {original.height}. Crop it, or give width "
+            "and height to resize it"
+        )
+    return width, height
 
 
 def _check_memory(model: Components, config: SamplingConfig, images: int) -> None:

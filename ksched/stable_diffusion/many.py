@@ -126,20 +126,11 @@ def run_many(
         team.gather(None)  # the folder is there
         whole = SamplingConfig.from_dict(read_manifest(folder)["config"])  # with the size that was left open
         count = len(config.seeds)
-        parts = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
-        done = {k for k in team.share(range(len(parts))) if _all_there(folder, whole, parts[k])}
-        done = done.union(*team.gather(done))
-        left = [k for k in range(len(parts)) if k not in done]
-        mine = [number for k in team.share(left) for number in parts[k]]
+        mine = _undrawn(team, folder, whole, batch_size)
         shown = progress and team.rank == 0
         model.run(config, folder, numbers=mine, batch_size=batch_size, progress=shown, cancel=cancel, **given)
         team.gather(None)  # every file is there
-        digests = {number: _digest(_path(folder, number)) for number in team.share(range(count))}
-        digests = {number: digest for found in team.gather(digests) for number, digest in found.items()}
-        if team.rank == 0:
-            files = {_path(folder, number).name: digests[number] for number in range(count)}
-            write_manifest(folder, {**read_manifest(folder), **how, "sha256": files})
-            remove_parts([folder / MANIFEST, *(_path(folder, number) for number in range(count))])
+        _finish(team, folder, count, how)
         team.gather(None)  # who comes back finds all of it
     return [_path(folder, number) for number in range(count)]
 
@@ -243,6 +234,26 @@ def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: 
     now = read_manifest(folder)
     if any(name not in now for name in how):
         write_manifest(folder, {**now, **how})
+
+
+def _undrawn(team: _Team, folder: Path, config: SamplingConfig, batch_size: int) -> list[int]:
+    """The images that this process is to draw: its share of the batches of which a file is missing."""
+    count = len(config.seeds)
+    parts = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
+    done = {k for k in team.share(range(len(parts))) if _all_there(folder, config, parts[k])}
+    done = done.union(*team.gather(done))
+    left = [k for k in range(len(parts)) if k not in done]
+    return [number for k in team.share(left) for number in parts[k]]
+
+
+def _finish(team: _Team, folder: Path, count: int, how: Mapping[str, Any]) -> None:
+    """Write the hash of every file into the manifest, and remove what killed processes left half written."""
+    digests = {number: _digest(_path(folder, number)) for number in team.share(range(count))}
+    digests = {number: digest for found in team.gather(digests) for number, digest in found.items()}
+    if team.rank == 0:
+        files = {_path(folder, number).name: digests[number] for number in range(count)}
+        write_manifest(folder, {**read_manifest(folder), **how, "sha256": files})
+        remove_parts([folder / MANIFEST, *(_path(folder, number) for number in range(count))])
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -56,39 +56,65 @@ def curve_problem(
     levels = as_levels(sigmas)
     if isinstance(levels, str):
         return levels
+    return (
+        _count_problem(levels, steps)
+        or _value_problem(levels)
+        or _order_problem(levels, sigma_min, sigma_max)
+        or _end_problem(levels, final_zero)
+        or _range_problem(levels, sigma_min, sigma_max)
+    )
+
+
+def _count_problem(levels: Array, steps: int | None) -> str | None:
     if steps is not None and len(levels) != steps + 1:
         hint = ". Is the final 0 missing?" if len(levels) == steps and steps and levels[-1] > 0 else ""
         return f"levels must be steps + 1 = {steps + 1} numbers; got {len(levels)}{hint}"
-    if len(levels) == 0:
-        return "levels must be at least one number; got none"
+    return "levels must be at least one number; got none" if len(levels) == 0 else None
+
+
+def _value_problem(levels: Array) -> str | None:
     for i, level in enumerate(levels):
         if not math.isfinite(level):
             return f"levels must be finite; got levels[{i}]={level}"
         if level < 0:
             return f"levels must be >= 0; got levels[{i}]={level}"
+    return None
+
+
+def _order_problem(levels: Array, sigma_min: float | None, sigma_max: float | None) -> str | None:
+    """Levels that rise; before that, the two mistakes that make them rise or repeat at many places."""
     positive = levels[levels > 0]
-    ends = (sigma_min, sigma_max)
-    if (
-        len(positive) > 1
-        and None not in ends
-        and np.allclose(positive[[0, -1]], np.array(ends, float), rtol=1e-6, atol=0)
-    ):
-        return f"sigma_min and sigma_max are swapped: levels rise from {positive[0]} to {positive[-1]}"
-    if (i := _is_float32(levels)) is not None:  # type: ignore[assignment]
-        return f"levels must be computed in float64; they are rounded to float32, as levels[{i}]={levels[i]} shows"
+    if len(positive) > 1 and sigma_min is not None and sigma_max is not None:
+        ends = np.array((sigma_min, sigma_max), float)
+        if np.allclose(positive[[0, -1]], ends, rtol=1e-6, atol=0):
+            return f"sigma_min and sigma_max are swapped: levels rise from {positive[0]} to {positive[-1]}"
+    if (rounded := _is_float32(levels)) is not None:
+        return (
+            "levels must be computed in float64; they are rounded to float32, as "
+            f"levels[{rounded}]={levels[rounded]} shows"
+        )
     for i, (before, after) in enumerate(itertools.pairwise(levels)):
         if after >= before:
             how = "is repeated" if after == before else "is followed by a larger one"
             return f"levels must be strictly decreasing; levels[{i}]={before} {how}: levels[{i + 1}]={after}"
+    return None
+
+
+def _end_problem(levels: Array, final_zero: bool | None) -> str | None:
     if final_zero and levels[-1] != 0:
         return f"the last level must be 0; got levels[{len(levels) - 1}]={levels[-1]}"
     if final_zero is False and levels[-1] == 0:
         return f"the last level must be above 0; got levels[{len(levels) - 1}]=0"
+    return None
+
+
+def _range_problem(levels: Array, sigma_min: float | None, sigma_max: float | None) -> str | None:
     if sigma_max is not None and abs(levels[0] - sigma_max) > 1e-9 * sigma_max:
         hint = ""
         if sigma_min is not None and abs(levels[0] - sigma_min) <= 1e-6 * sigma_min:
             hint = ", which is sigma_min: the two are swapped, or one step takes the wrong end"
         return f"the first level must be sigma_max={sigma_max}; got levels[0]={levels[0]}{hint}"
+    positive = levels[levels > 0]
     if sigma_min is not None and len(positive) and positive[-1] < sigma_min * (1 - 1e-9):
         return (
             f"the last level above 0 must be at least sigma_min={sigma_min}; "

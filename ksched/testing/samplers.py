@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,55 @@ def _end_problem(plan: Plan) -> str | None:
     return f"a step to sigma 0 must end at the denoised prediction, +1 D{plan.nfe - 1}; the result is {made}"
 
 
+class _SamplerCheck(NamedTuple):
+    """What must hold for a sampler on one process; `problem` says what does not on one grid."""
+
+    function: SamplerFunction
+    options: Mapping[str, Any]
+    process: Process
+    ends_at_denoised: bool
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", "function")
+
+    def plan(self, sigmas: Array) -> Plan:
+        return trace(self.function, Grid.of(sigmas, self.process), self.options)
+
+    def problem(self, sigmas: Array) -> str | None:
+        before = random_states()
+        try:
+            plan = self.plan(sigmas)
+            said = _plan_problem(plan) or (_end_problem(plan) if self.ends_at_denoised else None)
+            if said is None and self.plan(sigmas) != plan:
+                said = "it must be a function of its arguments: two traces gave different tables"
+        except TraceError as error:
+            said = str(error)
+        except Exception as error:  # whatever it raises is the finding
+            said = f"it raised {type(error).__name__}: {error}"
+        said = what_moved(before) or said
+        return said and f"{self.name} on {self.process!r}, sigmas={sigmas.tolist()}: {said}"
+
+    def order_problem(self, order: float | None, weak_order: float | None) -> str | None:
+        """What is wrong with the declared orders."""
+        draws = bool(self.plan(np.array([0.9, 0.5, 0.2])).draws)
+        if order is not None and draws:
+            return (
+                f"{self.name} draws noise, so single runs have no order: declare weak_order=, or give options that "
+                "switch the noise off"
+            )
+        for declared, weak, word in ((order, False, "order"), (weak_order, True, "weak order")):
+            if declared is None:
+                continue
+            measured = measured_order(self.plan, self.process, weak=weak)
+            if not measured >= declared - 0.15:
+                return (
+                    f"{self.name} on {self.process!r}: {word} {declared:g} is declared; {measured:.2f} is measured on "
+                    "normal data between 64 and 128 steps"
+                )
+        return None
+
+
 def check_sampler(
     function: SamplerFunction,
     *,
@@ -97,47 +146,13 @@ def check_sampler(
     Traceback (most recent call last):
     AssertionError: euler on VP...
     """
-    options = dict(options or {})
-    name = getattr(function, "__name__", "function")
     right: list[str] = []
     for process in (VE(), VP(variance_preserving=True), Flow()) if processes is None else processes:
-
-        def plan_of(sigmas: Array, process: Process = process) -> Plan:
-            return trace(function, Grid.of(sigmas, process), options)
-
-        def problem(
-            sigmas: Array, process: Process = process, plan_of: Callable[[Array], Plan] = plan_of
-        ) -> str | None:
-            before = random_states()
-            try:
-                plan = plan_of(sigmas)
-                said = _plan_problem(plan) or (_end_problem(plan) if ends_at_denoised else None)
-                if said is None and plan_of(sigmas) != plan:
-                    said = "it must be a function of its arguments: two traces gave different tables"
-            except TraceError as error:
-                said = str(error)
-            except Exception as error:  # whatever it raises is the finding
-                said = f"it raised {type(error).__name__}: {error}"
-            said = what_moved(before) or said
-            return said and f"{name} on {process!r}, sigmas={sigmas.tolist()}: {said}"
-
-        if said := smallest_problem(sigma_curves(process), problem, max_examples):
+        check = _SamplerCheck(function, dict(options or {}), process, ends_at_denoised)
+        if said := smallest_problem(sigma_curves(process), check.problem, max_examples):
             if right and "a coefficient is wrong" in said:
                 said += f". It is right on {right[0]}: read alpha of the levels, and do not take it for 1"
             raise AssertionError(said)
         right.append(repr(process))
-        draws = bool(plan_of(np.array([0.9, 0.5, 0.2])).draws)
-        if order is not None and draws:
-            raise AssertionError(
-                f"{name} draws noise, so single runs have no order: declare weak_order=, or give options that switch "
-                "the noise off"
-            )
-        for declared, weak, word in ((order, False, "order"), (weak_order, True, "weak order")):
-            if declared is None:
-                continue
-            measured = measured_order(plan_of, process, weak=weak)
-            if not measured >= declared - 0.15:
-                raise AssertionError(
-                    f"{name} on {process!r}: {word} {declared:g} is declared; {measured:.2f} is measured on "
-                    "normal data between 64 and 128 steps"
-                )
+        if said := check.order_problem(order, weak_order):
+            raise AssertionError(said)

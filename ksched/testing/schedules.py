@@ -183,6 +183,24 @@ def _ranges(process: Process | None, sigma_min: float | None, sigma_max: float |
     return st.tuples(st.floats(0, 0.45), st.floats(0, 0.45).map(lambda cut: 1 - cut)).map(part)
 
 
+def _step_counts(steps: int | Iterable[int] | None) -> tuple[int, ...]:
+    """The numbers of steps to try, checked, the smallest first."""
+    counts = STEPS if steps is None else tuple(steps) if isinstance(steps, Iterable) else (steps,)
+    counts = tuple(sorted(map(check_steps, counts)))
+    if not counts:
+        raise ValueError("steps must name at least one number of steps; got none")
+    return counts
+
+
+def _first_range(process: Process | None, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
+    """(sigma_min, sigma_max) of the first tries: what is given, else the ends of the process or of a plain range."""
+    plain = (process.sigma_min, process.sigma_max) if process else PLAIN_RANGE
+    low, high = plain[0] if sigma_min is None else sigma_min, plain[1] if sigma_max is None else sigma_max
+    if low < high:
+        return low, high
+    return (high / 500, high) if sigma_min is None else (low, low * 500)  # one given end beyond the plain range
+
+
 def check_schedule(
     function: Callable[..., Any],
     *,
@@ -227,20 +245,14 @@ def check_schedule(
     AssertionError: <lambda>(steps=1): levels must be steps + 1 = 2 numbers; got 1. Is the final 0 missing?
     """
     schedule = _Schedule.of(function, process)
-    counts = STEPS if steps is None else tuple(steps) if isinstance(steps, Iterable) else (steps,)
-    counts = tuple(sorted(map(check_steps, counts)))
-    if not counts:
-        raise ValueError("steps must name at least one number of steps; got none")
+    counts = _step_counts(steps)
     if sigma_min is not None and sigma_max is not None and not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigma_min must be above 0 and below sigma_max; got {sigma_min} and {sigma_max}")
     given = sigma_min is not None, sigma_max is not None
     known = schedule.ranged[0] or given[0], schedule.ranged[1] or given[1] or process is not None
     moves = schedule.ranged[0] and not given[0], schedule.ranged[1] and not given[1]
     check = _ScheduleCheck(schedule, moves, known, final_zero, even)
-    plain = (process.sigma_min, process.sigma_max) if process else PLAIN_RANGE
-    low, high = plain[0] if sigma_min is None else sigma_min, plain[1] if sigma_max is None else sigma_max
-    if not low < high:  # one given end beyond the plain range
-        low, high = (low, low * 500) if given[0] else (high / 500, high)
+    low, high = _first_range(process, sigma_min, sigma_max)
     problem = next(filter(None, (check.problem(_Try(n, low, high)) for n in counts)), None)
     if problem is None and any(moves):
         some = st.sampled_from(counts) if steps is not None else step_counts(100)

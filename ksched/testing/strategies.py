@@ -63,6 +63,37 @@ def _gaps(draw: st.DrawFn, count: int) -> Array:
     return np.array([10.0 ** draw(st.floats(-4, 1)) for _ in range(count)])  # close pairs and long jumps
 
 
+def _levels_of_process(draw: st.DrawFn, process: Process, gaps: Array) -> Array:
+    """Levels anywhere: drawn in log-SNR, which reaches every order of sigma and, on flow, comes close to 1."""
+    first = draw(st.floats(-5, 3))
+    span = min(float(gaps.sum()), 20.0) if draw(st.booleans()) else draw(st.floats(0.1, 20))
+    lam = first + np.concatenate([[0.0], np.cumsum(gaps)]) * (span / gaps.sum() if len(gaps) else 0.0)
+    levels = np.array([process.level_at(float(value)).label for value in lam])
+    if process.sigma_limit in (1.0, math.inf) and draw(st.booleans()):
+        levels[0] = process.sigma_limit  # pure noise
+    return levels
+
+
+def _levels_in_range(
+    draw: st.DrawFn, process: Process, gaps: Array, sigma_min: float | None, sigma_max: float | None
+) -> Array:
+    """Levels from sigma_max to sigma_min, of which one is drawn if it is None."""
+    if sigma_max is None:
+        room = math.log10(min(process.sigma_limit, 1e300) / sigma_min) if sigma_min else 0.0
+        sigma_max = (sigma_min or 1.0) * 10 ** draw(st.floats(min(0.1, room), min(6.0, room)))
+    if sigma_min is None:
+        sigma_min = sigma_max / 10 ** draw(st.floats(0.1, 6))
+    if not 0 < sigma_min < sigma_max <= process.sigma_limit:
+        raise ValueError(
+            f"sigma_min must be above 0, below sigma_max and within the process; got {sigma_min} and {sigma_max}"
+        )
+    part = np.concatenate([[0.0], np.cumsum(gaps)]) / (gaps.sum() if len(gaps) else 1.0)
+    levels: Array = sigma_max * (sigma_min / sigma_max) ** part
+    levels[-1] = sigma_min
+    levels[0] = sigma_max
+    return levels
+
+
 @st.composite
 def sigma_curves(
     draw: st.DrawFn,
@@ -94,27 +125,9 @@ def sigma_curves(
     ends_at_0 = draw(st.booleans()) if final_zero is None else final_zero
     gaps = draw(_gaps(n - 1 if ends_at_0 else n))
     if sigma_min is None and sigma_max is None:
-        # In log-SNR, which reaches every order of sigma and, on flow, comes close to 1.
-        first = draw(st.floats(-5, 3))
-        span = min(float(gaps.sum()), 20.0) if draw(st.booleans()) else draw(st.floats(0.1, 20))
-        lam = first + np.concatenate([[0.0], np.cumsum(gaps)]) * (span / gaps.sum() if len(gaps) else 0.0)
-        levels = np.array([process.level_at(float(value)).label for value in lam])
-        if process.sigma_limit in (1.0, math.inf) and draw(st.booleans()):
-            levels[0] = process.sigma_limit  # pure noise
+        levels = _levels_of_process(draw, process, gaps)
     else:
-        if sigma_max is None:
-            room = math.log10(min(process.sigma_limit, 1e300) / sigma_min) if sigma_min else 0.0
-            sigma_max = (sigma_min or 1.0) * 10 ** draw(st.floats(min(0.1, room), min(6.0, room)))
-        if sigma_min is None:
-            sigma_min = sigma_max / 10 ** draw(st.floats(0.1, 6))
-        if not 0 < sigma_min < sigma_max <= process.sigma_limit:
-            raise ValueError(
-                f"sigma_min must be above 0, below sigma_max and within the process; got {sigma_min} and {sigma_max}"
-            )
-        part = np.concatenate([[0.0], np.cumsum(gaps)]) / (gaps.sum() if len(gaps) else 1.0)
-        levels = sigma_max * (sigma_min / sigma_max) ** part
-        levels[-1] = sigma_min
-        levels[0] = sigma_max
+        levels = _levels_in_range(draw, process, gaps, sigma_min, sigma_max)
     levels = np.append(levels, 0.0) if ends_at_0 else levels
     hypothesis.assume((np.diff(levels) < 0).all())  # rounding may join levels of a narrow range
     return levels

@@ -1,0 +1,68 @@
+"""What all pictures have in common: fonts, colours, markers, and the groups that schedules are shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ksched.names.enums import NoiseSchedule
+from ksched.schedules import SCHEDULES
+from ksched.schedules.select import FAMILIES
+
+__all__ = ["STYLE", "families", "line_look"]
+
+
+STYLE: Any = {
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.labelsize": 13,
+    "figure.titlesize": 16,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.5",
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "savefig.facecolor": "white",
+}
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers too, without yellow, which is too pale for a line; then
+# three of Tol's muted ones.
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#882255",
+    "#999933",
+    "#332288",
+)
+
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def families(schedules: Sequence[NoiseSchedule | str] = tuple(NoiseSchedule)) -> dict[str, list[NoiseSchedule]]:
+    """Schedules by the kind of rule that they follow: headings and what stands under them."""
+    members = [NoiseSchedule.parse(name) for name in schedules]
+    found = {text: [name for name in members if SCHEDULES[name].family == family] for family, text in FAMILIES.items()}
+    return {heading: names for heading, names in found.items() if names}
+
+
+def line_look(k: int, count: int = 1) -> dict[str, Any]:
+    """Colour and marker of the k-th of ``count`` lines; later ones are thinner and leave equal ones in sight."""
+    n = len(_COLOURS)
+    share = k / max(count - 1, 1)
+    return {
+        "color": _COLOURS[k % n],
+        "marker": _MARKERS[(k + k // n) % len(_MARKERS)],
+        "linewidth": 2.8 - 1.6 * share,
+        "markersize": 6.5 - 2.5 * share,
+        "zorder": 2 + share / 2,
+    }
