@@ -13,6 +13,7 @@ from ksched.denoisers.calling import is_denoiser
 from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.processes import Process
 from ksched.processes.agreement import process_of_model
+from ksched.processes.base import check_process
 from ksched.types import Array
 
 __all__ = [
@@ -92,8 +93,7 @@ class Claim:
         if not callable(model):
             raise TypeError(f"model must be callable; got {type(model).__name__}")
         process = process_of_model(model) if process is None else process
-        if not isinstance(process, Process):
-            raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+        process = check_process(process)
         if is_denoiser(model):
             if prediction is not None:
                 raise ValueError(f"{type(model).__name__} is a denoiser already; leave the prediction out")

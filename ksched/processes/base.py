@@ -218,7 +218,8 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a positive number; got {value}")
 
 
-def check_process(process: object) -> None:
-    """Raise a TypeError unless ``process`` is a `Process`."""
+def check_process(process: object) -> Process:
+    """The same, if it is a `Process`; else a TypeError."""
     if not isinstance(process, Process):
         raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
+    return process

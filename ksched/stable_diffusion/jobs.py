@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from ksched.execution.loop import StepInfo, progress_bar
+from ksched.options import check_whole
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import CONFIG, ORIGIN, Picture, claim, digest, is_finished, opened, save_png
 from ksched.stable_diffusion.preview import Preview
@@ -224,8 +225,7 @@ def _painted(
 
 def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
     """Numbers of images as batches of one size, the last of them perhaps smaller."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1; got {size!r}")
+    check_whole("batch_size", size, 1)
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from ksched.options import check_whole
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.files import MANIFEST, Picture, is_finished, read_manifest, write_manifest
 from ksched.stable_diffusion.jobs import Cancel
@@ -273,6 +274,5 @@ def _digest(path: Path) -> str:
 
 
 def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
-    return value
+    check_whole(name, value, 1)
+    return int(value)
