@@ -24,7 +24,8 @@ import torch
 import ksched
 from ksched import EDM, VP, Flow, NoiseSchedule, Process, Sampler
 from ksched.exact.mixture import Gaussian, GaussianMixture
-from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
+from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import schedule_options
 from ksched.types import Array
 

@@ -45,7 +45,8 @@ from _peers import (
 )
 
 from ksched import Sampler, build_sampler
-from ksched.samplers.registry import SamplerSpec, samplers
+from ksched.samplers.registry import samplers
+from ksched.samplers.spec import SamplerSpec
 
 STEPS = {1_000_000: 20, 4_000_000: 10}  # by the largest state, in numbers, that runs as many
 LEAST_STEPS = 5

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import ksched
 from ksched.pictures.plots import families as schedule_families
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE
-from ksched.samplers.registry import SamplerSpec, families
+from ksched.samplers.registry import families
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
 
 __all__ = ["catalogue", "prose", "table"]

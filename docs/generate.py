@@ -30,7 +30,8 @@ from ksched.pictures.plots import save, sigma_curves
 from ksched.plan.analysis import table as plan_table
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, sampler_facts
-from ksched.samplers.registry import SamplerSpec, dialect_options, samplers
+from ksched.samplers.registry import dialect_options, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
 

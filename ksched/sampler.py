@@ -30,7 +30,8 @@ from ksched.plan.rows import Draw
 from ksched.probability_flow.inversion import invert, rising_plans
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
-from ksched.samplers.registry import SamplerSpec, dialect_options, plan_spec, sampler_spec
+from ksched.samplers.registry import dialect_options, plan_spec, sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.types import Array, ArrayLike

@@ -9,7 +9,8 @@ import torch
 
 from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.options import Option
-from ksched.samplers.registry import SamplerSpec, samplers
+from ksched.samplers.registry import samplers
+from ksched.samplers.spec import SamplerSpec
 
 SPECS = tuple(spec for spec in samplers() if not spec.adaptive)  # those that have a plan
 NAMES = [str(spec.name) for spec in SPECS]

@@ -20,7 +20,7 @@ from cases import CORNERS, NAMES
 from ksched import build_sampler
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Row
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
 from ksched.exact.mixture import Gaussian
 from ksched.plan.trace import TraceError
 from ksched.samplers import adaptive
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 IDS = [spec.name for spec in ADAPTIVE]
 

@@ -21,7 +21,8 @@ from ksched.plan import analysis
 from ksched.plan.trace import trace
 from ksched.samplers.auto import AutoEnd, auto_levels, choose
 from ksched.samplers.linear_multistep import Table, weighted
-from ksched.samplers.registry import AUTO, SamplerSpec, plan_spec, sampler_spec
+from ksched.samplers.registry import AUTO, plan_spec, sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 from ksched.tuning.canonical_plan import table_of
 

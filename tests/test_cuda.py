@@ -20,7 +20,7 @@ from ksched.execution.layout import layout
 from ksched.kernels.available import triton_kernels
 from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

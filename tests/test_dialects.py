@@ -14,7 +14,8 @@ from ksched import VP, Dialect, Flow, build_sampler
 from ksched.names.dialects import DIALECTS
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
-from ksched.samplers.registry import SamplerSpec, dialect_options, register_sampler, sampler_spec
+from ksched.samplers.registry import dialect_options, register_sampler, sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.types import Array
 
 

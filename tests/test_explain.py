@@ -12,7 +12,8 @@ from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.names.dialects import DIALECTS
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
-from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
+from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
 
 

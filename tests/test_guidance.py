@@ -18,7 +18,7 @@ from ksched.denoisers.denoiser import Prediction
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import item_seeds
 from ksched.plan.rows import Draw
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 Model = Callable[[torch.Tensor, torch.Tensor], Any]
 

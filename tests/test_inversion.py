@@ -13,7 +13,7 @@ from representatives import in_turn, is_kind, short
 import ksched
 from ksched import VP, Flow, Process, build_sampler
 from ksched.exact.mixture import Gaussian, GaussianMixture
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 SILENT = [spec for spec in SPECS if can_be_silent(spec)]
 

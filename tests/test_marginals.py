@@ -12,7 +12,7 @@ from representatives import each, is_plain_form, is_schedule_form
 
 from ksched import NoiseSchedule, Process, build_sampler
 from ksched.plan.plan import Plan
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.testing.samplers import check_plan
 from ksched.testing.strategies import sigma_curves
 

@@ -16,7 +16,7 @@ from ksched import VE, build_sampler
 from ksched.plan.analysis import gaussian_error, measured_order
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register, Row
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.testing.samplers import check_plan
 from ksched.types import Array
 

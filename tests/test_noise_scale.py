@@ -19,7 +19,7 @@ from ksched.execution.loop import run_plan
 from ksched.plan.analysis import gaussian_error, gaussian_law, table
 from ksched.processes import Level
 from ksched.sampler import Sampler
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.testing.samplers import check_plan
 
 PLAIN, WIDE = Flow(3.0), Flow(3.0, noise_scale=8.0)

@@ -15,7 +15,7 @@ from ksched import Flow, Process, build_sampler
 from ksched.exact.mixture import GaussianMixture
 from ksched.plan.analysis import gaussian_error, measured_order, warped_sigmas
 from ksched.plan.plan import Plan
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.types import Array
 
 WITH_NOISE = [spec for spec in SPECS if spec.weak_order is not None]

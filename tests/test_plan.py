@@ -23,7 +23,7 @@ from ksched.plan.analysis import table
 from ksched.plan.rows import Draw, Register, Row
 from ksched.plan.trace import Form, TraceError, trace
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 from ksched.testing.strategies import sigma_curves
 

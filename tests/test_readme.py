@@ -16,7 +16,8 @@ import torch
 
 from ksched import Flow
 from ksched.plan.analysis import table
-from ksched.samplers.registry import SamplerSpec, families, sampler_spec, samplers
+from ksched.samplers.registry import families, sampler_spec, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
 

@@ -17,7 +17,7 @@ from representatives import corner_number, each, in_turn, is_form, is_kind, name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 
 def equal(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ from representatives import is_form, short
 import ksched
 from ksched import VE, VP, Flow, NoiseSchedule, Process, calculate_sigmas
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.transforms import shift
 from ksched.testing.levels import check_sigma_curve

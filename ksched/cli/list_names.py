@@ -18,7 +18,8 @@ from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
-from ksched.samplers.registry import AUTO, SamplerSpec, dialect_options, sampler_spec, samplers
+from ksched.samplers.registry import AUTO, dialect_options, sampler_spec, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 
 __all__ = ["list_names"]

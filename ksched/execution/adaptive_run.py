@@ -15,7 +15,7 @@ from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, schem
 from ksched.plan.rows import Draw
 from ksched.processes import Level
 from ksched.processes.agreement import Levels, mark
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
 __all__ = ["LiveRun", "S"]

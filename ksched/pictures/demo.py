@@ -28,7 +28,8 @@ from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
-from ksched.samplers.registry import AUTO, SamplerSpec, families, samplers
+from ksched.samplers.registry import AUTO, families, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import check_writable, path_of
 from ksched.types import Array

@@ -15,7 +15,8 @@ import torch
 
 from ksched.execution.loop import run_plan
 from ksched.plan.plan import Plan
-from ksched.samplers.registry import SamplerSpec, sampler_spec
+from ksched.samplers.registry import sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
 __all__ = ["invert", "rising_plans"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 from ksched.options import Option
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["allowed", "option_texts", "sampler_facts"]
 

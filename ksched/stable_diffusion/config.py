@@ -15,7 +15,8 @@ from typing import Any
 from ksched.names.enums import NoiseSchedule
 from ksched.names.labels import parse_label
 from ksched.options import Option, check_options
-from ksched.samplers.registry import SamplerSpec, sampler_spec
+from ksched.samplers.registry import sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import schedule_options
 from ksched.storage.texts import parse_json, parse_toml
 

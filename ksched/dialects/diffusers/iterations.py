@@ -39,7 +39,8 @@ from ksched.dialects.diffusers.process import (
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps
 from ksched.processes import VP, Flow, Level, Process
-from ksched.samplers.registry import SamplerSpec, sampler_spec
+from ksched.samplers.registry import sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 

@@ -21,7 +21,8 @@ from ksched.plan.trace import trace
 from ksched.processes import Level, Process
 from ksched.sampler import build_sampler
 from ksched.samplers.blocks.steps import SHORT, ddim
-from ksched.samplers.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.samplers.registry import dialect_options, sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
 __all__ = ["Method"]

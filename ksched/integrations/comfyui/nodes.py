@@ -21,7 +21,8 @@ from ksched.noise.seeded import SeededNoise
 from ksched.options import Option, check_options
 from ksched.plan.rows import Draw
 from ksched.samplers.facts import option_texts, sampler_facts
-from ksched.samplers.registry import SamplerSpec, sampler_spec, samplers
+from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 from ksched.schedules import SCHEDULES, schedule_options
 

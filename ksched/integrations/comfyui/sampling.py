@@ -21,7 +21,8 @@ from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.sampler import Sampler, build_sampler
-from ksched.samplers.registry import SamplerSpec, dialect_options, sampler_spec
+from ksched.samplers.registry import dialect_options, sampler_spec
+from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 from ksched.types import Array
 

@@ -30,7 +30,7 @@ from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
 from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.exponential_single_step import fast_orders
-from ksched.samplers.registry import SamplerSpec
+from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["log_likelihood", "sampler_function"]
 

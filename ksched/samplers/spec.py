@@ -1,0 +1,131 @@
+"""What the library knows of a sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ksched.options import Option, options_of
+from ksched.plan.plan import Plan
+from ksched.plan.protocol import SamplerFunction
+from ksched.plan.trace import trace
+from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.schedules.grid import Grid
+
+__all__ = ["FAMILIES", "Calls", "SamplerSpec"]
+
+
+#: families of samplers, and what they are called in a heading
+FAMILIES: Mapping[str, str] = {
+    "euler": "Euler and its stochastic relatives",
+    "runge_kutta": "Runge-Kutta",
+    "exponential_single_step": "Exponential integrators, single-step",
+    "exponential_multistep": "Exponential integrators, multistep",
+    "dpm_solver": "DPM-Solver with all its options",
+    "linear_multistep": "Linear multistep (Adams)",
+    "cfg_pp": "CFG++",
+    "adaptive": "Adaptive step size",
+    "other": "Others",
+}
+
+
+Calls = Callable[[int, bool], int]  # (steps, whether they end at sigma 0) -> model calls of a run
+
+
+OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> contract sigmas
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """What the library knows of a sampler.
+
+    Attributes
+    ----------
+    name : `SamplerType` value, or the name it was registered under
+    function : ``(run, grid, x, *, options) -> x``
+    order : order of convergence of the deterministic form, low-order start and end counted; 0 for a sampler that does
+        not converge to the ODE
+    source : paper or program
+    calls : model calls per step; or a function ``(steps, to_zero) -> calls`` where steps differ; None where they depend
+        on the levels
+    calls_to_zero : model calls of the step into sigma 0
+    draws : noises per step that does not end at 0, with default options; 0 for deterministic samplers, None where it
+        depends on the levels
+    weak_order : order of the mean and variance of the stochastic form; None if there is none
+    uncond : whether it needs the unconditional prediction too
+    adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are those of
+        a step
+    ends_at_denoised : whether a step to sigma 0 returns the prediction
+    levels : ``(steps, process, *, options) -> sigmas``, where the sampler has levels of its own and takes no schedule
+    family : the kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not
+        the prediction alone, which tells a host program what becomes of a state that is edited between two stages
+    text : what finds it, if it is not in the registry: a plan as JSON
+    steps : numbers of steps that it has levels for; () is any
+    """
+
+    name: str
+    function: SamplerFunction
+    order: int
+    source: str
+    calls: int | Calls | None = 1
+    calls_to_zero: int = 1
+    draws: int | None = 0
+    weak_order: int | None = None
+    uncond: bool = False
+    adaptive: bool = False
+    ends_at_denoised: bool = True
+    levels: OwnLevels | None = None
+    family: str = "other"
+    text: str = ""
+    steps: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What `sampler_spec` finds it by."""
+        return self.text or self.name
+
+    @property
+    def own_options(self) -> Mapping[str, Option]:
+        """The sampler's keyword-only options."""
+        return options_of(self.function)
+
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """The sampler's options and those of every sampler on a schedule, see `ksched.samplers.coordinates.view`."""
+        return self.own_options if self.levels else {**self.own_options, **VIEW_OPTIONS}
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    def nfe(self, steps: int, to_zero: bool = True) -> int:
+        """Model calls of a run of ``steps`` steps.
+
+        Raises
+        ------
+        TypeError : steps do not tell: the sampler is adaptive, or reads the levels
+        """
+        if self.adaptive or self.calls is None:
+            what = "its error estimate asks" if self.adaptive else "its levels ask"
+            raise TypeError(f"{self.name} makes as many model calls as {what} for")
+        if callable(self.calls):
+            return self.calls(steps, to_zero)
+        return self.calls * steps - (self.calls - self.calls_to_zero if to_zero and steps else 0)
+
+    def __call__(self, run: Any, grid: Grid, x: Any, **options: Any) -> Any:
+        """The sampler on a grid as its options let it see it; arguments as for the function."""
+        shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
+        own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}
+        return self.function(run, view(grid, **shown) if shown else grid, x, **own)
+
+    def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
+        """The plan of the sampler on a grid; its levels are those of the process, however the sampler saw them."""
+        plan = trace(self, grid, options)
+        if not options.get("as_ve"):
+            return plan
+        level = grid.process.level
+        rows = tuple(row if row.level is None else row._replace(level=level(row.level.label)) for row in plan.rows)
+        return replace(plan, rows=rows)
