@@ -25,7 +25,7 @@ _HANDLERS = (
 
 
 _NODES = (
-    Peer(COMFYUI, "BasicScheduler", None, note="runs one of the names above; its denoise is `stretch`"),
+    Peer(COMFYUI, "BasicScheduler", None, note="runs one of the names above; its denoise is `schedules.stretch`"),
     Peer(
         COMFYUI,
         "KarrasScheduler",
@@ -36,7 +36,7 @@ _NODES = (
     Peer(COMFYUI, "PolyexponentialScheduler", NoiseSchedule.POLYEXPONENTIAL, note="range as KarrasScheduler"),
     Peer(COMFYUI, "VPScheduler", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
     Peer(COMFYUI, "LaplaceScheduler", NoiseSchedule.LAPLACE, note="range as KarrasScheduler; ends without a 0"),
-    Peer(COMFYUI, "SDTurboScheduler", NoiseSchedule.SD_TURBO, note="at most 10 steps there; its denoise is `truncate`"),
+    Peer(COMFYUI, "SDTurboScheduler", NoiseSchedule.SD_TURBO, note="at most 10 steps there; its denoise is `schedules.truncate`"),
     Peer(COMFYUI, "BetaSamplingScheduler", NoiseSchedule.BETA),
     Peer(COMFYUI, "AlignYourStepsScheduler", NoiseSchedule.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd"'),
     Peer(COMFYUI, "GITSScheduler", NoiseSchedule.GITS, note="its coeff is coefficient"),
@@ -47,11 +47,11 @@ _NODES = (
     Peer(COMFYUI, "Flux2Scheduler", NoiseSchedule.FLUX2),
     Peer(COMFYUI, "Ideogram4", None, note="made for one model"),
     Peer(COMFYUI, "ManualSigmas", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
-    Peer(COMFYUI, "SplitSigmas", None, note="changes levels that are given: `split`"),
-    Peer(COMFYUI, "SplitSigmasDenoise", None, note="changes levels that are given: `split_at_strength`"),
-    Peer(COMFYUI, "FlipSigmas", None, note="changes levels that are given: `flip`"),
-    Peer(COMFYUI, "SetFirstSigma", None, note="changes levels that are given: `set_first`"),
-    Peer(COMFYUI, "ExtendIntermediateSigmas", None, note="changes levels that are given: `extend`"),
+    Peer(COMFYUI, "SplitSigmas", None, note="changes levels that are given: `schedules.split`"),
+    Peer(COMFYUI, "SplitSigmasDenoise", None, note="changes levels that are given: `schedules.split_at_strength`"),
+    Peer(COMFYUI, "FlipSigmas", None, note="changes levels that are given: `schedules.flip`"),
+    Peer(COMFYUI, "SetFirstSigma", None, note="changes levels that are given: `schedules.set_first`"),
+    Peer(COMFYUI, "ExtendIntermediateSigmas", None, note="changes levels that are given: `schedules.extend`"),
 )
 
 
@@ -111,7 +111,7 @@ _DIFFUSERS = (
         DIFFUSERS,
         "leading (multistep)",
         None,
-        note="strides of 1000 // (steps + 1): `drop_penultimate` of `leading` with a step more",
+        note="strides of 1000 // (steps + 1): `schedules.drop_penultimate` of `leading` with a step more",
     ),
     Peer(DIFFUSERS, "trailing", NoiseSchedule.TRAILING),
     Peer(
@@ -147,7 +147,7 @@ _DIFFUSERS = (
     ),
     Peer(DIFFUSERS, "LCMScheduler", NoiseSchedule.SIMPLE, note="and TCDScheduler, on `VP(every=20)`"),
     Peer(DIFFUSERS, "AysSchedules", NoiseSchedule.ALIGN_YOUR_STEPS, note='its sigmas; model is "sd1", "sdxl" or "svd"'),
-    Peer(DIFFUSERS, "shift_terminal", None, note="changes levels that are given: `stretch_terminal`"),
+    Peer(DIFFUSERS, "shift_terminal", None, note="changes levels that are given: `schedules.stretch_terminal`"),
     Peer(DIFFUSERS, "invert_sigmas", None, note="changes levels that are given: `1 - sigmas`"),
     Peer(DIFFUSERS, "rescale_betas_zero_snr", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
     Peer(
