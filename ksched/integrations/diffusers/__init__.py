@@ -1,6 +1,16 @@
 """`KSchedScheduler`: any sampler with any schedule inside a pipeline of diffusers, in place of its scheduler.
 
 Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
+
+Examples
+--------
+>>> from diffusers import DDIMScheduler
+>>> from ksched.integrations.diffusers import KSchedScheduler
+>>> stock = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+>>> ours = KSchedScheduler.from_config(stock.config, sampler="dpmpp_2m", schedule="karras")
+>>> ours.set_timesteps(4)
+>>> [round(t, 1) for t in ours.timesteps.tolist()]
+[999.0, 687.2, 145.9, 0.0]
 """
 
 try:
