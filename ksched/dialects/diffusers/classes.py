@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ksched.dialects.diffusers.betas import vp_of
-from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, traced
 from ksched.dialects.peers import find_sampler

@@ -22,7 +22,7 @@ from ksched.dialects.diffusers.classes import (
     settings_of,
     stock_class,
 )
-from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
 from ksched.dialects.diffusers.process import (
