@@ -36,7 +36,6 @@ from ksched.processes import Flow
 from ksched.types import Array
 
 __all__ = [
-    "DiffusersLevels",
     "consistency_levels",
     "distilled_levels",
     "edm_levels",

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from ksched import guidance
-from ksched.dialects.diffusers.classes import NotRepresentedError, settings_of, stock_class
-from ksched.dialects.diffusers.iterations import Iterations, own_iterations, stock_iterations
+from ksched.dialects.diffusers.classes import settings_of, stock_class
+from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own_iterations, stock_iterations
 from ksched.dialects.diffusers.process import is_flow, process_of
+from ksched.dialects.diffusers.request import NotRepresentedError
 from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import Process
@@ -222,9 +223,7 @@ def _check_choice(entries: Any) -> None:
     """Raise for a sampler, schedule and dialect that do not go together."""
     sampler, schedule = entries.sampler, entries.schedule
     if sampler is not None:
-        spec = sampler_spec(sampler)
-        if spec.uncond or spec.adaptive or (spec.levels is not None and schedule is not None):
-            own_iterations({}, 1, sampler=sampler, schedule=schedule, stock=None)  # says why not
+        check_drivable(sampler_spec(sampler), schedule)
     named = sampler is not None or schedule is not None
     if not named and entries.stock_class is not None and entries.dialect not in (None, "diffusers"):
         raise ValueError(

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ksched.dialects.diffusers.classes import CLASSES, Request
+from ksched.dialects.diffusers.classes import CLASSES
 from ksched.dialects.diffusers.iterations import Iterations
 from ksched.dialects.diffusers.process import start_std
+from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.integrations.diffusers.configuration import Configuration
 from ksched.processes import Level
