@@ -18,6 +18,9 @@ try:
 except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
+# diffusers looks among the names of this module for the base class by which it loads what a pipeline was saved with
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
+
 from ksched.integrations.diffusers.class_of import Translation
 from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler
 
