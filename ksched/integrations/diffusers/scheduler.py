@@ -127,9 +127,9 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
         if not isinstance(config, Mapping):
             return super().from_config(config, return_unused_kwargs, **kwargs)
         adoption = adopt(cls, config, kwargs)
-        made, unused = super().from_config(adoption.known, True, **adoption.changes)
-        unused = {**unused, **complete(made, adoption, return_unused_kwargs)}
-        return (made, unused) if return_unused_kwargs else made
+        both: Any = super().from_config(adoption.known, True, **adoption.changes)
+        unused = {**both[1], **complete(both[0], adoption, return_unused_kwargs)}
+        return (both[0], unused) if return_unused_kwargs else both[0]
 
     @classmethod
     def from_diffusers(cls, scheduler: Any, **kwargs: Any) -> KSchedScheduler:
