@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 import ksched
-from ksched.dialects.diffusers.classes import NotRepresentedError, Request, request_of
-from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.classes import request_of
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
+from ksched.dialects.diffusers.request import NotRepresentedError, Request
 from ksched.execution.loop import drive
 from ksched.execution.run import Run
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ksched import VP
-from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 
 GOLDEN = Path(__file__).parent / "golden" / "diffusers_schedules.json.gz"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from diffusers_adapter import reason, run_diffusers_case
 
-from ksched.dialects.diffusers.classes import CHURN_NOT_IN_EPS, CHURN_OFF_FLOW, CLASSES, NOT_A_NUMBER, RISING
+from ksched.dialects.diffusers.classes import CLASSES
+from ksched.dialects.diffusers.request import CHURN_NOT_IN_EPS, CHURN_OFF_FLOW, NOT_A_NUMBER, RISING
 from ksched.types import Array
 
 #: the runs that are no target, beside those that raise there or are recorded as wrong (`flag`)

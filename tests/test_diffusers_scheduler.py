@@ -717,7 +717,7 @@ def test_generators_by_item() -> None:
     assert not torch.equal(both[1], again[1])
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "uni_pc", None])
 def test_copies_go_on_by_themselves(sampler: str | None, copied: Callable[[Any], Any]) -> None:
     ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler=sampler, schedule=sampler and "karras")
@@ -730,6 +730,28 @@ def test_copies_go_on_by_themselves(sampler: str | None, copied: Callable[[Any],
         x = ours.step(network(x, t), t, x).prev_sample
         y = other.step(network(y, t), t, y).prev_sample
     assert torch.equal(x, y)
+
+
+def test_a_loop_of_two_runs_in_turn() -> None:
+    """Pipelines of panoramas keep what a scheduler holds for each view, and put it back."""
+    ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler="dpmpp_2m", schedule="karras")
+    want = loop(ours, 6)
+    ours.set_timesteps(6)
+    held, states = [copy.deepcopy(ours.__dict__)] * 2, [start(), 2 * start()]
+    for t in ours.timesteps:
+        for k, x in enumerate(states):
+            ours.__dict__.update(held[k])
+            states[k] = ours.step(network(x, t), t, x).prev_sample
+            held[k] = copy.deepcopy(ours.__dict__)
+    assert torch.equal(states[0], want)
+
+
+@pytest.mark.parametrize("leading", [False, True])
+@pytest.mark.parametrize("name", ["Euler", "Heun", "LMS", "DDIM", "DPMSolverMultistep", "LCM", "EDMEuler"])
+def test_start_noise_before_a_run_is_known(name: str, leading: bool) -> None:
+    theirs = stock_of(name, {"timestep_spacing": "leading"} if leading and name != "EDMEuler" else {})
+    ours = KSchedScheduler.from_diffusers(theirs)
+    assert float(ours.init_noise_sigma) == pytest.approx(float(theirs.init_noise_sigma), rel=1e-6)
 
 
 def test_a_copy_of_a_run_that_churns() -> None:

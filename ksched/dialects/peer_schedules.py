@@ -36,7 +36,12 @@ _NODES = (
     Peer(COMFYUI, "PolyexponentialScheduler", NoiseSchedule.POLYEXPONENTIAL, note="range as KarrasScheduler"),
     Peer(COMFYUI, "VPScheduler", NoiseSchedule.VP, note="sigma 152 to 0.0105 whatever the model"),
     Peer(COMFYUI, "LaplaceScheduler", NoiseSchedule.LAPLACE, note="range as KarrasScheduler; ends without a 0"),
-    Peer(COMFYUI, "SDTurboScheduler", NoiseSchedule.SD_TURBO, note="at most 10 steps there; its denoise is `schedules.truncate`"),
+    Peer(
+        COMFYUI,
+        "SDTurboScheduler",
+        NoiseSchedule.SD_TURBO,
+        note="at most 10 steps there; its denoise is `schedules.truncate`",
+    ),
     Peer(COMFYUI, "BetaSamplingScheduler", NoiseSchedule.BETA),
     Peer(COMFYUI, "AlignYourStepsScheduler", NoiseSchedule.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd"'),
     Peer(COMFYUI, "GITSScheduler", NoiseSchedule.GITS, note="its coeff is coefficient"),

@@ -8,21 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksched.dialects.diffusers.classes import (
-    METHOD,
-    FlowToData,
-    Request,
-    check_replaced,
-    falling,
-    request_of,
-    settings_of,
-    stock_class,
-)
-from ksched.dialects.diffusers.level_rules import DiffusersLevels
+from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
 from ksched.dialects.diffusers.process import (
@@ -36,15 +27,16 @@ from ksched.dialects.diffusers.process import (
     scheduled_sigmas,
     start_std,
 )
+from ksched.dialects.diffusers.request import Request, falling, is_told_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps
-from ksched.processes import VP, Flow, Level, Process
+from ksched.processes import VP, Level, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
-__all__ = ["Iterations", "own_iterations", "stock_iterations"]
+__all__ = ["Iterations", "check_drivable", "own_iterations", "stock_iterations"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class Iterations:
     @property
     def shown(self) -> Array:
         """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
-        return 1 - self.sigmas if isinstance(self.process, FlowToData) else self.sigmas
+        return 1 - self.sigmas if is_told_data(self.process) else self.sigmas
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -158,7 +150,7 @@ def stock_iterations(
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
     if levels.sigmas is not None and len(levels.sigmas) == len(shown):
-        shown = (1 - levels.sigmas if isinstance(process, FlowToData) else levels.sigmas).tolist()
+        shown = (1 - levels.sigmas if is_told_data(process) else levels.sigmas).tolist()
     return Iterations(
         method,
         told.astype(np.float64),
@@ -206,28 +198,54 @@ def own_iterations(
     """
     check_replaced(stock, config)
     mu = mu if config.get("use_dynamic_shifting") else None
-    process = process_of(config, stock, mu)
     part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
-    if original_inference_steps is not None or strength != 1:
-        if not isinstance(process, VP):
-            raise ValueError(
-                "original_inference_steps and strength are of models with a table of betas, as LCM's; "
-                f"this one is {process!r}. Leave them out."
-            )
-        settings = {**config, "original_inference_steps": None}
-        original = original_inference_steps or config.get("original_inference_steps")
-        process = distilled(process_of(settings, stock, mu), original, strength)  # type: ignore[arg-type]
-    options: dict[str, Any] = dict(sampler_options or {})
-    reading, beside = dialect, None
-    if sampler is None:
-        levels, counted = stock_levels(stock or "EulerDiscreteScheduler", config, 10, mu=mu)
-        request = request_of(stock or "EulerDiscreteScheduler", config, levels, counted)
-        if request.learned_variance:  # the noise that is added beside the plan
-            beside = Request(request.sampler, (), process, learned_variance=request.learned_variance)
-        # what is told by the last level belongs to the class
-        kept = {name: value for name, value in request.options.items() if name != "repeat_last"}
-        sampler, options, reading = request.sampler, {**kept, **options}, Dialect.DIFFUSERS
-    spec = sampler_spec(sampler)
+    process = _process_of_part(config, stock, mu, original_inference_steps, strength)
+    base = _Base(sampler, dialect, {}) if sampler is not None else _sampler_of(stock, config, process, mu)
+    spec, options = sampler_spec(base.sampler), {**base.options, **(sampler_options or {})}
+    check_drivable(spec, schedule)
+
+    def method(levels: Sequence[float] | Array) -> Method:
+        return Method(spec.key, tuple(float(v) for v in levels), process, base.dialect, options, base.beside)
+
+    def scheduled(count: int) -> Method:
+        if spec.levels is not None:
+            return method(spec.levels(count, process, **options))
+        if schedule is None and stock is not None:
+            return method(_levels_of(stock, config, count, mu, part))
+        name = schedule or NoiseSchedule.SIMPLE
+        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
+
+    sigmas, listed = _lists(process, sigmas, timesteps)
+    if sigmas is not None:
+        made = method(_listed_levels(sigmas, process, config, stock))
+    elif listed is not None:
+        rest = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
+        made = method(np.append(process_of(config, stock, mu).sigma(rest), 0.0))
+    else:
+        asked = check_steps(steps)
+        by_calls = layout == "calls" and spec.levels is None
+        made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
+    told = None if sigmas is None else listed
+    order = spec.calls if layout == "steps" and isinstance(spec.calls, int) else 1
+    return _iterations_of(made, config, stock, told=told, order=order)
+
+
+class _Base(NamedTuple):
+    """A sampler, its options, and what is added beside its plan."""
+
+    sampler: str
+    dialect: Dialect
+    options: dict[str, Any]
+    beside: Request | None = None
+
+
+def check_drivable(spec: SamplerSpec, schedule: str | None) -> None:
+    """Raise for a sampler that no loop of diffusers can drive, or not on a schedule.
+
+    Raises
+    ------
+    ValueError : the message says why, and what to take
+    """
     if spec.levels is not None and schedule is not None:
         raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
     if spec.uncond:
@@ -241,50 +259,76 @@ def own_iterations(
             "beforehand; take another, or run it with ksched.build_sampler(...).sample"
         )
 
-    def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.key, tuple(float(v) for v in levels), process, reading, options, beside)
 
-    def scheduled(count: int) -> Method:
-        if spec.levels is not None:
-            return method(spec.levels(count, process, **options))
-        if schedule is None and stock is not None:
-            return method(_levels_of(stock, config, count, mu, part))
-        name = schedule or NoiseSchedule.SIMPLE
-        return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
+def _process_of_part(
+    config: Settings, stock: str | None, mu: float | None, original: int | None, strength: float
+) -> Process:
+    """The process of a configuration, or of the part of its table that is run."""
+    process = process_of(config, stock, mu)
+    if original is None and strength == 1:
+        return process
+    if not isinstance(process, VP):  # parts are of a table of betas, which this class is
+        raise ValueError(
+            "original_inference_steps and strength are of models with a table of betas, as LCM's; "
+            f"this one is {process!r}. Leave them out."
+        )
+    whole = process_of({**config, "original_inference_steps": None}, stock, mu)
+    return distilled(whole, original or config.get("original_inference_steps"), strength)  # type: ignore[arg-type]
 
-    told: tuple[Array, Array] | None = None
-    if isinstance(process, FlowToData) and timesteps is not None:  # the class inverts a list of either kind
-        sigmas = np.asarray(timesteps, dtype=np.float64) / process.timestep_scale if sigmas is None else sigmas
-        timesteps = None
-    if sigmas is not None:
-        levels_given = np.asarray(sigmas, dtype=np.float64)
-        if isinstance(process, Flow):
-            levels_given = process.sigma_at(levels_given[levels_given > 0])
-            terminal = config.get("shift_terminal")
-            levels_given = np.append(levels_given, 0.0)
-            levels_given = stretch_terminal(levels_given, terminal) if terminal else levels_given
-            if ends_low(config, stock) and len(levels_given) > 2:
-                levels_given = levels_given[:-1]
-        made = method(levels_given)
-        if timesteps is not None:
-            told = np.asarray(timesteps, dtype=np.float64), levels_given[: len(np.asarray(timesteps))]
-    elif timesteps is not None:
-        listed = np.asarray(timesteps, dtype=np.float64)
-        listed = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
-        made = method(np.append(process_of(config, stock, mu).sigma(listed), 0.0))
-    else:
-        asked = check_steps(steps)
-        by_calls = layout == "calls" and spec.levels is None
-        made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
-    plan = made.whole
-    calls = plan.call_sigmas
-    network = process.timestep(calls) if told is None else np.interp(calls, told[1][::-1], told[0][::-1])
-    order = spec.calls if layout == "steps" and isinstance(spec.calls, int) else 1
+
+def _sampler_of(stock: str | None, config: Settings, process: Process, mu: float | None) -> _Base:
+    """The sampler that a class of diffusers is, or Euler."""
+    stock = stock or "EulerDiscreteScheduler"
+    levels, counted = stock_levels(stock, config, 10, mu=mu)
+    request = request_of(stock, config, levels, counted)
+    beside = None
+    if request.learned_variance:  # the noise that is added beside the plan
+        beside = Request(request.sampler, (), process, learned_variance=request.learned_variance)
+    # what is told by the last level belongs to the class
+    options = {name: value for name, value in request.options.items() if name != "repeat_last"}
+    return _Base(request.sampler, Dialect.DIFFUSERS, options, beside)
+
+
+def _lists(
+    process: Process, sigmas: ArrayLike | None, timesteps: ArrayLike | None
+) -> tuple[ArrayLike | None, Array | None]:
+    """The lists of ``set_timesteps``: a class whose network is told how much data there is inverts either of them."""
+    listed = None if timesteps is None else np.asarray(timesteps, dtype=np.float64)
+    if listed is None or not is_told_data(process):
+        return sigmas, listed
+    return listed / process.timestep_scale if sigmas is None else sigmas, None
+
+
+def _listed_levels(sigmas: ArrayLike, process: Process, config: Settings, stock: str | None) -> Array:
+    """Levels of a list: as it is, but for the shift and the end of flow models."""
+    levels = np.asarray(sigmas, dtype=np.float64)
+    if not process.is_flow:
+        return levels
+    terminal = config.get("shift_terminal")
+    levels = np.append(process.sigma_at(levels[levels > 0]), 0.0)
+    levels = stretch_terminal(levels, terminal) if terminal else levels
+    return levels[:-1] if ends_low(config, stock) and len(levels) > 2 else levels
+
+
+def _iterations_of(
+    method: Method, config: Settings, stock: str | None, *, told: Array | None, order: int
+) -> Iterations:
+    """Iterations of a method, one for each of its model calls.
+
+    Parameters
+    ----------
+    told : timesteps that were given for the levels of the method; None is those of the training
+    order : iterations of a step, as the loop counts them
+    """
+    process, calls = method.process, method.whole.call_sigmas
+    network = process.timestep(calls)
+    if told is not None:
+        network = np.interp(calls, np.asarray(method.sigmas[: len(told)])[::-1], told[::-1])
     return Iterations(
-        made,
+        method,
         np.asarray(network, dtype=np.float64),
         False,
-        np.append(calls, made.sigmas[-1]),
+        np.append(calls, method.sigmas[-1]),
         start_std(process, float(calls[0]), config),
         order,
         conversions_of(process, prediction_of(config, stock), calls),

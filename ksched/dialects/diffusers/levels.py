@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from ksched.dialects.diffusers.betas import Settings
+from ksched.dialects.diffusers.level_blocks import ClassFacts, DiffusersLevels, LevelRequest
 from ksched.dialects.diffusers.level_rules import (
-    ClassFacts,
-    DiffusersLevels,
-    LevelRequest,
     consistency_levels,
     distilled_levels,
     edm_levels,
     family_a,
-    family_b,
     family_c,
     flow_levels,
     given_flow_levels,
@@ -29,6 +26,7 @@ from ksched.dialects.diffusers.level_rules import (
     pndm_levels,
     sde_levels,
 )
+from ksched.dialects.diffusers.solver_levels import family_b
 from ksched.options import check_steps
 from ksched.types import Array, ArrayLike
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ksched.dialects.diffusers.classes import (
-    Request,
-)
+from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.names.enums import Dialect
 from ksched.plan.plan import Plan

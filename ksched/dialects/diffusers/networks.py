@@ -147,22 +147,27 @@ def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None 
         return AngleV(s["sigma_min"], s["sigma_max"], s["sigma_data"])
     if name.startswith("EDM"):
         return EDM(s["sigma_min"], s["sigma_max"], s["sigma_data"])
-    length = int(s["num_train_timesteps"])
     if _is_flow(name, s):
-        length = 1000 if length == 1 else length  # the network is told sigma itself, and there is no table
-        if s.get("invert_sigmas"):
-            raise ValueError(
-                "invert_sigmas=True says how the network is told and answers, which a process does not: take "
-                "ksched.networks.from_diffusers(network, scheduler), or hand it 1 - sigma and negate its output"
-            )
-        if s.get("use_dynamic_shifting"):
-            return Flow(1.0 if mu is None else float(np.exp(mu)), length, timestep_scale)
-        return Flow(float(s["shift"] if "shift" in s else s.get("flow_shift", 1.0)), length, timestep_scale)
+        return _flow_of(s, timestep_scale, mu)
     if s.get("timestep_type") == "continuous" and s["prediction_type"] == "v_prediction":
         if s.get("sigma_min") and s.get("sigma_max"):
             return EDM(s["sigma_min"], s["sigma_max"], sigma_data=1.0)  # told log(sigma) / 4, scaled as VP is
         return vp_of(s, log_sigma_timesteps=True)
     return vp_of(s)
+
+
+def _flow_of(s: Mapping[str, Any], timestep_scale: float, mu: float | None) -> Flow:
+    """The process of a flow model's configuration."""
+    if s.get("invert_sigmas"):
+        raise ValueError(
+            "invert_sigmas=True says how the network is told and answers, which a process does not: take "
+            "ksched.networks.from_diffusers(network, scheduler), or hand it 1 - sigma and negate its output"
+        )
+    length = int(s["num_train_timesteps"])
+    length = 1000 if length == 1 else length  # the network is told sigma itself, and there is no table
+    if s.get("use_dynamic_shifting"):
+        return Flow(1.0 if mu is None else float(np.exp(mu)), length, timestep_scale)
+    return Flow(float(s["shift"] if "shift" in s else s.get("flow_shift", 1.0)), length, timestep_scale)
 
 
 def prediction_of(scheduler: Any) -> Prediction:

@@ -10,11 +10,8 @@ import numpy as np
 
 from ksched.denoisers.denoiser import Denoiser, Prediction
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
-from ksched.dialects.diffusers.classes import (
-    CLASSES,
-    FlowToData,
-    settings_of,
-)
+from ksched.dialects.diffusers.classes import CLASSES, settings_of
+from ksched.dialects.diffusers.request import FlowToData, is_told_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 from ksched.schedules import calculate_sigmas
@@ -41,9 +38,9 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
     """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
     kinds: dict[str, Prediction] = {"flow_prediction": "flow"}
     kind: Any = kinds.get(prediction, prediction)
-    if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call EDM's F, whatever it is
+    if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call the F of this process alone
         kind = "edm"
-    if isinstance(process, VP) and process.zero_terminal_snr and kind == "epsilon":
+    if process.zero_terminal_snr and kind == "epsilon":
         # what a table stands in for with a large sigma has an eps; pure noise has none
         if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
             raise ValueError("prediction_type 'epsilon' says nothing at zero terminal SNR: the first state is noise")
@@ -54,7 +51,7 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
             raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
         return [(1.0, 1 / level.alpha, -level.sigma / level.alpha) for level in levels]
     found = Denoiser(_no_network, process, kind).conversions(sigmas)
-    if isinstance(process, FlowToData) and kind == "flow":
+    if is_told_data(process) and kind == "flow":
         return [(norm, of_x, -of_output) for norm, of_x, of_output in found]
     return found
 
@@ -80,18 +77,11 @@ def is_flow(config: Settings, stock: str | None) -> bool:
 # ----------------------------------------------------------------------------------------- any sampler, any schedule
 def process_of(config: Settings, stock: str | None, mu: float | None = None) -> Process:
     """What a model was trained on, by the configuration of its scheduler; states are as that holds them."""
-    length = int(config.get("num_train_timesteps") or 1000)
     if stock is not None:  # what is left over from another class means nothing here
         others = {"sigma_data", "snr_shift_scale", "original_inference_steps"} - settings_of(stock)
         config = {name: value for name, value in config.items() if name not in others}
     if is_flow(config, stock):
-        names = ("shift",) if stock and "shift" in settings_of(stock) else ("flow_shift", "shift")
-        shifts = [float(config[name]) for name in names if config.get(name) not in (None, 1.0)]
-        dynamic = {"use_dynamic_shifting": bool(config.get("use_dynamic_shifting")), "shift": (shifts or [1.0])[0]}
-        shift = flow_shift(dynamic | {"time_shift_type": config.get("time_shift_type") or "exponential"}, mu)
-        kind = FlowToData if config.get("invert_sigmas") else Flow
-        # where the network is told sigma itself, the class has a table of one level, which is no spacing
-        return kind(shift, 1000 if length == 1 else length, float(length))
+        return _flow_of(config, stock, mu)
     low, high, data = (config.get(name) for name in ("sigma_min", "sigma_max", "sigma_data"))
     if data is not None:
         of_data = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
@@ -102,6 +92,18 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
     if original := config.get("original_inference_steps"):
         return distilled(table, int(original))
     return table
+
+
+def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Flow:
+    """The process of a configuration of a flow model."""
+    length = int(config.get("num_train_timesteps") or 1000)
+    names = ("shift",) if stock and "shift" in settings_of(stock) else ("flow_shift", "shift")
+    shifts = [float(config[name]) for name in names if config.get(name) not in (None, 1.0)]
+    dynamic = {"use_dynamic_shifting": bool(config.get("use_dynamic_shifting")), "shift": (shifts or [1.0])[0]}
+    shift = flow_shift(dynamic | {"time_shift_type": config.get("time_shift_type") or "exponential"}, mu)
+    kind = FlowToData if config.get("invert_sigmas") else Flow
+    # where the network is told sigma itself, the class has a table of one level, which is no spacing
+    return kind(shift, 1000 if length == 1 else length, float(length))
 
 
 def distilled(table: VP, original: int | None = None, strength: float = 1.0) -> VP:
@@ -158,13 +160,7 @@ def scheduled_sigmas(
     schedule, steps, dialect, options : as for `ksched.calculate_sigmas`
     stock : class of the configuration, whose settings alone count
     """
-    span = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None and isinstance(process, VP)}
-    clipped = config.get("lambda_min_clipped", -math.inf)
-    if isinstance(process, VP) and clipped > -math.inf and "sigma_max" not in span:  # of a half log-SNR
-        below = process.sigmas[-np.log(process.sigmas) >= clipped]
-        if not len(below):
-            raise ValueError(f"lambda_min_clipped={clipped} cuts every level of {process!r}; lower it")
-        span["sigma_max"] = float(below[-1])
+    span = _span(config, process)
     made = calculate_sigmas(schedule, steps, process, dialect=dialect, **{**span, **(options or {})})
     terminal = config.get("shift_terminal")
     made = stretch_terminal(made, terminal) if terminal and process.is_flow else made
@@ -172,6 +168,20 @@ def scheduled_sigmas(
         return made
     lowest = span.get("sigma_min", process.sigma_min)
     return np.append(made[made > lowest * (1 + 1e-9)], lowest)
+
+
+def _span(config: Settings, process: Process) -> dict[str, float]:
+    """The part of a training table that the settings leave; EDM has it as its range, and flows have none."""
+    if not isinstance(process, VP):  # a configuration of betas is a table of this class
+        return {}
+    span = {name: config[name] for name in ("sigma_min", "sigma_max") if config.get(name) is not None}
+    clipped = config.get("lambda_min_clipped", -math.inf)
+    if clipped > -math.inf and "sigma_max" not in span:  # of a half log-SNR
+        below = process.sigmas[-np.log(process.sigmas) >= clipped]
+        if not len(below):
+            raise ValueError(f"lambda_min_clipped={clipped} cuts every level of {process!r}; lower it")
+        span["sigma_max"] = float(below[-1])
+    return span
 
 
 def ends_low(config: Settings, stock: str | None) -> bool:
@@ -188,5 +198,6 @@ def start_std(process: Process, sigma: float, config: Settings) -> float:
     """What start noise is multiplied by: states of the data's size have it at 1."""
     if process.is_flow or process.variance_preserving:
         return 1.0
+    # classes with sigma_data, whose process this is, have the network's input norm in it as those that lead have
     leading = config.get("timestep_spacing") == "leading" or isinstance(process, EDM)
     return math.hypot(sigma, 1.0) if leading else sigma

@@ -11,9 +11,10 @@ import diffusers
 import numpy as np
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from ksched.dialects.diffusers.classes import CLASSES, NotRepresentedError, stock_class
+from ksched.dialects.diffusers.classes import CLASSES, stock_class
 from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.process import is_flow
+from ksched.dialects.diffusers.request import NotRepresentedError
 
 __all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table"]
 

@@ -2,11 +2,345 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
-__all__ = ["identity_mark", "split_variance"]
+from ksched.dialects.diffusers.classes import CLASSES
+from ksched.dialects.diffusers.iterations import Iterations
+from ksched.dialects.diffusers.process import start_std
+from ksched.dialects.diffusers.request import Request
+from ksched.execution.run import Run
+from ksched.integrations.diffusers.configuration import Configuration
+from ksched.processes import Level
+from ksched.samplers.euler import boundary_scaling
+from ksched.samplers.registry import sampler_spec
+from ksched.types import Array
+
+__all__ = ["Driver", "identity_mark", "split_variance"]
+
+
+class Driver:
+    """The iterations of a scheduler, and the run that goes through them.
+
+    A pipeline may begin at any iteration, and may edit the state between two steps, or amid one. A copy goes on by
+    itself from where the original was.
+
+    Attributes
+    ----------
+    configuration : as it is now; the scheduler keeps it up to date
+    iterations : None before `set_timesteps`
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.iterations: Iterations | None = None
+        self._request: dict[str, Any] | None = None
+        self._made_of: Configuration | None = None
+        self._timesteps: torch.Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as before the first step."""
+        self._run: Run | None = None
+        self._handed_out: tuple[Any, ...] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._first = 0
+        self._extra: dict[str, Any] = {}
+        self._churn: dict[str, Any] | None = None
+        self._noise = _Noise()
+
+    # ------------------------------------------------------------------------------------------------------ iterations
+
+    def set_timesteps(self, request: dict[str, Any], device: Any) -> Iterations:
+        """Fix the iterations of a run, and forget everything of the last one.
+
+        Parameters
+        ----------
+        request : see `run_request`
+        device : of `timesteps`
+        """
+        iterations = self.iterations
+        if iterations is None or self._made_of is not self.configuration or self._request != request:
+            iterations = self.configuration.iterations(request)  # else its plans are there already
+        self.iterations, self._request, self._made_of = iterations, request, self.configuration
+        kind = torch.int64 if iterations.whole else torch.float32
+        self._timesteps = torch.tensor(iterations.timesteps.tolist(), dtype=torch.float64).to(kind).to(device)
+        self.forget()
+        return iterations
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
+        if self._timesteps is None:
+            length = self.configuration.entries.num_train_timesteps
+            self._timesteps = torch.arange(length - 1, -1, -1, dtype=torch.float32)
+        return self._timesteps
+
+    def place(self, timestep: Any) -> int | None:
+        """The iteration of a timestep, by where it is in memory, or else the nearest; None if there are none."""
+        own = self.timesteps
+        if isinstance(timestep, torch.Tensor) and timestep.numel():
+            offset, rest = divmod(timestep.data_ptr() - own.data_ptr(), own.element_size())
+            if timestep.device == own.device and not rest and 0 <= offset < len(own):
+                return int(offset)
+            timestep = float(timestep.flatten()[0])
+        if timestep is None or self.iterations is None:
+            return None
+        return int(np.argmin(np.abs(self.iterations.timesteps - float(timestep))))
+
+    def index(self, known: int | None, timestep: Any) -> int:
+        """The iteration that is next: where that is not known, the one of the timestep."""
+        return (self.place(timestep) or 0) if known is None else known
+
+    def input_norm(self, known: int | None, timestep: Any) -> float:
+        """What the network's input is divided by at the iteration that is next."""
+        if self.iterations is None:
+            process = self.configuration.trained
+            return float(process.input_norm(float(process.sigma(float(timestep)))))
+        return self.iterations.conversions[min(self.index(known, timestep), len(self.iterations) - 1)][0]
+
+    @property
+    def sigmas(self) -> Array:
+        """Noise level of every iteration, and of the end; before `set_timesteps` those of the training."""
+        if self.iterations is None:
+            return np.append(self.configuration.trained.sigmas[::-1], 0.0)
+        return self.iterations.shown
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """What start noise is multiplied by."""
+        if self.iterations is None:
+            process = self.configuration.trained
+            return start_std(process, process.sigma_max, self.configuration.settings)
+        return self.iterations.init_noise_sigma
+
+    @property
+    def order(self) -> int:
+        """Iterations of a step."""
+        return self.configuration.order if self.iterations is None else self.iterations.order
+
+    def after(self, timestep: Any) -> Any:
+        """The timestep of the iteration after that of another one; -1 after the last."""
+        if self._timesteps is None:
+            return timestep - 1
+        place = self.place(timestep)
+        return self.timesteps[place + 1] if place is not None and place + 1 < len(self.timesteps) else torch.tensor(-1)
+
+    # ----------------------------------------------------------------------------------------------------------- steps
+
+    def prepare(self) -> None:
+        """Take every timestep of the training for an iteration, as some classes do before `set_timesteps`."""
+        if self.iterations is not None:
+            return
+        configuration = self.configuration
+        if not (configuration.is_stock and CLASSES[configuration.entries.stock_class].begins_untold):
+            raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+        self.iterations = configuration.through_training()
+        self._request = {"num_inference_steps": int(configuration.entries.num_train_timesteps)}
+        self._made_of = None
+
+    def begin(self, first: int, given: Mapping[str, Any], *, clipped_pair: bool) -> None:
+        """Begin a run at an iteration, with what ``step`` is told at the first call.
+
+        Parameters
+        ----------
+        first : number of the iteration
+        given : options of the sampler
+        clipped_pair : take eps, too, from the edited prediction
+        """
+        assert self.iterations is not None
+        assert self._request is not None
+        self._run = None
+        self._first = first
+        configuration, method = self.configuration, self.iterations.method
+        own, options = configuration.entries.sampler_options or {}, sampler_spec(method.sampler).options
+        extra = {name: value for name, value in given.items() if name in options and value is not None}
+        if method.sampler not in ("ddim", "tcd") or "eta" in own:
+            extra.pop("eta", None)
+        if method.request is not None and method.request.pair and clipped_pair:
+            extra["pair"] = False
+        self._extra = extra
+        if given.get("s_churn"):
+            if not configuration.is_stock or "s_churn" not in extra or method.sampler != "euler":
+                raise ValueError(
+                    "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
+                    "give it in sampler_options, with sampler euler, heun or dpm_2"
+                )
+            self.iterations, self._extra = configuration.iterations(self._request, extra), {}
+            self._made_of, self._churn = None, extra
+
+    def step(
+        self, index: int, output: torch.Tensor, variance: torch.Tensor | None, sample: torch.Tensor, generator: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state after an iteration, and the x0 prediction of its model call.
+
+        Parameters
+        ----------
+        index : number of the iteration
+        output, variance : of the network, see `split_variance`
+        sample : the state, edited or not
+        generator : of the noise, unless that has a seed
+        """
+        assert self.iterations is not None
+        iterations, seed = self.iterations, self.configuration.entries.noise_seed
+        if index >= len(iterations):
+            raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
+        request = iterations.method.request or Request("", (), iterations.process)  # a sampler of ours has no extras
+        self._noise.take(generator, output)
+        call, run = self._answer(index, output, sample), self._running(sample)
+        if request.noise_by_step and seed is None:
+            self._noise.draw_ahead()
+        previous = sample if run is None or run.done else self._advance(run, call)  # a last step may have no length
+        self._handed_out, compute = identity_mark(previous), call.denoised.dtype
+        if request.learned_variance is not None and iterations.timesteps[index] > 0:
+            std = _learned_std(variance, *iterations.levels[index : index + 2], kind=request.learned_variance)
+            previous = (previous.to(compute) + self._noise.new() * std).to(previous.dtype)
+            self._handed_out = None
+        shown = call.prediction
+        if request.boundary:  # LCM's pipelines show what the consistency function answers
+            level = iterations.levels[index]
+            of_state, of_shown = boundary_scaling(level, float(iterations.timesteps[index]), request.boundary)
+            shown = (of_shown * shown).add(sample.to(compute), alpha=of_state)
+        self._noise.release()
+        return previous.to(sample.dtype), shown.to(sample.dtype)
+
+    def _answer(self, index: int, output: torch.Tensor, sample: torch.Tensor) -> _Answer:
+        """What a network's output at an iteration says of x0."""
+        assert self.iterations is not None
+        _, of_x, of_output = self.iterations.conversions[index]
+        compute = torch.promote_types(sample.dtype, torch.float32)
+        denoised = output.to(compute) * of_output
+        if of_x != 0:
+            denoised = denoised.add(sample.to(compute), alpha=of_x)
+        return _Answer(sample, output, of_x, of_output, denoised, self.configuration.edited(denoised))
+
+    def _running(self, sample: torch.Tensor) -> Run | None:
+        """The run, with the state that was handed over; None if no model call is left for it."""
+        assert self.iterations is not None
+        if self._run is None:
+            plan, seed = self.iterations.method.plan(self._first, self._extra), self.configuration.entries.noise_seed
+            if plan is None:
+                return None
+            if not plan.draws:
+                run = Run(plan, sample)
+            elif seed is not None:
+                run = Run(plan, sample, seed=seed)
+            else:
+                run = Run(plan, sample, noise=self._noise.between)
+            if self._saved is not None:  # a copy of a scheduler goes on where that was
+                run.load_state_dict(self._saved)
+                self._saved = None
+            else:
+                self._handed_out = identity_mark(sample)
+            self._run = run
+        return self._run
+
+    def _advance(self, run: Run, call: _Answer) -> torch.Tensor:
+        """Feed the run, at the state that was handed over, and return its next state."""
+        assert self.iterations is not None
+        method, edited = self.iterations.method, call.edited
+        if self._handed_out is None or identity_mark(call.sample) != self._handed_out:
+            share = method.share_of_state(run)
+            if share is None:
+                run.replace(call.sample)
+            elif share != -call.of_x or edited is not None:
+                edited = call.prediction + share * (call.sample.to(call.denoised.dtype) - run.x)
+        if run.needs_uncond:
+            run.feed(call.prediction, call.denoised)
+        elif edited is not None:
+            run.feed(edited)
+        else:
+            run.feed_output(call.output, call.of_x, call.of_output)
+        if method.share_of_state(run) is not None:
+            return run.x.clone()  # where this is edited in place, what it was is still needed
+        return run.x
+
+    # ---------------------------------------------------------------------------------------------------------- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if self._run is not None:
+            state["_saved"] = self._run.state_dict()
+        return state | {"_run": None, "_handed_out": None, "iterations": None, "_made_of": None, "_noise": _Noise()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._request is not None:
+            self.iterations = self.configuration.iterations(self._request, self._churn)
+
+
+class _Answer(NamedTuple):
+    """A model call of a step.
+
+    Attributes
+    ----------
+    sample, output : the state, and what the network made of it
+    of_x, of_output : x0 as a combination of the two
+    denoised, edited : that combination, and what the settings make of it; None if they leave it
+    """
+
+    sample: torch.Tensor
+    output: torch.Tensor
+    of_x: float
+    of_output: float
+    denoised: torch.Tensor
+    edited: torch.Tensor | None
+
+    @property
+    def prediction(self) -> torch.Tensor:
+        """The x0 prediction that counts."""
+        return self.denoised if self.edited is None else self.edited
+
+
+class _Noise:
+    """Noise as diffusers draws it: from the generator of the present step, like the network's output."""
+
+    def __init__(self) -> None:
+        self._generator: Any = None
+        self._like: torch.Tensor | None = None
+        self._drawn: torch.Tensor | None = None
+
+    def take(self, generator: Any, like: torch.Tensor) -> None:
+        """Draw from a generator from now on."""
+        self._generator, self._like = generator, like
+
+    def release(self) -> None:
+        """Keep nothing of the step."""
+        self._generator = self._like = self._drawn = None
+
+    def new(self) -> torch.Tensor:
+        """Noise that nobody had before."""
+        like = self._like
+        assert like is not None
+        noise: torch.Tensor = randn_tensor(
+            tuple(like.shape), generator=self._generator, device=like.device, dtype=like.dtype
+        )
+        return noise
+
+    def draw_ahead(self) -> None:
+        """Draw the step's noise now, whether it is used or not."""
+        self._drawn = self.new()
+
+    def between(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
+        """Noise of the step, as a run asks for it."""
+        return self.new() if self._drawn is None else self._drawn
+
+
+def _learned_std(variance: torch.Tensor | None, s: Level, t: Level, *, kind: str) -> torch.Tensor:
+    """Std of DDPM's noise, by what the network says of it (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+    if variance is None:
+        raise ValueError(f"variance_type {kind!r} needs twice as many channels from the model as the state has")
+    beta = 1 - (s.alpha / t.alpha) ** 2
+    posterior = max((t.sigma / s.sigma) ** 2 * beta, 1e-20)
+    if kind == "learned":
+        return variance.sqrt()
+    share = (variance.to(torch.float32) + 1) / 2
+    return (0.5 * (share * math.log(beta) + (1 - share) * math.log(posterior))).exp()
 
 
 def split_variance(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -98,27 +98,18 @@ def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[s
     choice = _Choice({**config, **{key: value for key, value in keywords.items() if key in parameters}})
     placed = Placed({}, {}, {}, {})
     for name, value in keywords.items():
-        options = [
-            kind
-            for kind, names in (("sampler", choice.sampler_options), ("schedule", choice.schedule_options))
-            if name in names
-        ]
-        known = name in parameters or name in choice.settings or name in config
+        known = any(name in names for names in (parameters, choice.settings, config))
         why = "" if name in own or not known else choice.lost(name, value)
-        if known and not why and not (options and name in _READ):
+        heeded, is_option = known and not why, choice.has_option(name)
+        if heeded and not (is_option and name in _READ):
             placed.settings[name] = value
-        elif len(options) > 1:
-            raise TypeError(
-                f"{name} is an option of sampler {choice.sampler} and of schedule {choice.schedule}: give it in "
-                "sampler_options or in schedule_options"
-            )
-        elif options:
-            getattr(placed, f"{options[0]}_options")[name] = value
-            if known and not why:  # pipelines read it too
+        elif is_option:
+            (placed.sampler_options if choice.is_of_sampler(name) else placed.schedule_options)[name] = value
+            if heeded:  # pipelines read it too
                 placed.settings[name] = value
         elif not known:
             placed.unknown[name] = value
-        elif _says_nothing(value) or _same(value, _now(name, config, parameters, choice.stock)):
+        elif _changes_nothing(value, _now(name, config, parameters, choice.stock)):
             placed.settings[name] = value
         else:
             raise ValueError(f"{name}={value!r} would change nothing: {why}")
@@ -144,29 +135,54 @@ class _Choice:
         if self.stock is not None:
             self.settings = frozenset(defaults_of(self.stock)) | settings_of(self.stock)
 
+    def has_option(self, name: str) -> bool:
+        """Whether the sampler or the schedule has an option of a name."""
+        return name in self.sampler_options or name in self.schedule_options
+
+    def is_of_sampler(self, name: str) -> bool:
+        """Whether an option is one of the sampler, not of the schedule.
+
+        Raises
+        ------
+        TypeError : it is one of both
+        """
+        if name in self.sampler_options and name in self.schedule_options:
+            raise TypeError(
+                f"{name} is an option of sampler {self.sampler} and of schedule {self.schedule}: give it in "
+                "sampler_options or in schedule_options"
+            )
+        return name in self.sampler_options
+
     def lost(self, name: str, value: Any) -> str:
         """Why a setting would change nothing; empty if it does."""
-        has = self.stock is None or name in self.settings
         if self.stock is not None and self.sampler is None and self.schedule is None:
-            return "" if has or name in _READ else f"{self.stock} has no such setting{near(name, self.settings)}"
+            return "" if name in _READ else self._missing(name)
         if name in METHOD and self.sampler is not None:
             return (
                 f"it is of the method that sampler={self.sampler!r} takes the place of, whose options are "
                 f"{', '.join(sorted(self.sampler_options)) or 'none'}"
             )
-        if name in LEVELS and self.own_levels:
-            return f"it is of the levels that sampler={self.sampler!r} takes the place of. Leave one of the two out"
-        if name in LEVELS and self.schedule is not None:
-            if value is True and _SAME.get(name) == NoiseSchedule.parse(self.schedule).value:
-                return ""
-            return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
+        if name in LEVELS and (self.own_levels or self.schedule is not None):
+            return self._lost_of_levels(name, value)
         if name in METHOD | LEVELS | _OF_CLASS:
             if self.stock is None and name in LEVELS:
                 return "the class whose levels it is of is not known. Give a schedule"
-            return "" if has else f"{self.stock} has no such setting{near(name, self.settings)}"
-        return self._lost_of_model(name, has)
+            return self._missing(name)
+        return self._lost_of_model(name)
 
-    def _lost_of_model(self, name: str, has: bool) -> str:
+    def _missing(self, name: str) -> str:
+        """That the class does not have a setting; empty if it does, or is not known."""
+        has = self.stock is None or name in self.settings
+        return "" if has else f"{self.stock} has no such setting{near(name, self.settings)}"
+
+    def _lost_of_levels(self, name: str, value: Any) -> str:
+        if self.own_levels or self.schedule is None:
+            return f"it is of the levels that sampler={self.sampler!r} takes the place of. Leave one of the two out"
+        if value is True and _SAME.get(name) == NoiseSchedule.parse(self.schedule).value:
+            return ""
+        return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
+
+    def _lost_of_model(self, name: str) -> str:
         flow, config = is_flow(self.config, self.stock), self.config
         if name == "prediction_type" and self.stock is not None and CLASSES[self.stock].prediction:
             return f"networks of {self.stock} predict {CLASSES[self.stock].prediction!r}"
@@ -175,7 +191,8 @@ class _Choice:
                 return "this is no flow model. Say so by prediction_type='flow_prediction', or leave it out"
             if name == "flow_shift" and "shift" in self.settings:
                 return f"{self.stock} has 'shift' in its place"
-            if name == "shift" and not has and config.get("flow_shift") not in (None, 1.0, config.get("shift")):
+            of_flow_shift = config.get("flow_shift") not in (None, 1.0, config.get("shift"))
+            if name == "shift" and of_flow_shift and self._missing(name):
                 return f"flow_shift={config['flow_shift']} is the shift of {self.stock}. Change that"
         of_edm = "sigma_data" in self.settings if self.stock is not None else config.get("sigma_data") is not None
         if name in _TABLE and (flow or of_edm):
@@ -183,8 +200,8 @@ class _Choice:
         return ""
 
 
-def _says_nothing(value: Any) -> bool:
-    return value is None or value is False
+def _changes_nothing(value: Any, now: Any) -> bool:
+    return value is None or value is False or _same(value, now)
 
 
 def _now(name: str, config: Settings, parameters: Settings, stock: str | None) -> Any:

@@ -1,0 +1,147 @@
+"""What a scheduler class of diffusers asks for, and why some of it is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
+
+from ksched.dialects.diffusers.betas import Settings
+from ksched.dialects.diffusers.level_blocks import DiffusersLevels
+from ksched.plan.plan import Plan
+from ksched.processes import VP, Flow, Process
+
+__all__ = [
+    "CHURN_NOT_IN_EPS",
+    "CHURN_OFF_FLOW",
+    "EDITED_TCD",
+    "ENDS_ON_NOISE",
+    "NOT_A_NUMBER",
+    "OTHER_LEVELS",
+    "RISING",
+    "FlowToData",
+    "NotRepresentedError",
+    "Request",
+    "Run",
+    "falling",
+    "is_told_data",
+    "level_of",
+]
+
+
+OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
+
+
+RISING = "its levels rise, and a grid of ours falls"
+
+
+ENDS_ON_NOISE = (
+    "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
+    "inverted time as it is meant"
+)
+
+
+CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
+
+
+CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
+
+
+NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
+
+
+EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
+
+
+class NotRepresentedError(ValueError):
+    """A setting of a class that no option of ours repeats; the text says why."""
+
+
+@dataclass(frozen=True)
+class FlowToData(Flow):
+    """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
+
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere.
+    """
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.timestep_scale * (1 - sigma)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return 1 - timestep / self.timestep_scale
+
+
+def is_told_data(process: Process) -> TypeGuard[FlowToData]:
+    """Whether the network is told how much data there is: ``invert_sigmas`` means that, which no process says."""
+    return isinstance(process, FlowToData)
+
+
+class Request(NamedTuple):
+    """What a class asks for.
+
+    Attributes
+    ----------
+    sampler, process, options : as for `ksched.build_sampler`, in the diffusers dialect
+    sigmas : levels of the run, falling
+    calls : levels of the model calls where they are no falling list, and are not the plan's own
+    literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
+    pair : the model answers with the edited prediction and the one that eps comes from
+    noise_by_step : one noise is drawn at every step, used or not
+    learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
+    boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
+    """
+
+    sampler: str
+    sigmas: Sequence[float]
+    process: Process
+    options: Mapping[str, Any] = {}
+    calls: Sequence[float] | None = None
+    literal: Callable[[int, Mapping[str, Any]], Plan] | None = None
+    pair: bool = False
+    noise_by_step: bool = False
+    learned_variance: str | None = None
+    boundary: float = 0.0
+
+
+class Run(NamedTuple):
+    """A run of a class: its name, configuration, levels, number of steps, and what ``step`` is told every time."""
+
+    scheduler: str
+    config: Settings
+    levels: DiffusersLevels
+    steps: int
+    given: Settings
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Levels of a class that has a list of them."""
+        assert self.levels.sigmas is not None
+        return [float(sigma) for sigma in self.levels.sigmas]
+
+    @property
+    def timesteps(self) -> list[float]:
+        """Timesteps of the model calls."""
+        return [float(t) for t in self.levels.timesteps]
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+def level_of(process: VP, timestep: float) -> float:
+    """Sigma over alpha at a whole timestep."""
+    if timestep >= len(process.betas):
+        raise ValueError(f"timestep {timestep:g} is beyond the training table, which has {len(process.betas)} betas")
+    alpha_bar = float(process.alphas_cumprod[int(timestep)])
+    return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
+
+
+#: ratio of two levels that only rounding tells apart
+_SAME = 1 - 1e-12
+
+
+def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
+    """Levels without the repeats, which are steps of length 0; and whether the last was one."""
+    kept = [sigmas[0]]
+    for sigma in sigmas[1:]:
+        if sigma < _SAME * kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise
+            kept.append(sigma)
+    return kept, len(sigmas) > 1 and sigmas[-1] > 0 and sigmas[-1] >= _SAME * sigmas[-2]

@@ -1,0 +1,315 @@
+"""What the settings of a `KSchedScheduler` say: the model's process, the iterations of a run, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from ksched import guidance
+from ksched.dialects.diffusers.classes import settings_of, stock_class
+from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own_iterations, stock_iterations
+from ksched.dialects.diffusers.process import is_flow, process_of
+from ksched.dialects.diffusers.request import NotRepresentedError
+from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table
+from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.processes import Process
+from ksched.samplers.registry import sampler_spec
+from ksched.schedules.select import schedule_options
+
+__all__ = ["Configuration", "check_parameters", "run_request"]
+
+
+_LAYOUTS = ("calls", "steps")
+
+
+#: parameters of which a model that is no flow model needs one
+_SAY_WHAT_MODEL = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "sigma_data"}
+
+
+class Configuration:
+    """What one configuration says; pipelines that change it get another one.
+
+    Attributes
+    ----------
+    entries : the configuration of diffusers, whose entries are attributes too
+    """
+
+    def __init__(self, entries: Any) -> None:
+        self.entries = entries
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Configuration, (self.entries,)  # what follows from the entries is not copied
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether this is a class of diffusers as it is."""
+        return self.entries.stock_class is not None and self.entries.sampler is None and self.entries.schedule is None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The entries that are settings and are set."""
+        return {key: value for key, value in self.entries.items() if not key.startswith("_") and value is not None}
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the model is a flow model."""
+        return is_flow(self.settings, self.entries.stock_class)
+
+    @cached_property
+    def trained(self) -> Process:
+        """What the model was trained on, without a shift that is known only later."""
+        plain = {"use_dynamic_shifting": False, "invert_sigmas": False, "original_inference_steps": None}
+        settings = {**self.settings, **plain}
+        if self.is_stock:
+            settings |= own_table(self.entries.stock_class, settings)
+        return process_of(settings, self.entries.stock_class)
+
+    @property
+    def order(self) -> int:
+        """Iterations of a step, before a run is known."""
+        if self.is_stock:
+            return stock_class(self.entries.stock_class).calls
+        calls = sampler_spec(self.entries.sampler).calls if self.entries.sampler else 1
+        return calls if self.entries.layout == "steps" and isinstance(calls, int) else 1
+
+    @property
+    def option_names(self) -> list[str]:
+        """Names of the options of the sampler and the schedule that are chosen."""
+        sampler, schedule = self.entries.sampler, self.entries.schedule
+        names = [] if sampler is None else [*sampler_spec(sampler).options]
+        return names if schedule is None else [*names, *schedule_options(NoiseSchedule.parse(schedule))]
+
+    # ---------------------------------------------------------------------------------------------------- iterations
+
+    def iterations(self, request: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Iterations:
+        """Iterations of a run.
+
+        Parameters
+        ----------
+        request : arguments of ``set_timesteps``, as `run_request` has them
+        given : options of the sampler that ``step`` is told
+        """
+        how = {name: request.get(name) for name in ("timesteps", "sigmas", "mu")}
+        how |= {name: request[name] for name in ("original_inference_steps", "strength") if name in request}
+        steps = request.get("num_inference_steps")
+        return self._stock_iterations(steps, how, given) if self.is_stock else self._own_iterations(steps, how, given)
+
+    def _stock_iterations(self, steps: int | None, how: dict[str, Any], given: Mapping[str, Any] | None) -> Iterations:
+        settings, stock = self.settings, self.entries.stock_class
+        settings |= own_table(stock, settings)
+        how["mu"] = how["mu"] if settings.get("use_dynamic_shifting") else None
+        if how["timesteps"] is not None or how["sigmas"] is not None:
+            steps = None
+        options, layout = self.entries.sampler_options, self.entries.layout
+        return stock_iterations(stock, settings, steps, given=given, options=options, layout=layout, **how)
+
+    def _own_iterations(self, steps: int | None, how: dict[str, Any], given: Mapping[str, Any] | None) -> Iterations:
+        entries = self.entries
+        own_levels = entries.sampler is not None and sampler_spec(entries.sampler).levels is not None
+        only_even = how["timesteps"] is None and _is_even(how["sigmas"])
+        if (own_levels or entries.schedule is not None) and self.is_flow and only_even:
+            steps, how["sigmas"] = len(how["sigmas"]), None
+        return own_iterations(
+            self.settings,
+            steps,
+            sampler=entries.sampler if entries.sampler or entries.stock_class else "euler",
+            schedule=entries.schedule,
+            stock=entries.stock_class,
+            dialect=Dialect.parse(entries.dialect or "ksched"),
+            layout=entries.layout or "calls",
+            sampler_options={**(entries.sampler_options or {}), **(given or {})},
+            schedule_options=entries.schedule_options,
+            **how,
+        )
+
+    def ten_steps(self) -> Iterations:
+        """A run to see what the settings mean; not every method has one of ten steps."""
+        return self.iterations({"num_inference_steps": 10, "mu": 1.0})
+
+    def through_training(self) -> Iterations:
+        """Every timestep of the training."""
+        even = {"timestep_spacing": "linspace", "use_karras_sigmas": False, "steps_offset": 0}
+        given = {name: value for name, value in self.settings.items() if name not in even}
+        length, options = int(self.entries.num_train_timesteps), self.entries.sampler_options
+        return stock_iterations(self.entries.stock_class, {**given, **even}, length, options=options, layout="steps")
+
+    def check_representable(self) -> None:
+        """Raise for settings of a class of diffusers that cannot be represented, whatever the number of steps."""
+        if not self.is_stock:
+            return
+        try:
+            self.ten_steps()
+        except NotRepresentedError as error:
+            name = self.entries.stock_class
+            raise NotRepresentedError(f"{name} with these settings has no drop-in here: {error}") from None
+        except ValueError:
+            pass  # ten steps are not for everyone
+
+    @property
+    def translation(self) -> Translation:
+        """What became of the class of diffusers and its settings."""
+        config, name = dict(self.entries), self.entries.stock_class
+        if name is None:
+            return Translation("", str(self.entries.sampler or "euler"))
+        its = set(defaults_of(name)) & set(config)
+        bearing = settings_of(name)
+        used = {key: config[key] for key in sorted(its & bearing)}
+        ignored = {key: config[key] for key in sorted(its - bearing)}
+        different = {}
+        if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
+            different["noise"] = "new for every interval from the generator, not from torchsde's Brownian tree"
+        sampler, options = self.entries.sampler, dict(self.entries.sampler_options or {})
+        if self.is_stock:
+            try:
+                method = self.ten_steps().method
+                sampler, options = method.sampler, dict(method.options)
+            except ValueError as error:
+                different["ten steps"] = str(error)
+        return Translation(name, str(sampler), options, used, ignored, different)
+
+    def edited(self, denoised: torch.Tensor) -> torch.Tensor | None:
+        """The prediction as the settings have it edited, None if they do not."""
+        entries = self.entries
+        applies = settings_of(entries.stock_class) if self.is_stock else {"thresholding", "clip_sample"}
+
+        def same(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return x
+
+        if entries.thresholding and "thresholding" in applies:
+            edit = guidance.dynamic_thresholding(same, entries.dynamic_thresholding_ratio, entries.sample_max_value)
+        elif entries.clip_sample and "clip_sample" in applies:
+            edit = guidance.clip(same, -entries.clip_sample_range, entries.clip_sample_range)
+        else:
+            return None
+        edited: torch.Tensor = edit(denoised, denoised.new_zeros(len(denoised)))
+        return edited
+
+
+# ---------------------------------------------------------------------------------------- parameters of the constructor
+def check_parameters(entries: Any) -> None:
+    """Raise for parameters of `KSchedScheduler` that mean nothing; warn where they say nothing of the model.
+
+    Raises
+    ------
+    TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
+    """
+    _check_length(entries.num_train_timesteps, entries.beta_start)
+    if entries.layout is not None and entries.layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {entries.layout!r}")
+    if entries.schedule is not None:
+        NoiseSchedule.parse(entries.schedule)
+    if entries.dialect is not None:
+        Dialect.parse(entries.dialect)
+    seed = entries.noise_seed
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise TypeError(f"noise_seed must be a whole number or None; got {seed!r}")
+    _check_choice(entries)
+    if entries.stock_class is None and not _says_what_model(entries):
+        warnings.warn(
+            "nothing says what the model was trained on, so it is taken for one with DDPM's linear betas; make "
+            "the scheduler with KSchedScheduler.from_config(pipe.scheduler.config, ...), or give beta_schedule",
+            UserWarning,
+            stacklevel=4,  # past the constructor and what diffusers wraps around it
+        )
+
+
+def _check_choice(entries: Any) -> None:
+    """Raise for a sampler, schedule and dialect that do not go together."""
+    sampler, schedule = entries.sampler, entries.schedule
+    if sampler is not None:
+        check_drivable(sampler_spec(sampler), schedule)
+    named = sampler is not None or schedule is not None
+    if not named and entries.stock_class is not None and entries.dialect not in (None, "diffusers"):
+        raise ValueError(
+            f"dialect says what sampler and schedule mean: give one of them; got {entries.dialect!r} alone"
+        )
+    if schedule is None and entries.schedule_options:
+        raise ValueError("schedule_options need a schedule")
+
+
+def _says_what_model(entries: Any) -> bool:
+    flow = {"prediction_type": entries.prediction_type, "use_flow_sigmas": entries.use_flow_sigmas}
+    return is_flow(flow, None) or not set(entries.get("_use_default_values", ())) >= _SAY_WHAT_MODEL
+
+
+def _check_length(length: Any, following: Any) -> None:
+    """Refuse a number of timesteps that is none, such as the name of a sampler given by place."""
+    if isinstance(length, str):
+        words = [f"sampler={length!r}"] + ([f"schedule={following!r}"] if isinstance(following, str) else [])
+        raise TypeError(
+            f"num_train_timesteps must be a whole number; got {length!r}. If these are names, give "
+            f"{', '.join(words)} by keyword"
+        )
+    if isinstance(length, bool) or not isinstance(length, Real) or float(length) % 1 != 0:
+        raise TypeError(f"num_train_timesteps must be a whole number; got {length!r}")
+    if not float(length) >= 1:
+        raise ValueError(f"num_train_timesteps must be at least 1; got {length}")
+
+
+# --------------------------------------------------------------------------------------------- arguments of a run
+def run_request(
+    is_flow_model: bool,
+    num_inference_steps: int | None,
+    timesteps: Any,
+    sigmas: Any,
+    mu: float | None,
+    original_inference_steps: int | None,
+    strength: float,
+) -> dict[str, Any]:
+    """Arguments of ``set_timesteps``, checked, by name; those that ask for a part of the training only if they do.
+
+    Raises
+    ------
+    TypeError, ValueError : neither a number nor a list, both where only flow pipelines give both, or not such a part
+    """
+    request = {
+        "num_inference_steps": num_inference_steps,
+        "mu": mu,
+        "timesteps": _listed(timesteps),
+        "sigmas": _listed(sigmas),
+        **_part(original_inference_steps, strength),
+    }
+    lists = [values for values in (request["timesteps"], request["sigmas"]) if values is not None]
+    if num_inference_steps is None and not lists:
+        raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
+    if num_inference_steps is not None and lists:
+        both = f"num_inference_steps={num_inference_steps} and a list of {len(lists[0])}"
+        if not is_flow_model:
+            raise ValueError(f"give num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
+        if any(len(values) != num_inference_steps for values in lists):
+            raise ValueError(f"num_inference_steps must be the length of the list; got {both}")
+    return request
+
+
+def _listed(values: Any) -> list[float] | None:
+    """A list, array or tensor as numbers."""
+    if values is None:
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return [float(value) for value in values]
+
+
+def _part(original: Any, strength: Any) -> dict[str, Any]:
+    """The part of a training that is run, as ``set_timesteps`` is told it; nothing where that is all of it."""
+    if isinstance(strength, bool) or not isinstance(strength, Real):
+        raise TypeError(f"strength must be a number above 0 and at most 1; got {strength!r}")
+    if not 0 < float(strength) <= 1:
+        raise ValueError(f"strength must be a number above 0 and at most 1; got {strength!r}")
+    if original is not None and (isinstance(original, bool) or not isinstance(original, Integral) or original < 1):
+        kind = ValueError if isinstance(original, Integral) and not isinstance(original, bool) else TypeError
+        raise kind(f"original_inference_steps must be a whole number of at least 1, or None; got {original!r}")
+    told = {} if original is None else {"original_inference_steps": int(original)}
+    return told if strength == 1 else {**told, "strength": float(strength)}
+
+
+def _is_even(sigmas: Sequence[float] | None) -> bool:
+    """Whether a list is the one by which flow pipelines ask for its length."""
+    if not sigmas:
+        return False
+    return bool(np.allclose(sigmas, np.linspace(1, 1 / len(sigmas), len(sigmas)), rtol=0, atol=1e-6))

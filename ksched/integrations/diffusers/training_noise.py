@@ -1,0 +1,126 @@
+"""Noise by the timestep, and what networks are trained to answer with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ksched.dialects.diffusers.classes import CLASSES
+from ksched.dialects.diffusers.iterations import Iterations
+from ksched.integrations.diffusers.configuration import Configuration
+from ksched.integrations.diffusers.driver import Driver
+from ksched.processes import VP, Level, Process
+
+__all__ = ["TrainingNoise"]
+
+
+class TrainingNoise:
+    """What a scheduler of diffusers is asked by programs that train a network, or begin from an image."""
+
+    config: Any
+
+    @property
+    def _run(self) -> Driver:
+        raise NotImplementedError
+
+    @property
+    def _next(self) -> int | None:
+        raise NotImplementedError
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
+        """Clean samples with noise, at the level of the run's place, or of timesteps if it has none yet."""
+        run = self._run
+        levels = _levels_at(run.configuration, run.iterations, self._next, timesteps)
+        return _noised(levels, original_samples, noise)
+
+    def scale_noise(self, sample: torch.Tensor, timestep: Any, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """`add_noise` in the order of arguments that flow pipelines have."""
+        if noise is None:
+            raise ValueError("scale_noise needs the noise")
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
+        """What a network of v or flow prediction should answer with at timesteps of the training."""
+        configuration = self._run.configuration
+        process = configuration.trained
+        if process.is_flow:
+            return sample - noise if configuration.entries.invert_sigmas else noise - sample
+        levels = [_trained_level(process, t) for t in _numbers(timesteps)]
+        sizes = [math.hypot(level.alpha, level.sigma) for level in levels]
+        alpha = sample.new_tensor([level.alpha / size for level, size in zip(levels, sizes, strict=True)])
+        sigma = sample.new_tensor([level.sigma / size for level, size in zip(levels, sizes, strict=True)])
+        return _by_item(alpha, sample) * noise - _by_item(sigma, sample) * sample
+
+    @property
+    def betas(self) -> torch.Tensor:
+        """Of the training table, if there is one."""
+        return torch.tensor(self._table.betas, dtype=torch.float32)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """Of the training table, if there is one."""
+        return torch.tensor(self._table.alphas_cumprod.tolist(), dtype=torch.float32)
+
+    @property
+    def _table(self) -> VP:
+        process = self._run.configuration.trained
+        if not isinstance(process, VP):  # betas are what this class alone has
+            raise AttributeError(f"{type(self).__name__!r} object has no table of betas: the model is no VP model")
+        return process
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
+
+def _levels_at(
+    configuration: Configuration, iterations: Iterations | None, index: int | None, timesteps: Any
+) -> list[Level]:
+    """Levels at which states get noise.
+
+    Parameters
+    ----------
+    iterations, index : of the run, and the one that is next, where there is one: its level is that of every state
+    timesteps : those of the training, for states outside a run
+    """
+    stock = configuration.entries.stock_class
+    if configuration.is_stock and CLASSES[stock].noises_by_timestep and not configuration.is_flow:
+        iterations = None
+    if iterations is not None and index is not None:
+        return [iterations.levels[index]]
+    return [_level_at(configuration, iterations, t) for t in _numbers(timesteps)]
+
+
+def _level_at(configuration: Configuration, iterations: Iterations | None, timestep: float) -> Level:
+    """The level of the iteration at a timestep, or that of the training."""
+    if iterations is None:
+        return _trained_level(configuration.trained, timestep)
+    distances = np.abs(iterations.timesteps - timestep)
+    place = int(np.argmin(distances))
+    if distances[place] <= 1e-4 * max(abs(timestep), 1.0):
+        return iterations.levels[place]
+    return _trained_level(iterations.process, timestep)
+
+
+def _trained_level(process: Process, timestep: float) -> Level:
+    return process.level(float(process.sigma(timestep)))
+
+
+def _noised(levels: Sequence[Level], samples: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Clean samples with noise, at one level or at one for each."""
+    dtype = torch.promote_types(samples.dtype, torch.float32)
+    alpha = torch.tensor([level.alpha for level in levels], dtype=dtype, device=samples.device)
+    sigma = torch.tensor([level.sigma for level in levels], dtype=dtype, device=samples.device)
+    return (_by_item(alpha, samples) * samples + _by_item(sigma, samples) * noise).to(samples.dtype)
+
+
+def _numbers(timesteps: Any) -> list[float]:
+    return [float(t) for t in torch.as_tensor(timesteps).flatten().tolist()]
+
+
+def _by_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Values for the items of a batch, to be multiplied by it."""
+    return values.view((-1,) + (1,) * (like.ndim - 1))
