@@ -263,7 +263,7 @@ def other_values(option: Option) -> list[Any]:
         values = [0.0, 1.0] if option.name in ("eta", "tau") else []
     else:
         values = [True, False]
-    return [value for value in values if value != option.default and not option.is_quirk(value)]
+    return [value for value in values if value != option.default and not option.is_peer_value(value)]
 
 
 def fingerprint(spec: SamplerSpec, options: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
     from ksched.execution import batch
-    from ksched.execution.adaptive_run import LiveRun
+    from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
     from ksched.pictures import plots
@@ -52,6 +52,7 @@ __all__ = [
     "EDM",
     "VE",
     "VP",
+    "AdaptiveRun",
     "AngleV",
     "Cascade",
     "Denoiser",
@@ -60,7 +61,6 @@ __all__ = [
     "FlowVE",
     "Level",
     "Likelihood",
-    "LiveRun",
     "ModelReport",
     "NoiseSchedule",
     "Plan",
@@ -109,7 +109,7 @@ _FOLDERS = ("exact", "guidance", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
     "Likelihood": "probability_flow.likelihood",
-    "LiveRun": "execution.adaptive_run",
+    "AdaptiveRun": "execution.adaptive_run",
     "ModelReport": "check.report",
     "Plan": "plan.plan",
     "Run": "execution.run",

@@ -20,8 +20,8 @@ __all__ = [
     "NonNegative",
     "Option",
     "Order",
+    "PeerValue",
     "Positive",
-    "Quirk",
     "Share",
     "WholePositive",
     "check_options",
@@ -38,13 +38,13 @@ class Between(NamedTuple):
     high: float
 
 
-class Quirk(tuple[Any, ...]):
+class PeerValue(tuple[Any, ...]):
     """Values of an option that repeat what another program does, mistakes included.
 
     What is proven of the other values is not proven of them.
     """
 
-    def __new__(cls, *values: Any) -> Quirk:
+    def __new__(cls, *values: Any) -> PeerValue:
         """The values, one after the other."""
         return super().__new__(cls, values)
 
@@ -70,7 +70,7 @@ class Option(NamedTuple):
     high: float = math.inf
     quirks: tuple[Any, ...] = ()  # values outside the proofs
 
-    def is_quirk(self, value: Any) -> bool:
+    def is_peer_value(self, value: Any) -> bool:
         """Whether a value only repeats what another program does; of a number, any other than the default does."""
         return value in self.quirks or (bool(self.quirks) and self.kind in (int, float) and value != self.default)
 
@@ -118,7 +118,7 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
     for name in names:
         kind, *limits = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         low, high = next((limit for limit in limits if isinstance(limit, Between)), Between(-math.inf, math.inf))
-        quirks = tuple(next((limit for limit in limits if isinstance(limit, Quirk)), ()))
+        quirks = tuple(next((limit for limit in limits if isinstance(limit, PeerValue)), ()))
         found[name] = Option(name, kind, parameters[name].default, low, high, quirks)
     return _types.MappingProxyType(found)
 

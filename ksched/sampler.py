@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from ksched.denoisers.answer import Model
-from ksched.execution.adaptive_run import LiveRun
-from ksched.execution.compiled import Matrices
-from ksched.execution.live import Live
+from ksched.execution.adaptive_run import AdaptiveRun
+from ksched.execution.compiled import CompiledStep
+from ksched.execution.live import EagerContext
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
@@ -76,14 +76,14 @@ class Sampler:
         return self.spec.plan(self.grid, dict(self.options)) if self._plan is None else self._plan
 
     @cached_property
-    def matrices(self) -> Matrices:
+    def matrices(self) -> CompiledStep:
         """The plan as tensors for a step that is compiled, exported or captured once.
 
         Raises
         ------
         TraceError : the sampler is adaptive: it has no plan
         """
-        return Matrices(self.plan, self.process)
+        return CompiledStep(self.plan, self.process)
 
     @property
     def process(self) -> Process:
@@ -165,8 +165,8 @@ class Sampler:
         eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
         return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
 
-    def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | LiveRun:
-        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `LiveRun`.
+    def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | AdaptiveRun:
+        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `AdaptiveRun`.
 
         Warns
         -----
@@ -178,7 +178,7 @@ class Sampler:
         if self._start_check.judges(x):
             how["check_start"] = self._start_check
         if self._plan is None:
-            return LiveRun(self.spec, self.grid, dict(self.options), x, **how)
+            return AdaptiveRun(self.spec, self.grid, dict(self.options), x, **how)
         return Run(self._plan, x, process=self.process, **how)
 
     @cached_property
@@ -280,7 +280,7 @@ class Sampler:
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
         result: torch.Tensor = self.spec(
-            Live(denoiser, x, source, noise_scale=self.process.noise_scale), self.grid, x, **dict(self.options)
+            EagerContext(denoiser, x, source, noise_scale=self.process.noise_scale), self.grid, x, **dict(self.options)
         )
         return result
 

@@ -23,7 +23,7 @@ PROCESSES: dict[str, Process] = {
     "vp_cosine": VP.cosine(),
     "vp_zero_snr": VP(zero_terminal_snr=True),
     "vp_preserving": VP(variance_preserving=True),
-    "vp_distilled": VP(every=20),
+    "vp_distilled": VP(keep_every=20),
     "vp_video": VP(log_sigma_timesteps=True),
     "vp_snr_shift": VP(snr_shift=3.0),
     "edm": EDM(),
@@ -43,7 +43,7 @@ def corners(spec: SamplerSpec) -> list[dict[str, Any]]:
     """Default options, then every option of a sampler moved alone to another value of its kind, but to no quirk."""
     found: list[dict[str, Any]] = [{}]
     for option in spec.own_options.values():
-        values = [value for value in _others(option) if value != option.default and not option.is_quirk(value)]
+        values = [value for value in _others(option) if value != option.default and not option.is_peer_value(value)]
         found += [{option.name: value} for value in values]
     if "s_churn" in spec.own_options:  # limits and size of churn act only with churn
         found += [{"s_churn": 3.0}, {"s_churn": 40.0, "s_tmin": 0.1, "s_tmax": 5.0}]

@@ -33,7 +33,7 @@ def process_of(model_sampling: dict[str, Any]) -> Process:
     if spec["class"] in ("Discrete", "DiscreteDistilled", "DiscreteEDM"):
         flags = {
             "zero_terminal_snr": bool(spec.get("zsnr")),
-            "every": 20 if spec["class"] == "DiscreteDistilled" else 1,
+            "keep_every": 20 if spec["class"] == "DiscreteDistilled" else 1,
             "log_sigma_timesteps": spec["class"] == "DiscreteEDM",
         }
         # ComfyUI's "linear" is linear in the root of beta, its "sqrt_linear" linear in beta itself

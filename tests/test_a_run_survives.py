@@ -20,7 +20,7 @@ from cases import ADAPTIVE, EVERY_NAME, half
 from representatives import in_turn, is_form, short
 
 import ksched
-from ksched import VP, Flow, LiveRun, Run, Sampler, StepInfo, build_sampler
+from ksched import VP, AdaptiveRun, Flow, Run, Sampler, StepInfo, build_sampler
 from ksched.execution import buffers
 from ksched.execution.batch import Batch
 from ksched.execution.layout import layout
@@ -34,13 +34,13 @@ def pair(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return x * scale, x * scale / 2
 
 
-def finish(run: Run | LiveRun, model: Callable[..., Any] = pair) -> torch.Tensor:
+def finish(run: Run | AdaptiveRun, model: Callable[..., Any] = pair) -> torch.Tensor:
     while not run.done:
         run.feed(*model(run.x, run.sigma))
     return run.x
 
 
-def begun(name: str, calls: int = 3, **how: Any) -> tuple[Run | LiveRun, torch.Tensor]:
+def begun(name: str, calls: int = 3, **how: Any) -> tuple[Run | AdaptiveRun, torch.Tensor]:
     """A run some calls in, and where it ends."""
     sampler = build_sampler(name, "karras", 4)
     x = sampler.initial_state((2, 3), seed=1)
@@ -382,7 +382,7 @@ def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
 
 def test_an_adaptive_run_that_is_interrupted_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run, end = begun("dpm_adaptive")
-    assert isinstance(run, LiveRun)
+    assert isinstance(run, AdaptiveRun)
     advance = run._advance
 
     def interrupted() -> None:
@@ -612,7 +612,7 @@ def test_tables_are_held_while_they_are_read() -> None:
     x = sampler.initial_state((1, 64), seed=0)
     run = sampler.start(x)
     assert isinstance(run, Run)
-    registers, turns = run.registers.buffers, layout(run.plan).turns
+    registers, turns = run.registers.buffers, layout(run.plan).segments
     form = registers._numba.form
     tables: list[Any] = []
 

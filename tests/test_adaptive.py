@@ -10,7 +10,7 @@ import torch
 from cases import ADAPTIVE, COORDINATES, PROCESSES, gaussian_denoiser, start_state
 from representatives import in_turn, short
 
-from ksched import VP, Flow, LiveRun, NoiseSchedule, Process, build_sampler
+from ksched import VP, AdaptiveRun, Flow, NoiseSchedule, Process, build_sampler
 from ksched.exact.mixture import Gaussian
 from ksched.plan.trace import TraceError
 from ksched.samplers import adaptive
@@ -77,7 +77,7 @@ def test_loop_steps_live_and_resume_are_one_run(spec: SamplerSpec, options: dict
     assert whole.dtype == torch.float32
     torch.testing.assert_close(sampler.live(model, x, seed=7), whole, rtol=0, atol=0)
     run = sampler.start(x, seed=7)
-    assert isinstance(run, LiveRun)
+    assert isinstance(run, AdaptiveRun)
     stops = 0
     while not run.done:
         if run.nfe % 7 == 3:  # somewhere inside a try, and between two
@@ -102,7 +102,7 @@ def test_counts_are_those_of_the_tries(spec: SamplerSpec) -> None:
     # a first try that is far too long is rejected
     sampler = build_sampler(spec.name, "karras", 6, h_init=6.0, rtol=1e-4, atol=1e-5)
     run = sampler.start(start_state(VP(), sampler.sigmas[0]))
-    assert isinstance(run, LiveRun)
+    assert isinstance(run, AdaptiveRun)
     while not run.done:
         assert run.step == run.accepted + run.rejected
         run.feed(model(run.x, run.sigma))

@@ -201,7 +201,7 @@ def test_a_wrong_prediction_is_refused_and_nothing_is_lost(answer: Any, kind: ty
     assert_refused(run, answer, kind, message)
 
 
-def assert_refused(run: ksched.Run | ksched.LiveRun, answer: Any, kind: type[Exception], message: str) -> None:
+def assert_refused(run: ksched.Run | ksched.AdaptiveRun, answer: Any, kind: type[Exception], message: str) -> None:
     """The answer raises, and the run is what it was."""
     before = run.state_dict()
     with pytest.raises(kind, match=message):

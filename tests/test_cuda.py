@@ -188,7 +188,7 @@ def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
 
     drive(sampler.start(x, seed=0))
     run = sampler.start(x, seed=0)
-    terms = [len(operation.terms) for turn in layout(sampler.plan).turns for operation in turn.operations]
+    terms = [len(operation.terms) for turn in layout(sampler.plan).segments for operation in turn.operations]
     assert len(launches(lambda: drive(run))) == sum(max(1, -(-(count - 1) // 11)) for count in terms)
 
 

@@ -300,7 +300,7 @@ def test_twice_the_rows_are_twice_the_work(kind: str) -> None:
         def act() -> None:
             plan = Plan.from_json(text)
             assert plan.live_registers == (5 if kind == "noise" else steps + 2)
-            assert len(layout(plan).turns) == steps
+            assert len(layout(plan).segments) == steps
 
         return lines_of(act)
 

@@ -123,8 +123,8 @@ def test_quirks_are_marked() -> None:
     }
     for (name, option, value), quirk in known.items():
         found: Any = sampler_spec(name).options[option]
-        assert found.is_quirk(value) == quirk
-        assert not found.is_quirk(found.default)
+        assert found.is_peer_value(value) == quirk
+        assert not found.is_peer_value(found.default)
 
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "uni_pc"])

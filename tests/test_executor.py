@@ -21,7 +21,7 @@ LATENT = (2, 4, 8, 8)
 @each("name", NAMES)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
-    noises = max(len(turn.passing) for turn in (layout(plan).before, *layout(plan).turns))
+    noises = max(len(turn.passing) for turn in (layout(plan).before, *layout(plan).segments))
     assert layout(plan).buffers <= plan.live_registers + noises
 
 
@@ -44,7 +44,7 @@ def test_a_run_takes_the_memory_of_those_before_it(name: str, monkeypatch: pytes
         sampler.sample(half, x, seed=0)
         made.append(0)
     program = layout(sampler.plan)
-    assert program.buffers - len(program.turns[-1].passing) - 1 <= made[0] <= program.buffers
+    assert program.buffers - len(program.segments[-1].passing) - 1 <= made[0] <= program.buffers
     assert made[1:3] == [1, 1], "that of the result, which was handed out"
     release_memory()
     assert not any(buffers._spares.values())

@@ -23,7 +23,7 @@ from test_golden import posterior_mean, read
 
 import ksched
 from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
-from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.integrations import k_diffusion
 from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler
 from ksched.integrations.k_diffusion.process import process_of
@@ -608,7 +608,7 @@ def test_ranges_may_come_as_tensors() -> None:
 def test_a_live_run_tells_its_state() -> None:
     x = torch.ones(1, 2, dtype=torch.float64)
     run = ksched.build_sampler("dpm_adaptive", sigmas=[10.0, 0.1]).start(x)
-    assert isinstance(run, LiveRun)
+    assert isinstance(run, AdaptiveRun)
     assert (run.state.accepted, run.state.error) == (0, 0.0)
     while run.step < 1:
         run.feed(exact(run.x, run.sigma))

@@ -18,7 +18,7 @@ from representatives import each, in_turn, is_form, is_kind, is_plain_form, shor
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
-from ksched.execution.compiled import Matrices, Tensors, advance, step
+from ksched.execution.compiled import CompiledStep, Tensors, advance, step
 from ksched.execution.layout import layout
 from ksched.plan.plan import Plan
 from ksched.plan.trace import TraceError
@@ -165,7 +165,7 @@ def test_many_kinds_in_one_process() -> None:
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     shared = torch.compile(step, fullgraph=True, backend="eager")
 
-    def results(steps: Callable[[Matrices], Any]) -> None:
+    def results(steps: Callable[[CompiledStep], Any]) -> None:
         for name in ("euler", "dpmpp_2m"):
             sampler = build_sampler(name, "karras", 5)
             x = start_state(VP(), sampler.sigmas[0])
@@ -216,7 +216,7 @@ def test_gradients(name: str) -> None:
     assert torch.allclose(plain, result)
 
 
-def prepared(name: str) -> tuple[Matrices, torch.Tensor, Tensors, torch.Tensor, Callable[[int], Tensors]]:
+def prepared(name: str) -> tuple[CompiledStep, torch.Tensor, Tensors, torch.Tensor, Callable[[int], Tensors]]:
     """What a loop of one's own begins with, and the result to be reached."""
     sampler = build_sampler(name, "karras", 5)
     x = start_state(VP(), sampler.sigmas[0])
@@ -228,11 +228,11 @@ def prepared(name: str) -> tuple[Matrices, torch.Tensor, Tensors, torch.Tensor, 
 def test_a_step_can_be_exported() -> None:
     form, expected, state, tables, noises = prepared("dpmpp_3m_sde")
 
-    class Turn(torch.nn.Module):
+    class Segment(torch.nn.Module):
         def forward(self, state: Tensors, table: torch.Tensor, noise: Tensors) -> Tensors:
             return step(model, state, table, noise)
 
-    exported = torch.export.export(Turn(), (state, tables[0], noises(0))).module()
+    exported = torch.export.export(Segment(), (state, tables[0], noises(0))).module()
     for call in range(form.nfe):
         state = exported(state, tables[call], noises(call))
     assert torch.allclose(state[0], expected)
@@ -334,7 +334,7 @@ def test_what_is_refused() -> None:
 
 def test_a_plan_read_from_json() -> None:
     sampler = build_sampler("dpmpp_sde", "karras", 4)
-    form = Matrices(Plan.from_json(sampler.plan.to_json()))
+    form = CompiledStep(Plan.from_json(sampler.plan.to_json()))
     assert (form.matrices == sampler.matrices.matrices).all()
     x = start_state(VP(), sampler.sigmas[0])
     assert torch.allclose(form.sample(half, x, seed=1, step=step), sampler.sample(half, x, seed=1))

@@ -125,7 +125,7 @@ def test_threads_share_the_work(threads: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _rounds_of(plan: Plan) -> list[Operations]:
-    return [turn.operations for turn in (layout(plan).before, *layout(plan).turns)]
+    return [turn.operations for turn in (layout(plan).before, *layout(plan).segments)]
 
 
 @each("name", NAMES)
@@ -252,7 +252,7 @@ def test_noise_on_the_way_needs_no_buffer() -> None:
     run = Run(sampler.plan, x, seed=1)
     for _ in range(3):
         run.feed(x / 2)
-    places = {place for turn in layout(sampler.plan).turns for _, place in turn.draws}
+    places = {place for turn in layout(sampler.plan).segments for _, place in turn.draws}
     assert places
     assert all(run.registers.buffers._own[place][0] is None for place in places)
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from representatives import corner_number, short
 
 from ksched import VE, VP, Plan, build_sampler
-from ksched.execution.live import Live
+from ksched.execution.live import EagerContext
 from ksched.execution.loop import run_plan
 from ksched.plan.analysis import table
 from ksched.plan.rows import Draw, Register, Row
-from ksched.plan.trace import Form, TraceError, trace
+from ksched.plan.trace import Symbol, TraceError, trace
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
@@ -30,8 +30,8 @@ from ksched.testing.strategies import sigma_curves
 GRID = Grid.of([9.0, 3.0, 1.0, 0.0], VE())
 
 
-def x0() -> Form:
-    return Form({Register("x", 0): 1.0})
+def x0() -> Symbol:
+    return Symbol({Register("x", 0): 1.0})
 
 
 def test_printed_plan() -> None:
@@ -88,10 +88,10 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
     ("adding 2.5", lambda x: 2.5 + x),
     ("subtracting 1", lambda x: x - 1),
     ("adding 1", lambda x: 1 - x),
-    ("multiplying by a Form", lambda x: x * x),
+    ("multiplying by a Symbol", lambda x: x * x),
     ("multiplying by a str", lambda x: x * "2"),
     ("multiplying by a ndarray", lambda x: x * np.ones(3)),
-    ("dividing by a Form", lambda x: x / x),
+    ("dividing by a Symbol", lambda x: x / x),
     ("dividing by a symbol", lambda x: 1 / x),
     ("taking a power", lambda x: x**2),
     ("taking the absolute value", abs),
@@ -109,13 +109,13 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
 
 
 @pytest.mark.parametrize(("message", "act"), REFUSED, ids=[f"{i}-{m}" for i, (m, _) in enumerate(REFUSED)])
-def test_a_symbol_only_adds_and_scales(message: str, act: Callable[[Form], object]) -> None:
+def test_a_symbol_only_adds_and_scales(message: str, act: Callable[[Symbol], object]) -> None:
     with pytest.raises(TraceError, match=f"{message}.*wrap the model if the rule looks at the data"):
         act(x0())
 
 
 def test_a_symbol_does_add_and_scale() -> None:
-    x, d = x0(), Form({Register("D", 0): 1.0})
+    x, d = x0(), Symbol({Register("D", 0): 1.0})
     form = np.float64(2) * (x + d) / 4 - -x * 3 + sum([d, d])
     assert form.terms == {Register("x", 0): 3.5, Register("D", 0): 2.5}
     assert (x - x).terms == {}
@@ -185,7 +185,7 @@ def test_samplers_that_need_the_unconditional_prediction() -> None:
     def model(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x / 2, x / 3
 
-    live = euler_cfg_pp(Live(model, x, lambda draw, like, out=None: like), GRID, x)
+    live = euler_cfg_pp(EagerContext(model, x, lambda draw, like, out=None: like), GRID, x)
     torch.testing.assert_close(run_plan(plan, model, x), live, rtol=1e-14, atol=0)
     with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
         run_plan(plan, lambda x, sigma: x, x)

@@ -163,12 +163,12 @@ def output_types(claim: Claim, scaling: InputScaling, timesteps: TimestepConvent
 
 def _other_tables(process: VP) -> dict[str, VP]:
     """Processes that differ from one by their table of betas alone."""
-    how: dict[str, Any] = {"snr_shift": process.snr_shift, "every": process.every}
+    how: dict[str, Any] = {"snr_shift": process.snr_shift, "keep_every": process.keep_every}
     zero, steps = process.zero_terminal_snr, len(process.betas)
     others = {
         f"table {'without' if zero else 'with'} zero terminal SNR": VP(process.betas, zero_terminal_snr=not zero, **how)
     }
-    if steps % process.every == 0:
+    if steps % process.keep_every == 0:
         for name, make in {"scaled_linear": VP.scaled_linear, "linear": VP.linear, "cosine": VP.cosine}.items():
             for is_zero in (False, True):
                 others[f"{name} table{' with zero terminal SNR' * is_zero}"] = make(

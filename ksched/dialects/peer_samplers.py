@@ -235,7 +235,7 @@ _SAMPLERS_OF_DIFFUSERS = (
         SamplerType.DDPM,
         note="on `VP.cosine()`; the model predicts the variance as well there",
     ),
-    SamplerPeer(DIFFUSERS, "LCMScheduler", SamplerType.LCM, note="on `VP(every=20)`"),
+    SamplerPeer(DIFFUSERS, "LCMScheduler", SamplerType.LCM, note="on `VP(keep_every=20)`"),
     SamplerPeer(
         DIFFUSERS,
         "FlowMatchLCMScheduler",
@@ -243,7 +243,7 @@ _SAMPLERS_OF_DIFFUSERS = (
         {"boundary": 0.0},
         "on `Flow(shift)`; without its scale_factors",
     ),
-    SamplerPeer(DIFFUSERS, "TCDScheduler", SamplerType.TCD, note="on `VP(every=20)`"),
+    SamplerPeer(DIFFUSERS, "TCDScheduler", SamplerType.TCD, note="on `VP(keep_every=20)`"),
     SamplerPeer(
         DIFFUSERS,
         "CMStochasticIterativeScheduler",

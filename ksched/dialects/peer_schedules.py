@@ -150,7 +150,7 @@ _DIFFUSERS = (
         NoiseSchedule.SIMPLE,
         note="on `Flow.of_mu(mu)`, with the sigmas that pipelines give, linspace(1, 1 / steps, steps)",
     ),
-    Peer(DIFFUSERS, "LCMScheduler", NoiseSchedule.SIMPLE, note="and TCDScheduler, on `VP(every=20)`"),
+    Peer(DIFFUSERS, "LCMScheduler", NoiseSchedule.SIMPLE, note="and TCDScheduler, on `VP(keep_every=20)`"),
     Peer(DIFFUSERS, "AysSchedules", NoiseSchedule.ALIGN_YOUR_STEPS, note='its sigmas; model is "sd1", "sdxl" or "svd"'),
     Peer(DIFFUSERS, "shift_terminal", None, note="changes levels that are given: `schedules.stretch_terminal`"),
     Peer(DIFFUSERS, "invert_sigmas", None, note="changes levels that are given: `1 - sigmas`"),

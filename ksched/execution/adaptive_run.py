@@ -18,13 +18,13 @@ from ksched.processes.agreement import Levels, mark
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
-__all__ = ["LiveRun", "S"]
+__all__ = ["AdaptiveRun", "S"]
 
 
 S = TypeVar("S")
 
 
-class _Ask(Exception):  # noqa: N818 - it is none
+class _ModelCall(Exception):  # noqa: N818 - it is none
     """Where a sampler waits for the model."""
 
     def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:
@@ -33,7 +33,7 @@ class _Ask(Exception):  # noqa: N818 - it is none
         self.writes = writes_to(x)
 
 
-class LiveRun(CopiedBySaving):
+class AdaptiveRun(CopiedBySaving):
     """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
 
     The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
@@ -81,7 +81,7 @@ class LiveRun(CopiedBySaving):
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
         self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
         self._drawn: dict[Draw, torch.Tensor] = {}
-        self._asked: _Ask | None = None
+        self._asked: _ModelCall | None = None
         self._result = self._start
         self._advance()
 
@@ -281,14 +281,14 @@ class LiveRun(CopiedBySaving):
         try:
             self._result = self._spec(_Replay(self), self._grid, self._start, **self._options)
             self._asked = None
-        except _Ask as asked:
+        except _ModelCall as asked:
             self._asked = asked
 
 
 class _Replay:
-    """The verbs of a `LiveRun`: what has been answered before is answered again."""
+    """The verbs of a `AdaptiveRun`: what has been answered before is answered again."""
 
-    def __init__(self, run: LiveRun) -> None:
+    def __init__(self, run: AdaptiveRun) -> None:
         self._run = run
         self._answers = iter(list(run._answers))
         self._first = True
@@ -325,7 +325,7 @@ class _Replay:
     def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         answered = next(self._answers, None)
         if answered is None:
-            raise _Ask(x, level, both)
+            raise _ModelCall(x, level, both)
         return answered
 
 
@@ -338,9 +338,9 @@ def _restored(
     noise: Any,
     levels: Levels | None,
     state: Mapping[str, Any],
-) -> LiveRun:
+) -> AdaptiveRun:
     """A run that goes on from a state, as copies and pickles need it."""
-    run = LiveRun(spec, grid, options, start, seed=seeds, noise=noise, levels=levels)
+    run = AdaptiveRun(spec, grid, options, start, seed=seeds, noise=noise, levels=levels)
     run.load_state_dict(state)
     return run
 
@@ -353,7 +353,8 @@ def _filled(x: torch.Tensor, dtype: torch.dtype, value: float) -> torch.Tensor:
 def _key(spec: SamplerSpec, grid: Grid, options: Mapping[str, Any]) -> str:
     """What a saved state must have in common with a run."""
     levels = [level.label for level in grid.levels]
-    return f"{spec.name} {sorted(options.items())!r} {levels!r} {grid.process!r}"
+    process = repr(grid.process).replace("keep_every=", "every=")  # as the first version wrote it
+    return f"{spec.name} {sorted(options.items())!r} {levels!r} {process}"
 
 
 def _checked_parts(

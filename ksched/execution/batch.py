@@ -12,7 +12,7 @@ import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
-from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.buffers import form_together
 from ksched.execution.registers import Registers, check_output
 from ksched.execution.run import Run
@@ -21,7 +21,7 @@ from ksched.processes.agreement import check_once, mark, process_of_model
 __all__ = ["Batch"]
 
 #: a run, its answer, the unconditional twin, and how the answer of a network becomes a prediction
-_Answered: TypeAlias = tuple[Run | LiveRun, torch.Tensor, torch.Tensor | None, tuple[float, float] | None]
+_Answered: TypeAlias = tuple[Run | AdaptiveRun, torch.Tensor, torch.Tensor | None, tuple[float, float] | None]
 
 
 class Batch:
@@ -66,18 +66,18 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._runs: list[Run | LiveRun] = []
+        self._runs: list[Run | AdaptiveRun] = []
         self._lock = threading.Lock()
 
     @property
-    def runs(self) -> tuple[Run | LiveRun, ...]:
+    def runs(self) -> tuple[Run | AdaptiveRun, ...]:
         """Those in the batch, in the order of their rows."""
         return tuple(self._runs)
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def add(self, run: Run | LiveRun) -> Run | LiveRun:
+    def add(self, run: Run | AdaptiveRun) -> Run | AdaptiveRun:
         """Let a run join, from its present state on; it is returned.
 
         Raises
@@ -86,7 +86,7 @@ class Batch:
         RuntimeError : a model call of the batch is being made or answered
         """
         self._check_idle()
-        if not isinstance(run, Run | LiveRun):
+        if not isinstance(run, Run | AdaptiveRun):
             raise TypeError(f"run must come from Sampler.start; got {type(run).__name__}")
         if run.done:
             raise ValueError("the run is done: there is no model call left to share")
@@ -102,7 +102,7 @@ class Batch:
         self._runs.append(run)
         return run
 
-    def remove(self, run: Run | LiveRun) -> Run | LiveRun:
+    def remove(self, run: Run | AdaptiveRun) -> Run | AdaptiveRun:
         """Let a run leave before it is done; it is returned, and may go on alone or join again.
 
         Raises
@@ -149,7 +149,7 @@ class Batch:
         """Whether the next answer must come with its unconditional twin, because a run needs it."""
         return any(run.needs_uncond for run in self._runs)
 
-    def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> list[Run | LiveRun]:
+    def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> list[Run | AdaptiveRun]:
         """Answer the model call at `x` and advance all runs to their next ones.
 
         Parameters
@@ -171,7 +171,7 @@ class Batch:
         with self._at_work():
             return self._feed(denoised, uncond)
 
-    def _feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> list[Run | LiveRun]:
+    def _feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> list[Run | AdaptiveRun]:
         rows = self._checked("D", denoised)
         if self.needs_uncond:
             self._checked("U", uncond)
@@ -181,7 +181,7 @@ class Batch:
         ]
         return self._advance([denoised[part] for part in rows], twins, [None] * len(rows))
 
-    def tick(self, model: Model) -> list[Run | LiveRun]:
+    def tick(self, model: Model) -> list[Run | AdaptiveRun]:
         """One model call, and what `feed` makes of its answer.
 
         Parameters
@@ -201,7 +201,7 @@ class Batch:
         with self._at_work():
             return self._ticked(model)
 
-    def _ticked(self, model: Model) -> list[Run | LiveRun]:
+    def _ticked(self, model: Model) -> list[Run | AdaptiveRun]:
         if (own := process_of_model(model)) is not None:
             for levels in filter(None, (run.levels for run in self._runs)):
                 check_once(own, levels)
@@ -212,7 +212,7 @@ class Batch:
                     return self._tick_of(model, runs)
             return self._feed(*answer(model, self.x, self.sigma, self.needs_uncond))
 
-    def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Run | LiveRun]:
+    def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Run | AdaptiveRun]:
         """One call of a denoiser's network."""
         numbers = [denoiser.conversions(run.plan.call_sigmas)[run.nfe] for run in runs]
         inputs = [run.network_input(norm) for run, (norm, _, _) in zip(runs, numbers, strict=True)]
@@ -227,7 +227,7 @@ class Batch:
         outputs: Sequence[torch.Tensor],
         twins: Sequence[torch.Tensor | None],
         conversions: Sequence[tuple[float, float] | None],
-    ) -> list[Run | LiveRun]:
+    ) -> list[Run | AdaptiveRun]:
         """Give every run its answer; returns those that are done or failed, which leave."""
         given = list(zip(self._runs, outputs, twins, conversions, strict=True))
         held: list[Registers] = []
@@ -291,7 +291,7 @@ def _advance_all(given: Sequence[_Answered]) -> None:
                 turns.append((run.registers, *run.take(output, twin), numbers))
     noises = [registers.draw(turn, recorded) for registers, turn, recorded, _ in turns]
     for run, output, twin, _ in given:
-        if isinstance(run, LiveRun):
+        if isinstance(run, AdaptiveRun):
             with _failing_alone(run):
                 run.feed(output, twin)
     together = []
@@ -308,7 +308,7 @@ def _advance_all(given: Sequence[_Answered]) -> None:
 
 
 @contextmanager
-def _failing_alone(run: Run | LiveRun) -> Iterator[None]:
+def _failing_alone(run: Run | AdaptiveRun) -> Iterator[None]:
     """Let a run's own error be its own: it is noted, and the other runs go on."""
     try:
         yield
@@ -316,5 +316,5 @@ def _failing_alone(run: Run | LiveRun) -> Iterator[None]:
         run.error = error
 
 
-def _kind(run: Run | LiveRun) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+def _kind(run: Run | AdaptiveRun) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
     return tuple(run.shape[1:]), run.dtype, run.device

@@ -17,7 +17,7 @@ import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
-from ksched.execution.layout import DENOISED, UNCOND, Turn, layout
+from ksched.execution.layout import DENOISED, UNCOND, Segment, layout
 from ksched.execution.registers import WRITTEN, check_output, check_state
 from ksched.kernels.torch_internals import writes_to
 from ksched.noise.sources import Noise, Seed, noise_source
@@ -26,7 +26,7 @@ from ksched.processes import Process
 from ksched.processes.agreement import check_agreement
 from ksched.types import Array
 
-__all__ = ["Matrices", "advance", "step"]
+__all__ = ["CompiledStep", "advance", "step"]
 
 
 # Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
@@ -47,10 +47,10 @@ def step(
     Parameters
     ----------
     model : ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,)
-    state : from `Matrices.start` or the step before
-    table : the call's, from `Matrices.tables`
-    noise : the call's, from `Matrices.noises`
-    both : whether the plan needs ``uncond``, `Matrices.both`
+    state : from `CompiledStep.start` or the step before
+    table : the call's, from `CompiledStep.tables`
+    noise : the call's, from `CompiledStep.noises`
+    both : whether the plan needs ``uncond``, `CompiledStep.both`
     dtype : what the model is given ``x`` in; None is the dtype of ``state``
 
     Returns
@@ -65,7 +65,7 @@ def step(
     -----
     Sampler, levels, number of steps and seed are all in the tensors: runs share what was compiled or captured if they
     have equally many registers and noises and states of one kind. torch keeps eight versions of a function compiled and
-    with ``fullgraph=True`` refuses a ninth; `Matrices.compiled` is a function of its own each time.
+    with ``fullgraph=True`` refuses a ninth; `CompiledStep.compiled` is a function of its own each time.
 
     What a model keeps of its first call, as a `ksched.Denoiser` does its process's table, no compiler can follow: such
     a model must have been called on the device before.
@@ -121,7 +121,7 @@ def _product(matrix: Any, tensors: Tensors) -> Tensors:
 
 
 @dataclass(frozen=True)
-class Matrices:
+class CompiledStep:
     """A plan in the form that `ksched.execution.compiled.step` takes. `ksched.Sampler.matrices` is that of a sampler.
 
     Parameters
@@ -280,9 +280,9 @@ class Matrices:
                 state = turn(model, state, table, noises(call), both=self.both, dtype=x.dtype)
             return state[0].to(x.dtype)
 
-    def _turn(self, call: int) -> Turn:
+    def _turn(self, call: int) -> Segment:
         """What follows a call; what comes before the first, if that is -1."""
-        return layout(self.plan).turns[call] if call >= 0 else layout(self.plan).before
+        return layout(self.plan).segments[call] if call >= 0 else layout(self.plan).before
 
     def _places(self, call: int) -> list[int]:
         """The buffers of the registers that are held during a call, or at the end; that of the state first."""

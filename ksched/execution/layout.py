@@ -10,11 +10,21 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ksched.execution.buffer_allocator import BufferAllocator
-from ksched.kernels.slots import NOWHERE, RESULTS
+from ksched.kernels.slots import NO_SLOT, RESULTS
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 
-__all__ = ["DENOISED", "UNCOND", "Combination", "Operations", "Program", "Table", "Turn", "combination", "layout"]
+__all__ = [
+    "DENOISED",
+    "UNCOND",
+    "Combination",
+    "FlatOperations",
+    "Layout",
+    "Operations",
+    "Segment",
+    "combination",
+    "layout",
+]
 
 
 #: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
@@ -24,7 +34,7 @@ DENOISED, UNCOND = -1, -2
 _OUTPUT = {"D": DENOISED, "U": UNCOND}
 
 
-# Predictions, and with them conversions, that a turn is asked for: one kind for nearly all programs.
+# Predictions, and with them conversions, that a segment is asked for: one kind for nearly all programs.
 _KEPT = 8
 
 
@@ -90,13 +100,13 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     return Combination(out, terms, scale, (), terms[1:])
 
 
-class Table(NamedTuple):
+class FlatOperations(NamedTuple):
     """Operations as numbers, for a kernel that runs them one after the other on every part of the states.
 
     Attributes
     ----------
     integers : how many operations there are; for each the slot that it writes, the slot that it also puts a copy of its
-        second term in or `NOWHERE`, the number of its terms, and the slots of these. Slots from `RESULTS` on are those
+        second term in or `NO_SLOT`, the number of its terms, and the slots of these. Slots from `RESULTS` on are those
         of the results of the operations, which later ones read; all others are sources, as they are before
     coefficients : of all terms in order, float32
     addresses : where in memory these two begin
@@ -119,7 +129,7 @@ class Operations(tuple[Combination, ...]):
         return Operations, (tuple(self),)
 
     @cached_property
-    def table(self) -> Table:
+    def table(self) -> FlatOperations:
         """The same as numbers. An output that is kept is copied by an operation that reads it anyway, if one does."""
         slots: dict[int, int] = {}
         copies: dict[int, int] = {}
@@ -130,7 +140,7 @@ class Operations(tuple[Combination, ...]):
                 copies[terms[0][0]] = RESULTS + k
                 slots[operation.out] = terms[0][0]
                 continue
-            copy = NOWHERE
+            copy = NO_SLOT
             for also, (source, _) in enumerate(terms):
                 if also and source in copies:
                     copy = copies.pop(source)
@@ -138,7 +148,7 @@ class Operations(tuple[Combination, ...]):
                     break
             lines.append((RESULTS + k, copy, terms))
             slots[operation.out] = RESULTS + k
-        lines += [(slot, NOWHERE, ((source, 1.0),)) for source, slot in copies.items()]
+        lines += [(slot, NO_SLOT, ((source, 1.0),)) for source, slot in copies.items()]
         integers, coefficients = array("q", [len(lines)]), array("f")
         for out, copy, terms in lines:
             integers.extend((out, copy, len(terms), *(source for source, _ in terms)))
@@ -147,7 +157,7 @@ class Operations(tuple[Combination, ...]):
         sources = {source for _, _, terms in lines for source, _ in terms if source < RESULTS}
         addresses = integers.buffer_info()[0], coefficients.buffer_info()[0]
         results = tuple(operation.out for operation in self)
-        return Table(integers, coefficients, addresses, tuple(sorted(sources)), results)
+        return FlatOperations(integers, coefficients, addresses, tuple(sorted(sources)), results)
 
     @cached_property
     def rounds(self) -> tuple[tuple[Combination, ...], ...]:
@@ -172,7 +182,7 @@ class Operations(tuple[Combination, ...]):
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class Segment:
     """What happens between an answer of the model and the next call of it.
 
     Attributes
@@ -180,7 +190,7 @@ class Turn:
     x : the buffer of the state that the model was called on
     both : whether the answer comes with the unconditional prediction
     draws : (number of the noise, its buffer) of the noises to draw first
-    passing : those of them that nothing reads after the turn, and so need no buffer if they are made on the way
+    passing : those of them that nothing reads after the segment, and so need no buffer if they are made on the way
     operations : in order; first copies of outputs that are read again after the next call, then the states to form
     reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
         such
@@ -222,33 +232,33 @@ class Turn:
         return found
 
 
-class Program(NamedTuple):
-    """The turns of a plan.
+class Layout(NamedTuple):
+    """The segments of a plan.
 
     Attributes
     ----------
     before : what happens before the first model call
-    turns : one for every model call
+    segments : one for every model call
     states : the buffer of the state of every model call, and of the result
-    held : for every turn, and the result after them, the registers that are there when it begins, with their buffers
+    held : for every segment, and the result after them, the registers that are there when it begins, with their buffers
     buffers : how many buffers are needed
     both : whether an answer must come with the unconditional prediction
     """
 
-    before: Turn
-    turns: tuple[Turn, ...]
+    before: Segment
+    segments: tuple[Segment, ...]
     states: tuple[int, ...]
     held: Sequence[tuple[tuple[Register, int], ...]]
     buffers: int
     both: bool
 
 
-def layout(plan: Plan) -> Program:
+def layout(plan: Plan) -> Layout:
     """The rows of a plan laid out in memory, as the executor runs them.
 
     It is made once and kept with the plan, since both never change, and every run of a plan needs it.
     """
-    found: Program | None = vars(plan).get(_LAYOUT)
+    found: Layout | None = vars(plan).get(_LAYOUT)
     if found is None:
         found = vars(plan)[_LAYOUT] = _laid_out(plan)
     return found
@@ -257,7 +267,7 @@ def layout(plan: Plan) -> Program:
 _LAYOUT = "_layout"
 
 
-def _laid_out(plan: Plan) -> Program:
+def _laid_out(plan: Plan) -> Layout:
     """A linear scan over the rows that writes states over those nobody reads any more."""
     rows = plan.rows
     calls = [k for k, row in enumerate(rows) if row.level is not None]
@@ -273,13 +283,13 @@ def _laid_out(plan: Plan) -> Program:
         if Register("x", k) not in plan.last_use:
             going[k + 1].append(Register("x", k))
     before = _turn(plan, shelf, 0, ends[0], [], going)
-    turns = []
+    segments = []
     for call, (row, after) in enumerate(pairwise(ends)):
         shelf.turn += 1
         outputs = [Register(kind, call) for kind in ("DU" if rows[row].both else "D")]
-        turns.append(_turn(plan, shelf, row, after, outputs, going))
-    states = (*(turn.x for turn in turns), shelf.place[Register("x", len(rows) - 1)])
-    return Program(before, tuple(turns), states, shelf.held(), shelf.count, any(turn.both for turn in turns))
+        segments.append(_turn(plan, shelf, row, after, outputs, going))
+    states = (*(segment.x for segment in segments), shelf.place[Register("x", len(rows) - 1)])
+    return Layout(before, tuple(segments), states, shelf.held(), shelf.count, any(segment.both for segment in segments))
 
 
 def _turn(
@@ -289,8 +299,8 @@ def _turn(
     after: int,
     outputs: list[Register],
     going: Sequence[Sequence[Register]],
-) -> Turn:
-    """The turn from the state of one row to that of another."""
+) -> Segment:
+    """The segment from the state of one row to that of another."""
     rows, state, formed = plan.rows, Register("x", row), range(row + 1, after + 1)
     x = shelf.place[state]
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
@@ -308,7 +318,7 @@ def _turn(
     reader = _sole(readers)
     if reader is not None and not _reads_all(operations, reader, formed_of, x):
         formed_of = ()
-    return Turn(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of, earlier)
+    return Segment(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of, earlier)
 
 
 def _sole(readers: Sequence[int]) -> int | None:

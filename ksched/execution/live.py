@@ -15,10 +15,10 @@ from ksched.plan.intervals import disjoint, snr
 from ksched.plan.rows import Draw
 from ksched.processes import Level
 
-__all__ = ["Live"]
+__all__ = ["EagerContext"]
 
 
-class Live:
+class EagerContext:
     """The verbs of a run on tensors: a sampler function called with it simply runs.
 
     The oracle of the tests and the debugger's friend: put a breakpoint into the sampler. Nothing is fused or freed.

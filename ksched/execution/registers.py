@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ksched.execution.buffers import Buffers, Noises
-from ksched.execution.layout import DENOISED, UNCOND, Operations, Turn, layout
+from ksched.execution.layout import DENOISED, UNCOND, Operations, Segment, layout
 from ksched.kernels.torch_internals import out_of_place, writes_to
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import CallableNoise, NoiseSource
@@ -110,7 +110,7 @@ class Registers:
         """Stand after so many model calls."""
         program = self.layout
         self.calls = calls
-        self.turn = program.turns[calls] if calls < len(program.turns) else None
+        self.turn = program.segments[calls] if calls < len(program.segments) else None
         self.place = program.states[calls]
         self.replaced = False
         state = self.buffers.tensors[self.place]
@@ -188,11 +188,11 @@ class Registers:
         tensors[DENOISED] = tensors[UNCOND] = None
         self.busy = False
 
-    def operations(self, turn: Turn, conversion: tuple[float, float] | None) -> Operations:
+    def operations(self, turn: Segment, conversion: tuple[float, float] | None) -> Operations:
         """What an answer is followed by."""
         return turn.operations if conversion is None else turn.of_output(*conversion, replaced=self.replaced)
 
-    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
+    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
         """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
         turn, buffers = self.turn, self.buffers
         if not self.whole:
@@ -212,7 +212,7 @@ class Registers:
         self.recorded |= recorded
         return turn, recorded
 
-    def _follows(self, turn: Turn, denoised: torch.Tensor) -> bool:
+    def _follows(self, turn: Segment, denoised: torch.Tensor) -> bool:
         """Whether new tensors must be made of an answer; raises if a state that was handed out has been written to."""
         tensors, handed_out = self.buffers.tensors, self._handed_out
         x = tensors[turn.x]
@@ -233,7 +233,7 @@ class Registers:
         """An output of the model as sums take it."""
         return output if self.buffers.mixed and not recorded else output.to(self.compute)
 
-    def draw(self, turn: Turn, recorded: bool) -> Noises | None:
+    def draw(self, turn: Segment, recorded: bool) -> Noises | None:
         """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then.
 
         Returns those that are drawn on the way, if the buffers can.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ksched.execution.call_levels import CallLevels
-from ksched.execution.layout import Turn
+from ksched.execution.layout import Segment
 from ksched.execution.progress import Progress
 from ksched.execution.registers import Registers, check_state
 from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
@@ -209,7 +209,7 @@ class Run(Progress, CopiedBySaving):
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         registers = self._registers
         check = StateCheck(state, self.shape, registers.dtype)
-        calls, replaced = check.whole("calls", len(registers.layout.turns)), check.truth("replaced")
+        calls, replaced = check.whole("calls", len(registers.layout.segments)), check.truth("replaced")
         names = [str(register) for register, _ in registers.layout.held[calls]]
         tensors = check.tensors("registers", names, registers.compute)
         noise, seeds = saved_noise(check, bool(self.plan.draws), registers.noise, self._seeds, self.process)
@@ -235,7 +235,7 @@ class Run(Progress, CopiedBySaving):
             check(registers.buffers.tensors[registers.turn.x])
         self._check_start = None
 
-    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Turn, bool]:
+    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
         """Check an answer and hold it, for a `Batch`, which then forms the states of all its runs."""
         if self._check_start is not None:
             self._look_at_start()

@@ -23,7 +23,7 @@ from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from ksched.kernels import normal_table, philox
-from ksched.kernels.slots import NOWHERE, RESULTS
+from ksched.kernels.slots import NO_SLOT, RESULTS
 
 __all__ = ["LEAST_SHARED", "form", "form_with_noise", "noises_work", "normals", "path", "sums_work"]
 
@@ -117,7 +117,7 @@ def _rows() -> int:
 def sums_work() -> bool:
     """Whether `form` gives the right numbers here: Numba may be there without a compiler that works."""
     x, y, out = (np.full(5, value, np.float32) for value in (3.0, 5.0, 0.0))
-    integers, coefficients = array("q", [1, RESULTS, NOWHERE, 2, 0, 1]), array("f", [0.5, 0.25, 0, 0, 0])
+    integers, coefficients = array("q", [1, RESULTS, NO_SLOT, 2, 0, 1]), array("f", [0.5, 0.25, 0, 0, 0])
     sources, results = array("q", [0, 0, x.ctypes.data, y.ctypes.data]), array("q", [out.ctypes.data])
     where = (numbers.buffer_info()[0] for numbers in (sources, results, integers, coefficients))
     _form(*where, 0, len(out))
@@ -131,7 +131,7 @@ def noises_work() -> bool:
     normal_table.fill_normals_by_numpy(key, 300, 0, expected)
     normals(key, 300, 0, numbers)
     path([(key, np.float32(1.0))], 0, np.zeros(300, np.float32))
-    integers, coefficients = array("q", [1, RESULTS, NOWHERE, 1, 0]), array("f", [1.0, 0, 0, 0])
+    integers, coefficients = array("q", [1, RESULTS, NO_SLOT, 1, 0]), array("f", [1.0, 0, 0, 0])
     sources, results = array("q", [0, 0, 0]), array("q", [sums.ctypes.data])
     where = sources.buffer_info()[0], 3, results.buffer_info()[0]
     form_with_noise(*where, integers.buffer_info()[0], coefficients.buffer_info()[0], 300, [0], [[key]])
@@ -337,12 +337,12 @@ def _form(sources, results, integers, coefficients, first, last):
                 if begun:
                     _add(out, np.float32(1), used + 1, y, p, z, q, w, r)
                 elif _address(sources, results, table[at]) != _address(sources, results, slot):
-                    if copy == NOWHERE:
+                    if copy == NO_SLOT:
                         _put(out, used, x, p, y, q, z, r, w, s)
                     else:
                         other = _part(sources, results, copy, start, part)
                         _put_and_copy(out, other, used, x, p, y, q, z, r, w, s)
-                elif copy == NOWHERE:
+                elif copy == NO_SLOT:
                     _add(out, p, used, y, q, z, r, w, s)
                 else:
                     other = _part(sources, results, copy, start, part)

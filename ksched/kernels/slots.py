@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["NOWHERE", "RESULTS"]
+__all__ = ["NO_SLOT", "RESULTS"]
 
 
 #: First slot of a result, and no slot.
-RESULTS, NOWHERE = 1 << 20, -1
+RESULTS, NO_SLOT = 1 << 20, -1

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from ksched.processes import Level
 
-__all__ = ["LiveVerbs", "SamplerFunction", "Vector", "Verbs"]
+__all__ = ["AdaptiveContext", "SamplerContext", "SamplerFunction", "Vector"]
 
 
 class Vector(Protocol):
@@ -24,7 +24,7 @@ class Vector(Protocol):
 V = TypeVar("V", bound=Vector)
 
 
-class Verbs(Protocol[V]):
+class SamplerContext(Protocol[V]):
     """What a sampler may ask of the run it belongs to."""
 
     def denoise(self, x: V, level: Level) -> V:
@@ -47,7 +47,7 @@ class Verbs(Protocol[V]):
 S = TypeVar("S")
 
 
-class LiveVerbs(Verbs[V], Protocol[V]):
+class AdaptiveContext(SamplerContext[V], Protocol[V]):
     """What a sampler that looks at its states may ask of the run besides; such a sampler has no plan."""
 
     def checkpoint(self, state: S) -> S:

@@ -14,7 +14,7 @@ from ksched.plan.rows import Draw, Register, Row, form_text
 from ksched.processes import Level
 from ksched.schedules.grid import Grid
 
-__all__ = ["Form", "Tape", "TraceError", "trace"]
+__all__ = ["Symbol", "TraceError", "Tracer", "trace"]
 
 
 class TraceError(TypeError):
@@ -29,7 +29,7 @@ def _refuse(doing: str) -> NoReturn:
     )
 
 
-class Form:
+class Symbol:
     """A symbol: a linear combination of registers. It adds, subtracts, scales by numbers, and refuses all else."""
 
     __slots__ = ("terms",)
@@ -38,40 +38,40 @@ class Form:
     def __init__(self, terms: Mapping[Register, float]) -> None:
         self.terms = {register: value for register, value in terms.items() if value != 0}
 
-    def _scaled(self, factor: Any, doing: str) -> Form:
-        if isinstance(factor, Form) or not isinstance(factor, float | int):
+    def _scaled(self, factor: Any, doing: str) -> Symbol:
+        if isinstance(factor, Symbol) or not isinstance(factor, float | int):
             _refuse(f"{doing} {type(factor).__name__}")
-        return Form({register: value * float(factor) for register, value in self.terms.items()})
+        return Symbol({register: value * float(factor) for register, value in self.terms.items()})
 
-    def __add__(self, other: Any) -> Form:
-        if not isinstance(other, Form):
+    def __add__(self, other: Any) -> Symbol:
+        if not isinstance(other, Symbol):
             if isinstance(other, int) and other == 0:  # the start value of sum()
                 return self
             _refuse(f"adding {other!r}")
         total = dict(self.terms)
         for register, value in other.terms.items():
             total[register] = total.get(register, 0.0) + value
-        return Form(total)
+        return Symbol(total)
 
     __radd__ = __add__
 
-    def __neg__(self) -> Form:
+    def __neg__(self) -> Symbol:
         return self._scaled(-1.0, "negating by")
 
-    def __sub__(self, other: Any) -> Form:
-        if not isinstance(other, Form):
+    def __sub__(self, other: Any) -> Symbol:
+        if not isinstance(other, Symbol):
             _refuse(f"subtracting {other!r}")
         return self + -other
 
-    def __rsub__(self, other: Any) -> Form:
+    def __rsub__(self, other: Any) -> Symbol:
         return (-self).__add__(other)
 
-    def __mul__(self, factor: Any) -> Form:
+    def __mul__(self, factor: Any) -> Symbol:
         return self._scaled(factor, "multiplying by a")
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: Any) -> Form:
+    def __truediv__(self, divisor: Any) -> Symbol:
         return self._scaled(1.0 / divisor if isinstance(divisor, float | int) else divisor, "dividing by a")
 
     def __rtruediv__(self, other: Any) -> NoReturn:
@@ -114,7 +114,7 @@ class Form:
         return form_text(self.terms.items()) or "0"
 
 
-class Tape:
+class Tracer:
     """Records a sampler as it runs on symbols.
 
     Parameters
@@ -124,7 +124,7 @@ class Tape:
 
     def __init__(self, noise_scale: float = 1.0) -> None:
         self.noise_scale = noise_scale
-        self.x = Form({Register("x", 0): 1.0})
+        self.x = Symbol({Register("x", 0): 1.0})
         self.step = 0
         self._rows = [Row((), None, 0)]
         self._calls = 0
@@ -132,24 +132,24 @@ class Tape:
         self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
         self._visit = 0
 
-    def denoise(self, x: Form, level: Level) -> Form:
+    def denoise(self, x: Symbol, level: Level) -> Symbol:
         """A new output register; ``x`` becomes the state that the model saw."""
         return self._call(x, level, both=False)[0]
 
-    def denoise_both(self, x: Form, level: Level) -> tuple[Form, Form]:
+    def denoise_both(self, x: Symbol, level: Level) -> tuple[Symbol, Symbol]:
         """A new pair of output registers, from one model call."""
         return self._call(x, level, both=True)
 
-    def noise(self, start: Level, end: Level, stream: int = 0) -> Form:
+    def noise(self, start: Level, end: Level, stream: int = 0) -> Symbol:
         """The noise register of an interval, in the scale of the process."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream)
         number = self._requests.setdefault(request, len(self._requests))
-        return Form({Register("xi", number): self.noise_scale})
+        return Symbol({Register("xi", number): self.noise_scale})
 
-    def keep(self, value: Form) -> Form:
+    def keep(self, value: Symbol) -> Symbol:
         """A new state register; ``value`` becomes a name of it."""
         self._check(value, "keep")
         self._state(value)
@@ -162,7 +162,7 @@ class Tape:
             "plan. Run it with sample() or start()."
         )
 
-    def finish(self, result: Form, grid: Grid) -> Plan:
+    def finish(self, result: Symbol, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
         rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
@@ -180,14 +180,14 @@ class Tape:
         ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
         return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
-    def _call(self, x: Form, level: Level, both: bool) -> tuple[Form, Form]:
+    def _call(self, x: Symbol, level: Level, both: bool) -> tuple[Symbol, Symbol]:
         self._check(x, "denoise")
         k = self._state(x)
         self._rows[k] = self._rows[k]._replace(level=level, step=self.step, both=both)
         self._calls += 1
-        return (Form({Register("D", self._calls - 1): 1.0}), Form({Register("U", self._calls - 1): 1.0}))
+        return (Symbol({Register("D", self._calls - 1): 1.0}), Symbol({Register("U", self._calls - 1): 1.0}))
 
-    def _state(self, form: Form) -> int:
+    def _state(self, form: Symbol) -> int:
         """Number of the state that ``form`` is: a new one, unless it is one that can still be evaluated."""
         if list(form.terms.values()) == [1.0]:
             ((kind, k),) = form.terms
@@ -199,7 +199,7 @@ class Tape:
 
     @staticmethod
     def _check(form: Any, verb: str) -> None:
-        if not isinstance(form, Form):
+        if not isinstance(form, Symbol):
             raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
 
 
@@ -246,7 +246,7 @@ def _without(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
 class _WatchedGrid(Grid):
     """A grid that tells the tape which step is being recorded."""
 
-    tape: Tape
+    tape: Tracer
 
     def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
         for i, pair in enumerate(super().steps(levels)):
@@ -261,6 +261,6 @@ def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> 
     ------
     TraceError : the sampler did something with a state that a table cannot hold
     """
-    tape = Tape(grid.process.noise_scale)
+    tape = Tracer(grid.process.noise_scale)
     result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)
-    return tape.finish(cast(Form, result), grid)
+    return tape.finish(cast(Symbol, result), grid)

@@ -17,7 +17,7 @@ from ksched.noise.sources import Seed, item_seeds
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.schedules.grid import Grid
 from ksched.types import Array
 
@@ -83,7 +83,7 @@ def log_likelihood(
     if probes < 1:
         raise ValueError(f"probes must be at least 1; got {probes}")
     top, bottom = process.level(high), process.level(low)
-    straight = Straight(Grid(process, (top, bottom)))
+    straight = StraightLine(Grid(process, (top, bottom)))
     dtype = torch.promote_types(x.dtype, torch.float32)
     noise = SeededNoise(item_seeds(seed, len(x)))
     if not x.numel():

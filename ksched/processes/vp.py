@@ -36,7 +36,7 @@ class VP(Process):
     variance_preserving : states are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as DDIM papers write them, not
         ``x0 + sigma * eps``. Then a run may start at sigma = inf, exact zero signal: pass ``sigmas=[inf, ...]``
     snr_shift : > 0, sigma grows by its square root (CogVideoX takes 3, before zero terminal SNR)
-    every : keep each so-manieth training step, the last among them (a model distilled to 50 of 1000 takes 20)
+    keep_every : keep each so-manieth training step, the last among them (a model distilled to 50 of 1000 takes 20)
     log_sigma_timesteps : the network is told ``log(sigma) / 4`` instead of the index (Stable Video Diffusion); then
         time is that, and only the table stays what it is
 
@@ -53,7 +53,7 @@ class VP(Process):
     zero_terminal_snr: bool = False
     variance_preserving: bool = False
     snr_shift: float = 1.0
-    every: int = 1
+    keep_every: int = 1
     log_sigma_timesteps: bool = False
     sigma_min: float = field(init=False, repr=False, compare=False)
     sigma_max: float = field(init=False, repr=False, compare=False)
@@ -66,7 +66,7 @@ class VP(Process):
         zero_terminal_snr: bool = False,
         variance_preserving: bool = False,
         snr_shift: float = 1.0,
-        every: int = 1,
+        keep_every: int = 1,
         log_sigma_timesteps: bool = False,
     ) -> None:
         table = _scaled_linear_betas(0.00085, 0.012, 1000) if betas is None else np.array(betas, dtype=np.float64)
@@ -77,14 +77,14 @@ class VP(Process):
             i = int(wrong[0]) if len(wrong) else len(table) - 1
             raise ValueError(f"every beta must lie in (0, 1); got betas[{i}]={table[i]}")
         check_positive("snr_shift", snr_shift)
-        if len(table) % every or every < 1 or len(table) // every < 2:
-            raise ValueError(f"every must divide the {len(table)} training steps; got {every}")
+        if len(table) % keep_every or keep_every < 1 or len(table) // keep_every < 2:
+            raise ValueError(f"keep_every must divide the {len(table)} training steps; got {keep_every}")
         vars(self).update(
             betas=tuple(table.tolist()),
             zero_terminal_snr=bool(zero_terminal_snr),
             variance_preserving=bool(variance_preserving),
             snr_shift=float(snr_shift),
-            every=int(every),
+            keep_every=int(keep_every),
             log_sigma_timesteps=bool(log_sigma_timesteps),
         )
         vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
@@ -135,7 +135,7 @@ class VP(Process):
         return alpha_bar
 
     def _table_sigmas(self) -> Array:
-        alpha_bar = self.alphas_cumprod[self.every - 1 :: self.every].copy()
+        alpha_bar = self.alphas_cumprod[self.keep_every - 1 :: self.keep_every].copy()
         if self.zero_terminal_snr:
             alpha_bar[-1] = TERMINAL_ALPHA_BAR
         sigmas: Array = np.sqrt((1 - alpha_bar) / alpha_bar)
@@ -180,16 +180,16 @@ class VP(Process):
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         if self.log_sigma_timesteps:
             return xp.log(sigma) / 4
-        return self._position(sigma, xp) * self.every + (self.every - 1)
+        return self._position(sigma, xp) * self.keep_every + (self.keep_every - 1)
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
         if self.log_sigma_timesteps:
             return xp.exp(4 * timestep)
-        return self._sigma_at_position((timestep - (self.every - 1)) / self.every, xp)
+        return self._sigma_at_position((timestep - (self.keep_every - 1)) / self.keep_every, xp)
 
     def _sigma_after(self, share: float) -> float:
         place = (len(self.betas) - 1) * (1 - share)  # a training step, also where only some are kept
-        return self.sigma_at_position((place - (self.every - 1)) / self.every)
+        return self.sigma_at_position((place - (self.keep_every - 1)) / self.keep_every)
 
     def _alpha(self, sigma: Any, xp: Any) -> Any:
         return (1 + sigma * sigma) ** -0.5 if self.variance_preserving else xp.ones_like(sigma)

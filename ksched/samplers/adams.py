@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
-from ksched.options import Between, Finite, Order, Quirk
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Between, Finite, Order, PeerValue
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules.grid import Grid
 
@@ -20,14 +20,14 @@ __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]
 
 V = TypeVar("V", bound=Vector)
 MaxOrder = Annotated[int, Between(1, 4)]
-End = Annotated[Literal["denoised", "integral"], Quirk("integral")]
+End = Annotated[Literal["denoised", "integral"], PeerValue("integral")]
 
 #: Adams-Bashforth weights of the last slopes for even steps, the newest first.
 EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 def lms(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -48,7 +48,7 @@ def lms(
     -----
     Bashforth & Adams 1883; k-diffusion's ``sample_lms``, which integrates numerically what is a polynomial.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
@@ -65,7 +65,7 @@ def lms(
 
 
 class _Slopes(Protocol):
-    """What a mean of slopes may be taken in: `Straight`, or what diffusers takes instead."""
+    """What a mean of slopes may be taken in: `StraightLine`, or what diffusers takes instead."""
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
         """Slope at a state."""
@@ -101,7 +101,7 @@ class _Velocity:
 
 
 def _remembered(
-    run: Verbs[V], straight: _Slopes, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
+    run: SamplerContext[V], straight: _Slopes, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
 ) -> list[tuple[Level, V]]:
     """The last slopes with their levels, the newest first; a method of order 1 needs none of its own."""
     slope = straight.slope(s, x, denoised)
@@ -109,12 +109,12 @@ def _remembered(
 
 
 def ipndm(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     max_order: MaxOrder = 4,
-    slopes: Annotated[Literal["straight", "eps"], Quirk("eps")] = "straight",
+    slopes: Annotated[Literal["straight", "eps"], PeerValue("eps")] = "straight",
     end: End = "denoised",
 ) -> V:
     """Improved PNDM: Adams-Bashforth with the weights of even steps, whatever the steps are.
@@ -134,7 +134,7 @@ def ipndm(
     Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler runs it on levels
     of its own, which start at pure noise.
     """
-    straight = Straight(grid) if slopes == "straight" else _Eps()
+    straight = StraightLine(grid) if slopes == "straight" else _Eps()
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
@@ -149,13 +149,13 @@ def ipndm(
 
 
 def pndm(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     max_order: MaxOrder = 4,
     warm_up: Literal["prk", "heun"] = "prk",
-    slopes: Annotated[Literal["straight", "v"], Quirk("v")] = "straight",
+    slopes: Annotated[Literal["straight", "v"], PeerValue("v")] = "straight",
     end: End = "denoised",
 ) -> V:
     """PNDM, or PLMS: `ipndm` with a start of higher order.
@@ -177,7 +177,7 @@ def pndm(
     Liu et al. 2022, arXiv:2202.09778; PLMS is the form in the code of latent diffusion, diffusers' PNDMScheduler with
     skip_prk_steps. That has its steps end where the next begins only if the steps divide the training timesteps.
     """
-    straight = Straight(grid) if slopes == "straight" else _Velocity()
+    straight = StraightLine(grid) if slopes == "straight" else _Velocity()
     past: list[tuple[Level, V]] = []
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
@@ -194,12 +194,14 @@ def pndm(
 
 def _half_way(grid: Grid, s: Level, t: Level) -> Level:
     """The level at the middle of two timesteps; where that is not between them, the middle of a straight way."""
-    process, straight = grid.process, Straight(grid)
+    process, straight = grid.process, StraightLine(grid)
     level = process.level(process.sigma((process.timestep(s.label) + process.timestep(t.label)) / 2))
     return level if s.lam < level.lam < t.lam else straight.level((straight.time(s) + straight.time(t)) / 2)
 
 
-def _mean_slope(run: Verbs[V], straight: _Slopes, s: Level, levels: Sequence[Level], x: V, denoised: V, slope: V) -> V:
+def _mean_slope(
+    run: SamplerContext[V], straight: _Slopes, s: Level, levels: Sequence[Level], x: V, denoised: V, slope: V
+) -> V:
     """Mean slope of a step that tries one level after another, each with the slope found before: Heun's, Kutta's."""
     first, *weights = (1 / 2, 1 / 2) if len(levels) == 1 else (1 / 6, 1 / 3, 1 / 3, 1 / 6)
     mean, state = first * slope, ddim(s, levels[0], x, denoised)
@@ -212,12 +214,12 @@ def _mean_slope(run: Verbs[V], straight: _Slopes, s: Level, levels: Sequence[Lev
 
 
 def ipndm_v(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     max_order: MaxOrder = 4,
-    weights: Annotated[Literal["exact", "published"], Quirk("published")] = "exact",
+    weights: Annotated[Literal["exact", "published"], PeerValue("published")] = "exact",
 ) -> V:
     """`ipndm` with the weights of uneven steps.
 
@@ -236,7 +238,7 @@ def ipndm_v(
     """
     if weights == "exact":
         return lms(run, grid, x, order=max_order)
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
@@ -275,12 +277,12 @@ def _published_weights(steps: list[float]) -> list[float]:
 
 
 def gradient_estimation(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     ge_gamma: Finite = 2.0,
-    mu: Annotated[float, Between(0.0, 0.99), Quirk(0.5)] = 0.0,
+    mu: Annotated[float, Between(0.0, 0.99), PeerValue(0.5)] = 0.0,
     s_noise: Annotated[float, Between(0.0, 10.0)] = 1.0,
 ) -> V:
     """Euler's method with the slope extrapolated from the step before.
@@ -299,7 +301,7 @@ def gradient_estimation(
     -----
     Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     last: V | None = None
     for s, t in grid.steps():
         denoised = run.denoise(x, s)

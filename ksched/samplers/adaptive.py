@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from ksched.options import Between, NonNegative, Positive, Quirk
-from ksched.plan.protocol import LiveVerbs
+from ksched.options import Between, NonNegative, PeerValue, Positive
+from ksched.plan.protocol import AdaptiveContext
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import ancestral_above, renoise
 from ksched.samplers.blocks.stages import inner
 from ksched.samplers.blocks.steps import ddim, eps_step
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, phi
 from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
 from ksched.schedules.grid import Grid
@@ -25,7 +25,7 @@ __all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]
 #: tries after which a run is given up: hundreds of times as many as any that gets somewhere
 MOST_TRIES = 5000
 
-End = Annotated[Literal["denoised", "sigma_min"], Quirk("sigma_min")]
+End = Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Controller:
 
 
 def _adapted(
-    run: LiveVerbs[Tensor],
+    run: AdaptiveContext[Tensor],
     grid: Grid,
     x: Tensor,
     h_init: float,
@@ -142,7 +142,7 @@ def _adapted(
 
 
 def dpm_adaptive(
-    run: LiveVerbs[Tensor],
+    run: AdaptiveContext[Tensor],
     grid: Grid,
     x: Tensor,
     *,
@@ -198,7 +198,7 @@ def dpm_adaptive(
 
 
 def _dpm_pair(
-    run: LiveVerbs[Tensor], grid: Grid, s: Level, t: Level, x: Tensor, denoised: Tensor, order: int
+    run: AdaptiveContext[Tensor], grid: Grid, s: Level, t: Level, x: Tensor, denoised: Tensor, order: int
 ) -> tuple[Tensor, Tensor]:
     """A step of DPM-Solver's orders 1 and 2, or 2 and 3, with the same model calls."""
 
@@ -232,7 +232,7 @@ _EMBEDDED = {
 
 
 def rk_adaptive(
-    run: LiveVerbs[Tensor],
+    run: AdaptiveContext[Tensor],
     grid: Grid,
     x: Tensor,
     *,
@@ -268,7 +268,7 @@ def rk_adaptive(
     order, text = _EMBEDDED[pair]
     weights = [float(Fraction(weight)) for weight in text.split()]
     control = Controller(rtol, atol, pcoeff, icoeff, dcoeff, order, accept_safety)
-    straight = Straight(grid)
+    straight = StraightLine(grid)
 
     def attempt(state: Tried, s: Level, t: Level) -> Tried:
         denoised = run.denoise(state.x, s) if state.denoised is None else state.denoised

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any, Literal, TypeVar
 
 from ksched.options import Positive, check_steps
-from ksched.plan.protocol import Vector, Verbs
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
 from ksched.samplers.exponential_multistep import exp_pc
@@ -134,7 +134,7 @@ def auto_levels(steps: int, process: Process, *, end: AutoEnd = "integral", data
     return list(choose(steps, process, end=end, data_std=data_std).sigmas)
 
 
-def auto(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> V:
+def auto(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> V:
     """The best method known for the number of steps: a tuned table on its own levels, a general method on any other.
 
     One model call per step, deterministic. On its own levels, up to 20 steps, a table of weights that was fitted to
@@ -158,7 +158,7 @@ def auto(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std
     return general(run, grid, x, end=end)
 
 
-def general(run: Verbs[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
+def general(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
     """What `auto` does on any levels; parameters as there."""
     last: Literal["denoised", "integral"] = "denoised" if end == "denoise" else "integral"
     if grid.levels[0].alpha == 0 and grid.process.is_flow:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from math import expm1
 from typing import Annotated, Literal, TypeVar
 
-from ksched.options import Finite, NonNegative, Quirk, Share
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Finite, NonNegative, PeerValue, Share
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import ancestral, renoise
 from ksched.samplers.blocks.stages import middle
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import phi
 from ksched.schedules.grid import Grid
 
@@ -39,7 +39,7 @@ def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
 
 
 def euler_ancestral_cfg_pp(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -71,11 +71,11 @@ def euler_ancestral_cfg_pp(
 
 
 def euler_cfg_pp(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
-    version: Annotated[Literal["regular", "alternative"], Quirk("alternative")] = "regular",
+    version: Annotated[Literal["regular", "alternative"], PeerValue("alternative")] = "regular",
 ) -> V:
     """CFG++ with Euler's method.
 
@@ -98,7 +98,7 @@ def euler_cfg_pp(
     return x
 
 
-def dpmpp_2m_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
+def dpmpp_2m_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """CFG++ with DPM-Solver++ (2M): the guided prediction extrapolated from the last unconditional one.
 
     Second order without guidance, one model call per step, deterministic.
@@ -119,13 +119,13 @@ def dpmpp_2m_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
 
 
 def dpmpp_2s_ancestral_cfg_pp(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     eta: NonNegative = 1.0,
     s_noise: NonNegative = 1.0,
-    shift_by: Annotated[Literal["first", "second"], Quirk("second")] = "first",
+    shift_by: Annotated[Literal["first", "second"], PeerValue("second")] = "first",
 ) -> V:
     """CFG++ with `dpmpp_2s_ancestral`: the state is moved by what guidance adds, then steps to the guided predictions.
 
@@ -159,7 +159,7 @@ def dpmpp_2s_ancestral_cfg_pp(
 
 
 def res_multistep_ancestral_cfg_pp(
-    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+    run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
 ) -> V:
     """CFG++ with `res_multistep_ancestral`: the state is moved by what guidance adds, then steps unconditionally.
 
@@ -190,7 +190,7 @@ def res_multistep_ancestral_cfg_pp(
     return x
 
 
-def res_multistep_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
+def res_multistep_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """CFG++ with `res_multistep`.
 
     Second order without guidance; one model call per step, deterministic. The first step is Euler's.
@@ -202,7 +202,7 @@ def res_multistep_cfg_pp(run: Verbs[V], grid: Grid, x: V) -> V:
     return res_multistep_ancestral_cfg_pp(run, grid, x, eta=0.0)
 
 
-def gradient_estimation_cfg_pp(run: Verbs[V], grid: Grid, x: V, *, ge_gamma: Finite = 2.0) -> V:
+def gradient_estimation_cfg_pp(run: SamplerContext[V], grid: Grid, x: V, *, ge_gamma: Finite = 2.0) -> V:
     """CFG++ with `gradient_estimation`: the slope is that of the unconditional prediction.
 
     First order, one model call per step, deterministic. ``ge_gamma`` = 1 is `euler_cfg_pp`.
@@ -215,7 +215,7 @@ def gradient_estimation_cfg_pp(run: Verbs[V], grid: Grid, x: V, *, ge_gamma: Fin
     -----
     ComfyUI's ``sample_gradient_estimation_cfg_pp``, on every process.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     last: V | None = None
     for s, t in grid.steps():
         denoised, uncond = run.denoise_both(x, s)
@@ -231,7 +231,7 @@ def gradient_estimation_cfg_pp(run: Verbs[V], grid: Grid, x: V, *, ge_gamma: Fin
 
 
 def cfgpp_ud10_ab(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -254,7 +254,7 @@ def cfgpp_ud10_ab(
     -----
     No paper; ComfyUI's ``sample_cfgpp_ud10_ab``, with its three constants as defaults.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     last: tuple[Level, V, V, V] | None = None  # level, prediction, unconditional eps, slope of the step
     for s, t in grid.steps():
         denoised, uncond = run.denoise_both(x, s)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from ksched.options import Between, NonNegative, Option, Quirk, options_of
+from ksched.options import Between, NonNegative, Option, PeerValue, options_of
 from ksched.processes import Process
 from ksched.schedules.grid import Grid
 
-__all__ = ["VIEW_OPTIONS", "AsVE", "view"]
+__all__ = ["VIEW_OPTIONS", "VECoordinates", "view"]
 
 
 @dataclass(frozen=True)
-class AsVE(Process):
+class VECoordinates(Process):
     """A process whose states are taken for ``x0 + sigma * eps`` whatever they are.
 
     Attributes
@@ -47,9 +47,9 @@ class AsVE(Process):
 def view(
     grid: Grid,
     *,
-    as_ve: Annotated[bool, Quirk(True)] = False,
-    start_after: Annotated[float, Between(0.0, 0.5), Quirk(0.1)] = 0.0,
-    end_at: Annotated[NonNegative, Quirk(0.01)] = 0.0,
+    as_ve: Annotated[bool, PeerValue(True)] = False,
+    start_after: Annotated[float, Between(0.0, 0.5), PeerValue(0.1)] = 0.0,
+    end_at: Annotated[NonNegative, PeerValue(0.01)] = 0.0,
 ) -> Grid:
     """The grid as a sampler of another program sees it.
 
@@ -76,7 +76,7 @@ def view(
             raise ValueError(f"end_at must be below the last level above 0, {levels[-2].label:g}; got {end_at}")
         levels[-1] = process.level(end_at)
     if as_ve and flow:
-        process = AsVE(process)
+        process = VECoordinates(process)
         levels = [process.level(level.label) for level in levels]
     return grid if levels == list(grid.levels) else replace(grid, process=process, levels=tuple(levels))
 

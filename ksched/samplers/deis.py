@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ksched.options import Between, Quirk
-from ksched.plan.protocol import Verbs
+from ksched.options import Between, PeerValue
+from ksched.plan.protocol import SamplerContext
 from ksched.samplers.adams import lms
 from ksched.samplers.blocks.quadrature import gauss_legendre
 from ksched.samplers.blocks.steps import (
@@ -25,12 +25,14 @@ __all__ = ["deis"]
 
 
 def deis(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     max_order: Annotated[int, Between(1, 4)] = 3,
-    variable: Annotated[Literal["log_sigma", "sigma", "vp_time", "vp_time_sum"], Quirk("vp_time_sum")] = "log_sigma",
+    variable: Annotated[
+        Literal["log_sigma", "sigma", "vp_time", "vp_time_sum"], PeerValue("vp_time_sum")
+    ] = "log_sigma",
     lower_order_final: bool = False,
     repeat_last: bool = False,
 ) -> V:

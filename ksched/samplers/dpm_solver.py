@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
-from ksched.options import Between, NonNegative, Quirk
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Between, NonNegative, PeerValue
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, grown, renoise
 from ksched.samplers.blocks.steps import Integrals, adams, midpoint, order_left, output, with_last_twice
@@ -31,7 +31,7 @@ def _curved(factor: float, offset: float) -> Integrals:
 
 
 def dpm_multistep(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -43,8 +43,8 @@ def dpm_multistep(
     lower_order_final: bool = False,
     euler_at_final: bool = False,
     repeat_last: bool = False,
-    curvature: Annotated[Literal["exact", "published", "diffusers"], Quirk("published", "diffusers")] = "exact",
-    sde: Annotated[Literal["exact", "published"], Quirk("published")] = "exact",
+    curvature: Annotated[Literal["exact", "published", "diffusers"], PeerValue("published", "diffusers")] = "exact",
+    sde: Annotated[Literal["exact", "published"], PeerValue("published")] = "exact",
 ) -> V:
     """DPM-Solver and DPM-Solver++, multistep: the polynomial through the last predictions, integrated exactly.
 
@@ -93,7 +93,7 @@ def dpm_multistep(
 
 
 def dpm_singlestep(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -105,7 +105,7 @@ def dpm_singlestep(
     lower_order_final: bool = False,
     repeat_last: bool = False,
     noises: Literal["path", "independent"] = "path",
-    curvature: Annotated[Literal["exact", "diffusers"], Quirk("diffusers")] = "exact",
+    curvature: Annotated[Literal["exact", "diffusers"], PeerValue("diffusers")] = "exact",
 ) -> V:
     """DPM-Solver and DPM-Solver++, single-step: as many steps of the grid as the order says are stages of one.
 
@@ -171,7 +171,9 @@ def _places(grid: Grid, order: int, lower_order_final: bool, repeat_last: bool) 
     return levels, places
 
 
-def _noise(run: Verbs[V], start: Level, s: Level, t: Level, noise: V | None, eta: float, stream: int | None) -> V:
+def _noise(
+    run: SamplerContext[V], start: Level, s: Level, t: Level, noise: V | None, eta: float, stream: int | None
+) -> V:
     """Noise of a step from ``start`` up to ``t``: new, or what ``noise`` up to ``s`` grows to."""
     if stream is not None:
         return fresh_std(start, t, eta) * run.noise(start, t, stream)

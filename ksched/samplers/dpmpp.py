@@ -6,7 +6,7 @@ from math import expm1
 from typing import Literal, TypeVar
 
 from ksched.options import NonNegative
-from ksched.plan.protocol import Vector, Verbs
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.noise_split import fresh_std, renoise
 from ksched.samplers.blocks.steps import (
     exponential,
@@ -25,7 +25,7 @@ Solver = Literal["midpoint", "heun"]
 
 
 def dpmpp_2m_sde(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -65,7 +65,7 @@ def dpmpp_2m_sde(
     return x
 
 
-def dpmpp_2m(run: Verbs[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint") -> V:
+def dpmpp_2m(run: SamplerContext[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint") -> V:
     """DPM-Solver++ (2M): `dpmpp_2m_sde` at eta 0.
 
     Second order, one model call per step, deterministic. ``solver_type`` "heun" is RES (2M) of Zhang et al. 2023.
@@ -82,7 +82,7 @@ def dpmpp_2m(run: Verbs[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint
 
 
 def dpmpp_2m_sde_heun(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -109,7 +109,7 @@ def dpmpp_2m_sde_heun(
 
 
 def dpmpp_3m_sde(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,

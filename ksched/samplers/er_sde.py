@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from ksched.options import Between, NonNegative
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.quadrature import gauss_legendre
 from ksched.samplers.dpmpp import V
@@ -18,7 +18,7 @@ __all__ = ["er_sde"]
 
 
 def er_sde(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,

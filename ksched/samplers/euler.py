@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, TypeVar
 
-from ksched.options import Bound, NonNegative, Quirk, Share
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Bound, NonNegative, PeerValue, Share
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
 from ksched.samplers.blocks.steps import ddim
@@ -18,7 +18,7 @@ V = TypeVar("V", bound=Vector)
 
 
 def euler(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -26,7 +26,7 @@ def euler(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: NonNegative = 1.0,
-    churn_after: Annotated[bool, Quirk(True)] = False,
+    churn_after: Annotated[bool, PeerValue(True)] = False,
 ) -> V:
     """Euler's method on the probability-flow ODE, with EDM's churn.
 
@@ -57,7 +57,7 @@ def euler(
 
 
 def euler_ancestral(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -85,7 +85,7 @@ def euler_ancestral(
     return x
 
 
-def ddim_eta(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise: NonNegative = 1.0) -> V:
+def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise: NonNegative = 1.0) -> V:
     """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. The table of `euler_ancestral` with the same eta.
 
     First order, one model call per step, one noise per step if ``eta`` > 0.
@@ -103,12 +103,12 @@ def ddim_eta(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise
 
 
 def ddpm(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     s_noise: NonNegative = 1.0,
-    variance: Annotated[Literal["posterior", "beta", "beta_to_end"], Quirk("beta", "beta_to_end")] = "posterior",
+    variance: Annotated[Literal["posterior", "beta", "beta_to_end"], PeerValue("beta", "beta_to_end")] = "posterior",
 ) -> V:
     """Ancestral sampling of DDPM with the posterior variance. The table of `euler_ancestral` at eta 1.
 
@@ -151,13 +151,13 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
 
 
 def lcm(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     s_noise: NonNegative = 1.0,
     s_noise_end: NonNegative = 1.0,
-    boundary: Annotated[NonNegative, Quirk(10.0)] = 0.0,
+    boundary: Annotated[NonNegative, PeerValue(10.0)] = 0.0,
     sigma_data: NonNegative = 0.5,
 ) -> V:
     """Multistep consistency sampling: the prediction, noised up to the next level with all new noise.
@@ -190,7 +190,7 @@ def lcm(
 
 
 def tcd(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Annotated, Literal
 
 from ksched.options import Between
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.stages import Rows, inner, stages
 from ksched.samplers.blocks.steps import (
@@ -33,7 +33,7 @@ _STARTS: dict[int, tuple[list[float], Rows]] = {2: ([0.5], linear), 3: ([0.5, 1.
 
 
 def exp_pc(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -100,7 +100,7 @@ def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
 
 
 def exp_ab(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,

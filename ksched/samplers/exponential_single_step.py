@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 
-from ksched.options import Between, NonNegative, Quirk
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Between, NonNegative, PeerValue
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, ancestral_above, renoise
 from ksched.samplers.blocks.stages import Rows, inner, middle, stages
@@ -88,7 +88,7 @@ def _etdrk4(shares: list[float], z: float) -> list[list[float]]:
 
 
 def _singlestep(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     nodes: Sequence[float],
@@ -107,7 +107,7 @@ def _singlestep(
 
 # --------------------------------------------------------------------------------------------------------- samplers
 def seeds_2(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -136,7 +136,7 @@ def seeds_2(
     return _singlestep(run, grid, x, [r], _halves if solver_type == "phi_1" else linear, eta, s_noise)
 
 
-def exp_heun_2_x0(run: Verbs[V], grid: Grid, x: V) -> V:
+def exp_heun_2_x0(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """Heun's method as an exponential integrator of the prediction: `seeds_2` without noise, with the stage at the end.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic.
@@ -148,7 +148,9 @@ def exp_heun_2_x0(run: Verbs[V], grid: Grid, x: V) -> V:
     return seeds_2(run, grid, x, eta=0.0, r=1.0, solver_type="phi_2")
 
 
-def exp_heun_2_x0_sde(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0) -> V:
+def exp_heun_2_x0_sde(
+    run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+) -> V:
     """`exp_heun_2_x0` on the reverse SDE: `seeds_2` with the stage at the end.
 
     Second order at ``eta`` = 0; two model calls per step and one for the step to sigma 0, one noise per step.
@@ -166,7 +168,7 @@ def exp_heun_2_x0_sde(run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0
 
 
 def seeds_3(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -195,7 +197,7 @@ def seeds_3(
     return _singlestep(run, grid, x, [r_1, r_2], _thirds, eta, s_noise)
 
 
-def res_2s(run: Verbs[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
+def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     """RES, two stages: the exact integral of the line through two predictions.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic. `seeds_2` with eta 0 and
@@ -212,7 +214,9 @@ def res_2s(run: Verbs[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     return _singlestep(run, grid, x, [c2], linear)
 
 
-def res_3s(run: Verbs[V], grid: Grid, x: V, *, c2: Annotated[float, Between(0.1, 0.66)] = 0.5, c3: Node = 1.0) -> V:
+def res_3s(
+    run: SamplerContext[V], grid: Grid, x: V, *, c2: Annotated[float, Between(0.1, 0.66)] = 0.5, c3: Node = 1.0
+) -> V:
     """RES, three stages: an exponential Runge-Kutta method of stiff order 3.
 
     Third order, three model calls per step and one for the step to sigma 0; deterministic.
@@ -230,7 +234,7 @@ def res_3s(run: Verbs[V], grid: Grid, x: V, *, c2: Annotated[float, Between(0.1,
     return _singlestep(run, grid, x, [c2, c3], res_3s_rows)
 
 
-def etdrk4(run: Verbs[V], grid: Grid, x: V) -> V:
+def etdrk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """ETDRK4, the classical Runge-Kutta method as an exponential integrator.
 
     Fourth order, four model calls per step and one for the step to sigma 0; deterministic.
@@ -243,7 +247,7 @@ def etdrk4(run: Verbs[V], grid: Grid, x: V) -> V:
 
 
 def dpmpp_2s_ancestral(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -281,7 +285,7 @@ def dpmpp_2s_ancestral(
 
 
 def dpmpp_sde(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -328,14 +332,14 @@ _METHODS: dict[int, tuple[list[float], Rows]] = {
 
 
 def dpm_fast(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     eta: NonNegative = 0.0,
     s_noise: NonNegative = 1.0,
     levels: Literal["grid", "range"] = "grid",
-    end: Annotated[Literal["denoised", "sigma_min"], Quirk("sigma_min")] = "denoised",
+    end: Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")] = "denoised",
 ) -> V:
     """DPM-Solver-fast: steps of order 3, then 2 and 1, as many as fit the number of model calls.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ksched.plan.protocol import Vector, Verbs
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level, Process
 from ksched.samplers.blocks.steps import ddim
 from ksched.schedules.grid import Grid
@@ -25,7 +25,7 @@ V = TypeVar("V", bound=Vector)
 _INFINITE = 100.0
 
 
-def weighted(run: Verbs[V], grid: Grid, x: V, *, weights: Sequence[Sequence[float]]) -> V:
+def weighted(run: SamplerContext[V], grid: Grid, x: V, *, weights: Sequence[Sequence[float]]) -> V:
     """DDIM steps with a weighted mean of all predictions so far in place of the last one.
 
     One model call per step, deterministic. Exact for a constant prediction, whatever the weights and the process. Every

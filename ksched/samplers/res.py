@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from ksched.options import NonNegative
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.noise_split import ancestral, renoise
 from ksched.samplers.blocks.steps import (
     ddim,
@@ -18,7 +18,7 @@ __all__ = ["res_multistep", "res_multistep_ancestral"]
 
 
 def res_multistep_ancestral(
-    run: Verbs[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+    run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
 ) -> V:
     """RES, two steps, to less noise than the next level has, then fresh noise up to it.
 
@@ -48,7 +48,7 @@ def res_multistep_ancestral(
     return x
 
 
-def res_multistep(run: Verbs[V], grid: Grid, x: V) -> V:
+def res_multistep(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """RES, two steps: the exact integral of the line through the last two predictions.
 
     Second order, one model call per step, deterministic. The table of `dpmpp_2m` with solver_type "heun".

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
-from ksched.options import Between, Bound, NonNegative, Positive, Quirk
-from ksched.plan.protocol import Vector, Verbs
+from ksched.options import Between, Bound, NonNegative, PeerValue, Positive
+from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules import calculate_karras_sigmas
 from ksched.schedules.grid import Grid
@@ -84,7 +84,7 @@ TABLEAUS = {
 
 
 def runge_kutta(
-    run: Verbs[V], straight: Straight, s: Level, t: Level, x: V, denoised: V, tableau: Tableau
+    run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V, denoised: V, tableau: Tableau
 ) -> tuple[V, list[V]]:
     """One step of an explicit method in the time of straight lines; ``denoised`` is the prediction at ``s``.
 
@@ -101,8 +101,8 @@ def runge_kutta(
     return combine(map(float, tableau.b), seen), seen
 
 
-def _fixed(run: Verbs[V], grid: Grid, x: V, tableau: Tableau) -> V:
-    straight = Straight(grid)
+def _fixed(run: SamplerContext[V], grid: Grid, x: V, tableau: Tableau) -> V:
+    straight = StraightLine(grid)
     for s, t in grid.steps():
         mixed = run.denoise(x, s)
         if t.sigma > 0:
@@ -111,7 +111,7 @@ def _fixed(run: Verbs[V], grid: Grid, x: V, tableau: Tableau) -> V:
     return x
 
 
-def midpoint(run: Verbs[V], grid: Grid, x: V) -> V:
+def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The midpoint rule.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic.
@@ -123,7 +123,7 @@ def midpoint(run: Verbs[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["midpoint"])
 
 
-def ralston(run: Verbs[V], grid: Grid, x: V) -> V:
+def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """Ralston's method: the two-stage rule of the smallest error bound.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic.
@@ -135,7 +135,7 @@ def ralston(run: Verbs[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["ralston"])
 
 
-def bogacki_shampine(run: Verbs[V], grid: Grid, x: V) -> V:
+def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The third-order method of Bogacki and Shampine's pair.
 
     Third order, three model calls per step and one for the step to sigma 0; deterministic.
@@ -147,7 +147,7 @@ def bogacki_shampine(run: Verbs[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["bogacki_shampine"])
 
 
-def rk4(run: Verbs[V], grid: Grid, x: V) -> V:
+def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The classical Runge-Kutta method.
 
     Fourth order, four model calls per step and one for the step to sigma 0; deterministic.
@@ -159,7 +159,7 @@ def rk4(run: Verbs[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["rk4"])
 
 
-def dormand_prince(run: Verbs[V], grid: Grid, x: V) -> V:
+def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The fifth-order method of Dormand and Prince's pair.
 
     Fifth order, six model calls per step and one for the step to sigma 0; deterministic.
@@ -172,7 +172,7 @@ def dormand_prince(run: Verbs[V], grid: Grid, x: V) -> V:
 
 
 def heun(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -195,14 +195,14 @@ def heun(
     -----
     Karras et al. 2022, arXiv:2206.00364, algorithm 2.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     for s, t in grid.steps():
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
         x = _heun_step(run, straight, hat, t, x)
     return x
 
 
-def _heun_step(run: Verbs[V], straight: Straight, s: Level, t: Level, x: V) -> V:
+def _heun_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V) -> V:
     """A step with the mean of the slopes at its ends; the step to sigma 0 is Euler's."""
     mixed = denoised = run.denoise(x, s)
     if t.sigma > 0:
@@ -212,7 +212,7 @@ def _heun_step(run: Verbs[V], straight: Straight, s: Level, t: Level, x: V) -> V
 
 
 def heunpp2(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -220,7 +220,7 @@ def heunpp2(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: NonNegative = 1.0,
-    weights: Annotated[Literal["quadrature", "published"], Quirk("published")] = "quadrature",
+    weights: Annotated[Literal["quadrature", "published"], PeerValue("published")] = "quadrature",
 ) -> V:
     """Heun's method that also looks at the level after the next one.
 
@@ -239,7 +239,7 @@ def heunpp2(
     -----
     No paper; from the Carzit sampler pack, in ComfyUI and Forge with the published weights.
     """
-    straight, last = Straight(grid), grid.levels[-1]
+    straight, last = StraightLine(grid), grid.levels[-1]
     first = straight.time(grid.levels[0])
     for i, (s, t) in enumerate(grid.steps()):
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
@@ -259,7 +259,7 @@ def heunpp2(
 
 
 def dpm_2(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -283,7 +283,7 @@ def dpm_2(
     k-diffusion's ``sample_dpm_2``, after DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927) and Karras et al. 2022,
     arXiv:2206.00364, algorithm 2.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     for s, t in grid.steps():
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
         x = _by_the_middle(run, straight, hat, t, x, last=t.sigma == 0)
@@ -291,7 +291,7 @@ def dpm_2(
 
 
 def dpm_2_ancestral(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -314,14 +314,14 @@ def dpm_2_ancestral(
     -----
     k-diffusion's ``sample_dpm_2_ancestral``, in units of sigma / alpha.
     """
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     for s, t in grid.steps():
         down, up = ancestral(grid, s, t, eta, split)
         x = renoise(run, s, t, _by_the_middle(run, straight, s, down, x, last=t.sigma == 0), s_noise * up)
     return x
 
 
-def _by_the_middle(run: Verbs[V], straight: Straight, s: Level, t: Level, x: V, *, last: bool) -> V:
+def _by_the_middle(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V, *, last: bool) -> V:
     """A step with the slope half way in log sigma; the last step, with that at ``s``."""
     mixed = denoised = run.denoise(x, s)
     if not last:
@@ -332,7 +332,7 @@ def _by_the_middle(run: Verbs[V], straight: Straight, s: Level, t: Level, x: V, 
 
 
 def restart(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -373,7 +373,7 @@ def restart(
         main = [*_karras(grid, main[0], main[-2], steps - restart_steps * restarts - 1), main[-1]]
     low, high = (min(main[:-1], key=lambda v: abs(math.exp(-v.lam) - limit)) for limit in (s_min, s_max))
     way = _karras(grid, high, low, restart_steps) if restart_steps and high.lam < low.lam else []
-    straight = Straight(grid)
+    straight = StraightLine(grid)
     for s, t in grid.steps(main):
         x = _heun_step(run, straight, s, t, x)
         for _ in range(restarts if t is low and way else 0):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal
 
-from ksched.options import Between, NonNegative, Quirk, Share
-from ksched.plan.protocol import Verbs
+from ksched.options import Between, NonNegative, PeerValue, Share
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, renoise
 from ksched.samplers.blocks.steps import (
@@ -24,13 +24,13 @@ __all__ = ["sa_solver", "sa_solver_pece"]
 
 
 def sa_solver(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
     predictor_order: Annotated[int, Between(1, 6)] = 3,
     corrector_order: Annotated[int, Between(0, 6)] = 4,
-    predict: Annotated[Literal["denoised", "eps"], Quirk("eps")] = "denoised",
+    predict: Annotated[Literal["denoised", "eps"], PeerValue("eps")] = "denoised",
     tau: NonNegative = 1.0,
     tau_start: Share = 0.2,
     tau_end: Share = 0.8,
@@ -40,7 +40,7 @@ def sa_solver(
     simple_order_2: bool = False,
     lower_order_final: bool = False,
     repeat_last: bool = False,
-    last_prediction: Annotated[bool, Quirk(False)] = True,
+    last_prediction: Annotated[bool, PeerValue(False)] = True,
 ) -> V:
     """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
 
@@ -103,7 +103,7 @@ def _within(grid: Grid, level: Level, start: float, end: float) -> bool:
 
 
 def _sa_step(
-    run: Verbs[V],
+    run: SamplerContext[V],
     s: Level,
     x: V,
     denoised: V | None,
@@ -119,7 +119,7 @@ def _sa_step(
 
 
 def sa_solver_pece(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -131,7 +131,7 @@ def sa_solver_pece(
     tau_at: Literal["end", "start"] = "end",
     s_noise: NonNegative = 1.0,
     simple_order_2: bool = False,
-    last_prediction: Annotated[bool, Quirk(False)] = True,
+    last_prediction: Annotated[bool, PeerValue(False)] = True,
 ) -> V:
     """`sa_solver` that calls the model again on every corrected state.
 

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Literal
 
 from ksched.options import Count, Order
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.steps import (
     adams,
@@ -22,7 +22,7 @@ __all__ = ["uni_pc", "uni_pc_bh2"]
 
 
 def uni_pc(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,
@@ -80,7 +80,7 @@ def uni_pc(
 
 
 def uni_pc_bh2(
-    run: Verbs[V],
+    run: SamplerContext[V],
     grid: Grid,
     x: V,
     *,

@@ -41,7 +41,7 @@ __all__ = [
     "CLASSES",
     "LEVELS",
     "METHOD",
-    "StockClass",
+    "DiffusersClass",
     "check_replaced",
     "request_of",
     "settings_of",
@@ -64,7 +64,7 @@ LEVELS = frozenset((
 ))  # fmt: skip
 
 
-class StockClass(NamedTuple):
+class DiffusersClass(NamedTuple):
     """What is particular to a class beside its levels.
 
     Attributes
@@ -102,56 +102,58 @@ _HEUNS = "prediction_type clip_sample clip_sample_range"
 _VP = "rescale_betas_zero_snr"
 
 
-CLASSES: Mapping[str, StockClass] = {
+CLASSES: Mapping[str, DiffusersClass] = {
     f"{name}Scheduler": facts
     for name, facts in {
-        "EulerDiscrete": StockClass(euler_request, begins_untold=True),
-        "EulerAncestralDiscrete": StockClass(in_sigma("euler_ancestral"), begins_untold=True),
-        "HeunDiscrete": StockClass(in_sigma("heun"), _HEUNS, 2, begins_untold=True),
-        "LMSDiscrete": StockClass(lms_request, begins_untold=True),
-        "KDPM2Discrete": StockClass(in_sigma("dpm_2"), calls=2, begins_untold=True),
-        "KDPM2AncestralDiscrete": StockClass(in_sigma("dpm_2_ancestral"), calls=2, begins_untold=True),
-        "DPMSolverSDE": StockClass(in_sigma("dpmpp_sde"), calls=2, begins_untold=True),
-        "EDMEuler": StockClass(euler_request, "prediction_type sigma_data"),
-        "EDMDPMSolverMultistep": StockClass(edm_solver_request, f"{_SOLVES} euler_at_final sigma_data"),
-        "CosineDPMSolverMultistep": StockClass(
+        "EulerDiscrete": DiffusersClass(euler_request, begins_untold=True),
+        "EulerAncestralDiscrete": DiffusersClass(in_sigma("euler_ancestral"), begins_untold=True),
+        "HeunDiscrete": DiffusersClass(in_sigma("heun"), _HEUNS, 2, begins_untold=True),
+        "LMSDiscrete": DiffusersClass(lms_request, begins_untold=True),
+        "KDPM2Discrete": DiffusersClass(in_sigma("dpm_2"), calls=2, begins_untold=True),
+        "KDPM2AncestralDiscrete": DiffusersClass(in_sigma("dpm_2_ancestral"), calls=2, begins_untold=True),
+        "DPMSolverSDE": DiffusersClass(in_sigma("dpmpp_sde"), calls=2, begins_untold=True),
+        "EDMEuler": DiffusersClass(euler_request, "prediction_type sigma_data"),
+        "EDMDPMSolverMultistep": DiffusersClass(edm_solver_request, f"{_SOLVES} euler_at_final sigma_data"),
+        "CosineDPMSolverMultistep": DiffusersClass(
             edm_solver_request, "prediction_type solver_order solver_type lower_order_final euler_at_final sigma_data"
         ),
-        "DPMSolverMultistep": StockClass(solver_request, f"{_SOLVES} euler_at_final"),
-        "DPMSolverSinglestep": StockClass(solver_request, _SOLVES),
-        "UniPCMultistep": StockClass(
+        "DPMSolverMultistep": DiffusersClass(solver_request, f"{_SOLVES} euler_at_final"),
+        "DPMSolverSinglestep": DiffusersClass(solver_request, _SOLVES),
+        "UniPCMultistep": DiffusersClass(
             uni_pc_request, f"{_EDITS} solver_order predict_x0 solver_type lower_order_final disable_corrector"
         ),
-        "DEISMultistep": StockClass(deis_request, f"{_EDITS} solver_order lower_order_final"),
-        "SASolver": StockClass(
+        "DEISMultistep": DiffusersClass(deis_request, f"{_EDITS} solver_order lower_order_final"),
+        "SASolver": DiffusersClass(
             sa_solver_request,
             f"{_EDITS} predictor_order corrector_order algorithm_type tau tau_func lower_order_final",
             noises_by_timestep=True,
         ),
-        "DDIM": StockClass(ddim_request, f"{_CLIPS} {_VP} set_alpha_to_one"),
-        "DDIMParallel": StockClass(ddim_request, f"{_CLIPS} {_VP} set_alpha_to_one", levels="DDIMScheduler"),
-        "CogVideoXDDIM": StockClass(
+        "DDIM": DiffusersClass(ddim_request, f"{_CLIPS} {_VP} set_alpha_to_one"),
+        "DDIMParallel": DiffusersClass(ddim_request, f"{_CLIPS} {_VP} set_alpha_to_one", levels="DDIMScheduler"),
+        "CogVideoXDDIM": DiffusersClass(
             ddim_request, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
         ),
-        "DDPM": StockClass(ddpm_request, f"{_CLIPS} {_VP} variance_type", begins_untold=True),
-        "DDPMParallel": StockClass(
+        "DDPM": DiffusersClass(ddpm_request, f"{_CLIPS} {_VP} variance_type", begins_untold=True),
+        "DDPMParallel": DiffusersClass(
             ddpm_request, f"{_CLIPS} {_VP} variance_type", levels="DDPMScheduler", begins_untold=True
         ),
-        "PNDM": StockClass(pndm_request, "prediction_type set_alpha_to_one"),
-        "LCM": StockClass(lcm_request, f"{_CLIPS} {_VP} timestep_scaling"),
-        "TCD": StockClass(tcd_request, f"prediction_type {_VP}"),
-        "IPNDM": StockClass(ipndm_request, "", prediction="v_prediction"),
-        "FlowMatchEulerDiscrete": StockClass(flow_euler_request, "stochastic_sampling", prediction="flow_prediction"),
-        "FlowMatchHeunDiscrete": StockClass(flow_heun_request, "", 2, prediction="flow_prediction"),
-        "FlowMatchLCM": StockClass(flow_lcm_request, "scale_factors", prediction="flow_prediction"),
-        "LTXEulerAncestralRF": StockClass(flow_ancestral_request, "eta s_noise", prediction="flow_prediction"),
-        "DDIMInverse": StockClass(rising_request),
-        "DPMSolverMultistepInverse": StockClass(rising_request),
+        "PNDM": DiffusersClass(pndm_request, "prediction_type set_alpha_to_one"),
+        "LCM": DiffusersClass(lcm_request, f"{_CLIPS} {_VP} timestep_scaling"),
+        "TCD": DiffusersClass(tcd_request, f"prediction_type {_VP}"),
+        "IPNDM": DiffusersClass(ipndm_request, "", prediction="v_prediction"),
+        "FlowMatchEulerDiscrete": DiffusersClass(
+            flow_euler_request, "stochastic_sampling", prediction="flow_prediction"
+        ),
+        "FlowMatchHeunDiscrete": DiffusersClass(flow_heun_request, "", 2, prediction="flow_prediction"),
+        "FlowMatchLCM": DiffusersClass(flow_lcm_request, "scale_factors", prediction="flow_prediction"),
+        "LTXEulerAncestralRF": DiffusersClass(flow_ancestral_request, "eta s_noise", prediction="flow_prediction"),
+        "DDIMInverse": DiffusersClass(rising_request),
+        "DPMSolverMultistepInverse": DiffusersClass(rising_request),
     }.items()
 }
 
 
-def stock_class(name: str) -> StockClass:
+def stock_class(name: str) -> DiffusersClass:
     """What is known of a class.
 
     Raises

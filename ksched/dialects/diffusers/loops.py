@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from ksched.plan.plan import Plan
-from ksched.plan.protocol import SamplerFunction, Vector, Verbs
+from ksched.plan.protocol import SamplerContext, SamplerFunction, Vector
 from ksched.plan.trace import trace
 from ksched.processes import Level, Process
 from ksched.samplers.blocks.noise_split import ancestral, renoise
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules.grid import Grid
 
@@ -20,7 +20,7 @@ __all__ = ["ddim_by_strides", "lms_by_place", "plms_by_strides", "traced"]
 V = TypeVar("V", bound=Vector)
 
 
-def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
+def lms_by_place(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
     """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
 
     Parameters
@@ -29,7 +29,7 @@ def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], be
     begin : number of the step to begin with
     order : how many slopes are used, at most
     """
-    straight, past = Straight(grid), list[V]()
+    straight, past = StraightLine(grid), list[V]()
     for i in range(begin, len(levels) - 1):
         s, t = levels[i], levels[i + 1]
         past = [run.keep(straight.slope(s, x, run.denoise(x, s))), *past][:order]
@@ -40,7 +40,14 @@ def lms_by_place(run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], be
 
 
 def ddim_by_strides(
-    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], arrivals: Sequence[Level], eta: float, pair: bool
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    arrivals: Sequence[Level],
+    eta: float,
+    pair: bool,
 ) -> V:
     """DDIM from every level to one of its own, wherever the next step starts from.
 
@@ -68,7 +75,13 @@ _PLMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 2
 
 
 def plms_by_strides(
-    run: Verbs[V], grid: Grid, x: V, *, levels: Sequence[Level], steps: Sequence[tuple[Level, Level]], slopes: str
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    steps: Sequence[tuple[Level, Level]],
+    slopes: str,
 ) -> V:
     """PLMS, with the calls and steps of its program: the second call does the first step again, with the mean slope.
 

@@ -18,7 +18,7 @@ from ksched.plan.rows import Register
 from ksched.plan.trace import trace
 from ksched.processes import Level, Process
 from ksched.sampler import build_sampler
-from ksched.samplers.blocks.steps import SHORT, ddim
+from ksched.samplers.blocks.steps import FEW_STEPS, ddim
 from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
@@ -142,7 +142,7 @@ class Method:
     def _on_fewer(self, options: Mapping[str, Any], steps: int, first: int) -> dict[str, Any]:
         """Options that count steps, for a run that begins after the first ones."""
         how = dict(options)
-        if steps >= SHORT and self.sampler in ("dpm_multistep", "deis") and how.get("lower_order_final", True):
+        if steps >= FEW_STEPS and self.sampler in ("dpm_multistep", "deis") and how.get("lower_order_final", True):
             defaults = {**dialect_options(sampler_spec(self.sampler), self.dialect), **how}
             if defaults.get("lower_order_final"):
                 how["lower_order_final"] = False  # it is long as a whole

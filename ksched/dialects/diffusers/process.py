@@ -135,7 +135,7 @@ def distilled(table: VP, original: int | None = None, strength: float = 1.0) -> 
     else:  # what is left of a table that was rescaled is as it was
         how, alpha_bar = {}, table.alphas_cumprod[:kept]
         betas = tuple((1 - alpha_bar / np.append(1.0, alpha_bar[:-1])).tolist())
-    return VP(betas, variance_preserving=table.variance_preserving, every=every, **how)
+    return VP(betas, variance_preserving=table.variance_preserving, keep_every=every, **how)
 
 
 def _preserves(stock: str) -> bool:

@@ -122,7 +122,7 @@ def _discrete(model_sampling: Any, log_sigma: bool) -> VP:
         logs = np.interp(places, np.arange(len(logs)), logs) + below
     alpha_bar = 1 / (1 + np.exp(2 * logs))
     betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
-    return VP(betas, every=every, log_sigma_timesteps=log_sigma)
+    return VP(betas, keep_every=every, log_sigma_timesteps=log_sigma)
 
 
 def _process_around(model: Any, levels: list[float]) -> Process:

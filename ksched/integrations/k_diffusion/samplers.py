@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ksched.denoisers.answer import answer
-from ksched.execution.adaptive_run import LiveRun
+from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
@@ -123,7 +123,7 @@ class _Call(NamedTuple):
             item_seeds(seed, len(x))
         return cls(model, x.detach(), extra_args or {}, callback, given.pop("disable", None), noise_sampler, seed)
 
-    def start(self, sampler: Sampler, sigmas: torch.Tensor) -> Run | LiveRun:
+    def start(self, sampler: Sampler, sigmas: torch.Tensor) -> Run | AdaptiveRun:
         """The run, with the noise that was asked for."""
         host, name = sampler.sigmas.tolist(), sampler.spec.name
         noise_sampler = self.noise_sampler
@@ -239,7 +239,7 @@ def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
         sampler = build(spec.name, tuple(sigmas.tolist()), process, str(dialect), tuple(options.items()))
         with torch.no_grad():
             run = call.start(sampler, sigmas)
-            if isinstance(run, LiveRun):
+            if isinstance(run, AdaptiveRun):
                 result = _adapt(call, run)
                 return result if return_info else result[0]
             return _follow(call, run, sigmas, spec.name == "dpm_fast")
@@ -281,7 +281,7 @@ def _follow(call: _Call, run: Run, sigmas: torch.Tensor, fast: bool) -> torch.Te
     return result
 
 
-def _adapt(call: _Call, run: LiveRun) -> tuple[torch.Tensor, dict[str, int]]:
+def _adapt(call: _Call, run: AdaptiveRun) -> tuple[torch.Tensor, dict[str, int]]:
     """Run an adaptive sampler to its end; also says how many steps it took."""
 
     def counted() -> dict[str, int]:

@@ -22,13 +22,13 @@ from ksched.samplers.blocks.steps import (
     output,
     with_last_twice,
 )
-from ksched.samplers.blocks.straight_line import Straight
+from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments, phi
 
 __all__ = [
     "AncestralRule",
     "Integrals",
-    "Straight",
+    "StraightLine",
     "adams",
     "ancestral",
     "ancestral_above",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.weights import V
 from ksched.schedules.grid import Grid
@@ -64,13 +64,13 @@ def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> 
     return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
 
 
-def renoise(run: Verbs[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
+def renoise(run: SamplerContext[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
     """``x`` with noise of the interval from ``s`` to ``t`` added; none is drawn where ``std`` is 0."""
     return x + std * run.noise(s, t, stream) if std > 0 else x
 
 
 def churn(
-    run: Verbs[V], grid: Grid, s: Level, x: V, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+    run: SamplerContext[V], grid: Grid, s: Level, x: V, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
 ) -> tuple[Level, V]:
     """Raise the noise of ``x`` before a step: the level reached and the state there.
 
@@ -96,7 +96,7 @@ def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
     return t.sigma * math.sqrt(eta * math.expm1(2 * h) if eps and math.isfinite(h) else -math.expm1(-2 * eta * h))
 
 
-def grown(run: Verbs[V], before: Level, level: Level, noise: V | None, eta: float) -> V:
+def grown(run: SamplerContext[V], before: Level, level: Level, noise: V | None, eta: float) -> V:
     """Noise of a step of the reverse SDE up to ``level``, from that up to the level before, None at the start."""
     new = fresh_std(before, level, eta) * run.noise(before, level)
     if noise is None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import grown
 from ksched.samplers.blocks.steps import eps_step, exponential
@@ -47,7 +47,7 @@ Rows = Callable[[list[float], float], list[list[float]]]
 
 
 def stages(
-    run: Verbs[V],
+    run: SamplerContext[V],
     s: Level,
     levels: Sequence[Level],
     x: V,

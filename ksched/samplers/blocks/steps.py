@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ksched.plan.protocol import Verbs
+from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.weights import V, combine, lagrange_weights, moments
 from ksched.schedules.grid import Grid
@@ -57,7 +57,7 @@ def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
 
 
 #: steps below which a run is short: DPM-Solver's program, and all that have it from there, lower the order at its end
-SHORT = 15
+FEW_STEPS = 15
 
 
 def with_last_twice(grid: Grid) -> tuple[Level, ...]:
@@ -67,7 +67,7 @@ def with_last_twice(grid: Grid) -> tuple[Level, ...]:
 
 def order_left(order: int, left: int, done: int) -> int:
     """Order with ``left`` steps to go after ``done``: in a short run it falls, and the last step is of order 1."""
-    return min(order, left) if done + left < SHORT else order
+    return min(order, left) if done + left < FEW_STEPS else order
 
 
 #: (step in log-SNR times 1 + eta, exact integrals of the powers of a step's share) -> those that a method takes
@@ -84,7 +84,7 @@ def midpoint(z: float, exact: list[float]) -> list[float]:
     return [exact[0], exact[0] / 2] if len(exact) == 2 else exact
 
 
-def output(run: Verbs[V], s: Level, x: V, denoised: V, eps: bool) -> V:
+def output(run: SamplerContext[V], s: Level, x: V, denoised: V, eps: bool) -> V:
     """What `adams` remembers of a model call: the prediction, or eps, which pure noise does not have."""
     return run.keep((x - s.alpha * denoised) / s.sigma) if eps and s.alpha > 0 else denoised
 

@@ -10,12 +10,12 @@ from ksched.processes import Level
 from ksched.samplers.blocks.weights import V
 from ksched.schedules.grid import Grid
 
-__all__ = ["Straight"]
+__all__ = ["StraightLine"]
 
 
 # ------------------------------------------------------------------------------------------------- methods in sigma
 @dataclass(frozen=True)
-class Straight:
+class StraightLine:
     """Coordinates in which a state moves along a line while the prediction stays what it is.
 
     In ``x / scale`` and ``time`` the ODE is dx/dt = (x - D) / t, the slope (x - D) / t of a state does not change on a
