@@ -8,22 +8,18 @@ Noise is made for a part when it is wanted there, and never stands in memory as 
 
 # No `from __future__ import annotations`: nothing here is annotated for Numba, which reads the bytecode.
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from itertools import pairwise
-from os import getpid
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite.ir import IntType  # type: ignore[import-untyped]
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 from ksched.kernels import normal_table, philox
 from ksched.kernels.slots import NO_SLOT, RESULTS
+from ksched.kernels.workers import shared
 
 __all__ = ["LEAST_SHARED", "form", "form_with_noise", "noises_work", "normals", "path", "sums_work"]
 
@@ -57,7 +53,7 @@ def form(sources: int, results: int, integers: int, coefficients: int, count: in
         if count:
             _form(sources, results, integers, coefficients, 0, count)
     else:
-        _shared(partial(_form, sources, results, integers, coefficients), count, _PART, owners)
+        shared(partial(_form, sources, results, integers, coefficients), count, _PART, owners)
 
 
 def form_with_noise(
@@ -91,7 +87,7 @@ def form_with_noise(
     if count < 2 * _PER_THREAD // _NOISE_IS_DEARER:
         work(0, items * chunks)
     else:
-        _shared(work, items * chunks, 1, (slots, words, owners))
+        shared(work, items * chunks, 1, (slots, words, owners))
 
 
 def normals(key: philox.Key, count: int, first: int, out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
@@ -136,60 +132,6 @@ def noises_work() -> bool:
     where = sources.buffer_info()[0], 3, results.buffer_info()[0]
     form_with_noise(*where, integers.buffer_info()[0], coefficients.buffer_info()[0], 300, [0], [[key]])
     return bool((numbers == expected).all() and (sums == expected).all())
-
-
-def _shared(work: Callable[[int, int], object], count: int, multiple: int, owners: object) -> None:
-    """Let threads do ``work(first, last)``, each on its share of the numbers up to a count.
-
-    An exception, Ctrl-C above all, may end this at any place while threads are still writing. So each holds the owners
-    of the memory until it is done, and whoever was interrupted must not use that memory again.
-    """
-    threads = max(1, min(torch.get_num_threads(), count // multiple))
-    ends = [count * i // threads // multiple * multiple for i in range(threads)] + [count]
-    answers: SimpleQueue[BaseException | None] = SimpleQueue()
-    workers = _workers(getpid())
-    workers.at_least(threads - 1)
-    for first, last in pairwise(ends[1:]):
-        workers.jobs.put((work, first, last, owners, answers))
-    work(0, ends[1])
-    for _ in range(threads - 1):
-        error = answers.get()
-        if error is not None:
-            raise error
-
-
-class _Workers:
-    """Threads that wait for work. They end with the process, which need not wait for them."""
-
-    def __init__(self) -> None:
-        self.jobs: SimpleQueue[Any] = SimpleQueue()
-        self._count = 0
-
-    def at_least(self, count: int) -> None:
-        """Have so many threads."""
-        while self._count < count:
-            Thread(target=_serve, args=(self.jobs,), name="ksched", daemon=True).start()
-            self._count += 1  # after the start: an interrupt between the two makes one too many, which is no harm
-
-
-def _serve(jobs: "SimpleQueue[Any]") -> None:
-    """Do one job after the other, and hold nothing of it while waiting for the next."""
-    while True:
-        work, first, last, owners, answers = jobs.get()
-        error: BaseException | None = None
-        try:
-            work(first, last)
-        except BaseException as caught:
-            error = caught
-        del work, owners
-        answers.put(error)
-        del answers, error
-
-
-@cache
-def _workers(process: int) -> _Workers:
-    """The threads of a process: those of its parent are not there after a fork."""
-    return _Workers()
 
 
 def _at(kind: Any) -> Any:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -90,17 +90,7 @@ class Plan:
                     f"{row.step} in row x{k}"
                 )
             last = row.step
-            for register, value in row.terms:
-                kind, number = register
-                known = {"x": k, "D": calls, "xi": len(self.draws)}.get(kind, 0)
-                if not (0 <= number < known or (kind == "U" and number in pairs)):
-                    raise ValueError(f"row x{k} refers to {register}, which does not exist yet")
-                if not math.isfinite(value):
-                    raise ValueError(f"row x{k} (step {row.step}) has a coefficient of {value} for {register}")
-            if k and not row.terms:
-                raise ValueError(f"row x{k} is empty; only the first is given")
-            if len(dict(row.terms)) < len(row.terms):
-                raise ValueError(f"row x{k} has two coefficients for one register")
+            _check_terms(k, row, {"x": k, "D": calls, "xi": len(self.draws)}, pairs)
             if row.level is not None:
                 if row.level not in checked:
                     _check_level(f"row x{k}", row.level)
@@ -333,6 +323,26 @@ def _term(name: str, term: Any, known: dict[str, Register]) -> tuple[Register, f
             raise ValueError(f"{name} must name registers such as x0, D0, U0 and xi0; got {_short(written)}")
         register = known[written] = Register(found[1], int(found[2]))
     return register, _number(name, value)
+
+
+def _check_terms(k: int, row: Row, known: Mapping[str, int], pairs: Set[int]) -> None:
+    """Raise unless row number ``k`` reads registers that exist by then, each once, with finite coefficients.
+
+    Parameters
+    ----------
+    known : how many registers of each kind there are
+    pairs : calls that return the unconditional prediction too
+    """
+    for register, value in row.terms:
+        kind, number = register
+        if not (0 <= number < known.get(kind, 0) or (kind == "U" and number in pairs)):
+            raise ValueError(f"row x{k} refers to {register}, which does not exist yet")
+        if not math.isfinite(value):
+            raise ValueError(f"row x{k} (step {row.step}) has a coefficient of {value} for {register}")
+    if k and not row.terms:
+        raise ValueError(f"row x{k} is empty; only the first is given")
+    if len(dict(row.terms)) < len(row.terms):
+        raise ValueError(f"row x{k} has two coefficients for one register")
 
 
 def _check_sigmas(sigmas: tuple[float, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,11 +41,7 @@ def placed(plan: Plan, process: Process) -> Plan:
             "Make a plan for this process"
         )
     moved = {level: _there(plan, process, level) for level in (plan.start, *plan.levels, plan.end)}
-    # A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
-    scales: list[float] = []
-    for k, row in enumerate(plan.rows):
-        own = plan.end if k == len(plan.rows) - 1 else row.level or (plan.start if k == 0 else None)
-        scales.append(scales[-1] if own is None else _scale(moved[own]) / _scale(own))
+    scales = _scales(plan, moved)
 
     def term(k: int, register: Register, value: float) -> tuple[Register, float]:
         return register, value * scales[k] / (scales[register.number] if register.kind == "x" else 1.0)
@@ -67,6 +64,18 @@ def placed(plan: Plan, process: Process) -> Plan:
     )
     sigmas = tuple(map(label, plan.sigmas))
     return replace(plan, rows=rows, draws=draws, start=start, end=moved[plan.end], sigmas=sigmas)
+
+
+def _scales(plan: Plan, moved: Mapping[Level, Level]) -> list[float]:
+    """What the state of every row is multiplied by where its level becomes another one.
+
+    A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
+    """
+    scales: list[float] = []
+    for k, row in enumerate(plan.rows):
+        own = plan.end if k == len(plan.rows) - 1 else row.level or (plan.start if k == 0 else None)
+        scales.append(scales[-1] if own is None else _scale(moved[own]) / _scale(own))
+    return scales
 
 
 def _rescaled(plan: Plan, noise_scale: float) -> Plan:
