@@ -260,6 +260,20 @@ def test_a_replaced_stage_is_saved(name: str, calls: int) -> None:
     assert torch.equal(run.x, other.x)
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("name", ["heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde"])
+def test_a_replaced_stage_is_what_its_output_is_told_of(name: str, calls: int) -> None:
+    sampler = build_sampler(name, "karras", 4)
+    told, plain = (Run(sampler.plan, sampler.initial_state((2, 3), seed=1).double(), seed=5) for _ in range(2))
+    while not told.done:
+        if told.nfe == calls:
+            for run in (told, plain):
+                run.replace(0.5 * run.x)
+        told.feed_output(torch.tanh(told.x), 1.0, -2.0)
+        plain.feed(plain.x - 2 * torch.tanh(plain.x))
+    torch.testing.assert_close(told.x, plain.x, rtol=1e-9, atol=1e-9)
+
+
 # Models and callbacks that write to what they are given
 
 
