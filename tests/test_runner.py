@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,27 +85,6 @@ def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: P
     x = start_state(process, sampler.sigmas[0])
     planned, live = sampler.sample(model, x, seed=3), sampler.live(model, x, seed=3)
     assert (planned - live).abs().max() <= 1e-12 * max(1.0, float(planned.abs().max()))
-
-
-def test_resume_in_another_process(tmp_path: Path) -> None:
-    sampler = build_sampler("dpmpp_2m_sde", "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
-    run = sampler.start(x, seed=[4, 5, 6])
-    for _ in range(3):
-        run.feed(run.x / 2)
-    torch.save(run.state_dict(), tmp_path / "state.pt")
-    script = f"""
-import ksched, torch
-run = ksched.build_sampler("dpmpp_2m_sde", "karras", 6).start(torch.zeros(3, 5), seed=0)
-run.load_state_dict(torch.load({str(tmp_path / "state.pt")!r}))
-while not run.done:
-    run.feed(run.x / 2)
-torch.save(run.x, {str(tmp_path / "result.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
-    while not run.done:
-        run.feed(run.x / 2)
-    assert equal(run.x, torch.load(tmp_path / "result.pt"))
 
 
 @pytest.mark.parametrize("name", ["euler_ancestral", "rk_adaptive"])
