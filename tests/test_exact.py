@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from representatives import short
 from scipy.optimize import brentq
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched.exact.empirical import Empirical
@@ -61,6 +61,12 @@ def states(truth: GaussianMixture, sigma: float, n: int = 5, seed: int = 1) -> t
     return torch.from_numpy(truth.process.alpha(sigma) * x0 + truth.process.noise_std(sigma) * noise)
 
 
+def shares(log: Array) -> Array:
+    """What is in proportion to the exponentials and adds up to 1, in each row."""
+    weights = np.exp(log - log.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
 def textbook(truth: GaussianMixture, x: Array, alpha: float, std: float) -> Array:
     """Posterior means by the conditional-Gaussian formula, matrices inverted one by one."""
     covariances = truth.covariances
@@ -73,7 +79,7 @@ def textbook(truth: GaussianMixture, x: Array, alpha: float, std: float) -> Arra
             np.log(w) - ((row - alpha * m) @ np.linalg.solve(v, row - alpha * m) + np.linalg.slogdet(v)[1]) / 2
             for w, m, v in zip(truth.weights, truth.means, marginal, strict=True)
         ]
-        share = np.exp(np.array(log) - logsumexp(log))
+        share = shares(np.array(log))
         parts = [
             m + alpha * c @ np.linalg.solve(v, row - alpha * m)
             for m, c, v in zip(truth.means, covariances, marginal, strict=True)
@@ -142,7 +148,7 @@ def test_finitely_many_points_are_averaged_by_nearness() -> None:
     data = np.random.default_rng(0).standard_normal((40, 3))
     x = np.random.default_rng(1).standard_normal((6, 3))
     log = -((x[:, None] - data) ** 2).sum(-1) / (2 * 0.6**2)
-    weights = np.exp(log - logsumexp(log, axis=1, keepdims=True))
+    weights = shares(log)
     truth = Empirical(data)
     close(truth(torch.from_numpy(x), 0.6), weights @ data, 1e-13)
     close(truth.responsibilities(torch.from_numpy(x), 0.6), weights, 1e-13)
@@ -254,7 +260,7 @@ def test_solve_is_fine_runge_kutta_in_several_dimensions(process: Process, point
         if not points:
             return x - textbook(truth, x, alpha, sigma)
         log = -((x[:, None] - alpha * truth.means) ** 2).sum(-1) / (2 * sigma**2)
-        return np.asarray(x - np.exp(log - logsumexp(log, axis=1, keepdims=True)) @ truth.means)
+        return np.asarray(x - shares(log) @ truth.means)
 
     def runge_kutta(steps: int) -> Array:
         at, h, x = math.log(start), math.log(end / start) / steps, states(truth, start, 2).numpy()
