@@ -413,7 +413,7 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
 ) -> None:
     from ksched.cli import demo as command_of_demo
     from ksched.cli import demo_of_words
-    from ksched.pictures import demo
+    from ksched.pictures import demo, plots
 
     short = demo.run
     asked: list[Any] = []
@@ -426,6 +426,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
         return (Path("prompts.png"),)
 
     monkeypatch.setattr(demo_of_words, "from_text", from_text)
+    # test_demo.py looks at the pictures themselves
+    monkeypatch.setattr(plots, "save", lambda figures: tuple(path for path in figures if path.touch() is None))
     few = [ksched.NoiseSchedule.KARRAS, ksched.NoiseSchedule.SIMPLE, ksched.NoiseSchedule.BETA]
     monkeypatch.setattr(demo, "SCHEDULES", {name: SCHEDULES[name] for name in few})
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), maps=(4,), images=2))
