@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ from command import Command, command_of
 
 import ksched
 from ksched import Plan
+from ksched.types import Array
+
+
+@cache
+def samples() -> Array:
+    return np.asarray(ksched.exact.digits().sample(150, 0).reshape(150, 8, 8))
 
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """The command in this process, in a folder with samples."""
     monkeypatch.chdir(tmp_path)
-    mixture = ksched.exact.digits()
-    np.save("x.npy", mixture.sample(150, 0).reshape(150, 8, 8))
+    np.save("x.npy", samples())
     np.save("labels.npy", np.arange(150) % 3)
 
     return command_of(capsys)
@@ -92,6 +98,12 @@ def test_auto_is_printed_and_listed(command: Command) -> None:
     assert "data_std" in command("list", "auto").out
 
 
+@cache
+def quick_plan() -> Plan:
+    """What `QUICK` makes."""
+    return ksched.tune(samples(), 2, level=0)
+
+
 QUICK = ("tune", "--data", "x.npy", "--steps", "2", "--level", "0")
 
 
@@ -120,7 +132,7 @@ def test_a_disk_that_is_full_at_the_end(
         code, out, err = command(*QUICK, *(["--force"] if before else []))
     assert code == 1
     assert err == "ksched: cannot write plan.json: No space left on device; the plan is printed instead\n"
-    assert Plan.from_json(out) == ksched.tune(np.load("x.npy"), 2, level=0)
+    assert Plan.from_json(out) == quick_plan()
     assert names() == there
     assert before is None or Path("plan.json").read_bytes() == before
     if before is None:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from representatives import each, in_turn, short
-from test_imports import OPTIONAL, imported_after
 
 import ksched
 from ksched import Dialect, NoiseSchedule, SamplerType
@@ -593,9 +592,3 @@ def test_installing_replaces_nothing_of_others(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "custom_nodes" / "ksched" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
     assert command.main(["install", str(tmp_path)]) == 2
     assert "is something else already" in capsys.readouterr().err
-
-
-def test_importing_needs_nothing_of_comfyui() -> None:
-    modules = imported_after("import ksched.integrations.comfyui")
-    assert not modules & {"comfy", "comfy_api"}
-    assert not modules & set(OPTIONAL) - imported_after("import torch")

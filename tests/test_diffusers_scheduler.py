@@ -174,6 +174,8 @@ STOCK: list[tuple[str, dict[str, Any]]] = [
 
 
 def stock_of(name: str, config: dict[str, Any]) -> Any:
+    if name.startswith("KDPM2"):  # goes through all timesteps of the training when it is made, at 1 ms each
+        config = {"num_train_timesteps": 200, **config}
     for ending in ("Scheduler", "DiscreteScheduler"):
         if hasattr(diffusers, name + ending):
             return getattr(diffusers, name + ending)(**config)

@@ -102,9 +102,10 @@ def read(images: torch.Tensor) -> list[int]:
 
 
 def test_it_draws_what_is_asked_for() -> None:
-    digits = [i % 10 for i in range(50)]
+    numbers = range(0, 50, 3)  # of ten digits in five ways of asking
+    digits = [i % 10 for i in numbers]
     asked = ["{}", "a handwritten {}", "The Digit {}", "A PICTURE OF THE NUMBER {}", "a {}"]
-    images = drawn([asked[i // 10].format((WORDS[d], str(d))[i // 10 % 2]).upper() for i, d in enumerate(digits)])
+    images = drawn([asked[i // 10].format((WORDS[i % 10], str(i % 10))[i // 10 % 2]).upper() for i in numbers])
     found = read(images)
     assert np.mean(np.equal(found, digits)) >= 0.9, found
     # and the reader can say no
@@ -114,14 +115,14 @@ def test_it_draws_what_is_asked_for() -> None:
 
 
 def test_guidance_and_the_negative_prompt_act() -> None:
-    plain = drawn(["three"] * 10, scale=1.0)
-    guided = drawn(["three"] * 10)
-    away = drawn([""] * 20, negative="three")
+    plain = drawn(["three"] * 5, scale=1.0)
+    guided = drawn(["three"] * 5)
+    away = drawn([""] * 10, negative="three")
     assert float((guided - plain).abs().mean()) > 0.01
     assert np.mean(np.equal(read(guided), 3)) >= 0.9
     assert np.mean(np.equal(read(away), 3)) <= 0.1
     # away from one is towards the others: as "seven" draws sevens, not ones
-    assert np.mean(np.equal(read(drawn(["seven"] * 10, negative="one")), 7)) >= 0.9
+    assert np.mean(np.equal(read(drawn(["seven"] * 5, negative="one")), 7)) >= 0.9
 
 
 def image(prompt: str, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -39,13 +40,48 @@ def test_schedules_do_not_import_torch() -> None:
     assert not modules & {"torch", *OPTIONAL}
 
 
-def test_a_run_imports_nothing_optional() -> None:
-    modules = imported_after(
-        "import ksched, torch\n"
-        "import ksched.analysis, ksched.exact\n"
-        "ksched.build_sampler('euler').sample(lambda x, s: x, torch.ones(1, 2))"
-    )
-    assert not modules & set(OPTIONAL) - imported_after("import torch")  # torch itself looks for some
+#: what must bring in nothing optional, one after the other in one process, as importing torch takes so long
+STAGES = {
+    "torch": "import torch",
+    "a run": "import ksched.analysis, ksched.exact\n"
+    "ksched.build_sampler('euler').sample(lambda x, s: x, torch.ones(1, 2))",
+    "what is known of diffusers": "import ksched.dialects.diffusers.classes, ksched.dialects.diffusers.iterations",
+    "the nodes of ComfyUI": "import ksched.integrations.comfyui",
+}
+#: modules that are missing, what is imported then, and what the error says
+MISSING = [
+    (["diffusers"], "ksched.integrations.diffusers", "this needs diffusers: pip install 'ksched[diffusers]'"),
+    (
+        ["diffusers", "transformers"],
+        "ksched.stable_diffusion",
+        "this needs diffusers and transformers: pip install 'ksched[diffusers]'",
+    ),
+    (["hypothesis"], "ksched.testing", 'which is not installed: pip install "ksched[test]"'),
+]
+
+
+def test_nothing_optional_is_imported_and_what_is_missing_is_named() -> None:
+    script = f"""
+import importlib, json, sys
+brought, errors, before = {{}}, [], set(sys.modules)
+for what, code in {STAGES!r}.items():
+    exec(code, globals())
+    brought[what] = [name.partition(".")[0] for name in set(sys.modules) - before]
+    before = set(sys.modules)
+for missing, module, _ in {MISSING!r}:
+    sys.modules.update(dict.fromkeys(missing))
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        errors.append(str(error))
+print(json.dumps([brought, errors]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    brought, errors = json.loads(done.stdout)
+    for what in list(STAGES)[1:]:  # torch itself looks for some
+        assert not {*brought[what]} & {*OPTIONAL, "comfy", "comfy_api"}, what
+    for (_, module, words), error in zip(MISSING, errors, strict=True):
+        assert words in error, module
 
 
 def test_everything_public_is_there() -> None:
@@ -56,26 +92,3 @@ def test_everything_public_is_there() -> None:
     assert set(ksched.__all__) <= set(dir(ksched))
     with pytest.raises(AttributeError):
         _ = ksched.scheduler
-
-
-def test_what_is_known_of_diffusers_needs_no_diffusers() -> None:
-    modules = imported_after("import ksched.dialects.diffusers.classes, ksched.dialects.diffusers.iterations")
-    assert not modules & {"diffusers", "transformers"}
-
-
-def test_a_missing_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['diffusers'] = None\n"
-        "try: import ksched.integrations.diffusers\n"
-        "except ImportError as error: print(str(error).replace(' ', '_'))"
-    )
-    assert "this_needs_diffusers:_pip_install_'ksched[diffusers]'" in imported_after(code)
-
-
-def test_the_extra_of_the_adapter_is_named() -> None:
-    code = (
-        "import sys; sys.modules['diffusers'] = sys.modules['transformers'] = None\n"
-        "try: import ksched.stable_diffusion\n"
-        "except ImportError as error: print(str(error).replace(' ', '_'))"
-    )
-    assert "this_needs_diffusers_and_transformers:_pip_install_'ksched[diffusers]'" in imported_after(code)

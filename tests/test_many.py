@@ -31,8 +31,9 @@ CONFIG = SamplingConfig(
     prompt="a red fox", sampler="euler_ancestral", steps=2, width=16, height=16, count=7, guidance_scale=2.0
 )
 
+#: two processes that share one import of all that they need, as `torchrun` starts, watches and ends them
 WORKER = """
-import os, signal, sys
+import os, signal, socket, sys
 import torch
 torch.set_num_threads(1)
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion, jobs, save_png
@@ -50,8 +51,21 @@ def save_and_die(image, path):
 
 jobs.save_png = save_and_die
 config = SamplingConfig.from_json(CONFIG).from_dict({**SamplingConfig.from_json(CONFIG).to_dict(), "count": count})
-made = run_many(StableDiffusion.from_folder(folder), config, out, batch_size=batch)
-assert len(made) == count
+model = StableDiffusion.from_folder(folder)
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+workers = []
+for rank in range(2):
+    workers.append(os.fork())
+    if not workers[-1]:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        made = run_many(model, config, out, batch_size=batch)
+        os._exit(len(made) != count)
+_, ended = os.waitpid(workers[1], 0)
+if ended:
+    os.kill(workers[0], signal.SIGKILL)
+sys.exit(bool(os.waitpid(workers[0], 0)[1] or ended))
 """.replace("CONFIG", repr(CONFIG.to_json()))
 
 
@@ -81,7 +95,8 @@ def test_two_processes_one_of_them_killed_then_one_alone(model: StableDiffusion,
     run_many(model, CONFIG, tmp_path / "whole", batch_size=3)
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    died = in_two_processes(script, folder, tmp_path / "out", 7, 3, 2)
+    command = [sys.executable, str(script), *map(str, (folder, tmp_path / "out", 7, 3, 2))]
+    died = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert died.returncode != 0
     there = contents(tmp_path / "out")
     pictures = {name for name in there if name.endswith(".png")}
@@ -191,7 +206,11 @@ def test_pictures_are_not_kept(model: StableDiffusion, tmp_path: Path, monkeypat
         save(image, path)
 
     monkeypatch.setattr(jobs, "save_png", counted)
-    run_many(model, CONFIG, tmp_path / "out", batch_size=2)
+    gc.freeze()  # what was there before need not be looked at again and again
+    try:
+        run_many(model, CONFIG, tmp_path / "out", batch_size=2)
+    finally:
+        gc.unfreeze()
     assert len(alive) == 7
     assert most <= 3
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from representatives import is_form, short
-from scipy.stats import kstest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
@@ -467,6 +466,8 @@ def test_numbers_are_independent_normals() -> None:
     size = noise.size
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
         assert abs((noise**power).mean() - moment) < 5 * (spread / size) ** 0.5
+    from scipy.stats import kstest  # takes a second to import
+
     assert kstest(noise.ravel(), "norm").statistic < 1.95 / size**0.5, "at the level of 0.1 %"
     across = np.corrcoef(noise) - np.eye(64)
     assert np.abs(across).max() < 5 / noise.shape[1] ** 0.5
@@ -592,6 +593,8 @@ def test_noises_of_a_run_are_independent_normals(steps: int) -> None:
     assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 6 / size**0.5
     for apart in range(1, 9):
         assert abs((noises[..., apart:] * noises[..., :-apart]).mean()) < 5 / noises.size**0.5
+    from scipy.stats import kstest
+
     assert kstest(noises[0, 0], "norm").statistic < 1.95 / size**0.5, "at the level of 0.1 %"
 
 

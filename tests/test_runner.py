@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,27 +87,6 @@ def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: P
     assert (planned - live).abs().max() <= 1e-12 * max(1.0, float(planned.abs().max()))
 
 
-def test_resume_in_another_process(tmp_path: Path) -> None:
-    sampler = build_sampler("dpmpp_2m_sde", "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
-    run = sampler.start(x, seed=[4, 5, 6])
-    for _ in range(3):
-        run.feed(run.x / 2)
-    torch.save(run.state_dict(), tmp_path / "state.pt")
-    script = f"""
-import ksched, torch
-run = ksched.build_sampler("dpmpp_2m_sde", "karras", 6).start(torch.zeros(3, 5), seed=0)
-run.load_state_dict(torch.load({str(tmp_path / "state.pt")!r}))
-while not run.done:
-    run.feed(run.x / 2)
-torch.save(run.x, {str(tmp_path / "result.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
-    while not run.done:
-        run.feed(run.x / 2)
-    assert equal(run.x, torch.load(tmp_path / "result.pt"))
-
-
 @pytest.mark.parametrize("name", ["euler_ancestral", "rk_adaptive"])
 def test_a_state_of_another_noise_is_refused(name: str) -> None:
     sampler = build_sampler(name, "karras", 4)
@@ -182,7 +159,7 @@ def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_sampler(name: str) -> None:
     sampler = build_sampler(name, "karras", 5)
-    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(64)]
+    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(24)]
     serial = [sampler.sample(half, x, seed=i) for i, x in enumerate(xs)]
     before, results = hash(sampler), [torch.empty(0)] * len(xs)
 
@@ -434,7 +411,7 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
 @each("spec", SPECS)
 def test_rows_and_memory_stay_small(spec: SamplerSpec) -> None:
     for options in corners(spec):
-        few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 43))
+        few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 25))
         # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps used
         values = {o.name: options.get(o.name, o.default) for o in spec.own_options.values()}
         used = [value for name, value in values.items() if "order" in name or "stage" in name]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -528,9 +526,3 @@ def test_our_schedules_pass_as_other_peoples_do(schedule: str) -> None:
     function = getattr(ksched.schedules, f"calculate_{NoiseSchedule(schedule)}_sigmas")
     check_schedule(function)
     check_schedule(function, process=Flow())
-
-
-def test_without_hypothesis_the_error_names_the_extra() -> None:
-    script = "import sys\nsys.modules['hypothesis'] = None\nimport ksched.testing"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert 'which is not installed: pip install "ksched[test]"' in done.stderr

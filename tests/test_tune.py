@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import ksched
-from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, tune
+from ksched import EDM, VE, VP, Flow, Plan, Process, Sampler, build_sampler, tune
 from ksched.exact.mixture import Gaussian, GaussianMixture
 from ksched.plan import analysis
 from ksched.tuning import search
@@ -37,13 +38,19 @@ def mixture(process: Process, scale: float = 1.0) -> GaussianMixture:
     return GaussianMixture(np.full(5, 0.2), means / size, covariances / size**2, process, labels=[0, 0, 1, 1, 2])
 
 
+@cache
+def nearly_exact(process: Process) -> Sampler:
+    """A sampler of many steps, which take longer to plan than to run."""
+    schedule = "exponential" if process.level(process.sigma_max).alpha else "beta"
+    return build_sampler("exp_pc", schedule, 150, process=process, end="integral")
+
+
 def error(plan: Plan, model: Any, process: Process, clean: Any = None) -> float:
     """Mean distance of its runs from where the exact ODE ends, from start states that tuning has not seen."""
     items = 128
     noise = torch.randn(items, 8, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
     first = process.level(process.sigma_max)
-    many = build_sampler("exp_pc", "exponential" if first.alpha else "beta", 150, process=process, end="integral")
-    ends = many.sample(clean or model, first.sigma * noise)
+    ends = nearly_exact(process).sample(clean or model, first.sigma * noise)
     found = build_sampler(plan, process=process).sample(model, first.sigma * noise)
     return float((found - ends).square().mean(1).sqrt().mean())
 
@@ -65,6 +72,23 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in search.ITERATIONS:
         monkeypatch.setitem(search.ITERATIONS, kind, 8)
     monkeypatch.setattr(search, "MORE_ITERATIONS", 4)
+
+
+@pytest.fixture
+def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of a third of the iterations, which are good and not yet as good as they get."""
+    for kind, iterations in search.ITERATIONS.items():
+        monkeypatch.setitem(search.ITERATIONS, kind, iterations // 3)
+    monkeypatch.setattr(search, "MORE_ITERATIONS", search.MORE_ITERATIONS // 3)
+
+
+@pytest.fixture
+def one_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other models that plans are fitted to, made once for all tests: they depend on no data."""
+    monkeypatch.setattr(search, "zoo", _zoo)
+
+
+_zoo = cache(search.zoo)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -166,6 +190,7 @@ def test_a_surrogate_has_as_many_parts_as_the_samples_show() -> None:
 # ------------------------------------------------------------------------------------------------------- from samples
 
 
+@pytest.mark.usefixtures("shorter", "one_zoo")
 @pytest.mark.parametrize("name", [pytest.param("sd", marks=exhaustive), pytest.param("edm", marks=exhaustive), "flow"])
 def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -> None:
     process = PROCESSES[name]
@@ -186,14 +211,14 @@ def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -
 @pytest.mark.usefixtures("short")
 def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
     samples = mixture(VP()).sample(200, 1)
-    one, two = tune(samples, 3, seed=3, items=64), tune(torch.from_numpy(samples), 3, seed=3, items=64)
+    one, two = tune(samples, 2, seed=3, items=64), tune(torch.from_numpy(samples), 2, seed=3, items=64)
     assert one == two
     assert one.report == two.report
     again = Plan.from_json(one.to_json())
     assert again == one
     assert again.report == json.loads(json.dumps(dict(one.report)))
     assert {"chosen", "why", "errors", "untuned", "compared", "held_out", "seed", "samples"} <= again.report.keys()
-    assert tune(samples, 3, seed=4, items=64) != one
+    assert tune(samples, 2, seed=4, items=64) != one
 
 
 @pytest.mark.usefixtures("short")
@@ -230,7 +255,7 @@ def test_one_step_is_the_prediction() -> None:
     assert [value for _, value in plan.rows[-1].terms] == [1.0]
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_a_sampler_is_kept_and_its_levels_are_chosen() -> None:
     model = mixture(VP())
     plan = tune(model.sample(300, 1), 6, sampler="DPM++ 2M", items=128)
@@ -244,6 +269,7 @@ def test_a_sampler_is_kept_and_its_levels_are_chosen() -> None:
     assert (twice.steps, twice.nfe) == (3, 5)
 
 
+@pytest.mark.usefixtures("shorter", "one_zoo")
 def test_guidance_is_tuned_for() -> None:
     model = mixture(VP())
     samples = model.sample(400, 1)
@@ -256,7 +282,7 @@ def test_guidance_is_tuned_for() -> None:
     assert error(plan, guided(model), VP()) < min(error(other, guided(model), VP()) for other in others)
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_an_end_at_the_prediction_is_kept_to() -> None:
     plan = tune(mixture(VP()).sample(200, 1), 5, end="denoise", items=64)
     assert [value for _, value in plan.rows[-1].terms] == [1.0]
@@ -314,6 +340,7 @@ def told(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], torch
     return lambda x, sigma: model(x, sigma)
 
 
+@pytest.mark.usefixtures("shorter", "one_zoo")
 @pytest.mark.parametrize("name", ["edm", pytest.param("flow", marks=exhaustive)])
 def test_a_denoiser_makes_a_plan(name: str) -> None:
     process = PROCESSES[name]
@@ -327,7 +354,7 @@ def test_a_denoiser_makes_a_plan(name: str) -> None:
     assert error(plan, model, process) < error(other, model, process) / 2
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_strong_guidance_of_a_model_is_borne() -> None:
     """In few steps a method of high order explodes under it, and the spread of what is drawn would be wrong."""
     process = Flow()
@@ -343,7 +370,7 @@ def test_strong_guidance_of_a_model_is_borne() -> None:
     assert plan.report["errors"]["mean"] < 0.3
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_level_0_chooses_and_level_2_goes_through_the_model() -> None:
     model = mixture(VP())
     chosen = tune(model, 5, level=0, items=64)  # which tells its dimension
@@ -372,7 +399,7 @@ def noisy(model: GaussianMixture, noise: float, generator: torch.Generator) -> C
     return denoise
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 @pytest.mark.parametrize("noise", [pytest.param(0.01, marks=exhaustive), 0.03])
 def test_a_noisy_model_is_not_made_worse(noise: float) -> None:
     model, generator = mixture(VP()), torch.Generator().manual_seed(0)
@@ -447,7 +474,7 @@ def test_bad_arguments_for_a_model_are_refused_before_it_is_called(how: dict[str
         tune(never, 5, **how)
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_a_process_of_another_range_is_tuned_for_too() -> None:
     process = VE(0.02, 30.0)
     model = mixture(process)
