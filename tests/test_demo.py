@@ -47,7 +47,8 @@ def test_run_writes_four_pictures(
     names: tuple[ksched.NoiseSchedule, ...],
 ) -> None:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(demo, "SCHEDULES", {name: SCHEDULES[name] for name in (*names, ksched.NoiseSchedule.KARRAS)})
+    measured = {name: SCHEDULES[name] for name in (*names, ksched.NoiseSchedule.KARRAS)}
+    monkeypatch.setattr(demo, "SCHEDULES", measured)
     how: dict[str, Any] = {"process": process, "calls": (3,), "maps": (4,), "images": 2}
     report = demo.run(sampler, "karras", steps, out=tmp_path / "a" / "b", **how)
     assert torch.get_num_threads() == threads
