@@ -20,6 +20,7 @@ from ksched.tuning import search
 from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.canonical_plan import canonical, table_of
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
+from ksched.tuning.reference_mixtures import zoo
 from ksched.tuning.surrogate import fit_surrogate
 from ksched.types import Array
 
@@ -88,7 +89,7 @@ def one_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "zoo", _zoo)
 
 
-_zoo = cache(search.zoo)
+_zoo = cache(zoo)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
