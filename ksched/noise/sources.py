@@ -1,11 +1,7 @@
-"""Noise as a value: each draw is a function of the item's seed and of where in the run it acts, and of nothing else.
+"""Where a run takes its noise from: seeds, a Brownian path, or a function of your own.
 
-So it does not depend on batch size or order, on the device, on how often anybody asked before, or on where a run was
-split; the global random state is neither read nor moved. `SeededNoise` is new for every interval; `BrownianNoise` cuts
-one path into intervals, so that a picture stays when the number of steps changes.
-
-The numbers are ksched's own, the same bytes with every version of numpy and torch and on every device: random words of
-a published generator, Philox4x64-10, tables of float32 numbers, and single operations of float32.
+Seeded numbers are ksched's own, the same bytes with every version of numpy and torch and on every device: random words
+of a published generator, Philox4x64-10, tables of float32 numbers, and single operations of float32.
 """
 
 from __future__ import annotations

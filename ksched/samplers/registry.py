@@ -1,4 +1,4 @@
-"""Samplers by name, with the facts that are declared of them and tested; dialects as tables of their options."""
+"""Samplers by name: those that ship, and those that others register."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from ksched.names.dialects import DIALECTS
 from ksched.names.enums import Dialect, SamplerType
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
-from ksched.samplers import (
-    auto,
-)
+from ksched.samplers import auto
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.from_plan import own_levels, placed, replay
 from ksched.samplers.linear_multistep import same_levels
