@@ -25,7 +25,6 @@ import torch
 from _measure import Contender
 
 from ksched import Sampler
-from ksched.kernels import available
 
 Model = Callable[..., Any]
 
@@ -146,7 +145,7 @@ K_DIFFUSION = [
 
 
 #: Names of contenders; a cell of the tables may have fewer.
-OURS, OURS_GIVEN, OURS_ALONE = "ksched", "ksched, noise given", "ksched, torch alone"
+OURS, OURS_GIVEN = "ksched", "ksched, noise given"
 KDIFF, KDIFF_GIVEN, KDIFF_TREE = "k-diffusion", "k-diffusion, noise given", "k-diffusion, tree"
 DIFF, DIFF_STEP, COMFY = "diffusers", "diffusers, step", "ComfyUI"
 
@@ -370,27 +369,13 @@ def comfyui(samplers: Mapping[str, Callable[..., Any]], name: str, job: Job) -> 
 # ---------------------------------------------------------------------------------------------------------- all of them
 
 
-def _nothing() -> None:
-    """No kernels."""
-
-
 def ours(sampler: Sampler, job: Job) -> Iterator[Contender]:
-    """Ours; without Numba; a stochastic sampler also with noise that costs nothing, which leaves the arithmetic."""
+    """Ours; a stochastic sampler also with noise that costs nothing, which leaves the arithmetic."""
     model = job.both if sampler.spec.uncond else job.model
     noisy = not sampler.spec.adaptive and bool(sampler.plan.draws)
     seed: dict[str, Any] = {"seed": 0} if noisy else {}
     calls = counted(lambda m: sampler.sample(m, job.x, **seed), model)
     yield Contender(OURS, lambda: lambda: sampler.sample(model, job.x, **seed), calls)
-    if job.x.device.type == "cpu" and available.numba_kernels() is not None:
-
-        def alone() -> None:
-            found, available.numba_kernels = available.numba_kernels, _nothing  # type: ignore[assignment]
-            try:
-                sampler.sample(model, job.x, **seed)
-            finally:
-                available.numba_kernels = found
-
-        yield Contender(OURS_ALONE, lambda: alone, calls)
     if noisy:
         given = _given(job.x)
         yield Contender(OURS_GIVEN, lambda: lambda: sampler.sample(model, job.x, noise=given), calls)

@@ -25,7 +25,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import build_sampler
-from ksched.execution.buffers import release_memory
 from ksched.samplers.registry import samplers
 
 SHAPE, STEPS = (1, 16, 128, 128), 20
@@ -81,7 +80,6 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    release_memory()  # else a run begins with what others left
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     assert profiler.profiler is not None

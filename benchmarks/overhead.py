@@ -5,8 +5,7 @@ and the cost of the model calls is taken off. The model returns one tensor that 
 or makes a new one (``--model fresh``); all get the same start, model and levels, in float32.
 
 * ``ratio`` is the fastest of k-diffusion and diffusers, as they are run, over ours. ``least`` also counts a call of
-  diffusers' `step` alone, without its scaling of the model's input and with the cheapest kind of prediction. ``alone``
-  is ``ratio`` where Numba is not installed.
+  diffusers' `step` alone, without its scaling of the model's input and with the cheapest kind of prediction.
 * ``floor`` is the time that memory allows: for every row of a plan, one read per term and one write, as fast as
   ``torch.add(a, b, alpha=c, out=d)`` on tensors of this size, which took its turn with the others. ``x floor`` is our
   time over it; where a sampler draws noise, with noise that is given.
@@ -35,7 +34,6 @@ from _peers import (
     KDIFF_GIVEN,
     KDIFF_TREE,
     OURS,
-    OURS_ALONE,
     OURS_GIVEN,
     Job,
     Programs,
@@ -55,7 +53,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "overhead.png"
 TRIAD, TRIADS = "triad", 10
 RUN = (KDIFF, KDIFF_TREE, DIFF)
 LEAST = (*RUN, DIFF_STEP)
-COLUMNS = (OURS, OURS_ALONE, OURS_GIVEN, KDIFF, KDIFF_GIVEN, KDIFF_TREE, DIFF, DIFF_STEP, COMFY)
+COLUMNS = (OURS, OURS_GIVEN, KDIFF, KDIFF_GIVEN, KDIFF_TREE, DIFF, DIFF_STEP, COMFY)
 COMPARED = ["euler", "heun", "lms", "dpmpp_2m", "uni_pc", "deis", "euler_ancestral", "dpmpp_3m_sde"]
 COMPARED_ON = tuple(named(SHAPES[i]) for i in (0, 2, 3))
 
@@ -128,8 +126,6 @@ def measure(spec: SamplerSpec, job: Job, programs: Programs, seconds: float, mod
     for title, names in {"ratio": RUN, "least": LEAST}.items():
         if peers := [figures[name] for name in names if name in figures]:
             cell[title] = min(peers) / mine
-    if "ratio" in cell and OURS_ALONE in figures:
-        cell["alone"] = cell["ratio"] * mine / figures[OURS_ALONE]
     if (moved := passes(sampler)) is not None:
         cell["floor"] = floor * moved
         cell["x floor"] = figures.get(OURS_GIVEN, mine) / cell["floor"]
@@ -140,7 +136,7 @@ def summary(cells: Sequence[Cell]) -> dict[str, Any]:
     """The cells that are compared, in a few numbers."""
     compared = [cell for cell in cells if cell["sampler"] in COMPARED and cell["shape"] in COMPARED_ON]
     made: dict[str, Any] = {"samplers": COMPARED, "shapes": COMPARED_ON, "cells": len(compared)}
-    for title in ("ratio", "least", "alone"):
+    for title in ("ratio", "least"):
         if found := [cell for cell in compared if title in cell]:
             worst = min(found, key=lambda cell: cell[title])
             made[title] = {
@@ -161,12 +157,12 @@ def text(cells: Iterable[Cell]) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
     return table(
-        ["sampler", *columns, "ratio", "least", "alone", "x floor"],
+        ["sampler", *columns, "ratio", "least", "x floor"],
         [
             [
                 cell["sampler"],
                 *(number(cell["microseconds"].get(name)) for name in columns),
-                *(number(cell.get(title)) for title in ("ratio", "least", "alone")),
+                *(number(cell.get(title)) for title in ("ratio", "least")),
                 number(cell.get("x floor"), 2),
             ]
             for cell in cells
@@ -275,7 +271,7 @@ def main() -> None:
             cells += row
             print(f"\n{named(shape)}, {steps} steps; a model call costs {1e6 * cost:.2f}\n{text(row)}", flush=True)
     short = summary(cells)
-    kinds = {"ratio": "as they are run", "least": "and diffusers' step alone", "alone": "ours without Numba"}
+    kinds = {"ratio": "as they are run", "least": "and diffusers' step alone"}
     for title, what in kinds.items():
         if title in short:
             mean, worst, cell = (short[title][key] for key in ("geometric_mean", "worst", "worst_cell"))

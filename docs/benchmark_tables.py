@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECKPOINT = ROOT / "ksched" / "data" / "handwritten_digits"
 NOT_YET = "*Not measured yet: `python -m nox -s bench`.*\n"
-_KINDS = {"ratio": "as they are run", "least": "and `step` alone", "alone": "as they are run, ours without Numba"}
-CONTENDERS = ("ksched", "ksched, torch alone", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
+_KINDS = {"ratio": "as they are run", "least": "and `step` alone"}
+CONTENDERS = ("ksched", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
 
 
 def write(folder: Path) -> None:
@@ -36,6 +36,21 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _end_to_end(data: Mapping[str, Any]) -> str:
+    columns = ["network", "state", "its call, ms", *(f"`{name}`, us" for name in data["samplers"]), "largest share"]
+    rows = [
+        [
+            row["network"],
+            row["shape"],
+            _number(row["call_microseconds"] / 1000),
+            *(_number(row["sampler_microseconds"][name]) for name in data["samplers"]),
+            f"{max(row['share'].values()):.2%}",
+        ]
+        for row in data["rows"]
+    ]
+    return f"{_table(columns, rows)}\n{_machine(data)}\n"
 
 
 def _machine(data: Mapping[str, Any]) -> str:
@@ -472,6 +487,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
     "overhead": ("overhead", lambda data: _overhead(data, chosen=False)),
     "gpu": ("overhead_cuda", lambda data: f"{_summary(data)}\n{_overhead(data, chosen=True)}"),
+    "end_to_end": ("end_to_end", _end_to_end),
     "operations": ("operations", _operations),
     "building": ("building", _building),
     "noise": ("noise", _noise),

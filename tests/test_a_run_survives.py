@@ -1,4 +1,4 @@
-"""Whatever happens to a run: interrupts, copies, damaged states, models that write, threads, no items, no Numba."""
+"""Whatever happens to a run: interrupts, copies, damaged states, models that write, threads, no items."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ import ksched
 from ksched import VP, AdaptiveRun, Flow, Run, Sampler, StepInfo, build_sampler
 from ksched.execution import buffers
 from ksched.execution.batch import Batch
-from ksched.execution.layout import layout
-from ksched.kernels import available
 
 KINDS = ["euler", "dpmpp_2m_sde", "heun", "lms", "restart", "euler_cfg_pp", "dpm_adaptive", "rk_adaptive"]
 
@@ -372,13 +370,10 @@ def test_a_model_that_writes_while_gradients_are_recorded() -> None:
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "heun"])
-@pytest.mark.parametrize("fast", [False, True])
 def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
-    name: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Part of its registers may hold the next state already. One that was saved before goes on."""
-    if not fast:
-        monkeypatch.setattr(available, "numba_kernels", lambda: None)
     run, end = begun(name)
     assert isinstance(run, Run)
     state = run.state_dict()
@@ -568,11 +563,8 @@ def test_two_failures_at_once_lose_no_run() -> None:
 
 
 @short(lambda name: is_form(name) or name in {str(spec.name) for spec in ADAPTIVE})
-@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("name", EVERY_NAME)
-def test_no_items_are_an_empty_result(name: str, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not fast:
-        monkeypatch.setattr(available, "numba_kernels", lambda: None)
+def test_no_items_are_an_empty_result(name: str) -> None:
     sampler = build_sampler(name, "karras", 4)
     for shape in ((0, 3), (2, 0)):
         x = sampler.initial_state(shape, seed=1)
@@ -594,83 +586,3 @@ def test_no_items_elsewhere() -> None:
     while batch:
         batch.tick(half)
     assert (run.x.shape, other.x.shape) == ((0, 3), (2, 3))
-
-
-# Numba that does not work
-
-
-def wrong() -> bool:
-    return False
-
-
-def damaged() -> bool:
-    raise EOFError("Ran out of input")
-
-
-@pytest.mark.parametrize("trial", [wrong, damaged])
-def test_without_a_numba_that_works_torch_does_the_work(
-    trial: Callable[[], bool], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("numba")
-    from ksched.kernels import numba_kernels
-
-    sampler = build_sampler("dpmpp_2m_sde", "karras", 4)
-    x = sampler.initial_state((2, 300), seed=1)
-    right = sampler.sample(half, x, seed=3)
-    monkeypatch.setattr(numba_kernels, "sums_work", trial)
-    for found in (available.numba_kernels, available._tried):
-        found.cache_clear()
-    try:
-        result = build_sampler("dpmpp_2m_sde", "karras", 4).sample(half, x, seed=3)
-        assert available.numba_kernels() is None
-    finally:
-        for found in (available.numba_kernels, available._tried):
-            found.cache_clear()
-    assert torch.allclose(result, right, rtol=1e-5, atol=1e-5)
-    assert "Numba does not work here" in caplog.text
-
-
-def test_with_numba_switched_off_torch_does_the_work(tmp_path: Path) -> None:
-    pytest.importorskip("numba")
-    sampler = build_sampler("dpmpp_2m_sde", "karras", 4)
-    x = sampler.initial_state((2, 300), seed=1)
-    torch.save((x, sampler.sample(half, x, seed=3)), tmp_path / "right")
-    script = f"""
-import ksched, torch
-x, right = torch.load({str(tmp_path / "right")!r})
-result = ksched.build_sampler("dpmpp_2m_sde", "karras", 4).sample(lambda x, sigma: x / 2, x, seed=3)
-assert torch.allclose(result, right, rtol=1e-5, atol=1e-5)
-assert ksched.kernels.available.numba_kernels() is None
-"""
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "Numba does not work here" in done.stderr
-
-
-def test_tables_are_held_while_they_are_read() -> None:
-    """Two threads may make the table of a fresh plan at once; the one that is dropped may still be read."""
-    pytest.importorskip("numba")
-    sampler = build_sampler("dpmpp_2m", "karras", 6)
-    x = sampler.initial_state((1, 64), seed=0)
-    run = sampler.start(x)
-    assert isinstance(run, Run)
-    registers, turns = run.registers.buffers, layout(run.plan).segments
-    form = registers._numba.form
-    tables: list[Any] = []
-
-    class Kernels:
-        @staticmethod
-        def form(sources: int, results: int, integers: int, coefficients: int, count: int, owners: object) -> None:
-            for operations in (turn.operations for turn in turns):
-                tables.append(vars(operations).pop("table", None))  # as if another thread's had taken its place
-            tables.clear()
-            _ = [bytearray(64) for _ in range(1000)]  # memory that was given back is used again
-            form(sources, results, integers, coefficients, count, owners)
-
-        form_with_noise = staticmethod(registers._numba.form_with_noise)
-        LEAST_SHARED = registers._numba.LEAST_SHARED
-
-    registers._numba = Kernels
-    right = sampler.sample(pair, x)
-    assert torch.equal(finish(run), right)

@@ -11,8 +11,6 @@ from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
-from ksched.execution import buffers
-from ksched.execution.buffers import release_memory
 from ksched.execution.layout import layout
 
 LATENT = (2, 4, 8, 8)
@@ -21,33 +19,10 @@ LATENT = (2, 4, 8, 8)
 @each("name", NAMES)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
     plan = build_sampler(name, "karras", 12).plan
-    noises = max(len(turn.passing) for turn in (layout(plan).before, *layout(plan).segments))
-    assert layout(plan).buffers <= plan.live_registers + noises
+    assert layout(plan).buffers <= plan.live_registers
 
 
-LARGE = (1, 4, 128, 128)  # what is handed on from run to run
-
-
-@pytest.mark.parametrize("name", ["euler", "heun", "uni_pc", "seeds_3"])
-def test_a_run_takes_the_memory_of_those_before_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, new = [0], torch.empty_strided
-
-    def counting(*args: Any, **kwargs: Any) -> torch.Tensor:
-        made[-1] += 1
-        return new(*args, **kwargs)
-
-    monkeypatch.setattr(torch, "empty_strided", counting)
-    release_memory()
-    sampler = build_sampler(name, "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
-    for _ in range(3):
-        sampler.sample(half, x, seed=0)
-        made.append(0)
-    program = layout(sampler.plan)
-    assert program.buffers - len(program.segments[-1].passing) - 1 <= made[0] <= program.buffers
-    assert made[1:3] == [1, 1], "that of the result, which was handed out"
-    release_memory()
-    assert not any(buffers._spares.values())
+LARGE = (1, 4, 128, 128)
 
 
 @short(is_kind)
@@ -68,22 +43,6 @@ def test_what_a_run_handed_out_is_no_memory_of_the_next(name: str) -> None:
     assert all(map(torch.equal, kept, copies))
 
 
-def test_little_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    release_memory()
-    sampler = build_sampler("uni_pc", "karras", 6)
-    states = [start_state(VP(), sampler.sigmas[0], (1, 4, 128, 128 + 8 * i), dtype=torch.float32) for i in range(4)]
-    monkeypatch.setattr(buffers, "_MOST_SPARED", 5 * states[0].nbytes)
-    for x in states:
-        sampler.sample(half, x)
-        spared = sum(size * len(blocks) for size, blocks in buffers._spares.items())
-        assert 0 < spared <= 5 * states[0].nbytes
-    assert buffers._spares[states[-1].nbytes], "the last run's come first"
-    release_memory()
-    monkeypatch.setattr(buffers, "_MOST_SPARED", 1000)
-    sampler.sample(half, states[0])
-    assert not any(buffers._spares.values())
-
-
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "heun", "euler_ancestral"])
 def test_the_loop_makes_no_new_state(name: str) -> None:
     """Where nobody keeps what the run hands out, every state is formed in the same few blocks of memory."""
@@ -101,7 +60,7 @@ def test_the_loop_makes_no_new_state(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "seeds_3"])
 def test_a_run_is_where_its_start_is(name: str) -> None:
-    """Whatever torch's default device is, and whether memory is handed on or new."""
+    """Whatever torch's default device is."""
     sampler = build_sampler(name, "karras", 4)
     x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
     expected = sampler.sample(half, x, seed=1)

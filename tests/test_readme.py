@@ -57,7 +57,7 @@ def test_from_a_network_to_samples_takes_ten_lines() -> None:
 def test_install_lines_name_what_the_project_has() -> None:
     text, project = (ROOT / "README.md").read_text(), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {name for found in re.findall(r"\.\[([\w,]+)\]", text) for name in found.split(",")}
-    assert extras >= {"cli", "diffusers", "fast", "plot"}
+    assert extras >= {"cli", "diffusers", "plot"}
     assert extras <= set(project["optional-dependencies"])
     needs = dict(requirement.split(">=") for requirement in project["dependencies"])
     words = {"numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch"}

@@ -289,19 +289,20 @@ def _advance_all(given: Sequence[_Answered]) -> None:
         if isinstance(run, Run):
             with _failing_alone(run):
                 turns.append((run.registers, *run.take(output, twin), numbers))
-    noises = [registers.draw(turn, recorded) for registers, turn, recorded, _ in turns]
+    for registers, turn, recorded, _ in turns:
+        registers.draw(turn, recorded)
     for run, output, twin, _ in given:
         if isinstance(run, AdaptiveRun):
             with _failing_alone(run):
                 run.feed(output, twin)
     together = []
-    for (registers, turn, recorded, numbers), drawn in zip(turns, noises, strict=True):
+    for registers, turn, recorded, numbers in turns:
         operations = registers.operations(turn, numbers)
         registers.whole = False
         if recorded:
             registers.buffers.form(operations, recorded)
         else:
-            together.append((registers.buffers, operations, drawn))
+            together.append((registers.buffers, operations))
     form_together(together)
     for registers, *_ in turns:
         registers.reach(registers.calls + 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -12,10 +10,9 @@ import torch
 
 from ksched.execution.layout import Combination, Operations
 from ksched.kernels import available
-from ksched.kernels.philox import Key
 from ksched.kernels.torch_internals import block_of, owners_of
 
-__all__ = ["Buffers", "Noises", "combine", "form_together", "release_memory"]
+__all__ = ["Buffers", "combine", "form_together"]
 
 
 def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -87,42 +84,15 @@ def _laid_out(tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Ite
     return copy.copy_(tensor)
 
 
-# Registers, and for each the key of every item's noise.
-Noises: TypeAlias = tuple[Sequence[int], Sequence[Sequence[Key]]]
-
-
-# A tensor, its memory block, the owners of that if we are alone, and its address.
-_Buffer: TypeAlias = tuple[Any, int, int, int]
+# A tensor, its memory block, and the owners of that if we are alone.
+_Buffer: TypeAlias = tuple[Any, int, int]
 
 
 # Before there is one; of a block that has more owners than that.
 _NOTHING = torch.empty(0, device="cpu")
 
 
-_NONE: _Buffer = (None, block_of(_NOTHING), -1, 0)
-
-
-# Memory of runs that are over, by size in bytes. New memory is cleared by the system first, page by page, which takes
-# as long as many passes; and anything of the least size here or more is new each time.
-_spares: dict[int, list[torch.UntypedStorage]] = {}
-
-
-_LEAST_SPARED, _MOST_SPARED = 1 << 17, 1 << 28
-
-
-def release_memory() -> None:
-    """Give back to the system what finished runs on the processor left for the next ones, at most 256 MiB."""
-    _spares.clear()
-
-
-def _room_for(size: int) -> bool:
-    """Whether so many bytes more may be spared; larger and older sizes go first."""
-    total = size + sum(each * len(blocks) for each, blocks in list(_spares.items()))
-    for blocks in list(_spares.values()):
-        while total > _MOST_SPARED and blocks and size <= _MOST_SPARED:
-            with suppress(IndexError):
-                total -= blocks.pop().nbytes()
-    return total <= _MOST_SPARED
+_NONE: _Buffer = (None, block_of(_NOTHING), -1)
 
 
 class Buffers:
@@ -148,25 +118,12 @@ class Buffers:
 
     def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
         self.shape, self.device, self.dtype = like.shape, like.device, dtype
-        self._in_order = like.is_contiguous()
-        self._strides = like.stride() if self._in_order else torch.empty_like(like, device="meta").stride()
-        self._new = partial(torch.empty_strided, like.shape, self._strides, dtype=dtype, device=like.device)
+        strides = like.stride() if like.is_contiguous() else torch.empty_like(like, device="meta").stride()
+        self._new = partial(torch.empty_strided, like.shape, strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
         self._own: list[_Buffer] = [_NONE] * (count + 2)
-        size = like.numel() * dtype.itemsize
-        spared = like.device.type == "cpu" and size >= _LEAST_SPARED
-        self._spares = _spares.setdefault(size, []) if spared else None
-        single = dtype == torch.float32
-        self._triton = available.triton_kernels(like.device) if single else None
+        self._triton = available.triton_kernels(like.device) if dtype == torch.float32 else None
         self.mixed = self._triton is not None
-        self._numba: Any = (
-            available.numba_kernels() if single and like.device.type == "cpu" and not self.mixed else None
-        )
-        if self._numba is not None:
-            # Room for addresses: of the sources, as slots of a table are numbered, and of the results.
-            self._sources, self._results = array("q", [0] * (count + 2)), array("q", [0] * (count + 2))
-            self._at = self._sources.buffer_info()[0]
-            self._count = like.numel()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("the buffers of a run are memory of this process; save the run's state_dict() instead")
@@ -178,58 +135,34 @@ class Buffers:
 
     def writable(self, register: int) -> torch.Tensor:
         """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
-        buffer, block, owners, _ = self._own[register]
+        buffer, block, owners = self._own[register]
         if owners_of(block) != owners:
-            buffer = self._moved(register)[0]
+            buffer = self._moved(register)
         found: torch.Tensor = buffer
         return found
 
-    def _moved(self, register: int) -> _Buffer:
+    def _moved(self, register: int) -> torch.Tensor:
         """A register in a new block of memory."""
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # else it could not be written to outside of inference mode
-                buffer = self._block()
+                buffer = self._new()
         else:
-            buffer = self._block()
+            buffer = self._new()
         block = block_of(buffer)
-        self._own[register] = found = buffer, block, owners_of(block) or -1, buffer.data_ptr()
-        return found
+        self._own[register] = buffer, block, owners_of(block) or -1
+        return buffer
 
-    def _block(self) -> torch.Tensor:
-        if not self._spares:
-            return self._new()
-        with suppress(IndexError):
-            empty = torch.empty(0, dtype=self.dtype, device=self.device)
-            return empty.set_(self._spares.pop(), 0, self.shape, self._strides)
-        return self._new()
-
-    def __del__(self) -> None:
-        # What others still see is theirs; the rest saves the next run new memory.
-        spares = getattr(self, "_spares", None)
-        if spares is not None:
-            for buffer, block, owners, _ in self._own:
-                if buffer is not None and owners_of(block) == owners and _room_for(buffer.untyped_storage().nbytes()):
-                    spares.append(buffer.untyped_storage())
-
-    @property
-    def makes_noise(self) -> bool:
-        """Whether `form` takes noises as keys of `ksched.noise.seeded.SeededNoise`."""
-        return self._numba is not None and self._in_order and available.noise_kernels() is not None
-
-    def form(self, operations: Operations, recorded: bool = False, noises: Noises | None = None) -> None:
+    def form(self, operations: Operations, recorded: bool = False) -> None:
         """Do the operations of a turn.
 
         Parameters
         ----------
         operations : what to do
         recorded : on new tensors, since something follows every value
-        noises : where it `makes_noise`, those that are not among the registers: their registers, and the keys of each
         """
         if recorded:
             for operation in operations:
                 self.tensors[operation.out] = combine(self.tensors, operation)
-        elif self._numba is not None:
-            self._form_at_once(operations, noises)
         else:
             for operation in operations:
                 out = self.writable(operation.out)
@@ -239,49 +172,13 @@ class Buffers:
                     combine(self.tensors, operation, out)
                 self.tensors[operation.out] = out
 
-    def _form_at_once(self, operations: Operations, noises: Noises | None) -> None:
-        """By Numba, all in one pass over memory."""
-        table = operations.table  # held, since only the addresses of its numbers are handed on
-        _, _, (integers, coefficients), read, written = table
-        tensors, own, sources, results = self.tensors, self._own, self._sources, self._results
-        for source in read:
-            if noises is not None and source in noises[0]:
-                continue
-            buffer, _, _, address = own[source]
-            sources[source + 2] = address if tensors[source] is buffer else self._address(source)
-        while len(results) < len(written):
-            results.append(0)
-        for k, register in enumerate(written):
-            _, block, alone, address = own[register]
-            if owners_of(block) != alone:
-                address = self._moved(register)[3]
-            results[k] = address
-        # What keeps the memory that is read and written, should an exception end this before threads are done with it.
-        owners = (self, table, tuple(tensors)) if self._count >= self._numba.LEAST_SHARED else None
-        if noises is None:
-            self._numba.form(self._at, results.buffer_info()[0], integers, coefficients, self._count, owners)
-        else:
-            where = self._at, len(sources), results.buffer_info()[0]
-            self._numba.form_with_noise(*where, integers, coefficients, self._count, *noises, owners)
-        for register in written:
-            tensors[register] = own[register][0]
 
-    def _address(self, source: int) -> int:
-        """Where a tensor begins that is not the buffer whose address is known, once it lies in memory as ours do."""
-        tensor = self.tensors[source]
-        address: int = tensor.data_ptr()
-        if tensor.stride() != self._strides or tensor.is_neg() or not address:
-            tensor = self.tensors[source] = _laid_out(tensor, self._new, (self.dtype,))
-            address = tensor.data_ptr()
-        return address
-
-
-def form_together(work: Sequence[tuple[Buffers, Operations, Noises | None]]) -> None:
+def form_together(work: Sequence[tuple[Buffers, Operations]]) -> None:
     """`Buffers.form` for many runs; on a GPU in one launch for all, or as many as the longest turn has rounds."""
     together = []
-    for buffers, operations, noises in work:
+    for buffers, operations in work:
         if buffers._triton is None:
-            buffers.form(operations, noises=noises)
+            buffers.form(operations)
         else:
             together.append((buffers, operations.rounds))
     for number in range(max((len(rounds) for _, rounds in together), default=0)):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ksched.execution.buffer_allocator import BufferAllocator
-from ksched.kernels.slots import NO_SLOT, RESULTS
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 
@@ -18,7 +16,6 @@ __all__ = [
     "DENOISED",
     "UNCOND",
     "Combination",
-    "FlatOperations",
     "Layout",
     "Operations",
     "Segment",
@@ -100,64 +97,8 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     return Combination(out, terms, scale, (), terms[1:])
 
 
-class FlatOperations(NamedTuple):
-    """Operations as numbers, for a kernel that runs them one after the other on every part of the states.
-
-    Attributes
-    ----------
-    integers : how many operations there are; for each the slot that it writes, the slot that it also puts a copy of its
-        second term in or `NO_SLOT`, the number of its terms, and the slots of these. Slots from `RESULTS` on are those
-        of the results of the operations, which later ones read; all others are sources, as they are before
-    coefficients : of all terms in order, float32
-    addresses : where in memory these two begin
-    sources : the sources among the slots
-    results : the buffer of every result
-    """
-
-    integers: array[int]
-    coefficients: array[float]
-    addresses: tuple[int, int]
-    sources: tuple[int, ...]
-    results: tuple[int, ...]
-
-
 class Operations(tuple[Combination, ...]):
     """Operations in the order in which they are done."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the table: its addresses are those of this process.
-        return Operations, (tuple(self),)
-
-    @cached_property
-    def table(self) -> FlatOperations:
-        """The same as numbers. An output that is kept is copied by an operation that reads it anyway, if one does."""
-        slots: dict[int, int] = {}
-        copies: dict[int, int] = {}
-        lines: list[tuple[int, int, Terms]] = []
-        for k, operation in enumerate(self):
-            terms = tuple((slots.get(source, source), value) for source, value in operation.terms)
-            if len(terms) == 1 and terms[0][0] in (DENOISED, UNCOND) and terms[0][1] == 1:
-                copies[terms[0][0]] = RESULTS + k
-                slots[operation.out] = terms[0][0]
-                continue
-            copy = NO_SLOT
-            for also, (source, _) in enumerate(terms):
-                if also and source in copies:
-                    copy = copies.pop(source)
-                    terms = (terms[0], terms[also], *terms[1:also], *terms[also + 1 :])
-                    break
-            lines.append((RESULTS + k, copy, terms))
-            slots[operation.out] = RESULTS + k
-        lines += [(slot, NO_SLOT, ((source, 1.0),)) for source, slot in copies.items()]
-        integers, coefficients = array("q", [len(lines)]), array("f")
-        for out, copy, terms in lines:
-            integers.extend((out, copy, len(terms), *(source for source, _ in terms)))
-            coefficients.extend(value for _, value in terms)
-        coefficients.extend([0.0] * 3)  # a kernel takes four at a time
-        sources = {source for _, _, terms in lines for source, _ in terms if source < RESULTS}
-        addresses = integers.buffer_info()[0], coefficients.buffer_info()[0]
-        results = tuple(operation.out for operation in self)
-        return FlatOperations(integers, coefficients, addresses, tuple(sorted(sources)), results)
 
     @cached_property
     def rounds(self) -> tuple[tuple[Combination, ...], ...]:
@@ -190,7 +131,6 @@ class Segment:
     x : the buffer of the state that the model was called on
     both : whether the answer comes with the unconditional prediction
     draws : (number of the noise, its buffer) of the noises to draw first
-    passing : those of them that nothing reads after the segment, and so need no buffer if they are made on the way
     operations : in order; first copies of outputs that are read again after the next call, then the states to form
     reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
         such
@@ -201,7 +141,6 @@ class Segment:
     x: int
     both: bool
     draws: tuple[tuple[int, int], ...]
-    passing: tuple[tuple[int, int], ...]
     operations: Operations
     reader: int | None
     state: Terms
@@ -314,11 +253,10 @@ def _turn(
         if denoised not in kept and denoised in dict(rows[j].terms):
             readers.append(len(operations) if state in shelf.place else -1)
         operations.append(_formed(plan, shelf, j, state, shelf.in_order(going[j])))
-    passing = tuple(drawn for drawn in draws if Register("xi", drawn[0]) not in shelf.place)
     reader = _sole(readers)
     if reader is not None and not _reads_all(operations, reader, formed_of, x):
         formed_of = ()
-    return Segment(x, len(outputs) == 2, draws, passing, Operations(operations), reader, formed_of, earlier)
+    return Segment(x, len(outputs) == 2, draws, Operations(operations), reader, formed_of, earlier)
 
 
 def _sole(readers: Sequence[int]) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ksched.execution.buffers import Buffers, Noises
+from ksched.execution.buffers import Buffers
 from ksched.execution.layout import DENOISED, UNCOND, Operations, Segment, layout
 from ksched.kernels.torch_internals import out_of_place, writes_to
 from ksched.noise.seeded import SeededNoise
@@ -103,7 +103,8 @@ class Registers:
         else:
             self.buffers.tensors[0] = self.buffers.writable(0).copy_(x.detach())
         before = self.layout.before
-        self.buffers.form(before.operations, self.recorded, self.draw(before, self.recorded))
+        self.draw(before, self.recorded)
+        self.buffers.form(before.operations, self.recorded)
         self.reach(0)
 
     def reach(self, calls: int) -> None:
@@ -168,10 +169,11 @@ class Registers:
         self.hold()
         try:
             turn, recorded = self.take(denoised, uncond)
-            noises = self.draw(turn, recorded) if turn.draws else None
+            if turn.draws:
+                self.draw(turn, recorded)
             operations = turn.operations if conversion is None else self.operations(turn, conversion)
             self.whole = False
-            self.buffers.form(operations, recorded, noises)
+            self.buffers.form(operations, recorded)
             self.reach(self.calls + 1)
         finally:
             self.release()
@@ -233,27 +235,16 @@ class Registers:
         """An output of the model as sums take it."""
         return output if self.buffers.mixed and not recorded else output.to(self.compute)
 
-    def draw(self, turn: Segment, recorded: bool) -> Noises | None:
-        """Draw the noises of a turn, before anything is overwritten: own noise may fail, and loses nothing then.
-
-        Returns those that are drawn on the way, if the buffers can.
-        """
+    def draw(self, turn: Segment, recorded: bool) -> None:
+        """Draw the noises of a segment, before anything is overwritten: own noise may fail, and loses nothing then."""
         tensors, writable, source = self.buffers.tensors, self.buffers.writable, self.noise
-        passing: Sequence[tuple[int, int]] = ()
-        if turn.passing and not recorded and self.buffers.makes_noise and isinstance(source, SeededNoise):
-            passing = turn.passing
         for number, place in turn.draws:
             draw, like = self.plan.draws[number], tensors[turn.x]
-            if (number, place) in passing:
-                tensors[place] = None
-            elif isinstance(source, CallableNoise):  # a copy, since whoever draws may use the tensor again
+            if isinstance(source, CallableNoise):  # a copy, since whoever draws may use the tensor again
                 noise = source(draw, like)
                 tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
             else:
                 tensors[place] = source(draw, like, out=None if recorded else writable(place))
-        if not passing or not isinstance(source, SeededNoise):
-            return None
-        return [place for _, place in passing], [source.keys(self.plan.draws[number]) for number, _ in passing]
 
     def held(self) -> Mapping[str, torch.Tensor]:
         """Copies of what later operations need, by the names of the plan's registers."""

@@ -1,1 +1,1 @@
-"""Compiled code, and what it needs: random words, the table of normal numbers, sums in Numba and Triton."""
+"""Random words, the table of normal numbers, sums in Triton on a GPU, and what is asked of torch in private."""

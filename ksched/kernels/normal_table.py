@@ -1,9 +1,10 @@
-"""The table of normal numbers that seeded noise is looked up in, and its sums in numpy."""
+"""The table of normal numbers that seeded noise is looked up in, and its sums on the host."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist
 from typing import TypeAlias
@@ -15,7 +16,18 @@ import torch
 from ksched.kernels import philox
 from ksched.kernels.philox import Key
 
-__all__ = ["CHUNK", "LEAST", "PER_BLOCK", "PER_WORD", "Floats", "fill_normals_by_numpy", "room", "table", "table_on"]
+__all__ = [
+    "CHUNK",
+    "LEAST",
+    "PER_BLOCK",
+    "PER_WORD",
+    "Floats",
+    "fill_normals",
+    "room",
+    "short_normals",
+    "table",
+    "table_on",
+]
 
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -61,8 +73,16 @@ class _Room(threading.local):
 room = _Room()
 
 
-def fill_normals_by_numpy(key: Key, count: int, first: int, out: Floats) -> None:
-    """`fill_normals` without Numba, in some ten passes of numpy's."""
+def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
+    """Numbers of one item of `ksched.noise.seeded.SeededNoise` on the host: a chunk, or the beginning of one.
+
+    Parameters
+    ----------
+    key : of the item's stream
+    count : how many numbers the item has
+    first : how many of them come before, a multiple of `CHUNK`
+    out : where they go, contiguous and of one axis, no longer than a chunk
+    """
     size = -(-min(count - first, CHUNK) // LEAST) * LEAST
     chunk = out if len(out) == size else room.numbers[1, :size]
     indices, sums, differences, difference1, difference2 = room.of(size)
@@ -81,11 +101,22 @@ def fill_normals_by_numpy(key: Key, count: int, first: int, out: Floats) -> None
         out[...] = chunk[: len(out)]
 
 
+def short_normals(keys: Sequence[Key], count: int) -> Floats:
+    """All numbers of many short items of `ksched.noise.seeded.SeededNoise` on the host, shape (len(keys), count)."""
+    padded = -(-count // LEAST) * LEAST
+    random = np.ascontiguousarray(philox.words_of_many(keys, padded // PER_WORD))
+    numbers = table()[random.view(philox.LANE)].reshape(len(keys), 4, padded // 4)
+    a, b, c, d = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
+    sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
+    mixed = (sum1 + difference1, sum2 + difference2, sum1 - difference1, sum2 - difference2)
+    return np.concatenate(mixed, axis=1)[:, :count]
+
+
 _only_one = threading.Lock()
 
 
 def table() -> Floats:
-    """The table of `SeededNoise`, which is made once: compiled kernels know it by its address."""
+    """The table of `SeededNoise`, which is made once."""
     with _only_one:
         return _table()
 

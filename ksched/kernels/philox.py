@@ -16,7 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["BLOCK", "BUMPS", "LANE", "LANES", "MULTIPLIERS", "ROUNDS", "Key", "Words", "lanes", "words", "words_on"]
+__all__ = [
+    "BLOCK",
+    "BUMPS",
+    "LANE",
+    "LANES",
+    "MULTIPLIERS",
+    "ROUNDS",
+    "Key",
+    "Words",
+    "lanes",
+    "words",
+    "words_of_many",
+    "words_on",
+]
 
 
 #: Words in a block.
@@ -95,6 +108,34 @@ def words(key: Key, block: int, count: int) -> Words:
     generator.bits.state = generator.state
     random: Words = generator.bits.random_raw(count)
     return random if _LITTLE else random.astype(_WORD)
+
+
+def words_of_many(keys: Sequence[Key], count: int) -> Words:
+    """The first words of many streams on the host, little-endian in memory, shape (len(keys), count).
+
+    Some 300 passes of numpy's over all of them at once: for a few words of each of many streams, where `words` would
+    spend its time on calls.
+    """
+    k0, k1 = np.array(keys, np.uint64).T[:, :, None]
+    c0 = np.arange(1, -(-count // BLOCK) + 1, dtype=np.uint64)
+    c1 = c2 = c3 = np.zeros_like(c0)
+    for i in range(ROUNDS):
+        if i:
+            k0, k1 = k0 + np.uint64(BUMPS[0]), k1 + np.uint64(BUMPS[1])
+        (high0, low0), (high1, low1) = _product_of(c0, MULTIPLIERS[0]), _product_of(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    random: Words = np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).reshape(len(keys), -1)[:, :count]
+    return random if _LITTLE else random.astype(_WORD)
+
+
+def _product_of(x: Words, factor: int) -> tuple[Words, Words]:
+    """High and low 64 bits of an unsigned product, by halves."""
+    mask, half = np.uint64(_LOW), np.uint64(32)
+    low, high = np.uint64(factor & _LOW), np.uint64(factor >> 32)
+    x_low, x_high = x & mask, x >> half
+    cross, other = x_high * low, x_low * high
+    middle = ((x_low * low) >> half) + (cross & mask) + (other & mask)
+    return x_high * high + (cross >> half) + (other >> half) + (middle >> half), x * np.uint64(factor)
 
 
 def words_on(device: torch.device, keys: Sequence[Key], count: int) -> torch.Tensor:

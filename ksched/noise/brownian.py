@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ksched.kernels import available, philox
+from ksched.kernels import philox
 from ksched.kernels.normal_table import PER_WORD, Floats, room, table, table_on
 from ksched.kernels.philox import Key, Words
 from ksched.noise.seeded import SeededNoise, fill, is_host, key_of, target
@@ -192,11 +192,9 @@ def _node_key(path: _Path, node: int, seed: int) -> Key:
 
 
 def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
-    """Words of a node for every item: arrays on the host, or one tensor on a device; keys where words cost little."""
+    """Words of a node for every item: arrays on the host, or one tensor on a device."""
     if not is_host(like):
         return philox.words_on(like.device, keys, count)
-    if available.noise_kernels() is not None:
-        return keys
     return [philox.words(key, 0, count) for key in keys]
 
 
@@ -208,10 +206,6 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
     terms : the stream of each node, as its key or as its words, and the scale
     first, out : as for a `Stream`
     """
-    module = available.noise_kernels()
-    if module is not None:
-        module.path(terms, first, out)
-        return
     count, before = -(-len(out) // PER_WORD), first // PER_WORD
     indices = room.indices[: philox.LANES * count]
     rows = room.numbers[0, : PER_WORD * count].reshape(len(indices), -1)

@@ -13,15 +13,19 @@ import numpy as np
 import torch
 
 from ksched.kernels import available, philox
-from ksched.kernels.normal_table import CHUNK, LEAST, PER_WORD, Floats, fill_normals_by_numpy, table_on
+from ksched.kernels.normal_table import CHUNK, LEAST, PER_WORD, Floats, fill_normals, short_normals, table_on
 from ksched.kernels.philox import Key
 from ksched.plan.rows import Draw
 
-__all__ = ["SCHEME", "SeededNoise", "Stream", "fill", "fill_normals", "is_host", "key_of", "normals", "target"]
+__all__ = ["SCHEME", "SeededNoise", "Stream", "fill", "is_host", "key_of", "normals", "target"]
 
 
 #: The name of the rule of `SeededNoise`. A new rule gets a new name; an old one never changes.
 SCHEME = "ksched noise 3"
+
+
+# From so many items on, each of no more numbers than that, they are made together, in groups that fit into a cache.
+_MANY, _SHORT, _GROUP = 48, 512, 1024
 
 
 #: ``stream(first, out)`` fills a contiguous array of one axis with the numbers of one item behind the first so many, a
@@ -80,11 +84,21 @@ class SeededNoise:
             return out
         count = numbers // len(self.seeds)
         if is_host(out):
+            if len(self.seeds) >= _MANY and count <= _SHORT:
+                return self._many(draw, count, out)
             fill(out, self.streams(draw, count))
             return out
         plain = out.dtype == torch.float32 and out.is_contiguous()
         noise = normals(self.keys(draw), count, out.device, out.view(len(out), count) if plain else None)
         return out if plain else out.copy_(noise.view(out.shape))
+
+    def _many(self, draw: Draw, count: int, out: torch.Tensor) -> torch.Tensor:
+        """Noise of many short items on the host, a group of them at a time."""
+        keys = self.keys(draw)
+        for first in range(0, len(keys), _GROUP):
+            part = torch.from_numpy(short_normals(keys[first : first + _GROUP], count))
+            out[first : first + _GROUP].copy_(part.view(-1, *out.shape[1:]))
+        return out
 
     def streams(self, draw: Draw, count: int) -> list[Stream]:
         """The numbers of one draw for whoever wants them on the host and part by part.
@@ -169,22 +183,6 @@ def _spread(numbers: torch.Tensor, item: torch.Tensor, first: int) -> None:
             count = whole * size
             item[at : at + whole].copy_(numbers[:count].view(whole, *item.shape[1:]))
         numbers, first = numbers[count:], first + count
-
-
-def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
-    """Numbers of one item of `SeededNoise` on the host: a chunk, or the beginning of one.
-
-    Parameters
-    ----------
-    key : of the item's stream
-    count : how many numbers the item has
-    first, out : as for a `Stream`
-    """
-    module = available.noise_kernels()
-    if module is not None:
-        module.normals(key, count, first, out)
-    else:
-        fill_normals_by_numpy(key, count, first, out)
 
 
 def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Tensor | None = None) -> torch.Tensor:
