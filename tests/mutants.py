@@ -19,6 +19,7 @@ import time
 import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,6 +28,9 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PARTS = ("ksched", "tests", "docs", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")
 NEEDED = ("executor", "layout", "buffers", "noise", "samplers", "schedules", "processes", "drop-ins", "adapter")
+
+# The whole suite goes to several workers of its own, where pytest-xdist is there.
+SHARED = ("-n", "auto", "--dist", "worksteal") if find_spec("xdist") else ()
 
 Mutant = dict[str, Any]
 
@@ -54,7 +58,7 @@ def read_mutants() -> list[Mutant]:
 def fails(folder: Path, *tests: str, seconds: float) -> str | None:
     """The first failing test of some files in a copy, None if all pass; one that runs too long fails too."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False
@@ -76,7 +80,7 @@ def tried(mutant: Mutant, folder: Path, quick: bool) -> dict[str, Any]:
         first = Path("tests", mutant["tests"]).as_posix()
         killer = fails(folder, first, seconds=300)
         if killer is None and not quick and "equivalent" not in mutant:
-            killer = fails(folder, "tests", seconds=1200)
+            killer = fails(folder, "tests", *SHARED, seconds=3600)
     finally:
         file.write_text(text, encoding="utf-8")
     return {"killer": killer, "seconds": round(time.monotonic() - began, 1)}
