@@ -29,7 +29,7 @@ from ksched.options import check_steps
 from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
 from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
-from ksched.samplers.exponential_single_step import fast_orders
+from ksched.samplers.dpm_fast import fast_orders
 from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["log_likelihood", "sampler_function"]
