@@ -33,9 +33,6 @@ NoiseKind = Literal["seeded", "brownian", "comfyui"]
 
 NoiseSampler: TypeAlias = Callable[[Any, Any], Any]
 
-#: Samplers that cut their noise from a Brownian tree in ComfyUI.
-_TREES = (SamplerType.DPMPP_SDE, SamplerType.DPMPP_2M_SDE, SamplerType.DPMPP_2M_SDE_HEUN, SamplerType.DPMPP_3M_SDE)
-
 
 class SamplerFunction(Protocol):
     """What KSAMPLER takes for a sampler; see `sampler_function` for the arguments."""
@@ -323,7 +320,7 @@ def _comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, see
     """The noise of ComfyUI's own sampler of that name, as the version that runs makes it."""
     comfy: Any = importlib.import_module("comfy.k_diffusion.sampling")
     made: NoiseSampler
-    if spec.name in _TREES:
+    if spec.brownian_tree:
         made = comfy.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=True)
     else:
         made = comfy.default_noise_sampler(x, seed=seed)
