@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ksched.names.enums import Dialect, SamplerType
+from ksched.names.sampler_type import SamplerName
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.samplers import auto
@@ -59,7 +60,7 @@ def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[Sampl
     return {heading: specs for heading, specs in found.items() if specs}
 
 
-def sampler_spec(name: SamplerType | str) -> SamplerSpec:
+def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
     """The sampler of a name: one registered by that very name, else by any spelling `SamplerType.parse` knows.
 
     "auto" is `ksched.samplers.auto.auto`; and the JSON of a `Plan` is a sampler too, on the levels of the plan.

@@ -18,6 +18,7 @@ import torch
 from ksched import schedules
 from ksched.execution.loop import StepInfo
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.sampler import Sampler, build_sampler
@@ -139,7 +140,7 @@ def _process_around(model: Any, levels: list[float]) -> Process:
 
 def calculate_sigmas(
     model_sampling: Any,
-    name: NoiseSchedule | str,
+    name: ScheduleName | NoiseSchedule | str,
     steps: int,
     *,
     dialect: Dialect | str = Dialect.COMFYUI,
@@ -171,7 +172,7 @@ def calculate_sigmas(
 
 
 def sampler_function(
-    name: SamplerType | str,
+    name: SamplerName | SamplerType | str,
     *,
     dialect: Dialect | str = Dialect.COMFYUI,
     noise: NoiseKind = "seeded",

@@ -60,13 +60,14 @@ def _range(spec: SamplerSpec) -> tuple[str, ...]:
 def _parameters(spec: SamplerSpec) -> dict[str, Any]:
     """Names and defaults of a sampler's arguments; those without a default have `EMPTY`."""
     needed = dict.fromkeys(("model", "x", *(_range(spec) or ("sigmas",))), EMPTY)
-    options = {name: option.default for name, option in spec.own_options.items()}
+    options: dict[str, Any] = {name: option.default for name, option in spec.own_options.items()}
     names = _published(spec)
     if names is None:
         noisy = spec.draws != 0 or options.keys() & {"eta", "s_churn", "tau"}
-        first = [name for name in ("eta", "s_noise") if name in options]
-        names = tuple(dict.fromkeys((*first, *(["noise_sampler"] if noisy else []), *options)))
-    own = {name: {**options, **_MORE}[name] for name in names if name not in _RANGE}
+        first: list[str] = [name for name in ("eta", "s_noise") if name in options]
+        names = tuple(dict.fromkeys([*first, *(["noise_sampler"] if noisy else []), *options]))
+    defaults: dict[str, Any] = {**options, **_MORE}
+    own = {name: defaults[name] for name in names if name not in _RANGE}
     return {**needed, **dict.fromkeys(_RUN), **own}
 
 
