@@ -89,9 +89,8 @@ def listed(before: str, words: Sequence[str], after: str) -> list[str]:
     whole = f"{before}{' '.join(quoted)}{after}"
     if len(whole) <= WIDTH:
         return [whole.replace(NO_BREAK, " ")]
-    how = {"initial_indent": f"{indent}    ", "subsequent_indent": f"{indent}    "}
-    inner = textwrap.wrap(" ".join(quoted), WIDTH, break_long_words=False, break_on_hyphens=False, **how)
-    return [before, *(line.replace(NO_BREAK, " ") for line in inner), f"{indent}{after}"]
+    inner = textwrap.wrap(" ".join(quoted), WIDTH - len(indent) - 4, break_long_words=False, break_on_hyphens=False)
+    return [before, *(f"{indent}    {line.replace(NO_BREAK, ' ')}" for line in inner), f"{indent}{after}"]
 
 
 if __name__ == "__main__":

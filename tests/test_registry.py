@@ -95,7 +95,7 @@ def test_a_registration_makes_all_facts(shipyard: dict[str, Any]) -> None:
     how: dict[str, Any] = {"order": 2, "source": "test", "family": "runge_kutta", "calls": 2}
     rows = [comfyui(), comfyui("{}_gpu"), comfyui("SamplerMidpoint", "a node", eta=0.5), diffusers("MidScheduler")]
     rows += [k_diffusion("ratio"), a1111("Mid", read=False)]
-    published = {Dialect.K_DIFFUSION: {"ratio": 0.7}, Dialect.COMFYUI: {"as_ve": False}}
+    published: dict[Dialect, dict[str, Any]] = {Dialect.K_DIFFUSION: {"ratio": 0.7}, Dialect.COMFYUI: {"as_ve": False}}
     assert ships(name="mid", spellings="centre", peers=rows, dialects=published, **how)(midpoint) is midpoint
     spec = shipyard["mid"]
     assert (spec.function, spec.order, spec.nfe(6)) == (midpoint, 2, 11)

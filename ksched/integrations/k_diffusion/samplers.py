@@ -61,11 +61,11 @@ def _parameters(spec: SamplerSpec) -> dict[str, Any]:
     """Names and defaults of a sampler's arguments; those without a default have `EMPTY`."""
     needed = dict.fromkeys(("model", "x", *(_range(spec) or ("sigmas",))), EMPTY)
     options: dict[str, Any] = {name: option.default for name, option in spec.own_options.items()}
-    names = _published(spec)
-    if names is None:
+    names = list(_published(spec) or ())
+    if _published(spec) is None:
         noisy = spec.draws != 0 or options.keys() & {"eta", "s_churn", "tau"}
-        first: list[str] = [name for name in ("eta", "s_noise") if name in options]
-        names = tuple(dict.fromkeys([*first, *(["noise_sampler"] if noisy else []), *options]))
+        first = [name for name in ("eta", "s_noise") if name in options]
+        names = [*first, *(["noise_sampler"] if noisy else []), *(name for name in options if name not in first)]
     defaults: dict[str, Any] = {**options, **_MORE}
     own = {name: defaults[name] for name in names if name not in _RANGE}
     return {**needed, **dict.fromkeys(_RUN), **own}
