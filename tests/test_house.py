@@ -122,7 +122,9 @@ def test_nothing_else_decides_by_the_name_of_a_sampler(name: str) -> None:
     """What a drop-in must know of one sampler is a fact of its registration."""
     wrong = []
     for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
-        for part in ast.walk(node) if isinstance(node, ast.Compare) else ():
+        if not isinstance(node, ast.Compare):
+            continue
+        for part in ast.walk(node):
             of_enum = isinstance(part, ast.Attribute) and ast.unparse(part.value) == "SamplerType"
             if of_enum or (isinstance(part, ast.Constant) and part.value in list(SamplerType)):
                 wrong.append((node.lineno, ast.unparse(part)))
