@@ -18,13 +18,14 @@ import torch
 from catalogue import catalogue, prose, table
 from matplotlib.figure import Figure
 from numpydoc.docscrape import FunctionDoc
+from sampler_names import words
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
 from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
-from ksched.names.enums import _SAMPLER_SPELLINGS, spelling_key
+from ksched.names.enums import spelling_key
 from ksched.options import Option
 from ksched.pictures.plots import save, sigma_curves
 from ksched.plan.analysis import table as plan_table
@@ -177,9 +178,7 @@ def sampler_page(spec: SamplerSpec) -> str:
     parts += ["## Other names"] if rows or spec.name in list(SamplerType) else []
     parts += [table(["name", "in", "with", "note"], rows)] if rows else []
     seen = {spelling_key(peer.name) for peer in peers_}
-    more = [
-        f"`{word}`" for word, name in _SAMPLER_SPELLINGS.items() if name == spec.name and spelling_key(word) not in seen
-    ]
+    more = [f"`{word}`" for word in words(spec) if spelling_key(word) not in seen]
     parts += [f"Also read: {', '.join(more)}."] if more else []
     parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
     return "\n\n".join(parts) + "\n"

@@ -16,6 +16,7 @@ from ksched import schedules
 from ksched.dialects.explain import explain
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import (
@@ -67,7 +68,9 @@ __all__ = [
     "Process",
     "Run",
     "Sampler",
+    "SamplerName",
     "SamplerType",
+    "ScheduleName",
     "StepInfo",
     "analysis",
     "batch",

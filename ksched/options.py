@@ -113,7 +113,8 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
     names = [name for name, p in parameters.items() if p.default is not p.empty and name not in skip]
     # only their annotations are read: those of states may name what has not been imported
     written = _types.SimpleNamespace(__annotations__={name: parameters[name].annotation for name in names})
-    hints = get_type_hints(written, globalns=getattr(function, "__globals__", {}), include_extras=True)
+    names_of = getattr(inspect.unwrap(function), "__globals__", {})  # where what a preset is of was written
+    hints = get_type_hints(written, globalns=names_of, include_extras=True)
     found = {}
     for name in names:
         kind, *limits = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)

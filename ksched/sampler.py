@@ -22,6 +22,7 @@ from ksched.execution.registers import check_state
 from ksched.execution.run import Run
 from ksched.execution.start_check import StartCheck
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
 from ksched.options import Option, check_options, check_steps, check_whole
@@ -311,8 +312,8 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 def build_sampler(
-    sampler: SamplerType | str | Plan = SamplerType.EULER,
-    schedule: NoiseSchedule | str | None = None,
+    sampler: SamplerName | SamplerType | str | Plan = SamplerType.EULER,
+    schedule: ScheduleName | NoiseSchedule | str | None = None,
     steps: int | None = None,
     *,
     calls: int | None = None,
@@ -335,9 +336,8 @@ def build_sampler(
     process : what the model was trained on, or anything that knows it by an attribute ``process``, such as a
         `Denoiser`; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : whose behaviour the names mean, where programs differ: tables of options,
-        `ksched.schedules.DIALECTS` for schedules and `ksched.names.dialects.DIALECTS` for samplers; ours is the
-        published method
+    dialect : whose behaviour the names mean, where programs differ: options, which `ksched.schedules.DIALECTS` has for
+        schedules and the page of each sampler for samplers; ours is the published method
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
         ``sigma_max`` are the schedule's range
 
@@ -415,7 +415,7 @@ def _guessed_steps(spec: SamplerSpec, calls: int) -> int:
 
 def _built(
     spec: SamplerSpec,
-    schedule: NoiseSchedule | str | None,
+    schedule: ScheduleName | NoiseSchedule | str | None,
     steps: int | None,
     process: Process,
     sigmas: ArrayLike | None,

@@ -11,21 +11,20 @@ from cases import NAMES, SPECS, can_be_silent, gaussian_denoiser, no_noise, pair
 from representatives import each, is_kind, short
 
 from ksched import VP, Dialect, Flow, build_sampler
-from ksched.names.dialects import DIALECTS
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
-from ksched.samplers.registry import dialect_options, register_sampler, sampler_spec
+from ksched.samplers.registry import dialect_options, register_sampler, sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.types import Array
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", Dialect)
 def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect) -> None:
-    for name, options in DIALECTS[dialect].items():
-        for option, value in options.items():
-            known = sampler_spec(name).options[option]
-            assert known.check(str(name), value) == value
-            assert value != known.default, f"a row of {name} that says what is so anyway"
+    for spec in samplers():
+        for option, value in dialect_options(spec, dialect).items():
+            known = spec.options[option]
+            assert known.check(spec.name, value) == value
+            assert value != known.default, f"the dialect of {spec.name} says what is so anyway"
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -46,7 +45,7 @@ def test_the_table_is_what_the_dialect_does(dialect: Dialect) -> None:
 def test_ours_changes_nothing_and_strangers_have_no_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
     from ksched.samplers import registry
 
-    assert DIALECTS[Dialect.KSCHED] == {}
+    assert not any(dialect_options(spec, Dialect.KSCHED) for spec in samplers())
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     mine = register_sampler("mine", lambda run, grid, x: run.denoise(x, grid.levels[0]), order=1)
     assert dialect_options(mine, Dialect.COMFYUI) == {}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 from representatives import each
 
-from ksched import Dialect, Flow, NoiseSchedule, SamplerType, build_sampler, explain
+from ksched import Dialect, Flow, NoiseSchedule, build_sampler, explain
 from ksched.dialects.explain import Configuration
 from ksched.dialects.peer import SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
-from ksched.names.dialects import DIALECTS
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
-from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers.registry import dialect_options, sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
 
@@ -100,7 +99,7 @@ def check_explanation(peer: SamplerPeer, spec: SamplerSpec) -> None:
     assert spec.summary.replace("`", "") in " ".join(text.split())
     assert peer.note.replace("`", "") in " ".join(text.split())
     assert max(len(line) for line in lines if line.startswith(" ")) <= 110
-    changed = {**DIALECTS[peer.program].get(SamplerType(spec.name), {}), **peer.options}
+    changed = {**dialect_options(spec, peer.program), **peer.options}
     for name, value in changed.items():
         if value != spec.options[name].default:
             assert f"- {name} of the sampler: {value!r} and {spec.options[name].default!r}" in lines
@@ -113,7 +112,7 @@ def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
     said = text.splitlines()[-1]
     if spec.adaptive:
         assert said == f"- {spec.name} takes its steps by what the model answers: no table to compare"
-    elif {*DIALECTS[Dialect.COMFYUI].get(SamplerType(spec.name), {})} <= {"as_ve", "start_after", "split"}:
+    elif {*dialect_options(spec, Dialect.COMFYUI)} <= {"as_ve", "start_after", "split"}:
         assert said.startswith("= the same table of the run")
     else:
         plans = [build_sampler(spec.name, "karras", 7, dialect=dialect).plan for dialect in ("comfyui", "ksched")]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ksched import SamplerType
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 ALONE = {"__init__", "__main__", "sampler", "types", "options"}
@@ -109,3 +111,21 @@ def test_the_drop_ins_do_not_know_each_other() -> None:
 @pytest.mark.parametrize("name", [name for name in modules() if floor_of(name) not in MAY_IMPORT_HOSTS])
 def test_host_programs_are_imported_by_their_drop_ins_alone(name: str) -> None:
     assert not {to.partition(".")[0] for to, _ in imported(name)} & HOSTS
+
+
+#: where a sampler may be told from another by its name
+MAY_ASK_FOR_NAMES = ("names", "dialects", "samplers")
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if floor_of(name) not in MAY_ASK_FOR_NAMES])
+def test_nothing_else_decides_by_the_name_of_a_sampler(name: str) -> None:
+    """What a drop-in must know of one sampler is a fact of its registration."""
+    wrong = []
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Compare):
+            continue
+        for part in ast.walk(node):
+            of_enum = isinstance(part, ast.Attribute) and ast.unparse(part.value) == "SamplerType"
+            if of_enum or (isinstance(part, ast.Constant) and part.value in list(SamplerType)):
+                wrong.append((node.lineno, ast.unparse(part)))
+    assert not wrong

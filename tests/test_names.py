@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from representatives import short
 
 from ksched import NoiseSchedule, SamplerType, build_sampler, parse_label
-from ksched.names.enums import _SAMPLER_SPELLINGS, _SCHEDULE_SPELLINGS, spelling_key
+from ksched.names.enums import SCHEDULE_SPELLINGS, spelling_key
+from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.samplers.registry import samplers
+
+SPELLINGS: dict[Any, list[tuple[str, str]]] = {
+    SamplerType: [(word, spec.name) for spec in samplers() for word in spec.words],
+    NoiseSchedule: [*SCHEDULE_SPELLINGS.items()],
+}
 
 
 @pytest.mark.parametrize("kind", [SamplerType, NoiseSchedule])
@@ -54,19 +61,22 @@ def test_peers_spellings(spelling: str, member: str) -> None:
     assert SamplerType.parse(spelling) == member
 
 
-@pytest.mark.parametrize(
-    ("kind", "spellings"), [(SamplerType, _SAMPLER_SPELLINGS), (NoiseSchedule, _SCHEDULE_SPELLINGS)]
-)
-def test_every_spelling_is_read(kind: Any, spellings: dict[str, str]) -> None:
-    for spelling, member in spellings.items():
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_every_spelling_is_read(kind: Any) -> None:
+    for spelling, member in SPELLINGS[kind]:
         for written in (spelling, spelling.upper(), spelling.replace("_", " "), f" {spelling}"):
-            assert kind.parse(written) is member, written
+            assert kind.parse(written) is kind(member), written
+
+
+def test_the_names_for_annotations_are_those_of_the_enums() -> None:
+    assert get_args(SamplerName) == tuple(SamplerType)
+    assert get_args(ScheduleName) == tuple(NoiseSchedule)
 
 
 def test_no_spelling_means_two_things() -> None:
-    for kind, spellings in ((SamplerType, _SAMPLER_SPELLINGS), (NoiseSchedule, _SCHEDULE_SPELLINGS)):
+    for kind, spellings in SPELLINGS.items():
         meant: dict[str, str] = {spelling_key(member): member for member in kind}
-        for spelling, member in spellings.items():
+        for spelling, member in spellings:
             assert meant.setdefault(spelling_key(spelling), member) == member, spelling
 
 

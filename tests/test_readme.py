@@ -85,6 +85,11 @@ def doc_module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
+def test_the_names_are_what_the_registrations_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = doc_module("sampler_names", monkeypatch)
+    assert names.FILE.read_text(encoding="utf-8") == names.sampler_names(), "run python docs/sampler_names.py"
+
+
 def test_the_catalogue_is_what_the_registries_say(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     page = (ROOT / "docs" / "catalogue.md").read_text()

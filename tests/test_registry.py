@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from cases import EVERY_NAME
 
-from ksched import Flow, NoiseSchedule, SamplerType, build_sampler
+from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, build_sampler
 from ksched.options import NonNegative
 from ksched.plan.analysis import marginals, measured_order
-from ksched.samplers import registry
+from ksched.samplers import registry, shipping
 from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.dpmpp import dpmpp_2m_sde
+from ksched.samplers.euler import euler
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.shipping import preset, ships
 from ksched.schedules.grid import Grid
 
 
@@ -71,3 +76,64 @@ def test_a_sampler_is_a_short_function() -> None:
         assert isinstance(function, ast.FunctionDef)
         _doc, *body = function.body
         assert sum((node.end_lineno or 0) - node.lineno + 1 for node in body) <= 25, spec.name
+
+
+# --------------------------------------------------------------------------------------------- samplers that ship
+
+
+@pytest.fixture
+def shipyard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(shipping, "_SHIPPED", dict(shipping._SHIPPED))
+    return shipping._SHIPPED
+
+
+def test_the_registry_is_what_ships() -> None:
+    assert sorted(spec.name for spec in shipping.shipped()) == sorted(SamplerType)
+
+
+def test_a_registration_makes_all_facts(shipyard: dict[str, Any]) -> None:
+    how: dict[str, Any] = {"order": 2, "source": "test", "family": "runge_kutta", "calls": 2}
+    rows = [comfyui(), comfyui("{}_gpu"), comfyui("SamplerMidpoint", "a node", eta=0.5), diffusers("MidScheduler")]
+    rows += [k_diffusion("ratio"), a1111("Mid", read=False)]
+    published: dict[Dialect, dict[str, Any]] = {Dialect.K_DIFFUSION: {"ratio": 0.7}, Dialect.COMFYUI: {"as_ve": False}}
+    assert ships(name="mid", spellings="centre", peers=rows, dialects=published, **how)(midpoint) is midpoint
+    spec = shipyard["mid"]
+    assert (spec.function, spec.order, spec.nfe(6)) == (midpoint, 2, 11)
+    words = ["centre", "mid", "sample_mid", "mid_gpu", "SamplerMidpoint", "Mid", "MidScheduler", "sample_mid"]
+    assert spec.words == words
+    assert spec.arguments(Dialect.K_DIFFUSION) == ("ratio",)
+    assert spec.arguments(Dialect.A1111) is None
+    assert spec.dialects == {
+        Dialect.KSCHED: {},
+        Dialect.COMFYUI: {},
+        Dialect.K_DIFFUSION: {"as_ve": True, "ratio": 0.7},
+        Dialect.DIFFUSERS: {},
+        Dialect.A1111: {"as_ve": True, "ratio": 0.7},
+    }
+    with pytest.raises(ValueError, match="two samplers of the name 'mid'"):
+        ships(name="mid", **how)(midpoint)
+    with pytest.raises(ValueError, match="family must be one of euler"):
+        ships(name="middle", **{**how, "family": "none"})(midpoint)
+
+
+def test_a_preset_is_the_other_sampler_with_some_options_decided(shipyard: dict[str, Any]) -> None:
+    @preset(dpmpp_2m_sde, fixed={"s_noise": 1.0}, defaults={"eta": 0.3}, source="test", dialects={Dialect.A1111: {}})
+    def calm() -> None:
+        """`dpmpp_2m_sde` with less noise."""
+
+    spec, other = shipyard["calm"], registry.sampler_spec("dpmpp_2m_sde")
+    assert (spec.summary, spec.source, spec.order) == ("`dpmpp_2m_sde` with less noise.", "test", other.order)
+    assert [str(option) for option in spec.own_options.values()] == ["eta=0.3", "solver_type='midpoint'"]
+    assert (spec.words, spec.function.__module__) == ([], __name__)
+    assert spec.dialects[Dialect.COMFYUI] == other.dialects[Dialect.COMFYUI]
+    assert spec.dialects[Dialect.A1111] == {"as_ve": True}
+    grid = Grid.of([14.6, 5.0, 1.5, 0.4, 0.0], VP())
+    for given in ({}, {"eta": 0.0}, {"eta": 1.0, "solver_type": "heun"}):
+        assert spec.plan(grid, given).rows == other.plan(grid, {"eta": 0.3, **given}).rows
+    with pytest.raises(TypeError, match="euler has no option 'eta'"):
+        preset(euler, fixed={"eta": 0.0})
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "exp_heun_2_x0_sde", "res_multistep", "sa_solver_pece", "uni_pc_bh2"])
+def test_a_preset_is_found_by_its_name_as_pickles_need(name: str) -> None:
+    assert pickle.loads(pickle.dumps(registry.sampler_spec(name))) == registry.sampler_spec(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.storage.files import path_of
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _COMPARED = [(sampler, schedule) for sampler in ("euler", "dpmpp_2m", "uni_pc") 
 @one_thread()
 def from_text(
     model: Path | str,
-    sampler: SamplerType | str = SamplerType.DPMPP_2M,
-    schedule: NoiseSchedule | str = NoiseSchedule.KARRAS,
+    sampler: SamplerName | SamplerType | str = SamplerType.DPMPP_2M,
+    schedule: ScheduleName | NoiseSchedule | str = NoiseSchedule.KARRAS,
     steps: int = 20,
     *,
     seed: int = 0,

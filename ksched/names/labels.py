@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 from ksched.names.enums import NoiseSchedule, SamplerType, spelling_key
+from ksched.names.sampler_type import AUTOMATIC
 
 __all__ = ["parse_label"]
-
-
-# The schedule A1111 picks for a label that names none ("Automatic"); every other label runs its uniform schedule.
-_AUTOMATIC: dict[SamplerType, NoiseSchedule] = {
-    SamplerType.DPMPP_2M: NoiseSchedule.KARRAS,
-    SamplerType.DPMPP_2S_ANCESTRAL: NoiseSchedule.KARRAS,
-    SamplerType.DPMPP_SDE: NoiseSchedule.KARRAS,
-    SamplerType.DPM_2: NoiseSchedule.KARRAS,
-    SamplerType.DPM_2_ANCESTRAL: NoiseSchedule.KARRAS,
-    SamplerType.RESTART: NoiseSchedule.KARRAS,
-    SamplerType.DPMPP_2M_SDE: NoiseSchedule.EXPONENTIAL,
-    SamplerType.DPMPP_2M_SDE_HEUN: NoiseSchedule.EXPONENTIAL,
-    SamplerType.DPMPP_3M_SDE: NoiseSchedule.EXPONENTIAL,
-    SamplerType.DDIM: NoiseSchedule.DDIM_UNIFORM,
-    SamplerType.UNI_PC: NoiseSchedule.DDIM_UNIFORM,
-    SamplerType.PNDM: NoiseSchedule.DDIM_UNIFORM,
-}
 
 
 def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
@@ -54,6 +34,7 @@ def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
             schedule = NoiseSchedule.parse(tail) if tail and spelling_key(tail) != "automatic" else None
         except ValueError:
             continue
-        return sampler, schedule or _AUTOMATIC.get(sampler, NoiseSchedule.NORMAL)
+        # every label without a schedule of its own runs A1111's uniform one
+        return sampler, schedule or NoiseSchedule(AUTOMATIC.get(sampler, NoiseSchedule.NORMAL))
     SamplerType.parse(label)  # raises, with the nearest names
     raise AssertionError("unreachable")

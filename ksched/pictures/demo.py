@@ -21,6 +21,7 @@ from ksched.execution.loop import StepInfo
 from ksched.execution.run import Run
 from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import item_seeds
 from ksched.plan.analysis import gaussian_errors
@@ -130,8 +131,8 @@ class Report(NamedTuple):
 
 
 def run(
-    sampler: SamplerType | str = SamplerType.DPMPP_2M,
-    schedule: NoiseSchedule | str = NoiseSchedule.KARRAS,
+    sampler: SamplerName | SamplerType | str = SamplerType.DPMPP_2M,
+    schedule: ScheduleName | NoiseSchedule | str = NoiseSchedule.KARRAS,
     steps: int = 20,
     *,
     process: Process | None = None,

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.ndimage import zoom
 
 from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.sampler_type import ScheduleName
 from ksched.processes import Flow, Process, default_process
 from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.storage.files import remove_parts, write_whole
@@ -81,7 +82,7 @@ def save(figures: Mapping[Path, Figure], dpi: float = 110) -> tuple[Path, ...]:
 
 
 def schedule_curves(
-    schedules: Sequence[NoiseSchedule | str],
+    schedules: Sequence[ScheduleName | NoiseSchedule | str],
     steps: int,
     process: Process | None = None,
     *,
@@ -165,7 +166,9 @@ def _grids(
     return grids
 
 
-def sigma_curves(schedules: Sequence[NoiseSchedule | str], steps: int, process: Process | None = None) -> Figure:
+def sigma_curves(
+    schedules: Sequence[ScheduleName | NoiseSchedule | str], steps: int, process: Process | None = None
+) -> Figure:
     """The noise levels that schedules visit, by the kind of rule.
 
     Parameters

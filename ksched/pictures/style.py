@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ksched.names.enums import NoiseSchedule
+from ksched.names.sampler_type import ScheduleName
 from ksched.schedules import SCHEDULES
 from ksched.schedules.select import FAMILIES
 
@@ -48,7 +49,9 @@ _COLOURS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def families(schedules: Sequence[NoiseSchedule | str] = tuple(NoiseSchedule)) -> dict[str, list[NoiseSchedule]]:
+def families(
+    schedules: Sequence[ScheduleName | NoiseSchedule | str] = tuple(NoiseSchedule),
+) -> dict[str, list[NoiseSchedule]]:
     """Schedules by the kind of rule that they follow: headings and what stands under them."""
     members = [NoiseSchedule.parse(name) for name in schedules]
     found = {text: [name for name in members if SCHEDULES[name].family == family] for family, text in FAMILIES.items()}

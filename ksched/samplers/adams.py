@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Between, Finite, Order, PeerValue
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
@@ -14,6 +15,9 @@ from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import OF_FORGE, OF_REFORGE, PNDM
 from ksched.schedules.grid import Grid
 
 __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]
@@ -26,6 +30,24 @@ End = Annotated[Literal["denoised", "integral"], PeerValue("integral")]
 EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
+#: the step to sigma 0 as k-diffusion and diffusers make it
+_TO_ZERO = {"end": "integral"}
+
+
+@ships(
+    order=2,
+    source="k-diffusion",
+    family="linear_multistep",
+    spellings="k_lms",
+    peers=(
+        comfyui(),
+        comfyui("SamplerLMS"),
+        k_diffusion("order"),
+        diffusers("LMSDiscreteScheduler"),
+        a1111("LMS"),
+    ),
+    dialects={Dialect.K_DIFFUSION: _TO_ZERO, Dialect.DIFFUSERS: _TO_ZERO},
+)
 def lms(
     run: SamplerContext[V],
     grid: Grid,
@@ -108,6 +130,17 @@ def _remembered(
     return [(s, run.keep(slope) if order > 1 else slope), *past][:order]
 
 
+@ships(
+    order=2,
+    source=PNDM,
+    family="linear_multistep",
+    peers=(
+        comfyui(),
+        diffusers("IPNDMScheduler", "on levels of its own"),
+        a1111("IPNDM", OF_FORGE),
+    ),
+    dialects={Dialect.DIFFUSERS: {"slopes": "eps", "end": "integral"}},
+)
 def ipndm(
     run: SamplerContext[V],
     grid: Grid,
@@ -148,6 +181,22 @@ def ipndm(
     return x
 
 
+def _pndm_calls(steps: int, to_zero: bool) -> int:
+    return steps + 3 * min(3, max(steps - to_zero, 0))
+
+
+@ships(
+    order=2,
+    source=PNDM,
+    family="linear_multistep",
+    calls=_pndm_calls,
+    spellings="k_plms sample_plms",
+    peers=(
+        diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
+        a1111("PLMS", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+    ),
+    dialects={Dialect.DIFFUSERS: {"end": "integral"}, Dialect.A1111: {"warm_up": "heun"}},
+)
 def pndm(
     run: SamplerContext[V],
     grid: Grid,
@@ -213,6 +262,16 @@ def _mean_slope(
     return mean
 
 
+@ships(
+    order=2,
+    source="Zhou et al., diff-sampler",
+    family="linear_multistep",
+    peers=(
+        comfyui(note="its weights are wrong from order 3 on"),
+        a1111("IPNDM_V", OF_FORGE, weights="published"),
+    ),
+    dialects={Dialect.COMFYUI: {"weights": "published"}},
+)
 def ipndm_v(
     run: SamplerContext[V],
     grid: Grid,
@@ -276,6 +335,15 @@ def _published_weights(steps: list[float]) -> list[float]:
     ]
 
 
+@ships(
+    order=1,
+    source="Permenter & Yuan 2023, arXiv:2306.04848",
+    family="linear_multistep",
+    peers=(
+        comfyui(),
+        a1111("Gradient Estimation", OF_REFORGE),
+    ),
+)
 def gradient_estimation(
     run: SamplerContext[V],
     grid: Grid,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Literal
 
+from ksched.names.enums import Dialect
 from ksched.options import Between, NonNegative, PeerValue, Positive
 from ksched.plan.protocol import AdaptiveContext
 from ksched.processes import Level
@@ -16,7 +17,10 @@ from ksched.samplers.blocks.stages import inner
 from ksched.samplers.blocks.steps import ddim, eps_step
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, phi
+from ksched.samplers.peer_names import a1111, comfyui, k_diffusion
 from ksched.samplers.runge_kutta import TABLEAUS, runge_kutta
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, OF_REFORGE, WHOLE_SCHEDULE
 from ksched.schedules.grid import Grid
 from ksched.types import Tensor
 
@@ -141,6 +145,29 @@ def _adapted(
     return run.denoise(state.x, last) if state.denoised is None else state.denoised
 
 
+#: what k-diffusion's code does
+_PUBLISHED = {"end": "sigma_min", "reuse": False}
+
+
+@ships(
+    order=3,
+    source=DPM_SOLVER,
+    family="adaptive",
+    calls=3,
+    adaptive=True,
+    spellings="k_dpm_adaptive dpm_solver_adaptive",
+    peers=(
+        comfyui(note=WHOLE_SCHEDULE),
+        comfyui("SamplerDPMAdaptative", WHOLE_SCHEDULE),
+        k_diffusion(
+            "sigma_min sigma_max order rtol atol h_init pcoeff icoeff dcoeff accept_safety eta s_noise noise_sampler "
+            "return_info",
+            WHOLE_SCHEDULE,
+        ),
+        a1111("DPM adaptive", WHOLE_SCHEDULE),
+    ),
+    dialects={Dialect.COMFYUI: _PUBLISHED, Dialect.K_DIFFUSION: _PUBLISHED},
+)
 def dpm_adaptive(
     run: AdaptiveContext[Tensor],
     grid: Grid,
@@ -231,6 +258,18 @@ _EMBEDDED = {
 }
 
 
+@ships(
+    order=5,
+    source=DORMAND_PRINCE,
+    family="adaptive",
+    calls=6,
+    adaptive=True,
+    spellings="ode",
+    peers=(
+        a1111("ODE (Dopri5)", f"{OF_REFORGE}; tolerances are its settings"),
+        a1111("ODE (Bosh3)", f"{OF_REFORGE}; tolerances are its settings", read=False, pair="bogacki_shampine"),
+    ),
+)
 def rk_adaptive(
     run: AdaptiveContext[Tensor],
     grid: Grid,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import expm1
 from typing import Annotated, Literal, TypeVar
 
+from ksched.names.enums import Dialect
 from ksched.options import Finite, NonNegative, PeerValue, Share
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
@@ -16,6 +17,9 @@ from ksched.samplers.blocks.stages import middle
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import phi
+from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.shipping import preset, ships
+from ksched.samplers.sources import CFG_PP, OF_REFORGE
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -38,6 +42,21 @@ def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
     return r * x + t.alpha * denoised - r * s.alpha * uncond
 
 
+@ships(
+    order=1,
+    source=CFG_PP,
+    family="cfg_pp",
+    draws=1,
+    weak_order=1,
+    uncond=True,
+    spellings="euler_a_cfg++",
+    peers=(
+        comfyui(),
+        comfyui("SamplerEulerAncestralCFGPP"),
+        a1111("Euler Ancestral CFG++", OF_REFORGE),
+    ),
+    dialects={Dialect.COMFYUI: {"as_ve": False, "from_pure_noise": "all_new"}},
+)
 def euler_ancestral_cfg_pp(
     run: SamplerContext[V],
     grid: Grid,
@@ -70,6 +89,19 @@ def euler_ancestral_cfg_pp(
     return x
 
 
+@ships(
+    order=1,
+    source=CFG_PP,
+    family="cfg_pp",
+    uncond=True,
+    peers=(
+        comfyui(),
+        comfyui("SamplerEulerCFGpp", 'its version "alternative" is an option of the same name'),
+        a1111("DDIM CFG++", "of Forge and later A1111; the scale is divided by 12.5 there"),
+        a1111("Euler CFG++", OF_REFORGE),
+    ),
+    dialects={Dialect.COMFYUI: {"as_ve": False}},
+)
 def euler_cfg_pp(
     run: SamplerContext[V],
     grid: Grid,
@@ -98,6 +130,16 @@ def euler_cfg_pp(
     return x
 
 
+@ships(
+    order=2,
+    source="ComfyUI",
+    family="cfg_pp",
+    uncond=True,
+    peers=(
+        comfyui(),
+        a1111("DPM++ 2M CFG++", OF_REFORGE),
+    ),
+)
 def dpmpp_2m_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """CFG++ with DPM-Solver++ (2M): the guided prediction extrapolated from the last unconditional one.
 
@@ -118,6 +160,21 @@ def dpmpp_2m_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return x
 
 
+@ships(
+    order=2,
+    source="ComfyUI",
+    family="cfg_pp",
+    calls=2,
+    draws=1,
+    weak_order=2,
+    uncond=True,
+    spellings="dpmpp_2s_a_cfg++",
+    peers=(
+        comfyui(),
+        a1111("DPM++ 2S Ancestral CFG++", OF_REFORGE),
+    ),
+    dialects={Dialect.COMFYUI: {"shift_by": "second"}},
+)
 def dpmpp_2s_ancestral_cfg_pp(
     run: SamplerContext[V],
     grid: Grid,
@@ -158,6 +215,18 @@ def dpmpp_2s_ancestral_cfg_pp(
     return x
 
 
+@ships(
+    order=2,
+    source="ComfyUI",
+    family="cfg_pp",
+    draws=1,
+    weak_order=2,
+    uncond=True,
+    peers=(
+        comfyui(),
+        a1111("RES Multistep Ancestral CFG++", OF_REFORGE),
+    ),
+)
 def res_multistep_ancestral_cfg_pp(
     run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
 ) -> V:
@@ -190,7 +259,17 @@ def res_multistep_ancestral_cfg_pp(
     return x
 
 
-def res_multistep_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
+@preset(
+    res_multistep_ancestral_cfg_pp,
+    fixed={"eta": 0.0, "s_noise": 1.0},
+    draws=0,
+    weak_order=None,
+    peers=(
+        comfyui(),
+        a1111("RES Multistep CFG++", OF_REFORGE),
+    ),
+)
+def res_multistep_cfg_pp() -> None:
     """CFG++ with `res_multistep`.
 
     Second order without guidance; one model call per step, deterministic. The first step is Euler's.
@@ -199,9 +278,18 @@ def res_multistep_cfg_pp(run: SamplerContext[V], grid: Grid, x: V) -> V:
     -----
     ComfyUI's ``sample_res_multistep_cfg_pp``.
     """
-    return res_multistep_ancestral_cfg_pp(run, grid, x, eta=0.0)
 
 
+@ships(
+    order=1,
+    source="ComfyUI",
+    family="cfg_pp",
+    uncond=True,
+    peers=(
+        comfyui(),
+        a1111("Gradient Estimation CFG++", OF_REFORGE),
+    ),
+)
 def gradient_estimation_cfg_pp(run: SamplerContext[V], grid: Grid, x: V, *, ge_gamma: Finite = 2.0) -> V:
     """CFG++ with `gradient_estimation`: the slope is that of the unconditional prediction.
 
@@ -230,6 +318,15 @@ def gradient_estimation_cfg_pp(run: SamplerContext[V], grid: Grid, x: V, *, ge_g
     return x
 
 
+@ships(
+    order=0,
+    source="ComfyUI",
+    family="cfg_pp",
+    uncond=True,
+    ends_at_denoised=False,
+    peers=(comfyui(),),
+    dialects={Dialect.COMFYUI: {"as_ve": False}},
+)
 def cfgpp_ud10_ab(
     run: SamplerContext[V],
     grid: Grid,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from ksched.names.enums import Dialect
 from ksched.options import Between, PeerValue
 from ksched.plan.protocol import SamplerContext
 from ksched.samplers.adams import lms
@@ -19,11 +20,30 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import combine
 from ksched.samplers.dpmpp import V
+from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import NEVER_ZERO, OF_FORGE, STARTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["deis"]
 
 
+@ships(
+    order=2,
+    source="Zhang & Chen 2022, arXiv:2204.13902",
+    family="exponential_multistep",
+    peers=(
+        comfyui(),
+        comfyui("deis_2m_ode", STARTED, read=False, max_order=2, variable="log_sigma"),
+        comfyui("deis_3m_ode", STARTED, read=False, max_order=3, variable="log_sigma"),
+        diffusers("DEISMultistepScheduler", NEVER_ZERO),
+        a1111("DEIS", OF_FORGE, variable="vp_time_sum"),
+    ),
+    dialects={
+        Dialect.COMFYUI: {"variable": "vp_time_sum"},
+        Dialect.DIFFUSERS: {"max_order": 2, "lower_order_final": True},
+    },
+)
 def deis(
     run: SamplerContext[V],
     grid: Grid,

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
+from ksched.names.enums import Dialect
 from ksched.options import Between, NonNegative, PeerValue
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, grown, renoise
 from ksched.samplers.blocks.steps import Integrals, adams, midpoint, order_left, output, with_last_twice
+from ksched.samplers.peer_names import diffusers
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import DPM_SOLVER, DPM_SOLVER_PP
 from ksched.schedules.grid import Grid
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]
@@ -30,6 +34,19 @@ def _curved(factor: float, offset: float) -> Integrals:
     return rule
 
 
+@ships(
+    order=2,
+    source=DPM_SOLVER_PP,
+    family="dpm_solver",
+    weak_order=2,
+    peers=(
+        diffusers("dpmsolver", "an algorithm_type of DPMSolverMultistepScheduler", read=False, predict="eps"),
+        diffusers(
+            "sde-dpmsolver", "an algorithm_type of DPMSolverMultistepScheduler", read=False, predict="eps", eta=1.0
+        ),
+    ),
+    dialects={Dialect.DIFFUSERS: {"order": 2, "lower_order_final": True, "curvature": "diffusers", "sde": "published"}},
+)
 def dpm_multistep(
     run: SamplerContext[V],
     grid: Grid,
@@ -92,6 +109,14 @@ def dpm_multistep(
     return x
 
 
+@ships(
+    order=2,
+    source=DPM_SOLVER,
+    family="dpm_solver",
+    weak_order=2,
+    peers=(diffusers("DPMSolverSinglestepScheduler"),),
+    dialects={Dialect.DIFFUSERS: {"noises": "independent", "curvature": "diffusers"}},
+)
 def dpm_singlestep(
     run: SamplerContext[V],
     grid: Grid,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import expm1
 from typing import Literal, TypeVar
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import NonNegative
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.noise_split import fresh_std, renoise
@@ -13,6 +14,9 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import phi
 from ksched.samplers.dpm_solver import dpm_multistep
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
+from ksched.samplers.sources import DPM_SOLVER_PP, DROPS, ON_DEVICE, TREE
 from ksched.schedules.grid import Grid
 
 __all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"]
@@ -24,6 +28,29 @@ V = TypeVar("V", bound=Vector)
 Solver = Literal["midpoint", "heun"]
 
 
+@ships(
+    order=2,
+    source=DPM_SOLVER_PP,
+    family="exponential_multistep",
+    draws=1,
+    weak_order=2,
+    brownian_tree=True,
+    spellings="k_dpmpp_2m_sde dpm_solver_multistep_sde",
+    peers=(
+        comfyui(note=TREE),
+        comfyui("{}_gpu", ON_DEVICE),
+        comfyui("SamplerDPMPP_2M_SDE", TREE),
+        k_diffusion("eta s_noise noise_sampler solver_type", TREE),
+        diffusers("sde-dpmsolver++", "an algorithm_type of DPMSolverMultistepScheduler"),
+        diffusers(
+            "CosineDPMSolverMultistepScheduler",
+            f"on `AngleV(sigma_min=0.3, sigma_max=500)` with exponential levels; {TREE}",
+        ),
+        diffusers("CogVideoXDPMScheduler", "on `VP(snr_shift=3.0)`"),
+        a1111("DPM++ 2M SDE", TREE, schedule=NoiseSchedule.EXPONENTIAL),
+    ),
+    dialects={Dialect.COMFYUI: IN_LOG_SNR},
+)
 def dpmpp_2m_sde(
     run: SamplerContext[V],
     grid: Grid,
@@ -65,7 +92,26 @@ def dpmpp_2m_sde(
     return x
 
 
-def dpmpp_2m(run: SamplerContext[V], grid: Grid, x: V, *, solver_type: Solver = "midpoint") -> V:
+@preset(
+    dpmpp_2m_sde,
+    fixed={"eta": 0.0, "s_noise": 1.0},
+    draws=0,
+    weak_order=None,
+    brownian_tree=False,
+    spellings="k_dpmpp_2m dpmsolver++_2m",
+    peers=(
+        comfyui(),
+        k_diffusion(),
+        diffusers(
+            "DPMSolverMultistepScheduler",
+            "as configured by default; `dpm_multistep` has all that can be configured, such as order and eps",
+        ),
+        diffusers("EDMDPMSolverMultistepScheduler", "on `EDM()`"),
+        a1111("DPM++ 2M", schedule=NoiseSchedule.KARRAS),
+    ),
+    dialects={Dialect.COMFYUI: {}},
+)
+def dpmpp_2m() -> None:
     """DPM-Solver++ (2M): `dpmpp_2m_sde` at eta 0.
 
     Second order, one model call per step, deterministic. ``solver_type`` "heun" is RES (2M) of Zhang et al. 2023.
@@ -78,18 +124,19 @@ def dpmpp_2m(run: SamplerContext[V], grid: Grid, x: V, *, solver_type: Solver = 
     -----
     Lu et al. 2022, arXiv:2211.01095, algorithm 2. On flow processes it runs in the true log-SNR (as diffusers does).
     """
-    return dpmpp_2m_sde(run, grid, x, eta=0.0, solver_type=solver_type)
 
 
-def dpmpp_2m_sde_heun(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
-    solver_type: Solver = "heun",
-) -> V:
+@preset(
+    dpmpp_2m_sde,
+    defaults={"solver_type": "heun"},
+    spellings="k_dpmpp_2m_sde_heun",
+    peers=(
+        comfyui(note=TREE),
+        comfyui("{}_gpu", ON_DEVICE),
+        a1111("DPM++ 2M SDE Heun", TREE, schedule=NoiseSchedule.EXPONENTIAL),
+    ),
+)
+def dpmpp_2m_sde_heun() -> None:
     """`dpmpp_2m_sde` with the exact integral of the line through two predictions.
 
     Second order at ``eta`` = 0, where it is `res_multistep`; one model call per step, one noise per step if ``eta`` >
@@ -105,9 +152,29 @@ def dpmpp_2m_sde_heun(
     -----
     As for `dpmpp_2m_sde`.
     """
-    return dpmpp_2m_sde(run, grid, x, eta=eta, s_noise=s_noise, solver_type=solver_type)
 
 
+@ships(
+    order=2,
+    source="k-diffusion",
+    family="exponential_multistep",
+    draws=1,
+    weak_order=2,
+    brownian_tree=True,
+    spellings="k_dpmpp_3m_sde",
+    peers=(
+        comfyui(note=TREE),
+        comfyui("{}_gpu", ON_DEVICE),
+        comfyui("SamplerDPMPP_3M_SDE", TREE),
+        k_diffusion("eta s_noise noise_sampler", TREE),
+        a1111("DPM++ 3M SDE", f"{DROPS}; {TREE}", schedule=NoiseSchedule.EXPONENTIAL),
+    ),
+    dialects={
+        Dialect.COMFYUI: {**IN_LOG_SNR, "curvature": "published"},
+        Dialect.K_DIFFUSION: {"curvature": "published"},
+        Dialect.DIFFUSERS: {"curvature": "published"},
+    },
+)
 def dpmpp_3m_sde(
     run: SamplerContext[V],
     grid: Grid,

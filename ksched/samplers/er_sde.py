@@ -7,16 +7,33 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from ksched.names.enums import Dialect
 from ksched.options import Between, NonNegative
 from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.quadrature import gauss_legendre
 from ksched.samplers.dpmpp import V
+from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.shipping import IN_LOG_SNR, ships
+from ksched.samplers.sources import OF_REFORGE
 from ksched.schedules.grid import Grid
 
 __all__ = ["er_sde"]
 
 
+@ships(
+    order=2,
+    source="Cui et al. 2023, arXiv:2309.06169",
+    family="exponential_multistep",
+    draws=1,
+    weak_order=2,
+    peers=(
+        comfyui(),
+        comfyui("SamplerER_SDE", 'its solver_type "Reverse-time SDE" is "reverse_time", "ODE" is "ode"'),
+        a1111("ER SDE", OF_REFORGE, integral="published"),
+    ),
+    dialects={Dialect.COMFYUI: {**IN_LOG_SNR, "integral": "published"}},
+)
 def er_sde(
     run: SamplerContext[V],
     grid: Grid,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, TypeVar
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Bound, NonNegative, PeerValue, Share
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
 from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import EDM, OF_FORGE
 from ksched.schedules.grid import Grid
 
 __all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
@@ -17,6 +21,22 @@ __all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "
 V = TypeVar("V", bound=Vector)
 
 
+@ships(
+    order=1,
+    source=EDM,
+    family="euler",
+    spellings="k_euler FlowMatchEuler",
+    peers=(
+        comfyui(),
+        k_diffusion("s_churn s_tmin s_tmax s_noise"),
+        diffusers("EulerDiscreteScheduler", arguments="s_churn s_tmin s_tmax s_noise"),
+        diffusers("EDMEulerScheduler", "on `EDM()`"),
+        diffusers("FlowMatchEulerDiscreteScheduler", "on `Flow(shift)`"),
+        diffusers("MiniMaxH3Scheduler", "on `Flow(12)`, for a velocity of the other sign"),
+        a1111("Euler"),
+    ),
+    dialects={Dialect.DIFFUSERS: {"churn_after": True}},
+)
 def euler(
     run: SamplerContext[V],
     grid: Grid,
@@ -56,6 +76,23 @@ def euler(
     return x
 
 
+@ships(
+    order=1,
+    source="k-diffusion",
+    family="euler",
+    draws=1,
+    weak_order=1,
+    spellings="k_euler_a k_euler_ancestral",
+    peers=(
+        comfyui(),
+        comfyui("SamplerEulerAncestral"),
+        k_diffusion("eta s_noise noise_sampler"),
+        diffusers("EulerAncestralDiscreteScheduler"),
+        diffusers("LTXEulerAncestralRFScheduler", "on `Flow`, with levels given"),
+        a1111("Euler a"),
+    ),
+    dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}, Dialect.DIFFUSERS: {"split": "comfyui"}},
+)
 def euler_ancestral(
     run: SamplerContext[V],
     grid: Grid,
@@ -85,6 +122,25 @@ def euler_ancestral(
     return x
 
 
+@ships(
+    name="ddim",
+    order=1,
+    source="Song et al. 2020, arXiv:2010.02502",
+    family="euler",
+    weak_order=1,
+    spellings="k_ddim",
+    peers=(
+        comfyui(note="its `euler`", inpaint={"random": True}),
+        diffusers(
+            "DDIMScheduler", "clips the prediction by default; its eta is an option of the same name", arguments="eta"
+        ),
+        diffusers("DDIMParallelScheduler", "as DDIMScheduler"),
+        diffusers("CogVideoXDDIMScheduler", "on `VP(snr_shift=3.0)`"),
+        a1111(
+            "DDIM", "on levels of its own; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM
+        ),
+    ),
+)
 def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise: NonNegative = 1.0) -> V:
     """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. The table of `euler_ancestral` with the same eta.
 
@@ -102,6 +158,22 @@ def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 0.0
     return euler_ancestral(run, grid, x, eta=eta, s_noise=s_noise)
 
 
+@ships(
+    order=1,
+    source="Ho et al. 2020, arXiv:2006.11239",
+    family="euler",
+    draws=1,
+    weak_order=1,
+    spellings="k_ddpm",
+    peers=(
+        comfyui(note="leaves out a flow model's noise scale, which ours has"),
+        diffusers("DDPMScheduler", "with its default variance_type; clips the prediction by default"),
+        diffusers("DDPMParallelScheduler", "as DDPMScheduler"),
+        diffusers("DDPMWuerstchenScheduler", "on `Cascade()`"),
+        diffusers("UnCLIPScheduler", "on `VP.cosine()`; the model predicts the variance as well there"),
+        a1111("DDPM", OF_FORGE),
+    ),
+)
 def ddpm(
     run: SamplerContext[V],
     grid: Grid,
@@ -150,6 +222,26 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
     return skip / math.hypot(s.alpha, s.sigma), out
 
 
+@ships(
+    order=0,
+    source="Luo et al. 2023, arXiv:2310.04378",
+    family="euler",
+    draws=1,
+    spellings="latent_consistency",
+    peers=(
+        comfyui(),
+        diffusers("LCMScheduler", "on `VP(keep_every=20)`"),
+        diffusers("FlowMatchLCMScheduler", "on `Flow(shift)`; without its scale_factors", boundary=0.0),
+        diffusers(
+            "CMStochasticIterativeScheduler",
+            "on `EDM(0.002, 80)` with karras levels; adds a little less noise, and clips the prediction",
+            boundary=0.0,
+        ),
+        diffusers("SCMScheduler", "on `AngleV`: its timesteps are angles", boundary=0.0),
+        a1111("LCM"),
+    ),
+    dialects={Dialect.COMFYUI: {"as_ve": False}, Dialect.DIFFUSERS: {"boundary": 10.0}},
+)
 def lcm(
     run: SamplerContext[V],
     grid: Grid,
@@ -189,6 +281,14 @@ def lcm(
     return x
 
 
+@ships(
+    order=1,
+    source="Zheng et al. 2024, arXiv:2402.19159",
+    family="euler",
+    draws=None,
+    peers=(diffusers("TCDScheduler", "on `VP(keep_every=20)`", arguments="eta"),),
+    dialects={Dialect.DIFFUSERS: {"whole_timesteps": True}},
+)
 def tcd(
     run: SamplerContext[V],
     grid: Grid,

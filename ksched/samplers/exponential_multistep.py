@@ -17,6 +17,8 @@ from ksched.samplers.blocks.steps import (
 from ksched.samplers.blocks.weights import lagrange_weights
 from ksched.samplers.dpmpp import V
 from ksched.samplers.exponential_single_step import linear, res_3s_rows
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import EXPONENTIAL_ADAMS
 from ksched.schedules.grid import Grid
 
 __all__ = ["exp_ab", "exp_pc"]
@@ -32,6 +34,11 @@ End = Literal["denoised", "integral"]
 _STARTS: dict[int, tuple[list[float], Rows]] = {2: ([0.5], linear), 3: ([0.5, 1.0], res_3s_rows)}
 
 
+@ships(
+    order=3,
+    source=EXPONENTIAL_ADAMS,
+    family="exponential_multistep",
+)
 def exp_pc(
     run: SamplerContext[V],
     grid: Grid,
@@ -99,6 +106,11 @@ def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
     return eps_step(s, t, x, (x - s.sigma * own) / s.alpha, weights, [own, *(eps for _, eps in others)])
 
 
+@ships(
+    order=2,
+    source=EXPONENTIAL_ADAMS,
+    family="exponential_multistep",
+)
 def exp_ab(
     run: SamplerContext[V],
     grid: Grid,

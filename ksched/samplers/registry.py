@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ksched.names.dialects import DIALECTS
 from ksched.names.enums import Dialect, SamplerType
+from ksched.names.sampler_type import SamplerName
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.samplers import auto
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.from_plan import own_levels, placed, replay
 from ksched.samplers.linear_multistep import same_levels
-from ksched.samplers.shipped import SHIPPED
+from ksched.samplers.shipping import shipped
 from ksched.samplers.spec import FAMILIES, Calls, SamplerSpec
 from ksched.schedules.grid import Grid
 
 __all__ = ["AUTO", "families", "plan_spec", "register_sampler", "sampler_spec", "samplers"]
 
 
-_REGISTRY: dict[str, SamplerSpec] = {spec.name: spec for spec in SHIPPED}
+def _all_shipped() -> dict[str, SamplerSpec]:
+    """Every sampler that a file of this folder registers, in the order of `SamplerType`; the newest are last."""
+    folder = __name__.rpartition(".")[0]
+    for file in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
+        if file.name != __name__:
+            importlib.import_module(file.name)
+    place = {member.value: k for k, member in enumerate(SamplerType)}
+    return {spec.name: spec for spec in sorted(shipped(), key=lambda spec: place.get(spec.name, len(place)))}
+
+
+_REGISTRY: dict[str, SamplerSpec] = _all_shipped()
 
 
 #: a choice among samplers, not one of them
@@ -48,7 +60,7 @@ def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[Sampl
     return {heading: specs for heading, specs in found.items() if specs}
 
 
-def sampler_spec(name: SamplerType | str) -> SamplerSpec:
+def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
     """The sampler of a name: one registered by that very name, else by any spelling `SamplerType.parse` knows.
 
     "auto" is `ksched.samplers.auto.auto`; and the JSON of a `Plan` is a sampler too, on the levels of the plan.
@@ -99,8 +111,8 @@ def plan_spec(plan: Plan) -> SamplerSpec:
 
 
 def dialect_options(spec: SamplerSpec, dialect: Dialect) -> Mapping[str, Any]:
-    """What a sampler's name means in a dialect, as options; those of samplers that others registered do not change."""
-    return DIALECTS[dialect].get(SamplerType(spec.name), {}) if spec.name in list(SamplerType) else {}
+    """What a sampler's name means in a dialect, as options: nothing for samplers that others registered."""
+    return spec.dialects.get(dialect, {})
 
 
 def register_sampler(

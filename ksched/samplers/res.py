@@ -12,11 +12,25 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import phi
 from ksched.samplers.dpmpp import V
+from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.shipping import preset, ships
+from ksched.samplers.sources import NOISY, OF_REFORGE, RES, STARTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["res_multistep", "res_multistep_ancestral"]
 
 
+@ships(
+    order=2,
+    source=RES,
+    family="exponential_multistep",
+    draws=1,
+    weak_order=2,
+    peers=(
+        comfyui(),
+        a1111("RES Multistep Ancestral", OF_REFORGE),
+    ),
+)
 def res_multistep_ancestral(
     run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
 ) -> V:
@@ -48,7 +62,19 @@ def res_multistep_ancestral(
     return x
 
 
-def res_multistep(run: SamplerContext[V], grid: Grid, x: V) -> V:
+@preset(
+    res_multistep_ancestral,
+    fixed={"eta": 0.0, "s_noise": 1.0},
+    draws=0,
+    weak_order=None,
+    peers=(
+        comfyui(),
+        comfyui("res_2m", f"{NOISY}, and starts with single steps"),
+        comfyui("res_2m_ode", STARTED),
+        a1111("RES Multistep", OF_REFORGE),
+    ),
+)
+def res_multistep() -> None:
     """RES, two steps: the exact integral of the line through the last two predictions.
 
     Second order, one model call per step, deterministic. The table of `dpmpp_2m` with solver_type "heun".
@@ -57,4 +83,3 @@ def res_multistep(run: SamplerContext[V], grid: Grid, x: V) -> V:
     -----
     Zhang et al. 2023, arXiv:2308.02157, algorithm 2. ComfyUI's draws noise and multiplies it by 0; this one draws none.
     """
-    return res_multistep_ancestral(run, grid, x, eta=0.0)

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
-from ksched.options import Between, Bound, NonNegative, PeerValue, Positive
+from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.options import Bound, NonNegative, PeerValue
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
-from ksched.schedules import calculate_karras_sigmas
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, DROPS, EDM, OF_FORGE
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -26,10 +29,10 @@ __all__ = [
     "dpm_2",
     "dpm_2_ancestral",
     "heun",
+    "heun_step",
     "heunpp2",
     "midpoint",
     "ralston",
-    "restart",
     "rk4",
     "runge_kutta",
 ]
@@ -111,6 +114,13 @@ def _fixed(run: SamplerContext[V], grid: Grid, x: V, tableau: Tableau) -> V:
     return x
 
 
+@ships(
+    order=2,
+    source="Runge 1895",
+    family="runge_kutta",
+    calls=2,
+    spellings="midpoint_2s",
+)
 def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The midpoint rule.
 
@@ -123,6 +133,13 @@ def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["midpoint"])
 
 
+@ships(
+    order=2,
+    source="Ralston 1962",
+    family="runge_kutta",
+    calls=2,
+    spellings="ralston_2s",
+)
 def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """Ralston's method: the two-stage rule of the smallest error bound.
 
@@ -135,6 +152,13 @@ def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["ralston"])
 
 
+@ships(
+    order=3,
+    source="Bogacki & Shampine 1989",
+    family="runge_kutta",
+    calls=3,
+    spellings="bogacki-shampine_4s bosh3",
+)
 def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The third-order method of Bogacki and Shampine's pair.
 
@@ -147,6 +171,13 @@ def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["bogacki_shampine"])
 
 
+@ships(
+    order=4,
+    source="Kutta 1901",
+    family="runge_kutta",
+    calls=4,
+    spellings="rk4_4s",
+)
 def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The classical Runge-Kutta method.
 
@@ -159,6 +190,13 @@ def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["rk4"])
 
 
+@ships(
+    order=5,
+    source=DORMAND_PRINCE,
+    family="runge_kutta",
+    calls=6,
+    spellings="dormand-prince_6s dopri5",
+)
 def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The fifth-order method of Dormand and Prince's pair.
 
@@ -171,6 +209,20 @@ def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
     return _fixed(run, grid, x, TABLEAUS["dormand_prince"])
 
 
+@ships(
+    order=2,
+    source=EDM,
+    family="runge_kutta",
+    calls=2,
+    spellings="k_heun FlowMatchHeun",
+    peers=(
+        comfyui(),
+        k_diffusion("s_churn s_tmin s_tmax s_noise"),
+        diffusers("HeunDiscreteScheduler"),
+        diffusers("FlowMatchHeunDiscreteScheduler", "on `Flow(shift)`"),
+        a1111("Heun"),
+    ),
+)
 def heun(
     run: SamplerContext[V],
     grid: Grid,
@@ -198,11 +250,11 @@ def heun(
     straight = StraightLine(grid)
     for s, t in grid.steps():
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
-        x = _heun_step(run, straight, hat, t, x)
+        x = heun_step(run, straight, hat, t, x)
     return x
 
 
-def _heun_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V) -> V:
+def heun_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V) -> V:
     """A step with the mean of the slopes at its ends; the step to sigma 0 is Euler's."""
     mixed = denoised = run.denoise(x, s)
     if t.sigma > 0:
@@ -211,6 +263,22 @@ def _heun_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Leve
     return ddim(s, t, x, mixed)
 
 
+def _heunpp2_calls(steps: int, to_zero: bool) -> int:
+    return max(3 * steps - (3 if to_zero else 1), min(steps, 1))
+
+
+@ships(
+    order=2,
+    source="ComfyUI",
+    family="runge_kutta",
+    calls=_heunpp2_calls,
+    spellings="heun++",
+    peers=(
+        comfyui(note="its weights are of first order"),
+        a1111("HeunPP2", OF_FORGE, weights="published"),
+    ),
+    dialects={Dialect.COMFYUI: {"weights": "published"}},
+)
 def heunpp2(
     run: SamplerContext[V],
     grid: Grid,
@@ -258,6 +326,19 @@ def heunpp2(
     return x
 
 
+@ships(
+    order=2,
+    source=DPM_SOLVER,
+    family="runge_kutta",
+    calls=2,
+    spellings="k_dpm_2",
+    peers=(
+        comfyui(note="levels as for uni_pc"),
+        k_diffusion("s_churn s_tmin s_tmax s_noise"),
+        diffusers("KDPM2DiscreteScheduler"),
+        a1111("DPM2", DROPS, schedule=NoiseSchedule.KARRAS),
+    ),
+)
 def dpm_2(
     run: SamplerContext[V],
     grid: Grid,
@@ -290,6 +371,22 @@ def dpm_2(
     return x
 
 
+@ships(
+    order=2,
+    source="k-diffusion",
+    family="runge_kutta",
+    calls=2,
+    draws=1,
+    weak_order=2,
+    spellings="k_dpm_2_a k_dpm_2_ancestral",
+    peers=(
+        comfyui(note="levels as for uni_pc"),
+        k_diffusion("eta s_noise noise_sampler"),
+        diffusers("KDPM2AncestralDiscreteScheduler"),
+        a1111("DPM2 a", DROPS, schedule=NoiseSchedule.KARRAS),
+    ),
+    dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}},
+)
 def dpm_2_ancestral(
     run: SamplerContext[V],
     grid: Grid,
@@ -329,64 +426,3 @@ def _by_the_middle(run: SamplerContext[V], straight: StraightLine, s: Level, t: 
         middle = straight.between(s, t) if t.sigma > 0 else straight.level(straight.time(s) / 2)
         mixed = straight.seen_from(s, middle, denoised, run.denoise(ddim(s, middle, x, denoised), middle))
     return ddim(s, t, x, mixed)
-
-
-def restart(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    s_min: Positive = 0.1,
-    s_max: Positive = 2.0,
-    restart_steps: Annotated[int, Between(0, 1000)] = 0,
-    restarts: Annotated[int, Between(1, 100)] = 1,
-    s_noise: NonNegative = 1.0,
-    levels: Literal["grid", "karras"] = "grid",
-) -> V:
-    """Heun's method that goes back: at a low level noise is added up to a higher one, and the way down run again.
-
-    Second order between the restarts; two model calls per step and one for the step to sigma 0, one noise per restart.
-    Without a restart it is `heun`.
-
-    Parameters
-    ----------
-    s_min, s_max : where to go back, and to where, in sigma / alpha; the nearest levels of the grid are taken, and there
-        is no restart if they are the same
-    restart_steps : steps of the way down, on a Karras grid; 0 chooses as A1111 does: none for runs below 20 steps, 9
-        once below 36, and a quarter of the steps twice from there on
-    restarts : how often, if ``restart_steps`` is given
-    s_noise : factor of the noise
-    levels : "grid", those given, and restarts come on top; "karras", as A1111 does where it chooses: a Karras grid of
-        so many steps less that the restarts fit into the number asked for
-
-    Notes
-    -----
-    Xu et al. 2023, arXiv:2306.14878, algorithm 1; A1111's ``restart_sampler``.
-    """
-    steps = len(grid)
-    if restart_steps == 0:
-        restart_steps, restarts = (steps // 4, 2) if steps >= 36 else (9, 1) if steps >= 20 else (0, 1)
-    main = list(grid.levels)
-    if steps == 0:
-        return x
-    if levels == "karras" and restart_steps and steps - restart_steps * restarts > 1 and main[-1].sigma == 0:
-        main = [*_karras(grid, main[0], main[-2], steps - restart_steps * restarts - 1), main[-1]]
-    low, high = (min(main[:-1], key=lambda v: abs(math.exp(-v.lam) - limit)) for limit in (s_min, s_max))
-    way = _karras(grid, high, low, restart_steps) if restart_steps and high.lam < low.lam else []
-    straight = StraightLine(grid)
-    for s, t in grid.steps(main):
-        x = _heun_step(run, straight, s, t, x)
-        for _ in range(restarts if t is low and way else 0):
-            ratio = high.alpha / low.alpha
-            std = math.sqrt(high.sigma**2 - (ratio * low.sigma) ** 2)
-            x = ratio * x + s_noise * std * run.noise(low, high)
-            for u, v in itertools.pairwise(way):
-                x = _heun_step(run, straight, u, v, x)
-    return x
-
-
-def _karras(grid: Grid, high: Level, low: Level, steps: int) -> list[Level]:
-    """Levels of the Karras rule in sigma / alpha, with the two given ends."""
-    ends = math.exp(-high.lam), math.exp(-low.lam)
-    inner = calculate_karras_sigmas(steps + 1, ends[1], ends[0])[1:-2].tolist()
-    return [high, *(grid.at(-math.log(ratio)) for ratio in inner), low]

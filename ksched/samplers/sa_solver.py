@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Literal
 
+from ksched.names.enums import Dialect
 from ksched.options import Between, NonNegative, PeerValue, Share
 from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
@@ -18,11 +19,39 @@ from ksched.samplers.blocks.steps import (
     with_last_twice,
 )
 from ksched.samplers.dpmpp import V
+from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
+from ksched.samplers.sources import NEVER_ZERO, OF_REFORGE
 from ksched.schedules.grid import Grid
 
 __all__ = ["sa_solver", "sa_solver_pece"]
 
 
+@ships(
+    order=3,
+    source="Xue et al. 2023, arXiv:2309.05019",
+    family="exponential_multistep",
+    draws=None,
+    weak_order=2,
+    peers=(
+        comfyui(),
+        comfyui("SamplerSASolver", "its eta is tau; its start and end are tau_start and tau_end"),
+        diffusers("SASolverScheduler", NEVER_ZERO),
+        a1111("SA-Solver", OF_REFORGE),
+    ),
+    dialects={
+        Dialect.COMFYUI: {**IN_LOG_SNR, "last_prediction": False},
+        Dialect.DIFFUSERS: {
+            "predictor_order": 2,
+            "corrector_order": 2,
+            "tau_start": 1 - 800 / 999,
+            "tau_end": 1 - 200 / 999,
+            "tau_at": "start",
+            "simple_order_2": True,
+            "lower_order_final": True,
+        },
+    },
+)
 def sa_solver(
     run: SamplerContext[V],
     grid: Grid,
@@ -118,21 +147,21 @@ def _sa_step(
     return renoise(run, s, t, state, s_noise * fresh_std(s, t, eta, denoised is not None))
 
 
-def sa_solver_pece(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    predictor_order: Annotated[int, Between(1, 6)] = 3,
-    corrector_order: Annotated[int, Between(0, 6)] = 4,
-    tau: NonNegative = 1.0,
-    tau_start: Share = 0.2,
-    tau_end: Share = 0.8,
-    tau_at: Literal["end", "start"] = "end",
-    s_noise: NonNegative = 1.0,
-    simple_order_2: bool = False,
-    last_prediction: Annotated[bool, PeerValue(False)] = True,
-) -> V:
+def _pece_calls(steps: int, to_zero: bool) -> int:
+    return max(2 * steps - 1, 0)
+
+
+@preset(
+    sa_solver,
+    fixed={"use_pece": True, "predict": "denoised", "lower_order_final": False, "repeat_last": False},
+    calls=_pece_calls,
+    peers=(
+        comfyui(),
+        a1111("SA-Solver-Pece", OF_REFORGE),
+    ),
+    dialects={Dialect.DIFFUSERS: {}},
+)
+def sa_solver_pece() -> None:
     """`sa_solver` that calls the model again on every corrected state.
 
     Third order without noise, because its first step is; two model calls per step but for the first, one noise per step
@@ -147,18 +176,3 @@ def sa_solver_pece(
     -----
     Xue et al. 2023, arXiv:2309.05019, in the mode predict, evaluate, correct, evaluate.
     """
-    return sa_solver(
-        run,
-        grid,
-        x,
-        predictor_order=predictor_order,
-        corrector_order=corrector_order,
-        tau=tau,
-        tau_start=tau_start,
-        tau_end=tau_end,
-        tau_at=tau_at,
-        s_noise=s_noise,
-        use_pece=True,
-        simple_order_2=simple_order_2,
-        last_prediction=last_prediction,
-    )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ksched.names.enums import Dialect
 from ksched.options import Option, options_of
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.plan.trace import trace
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
+from ksched.samplers.peer_names import PeerName, words_for
 from ksched.schedules.grid import Grid
 
 __all__ = ["FAMILIES", "Calls", "SamplerSpec"]
@@ -63,6 +65,10 @@ class SamplerSpec:
         the prediction alone, which tells a host program what becomes of a state that is edited between two stages
     text : what finds it, if it is not in the registry: a plan as JSON
     steps : numbers of steps that it has levels for; () is any
+    brownian_tree : whether ComfyUI and k-diffusion cut its noise from a Brownian tree
+    spellings : what `SamplerType.parse` reads besides the names of ``peers``
+    peers : what other programs call it
+    dialects : what its name means in other programs, as options
     """
 
     name: str
@@ -80,11 +86,25 @@ class SamplerSpec:
     family: str = "other"
     text: str = ""
     steps: tuple[int, ...] = ()
+    brownian_tree: bool = False
+    spellings: tuple[str, ...] = ()
+    peers: tuple[PeerName, ...] = field(default=(), compare=False)
+    dialects: Mapping[Dialect, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> str:
         """What `sampler_spec` finds it by."""
         return self.text or self.name
+
+    @property
+    def words(self) -> list[str]:
+        """Every spelling of its name but its own."""
+        return [*self.spellings, *(word for peer in self.peers for word in words_for(peer, self.name))]
+
+    def arguments(self, program: Dialect) -> tuple[str, ...] | None:
+        """Options that some function or class of a program takes for it; None if there is none."""
+        taken = [peer.arguments for peer in self.peers if peer.program is program and peer.arguments is not None]
+        return tuple(dict.fromkeys(name for names in taken for name in names)) if taken else None
 
     @property
     def own_options(self) -> Mapping[str, Option]:

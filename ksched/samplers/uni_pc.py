@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Literal
 
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Count, Order
 from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
@@ -16,11 +17,26 @@ from ksched.samplers.blocks.steps import (
     with_last_twice,
 )
 from ksched.samplers.dpmpp import V
+from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.shipping import preset, ships
+from ksched.samplers.sources import DROPS
 from ksched.schedules.grid import Grid
 
 __all__ = ["uni_pc", "uni_pc_bh2"]
 
 
+@ships(
+    order=2,
+    source="Zhao et al. 2023, arXiv:2302.04867",
+    family="exponential_multistep",
+    spellings="uni_pc_bh1",
+    peers=(
+        comfyui(note=f"KSampler {DROPS}"),
+        diffusers("UniPCMultistepScheduler"),
+        a1111("UniPC", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+    ),
+    dialects={Dialect.COMFYUI: {"end_at": 0.001}, Dialect.DIFFUSERS: {"order": 2, "variant": "bh2"}},
+)
 def uni_pc(
     run: SamplerContext[V],
     grid: Grid,
@@ -79,18 +95,12 @@ def uni_pc(
     return x
 
 
-def uni_pc_bh2(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    order: Order = 3,
-    predict: Literal["denoised", "eps"] = "denoised",
-    corrector: bool = True,
-    first_corrected: Count = 0,
-    lower_order_final: bool = True,
-    repeat_last: bool = False,
-) -> V:
+@preset(
+    uni_pc,
+    fixed={"variant": "bh2"},
+    peers=(comfyui(note="levels as for uni_pc"),),
+)
+def uni_pc_bh2() -> None:
     """`uni_pc` with B(h) = exp(h) - 1.
 
     Nominal order 3; second order with ``lower_order_final``, which ends with a step of order 1. One model call per
@@ -104,5 +114,3 @@ def uni_pc_bh2(
     -----
     Zhao et al. 2023, arXiv:2302.04867.
     """
-    how = {"corrector": corrector, "lower_order_final": lower_order_final, "repeat_last": repeat_last}
-    return uni_pc(run, grid, x, order=order, variant="bh2", predict=predict, first_corrected=first_corrected, **how)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.sampler_type import ScheduleName
 from ksched.options import Option, check_options, options_of
 from ksched.processes import Process, default_process
 from ksched.processes.base import check_process
@@ -162,7 +163,7 @@ def schedule_options(schedule: NoiseSchedule) -> Mapping[str, Option]:
 
 
 def calculate_sigmas(
-    schedule: NoiseSchedule | str,
+    schedule: ScheduleName | NoiseSchedule | str,
     steps: int,
     process: Process | None = None,
     *,

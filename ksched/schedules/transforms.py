@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ksched.names.enums import NoiseSchedule
+from ksched.names.sampler_type import ScheduleName
 from ksched.options import Option, check_steps
 from ksched.processes import Process
 from ksched.schedules.curves import stretched_to
@@ -101,7 +102,7 @@ def truncate(sigmas: ArrayLike, strength: float, *, rule: Rule = "down") -> Arra
 
 
 def stretch(
-    schedule: NoiseSchedule | str,
+    schedule: ScheduleName | NoiseSchedule | str,
     steps: int,
     strength: float,
     process: Process | None = None,

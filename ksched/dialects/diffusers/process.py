@@ -13,6 +13,7 @@ from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, is_told_data
 from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.sampler_type import ScheduleName
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.transforms import stretch_terminal
@@ -146,7 +147,7 @@ def _preserves(stock: str) -> bool:
 def scheduled_sigmas(
     config: Settings,
     process: Process,
-    schedule: NoiseSchedule | str,
+    schedule: ScheduleName | NoiseSchedule | str,
     steps: int,
     dialect: Dialect = Dialect.KSCHED,
     options: Settings | None = None,

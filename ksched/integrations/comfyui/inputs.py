@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from ksched.integrations.comfyui.sampling import NoiseKind
-from ksched.names.dialects import DIALECTS as SAMPLER_DIALECTS
-from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options
+from ksched.samplers.registry import dialect_options
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 
@@ -139,9 +139,7 @@ def read_options(text: str, owner: str, known: Mapping[str, Option]) -> dict[str
 
 def decided_of_sampler(spec: SamplerSpec) -> set[str]:
     """Names of the options of a sampler that a dialect decides."""
-    if spec.name not in list(SamplerType):
-        return set()
-    return {name for dialect in _DIALECTS for name in SAMPLER_DIALECTS[dialect].get(SamplerType(spec.name), {})}
+    return {name for dialect in _DIALECTS for name in dialect_options(spec, dialect)}
 
 
 def decided_of_schedule(schedule: NoiseSchedule) -> set[str]:

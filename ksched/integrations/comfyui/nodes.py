@@ -31,7 +31,7 @@ from ksched.integrations.comfyui.inputs import (
     read_options,
 )
 from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
-from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.noise.seeded import SeededNoise
 from ksched.plan.rows import Draw
 from ksched.samplers.facts import option_texts, sampler_facts
@@ -123,9 +123,11 @@ _UNDER = "sampling/custom_sampling"
 def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, Any]) -> Any:
     """A SAMPLER of ComfyUI's with our function."""
     function = sampler_function(name, dialect=dialect, noise=noise, **options)
-    # ComfyUI runs the same for its own ddim: under a mask the noise of the kept part is another one
-    own = {"random": True} if name == SamplerType.DDIM and Dialect.parse(dialect) is Dialect.COMFYUI else {}
-    return importlib.import_module("comfy.samplers").KSAMPLER(function, {}, own)
+    inpaint: dict[str, Any] = {}
+    if Dialect.parse(dialect) is Dialect.COMFYUI:  # as for its own sampler of the name
+        for peer in sampler_spec(name).peers:
+            inpaint |= peer.inpaint
+    return importlib.import_module("comfy.samplers").KSAMPLER(function, {}, inpaint)
 
 
 def _any_sampler() -> Node:

@@ -18,6 +18,7 @@ import torch
 from ksched import schedules
 from ksched.execution.loop import StepInfo
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.options import check_options
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.sampler import Sampler, build_sampler
@@ -32,9 +33,6 @@ __all__ = ["NoiseKind", "SamplerFunction", "calculate_sigmas", "process_of", "sa
 NoiseKind = Literal["seeded", "brownian", "comfyui"]
 
 NoiseSampler: TypeAlias = Callable[[Any, Any], Any]
-
-#: Samplers that cut their noise from a Brownian tree in ComfyUI.
-_TREES = (SamplerType.DPMPP_SDE, SamplerType.DPMPP_2M_SDE, SamplerType.DPMPP_2M_SDE_HEUN, SamplerType.DPMPP_3M_SDE)
 
 
 class SamplerFunction(Protocol):
@@ -142,7 +140,7 @@ def _process_around(model: Any, levels: list[float]) -> Process:
 
 def calculate_sigmas(
     model_sampling: Any,
-    name: NoiseSchedule | str,
+    name: ScheduleName | NoiseSchedule | str,
     steps: int,
     *,
     dialect: Dialect | str = Dialect.COMFYUI,
@@ -174,7 +172,7 @@ def calculate_sigmas(
 
 
 def sampler_function(
-    name: SamplerType | str,
+    name: SamplerName | SamplerType | str,
     *,
     dialect: Dialect | str = Dialect.COMFYUI,
     noise: NoiseKind = "seeded",
@@ -323,7 +321,7 @@ def _comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, see
     """The noise of ComfyUI's own sampler of that name, as the version that runs makes it."""
     comfy: Any = importlib.import_module("comfy.k_diffusion.sampling")
     made: NoiseSampler
-    if spec.name in _TREES:
+    if spec.brownian_tree:
         made = comfy.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=True)
     else:
         made = comfy.default_noise_sampler(x, seed=seed)

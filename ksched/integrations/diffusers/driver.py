@@ -16,6 +16,7 @@ from ksched.dialects.diffusers.process import start_std
 from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.integrations.diffusers.configuration import Configuration
+from ksched.names.enums import Dialect
 from ksched.processes import Level
 from ksched.samplers.euler import boundary_scaling
 from ksched.samplers.registry import sampler_spec
@@ -158,15 +159,16 @@ class Driver:
         self._run = None
         self._first = first
         configuration, method = self.configuration, self.iterations.method
-        own, options = configuration.entries.sampler_options or {}, sampler_spec(method.sampler).options
-        extra = {name: value for name, value in given.items() if name in options and value is not None}
-        if method.sampler not in ("ddim", "tcd") or "eta" in own:
+        own, spec = configuration.entries.sampler_options or {}, sampler_spec(method.sampler)
+        extra = {name: value for name, value in given.items() if name in spec.options and value is not None}
+        taken = spec.arguments(Dialect.DIFFUSERS) or ()
+        if "eta" not in taken or "eta" in own:  # pipelines tell every scheduler an eta
             extra.pop("eta", None)
         if method.request is not None and method.request.pair and clipped_pair:
             extra["pair"] = False
         self._extra = extra
         if given.get("s_churn"):
-            if not configuration.is_stock or "s_churn" not in extra or method.sampler != "euler":
+            if not configuration.is_stock or "s_churn" not in extra or "s_churn" not in taken:
                 raise ValueError(
                     "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
                     "give it in sampler_options, with sampler euler, heun or dpm_2"

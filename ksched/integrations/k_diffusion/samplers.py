@@ -29,63 +29,45 @@ from ksched.options import check_steps
 from ksched.probability_flow.likelihood import log_likelihood as _log_likelihood
 from ksched.processes import Process, default_process
 from ksched.sampler import Sampler, build_sampler
-from ksched.samplers.exponential_single_step import fast_orders
+from ksched.samplers.dpm_fast import fast_orders
 from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["log_likelihood", "sampler_function"]
 
 
 # --------------------------------------------------------------------------------------------------- forms of functions
-_CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
+#: what takes the place of levels where a function takes a range; n is a number of model calls
+_RANGE = ("sigma_min", "sigma_max", "n")
 
 
-_ANCESTRAL = {"eta": 1.0, "s_noise": 1.0, "noise_sampler": None}
-
-
-_CONTROL = {"pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "accept_safety": 0.81}
-
-
-#: What k-diffusion's samplers take behind ``disable``.
-_PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "euler": _CHURN,
-    "euler_ancestral": _ANCESTRAL,
-    "heun": _CHURN,
-    "dpm_2": _CHURN,
-    "dpm_2_ancestral": _ANCESTRAL,
-    "lms": {"order": 4},
-    "dpm_fast": {"eta": 0.0, "s_noise": 1.0, "noise_sampler": None},
-    "dpm_adaptive": {
-        **{"order": 3, "rtol": 0.05, "atol": 0.0078, "h_init": 0.05, **_CONTROL},
-        **{"eta": 0.0, "s_noise": 1.0, "noise_sampler": None, "return_info": False},
-    },
-    "dpmpp_2s_ancestral": _ANCESTRAL,
-    "dpmpp_sde": {**_ANCESTRAL, "r": 1 / 2},
-    "dpmpp_2m": {},
-    "dpmpp_2m_sde": {**_ANCESTRAL, "solver_type": "midpoint"},
-    "dpmpp_3m_sde": _ANCESTRAL,
-}
-
-
-#: What takes a range in place of levels.
-_RANGED = {"dpm_fast": ("sigma_min", "sigma_max", "n"), "dpm_adaptive": ("sigma_min", "sigma_max")}
-
-
-#: Whose noise k-diffusion takes from a Brownian tree unless it is given.
-_TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+#: defaults of arguments that are no options of ours
+_MORE = {"noise_sampler": None, "return_info": False}
 
 
 _RUN = ("extra_args", "callback", "disable")
 
 
+def _published(spec: SamplerSpec) -> tuple[str, ...] | None:
+    """What k-diffusion's own function takes; None where there is none."""
+    return spec.arguments(Dialect.K_DIFFUSION)
+
+
+def _range(spec: SamplerSpec) -> tuple[str, ...]:
+    """The arguments that are a range in place of levels; () where the function takes levels."""
+    return tuple(name for name in _published(spec) or () if name in _RANGE)
+
+
 def _parameters(spec: SamplerSpec) -> dict[str, Any]:
     """Names and defaults of a sampler's arguments; those without a default have `EMPTY`."""
-    needed = dict.fromkeys(("model", "x", *_RANGED.get(spec.name, ("sigmas",))), EMPTY)
-    own = _PUBLISHED.get(spec.name)
-    if own is None:
-        options = {name: option.default for name, option in spec.own_options.items()}
+    needed = dict.fromkeys(("model", "x", *(_range(spec) or ("sigmas",))), EMPTY)
+    options: dict[str, Any] = {name: option.default for name, option in spec.own_options.items()}
+    names = list(_published(spec) or ())
+    if _published(spec) is None:
         noisy = spec.draws != 0 or options.keys() & {"eta", "s_churn", "tau"}
-        first: dict[str, Any] = {name: options.pop(name) for name in ("eta", "s_noise") if name in options}
-        own = {**first, **({"noise_sampler": None} if noisy else {}), **options}
+        first = [name for name in ("eta", "s_noise") if name in options]
+        names = [*first, *(["noise_sampler"] if noisy else []), *(name for name in options if name not in first)]
+    defaults: dict[str, Any] = {**options, **_MORE}
+    own = {name: defaults[name] for name in names if name not in _RANGE}
     return {**needed, **dict.fromkeys(_RUN), **own}
 
 
@@ -125,15 +107,15 @@ class _Call(NamedTuple):
 
     def start(self, sampler: Sampler, sigmas: torch.Tensor) -> Run | AdaptiveRun:
         """The run, with the noise that was asked for."""
-        host, name = sampler.sigmas.tolist(), sampler.spec.name
+        host, spec = sampler.sigmas.tolist(), sampler.spec
         noise_sampler = self.noise_sampler
-        if noise_sampler is None and name in _TREES and sampler.plan.draws:
+        if noise_sampler is None and spec.brownian_tree and sampler.plan.draws:
             ends = min(sigma for sigma in host if sigma > 0), host[0]
             return sampler.start(self.x, noise=BrownianTreeNoiseSampler(self.x, *ends, seed=self.seed))
         if self.seed is not None:
             return sampler.start(self.x, seed=self.seed)
         if noise_sampler is None:
-            each = host if _PUBLISHED.get(name) is _CHURN else None
+            each = host if "s_churn" in (_published(spec) or ()) else None
             return sampler.start(self.x, noise=global_noise(self.x, each))
         given = dict(zip(host, sigmas, strict=True))
 
@@ -198,9 +180,9 @@ def _levels(sigmas: Any) -> torch.Tensor:
 
 
 def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
-    """The levels for a range."""
+    """The levels for a range, taken out of the arguments."""
     low, high = (float(as_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
-    steps = check_steps(as_number(given.pop("n"))) if "n" in _RANGED[name] else 1
+    steps = check_steps(as_number(given.pop("n"))) if "n" in given else 1
     if not (0 < low < math.inf and 0 < high < math.inf and low != high):
         raise ValueError(
             f"sample_{name}: sigma_min and sigma_max must be above 0, finite and apart; got {low} and {high}. They are "
@@ -216,6 +198,7 @@ def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
     """A sampler in k-diffusion's form."""
     name = f"sample_{spec.name}"
     signature = schedule_signature(_parameters(spec))
+    by_calls = "n" in signature.parameters
 
     def sample(*args: Any, **kwargs: Any) -> Any:
         ours: dict[str, Any] = {key: kwargs.pop(key) for key in ("seed", "process", "dialect") if key in kwargs}
@@ -227,13 +210,13 @@ def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
         process, dialect = given.pop("process", None), given.pop("dialect", Dialect.K_DIFFUSION)
         return_info = given.pop("return_info", False)
         call = _Call.of(given)
-        sigmas = _ranged(spec.name, given) if spec.name in _RANGED else _levels(given.pop("sigmas"))
+        sigmas = _levels(given.pop("sigmas")) if "sigmas" in given else _ranged(spec.name, given)
         if len(sigmas) <= 1:
             return call.x
         if process is None:
             process = process_of(call.model) or default_process()
         options = {key: as_number(value) for key, value in given.items()}
-        if spec.name == "dpm_fast":
+        if by_calls:
             options["levels"] = "range"
         build = _built if all(isinstance(value, Hashable) for value in options.values()) else _built.__wrapped__
         sampler = build(spec.name, tuple(sigmas.tolist()), process, str(dialect), tuple(options.items()))
@@ -242,7 +225,7 @@ def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
             if isinstance(run, AdaptiveRun):
                 result = _adapt(call, run)
                 return result if return_info else result[0]
-            return _follow(call, run, sigmas, spec.name == "dpm_fast")
+            return _follow(call, run, sigmas, by_calls)
 
     sample.__name__ = sample.__qualname__ = name
     sample.__module__ = PUBLIC  # where it is found by its name, as copies and pickles need
@@ -319,8 +302,7 @@ def _text(spec: SamplerSpec) -> str:
     _, _, rest = written.partition("Parameters\n----------\n")
     entries = re.split(r"\n(?=\S)", rest.partition("\n\n")[0])
     own = [entry for entry in entries if shown.keys() & set(entry.partition(" : ")[0].split(", "))]
-    ranged = spec.name in _RANGED
-    levels = "sigma_min, sigma_max : last level and first" if ranged else "sigmas : noise levels, run as they are"
+    levels = "sigma_min, sigma_max : last level and first" if _range(spec) else "sigmas : noise levels, run as they are"
     if "n" in shown:
         levels += "\nn : number of model calls"
     common = ", ".join(name for name in (*_RUN, "noise_sampler") if name in shown)

@@ -1,0 +1,215 @@
+"""The names of samplers that ship. ``python docs/sampler_names.py`` writes this file from their registrations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ksched.names.name import Name
+
+__all__ = ["AUTOMATIC", "SAMPLER_SPELLINGS", "SamplerName", "SamplerType", "ScheduleName"]
+
+# fmt: off
+
+
+class SamplerType(Name):
+    """How a run steps from one noise level to the next; the values are ComfyUI's words."""
+
+    EULER = "euler"
+    EULER_CFG_PP = "euler_cfg_pp"
+    EULER_ANCESTRAL = "euler_ancestral"
+    EULER_ANCESTRAL_CFG_PP = "euler_ancestral_cfg_pp"
+    HEUN = "heun"
+    HEUNPP2 = "heunpp2"
+    EXP_HEUN_2_X0 = "exp_heun_2_x0"
+    EXP_HEUN_2_X0_SDE = "exp_heun_2_x0_sde"
+    DPM_2 = "dpm_2"
+    DPM_2_ANCESTRAL = "dpm_2_ancestral"
+    LMS = "lms"
+    DPM_FAST = "dpm_fast"
+    DPM_ADAPTIVE = "dpm_adaptive"
+    DPMPP_2S_ANCESTRAL = "dpmpp_2s_ancestral"
+    DPMPP_2S_ANCESTRAL_CFG_PP = "dpmpp_2s_ancestral_cfg_pp"
+    DPMPP_SDE = "dpmpp_sde"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_CFG_PP = "dpmpp_2m_cfg_pp"
+    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    DPMPP_2M_SDE_HEUN = "dpmpp_2m_sde_heun"
+    DPMPP_3M_SDE = "dpmpp_3m_sde"
+    DDPM = "ddpm"
+    LCM = "lcm"
+    TCD = "tcd"
+    IPNDM = "ipndm"
+    IPNDM_V = "ipndm_v"
+    DEIS = "deis"
+    RES_MULTISTEP = "res_multistep"
+    RES_MULTISTEP_CFG_PP = "res_multistep_cfg_pp"
+    RES_MULTISTEP_ANCESTRAL = "res_multistep_ancestral"
+    RES_MULTISTEP_ANCESTRAL_CFG_PP = "res_multistep_ancestral_cfg_pp"
+    GRADIENT_ESTIMATION = "gradient_estimation"
+    GRADIENT_ESTIMATION_CFG_PP = "gradient_estimation_cfg_pp"
+    ER_SDE = "er_sde"
+    SEEDS_2 = "seeds_2"
+    SEEDS_3 = "seeds_3"
+    SA_SOLVER = "sa_solver"
+    SA_SOLVER_PECE = "sa_solver_pece"
+    CFGPP_UD10_AB = "cfgpp_ud10_ab"
+    DDIM = "ddim"
+    UNI_PC = "uni_pc"
+    UNI_PC_BH2 = "uni_pc_bh2"
+    EXP_AB = "exp_ab"
+    EXP_PC = "exp_pc"
+    DPM_MULTISTEP = "dpm_multistep"
+    DPM_SINGLESTEP = "dpm_singlestep"
+    PNDM = "pndm"
+    MIDPOINT = "midpoint"
+    RALSTON = "ralston"
+    BOGACKI_SHAMPINE = "bogacki_shampine"
+    RK4 = "rk4"
+    DORMAND_PRINCE = "dormand_prince"
+    RES_2S = "res_2s"
+    RES_3S = "res_3s"
+    ETDRK4 = "etdrk4"
+    RESTART = "restart"
+    RK_ADAPTIVE = "rk_adaptive"
+
+    @classmethod
+    def default(cls) -> SamplerType:
+        """The sampler used when none is named."""
+        return cls.EULER
+
+    @classmethod
+    def _kind(cls) -> str:
+        return "sampler"
+
+    @classmethod
+    def _spellings(cls) -> Mapping[str, str]:
+        return {word: name for name, words in SAMPLER_SPELLINGS.items() for word in words}
+
+
+#: `SamplerType` as text, for annotations
+SamplerName = Literal[
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0",
+    "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde", "ddpm", "lcm", "tcd", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp",
+    "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp",
+    "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "cfgpp_ud10_ab", "ddim", "uni_pc", "uni_pc_bh2",
+    "exp_ab", "exp_pc", "dpm_multistep", "dpm_singlestep", "pndm", "midpoint", "ralston", "bogacki_shampine", "rk4",
+    "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive",
+]
+
+#: `ksched.NoiseSchedule` as text
+ScheduleName = Literal[
+    "simple", "karras", "exponential", "sgm_uniform", "ddim_uniform", "normal", "linear", "beta", "beta57",
+    "linear_quadratic", "kl_optimal", "polyexponential", "vp", "laplace", "logsnr", "trailing", "leading", "sd_turbo",
+    "align_your_steps", "gits", "optimal_steps", "ltxv", "flux2", "bong_tangent", "cosine", "phi",
+]
+
+
+#: what other programs call the same sampler
+SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "euler": (
+        "k_euler", "FlowMatchEuler", "sample_euler", "EulerDiscrete", "EulerDiscreteScheduler", "EDMEuler",
+        "EDMEulerScheduler", "FlowMatchEulerDiscrete", "FlowMatchEulerDiscreteScheduler", "MiniMaxH3",
+        "MiniMaxH3Scheduler",
+    ),
+    "euler_cfg_pp": ("sample_euler_cfg_pp", "SamplerEulerCFGpp", "DDIM CFG++",),
+    "euler_ancestral": (
+        "k_euler_a", "k_euler_ancestral", "SamplerEulerAncestral", "sample_euler_ancestral", "EulerAncestralDiscrete",
+        "EulerAncestralDiscreteScheduler", "LTXEulerAncestralRF", "LTXEulerAncestralRFScheduler", "Euler a",
+    ),
+    "euler_ancestral_cfg_pp": ("euler_a_cfg++", "sample_euler_ancestral_cfg_pp", "SamplerEulerAncestralCFGPP",),
+    "heun": (
+        "k_heun", "FlowMatchHeun", "sample_heun", "HeunDiscrete", "HeunDiscreteScheduler", "FlowMatchHeunDiscrete",
+        "FlowMatchHeunDiscreteScheduler",
+    ),
+    "heunpp2": ("heun++", "sample_heunpp2",),
+    "exp_heun_2_x0": ("sample_exp_heun_2_x0",),
+    "exp_heun_2_x0_sde": ("sample_exp_heun_2_x0_sde",),
+    "dpm_2": ("k_dpm_2", "sample_dpm_2", "KDPM2Discrete", "KDPM2DiscreteScheduler",),
+    "dpm_2_ancestral": (
+        "k_dpm_2_a", "k_dpm_2_ancestral", "sample_dpm_2_ancestral", "KDPM2AncestralDiscrete",
+        "KDPM2AncestralDiscreteScheduler", "DPM2 a",
+    ),
+    "lms": ("k_lms", "SamplerLMS", "sample_lms", "LMSDiscrete", "LMSDiscreteScheduler",),
+    "dpm_fast": ("k_dpm_fast", "dpm_solver_fast", "sample_dpm_fast",),
+    "dpm_adaptive": ("k_dpm_adaptive", "dpm_solver_adaptive", "SamplerDPMAdaptative", "sample_dpm_adaptive",),
+    "dpmpp_2s_ancestral": (
+        "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral", "SamplerDPMPP_2S_Ancestral", "sample_dpmpp_2s_ancestral", "DPM++ 2S a",
+    ),
+    "dpmpp_2s_ancestral_cfg_pp": ("dpmpp_2s_a_cfg++", "sample_dpmpp_2s_ancestral_cfg_pp",),
+    "dpmpp_sde": (
+        "k_dpmpp_sde", "dpmpp_sde_gpu", "SamplerDPMPP_SDE", "sample_dpmpp_sde", "DPMSolverSDE", "DPMSolverSDEScheduler",
+    ),
+    "dpmpp_2m": (
+        "k_dpmpp_2m", "dpmsolver++_2m", "sample_dpmpp_2m", "DPMSolverMultistep", "DPMSolverMultistepScheduler",
+        "EDMDPMSolverMultistep", "EDMDPMSolverMultistepScheduler",
+    ),
+    "dpmpp_2m_cfg_pp": ("sample_dpmpp_2m_cfg_pp",),
+    "dpmpp_2m_sde": (
+        "k_dpmpp_2m_sde", "dpm_solver_multistep_sde", "dpmpp_2m_sde_gpu", "SamplerDPMPP_2M_SDE", "sample_dpmpp_2m_sde",
+        "sde-dpmsolver++", "CosineDPMSolverMultistep", "CosineDPMSolverMultistepScheduler", "CogVideoXDPM",
+        "CogVideoXDPMScheduler",
+    ),
+    "dpmpp_2m_sde_heun": ("k_dpmpp_2m_sde_heun", "sample_dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",),
+    "dpmpp_3m_sde": ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "SamplerDPMPP_3M_SDE", "sample_dpmpp_3m_sde",),
+    "ddpm": (
+        "k_ddpm", "sample_ddpm", "DDPMScheduler", "DDPMParallel", "DDPMParallelScheduler", "DDPMWuerstchen",
+        "DDPMWuerstchenScheduler", "UnCLIP", "UnCLIPScheduler",
+    ),
+    "lcm": (
+        "latent_consistency", "sample_lcm", "LCMScheduler", "FlowMatchLCM", "FlowMatchLCMScheduler",
+        "CMStochasticIterative", "CMStochasticIterativeScheduler", "SCM", "SCMScheduler",
+    ),
+    "tcd": ("TCDScheduler",),
+    "ipndm": ("sample_ipndm", "IPNDMScheduler",),
+    "ipndm_v": ("sample_ipndm_v",),
+    "deis": ("sample_deis", "DEISMultistep", "DEISMultistepScheduler",),
+    "res_multistep": ("sample_res_multistep", "res_2m", "res_2m_ode",),
+    "res_multistep_cfg_pp": ("sample_res_multistep_cfg_pp",),
+    "res_multistep_ancestral": ("sample_res_multistep_ancestral",),
+    "res_multistep_ancestral_cfg_pp": ("sample_res_multistep_ancestral_cfg_pp",),
+    "gradient_estimation": ("sample_gradient_estimation",),
+    "gradient_estimation_cfg_pp": ("sample_gradient_estimation_cfg_pp",),
+    "er_sde": ("sample_er_sde", "SamplerER_SDE",),
+    "seeds_2": ("sample_seeds_2", "SamplerSEEDS2", "SEEDS 2 DP",),
+    "seeds_3": ("sample_seeds_3", "SEEDS 3 DP",),
+    "sa_solver": ("sample_sa_solver", "SamplerSASolver", "SASolverScheduler",),
+    "sa_solver_pece": ("sample_sa_solver_pece",),
+    "cfgpp_ud10_ab": ("sample_cfgpp_ud10_ab",),
+    "ddim": (
+        "k_ddim", "sample_ddim", "DDIMScheduler", "DDIMParallel", "DDIMParallelScheduler", "CogVideoXDDIM",
+        "CogVideoXDDIMScheduler",
+    ),
+    "uni_pc": ("uni_pc_bh1", "sample_uni_pc", "UniPCMultistep", "UniPCMultistepScheduler",),
+    "uni_pc_bh2": ("sample_uni_pc_bh2",),
+    "dpm_singlestep": ("DPMSolverSinglestep", "DPMSolverSinglestepScheduler",),
+    "pndm": ("k_plms", "sample_plms", "PNDMScheduler", "PLMS",),
+    "midpoint": ("midpoint_2s",),
+    "ralston": ("ralston_2s",),
+    "bogacki_shampine": ("bogacki-shampine_4s", "bosh3",),
+    "rk4": ("rk4_4s",),
+    "dormand_prince": ("dormand-prince_6s", "dopri5",),
+    "res_2s": ("sample_res_2s", "res_2s_ode",),
+    "res_3s": ("sample_res_3s", "res_3s_ode",),
+    "etdrk4": ("etdrk4_4s",),
+    "restart": ("restart_sampler",),
+    "rk_adaptive": ("ode", "ODE (Dopri5)",),
+}
+
+#: schedules that A1111 picks for its labels by itself
+AUTOMATIC: Mapping[str, str] = {
+    "dpm_2": "karras",
+    "dpm_2_ancestral": "karras",
+    "dpmpp_2s_ancestral": "karras",
+    "dpmpp_sde": "karras",
+    "dpmpp_2m": "karras",
+    "dpmpp_2m_sde": "exponential",
+    "dpmpp_2m_sde_heun": "exponential",
+    "dpmpp_3m_sde": "exponential",
+    "ddim": "ddim_uniform",
+    "uni_pc": "ddim_uniform",
+    "pndm": "ddim_uniform",
+    "restart": "karras",
+}

@@ -1,0 +1,116 @@
+"""DPM-Solver-fast: single steps of DPM-Solver that fit a number of model calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from math import isinf
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+
+from ksched.names.enums import Dialect
+from ksched.options import NonNegative, PeerValue
+from ksched.plan.protocol import SamplerContext, Vector
+from ksched.processes import Level
+from ksched.samplers.blocks.noise_split import ancestral_above, renoise
+from ksched.samplers.blocks.stages import Rows, inner, stages
+from ksched.samplers.exponential_single_step import halves, thirds
+from ksched.samplers.peer_names import a1111, comfyui, k_diffusion
+from ksched.samplers.shipping import ships
+from ksched.samplers.sources import DPM_SOLVER, WHOLE_SCHEDULE
+from ksched.schedules.grid import Grid
+
+__all__ = ["dpm_fast", "fast_orders"]
+
+V = TypeVar("V", bound=Vector)
+
+
+_METHODS: dict[int, tuple[list[float], Rows]] = {
+    1: ([], lambda shares, z: [[1.0]]),
+    2: ([1 / 2], halves),
+    3: ([1 / 3, 2 / 3], thirds),
+}
+
+
+#: what k-diffusion's code does
+_PUBLISHED = {"levels": "range", "end": "sigma_min"}
+
+
+@ships(
+    order=2,
+    source=DPM_SOLVER,
+    family="exponential_single_step",
+    weak_order=2,
+    spellings="k_dpm_fast dpm_solver_fast",
+    peers=(
+        comfyui(note=WHOLE_SCHEDULE),
+        k_diffusion("sigma_min sigma_max n eta s_noise noise_sampler", WHOLE_SCHEDULE),
+        a1111("DPM fast", WHOLE_SCHEDULE),
+    ),
+    dialects={Dialect.COMFYUI: _PUBLISHED, Dialect.K_DIFFUSION: _PUBLISHED},
+)
+def dpm_fast(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    eta: NonNegative = 0.0,
+    s_noise: NonNegative = 1.0,
+    levels: Literal["grid", "range"] = "grid",
+    end: Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")] = "denoised",
+) -> V:
+    """DPM-Solver-fast: steps of order 3, then 2 and 1, as many as fit the number of model calls.
+
+    Third order but for its last steps, so second; one model call per step of the grid, whose levels the method's stages
+    use; deterministic unless ``eta`` > 0.
+
+    Parameters
+    ----------
+    eta : share of the noise that each step of the method draws anew
+    s_noise : factor of the noise
+    levels : "grid", those given, two or three steps at a time; "range", as published: even in log-SNR between the first
+        and the last above 0, whatever lies between
+    end : where the last level is 0: "denoised", a model call at the last level above it; "sigma_min", stop there with
+        the noise that is left, as k-diffusion does, and use the call before
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2206.00927, section 3.4 and appendix D.3; k-diffusion's ``sample_dpm_fast``.
+    """
+    finish = grid.levels[-1].sigma == 0
+    above = list(grid.levels[:-1] if finish else grid.levels)
+    last = finish and end == "denoised"  # a call at the last level above 0 is left for the end
+    if len(above) < 2:
+        denoised = run.denoise(x, above[0]) if finish else x
+        return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
+    orders = fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
+    walk = grid.steps()  # one for every model call
+    for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
+        s, t = part[0], part[-1]
+        down, up = ancestral_above(grid, s, t, eta, above[-1])
+        nodes, rows = _METHODS[order]
+        inside = part[1:-1] or [inner(grid, s, down, node) for node in nodes]
+        known = None if part[1:-1] else nodes
+        x = stages(run, s, [*inside, down], x, rows, nodes=known, predict="eps", each_call=lambda: next(walk, None))
+        x = renoise(run, s, t, x, s_noise * up)
+    next(walk, None)
+    return run.denoise(x, above[-1]) if last else x
+
+
+def fast_orders(calls: int) -> list[int]:
+    """Orders of the steps that use this many model calls: as many threes as leave a lower one for the end."""
+    threes, rest = divmod(calls, 3)
+    return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]
+
+
+def _fast_parts(grid: Grid, above: Sequence[Level], orders: list[int], whole: bool) -> list[Sequence[Level]]:
+    """The levels of every step of the method: those of the grid, or its two ends."""
+    if whole:
+        cuts = [0, *accumulate(orders)]
+        return [above[a : b + 1] for a, b in pairwise(cuts)]
+    first = above[0].lam
+    if isinf(first):  # pure noise: the paper starts a thousandth of the run later
+        first = grid.process.level(max(grid.process.sigma_after(1e-3), above[1].label)).lam
+    lams = np.linspace(first, above[-1].lam, len(orders) + 1)[1:-1].tolist()
+    return list(pairwise([above[0], *map(grid.at, lams), above[-1]]))

@@ -1,0 +1,75 @@
+"""What other programs call a sampler, as a registration says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ksched.names.enums import Dialect, NoiseSchedule
+
+__all__ = ["PeerName", "a1111", "comfyui", "diffusers", "k_diffusion", "words_for"]
+
+
+class PeerName(NamedTuple):
+    """One name of another program for a sampler.
+
+    Attributes
+    ----------
+    program : whose name it is
+    name : as that program writes it; "{}" in it is the sampler's own name
+    note : what differs there, or which descendant has it
+    options : what the name says beyond our dialect of that program, or the defaults of its class
+    read : whether `SamplerType.parse` reads it; not where the name says more than the sampler
+    arguments : options that its function or its ``step`` takes there; None if that is not known
+    inpaint : options of ComfyUI's own for runs under a mask
+    schedule : what A1111's "Automatic" takes for this label; None is its uniform schedule
+    """
+
+    program: Dialect
+    name: str
+    note: str = ""
+    options: Mapping[str, Any] = {}
+    read: bool = True
+    arguments: tuple[str, ...] | None = None
+    inpaint: Mapping[str, Any] = {}
+    schedule: NoiseSchedule | None = None
+
+
+def comfyui(
+    name: str = "{}", note: str = "", *, read: bool = True, inpaint: Mapping[str, Any] | None = None, **options: Any
+) -> PeerName:
+    """A name in ComfyUI's menu, of one of its nodes, or of a package of nodes; arguments as for `PeerName`."""
+    return PeerName(Dialect.COMFYUI, name, note, options, read, inpaint=inpaint or {})
+
+
+def k_diffusion(arguments: str = "", note: str = "") -> PeerName:
+    """The function of k-diffusion, and what it takes behind ``disable``, or before for what has no default."""
+    return PeerName(Dialect.K_DIFFUSION, "sample_{}", note, arguments=tuple(arguments.split()))
+
+
+def diffusers(name: str, note: str = "", *, read: bool = True, arguments: str = "", **options: Any) -> PeerName:
+    """A class of diffusers, or one of its settings; ``arguments`` are those of ``step``, with spaces between."""
+    return PeerName(Dialect.DIFFUSERS, name, note, options, read, tuple(arguments.split()))
+
+
+def a1111(
+    name: str, note: str = "", *, read: bool = True, schedule: NoiseSchedule | None = None, **options: Any
+) -> PeerName:
+    """A label of A1111, Forge or reForge; arguments as for `PeerName`."""
+    return PeerName(Dialect.A1111, name, note, options, read, schedule=schedule)
+
+
+def words_for(peer: PeerName, sampler: str) -> list[str]:
+    """What `SamplerType.parse` reads because of a name: also the function behind one of ComfyUI, and a class in short.
+
+    Parameters
+    ----------
+    peer : the name
+    sampler : our name of the sampler
+    """
+    if not peer.read:
+        return []
+    if (peer.program, peer.name) == (Dialect.COMFYUI, sampler):
+        return [peer.name, f"sample_{sampler}"]
+    short = peer.name.removesuffix("Scheduler")
+    return [peer.name] if short == peer.name else [short, peer.name]

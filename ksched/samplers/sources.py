@@ -1,0 +1,48 @@
+"""Papers, and notes on other programs, that several registrations have."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CFG_PP",
+    "COX_MATTHEWS",
+    "DORMAND_PRINCE",
+    "DPM_SOLVER",
+    "DPM_SOLVER_PP",
+    "DROPS",
+    "EDM",
+    "EXPONENTIAL_ADAMS",
+    "NEVER_ZERO",
+    "NOISY",
+    "OF_FORGE",
+    "OF_REFORGE",
+    "ON_DEVICE",
+    "PNDM",
+    "RES",
+    "SEEDS",
+    "STARTED",
+    "TREE",
+    "WHOLE_SCHEDULE",
+]
+
+# --------------------------------------------------------------------------------------------------------------- papers
+CFG_PP = "Chung et al. 2024, arXiv:2406.08070"
+COX_MATTHEWS = "Cox & Matthews 2002"
+DORMAND_PRINCE = "Dormand & Prince 1980"
+DPM_SOLVER = "Lu et al. 2022, arXiv:2206.00927"
+DPM_SOLVER_PP = "Lu et al. 2022, arXiv:2211.01095"
+EDM = "Karras et al. 2022, arXiv:2206.00364"
+EXPONENTIAL_ADAMS = "Hochbruck & Ostermann 2011"
+PNDM = "Liu et al. 2022, arXiv:2202.09778"
+RES = "Zhang et al. 2023, arXiv:2308.02157"
+SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
+
+# ---------------------------------------------------------------------------------------------------------------- notes
+TREE = 'Brownian noise there: `noise="brownian"`'
+ON_DEVICE = f"{TREE}, drawn on the device"
+WHOLE_SCHEDULE = "of the levels only the first and the last above 0 are used"
+DROPS = "drops the last level but one: `drop_penultimate`"
+NEVER_ZERO = "its levels end on a repeat, never on 0"
+NOISY = "of RES4LYF, which adds noise of its own to it"
+STARTED = "of RES4LYF, which starts with single steps of the same order"
+OF_FORGE = "of Forge and reForge"
+OF_REFORGE = "of reForge"
