@@ -222,7 +222,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         data["tune"]["seconds"] += time.perf_counter() - start
         samplers = [
             ksched.build_sampler("auto", steps=calls, process=checkpoint.process),
-            ksched.build_sampler("auto", steps=calls, process=checkpoint.process, end="denoise"),
+            ksched.build_sampler("auto", steps=calls, process=checkpoint.process, end="denoised"),
             ksched.build_sampler(plan),
             ksched.build_sampler(tuned_from(latents, train.labels, checkpoint.process, calls)),
             *(ksched.build_sampler(*pair, calls, process=checkpoint.process) for pair in PAIRS),

@@ -38,8 +38,8 @@ from ksched.tuning.reference_mixtures import LARGE, zoo
 
 SEED = 2026
 #: numbers of calls by how the run ends; and such that are near the one below, from which they start
-CALLS = {"integral": (*range(1, 9), 10, 12, 15), "denoise": (1, 2, 3, 4, 5, 6, 8, 10)}
-BETWEEN = {"integral": (13, 14, 16, 17, 18, 19, 20), "denoise": ()}
+CALLS = {"integral": (*range(1, 9), 10, 12, 15), "denoised": (1, 2, 3, 4, 5, 6, 8, 10)}
+BETWEEN = {"integral": (13, 14, 16, 17, 18, 19, 20), "denoised": ()}
 ITERATIONS = 110  # half of it from 11 calls on, a quarter for what is between
 BOTH = 6  # calls up to which a fit is started from a known method too
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
@@ -51,7 +51,7 @@ RANGES = {
     "flow": (math.inf, 1e-3),
 }
 #: by how the run ends, the error of a network that is assumed, relative to the data
-NOISE = {"integral": 0.002, "denoise": 0.02}
+NOISE = {"integral": 0.002, "denoised": 0.02}
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting

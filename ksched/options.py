@@ -6,7 +6,7 @@ import inspect
 import math
 import sys
 import types as _types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
@@ -28,6 +28,7 @@ __all__ = [
     "check_steps",
     "check_whole",
     "options_of",
+    "our_words",
 ]
 
 
@@ -124,13 +125,36 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
     return _types.MappingProxyType(found)
 
 
+#: what other programs call an option, and what earlier versions called a value of one; saved settings have both
+_WORDS: Mapping[str, str] = {"max_order": "order", "solver_order": "order"}
+_VALUES: Mapping[tuple[str, str], str] = {("end", "denoise"): "denoised"}
+
+
+def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in our words, where they are in another program's: ``max_order`` is ``order`` where that is known.
+
+    Raises
+    ------
+    ValueError : an option in two words
+    """
+    found: dict[str, Any] = {}
+    for word, value in given.items():
+        ours = _WORDS.get(word, word)
+        name = ours if word not in known and ours in known else word
+        if name in found or (name != word and name in given):
+            raise ValueError(f"{word} is another word for {name}: give one of the two")
+        found[name] = _VALUES.get((name, value), value) if isinstance(value, str) else value
+    return found
+
+
 def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Given options in their own types.
+    """Given options under our names, in their own types.
 
     Raises
     ------
     TypeError, ValueError : an option that ``owner`` does not have, or a value of the wrong type or range
     """
+    given = our_words(known, given)
     for name in given:
         if name not in known:
             raise TypeError(f"{owner} has no option {name!r}; it has {', '.join(map(str, known.values())) or 'none'}")

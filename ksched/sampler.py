@@ -25,7 +25,7 @@ from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
-from ksched.options import Option, check_options, check_steps, check_whole
+from ksched.options import Option, check_options, check_steps, check_whole, our_words
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.probability_flow.inversion import invert, rising_plans
@@ -425,6 +425,7 @@ def _built(
     if spec.levels is not None and schedule is not None:
         raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
     schedule = NoiseSchedule.SIMPLE if schedule is None else NoiseSchedule.parse(schedule)
+    options = our_words(spec.options, options)
     own = {name: value for name, value in options.items() if name in spec.options}
     rest = {name: value for name, value in options.items() if name not in spec.options}
     owner = f"sampler {spec.name}"

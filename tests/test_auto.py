@@ -43,7 +43,7 @@ def test_any_number_of_calls_is_a_consistent_plan_within_the_range(of: str, end:
         for state in analysis.marginals(sampler.plan):
             assert state.alpha == pytest.approx(state.level.alpha, abs=1e-9)
             assert math.sqrt(state.variance) == pytest.approx(state.level.sigma, abs=1e-9 * process.sigma_max)
-        if end == "denoise":
+        if end == "denoised":
             assert [value for _, value in sampler.plan.rows[-1].terms] == [1.0]
 
 
@@ -133,7 +133,7 @@ def test_it_is_explained() -> None:
     [
         ({"schedule": "karras"}, "noise levels of its own; leave out schedule"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"end": "denoised"}, "end must be one of"),
+        ({"end": "sigma_min"}, "end must be one of"),
         ({"data_std": 0}, "data_std must be"),
         ({"eta": 1.0}, "no option 'eta'"),
         ({"as_ve": True}, "no option 'as_ve'"),
@@ -148,7 +148,7 @@ def test_explaining_refuses_a_second_configuration() -> None:
     with pytest.raises(ValueError, match="explained alone"):
         explain("auto", "euler+karras")
     with pytest.raises(TypeError, match="explain has no option 'end'"):
-        explain("euler+karras", end="denoise")
+        explain("euler+karras", end="denoised")
 
 
 # ---------------------------------------------------------------------------------------------------- plans as samplers

@@ -314,7 +314,7 @@ def spectrum(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return x * variances / (variances + sigma.to(x.dtype)[:, None] ** 2)
 
 
-@pytest.mark.parametrize("end", ["integral", "denoise"])
+@pytest.mark.parametrize("end", ["integral", "denoised"])
 def test_auto_waits_for_nothing(end: str) -> None:
     sampler = build_sampler("auto", steps=8, end=end)
     x = on_device(sampler.sigmas[0], (4, 32))

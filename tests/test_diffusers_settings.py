@@ -590,3 +590,21 @@ def test_betas_that_nobody_chose(tmp_path: Any) -> None:
     KSchedScheduler(sampler="dpmpp_2m", sigma_data=0.5)
     KSchedScheduler(stock_class="DDPMScheduler", sampler="dpmpp_2m")
     KSchedScheduler.from_config(diffusers.DDPMScheduler().config, sampler="dpmpp_2m", schedule="karras")
+
+
+def test_a_saved_configuration_with_the_words_of_an_earlier_version() -> None:
+    config = diffusers.DPMSolverMultistepScheduler().config
+    now = KSchedScheduler.from_config(config, sampler="deis", sampler_options={"order": 2})
+    for earlier in (
+        KSchedScheduler.from_config({**now.config, "sampler_options": {"max_order": 2}}),
+        KSchedScheduler.from_config(config, sampler="deis", max_order=2),
+    ):
+        x = torch.ones(1, 3)
+        results = []
+        for scheduler in (now, earlier):
+            scheduler.set_timesteps(4)
+            state = x * scheduler.init_noise_sigma
+            for t in scheduler.timesteps:
+                state = scheduler.step(0.3 * scheduler.scale_model_input(state, t), t, state).prev_sample
+            results.append(state)
+        assert torch.equal(*results)

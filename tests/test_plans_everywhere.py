@@ -65,7 +65,7 @@ def test_a_configuration_carries_the_plan() -> None:
         assert again == config
         assert Plan.from_json(again.sampler) == PLAN
         assert Plan.from_json(again.sampler).report == PLAN.report
-    assert SamplingConfig("a fox", sampler="auto", sampler_options={"end": "denoise"}).sampler == "auto"
+    assert SamplingConfig("a fox", sampler="auto", sampler_options={"end": "denoised"}).sampler == "auto"
 
 
 @pytest.mark.parametrize(

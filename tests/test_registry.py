@@ -137,3 +137,13 @@ def test_a_preset_is_the_other_sampler_with_some_options_decided(shipyard: dict[
 @pytest.mark.parametrize("name", ["dpmpp_2m", "exp_heun_2_x0_sde", "res_multistep", "sa_solver_pece", "uni_pc_bh2"])
 def test_a_preset_is_found_by_its_name_as_pickles_need(name: str) -> None:
     assert pickle.loads(pickle.dumps(registry.sampler_spec(name))) == registry.sampler_spec(name)
+
+
+@pytest.mark.parametrize("word", ["order", "max_order", "solver_order"])
+@pytest.mark.parametrize("name", ["lms", "deis", "ipndm", "pndm", "uni_pc", "dpm_multistep"])
+def test_an_order_has_one_word_and_other_programs_words_are_read(name: str, word: str) -> None:
+    given: dict[str, Any] = {word: 1}
+    plan = build_sampler(name, "karras", 6, **given).plan
+    assert plan == build_sampler(name, "karras", 6, order=1).plan
+    with pytest.raises(ValueError, match="another word for order"):
+        build_sampler(name, "karras", 6, **given | {"order": 1, "max_order": 1})

@@ -210,3 +210,13 @@ def test_numbers_that_are_too_large() -> None:
     for name in ("guidance_scale", "steps"):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
             SamplingConfig.from_dict({"prompt": "", name: 10**400})
+
+
+def test_words_of_earlier_versions_and_other_programs_are_read() -> None:
+    """Saved settings say ``max_order`` and "denoise"; ours are ``order`` and "denoised"."""
+    saved = SamplingConfig.from_dict({"prompt": "a", "sampler": "deis", "sampler_options": {"max_order": 2}})
+    assert saved == SamplingConfig("a", sampler="deis", sampler_options={"order": 2})
+    ended = SamplingConfig.from_dict({"prompt": "a", "sampler": "auto", "sampler_options": {"end": "denoise"}})
+    assert ended.sampler_options == {"end": "denoised"}
+    with pytest.raises(ValueError, match="another word for order"):
+        SamplingConfig("a", sampler="deis", sampler_options={"max_order": 2, "order": 2})

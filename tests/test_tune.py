@@ -159,7 +159,7 @@ def test_errors_are_those_of_the_run_itself(name: str) -> None:
     assert problem.errors(levels, rows).max() < 2e-6
 
 
-@pytest.mark.parametrize("end", ["integral", "denoise"])
+@pytest.mark.parametrize("end", ["integral", "denoised"])
 def test_numbers_and_tables_are_the_same_thing(end: str) -> None:
     how: dict[str, Any] = {"end": "integral"} if end == "integral" else {}
     table = table_of(build_sampler("exp_pc", "karras", 6, **how).plan)
@@ -285,7 +285,7 @@ def test_guidance_is_tuned_for() -> None:
 
 @pytest.mark.usefixtures("short", "one_zoo")
 def test_an_end_at_the_prediction_is_kept_to() -> None:
-    plan = tune(mixture(VP()).sample(200, 1), 5, end="denoise", items=64)
+    plan = tune(mixture(VP()).sample(200, 1), 5, end="denoised", items=64)
     assert [value for _, value in plan.rows[-1].terms] == [1.0]
 
 

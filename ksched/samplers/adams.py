@@ -23,7 +23,7 @@ from ksched.schedules.grid import Grid
 __all__ = ["gradient_estimation", "ipndm", "ipndm_v", "lms", "pndm"]
 
 V = TypeVar("V", bound=Vector)
-MaxOrder = Annotated[int, Between(1, 4)]
+UpToFour = Annotated[int, Between(1, 4)]
 End = Annotated[Literal["denoised", "integral"], PeerValue("integral")]
 
 #: Adams-Bashforth weights of the last slopes for even steps, the newest first.
@@ -146,18 +146,18 @@ def ipndm(
     grid: Grid,
     x: V,
     *,
-    max_order: MaxOrder = 4,
+    order: UpToFour = 4,
     slopes: Annotated[Literal["straight", "eps"], PeerValue("eps")] = "straight",
     end: End = "denoised",
 ) -> V:
     """Improved PNDM: Adams-Bashforth with the weights of even steps, whatever the steps are.
 
     Second order, because real steps are uneven and the first ones of lower order; one model call per step,
-    deterministic. ``max_order`` = 1 is `euler`.
+    deterministic. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    max_order : how many slopes are used, at most
+    order : how many slopes are used, at most
     slopes : "straight"; "eps", the same but from pure noise, whose eps is the state itself: as in diffusers, a first
         step from there then loses the prediction
     end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
@@ -173,7 +173,7 @@ def ipndm(
         denoised = run.denoise(x, s)
         if t.sigma == 0 and (end == "denoised" or not past):
             return denoised
-        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        past = _remembered(run, straight, past, s, x, denoised, order)
         if len(past) == 1 and slopes == "straight":
             x = ddim(s, t, x, denoised)
         else:
@@ -202,7 +202,7 @@ def pndm(
     grid: Grid,
     x: V,
     *,
-    max_order: MaxOrder = 4,
+    order: UpToFour = 4,
     warm_up: Literal["prk", "heun"] = "prk",
     slopes: Annotated[Literal["straight", "v"], PeerValue("v")] = "straight",
     end: End = "denoised",
@@ -210,11 +210,11 @@ def pndm(
     """PNDM, or PLMS: `ipndm` with a start of higher order.
 
     Second order, because real steps are uneven; one model call per step, and three more in each of the first three;
-    deterministic. ``max_order`` = 1 is `euler`.
+    deterministic. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    max_order : how many slopes are used, at most
+    order : how many slopes are used, at most
     warm_up : "prk", the first three steps by the classical Runge-Kutta method, with the middle of a step at the middle
         of its timesteps: PNDM; "heun", the first step by Heun's method, for one more call in all: PLMS
     slopes : of which means are taken: "straight"; "v", as diffusers does for models that predict v, which is not on the
@@ -232,12 +232,12 @@ def pndm(
         denoised = run.denoise(x, s)
         if t.sigma == 0 and (end == "denoised" or not past):
             return denoised
-        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        past = _remembered(run, straight, past, s, x, denoised, order)
         slope = combine(EVEN[len(past) - 1], [slope for _, slope in past])
-        if i < (1 if warm_up == "heun" else 3) and max_order > 1 and t.sigma > 0:
+        if i < (1 if warm_up == "heun" else 3) and order > 1 and t.sigma > 0:
             middle = [_half_way(grid, s, t)] * 2 if warm_up == "prk" else []
             slope = _mean_slope(run, straight, s, [*middle, t], x, denoised, past[0][1])
-        x = ddim(s, t, x, denoised) if max_order == 1 else straight.move(s, t, x, slope)
+        x = ddim(s, t, x, denoised) if order == 1 else straight.move(s, t, x, slope)
     return x
 
 
@@ -277,17 +277,17 @@ def ipndm_v(
     grid: Grid,
     x: V,
     *,
-    max_order: MaxOrder = 4,
+    order: UpToFour = 4,
     weights: Annotated[Literal["exact", "published"], PeerValue("published")] = "exact",
 ) -> V:
     """`ipndm` with the weights of uneven steps.
 
     Second order, because its first steps are of lower order, with a small error; one model call per step,
-    deterministic. The table of `lms` with the same order; ``max_order`` = 1 is `euler`.
+    deterministic. The table of `lms` with the same order; ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    max_order : how many slopes are used, at most
+    order : how many slopes are used, at most
     weights : "exact"; "published", those of the program that introduced the name, wrong from order 3 on: of first order
 
     Notes
@@ -296,14 +296,14 @@ def ipndm_v(
     ratio, and the weights do not sum to 1.
     """
     if weights == "exact":
-        return lms(run, grid, x, order=max_order)
+        return lms(run, grid, x, order=order)
     straight = StraightLine(grid)
     past: list[tuple[Level, V]] = []
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        past = _remembered(run, straight, past, s, x, denoised, max_order)
+        past = _remembered(run, straight, past, s, x, denoised, order)
         times = [straight.time(level) for level in (t, *(level for level, _ in past))]
         steps = [after - before for after, before in itertools.pairwise(times)]
         x = straight.move(s, t, x, combine(_published_weights(steps), [slope for _, slope in past]))
@@ -356,7 +356,7 @@ def gradient_estimation(
     """Euler's method with the slope extrapolated from the step before.
 
     First order, one model call per step; deterministic unless ``mu`` > 0. ``ge_gamma`` = 1 is `euler`; 1.5 is `ipndm`
-    with max_order 2.
+    with order 2.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from ksched.schedules.grid import Grid
 __all__ = ["AutoEnd", "Choice", "auto", "auto_levels", "auto_origin", "choose", "general"]
 
 V = TypeVar("V", bound=Vector)
-AutoEnd = Literal["integral", "denoise"]
+AutoEnd = Literal["integral", "denoised"]
 
 #: by range of tables: from which to which first level they are used, over the std of the data, and in words
 _STARTS = {"sd": (12.0, 18.0), "edm": (60.0, 800.0), "flow": (800.0, math.inf)}
@@ -143,7 +143,7 @@ def auto(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral",
 
     Parameters
     ----------
-    end : "denoise", the last prediction is the result, for models that are noisy (quantized, say); "integral", a mean
+    end : "denoised", the last prediction is the result, for models that are noisy (quantized, say); "integral", a mean
         of all predictions is, which is more exact and amplifies the errors of a model
     data_std : standard deviation of the data, which the levels are in proportion to. EDM's models have 0.5. A flow
         model that is sampled with a shift of s, as for large images, sees its data as if it were s times as large
@@ -160,8 +160,7 @@ def auto(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral",
 
 def general(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral") -> V:
     """What `auto` does on any levels; parameters as there."""
-    last: Literal["denoised", "integral"] = "denoised" if end == "denoise" else "integral"
     if grid.levels[0].alpha == 0 and grid.process.is_flow:
-        return lms(run, grid, x, end=last)
+        return lms(run, grid, x, end=end)
     high = len(grid) >= _LONG
-    return exp_pc(run, grid, x, predictor_order=3 if high else 2, corrector_order=4 if high else 3, end=last)
+    return exp_pc(run, grid, x, predictor_order=3 if high else 2, corrector_order=4 if high else 3, end=end)

@@ -34,14 +34,14 @@ __all__ = ["deis"]
     family="exponential_multistep",
     peers=(
         comfyui(),
-        comfyui("deis_2m_ode", STARTED, read=False, max_order=2, variable="log_sigma"),
-        comfyui("deis_3m_ode", STARTED, read=False, max_order=3, variable="log_sigma"),
+        comfyui("deis_2m_ode", STARTED, read=False, order=2, variable="log_sigma"),
+        comfyui("deis_3m_ode", STARTED, read=False, order=3, variable="log_sigma"),
         diffusers("DEISMultistepScheduler", NEVER_ZERO),
         a1111("DEIS", OF_FORGE, variable="vp_time_sum"),
     ),
     dialects={
         Dialect.COMFYUI: {"variable": "vp_time_sum"},
-        Dialect.DIFFUSERS: {"max_order": 2, "lower_order_final": True},
+        Dialect.DIFFUSERS: {"order": 2, "lower_order_final": True},
     },
 )
 def deis(
@@ -49,7 +49,7 @@ def deis(
     grid: Grid,
     x: V,
     *,
-    max_order: Annotated[int, Between(1, 4)] = 3,
+    order: Annotated[int, Between(1, 4)] = 3,
     variable: Annotated[
         Literal["log_sigma", "sigma", "vp_time", "vp_time_sum"], PeerValue("vp_time_sum")
     ] = "log_sigma",
@@ -59,11 +59,11 @@ def deis(
     """DEIS: exponential Adams-Bashforth in eps, the integral over sigma of a polynomial through the last slopes.
 
     Second order, because its first steps are of lower order, with a small error; one model call per step,
-    deterministic. ``max_order`` = 1 is `euler`.
+    deterministic. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    max_order : how many slopes are used, at most
+    order : how many slopes are used, at most
     variable : in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`; "vp_time", the
         time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs; "vp_time_sum", the
         same with the integral as a sum of 10000 terms, both ends counted whole
@@ -77,14 +77,14 @@ def deis(
     "log_sigma", which is `dpm_multistep` in eps.
     """
     if variable == "sigma":
-        return lms(run, grid, x, order=max_order)
+        return lms(run, grid, x, order=order)
     past: list[tuple[float, V]] = []  # (lam, eps), the newest last
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        past = [*past, (s.lam, output(run, s, x, denoised, max_order > 1))][-max_order:] if s.alpha > 0 else []
-        known = past[-order_left(max_order, len(grid) + repeat_last - i, i) :] if lower_order_final else past
+        past = [*past, (s.lam, output(run, s, x, denoised, order > 1))][-order:] if s.alpha > 0 else []
+        known = past[-order_left(order, len(grid) + repeat_last - i, i) :] if lower_order_final else past
         if len(known) < 2:
             x = ddim(s, t, x, denoised)
         # the time of that process means nothing far below its range

@@ -14,7 +14,7 @@ from typing import Any
 
 from ksched.names.enums import NoiseSchedule
 from ksched.names.labels import parse_label
-from ksched.options import Option, check_options
+from ksched.options import Option, check_options, our_words
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import schedule_options
@@ -312,6 +312,7 @@ def _seeds(seed: Any, count: int | None) -> int | tuple[int, ...]:
 def _options(name: str, owner: str, known: Mapping[str, Option], given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise TypeError(f"{name} must map names of options to values; got {given!r}")
+    given = our_words(known, given)
     for key, value in given.items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{owner}: {key} must be a number; got nan")

@@ -17,7 +17,7 @@ from ksched.schedules.grid import Grid
 __all__ = ["ENDS", "of_sampler", "shipped", "untuned"]
 
 
-ENDS: tuple[AutoEnd, AutoEnd] = ("integral", "denoise")
+ENDS: tuple[AutoEnd, AutoEnd] = ("integral", "denoised")
 
 
 _PC23: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "integral"}
@@ -69,12 +69,12 @@ def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str
 
     Parameters
     ----------
-    end : "denoise" leaves out those that end with more than the last prediction
+    end : "denoised" leaves out those that end with more than the last prediction
     """
     noise = process.level(process.sigma_max).alpha == 0
     pairs = _FROM_NOISE if noise else _PAIRS
     for sampler, how, schedule, options in pairs if steps > 1 else pairs[-1:]:  # one step is the prediction
-        if end == "denoise" and how.get("end") == "integral":
+        if end == "denoised" and how.get("end") == "integral":
             continue
         for shift in (1.0, 3.0) if noise and process.is_flow else (1.0,):
             try:

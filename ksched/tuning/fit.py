@@ -154,7 +154,7 @@ class Free:
     calls : number of model calls
     first : level of the first call, fixed; infinite is pure noise
     low : no call is below it
-    end : "denoise", the last prediction is the result; "integral", the result is a mean of all predictions
+    end : "denoised", the last prediction is the result; "integral", the result is a mean of all predictions
     """
 
     def __init__(self, calls: int, first: float, low: float, end: str) -> None:
@@ -163,7 +163,7 @@ class Free:
         self._depth = self._top - math.log(low)
         self._s = flow_level(first)
         self._free = torch.ones(calls, calls, dtype=torch.bool).tril(-1)
-        if end == "denoise":
+        if end == "denoised":
             self._free[-1] = False
 
     def numbers(self, table: Table) -> Array:
@@ -227,7 +227,7 @@ class OnGrid:
         self, plan_of: Callable[[Sequence[float]], Plan], data_std: float, steps: int, first: float, low: float
     ) -> None:
         self._plan_of, self._data_std, self._first = plan_of, data_std, first
-        self._gaps = Free(steps, first, low, "denoise")
+        self._gaps = Free(steps, first, low, "denoised")
         self._steps = steps
 
     def numbers(self, levels: Sequence[float]) -> Array:

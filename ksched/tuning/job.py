@@ -44,8 +44,8 @@ class Job:
         check_process(self.process)
         if self.level not in (0, 1, 2) or isinstance(self.level, bool):
             raise ValueError(f"level must be 0, 1 or 2; got {self.level!r}")
-        if self.end not in (None, "integral", "denoise"):
-            raise ValueError(f"end must be 'integral', 'denoise' or None; got {self.end!r}")
+        if self.end not in (None, "integral", "denoised"):
+            raise ValueError(f"end must be 'integral', 'denoised' or None; got {self.end!r}")
         if not isinstance(self.items, int) or not 16 <= self.items <= 4096:
             raise ValueError(f"items must be from 16 to 4096; got {self.items!r}")
         if not 1 <= self.guidance <= 100:

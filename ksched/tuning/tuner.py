@@ -60,7 +60,7 @@ def tune(
     level : how much is done. 0, choose among the shipped plans and the best pairs of sampler and schedule; 1, fit a
         mixture of Gaussians to the samples, or to what the model draws, and a plan to exact runs of it; 2, go on from
         there through the model itself by autograd, which needs a denoiser
-    end : "denoise", the result is the last prediction, for models that are noisy; None, what is better
+    end : "denoised", the result is the last prediction, for models that are noisy; None, what is better
     guidance : with samples, scale of the classifier-free guidance that the plan is for
     labels : with guidance, what every sample is; None guides towards the parts that are found in the samples
     data_std : standard deviation of the data; None measures it

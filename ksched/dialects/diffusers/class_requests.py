@@ -193,7 +193,7 @@ def deis_request(run: Run) -> Request:
     """DEIS."""
     levels, repeat_last = falling(run.sigmas)
     options = {
-        "max_order": run.config.get("solver_order", 2),
+        "order": run.config.get("solver_order", 2),
         "lower_order_final": run.config.get("lower_order_final", True),
         "repeat_last": repeat_last,
     }
@@ -304,7 +304,7 @@ def pndm_request(run: Run) -> Request:
     if even[:1] != timesteps[:1] or step % 2:
         raise NotRepresentedError(OTHER_LEVELS)
     levels, _ = falling([*(level_of(process, t) for t in even), _after(process, s, timesteps[-1] - step, False)])
-    return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "max_order": 4 if n > 1 else 1})
+    return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "order": 4 if n > 1 else 1})
 
 
 _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -29,7 +29,7 @@ from ksched.dialects.diffusers.process import (
 )
 from ksched.dialects.diffusers.request import Request, falling, is_told_data
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import check_steps
+from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
@@ -137,7 +137,7 @@ def stock_iterations(
     levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength)
     request = request_of(stock, config, levels, counted, given)
     process, told = request.process, np.asarray(levels.timesteps)
-    own = dict(options or {})
+    own = our_words(sampler_spec(request.sampler).options, options or {})
     if request.literal is not None and (others := own.keys() - ({"eta"} if request.sampler == "ddim" else set())):
         raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; give the sampler by name for that")
     every = {**request.options, **own}
@@ -201,7 +201,8 @@ def own_iterations(
     part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
     process = _process_of_part(config, stock, mu, original_inference_steps, strength)
     base = _Base(sampler, dialect, {}) if sampler is not None else _sampler_of(stock, config, process, mu)
-    spec, options = sampler_spec(base.sampler), {**base.options, **(sampler_options or {})}
+    spec = sampler_spec(base.sampler)
+    options = {**base.options, **our_words(spec.options, sampler_options or {})}
     check_drivable(spec, schedule)
 
     def method(levels: Sequence[float] | Array) -> Method:

@@ -16,6 +16,7 @@ from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_
 from ksched.dialects.diffusers.process import is_flow
 from ksched.integrations.diffusers.class_of import defaults_of
 from ksched.names.enums import NoiseSchedule
+from ksched.options import our_words
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
 
@@ -96,6 +97,7 @@ def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[s
     TypeError, ValueError : a keyword that nothing would heed, or that is given twice with different values
     """
     choice = _Choice({**config, **{key: value for key, value in keywords.items() if key in parameters}})
+    keywords = our_words({*choice.sampler_options, *parameters}, keywords)
     placed = Placed({}, {}, {}, {})
     for name, value in keywords.items():
         known = any(name in names for names in (parameters, choice.settings, config))
