@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -161,3 +162,32 @@ def test_a_compiled_model_compiles_once() -> None:
     result = sampler.sample(torch.compile(model, fullgraph=True, backend=backend), x)
     assert len(compiled) == 1
     assert torch.equal(result, sampler.sample(model, x))
+
+
+def test_a_recorded_run_has_a_start_of_its_own() -> None:
+    """With gradients too, whoever made the start may use that tensor again."""
+    sampler = build_sampler("dpmpp_2m", "karras", 4)
+    start = start_state(VP(), sampler.sigmas[0]).requires_grad_() * 1.0
+    expected = sampler.sample(half, start).detach()
+    run = sampler.start(start)
+    with torch.no_grad():
+        start.zero_()
+    while not run.done:
+        run.feed(*half(run.x, run.sigma))
+    assert torch.equal(run.x.detach(), expected)
+
+
+@pytest.mark.parametrize("name", ["seeds_3", "dpmpp_sde", "euler_ancestral"])
+def test_a_run_has_noises_of_its_own(name: str) -> None:
+    """Whoever draws may fill one tensor again and again, with gradients too, and where a noise is used in more rows."""
+    sampler = build_sampler(name, "karras", 4)
+    start = start_state(VP(), sampler.sigmas[0])
+    buffer = torch.empty_like(start)
+
+    def noise(sigma: float, sigma_next: float) -> torch.Tensor:
+        return buffer.fill_(math.sin(1000 * sigma + sigma_next))
+
+    expected = sampler.sample(half, start, noise=lambda sigma, sigma_next: noise(sigma, sigma_next).clone())
+    for x in (start, start.clone().requires_grad_()):
+        result = sampler.sample(half, x, noise=noise).detach()
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)

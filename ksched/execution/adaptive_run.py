@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -24,13 +24,21 @@ __all__ = ["AdaptiveRun", "S"]
 S = TypeVar("S")
 
 
-class _ModelCall(Exception):  # noqa: N818 - it is none
-    """Where a sampler waits for the model."""
+class ModelCall(NamedTuple):
+    """What a sampler waits for: the state, its level, whether the unconditional twin is asked too, writes to the state."""
 
-    def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:
+    x: torch.Tensor
+    level: Level
+    both: bool
+    writes: int
+
+
+class _Waiting(Exception):  # noqa: N818 - it is none
+    """Leaves a sampler where it waits for the model. Only the call is kept: this holds the frames that it came through."""
+
+    def __init__(self, call: ModelCall) -> None:
         super().__init__("the sampler waits for the model")
-        self.x, self.level, self.both = x, level, both
-        self.writes = writes_to(x)
+        self.call = call
 
 
 class AdaptiveRun(CopiedBySaving):
@@ -81,7 +89,7 @@ class AdaptiveRun(CopiedBySaving):
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
         self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
         self._drawn: dict[Draw, torch.Tensor] = {}
-        self._asked: _ModelCall | None = None
+        self._asked: ModelCall | None = None
         self._result = self._start
         self._advance()
 
@@ -281,8 +289,8 @@ class AdaptiveRun(CopiedBySaving):
         try:
             self._result = self._spec(_Replay(self), self._grid, self._start, **self._options)
             self._asked = None
-        except _ModelCall as asked:
-            self._asked = asked
+        except _Waiting as waiting:
+            self._asked = waiting.call
 
 
 class _Replay:
@@ -325,7 +333,7 @@ class _Replay:
     def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         answered = next(self._answers, None)
         if answered is None:
-            raise _ModelCall(x, level, both)
+            raise _Waiting(ModelCall(x, level, both, writes_to(x)))
         return answered
 
 
