@@ -13,6 +13,8 @@ from representatives import each, in_turn, is_kind, is_plain_form, short
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
 from ksched.denoisers.denoiser import Prediction
 from ksched.execution.layout import layout
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register, Row
 
 LATENT = (2, 4, 8, 8)
 
@@ -191,3 +193,20 @@ def test_a_run_has_noises_of_its_own(name: str) -> None:
     for x in (start, start.clone().requires_grad_()):
         result = sampler.sample(half, x, noise=noise).detach()
         torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_conversion_is_told_in_terms_of_what_is_still_there() -> None:
+    """Where a row wrote over what the state of the call was formed of, before the prediction is read."""
+    process = VP()
+    first, middle, last = process.level(10.0), process.level(2.0), process.level(0.5)
+    x0, x2, predicted = Register("x", 0), Register("x", 2), Register("D", 1)
+    rows = (
+        Row((), first, 0),
+        Row(((x0, 0.5),), middle, 0),
+        Row(((x0, 2.0),), None, 0),  # in the place of x0
+        Row(((x2, 1.0), (predicted, 1.0)), None, 0),
+    )
+    sampler = build_sampler(Plan(rows, (), first, last, (10.0, 0.5)), process=process)
+    denoiser = Denoiser(lambda x, timestep: torch.tanh(x), process)
+    x = sampler.initial_state((2, 3), seed=0, dtype=torch.float64)
+    assert torch.allclose(sampler.sample(denoiser, x), sampler.sample(lambda x, sigma: denoiser(x, sigma), x))
