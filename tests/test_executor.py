@@ -179,6 +179,15 @@ def test_a_recorded_run_has_a_start_of_its_own() -> None:
     assert torch.equal(run.x.detach(), expected)
 
 
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpmpp_2m_sde"])
+def test_a_start_in_odd_memory(name: str) -> None:
+    """A view that has gaps, or that is one item several times, is a start like its copy."""
+    sampler = build_sampler(name, "karras", 4)
+    whole = start_state(VP(), sampler.sigmas[0], (2, 4, 8, 8), dtype=torch.float32)
+    for x in (whole[:, :, ::2, 1:], whole[:1].expand(3, 4, 8, 8), whole.mT):
+        assert torch.equal(sampler.sample(half, x, seed=1), sampler.sample(half, x.clone().contiguous(), seed=1))
+
+
 @pytest.mark.parametrize("name", ["seeds_3", "dpmpp_sde", "euler_ancestral"])
 def test_a_run_has_noises_of_its_own(name: str) -> None:
     """Whoever draws may fill one tensor again and again, with gradients too, and where a noise is used in more rows."""
@@ -199,12 +208,13 @@ def test_a_conversion_is_told_in_terms_of_what_is_still_there() -> None:
     """Where a row wrote over what the state of the call was formed of, before the prediction is read."""
     process = VP()
     first, middle, last = process.level(10.0), process.level(2.0), process.level(0.5)
-    x0, x2, predicted = Register("x", 0), Register("x", 2), Register("D", 1)
+    x0, x1, x2, x3, predicted = *(Register("x", k) for k in range(4)), Register("D", 1)
     rows = (
         Row((), first, 0),
         Row(((x0, 0.5),), middle, 0),
         Row(((x0, 2.0),), None, 0),  # in the place of x0
         Row(((x2, 1.0), (predicted, 1.0)), None, 0),
+        Row(((x1, 1.0), (x3, 1.0)), None, 0),
     )
     sampler = build_sampler(Plan(rows, (), first, last, (10.0, 0.5)), process=process)
     denoiser = Denoiser(lambda x, timestep: torch.tanh(x), process)
