@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ksched import Process, build_sampler
 from ksched.plan.analysis import measured_order, table
 from ksched.plan.plan import Plan
-from ksched.samplers.blocks.steps import order_left
 from ksched.testing.samplers import check_plan
 from ksched.testing.strategies import sigma_curves
 from ksched.types import Array
@@ -98,8 +97,3 @@ def test_orders_fall_in_short_runs_only() -> None:
         assert np.array_equal(first, second) == same
     last = build_sampler("dpm_multistep", sigmas=np.geomspace(10, 0.1, 21), euler_at_final=True).plan.rows[-1]
     assert [register.kind for register, _ in last.terms] == ["x", "D"]
-
-
-def test_order_falls_at_the_end_of_short_runs_alone() -> None:
-    assert [order_left(3, left, 14 - left) for left in (14, 3, 2, 1)] == [3, 3, 2, 1]
-    assert [order_left(3, left, 15 - left) for left in (15, 3, 2, 1)] == [3, 3, 3, 3]

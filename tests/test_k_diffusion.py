@@ -914,3 +914,12 @@ def test_the_extension_registers_what_runs(monkeypatch: pytest.MonkeyPatch, caps
             assert sampler.told == list(range(6))
     assert drawn
     capsys.readouterr()
+
+
+def test_a_range_that_is_not_the_models_is_heeded() -> None:
+    """Programs hand the model's own range on, rounded; any other is a choice."""
+    own = ksched.VP()
+    rounded = k_diffusion.get_sigmas_normal(5, own.sigma_min * (1 + 1e-6), own.sigma_max, inner_model=own)
+    assert torch.equal(rounded, k_diffusion.get_sigmas_normal(5, own.sigma_min, own.sigma_max, inner_model=own))
+    chosen = k_diffusion.get_sigmas_normal(5, 2 * own.sigma_min, own.sigma_max, inner_model=own)
+    assert chosen[-2].item() == pytest.approx(2 * own.sigma_min, rel=1e-5)
