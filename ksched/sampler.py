@@ -175,6 +175,12 @@ class Sampler:
             spread is off by more than a factor of 3; looked at on the processor only, in 64 of its numbers, and only
             where noise hides the data
         """
+        check_state(x)
+        if _LARGEST < self.grid.levels[0].label < math.inf and x.dtype != torch.float64:
+            raise ValueError(
+                f"sigmas must be numbers that the state's dtype can hold; got {self.grid.levels[0].label:g} for "
+                f"{x.dtype}: take float64, or smaller ones"
+            )
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
         if self._start_check.judges(x):
             how["check_start"] = self._start_check
@@ -275,9 +281,14 @@ class Sampler:
     def live(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> torch.Tensor:
-        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout."""
+        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout.
+
+        Arguments, errors and warnings are those of `sample`.
+        """
         check_state(x)
         check_agreement(denoiser, self.process, self.sigmas)
+        if self._start_check.judges(x):
+            self._start_check(x.detach().contiguous())
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
         result: torch.Tensor = self.spec(
@@ -289,6 +300,9 @@ class Sampler:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
         schedule = "custom sigmas" if self.schedule is None else self.schedule.value
         return f"Sampler({self.spec.name}, {schedule}, steps={self.steps}, process={self.process!r}{options})"
+
+
+_LARGEST = torch.finfo(torch.float32).max  # states are held in float32 at least
 
 
 def _frozen(values: list[float]) -> Array:

@@ -29,6 +29,8 @@ __all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]
 #: tries after which a run is given up: hundreds of times as many as any that gets somewhere
 MOST_TRIES = 5000
 
+#: of the controller: methods take at most about 1, and powers of the error stay numbers
+Coefficient = Annotated[float, Between(0.0, 10.0)]
 End = Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")]
 
 
@@ -108,8 +110,11 @@ class Controller:
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
         powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
-        factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
-        factor = 1 + math.atan(factor - 1)
+        try:
+            factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
+        except OverflowError:  # far more than the limiter lets through
+            factor = math.inf
+        factor = 1 + math.atan(factor - 1) if factor == factor else 1.0
         accept = factor >= self.accept_safety
         errors = (now, last) if accept else (last, older)
         return accept, replace(state, h=state.h * factor, errors=errors, error=error)
@@ -140,7 +145,7 @@ def _adapted(
         else:
             t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
             state = run.checkpoint(attempt(state, s, t))
-    if grid.levels[-1].sigma > 0 or end == "sigma_min":
+    if grid.levels[-1].sigma > 0 or end == "sigma_min" or not len(grid):
         return state.x
     return run.denoise(state.x, last) if state.denoised is None else state.denoised
 
@@ -177,10 +182,10 @@ def dpm_adaptive(
     rtol: NonNegative = 0.05,
     atol: Positive = 0.0078,
     h_init: Positive = 0.05,
-    pcoeff: NonNegative = 0.0,
-    icoeff: NonNegative = 1.0,
-    dcoeff: NonNegative = 0.0,
-    accept_safety: NonNegative = 0.81,
+    pcoeff: Coefficient = 0.0,
+    icoeff: Coefficient = 1.0,
+    dcoeff: Coefficient = 0.0,
+    accept_safety: Annotated[float, Between(0.0, 2.5)] = 0.81,
     eta: NonNegative = 0.0,
     s_noise: NonNegative = 1.0,
     end: End = "denoised",
@@ -279,10 +284,10 @@ def rk_adaptive(
     rtol: NonNegative = 0.001,
     atol: Positive = 0.0001,
     h_init: Positive = 0.05,
-    pcoeff: NonNegative = 0.4,
-    icoeff: NonNegative = 0.3,
-    dcoeff: NonNegative = 0.0,
-    accept_safety: NonNegative = 0.81,
+    pcoeff: Coefficient = 0.4,
+    icoeff: Coefficient = 0.3,
+    dcoeff: Coefficient = 0.0,
+    accept_safety: Annotated[float, Between(0.0, 2.5)] = 0.81,
     end: End = "denoised",
 ) -> Tensor:
     """An embedded Runge-Kutta pair in sigma, or in flow's own time, with steps chosen by the difference of its orders.
