@@ -44,6 +44,13 @@ def exhaustive(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Run a thousand random cases of each fuzzer; KSCHED_FUZZ_SEED draws others. Arguments go to pytest."""
+    session.install(".[diffusers,test]", *PINS)
+    run_pytest(session, "-m", "exhaustive", *sorted(map(str, Path("tests").glob("fuzz_*.py"))), *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check format and lint."""
     session.install("ruff", *PINS)

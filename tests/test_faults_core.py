@@ -150,9 +150,16 @@ def test_row_56_coefficients_out_of_sense(name: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", ["dpm_adaptive", "euler", "dpmpp_2m", "uni_pc"])
 def test_row_56_levels_that_a_state_cannot_hold(name: str) -> None:
-    sampler = build_sampler(name, sigmas=[1e300, 1.0, 0.0])
-    with pytest.raises(ValueError, match=r"sigmas must be numbers that the state's dtype can hold; got 1e\+300"):
+    sampler = build_sampler(name, sigmas=[1e50, 1.0, 0.0])
+    with pytest.raises(ValueError, match=r"sigmas must be numbers that the state's dtype can hold; got 1e\+50"):
         sampler.sample(half, torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("sigmas", [[1e300, 1.0, 0.0], [2.0, 1e-300, 0.0], [1e-320, 0.0]])
+@pytest.mark.parametrize("process", [VP(), VP(variance_preserving=True), ksched.VE(0.01, 50.0)], ids=repr)
+def test_row_56_levels_whose_powers_are_no_numbers(process: ksched.Process, sigmas: list[float]) -> None:
+    with pytest.raises(ValueError, match="sigmas must be 0 or between 1e-60 and 1e"):
+        build_sampler("dpmpp_2s_ancestral_cfg_pp", sigmas=sigmas, process=process)
 
 
 def test_row_58_a_method_whose_last_change_stays() -> None:

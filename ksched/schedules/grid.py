@@ -15,6 +15,10 @@ from ksched.types import Array, ArrayLike
 __all__ = ["Grid", "as_numbers", "check_sigmas"]
 
 
+# A method of order n takes ratios of levels to powers of about n.
+_SMALLEST, _LARGEST = 1e-60, 1e60
+
+
 def as_numbers(sigmas: ArrayLike) -> Array:
     """A new one-dimensional float64 array of at least one number."""
     try:
@@ -43,6 +47,11 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
             )
         if value < 0:
             raise ValueError(f"sigmas must be >= 0; got sigmas[{i}]={value}")
+        if 0 < value < _SMALLEST or _LARGEST < value < math.inf:
+            raise ValueError(
+                f"sigmas must be 0 or between {_SMALLEST:g} and {_LARGEST:g}, or their powers are no numbers; got "
+                f"sigmas[{i}]={value:g}"
+            )
         if i and value >= values[i - 1]:
             raise ValueError(
                 f"sigmas must be strictly decreasing; got sigmas[{i - 1}]={values[i - 1]}, sigmas[{i}]={value}. "
