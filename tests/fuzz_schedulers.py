@@ -1,0 +1,199 @@
+"""Random scheduler classes of diffusers with random options, beside `KSchedScheduler.from_diffusers` of each.
+
+    nox -s fuzz
+    KSCHED_FUZZ_SEED=7 pytest -m exhaustive tests/fuzz_schedulers.py
+
+A case is a number, from which a class, its options, the number of steps or a list of levels, and where the run begins
+are drawn. Where the class runs and its result is finite, ours is the same to the class's own rounding, or it is refused
+in words of ours before the first model call. Where the class fails, ours may run, or says why not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+
+import ksched  # noqa: E402
+from ksched.dialects.diffusers.classes import CLASSES  # noqa: E402
+from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
+
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+
+SEED = int(os.environ.get("KSCHED_FUZZ_SEED", "0"))
+BLOCKS, EACH = 20, 50
+PACKAGE = str(Path(ksched.__file__).parent)
+BATCH = (2, 3, 4, 4)
+#: what is tried of each option; classes take those that they know
+VALUES: dict[str, list[Any]] = {
+    "num_train_timesteps": [1000, 1000, 500, 50],
+    "beta_start": [0.00085, 0.0001, 0.001],
+    "beta_end": [0.012, 0.02],
+    "beta_schedule": ["linear", "scaled_linear", "squaredcos_cap_v2"],
+    "prediction_type": ["epsilon", "v_prediction", "sample"],
+    "timestep_spacing": ["leading", "trailing", "linspace"],
+    "steps_offset": [0, 1],
+    "use_karras_sigmas": [True],
+    "use_exponential_sigmas": [True],
+    "use_beta_sigmas": [True],
+    "use_lu_lambdas": [True],
+    "use_flow_sigmas": [True],
+    "flow_shift": [1.0, 3.0],
+    "final_sigmas_type": ["zero", "sigma_min"],
+    "rescale_betas_zero_snr": [True],
+    "solver_order": [1, 2, 3],
+    "solver_type": ["midpoint", "heun", "bh1", "bh2", "logrho"],
+    "algorithm_type": ["dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "deis", "data_prediction"],
+    "lower_order_final": [True, False],
+    "euler_at_final": [True],
+    "predict_x0": [True, False],
+    "disable_corrector": [[], [0], [0, 1]],
+    "predictor_order": [1, 2, 3],
+    "corrector_order": [1, 2, 3],
+    "clip_sample": [True, False],
+    "clip_sample_range": [1.0, 2.0],
+    "thresholding": [True, False],
+    "dynamic_thresholding_ratio": [0.9, 0.995],
+    "sample_max_value": [1.0, 2.0],
+    "set_alpha_to_one": [True, False],
+    "skip_prk_steps": [True, False],
+    "variance_type": ["fixed_small", "fixed_large", "fixed_small_log"],
+    "original_inference_steps": [50, 20],
+    "timestep_scaling": [10.0, 1.0],
+    "shift": [1.0, 3.0, 7.0],
+    "shift_terminal": [0.1, 0.02],
+    "invert_sigmas": [True],
+    "stochastic_sampling": [True],
+    "sigma_min": [0.002, 0.02],
+    "sigma_max": [80.0, 20.0],
+    "sigma_data": [0.5, 1.0],
+    "sigma_schedule": ["karras", "exponential"],
+    "rho": [7.0, 3.0],
+}
+#: classes whose own sums lose more in float32 than others', or divide by what is nearly 0
+LOOSE = {"DEISMultistep": 5e-3, "SASolver": 2e-3, "IPNDM": 2e-3, "LMSDiscrete": 2e-3}
+
+
+def network(x: torch.Tensor, t: Any) -> torch.Tensor:
+    """Something smooth that depends on both."""
+    return torch.tanh(x * 0.8 + 0.3 * torch.sin(torch.as_tensor(t, dtype=torch.float32) / 300) + 0.1)
+
+
+class Case:
+    """One random scheduler and how it is run."""
+
+    def __init__(self, number: int) -> None:
+        rng = random.Random(f"schedulers {SEED} {number}")
+        self.name = rng.choice(sorted(CLASSES))
+        self.kind = getattr(diffusers, f"{self.name}Scheduler")
+        known = [name for name in inspect.signature(self.kind).parameters if name in VALUES]
+        self.options = {
+            name: rng.choice(VALUES[name]) for name in rng.sample(known, rng.randint(0, min(4, len(known))))
+        }
+        if self.name.startswith("KDPM2"):  # goes through all timesteps of the training when it is made
+            self.options["num_train_timesteps"] = 200
+        self.how: dict[str, Any] = {"num_inference_steps": rng.choice([1, 2, 3, 4, 5, 8, 13, 20])}
+        parameters = inspect.signature(self.kind.set_timesteps).parameters
+        if rng.random() < 0.2:
+            count = rng.randint(1, 6)
+            if "timesteps" in parameters and rng.random() < 0.5:
+                most = self.options.get("num_train_timesteps", 1000)
+                self.how = {"timesteps": sorted(rng.sample(range(most), count), reverse=True)}
+            elif "sigmas" in parameters:
+                self.how = {"sigmas": sorted((round(rng.uniform(0.02, 1.0), 3) for _ in range(count)), reverse=True)}
+        self.begin = rng.choice([0, 0, 0, 1, 2])
+        self.calls = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.options} {self.how} from {self.begin}"
+
+    def run(self, scheduler: Any) -> torch.Tensor:
+        """What a pipeline does."""
+        self.calls = 0
+        generator = torch.Generator().manual_seed(3)
+        scheduler.set_timesteps(**self.how)
+        timesteps = scheduler.timesteps[self.begin * scheduler.order :]
+        x = torch.randn(BATCH, generator=generator)
+        if self.begin and len(timesteps):
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(self.begin * scheduler.order)
+            clean, t = torch.linspace(-1, 1, x.numel()).view(BATCH), timesteps[:1].repeat(2)
+            if hasattr(scheduler, "scale_noise"):
+                x = scheduler.scale_noise(clean, t, x)
+            else:
+                x = scheduler.add_noise(clean, x, t)
+        else:
+            x = x * getattr(scheduler, "init_noise_sigma", 1.0)
+        takes = "generator" in inspect.signature(scheduler.step).parameters
+        for t in timesteps:
+            shown = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            self.calls += 1
+            given = {"generator": generator} if takes else {}
+            x = scheduler.step(network(shown, t), t, x, **given, return_dict=False)[0]
+        return x
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether ksched raised an error itself, with something to say."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename.startswith(PACKAGE) and bool(str(error).strip())
+
+
+def check(case: Case) -> str:
+    """What came of a case, in a word; raises AssertionError if it must not be."""
+    try:
+        stock = case.kind(**case.options)
+    except Exception:
+        return "no such scheduler"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            want = case.run(stock)
+    except Exception:
+        want = None
+    try:
+        ours = KSchedScheduler.from_diffusers(case.kind(**case.options))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            got = case.run(ours)
+    except (TypeError, ValueError, NotImplementedError) as refused:
+        error: Exception = refused
+    else:
+        if want is None or not torch.isfinite(want).all():
+            return "the class fails"
+        difference = float((got - want).abs().max()) / max(float(want.abs().max()), 1.0)
+        assert difference <= LOOSE.get(case.name, 5e-4), f"{difference:.2g} from the class"
+        return "the same"
+    assert is_ours(error), f"not an error of ours: {type(error).__name__}: {error}"
+    if want is not None and torch.isfinite(want).all():
+        assert not case.calls, f"refused after {case.calls} model calls: {error}"
+        return "refused"
+    return "the class fails"
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_random_schedulers(block: int) -> None:
+    failures, counts = [], Counter[str]()
+    for number in range(block * EACH, (block + 1) * EACH):
+        case = Case(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                counts[check(case)] += 1
+            except Exception as error:
+                failures.append(f"{number}: {type(error).__name__}: {str(error)[:300]}\n    {case}")
+    assert not failures, f"{len(failures)} of {EACH}, seed {SEED}, {dict(counts)}:\n" + "\n".join(failures)
+    assert counts["refused"] <= EACH // 4, f"more is refused than should be: {dict(counts)}"
