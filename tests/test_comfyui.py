@@ -139,7 +139,9 @@ THREE = ["eps", "edm", "flow"]
 def test_every_sampler_is_the_sampler_of_its_name(name: str, kind: str) -> None:
     spec, sigmas = sampler_spec(name), levels(kind, 6, "simple")
     told: list[int] = []
-    result = run(sampler_function(name), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i))
+    result = run(
+        sampler_function(name, dialect="comfyui"), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i)
+    )
     part = KINDS[kind]
     guider = comfy.Guider(part, 1.5)
 
@@ -455,9 +457,11 @@ def test_written_options_are_checked(options: str, error: type[Exception], match
 
 
 def test_ddim_redraws_noise_under_a_mask_as_comfyui_does() -> None:
+    """Where its noise is asked for: otherwise an image's noise is its own, under a mask too."""
     with comfy.installed():
-        assert NODE["KSchedSampler_ddim"].run().inpaint_options == {"random": True}
-        assert NODE["KSchedSampler_ddim"].run(dialect="ksched").inpaint_options == {}
+        assert NODE["KSchedSampler_ddim"].run(noise="comfyui").inpaint_options == {"random": True}
+        assert NODE["KSchedSampler_ddim"].run().inpaint_options == {}
+        assert NODE["KSchedSampler_ddim"].run(dialect="ksched", noise="comfyui").inpaint_options == {}
 
 
 def patcher(kind: str) -> Any:

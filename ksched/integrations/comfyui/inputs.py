@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from ksched.integrations.comfyui.sampling import NoiseKind
+from ksched.integrations.comfyui.noise import NoiseKind
+from ksched.integrations.comfyui.sampling import AUTO
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options
 from ksched.samplers.registry import dialect_options
@@ -17,6 +18,7 @@ from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 __all__ = [
     "DENOISE",
     "DIALECT",
+    "METHOD",
     "MODEL",
     "NOISE",
     "RANGE",
@@ -150,15 +152,25 @@ def decided_of_schedule(schedule: NoiseSchedule) -> set[str]:
 DIALECT = Input(
     "dialect",
     "COMBO",
-    "comfyui: as ComfyUI's own of this name computes it. ksched: the published method, right on flow models too",
+    "whose levels the name means. comfyui: as ComfyUI computes them. ksched: as published",
     Dialect.COMFYUI.value,
     choices=tuple(dialect.value for dialect in _DIALECTS),
+)
+METHOD = Input(
+    "dialect",
+    "COMBO",
+    "whose method the name means. auto: ComfyUI's own where that is right; the published one on flow models where "
+    "ComfyUI's own overshoots, as some with CFG++ or noise do. comfyui: ComfyUI's own numbers on flow models too. "
+    "ksched: the published method on all models",
+    AUTO,
+    choices=(AUTO, *(dialect.value for dialect in _DIALECTS)),
 )
 NOISE = Input(
     "noise",
     "COMBO",
-    "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone. brownian: the same, "
-    "and the picture stays when the number of steps changes. comfyui: what ComfyUI's own sampler would draw",
+    "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone, or its index where "
+    "ksched noise is the NOISE. brownian: the same, and the picture stays when the number of steps changes. comfyui: "
+    "what ComfyUI's own sampler would draw, also under a mask",
     "seeded",
     choices=get_args(NoiseKind),
 )

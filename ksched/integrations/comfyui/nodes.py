@@ -7,7 +7,6 @@ A node is data, `Node`, from which both forms are made that ComfyUI knows: class
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from ksched.integrations.comfyui.inputs import (
     DENOISE,
     DIALECT,
+    METHOD,
     MODEL,
     NOISE,
     RANGE,
@@ -30,10 +30,10 @@ from ksched.integrations.comfyui.inputs import (
     options_input,
     read_options,
 )
-from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
+from ksched.integrations.comfyui.models import process_of
+from ksched.integrations.comfyui.noise import NoiseByItem, NoiseKind
+from ksched.integrations.comfyui.sampling import AUTO, calculate_sigmas, node_dialect, sampler_function
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.noise.seeded import SeededNoise
-from ksched.plan.rows import Draw
 from ksched.samplers.facts import option_texts, sampler_facts
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
@@ -123,15 +123,19 @@ _UNDER = "sampling/custom_sampling"
 def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, Any]) -> Any:
     """A SAMPLER of ComfyUI's with our function."""
     function = sampler_function(name, dialect=dialect, noise=noise, **options)
-    inpaint: dict[str, Any] = {}
-    if Dialect.parse(dialect) is Dialect.COMFYUI:  # as for its own sampler of the name
-        for peer in sampler_spec(name).peers:
-            inpaint |= peer.inpaint
+    # under a mask, some of ComfyUI's own have noise of the whole batch, not of the item
+    own = noise == "comfyui" and node_dialect(dialect) in (AUTO, Dialect.COMFYUI)
+    inpaint = _inpainting(sampler_spec(name)) if own else {}
     return importlib.import_module("comfy.samplers").KSAMPLER(function, {}, inpaint)
 
 
+def _inpainting(spec: SamplerSpec) -> dict[str, Any]:
+    """Options of ComfyUI's own sampler of the name for runs under a mask."""
+    return {name: value for peer in spec.peers for name, value in peer.inpaint.items()}
+
+
 def _any_sampler() -> Node:
-    def run(sampler: str, dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", options: str = "") -> Any:
+    def run(sampler: str, dialect: str = AUTO, noise: NoiseKind = "seeded", options: str = "") -> Any:
         spec = sampler_spec(sampler)
         return _ksampler(spec.key, dialect, noise, read_options(options, f"sampler {spec.name}", spec.options))
 
@@ -143,13 +147,13 @@ def _any_sampler() -> Node:
         f"{_UNDER}/samplers/ksched",
         "Any sampler of ksched.",
         "SAMPLER",
-        (choice, DIALECT, NOISE, options_input("eta=0.5, s_noise=1.01")),
+        (choice, METHOD, NOISE, options_input("eta=0.5, s_noise=1.01")),
         run,
     )
 
 
 def _one_sampler(spec: SamplerSpec) -> Node:
-    def run(dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", **given: Any) -> Any:
+    def run(dialect: str = AUTO, noise: NoiseKind = "seeded", **given: Any) -> Any:
         return _ksampler(spec.name, dialect, noise, option_values(spec.own_options, given))
 
     texts, decided = option_texts(spec.function), decided_of_sampler(spec)
@@ -157,7 +161,7 @@ def _one_sampler(spec: SamplerSpec) -> Node:
         input_of(option, texts.get(name, "an option of this sampler"), name in decided)
         for name, option in spec.own_options.items()
     ]
-    noisy = "s_noise" in spec.own_options or spec.draws != 0
+    noisy = "s_noise" in spec.own_options or spec.draws != 0 or bool(_inpainting(spec))
     facts = "; ".join(f"{name}: {value}" for name, value in sampler_facts(spec).items())
     return Node(
         f"KSchedSampler_{spec.name}",
@@ -165,7 +169,7 @@ def _one_sampler(spec: SamplerSpec) -> Node:
         f"{_UNDER}/samplers/ksched",
         f"{_plain(spec.summary)} {facts}. Source: {spec.source}.",
         "SAMPLER",
-        (*inputs, DIALECT, *([NOISE] if noisy else [])),
+        (*inputs, METHOD, *([NOISE] if noisy else [])),
         run,
     )
 
@@ -258,33 +262,21 @@ def _one_schedule(schedule: NoiseSchedule) -> Node:
     )
 
 
-@dataclass(frozen=True)
-class _NoiseByItem:
-    """A NOISE of ComfyUI's: the start noise of an item depends on its seed and nothing else."""
-
-    seed: int
-
-    def generate_noise(self, latent: Mapping[str, Any]) -> torch.Tensor:
-        """Noise for a LATENT, on the processor; item i has the seed plus i, or plus its batch index if it has one."""
-        samples = latent["samples"]
-        places = latent.get("batch_index") or range(samples.shape[0])
-        like = torch.empty(samples.shape, dtype=samples.dtype)
-        return SeededNoise(tuple(self.seed + int(i) for i in places))(Draw(math.inf, math.inf), like)
-
-
 def _noise() -> Node:
-    def run(seed: int) -> _NoiseByItem:
-        return _NoiseByItem(seed)
+    def run(seed: int, start: bool = True) -> NoiseByItem:
+        return NoiseByItem(seed, start)
 
     text = "of the first image of the batch; the next has the next one"
     seed = Input("seed", "INT", text, 0, 0, 2**64 - 1, 1, required=True)
+    text = "off for a run that goes on where another ended: no noise at its start, that of the seed in its steps"
     return Node(
         "KSchedNoise",
         "ksched noise",
         f"{_UNDER}/noise",
-        "Start noise by item: an image alone is the image in its batch, on every machine.",
+        "Noise by item, at the start and in the steps of ksched's samplers: an image taken out of a batch is the image "
+        "in its batch, on every machine.",
         "NOISE",
-        (seed,),
+        (seed, Input("start", "BOOLEAN", text, True)),
         run,
     )
 
