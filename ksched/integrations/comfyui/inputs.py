@@ -102,7 +102,7 @@ def input_of(option: Option, text: str, decided: bool) -> Input:
     if option.kind is bool:
         return Input(option.name, "BOOLEAN", text, option.default)
     low, high = max(option.low, -_LARGEST), min(option.high, _LARGEST)
-    default = min(max(option.default, low), high)
+    default = min(max(option.default or 0, low), high)
     if option.kind is int:
         return Input(option.name, "INT", text, int(default), int(low), int(high), 1)
     step = 0.01 if abs(default) >= 0.02 or default == 0 else 0.0001

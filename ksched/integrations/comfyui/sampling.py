@@ -169,7 +169,7 @@ def sampler_function(
 
 
 def node_dialect(dialect: NodeDialect | str) -> NodeDialect:
-    """ "auto", or the dialect of a name.
+    """The dialect of a name, or "auto".
 
     Raises
     ------
@@ -214,7 +214,7 @@ def _on_falling(
 
 
 def _asked(model: Any, extra_args: Mapping[str, Any], both: bool) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """The model as a denoiser; one that knows its process is ksched's, and has no use for what ComfyUI tells its own."""
+    """The model as a denoiser; one that knows its process is not ComfyUI's, and not told what its own are."""
     given = dict(extra_args)
     if process_of_model(model) is not None:
         given = {name: value for name, value in given.items() if name not in ("model_options", "seed", "denoise_mask")}
