@@ -279,6 +279,11 @@ class DisableNoise:
         return torch.zeros_like(latent["samples"])
 
 
+def patcher(model_sampling: Any) -> Any:
+    """A MODEL, as far as nodes ask it."""
+    return SimpleNamespace(get_model_object={"model_sampling": model_sampling}.__getitem__)
+
+
 def latent_from_batch(latent: dict[str, Any], first: int, length: int) -> dict[str, Any]:
     """LatentFromBatch: some images of a batch, which keep their indices."""
     part = slice(first, first + length)

@@ -465,7 +465,7 @@ def test_ddim_redraws_noise_under_a_mask_as_comfyui_does() -> None:
 
 
 def patcher(kind: str) -> Any:
-    return SimpleNamespace(get_model_object={"model_sampling": KINDS[kind]}.__getitem__)
+    return comfy.patcher(KINDS[kind])
 
 
 @pytest.mark.parametrize("name", NoiseSchedule)

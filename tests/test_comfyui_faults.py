@@ -269,3 +269,212 @@ def test_row_12_a_latent_of_parts_has_noise_for_each() -> None:
     assert torch.equal(pictures, noise.generate_noise({"samples": parts.unbind()[0]})[[1, 0]])
     assert sound.shape == (2, 5)
     assert not torch.equal(sound[:, :5], pictures.reshape(2, -1)[:, :5])
+
+
+# -------------------------------------------------------------------------------------------------------------- row 14
+
+
+def factors(**options: Any) -> list[float]:
+    """Of the noises of a run of `lcm` from 1 to 0 in quarters."""
+    sampler = ksched.build_sampler("lcm", sigmas=[1, 0.75, 0.5, 0.25, 0], process=ksched.Flow(), **options)
+    return [value for row in sampler.plan.rows for register, value in row.terms if register.kind == "xi"]
+
+
+@pytest.mark.parametrize("dialect", ["comfyui", "ksched"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.75, 0.5, 0.25]),
+        ({"s_noise": 2.0}, [1.5, 1.0, 0.5]),
+        ({"s_noise": 2.0, "s_noise_end": None}, [1.5, 1.0, 0.5]),
+        ({"s_noise": 2.0, "s_noise_end": 1}, [1.5, 5 / 6, 1 / 3]),
+        ({"s_noise": 0.0, "s_noise_end": 3.0}, [0.5, 0.5]),
+    ],
+)
+def test_row_14_the_factor_of_the_noise(dialect: str, options: dict[str, Any], expected: list[float]) -> None:
+    assert factors(dialect=dialect, **options) == pytest.approx(expected, rel=1e-12)
+
+
+def test_row_14_one_and_two_steps() -> None:
+    for sigmas, expected in (([1, 0], []), ([1, 0.5], [1.0]), ([1, 0.5, 0], [1.0]), ([1, 0.5, 0.25], [1.0, 0.25])):
+        sampler = ksched.build_sampler("lcm", sigmas=sigmas, process=ksched.Flow(), s_noise=2.0, s_noise_end=1.0)
+        terms = [term for row in sampler.plan.rows for term in row.terms if term[0].kind == "xi"]
+        assert [value for _, value in terms] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("noise", ["seeded", "brownian"])
+def test_row_14_noise_is_limited(noise: str) -> None:
+    """The same numbers as without, but for those beyond, and by item."""
+    drawn: dict[float, list[torch.Tensor]] = {}
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        drawn[clip].append(x.clone())
+        return torch.zeros_like(x)
+
+    x = normal(2, 4000).double()
+    for clip in (0.0, 2.5, 0.5):
+        drawn[clip] = []
+        sampler = ksched.build_sampler(
+            "lcm", sigmas=[1, 0.75, 0], process=ksched.Flow(noise_scale=8.0), noise_clip_std=clip
+        )
+        how: dict[str, Any] = {"noise": "brownian"} if noise == "brownian" else {}
+        sampler.sample(model, 8 * x, seed=4, **how)
+        live = sampler.live(model, 8 * x, seed=4, **how)
+        torch.testing.assert_close(live, torch.zeros_like(x))
+        torch.testing.assert_close(drawn[clip][1], drawn[clip][3], rtol=1e-6, atol=1e-6)
+    for clip in (2.5, 0.5):
+        bound = 0.75 * 8 * clip
+        assert drawn[0.0][1].abs().max() > bound
+        torch.testing.assert_close(drawn[clip][1], drawn[0.0][1].clamp(-bound, bound), rtol=1e-6, atol=1e-6)
+
+
+def test_row_14_noise_of_a_batch_is_limited_by_its_own_std() -> None:
+    """ComfyUI's noise, and one's own: nobody knows how wide it is. What was given is not written to."""
+    wide = 3 * normal(2, 4000)
+    kept = wide.clone()
+    seen: list[torch.Tensor] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
+        seen.append(x.clone())
+        return torch.zeros_like(x)
+
+    function = sampler_function("lcm", noise_clip_std=1.5)
+    guider = comfy.Guider(FLOW)
+    guider.predict = model  # type: ignore[method-assign]
+    function(guider, normal(2, 4000), torch.tensor([1.0, 0.5, 0.0]), {}, noise_sampler=lambda s, t: wide)
+    bound = 1.5 * wide.std()
+    torch.testing.assert_close(seen[1], 0.5 * wide.clamp(-bound, bound))
+    assert torch.equal(wide, kept)
+
+
+def test_row_14_a_run_with_limited_noise_goes_on_and_its_plan_is_saved() -> None:
+    sampler = ksched.build_sampler("lcm", "simple", 4, process=ksched.Flow(), noise_clip_std=1.0)
+    x = normal(2, 50)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return 0.3 * x
+
+    whole = sampler.sample(model, x, seed=1)
+    again = ksched.build_sampler(ksched.Plan.from_json(sampler.plan.to_json()), process=ksched.Flow())
+    assert torch.equal(again.sample(model, x, seed=1), whole)
+    run, later = sampler.start(x, seed=1), sampler.start(x, seed=1)
+    for _ in range(2):
+        run.feed(model(run.x, run.sigma))
+    later.load_state_dict(run.state_dict())
+    while not later.done:
+        later.feed(model(later.x, later.sigma))
+    assert torch.equal(later.x, whole)
+    assert sampler.plan != ksched.build_sampler("lcm", "simple", 4, process=ksched.Flow()).plan
+
+
+def test_row_14_the_node_has_the_inputs_of_sampler_lcm() -> None:
+    node = NODE["KSchedSampler_lcm"]
+    shown = {given.name: given.default for given in node.inputs}
+    assert (shown["s_noise"], shown["s_noise_end"], shown["noise_clip_std"]) == (1.0, 1.0, 0.0)
+    with comfy.installed():
+        made = node.run(s_noise=2.0, s_noise_end=1.0, noise_clip_std=2.5)
+    sigmas = levels("flow", 4).float()
+    options: dict[str, Any] = {"s_noise": 2.0, "s_noise_end": 1.0, "noise_clip_std": 2.5}
+    results = [
+        function(comfy.Guider(FLOW), normal(2, 4), sigmas, {"seed": 3})
+        for function in (made.sampler_function, sampler_function("lcm", **options))
+    ]
+    assert torch.equal(*results)
+    assert ksched.SamplerType.parse("SamplerLCM") == "lcm"
+
+
+# -------------------------------------------------------------------------------------------------------------- row 15
+
+
+def noisy_ends(sigmas: Any, process: ksched.Process, **how: Any) -> list[float]:
+    sampler = ksched.build_sampler("sa_solver", sigmas=sigmas, process=process, **how)
+    return [draw.sigma_to for draw in sampler.plan.draws]
+
+
+def test_row_15_the_stochastic_part_has_no_end_in_comfyui() -> None:
+    """At shift 12, 80 % of a run is at 0.75 exactly."""
+    sigmas = [1, 0.9, 0.8, 0.75, 0.6, 0.4, 0.2, 0]
+    process = ksched.Flow(12.0)
+    assert process.sigma_after(0.8) == 0.75
+    assert noisy_ends(sigmas, process, dialect="comfyui") == [0.9, 0.8]
+    assert noisy_ends(sigmas, process) == [0.9, 0.8, 0.75]
+
+
+def test_row_15_its_levels_are_float32_there_and_the_ends_are_not() -> None:
+    """ComfyUI itself, for these numbers: it draws into 0.2, which is 1e-9 above the end, and not into 0.8, as far above
+    the start."""
+    process = ksched.Flow()
+    sigmas = ksched.calculate_sigmas("simple", 10, process, dialect="comfyui")
+    expected = [
+        level
+        for level in sigmas[1:-1]
+        if process.sigma_after(0.2) >= torch.tensor(level, dtype=torch.float32).item() > process.sigma_after(0.8)
+    ]
+    assert expected == pytest.approx([0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    assert noisy_ends(sigmas, process, dialect="comfyui") == expected
+    in_nodes = torch.tensor(sigmas.tolist(), dtype=torch.float32).tolist()
+    assert noisy_ends(in_nodes, process, dialect="comfyui") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0)])
+def test_row_15_whole_and_empty_parts(shares: tuple[float, float]) -> None:
+    sigmas, process = [1, 0.75, 0.5, 0.25, 0], ksched.Flow()
+    how: dict[str, Any] = {"tau_start": shares[0], "tau_end": shares[1], "dialect": "comfyui"}
+    assert noisy_ends(sigmas, process, **how) == ([0.75, 0.5, 0.25] if shares == (0.0, 1.0) else [])
+
+
+# -------------------------------------------------------------------------------------------------------------- row 38
+
+
+@pytest.mark.parametrize("percent", [0.0, 1e-4, 0.2, 0.5, 0.8, 0.9999, 1.0])
+@pytest.mark.parametrize(
+    "model",
+    [
+        FLOW,
+        EPS,
+        comfy.sampling(comfy.V_PREDICTION, comfy.ModelSamplingDiscrete, True),
+        comfy.sampling(comfy.V_PREDICTION, comfy.ModelSamplingContinuousEDM),
+        comfy.sampling(comfy.CONST, comfy.ModelSamplingFlux),
+        comfy.sampling(comfy.CONST, comfy.ModelSamplingAV, 3.0, 1000, 8.0),
+    ],
+)
+def test_row_38_percent_to_sigma(model: Any, percent: float) -> None:
+    node, patcher = NODE["KSchedPercentToSigma"], comfy.patcher(model)
+    assert node.output == "FLOAT"
+    found = node.run(patcher, percent)
+    assert found == pytest.approx(model.percent_to_sigma(percent), rel=2e-5)
+    own = {0.0: float(model.sigma_max), 1.0: float(model.sigma_min)}.get(percent, found)
+    assert node.run(patcher, percent, actual=True) == pytest.approx(own, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- Ideogram 4
+
+
+@pytest.mark.parametrize(("steps", "mu", "std"), [(48, 0.0, 1.5), (20, 0.0, 1.75), (12, 0.5, 1.75), (1, 0.0, 1.5)])
+@pytest.mark.parametrize(("width", "height"), [(1024, 1024), (512, 512), (2048, 1536)])
+def test_the_schedule_of_ideogram_4(steps: int, mu: float, std: float, width: int, height: int) -> None:
+    """The quantiles, and the numbers that diffusers has for it."""
+    how: dict[str, Any] = {"width": width, "height": height, "mu": mu, "std": std}
+    mean = mu + 0.5 * np.log(width * height / 512**2)
+    quantiles = torch.special.ndtri(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    expected = torch.special.expit(mean + std * quantiles).numpy()
+    ours = ksched.calculate_sigmas("ideogram4", steps, ksched.Flow(), **how)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-15)
+    in_comfyui = ksched.integrations.comfyui.calculate_sigmas(FLOW, "ideogram4", steps, **how).numpy()
+    np.testing.assert_allclose(in_comfyui[1:], ours[1:], rtol=1e-6)
+    assert in_comfyui[0] == pytest.approx(1 / (1 + np.exp(-9)), rel=1e-6)
+    pipeline = pytest.importorskip("diffusers.pipelines.ideogram4.pipeline_ideogram4")
+    theirs = pipeline._logit_normal_sigmas(steps, pipeline._resolution_aware_mu(height, width, mu), std)
+    np.testing.assert_allclose(in_comfyui[:-1], theirs.numpy(), rtol=1e-6)
+
+
+def test_ideogram_4_has_names_and_says_what_it_cannot() -> None:
+    for word in ("Ideogram4Scheduler", "logit_normal", "ideogram4"):
+        assert ksched.NoiseSchedule.parse(word) == "ideogram4"
+    made = NODE["KSchedSigmas_ideogram4"].run(comfy.patcher(FLOW), steps=20, denoise=1.0, std=1.75)
+    expected = ksched.calculate_sigmas("ideogram4", 20, ksched.Flow(3.0), std=1.75, dialect="comfyui")
+    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="fall on one number"):
+        ksched.calculate_sigmas("ideogram4", 200, ksched.Flow(), width=2**31, height=2**31, mu=10.0, std=5.0)
+    with pytest.raises(ValueError, match="takes no sigma_min"):
+        ksched.calculate_sigmas("ideogram4", 20, ksched.Flow(), sigma_min=0.1)

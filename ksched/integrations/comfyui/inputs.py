@@ -18,6 +18,7 @@ from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 __all__ = [
     "DENOISE",
     "DIALECT",
+    "LARGEST",
     "METHOD",
     "MODEL",
     "NOISE",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 #: ComfyUI's own stand-in for infinity, which its numbers cannot be
-_LARGEST = 999999999.9
+LARGEST = 999999999.9
 #: the value of an option that a dialect decides
 _AS_DIALECT = "as the dialect"
 #: ours are all right; others change numbers that a node's inputs say
@@ -101,7 +102,7 @@ def input_of(option: Option, text: str, decided: bool) -> Input:
         return Input(option.name, "COMBO", text, str(option.default), choices=choices)
     if option.kind is bool:
         return Input(option.name, "BOOLEAN", text, option.default)
-    low, high = max(option.low, -_LARGEST), min(option.high, _LARGEST)
+    low, high = max(option.low, -LARGEST), min(option.high, LARGEST)
     default = min(max(option.default or 0, low), high)
     if option.kind is int:
         return Input(option.name, "INT", text, int(default), int(low), int(high), 1)
@@ -120,7 +121,7 @@ def _value_of(option: Option, given: Any) -> Any:
             return option.kind(given)
         except ValueError:
             return given  # for the option to refuse
-    return math.inf if given == _LARGEST and option.high == math.inf else given
+    return math.inf if given == LARGEST and option.high == math.inf else given
 
 
 def option_values(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,8 +195,8 @@ def options_input(example: str) -> Input:
 
 
 RANGE = {
-    "sigma_min": Option("sigma_min", float, 0.0, 0.0, _LARGEST),
-    "sigma_max": Option("sigma_max", float, 0.0, 0.0, _LARGEST),
+    "sigma_min": Option("sigma_min", float, 0.0, 0.0, LARGEST),
+    "sigma_max": Option("sigma_max", float, 0.0, 0.0, LARGEST),
 }
 RANGE_TEXTS = {
     "sigma_min": "lowest noise level above 0; 0 is that of the model",

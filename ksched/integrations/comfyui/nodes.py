@@ -16,6 +16,7 @@ import torch
 from ksched.integrations.comfyui.inputs import (
     DENOISE,
     DIALECT,
+    LARGEST,
     METHOD,
     MODEL,
     NOISE,
@@ -34,6 +35,7 @@ from ksched.integrations.comfyui.models import process_of
 from ksched.integrations.comfyui.noise import NoiseByItem, NoiseKind
 from ksched.integrations.comfyui.sampling import AUTO, calculate_sigmas, node_dialect, sampler_function
 from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.options import Option
 from ksched.samplers.facts import option_texts, sampler_facts
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
@@ -50,7 +52,7 @@ class Node:
     ----------
     name : unique among all nodes of ComfyUI
     title, category, description : as ComfyUI shows them
-    output : "SAMPLER", "SIGMAS" or "NOISE"
+    output : "SAMPLER", "SIGMAS", "NOISE" or "FLOAT"
     inputs : what it is given
     run : from the inputs by name to the output; those that are not required may be left out
     """
@@ -158,7 +160,7 @@ def _one_sampler(spec: SamplerSpec) -> Node:
 
     texts, decided = option_texts(spec.function), decided_of_sampler(spec)
     inputs = [
-        input_of(option, texts.get(name, "an option of this sampler"), name in decided)
+        input_of(_with_number(spec, option), texts.get(name, "an option of this sampler"), name in decided)
         for name, option in spec.own_options.items()
     ]
     noisy = "s_noise" in spec.own_options or spec.draws != 0 or bool(_inpainting(spec))
@@ -172,6 +174,14 @@ def _one_sampler(spec: SamplerSpec) -> Node:
         (*inputs, METHOD, *([NOISE] if noisy else [])),
         run,
     )
+
+
+def _with_number(spec: SamplerSpec, option: Option) -> Option:
+    """An option whose default is no number, with that of ComfyUI's node of the sampler: its inputs are numbers."""
+    if option.default is not None:
+        return option
+    of_nodes = (peer.options for peer in spec.peers if peer.program is Dialect.COMFYUI and option.name in peer.options)
+    return option._replace(default=next(of_nodes, {option.name: option.low})[option.name])
 
 
 def _levels(
@@ -236,6 +246,28 @@ def _plan_sigmas() -> Node:
     return Node("KSchedPlanSigmas", "ksched plan sigmas", where, text, "SIGMAS", (MODEL, _PLAN, STEPS), run)
 
 
+def _percent() -> Node:
+    def run(model: Any, percent: float, actual: bool = False) -> float:
+        process = process_of(model.get_model_object("model_sampling"))
+        if actual and percent in (0, 1):
+            return process.sigma_min if percent else process.sigma_max
+        return min(process.sigma_after(percent), LARGEST)
+
+    text = "share of the run that is done: 0 is the start, 1 the end"
+    share = Input("percent", "FLOAT", text, 0.0, 0.0, 1.0, 0.0001, required=True)
+    text = "at 0 and 1, the highest and lowest level of the model, instead of one above all and 0"
+    return Node(
+        "KSchedPercentToSigma",
+        "ksched percent to sigma",
+        f"{_UNDER}/sigmas/ksched",
+        "The noise level at a share of a run's time, as ComfyUI's SamplingPercentToSigma: where a patch that says "
+        '"start at 20 %" starts.',
+        "FLOAT",
+        (MODEL, share, Input("actual", "BOOLEAN", text, False)),
+        run,
+    )
+
+
 def _one_schedule(schedule: NoiseSchedule) -> Node:
     spec, own = SCHEDULES[schedule], schedule_options(schedule)
     names = {"table": "model"} if "model" in own else {}  # there is a model among the inputs already
@@ -290,13 +322,14 @@ def _nodes() -> Iterator[Node]:
     yield _any_schedule()
     yield _plan_sampler()
     yield _plan_sigmas()
+    yield _percent()
     yield _noise()
     yield from map(_one_sampler, samplers())
     yield from map(_one_schedule, NoiseSchedule)
 
 
-#: All nodes: one for any sampler, one for any schedule, two for a plan, one for noise, then one for each sampler and
-#: each schedule.
+#: All nodes: one for any sampler, one for any schedule, two for a plan, one each for a share of a run and for noise,
+#: then one for each sampler and each schedule.
 NODES: tuple[Node, ...] = tuple(_nodes())
 #: What ComfyUI looks for in a node package.
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.name: node.v1 for node in NODES}
