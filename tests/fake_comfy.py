@@ -167,22 +167,26 @@ class Guider:
 
     def sample(
         self,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor,
+        noise: Any,
+        latent_image: Any,
         sampler: Any,
         sigmas: torch.Tensor,
         denoise_mask: Any = None,
         callback: Any = None,
         disable_pbar: bool = True,
         seed: Any = None,
-    ) -> torch.Tensor:
+    ) -> Any:
         """A run of a SAMPLER; the seed, and nothing else of a NOISE, is among what the sampler is told."""
         if len(sigmas) == 0:
             return latent_image
+        if isinstance(latent_image, NestedTensor):  # samplers see one tensor
+            parts = latent_image.unbind()
+            noise, packed = packed_latents(noise.unbind()), packed_latents(parts)
+            result = self.sample(noise, packed, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            pieces = result.split([part[0].numel() for part in parts], dim=-1)
+            return NestedTensor([piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)])
         told = {"model_options": {"transformer_options": {"sample_sigmas": sigmas}}, "seed": seed}
-        return sampler.sample(  # type: ignore[no-any-return]
-            self, sigmas, told, callback, noise, latent_image, denoise_mask, disable_pbar
-        )
+        return sampler.sample(self, sigmas, told, callback, noise, latent_image, denoise_mask, disable_pbar)
 
     def predict(self, x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
         """The prediction of x0 for normal data of this mean and variance 1/4."""
@@ -268,6 +272,11 @@ class NestedTensor:
 
     def unbind(self) -> list[torch.Tensor]:
         return self.tensors
+
+
+def packed_latents(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """All parts of a latent, each in a row."""
+    return torch.cat([tensor.reshape(len(tensor), 1, -1) for tensor in tensors], dim=-1)
 
 
 class DisableNoise:

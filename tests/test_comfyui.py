@@ -39,6 +39,8 @@ KINDS: dict[str, Any] = {
     "aura": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 1.73, 1.0),
     "flux": comfy.sampling(comfy.CONST, comfy.ModelSamplingFlux),
     "pixels": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0, 1000, 8.0),
+    "cogvideo": comfy.sampling(comfy.V_PREDICTION_DDPM, comfy.ModelSamplingDiscrete, True),
+    "sound": comfy.sampling(comfy.CONST, comfy.ModelSamplingAV, 5.0),
 }
 SEED = 11
 NAMES = [spec.name for spec in samplers() if spec.name in list(SamplerType)]
@@ -84,6 +86,8 @@ def levels(kind: str, steps: int = 5, name: str = "normal") -> torch.Tensor:
         ("aura", ksched.Flow),
         ("flux", ksched.Flow),
         ("pixels", ksched.Flow),
+        ("cogvideo", ksched.VP),
+        ("sound", ksched.Flow),
     ],
 )
 def test_a_process_has_the_table_of_its_model(kind: str, process: type) -> None:

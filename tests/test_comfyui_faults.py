@@ -12,7 +12,7 @@ from representatives import each
 
 import ksched
 from ksched import exact
-from ksched.integrations.comfyui import sampler_function
+from ksched.integrations.comfyui import calculate_sigmas, sampler_function
 from ksched.integrations.comfyui.nodes import NODES
 from ksched.samplers.registry import samplers
 
@@ -24,7 +24,7 @@ NAMES = [spec.name for spec in samplers()]
 
 
 def levels(kind: str, steps: int = 6) -> torch.Tensor:
-    return ksched.integrations.comfyui.calculate_sigmas(KINDS[kind], "simple", steps).double()
+    return calculate_sigmas(KINDS[kind], "simple", steps).double()
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -271,6 +271,18 @@ def test_row_12_a_latent_of_parts_has_noise_for_each() -> None:
     assert not torch.equal(sound[:, :5], pictures.reshape(2, -1)[:, :5])
 
 
+def test_row_12_an_image_and_its_sound_out_of_a_batch() -> None:
+    def latent(**more: Any) -> dict[str, Any]:
+        count = len(more.get("batch_index", range(4)))
+        return {"samples": comfy.NestedTensor([torch.zeros(count, 4, 3, 3), torch.zeros(count, 5)]), **more}
+
+    sampler = sampler_of("euler_ancestral")
+    whole = sampled(sampler, latent())["samples"].unbind()
+    part = sampled(sampler, latent(batch_index=[2]))["samples"].unbind()
+    for all_of_them, one in zip(whole, part, strict=True):
+        assert torch.equal(one, all_of_them[2:3])
+
+
 # -------------------------------------------------------------------------------------------------------------- row 14
 
 
@@ -460,7 +472,7 @@ def test_the_schedule_of_ideogram_4(steps: int, mu: float, std: float, width: in
     expected = torch.special.expit(mean + std * quantiles).numpy()
     ours = ksched.calculate_sigmas("ideogram4", steps, ksched.Flow(), **how)
     np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-15)
-    in_comfyui = ksched.integrations.comfyui.calculate_sigmas(FLOW, "ideogram4", steps, **how).numpy()
+    in_comfyui = calculate_sigmas(FLOW, "ideogram4", steps, **how).numpy()
     np.testing.assert_allclose(in_comfyui[1:], ours[1:], rtol=1e-6)
     assert in_comfyui[0] == pytest.approx(1 / (1 + np.exp(-9)), rel=1e-6)
     pipeline = pytest.importorskip("diffusers.pipelines.ideogram4.pipeline_ideogram4")

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def limited(noise: torch.Tensor, draw: Draw, std: float | torch.Tensor = 1.0) ->
     """Noise with what is beyond the limit of its draw, in standard deviations, set to that: in place."""
     if draw.limit == math.inf:
         return noise
-    bound = draw.limit * std
+    bound: Any = draw.limit * std
     return noise.clamp_(-bound, bound)
 
 
