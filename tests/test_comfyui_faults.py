@@ -134,7 +134,9 @@ def test_row_11_elsewhere_a_node_is_comfyui_s_own(name: str, kind: str) -> None:
 
     def result(dialect: str) -> torch.Tensor:
         sampler = comfy.KSAMPLER(sampler_function(name, dialect=dialect))
-        return comfy.Guider(KINDS[kind], 1.5).sample(noise, torch.zeros_like(noise), sampler, levels(kind), seed=3)
+        guider = comfy.Guider(KINDS[kind], 1.5)
+        found: torch.Tensor = guider.sample(noise, torch.zeros_like(noise), sampler, levels(kind), seed=3)
+        return found
 
     own = "ksched" if kind == "flow" and name in OVERSHOOT else "comfyui"
     assert torch.equal(result("auto"), result(own))
@@ -148,7 +150,9 @@ def test_row_11_what_draws_noise_by_an_option_does_not_overshoot(name: str, opti
 
     def result(dialect: str, **given: Any) -> torch.Tensor:
         sampler = comfy.KSAMPLER(sampler_function(name, dialect=dialect, **given))
-        return comfy.Guider(FLOW).sample(noise, torch.zeros_like(noise), sampler, levels("flow", 24), seed=3)
+        guider = comfy.Guider(FLOW)
+        found: torch.Tensor = guider.sample(noise, torch.zeros_like(noise), sampler, levels("flow", 24), seed=3)
+        return found
 
     assert torch.equal(result("auto", **options), result("ksched", **options))
     assert not torch.allclose(result("auto", **options), result("comfyui", **options))
