@@ -62,12 +62,14 @@ class NoiseByItem:
         return SeededNoise(tuple(int(self.seed) + i for i in items))(Draw(math.inf, math.inf, 0, part), like)
 
 
-def seeds_of(seed: int, batch: int) -> int | tuple[int, ...]:
+def seeds_of(seed: Any, batch: int) -> Any:
     """The seed of a run, as `ksched.Sampler.sample` takes it: one for each item, where the seed knows the items.
 
     Items of another latent, which is not as long, are none of this run.
     """
-    items = getattr(seed, "items", None)
+    if not isinstance(seed, ItemSeed):
+        return seed
+    items = seed.items
     return int(seed) if items is None or len(items) != batch else tuple(int(seed) + i for i in items)
 
 
