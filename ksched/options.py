@@ -66,7 +66,7 @@ class Option(NamedTuple):
 
     name: str
     kind: Any  # bool, int, float or a Literal
-    default: Any
+    default: Any  # None may be said too where it is the default
     low: float = -math.inf
     high: float = math.inf
     quirks: tuple[Any, ...] = ()  # values outside the proofs
@@ -77,6 +77,8 @@ class Option(NamedTuple):
 
     def check(self, owner: str, value: Any) -> Any:
         """The value in the option's own type, or an error that names owner, option and what must hold."""
+        if value is None and self.default is None:
+            return None
         if get_origin(self.kind) is Literal:
             choices = get_args(self.kind)
             if value not in choices:
@@ -118,7 +120,10 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
     hints = get_type_hints(written, globalns=names_of, include_extras=True)
     found = {}
     for name in names:
-        kind, *limits = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        hint = hints[name]
+        if parameters[name].default is None:  # a value of its own, beside those of the type
+            hint = next(part for part in get_args(hint) if part is not type(None))
+        kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         low, high = next((limit for limit in limits if isinstance(limit, Between)), Between(-math.inf, math.inf))
         quirks = tuple(next((limit for limit in limits if isinstance(limit, PeerValue)), ()))
         found[name] = Option(name, kind, parameters[name].default, low, high, quirks)

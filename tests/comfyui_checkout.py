@@ -200,7 +200,7 @@ def measure_samplers(host: Any, schedule: str, dtype: torch.dtype) -> dict[str, 
         for name in host.samplers.KSampler.SAMPLERS:
             if name.endswith("_gpu") or name.startswith("ksched"):
                 continue
-            theirs, ours = host.samplers.sampler_object(name), chosen(name, noise="comfyui")
+            theirs, ours = host.samplers.sampler_object(name), chosen(name, noise="comfyui", dialect="comfyui")
             torch.set_default_dtype(dtype)  # ComfyUI makes some of its coefficients in it
             try:
                 both = [sampled(host, model, sampler, sigmas) for sampler in (ours, theirs)]
@@ -260,7 +260,7 @@ def measure_masks(host: Any) -> dict[str, float]:
         for name in ("euler", "dpmpp_2m", "ddim", "dpmpp_2m_cfg_pp"):
             how = {"latent_image": latent, "noise_mask": mask}
             theirs = sampled(host, model, host.samplers.sampler_object(name), sigmas, **how)
-            ours = sampled(host, model, chosen(name), sigmas, **how)
+            ours = sampled(host, model, chosen(name, noise="comfyui", dialect="comfyui"), sigmas, **how)
             found[f"{name}, {kind}"] = apart(ours, theirs)
             found[f"{name}, {kind}, what is kept"] = apart(ours[..., 6:], latent[..., 6:])
     return found
@@ -268,7 +268,7 @@ def measure_masks(host: Any) -> dict[str, float]:
 
 def measure_menus(host: Any) -> dict[str, float]:
     """Names in KSampler's menus against ComfyUI's own, through KSampler."""
-    added = comfyui.register()
+    added = comfyui.register(dialect="comfyui")
     assert "ksched_euler" in added
     assert not comfyui.register()
     found = {}
@@ -336,8 +336,11 @@ def output(cls: Any, **inputs: Any) -> Any:
     return getattr(made, "result", made)[0]
 
 
-def custom_sampling(host: Any, ours: dict[str, Any], batch: int, first_seed: int) -> torch.Tensor:
-    """SamplerCustomAdvanced with our NOISE, SAMPLER and SIGMAS: a stochastic run, on a flow model."""
+def custom_sampling(host: Any, ours: dict[str, Any], batch: int, first_seed: int, **more: Any) -> torch.Tensor:
+    """SamplerCustomAdvanced with our NOISE, SAMPLER and SIGMAS: a stochastic run, on a flow model.
+
+    ``more`` is what the LATENT has besides.
+    """
     stock = importlib.import_module("comfy_extras.nodes_custom_sampler")
     model = host.model(MODELS["flow"][0], **MODELS["flow"][1])
     positive, negative = conditions()
@@ -346,7 +349,7 @@ def custom_sampling(host: Any, ours: dict[str, Any], batch: int, first_seed: int
         "guider": output(stock.CFGGuider, model=model, positive=positive, negative=negative, cfg=CFG),
         "sampler": output(ours["KSchedSampler_dpmpp_2m_sde"], eta=0.7),
         "sigmas": output(ours["KSchedSigmas"], model=model, schedule="beta57", steps=STEPS, denoise=1.0),
-        "latent_image": {"samples": torch.zeros(batch, *LATENT[1:])},
+        "latent_image": {"samples": torch.zeros(batch, *LATENT[1:]), **more},
     }
     result: torch.Tensor = output(stock.SamplerCustomAdvanced, **given)["samples"]
     return result
@@ -355,7 +358,7 @@ def custom_sampling(host: Any, ours: dict[str, Any], batch: int, first_seed: int
 def check_packages(host: Any) -> dict[str, Any]:
     """What ComfyUI finds in what the installer writes, of either kind: how many nodes, and how far they differ.
 
-    ``alone`` is how far an image sampled alone is from the image in its batch.
+    ``alone`` is how far an image sampled alone is from the image in its batch, ``taken out`` one with its batch index.
     """
     nodes = importlib.import_module("nodes")
     found: dict[str, Any] = {}
@@ -371,13 +374,15 @@ def check_packages(host: Any) -> dict[str, Any]:
         for name, cls in new.items():
             assert cls.INPUT_TYPES().keys() >= {"required"}
             assert name in nodes.NODE_DISPLAY_NAME_MAPPINGS
-            assert cls.RETURN_TYPES[0] in ("SAMPLER", "SIGMAS", "NOISE")
+            assert cls.RETURN_TYPES[0] in ("SAMPLER", "SIGMAS", "NOISE", "FLOAT")
             del nodes.NODE_CLASS_MAPPINGS[name]
         found[title] = len(new)
         with torch.inference_mode():
             pictures += [custom_sampling(host, new, 2, SEED), custom_sampling(host, new, 1, SEED + 1)]
-    first, alone, second, _ = pictures
-    return {**found, "apart": apart(second, first), "alone": apart(alone, first[1:])}
+            pictures += [custom_sampling(host, new, 1, SEED, batch_index=[1])]
+    first, alone, taken, second, *_ = pictures
+    found |= {"alone": apart(alone, first[1:]), "taken out": apart(taken, first[1:])}
+    return {**found, "apart": apart(second, first)}
 
 
 def main(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What ksched touches of ComfyUI, in small: models, guidance, KSAMPLER and the menus, by the same names.
 
-Written from the contract, not from ComfyUI's code. A model here is exact for normal data, of another mean with a
+Written from the contract, not from ComfyUI's code: that of 2026, in which flow models have a noise scale, their start
+noise is the same at the highest level as below, and every ``model_sampling`` tells the level at a share of a run. A
+model here is exact for normal data, of another mean with a
 condition than without, so that guidance has something to do.
 """
 
@@ -36,6 +38,9 @@ class V_PREDICTION(EPS): ...  # noqa: N801 - ComfyUI's names
 class X0(EPS): ...
 
 
+class V_PREDICTION_DDPM(EPS): ...  # noqa: N801 - CogVideoX
+
+
 class CONST(EPS):
     """States ``(1 - sigma) * x0 + sigma * noise_scale * eps``; older versions know no noise_scale."""
 
@@ -58,6 +63,19 @@ class _Levels:
     @property
     def sigma_max(self) -> torch.Tensor:
         return self.sigmas[-1]
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """The level at a share of the run's time; before everything ComfyUI's stand-in for infinity."""
+        if percent <= 0:
+            return 1.0 if isinstance(self, CONST) else 999999999.9
+        return 0.0 if percent >= 1 else self._inside(1 - percent)
+
+    def _inside(self, left: float) -> float:
+        """The level with a share of the time left: between entries of the table on a line in log sigma."""
+        place = left * (len(self.sigmas) - 1)
+        below = min(int(place), len(self.sigmas) - 2)
+        low, high = self.sigmas[below].log(), self.sigmas[below + 1].log()
+        return float((low + (place - below) * (high - low)).exp())
 
 
 class ModelSamplingDiscrete(_Levels):
@@ -99,9 +117,26 @@ class ModelSamplingCosmosRFlow(ModelSamplingContinuousEDM): ...
 
 class ModelSamplingDiscreteFlow(_Levels):
     def __init__(self, shift: float = 1.0, multiplier: float = 1000, noise_scale: float = 1.0) -> None:
-        self.shift, self.multiplier, self.noise_scale = shift, multiplier, noise_scale
+        self.shift, self.multiplier = shift, multiplier
+        self.set_noise_scale(noise_scale)
         u = torch.arange(1, 1001) / 1000
         self.sigmas = shift * u / (1 + (shift - 1) * u)
+
+    def set_noise_scale(self, noise_scale: float) -> None:
+        self.noise_scale = float(noise_scale)
+
+    def _inside(self, left: float) -> float:
+        return self.shift * left / (1 + (self.shift - 1) * left)
+
+
+class ModelSamplingAV(ModelSamplingDiscreteFlow):
+    """Pictures and sound in one latent, on the schedule of the pictures."""
+
+    audio_shift: float | None = None
+
+    @property
+    def audio_scale(self) -> float:
+        return 1.0 if self.audio_shift is None else self.shift / self.audio_shift
 
 
 class ModelSamplingFlux(_Levels):
@@ -109,6 +144,9 @@ class ModelSamplingFlux(_Levels):
         self.shift = shift
         u = torch.arange(1, 10001) / 10000
         self.sigmas = math.exp(shift) / (math.exp(shift) + 1 / u - 1)
+
+    def _inside(self, left: float) -> float:
+        return math.exp(self.shift) / (math.exp(self.shift) + 1 / left - 1)
 
 
 def sampling(kind: type, levels: type, *how: Any) -> Any:
@@ -126,6 +164,29 @@ class Guider:
         self.inner_model = SimpleNamespace(model_sampling=model_sampling)
         self.cfg = cfg
         self.calls = 0
+
+    def sample(
+        self,
+        noise: Any,
+        latent_image: Any,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        denoise_mask: Any = None,
+        callback: Any = None,
+        disable_pbar: bool = True,
+        seed: Any = None,
+    ) -> Any:
+        """A run of a SAMPLER; the seed, and nothing else of a NOISE, is among what the sampler is told."""
+        if len(sigmas) == 0:
+            return latent_image
+        if isinstance(latent_image, NestedTensor):  # samplers see one tensor
+            parts = latent_image.unbind()
+            noise, packed = packed_latents(noise.unbind()), packed_latents(parts)
+            result = self.sample(noise, packed, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            pieces = result.split([part[0].numel() for part in parts], dim=-1)
+            return NestedTensor([piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)])
+        told = {"model_options": {"transformer_options": {"sample_sigmas": sigmas}}, "seed": seed}
+        return sampler.sample(self, sigmas, told, callback, noise, latent_image, denoise_mask, disable_pbar)
 
     def predict(self, x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
         """The prediction of x0 for normal data of this mean and variance 1/4."""
@@ -181,14 +242,80 @@ class KSAMPLER:
     ) -> torch.Tensor:
         part = model_wrap.inner_model.model_sampling
         extra_args["denoise_mask"] = denoise_mask
+        kept = noise
+        if self.inpaint_options.get("random"):  # other noise for what a mask covers, of the whole batch
+            kept = torch.randn(noise.shape, generator=torch.Generator().manual_seed(extra_args["seed"] + 1)).to(noise)
         start = part.noise_scaling(sigmas[0], noise, latent_image, bool(sigmas[0] >= part.sigma_max * (1 - 1e-5)))
         total = len(sigmas) - 1
         told = None if callback is None else lambda d: callback(d["i"], d["denoised"], d["x"], total)
-        model = Masked(model_wrap, latent_image, noise)
+        model = Masked(model_wrap, latent_image, kept)
         x = self.sampler_function(
             model, start, sigmas, extra_args=extra_args, callback=told, disable=disable_pbar, **self.extra_options
         )
         return part.inverse_noise_scaling(sigmas[-1], x)  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+class NestedTensor:
+    """A latent of several parts."""
+
+    is_nested = True
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensors[0].shape
+
+    def unbind(self) -> list[torch.Tensor]:
+        return self.tensors
+
+
+def packed_latents(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """All parts of a latent, each in a row."""
+    return torch.cat([tensor.reshape(len(tensor), 1, -1) for tensor in tensors], dim=-1)
+
+
+class DisableNoise:
+    """A NOISE that is none."""
+
+    seed = 0
+
+    def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
+        return torch.zeros_like(latent["samples"])
+
+
+def patcher(model_sampling: Any) -> Any:
+    """A MODEL, as far as nodes ask it."""
+    return SimpleNamespace(get_model_object={"model_sampling": model_sampling}.__getitem__)
+
+
+def latent_from_batch(latent: dict[str, Any], first: int, length: int) -> dict[str, Any]:
+    """LatentFromBatch: some images of a batch, which keep their indices."""
+    part = slice(first, first + length)
+    whole = latent.get("batch_index") or list(range(len(latent["samples"])))
+    found = {**latent, "samples": latent["samples"][part].clone(), "batch_index": whole[part]}
+    if len(latent.get("noise_mask", ())) > 1:
+        found["noise_mask"] = latent["noise_mask"][part]
+    return found
+
+
+def sampler_custom_advanced(
+    noise: Any, guider: Any, sampler: Any, sigmas: torch.Tensor, latent: dict[str, Any]
+) -> dict[str, Any]:
+    """SamplerCustomAdvanced; its LATENT keeps all but the samples."""
+    samples = guider.sample(
+        noise.generate_noise(latent),
+        latent["samples"],
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        seed=noise.seed,
+    )
+    return {**latent, "samples": samples}
 
 
 # ------------------------------------------------------------------------------------------------------------- modules

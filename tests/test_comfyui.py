@@ -39,6 +39,8 @@ KINDS: dict[str, Any] = {
     "aura": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 1.73, 1.0),
     "flux": comfy.sampling(comfy.CONST, comfy.ModelSamplingFlux),
     "pixels": comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0, 1000, 8.0),
+    "cogvideo": comfy.sampling(comfy.V_PREDICTION_DDPM, comfy.ModelSamplingDiscrete, True),
+    "sound": comfy.sampling(comfy.CONST, comfy.ModelSamplingAV, 5.0),
 }
 SEED = 11
 NAMES = [spec.name for spec in samplers() if spec.name in list(SamplerType)]
@@ -84,6 +86,8 @@ def levels(kind: str, steps: int = 5, name: str = "normal") -> torch.Tensor:
         ("aura", ksched.Flow),
         ("flux", ksched.Flow),
         ("pixels", ksched.Flow),
+        ("cogvideo", ksched.VP),
+        ("sound", ksched.Flow),
     ],
 )
 def test_a_process_has_the_table_of_its_model(kind: str, process: type) -> None:
@@ -139,7 +143,9 @@ THREE = ["eps", "edm", "flow"]
 def test_every_sampler_is_the_sampler_of_its_name(name: str, kind: str) -> None:
     spec, sigmas = sampler_spec(name), levels(kind, 6, "simple")
     told: list[int] = []
-    result = run(sampler_function(name), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i))
+    result = run(
+        sampler_function(name, dialect="comfyui"), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i)
+    )
     part = KINDS[kind]
     guider = comfy.Guider(part, 1.5)
 
@@ -455,13 +461,15 @@ def test_written_options_are_checked(options: str, error: type[Exception], match
 
 
 def test_ddim_redraws_noise_under_a_mask_as_comfyui_does() -> None:
+    """Where its noise is asked for: otherwise an image's noise is its own, under a mask too."""
     with comfy.installed():
-        assert NODE["KSchedSampler_ddim"].run().inpaint_options == {"random": True}
-        assert NODE["KSchedSampler_ddim"].run(dialect="ksched").inpaint_options == {}
+        assert NODE["KSchedSampler_ddim"].run(noise="comfyui").inpaint_options == {"random": True}
+        assert NODE["KSchedSampler_ddim"].run().inpaint_options == {}
+        assert NODE["KSchedSampler_ddim"].run(dialect="ksched", noise="comfyui").inpaint_options == {}
 
 
 def patcher(kind: str) -> Any:
-    return SimpleNamespace(get_model_object={"model_sampling": KINDS[kind]}.__getitem__)
+    return comfy.patcher(KINDS[kind])
 
 
 @pytest.mark.parametrize("name", NoiseSchedule)

@@ -62,6 +62,7 @@ def test_nodes_of_both_kinds_are_found_and_do_the_same(report: Any) -> None:
     assert nodes["classes"] == nodes["schemas"] == report["ours"]
     assert nodes["apart"] == 0
     assert nodes["alone"] < 1e-5
+    assert nodes["taken out"] < 1e-5
 
 
 def test_previews_and_interruption_are_comfyui_s_own(report: Any) -> None:

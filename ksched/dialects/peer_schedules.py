@@ -50,7 +50,12 @@ _NODES = (
         COMFYUI, "LTXVScheduler", NoiseSchedule.LTXV, note="tokens is the length of its latent; one step is NaN there"
     ),
     Peer(COMFYUI, "Flux2Scheduler", NoiseSchedule.FLUX2),
-    Peer(COMFYUI, "Ideogram4", None, note="made for one model"),
+    Peer(
+        COMFYUI,
+        "Ideogram4Scheduler",
+        NoiseSchedule.IDEOGRAM4,
+        note="its first version has std 1.75; a later one can end at 0.00055 instead of 0",
+    ),
     Peer(COMFYUI, "ManualSigmas", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
     Peer(COMFYUI, "SplitSigmas", None, note="changes levels that are given: `schedules.split`"),
     Peer(COMFYUI, "SplitSigmasDenoise", None, note="changes levels that are given: `schedules.split_at_strength`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
@@ -308,8 +309,8 @@ class _Replay:
     def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self._answer(x, level, both=True)
 
-    def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
-        draw = Draw(start.label, end.label, 0, stream)
+    def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
+        draw = Draw(start.label, end.label, 0, stream, limit)
         drawn = self._run._drawn
         if draw not in drawn:
             drawn[draw] = self._run._noise(draw, self._run._start) * self._run.process.noise_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,11 +49,11 @@ class EagerContext:
         """The prediction and its unconditional twin."""
         return self._call(x, level, both=True)
 
-    def noise(self, start: Level, end: Level, stream: int = 0) -> torch.Tensor:
+    def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
         """Noise of the interval, in the scale of the process."""
         self._visit += end.label > start.label
         self._clock |= {level.label: snr(level) for level in (start, end)}
-        request = Draw(start.label, end.label, self._visit, stream)
+        request = Draw(start.label, end.label, self._visit, stream, limit)
         self._requests = [*(r for r in self._requests if r != request), request]
         parts = disjoint(self._requests, self._clock)[-1]  # as in a plan, where the inner intervals come first
         for part, _ in parts:

@@ -36,6 +36,7 @@ class NoiseSchedule(Name):
     OPTIMAL_STEPS = "optimal_steps"
     LTXV = "ltxv"
     FLUX2 = "flux2"
+    IDEOGRAM4 = "ideogram4"
     BONG_TANGENT = "bong_tangent"
     COSINE = "cosine"
     PHI = "phi"
@@ -89,6 +90,7 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
         "optimal_steps": "oss optimal_steps_scheduler",
         "ltxv": "ltxv_scheduler",
         "flux2": "flux2_scheduler",
+        "ideogram4": "ideogram4_scheduler logit_normal",
     }.items()
     for spelling in spellings.split()
 }

@@ -103,7 +103,7 @@ SamplerName = Literal[
 ScheduleName = Literal[
     "simple", "karras", "exponential", "sgm_uniform", "ddim_uniform", "normal", "linear", "beta", "beta57",
     "linear_quadratic", "kl_optimal", "polyexponential", "vp", "laplace", "logsnr", "trailing", "leading", "sd_turbo",
-    "align_your_steps", "gits", "optimal_steps", "ltxv", "flux2", "bong_tangent", "cosine", "phi",
+    "align_your_steps", "gits", "optimal_steps", "ltxv", "flux2", "ideogram4", "bong_tangent", "cosine", "phi",
 ]
 
 
@@ -159,7 +159,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "DDPMWuerstchenScheduler", "UnCLIP", "UnCLIPScheduler",
     ),
     "lcm": (
-        "latent_consistency", "sample_lcm", "LCMScheduler", "FlowMatchLCM", "FlowMatchLCMScheduler",
+        "latent_consistency", "sample_lcm", "SamplerLCM", "LCMScheduler", "FlowMatchLCM", "FlowMatchLCMScheduler",
         "CMStochasticIterative", "CMStochasticIterativeScheduler", "SCM", "SCMScheduler",
     ),
     "tcd": ("TCDScheduler",),

@@ -15,7 +15,7 @@ import torch
 from ksched.kernels import philox
 from ksched.kernels.normal_table import PER_WORD, Floats, room, table, table_on
 from ksched.kernels.philox import Key, Words
-from ksched.noise.seeded import SeededNoise, fill, is_host, key_of, target
+from ksched.noise.seeded import SeededNoise, fill, is_host, key_of, limited, target
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 
@@ -102,10 +102,10 @@ class BrownianNoise:
         scaled = [(sources[node], np.float32(2 * value)) for node, value in terms]  # the table's variance is 1/4
         if not is_host(out):
             noise = _combination_on(out.device, scaled, _words_of(out))
-            return out.copy_(noise[:, : out[0].numel()].view(out.shape))
+            return limited(out.copy_(noise[:, : out[0].numel()].view(out.shape)), draw)
         by_item = ([(streams[i], scale) for streams, scale in scaled] for i in range(len(out)))
         fill(out, [partial(_combination, item) for item in by_item])
-        return out
+        return limited(out, draw)
 
     def _streams(self, path: _Path, nodes: Sequence[int], onward: Sequence[int], out: torch.Tensor) -> dict[int, Any]:
         """The random words of nodes for every item, or their keys; those of ``onward`` are kept for the next call."""

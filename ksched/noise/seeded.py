@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ksched.kernels.normal_table import CHUNK, LEAST, PER_WORD, Floats, fill_nor
 from ksched.kernels.philox import Key
 from ksched.plan.rows import Draw
 
-__all__ = ["SCHEME", "SeededNoise", "Stream", "fill", "is_host", "key_of", "normals", "target"]
+__all__ = ["SCHEME", "SeededNoise", "Stream", "fill", "is_host", "key_of", "limited", "normals", "target"]
 
 
 #: The name of the rule of `SeededNoise`. A new rule gets a new name; an old one never changes.
@@ -79,9 +80,11 @@ class SeededNoise:
         ValueError : not one seed per item; ``out`` is not like ``like``
         """
         out = target(self.seeds, like, out)
+        return limited(self._filled(draw, out), draw) if out.numel() else out
+
+    def _filled(self, draw: Draw, out: torch.Tensor) -> torch.Tensor:
+        """The tensor with the numbers of a draw in it, before any limit."""
         numbers = out.numel()
-        if not numbers:
-            return out
         count = numbers // len(self.seeds)
         if is_host(out):
             if len(self.seeds) >= _MANY and count <= _SHORT:
@@ -117,8 +120,16 @@ class SeededNoise:
 
     def keys(self, draw: Draw) -> list[Key]:
         """Of the stream of each item, for one draw."""
-        position = struct.pack("<ddqq", *draw)
+        position = struct.pack("<ddqq", *draw[:4])
         return [key_of(position, SCHEME, seed) for seed in self.seeds]
+
+
+def limited(noise: torch.Tensor, draw: Draw, std: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """Noise with what is beyond the limit of its draw, in standard deviations, set to that: in place."""
+    if draw.limit == math.inf:
+        return noise
+    bound: Any = draw.limit * std
+    return noise.clamp_(-bound, bound)
 
 
 def target(seeds: tuple[int, ...], like: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:

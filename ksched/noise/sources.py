@@ -6,6 +6,7 @@ of a published generator, Philox4x64-10, tables of float32 numbers, and single o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,7 +18,7 @@ import torch
 
 from ksched.noise import brownian, seeded
 from ksched.noise.brownian import BrownianNoise
-from ksched.noise.seeded import SeededNoise
+from ksched.noise.seeded import SeededNoise, limited
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 
@@ -92,6 +93,8 @@ class CallableNoise:
             raise TypeError(f"noise(sigma_from, sigma_to) must return a tensor; got {type(noise).__name__}")
         if noise.shape != like.shape:
             raise ValueError(f"noise must have the state's shape {tuple(like.shape)}; got {tuple(noise.shape)}")
+        if draw.limit < math.inf:  # of the whole tensor, as nothing is known of how its numbers are made
+            noise = limited(noise.clone(), draw, noise.std(correction=min(1, noise.numel() - 1)))
         return noise.to(device=like.device, dtype=like.dtype)
 
 

@@ -105,6 +105,8 @@ class Plan:
                 raise ValueError(f"noise xi{m} must be between sigmas of at least 0; got {draw}")
             if not (0 <= draw.visit < _LIMIT and -_LIMIT <= draw.stream < _LIMIT):
                 raise ValueError(f"noise xi{m} must have a visit of at least 0 and a stream, of 64 bits; got {draw}")
+            if not draw.limit > 0:
+                raise ValueError(f"noise xi{m} must have a limit above 0; got {draw}")
             if Register("xi", m) not in self.last_use:
                 raise ValueError(f"noise xi{m} ({draw.sigma_from:g} to {draw.sigma_to:g}) is never used")
         if len(set(self.draws)) < len(self.draws):
@@ -203,7 +205,8 @@ class Plan:
             for row in self.rows
         ]
         head = {"format": "ksched-plan", "version": 1, "sigmas": _pack(self.sigmas)}
-        ends = {"start": _pack(self.start), "end": _pack(self.end), "draws": [_pack(draw) for draw in self.draws]}
+        draws = [_pack(_draw_values(draw)) for draw in self.draws]
+        ends = {"start": _pack(self.start), "end": _pack(self.end), "draws": draws}
         return {**head, **ends, "rows": rows}
 
     def to_json(self) -> str:
@@ -300,8 +303,15 @@ def _level(name: str, values: Any) -> Level:
 
 
 def _draw(name: str, values: Any) -> Draw:
-    start, end, *whole = _list(name, values, 4)
-    return Draw(_number(name, start), _number(name, end), *(_typed(name, value, int) for value in whole))
+    limited = len(_typed(name, values, list)) == 5
+    start, end, visit, stream, *limit = _list(name, values, 5 if limited else 4)
+    whole = (_typed(name, value, int) for value in (visit, stream))
+    return Draw(_number(name, start), _number(name, end), *whole, *(_number(name, value) for value in limit))
+
+
+def _draw_values(draw: Draw) -> tuple[Any, ...]:
+    """Without the limit, where there is none."""
+    return draw if draw.limit < math.inf else draw[:4]
 
 
 def _row(name: str, data: Any, known: dict[str, Register]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
@@ -35,8 +36,11 @@ class SamplerContext(Protocol[V]):
         """The prediction and its unconditional twin, from one model call."""
         ...
 
-    def noise(self, start: Level, end: Level, stream: int = 0) -> V:
-        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked."""
+    def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> V:
+        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked.
+
+        Numbers further than ``limit`` standard deviations from 0 are set to that.
+        """
         ...
 
     def keep(self, value: V) -> V:

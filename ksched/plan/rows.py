@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,13 +25,14 @@ class Draw(NamedTuple):
     """One unit-normal noise of a run, named by where in the run it acts, not by when it is asked for.
 
     ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` tells apart
-    independent noises of one interval.
+    independent noises of one interval. Numbers beyond ``limit`` are set to it; it says nothing of where the noise acts.
     """
 
     sigma_from: float
     sigma_to: float
     visit: int = 0
     stream: int = 0
+    limit: float = math.inf
 
 
 class Row(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,12 +141,12 @@ class Tracer:
         """A new pair of output registers, from one model call."""
         return self._call(x, level, both=True)
 
-    def noise(self, start: Level, end: Level, stream: int = 0) -> Symbol:
+    def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> Symbol:
         """The noise register of an interval, in the scale of the process."""
         if end.label > start.label:  # noising up again: what follows is a new path
             self._visit += 1
         self._clock |= {level.label: snr(level) for level in (start, end)}
-        request = Draw(start.label, end.label, self._visit, stream)
+        request = Draw(start.label, end.label, self._visit, stream, limit)
         number = self._requests.setdefault(request, len(self._requests))
         return Symbol({Register("xi", number): self.noise_scale})
 

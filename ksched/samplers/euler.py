@@ -230,6 +230,7 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
     spellings="latent_consistency",
     peers=(
         comfyui(),
+        comfyui("SamplerLCM", s_noise_end=1.0),
         diffusers("LCMScheduler", "on `VP(keep_every=20)`"),
         diffusers("FlowMatchLCMScheduler", "on `Flow(shift)`; without its scale_factors", boundary=0.0),
         diffusers(
@@ -248,7 +249,8 @@ def lcm(
     x: V,
     *,
     s_noise: NonNegative = 1.0,
-    s_noise_end: NonNegative = 1.0,
+    s_noise_end: NonNegative | None = None,
+    noise_clip_std: NonNegative = 0.0,
     boundary: Annotated[NonNegative, PeerValue(10.0)] = 0.0,
     sigma_data: NonNegative = 0.5,
 ) -> V:
@@ -259,7 +261,10 @@ def lcm(
 
     Parameters
     ----------
-    s_noise, s_noise_end : factor of the noise in the first and in the last step that adds some, linear between
+    s_noise : factor of the noise
+    s_noise_end : its factor in the last step, linear in the number of the step; None is ``s_noise``, throughout
+    noise_clip_std : set what is beyond so many standard deviations of the noise to that (HiDream-O1: 2.5); 0 leaves all
+        as drawn
     boundary : the consistency function's own boundary scaling, of timesteps times this number (diffusers: 10); 0 where
         the model has it inside
     sigma_data : of the boundary scaling
@@ -267,17 +272,20 @@ def lcm(
     Notes
     -----
     Song et al. 2023, arXiv:2303.01469, algorithm 1; Luo et al. 2023, arXiv:2310.04378. Its noise is that of the process
-    (ComfyUI's ``noise_scaling``), so it holds on flow. With boundary scaling the prediction becomes
+    (ComfyUI's ``noise_scaling``), so it holds on flow. The last step is that to the last level, where no noise is added
+    if that is 0. Noise that a run makes has std 1, whatever its numbers; of noise of your own, and in ComfyUI, what
+    counts is the std of the tensor drawn. With boundary scaling the prediction becomes
     ``c_out * D + c_skip * x``, x being the variance-preserving state.
     """
-    last = max(len(grid) - 2, 1)
+    last, end = max(len(grid) - 1, 1), s_noise if s_noise_end is None else s_noise_end
+    limit = noise_clip_std if noise_clip_std > 0 else math.inf
     for i, (s, t) in enumerate(grid.steps()):
         denoised = run.denoise(x, s)
         if boundary > 0:
             skip, out = boundary_scaling(s, grid.process.timestep(s.label), boundary, sigma_data)
             denoised = out * denoised + skip * x
-        factor = s_noise + (s_noise_end - s_noise) * min(i / last, 1.0)
-        x = renoise(run, s, t, t.alpha * denoised, factor * t.sigma)
+        factor = s_noise + (end - s_noise) * i / last
+        x = renoise(run, s, t, t.alpha * denoised, factor * t.sigma, limit=limit)
     return x
 
 

@@ -63,7 +63,7 @@ def allowed(option: Option, quote: str = "") -> str:
         return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
     if option.kind is bool:
         return f"{quote}True{quote}, {quote}False{quote}"
-    word = "whole number" if option.kind is int else "number"
+    word = ("None, " if option.default is None else "") + ("whole number" if option.kind is int else "number")
     if option.high >= 2**31:
         if option.low <= -1e300:
             return f"any {word}"

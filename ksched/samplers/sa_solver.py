@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
 
 from ksched.names.enums import Dialect
 from ksched.options import Between, NonNegative, PeerValue, Share
@@ -26,6 +28,8 @@ from ksched.schedules.grid import Grid
 
 __all__ = ["sa_solver", "sa_solver_pece"]
 
+TauRange: TypeAlias = Literal["closed", "comfyui"]
+
 
 @ships(
     order=3,
@@ -40,7 +44,7 @@ __all__ = ["sa_solver", "sa_solver_pece"]
         a1111("SA-Solver", OF_REFORGE),
     ),
     dialects={
-        Dialect.COMFYUI: {**IN_LOG_SNR, "last_prediction": False},
+        Dialect.COMFYUI: {**IN_LOG_SNR, "last_prediction": False, "tau_range": "comfyui"},
         Dialect.DIFFUSERS: {
             "predictor_order": 2,
             "corrector_order": 2,
@@ -64,6 +68,7 @@ def sa_solver(
     tau_start: Share = 0.2,
     tau_end: Share = 0.8,
     tau_at: Literal["end", "start"] = "end",
+    tau_range: TauRange = "closed",
     s_noise: NonNegative = 1.0,
     use_pece: bool = False,
     simple_order_2: bool = False,
@@ -85,6 +90,7 @@ def sa_solver(
     tau : noise of the SDE; its square is the eta of other samplers
     tau_start, tau_end : shares of the run between which there is noise
     tau_at : whether a step is in that part of the run by its end or by its start
+    tau_range : "closed", with both ends; "comfyui" without the end, its levels rounded to float32 and the ends not
     s_noise : factor of the noise
     use_pece : call the model again on the corrected state
     simple_order_2 : where two denoised predictions are used, take the closed approximation of the paper's program
@@ -118,7 +124,7 @@ def sa_solver(
             return denoised
         if t == s or (i + 1 == len(grid) and not last_prediction):
             return x
-        noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end)
+        noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end, tau_range)
         now = s, x, denoised if eps else None, tau**2 if noisy else 0.0
         past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
         x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], s_noise, rule)
@@ -126,9 +132,12 @@ def sa_solver(
     return x
 
 
-def _within(grid: Grid, level: Level, start: float, end: float) -> bool:
+def _within(grid: Grid, level: Level, start: float, end: float, rule: TauRange) -> bool:
     """Whether a level lies between two shares of a run."""
-    return grid.process.sigma_after(end) <= level.label <= grid.process.sigma_after(start)
+    high, low = (grid.process.sigma_after(share) for share in (start, end))
+    if rule == "comfyui":
+        return high >= float(np.float32(level.label)) > low
+    return low <= level.label <= high
 
 
 def _sa_step(
@@ -169,8 +178,8 @@ def sa_solver_pece() -> None:
 
     Parameters
     ----------
-    predictor_order, corrector_order, tau, tau_start, tau_end, tau_at, s_noise, simple_order_2, last_prediction : as for
-        `sa_solver`
+    predictor_order, corrector_order, tau, tau_start, tau_end, tau_at, tau_range : as for `sa_solver`
+    s_noise, simple_order_2, last_prediction : as for `sa_solver`
 
     Notes
     -----

@@ -8,10 +8,11 @@ Arguments, errors and results as in `ksched.schedules.training_table`.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 
-from ksched.options import Count, Finite, Positive, WholePositive, check_steps
+from ksched.options import Between, Count, Finite, Positive, WholePositive, check_steps
 from ksched.processes import Flow, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules.power import finish
@@ -22,6 +23,7 @@ __all__ = [
     "calculate_bong_tangent_sigmas",
     "calculate_cosine_sigmas",
     "calculate_flux2_sigmas",
+    "calculate_ideogram4_sigmas",
     "calculate_linear_quadratic_sigmas",
     "calculate_ltxv_sigmas",
 ]
@@ -217,3 +219,52 @@ def calculate_flux2_sigmas(
     _no_sigma_min("flux2", sigma_min)
     span = Span.of(process, None, sigma_max)
     return _on(span, _shifted(steps, mu_for_flux2(round(width * height / 256), steps)))
+
+
+def calculate_ideogram4_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    width: WholePositive = 1024,
+    height: WholePositive = 1024,
+    mu: Annotated[float, Between(-10.0, 10.0)] = 0.0,
+    std: Annotated[float, Between(0.1, 5.0)] = 1.5,
+    clamp: bool = False,
+) -> Array:
+    """Levels of a flow process at even quantiles of a logit-normal distribution, shifted for the size of the image.
+
+    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
+    on top.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+    width, height : of the image, in pixels
+    mu : mean of the logit of sigma for 512 x 512 pixels; half the logarithm of how many times more there are is added
+    std : its standard deviation
+    clamp : keep sigma between the log-SNRs 15 and -18, so that the first level is 0.99988, as the model's own program
+
+    Raises
+    ------
+    ValueError : options with which levels fall on one number
+
+    Notes
+    -----
+    Ideogram 4's own program, https://github.com/ideogram-oss/ideogram4, docs/pipeline.md, "Noise schedule". It has mu 0
+    and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
+    """
+    from scipy.special import expit, ndtri
+
+    steps = check_steps(steps)
+    _no_sigma_min("ideogram4", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    mean = mu + 0.5 * (math.log(width) + math.log(height) - 2 * math.log(512))
+    curve: Array = expit(mean + std * ndtri(np.linspace(1, 0, steps + 1)))
+    if clamp:
+        curve[:-1] = np.clip(curve[:-1], expit(-7.5), expit(9.0))
+        return span.sigma_max * curve if span.process.is_flow else _on(span, curve)
+    if not (np.diff(curve) < 0).all():
+        raise ValueError("ideogram4: levels fall on one number; take a smaller image, mu or std, or fewer steps")
+    return _on(span, curve)

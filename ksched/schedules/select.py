@@ -122,6 +122,9 @@ SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
     _N.FLUX2: ScheduleSpec(
         "curve", curves.calculate_flux2_sigmas, "even, shifted by size and steps", "FLUX.2, ComfyUI"
     ),
+    _N.IDEOGRAM4: ScheduleSpec(
+        "curve", curves.calculate_ideogram4_sigmas, "logit-normal quantiles, shifted by size", "Ideogram 4, ComfyUI"
+    ),
     _N.BONG_TANGENT: ScheduleSpec("curve", curves.calculate_bong_tangent_sigmas, "two arctangents, to 0", "RES4LYF"),
     _N.COSINE: ScheduleSpec(
         "curve", curves.calculate_cosine_sigmas, "half a cosine of the root of the share", "reForge"
@@ -144,9 +147,14 @@ DIALECTS: Mapping[Dialect, Mapping[NoiseSchedule, Mapping[str, Any]]] = {
         _N.ALIGN_YOUR_STEPS: {"fit_range": False},
         _N.GITS: {"fit_range": False},
         _N.OPTIMAL_STEPS: {"fit_range": False},
+        _N.IDEOGRAM4: {"clamp": True},
     },
     Dialect.K_DIFFUSION: {_N.VP: {"own_range": True}},
-    Dialect.DIFFUSERS: {_N.BETA: {"domain": "sigma"}, _N.ALIGN_YOUR_STEPS: {"fit_range": False}},
+    Dialect.DIFFUSERS: {
+        _N.BETA: {"domain": "sigma"},
+        _N.ALIGN_YOUR_STEPS: {"fit_range": False},
+        _N.IDEOGRAM4: {"clamp": True},
+    },
     Dialect.A1111: {
         _N.SIMPLE: {"entries": "always"},
         _N.DDIM_UNIFORM: {"stride": "whole"},

@@ -6,8 +6,9 @@ of it is needed.
 """
 
 from ksched.integrations.comfyui.menus import register
+from ksched.integrations.comfyui.models import process_of
 from ksched.integrations.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, comfy_entrypoint
-from ksched.integrations.comfyui.sampling import calculate_sigmas, process_of, sampler_function
+from ksched.integrations.comfyui.sampling import calculate_sigmas, sampler_function
 
 __all__ = [
     "NODE_CLASS_MAPPINGS",

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from ksched.integrations.comfyui.sampling import NoiseKind
+from ksched.integrations.comfyui.noise import NoiseKind
+from ksched.integrations.comfyui.sampling import AUTO
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import Option, check_options
 from ksched.samplers.registry import dialect_options
@@ -17,6 +18,8 @@ from ksched.schedules import DIALECTS as SCHEDULE_DIALECTS
 __all__ = [
     "DENOISE",
     "DIALECT",
+    "LARGEST",
+    "METHOD",
     "MODEL",
     "NOISE",
     "RANGE",
@@ -32,7 +35,7 @@ __all__ = [
 ]
 
 #: ComfyUI's own stand-in for infinity, which its numbers cannot be
-_LARGEST = 999999999.9
+LARGEST = 999999999.9
 #: the value of an option that a dialect decides
 _AS_DIALECT = "as the dialect"
 #: ours are all right; others change numbers that a node's inputs say
@@ -99,8 +102,8 @@ def input_of(option: Option, text: str, decided: bool) -> Input:
         return Input(option.name, "COMBO", text, str(option.default), choices=choices)
     if option.kind is bool:
         return Input(option.name, "BOOLEAN", text, option.default)
-    low, high = max(option.low, -_LARGEST), min(option.high, _LARGEST)
-    default = min(max(option.default, low), high)
+    low, high = max(option.low, -LARGEST), min(option.high, LARGEST)
+    default = min(max(option.default or 0, low), high)
     if option.kind is int:
         return Input(option.name, "INT", text, int(default), int(low), int(high), 1)
     step = 0.01 if abs(default) >= 0.02 or default == 0 else 0.0001
@@ -118,7 +121,7 @@ def _value_of(option: Option, given: Any) -> Any:
             return option.kind(given)
         except ValueError:
             return given  # for the option to refuse
-    return math.inf if given == _LARGEST and option.high == math.inf else given
+    return math.inf if given == LARGEST and option.high == math.inf else given
 
 
 def option_values(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,15 +153,25 @@ def decided_of_schedule(schedule: NoiseSchedule) -> set[str]:
 DIALECT = Input(
     "dialect",
     "COMBO",
-    "comfyui: as ComfyUI's own of this name computes it. ksched: the published method, right on flow models too",
+    "whose levels the name means. comfyui: as ComfyUI computes them. ksched: as published",
     Dialect.COMFYUI.value,
     choices=tuple(dialect.value for dialect in _DIALECTS),
+)
+METHOD = Input(
+    "dialect",
+    "COMBO",
+    "whose method the name means. auto: ComfyUI's own where that is right; the published one on flow models where "
+    "ComfyUI's own overshoots, as some with CFG++ or noise do. comfyui: ComfyUI's own numbers on flow models too. "
+    "ksched: the published method on all models",
+    AUTO,
+    choices=(AUTO, *(dialect.value for dialect in _DIALECTS)),
 )
 NOISE = Input(
     "noise",
     "COMBO",
-    "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone. brownian: the same, "
-    "and the picture stays when the number of steps changes. comfyui: what ComfyUI's own sampler would draw",
+    "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone, or its index where "
+    "ksched noise is the NOISE. brownian: the same, and the picture stays when the number of steps changes. comfyui: "
+    "what ComfyUI's own sampler would draw, also under a mask",
     "seeded",
     choices=get_args(NoiseKind),
 )
@@ -182,8 +195,8 @@ def options_input(example: str) -> Input:
 
 
 RANGE = {
-    "sigma_min": Option("sigma_min", float, 0.0, 0.0, _LARGEST),
-    "sigma_max": Option("sigma_max", float, 0.0, 0.0, _LARGEST),
+    "sigma_min": Option("sigma_min", float, 0.0, 0.0, LARGEST),
+    "sigma_max": Option("sigma_max", float, 0.0, 0.0, LARGEST),
 }
 RANGE_TEXTS = {
     "sigma_min": "lowest noise level above 0; 0 is that of the model",

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
-from ksched.integrations.comfyui.sampling import calculate_sigmas, sampler_function
+from ksched.integrations.comfyui.sampling import (
+    AUTO,
+    NodeDialect,
+    calculate_sigmas,
+    node_dialect,
+    sampler_function,
+)
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.samplers.registry import samplers as all_samplers
 
@@ -20,7 +26,7 @@ def register(
     schedules: bool = True,
     *,
     prefix: str = "ksched_",
-    dialect: Dialect | str = Dialect.COMFYUI,
+    dialect: NodeDialect | str = AUTO,
 ) -> list[str]:
     """Put our samplers and schedules into the menus of KSampler, for every workflow.
 
@@ -32,7 +38,8 @@ def register(
     ----------
     samplers, schedules : what to put there
     prefix : before every name, such as "ksched_dpmpp_2m"
-    dialect : whose behaviour the names mean
+    dialect : whose method or levels a name means; "auto" is ComfyUI's own, but for samplers that overshoot on flow
+        models (see `sampler_function`)
 
     Returns
     -------
@@ -43,14 +50,14 @@ def register(
     ImportError : ComfyUI is not there: this must be called from within, such as by a node package
     """
     comfy: Any = importlib.import_module("comfy.samplers")
-    dialect = Dialect.parse(dialect)
+    spoken = node_dialect(dialect)
     return [
-        *(_samplers(comfy, prefix, dialect) if samplers else []),
-        *(_schedules(comfy, prefix, dialect) if schedules else []),
+        *(_samplers(comfy, prefix, spoken) if samplers else []),
+        *(_schedules(comfy, prefix, Dialect.COMFYUI if spoken == AUTO else spoken) if schedules else []),
     ]
 
 
-def _samplers(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
+def _samplers(comfy: Any, prefix: str, dialect: NodeDialect) -> list[str]:
     functions: Any = importlib.import_module("comfy.k_diffusion.sampling")
     menus = _distinct(comfy.SAMPLER_NAMES, comfy.KSampler.SAMPLERS)
     dropping: set[str] = getattr(comfy.KSampler, "DISCARD_PENULTIMATE_SIGMA_SAMPLERS", set())

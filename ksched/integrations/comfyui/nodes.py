@@ -7,7 +7,6 @@ A node is data, `Node`, from which both forms are made that ComfyUI knows: class
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from ksched.integrations.comfyui.inputs import (
     DENOISE,
     DIALECT,
+    LARGEST,
+    METHOD,
     MODEL,
     NOISE,
     RANGE,
@@ -30,10 +31,11 @@ from ksched.integrations.comfyui.inputs import (
     options_input,
     read_options,
 )
-from ksched.integrations.comfyui.sampling import NoiseKind, calculate_sigmas, process_of, sampler_function
+from ksched.integrations.comfyui.models import process_of
+from ksched.integrations.comfyui.noise import NoiseByItem, NoiseKind
+from ksched.integrations.comfyui.sampling import AUTO, calculate_sigmas, node_dialect, sampler_function
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.noise.seeded import SeededNoise
-from ksched.plan.rows import Draw
+from ksched.options import Option
 from ksched.samplers.facts import option_texts, sampler_facts
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
@@ -50,7 +52,7 @@ class Node:
     ----------
     name : unique among all nodes of ComfyUI
     title, category, description : as ComfyUI shows them
-    output : "SAMPLER", "SIGMAS" or "NOISE"
+    output : "SAMPLER", "SIGMAS", "NOISE" or "FLOAT"
     inputs : what it is given
     run : from the inputs by name to the output; those that are not required may be left out
     """
@@ -123,15 +125,19 @@ _UNDER = "sampling/custom_sampling"
 def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, Any]) -> Any:
     """A SAMPLER of ComfyUI's with our function."""
     function = sampler_function(name, dialect=dialect, noise=noise, **options)
-    inpaint: dict[str, Any] = {}
-    if Dialect.parse(dialect) is Dialect.COMFYUI:  # as for its own sampler of the name
-        for peer in sampler_spec(name).peers:
-            inpaint |= peer.inpaint
+    # under a mask, some of ComfyUI's own have noise of the whole batch, not of the item
+    own = noise == "comfyui" and node_dialect(dialect) in (AUTO, Dialect.COMFYUI)
+    inpaint = _inpainting(sampler_spec(name)) if own else {}
     return importlib.import_module("comfy.samplers").KSAMPLER(function, {}, inpaint)
 
 
+def _inpainting(spec: SamplerSpec) -> dict[str, Any]:
+    """Options of ComfyUI's own sampler of the name for runs under a mask."""
+    return {name: value for peer in spec.peers for name, value in peer.inpaint.items()}
+
+
 def _any_sampler() -> Node:
-    def run(sampler: str, dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", options: str = "") -> Any:
+    def run(sampler: str, dialect: str = AUTO, noise: NoiseKind = "seeded", options: str = "") -> Any:
         spec = sampler_spec(sampler)
         return _ksampler(spec.key, dialect, noise, read_options(options, f"sampler {spec.name}", spec.options))
 
@@ -143,21 +149,21 @@ def _any_sampler() -> Node:
         f"{_UNDER}/samplers/ksched",
         "Any sampler of ksched.",
         "SAMPLER",
-        (choice, DIALECT, NOISE, options_input("eta=0.5, s_noise=1.01")),
+        (choice, METHOD, NOISE, options_input("eta=0.5, s_noise=1.01")),
         run,
     )
 
 
 def _one_sampler(spec: SamplerSpec) -> Node:
-    def run(dialect: str = Dialect.COMFYUI.value, noise: NoiseKind = "seeded", **given: Any) -> Any:
+    def run(dialect: str = AUTO, noise: NoiseKind = "seeded", **given: Any) -> Any:
         return _ksampler(spec.name, dialect, noise, option_values(spec.own_options, given))
 
     texts, decided = option_texts(spec.function), decided_of_sampler(spec)
     inputs = [
-        input_of(option, texts.get(name, "an option of this sampler"), name in decided)
+        input_of(_with_number(spec, option), texts.get(name, "an option of this sampler"), name in decided)
         for name, option in spec.own_options.items()
     ]
-    noisy = "s_noise" in spec.own_options or spec.draws != 0
+    noisy = "s_noise" in spec.own_options or spec.draws != 0 or bool(_inpainting(spec))
     facts = "; ".join(f"{name}: {value}" for name, value in sampler_facts(spec).items())
     return Node(
         f"KSchedSampler_{spec.name}",
@@ -165,9 +171,17 @@ def _one_sampler(spec: SamplerSpec) -> Node:
         f"{_UNDER}/samplers/ksched",
         f"{_plain(spec.summary)} {facts}. Source: {spec.source}.",
         "SAMPLER",
-        (*inputs, DIALECT, *([NOISE] if noisy else [])),
+        (*inputs, METHOD, *([NOISE] if noisy else [])),
         run,
     )
+
+
+def _with_number(spec: SamplerSpec, option: Option) -> Option:
+    """An option whose default is no number, with that of ComfyUI's node of the sampler: its inputs are numbers."""
+    if option.default is not None:
+        return option
+    of_nodes = (peer.options for peer in spec.peers if peer.program is Dialect.COMFYUI and option.name in peer.options)
+    return option._replace(default=next(of_nodes, {option.name: option.low})[option.name])
 
 
 def _levels(
@@ -232,6 +246,28 @@ def _plan_sigmas() -> Node:
     return Node("KSchedPlanSigmas", "ksched plan sigmas", where, text, "SIGMAS", (MODEL, _PLAN, STEPS), run)
 
 
+def _percent() -> Node:
+    def run(model: Any, percent: float, actual: bool = False) -> float:
+        process = process_of(model.get_model_object("model_sampling"))
+        if actual and percent in (0, 1):
+            return process.sigma_min if percent else process.sigma_max
+        return min(process.sigma_after(percent), LARGEST)
+
+    text = "share of the run that is done: 0 is the start, 1 the end"
+    share = Input("percent", "FLOAT", text, 0.0, 0.0, 1.0, 0.0001, required=True)
+    text = "at 0 and 1, the highest and lowest level of the model, instead of one above all and 0"
+    return Node(
+        "KSchedPercentToSigma",
+        "ksched percent to sigma",
+        f"{_UNDER}/sigmas/ksched",
+        "The noise level at a share of a run's time, as ComfyUI's SamplingPercentToSigma: where a patch that says "
+        '"start at 20 %" starts.',
+        "FLOAT",
+        (MODEL, share, Input("actual", "BOOLEAN", text, False)),
+        run,
+    )
+
+
 def _one_schedule(schedule: NoiseSchedule) -> Node:
     spec, own = SCHEDULES[schedule], schedule_options(schedule)
     names = {"table": "model"} if "model" in own else {}  # there is a model among the inputs already
@@ -258,33 +294,21 @@ def _one_schedule(schedule: NoiseSchedule) -> Node:
     )
 
 
-@dataclass(frozen=True)
-class _NoiseByItem:
-    """A NOISE of ComfyUI's: the start noise of an item depends on its seed and nothing else."""
-
-    seed: int
-
-    def generate_noise(self, latent: Mapping[str, Any]) -> torch.Tensor:
-        """Noise for a LATENT, on the processor; item i has the seed plus i, or plus its batch index if it has one."""
-        samples = latent["samples"]
-        places = latent.get("batch_index") or range(samples.shape[0])
-        like = torch.empty(samples.shape, dtype=samples.dtype)
-        return SeededNoise(tuple(self.seed + int(i) for i in places))(Draw(math.inf, math.inf), like)
-
-
 def _noise() -> Node:
-    def run(seed: int) -> _NoiseByItem:
-        return _NoiseByItem(seed)
+    def run(seed: int, start: bool = True) -> NoiseByItem:
+        return NoiseByItem(seed, start)
 
     text = "of the first image of the batch; the next has the next one"
     seed = Input("seed", "INT", text, 0, 0, 2**64 - 1, 1, required=True)
+    text = "off for a run that goes on where another ended: no noise at its start, that of the seed in its steps"
     return Node(
         "KSchedNoise",
         "ksched noise",
         f"{_UNDER}/noise",
-        "Start noise by item: an image alone is the image in its batch, on every machine.",
+        "Noise by item, at the start and in the steps of ksched's samplers: an image taken out of a batch is the image "
+        "in its batch, on every machine.",
         "NOISE",
-        (seed,),
+        (seed, Input("start", "BOOLEAN", text, True)),
         run,
     )
 
@@ -298,13 +322,14 @@ def _nodes() -> Iterator[Node]:
     yield _any_schedule()
     yield _plan_sampler()
     yield _plan_sigmas()
+    yield _percent()
     yield _noise()
     yield from map(_one_sampler, samplers())
     yield from map(_one_schedule, NoiseSchedule)
 
 
-#: All nodes: one for any sampler, one for any schedule, two for a plan, one for noise, then one for each sampler and
-#: each schedule.
+#: All nodes: one for any sampler, one for any schedule, two for a plan, one each for a share of a run and for noise,
+#: then one for each sampler and each schedule.
 NODES: tuple[Node, ...] = tuple(_nodes())
 #: What ComfyUI looks for in a node package.
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.name: node.v1 for node in NODES}

@@ -64,9 +64,11 @@ def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> 
     return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
 
 
-def renoise(run: SamplerContext[V], s: Level, t: Level, x: V, std: float, stream: int = 0) -> V:
+def renoise(
+    run: SamplerContext[V], s: Level, t: Level, x: V, std: float, stream: int = 0, limit: float = math.inf
+) -> V:
     """``x`` with noise of the interval from ``s`` to ``t`` added; none is drawn where ``std`` is 0."""
-    return x + std * run.noise(s, t, stream) if std > 0 else x
+    return x + std * run.noise(s, t, stream, limit) if std > 0 else x
 
 
 def churn(

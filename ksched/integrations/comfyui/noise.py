@@ -1,0 +1,89 @@
+"""Noise of ComfyUI's by item: the NOISE of the start, and how the steps learn which items run."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from ksched.noise.seeded import SeededNoise
+from ksched.plan.rows import Draw
+from ksched.samplers.spec import SamplerSpec
+
+__all__ = ["ItemSeed", "NoiseByItem", "NoiseKind", "NoiseSampler", "asked_with_tensors", "comfyui_noise", "seeds_of"]
+
+#: Where noise comes from: by item and place in the run; parts of one path by item; ComfyUI's own stream, of the batch.
+NoiseKind = Literal["seeded", "brownian", "comfyui"]
+
+NoiseSampler: TypeAlias = Callable[[Any, Any], Any]
+
+
+class ItemSeed(int):
+    """A seed that knows which items of a batch it is for.
+
+    ComfyUI gives a sampler function the seed of the NOISE and nothing else of it. As a number this is that seed.
+    """
+
+    items: Sequence[int] | None = None
+
+
+class NoiseByItem:
+    """A NOISE of ComfyUI's: the noise of an item, of start and steps, depends on its seed and nothing else.
+
+    Parameters
+    ----------
+    seed : of item 0; item i has the seed plus i
+    start : False starts without noise, as DisableNoise, where a run goes on that another began; the steps have theirs
+    """
+
+    def __init__(self, seed: int, start: bool = True) -> None:
+        self.seed = ItemSeed(seed)
+        self.start = start
+
+    def generate_noise(self, latent: Mapping[str, Any]) -> Any:
+        """Noise for a LATENT, on the processor, item i by its place or by its batch index; `seed` then knows them.
+
+        A latent of several parts, such as of pictures and sound, has independent noise for each.
+        """
+        samples = latent["samples"]
+        items = tuple(int(i) for i in latent.get("batch_index") or range(samples.shape[0]))
+        self.seed.items = items
+        if not getattr(samples, "is_nested", False):
+            return self._drawn(samples, items, 0)
+        return type(samples)([self._drawn(part, items, k) for k, part in enumerate(samples.unbind())])
+
+    def _drawn(self, samples: torch.Tensor, items: Sequence[int], part: int) -> torch.Tensor:
+        like = torch.empty(samples.shape, dtype=samples.dtype)
+        if not self.start:
+            return like.zero_()
+        return SeededNoise(tuple(int(self.seed) + i for i in items))(Draw(math.inf, math.inf, 0, part), like)
+
+
+def seeds_of(seed: Any, batch: int) -> Any:
+    """The seed of a run, as `ksched.Sampler.sample` takes it: one for each item, where the seed knows the items.
+
+    Items of another latent, which is not as long, are none of this run.
+    """
+    if not isinstance(seed, ItemSeed):
+        return seed
+    items = seed.items
+    return int(seed) if items is None or len(items) != batch else tuple(int(seed) + i for i in items)
+
+
+def asked_with_tensors(noise_sampler: NoiseSampler, x: torch.Tensor) -> Callable[[float, float], Any]:
+    """A noise sampler asked with tensors, as those of k-diffusion expect."""
+    return lambda sigma, sigma_next: noise_sampler(x.new_full((), sigma), x.new_full((), sigma_next))
+
+
+def comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSampler:
+    """The noise of ComfyUI's own sampler of that name, as the version that runs makes it."""
+    comfy: Any = importlib.import_module("comfy.k_diffusion.sampling")
+    made: NoiseSampler
+    if spec.brownian_tree:
+        made = comfy.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min(), sigmas.max(), seed=seed, cpu=True)
+    else:
+        made = comfy.default_noise_sampler(x, seed=seed)
+    return made
