@@ -109,7 +109,8 @@ def short_normals(keys: Sequence[Key], count: int) -> Floats:
     a, b, c, d = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
     sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
     mixed = (sum1 + difference1, sum2 + difference2, sum1 - difference1, sum2 - difference2)
-    return np.concatenate(mixed, axis=1)[:, :count]
+    result: Floats = np.concatenate(mixed, axis=1, dtype=np.float32)[:, :count]
+    return result
 
 
 _only_one = threading.Lock()
