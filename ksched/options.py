@@ -6,10 +6,12 @@ import inspect
 import math
 import sys
 import types as _types
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
+
+from ksched.spelling import did_you_mean
 
 __all__ = [
     "Between",
@@ -147,8 +149,17 @@ def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(
+    owner: str, known: Mapping[str, Option], given: Mapping[str, Any], *, beside: Iterable[str] = ()
+) -> dict[str, Any]:
     """Given options under our names, in their own types.
+
+    Parameters
+    ----------
+    owner : whose options they are, for messages
+    known : the options that it has
+    given : values by name
+    beside : other words that may have been meant, such as arguments of the function that was called
 
     Raises
     ------
@@ -157,8 +168,16 @@ def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, A
     given = our_words(known, given)
     for name in given:
         if name not in known:
-            raise TypeError(f"{owner} has no option {name!r}; it has {', '.join(map(str, known.values())) or 'none'}")
+            raise TypeError(f"{owner} has no option {name!r}{_instead(name, known, beside)}")
     return {name: known[name].check(owner, value) for name, value in given.items()}
+
+
+def _instead(name: str, known: Mapping[str, Option], beside: Iterable[str]) -> str:
+    """What to write instead of an unknown option."""
+    near = did_you_mean(name, [*known, *beside])
+    if near or not known:
+        return near or "; it has none"
+    return f"; it has {', '.join(known)}"
 
 
 def check_steps(steps: Any) -> int:

@@ -125,7 +125,7 @@ def split_options(
 ) -> dict[str, dict[str, Any]]:
     """``name=value`` texts as options of samplers, and of schedules where no sampler has one of that name."""
     own = {name: known for sampler in samplers for name, known in sampler_spec(sampler).options.items()}
-    theirs = {key: known for name in schedules for key, known in schedule_options(NoiseSchedule(name)).items()}
+    theirs = {key: known for name in schedules for key, known in schedule_options(name).items()}
     theirs |= {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     owner = f"sampler {' or '.join(samplers)} with schedule {' or '.join(schedules)}"
     values = read_options(option, owner, {**theirs, **own})

@@ -119,7 +119,7 @@ def _levels_of(best: Error | None) -> str:
     """The schedule with which a sampler has its smallest error."""
     if best is None:
         return ""
-    return "its own levels" if best.schedule is None else best.schedule.value
+    return "its own levels" if best.schedule is None else str(best.schedule)
 
 
 def _percent(value: float) -> str:

@@ -14,13 +14,13 @@ from rich.table import Table
 from ksched.cli.common import AsJSON, plain_number, screen
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect
 from ksched.options import Option
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
 from ksched.samplers.registry import AUTO, dialect_options, sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
+from ksched.schedules.select import DIALECTS, schedule_name, schedule_options, schedule_spec, schedules
 
 __all__ = ["list_names"]
 
@@ -35,44 +35,42 @@ def list_names(
     both = only_samplers == only_schedules
     of_samplers, of_schedules = both or only_samplers, both or only_schedules
     specs = list(samplers()) if of_samplers else []
-    schedules = list(SCHEDULES) if of_schedules else []
+    rules = list(schedules()) if of_schedules else []
     if name is not None:
-        specs, schedules = _found(name, [*specs, *([AUTO] * of_samplers)], schedules)
-        of_samplers, of_schedules = bool(specs), bool(schedules)
+        specs, rules = _found(name, [*specs, *([AUTO] * of_samplers)], rules)
+        of_samplers, of_schedules = bool(specs), bool(rules)
     if as_json:
         facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}
-        facts |= {"schedules": [_schedule_json(schedule) for schedule in schedules]} if of_schedules else {}
+        facts |= {"schedules": [_schedule_json(rule) for rule in rules]} if of_schedules else {}
         print(json.dumps(facts, indent=2, allow_nan=False))
     elif name is not None:
         width = min(screen().width, 100)
-        print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in schedules)]))
+        print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in rules)]))
     else:
-        _print_tables(specs, schedules)
+        _print_tables(specs, rules)
 
 
-def _print_tables(specs: Sequence[SamplerSpec], schedules: Sequence[NoiseSchedule]) -> None:
+def _print_tables(specs: Sequence[SamplerSpec], rules: Sequence[str]) -> None:
     console = screen()
     if specs:
         console.print(_sampler_table(specs, console.width))
-    if schedules:
+    if rules:
         console.print(_schedule_table())
 
 
-def _found(
-    name: str, specs: list[SamplerSpec], schedules: list[NoiseSchedule]
-) -> tuple[list[SamplerSpec], list[NoiseSchedule]]:
+def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[SamplerSpec], list[str]]:
     """Of the listed, the sampler and the schedule of a name, in any spelling; an exact name goes before others."""
-    exact = [spec for spec in specs if spec.name == name], [rule for rule in schedules if rule == name]
+    exact = [spec for spec in specs if spec.name == name], [rule for rule in rules if rule == name]
     if any(exact):
         return exact
     errors: list[str] = []
-    found: tuple[list[SamplerSpec], list[NoiseSchedule]] = ([], [])
+    found: tuple[list[SamplerSpec], list[str]] = ([], [])
     try:
         found[0].extend([sampler_spec(name)] if specs else [])
     except ValueError as error:
         errors.append(str(error))
     try:
-        found[1].extend([NoiseSchedule.parse(name)] if schedules else [])
+        found[1].extend([schedule_name(name)] if rules else [])
     except ValueError as error:
         errors.append(str(error))
     if not any(found):
@@ -107,9 +105,9 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
 
 def _schedule_table() -> Table:
     table = Table("schedule", "levels", "options", "source", title="Noise schedules")
-    for name, rule in SCHEDULES.items():
+    for name, rule in schedules().items():
         options = "\n".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
-        table.add_row(name.value, rule.formula, options or "-", rule.source)
+        table.add_row(str(name), rule.formula, options or "-", rule.source)
     return table
 
 
@@ -123,11 +121,11 @@ def _sampler_page(spec: SamplerSpec, width: int) -> str:
     return _page(f"sampler {spec.name}", summary, facts, spec.own_options, texts, dialects, names, width)
 
 
-def _schedule_page(name: NoiseSchedule, width: int) -> str:
+def _schedule_page(name: str, width: int) -> str:
     """Everything about a noise schedule, as text."""
-    rule = SCHEDULES[name]
+    rule = schedule_spec(name)
     dialects = {dialect: DIALECTS[dialect].get(name, {}) for dialect in Dialect}
-    names = [(peer.program, peer.name) for peer in PEERS if peer.schedule is name]
+    names = [(peer.program, peer.name) for peer in PEERS if peer.schedule == name]
     facts = {"source": rule.source}
     texts, options = option_texts(rule.function), schedule_options(name)
     return _page(f"schedule {name}", rule.formula, facts, options, texts, dialects, names, width)
@@ -188,8 +186,8 @@ def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
     }
 
 
-def _schedule_json(name: NoiseSchedule) -> dict[str, Any]:
-    rule = SCHEDULES[name]
+def _schedule_json(name: str) -> dict[str, Any]:
+    rule = schedule_spec(name)
     options = _option_facts(schedule_options(name))
     return {"name": name, "formula": rule.formula, "source": rule.source, "options": options}
 

@@ -23,7 +23,7 @@ from ksched.cli.common import (
 from ksched.cli.process import ProcessName, make_process
 from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import plan_spec, sampler_spec
-from ksched.schedules import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 
 __all__ = ["print_plan"]
 
@@ -53,7 +53,7 @@ def print_plan(
 
     named = read_plan(Path(sampler)) if sampler.lower().endswith(".json") else sampler
     spec = sampler_spec(named) if isinstance(named, str) else plan_spec(named)
-    rule = NoiseSchedule.parse(schedule or NoiseSchedule.default())
+    rule = schedule_name(schedule or NoiseSchedule.default())
     known = {**({} if spec.levels else schedule_options(rule)), **spec.options}
     owner = f"sampler {spec.name}" + ("" if spec.levels else f" with schedule {rule}")
     options = read_options(option, owner, known)

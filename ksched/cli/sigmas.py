@@ -21,8 +21,8 @@ from ksched.cli.common import (
     read_options,
 )
 from ksched.cli.process import ProcessName, make_process
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.schedules import calculate_sigmas, schedule_options
+from ksched.names.enums import Dialect
+from ksched.schedules.select import calculate_sigmas, schedule_name, schedule_options
 
 __all__ = ["print_sigmas"]
 
@@ -40,7 +40,7 @@ def print_sigmas(
     as_json: AsJSON = False,
 ) -> None:
     """Print the noise levels of a schedule."""
-    name, spoken = NoiseSchedule.parse(schedule), Dialect.parse(dialect)
+    name, spoken = schedule_name(schedule), Dialect.parse(dialect)
     made = make_process(process, shift, zero_terminal_snr)
     options = read_options(option, f"schedule {name}", schedule_options(name))
     levels = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=spoken, **options)

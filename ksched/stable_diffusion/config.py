@@ -12,12 +12,11 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
-from ksched.names.enums import NoiseSchedule
+from ksched.names.enums import NoiseSchedule, Prediction
 from ksched.names.labels import parse_label
 from ksched.options import Option, check_options, our_words
 from ksched.samplers.registry import sampler_spec
-from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 from ksched.storage.texts import parse_json, parse_toml
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
@@ -111,8 +110,8 @@ class SamplingConfig:
     strength: float = 0.75
 
     def __post_init__(self) -> None:
-        spec = _spec_of(_text("sampler", self.sampler))
-        schedule = NoiseSchedule.parse(_text("schedule", self.schedule))
+        spec = sampler_spec(_text("sampler", self.sampler))
+        schedule = str(schedule_name(_text("schedule", self.schedule)))
         count = None if self.count is None else _whole("count", self.count, 1, 1_000_000)
         seed = _seeds(self.seed, count)
         given: dict[str, Any] = {
@@ -126,24 +125,22 @@ class SamplingConfig:
             "height": _side("height", self.height),
             "count": count or (1 if isinstance(seed, int) else len(seed)),
             "sampler": spec.key,
-            "schedule": schedule.value,
+            "schedule": schedule,
             "strength": _number("strength", self.strength, 0.0, 1.0),
         }
         if spec.levels is not None:
             if spec.steps and given["steps"] not in spec.steps:
                 numbers = " or ".join(map(str, spec.steps))
                 raise ValueError(f"steps must be {numbers}, as sampler {spec.name} has; got {given['steps']}")
-            if schedule is not NoiseSchedule.default():
-                raise ValueError(
-                    f"sampler {spec.name} has noise levels of its own; leave out schedule {schedule.value}"
-                )
+            if schedule != NoiseSchedule.default():
+                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule {schedule}")
             if self.schedule_options:
                 raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule_options")
         if given["strength"] == 0:
             raise ValueError("strength must be above 0; got 0. At 0 there is nothing to run: take the image as it is")
         tables: dict[str, tuple[str, Mapping[str, Option]]] = {
             "sampler_options": (f"sampler {spec.name}", spec.options),
-            "schedule_options": (f"schedule {schedule.value}", {**schedule_options(schedule), **_RANGE}),
+            "schedule_options": (f"schedule {schedule}", {**schedule_options(schedule), **_RANGE}),
             "process": ("process", _PROCESS),
         }
         for name, (owner, known) in tables.items():
@@ -210,7 +207,7 @@ class SamplingConfig:
             if beside := {"sampler", "schedule"} & given.keys():
                 raise ValueError(f"label names sampler and schedule; leave out {' and '.join(sorted(beside))}, or it")
             sampler, schedule = parse_label(given.pop("label"))
-            given |= {"sampler": sampler.value, "schedule": schedule.value}
+            given |= {"sampler": sampler.value, "schedule": schedule}
         return cls(**{**preset, **given})
 
     def to_dict(self) -> dict[str, Any]:
@@ -317,14 +314,8 @@ def _options(name: str, owner: str, known: Mapping[str, Option], given: Any) -> 
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{owner}: {key} must be a number; got nan")
     texts = {key: _text(key, value) for key, value in given.items() if key in known and known[key].kind is str}
+    Prediction.parse(texts.get("prediction_type", Prediction.EPSILON))  # refuses an unknown one
     return {**check_options(owner, known, {key: value for key, value in given.items() if key not in texts}), **texts}
-
-
-def _spec_of(sampler: str) -> SamplerSpec:
-    try:
-        return sampler_spec(sampler)
-    except ValueError as error:
-        raise ValueError(f"{error}{_split_of(sampler)}") from None
 
 
 def _split_of(label: Any) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import diffusers
 import torch
 
-from ksched.denoisers.denoiser import Prediction
 from ksched.dialects.diffusers.networks import prediction_of
 from ksched.dialects.diffusers.process import process_of
 from ksched.integrations.diffusers.scheduler import KSchedScheduler
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.resolution_shift import mu_for_tokens
 from ksched.storage.texts import parse_json

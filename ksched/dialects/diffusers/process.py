@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, is_told_data
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.names.sampler_type import ScheduleName
+from ksched.names.enums import Dialect, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
-from ksched.schedules import calculate_sigmas
+from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
@@ -37,10 +36,9 @@ Settings = Mapping[str, Any]
 
 def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
     """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
-    kinds: dict[str, Prediction] = {"flow_prediction": "flow"}
-    kind: Any = kinds.get(prediction, prediction)
+    kind = Prediction.parse(prediction)
     if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call the F of this process alone
-        kind = "edm"
+        kind = Prediction.EDM
     if process.zero_terminal_snr and kind == "epsilon":
         # what a table stands in for with a large sigma has an eps; pure noise has none
         if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
@@ -147,7 +145,7 @@ def _preserves(stock: str) -> bool:
 def scheduled_sigmas(
     config: Settings,
     process: Process,
-    schedule: ScheduleName | NoiseSchedule | str,
+    schedule: Schedule,
     steps: int,
     dialect: Dialect = Dialect.KSCHED,
     options: Settings | None = None,
