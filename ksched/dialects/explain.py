@@ -196,7 +196,7 @@ def _described(one: Configuration) -> list[str]:
         lines += [f"  there: {one.note.replace('`', '')}"] if one.note else []
     if one.schedule is not None:
         rule = schedule_spec(one.schedule)
-        lines.append(f"  {one.schedule}: {rule.formula}. {rule.source}.")
+        lines.append(f"  {one.schedule}: {rule.formula}." + (f" {rule.source}." if rule.source else ""))
     return lines
 
 

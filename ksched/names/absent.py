@@ -52,7 +52,6 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
     ),
     "rk_beta": "it is a menu of RES4LYF's; 'res_2s', 'res_3s', 'etdrk4' and 'rk4' are methods of that menu",
     **dict.fromkeys(("ancestral", "sde"), "take 'euler_ancestral', or 'dpmpp_2m_sde' for order 2"),
-    **dict.fromkeys(("restart_sampler", "restart_heun"), "take 'restart'"),
     "ab_norsett": "take 'exp_ab'",
     **dict.fromkeys(("consistency", "cm", "multistep_consistency"), "take 'lcm'"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, OF_REFORGE, WHOL
 from ksched.schedules.grid import Grid
 from ksched.types import Tensor
 
-__all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]
+__all__ = ["Tried", "dpm_adaptive", "pid_factor", "rk_adaptive"]
 
 #: tries after which a run is given up: hundreds of times as many as any that gets somewhere
 MOST_TRIES = 5000
@@ -56,6 +56,11 @@ class Tried:
     error: float = 0.0
     accepted: int = 0
     rejected: int = 0
+
+
+def pid_factor(inverse_errors: Sequence[float], powers: Sequence[float]) -> float:
+    """What a PID controller multiplies a step size by, before limits: inverse errors, the newest first, to powers."""
+    return math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True))
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Controller:
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
         powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
-        factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
+        factor = pid_factor((now, last, older), [power / self.order for power in powers])
         factor = 1 + math.atan(factor - 1)
         accept = factor >= self.accept_safety
         errors = (now, last) if accept else (last, older)
