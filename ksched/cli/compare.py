@@ -51,7 +51,7 @@ def compare_images(
     schedules: Annotated[
         str, typer.Option("--schedules", metavar="A,B,...", help="See 'ksched list'.")
     ] = "karras,beta",
-    steps: Annotated[str, typer.Option("--steps", "-n", metavar="N,N,...", help="1 to 150.")] = "4,8,16",
+    steps: Annotated[str, typer.Option("--steps", "-n", metavar="N,N,...", help="1 to 1000.")] = "4,8,16",
     option: Options = None,
     prompted: GuidanceOptions,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every image.", show_default="0")] = None,
@@ -107,7 +107,7 @@ def _row(
         "schedule_options": {*schedule_options(schedule), "sigma_min", "sigma_max"},
     }
     own = {key: {name: value for name, value in options[key].items() if name in known[key]} for key in known}
-    entries = {**base.single(0).to_dict(), "sampler": sampler, "schedule": schedule, **own}
+    entries = {**base.single(0).to_dict(), "sampler": sampler, "schedule": schedule, **own, "sigmas": None}
     return [SamplingConfig.from_dict({**entries, "steps": count}) for count in counts]
 
 

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from ksched.cli.common import AsJSON, plain_number, screen
+from ksched.cli.common import AsJSON, complete_name, plain_number, screen
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import Dialect
@@ -24,9 +24,13 @@ from ksched.schedules.select import DIALECTS, schedule_name, schedule_options, s
 
 __all__ = ["list_names"]
 
+_SAMPLER_COLUMNS = ("sampler", "order", "weak", "calls", "to 0", "noise", "also")
+
 
 def list_names(
-    name: Annotated[str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.", autocompletion=complete_name)
+    ] = None,
     only_samplers: Annotated[bool, typer.Option("--samplers", help="Only the samplers.")] = False,
     only_schedules: Annotated[bool, typer.Option("--schedules", help="Only the noise schedules.")] = False,
     as_json: AsJSON = False,
@@ -81,8 +85,12 @@ def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[
 
 def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
     wide = width >= 120
-    columns = ["sampler", "order", "weak", "calls", "to 0", "noise", "also", *(["what it is"] if wide else [])]
-    table = Table(*columns, title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = [*_SAMPLER_COLUMNS, *(["what it is"] if wide else [])]
+    if width < 76:  # names are never cut: these are on the page of each
+        columns = [column for column in columns if column not in ("weak", "to 0", "also")]
+    for column in columns:
+        table.add_column(column, no_wrap=column == "sampler")
     table.title_justify = table.caption_justify = "left"
     table.caption = "calls and noise: per step; weak: order of the law with noise\n'ksched list NAME' tells all of one"
     for spec in specs:
@@ -90,21 +98,18 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
         to_zero = spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-"
         noise = "varies" if spec.draws is None else spec.draws or "-"
         also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
-        cells = [
-            spec.name,
-            spec.order,
-            "-" if spec.weak_order is None else spec.weak_order,
-            calls,
-            to_zero,
-            noise,
-            also,
-        ]
-        table.add_row(*map(str, cells), *([spec.summary.replace("`", "")] if wide else []))
+        weak = "-" if spec.weak_order is None else spec.weak_order
+        cells = dict(zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True))
+        cells["what it is"] = spec.summary.replace("`", "")
+        table.add_row(*(str(cells[column]) for column in columns))
     return table
 
 
 def _schedule_table() -> Table:
-    table = Table("schedule", "levels", "options", "source", title="Noise schedules")
+    table = Table(title="Noise schedules")
+    table.add_column("schedule", no_wrap=True)
+    for column in ("levels", "options", "source"):
+        table.add_column(column, overflow="fold")
     for name, rule in schedules().items():
         options = "\n".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
         table.add_row(str(name), rule.formula, options or "-", rule.source)

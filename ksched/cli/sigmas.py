@@ -17,6 +17,7 @@ from ksched.cli.common import (
     SigmaMin,
     Steps,
     ZeroSNR,
+    complete_schedule,
     plain_number,
     read_options,
 )
@@ -28,7 +29,9 @@ __all__ = ["print_sigmas"]
 
 
 def print_sigmas(
-    schedule: Annotated[str, typer.Argument(help="Noise schedule; see 'ksched list'.")],
+    schedule: Annotated[
+        str, typer.Argument(help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule)
+    ],
     steps: Steps = 20,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,

@@ -60,7 +60,7 @@ class Tried:
 
 def pid_factor(inverse_errors: Sequence[float], powers: Sequence[float]) -> float:
     """What a PID controller multiplies a step size by, before limits: inverse errors, the newest first, to powers."""
-    return math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True))
+    return float(math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True)))
 
 
 @dataclass(frozen=True)

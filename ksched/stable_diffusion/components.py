@@ -111,6 +111,8 @@ class Components:
         own = sampler_spec(config.sampler).levels
         if own is not None:
             sigmas = np.asarray(own(config.steps, process, **config.sampler_options))
+        elif config.sigmas is not None:
+            sigmas = np.asarray(config.sigmas)
         else:
             sigmas = scheduled_sigmas(
                 trained.settings, process, config.schedule, config.steps, options=config.schedule_options

@@ -16,6 +16,7 @@ from ksched.names.enums import NoiseSchedule, Prediction
 from ksched.names.labels import parse_label
 from ksched.options import Option, check_options, our_words
 from ksched.samplers.registry import sampler_spec
+from ksched.schedules.grid import check_sigmas
 from ksched.schedules.select import schedule_name, schedule_options
 from ksched.storage.texts import parse_json, parse_toml
 
@@ -57,6 +58,7 @@ _PROCESS: Mapping[str, Option] = {
 _RANGE = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
 _LARGEST_SEED = 2**63 - 1  # of a torch.Generator, on every device
 _LARGEST_SIDE = 16384
+_MOST_STEPS = 1000
 _SHORTHANDS = ("label", "preset")
 
 
@@ -67,7 +69,7 @@ class SamplingConfig:
     Parameters
     ----------
     prompt, negative_prompt : what to draw, and what to keep away from
-    steps : of the schedule, 1 to 150; with ``strength`` the last part of them is run
+    steps : of the schedule, 1 to 1000; with ``strength`` the last part of them is run
     guidance_scale : of classifier-free guidance, 0 to 100; 1 is none
     guidance_rescale : share of the contrast that guidance added which is taken away, 0 to 1 (see
         `ksched.guidance.rescale`)
@@ -80,6 +82,7 @@ class SamplingConfig:
     process : settings of the model's scheduler to override: prediction_type, beta_schedule, beta_start, beta_end,
         rescale_betas_zero_snr, shift
     strength : how much a given image is changed, above 0 to 1: the share of the steps that are run
+    sigmas : noise levels to run exactly as given, instead of a schedule; leave the schedule as it is then
 
     Raises
     ------
@@ -108,6 +111,7 @@ class SamplingConfig:
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
     process: Mapping[str, Any] = field(default_factory=dict)
     strength: float = 0.75
+    sigmas: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         spec = sampler_spec(_text("sampler", self.sampler))
@@ -117,7 +121,7 @@ class SamplingConfig:
         given: dict[str, Any] = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
-            "steps": _whole("steps", self.steps, 1, 150),
+            "steps": _steps(self.steps),
             "guidance_scale": _number("guidance_scale", self.guidance_scale, 0.0, 100.0),
             "guidance_rescale": _number("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             "seed": seed,
@@ -132,10 +136,12 @@ class SamplingConfig:
             if spec.steps and given["steps"] not in spec.steps:
                 numbers = " or ".join(map(str, spec.steps))
                 raise ValueError(f"steps must be {numbers}, as sampler {spec.name} has; got {given['steps']}")
-            if schedule != NoiseSchedule.default():
-                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule {schedule}")
-            if self.schedule_options:
-                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule_options")
+            self._check_no_schedule(f"sampler {spec.name} has noise levels of its own", schedule)
+            if self.sigmas is not None:
+                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out sigmas")
+        elif self.sigmas is not None:
+            self._check_no_schedule("sigmas are run as they are", schedule)
+            given |= _own_levels(self.sigmas, given["steps"])
         if given["strength"] == 0:
             raise ValueError("strength must be above 0; got 0. At 0 there is nothing to run: take the image as it is")
         tables: dict[str, tuple[str, Mapping[str, Option]]] = {
@@ -146,6 +152,12 @@ class SamplingConfig:
         for name, (owner, known) in tables.items():
             given[name] = MappingProxyType(_options(name, owner, known, getattr(self, name)))
         vars(self).update(given)  # frozen, but for this
+
+    def _check_no_schedule(self, why: str, schedule: str) -> None:
+        if schedule != NoiseSchedule.default():
+            raise ValueError(f"{why}; leave out schedule {schedule}")
+        if self.schedule_options:
+            raise ValueError(f"{why}; leave out schedule_options")
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -211,8 +223,12 @@ class SamplingConfig:
         return cls(**{**preset, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain data; None where the size is left to others."""
+        """Every field as plain data, without sigmas where there are none; None where the size is left to others."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.sigmas is None:  # as configurations were before there was this field
+            del plain["sigmas"]
+        else:
+            plain["sigmas"] = list(self.sigmas)
         listed = {name: dict(value) for name, value in plain.items() if isinstance(value, Mapping)}
         return plain | listed | {"seed": self.seed if isinstance(self.seed, int) else list(self.seed)}
 
@@ -269,6 +285,22 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ValueError(f"{name} must be at least {low} and at most {high}; got {value}")
     return number
+
+
+def _steps(value: Any) -> int:
+    try:
+        return _whole("steps", value, 1, _MOST_STEPS)
+    except ValueError as error:
+        raise ValueError(str(error).replace(";", ", as many as models are trained with;")) from None
+
+
+def _own_levels(sigmas: Any, steps: int) -> dict[str, Any]:
+    """Noise levels of one's own, checked, and how many steps they make."""
+    levels = check_sigmas(sigmas, math.inf).tolist()
+    count = _steps(len(levels) - 1)
+    if steps not in (count, 20):  # the default, where nothing was said
+        raise ValueError(f"steps must be left out where sigmas are given: they make {count} steps; got {steps}")
+    return {"sigmas": tuple(levels), "steps": count}
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
