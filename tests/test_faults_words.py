@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -317,3 +318,33 @@ def test_row_42_names_in_the_messages_exist() -> None:
         for name, instead in table.items():
             assert not kind.is_name(name), name
             assert set(re.findall(r"'(\w+)'", instead)) <= words, instead
+
+
+# ------------------------------------------------------------------------------------------ row 40: names as types
+TYPED = """
+from ksched import SamplerName, ScheduleName, build_sampler
+
+right: SamplerName = "dpmpp_2m"
+wrong: SamplerName = "dpmp_2m"
+curve: ScheduleName = "karas"
+
+
+def run(name: SamplerName, schedule: ScheduleName) -> None:
+    build_sampler(name, schedule, 8)
+
+
+run("euler", "karras")
+run("eulr", "karras")
+"""
+
+
+def test_row_40_a_typo_in_a_name_fails_a_type_checker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = pytest.importorskip("mypy.api")
+    monkeypatch.setenv("MYPYPATH", str(Path(ksched.__file__).parents[1]))
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    how = ["--follow-imports", "silent", "--ignore-missing-imports", "--no-site-packages"]  # which take half a minute
+    out, _, code = api.run([str(file), *how, "--config-file", "", "--cache-dir", str(tmp_path / "cache")])
+    assert code == 1, out
+    lines = [line for line in out.splitlines() if "error:" in line]
+    assert [int(line.partition("typed.py:")[2].partition(":")[0]) for line in lines] == [5, 6, 14]
