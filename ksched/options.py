@@ -26,12 +26,16 @@ __all__ = [
     "Positive",
     "Share",
     "WholePositive",
+    "check_calls",
     "check_options",
     "check_steps",
     "check_whole",
     "options_of",
     "our_words",
 ]
+
+
+_MOST_CALLS = 100_000  # a plan of so many rows is made in some seconds
 
 
 class Between(NamedTuple):
@@ -193,6 +197,23 @@ def check_steps(steps: Any) -> int:
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
     return int(steps)
+
+
+def check_calls(calls: Any) -> int:
+    """A number of model calls to spend as an int.
+
+    Raises
+    ------
+    TypeError : not a whole number
+    ValueError : below 1, or so many that their plan would take minutes
+    """
+    if isinstance(calls, bool) or not isinstance(calls, Integral):
+        raise TypeError(f"calls must be a whole number of at least 1; got {calls!r}")
+    if calls < 1:
+        raise ValueError(f"calls must be a whole number of at least 1; got {calls}")
+    if int(calls) > _MOST_CALLS:
+        raise ValueError(f"calls must be at most {_MOST_CALLS}; got {calls}")
+    return int(calls)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

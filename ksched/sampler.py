@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
-from ksched.options import Option, check_options, check_steps, check_whole, our_words
+from ksched.options import Option, check_calls, check_options, check_steps, check_whole, our_words
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.probability_flow.inversion import invert, rising_plans
@@ -40,7 +39,6 @@ from ksched.types import Array, ArrayLike
 __all__ = ["Sampler", "build_sampler"]
 
 _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # of `build_sampler`
-_MOST_CALLS = 100_000  # a plan of so many rows is made in some seconds
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,6 +176,12 @@ class Sampler:
             spread is off by more than a factor of 3; looked at on the processor only, in 64 of its numbers, and only
             where noise hides the data
         """
+        check_state(x)
+        if _LARGEST < self.grid.levels[0].label < math.inf and x.dtype != torch.float64:
+            raise ValueError(
+                f"sigmas must be numbers that the state's dtype can hold; got {self.grid.levels[0].label:g} for "
+                f"{x.dtype}: take float64, or smaller ones"
+            )
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
         if self._start_check.judges(x):
             how["check_start"] = self._start_check
@@ -278,9 +282,14 @@ class Sampler:
     def live(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> torch.Tensor:
-        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout."""
+        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout.
+
+        Arguments, errors and warnings are those of `sample`.
+        """
         check_state(x)
         check_agreement(denoiser, self.process, self.sigmas)
+        if self._start_check.judges(x):
+            self._start_check(x.detach().contiguous())
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
         result: torch.Tensor = self.spec(
@@ -292,6 +301,9 @@ class Sampler:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
         schedule = "custom sigmas" if self.schedule is None else str(self.schedule)
         return f"Sampler({self.spec.name}, {schedule}, steps={self.steps}, process={self.process!r}{options})"
+
+
+_LARGEST = torch.finfo(torch.float32).max  # states are held in float32 at least
 
 
 def _frozen(values: list[float]) -> Array:
@@ -364,15 +376,9 @@ def _check_alone(sigmas: ArrayLike, schedule: Any, steps: Any, calls: Any, proce
 
 def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) -> Sampler:
     """The sampler of the most steps that make no more than so many model calls."""
-    if isinstance(calls, bool) or not isinstance(calls, Integral) or calls < 1:
-        raise (ValueError if isinstance(calls, int) and not isinstance(calls, bool) else TypeError)(
-            f"calls must be a whole number of at least 1; got {calls!r}"
-        )
-    if calls > _MOST_CALLS:
-        raise ValueError(f"calls must be at most {_MOST_CALLS}; got {calls}")
+    calls = check_calls(calls)
     if spec.adaptive:
         raise TypeError(f"{spec.name} makes as many model calls as its error estimate asks for; leave out calls")
-    calls = int(calls)
     if spec.steps:  # a plan, which has its own
         fits = [own for own in map(build, sorted(spec.steps, reverse=True)) if own.nfe <= calls]
         if not fits:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -214,3 +216,25 @@ def test_a_run_that_cannot_go_on_says_so(spec: SamplerSpec, monkeypatch: pytest.
         strict.sample(lambda x, sigma: torch.tanh(x), x)
     with pytest.raises(ValueError, match=r"must be errors that steps can keep to.*an error of inf at sigma"):
         strict.sample(lambda x, sigma: torch.tanh(x), x.float())
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "rk_adaptive"])
+def test_states_of_earlier_calls_are_not_held(name: str) -> None:
+    """Not even until the garbage is collected: a run holds what one try needs, however many there were."""
+    sampler = build_sampler(name, "karras", 4)
+    run = sampler.start(sampler.initial_state((1, 64), seed=0))
+    seen: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    gc.collect()
+    gc.disable()
+    try:
+        while not run.done:
+            x = run.x
+            seen.append(weakref.ref(x))
+            run.feed(x / (1 + run.sigma.reshape(-1, 1) ** 2))
+            del x
+            most = max(most, sum(ref() is not None for ref in seen))
+    finally:
+        gc.enable()
+    assert len(seen) > 12
+    assert most <= 3

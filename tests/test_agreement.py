@@ -178,3 +178,9 @@ def test_a_sigma_that_is_saved_is_plain_data() -> None:
     torch.save(run.sigma, file)
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=True), run.sigma)
+
+
+def test_a_level_that_the_model_does_not_have_is_named() -> None:
+    sampler = build_sampler("euler", sigmas=[5.0, 0.5, 0.0])
+    with pytest.raises(ValueError, match="the process of the denoiser ends at sigma 1, where the run has sigma 5"):
+        sampler.sample(silent(Flow()), sampler.initial_state((2, 3), seed=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from cases import NAMES, half, start_state
 from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
-from ksched.denoisers.denoiser import Prediction
 from ksched.execution.layout import layout
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register, Row
 
 LATENT = (2, 4, 8, 8)
 
@@ -105,7 +107,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.equal(result(start, weight).detach(), result(start.detach(), weight))
 
 
-NETWORKS: list[tuple[Process, Prediction]] = [
+NETWORKS: list[tuple[Process, str]] = [
     (VP(), "epsilon"),
     (VP(), "v_prediction"),
     (EDM(), "edm"),
@@ -125,9 +127,7 @@ NETWORKS: list[tuple[Process, Prediction]] = [
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_a_conversion_in_the_coefficients_is_the_conversion(
-    name: str, process: Process, prediction: Prediction
-) -> None:
+def test_a_conversion_in_the_coefficients_is_the_conversion(name: str, process: Process, prediction: str) -> None:
     """A `Denoiser` is asked for what its network says; a function around it is asked for the prediction of x0."""
     sampler = build_sampler(name, "karras", 5, process=process)
     denoiser = Denoiser(lambda x, timestep: torch.tanh(x) * 0.8, process, prediction)
@@ -161,3 +161,59 @@ def test_a_compiled_model_compiles_once() -> None:
     result = sampler.sample(torch.compile(model, fullgraph=True, backend=backend), x)
     assert len(compiled) == 1
     assert torch.equal(result, sampler.sample(model, x))
+
+
+def test_a_recorded_run_has_a_start_of_its_own() -> None:
+    """With gradients too, whoever made the start may use that tensor again."""
+    sampler = build_sampler("dpmpp_2m", "karras", 4)
+    start = start_state(VP(), sampler.sigmas[0]).requires_grad_() * 1.0
+    expected = sampler.sample(half, start).detach()
+    run = sampler.start(start)
+    with torch.no_grad():
+        start.zero_()
+    while not run.done:
+        run.feed(*half(run.x, run.sigma))
+    assert torch.equal(run.x.detach(), expected)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpmpp_2m_sde"])
+def test_a_start_in_odd_memory(name: str) -> None:
+    """A view that has gaps, or that is one item several times, is a start like its copy."""
+    sampler = build_sampler(name, "karras", 4)
+    whole = start_state(VP(), sampler.sigmas[0], (2, 4, 8, 8), dtype=torch.float32)
+    for x in (whole[:, :, ::2, 1:], whole[:1].expand(3, 4, 8, 8), whole.mT):
+        assert torch.equal(sampler.sample(half, x, seed=1), sampler.sample(half, x.clone().contiguous(), seed=1))
+
+
+@pytest.mark.parametrize("name", ["seeds_3", "dpmpp_sde", "euler_ancestral"])
+def test_a_run_has_noises_of_its_own(name: str) -> None:
+    """Whoever draws may fill one tensor again and again, with gradients too, and where a noise is used in more rows."""
+    sampler = build_sampler(name, "karras", 4)
+    start = start_state(VP(), sampler.sigmas[0])
+    buffer = torch.empty_like(start)
+
+    def noise(sigma: float, sigma_next: float) -> torch.Tensor:
+        return buffer.fill_(math.sin(1000 * sigma + sigma_next))
+
+    expected = sampler.sample(half, start, noise=lambda sigma, sigma_next: noise(sigma, sigma_next).clone())
+    for x in (start, start.clone().requires_grad_()):
+        result = sampler.sample(half, x, noise=noise).detach()
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_conversion_is_told_in_terms_of_what_is_still_there() -> None:
+    """Where a row wrote over what the state of the call was formed of, before the prediction is read."""
+    process = VP()
+    first, middle, last = process.level(10.0), process.level(2.0), process.level(0.5)
+    x0, x1, x2, x3, predicted = *(Register("x", k) for k in range(4)), Register("D", 1)
+    rows = (
+        Row((), first, 0),
+        Row(((x0, 0.5),), middle, 0),
+        Row(((x0, 2.0),), None, 0),  # in the place of x0
+        Row(((x2, 1.0), (predicted, 1.0)), None, 0),
+        Row(((x1, 1.0), (x3, 1.0)), None, 0),
+    )
+    sampler = build_sampler(Plan(rows, (), first, last, (10.0, 0.5)), process=process)
+    denoiser = Denoiser(lambda x, timestep: torch.tanh(x), process)
+    x = sampler.initial_state((2, 3), seed=0, dtype=torch.float64)
+    assert torch.allclose(sampler.sample(denoiser, x), sampler.sample(lambda x, sigma: denoiser(x, sigma), x))

@@ -393,3 +393,22 @@ def test_mistakes_are_found_before_anything_is_written(model: StableDiffusion, t
         with pytest.raises(ValueError, match=r".+"):
             model.run(wrong, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_items_have_the_seeds_that_were_given(model: StableDiffusion) -> None:
+    """In any order, not counted from the first: each picture is that of its seed alone."""
+    config = replace(CONFIG, seed=(9, 4, 30), count=3)
+    together = model.generate(config)
+    for image, seed in zip(together, (9, 4, 30), strict=True):
+        assert np.array_equal(pixels(image), pixels(model.generate(replace(CONFIG, seed=seed))[0]))
+
+
+def test_inpainting_from_pure_noise_starts_anew(model: StableDiffusion) -> None:
+    """At strength 1 with a mask over all, nothing of the original is left: any two give one picture."""
+    everything = Image.new("L", (32, 32), 255)
+    config = replace(CONFIG, width=32, height=32, strength=1.0)
+    one, other = (
+        model.generate(config, init_image=original, mask=everything)[0]
+        for original in (toy_image(), Image.new("RGB", (32, 32), (200, 10, 10)))
+    )
+    assert np.array_equal(pixels(one), pixels(other))

@@ -916,6 +916,15 @@ def test_the_extension_registers_what_runs(monkeypatch: pytest.MonkeyPatch, caps
     capsys.readouterr()
 
 
+def test_a_range_that_is_not_the_models_is_heeded() -> None:
+    """Programs hand the model's own range on, rounded; any other is a choice."""
+    own = ksched.VP()
+    rounded = k_diffusion.get_sigmas_normal(5, own.sigma_min * (1 + 1e-6), own.sigma_max, inner_model=own)
+    assert torch.equal(rounded, k_diffusion.get_sigmas_normal(5, own.sigma_min, own.sigma_max, inner_model=own))
+    chosen = k_diffusion.get_sigmas_normal(5, 2 * own.sigma_min, own.sigma_max, inner_model=own)
+    assert chosen[-2].item() == pytest.approx(2 * own.sigma_min, rel=1e-5)
+
+
 # ------------------------------------------------------------------------------------- row 26: beside the samplers
 PIECES = """BatchedBrownianTree BrownianTreeNoiseSampler DPMSolver PIDStepSizeController append_zero
 default_noise_sampler get_ancestral_step linear_multistep_coeff to_d"""
@@ -999,8 +1008,9 @@ def test_row_26_dpm_solver(original: ModuleType, dtype: torch.dtype) -> None:
     def model(x: torch.Tensor, sigma: torch.Tensor, scale: float) -> torch.Tensor:
         return scale * torch.tanh(x) / (1 + sigma[:, None])
 
-    ours, theirs = (m.DPMSolver(model, {"scale": 0.7}, lambda: calls.append(1)) for m in (k_diffusion, original))
-    assert isinstance(ours, torch.nn.Module)
+    made: list[Any] = [m.DPMSolver(model, {"scale": 0.7}, lambda: calls.append(1)) for m in (k_diffusion, original)]
+    ours, theirs = made
+    assert isinstance(made[0], torch.nn.Module)
     t, later = ours.t(torch.tensor(3.0, dtype=dtype)), ours.t(torch.tensor(1.2, dtype=dtype))
     assert float(ours.sigma(t)) == pytest.approx(3, rel=1e-6)
     for name, options in (

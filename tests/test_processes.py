@@ -163,3 +163,9 @@ def test_a_subclass_of_a_process_behaves_as_its_base() -> None:
         Denoiser(lambda x, t: x, MyVP(), prediction="flow")
     with pytest.raises(ValueError, match="a MyFlow network predicts flow or sample; got 'epsilon'"):
         Denoiser(lambda x, t: x, MyFlow())
+
+
+@pytest.mark.parametrize("process", [VP(), Flow(3.0), EDM()], ids=repr)
+def test_before_everything_and_after_it(process: Process) -> None:
+    first = 1.0 if process.is_flow else math.inf
+    assert [process.sigma_after(share) for share in (-0.5, 0, 1, 1.5)] == [first, first, 0, 0]

@@ -155,3 +155,11 @@ def test_a_sampler_takes_the_dialect_of_its_schedule() -> None:
     assert sampler.sigmas[-1] > 0
     with pytest.raises(ValueError, match="strictly decreasing"):  # more steps than training steps: some repeat there
         ksched.build_sampler("heun", "simple", 1500, dialect="comfyui")
+
+
+def test_kl_optimal_ends_at_zero_or_at_the_last_stride() -> None:
+    """With a 0 after it, ``steps`` levels are even in angle; without, ``steps`` strides are."""
+    for final, count in (("zero", 5), ("sigma_min", 6)):
+        levels = calculate_sigmas("kl_optimal", 5, sigma_min=0.1, sigma_max=10.0, final=final)
+        assert len(levels) == 6
+        np.testing.assert_allclose(np.arctan(levels[:count]), np.linspace(math.atan(10), math.atan(0.1), count))

@@ -21,6 +21,7 @@ from transformers import BatchFeature  # noqa: E402
 import ksched  # noqa: E402
 from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 from ksched.stable_diffusion import SamplingConfig, StableDiffusion  # noqa: E402
+from ksched.stable_diffusion.parts import expanded, text_inputs  # noqa: E402
 
 # what diffusers and transformers warn of is their own affair
 pytestmark = [
@@ -441,3 +442,26 @@ def test_answers_that_are_no_numbers() -> None:
         model.pipeline.unet.conv_out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="answered with what is no number; load it with"):
         model.generate(CONFIG)
+
+
+def test_the_network_is_told_height_before_width() -> None:
+    """SDXL's time ids are (height, width) of the picture, its crop, and (height, width) again."""
+    cond, uncond = text_inputs(tiny("sdxl").pipeline, PROMPT, "", 3.0, (96, 64))
+    assert uncond is not None
+    for inputs in (cond, uncond):
+        assert inputs["added_cond_kwargs"]["time_ids"].tolist() == [[64, 96, 0, 0, 64, 96]]
+
+
+def test_inputs_of_one_item_are_given_for_every_item() -> None:
+    """A network that cannot broadcast gets as many rows of each input as there are states."""
+    seen = []
+
+    def network(
+        x: torch.Tensor, timestep: torch.Tensor, words: torch.Tensor, more: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        seen.extend([words.shape, more["ids"].shape])
+        return x
+
+    inputs = {"words": torch.zeros(1, 7, 4), "more": {"ids": torch.zeros(1, 6)}}
+    expanded(ksched.Denoiser(network, ksched.VP()), inputs, torch.zeros(3, 2), torch.ones(3))
+    assert seen == [(3, 7, 4), (3, 6)]

@@ -172,7 +172,9 @@ def mean_squares(vector: Array, products: Array) -> Array:
 def _checked(name: str, value: Any, like: torch.Tensor | None = None) -> torch.Tensor:
     """A floating-point tensor with a batch axis, finite."""
     tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-    if not tensor.is_floating_point() or tensor.ndim < 1 or not tensor.numel():
+    if not tensor.numel():
+        raise ValueError(f"{name} must hold at least one item and number; got shape {tuple(tensor.shape)}")
+    if not tensor.is_floating_point() or tensor.ndim < 1:
         raise TypeError(
             f"{name} must be a floating-point tensor with a batch axis; got {tensor.dtype}, {tensor.ndim}-D"
         )

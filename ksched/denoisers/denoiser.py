@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
+from ksched.kernels.torch_internals import out_of_place
 from ksched.names.enums import Prediction
 from ksched.processes import Process
-from ksched.processes.agreement import check_sigma
+from ksched.processes.agreement import check_sigma, marks_of
 from ksched.processes.base import check_process
 from ksched.types import ArrayLike
 
@@ -90,10 +91,12 @@ class Denoiser:
 
         Raises
         ------
-        ValueError : sigma is that of a run whose process means other states than `process`
+        ValueError : sigma is that of a run whose process means other states than `process`, or one that `process` does
+            not have (looked at on the host alone)
         """
         if not torch.compiler.is_compiling():
             check_sigma(self.process, sigma)
+            self._check_range(sigma)
         dtype = torch.promote_types(x.dtype, torch.float32)
         if not isinstance(sigma, torch.Tensor):
             sigma = torch.full((x.shape[0],), float(sigma), dtype=dtype, device=x.device)
@@ -101,6 +104,19 @@ class Denoiser:
         output = self.output((x / norm).to(x.dtype), self.process.timestep(sigma), **inputs)
         denoised: torch.Tensor = (of_x * x + of_output * output.to(dtype)).to(x.dtype)
         return denoised
+
+    def _check_range(self, sigma: torch.Tensor | float) -> None:
+        """Raise for a sigma that the process does not have, if nobody has to wait for a device to know it."""
+        limit = self.process.sigma_limit * (1 + 1e-2)  # whoever computes in half precision rounds
+        if isinstance(sigma, torch.Tensor):
+            if limit > 1e300 or marks_of(sigma) or not sigma.is_cpu or not sigma.numel() or out_of_place(sigma):
+                return
+            sigma = float(sigma.max())
+        if sigma > limit:
+            raise ValueError(
+                f"the denoiser is of {self.process!r}, whose sigma is at most {self.process.sigma_limit:g}; got "
+                f"{sigma:g}, a level of another process"
+            )
 
     def output(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the network itself answers, whatever it wraps its answer in.

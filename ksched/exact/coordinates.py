@@ -62,7 +62,7 @@ def flattened(x: torch.Tensor, dimension: int) -> torch.Tensor:
             f"x must be floating point, of shape (batch, *shape) with prod(shape) = {dimension}; "
             f"got {x.dtype} of shape {tuple(x.shape)}"
         )
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), dimension)
 
 
 def place_of(process: Process, flat: torch.Tensor, sigma: float | torch.Tensor) -> Place:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state
-from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
+from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
 from ksched.kernels.torch_internals import out_of_place, writes_to
 from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.rows import Draw
@@ -24,13 +24,21 @@ __all__ = ["AdaptiveRun", "S"]
 S = TypeVar("S")
 
 
-class _ModelCall(Exception):  # noqa: N818 - it is none
-    """Where a sampler waits for the model."""
+class ModelCall(NamedTuple):
+    """What a sampler waits for: a state, its level, whether the unconditional twin is asked; writes to the state."""
 
-    def __init__(self, x: torch.Tensor, level: Level, both: bool) -> None:
+    x: torch.Tensor
+    level: Level
+    both: bool
+    writes: int
+
+
+class _Waiting(Exception):  # noqa: N818 - it is none
+    """Leaves a sampler where it waits for the model. It is not kept, since it holds the frames that it came through."""
+
+    def __init__(self, call: ModelCall) -> None:
         super().__init__("the sampler waits for the model")
-        self.x, self.level, self.both = x, level, both
-        self.writes = writes_to(x)
+        self.call = call
 
 
 class AdaptiveRun(CopiedBySaving):
@@ -81,7 +89,7 @@ class AdaptiveRun(CopiedBySaving):
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
         self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
         self._drawn: dict[Draw, torch.Tensor] = {}
-        self._asked: _ModelCall | None = None
+        self._asked: ModelCall | None = None
         self._result = self._start
         self._advance()
 
@@ -241,13 +249,14 @@ class AdaptiveRun(CopiedBySaving):
         ------
         ValueError : not such a state, a damaged one, or one of another sampler or noise; the run is as it was then
         """
-        if not isinstance(state, Mapping) or state.get("version") != 1:
+        if not isinstance(state, Mapping) or state.get("version") != 1 or state["version"] is True:
             raise ValueError("state must come from Run.state_dict(), version 1")
         if state.get("live") != _key(self._spec, self._grid, self._options):
             raise ValueError("the state belongs to another plan; build the sampler with the same options and sigmas")
         check, device = StateCheck(state, self.shape, self._dtype), self.device
-        calls = check.whole("calls", 2**62)
         saved, answers = _checked_parts(check, self._state, self._compute)
+        tries = int(saved["accepted"]) + int(saved["rejected"]) + 1
+        calls = check.whole("calls", self._spec.calls * tries + 2 if isinstance(self._spec.calls, int) else 2**62)
         draws = bool(self._options.get("eta"))
         noise, seeds = saved_noise(check, draws, self._noise, self._seeds, self.process)
         before = dict(vars(self))
@@ -271,7 +280,7 @@ class AdaptiveRun(CopiedBySaving):
             raise TypeError(
                 "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
             )
-        own = self._noise.function if isinstance(self._noise, CallableNoise) else None
+        own = OwnNoise(self._noise.function if isinstance(self._noise, CallableNoise) else None)
         start = torch.zeros_like(self._start, dtype=self._dtype)
         parts = self._spec, self._grid, self._options, start, self._seeds, own, self.levels
         return _restored, (*parts, self.state_dict())
@@ -281,8 +290,8 @@ class AdaptiveRun(CopiedBySaving):
         try:
             self._result = self._spec(_Replay(self), self._grid, self._start, **self._options)
             self._asked = None
-        except _ModelCall as asked:
-            self._asked = asked
+        except _Waiting as waiting:
+            self._asked = waiting.call
 
 
 class _Replay:
@@ -325,7 +334,7 @@ class _Replay:
     def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         answered = next(self._answers, None)
         if answered is None:
-            raise _ModelCall(x, level, both)
+            raise _Waiting(ModelCall(x, level, both, writes_to(x)))
         return answered
 
 
@@ -335,12 +344,12 @@ def _restored(
     options: Mapping[str, Any],
     start: torch.Tensor,
     seeds: tuple[int, ...] | None,
-    noise: Any,
+    noise: OwnNoise,
     levels: Levels | None,
     state: Mapping[str, Any],
 ) -> AdaptiveRun:
     """A run that goes on from a state, as copies and pickles need it."""
-    run = AdaptiveRun(spec, grid, options, start, seed=seeds, noise=noise, levels=levels)
+    run = AdaptiveRun(spec, grid, options, start, seed=seeds, noise=noise.function, levels=levels)
     run.load_state_dict(state)
     return run
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 
@@ -68,6 +68,12 @@ class Batch:
     def __init__(self) -> None:
         self._runs: list[Run | AdaptiveRun] = []
         self._lock = threading.Lock()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a batch cannot be copied or pickled: keep the state_dict() of each run, and add runs that loaded these to "
+            "a new batch"
+        )
 
     @property
     def runs(self) -> tuple[Run | AdaptiveRun, ...]:

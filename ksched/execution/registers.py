@@ -246,6 +246,13 @@ class Registers:
             raise RuntimeError(WRITTEN)
         return recorded
 
+    def untouched(self) -> torch.Tensor | None:
+        """The state that the model was called on; None if it was written to or is followed, or the run is done."""
+        if self.turn is None or self.recorded:
+            return None
+        state: torch.Tensor = self.buffers.tensors[self.turn.x]
+        return state if state._version == self._handed_out[self.turn.x] else None
+
     def _as_read(self, output: torch.Tensor, recorded: bool) -> torch.Tensor:
         """An output of the model as sums take it."""
         return output if self.buffers.mixed and not recorded else output.to(self.compute)

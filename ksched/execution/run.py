@@ -11,7 +11,7 @@ from ksched.execution.call_levels import CallLevels
 from ksched.execution.layout import Segment
 from ksched.execution.progress import Progress
 from ksched.execution.registers import Registers, check_state
-from ksched.execution.saved_state import CopiedBySaving, StateCheck, saved_noise
+from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
 from ksched.plan.plan import Plan
@@ -225,14 +225,14 @@ class Run(Progress, CopiedBySaving):
                 "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
             )
         noise = self._registers.noise
-        own = noise.function if isinstance(noise, CallableNoise) else None
+        own = OwnNoise(noise.function if isinstance(noise, CallableNoise) else None)
         return _restored, (self.plan, self.process, self.levels, own, self.state_dict())
 
     def _look_at_start(self) -> None:
         """Let the state of the first model call be looked at, once."""
         registers, check = self._registers, self._check_start
-        if check is not None and registers.turn is not None and not registers.calls and not registers.recorded:
-            check(registers.buffers.tensors[registers.turn.x])
+        if check is not None and not registers.calls and (start := registers.untouched()) is not None:
+            check(start)
         self._check_start = None
 
     def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
@@ -246,13 +246,14 @@ def _restored(
     plan: Plan,
     process: Process | None,
     levels: Levels | None,
-    noise: Callable[[float, float], Any] | None,
+    noise: OwnNoise,
     state: Mapping[str, Any],
 ) -> Run:
     """A run that goes on from a state, as copies and pickles need it."""
     like = next(iter(state["registers"].values()))
     run = Run.__new__(Run)
     run._set_up(plan, like.to(getattr(torch, state["dtype"])), process, levels)
-    run._registers.noise, run._seeds = (SeededNoise(()) if noise is None else CallableNoise(noise)), None
+    own = noise.function
+    run._registers.noise, run._seeds = (SeededNoise(()) if own is None else CallableNoise(own)), None
     run.load_state_dict(state)
     return run

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import torch
 from ksched.noise.sources import NoiseSource, source_by_scheme
 from ksched.processes import Process
 
-__all__ = ["CopiedBySaving", "StateCheck", "saved_noise"]
+__all__ = ["CopiedBySaving", "OwnNoise", "StateCheck", "saved_noise"]
 
 
 class CopiedBySaving:
@@ -23,6 +24,31 @@ class CopiedBySaving:
         restore, parts = reduced
         copy: Self = restore(*parts)
         return copy
+
+
+class OwnNoise:
+    """A noise function of one's own on its way into a copy or a pickle of a run.
+
+    Raises
+    ------
+    TypeError : when it is pickled, if the function cannot be
+    """
+
+    def __init__(self, function: Callable[[float, float], Any] | None) -> None:
+        self.function = function
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            pickle.dumps(self.function)
+        except Exception as error:
+            raise TypeError(
+                f"the run draws noise by {self.function!r}, which cannot be pickled: save the run's state_dict(), and "
+                "load it into a run that is started with noise=..."
+            ) from error
+        return OwnNoise, (self.function,)
 
 
 class StateCheck:

@@ -69,7 +69,8 @@ def item_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def item_std(a: torch.Tensor) -> torch.Tensor:
     """The standard deviation of every item, made to multiply a state."""
-    return per_item(item_rows(a).std(1, correction=0), a)
+    rows = item_rows(a)
+    return per_item(rows.std(1, correction=0) if rows.numel() else rows.new_zeros(len(rows)), a)
 
 
 def item_rows(x: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,8 @@ __all__ = ["Tried", "dpm_adaptive", "pid_factor", "rk_adaptive"]
 #: tries after which a run is given up: hundreds of times as many as any that gets somewhere
 MOST_TRIES = 5000
 
+#: of the controller: methods take at most about 1, and powers of the error stay numbers
+Coefficient = Annotated[float, Between(0.0, 10.0)]
 End = Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")]
 
 
@@ -60,7 +62,10 @@ class Tried:
 
 def pid_factor(inverse_errors: Sequence[float], powers: Sequence[float]) -> float:
     """What a PID controller multiplies a step size by, before limits: inverse errors, the newest first, to powers."""
-    return float(math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True)))
+    try:
+        return float(math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True)))
+    except OverflowError:  # far more than any limiter lets through
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Controller:
         last, older = state.errors or (now, now)
         powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
         factor = pid_factor((now, last, older), [power / self.order for power in powers])
-        factor = 1 + math.atan(factor - 1)
+        factor = 1 + math.atan(factor - 1) if factor == factor else 1.0
         accept = factor >= self.accept_safety
         errors = (now, last) if accept else (last, older)
         return accept, replace(state, h=state.h * factor, errors=errors, error=error)
@@ -145,7 +150,7 @@ def _adapted(
         else:
             t = grid.at(s.lam + state.h) if s.lam + state.h < last.lam else last
             state = run.checkpoint(attempt(state, s, t))
-    if grid.levels[-1].sigma > 0 or end == "sigma_min":
+    if grid.levels[-1].sigma > 0 or end == "sigma_min" or not len(grid):
         return state.x
     return run.denoise(state.x, last) if state.denoised is None else state.denoised
 
@@ -182,10 +187,10 @@ def dpm_adaptive(
     rtol: NonNegative = 0.05,
     atol: Positive = 0.0078,
     h_init: Positive = 0.05,
-    pcoeff: NonNegative = 0.0,
-    icoeff: NonNegative = 1.0,
-    dcoeff: NonNegative = 0.0,
-    accept_safety: NonNegative = 0.81,
+    pcoeff: Coefficient = 0.0,
+    icoeff: Coefficient = 1.0,
+    dcoeff: Coefficient = 0.0,
+    accept_safety: Annotated[float, Between(0.0, 2.5)] = 0.81,
     eta: NonNegative = 0.0,
     s_noise: NonNegative = 1.0,
     end: End = "denoised",
@@ -284,10 +289,10 @@ def rk_adaptive(
     rtol: NonNegative = 0.001,
     atol: Positive = 0.0001,
     h_init: Positive = 0.05,
-    pcoeff: NonNegative = 0.4,
-    icoeff: NonNegative = 0.3,
-    dcoeff: NonNegative = 0.0,
-    accept_safety: NonNegative = 0.81,
+    pcoeff: Coefficient = 0.4,
+    icoeff: Coefficient = 0.3,
+    dcoeff: Coefficient = 0.0,
+    accept_safety: Annotated[float, Between(0.0, 2.5)] = 0.81,
     end: End = "denoised",
 ) -> Tensor:
     """An embedded Runge-Kutta pair in sigma, or in flow's own time, with steps chosen by the difference of its orders.

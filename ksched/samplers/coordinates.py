@@ -65,12 +65,18 @@ def view(
 
     Raises
     ------
-    ValueError : ``end_at`` not below the level before
+    ValueError : ``end_at`` not below the level before, ``start_after`` not above the level after
     """
     process, levels = grid.process, list(grid.levels)
     flow = process.is_flow
     if start_after > 0 and levels[0].alpha == 0 and len(levels) > 1:
-        levels[0] = process.level(process.sigma_after(start_after))
+        begun = process.level(process.sigma_after(start_after))
+        if begun.label <= levels[1].label:
+            raise ValueError(
+                f"start_after must begin above the second level, {levels[1].label:g}; got {start_after}, which is at "
+                f"{begun.label:g}"
+            )
+        levels[0] = begun
     if end_at > 0 and levels[-1].sigma == 0 and len(levels) > 1:
         if end_at >= levels[-2].label:
             raise ValueError(f"end_at must be below the last level above 0, {levels[-2].label:g}; got {end_at}")

@@ -81,6 +81,8 @@ def dpm_fast(
     finish = grid.levels[-1].sigma == 0
     above = list(grid.levels[:-1] if finish else grid.levels)
     last = finish and end == "denoised"  # a call at the last level above 0 is left for the end
+    if not above:  # a run that begins at 0 has no step
+        return x
     if len(above) < 2:
         denoised = run.denoise(x, above[0]) if finish else x
         return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion

@@ -40,7 +40,7 @@ class DPMSolver(nn.Module):
         info_callback: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a module becomes a part of this one
         self.extra_args = {} if extra_args is None else dict(extra_args)
         self.eps_callback = eps_callback
         self.info_callback = info_callback

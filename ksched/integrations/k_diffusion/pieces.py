@@ -6,7 +6,7 @@ Katherine Crowson's k-diffusion (MIT) has them in ``k_diffusion.sampling`` and, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ def default_noise_sampler(x: torch.Tensor) -> Callable[[Any, Any], torch.Tensor]
     return global_noise(x, None)
 
 
-def linear_multistep_coeff(order: int, t: Sequence[float], i: int, j: int) -> float:
+def linear_multistep_coeff(order: int, t: Any, i: int, j: int) -> float:
     """Weight of the slope ``j`` steps back in the step from ``t[i]`` to ``t[i + 1]`` of Adams and Bashforth's method.
 
     Parameters
