@@ -155,6 +155,7 @@ def test_row_32_in_configurations_of_schedulers() -> None:
     assert read({"_class_name": "DDIMScheduler", "prediction_type": "v"}) is Prediction.V_PREDICTION
     assert read({"_class_name": "EDMEulerScheduler", "prediction_type": "eps"}) is Prediction.EDM
     assert isinstance(ksched.networks.process_of({"prediction_type": "velocity"}), Flow)
+    assert isinstance(ksched.networks.process_of({"prediction_type": "of nobody"}), VP)  # which is not asked here
     assert "did you mean epsilon?" in said(lambda: SamplingConfig("fox", process={"prediction_type": "epsilom"}))
 
 

@@ -99,7 +99,9 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
         noise = "varies" if spec.draws is None else spec.draws or "-"
         also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
         weak = "-" if spec.weak_order is None else spec.weak_order
-        cells = dict(zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True))
+        cells: dict[str, object] = dict(
+            zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True)
+        )
         cells["what it is"] = spec.summary.replace("`", "")
         table.add_row(*(str(cells[column]) for column in columns))
     return table

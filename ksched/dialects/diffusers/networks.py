@@ -6,7 +6,6 @@ library: configurations are mappings, wrappers are known by what they have.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from ksched.denoisers.calling import ask, is_denoiser, time_name
 from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import vp_of
 from ksched.dialects.diffusers.levels import level_settings
+from ksched.dialects.diffusers.words import prediction_word
 from ksched.names.enums import Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 
@@ -36,15 +36,6 @@ _NEGATED = frozenset({"HiDreamImageTransformer2DModel", "NucleusMoEImageTransfor
 
 
 _TOLD_DATA = frozenset({"Lumina2Transformer2DModel", "LuminaNextDiT2DModel"})
-
-
-#: what diffusers calls predictions
-_WORDS: Mapping[Prediction, str] = {
-    Prediction.EPSILON: "epsilon",
-    Prediction.V_PREDICTION: "v_prediction",
-    Prediction.SAMPLE: "sample",
-    Prediction.FLOW: "flow_prediction",
-}
 
 
 _OTHERS = ("CMStochasticIterative", "DDPMWuerstchen", "IPNDM", "ScoreSde", "KarrasVe", "UnCLIP", "VQDiffusion", "SCM")
@@ -218,10 +209,7 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
     elif name in ("LCMScheduler", "TCDScheduler"):
         defaults |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     settings = defaults | {key: value for key, value in config.items() if key[0] != "_"}
-    said = settings["prediction_type"]
-    if isinstance(said, str) and said not in _WORDS.values():  # one's own, in other words than those of diffusers
-        with contextlib.suppress(ValueError):  # which matters to `prediction_of` alone
-            settings["prediction_type"] = _WORDS.get(meant := Prediction.parse(said), meant.value)
+    settings["prediction_type"] = prediction_word(settings["prediction_type"])  # one's own may be in other words
     return name, settings
 
 

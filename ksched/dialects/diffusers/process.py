@@ -12,6 +12,7 @@ from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, is_told_data
+from ksched.dialects.diffusers.words import prediction_word
 from ksched.names.enums import Dialect, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 from ksched.schedules.select import Schedule, calculate_sigmas
@@ -63,14 +64,14 @@ def prediction_of(config: Settings, stock: str | None) -> str:
     """What the network predicts, in the words of diffusers."""
     fixed = CLASSES[stock].prediction if stock else None
     found = fixed or config.get("prediction_type") or ("flow_prediction" if is_flow(config, stock) else "epsilon")
-    return str(found)
+    return str(prediction_word(found))
 
 
 def is_flow(config: Settings, stock: str | None) -> bool:
     """Whether a configuration is one of a flow model."""
     if stock is not None and CLASSES[stock].prediction == "flow_prediction":
         return True
-    return config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+    return prediction_word(config.get("prediction_type")) == "flow_prediction" or bool(config.get("use_flow_sigmas"))
 
 
 # ----------------------------------------------------------------------------------------- any sampler, any schedule
