@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
 
 import ksched
 from ksched import Denoiser, Flow, NoiseSchedule, Prediction, SamplerType, build_sampler, calculate_sigmas, schedules
+from ksched.integrations import comfyui
 from ksched.names.absent import PREDICTIONS_ELSEWHERE, SAMPLERS_ELSEWHERE, SCHEDULES_ELSEWHERE
 from ksched.processes import VP
 from ksched.schedules.select import _REGISTERED
@@ -246,6 +248,16 @@ def test_row_36_in_the_drop_ins(curve: str) -> None:
     again = KSchedScheduler.from_config(made.config)
     again.set_timesteps(4)
     assert torch.equal(again.sigmas, made.sigmas)
+
+
+def test_row_36_in_the_menus_of_comfyui(curve: str) -> None:
+    flow = comfy.sampling(comfy.CONST, comfy.ModelSamplingDiscreteFlow, 3.0)
+    levels = comfyui.calculate_sigmas(flow, curve, 4, power=2.0)
+    assert np.allclose(levels, np.linspace(1, 0, 5) ** 2, atol=1e-6)
+    with comfy.installed() as host:
+        assert f"ksched_{curve}" in comfyui.register(samplers=False)
+        handler = host.SCHEDULER_HANDLERS[f"ksched_{curve}"].handler
+        assert torch.equal(handler(flow, 4), comfyui.calculate_sigmas(flow, curve, 4))
 
 
 # --------------------------------------------------------------------------------------------------- row 38: boundaries
