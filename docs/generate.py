@@ -25,7 +25,6 @@ from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigm
 from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
-from ksched.names.enums import spelling_key
 from ksched.options import Option
 from ksched.pictures.plots import save, sigma_curves
 from ksched.plan.analysis import table as plan_table
@@ -35,6 +34,7 @@ from ksched.samplers.registry import dialect_options, samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
+from ksched.spelling import spelling_key
 
 __all__ = ["on_site", "write"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import ksched
 from ksched import NoiseSchedule
-from ksched.names.enums import spelling_key
 from ksched.samplers.registry import samplers
 from ksched.samplers.spec import SamplerSpec
+from ksched.spelling import spelling_key
 
 __all__ = ["sampler_names"]
 
@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from ksched.names.absent import SAMPLERS_ELSEWHERE
 from ksched.names.name import Name
 
 __all__ = ["AUTOMATIC", "SAMPLER_SPELLINGS", "SamplerName", "SamplerType", "ScheduleName"]
@@ -52,6 +53,10 @@ METHODS = '''
     @classmethod
     def _spellings(cls) -> Mapping[str, str]:
         return {word: name for name, words in SAMPLER_SPELLINGS.items() for word in words}
+
+    @classmethod
+    def _absent(cls) -> Mapping[str, str]:
+        return SAMPLERS_ELSEWHERE
 '''
 
 

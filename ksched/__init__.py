@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksched import schedules
 from ksched.dialects.explain import explain
-from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
+from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
@@ -26,6 +26,7 @@ from ksched.schedules import (
     calculate_sgm_uniform_sigmas,
     calculate_sigmas,
     calculate_simple_sigmas,
+    register_schedule,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "ModelReport",
     "NoiseSchedule",
     "Plan",
+    "Prediction",
     "Process",
     "Run",
     "Sampler",
@@ -94,6 +96,7 @@ __all__ = [
     "peers",
     "plots",
     "register_sampler",
+    "register_schedule",
     "schedules",
     "testing",
     "tune",

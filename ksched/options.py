@@ -6,10 +6,12 @@ import inspect
 import math
 import sys
 import types as _types
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
+
+from ksched.spelling import did_you_mean
 
 __all__ = [
     "Between",
@@ -24,12 +26,16 @@ __all__ = [
     "Positive",
     "Share",
     "WholePositive",
+    "check_calls",
     "check_options",
     "check_steps",
     "check_whole",
     "options_of",
     "our_words",
 ]
+
+
+_MOST_CALLS = 100_000  # a plan of so many rows is made in some seconds
 
 
 class Between(NamedTuple):
@@ -152,8 +158,17 @@ def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(
+    owner: str, known: Mapping[str, Option], given: Mapping[str, Any], *, beside: Iterable[str] = ()
+) -> dict[str, Any]:
     """Given options under our names, in their own types.
+
+    Parameters
+    ----------
+    owner : whose options they are, for messages
+    known : the options that it has
+    given : values by name
+    beside : other words that may have been meant, such as arguments of the function that was called
 
     Raises
     ------
@@ -162,8 +177,16 @@ def check_options(owner: str, known: Mapping[str, Option], given: Mapping[str, A
     given = our_words(known, given)
     for name in given:
         if name not in known:
-            raise TypeError(f"{owner} has no option {name!r}; it has {', '.join(map(str, known.values())) or 'none'}")
+            raise TypeError(f"{owner} has no option {name!r}{_instead(name, known, beside)}")
     return {name: known[name].check(owner, value) for name, value in given.items()}
+
+
+def _instead(name: str, known: Mapping[str, Option], beside: Iterable[str]) -> str:
+    """What to write instead of an unknown option."""
+    near = did_you_mean(name, [*known, *beside])
+    if near or not known:
+        return near or "; it has none"
+    return f"; it has {', '.join(known)}"
 
 
 def check_steps(steps: Any) -> int:
@@ -179,6 +202,23 @@ def check_steps(steps: Any) -> int:
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
     return int(steps)
+
+
+def check_calls(calls: Any) -> int:
+    """A number of model calls to spend as an int.
+
+    Raises
+    ------
+    TypeError : not a whole number
+    ValueError : below 1, or so many that their plan would take minutes
+    """
+    if isinstance(calls, bool) or not isinstance(calls, Integral):
+        raise TypeError(f"calls must be a whole number of at least 1; got {calls!r}")
+    if calls < 1:
+        raise ValueError(f"calls must be a whole number of at least 1; got {calls}")
+    if int(calls) > _MOST_CALLS:
+        raise ValueError(f"calls must be at most {_MOST_CALLS}; got {calls}")
+    return int(calls)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.compiled import CompiledStep
 from ksched.execution.live import EagerContext
 from ksched.execution.loop import StepInfo, drive
-from ksched.execution.registers import check_state
+from ksched.execution.registers import check_state, checked_shape
 from ksched.execution.run import Run
 from ksched.execution.start_check import StartCheck
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
-from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.names.sampler_type import SamplerName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
-from ksched.options import Option, check_options, check_steps, check_whole, our_words
+from ksched.options import Option, check_calls, check_options, check_steps, check_whole, our_words
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.probability_flow.inversion import invert, rising_plans
@@ -33,11 +32,13 @@ from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
 from ksched.samplers.registry import dialect_options, plan_spec, sampler_spec
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import calculate_sigmas, schedule_options
 from ksched.schedules.grid import Grid, check_sigmas
+from ksched.schedules.select import Schedule, calculate_sigmas, schedule_name, schedule_options
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Sampler", "build_sampler"]
+
+_ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # of `build_sampler`
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +59,7 @@ class Sampler:
     spec: SamplerSpec
     grid: Grid
     options: tuple[tuple[str, Any], ...] = ()
-    schedule: NoiseSchedule | None = None
+    schedule: NoiseSchedule | str | None = None
     dialect: Dialect = Dialect.KSCHED
     _plan: Plan | None = field(init=False, compare=False)
 
@@ -161,7 +162,7 @@ class Sampler:
         >>> bool(abs(x.std() / sampler.sigmas[0] - 1) < 0.02)
         True
         """
-        like = torch.empty(_checked_shape(shape), dtype=dtype, device=device)
+        like = torch.empty(checked_shape(shape), dtype=dtype, device=device)
         check_state(like)
         eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
         return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
@@ -298,7 +299,7 @@ class Sampler:
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
-        schedule = "custom sigmas" if self.schedule is None else self.schedule.value
+        schedule = "custom sigmas" if self.schedule is None else str(self.schedule)
         return f"Sampler({self.spec.name}, {schedule}, steps={self.steps}, process={self.process!r}{options})"
 
 
@@ -311,23 +312,9 @@ def _frozen(values: list[float]) -> Array:
     return array
 
 
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    """A shape with a batch axis."""
-    try:
-        sizes = tuple(shape)
-    except TypeError as error:
-        raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}") from error
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, Integral):
-            raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}")
-    if not sizes or min(sizes) < 0:
-        raise ValueError(f"shape must have a batch axis first and no negative size; got {sizes}")
-    return tuple(map(int, sizes))
-
-
 def build_sampler(
     sampler: SamplerName | SamplerType | str | Plan = SamplerType.EULER,
-    schedule: ScheduleName | NoiseSchedule | str | None = None,
+    schedule: Schedule | None = None,
     steps: int | None = None,
     *,
     calls: int | None = None,
@@ -343,7 +330,8 @@ def build_sampler(
     sampler : a `SamplerType`, any spelling `SamplerType.parse` knows, or a name given to `register_sampler`; "auto",
         the best method known for the number of steps, with its own levels (see `ksched.samplers.auto.auto`); or a
         `Plan`, such as `ksched.tune` makes
-    schedule : a `NoiseSchedule` or any spelling `NoiseSchedule.parse` knows; None is simple. "auto" and plans take none
+    schedule : a `NoiseSchedule`, any spelling `NoiseSchedule.parse` knows, or a name given to `register_schedule`; or a
+        function as that takes it; None is simple. "auto" and plans take none
     steps : number of schedule steps, >= 1; None is 20, or as many as the plan has
     calls : instead of steps, the number of model calls (NFE) to spend: as many steps as they allow. A sampler that
         makes two calls a step gets half as many
@@ -388,13 +376,9 @@ def _check_alone(sigmas: ArrayLike, schedule: Any, steps: Any, calls: Any, proce
 
 def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) -> Sampler:
     """The sampler of the most steps that make no more than so many model calls."""
-    if isinstance(calls, bool) or not isinstance(calls, Integral) or calls < 1:
-        raise (ValueError if isinstance(calls, int) and not isinstance(calls, bool) else TypeError)(
-            f"calls must be a whole number of at least 1; got {calls!r}"
-        )
+    calls = check_calls(calls)
     if spec.adaptive:
         raise TypeError(f"{spec.name} makes as many model calls as its error estimate asks for; leave out calls")
-    calls = int(calls)
     if spec.steps:  # a plan, which has its own
         fits = [own for own in map(build, sorted(spec.steps, reverse=True)) if own.nfe <= calls]
         if not fits:
@@ -429,7 +413,7 @@ def _guessed_steps(spec: SamplerSpec, calls: int) -> int:
 
 def _built(
     spec: SamplerSpec,
-    schedule: ScheduleName | NoiseSchedule | str | None,
+    schedule: Schedule | None,
     steps: int | None,
     process: Process,
     sigmas: ArrayLike | None,
@@ -438,22 +422,23 @@ def _built(
 ) -> Sampler:
     if spec.levels is not None and schedule is not None:
         raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
-    schedule = NoiseSchedule.SIMPLE if schedule is None else NoiseSchedule.parse(schedule)
+    schedule = NoiseSchedule.SIMPLE if schedule is None else schedule
+    name = schedule_name(schedule)
     options = our_words(spec.options, options)
     own = {name: value for name, value in options.items() if name in spec.options}
     rest = {name: value for name, value in options.items() if name not in spec.options}
     owner = f"sampler {spec.name}"
     given = tuple(check_options(owner, spec.options, {**dialect_options(spec, dialect), **own}).items())
     if sigmas is not None:
-        check_options(f"{owner} on custom sigmas", spec.options, rest)  # refuses them all
+        check_options(f"{owner} on custom sigmas", spec.options, rest, beside=_ARGUMENTS)  # refuses them all
         return Sampler(spec, Grid.of(sigmas, process), given, None, dialect)
     if spec.levels is not None:
-        check_options(owner, spec.options, rest)
+        check_options(owner, spec.options, rest, beside=_ARGUMENTS)
         asked = (spec.steps or (20,))[0] if steps is None else steps
         return Sampler(spec, Grid.of(spec.levels(asked, process, **own), process), given, None, dialect)
     span = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     shared = {**spec.options, **schedule_options(schedule), **span}
-    for name in rest.keys() - shared.keys():
-        check_options(f"{owner} with schedule {schedule.value}", shared, {name: None})
+    for option in rest.keys() - shared.keys():
+        check_options(f"{owner} with schedule {name}", shared, {option: None}, beside=_ARGUMENTS)
     levels = calculate_sigmas(schedule, 20 if steps is None else steps, process, dialect=dialect, **rest)
-    return Sampler(spec, Grid.of(levels, process), given, schedule, dialect)
+    return Sampler(spec, Grid.of(levels, process), given, name, dialect)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from cases import NAMES
 from command import Answer, Command, command_of
 from representatives import each, in_turn, is_kind, short
+from rich.console import Console
 
 import ksched
 import ksched.cli.app  # now, since rich moves the state of `random` when it is imported
 from ksched import cli, pictures
+from ksched.cli import list_names
 from ksched.cli.app import make_app
 from ksched.plan.plan import Plan
 from ksched.samplers.registry import samplers
@@ -251,11 +254,11 @@ MISTAKES = {
     "plot": "SCHEDULE",
     "plot karras karas": "unknown noise schedule 'karas'; did you mean karras",
     "plot karras --steps 0": "steps must be at least 1; got 0",
-    "plot karras beta --option rh=5": "schedule karras or beta has no option 'rh'; it has",
+    "plot karras beta --option rh=5": "schedule karras or beta has no option 'rh'; did you mean 'rho'?",
     "plot karras --dialect forge": "unknown dialect 'forge'",
     "plot karras --out curves.gift": "format 'gift' is not supported",
     "sigmas karras --process edm --zero-terminal-snr": "--zero-terminal-snr belongs to the vp processes; got edm",
-    "sigmas karras --option rh=5": "schedule karras has no option 'rh'; it has rho=7.0",
+    "sigmas karras --option rh=5": "schedule karras has no option 'rh'; did you mean 'rho'?",
     "sigmas karras --option rho": "--option must be name=value",
     "sigmas karras -o rho=5 -o rho=6": "--option rho is given twice",
     "sigmas karras --frobnicate": "--frobnicate",
@@ -433,7 +436,7 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     monkeypatch.setattr(demo, "run", lambda *args, **how: short(*args, **how, calls=(3,), maps=(4,), images=2))
     code, out, err = command("demo", "--steps", "4", "--out", str(tmp_path / "new" / "demo"))
     assert code == 0
-    assert "100%" in err
+    assert "100%" not in err  # nobody watches
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
     assert max(len(line) for line in out.splitlines()[:-4]) <= 80
     assert out.splitlines()[0].startswith("Error at 4 model calls (NFE), in % of the digits' spread")
@@ -453,3 +456,59 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     pictures = [Path(line) for line in out.splitlines()[-4:]]
     assert [path.name for path in pictures] == ["digits.png", "schedules.png", "errors.png", "error_curves.png"]
     assert all(path.is_file() and path.parent == tmp_path / "new" / "demo" for path in pictures)
+
+
+# ------------------------------------------------------------------------------------------- row 39: the command itself
+
+
+def test_row_39_alone_it_prints_the_help_and_no_error(command: Command) -> None:
+    code, out, err = command()
+    assert (code, err) == (0, "")
+    assert "Usage: ksched" in out
+    assert "generate" in out
+
+
+def test_row_39_shells_complete_names(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--install-completion" in succeed(command("--help"))
+    for words, names in (
+        ("ksched plan dpmpp_3", ["dpmpp_3m_sde"]),
+        ("ksched sigmas kar", ["karras"]),
+        ("ksched list be", ["beta", "beta57"]),
+        ("ksched generate fox --sampler heu", ["heun", "heunpp2"]),
+        ("ksched generate fox --schedule bet", ["beta", "beta57"]),
+        ("ksched demo --schedule simp", ["simple"]),
+    ):
+        monkeypatch.setenv("_KSCHED_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert command().out.split() == names
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 119, 120])
+def test_row_39_lists_do_not_cut_names(command: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(
+        list_names, "screen", lambda: Console(file=sys.stdout, markup=False, highlight=False, width=width)
+    )
+    out = succeed(command("list"))
+    assert max(map(len, out.splitlines())) <= width
+    words = set(re.findall(r"\w+", out))
+    assert {*ksched.SamplerType, *ksched.NoiseSchedule} <= words
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+
+
+def test_row_35_calls(command: Command) -> None:
+    assert "# 7 model calls" in succeed(command("plan", "heun", "--calls", "8"))
+    for arguments, message in (
+        (("plan", "rk4", "--calls", "3", "--steps", "2"), "give either steps or calls"),
+        (("plan", "heun", "--calls", "3", "--sigmas", "2,1,0"), "calls must be left out"),
+        (("plan", "dpm_adaptive", "--calls", "3"), "as its error estimate asks for"),
+        (("plan", "heun", "--calls", "10000000"), "100000"),
+    ):
+        code, _, err = command(*arguments)
+        assert code == 2
+        assert message in err
+
+
+def test_row_35_calls_are_bounded() -> None:
+    with pytest.raises(ValueError, match="calls must be at most 100000; got 10000000"):
+        ksched.build_sampler("heun", calls=10**7)

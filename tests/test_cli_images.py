@@ -500,7 +500,7 @@ MISTAKES = {
     "generate fox --label Karras": "Karras",
     "generate fox --label Euler --sampler heun": "label names sampler and schedule; leave out sampler",
     "generate fox --preset quick": "preset must be one of fast, balanced, high_quality; got 'quick'",
-    "generate fox --steps 0": "steps must be at least 1 and at most 150; got 0",
+    "generate fox --steps 0": "steps must be at least 1 and at most 1000",
     "generate fox --steps many": "valid integer",
     "generate fox --guidance -1": "guidance_scale must be at least 0",
     "generate fox --width 20": "width must be a multiple of 8; got 20: take 16 or 24",
@@ -521,7 +521,7 @@ MISTAKES = {
     "generate odd.toml": "odd.toml: unknown field 'step'; did you mean 'steps'",
     "generate ./empty": "empty has no configurations",
     "generate twice": "twice has a .json and a .toml of one name",
-    "generate bad": "worse.json: steps must be at least 1 and at most 150; got 151",
+    "generate bad": "worse.json: steps must be at least 1 and at most 1000, as many as",
     "generate bad --out one.png": "steps must be",
     "generate fox --out fox.jpg": "images are written as .png",
     "generate fox --grid --out folder": "a sheet is one .png",
@@ -591,7 +591,7 @@ def test_a_mistake_is_one_line_and_code_2(command: Command, arguments: str, mess
     for name in ("twice/fox.json", "bad/good.json"):
         Path(name).write_text('{"prompt": "fox"}')
     Path("twice/fox.toml").write_text('prompt = "fox"')
-    Path("bad/worse.json").write_text('{"prompt": "fox", "steps": 151}')
+    Path("bad/worse.json").write_text('{"prompt": "fox", "steps": 1001}')
     damage()
     before = contents()
     code, out, err = command(*arguments.split())
@@ -650,3 +650,49 @@ def test_without_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch, na
     code, out, err = command(name, "fox")
     assert (code, out) == (1, "")
     assert err == "ksched: this needs diffusers and transformers: pip install 'ksched[diffusers]'\n"
+
+
+# -------------------------------------------------------------------------------------- row 39: levels of one's own
+
+
+def test_row_39_levels_of_ones_own(command: Command) -> None:
+    small = ("--width", "16", "--height", "16", "--out")
+    succeed(command("generate", "fox", "--sigmas", "14,5,1,0", "--sampler", "heun", *small, "own.png"))
+    config = read_config(Path("own.png"))
+    assert config.sigmas == (14.0, 5.0, 1.0, 0.0)
+    assert (config.steps, config.schedule) == (3, "simple")
+    succeed(command("generate", "--from", "own.png", "--out", "again.png"))
+    assert read_config(Path("again.png")) == config
+    assert np.array_equal(np.asarray(Image.open("own.png")), np.asarray(Image.open("again.png")))
+    succeed(command("generate", "--from", "own.png", "--schedule", "karras", "--out", "other.png"))
+    other = read_config(Path("other.png"))
+    assert (other.sigmas, other.schedule, other.steps) == (None, "karras", 3)
+    succeed(command("generate", "--from", "other.png", "--sigmas", "3,1,0", "--out", "third.png"))
+    assert read_config(Path("third.png")).sigmas == (3.0, 1.0, 0.0)
+    assert "sigmas" not in other.to_dict()
+
+
+def test_row_35_calls_of_images(command: Command) -> None:
+    succeed(command("generate", "fox", "--sampler", "heun", "--calls", "6", *SMALL[2:], "--out", "calls.png"))
+    assert read_config(Path("calls.png")).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--sigmas 1,2,0", "sigmas must be strictly decreasing"),
+        ("--sigmas a,b", "--sigmas must be numbers separated by commas"),
+        ("--sigmas 2,1,0 --schedule karras", "sigmas are run as they are; leave out schedule karras"),
+        ("--sigmas 2,1,0 --steps 5", "steps must be left out where sigmas are given: they make 2 steps; got 5"),
+        ("--sigmas 2,1,0 --sampler auto", "sampler auto has noise levels of its own; leave out sigmas"),
+        ("--sigmas 2,1,0 --calls 5", "--calls says how many steps; leave out --sigmas"),
+        ("--steps 5 --calls 5", "--calls says how many steps; leave out --steps"),
+        ("--steps 1001", "at most 1000, as many as models are trained with; got 1001"),
+        ("--sampler karras --schedule euler", "'karras' is a noise schedule: swap the two"),
+        ("--sampler DPM++_2M_Karras", "parse_label"),
+    ],
+)
+def test_row_39_what_is_refused(command: Command, arguments: str, message: str) -> None:
+    code, out, err = command("generate", "fox", *arguments.split())
+    assert (code, out) == (2, "")
+    assert message in err

@@ -11,7 +11,6 @@ from cases import NAMES, half, start_state
 from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
-from ksched.denoisers.denoiser import Prediction
 from ksched.execution.layout import layout
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register, Row
@@ -108,7 +107,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.equal(result(start, weight).detach(), result(start.detach(), weight))
 
 
-NETWORKS: list[tuple[Process, Prediction]] = [
+NETWORKS: list[tuple[Process, str]] = [
     (VP(), "epsilon"),
     (VP(), "v_prediction"),
     (EDM(), "edm"),
@@ -128,9 +127,7 @@ NETWORKS: list[tuple[Process, Prediction]] = [
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_a_conversion_in_the_coefficients_is_the_conversion(
-    name: str, process: Process, prediction: Prediction
-) -> None:
+def test_a_conversion_in_the_coefficients_is_the_conversion(name: str, process: Process, prediction: str) -> None:
     """A `Denoiser` is asked for what its network says; a function around it is asked for the prediction of x0."""
     sampler = build_sampler(name, "karras", 5, process=process)
     denoiser = Denoiser(lambda x, timestep: torch.tanh(x) * 0.8, process, prediction)

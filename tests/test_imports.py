@@ -56,7 +56,7 @@ MISSING = [
         "ksched.stable_diffusion",
         "this needs diffusers and transformers: pip install 'ksched[diffusers]'",
     ),
-    (["hypothesis"], "ksched.testing", 'which is not installed: pip install "ksched[test]"'),
+    (["hypothesis"], "ksched.testing", 'which is not installed: pip install "ksched[testing]"'),
 ]
 
 

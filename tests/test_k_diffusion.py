@@ -923,3 +923,122 @@ def test_a_range_that_is_not_the_models_is_heeded() -> None:
     assert torch.equal(rounded, k_diffusion.get_sigmas_normal(5, own.sigma_min, own.sigma_max, inner_model=own))
     chosen = k_diffusion.get_sigmas_normal(5, 2 * own.sigma_min, own.sigma_max, inner_model=own)
     assert chosen[-2].item() == pytest.approx(2 * own.sigma_min, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------- row 26: beside the samplers
+PIECES = """BatchedBrownianTree BrownianTreeNoiseSampler DPMSolver PIDStepSizeController append_zero
+default_noise_sampler get_ancestral_step linear_multistep_coeff to_d"""
+
+
+def test_row_26_everything_that_programs_import_is_there(original: ModuleType) -> None:
+    public = {name for name, thing in vars(original).items() if getattr(thing, "__module__", "") == original.__name__}
+    assert set(PIECES.split()) <= public
+    missing = {name for name in public if not hasattr(k_diffusion, name)}
+    assert not missing
+    assert set(PIECES.split()) <= set(dir(k_diffusion))
+    assert set(PIECES.split()) <= set(k_diffusion.__all__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_row_26_functions(original: ModuleType, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, denoised = torch.randn(3, 2, 4, 4, dtype=dtype), torch.randn(3, 2, 4, 4, dtype=dtype)
+    sigma = torch.tensor([14.0, 3.0, 0.1], dtype=dtype)
+    for s in (sigma, sigma[0]):
+        torch.testing.assert_close(
+            k_diffusion.to_d(x, s, denoised), original.to_d(x, s, denoised), rtol=1e-6, atol=1e-6
+        )
+    torch.testing.assert_close(k_diffusion.append_zero(sigma), original.append_zero(sigma), rtol=0, atol=0)
+    assert k_diffusion.append_dims(sigma, 4).shape == (3, 1, 1, 1)
+    with pytest.raises(ValueError, match="target_dims must be at least the number of axes, 4"):
+        k_diffusion.append_dims(x, 2)
+    for eta in (0.0, 0.3, 1.0, 1.7):
+        for before, after in ((14.0, 9.0), (1.0, 0.9), (0.1, 0.03), (3.0, 0.0)):
+            for kind in (float, lambda value: torch.tensor(value, dtype=dtype)):
+                ours, theirs = (m.get_ancestral_step(kind(before), kind(after), eta) for m in (k_diffusion, original))
+                np.testing.assert_allclose(np.array(ours, float), np.array(theirs, float), rtol=1e-6, atol=1e-6)
+    noise = (m.default_noise_sampler(x) for m in (k_diffusion, original))
+    drawn = []
+    for sampler in noise:
+        torch.manual_seed(3)
+        drawn.append(sampler(2.0, 1.0))
+    assert torch.equal(*drawn)
+
+
+def test_row_26_multistep_weights(original: ModuleType) -> None:
+    t = levels(12, torch.float64).numpy()
+    for i in range(11):
+        for order in range(1, min(i + 1, 6) + 1):
+            for j in range(order):
+                ours, theirs = (m.linear_multistep_coeff(order, t, i, j) for m in (k_diffusion, original))
+                assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+    with pytest.raises(ValueError, match="order must be at most 1 in step 0"):
+        k_diffusion.linear_multistep_coeff(2, t, 0, 0)
+
+
+def test_row_26_step_sizes(original: ModuleType) -> None:
+    errors = np.random.default_rng(0).lognormal(0, 2, 40)
+    for given in ((0.0, 1.0, 0.0), (0.2, 0.7, 0.1), (1.0, 0.3, 0.0, 3, 0.9)):
+        ours, theirs = (m.PIDStepSizeController(0.05, *given) for m in (k_diffusion, original))
+        for error in errors:
+            assert ours.propose_step(error) == theirs.propose_step(error)
+            assert ours.h == pytest.approx(theirs.h, rel=1e-12)
+            np.testing.assert_allclose(ours.errs, theirs.errs, rtol=1e-12)
+        assert ours.limiter(2.0) == theirs.limiter(2.0)
+
+
+def test_row_26_brownian_trees() -> None:
+    x = torch.zeros(4, 20_000, dtype=torch.float64)
+    tree = k_diffusion.BatchedBrownianTree(x, 0.0, 10.0, seed=[1, 2, 3, 4], w0=x, tol=1e-6)
+    whole, parts = tree(1.0, 9.0), [tree(a, a + 2.0) for a in (1.0, 3.0, 5.0, 7.0)]
+    assert float((whole - sum(parts)).std()) < 0.05 * float(whole.std())  # ends are rounded to 3 % of the time
+    assert float(whole.var()) == pytest.approx(8, rel=0.03)
+    assert torch.equal(tree(9.0, 1.0), -whole)
+    assert torch.equal(k_diffusion.BatchedBrownianTree(x[1:2], 0.0, 10.0, seed=2)(1.0, 9.0), whole[1:2])
+    sampler = k_diffusion.BrownianTreeNoiseSampler(x, 0.0, 10.0, seed=[1, 2, 3, 4])
+    assert isinstance(sampler.tree, k_diffusion.BatchedBrownianTree)
+    assert torch.allclose(sampler(1.0, 9.0), whole / 8**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_row_26_dpm_solver(original: ModuleType, dtype: torch.dtype) -> None:
+    x = 3 * torch.randn(2, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    calls: list[int] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, scale: float) -> torch.Tensor:
+        return scale * torch.tanh(x) / (1 + sigma[:, None])
+
+    made: list[Any] = [m.DPMSolver(model, {"scale": 0.7}, lambda: calls.append(1)) for m in (k_diffusion, original)]
+    ours, theirs = made
+    assert isinstance(made[0], torch.nn.Module)
+    t, later = ours.t(torch.tensor(3.0, dtype=dtype)), ours.t(torch.tensor(1.2, dtype=dtype))
+    assert float(ours.sigma(t)) == pytest.approx(3, rel=1e-6)
+    for name, options in (
+        ("dpm_solver_1_step", {}),
+        ("dpm_solver_2_step", {}),
+        ("dpm_solver_2_step", {"r1": 1 / 3}),
+        ("dpm_solver_3_step", {}),
+        ("dpm_solver_3_step", {"r1": 0.25, "r2": 0.8}),
+    ):
+        for start, end in ((t, later), (later, t)):
+            (a, cache), (b, known) = (getattr(m, name)(x, start, end, **options) for m in (ours, theirs))
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+            assert cache.keys() == known.keys()
+            again, _ = getattr(ours, name)(x, start, end, **options, eps_cache=cache)
+            assert torch.equal(again, a)
+    rough = 1e-5 if dtype is torch.float32 else 1e-6  # the levels of the original are float32
+    for nfe in (3, 7, 8):
+        told: list[list[Any]] = [[], []]
+        results = []
+        for m, into in ((ours, told[0]), (theirs, told[1])):
+            calls.clear()
+            m.info_callback = into.append
+            results.append(m.dpm_solver_fast(x, t, later, nfe))
+            assert len(calls) == nfe
+        torch.testing.assert_close(*results, rtol=rough, atol=rough)
+        assert [step["i"] for step in told[0]] == [step["i"] for step in told[1]]
+        up = [m.dpm_solver_fast(x, later, t, nfe) for m in (ours, theirs)]
+        torch.testing.assert_close(*up, rtol=rough, atol=rough)
+    (a, counts), (b, known_counts) = (m.dpm_solver_adaptive(x, t, later, order=3) for m in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=1e-3 if dtype is torch.float32 else 1e-5, atol=1e-4)
+    assert counts == known_counts

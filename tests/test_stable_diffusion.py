@@ -126,6 +126,7 @@ def test_a_configuration_overrides_what_the_scheduler_says() -> None:
     model = tiny("sd15_v")
     other = drawn(model, replace(CONFIG, process={"prediction_type": "sample"}))
     assert np.abs(other - drawn(model, CONFIG)).max() > 1 / 255
+    assert np.array_equal(other, drawn(model, replace(CONFIG, process={"prediction_type": "x0"})))
     assert tiny("sd15").sampler(replace(CONFIG, process={"prediction_type": "epsilon"})).process == tiny("sd15").process
     with pytest.raises(ValueError, match=r"process: shift=3.0 changes nothing in VP\(.*; leave it out"):
         tiny("sd15").sampler(replace(CONFIG, process={"shift": 3.0}))

@@ -22,7 +22,7 @@ from ksched.check.probe import Probe
 from ksched.check.ranking import CLOSE, Ranking
 from ksched.check.readings import Claim, Hypothesis
 from ksched.check.report import Finding, LevelFigures, ModelReport
-from ksched.denoisers.denoiser import Prediction
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 
 __all__ = ["check_model"]
@@ -33,7 +33,7 @@ def check_model(
     process: Process | None = None,
     *,
     data: Any,
-    prediction: Prediction | None = None,
+    prediction: Prediction | str | None = None,
     noise: Any = None,
     levels: int = 8,
     seed: int = 0,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ksched.check.report import Mistake
 from ksched.denoisers.calling import is_denoiser
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.agreement import process_of_model
 from ksched.processes.base import check_process
@@ -32,6 +33,15 @@ __all__ = [
 
 
 Base: TypeAlias = Literal["epsilon", "sample", "v_prediction", "flow", "denoised"]
+
+
+#: outputs that are claimed, but for "edm", which is v with the opposite sign
+_BASES: Mapping[Prediction, Base] = {
+    Prediction.EPSILON: "epsilon",
+    Prediction.SAMPLE: "sample",
+    Prediction.V_PREDICTION: "v_prediction",
+    Prediction.FLOW: "flow",
+}
 
 
 class InputScaling(NamedTuple):
@@ -83,13 +93,14 @@ class Claim:
     prediction: Prediction | None
 
     @classmethod
-    def of(cls, model: Callable[..., Any], process: Process | None, prediction: Prediction | None) -> Claim:
+    def of(cls, model: Callable[..., Any], process: Process | None, prediction: Prediction | str | None) -> Claim:
         """The claim that the arguments of `ksched.check_model` make, or an error where they contradict each other."""
+        prediction = None if prediction is None else Prediction.parse(prediction)
         if isinstance(model, Denoiser):
             if process not in (None, model.process) or prediction not in (None, model.prediction):
                 raise ValueError("a Denoiser has a process and a prediction already; got others beside it")
             denoiser = model
-            model, process, prediction = denoiser.network, denoiser.process, denoiser.prediction
+            model, process, prediction = denoiser.network, denoiser.process, Prediction.parse(denoiser.prediction)
         if not callable(model):
             raise TypeError(f"model must be callable; got {type(model).__name__}")
         process = process_of_model(model) if process is None else process
@@ -128,7 +139,7 @@ class Claim:
             return OutputType("denoised")
         if self.prediction == "edm":  # v with the opposite sign
             return OutputType("v_prediction", -1)
-        return OutputType(self.prediction)
+        return OutputType(_BASES[self.prediction])
 
 
 def target_weights(output: OutputType, rho: float, data_std: float) -> tuple[float, float]:

@@ -17,7 +17,7 @@ __all__ = ["make_app"]
 
 def make_app() -> typer.Typer:
     """All commands, in the order of the help."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    app = typer.Typer(pretty_exceptions_enable=False, invoke_without_command=True)
     app.callback()(_common)
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo.draw_demo,
@@ -47,8 +47,11 @@ def _show_version(asked: bool) -> None:
 
 
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Sampling mathematics for diffusion models: noise schedules and samplers as tables."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ksched.cli.process import ProcessName
-from ksched.names.enums import Dialect
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import Option, check_options
 
 if TYPE_CHECKING:
@@ -22,18 +22,25 @@ __all__ = [
     "LONGEST",
     "LONGEST_PLAN",
     "AsJSON",
+    "Calls",
     "DialectName",
     "Options",
     "ProcessOption",
+    "SamplerName",
     "ScheduleName",
     "Shift",
     "SigmaMax",
     "SigmaMin",
+    "Sigmas",
     "Steps",
     "ZeroSNR",
+    "complete_name",
+    "complete_sampler",
+    "complete_schedule",
     "plain_number",
     "read_options",
     "read_plan",
+    "read_sigmas",
     "read_text",
     "screen",
 ]
@@ -42,7 +49,6 @@ __all__ = [
 LONGEST, LONGEST_PLAN = 1_000_000, 100_000
 
 Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", max=LONGEST, help="Number of steps, at least 1.")]
-ScheduleName: TypeAlias = Annotated[str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.")]
 ProcessOption: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
 Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow or cascade process.")]
 ZeroSNR: TypeAlias = Annotated[
@@ -56,7 +62,29 @@ SigmaMax: TypeAlias = Annotated[float | None, typer.Option("--sigma-max", help="
 Options: TypeAlias = Annotated[
     list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option; may be repeated.")
 ]
+Calls: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--calls", min=1, max=LONGEST_PLAN, help="Instead of steps: as many as so many model calls allow."),
+]
+Sigmas: TypeAlias = Annotated[
+    str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
+]
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def complete_sampler(incomplete: str) -> list[str]:
+    """Names of samplers that a shell may complete a word to."""
+    return [name for name in (*SamplerType, "auto") if name.startswith(incomplete)]
+
+
+def complete_schedule(incomplete: str) -> list[str]:
+    """Names of noise schedules that a shell may complete a word to."""
+    return [name for name in NoiseSchedule if name.startswith(incomplete)]
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Names of both."""
+    return complete_sampler(incomplete) + complete_schedule(incomplete)
 
 
 def read_plan(file: Path) -> Plan:
@@ -79,9 +107,27 @@ def read_text(file: Path) -> str:
         raise ValueError(f"it must be text in UTF-8; byte {error.start} is none") from None
 
 
+def read_sigmas(text: str | None) -> list[float] | None:
+    """Noise levels between commas."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--sigmas must be numbers separated by commas, such as 14.6,5,1.5,0; got {text!r}") from None
+
+
 def screen() -> Console:
     """Where tables go; as wide as they need to be if nobody watches."""
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+SamplerName: TypeAlias = Annotated[
+    str, typer.Option("--sampler", help="Sampler; see 'ksched list'.", autocompletion=complete_sampler)
+]
+ScheduleName: TypeAlias = Annotated[
+    str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule)
+]
 
 
 def plain_number(value: Any) -> Any:

@@ -29,9 +29,8 @@ from ksched.cli.image_options import (
     with_groups,
 )
 from ksched.cli.paths import PATH
-from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import sampler_spec
-from ksched.schedules import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +51,7 @@ def compare_images(
     schedules: Annotated[
         str, typer.Option("--schedules", metavar="A,B,...", help="See 'ksched list'.")
     ] = "karras,beta",
-    steps: Annotated[str, typer.Option("--steps", "-n", metavar="N,N,...", help="1 to 150.")] = "4,8,16",
+    steps: Annotated[str, typer.Option("--steps", "-n", metavar="N,N,...", help="1 to 1000.")] = "4,8,16",
     option: Options = None,
     prompted: GuidanceOptions,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every image.", show_default="0")] = None,
@@ -69,7 +68,7 @@ def compare_images(
         raise ValueError(f"a sheet is one .png; got --out {out}")
     counts = [whole_number("--steps", part) for part in parts_of("--steps", steps)]
     names = [sampler_spec(part).name for part in parts_of("--samplers", samplers)]
-    rules = [NoiseSchedule.parse(part).value for part in parts_of("--schedules", schedules)]
+    rules = [str(schedule_name(part)) for part in parts_of("--schedules", schedules)]
     split = split_options(names, rules, option)
     (base, *more) = wanted_of(what, None, given_of(**prompted.settings, **canvas.settings, seed=seed), None)
     if more:
@@ -105,10 +104,10 @@ def _row(
 
     known = {
         "sampler_options": {*sampler_spec(sampler).options},
-        "schedule_options": {*schedule_options(NoiseSchedule(schedule)), "sigma_min", "sigma_max"},
+        "schedule_options": {*schedule_options(schedule), "sigma_min", "sigma_max"},
     }
     own = {key: {name: value for name, value in options[key].items() if name in known[key]} for key in known}
-    entries = {**base.single(0).to_dict(), "sampler": sampler, "schedule": schedule, **own}
+    entries = {**base.single(0).to_dict(), "sampler": sampler, "schedule": schedule, **own, "sigmas": None}
     return [SamplingConfig.from_dict({**entries, "steps": count}) for count in counts]
 
 

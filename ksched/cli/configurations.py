@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,30 @@ class Wanted:
 
 
 def wanted_of(
-    what: str | None, again: Path | None, changes: Mapping[str, Any], option: Sequence[str] | None
+    what: str | None,
+    again: Path | None,
+    changes: Mapping[str, Any],
+    option: Sequence[str] | None,
+    calls: int | None = None,
 ) -> list[Wanted]:
     """What is asked for: a prompt, a file, a folder or a picture, each with the changes."""
+    wanted = _wanted(what, again, changes, option)
+    return wanted if calls is None else [Wanted(one.name, _of_calls(one.config, calls)) for one in wanted]
+
+
+def _of_calls(config: SamplingConfig, calls: int) -> SamplingConfig:
+    """A configuration with the most steps that so many model calls allow; how many does not depend on the model."""
+    from ksched.sampler import build_sampler
+
+    own = sampler_spec(config.sampler).levels is not None
+    schedule = {} if own else {"schedule": config.schedule, **config.schedule_options}
+    built = build_sampler(config.sampler, calls=calls, **schedule, **config.sampler_options)
+    return replace(config, steps=built.steps, sigmas=None)
+
+
+def _wanted(
+    what: str | None, again: Path | None, changes: Mapping[str, Any], option: Sequence[str] | None
+) -> list[Wanted]:
     from ksched.stable_diffusion import SamplingConfig, read_config
 
     if (what is None) == (again is None):
@@ -108,6 +129,10 @@ def _changed(entries: dict[str, Any], changes: Mapping[str, Any], option: Sequen
     for name in ("sampler", "schedule"):
         if new[name] != entries[name]:
             new[f"{name}_options"] = {}
+    if "sigmas" in changes:  # they take the place of what the first has of the kind
+        new |= {"schedule": read["schedule"], "schedule_options": {}, "steps": read["steps"]}
+    elif {"schedule", "steps", "label", "preset"} & names:
+        new["sigmas"] = None
     return _with_options(new, option)
 
 
@@ -125,7 +150,7 @@ def split_options(
 ) -> dict[str, dict[str, Any]]:
     """``name=value`` texts as options of samplers, and of schedules where no sampler has one of that name."""
     own = {name: known for sampler in samplers for name, known in sampler_spec(sampler).options.items()}
-    theirs = {key: known for name in schedules for key, known in schedule_options(NoiseSchedule(name)).items()}
+    theirs = {key: known for name in schedules for key, known in schedule_options(name).items()}
     theirs |= {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     owner = f"sampler {' or '.join(samplers)} with schedule {' or '.join(schedules)}"
     values = read_options(option, owner, {**theirs, **own})

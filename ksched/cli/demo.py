@@ -15,10 +15,11 @@ from rich.text import Text
 
 from ksched.cli.common import (
     ProcessOption,
+    SamplerName,
     ScheduleName,
     screen,
 )
-from ksched.cli.image_options import SHIPPED, quiet
+from ksched.cli.image_options import SHIPPED, quiet, shows_progress
 from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
 
@@ -33,7 +34,7 @@ _LONGEST_DEMO = 1000  # steps of every sampler on every schedule
 
 
 def draw_demo(
-    sampler: Annotated[str, typer.Option("--sampler", help="Sampler; see 'ksched list'.")] = "dpmpp_2m",
+    sampler: SamplerName = "dpmpp_2m",
     schedule: ScheduleName = "karras",
     steps: Annotated[int, typer.Option("--steps", "-n", max=_LONGEST_DEMO, help="Number of steps, at least 1.")] = 20,
     process: ProcessOption = ProcessName.VP,
@@ -47,7 +48,9 @@ def draw_demo(
     from ksched.cli import demo_of_words
     from ksched.pictures import demo
 
-    report = demo.run(sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=True)
+    report = demo.run(
+        sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=shows_progress()
+    )
     console = screen()
     console.print(_error_table(report))
     prompted: tuple[Path, ...] = ()
@@ -119,7 +122,7 @@ def _levels_of(best: Error | None) -> str:
     """The schedule with which a sampler has its smallest error."""
     if best is None:
         return ""
-    return "its own levels" if best.schedule is None else best.schedule.value
+    return "its own levels" if best.schedule is None else str(best.schedule)
 
 
 def _percent(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ksched.cli.common import Options
+from ksched.cli.common import Calls, Options, Sigmas, complete_sampler, complete_schedule, read_sigmas
 from ksched.cli.configurations import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 from ksched.cli.image_options import (
     CanvasOptions,
@@ -45,11 +45,17 @@ _MOST_ON_A_SHEET = 1024
 def generate_images(
     what: What = None,
     *,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="See 'ksched list'.", show_default="euler")] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", help="See 'ksched list'.", show_default="simple")
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="See 'ksched list'.", show_default="euler", autocompletion=complete_sampler),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 150.", show_default="20")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="See 'ksched list'.", show_default="simple", autocompletion=complete_schedule),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 1000.", show_default="20")] = None,
+    calls: Calls = None,
+    sigmas: Sigmas = None,
     label: Annotated[
         str | None, typer.Option("--label", help='Sampler and schedule in one, such as "DPM++ 2M Karras".')
     ] = None,
@@ -105,9 +111,12 @@ def generate_images(
         schedule=schedule,
         label=label,
         preset=preset,
+        sigmas=read_sigmas(sigmas),
     )
+    if calls is not None and (beside := {"steps", "preset", "sigmas"} & changes.keys()):
+        raise ValueError(f"--calls says how many steps; leave out --{min(beside)}, or it")
     changes |= {} if plan is None else of_plan(plan, changes)
-    wanted = wanted_of(what, again, changes, option)
+    wanted = wanted_of(what, again, changes, option, calls)
     target = _target(out, what, again, wanted, grid)
     several = is_folder(what)
     batched = not grid and not several and not _is_file(target)

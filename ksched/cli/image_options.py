@@ -314,7 +314,9 @@ def quoted(prompt: str) -> str:
 def _names(config: SamplingConfig) -> list[str]:
     """Sampler and schedule, if it takes one."""
     spec = sampler_spec(config.sampler)
-    return [spec.name] if spec.levels is not None else [spec.name, config.schedule]
+    if spec.levels is not None:
+        return [spec.name]
+    return [spec.name, config.schedule if config.sigmas is None else "noise levels of its own"]
 
 
 def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -> str:

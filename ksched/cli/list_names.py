@@ -11,22 +11,26 @@ import typer
 from rich import box
 from rich.table import Table
 
-from ksched.cli.common import AsJSON, plain_number, screen
+from ksched.cli.common import AsJSON, complete_name, plain_number, screen
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect
 from ksched.options import Option
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
 from ksched.samplers.registry import AUTO, dialect_options, sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
+from ksched.schedules.select import DIALECTS, schedule_name, schedule_options, schedule_spec, schedules
 
 __all__ = ["list_names"]
 
+_SAMPLER_COLUMNS = ("sampler", "order", "weak", "calls", "to 0", "noise", "also")
+
 
 def list_names(
-    name: Annotated[str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.", autocompletion=complete_name)
+    ] = None,
     only_samplers: Annotated[bool, typer.Option("--samplers", help="Only the samplers.")] = False,
     only_schedules: Annotated[bool, typer.Option("--schedules", help="Only the noise schedules.")] = False,
     as_json: AsJSON = False,
@@ -35,44 +39,42 @@ def list_names(
     both = only_samplers == only_schedules
     of_samplers, of_schedules = both or only_samplers, both or only_schedules
     specs = list(samplers()) if of_samplers else []
-    schedules = list(SCHEDULES) if of_schedules else []
+    rules = list(schedules()) if of_schedules else []
     if name is not None:
-        specs, schedules = _found(name, [*specs, *([AUTO] * of_samplers)], schedules)
-        of_samplers, of_schedules = bool(specs), bool(schedules)
+        specs, rules = _found(name, [*specs, *([AUTO] * of_samplers)], rules)
+        of_samplers, of_schedules = bool(specs), bool(rules)
     if as_json:
         facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}
-        facts |= {"schedules": [_schedule_json(schedule) for schedule in schedules]} if of_schedules else {}
+        facts |= {"schedules": [_schedule_json(rule) for rule in rules]} if of_schedules else {}
         print(json.dumps(facts, indent=2, allow_nan=False))
     elif name is not None:
         width = min(screen().width, 100)
-        print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in schedules)]))
+        print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in rules)]))
     else:
-        _print_tables(specs, schedules)
+        _print_tables(specs, rules)
 
 
-def _print_tables(specs: Sequence[SamplerSpec], schedules: Sequence[NoiseSchedule]) -> None:
+def _print_tables(specs: Sequence[SamplerSpec], rules: Sequence[str]) -> None:
     console = screen()
     if specs:
         console.print(_sampler_table(specs, console.width))
-    if schedules:
+    if rules:
         console.print(_schedule_table())
 
 
-def _found(
-    name: str, specs: list[SamplerSpec], schedules: list[NoiseSchedule]
-) -> tuple[list[SamplerSpec], list[NoiseSchedule]]:
+def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[SamplerSpec], list[str]]:
     """Of the listed, the sampler and the schedule of a name, in any spelling; an exact name goes before others."""
-    exact = [spec for spec in specs if spec.name == name], [rule for rule in schedules if rule == name]
+    exact = [spec for spec in specs if spec.name == name], [rule for rule in rules if rule == name]
     if any(exact):
         return exact
     errors: list[str] = []
-    found: tuple[list[SamplerSpec], list[NoiseSchedule]] = ([], [])
+    found: tuple[list[SamplerSpec], list[str]] = ([], [])
     try:
         found[0].extend([sampler_spec(name)] if specs else [])
     except ValueError as error:
         errors.append(str(error))
     try:
-        found[1].extend([NoiseSchedule.parse(name)] if schedules else [])
+        found[1].extend([schedule_name(name)] if rules else [])
     except ValueError as error:
         errors.append(str(error))
     if not any(found):
@@ -83,8 +85,12 @@ def _found(
 
 def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
     wide = width >= 120
-    columns = ["sampler", "order", "weak", "calls", "to 0", "noise", "also", *(["what it is"] if wide else [])]
-    table = Table(*columns, title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = [*_SAMPLER_COLUMNS, *(["what it is"] if wide else [])]
+    if width < 76:  # names are never cut: these are on the page of each
+        columns = [column for column in columns if column not in ("weak", "to 0", "also")]
+    for column in columns:
+        table.add_column(column, no_wrap=column == "sampler")
     table.title_justify = table.caption_justify = "left"
     table.caption = "calls and noise: per step; weak: order of the law with noise\n'ksched list NAME' tells all of one"
     for spec in specs:
@@ -92,24 +98,23 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
         to_zero = spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-"
         noise = "varies" if spec.draws is None else spec.draws or "-"
         also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
-        cells = [
-            spec.name,
-            spec.order,
-            "-" if spec.weak_order is None else spec.weak_order,
-            calls,
-            to_zero,
-            noise,
-            also,
-        ]
-        table.add_row(*map(str, cells), *([spec.summary.replace("`", "")] if wide else []))
+        weak = "-" if spec.weak_order is None else spec.weak_order
+        cells: dict[str, object] = dict(
+            zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True)
+        )
+        cells["what it is"] = spec.summary.replace("`", "")
+        table.add_row(*(str(cells[column]) for column in columns))
     return table
 
 
 def _schedule_table() -> Table:
-    table = Table("schedule", "levels", "options", "source", title="Noise schedules")
-    for name, rule in SCHEDULES.items():
+    table = Table(title="Noise schedules")
+    table.add_column("schedule", no_wrap=True)
+    for column in ("levels", "options", "source"):
+        table.add_column(column, overflow="fold")
+    for name, rule in schedules().items():
         options = "\n".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
-        table.add_row(name.value, rule.formula, options or "-", rule.source)
+        table.add_row(str(name), rule.formula, options or "-", rule.source)
     return table
 
 
@@ -123,11 +128,11 @@ def _sampler_page(spec: SamplerSpec, width: int) -> str:
     return _page(f"sampler {spec.name}", summary, facts, spec.own_options, texts, dialects, names, width)
 
 
-def _schedule_page(name: NoiseSchedule, width: int) -> str:
+def _schedule_page(name: str, width: int) -> str:
     """Everything about a noise schedule, as text."""
-    rule = SCHEDULES[name]
+    rule = schedule_spec(name)
     dialects = {dialect: DIALECTS[dialect].get(name, {}) for dialect in Dialect}
-    names = [(peer.program, peer.name) for peer in PEERS if peer.schedule is name]
+    names = [(peer.program, peer.name) for peer in PEERS if peer.schedule == name]
     facts = {"source": rule.source}
     texts, options = option_texts(rule.function), schedule_options(name)
     return _page(f"schedule {name}", rule.formula, facts, options, texts, dialects, names, width)
@@ -188,8 +193,8 @@ def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
     }
 
 
-def _schedule_json(name: NoiseSchedule) -> dict[str, Any]:
-    rule = SCHEDULES[name]
+def _schedule_json(name: str) -> dict[str, Any]:
+    rule = schedule_spec(name)
     options = _option_facts(schedule_options(name))
     return {"name": name, "formula": rule.formula, "source": rule.source, "options": options}
 

@@ -10,35 +10,50 @@ import typer
 from ksched.cli.common import (
     LONGEST_PLAN,
     AsJSON,
+    Calls,
     DialectName,
     Options,
     ProcessOption,
     Shift,
     SigmaMax,
     SigmaMin,
+    Sigmas,
     ZeroSNR,
+    complete_sampler,
+    complete_schedule,
     read_options,
     read_plan,
+    read_sigmas,
 )
 from ksched.cli.process import ProcessName, make_process
 from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import plan_spec, sampler_spec
-from ksched.schedules import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 
 __all__ = ["print_plan"]
 
 
 def print_plan(
-    sampler: Annotated[str, typer.Argument(help="Sampler, see 'ksched list'; auto; or a plan in a .json file.")],
+    sampler: Annotated[
+        str,
+        typer.Argument(
+            help="Sampler, see 'ksched list'; auto; or a plan in a .json file.", autocompletion=complete_sampler
+        ),
+    ],
     schedule: Annotated[
-        str | None, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.", show_default="simple")
+        str | None,
+        typer.Option(
+            "--schedule",
+            help="Noise schedule; see 'ksched list'.",
+            show_default="simple",
+            autocompletion=complete_schedule,
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="At least 1.", show_default="20")
     ] = None,
-    sigmas: Annotated[
-        str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
-    ] = None,
+    calls: Calls = None,
+    sigmas: Sigmas = None,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,
@@ -53,14 +68,14 @@ def print_plan(
 
     named = read_plan(Path(sampler)) if sampler.lower().endswith(".json") else sampler
     spec = sampler_spec(named) if isinstance(named, str) else plan_spec(named)
-    rule = NoiseSchedule.parse(schedule or NoiseSchedule.default())
+    rule = schedule_name(schedule or NoiseSchedule.default())
     known = {**({} if spec.levels else schedule_options(rule)), **spec.options}
     owner = f"sampler {spec.name}" + ("" if spec.levels else f" with schedule {rule}")
     options = read_options(option, owner, known)
     limits = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     options |= {name: value for name, value in limits.items() if value is not None}
     made = make_process(process, shift, zero_terminal_snr)
-    where: dict[str, Any] = {"process": made, "sigmas": _levels(sigmas), "dialect": dialect}
+    where: dict[str, Any] = {"process": made, "sigmas": read_sigmas(sigmas), "calls": calls, "dialect": dialect}
     plan = build_sampler(named, schedule, steps, **where, **options).plan
     if as_json:
         print(plan.to_json())
@@ -74,12 +89,3 @@ def print_plan(
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _levels(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--sigmas must be numbers separated by commas, such as 14.6,5,1.5,0; got {text!r}") from None

@@ -18,8 +18,8 @@ from ksched.cli.common import (
 )
 from ksched.cli.paths import PATH
 from ksched.cli.process import ProcessName, make_process
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.schedules import schedule_options
+from ksched.names.enums import Dialect
+from ksched.schedules.select import schedule_name, schedule_options
 
 if TYPE_CHECKING:
     pass
@@ -42,7 +42,7 @@ def draw_schedules(
     ] = None,
 ) -> None:
     """Draw sigma, half log-SNR and timestep of noise schedules by step; an option goes to all that have it."""
-    names = list(dict.fromkeys(map(NoiseSchedule.parse, schedule)))
+    names = list(dict.fromkeys(map(schedule_name, schedule)))
     spoken = Dialect.parse(dialect)
     made = make_process(process, shift, zero_terminal_snr)
     known = {key: value for name in reversed(names) for key, value in schedule_options(name).items()}

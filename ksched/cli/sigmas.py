@@ -17,18 +17,21 @@ from ksched.cli.common import (
     SigmaMin,
     Steps,
     ZeroSNR,
+    complete_schedule,
     plain_number,
     read_options,
 )
 from ksched.cli.process import ProcessName, make_process
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.schedules import calculate_sigmas, schedule_options
+from ksched.names.enums import Dialect
+from ksched.schedules.select import calculate_sigmas, schedule_name, schedule_options
 
 __all__ = ["print_sigmas"]
 
 
 def print_sigmas(
-    schedule: Annotated[str, typer.Argument(help="Noise schedule; see 'ksched list'.")],
+    schedule: Annotated[
+        str, typer.Argument(help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule)
+    ],
     steps: Steps = 20,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
@@ -40,7 +43,7 @@ def print_sigmas(
     as_json: AsJSON = False,
 ) -> None:
     """Print the noise levels of a schedule."""
-    name, spoken = NoiseSchedule.parse(schedule), Dialect.parse(dialect)
+    name, spoken = schedule_name(schedule), Dialect.parse(dialect)
     made = make_process(process, shift, zero_terminal_snr)
     options = read_options(option, f"schedule {name}", schedule_options(name))
     levels = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=spoken, **options)

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from ksched.denoisers.calling import ask, is_denoiser, tensor_of, time_name
 from ksched.kernels.torch_internals import out_of_place
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma, marks_of
 from ksched.processes.base import check_process
 from ksched.types import ArrayLike
 
 __all__ = ["Denoiser", "Prediction"]
-
-
-Prediction = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
 
 
 # Grids whose conversions a denoiser remembers, since runs come in crowds on the same few.
@@ -39,13 +37,13 @@ class Denoiser:
     process : what the network was trained on; it must be the sampler's process
     prediction : what the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
         "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "edm" the F of EDM's
-        preconditioning
+        preconditioning; or any other word for one of them that `Prediction.parse` knows, such as "v" or "x0"
 
     Raises
     ------
     TypeError : a network that cannot be called, or is a denoiser already, as k-diffusion's wrappers are
-    ValueError : a prediction type that this process cannot have; epsilon with zero terminal SNR, where the first
-        state holds no signal and eps tells nothing of x0
+    ValueError : an unknown prediction type, or one that this process cannot have; epsilon with zero terminal SNR, where
+        the first state holds no signal and eps tells nothing of x0
 
     Notes
     -----
@@ -55,7 +53,7 @@ class Denoiser:
 
     network: Callable[..., Any]
     process: Process
-    prediction: Prediction = "epsilon"
+    prediction: Prediction | str = Prediction.EPSILON
     _time_name: str | None = field(default=None, init=False, repr=False, compare=False)
     _known: dict[bytes, list[tuple[float, float, float]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -70,18 +68,17 @@ class Denoiser:
                 "as it is, or put the network that is inside it into a Denoiser"
             )
         check_process(self.process)
-        if self.prediction not in get_args(Prediction):
-            raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}; got {self.prediction!r}")
+        word, prediction = self.prediction, Prediction.parse(self.prediction)
         fits = self.process.predictions
-        if self.prediction not in fits:
-            kind = type(self.process).__name__
-            raise ValueError(f"a {kind} network predicts {' or '.join(fits)}; got {self.prediction!r}")
-        if self.prediction == "epsilon" and self.process.zero_terminal_snr:
+        if prediction not in fits:
+            kind, meant = type(self.process).__name__, "" if word == prediction else f", which is {prediction.value!r}"
+            raise ValueError(f"a {kind} network predicts {' or '.join(fits)}; got {str(word)!r}{meant}")
+        if prediction == "epsilon" and self.process.zero_terminal_snr:
             raise ValueError(
                 "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
                 "nothing of x0 there. Such networks are trained for v_prediction or sample."
             )
-        vars(self).update(_time_name=time_name(self.network))
+        vars(self).update(prediction=prediction, _time_name=time_name(self.network))  # frozen, but for this
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float, **inputs: Any) -> torch.Tensor:
         """The x0 prediction.

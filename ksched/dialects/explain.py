@@ -20,7 +20,14 @@ from ksched.samplers.auto import choose
 from ksched.samplers.coordinates import view
 from ksched.samplers.facts import option_texts
 from ksched.samplers.registry import AUTO, dialect_options, sampler_spec
-from ksched.schedules import DIALECTS, SCHEDULES, calculate_sigmas, schedule_options
+from ksched.schedules.select import (
+    DIALECTS,
+    calculate_sigmas,
+    schedule_name,
+    schedule_options,
+    schedule_spec,
+    schedules,
+)
 from ksched.types import Array
 
 __all__ = ["Configuration", "explain"]
@@ -40,7 +47,7 @@ class Configuration:
 
     dialect: Dialect
     sampler: SamplerType | None
-    schedule: NoiseSchedule | None
+    schedule: NoiseSchedule | str | None
     preset: tuple[tuple[str, Any], ...] = ()
     note: str = ""
 
@@ -64,13 +71,13 @@ class Configuration:
         # a plus between names, not those of "DPM++"
         name, plus, schedule = body.replace("++", "pp").partition("+")
         if plus:
-            return cls._of(dialect, name.strip(), NoiseSchedule.parse(schedule.strip()))
+            return cls._of(dialect, name.strip(), schedule_name(schedule.strip()))
         body = body.strip()
-        if body not in list(NoiseSchedule) and (found := cls._named(dialect, body)):
+        if body not in schedules() and (found := cls._named(dialect, body)):
             labels = dialect in (Dialect.KSCHED, Dialect.A1111)
             return replace(found, schedule=parse_label(f"{found.sampler}")[1]) if labels else found
         try:
-            return cls(dialect, None, NoiseSchedule.parse(body))
+            return cls(dialect, None, schedule_name(body))
         except ValueError:
             return cls._label(dialect, body)
 
@@ -87,7 +94,7 @@ class Configuration:
         return cls(dialect, *parse_label(label))  # which raises, with the nearest names
 
     @classmethod
-    def _of(cls, dialect: Dialect, name: str, schedule: NoiseSchedule) -> Configuration:
+    def _of(cls, dialect: Dialect, name: str, schedule: NoiseSchedule | str) -> Configuration:
         return replace(cls._named(dialect, name) or cls(dialect, SamplerType.parse(name), None), schedule=schedule)
 
     @classmethod
@@ -127,7 +134,7 @@ class Configuration:
         return Configuration(Dialect.KSCHED, self.sampler, self.schedule)
 
     def __str__(self) -> str:
-        names = "+".join(name.value for name in (self.sampler, self.schedule) if name is not None)
+        names = "+".join(str(name) for name in (self.sampler, self.schedule) if name is not None)
         return f"{self.dialect.value}:{names}"
 
 
@@ -188,8 +195,8 @@ def _described(one: Configuration) -> list[str]:
         lines.append(f"  {one.sampler}: {spec.summary.replace('`', '')} {spec.source}.")
         lines += [f"  there: {one.note.replace('`', '')}"] if one.note else []
     if one.schedule is not None:
-        rule = SCHEDULES[one.schedule]
-        lines.append(f"  {one.schedule}: {rule.formula}. {rule.source}.")
+        rule = schedule_spec(one.schedule)
+        lines.append(f"  {one.schedule}: {rule.formula}." + (f" {rule.source}." if rule.source else ""))
     return lines
 
 
@@ -229,7 +236,7 @@ def _compare_options(what: Literal["sampler", "schedule"], first: Configuration,
 def _texts(one: Configuration, what: Literal["sampler", "schedule"]) -> Mapping[str, str]:
     if what == "sampler":
         return option_texts(view) | option_texts(sampler_spec(one.sampler or "").function)
-    return {} if one.schedule is None else option_texts(SCHEDULES[one.schedule].function)
+    return {} if one.schedule is None else option_texts(schedule_spec(one.schedule).function)
 
 
 def _levels(one: Configuration, other: Configuration, steps: int, process: Process) -> Array:

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
-from ksched.names.enums import Dialect, spelling_key
+from ksched.names.enums import Dialect
 from ksched.processes import Process
 from ksched.schedules import calculate_sigmas
+from ksched.spelling import few, spelling_key
 from ksched.types import Array
 
 __all__ = ["find_peer", "find_sampler", "peer_sigmas"]
@@ -48,7 +49,7 @@ def _find(known: Mapping[tuple[Dialect, str], P], program: Dialect | str, name: 
     if near:
         hint = f"did you mean {' or '.join(map(repr, near))}?"
     elif own:
-        hint = f"known: {', '.join(own.values())}."
+        hint = f"known: {few(own.values())}."
     else:
         hint = f"these are the names of other programs: take {ours}."
     raise ValueError(f"{program} has no {kind} {name!r}; {hint}")

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from ksched.denoisers.answer import Model, answer
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
 from ksched.guidance.scale import Scale, checked_number, scale_function
 from ksched.guidance.tensors import (
     FINITE,
@@ -26,6 +26,7 @@ from ksched.guidance.tensors import (
     per_item,
     towards,
 )
+from ksched.names.enums import Prediction
 from ksched.options import Between
 from ksched.processes import Process
 
@@ -68,7 +69,7 @@ def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
 
 
 def rescale(
-    cond: Model, uncond: Model | None, scale: Scale, process: Process, prediction: Prediction, *, phi: float = 0.7
+    cond: Model, uncond: Model | None, scale: Scale, process: Process, prediction: Prediction | str, *, phi: float = 0.7
 ) -> PairModel:
     """Guidance whose result is given back the standard deviation of the conditional network output.
 
@@ -285,9 +286,9 @@ def _guided(cond: Model, uncond: Model | None, rule: _Rule) -> PairModel:
     return denoise
 
 
-def _origin(process: Process, prediction: Prediction) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _origin(process: Process, prediction: Prediction | str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The x0 prediction that a network output of 0 stands for; an output is a multiple of the distance to it."""
-    Denoiser(torch.zeros_like, process, prediction)  # refuses what the process cannot have
+    prediction = Denoiser(torch.zeros_like, process, prediction).prediction  # refuses what the process cannot have
 
     def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         # `Denoiser` with its output at 0, without its walk of the training table for the timestep.

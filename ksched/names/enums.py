@@ -1,13 +1,14 @@
-"""The names of samplers, noise schedules and dialects."""
+"""The names of samplers, noise schedules, dialects and prediction types."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ksched.names.name import Name, spelling_key
+from ksched.names.absent import PREDICTIONS_ELSEWHERE, SCHEDULES_ELSEWHERE
+from ksched.names.name import Name
 from ksched.names.sampler_type import SamplerType
 
-__all__ = ["SCHEDULE_SPELLINGS", "Dialect", "NoiseSchedule", "SamplerType", "spelling_key"]
+__all__ = ["SCHEDULE_SPELLINGS", "Dialect", "NoiseSchedule", "Prediction", "SamplerType"]
 
 
 class NoiseSchedule(Name):
@@ -54,6 +55,10 @@ class NoiseSchedule(Name):
     def _spellings(cls) -> Mapping[str, str]:
         return SCHEDULE_SPELLINGS
 
+    @classmethod
+    def _absent(cls) -> Mapping[str, str]:
+        return SCHEDULES_ELSEWHERE
+
 
 class Dialect(Name):
     """Whose behaviour a name means; ``ksched`` is the published mathematics."""
@@ -68,17 +73,60 @@ class Dialect(Name):
     def _kind(cls) -> str:
         return "dialect"
 
+    @classmethod
+    def _pairs(cls) -> bool:
+        return False
+
+
+class Prediction(Name):
+    """What a network answers with; a, s are the scales of the data x0 and of the noise eps in its input."""
+
+    EPSILON = "epsilon"  # eps
+    V_PREDICTION = "v_prediction"  # a * eps - s * x0
+    SAMPLE = "sample"  # x0
+    FLOW = "flow"  # eps - x0
+    EDM = "edm"  # the F of EDM's preconditioning
+
+    @classmethod
+    def _kind(cls) -> str:
+        return "prediction type"
+
+    @classmethod
+    def _spellings(cls) -> Mapping[str, str]:
+        return {word: member for member, words in _PREDICTION_WORDS.items() for word in words.split()}
+
+    @classmethod
+    def _absent(cls) -> Mapping[str, str]:
+        return PREDICTIONS_ELSEWHERE
+
+    @classmethod
+    def _pairs(cls) -> bool:
+        return False
+
+
+#: what papers and other programs call the same prediction
+_PREDICTION_WORDS: Mapping[str, str] = {
+    "epsilon": "eps eps_prediction epsilon_prediction pred_epsilon pred_eps noise noise_prediction pred_noise",
+    "v_prediction": "v v_pred vpred pred_v v_param v_parameterization v_objective v_diffusion v_prediction_edm",
+    "sample": "x0 x_0 x0_prediction pred_x0 x_start start_x xstart pred_xstart pred_x_start denoised data clean "
+    "sample_prediction pred_sample original_sample pred_original_sample x_prediction x_pred clean_data",
+    "flow": "velocity velocity_prediction pred_velocity flow_prediction flow_pred flow_match flow_matching rectified "
+    "rectified_flow rf vector_field u const",
+    "edm": "F F_theta F_prediction raw edm_prediction karras",
+}
+
 
 #: what other programs call the same schedule
 SCHEDULE_SPELLINGS: Mapping[str, str] = {
     spelling: member
     for member, spellings in {
-        "karras": "use_karras_sigmas get_sigmas_karras",
+        "karras": "use_karras_sigmas get_sigmas_karras edm",
         "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas",
         "normal": "uniform linspace discrete_schedule",
         "ddim_uniform": "ddim",
         "beta": "use_beta_sigmas beta_sampling_scheduler",
-        "polyexponential": "poly_exponential get_sigmas_polyexponential",
+        "sgm_uniform": "sgm",
+        "polyexponential": "poly_exponential polyexp get_sigmas_polyexponential",
         "vp": "get_sigmas_vp vp_scheduler",
         "laplace": "laplace_scheduler",
         "kl_optimal": "kloptimal",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ksched.names.enums import NoiseSchedule, SamplerType, spelling_key
+from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.names.sampler_type import AUTOMATIC
+from ksched.spelling import spelling_key
 
 __all__ = ["parse_label"]
 
@@ -26,7 +27,7 @@ def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
     """
     if not isinstance(label, str):
         raise TypeError(f"a label is a string such as 'DPM++ 2M Karras'; got {label!r}")
-    words = label.split()
+    words = label.split() if " " in label.strip() else label.replace("_", " ").split()
     for cut in range(len(words), 0, -1):
         head, tail = " ".join(words[:cut]), " ".join(words[cut:])
         try:
@@ -36,5 +37,4 @@ def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
             continue
         # every label without a schedule of its own runs A1111's uniform one
         return sampler, schedule or NoiseSchedule(AUTOMATIC.get(sampler, NoiseSchedule.NORMAL))
-    SamplerType.parse(label)  # raises, with the nearest names
-    raise AssertionError("unreachable")
+    return SamplerType.parse(label), NoiseSchedule.default()  # raises, with the nearest names

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import cache
 from typing import Self
 
-__all__ = ["Name", "spelling_key"]
+from ksched.spelling import nearest, spelling_key
 
+__all__ = ["Name"]
 
-def spelling_key(text: str) -> str:
-    """Spelling without case, spaces, dashes or dots; ``+`` is read as the letter p (DPM++ = dpmpp)."""
-    return re.sub(r"[^a-z0-9]", "", text.lower().replace("+", "p"))
+_FEW = 10  # names that a message may list
 
 
 class Name(StrEnum):
@@ -27,6 +24,22 @@ class Name(StrEnum):
     @classmethod
     def _spellings(cls) -> Mapping[str, str]:
         return {}
+
+    @classmethod
+    def _absent(cls) -> Mapping[str, str]:
+        """Names that people ask for and that are nothing here, with what to take instead."""
+        return {}
+
+    @classmethod
+    def _pairs(cls) -> bool:
+        """Whether it stands beside another kind of name, as sampler and schedule do, and may be swapped with it."""
+        return True
+
+    @classmethod
+    @cache
+    def registered(cls) -> list[str]:
+        """Names that others registered beside the members, for messages."""
+        return []
 
     @classmethod
     @cache
@@ -47,16 +60,69 @@ class Name(StrEnum):
         Raises
         ------
         TypeError : ``name`` is not a string
-        ValueError : nothing has that name; the message lists the nearest ones
+        ValueError : nothing has that name; the message says what it is instead, or lists the nearest ones
         """
         if isinstance(name, cls):
             return name
         if not isinstance(name, str):
             raise TypeError(f"a {cls._kind()} is named by a string; got {name!r}")
-        known = cls._known()
-        found = known.get(spelling_key(name))
-        if found is not None:
-            return found
-        near = [known[k].value for k in difflib.get_close_matches(spelling_key(name), known, n=6, cutoff=0.6)]
-        hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"known: {', '.join(cls)}."
-        raise ValueError(f"unknown {cls._kind()} {name!r}; {hint}")
+        found = cls._known().get(spelling_key(name))
+        if found is None:
+            raise ValueError(cls._unknown(name))
+        return found
+
+    @classmethod
+    def _unknown(cls, name: str) -> str:
+        """What to say of a name that is no member's."""
+        shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
+        absent = {spelling_key(word): instead for word, instead in cls._absent().items()}
+        if instead := absent.get(spelling_key(name)):
+            return f"{shown} is no {cls._kind()} here: {instead}"
+        for other in _kinds():
+            if cls._pairs() and other is not cls and other.is_name(name):
+                return (
+                    f"{shown} is a {other._kind()}: swap the two, or name a {cls._kind()} such as "
+                    f"{next(iter(cls)).value!r}"
+                )
+        if cls._pairs() and (parts := _parts(name)):
+            meant = " with ".join(f"{part._kind()} {part.value!r}" for part in parts)
+            return f"{shown} is {meant}: give each in its place; ksched.parse_label reads such labels"
+        known = {**{key: member.value for key, member in cls._known().items()}, **{n: n for n in cls.registered()}}
+        near = dict.fromkeys(known[key] for key in nearest(name, known, most=5))
+        if near:
+            hint = f"did you mean {' or '.join(list(near)[:3])}?"
+        elif len(cls) <= _FEW:
+            hint = f"known: {', '.join(cls)}."
+        else:
+            hint = f"'ksched list' has all {len(cls)}, {', '.join(list(cls)[:3])} among them"
+        return f"unknown {cls._kind()} {shown}; {hint}"
+
+    @classmethod
+    def is_name(cls, name: str) -> bool:
+        """Whether a name is a member's in any spelling, or was registered."""
+        return spelling_key(name) in cls._known() or name in cls.registered()
+
+
+def _kinds() -> Iterator[type[Name]]:
+    """The kinds of names that pair."""
+    return (kind for kind in Name.__subclasses__() if kind._pairs())
+
+
+def _parts(label: str) -> tuple[Name, ...]:
+    """The names of two kinds, one after the other, that a label is made of; nothing if it is not."""
+    words = label.replace("_", " ").split()
+    for cut in range(len(words) - 1, 0, -1):
+        heads, tails = _members(" ".join(words[:cut])), list(_members(" ".join(words[cut:])))
+        for head in heads:
+            for tail in tails:
+                if type(head) is not type(tail):
+                    return head, tail
+    return ()
+
+
+def _members(name: str) -> Iterator[Name]:
+    """What a name means, one of every kind that has it."""
+    for kind in _kinds():
+        member = kind._known().get(spelling_key(name))
+        if member is not None:
+            yield member

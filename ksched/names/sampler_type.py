@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from ksched.names.absent import SAMPLERS_ELSEWHERE
 from ksched.names.name import Name
 
 __all__ = ["AUTOMATIC", "SAMPLER_SPELLINGS", "SamplerName", "SamplerType", "ScheduleName"]
@@ -86,6 +87,10 @@ class SamplerType(Name):
     def _spellings(cls) -> Mapping[str, str]:
         return {word: name for name, words in SAMPLER_SPELLINGS.items() for word in words}
 
+    @classmethod
+    def _absent(cls) -> Mapping[str, str]:
+        return SAMPLERS_ELSEWHERE
+
 
 #: `SamplerType` as text, for annotations
 SamplerName = Literal[
@@ -121,8 +126,8 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     ),
     "euler_ancestral_cfg_pp": ("euler_a_cfg++", "sample_euler_ancestral_cfg_pp", "SamplerEulerAncestralCFGPP",),
     "heun": (
-        "k_heun", "FlowMatchHeun", "sample_heun", "HeunDiscrete", "HeunDiscreteScheduler", "FlowMatchHeunDiscrete",
-        "FlowMatchHeunDiscreteScheduler",
+        "k_heun", "FlowMatchHeun", "edm", "sample_heun", "HeunDiscrete", "HeunDiscreteScheduler",
+        "FlowMatchHeunDiscrete", "FlowMatchHeunDiscreteScheduler",
     ),
     "heunpp2": ("heun++", "sample_heunpp2",),
     "exp_heun_2_x0": ("sample_exp_heun_2_x0",),
@@ -159,8 +164,8 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
         "DDPMWuerstchenScheduler", "UnCLIP", "UnCLIPScheduler",
     ),
     "lcm": (
-        "latent_consistency", "sample_lcm", "SamplerLCM", "LCMScheduler", "FlowMatchLCM", "FlowMatchLCMScheduler",
-        "CMStochasticIterative", "CMStochasticIterativeScheduler", "SCM", "SCMScheduler",
+        "latent_consistency", "pingpong", "sample_lcm", "SamplerLCM", "LCMScheduler", "FlowMatchLCM",
+        "FlowMatchLCMScheduler", "CMStochasticIterative", "CMStochasticIterativeScheduler", "SCM", "SCMScheduler",
     ),
     "tcd": ("TCDScheduler",),
     "ipndm": ("sample_ipndm", "IPNDMScheduler",),
@@ -170,7 +175,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "res_multistep_cfg_pp": ("sample_res_multistep_cfg_pp",),
     "res_multistep_ancestral": ("sample_res_multistep_ancestral",),
     "res_multistep_ancestral_cfg_pp": ("sample_res_multistep_ancestral_cfg_pp",),
-    "gradient_estimation": ("sample_gradient_estimation",),
+    "gradient_estimation": ("euler_ge", "sample_gradient_estimation",),
     "gradient_estimation_cfg_pp": ("sample_gradient_estimation_cfg_pp",),
     "er_sde": ("sample_er_sde", "SamplerER_SDE",),
     "seeds_2": ("sample_seeds_2", "SamplerSEEDS2", "SEEDS 2 DP",),
@@ -186,7 +191,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "uni_pc_bh2": ("sample_uni_pc_bh2",),
     "dpm_singlestep": ("DPMSolverSinglestep", "DPMSolverSinglestepScheduler",),
     "pndm": ("k_plms", "sample_plms", "PNDMScheduler", "PLMS",),
-    "midpoint": ("midpoint_2s",),
+    "midpoint": ("midpoint_2s", "rf_solver",),
     "ralston": ("ralston_2s",),
     "bogacki_shampine": ("bogacki-shampine_4s", "bosh3",),
     "rk4": ("rk4_4s",),

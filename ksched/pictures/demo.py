@@ -109,7 +109,7 @@ class Error(NamedTuple):
     """
 
     sampler: str
-    schedule: NoiseSchedule | None
+    schedule: NoiseSchedule | str | None
     calls: int
     steps: int
     nfe: int
@@ -382,7 +382,7 @@ def _curves(
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for error in errors:
         if error.sampler in names and (error.schedule is None or error.schedule in schedules):
-            label = error.sampler if error.schedule is None else error.schedule.value
+            label = error.sampler if error.schedule is None else str(error.schedule)
             curves.setdefault(error.sampler, {}).setdefault(label, []).append((error.nfe, error.value))
     return {sampler: {name: sorted(set(line)) for name, line in lines.items()} for sampler, lines in curves.items()}
 
@@ -396,7 +396,7 @@ def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], calls: int) -> 
         if not own:
             return plots.ErrorRow(spec.name, {}, note=f"needs more than {_plural(calls, 'model call')}")
         steps, nfe = ([getattr(error, what) for error in own] for what in ("steps", "nfe"))
-        values = {"" if error.schedule is None else error.schedule.value: error.value for error in own}
+        values = {str(error.schedule or ""): error.value for error in own}
         return plots.ErrorRow(spec.name, values, _span(steps), _span(nfe))
 
     rows = {"": [row(spec) for spec in specs if spec is AUTO]}

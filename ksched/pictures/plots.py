@@ -20,7 +20,7 @@ from scipy.ndimage import zoom
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.names.sampler_type import ScheduleName
 from ksched.processes import Flow, Process, default_process
-from ksched.schedules import calculate_sigmas, schedule_options
+from ksched.schedules.select import calculate_sigmas, schedule_name, schedule_options
 from ksched.storage.files import remove_parts, write_whole
 from ksched.types import Array
 
@@ -112,7 +112,7 @@ def schedule_curves(
     process = default_process() if process is None else process
     dialect = Dialect.parse(dialect)
     given = dict(options or {})
-    names = list(dict.fromkeys(map(NoiseSchedule.parse, schedules)))
+    names = list(dict.fromkeys(map(schedule_name, schedules)))
     if not names:
         raise ValueError("schedule_curves needs at least one schedule; got none")
     grids = _grids(names, steps, process, dialect, given)
@@ -147,7 +147,7 @@ def schedule_curves(
 
 
 def _grids(
-    names: Sequence[NoiseSchedule], steps: int, process: Process, dialect: Dialect, given: Mapping[str, Any]
+    names: Sequence[NoiseSchedule | str], steps: int, process: Process, dialect: Dialect, given: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Levels of schedules by the label of their line; each option goes to all that have it."""
     for option in given:
@@ -156,7 +156,7 @@ def _grids(
     grids = {}
     for name in names:
         own = {option: value for option, value in given.items() if option in schedule_options(name)}
-        label = " ".join([name.value, *(f"{option}={value}" for option, value in own.items())])
+        label = " ".join([str(name), *(f"{option}={value}" for option, value in own.items())])
         grids[label] = sigmas = calculate_sigmas(name, steps, process, dialect=dialect, **own)
         if sigmas.max() > process.sigma_limit:
             raise ValueError(
@@ -194,12 +194,12 @@ def sigma_curves(
             for k, name in enumerate(names):
                 sigmas = calculate_sigmas(name, steps, process)[:-1]
                 look = line_look(k, len(names))
-                curves.plot(np.arange(steps), sigmas, label=name.value, **look)
-                rows.plot(sigmas, np.full(steps, k), label=name.value, **look | {"linewidth": 1, "markersize": 5})
+                curves.plot(np.arange(steps), sigmas, label=str(name), **look)
+                rows.plot(sigmas, np.full(steps, k), label=str(name), **look | {"linewidth": 1, "markersize": 5})
             curves.set(yscale="log", ylabel="sigma")
             curves.set_title(heading, loc="left")
             rows.set(xscale="log")
-            rows.set_yticks(range(len(names)), [name.value for name in names])
+            rows.set_yticks(range(len(names)), [str(name) for name in names])
             rows.set_ylim(len(names) - 0.5, -0.5)
             rows.grid(axis="y", visible=False)
             for k, tick in enumerate(rows.get_yticklabels()):

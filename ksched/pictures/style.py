@@ -7,8 +7,7 @@ from typing import Any
 
 from ksched.names.enums import NoiseSchedule
 from ksched.names.sampler_type import ScheduleName
-from ksched.schedules import SCHEDULES
-from ksched.schedules.select import FAMILIES
+from ksched.schedules.select import FAMILIES, schedule_name, schedule_spec
 
 __all__ = ["STYLE", "families", "line_look"]
 
@@ -51,10 +50,11 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def families(
     schedules: Sequence[ScheduleName | NoiseSchedule | str] = tuple(NoiseSchedule),
-) -> dict[str, list[NoiseSchedule]]:
+) -> dict[str, list[NoiseSchedule | str]]:
     """Schedules by the kind of rule that they follow: headings and what stands under them."""
-    members = [NoiseSchedule.parse(name) for name in schedules]
-    found = {text: [name for name in members if SCHEDULES[name].family == family] for family, text in FAMILIES.items()}
+    found: dict[str, list[NoiseSchedule | str]] = {heading: [] for heading in FAMILIES.values()}
+    for name in map(schedule_name, schedules):
+        found[FAMILIES[schedule_spec(name).family]].append(name)
     return {heading: names for heading, names in found.items() if names}
 
 

@@ -339,6 +339,7 @@ def _published_weights(steps: list[float]) -> list[float]:
     order=1,
     source="Permenter & Yuan 2023, arXiv:2306.04848",
     family="linear_multistep",
+    spellings="euler_ge",
     peers=(
         comfyui(),
         a1111("Gradient Estimation", OF_REFORGE),

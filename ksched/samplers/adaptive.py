@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, OF_REFORGE, WHOL
 from ksched.schedules.grid import Grid
 from ksched.types import Tensor
 
-__all__ = ["Tried", "dpm_adaptive", "rk_adaptive"]
+__all__ = ["Tried", "dpm_adaptive", "pid_factor", "rk_adaptive"]
 
 #: tries after which a run is given up: hundreds of times as many as any that gets somewhere
 MOST_TRIES = 5000
@@ -58,6 +58,14 @@ class Tried:
     error: float = 0.0
     accepted: int = 0
     rejected: int = 0
+
+
+def pid_factor(inverse_errors: Sequence[float], powers: Sequence[float]) -> float:
+    """What a PID controller multiplies a step size by, before limits: inverse errors, the newest first, to powers."""
+    try:
+        return float(math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True)))
+    except OverflowError:  # far more than any limiter lets through
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,7 @@ class Controller:
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
         powers = (self.pcoeff + self.icoeff + self.dcoeff, -(self.pcoeff + 2 * self.dcoeff), self.dcoeff)
-        try:
-            factor = math.prod(e ** (power / self.order) for e, power in zip((now, last, older), powers, strict=True))
-        except OverflowError:  # far more than the limiter lets through
-            factor = math.inf
+        factor = pid_factor((now, last, older), [power / self.order for power in powers])
         factor = 1 + math.atan(factor - 1) if factor == factor else 1.0
         accept = factor >= self.accept_safety
         errors = (now, last) if accept else (last, older)

@@ -227,7 +227,7 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
     source="Luo et al. 2023, arXiv:2310.04378",
     family="euler",
     draws=1,
-    spellings="latent_consistency",
+    spellings="latent_consistency pingpong",
     peers=(
         comfyui(),
         comfyui("SamplerLCM", s_noise_end=1.0),

@@ -162,5 +162,6 @@ def register_sampler(
         if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too
             raise ValueError(f"every sampler has an option {min(clash)!r} already; rename that of {name!r}") from None
         _REGISTRY[name] = spec
+        SamplerType.registered().append(name)
         return spec
     raise ValueError(f"the name {name!r} is taken by sampler {taken.name!r}; choose another")

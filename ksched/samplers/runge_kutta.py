@@ -119,7 +119,7 @@ def _fixed(run: SamplerContext[V], grid: Grid, x: V, tableau: Tableau) -> V:
     source="Runge 1895",
     family="runge_kutta",
     calls=2,
-    spellings="midpoint_2s",
+    spellings="midpoint_2s rf_solver",
 )
 def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The midpoint rule.
@@ -214,7 +214,7 @@ def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
     source=EDM,
     family="runge_kutta",
     calls=2,
-    spellings="k_heun FlowMatchHeun",
+    spellings="k_heun FlowMatchHeun edm",
     peers=(
         comfyui(),
         k_diffusion("s_churn s_tmin s_tmax s_noise"),

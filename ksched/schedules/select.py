@@ -5,17 +5,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import ScheduleName
-from ksched.options import Option, check_options, options_of
+from ksched.options import Option, check_options, check_steps, options_of
 from ksched.processes import Process, default_process
 from ksched.processes.base import check_process
 from ksched.schedules import curves, power, published, training_table
+from ksched.schedules.own import CallForm, ask_own, name_of, own_options
 from ksched.types import Array
 
-__all__ = ["DIALECTS", "FAMILIES", "SCHEDULES", "ScheduleSpec", "calculate_sigmas", "schedule_options"]
+__all__ = [
+    "DIALECTS",
+    "FAMILIES",
+    "SCHEDULES",
+    "Schedule",
+    "ScheduleSpec",
+    "calculate_sigmas",
+    "register_schedule",
+    "schedule_name",
+    "schedule_options",
+    "schedule_spec",
+    "schedules",
+]
 
 
 #: families of schedules, and what they are called in a heading
@@ -24,6 +37,7 @@ FAMILIES: Mapping[str, str] = {
     "training_table": "Over the training steps",
     "curve": "Curves from 1 to 0",
     "published": "Published tables",
+    "own": "Registered",
 }
 
 
@@ -45,6 +59,11 @@ class ScheduleSpec(NamedTuple):
 def _needs_process(function: Callable[..., Array]) -> bool:
     return "process" in inspect.signature(function).parameters
 
+
+#: what names a schedule, or is one
+Schedule: TypeAlias = ScheduleName | NoiseSchedule | str | Callable[..., Any]
+
+_ARGUMENTS = ("schedule", "steps", "process", "sigma_min", "sigma_max", "dialect")  # of `calculate_sigmas`
 
 _N = NoiseSchedule
 SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
@@ -133,7 +152,7 @@ SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
 }
 
 #: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
-DIALECTS: Mapping[Dialect, Mapping[NoiseSchedule, Mapping[str, Any]]] = {
+DIALECTS: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
     Dialect.KSCHED: {},
     Dialect.COMFYUI: {
         _N.SIMPLE: {"entries": "always"},
@@ -165,13 +184,92 @@ DIALECTS: Mapping[Dialect, Mapping[NoiseSchedule, Mapping[str, Any]]] = {
 }
 
 
-def schedule_options(schedule: NoiseSchedule) -> Mapping[str, Option]:
+_REGISTERED: dict[str, ScheduleSpec] = {}
+
+
+def register_schedule(name: str, function: Callable[..., Any], *, formula: str = "", source: str = "") -> ScheduleSpec:
+    """Add a schedule of your own; it then works with every sampler and process, and by name everywhere.
+
+    Parameters
+    ----------
+    name : the name to give `build_sampler`; must be new
+    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, returning ``steps + 1`` levels
+        that fall from the first to 0. Parameters named sigma_min, sigma_max and process are given by name. Other
+        keywords that are numbers are the schedule's options
+    formula, source : its rule in words, and where it is from
+
+    Raises
+    ------
+    TypeError : a name that is no string, a function of other arguments
+    ValueError : the name is taken, by a schedule, a sampler, or a spelling of one
+
+    Notes
+    -----
+    What the function returns is checked at every call. `ksched.testing.check_schedule` tries it at many numbers of
+    steps and over many ranges.
+
+    Examples
+    --------
+    >>> import ksched
+    >>> import numpy as np
+    >>> def sway(steps, s: float = -1.0):
+    ...     t = np.linspace(0, 1, steps + 1)  # F5-TTS's: its time is 1 - sigma
+    ...     return 1 - (t + s * (np.cos(np.pi / 2 * t) - 1 + t))
+    >>> _ = ksched.register_schedule("sway_of_speech", sway)
+    >>> ksched.build_sampler("euler", "sway_of_speech", 4, process=ksched.Flow()).sigmas.round(3)
+    array([1.   , 0.924, 0.707, 0.383, 0.   ])
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a schedule is named by a string; got {name!r}")
+    if not callable(function):
+        raise TypeError(f"function must be callable, (steps) -> levels; got {function!r}")
+    CallForm.of(function)
+    for kind, word in ((NoiseSchedule, "noise schedule"), (SamplerType, "sampler")):
+        if kind.is_name(name):
+            raise ValueError(f"the name {name!r} is taken by a {word}; choose another")
+    spec = ScheduleSpec("own", function, formula or "a function of its own", source)
+    _REGISTERED[name] = spec
+    NoiseSchedule.registered().append(name)
+    return spec
+
+
+def schedules() -> Mapping[str, ScheduleSpec]:
+    """Every schedule by its name, ours first, then those registered by others."""
+    return {**{str(name): spec for name, spec in SCHEDULES.items()}, **_REGISTERED}
+
+
+def schedule_name(schedule: Schedule) -> NoiseSchedule | str:
+    """The name of a schedule: a registered one's own, else ours for any spelling; of a function, what it is called.
+
+    Raises
+    ------
+    TypeError, ValueError : no such schedule; the message says what it is instead, or lists near names
+    """
+    if isinstance(schedule, str):
+        return schedule if schedule in _REGISTERED else NoiseSchedule.parse(schedule)
+    if not callable(schedule):
+        raise TypeError(f"a noise schedule is named by a string, or is a function of the steps; got {schedule!r}")
+    return name_of(schedule)
+
+
+def schedule_spec(schedule: Schedule) -> ScheduleSpec:
+    """What is known of a schedule; errors as for `schedule_name`."""
+    name = schedule_name(schedule)
+    if not isinstance(schedule, str):
+        return ScheduleSpec("own", schedule, "a function of its own", "")
+    return SCHEDULES[name] if isinstance(name, NoiseSchedule) else _REGISTERED[name]
+
+
+def schedule_options(schedule: Schedule) -> Mapping[str, Option]:
     """Options of a schedule beside its range."""
-    return options_of(SCHEDULES[schedule].function, skip=("sigma_min", "sigma_max"))
+    spec = schedule_spec(schedule)
+    if spec.family == "own":
+        return own_options(spec.function)
+    return options_of(spec.function, skip=("sigma_min", "sigma_max"))
 
 
 def calculate_sigmas(
-    schedule: ScheduleName | NoiseSchedule | str,
+    schedule: Schedule,
     steps: int,
     process: Process | None = None,
     *,
@@ -184,7 +282,8 @@ def calculate_sigmas(
 
     Parameters
     ----------
-    schedule : a `NoiseSchedule`, or any spelling `NoiseSchedule.parse` knows
+    schedule : a `NoiseSchedule`, any spelling `NoiseSchedule.parse` knows, or a name given to `register_schedule`; or
+        a function as that takes it
     steps : number of steps, >= 1
     process : what the model was trained on; None is Stable Diffusion's VP table
     sigma_min, sigma_max : noise std of the last non-zero and of the first level; None takes the process's own
@@ -200,12 +299,14 @@ def calculate_sigmas(
     ------
     TypeError, ValueError : an unknown name or option, steps below 1, a range out of order or outside the process's
     """
-    schedule = NoiseSchedule.parse(schedule)
+    name, spec = schedule_name(schedule), schedule_spec(schedule)
     process = default_process() if process is None else process
     check_process(process)
-    spec = SCHEDULES[schedule]
-    options = {**DIALECTS[Dialect.parse(dialect)].get(schedule, {}), **options}
-    options = check_options(f"schedule {schedule.value}", schedule_options(schedule), options)
+    meant = DIALECTS[Dialect.parse(dialect)].get(name, {})
+    known = schedule_options(schedule)
+    options = check_options(f"schedule {name}", known, {**meant, **options}, beside=_ARGUMENTS)
+    if spec.family == "own":
+        return ask_own(name, spec.function, check_steps(steps), process, sigma_min, sigma_max, options)
     if spec.needs_process:
         return spec.function(steps, process, sigma_min=sigma_min, sigma_max=sigma_max, **options)
     low = process.sigma_min if sigma_min is None else sigma_min

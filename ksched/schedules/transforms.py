@@ -13,13 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ksched.names.enums import NoiseSchedule
-from ksched.names.sampler_type import ScheduleName
 from ksched.options import Option, check_steps
 from ksched.processes import Process
 from ksched.schedules.curves import stretched_to
 from ksched.schedules.grid import as_numbers, check_sigmas
-from ksched.schedules.select import calculate_sigmas
+from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = [
@@ -102,7 +100,7 @@ def truncate(sigmas: ArrayLike, strength: float, *, rule: Rule = "down") -> Arra
 
 
 def stretch(
-    schedule: ScheduleName | NoiseSchedule | str,
+    schedule: Schedule,
     steps: int,
     strength: float,
     process: Process | None = None,

@@ -17,9 +17,10 @@ import torch
 
 from ksched import guidance
 from ksched.denoisers.answer import Model
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.process import scheduled_sigmas, start_std
 from ksched.execution.loop import StepInfo
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.registry import sampler_spec
@@ -110,6 +111,8 @@ class Components:
         own = sampler_spec(config.sampler).levels
         if own is not None:
             sigmas = np.asarray(own(config.steps, process, **config.sampler_options))
+        elif config.sigmas is not None:
+            sigmas = np.asarray(config.sigmas)
         else:
             sigmas = scheduled_sigmas(
                 trained.settings, process, config.schedule, config.steps, options=config.schedule_options
@@ -132,7 +135,7 @@ class Components:
         width: int | None = None,
         height: int | None = None,
         process: Process | None = None,
-        prediction: Prediction | None = None,
+        prediction: Prediction | str | None = None,
         uncond: bool = False,
     ) -> Model:
         """The denoiser of a prompt, for latents of any batch size.

@@ -12,12 +12,12 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
-from ksched.names.enums import NoiseSchedule
+from ksched.names.enums import NoiseSchedule, Prediction
 from ksched.names.labels import parse_label
 from ksched.options import Option, check_options, our_words
 from ksched.samplers.registry import sampler_spec
-from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import schedule_options
+from ksched.schedules.grid import check_sigmas
+from ksched.schedules.select import schedule_name, schedule_options
 from ksched.storage.texts import parse_json, parse_toml
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
@@ -58,6 +58,7 @@ _PROCESS: Mapping[str, Option] = {
 _RANGE = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
 _LARGEST_SEED = 2**63 - 1  # of a torch.Generator, on every device
 _LARGEST_SIDE = 16384
+_MOST_STEPS = 1000
 _SHORTHANDS = ("label", "preset")
 
 
@@ -68,7 +69,7 @@ class SamplingConfig:
     Parameters
     ----------
     prompt, negative_prompt : what to draw, and what to keep away from
-    steps : of the schedule, 1 to 150; with ``strength`` the last part of them is run
+    steps : of the schedule, 1 to 1000; with ``strength`` the last part of them is run
     guidance_scale : of classifier-free guidance, 0 to 100; 1 is none
     guidance_rescale : share of the contrast that guidance added which is taken away, 0 to 1 (see
         `ksched.guidance.rescale`)
@@ -81,6 +82,7 @@ class SamplingConfig:
     process : settings of the model's scheduler to override: prediction_type, beta_schedule, beta_start, beta_end,
         rescale_betas_zero_snr, shift
     strength : how much a given image is changed, above 0 to 1: the share of the steps that are run
+    sigmas : noise levels to run exactly as given, instead of a schedule; leave the schedule as it is then
 
     Raises
     ------
@@ -109,16 +111,17 @@ class SamplingConfig:
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
     process: Mapping[str, Any] = field(default_factory=dict)
     strength: float = 0.75
+    sigmas: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        spec = _spec_of(_text("sampler", self.sampler))
-        schedule = NoiseSchedule.parse(_text("schedule", self.schedule))
+        spec = sampler_spec(_text("sampler", self.sampler))
+        schedule = str(schedule_name(_text("schedule", self.schedule)))
         count = None if self.count is None else _whole("count", self.count, 1, 1_000_000)
         seed = _seeds(self.seed, count)
         given: dict[str, Any] = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
-            "steps": _whole("steps", self.steps, 1, 150),
+            "steps": _steps(self.steps),
             "guidance_scale": _number("guidance_scale", self.guidance_scale, 0.0, 100.0),
             "guidance_rescale": _number("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             "seed": seed,
@@ -126,29 +129,35 @@ class SamplingConfig:
             "height": _side("height", self.height),
             "count": count or (1 if isinstance(seed, int) else len(seed)),
             "sampler": spec.key,
-            "schedule": schedule.value,
+            "schedule": schedule,
             "strength": _number("strength", self.strength, 0.0, 1.0),
         }
         if spec.levels is not None:
             if spec.steps and given["steps"] not in spec.steps:
                 numbers = " or ".join(map(str, spec.steps))
                 raise ValueError(f"steps must be {numbers}, as sampler {spec.name} has; got {given['steps']}")
-            if schedule is not NoiseSchedule.default():
-                raise ValueError(
-                    f"sampler {spec.name} has noise levels of its own; leave out schedule {schedule.value}"
-                )
-            if self.schedule_options:
-                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule_options")
+            self._check_no_schedule(f"sampler {spec.name} has noise levels of its own", schedule)
+            if self.sigmas is not None:
+                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out sigmas")
+        elif self.sigmas is not None:
+            self._check_no_schedule("sigmas are run as they are", schedule)
+            given |= _own_levels(self.sigmas, given["steps"])
         if given["strength"] == 0:
             raise ValueError("strength must be above 0; got 0. At 0 there is nothing to run: take the image as it is")
         tables: dict[str, tuple[str, Mapping[str, Option]]] = {
             "sampler_options": (f"sampler {spec.name}", spec.options),
-            "schedule_options": (f"schedule {schedule.value}", {**schedule_options(schedule), **_RANGE}),
+            "schedule_options": (f"schedule {schedule}", {**schedule_options(schedule), **_RANGE}),
             "process": ("process", _PROCESS),
         }
         for name, (owner, known) in tables.items():
             given[name] = MappingProxyType(_options(name, owner, known, getattr(self, name)))
         vars(self).update(given)  # frozen, but for this
+
+    def _check_no_schedule(self, why: str, schedule: str) -> None:
+        if schedule != NoiseSchedule.default():
+            raise ValueError(f"{why}; leave out schedule {schedule}")
+        if self.schedule_options:
+            raise ValueError(f"{why}; leave out schedule_options")
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -210,12 +219,16 @@ class SamplingConfig:
             if beside := {"sampler", "schedule"} & given.keys():
                 raise ValueError(f"label names sampler and schedule; leave out {' and '.join(sorted(beside))}, or it")
             sampler, schedule = parse_label(given.pop("label"))
-            given |= {"sampler": sampler.value, "schedule": schedule.value}
+            given |= {"sampler": sampler.value, "schedule": schedule}
         return cls(**{**preset, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain data; None where the size is left to others."""
+        """Every field as plain data, without sigmas where there are none; None where the size is left to others."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.sigmas is None:  # as configurations were before there was this field
+            del plain["sigmas"]
+        else:
+            plain["sigmas"] = list(self.sigmas)
         listed = {name: dict(value) for name, value in plain.items() if isinstance(value, Mapping)}
         return plain | listed | {"seed": self.seed if isinstance(self.seed, int) else list(self.seed)}
 
@@ -274,6 +287,22 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def _steps(value: Any) -> int:
+    try:
+        return _whole("steps", value, 1, _MOST_STEPS)
+    except ValueError as error:
+        raise ValueError(str(error).replace(";", ", as many as models are trained with;")) from None
+
+
+def _own_levels(sigmas: Any, steps: int) -> dict[str, Any]:
+    """Noise levels of one's own, checked, and how many steps they make."""
+    levels = check_sigmas(sigmas, math.inf).tolist()
+    count = _steps(len(levels) - 1)
+    if steps not in (count, 20):  # the default, where nothing was said
+        raise ValueError(f"steps must be left out where sigmas are given: they make {count} steps; got {steps}")
+    return {"sigmas": tuple(levels), "steps": count}
+
+
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {value!r}")
@@ -317,14 +346,8 @@ def _options(name: str, owner: str, known: Mapping[str, Option], given: Any) -> 
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{owner}: {key} must be a number; got nan")
     texts = {key: _text(key, value) for key, value in given.items() if key in known and known[key].kind is str}
+    Prediction.parse(texts.get("prediction_type", Prediction.EPSILON))  # refuses an unknown one
     return {**check_options(owner, known, {key: value for key, value in given.items() if key not in texts}), **texts}
-
-
-def _spec_of(sampler: str) -> SamplerSpec:
-    try:
-        return sampler_spec(sampler)
-    except ValueError as error:
-        raise ValueError(f"{error}{_split_of(sampler)}") from None
 
 
 def _split_of(label: Any) -> str:

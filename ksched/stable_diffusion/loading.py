@@ -14,10 +14,11 @@ from typing import Any
 import diffusers
 import torch
 
-from ksched.denoisers.denoiser import Prediction
 from ksched.dialects.diffusers.networks import prediction_of
 from ksched.dialects.diffusers.process import process_of
+from ksched.dialects.diffusers.words import prediction_word
 from ksched.integrations.diffusers.scheduler import KSchedScheduler
+from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.resolution_shift import mu_for_tokens
 from ksched.storage.texts import parse_json
@@ -40,6 +41,8 @@ class Trained:
     @classmethod
     def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> Trained:
         """From the scheduler, some of whose settings are said to be others."""
+        if "prediction_type" in overrides:
+            overrides = {**overrides, "prediction_type": prediction_word(overrides["prediction_type"])}
         config = {**scheduler.config, "_class_name": type(scheduler).__name__, **overrides}
         config["_use_default_values"] = [
             name for name in config.get("_use_default_values", ()) if name not in overrides

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ from hypothesis import strategies as st
 
 from ksched.options import check_steps
 from ksched.processes import Flow, Process
+from ksched.schedules.own import CallForm
+from ksched.schedules.select import schedule_spec
 from ksched.schedules.transforms import shift
 from ksched.testing.levels import as_levels, curve_problem, same_values, spoil
 from ksched.testing.random_state import random_states, what_moved
@@ -41,26 +42,11 @@ class _Schedule(NamedTuple):
 
     @classmethod
     def of(cls, function: Callable[..., Any], process: Process | None) -> _Schedule:
-        try:
-            parameters = inspect.signature(function).parameters
-        except (TypeError, ValueError):  # some compiled functions have no signature
-            return cls(function, process, False, (True, True), False)
-        ranged = "sigma_min" in parameters, "sigma_max" in parameters
-        takes_process = "process" in parameters
-        if takes_process and process is None and parameters["process"].default is inspect.Parameter.empty:
+        form = CallForm.of(function)
+        takes, must = form.process
+        if must and process is None:
             raise TypeError("the function takes a process: give check_schedule(..., process=)")
-        if any(ranged) or takes_process:
-            return cls(function, process, True, ranged, takes_process and process is not None)
-        kinds = inspect.Parameter
-        plain = [p for p in parameters.values() if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-        needed = sum(p.default is kinds.empty for p in plain)
-        ranged_by_place = needed == 3 or any(p.kind is kinds.VAR_POSITIONAL for p in parameters.values())
-        if needed > 1 and not ranged_by_place:
-            raise TypeError(
-                f"function must take (steps), (steps, process) or (steps, sigma_min, sigma_max); "
-                f"got {inspect.signature(function)}"
-            )
-        return cls(function, process, False, (ranged_by_place, ranged_by_place), False)
+        return cls(function, process, form.by_name, form.ranged, takes and process is not None)
 
     def arguments(self, steps: int, low: float | None, high: float | None) -> tuple[list[Any], dict[str, Any]]:
         if not self.by_name:
@@ -202,7 +188,7 @@ def _first_range(process: Process | None, sigma_min: float | None, sigma_max: fl
 
 
 def check_schedule(
-    function: Callable[..., Any],
+    function: Callable[..., Any] | str,
     *,
     steps: int | Iterable[int] | None = None,
     sigma_min: float | None = None,
@@ -221,7 +207,8 @@ def check_schedule(
     Parameters
     ----------
     function : ``(steps, sigma_min, sigma_max) -> levels`` or ``(steps) -> levels``; it is told apart by its signature.
-        Parameters named sigma_min, sigma_max and process are given by name, either end of the range alone too
+        Parameters named sigma_min, sigma_max and process are given by name, either end of the range alone too. Or the
+        name of a schedule, such as one given to `ksched.register_schedule`
     steps : the number or numbers of steps to try; None is 1 to 33 and some up to 1001
     sigma_min, sigma_max : ends of the range; None draws them. For a function of steps alone, what its levels must
         respect; None does not check it
@@ -244,6 +231,7 @@ def check_schedule(
     Traceback (most recent call last):
     AssertionError: <lambda>(steps=1): levels must be steps + 1 = 2 numbers; got 1. Is the final 0 missing?
     """
+    function = schedule_spec(function).function if isinstance(function, str) else function
     schedule = _Schedule.of(function, process)
     counts = _step_counts(steps)
     if sigma_min is not None and sigma_max is not None and not 0 < sigma_min < sigma_max:

@@ -15,7 +15,7 @@ try:
     from hypothesis.errors import NoSuchExample
 except ImportError as error:  # pragma: no cover - tested in a process of its own
     raise ImportError(
-        'ksched.testing draws its examples with hypothesis, which is not installed: pip install "ksched[test]"'
+        'ksched.testing draws its examples with hypothesis, which is not installed: pip install "ksched[testing]"'
     ) from error
 
 from ksched.options import check_steps

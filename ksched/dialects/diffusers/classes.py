@@ -36,6 +36,7 @@ from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.request import NotRepresentedError, Request, Run
 from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect
+from ksched.spelling import few
 
 __all__ = [
     "CLASSES",
@@ -163,7 +164,7 @@ def stock_class(name: str) -> DiffusersClass:
     if name in CLASSES:
         return CLASSES[name]
     near = difflib.get_close_matches(name, CLASSES, n=4, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CLASSES)}."
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {few(CLASSES)}."
     try:
         peer = find_sampler(Dialect.DIFFUSERS, name)
     except ValueError:

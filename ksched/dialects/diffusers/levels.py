@@ -28,6 +28,7 @@ from ksched.dialects.diffusers.level_rules import (
 )
 from ksched.dialects.diffusers.solver_levels import family_b
 from ksched.options import check_steps
+from ksched.spelling import few
 from ksched.types import Array, ArrayLike
 
 __all__ = ["diffusers_levels", "level_settings"]
@@ -166,7 +167,7 @@ def diffusers_levels(
         raise TypeError(f"a scheduler class is named by a string; got {scheduler!r}")
     if scheduler not in _CLASSES:
         near = difflib.get_close_matches(scheduler, _CLASSES, n=4, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_CLASSES)}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {few(_CLASSES)}."
         raise ValueError(f"unknown scheduler class {scheduler!r}; {hint}")
     facts = _CLASSES[scheduler]
     given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu, "original_inference_steps": original_inference_steps}

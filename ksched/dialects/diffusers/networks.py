@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from ksched.denoisers.calling import ask, is_denoiser, time_name
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import vp_of
 from ksched.dialects.diffusers.levels import level_settings
+from ksched.dialects.diffusers.words import prediction_word
+from ksched.names.enums import Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 
 __all__ = ["from_diffusers", "prediction_of", "process_of"]
@@ -34,14 +36,6 @@ _NEGATED = frozenset({"HiDreamImageTransformer2DModel", "NucleusMoEImageTransfor
 
 
 _TOLD_DATA = frozenset({"Lumina2Transformer2DModel", "LuminaNextDiT2DModel"})
-
-
-_PREDICTIONS: Mapping[str, Prediction] = {
-    "epsilon": "epsilon",
-    "v_prediction": "v_prediction",
-    "sample": "sample",
-    "flow_prediction": "flow",
-}
 
 
 _OTHERS = ("CMStochasticIterative", "DDPMWuerstchen", "IPNDM", "ScoreSde", "KarrasVe", "UnCLIP", "VQDiffusion", "SCM")
@@ -69,7 +63,7 @@ def from_diffusers(
     network: Callable[..., Any],
     scheduler: Any,
     *,
-    prediction: Prediction | None = None,
+    prediction: Prediction | str | None = None,
     timestep_scale: float | None = None,
     whole_timesteps: bool = False,
     mu: float | None = None,
@@ -183,12 +177,11 @@ def prediction_of(scheduler: Any) -> Prediction:
     """
     name, s = _settings(scheduler)
     if _is_flow(name, s):
-        return "flow"
+        return Prediction.FLOW
     said = s.get("prediction_type", "epsilon")
-    if said not in _PREDICTIONS:
-        raise ValueError(f"prediction_type must be one of {', '.join(_PREDICTIONS)}; got {said!r}")
     # what these classes call epsilon is the F of EDM's preconditioning
-    return "edm" if name.startswith(("EDM", "CosineDPMSolver")) and said == "epsilon" else _PREDICTIONS[said]
+    of_edm = name.startswith(("EDM", "CosineDPMSolver")) and said == "epsilon"
+    return Prediction.EDM if of_edm else Prediction.parse(said)
 
 
 def _settings(source: Any) -> tuple[str, dict[str, Any]]:
@@ -215,7 +208,9 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
         defaults |= {"snr_shift_scale": 3.0}
     elif name in ("LCMScheduler", "TCDScheduler"):
         defaults |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    return name, defaults | {key: value for key, value in config.items() if key[0] != "_"}
+    settings = defaults | {key: value for key, value in config.items() if key[0] != "_"}
+    settings["prediction_type"] = prediction_word(settings["prediction_type"])  # one's own may be in other words
+    return name, settings
 
 
 def _is_flow(name: str, s: Mapping[str, Any]) -> bool:

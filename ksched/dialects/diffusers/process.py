@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ksched.denoisers.denoiser import Denoiser, Prediction
+from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, is_told_data
-from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.names.sampler_type import ScheduleName
+from ksched.dialects.diffusers.words import prediction_word
+from ksched.names.enums import Dialect, Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
-from ksched.schedules import calculate_sigmas
+from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
@@ -37,10 +37,9 @@ Settings = Mapping[str, Any]
 
 def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
     """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
-    kinds: dict[str, Prediction] = {"flow_prediction": "flow"}
-    kind: Any = kinds.get(prediction, prediction)
+    kind = Prediction.parse(prediction)
     if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call the F of this process alone
-        kind = "edm"
+        kind = Prediction.EDM
     if process.zero_terminal_snr and kind == "epsilon":
         # what a table stands in for with a large sigma has an eps; pure noise has none
         if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
@@ -65,14 +64,14 @@ def prediction_of(config: Settings, stock: str | None) -> str:
     """What the network predicts, in the words of diffusers."""
     fixed = CLASSES[stock].prediction if stock else None
     found = fixed or config.get("prediction_type") or ("flow_prediction" if is_flow(config, stock) else "epsilon")
-    return str(found)
+    return str(prediction_word(found))
 
 
 def is_flow(config: Settings, stock: str | None) -> bool:
     """Whether a configuration is one of a flow model."""
     if stock is not None and CLASSES[stock].prediction == "flow_prediction":
         return True
-    return config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+    return prediction_word(config.get("prediction_type")) == "flow_prediction" or bool(config.get("use_flow_sigmas"))
 
 
 # ----------------------------------------------------------------------------------------- any sampler, any schedule
@@ -147,7 +146,7 @@ def _preserves(stock: str) -> bool:
 def scheduled_sigmas(
     config: Settings,
     process: Process,
-    schedule: ScheduleName | NoiseSchedule | str,
+    schedule: Schedule,
     steps: int,
     dialect: Dialect = Dialect.KSCHED,
     options: Settings | None = None,

@@ -15,8 +15,9 @@ from ksched.integrations.comfyui.sampling import (
     node_dialect,
     sampler_function,
 )
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect
 from ksched.samplers.registry import samplers as all_samplers
+from ksched.schedules.select import schedules
 
 __all__ = ["register"]
 
@@ -80,8 +81,8 @@ def _schedules(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
     handlers = comfy.SCHEDULER_HANDLERS
     menus = _distinct(comfy.SCHEDULER_NAMES, comfy.KSampler.SCHEDULERS)
     added = []
-    for schedule in NoiseSchedule:
-        name = prefix + schedule.value
+    for schedule in schedules():
+        name = prefix + schedule
         if name in handlers or any(name in menu for menu in menus):
             continue
         handlers[name] = comfy.SchedulerHandler(_handler(schedule, dialect), True)
@@ -91,7 +92,7 @@ def _schedules(comfy: Any, prefix: str, dialect: Dialect) -> list[str]:
     return added
 
 
-def _handler(schedule: NoiseSchedule, dialect: Dialect) -> Callable[[Any, int], torch.Tensor]:
+def _handler(schedule: str, dialect: Dialect) -> Callable[[Any, int], torch.Tensor]:
     return lambda model_sampling, steps: calculate_sigmas(model_sampling, schedule, steps, dialect=dialect)
 
 

@@ -39,7 +39,7 @@ from ksched.options import Option
 from ksched.samplers.facts import option_texts, sampler_facts
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules import SCHEDULES, schedule_options
+from ksched.schedules.select import SCHEDULES, schedule_name, schedule_options, schedules
 
 __all__ = ["NODES", "NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "Input", "Node", "comfy_entrypoint"]
 
@@ -185,7 +185,7 @@ def _with_number(spec: SamplerSpec, option: Option) -> Option:
 
 
 def _levels(
-    model: Any, schedule: NoiseSchedule, steps: int, denoise: float, dialect: str, options: Mapping[str, Any]
+    model: Any, schedule: str, steps: int, denoise: float, dialect: str, options: Mapping[str, Any]
 ) -> torch.Tensor:
     """As BasicScheduler: less than 1 is the end of a longer schedule, 0 nothing."""
     if denoise <= 0:
@@ -204,11 +204,11 @@ def _any_schedule() -> Node:
         dialect: str = Dialect.COMFYUI.value,
         options: str = "",
     ) -> torch.Tensor:
-        name = NoiseSchedule.parse(schedule)
+        name = schedule_name(schedule)
         known = {**schedule_options(name), **RANGE}
         return _levels(model, name, steps, denoise, dialect, read_options(options, f"schedule {name}", known))
 
-    names = tuple(name.value for name in NoiseSchedule)
+    names = tuple(schedules())
     choice = Input("schedule", "COMBO", "which noise levels a run visits", "karras", choices=names, required=True)
     return Node(
         "KSchedSigmas",

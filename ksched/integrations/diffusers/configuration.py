@@ -17,10 +17,10 @@ from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own
 from ksched.dialects.diffusers.process import is_flow, process_of
 from ksched.dialects.diffusers.request import NotRepresentedError
 from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect
 from ksched.processes import Process
 from ksched.samplers.registry import sampler_spec
-from ksched.schedules.select import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 
 __all__ = ["Configuration", "check_parameters", "run_request"]
 
@@ -83,7 +83,7 @@ class Configuration:
         """Names of the options of the sampler and the schedule that are chosen."""
         sampler, schedule = self.entries.sampler, self.entries.schedule
         names = [] if sampler is None else [*sampler_spec(sampler).options]
-        return names if schedule is None else [*names, *schedule_options(NoiseSchedule.parse(schedule))]
+        return names if schedule is None else [*names, *schedule_options(schedule)]
 
     # ---------------------------------------------------------------------------------------------------- iterations
 
@@ -203,7 +203,7 @@ def check_parameters(entries: Any) -> None:
     if entries.layout is not None and entries.layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {entries.layout!r}")
     if entries.schedule is not None:
-        NoiseSchedule.parse(entries.schedule)
+        schedule_name(entries.schedule)
     if entries.dialect is not None:
         Dialect.parse(entries.dialect)
     seed = entries.noise_seed

@@ -15,10 +15,9 @@ import numpy as np
 from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
 from ksched.dialects.diffusers.process import is_flow
 from ksched.integrations.diffusers.class_of import defaults_of
-from ksched.names.enums import NoiseSchedule
 from ksched.options import our_words
 from ksched.samplers.registry import sampler_spec
-from ksched.schedules.select import schedule_options
+from ksched.schedules.select import schedule_name, schedule_options
 
 __all__ = ["LOADING", "Placed", "near", "place"]
 
@@ -132,7 +131,7 @@ class _Choice:
         self.sampler_options: Set[str] = frozenset() if spec is None else frozenset(spec.options)
         self.schedule_options: Set[str] = frozenset()
         if self.schedule is not None:
-            self.schedule_options = frozenset(schedule_options(NoiseSchedule.parse(self.schedule)))
+            self.schedule_options = frozenset(schedule_options(self.schedule))
         self.settings: Set[str] = frozenset()
         if self.stock is not None:
             self.settings = frozenset(defaults_of(self.stock)) | settings_of(self.stock)
@@ -180,7 +179,7 @@ class _Choice:
     def _lost_of_levels(self, name: str, value: Any) -> str:
         if self.own_levels or self.schedule is None:
             return f"it is of the levels that sampler={self.sampler!r} takes the place of. Leave one of the two out"
-        if value is True and _SAME.get(name) == NoiseSchedule.parse(self.schedule).value:
+        if value is True and _SAME.get(name) == str(schedule_name(self.schedule)):
             return ""
         return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
 

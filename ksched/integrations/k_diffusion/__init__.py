@@ -17,6 +17,9 @@ A sampler is called as ``sample_euler(model, x, sigmas, extra_args=None, callbac
   put its own in place of ``k_diffusion.sampling.torch``, as A1111 does, by that; for DPM++ SDE, 2M SDE and 3M SDE by a
   `BrownianTreeNoiseSampler`. Noise that would be multiplied by 0 is not drawn.
 
+What programs import beside the samplers is here as well: `to_d`, `append_zero`, `append_dims`, `get_ancestral_step`,
+`default_noise_sampler`, `BatchedBrownianTree`, `PIDStepSizeController`, `linear_multistep_coeff` and `DPMSolver`.
+
 Three keywords are ours, and every sampler takes them besides those it shows: ``seed``, one whole number (item i takes
 ``seed + i``) or one per item, for ksched's own noise, which leaves the global generator alone; ``process``, what the
 model was trained on, if `process_of` cannot tell; ``dialect``, whose numbers the name means.
@@ -24,7 +27,17 @@ model was trained on, if `process_of` cannot tell; ``dialect``, whose numbers th
 
 from typing import Any
 
-from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler
+from ksched.integrations.k_diffusion.dpm_solver import DPMSolver
+from ksched.integrations.k_diffusion.noise import BatchedBrownianTree, BrownianTreeNoiseSampler
+from ksched.integrations.k_diffusion.pieces import (
+    PIDStepSizeController,
+    append_dims,
+    append_zero,
+    default_noise_sampler,
+    get_ancestral_step,
+    linear_multistep_coeff,
+    to_d,
+)
 from ksched.integrations.k_diffusion.process import process_of
 from ksched.integrations.k_diffusion.samplers import log_likelihood, sampler_function
 from ksched.integrations.k_diffusion.schedules import schedule_function
@@ -32,7 +45,20 @@ from ksched.names.enums import NoiseSchedule
 from ksched.samplers.registry import AUTO
 from ksched.samplers.registry import samplers as _samplers
 
-__all__ = ["BrownianTreeNoiseSampler", "log_likelihood", "process_of"]
+__all__ = [
+    "BatchedBrownianTree",
+    "BrownianTreeNoiseSampler",
+    "DPMSolver",
+    "PIDStepSizeController",
+    "append_dims",
+    "append_zero",
+    "default_noise_sampler",
+    "get_ancestral_step",
+    "linear_multistep_coeff",
+    "log_likelihood",
+    "process_of",
+    "to_d",
+]
 
 
 def __getattr__(name: str) -> Any:

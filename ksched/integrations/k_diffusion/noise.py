@@ -11,13 +11,59 @@ import torch
 
 from ksched.noise.sources import Seed, brownian_sampler
 
-__all__ = ["BrownianTreeNoiseSampler", "NoiseSampler", "global_noise"]
+__all__ = ["BatchedBrownianTree", "BrownianTreeNoiseSampler", "NoiseSampler", "global_noise"]
 
 
 NoiseSampler: TypeAlias = Callable[[Any, Any], torch.Tensor]
 
 
 # ---------------------------------------------------------------------------------------------------------------- noise
+class BatchedBrownianTree:
+    """k-diffusion's Brownian paths, one per item, on ksched's noise: increments whose variance is the time between.
+
+    Parameters
+    ----------
+    x : tensor of the shape, dtype and device that the increments shall have, batch first
+    t0, t1 : ends of the range of times
+    seed : one per item of the batch; or one whole number, of which item i takes ``seed + i``; None takes one from
+        torch's global generator
+    kwargs : of torchsde's class; taken, and not needed
+
+    Raises
+    ------
+    TypeError, ValueError : seeds as for `ksched.noise.item_seeds`
+
+    Notes
+    -----
+    Other numbers than torchsde's. The ends of an interval are rounded to 3 % of the path's time (see
+    `ksched.noise.BrownianNoise`), so increments that follow each other sum to the whole one about.
+    """
+
+    def __init__(self, x: torch.Tensor, t0: Any, t1: Any, seed: Seed | None = None, **kwargs: Any) -> None:
+        self._start = min(0.0, float(t0), float(t1))
+        _, _, self.sign = self.sort(float(t0), float(t1))
+        self.batched = not (seed is None or isinstance(seed, int))
+        if seed is None:
+            seed = int(torch.randint(0, 2**63 - 1, []))
+        self._path = brownian_sampler(x, seed)
+
+    @staticmethod
+    def sort(a: Any, b: Any) -> tuple[Any, Any, int]:
+        """Two times in order, and the sign of the way between them."""
+        return (a, b, 1) if a < b else (b, a, -1)
+
+    def unit(self, t0: Any, t1: Any) -> torch.Tensor:
+        """An increment over the root of its time, of unit variance."""
+        start, end, sign = self.sort(float(t0) - self._start, float(t1) - self._start)
+        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is thus made the time of this one.
+        low, high = (time**-0.5 if time > 0 else math.inf for time in (start, end))
+        return self._path(low, high).mul_(self.sign * sign)
+
+    def __call__(self, t0: Any, t1: Any) -> torch.Tensor:
+        """The increment between two times."""
+        return self.unit(t0, t1).mul_(abs(float(t1) - float(t0)) ** 0.5)
+
+
 class BrownianTreeNoiseSampler:
     """k-diffusion's noise sampler, unit-variance increments of a Brownian path, on ksched's noise.
 
@@ -52,23 +98,14 @@ class BrownianTreeNoiseSampler:
     ) -> None:
         self.transform = transform
         self.cpu = cpu
-        ends = [self._time(sigma) for sigma in (sigma_min, sigma_max)]
-        self._start = min(0.0, *ends)
-        self._sign = 1 if ends[0] < ends[1] else -1
-        if seed is None:
-            seed = int(torch.randint(0, 2**63 - 1, []))
-        self._path = brownian_sampler(x, seed)
+        self.tree = BatchedBrownianTree(x, self._time(sigma_min), self._time(sigma_max), seed)
 
     def _time(self, sigma: Any) -> float:
         return float(self.transform(torch.as_tensor(sigma)))
 
     def __call__(self, sigma: Any, sigma_next: Any) -> torch.Tensor:
         """Noise of the interval between two sigmas."""
-        start, end = (self._time(value) - self._start for value in (sigma, sigma_next))
-        sign = self._sign if start < end else -self._sign
-        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is thus made the time of this one.
-        low, high = (time**-0.5 if time > 0 else math.inf for time in sorted((start, end)))
-        return self._path(low, high).mul_(sign)
+        return self.tree.unit(self._time(sigma), self._time(sigma_next))
 
 
 def _randn_like(x: torch.Tensor) -> torch.Tensor:

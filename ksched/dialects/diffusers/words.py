@@ -1,0 +1,27 @@
+"""What diffusers calls the predictions of networks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from ksched.names.enums import Prediction
+
+__all__ = ["prediction_word"]
+
+_WORDS: Mapping[Prediction, str] = {
+    Prediction.EPSILON: "epsilon",
+    Prediction.V_PREDICTION: "v_prediction",
+    Prediction.SAMPLE: "sample",
+    Prediction.FLOW: "flow_prediction",
+}
+
+
+def prediction_word(said: Any) -> Any:
+    """A ``prediction_type`` in the words of diffusers, whosever it was; what is none of ours stays as it is."""
+    if isinstance(said, str) and said not in _WORDS.values():
+        with contextlib.suppress(ValueError):
+            meant = Prediction.parse(said)
+            return _WORDS.get(meant, meant.value)
+    return said

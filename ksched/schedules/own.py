@@ -1,0 +1,134 @@
+"""Schedules of one's own: how a function from a number of steps to levels is called, and a check of what it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, get_origin
+
+from ksched.options import Option, options_of
+from ksched.processes import Process
+from ksched.schedules.grid import check_sigmas
+from ksched.types import Array
+
+__all__ = ["CallForm", "ask_own", "name_of", "own_options"]
+
+_RANGE = ("sigma_min", "sigma_max")
+
+
+class CallForm(NamedTuple):
+    """What a schedule function takes behind the number of steps, by its signature.
+
+    Attributes
+    ----------
+    by_name : the rest is given by name, not by place
+    ranged : whether it takes sigma_min, sigma_max
+    process : whether it takes a process, and whether it must have one
+    """
+
+    by_name: bool
+    ranged: tuple[bool, bool]
+    process: tuple[bool, bool] = (False, False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> CallForm:
+        """The form of a function, or a TypeError that says which there are."""
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):  # some compiled functions have no signature
+            return cls(False, (True, True))
+        ranged = "sigma_min" in parameters, "sigma_max" in parameters
+        takes = "process" in parameters
+        if any(ranged) or takes:
+            return cls(True, ranged, (takes, takes and parameters["process"].default is inspect.Parameter.empty))
+        kinds = inspect.Parameter
+        plain = [p for p in parameters.values() if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+        needed = sum(p.default is kinds.empty for p in plain)
+        by_place = needed == 3 or any(p.kind is kinds.VAR_POSITIONAL for p in parameters.values())
+        if (needed > 1 and not by_place) or not (plain or by_place):
+            raise TypeError(
+                "function must take (steps), (steps, process) or (steps, sigma_min, sigma_max); "
+                f"got {inspect.signature(function)}"
+            )
+        return cls(False, (by_place, by_place))
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called in messages."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def own_options(function: Callable[..., Any]) -> Mapping[str, Option]:
+    """Options of a schedule function: its keywords that are numbers, choices or True or False by annotation or default.
+
+    Parameters
+    ----------
+    function : as for `ask_own`
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return {}
+    found: dict[str, Option] = {}
+    for p in parameters:
+        if p.name in (*_RANGE, "process") or p.default is p.empty:
+            continue
+        if p.annotation is not p.empty:
+            others = tuple(other.name for other in parameters if other is not p)
+            option = options_of(function, skip=(*others, *_first(function)))[p.name]
+            if option.kind in (bool, int, float) or get_origin(option.kind) is Literal:
+                found[p.name] = option
+        elif isinstance(p.default, bool | int | float):
+            found[p.name] = Option(p.name, bool if isinstance(p.default, bool) else float, p.default)
+    return found
+
+
+def _first(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)[:1]
+
+
+def ask_own(
+    name: str,
+    function: Callable[..., Any],
+    steps: int,
+    process: Process,
+    sigma_min: float | None,
+    sigma_max: float | None,
+    options: Mapping[str, Any],
+) -> Array:
+    """Levels of a schedule of one's own, checked.
+
+    Parameters
+    ----------
+    name : of the schedule, for messages
+    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, told apart by its signature; a
+        parameter ``process`` and either end of the range alone are given by name
+    steps, process : of the run
+    sigma_min, sigma_max : ends of the range; None is the end of the process's
+    options : of the function
+
+    Raises
+    ------
+    TypeError, ValueError : an end of the range that the function does not take; levels that are not ``steps + 1``
+        falling numbers within what the process has
+    """
+    form = CallForm.of(function)
+    given = dict(zip(_RANGE, (sigma_min, sigma_max), strict=True))
+    for end, taken in zip(_RANGE, form.ranged, strict=True):
+        if given[end] is None:
+            given[end] = getattr(process, end)
+        elif not taken:
+            raise TypeError(f"schedule {name} is a function without {end}; leave it out")
+    if form.by_name:
+        named: dict[str, Any] = {end: given[end] for end, taken in zip(_RANGE, form.ranged, strict=True) if taken}
+        levels = function(steps, **named, **({"process": process} if form.process[0] else {}), **options)
+    else:
+        levels = function(steps, *(given.values() if form.ranged[0] else ()), **options)
+    levels = levels.detach().cpu() if hasattr(levels, "detach") else levels
+    try:
+        values = check_sigmas(levels, process.sigma_limit)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"schedule {name}({steps}): {str(error).partition('. ')[0]}") from None
+    if len(values) != steps + 1:
+        raise ValueError(f"schedule {name} must return steps + 1 = {steps + 1} levels, the last 0; got {len(values)}")
+    return values
