@@ -358,8 +358,7 @@ def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part:
     if is_flow(config, stock) and config.get("num_train_timesteps") == 1:
         settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
-    request = request_of(stock, settings, levels, counted)
-    found = falling([min(sigma, request.process.sigma_max) for sigma in request.sigmas])[0]
+    found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
     if found[0] > 1 and is_flow(config, stock):
         raise ValueError(
             f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "

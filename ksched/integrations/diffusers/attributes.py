@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ksched.dialects.diffusers.attributes import ATTRIBUTES, REFUSED_ATTRIBUTES, Of
+from ksched.integrations.diffusers.adoption import OURS
 from ksched.integrations.diffusers.configuration import Configuration
 from ksched.integrations.diffusers.driver import Driver
 from ksched.integrations.diffusers.history import History, placed_in
@@ -111,6 +112,17 @@ class Attributes:
         self.assigned["shift"] = Flow(shift).shift
         self._reconfigure(run)
 
+    def check_setting(self, scheduler: Any, name: str) -> None:
+        """Raise for a setting that is an attribute of other classes than the one that is replaced.
+
+        Raises
+        ------
+        AttributeError : of such a one
+        """
+        stock = self.stock.of(scheduler._run.configuration)
+        if stock is not None and name not in stock.config and name not in OURS:
+            raise AttributeError(f"{type(scheduler).__name__!r} object has no attribute {name!r}; its config has it")
+
     def before(self, name: str, run: Driver) -> Any:
         """What the class says of itself before `set_timesteps`; NotImplemented where that is no matter."""
         if name in self.kept:
@@ -174,7 +186,7 @@ class Attributes:
     def heed(self, run: Driver) -> None:
         """Let the run take place at the noise levels that a program has written, if one has."""
         new = self._sigmas
-        if new is None or not run.is_told or torch.equal(new, self._shown):  # type: ignore[arg-type]
+        if new is None or not run.is_told or new.shape == self._shown.shape and torch.equal(new, self._shown):  # type: ignore[arg-type]
             return
         self._take_levels(run, new)
 
@@ -186,6 +198,9 @@ class Attributes:
             raise ValueError(f"sigmas must be a list of {len(old)} here; got shape {tuple(new.shape)}")
         values = new.detach().double().cpu().numpy()
         same = values == old.astype(np.float32)  # what was not written over keeps its precision
+        if np.all(same):
+            self._sigmas, self._shown = new, new.clone()
+            return
         levels = np.where(same, old, values)
         run.relevel(1 - levels if run.configuration.entries.invert_sigmas else levels)
         self._sigmas, self._shown = new, new.clone()
@@ -225,7 +240,7 @@ class Attributes:
 
     def _assign_timesteps(self, value: Any, run: Driver) -> None:
         now = run.timesteps if run.is_told else self.before("timesteps", run)
-        if not isinstance(value, torch.Tensor) or not isinstance(now, torch.Tensor) or not _equal(value, now):
+        if value is not now and not (isinstance(value, torch.Tensor) and _equal(value, now)):
             raise ValueError(
                 "timesteps can be assigned on another device or in another dtype alone; give other ones to "
                 "set_timesteps(timesteps=...), or set_begin_index the place of the first"
@@ -287,6 +302,8 @@ class Attributes:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two values are the same, on whatever device and of whatever dtype."""
+    if one is None or other is None:
+        return one is other
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return bool(np.array_equal(np.asarray(one), np.asarray(other)))
     return one.shape == other.shape and torch.equal(one.double().cpu(), other.double().cpu())

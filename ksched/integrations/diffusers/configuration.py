@@ -18,6 +18,7 @@ from ksched.dialects.diffusers.process import is_flow, process_of
 from ksched.dialects.diffusers.releveled import releveled
 from ksched.dialects.diffusers.request import NotRepresentedError
 from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table
+from ksched.integrations.diffusers.places import check_places
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps
 from ksched.processes import Flow, Process
@@ -47,6 +48,7 @@ class Configuration:
     def __init__(self, entries: Any, assigned: Mapping[str, Any] | None = None) -> None:
         self.entries = entries
         self.assigned = dict(assigned or {})
+        self._written = _written(entries)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Configuration, (self.entries, self.assigned)  # what follows from the entries is not copied
@@ -59,8 +61,13 @@ class Configuration:
     @property
     def settings(self) -> dict[str, Any]:
         """The entries that are settings and are set."""
-        its = {key: value for key, value in self.entries.items() if not key.startswith("_") and value is not None}
-        return {**its, **self.assigned}
+        its = {key: getattr(self.entries, key, value) for key, value in self.entries.items() if key[0] != "_"}
+        return {**{key: value for key, value in its.items() if value is not None}, **self.assigned}
+
+    @property
+    def current(self) -> Configuration:
+        """This, or another one where a pipeline has assigned to an entry, as diffusers' configurations let it."""
+        return self if _written(self.entries) == self._written else Configuration(self.entries, self.assigned)
 
     @property
     def is_flow(self) -> bool:
@@ -208,6 +215,11 @@ class Configuration:
         return edited
 
 
+def _written(entries: Any) -> tuple[int, ...]:
+    """What tells whether an entry was assigned to."""
+    return tuple(map(id, vars(entries).values())) if hasattr(entries, "__dict__") else ()
+
+
 # ---------------------------------------------------------------------------------------- parameters of the constructor
 def check_parameters(entries: Any) -> None:
     """Raise for parameters of `KSchedScheduler` that mean nothing; warn where they say nothing of the model.
@@ -216,7 +228,7 @@ def check_parameters(entries: Any) -> None:
     ------
     TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
     """
-    _check_length(entries.num_train_timesteps, entries.beta_start)
+    check_places(entries)
     if entries.layout is not None and entries.layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {entries.layout!r}")
     if entries.schedule is not None:
@@ -253,20 +265,6 @@ def _check_choice(entries: Any) -> None:
 def _says_what_model(entries: Any) -> bool:
     flow = {"prediction_type": entries.prediction_type, "use_flow_sigmas": entries.use_flow_sigmas}
     return is_flow(flow, None) or not set(entries.get("_use_default_values", ())) >= _SAY_WHAT_MODEL
-
-
-def _check_length(length: Any, following: Any) -> None:
-    """Refuse a number of timesteps that is none, such as the name of a sampler given by place."""
-    if isinstance(length, str):
-        words = [f"sampler={length!r}"] + ([f"schedule={following!r}"] if isinstance(following, str) else [])
-        raise TypeError(
-            f"num_train_timesteps must be a whole number; got {length!r}. If these are names, give "
-            f"{', '.join(words)} by keyword"
-        )
-    if isinstance(length, bool) or not isinstance(length, Real) or float(length) % 1 != 0:
-        raise TypeError(f"num_train_timesteps must be a whole number; got {length!r}")
-    if not float(length) >= 1:
-        raise ValueError(f"num_train_timesteps must be at least 1; got {length}")
 
 
 # --------------------------------------------------------------------------------------------- arguments of a run

@@ -66,7 +66,7 @@ class Driver:
         request : see `run_request`
         device : of `timesteps`
         """
-        iterations = self.iterations
+        iterations, self.configuration = self.iterations, self.configuration.current
         if iterations is None or self._made_of is not self.configuration or self._request != request:
             iterations = self.configuration.iterations(request)  # else its plans are there already
         self.iterations, self._request, self._made_of, self._levels = iterations, request, self.configuration, None

@@ -20,6 +20,7 @@ from ksched.integrations.diffusers.class_of import Translation
 from ksched.integrations.diffusers.configuration import Configuration, check_parameters, run_request
 from ksched.integrations.diffusers.described import described
 from ksched.integrations.diffusers.driver import Driver, split_variance
+from ksched.integrations.diffusers.places import check_arguments, check_scheduler
 from ksched.integrations.diffusers.training_noise import TrainingNoise
 
 __all__ = ["KSchedOutput", "KSchedScheduler"]
@@ -126,6 +127,7 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
         ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told; a keyword
             that would change nothing; an option given twice; a setting of the class that no sampler represents
         """
+        check_arguments(config, return_unused_kwargs)
         if not isinstance(config, Mapping):
             return super().from_config(config, return_unused_kwargs, **kwargs)
         adoption = adopt(cls, config, kwargs)
@@ -146,6 +148,7 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
         ------
         ValueError : a class that has no counterpart, or a setting that no option of ours repeats; the message says why
         """
+        check_scheduler(scheduler)
         made: KSchedScheduler = cls.from_config(named(cls, scheduler), **kwargs)
         made._run.configuration.check_representable()
         return made
@@ -295,6 +298,8 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
     def __getattr__(self, name: str) -> Any:
         if (name in ATTRIBUTES or name in REFUSED_ATTRIBUTES) and "_driver" in self.__dict__:
             return self._attributes.read(self, name)
+        if "_driver" in self.__dict__ and name in self.config:
+            self._attributes.check_setting(self, name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
