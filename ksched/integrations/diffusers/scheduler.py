@@ -247,8 +247,8 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
         """The state as the network wants it, of its own size; what else it is given is for other schedulers."""
         run = self._run
         self._attributes.kept["is_scale_input_called"] = True
-        if (stock := self._stock_itself("scale_model_input")) is not None:
-            return stock.scale_model_input(sample, timestep)
+        if (scaled := self._as_stock("scale_model_input", sample, timestep)) is not None:
+            return scaled
         self._attributes.heed(run)
         norm = run.input_norm(self._next, timestep)
         return sample if norm == 1 else sample / norm
