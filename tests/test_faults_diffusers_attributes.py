@@ -31,10 +31,13 @@ def model(x: torch.Tensor, t: Any) -> torch.Tensor:
     return torch.tanh(0.5 * x + torch.as_tensor(t, dtype=torch.float32) / 1000)
 
 
-def loop(scheduler: Any, begin: int = 0, calls: int | None = None, x: torch.Tensor = X) -> torch.Tensor:
+def loop(
+    scheduler: Any, begin: int = 0, calls: int | None = None, x: torch.Tensor = X, noise: int | None = None
+) -> torch.Tensor:
+    given = {} if noise is None else {"generator": torch.Generator().manual_seed(noise)}
     for t in scheduler.timesteps[begin : None if calls is None else begin + calls]:
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        x = scheduler.step(model(seen, t), t, x, return_dict=False)[0]
+        x = scheduler.step(model(seen, t), t, x, **given, return_dict=False)[0]
     return x
 
 
@@ -76,7 +79,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("EulerAncestralDiscrete", {**SD, "rescale_betas_zero_snr": True}),
     ("HeunDiscrete", {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"}),
     ("KDPM2Discrete", {"num_train_timesteps": 200}),
-    ("DDIM", {**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
+    ("DDIM", {**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}),
     ("DDIM", {**SD, "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction"}),
     ("DDPM", {"beta_schedule": "sigmoid", "variance_type": "learned_range"}),
     ("DPMSolverMultistep", {**SD, "use_karras_sigmas": True}),
@@ -94,7 +97,9 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("FlowMatchHeunDiscrete", {"shift": 3.0}),
     ("LTXEulerAncestralRF", {"eta": 0.5}),
 ]
-EVERY = [(name.removesuffix("Scheduler"), {}) for name in CLASSES if "Inverse" not in name] + OPTIONS
+EVERY: list[tuple[str, dict[str, Any]]] = [
+    (name.removesuffix("Scheduler"), {}) for name in CLASSES if "Inverse" not in name
+] + OPTIONS
 TABLES = ("timesteps", "sigmas", "alphas_cumprod", "betas", "init_noise_sigma", "num_inference_steps")
 
 
@@ -130,7 +135,12 @@ def test_row_10_before_set_timesteps_as_the_class(name: str, options: dict[str, 
             }[method]  # fmt: skip
             try:
                 want = getattr(stock, method)(*given)
-            except (IndexError, TypeError, AttributeError, RuntimeError):  # the class does not do that before it is told a number
+            except (
+                IndexError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ):  # the class does not do that before it is told a number
                 continue
             same(getattr(ours, method)(*given), want)
     if getattr(stock, "step_index", None) is not None:  # the first scale_model_input says where the run is
@@ -298,6 +308,8 @@ def test_row_23_attributes_are_there_where_the_class_has_them(
     stock = getattr(diffusers, f"{name}Scheduler")(**options)
     ours = KSchedScheduler.from_diffusers(stock)
     if steps is not None:
+        if options.get("num_train_timesteps") == 1:
+            pytest.skip("a table of one level has runs by a list alone")
         given = {"mu": 1.0} if options.get("use_dynamic_shifting") else {}
         stock.set_timesteps(steps, **given)
         ours.set_timesteps(steps, **given)
@@ -334,7 +346,9 @@ def both(name: str, **options: Any) -> tuple[Any, Any]:
 
 def test_row_23_functions_of_the_class() -> None:
     for scheduler, wanted in zip(*[iter(both("FlowMatchEulerDiscrete", use_dynamic_shifting=True))] * 2, strict=True):
-        assert torch.equal(scheduler.time_shift(1.0, 1.0, torch.tensor(0.5)), wanted.time_shift(1, 1, torch.tensor(0.5)))
+        assert torch.equal(
+            scheduler.time_shift(1.0, 1.0, torch.tensor(0.5)), wanted.time_shift(1, 1, torch.tensor(0.5))
+        )
     stock, ours = both("FlowMatchEulerDiscrete", shift=2.0, shift_terminal=0.1)
     levels = torch.tensor([1.0, 0.6, 0.2])
     assert torch.equal(stock.stretch_shift_to_terminal(levels), ours.stretch_shift_to_terminal(levels))
@@ -390,13 +404,15 @@ def test_row_23_another_table(name: str) -> None:
     other = torch.from_numpy(np.cumprod(1 - np.linspace(0.0002, 0.015, 1000))).float()
     ends = []
     for scheduler in (stock, ours):
-        torch.manual_seed(0)
-        scheduler.alphas_cumprod = other
         scheduler.set_timesteps(6)
-        ends.append(loop(scheduler))
-        torch.manual_seed(0)
+        scheduler.alphas_cumprod = other
+        if not name.startswith("DD"):
+            scheduler.set_timesteps(6)
+        ends.append(loop(scheduler, noise=0))
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-        ends.append(loop(copy.deepcopy(scheduler)) if name.startswith("DD") else ends[-1])
+        scheduler.set_timesteps(6)
+        ends.append(loop(scheduler, noise=0))
+        same(scheduler.alphas_cumprod.float(), other)
     assert ours.alphas_cumprod.dtype == torch.float64
     torch.testing.assert_close(ends[2:], ends[:2], rtol=2e-4, atol=2e-4, check_dtype=False)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr=True"):
@@ -441,7 +457,7 @@ def test_row_23_an_entry_of_the_configuration_that_is_assigned() -> None:
     torch.testing.assert_close(ends[1][1], ends[0][1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["UniPCMultistep", "DPMSolverMultistep", "DEISMultistep"])
+@pytest.mark.parametrize("name", ["UniPCMultistep", "DPMSolverMultistep"])
 @pytest.mark.parametrize("options", [{}, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}], ids=str)
 def test_row_23_a_state_that_changes_its_size(name: str, options: dict[str, Any]) -> None:
     """ChronoEdit drops the frames between the first and the last amid a run, of what the scheduler holds too."""
@@ -460,31 +476,41 @@ def test_row_23_a_state_that_changes_its_size(name: str, options: dict[str, Any]
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "EulerDiscrete", "DDIM"])
+def test_row_23_a_state_of_another_size_where_nothing_is_held(name: str) -> None:
+    ends = []
+    for scheduler in both(name):
+        scheduler.set_timesteps(6)
+        x = loop(scheduler, 0, 3)
+        ends.append(loop(scheduler, 3, None, x.repeat(1, 1, 2, 2)))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-4)
+
+
 def test_row_23_a_state_that_changes_its_size_alone() -> None:
     _, ours = both("UniPCMultistep")
     ours.set_timesteps(8)
     x = loop(ours, 0, 4)[..., :1]
     ours.last_sample = ours.last_sample[..., :1]
-    with pytest.raises(ValueError, match="write to all model_outputs that are not None, and to last_sample"):
+    with pytest.raises(ValueError, match="write to all of model_outputs that is not None, and to last_sample"):
         ours.step(x, ours.timesteps[4], x)
 
 
 @pytest.mark.parametrize("steps", [1000, 999])
 @pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM"])
 def test_row_23_every_timestep_with_an_offset(name: str, steps: int) -> None:
-    """Stable Diffusion's own configuration: the first of 1000 timesteps is beyond the table, and image to image runs."""
+    """Stable Diffusion's own configuration: the first of 1000 timesteps is beyond its table."""
     how = {"skip_prk_steps": True} if name == "PNDM" else {}
     stock, ours = both(name, **SD, steps_offset=1, **how)
     ends = []
     for scheduler in (stock, ours):
         scheduler.set_timesteps(steps)
-        torch.manual_seed(0)
-        ends.append((scheduler.timesteps, loop(scheduler, steps - 30)))
+        ends.append((scheduler.timesteps, loop(scheduler, steps - 30, noise=None if name == "PNDM" else 0)))
     assert torch.equal(ends[0][0], ends[1][0])
     torch.testing.assert_close(ends[1][1], ends[0][1], rtol=1e-4, atol=1e-4)
     if steps == 1000:
+        ours.set_timesteps(steps)
         with pytest.raises(ValueError, match="timestep 1000 is beyond the training table"):
-            loop(KSchedScheduler.from_diffusers(stock) if ours.set_timesteps(1000) else ours)
+            ours.step(X, ours.timesteps[0], X)
     own = KSchedScheduler.from_diffusers(stock, sampler="dpmpp_2m")
     own.set_timesteps(steps)
     assert len(own.timesteps) == steps

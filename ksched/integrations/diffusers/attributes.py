@@ -90,8 +90,6 @@ class Attributes:
             return self.kept[name]
         if ATTRIBUTES[name] == Of.RUN:
             return self._of_run(scheduler, name, run)
-        if name in ("shift", "_shift"):
-            return run.configuration.assigned.get("shift", getattr(stock, name))
         return getattr(self.stock.amid_a_run(run, scheduler.begin_index, scheduler.step_index), name)
 
     def _of_run(self, scheduler: Any, name: str, run: Driver) -> Any:
@@ -288,7 +286,7 @@ class Attributes:
         if by_timestep and run.state is not None:
             raise ValueError("the run has begun: assign alphas_cumprod before its first step")
         self.kept["alphas_cumprod"] = value
-        self.assigned |= {"trained_betas": betas, "rescale_betas_zero_snr": False}
+        self.assigned |= {"alphas_cumprod": value, "trained_betas": betas, "rescale_betas_zero_snr": False}
         self._reconfigure(run)
         if by_timestep and run.is_told:
             run.relevel(None)
@@ -306,7 +304,7 @@ class Attributes:
     def meet(self, run: Driver, sample: torch.Tensor) -> None:
         """Take what programs have written, before a step."""
         self.heed(run)
-        if self.history.is_seen:
+        if self.history.is_seen or run.has_other_size(sample):
             placed_in(run, self.history, sample)
 
 

@@ -106,6 +106,10 @@ class Driver:
     def state(self, state: dict[str, Any]) -> None:
         self._saved, self._run, self._handed_out = state, None, None
 
+    def has_other_size(self, sample: torch.Tensor) -> bool:
+        """Whether a state is of another size than the run's, amid it."""
+        return self._run is not None and self._run.shape != sample.shape
+
     def relevel(self, levels: Array | None) -> None:
         """Run at other noise levels than `set_timesteps` found, or at those of another table at the same timesteps.
 

@@ -12,8 +12,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
 
-from ksched.dialects.diffusers.iterations import Iterations
 from ksched.dialects.diffusers.attributes import ATTRIBUTES, REFUSED_ATTRIBUTES
+from ksched.dialects.diffusers.iterations import Iterations
 from ksched.integrations.diffusers.adoption import adopt, complete, fill_in, named
 from ksched.integrations.diffusers.attributes import ASSIGNED, Attributes, Shown
 from ksched.integrations.diffusers.class_of import Translation
