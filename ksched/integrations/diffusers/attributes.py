@@ -273,7 +273,7 @@ class Attributes:
         if found.ndim != 1 or len(found) != run.configuration.entries.num_train_timesteps:
             raise ValueError(f"alphas_cumprod must be num_train_timesteps numbers; got shape {found.shape}")
         betas = 1 - found / np.append(1.0, found[:-1])
-        if _equal(torch.as_tensor(found), table):
+        if _equal(torch.as_tensor(value), table):
             self.kept["alphas_cumprod"] = value
             return
         if not (np.all(betas > 0) and np.all(betas < 1)):
@@ -308,13 +308,13 @@ class Attributes:
             placed_in(run, self.history, sample)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two values are the same, on whatever device and of whatever dtype."""
-    if one is None or other is None:
-        return one is other
-    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
-    return one.shape == other.shape and torch.equal(one.double().cpu(), other.double().cpu())
+def _equal(value: Any, there: Any) -> bool:
+    """Whether a value is the one that is there, on whatever device, and rounded to whatever dtype."""
+    if value is None or there is None:
+        return value is there
+    if not isinstance(value, torch.Tensor) or not isinstance(there, torch.Tensor):
+        return bool(np.array_equal(np.asarray(value), np.asarray(there)))
+    return value.shape == there.shape and torch.equal(value.cpu(), there.to(value.dtype).cpu())
 
 
 def _begin_at(scheduler: Any, timestep: Any) -> None:
