@@ -241,6 +241,9 @@ def test_row_18_sigmas_of_another_device_or_dtype() -> None:
     ours.set_timesteps(6)
     want = loop(ours)
     ours.set_timesteps(6)
+    before = KSchedScheduler.from_diffusers(Flow(shift=3.0))
+    before.sigmas, before.timesteps = before.sigmas.double(), before.timesteps.half()
+    assert (before.sigmas.dtype, before.timesteps.dtype) == (torch.float64, torch.float16)
     ours.sigmas, ours.timesteps = ours.sigmas.to(torch.float64), ours.timesteps.to(torch.float64)
     assert ours.sigmas.dtype == ours.timesteps.dtype == torch.float64
     torch.testing.assert_close(loop(ours), want, rtol=1e-5, atol=1e-6)
