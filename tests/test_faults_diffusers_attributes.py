@@ -342,6 +342,16 @@ def test_row_23_every_attribute_of_the_class_is_known(name: str) -> None:
             assert known, attribute
 
 
+def test_row_23_settings_of_other_classes_are_no_attributes() -> None:
+    ours = KSchedScheduler.from_diffusers(diffusers.DDIMScheduler())
+    stock = diffusers.DDIMScheduler()
+    for name in ("shift", "use_dynamic_shifting", "flow_shift", "clip_sample", "solver_order", "steps_offset"):
+        assert hasattr(ours, name) == hasattr(stock, name), name
+        assert name in ours.config
+    ours.register_to_config(of_a_program=3)
+    assert ours.of_a_program == 3
+
+
 def both(name: str, **options: Any) -> tuple[Any, Any]:
     stock = getattr(diffusers, f"{name}Scheduler")(**options)
     return stock, KSchedScheduler.from_diffusers(stock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -122,7 +123,8 @@ class Attributes:
         AttributeError : of such a one
         """
         stock = self.stock.of(scheduler._run.configuration)
-        if stock is not None and name not in stock.config and name not in OURS:
+        parameters = inspect.signature(type(scheduler).__init__).parameters
+        if stock is not None and name in parameters and name not in stock.config and name not in OURS:
             raise AttributeError(f"{type(scheduler).__name__!r} object has no attribute {name!r}; its config has it")
 
     def before(self, name: str, run: Driver) -> Any:
