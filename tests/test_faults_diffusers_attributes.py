@@ -455,6 +455,8 @@ def test_row_23_what_is_assigned() -> None:
     ours.final_alpha_cumprod = ours.final_alpha_cumprod
     with pytest.raises(AttributeError, match="what a step leaves for the next is in the run here"):
         _ = KSchedScheduler.from_diffusers(diffusers.PNDMScheduler(skip_prk_steps=True)).ets
+    with pytest.warns(UserWarning, match="ets has no effect here"):
+        KSchedScheduler.from_diffusers(diffusers.IPNDMScheduler()).ets = [X]
 
 
 def test_row_23_an_entry_of_the_configuration_that_is_assigned() -> None:

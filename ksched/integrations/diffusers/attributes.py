@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from functools import partial
 from typing import Any
 
@@ -232,6 +233,9 @@ class Attributes:
             raise AttributeError(f"{name} of {type(stock).__name__} cannot be assigned, and so it cannot here")
         if stock is not None and not hasattr(stock, name) and not hasattr(type(self), name) and name not in _EFFECTIVE:
             return False  # the class would have one more attribute
+        if name in REFUSED_ATTRIBUTES:  # programs restore what they have saved of another scheduler
+            warnings.warn(f"{name} has no effect here: {REFUSED_ATTRIBUTES[name]}", UserWarning, stacklevel=3)
+            return False
         if name in _KEPT:
             self.kept[name] = value
         elif name in _EFFECTIVE:
@@ -244,8 +248,9 @@ class Attributes:
         with_what_is_there = name in ATTRIBUTES and ATTRIBUTES[name] == Of.MODEL
         if with_what_is_there and _equal(value, getattr(self.stock.of(run.configuration), name)):
             return
-        why = REFUSED_ATTRIBUTES.get(name, "it follows from the configuration; give that to from_config instead")
-        raise AttributeError(f"{name} cannot be assigned here: {why}")
+        raise AttributeError(
+            f"{name} cannot be assigned here: it follows from the configuration; give that to from_config instead"
+        )
 
     def _assign_timesteps(self, value: Any, run: Driver) -> None:
         now = run.timesteps if run.is_told else self.before("timesteps", run)
