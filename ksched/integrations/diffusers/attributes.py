@@ -212,6 +212,7 @@ class Attributes:
         values = new.detach().double().cpu().numpy()
         nearest = old[np.abs(old[:, np.newaxis] - values).argmin(axis=0)]
         levels = np.where(np.isclose(values, nearest, rtol=1e-7, atol=0), nearest, values)
+        levels = np.where(np.isclose(values, old, rtol=1e-7, atol=0), old, levels)
         if not np.array_equal(levels, old):
             run.relevel(1 - levels if run.configuration.entries.invert_sigmas else levels)
 
