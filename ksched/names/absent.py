@@ -60,8 +60,8 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
 SCHEDULES_ELSEWHERE: Mapping[str, str] = {
     "smoothstep": f"the nearest is 'cosine'. {_OWN_CURVE}",
     **dict.fromkeys(
-        ("logit_normal", "logitnormal", "lognormal", "probit", "logit"),
-        f"the nearest is 'laplace', quantiles of log sigma. {_OWN_CURVE}",
+        ("lognormal", "probit", "logit"),
+        f"the nearest are 'ideogram4', quantiles of a logit-normal law, and 'laplace', of log sigma. {_OWN_CURVE}",
     ),
     **dict.fromkeys(
         ("sway", "sway_sampling", "epss"),
