@@ -314,7 +314,7 @@ def test_row_42_a_sampler_that_is_not_here_names_the_nearest(name: str) -> None:
     assert any(f"'{member}'" in message for member in SamplerType)
 
 
-@pytest.mark.parametrize("name", ["smoothstep", "logit_normal", "sway", "probit", "piecewise"])
+@pytest.mark.parametrize("name", ["smoothstep", "lognormal", "sway", "probit", "piecewise"])
 def test_row_42_a_schedule_that_is_not_here_names_the_nearest(name: str) -> None:
     message = said(lambda: calculate_sigmas(name, 5))
     assert f"{name!r} is no noise schedule here: " in message
