@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
+from ksched.dialects.diffusers.given_lists import given_levels, given_lists
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
@@ -33,7 +34,6 @@ from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Iterations", "check_drivable", "own_iterations", "stock_iterations"]
@@ -205,8 +205,9 @@ def own_iterations(
     options = {**base.options, **our_words(spec.options, sampler_options or {})}
     check_drivable(spec, schedule)
 
-    def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.key, tuple(float(v) for v in levels), process, base.dialect, options, base.beside)
+    def method(levels: Sequence[float] | Array, lead: tuple[float, ...] = ()) -> Method:
+        levels = tuple(float(v) for v in levels)
+        return Method(spec.key, levels, process, base.dialect, options, base.beside, lead=lead)
 
     def scheduled(count: int) -> Method:
         if spec.levels is not None:
@@ -216,9 +217,11 @@ def own_iterations(
         name = schedule or NoiseSchedule.SIMPLE
         return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
 
-    sigmas, listed = _lists(process, sigmas, timesteps)
+    sigmas, listed = given_lists(process, sigmas, timesteps)
+    told = None
     if sigmas is not None:
-        made = method(_listed_levels(sigmas, process, config, stock))
+        given = given_levels(sigmas, listed, process, config, stock)
+        made, told = method(given.levels, given.lead), given.told
     elif listed is not None:
         rest = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
         made = method(np.append(process_of(config, stock, mu).sigma(rest), 0.0))
@@ -226,7 +229,6 @@ def own_iterations(
         asked = check_steps(steps)
         by_calls = layout == "calls" and spec.levels is None
         made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
-    told = None if sigmas is None else listed
     order = spec.calls if layout == "steps" and isinstance(spec.calls, int) else 1
     return _iterations_of(made, config, stock, told=told, order=order)
 
@@ -290,27 +292,6 @@ def _sampler_of(stock: str | None, config: Settings, process: Process, mu: float
     return _Base(request.sampler, Dialect.DIFFUSERS, options, beside)
 
 
-def _lists(
-    process: Process, sigmas: ArrayLike | None, timesteps: ArrayLike | None
-) -> tuple[ArrayLike | None, Array | None]:
-    """The lists of ``set_timesteps``: a class whose network is told how much data there is inverts either of them."""
-    listed = None if timesteps is None else np.asarray(timesteps, dtype=np.float64)
-    if listed is None or not is_told_data(process):
-        return sigmas, listed
-    return listed / process.timestep_scale if sigmas is None else sigmas, None
-
-
-def _listed_levels(sigmas: ArrayLike, process: Process, config: Settings, stock: str | None) -> Array:
-    """Levels of a list: as it is, but for the shift and the end of flow models."""
-    levels = np.asarray(sigmas, dtype=np.float64)
-    if not process.is_flow:
-        return levels
-    terminal = config.get("shift_terminal")
-    levels = np.append(process.sigma_at(levels[levels > 0]), 0.0)
-    levels = stretch_terminal(levels, terminal) if terminal else levels
-    return levels[:-1] if ends_low(config, stock) and len(levels) > 2 else levels
-
-
 def _iterations_of(
     method: Method, config: Settings, stock: str | None, *, told: Array | None, order: int
 ) -> Iterations:
@@ -324,7 +305,9 @@ def _iterations_of(
     process, calls = method.process, method.whole.call_sigmas
     network = process.timestep(calls)
     if told is not None:
-        network = np.interp(calls, np.asarray(method.sigmas[: len(told)])[::-1], told[::-1])
+        lead = len(method.lead)
+        levels = np.asarray(method.sigmas[: len(told) - lead])
+        network = np.append(told[:lead], np.interp(calls[lead:], levels[::-1], told[lead:][::-1]))
     return Iterations(
         method,
         np.asarray(network, dtype=np.float64),

@@ -88,6 +88,8 @@ class Request(NamedTuple):
     literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
     pair : the model answers with the edited prediction and the one that eps comes from
     noise_by_step : one noise is drawn at every step, used or not
+    draws_before : how many noises nobody uses are drawn before that, at every step
+    read_at : levels at which the class takes the answers of the calls to be, where they are other ones
     learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
     boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
     """
@@ -100,6 +102,8 @@ class Request(NamedTuple):
     literal: Callable[[int, Mapping[str, Any]], Plan] | None = None
     pair: bool = False
     noise_by_step: bool = False
+    draws_before: Sequence[int] = ()
+    read_at: Sequence[float] | None = None
     learned_variance: str | None = None
     boundary: float = 0.0
 

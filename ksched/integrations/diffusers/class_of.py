@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -16,7 +17,7 @@ from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.process import is_flow
 from ksched.dialects.diffusers.request import NotRepresentedError
 
-__all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table"]
+__all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table", "step_arguments_of"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def defaults_of(name: str) -> dict[str, Any]:
     written = {p.name: p.default for p in parameters if p.default is not p.empty}
     of_cosine = {"sigma_data": 1.0, "prediction_type": "v_prediction"} if name.startswith("Cosine") else {}
     return written or {**level_settings(CLASSES[name].levels or name), **of_cosine}
+
+
+@cache
+def step_arguments_of(name: str) -> frozenset[str]:
+    """Arguments of the ``step`` of a class."""
+    return frozenset(inspect.signature(getattr(diffusers, name).step).parameters)
 
 
 def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
