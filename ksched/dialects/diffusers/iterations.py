@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
+from ksched.dialects.diffusers.conversions import conversions_of
 from ksched.dialects.diffusers.given_lists import given_levels, given_lists
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
 from ksched.dialects.diffusers.process import (
     Settings,
-    conversions_of,
     distilled,
     ends_low,
     is_flow,
@@ -28,7 +28,7 @@ from ksched.dialects.diffusers.process import (
     scheduled_sigmas,
     start_std,
 )
-from ksched.dialects.diffusers.request import Request, falling, is_told_data
+from ksched.dialects.diffusers.request import Request, falling, shows_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
@@ -52,6 +52,7 @@ class Iterations:
     init_noise_sigma : what the loop multiplies its start noise by
     order : iterations of a step, as the loop counts them
     conversions : for each, what the network's input is divided by, and x0 as a combination of state and output
+    read : the same as the class takes them, where that is not what the output says at the level of the call
     """
 
     method: Method
@@ -61,6 +62,7 @@ class Iterations:
     init_noise_sigma: float
     order: int
     conversions: Sequence[tuple[float, float, float]]
+    read: Sequence[tuple[float, float, float]] | None = None
 
     @property
     def process(self) -> Process:
@@ -73,7 +75,7 @@ class Iterations:
     @property
     def shown(self) -> Array:
         """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
-        return 1 - self.sigmas if is_told_data(self.process) else self.sigmas
+        return 1 - self.sigmas if shows_data(self.process) else self.sigmas
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -91,10 +93,11 @@ def stock_levels(
     mu: float | None = None,
     original_inference_steps: int | None = None,
     strength: float = 1.0,
+    **angles: float | None,
 ) -> tuple[DiffusersLevels, int]:
     """Levels of a class, and the number of steps it counts."""
     given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-    given["original_inference_steps"] = original_inference_steps
+    given |= {"original_inference_steps": original_inference_steps, **angles}
     known = settings_of(stock)
     settings = {name: value for name, value in config.items() if value is not None and name in known}
     name = stock_class(stock).levels or stock
@@ -116,6 +119,7 @@ def stock_iterations(
     given: Settings | None = None,
     options: Settings | None = None,
     layout: str | None = None,
+    **angles: float | None,
 ) -> Iterations:
     """The iterations of a class of diffusers, as that would go through them.
 
@@ -126,6 +130,7 @@ def stock_iterations(
     given : of ``step``
     options : of the sampler, which go before those of the class
     layout : "calls", steps are model calls, of which there are as many as fit into their number
+    angles : max_timesteps and intermediate_timesteps of ``set_timesteps``
 
     Raises
     ------
@@ -134,7 +139,9 @@ def stock_iterations(
     order = stock_class(stock).calls
     if layout == "calls":
         steps, order = steps if steps is None else (steps + order - 1) // order, 1
-    levels, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength)
+    levels, counted = stock_levels(
+        stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength, **angles
+    )
     request = request_of(stock, config, levels, counted, given)
     process, told = request.process, np.asarray(levels.timesteps)
     own = our_words(sampler_spec(request.sampler).options, options or {})
@@ -150,7 +157,7 @@ def stock_iterations(
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
     if levels.sigmas is not None and len(levels.sigmas) == len(shown):
-        shown = (1 - levels.sigmas if is_told_data(process) else levels.sigmas).tolist()
+        shown = (1 - levels.sigmas if shows_data(process) else levels.sigmas).tolist()
     return Iterations(
         method,
         told.astype(np.float64),
@@ -159,6 +166,7 @@ def stock_iterations(
         levels.init_noise_sigma,
         order,
         conversions_of(process, prediction_of(config, stock), calls),
+        request.read_at and conversions_of(process, prediction_of(config, stock), request.read_at),
     )
 
 
@@ -178,6 +186,7 @@ def own_iterations(
     mu: float | None = None,
     original_inference_steps: int | None = None,
     strength: float = 1.0,
+    **angles: float | None,
 ) -> Iterations:
     """Iterations of a sampler of ours, on a schedule of ours, for the model that a configuration describes.
 
@@ -187,6 +196,7 @@ def own_iterations(
     steps, timesteps, sigmas, mu : of ``set_timesteps``; lists are run as they are, but for the shift of flow models,
         which loops leave to the scheduler
     original_inference_steps, strength : of ``set_timesteps`` too: which part of a training table is run on
+    angles : of SANA-Sprint: its max_timesteps and intermediate_timesteps, which are levels of the class
     sampler, schedule : None is what the class has
     dialect, sampler_options, schedule_options : as for `ksched.build_sampler`
     layout : "calls", steps are model calls, of which there are as many as fit into their number; "steps", steps of the
@@ -198,7 +208,7 @@ def own_iterations(
     """
     check_replaced(stock, config)
     mu = mu if config.get("use_dynamic_shifting") else None
-    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
+    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength, **angles}
     process = _process_of_part(config, stock, mu, original_inference_steps, strength)
     base = _Base(sampler, dialect, {}) if sampler is not None else _sampler_of(stock, config, process, mu)
     spec = sampler_spec(base.sampler)
@@ -303,6 +313,8 @@ def _iterations_of(
     order : iterations of a step, as the loop counts them
     """
     process, calls = method.process, method.whole.call_sigmas
+    if stock is not None and stock_class(stock).tells_end:  # its loops drop the last timestep
+        calls, told = np.append(calls, method.sigmas[-1]), None
     network = process.timestep(calls)
     if told is not None:
         lead = len(method.lead)

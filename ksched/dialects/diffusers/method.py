@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ksched.dialects.diffusers.literal_requests import rises, rising_plan
 from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.names.enums import Dialect
@@ -129,6 +130,8 @@ class Method:
     def _built(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> Plan:
         def plan(**more: Any) -> Plan:
             how: Any = {**options, **more}
+            if rises(sigmas):
+                return rising_plan(self.sampler, self.process, sigmas, how)
             return build_sampler(self.sampler, sigmas=sigmas, process=self.process, dialect=self.dialect, **how).plan
 
         made = plan()

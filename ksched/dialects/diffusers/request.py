@@ -13,39 +13,31 @@ from ksched.plan.plan import Plan
 from ksched.processes import VP, Flow, Process
 
 __all__ = [
-    "CHURN_NOT_IN_EPS",
-    "CHURN_OFF_FLOW",
     "EDITED_TCD",
     "ENDS_ON_NOISE",
     "NOT_A_NUMBER",
     "OTHER_LEVELS",
-    "RISING",
     "FlowToData",
     "NotRepresentedError",
     "Request",
     "Run",
     "falling",
+    "flow_of",
     "is_told_data",
+    "level_after",
     "level_of",
+    "shows_data",
+    "stride_of",
 ]
 
 
 OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
 
 
-RISING = "its levels rise, and a grid of ours falls"
-
-
 ENDS_ON_NOISE = (
     "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
     "inverted time as it is meant"
 )
-
-
-CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
-
-
-CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
 
 
 NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
@@ -62,8 +54,11 @@ class NotRepresentedError(ValueError):
 class FlowToData(Flow):
     """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
 
-    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere.
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere; the class has it the
+    other way round too if ``shows_data``.
     """
+
+    shows_data: bool = True
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return self.timestep_scale * (1 - sigma)
@@ -77,6 +72,11 @@ def is_told_data(process: Process) -> TypeGuard[FlowToData]:
     return isinstance(process, FlowToData)
 
 
+def shows_data(process: Process) -> bool:
+    """Whether the class has the share of data in its list of sigmas."""
+    return is_told_data(process) and process.shows_data
+
+
 class Request(NamedTuple):
     """What a class asks for.
 
@@ -88,7 +88,7 @@ class Request(NamedTuple):
     literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
     pair : the model answers with the edited prediction and the one that eps comes from
     noise_by_step : one noise is drawn at every step, used or not
-    draws_before : how many noises nobody uses are drawn before that, at every step
+    draws_before : how many noises nobody uses are drawn before that, at each step but the first of a run
     read_at : levels at which the class takes the answers of the calls to be, where they are other ones
     learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
     boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
@@ -136,6 +136,24 @@ def level_of(process: VP, timestep: float) -> float:
         raise ValueError(f"timestep {timestep:g} is beyond the training table, which has {len(process.betas)} betas")
     alpha_bar = float(process.alphas_cumprod[int(timestep)])
     return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
+
+
+def level_after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
+    """The level of a timestep, or of the end where that is below all."""
+    if timestep >= 0:
+        return level_of(process, timestep)
+    return 0.0 if s.get("set_alpha_to_one", to_one) else level_of(process, 0)
+
+
+def flow_of(run: Run) -> Flow:
+    """The process of a flow class's run; the shift is in the levels already."""
+    kind = FlowToData if run.config.get("invert_sigmas") else Flow
+    return kind(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
+
+
+def stride_of(run: Run) -> int:
+    """Timesteps of a step, in classes that go by them."""
+    return int(run.config.get("num_train_timesteps", 1000) // run.steps)
 
 
 #: ratio of two levels that only rounding tells apart

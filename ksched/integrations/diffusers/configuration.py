@@ -78,6 +78,12 @@ class Configuration:
         calls = sampler_spec(self.entries.sampler).calls if self.entries.sampler else 1
         return calls if self.entries.layout == "steps" and isinstance(calls, int) else 1
 
+    @property
+    def tells_end(self) -> bool:
+        """Whether a list of timesteps has the end too."""
+        stock = self.entries.stock_class
+        return stock is not None and stock_class(stock).tells_end
+
     @cached_property
     def takes_eta(self) -> bool:
         """Whether pipelines are to tell ``step`` the eta that their user gives them: where it is DDIM's."""
@@ -298,9 +304,10 @@ def run_request(
         raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
     if num_inference_steps is not None and lists:
         both = f"num_inference_steps={num_inference_steps} and a list of {len(lists[0])}"
-        if not configuration.is_flow:
+        if not configuration.is_flow and not configuration.tells_end:
             raise ValueError(f"give num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
-        if any(len(values) != num_inference_steps for values in lists):
+        more = int(configuration.tells_end)
+        if any(len(values) != num_inference_steps + more for values in lists):
             raise ValueError(f"num_inference_steps must be the length of the list; got {both}")
     return request
 

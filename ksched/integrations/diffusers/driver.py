@@ -263,8 +263,9 @@ class Driver:
         call, run = self._answer(index, output, sample), self._running(sample)
         if told.prediction is not None:
             call = call._replace(edited=told.prediction.to(call.denoised.dtype))
-        if request.noise_by_step and seed is None:
-            self._noise.draw_ahead(request.draws_before[index] if request.draws_before else 0)
+        if seed is None and told.noise is None:
+            dropped = request.draws_before[index] if request.draws_before and index > self._first else 0
+            self._noise.draw_ahead(dropped, request.noise_by_step)
         previous = sample if run is None or run.done else self._advance(run, call)  # a last step may have no length
         self._handed_out, compute = identity_mark(previous), call.denoised.dtype
         if request.learned_variance is not None and iterations.timesteps[index] > 0:
@@ -288,10 +289,10 @@ class Driver:
         assert self.iterations is not None
         _, of_x, of_output = self.iterations.conversions[index]
         compute = torch.promote_types(sample.dtype, torch.float32)
-        denoised = output.to(compute) * of_output
-        if of_x != 0:
-            denoised = denoised.add(sample.to(compute), alpha=of_x)
-        return _Answer(sample, output, of_x, of_output, denoised, self.configuration.edited(denoised))
+        denoised = _combined(sample, output, of_x, of_output, compute)
+        said = None if self.iterations.read is None else _combined(sample, output, *self.iterations.read[index][1:], compute)
+        edited = self.configuration.edited(denoised if said is None else said)
+        return _Answer(sample, output, of_x, of_output, denoised, edited, said)
 
     def _running(self, sample: torch.Tensor) -> Run | None:
         """The run, with the state that was handed over; None if no model call is left for it."""
@@ -374,6 +375,7 @@ class _Answer(NamedTuple):
     sample, output : the state, and what the network made of it
     of_x, of_output : x0 as a combination of the two
     denoised, edited : that combination, and what the settings make of it; None if they leave it
+    said : what the class takes the prediction to be, where that is another combination
     """
 
     sample: torch.Tensor
@@ -382,11 +384,20 @@ class _Answer(NamedTuple):
     of_output: float
     denoised: torch.Tensor
     edited: torch.Tensor | None
+    said: torch.Tensor | None
 
     @property
     def prediction(self) -> torch.Tensor:
         """The x0 prediction that counts."""
-        return self.denoised if self.edited is None else self.edited
+        said = self.denoised if self.said is None else self.said
+        return said if self.edited is None else self.edited
+
+
+def _combined(
+    sample: torch.Tensor, output: torch.Tensor, of_x: float, of_output: float, compute: torch.dtype
+) -> torch.Tensor:
+    found = output.to(compute) * of_output
+    return found if of_x == 0 else found.add(sample.to(compute), alpha=of_x)
 
 
 class _Noise:
@@ -414,11 +425,11 @@ class _Noise:
         )
         return noise
 
-    def draw_ahead(self, before: int = 0) -> None:
-        """Draw the step's noise now, whether it is used or not, after some that nobody uses."""
-        for _ in range(before):
+    def draw_ahead(self, dropped: int, also: bool) -> None:
+        """Draw some noises that nobody uses, and the step's noise if that is ``also`` drawn whether it is used or not."""
+        for _ in range(dropped):
             self.new()
-        self._drawn = self.new() if self._drawn is None else self._drawn
+        self._drawn = self.new() if also else None
 
     def between(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
         """Noise of the step, as a run asks for it."""
