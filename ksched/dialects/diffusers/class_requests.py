@@ -20,15 +20,15 @@ from ksched.dialects.diffusers.literal_requests import (
     stands_still,
     walk_request,
 )
-from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, traced
+from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, prk_by_strides, traced
 from ksched.dialects.diffusers.request import (
     EDITED_TCD,
     ENDS_ON_NOISE,
     NOT_A_NUMBER,
-    OTHER_LEVELS,
     NotRepresentedError,
     Request,
     Run,
+    SigmaTold,
     falling,
     flow_of,
     level_after,
@@ -36,7 +36,7 @@ from ksched.dialects.diffusers.request import (
     stride_of,
 )
 from ksched.plan.plan import Plan
-from ksched.processes import EDM, VE, VP, Process
+from ksched.processes import EDM, VP, Process
 
 __all__ = [
     "ddim_request",
@@ -118,7 +118,10 @@ def flow_euler_request(run: Run) -> Request:
 
 def _flow_states(run: Run) -> Process:
     """Those of a flow model, or ``x0 + sigma * eps`` where a rule was given larger sigmas (Cosmos 2)."""
-    return VE(min(s for s in run.sigmas if s > 0), max(run.sigmas)) if max(run.sigmas) > 1 else flow_of(run)
+    if max(run.sigmas) <= 1:
+        return flow_of(run)
+    scale = float(run.config.get("num_train_timesteps", 1000))
+    return SigmaTold(min(sigma for sigma in run.sigmas if sigma > 0), max(run.sigmas), scale)
 
 
 def flow_lcm_request(run: Run) -> Request:
@@ -309,9 +312,27 @@ def pndm_request(run: Run) -> Request:
         return Request("pndm", own, process, {**slopes, "warm_up": "heun"}, calls, literal)
     even = [timesteps[-1] + step * k for k in range(n)][::-1]
     if even[:1] != timesteps[:1] or step % 2:
-        raise NotRepresentedError(OTHER_LEVELS)
+        return _prk_by_strides(run, process, "v" if v else "eps")
     levels, _ = falling([*(level_of(process, t) for t in even), level_after(process, s, timesteps[-1] - step, False)])
     return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "order": 4 if n > 1 else 1})
+
+
+def _prk_by_strides(run: Run, process: VP, slopes: str) -> Request:
+    """PNDM's Runge-Kutta start where its steps arrive at other levels than the next ones start from."""
+    step, timesteps = stride_of(run), run.timesteps
+    calls = [level_of(process, t) for t in timesteps]
+
+    def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        told = timesteps[begin:]  # the class counts from its first call, wherever that is
+        first = [(timesteps[k // 4 * 4], t - (0 if k % 2 else step // 2)) for k, t in enumerate(told[:12])]
+        ways = [*first, *((t, t - step) for t in told[12:])]
+        ends = [(process.level(level_of(process, a)), process.level(level_after(process, run.config, b, False))) for a, b in ways]
+        levels = [process.level(value) for value in calls[begin:]]
+        return traced(partial(prk_by_strides, levels=levels, steps=ends, slopes=slopes), process, levels[0])
+
+    end = level_after(process, run.config, timesteps[-1] - step, False)
+    own = falling(sorted({*calls, end}, reverse=True))[0]
+    return Request("pndm", own, process, {"warm_up": "prk"}, calls, literal)
 
 
 _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

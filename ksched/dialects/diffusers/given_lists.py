@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ksched.dialects.diffusers.process import Settings, ends_low
+from ksched.dialects.diffusers.classes import settings_of
+from ksched.dialects.diffusers.process import Settings, ends_low, is_flow
 from ksched.dialects.diffusers.request import FlowToData, falling, is_told_data
 from ksched.processes import Process
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
-__all__ = ["GivenLevels", "check_agreement", "given_levels", "given_lists"]
+__all__ = ["GivenLevels", "check_agreement", "given_levels", "given_lists", "respaces"]
 
 
 class GivenLevels(NamedTuple):
@@ -40,6 +41,14 @@ def given_lists(
     if listed is None or not is_told_data(process):
         return sigmas, listed
     return listed / process.timestep_scale if sigmas is None else sigmas, None
+
+
+def respaces(config: Settings, stock: str | None) -> bool:
+    """Whether a class of flow models spaces the levels of a list anew, by a rule that its settings name."""
+    rules = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    if stock is None or not is_flow(config, stock):
+        return False
+    return any(config.get(name) and name in settings_of(stock) for name in rules)
 
 
 def check_agreement(process: Process, sigmas: Array, timesteps: Array) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
 from ksched.dialects.diffusers.conversions import conversions_of
-from ksched.dialects.diffusers.given_lists import given_levels, given_lists
+from ksched.dialects.diffusers.given_lists import given_levels, given_lists, respaces
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
@@ -27,8 +27,9 @@ from ksched.dialects.diffusers.process import (
     process_of,
     scheduled_sigmas,
     start_std,
+    takes_above_one,
 )
-from ksched.dialects.diffusers.request import Request, falling, shows_data
+from ksched.dialects.diffusers.request import Request, SigmaTold, falling, shows_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
@@ -227,9 +228,13 @@ def own_iterations(
         name = schedule or NoiseSchedule.SIMPLE
         return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
 
-    sigmas, listed = given_lists(process, sigmas, timesteps)
+    respaced = schedule is None and spec.levels is None and respaces(config, stock)
+    lists = {"timesteps": timesteps, "sigmas": sigmas}
+    sigmas, listed = given_lists(process, sigmas, timesteps) if not isinstance(process, SigmaTold) else (sigmas, None)
     told = None
-    if sigmas is not None:
+    if respaced and stock is not None and (sigmas is not None or listed is not None):
+        made = method(_levels_of(stock, config, None, mu, {**part, **lists}))
+    elif sigmas is not None:
         given = given_levels(sigmas, listed, process, config, stock)
         made, told = method(given.levels, given.lead), given.told
     elif listed is not None:
@@ -331,7 +336,7 @@ def _iterations_of(
     )
 
 
-def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
+def _levels_of(stock: str, config: Settings, steps: int | None, mu: float | None, part: Mapping[str, Any]) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
     # what is of the method is replaced; levels are of noise, and the process inverts time
     settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}
@@ -341,7 +346,7 @@ def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part:
         settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
-    if found[0] > 1 and is_flow(config, stock):
+    if found[0] > 1 and is_flow(config, stock) and not takes_above_one(config, stock):
         raise ValueError(
             f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "
             "give a schedule too"

@@ -25,6 +25,7 @@ __all__ = [
     "heun_churned_off_flow",
     "lms_by_place",
     "plms_by_strides",
+    "prk_by_strides",
     "traced",
     "walk",
 ]
@@ -106,20 +107,62 @@ def plms_by_strides(
     """
     start, past = x, list[V]()
     for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
-        denoised = run.denoise(x, level)
-        if slopes == "eps":
-            slope = run.keep((x - level.alpha * denoised) / level.sigma)
-        else:
-            slope = run.keep((level.alpha * x - denoised) / level.sigma)
+        slope = _slope(run, level, x, slopes)
         if i == 1:
             mean, x = 0.5 * slope + 0.5 * past[0], start
         else:
             past = [slope, *past][:4]
             mean = combine(_PLMS[len(past) - 1], past)
-        if slopes == "v":
-            mean = s.alpha * mean + s.sigma * x
-        x = (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
+        x = _strided(s, t, x, mean, slopes)
     return x
+
+
+def prk_by_strides(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    steps: Sequence[tuple[Level, Level]],
+    slopes: str,
+) -> V:
+    """PLMS after three Runge-Kutta steps, with the calls and steps of its program.
+
+    Parameters
+    ----------
+    levels : of the model calls, of which the first twelve are four for each Runge-Kutta step
+    steps : for every call (level left, level reached)
+    slopes : as for `plms_by_strides`
+    """
+    past, start, mean = list[V](), x, x
+    for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
+        slope = _slope(run, level, x, slopes)
+        if i >= 12:
+            past = [slope, *past][:4]
+            taken, start = combine(_PLMS[len(past) - 1], past), x
+        elif i % 4 == 0:
+            past, start, mean, taken = [slope, *past], x, (1 / 6) * slope, slope
+        elif i % 4 < 3:
+            mean, taken = run.keep(mean + (1 / 3) * slope), slope
+        else:
+            taken = mean + (1 / 6) * slope
+        x = run.keep(_strided(s, t, start, taken, slopes))
+    return x
+
+
+def _slope(run: SamplerContext[V], level: Level, x: V, slopes: str) -> V:
+    """What the model answers at a level, as eps or v."""
+    denoised = run.denoise(x, level)
+    if slopes == "eps":
+        return run.keep((x - level.alpha * denoised) / level.sigma)
+    return run.keep((level.alpha * x - denoised) / level.sigma)
+
+
+def _strided(s: Level, t: Level, x: V, mean: V, slopes: str) -> V:
+    """The step from one level to another along a slope."""
+    if slopes == "v":
+        mean = s.alpha * mean + s.sigma * x
+    return (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
 
 
 def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], anew: bool) -> V:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
-from ksched.dialects.diffusers.request import FlowToData
+from ksched.dialects.diffusers.request import FlowToData, SigmaTold
 from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.names.sampler_type import ScheduleName
@@ -28,6 +28,7 @@ __all__ = [
     "process_of",
     "scheduled_sigmas",
     "start_std",
+    "takes_above_one",
 ]
 
 
@@ -70,7 +71,14 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
     return table
 
 
-def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Flow:
+def takes_above_one(config: Settings, stock: str | None) -> bool:
+    """Whether a flow class is told by a rule to go to levels above 1, at which states are no flow states."""
+    rules = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    by_rule = stock is not None and "sigma_max" in settings_of(stock) and any(config.get(name) for name in rules)
+    return bool(by_rule and is_flow(config, stock) and (config.get("sigma_max") or 0.0) > 1)
+
+
+def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Process:
     """The process of a configuration of a flow model."""
     length = int(config.get("num_train_timesteps") or 1000)
     names = ("shift",) if stock and "shift" in settings_of(stock) else ("flow_shift", "shift")
@@ -79,6 +87,8 @@ def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Flow:
     shift = flow_shift(dynamic | {"time_shift_type": config.get("time_shift_type") or "exponential"}, mu)
     if stock is not None and CLASSES[stock].told_share:
         return FlowToData(shift, 1000, 1.0, shows_data=False)
+    if takes_above_one(config, stock):
+        return SigmaTold(config.get("sigma_min") or 0.002, config["sigma_max"], float(length))
     kind = FlowToData if config.get("invert_sigmas") else Flow
     # where the network is told sigma itself, the class has a table of one level, which is no spacing
     return kind(shift, 1000 if length == 1 else length, float(length))

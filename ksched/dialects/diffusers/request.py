@@ -10,17 +10,17 @@ from typing import Any, NamedTuple, TypeGuard
 from ksched.dialects.diffusers.betas import Settings
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.plan.plan import Plan
-from ksched.processes import VP, Flow, Process
+from ksched.processes import VE, VP, Flow, Process
 
 __all__ = [
     "EDITED_TCD",
     "ENDS_ON_NOISE",
     "NOT_A_NUMBER",
-    "OTHER_LEVELS",
     "FlowToData",
     "NotRepresentedError",
     "Request",
     "Run",
+    "SigmaTold",
     "falling",
     "flow_of",
     "is_told_data",
@@ -29,9 +29,6 @@ __all__ = [
     "shows_data",
     "stride_of",
 ]
-
-
-OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
 
 
 ENDS_ON_NOISE = (
@@ -65,6 +62,22 @@ class FlowToData(Flow):
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
         return 1 - timestep / self.timestep_scale
+
+
+@dataclass(frozen=True)
+class SigmaTold(VE):
+    """States ``x0 + sigma * eps`` under a class of flow models, whose list of levels goes above 1 (Cosmos 2).
+
+    The velocity that it is handed is eps. Timesteps are ``timestep_scale`` times sigma.
+    """
+
+    timestep_scale: float = 1000.0
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.timestep_scale * sigma
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return timestep / self.timestep_scale
 
 
 def is_told_data(process: Process) -> TypeGuard[FlowToData]:

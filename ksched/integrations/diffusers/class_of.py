@@ -116,6 +116,10 @@ def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"trained_betas": betas} if np.all((betas > 0) & (betas < 1)) else {}  # else rounding has the last word
 
 
+#: settings that pipelines add to the configuration of their scheduler
+_REGISTERED = frozenset(("sigma_max", "sigma_min", "sigma_data", "final_sigmas_type"))
+
+
 def class_of(config: Mapping[str, Any]) -> str | None:
     """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
     keys = {key for key in config if not key.startswith("_")}
@@ -123,7 +127,9 @@ def class_of(config: Mapping[str, Any]) -> str | None:
     fits = []
     for name in CLASSES:
         defaults = defaults_of(name) if hasattr(diffusers, name) else {}
-        if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
+        # Cosmos 2 registers settings that its flow class does not have
+        beside = _REGISTERED - set(defaults) if name.startswith("FlowMatch") else frozenset()
+        if set(defaults) == keys - beside and all(config[key] == defaults[key] for key in unset):
             fits.append(name)
     plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name] or fits
     return plain[0] if len(plain) == 1 else None

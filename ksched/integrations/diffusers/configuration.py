@@ -337,4 +337,6 @@ def _is_even(sigmas: Sequence[float] | None) -> bool:
     """Whether a list is the one by which flow pipelines ask for its length."""
     if not sigmas:
         return False
-    return bool(np.allclose(sigmas, np.linspace(1, 1 / len(sigmas), len(sigmas)), rtol=0, atol=1e-6))
+    count = len(sigmas)
+    evens = np.linspace(1, 1 / count, count), np.linspace(0, 1, count)  # the second is Cosmos 2's, of shares
+    return any(bool(np.allclose(sigmas, even, rtol=0, atol=1e-6)) for even in evens)
