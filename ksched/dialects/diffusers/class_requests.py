@@ -65,9 +65,9 @@ __all__ = [
 def _sigma_states(run: Run) -> Process:
     """``x0 + sigma * eps``, of any range: the table only names timesteps."""
     s = run.config
-    if s.get("sigma_data") is not None:
-        low, high = s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0
-        return EDM(low, high, s["sigma_data"])
+    data = s.get("sigma_data", 0.5 if run.scheduler.startswith("EDM") else None)
+    if data is not None:
+        return EDM(s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0, data)
     return vp_of(s, variance_preserving=False)
 
 

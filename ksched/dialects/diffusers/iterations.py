@@ -35,6 +35,7 @@ from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
+from ksched.schedules.grid import check_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Iterations", "check_drivable", "own_iterations", "stock_iterations"]
@@ -217,7 +218,7 @@ def own_iterations(
     check_drivable(spec, schedule)
 
     def method(levels: Sequence[float] | Array, lead: tuple[float, ...] = ()) -> Method:
-        levels = tuple(float(v) for v in levels)
+        levels = tuple(check_sigmas(levels, process.sigma_limit).tolist())
         return Method(spec.key, levels, process, base.dialect, options, base.beside, lead=lead)
 
     def scheduled(count: int) -> Method:

@@ -120,6 +120,10 @@ def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 _REGISTERED = frozenset(("sigma_max", "sigma_min", "sigma_data", "final_sigmas_type"))
 
 
+#: in names of classes that have the settings of another one, which is meant unless the name is there
+_RARE = ("Parallel", "Inverse", "CogVideoXDPM", "FlowMap")
+
+
 def class_of(config: Mapping[str, Any]) -> str | None:
     """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
     keys = {key for key in config if not key.startswith("_")}
@@ -131,5 +135,5 @@ def class_of(config: Mapping[str, Any]) -> str | None:
         beside = _REGISTERED - set(defaults) if name.startswith("FlowMatch") else frozenset()
         if set(defaults) == keys - beside and all(config[key] == defaults[key] for key in unset):
             fits.append(name)
-    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name] or fits
+    plain = [name for name in fits if not any(word in name for word in _RARE)] or fits
     return plain[0] if len(plain) == 1 else None

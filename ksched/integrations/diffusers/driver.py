@@ -18,14 +18,28 @@ from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.integrations.diffusers.class_of import step_arguments_of
 from ksched.integrations.diffusers.configuration import Configuration
-from ksched.integrations.diffusers.other_steps import Told
 from ksched.integrations.diffusers.step_arguments import heeded_options
 from ksched.processes import Level
 from ksched.samplers.euler import boundary_scaling
 from ksched.samplers.registry import sampler_spec
 from ksched.types import Array
 
-__all__ = ["Driver", "identity_mark", "split_variance"]
+__all__ = ["Driver", "Told", "identity_mark", "split_variance"]
+
+
+class Told(NamedTuple):
+    """What ``step`` is told of one call.
+
+    Attributes
+    ----------
+    prediction : the x0 prediction, in place of what the output says
+    noise : that of the step, in place of one that is drawn
+    apart : where tokens are at a level of their own: which ones, and their next states
+    """
+
+    prediction: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    apart: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 #: what most calls are told

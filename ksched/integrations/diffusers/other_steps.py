@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from ksched.integrations.diffusers.driver import Driver
+from ksched.integrations.diffusers.driver import Driver, Told
 
-__all__ = ["Told", "per_token", "to_other_time"]
-
-
-class Told(NamedTuple):
-    """What ``step`` is told of one call.
-
-    Attributes
-    ----------
-    prediction : the x0 prediction, in place of what the output says
-    noise : that of the step, in place of one that is drawn
-    apart : where tokens are at a level of their own: which ones, and their next states
-    """
-
-    prediction: torch.Tensor | None = None
-    noise: torch.Tensor | None = None
-    apart: tuple[torch.Tensor, torch.Tensor] | None = None
+__all__ = ["per_token", "to_other_time"]
 
 
 def per_token(

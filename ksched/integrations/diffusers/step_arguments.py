@@ -13,9 +13,10 @@ from typing import Any
 from ksched.dialects.diffusers.method import Method
 from ksched.integrations.diffusers.configuration import Configuration
 from ksched.integrations.diffusers.keywords import near
+from ksched.names.enums import Dialect
 from ksched.samplers.registry import sampler_spec
 
-__all__ = ["StepMethod", "check_known", "heeded_options", "idle", "step_names", "warn_of_list"]
+__all__ = ["StepMethod", "check_known", "heeded_options", "idle", "warn_of_list"]
 
 
 #: values of the arguments of ``step`` that say nothing; pipelines pass ``eta=0.0`` to every scheduler that takes one
@@ -50,9 +51,10 @@ def heeded_options(
     ValueError : an option that ``sampler_options`` has with another value
     """
     own, request = configuration.entries.sampler_options or {}, method.request
-    known = sampler_spec(method.sampler).options.keys()
+    spec = sampler_spec(method.sampler)
+    known = set(spec.options)
     if request is not None and request.literal is not None:  # a loop of the class's own
-        known = {"eta"} if method.sampler == "ddim" else set()
+        known = {"eta"} & set(spec.arguments(Dialect.DIFFUSERS) or ())
     churns = bool(given.get("s_churn") or own.get("s_churn"))
     heeded, lost = dict[str, Any](), dict[str, Any]()
     for name, value in given.items():
@@ -155,10 +157,3 @@ class StepMethod:
         if configuration.entries.stock_class == "CogVideoXDPMScheduler":
             return MethodType(self._of_cogvideox, scheduler)
         return MethodType(self.full if configuration.takes_eta else self._without, scheduler)
-
-
-def step_names() -> set[str]:
-    """Arguments of ``step``."""
-    from ksched.integrations.diffusers.stepping import Stepping
-
-    return set(inspect.signature(Stepping.step).parameters) - {"self", "options"}

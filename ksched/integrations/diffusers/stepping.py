@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from ksched.integrations.diffusers.configuration import run_request
-from ksched.integrations.diffusers.driver import Driver, split_variance
-from ksched.integrations.diffusers.other_steps import Told, per_token, to_other_time
-from ksched.integrations.diffusers.step_arguments import StepMethod, check_known, step_names, warn_of_list
+from ksched.integrations.diffusers.driver import Driver, Told, split_variance
+from ksched.integrations.diffusers.other_steps import per_token, to_other_time
+from ksched.integrations.diffusers.step_arguments import StepMethod, check_known, warn_of_list
 
 __all__ = ["KSchedOutput", "Stepping"]
 
@@ -123,7 +124,7 @@ class Stepping:
         churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
         given = {"eta": eta, **churn, **options}
         if options:
-            check_known("step", options.keys() - run.option_names, {*step_names(), *run.option_names})
+            check_known("step", options.keys() - run.option_names, {*_STEP_NAMES, *run.option_names})
         if self._step_index is None:  # also where a loop has set it back to None to begin again
             first = self._index(timestep)
             run.begin(first, given, use_clipped_model_output)
@@ -140,8 +141,6 @@ class Stepping:
         return KSchedOutput(previous, prediction) if return_dict else (previous, prediction)
 
 
-#: arguments of ``set_timesteps``
-_NAMES = (
-    "num_inference_steps", "device", "timesteps", "sigmas", "mu", "original_inference_steps", "strength",
-    "max_timesteps", "intermediate_timesteps",
-)  # fmt: skip
+#: arguments of the two
+_NAMES = inspect.signature(Stepping.set_timesteps).parameters.keys() - {"self", "unknown"}
+_STEP_NAMES = inspect.signature(Stepping.step).parameters.keys() - {"self", "options"}
