@@ -506,7 +506,7 @@ def test_before_set_timesteps(config: dict[str, Any]) -> None:
     assert len(ours) == len(ours.timesteps) == 1000
     assert len(ours.sigmas) == 1001
     if config.get("stock_class") == "EulerDiscreteScheduler":  # goes through all timesteps of the training, as it does
-        theirs = diffusers.EulerDiscreteScheduler(**SD)
+        ours, theirs = KSchedScheduler(**config), diffusers.EulerDiscreteScheduler(**SD)
         steps = [s.step(start(), theirs.timesteps[5], start(), return_dict=False)[0] for s in (ours, theirs)]
         torch.testing.assert_close(*steps, rtol=1e-5, atol=1e-5)
         return

@@ -11,7 +11,11 @@ import numpy as np
 
 from ksched.processes import VP
 
-__all__ = ["TERMINAL_ALPHA_BAR", "Settings", "flow_shift", "vp_of"]
+__all__ = ["BETA_SCHEDULES", "TERMINAL_ALPHA_BAR", "Settings", "flow_shift", "vp_of"]
+
+
+#: what ``beta_schedule`` may be, in one class or another
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp", "laplace")
 
 
 #: alpha-bar that stands in for the 0 at the end of a zero-terminal-SNR table: sigma 4096

@@ -54,6 +54,7 @@ class Iterations:
     init_noise_sigma : what the loop multiplies its start noise by
     order : iterations of a step, as the loop counts them
     conversions : for each, what the network's input is divided by, and x0 as a combination of state and output
+    beyond : how many of the first are for timesteps that the training table does not have; a run begins after them
     read : the same as the class takes them, where that is not what the output says at the level of the call
     """
 
@@ -64,6 +65,7 @@ class Iterations:
     init_noise_sigma: float
     order: int
     conversions: Sequence[tuple[float, float, float]]
+    beyond: int = 0
     read: Sequence[tuple[float, float, float]] | None = None
 
     @property
@@ -121,6 +123,7 @@ def stock_iterations(
     given: Settings | None = None,
     options: Settings | None = None,
     layout: str | None = None,
+    levels: Array | None = None,
     **angles: float | None,
 ) -> Iterations:
     """The iterations of a class of diffusers, as that would go through them.
@@ -132,6 +135,7 @@ def stock_iterations(
     given : of ``step``
     options : of the sampler, which go before those of the class
     layout : "calls", steps are model calls, of which there are as many as fit into their number
+    levels : contract sigmas that a program has written over those of the class
     angles : max_timesteps and intermediate_timesteps of ``set_timesteps``
 
     Raises
@@ -141,11 +145,12 @@ def stock_iterations(
     order = stock_class(stock).calls
     if layout == "calls":
         steps, order = steps if steps is None else (steps + order - 1) // order, 1
-    levels, counted = stock_levels(
+    found, counted = stock_levels(
         stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength, **angles
     )
-    request = request_of(stock, config, levels, counted, given)
-    process, told = request.process, np.asarray(levels.timesteps)
+    found = found if levels is None else _written_over(found, levels, config)
+    request = request_of(stock, config, found, counted, given)
+    process, told = request.process, np.asarray(found.timesteps)
     own = our_words(sampler_spec(request.sampler).options, options or {})
     if request.literal is not None and (others := own.keys() - ({"eta"} if request.sampler == "ddim" else set())):
         raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; give the sampler by name for that")
@@ -158,18 +163,26 @@ def stock_iterations(
         )
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
-    if levels.sigmas is not None and len(levels.sigmas) == len(shown):
-        shown = (1 - levels.sigmas if shows_data(process) else levels.sigmas).tolist()
+    if found.sigmas is not None and len(found.sigmas) == len(shown):
+        shown = (1 - found.sigmas if shows_data(process) else found.sigmas).tolist()
     return Iterations(
         method,
         told.astype(np.float64),
         told.dtype == np.int64,
         np.array(shown),
-        levels.init_noise_sigma,
+        found.init_noise_sigma,
         order,
         conversions_of(process, prediction_of(config, stock), calls),
+        int(np.sum(told >= len(process.betas))) if found.sigmas is None and isinstance(process, VP) else 0,
         request.read_at and conversions_of(process, prediction_of(config, stock), request.read_at),
     )
+
+
+def _written_over(found: DiffusersLevels, levels: Array, config: Settings) -> DiffusersLevels:
+    """Levels of a class with other sigmas, of which it has one list and no further tables."""
+    if found.sigmas is None or len(found.sigmas) != len(levels) or found.sigmas_interpol is not None:
+        raise ValueError("sigmas cannot be written here: the class steps by other tables too. Give set_timesteps a list")
+    return found._replace(sigmas=1 - levels if config.get("invert_sigmas") else levels)
 
 
 def own_iterations(

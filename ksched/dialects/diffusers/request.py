@@ -144,11 +144,10 @@ class Run(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------------ processes
 def level_of(process: VP, timestep: float) -> float:
-    """Sigma over alpha at a whole timestep."""
-    if timestep >= len(process.betas):
-        raise ValueError(f"timestep {timestep:g} is beyond the training table, which has {len(process.betas)} betas")
-    alpha_bar = float(process.alphas_cumprod[int(timestep)])
-    return math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar > 0 else math.inf
+    """Sigma over alpha at a whole timestep; above all others where that is beyond the table, as steps_offset may be."""
+    beyond = max(int(timestep) - len(process.betas) + 1, 0)
+    alpha_bar = float(process.alphas_cumprod[int(timestep) - beyond])
+    return math.sqrt((1 - alpha_bar) / alpha_bar) * (1 + 1e-3 * beyond) if alpha_bar > 0 else math.inf
 
 
 def level_after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:

@@ -15,12 +15,16 @@ from ksched import guidance
 from ksched.dialects.diffusers.classes import settings_of, stock_class
 from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own_iterations, stock_iterations
 from ksched.dialects.diffusers.process import is_flow, process_of
+from ksched.dialects.diffusers.releveled import releveled
 from ksched.dialects.diffusers.request import NotRepresentedError
 from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table, step_arguments_of
+from ksched.integrations.diffusers.places import check_places
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.processes import Process
+from ksched.options import check_steps
+from ksched.processes import Flow, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.select import schedule_options
+from ksched.types import Array
 
 __all__ = ["Configuration", "check_parameters", "run_request"]
 
@@ -38,13 +42,16 @@ class Configuration:
     Attributes
     ----------
     entries : the configuration of diffusers, whose entries are attributes too
+    assigned : settings that programs have assigned since, which are not saved
     """
 
-    def __init__(self, entries: Any) -> None:
+    def __init__(self, entries: Any, assigned: Mapping[str, Any] | None = None) -> None:
         self.entries = entries
+        self.assigned = dict(assigned or {})
+        self._written = _written(entries)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Configuration, (self.entries,)  # what follows from the entries is not copied
+        return Configuration, (self.entries, self.assigned)  # what follows from the entries is not copied
 
     @property
     def is_stock(self) -> bool:
@@ -54,7 +61,13 @@ class Configuration:
     @property
     def settings(self) -> dict[str, Any]:
         """The entries that are settings and are set."""
-        return {key: value for key, value in self.entries.items() if not key.startswith("_") and value is not None}
+        its = {key: getattr(self.entries, key, value) for key, value in self.entries.items() if key[0] != "_"}
+        return {**{key: value for key, value in its.items() if value is not None}, **self.assigned}
+
+    @property
+    def current(self) -> Configuration:
+        """This, or another one where a pipeline has assigned to an entry, as diffusers' configurations let it."""
+        return self if _written(self.entries) == self._written else Configuration(self.entries, self.assigned)
 
     @property
     def is_flow(self) -> bool:
@@ -66,7 +79,7 @@ class Configuration:
         """What the model was trained on, without a shift that is known only later."""
         plain = {"use_dynamic_shifting": False, "invert_sigmas": False, "original_inference_steps": None}
         settings = {**self.settings, **plain}
-        if self.is_stock:
+        if self.is_stock and "trained_betas" not in self.assigned:
             settings |= own_table(self.entries.stock_class, settings)
         return process_of(settings, self.entries.stock_class)
 
@@ -110,26 +123,37 @@ class Configuration:
 
     # ---------------------------------------------------------------------------------------------------- iterations
 
-    def iterations(self, request: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Iterations:
+    def iterations(
+        self, request: Mapping[str, Any], given: Mapping[str, Any] | None = None, levels: Array | None = None
+    ) -> Iterations:
         """Iterations of a run.
 
         Parameters
         ----------
         request : arguments of ``set_timesteps``, as `run_request` has them
         given : options of the sampler that ``step`` is told
+        levels : contract sigmas in place of those that come of all this, which a program has written over them
         """
         how = {name: request.get(name) for name in ("timesteps", "sigmas", "mu")}
         part = ("original_inference_steps", "strength", "max_timesteps", "intermediate_timesteps")
         how |= {name: request[name] for name in part if name in request}
         steps = request.get("num_inference_steps")
-        return self._stock_iterations(steps, how, given) if self.is_stock else self._own_iterations(steps, how, given)
+        if self.is_stock:
+            return self._stock_iterations(steps, {**how, "levels": levels}, given)
+        made = self._own_iterations(steps, how, given)
+        return made if levels is None else releveled(made, levels, self.settings, self.entries.stock_class)
 
     def _stock_iterations(self, steps: int | None, how: dict[str, Any], given: Mapping[str, Any] | None) -> Iterations:
         settings, stock = self.settings, self.entries.stock_class
-        settings |= own_table(stock, settings)
+        if "trained_betas" not in self.assigned:
+            settings |= own_table(stock, settings)
         how["mu"] = how["mu"] if settings.get("use_dynamic_shifting") else None
         if how["timesteps"] is not None or how["sigmas"] is not None:
             steps = None
+        elif "shift" in self.assigned and steps is not None and how["mu"] is None:
+            # of an even list, whose lowest level is that of the class's table, with the shift that was configured
+            lowest = Flow(self.entries.shift).sigma_at(1 / self.entries.num_train_timesteps)
+            steps, how["sigmas"] = None, np.linspace(1, lowest, check_steps(steps)).tolist()
         options, layout = self.entries.sampler_options, self.entries.layout
         return stock_iterations(stock, settings, steps, given=given, options=options, layout=layout, **how)
 
@@ -213,6 +237,11 @@ class Configuration:
         return edited
 
 
+def _written(entries: Any) -> tuple[int, ...]:
+    """What tells whether an entry was assigned to."""
+    return tuple(map(id, vars(entries).values())) if hasattr(entries, "__dict__") else ()
+
+
 # ---------------------------------------------------------------------------------------- parameters of the constructor
 def check_parameters(entries: Any) -> None:
     """Raise for parameters of `KSchedScheduler` that mean nothing; warn where they say nothing of the model.
@@ -221,7 +250,7 @@ def check_parameters(entries: Any) -> None:
     ------
     TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
     """
-    _check_length(entries.num_train_timesteps, entries.beta_start)
+    check_places(entries)
     if entries.layout is not None and entries.layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(map(repr, _LAYOUTS))}; got {entries.layout!r}")
     if entries.schedule is not None:
@@ -258,20 +287,6 @@ def _check_choice(entries: Any) -> None:
 def _says_what_model(entries: Any) -> bool:
     flow = {"prediction_type": entries.prediction_type, "use_flow_sigmas": entries.use_flow_sigmas}
     return is_flow(flow, None) or not set(entries.get("_use_default_values", ())) >= _SAY_WHAT_MODEL
-
-
-def _check_length(length: Any, following: Any) -> None:
-    """Refuse a number of timesteps that is none, such as the name of a sampler given by place."""
-    if isinstance(length, str):
-        words = [f"sampler={length!r}"] + ([f"schedule={following!r}"] if isinstance(following, str) else [])
-        raise TypeError(
-            f"num_train_timesteps must be a whole number; got {length!r}. If these are names, give "
-            f"{', '.join(words)} by keyword"
-        )
-    if isinstance(length, bool) or not isinstance(length, Real) or float(length) % 1 != 0:
-        raise TypeError(f"num_train_timesteps must be a whole number; got {length!r}")
-    if not float(length) >= 1:
-        raise ValueError(f"num_train_timesteps must be at least 1; got {length}")
 
 
 # --------------------------------------------------------------------------------------------- arguments of a run

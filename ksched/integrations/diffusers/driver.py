@@ -64,6 +64,7 @@ class Driver:
         self._request: dict[str, Any] | None = None
         self._made_of: Configuration | None = None
         self._timesteps: torch.Tensor | None = None
+        self._levels: Array | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -90,10 +91,10 @@ class Driver:
         request : see `run_request`
         device : of `timesteps`
         """
-        iterations = self.iterations
+        iterations, self.configuration = self.iterations, self.configuration.current
         if iterations is None or self._made_of is not self.configuration or self._request != request:
             iterations = self.configuration.iterations(request)  # else its plans are there already
-        self.iterations, self._request, self._made_of = iterations, request, self.configuration
+        self.iterations, self._request, self._made_of, self._levels = iterations, request, self.configuration, None
         kind = torch.int64 if iterations.whole else torch.float32
         self._timesteps = torch.tensor(iterations.timesteps.tolist(), dtype=torch.float64).to(kind).to(device)
         self.forget()
@@ -104,8 +105,43 @@ class Driver:
         """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
         if self._timesteps is None:
             length = self.configuration.entries.num_train_timesteps
-            self._timesteps = torch.arange(length - 1, -1, -1, dtype=torch.float32)
+            return torch.arange(length - 1, -1, -1, dtype=torch.float32)
         return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, same: torch.Tensor) -> None:
+        self._timesteps = same  # on another device, or of another dtype
+
+    @property
+    def is_told(self) -> bool:
+        """Whether `set_timesteps` was called."""
+        return self._timesteps is not None
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """What `set_timesteps` was told."""
+        return self._request or {}
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """What the run holds, once it began; the next step goes on from another one that is set."""
+        return self._saved if self._run is None else self._run.state_dict()
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._saved, self._run, self._handed_out = state, None, None
+
+    def relevel(self, levels: Array | None) -> None:
+        """Run at other noise levels than `set_timesteps` found, or at those of another table at the same timesteps.
+
+        Raises
+        ------
+        ValueError : the run has begun, or its levels are not a list of its own
+        """
+        if self._run is not None or self._saved is not None:
+            raise ValueError("the run has begun: write sigmas after set_timesteps and before the first step")
+        self.iterations = self.configuration.iterations(self.request, self._churn, levels)
+        self._levels, self._made_of = levels, None
 
     def place(self, timestep: Any) -> int | None:
         """The iteration of a timestep, by where it is in memory, or else the nearest; None if there are none."""
@@ -199,7 +235,7 @@ class Driver:
                     "give it in sampler_options, with sampler euler, heun or dpm_2"
                 )
             churn = {name: value for name, value in given.items() if value is not None and name != "eta"}
-            self.iterations, self._extra = configuration.iterations(self._request, churn), {}
+            self.iterations, self._extra = configuration.iterations(self._request, churn, self._levels), {}
             self._made_of, self._churn = None, churn
         elif extra and not configuration.is_stock and not method.same_calls(first, extra):
             raise ValueError(
@@ -271,6 +307,11 @@ class Driver:
         iterations, seed = self.iterations, self.configuration.entries.noise_seed
         if index >= len(iterations):
             raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
+        if index < iterations.beyond:
+            raise ValueError(
+                f"timestep {iterations.timesteps[index]:g} is beyond the training table: take one step fewer, or begin "
+                f"with iteration {iterations.beyond} as image to image does"
+            )
         request = iterations.method.request or Request("", (), iterations.process)  # a sampler of ours has no extras
         self._noise.take(generator, output, told.noise)
         self._go_to(index, sample.shape)
@@ -352,15 +393,13 @@ class Driver:
     # ---------------------------------------------------------------------------------------------------------- copies
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        if self._run is not None:
-            state["_saved"] = self._run.state_dict()
+        state = {**self.__dict__, "_saved": self.state}
         return state | {"_run": None, "_handed_out": None, "iterations": None, "_made_of": None, **_not_copied()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._request is not None:
-            self.iterations = self.configuration.iterations(self._request, self._churn)
+            self.iterations = self.configuration.iterations(self._request, self._churn, self._levels)
 
 
 class _Place(NamedTuple):

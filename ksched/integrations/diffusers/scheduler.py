@@ -11,10 +11,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
 from ksched.dialects.diffusers.iterations import Iterations
+from ksched.dialects.diffusers.attributes import ATTRIBUTES, REFUSED_ATTRIBUTES
 from ksched.integrations.diffusers.adoption import adopt, complete, fill_in, named
+from ksched.integrations.diffusers.attributes import ASSIGNED, Attributes, Shown
 from ksched.integrations.diffusers.class_of import Translation
 from ksched.integrations.diffusers.configuration import Configuration, check_parameters
+from ksched.integrations.diffusers.described import described
 from ksched.integrations.diffusers.driver import Driver
+from ksched.integrations.diffusers.places import check_arguments, check_scheduler
 from ksched.integrations.diffusers.stepping import KSchedOutput, Stepping
 from ksched.integrations.diffusers.training_noise import TrainingNoise
 
@@ -86,11 +90,10 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
         lower_order_final: bool | None = None, euler_at_final: bool = False,
     ) -> None:  # fmt: skip
         check_parameters(self.config)
-        self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
         self._step_index: int | None = None
         fill_in(self)
-        self._driver = Driver(Configuration(self.config))
+        self._attributes, self._driver = Attributes(), Driver(Configuration(self.config))
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -109,6 +112,7 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
         ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told; a keyword
             that would change nothing; an option given twice; a setting of the class that no sampler represents
         """
+        check_arguments(config, return_unused_kwargs)
         if not isinstance(config, Mapping):
             return super().from_config(config, return_unused_kwargs, **kwargs)
         adoption = adopt(cls, config, kwargs)
@@ -129,6 +133,7 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
         ------
         ValueError : a class that has no counterpart, or a setting that no option of ours repeats; the message says why
         """
+        check_scheduler(scheduler)
         made: KSchedScheduler = cls.from_config(named(cls, scheduler), **kwargs)
         made._run.configuration.check_representable()
         return made
@@ -142,27 +147,20 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
     def _run(self) -> Driver:
         """The run, with the configuration as it is now: pipelines replace it."""
         if self._driver.configuration.entries is not self.config:
-            self._driver.configuration = Configuration(self.config)
+            self._driver.configuration = Configuration(self.config, self._attributes.assigned)
         return self._driver
 
     @property
     def _iterations(self) -> Iterations | None:
         return self._driver.iterations
 
-    @property
-    def timesteps(self) -> torch.Tensor:
-        """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
-        return self._run.timesteps
-
-    @property
-    def sigmas(self) -> torch.Tensor:
-        """Noise level of every iteration, and of the end, on the host; 1 minus that with ``invert_sigmas``."""
-        return torch.tensor(self._run.sigmas.tolist(), dtype=torch.float32)
-
-    @property
-    def init_noise_sigma(self) -> torch.Tensor:
-        """What a pipeline multiplies its start noise by."""
-        return torch.tensor(self._run.init_noise_sigma, dtype=torch.float32)
+    num_inference_steps = Shown("What `set_timesteps` was told, or how long its list was.")
+    # what the class that is replaced says of itself before `set_timesteps`, ours say too
+    timesteps = Shown("What the network is told at every iteration.")
+    sigmas = Shown("Noise level of every iteration, and of the end, on the host; 1 minus that with ``invert_sigmas``.")
+    init_noise_sigma = Shown("What a pipeline multiplies its start noise by.")
+    betas = Shown("Of the training table, if there is one.")
+    alphas_cumprod = Shown("Of the training table, if there is one.")
 
     @property
     def order(self) -> int:
@@ -172,7 +170,8 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
     @property
     def step_index(self) -> int | None:
         """Number of the next iteration; None before the first."""
-        return self._step_index
+        stock = None if self._step_index is not None else self._attributes.stock.before_a_run(self._run)
+        return self._step_index if stock is None else getattr(stock, "step_index", None)
 
     @property
     def begin_index(self) -> int | None:
@@ -182,6 +181,8 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say which iteration the run begins with."""
         self._begin_index = int(begin_index)
+        if (stock := self._attributes.stock.before_a_run(self._run)) is not None:
+            stock._begin_index = self._begin_index
 
     def previous_timestep(self, timestep: Any) -> Any:
         """The timestep of the iteration after that of another one; -1 after the last."""
@@ -198,8 +199,29 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The state as the network wants it, of its own size; what else it is given is for other schedulers."""
-        norm = self._run.input_norm(self._next, timestep)
+        run = self._run
+        self._attributes.kept["is_scale_input_called"] = True
+        if (stock := self._stock_itself("scale_model_input")) is not None:
+            return stock.scale_model_input(sample, timestep)
+        self._attributes.heed(run)
+        norm = run.input_norm(self._next, timestep)
         return sample if norm == 1 else sample / norm
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_driver": copy.copy(self._driver)}  # a shallow copy goes on by itself too
+        own = {"_driver": copy.copy(self._driver), "_attributes": self._attributes.copied()}
+        return {**self.__dict__, **own}  # a shallow copy goes on by itself too
+
+    def __getattr__(self, name: str) -> Any:
+        if (name in ATTRIBUTES or name in REFUSED_ATTRIBUTES) and "_driver" in self.__dict__:
+            return self._attributes.read(self, name)
+        if "_driver" in self.__dict__ and name in self.config:
+            self._attributes.check_setting(self, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = name in ASSIGNED and "_driver" in self.__dict__
+        if not (known and self._attributes.assign(name, value, self._run)):
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return described(self)

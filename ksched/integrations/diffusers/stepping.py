@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
+from ksched.integrations.diffusers.attributes import Attributes
 from ksched.integrations.diffusers.configuration import run_request
 from ksched.integrations.diffusers.driver import Driver, Told, split_variance
 from ksched.integrations.diffusers.other_steps import per_token, to_other_time
@@ -36,7 +37,13 @@ class Stepping:
 
     _begin_index: int | None
     _step_index: int | None
-    num_inference_steps: int | None
+    _attributes: Attributes
+    num_inference_steps: Any
+
+    @property
+    def step_index(self) -> int | None:
+        """Number of the next iteration; None before the first."""
+        raise NotImplementedError
 
     @property
     def _run(self) -> Driver:
@@ -83,6 +90,7 @@ class Stepping:
         warn_of_list(run.configuration, request)
         self.num_inference_steps = len(iterations) if num_inference_steps is None else num_inference_steps
         self._begin_index = self._step_index = None
+        self._attributes.forget()
 
     @StepMethod
     def step(
@@ -120,13 +128,15 @@ class Stepping:
         """
         run = self._run
         run.prepare()
+        self._attributes.meet(run, sample)
         output, variance = split_variance(model_output, sample)
         churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
         given = {"eta": eta, **churn, **options}
         if options:
             check_known("step", options.keys() - run.option_names, {*_STEP_NAMES, *run.option_names})
         if self._step_index is None:  # also where a loop has set it back to None to begin again
-            first = self._index(timestep)
+            first = self.step_index
+            first = self._index(timestep) if first is None else first
             run.begin(first, given, use_clipped_model_output)
             self._step_index = first
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 
 from ksched.dialects.diffusers.classes import CLASSES
 from ksched.dialects.diffusers.iterations import Iterations
+from ksched.integrations.diffusers.attributes import Attributes
 from ksched.integrations.diffusers.configuration import Configuration
 from ksched.integrations.diffusers.driver import Driver
-from ksched.processes import VP, Level, Process
+from ksched.processes import Level, Process
 
 __all__ = ["TrainingNoise"]
 
@@ -22,6 +24,13 @@ class TrainingNoise:
     """What a scheduler of diffusers is asked by programs that train a network, or begin from an image."""
 
     config: Any
+    _attributes: Attributes
+
+    def _stock_itself(self, name: str) -> Any:
+        """The scheduler of diffusers that this one is, if it has a method, and `set_timesteps` was not called."""
+        run = self._run
+        stock = self._attributes.stock.before_a_run(run) if run.configuration.is_stock else None
+        return stock if hasattr(stock, name) else None
 
     @property
     def _run(self) -> Driver:
@@ -33,7 +42,10 @@ class TrainingNoise:
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
         """Clean samples with noise, at the level of the run's place, or of timesteps if it has none yet."""
+        if (stock := self._stock_itself("add_noise")) is not None:
+            return stock.add_noise(original_samples, noise, timesteps)  # type: ignore[no-any-return]
         run = self._run
+        self._attributes.heed(run)
         levels = _levels_at(run.configuration, run.iterations, self._next, timesteps)
         return _noised(levels, original_samples, noise)
 
@@ -41,10 +53,15 @@ class TrainingNoise:
         """`add_noise` in the order of arguments that flow pipelines have."""
         if noise is None:
             raise ValueError("scale_noise needs the noise")
+        if (stock := self._stock_itself("scale_noise")) is not None:
+            with contextlib.suppress(IndexError):  # a timestep that is not in its table
+                return stock.scale_noise(sample, timestep, noise)  # type: ignore[no-any-return]
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
         """What a network of v or flow prediction should answer with at timesteps of the training."""
+        if (stock := self._stock_itself("get_velocity")) is not None:
+            return stock.get_velocity(sample, noise, timesteps)  # type: ignore[no-any-return]
         configuration = self._run.configuration
         process = configuration.trained
         if process.is_flow:
@@ -54,23 +71,6 @@ class TrainingNoise:
         alpha = sample.new_tensor([level.alpha / size for level, size in zip(levels, sizes, strict=True)])
         sigma = sample.new_tensor([level.sigma / size for level, size in zip(levels, sizes, strict=True)])
         return _by_item(alpha, sample) * noise - _by_item(sigma, sample) * sample
-
-    @property
-    def betas(self) -> torch.Tensor:
-        """Of the training table, if there is one."""
-        return torch.tensor(self._table.betas, dtype=torch.float32)
-
-    @property
-    def alphas_cumprod(self) -> torch.Tensor:
-        """Of the training table, if there is one."""
-        return torch.tensor(self._table.alphas_cumprod.tolist(), dtype=torch.float32)
-
-    @property
-    def _table(self) -> VP:
-        process = self._run.configuration.trained
-        if not isinstance(process, VP):  # betas are what this class alone has
-            raise AttributeError(f"{type(self).__name__!r} object has no table of betas: the model is no VP model")
-        return process
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)

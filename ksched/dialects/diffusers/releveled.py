@@ -1,0 +1,50 @@
+"""Iterations at noise levels that a program has written over those of ``set_timesteps``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ksched.dialects.diffusers.iterations import Iterations
+from ksched.dialects.diffusers.conversions import conversions_of
+from ksched.dialects.diffusers.process import Settings, prediction_of
+from ksched.dialects.diffusers.request import falling
+from ksched.types import Array
+
+__all__ = ["releveled"]
+
+
+def releveled(made: Iterations, levels: Array, config: Settings, stock: str | None) -> Iterations:
+    """Iterations of a sampler of ours at other levels; the network is told the same timesteps.
+
+    Parameters
+    ----------
+    made : as they were
+    levels : contract sigma of each, and of the end
+    config, stock : of the model's scheduler
+
+    Raises
+    ------
+    ValueError : levels that are no run of the sampler
+    """
+    grid = [_written(made, levels, float(level)) for level in made.method.sigmas]
+    method = replace(made.method, sigmas=tuple(falling(grid)[0]))
+    calls = method.whole.call_sigmas
+    missing = len(made) - len(calls)
+    if not 0 <= missing <= 2:
+        raise ValueError(f"sampler {method.sampler} has {len(calls)} model calls at these sigmas, not {len(made)}")
+    calls = np.append(calls, [method.sigmas[-1]] * missing)
+    conversions = conversions_of(method.process, prediction_of(config, stock), calls)
+    return replace(made, method=method, sigmas=np.append(calls, method.sigmas[-1]), conversions=conversions)
+
+
+def _written(made: Iterations, levels: Array, level: float) -> float:
+    """What a level of the grid became."""
+    became = {float(new) for old, new in zip(made.sigmas, levels, strict=True) if old == level}
+    if len(became) != 1:
+        raise ValueError(
+            f"sigmas cannot be written here: sampler {made.method.sampler} calls the model at levels between these; "
+            "give set_timesteps a list"
+        )
+    return became.pop()
