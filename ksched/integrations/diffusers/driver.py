@@ -130,6 +130,7 @@ class Driver:
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._saved, self._run, self._handed_out = state, None, None
+        self._shape = None  # it may be another one
 
     def relevel(self, levels: Array | None) -> None:
         """Run at other noise levels than `set_timesteps` found, or at those of another table at the same timesteps.
