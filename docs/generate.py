@@ -22,6 +22,7 @@ from sampler_names import words
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
+from ksched.dialects.diffusers.scheduler_use import ANSWERED_NO, REFUSED_USE, SUPPORTED_USE
 from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
@@ -51,7 +52,7 @@ PROGRAMS = {
 def write(folder: Path) -> None:
     """Write everything into a folder; what is in it and no longer follows from anything is removed."""
     (folder.parent / "catalogue.md").write_text(catalogue())  # for readers of the clone too, so it is kept in git
-    pages = {Path("peers.md"): peers()}
+    pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
     pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
     for part in ("schedules", "samplers"):
@@ -121,6 +122,22 @@ def peers() -> str:
             ]
             parts += [f"### {kind} of {title}", table(columns, found)]
     return "\n\n".join(parts) + "\n"
+
+
+def scheduler_use() -> str:
+    """The page of what pipelines of diffusers do with a scheduler."""
+    supported = [[f"`{use}`", "works", ""] for use in SUPPORTED_USE]
+    answered = [[f"`{use}`", "no", why] for use, why in ANSWERED_NO.items()]
+    refused = [[f"`{use}`", "refused", why] for use, why in REFUSED_USE.items()]
+    lead = (
+        "Every attribute, method, keyword and assignment that a pipeline of diffusers 0.42.1 makes on a scheduler, "
+        "read from the pipelines' source, and what becomes of it with `KSchedScheduler` in their place. A test reads "
+        "the pipelines that are installed, so that a use which is new there fails until it is in this table. "
+        "`call step(eta=)` is a keyword, `assign sigmas[...]` a part, and `ask` is where a pipeline asks whether there "
+        "is such a thing."
+    )
+    rows = sorted([*supported, *answered, *refused], key=lambda row: row[0].casefold())
+    return "\n\n".join(["# What pipelines do with a scheduler", lead, table(["use", "here", "why"], rows)]) + "\n"
 
 
 def explained(a: str, b: str) -> list[str]:

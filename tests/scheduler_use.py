@@ -53,7 +53,11 @@ def _rows(node: ast.AST) -> Iterator[str]:
         yield from _of_call(node)
     elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
         for inner in ast.walk(node):
-            if isinstance(inner, ast.Attribute) and is_scheduler(inner.value) and inner.attr in ("step", "set_timesteps"):
+            if (
+                isinstance(inner, ast.Attribute)
+                and is_scheduler(inner.value)
+                and inner.attr in ("step", "set_timesteps")
+            ):
                 yield f"ask {inner.attr}({node.left.value}=)"
     elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
         yield from _of_dictionary(node.value.id, [node.slice])
@@ -82,8 +86,8 @@ def _of_config(parent: ast.AST) -> Iterator[str]:
         yield f"{'assign' if isinstance(parent.ctx, ast.Store) else 'read'} config.{parent.attr}"
     elif isinstance(parent, ast.Attribute):
         call = parent.parent  # type: ignore[attr-defined]
-        if isinstance(call, ast.Call) and isinstance(call.args[0], ast.Constant):
-            yield f"read config.{call.args[0].value}"
+        if isinstance(call, ast.Call):
+            yield f"read config.{_text(call.args[0])}"
     else:
         yield "read config"
 
@@ -95,19 +99,23 @@ def _of_call(node: ast.Call) -> Iterator[str]:
         no_keywords = {"scheduler", None}
         yield from (f"call set_timesteps({k.arg}=)" for k in node.keywords if k.arg not in no_keywords)
     if name in ("hasattr", "getattr", "setattr") and is_scheduler(node.args[0]):
-        attribute = getattr(node.args[1], "value", None)
-        yield f"{'assign' if name == 'setattr' else 'ask'} {attribute}"
-    if name in ("getattr", "hasattr") and isinstance(node.args[0], ast.Attribute) and node.args[0].attr == "config":
-        if is_scheduler(node.args[0].value):
-            yield f"read config.{getattr(node.args[1], 'value', None)}"
+        yield f"{'assign' if name == 'setattr' else 'ask'} {_text(node.args[1])}"
+    of = node.args[0] if name in ("getattr", "hasattr") else None
+    if isinstance(of, ast.Attribute) and of.attr == "config" and is_scheduler(of.value):
+        yield f"read config.{_text(node.args[1])}"
     if name == "isinstance" and is_scheduler(node.args[0]):
         kinds = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
         yield from (f"isinstance {ast.unparse(kind)}" for kind in kinds)
+
+
+def _text(node: ast.expr | None) -> str:
+    """A string that is written out; empty for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _of_dictionary(name: str, keys: list[ast.expr | None]) -> Iterator[str]:
     for part, method in KEYWORDS.items():
         if part in name:
             for key in keys:
-                if isinstance(key, ast.Constant):
-                    yield f"call {method}({key.value}=)"
+                if _text(key):
+                    yield f"call {method}({_text(key)}=)"

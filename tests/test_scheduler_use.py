@@ -83,7 +83,7 @@ def configuration(kind: str, name: str) -> None:
     for stock, ours in found:
         assert ours.config.get(name) == stock.config.get(name) == getattr(ours.config, name)
     if kind == "assign":
-        config = getattr(KSchedScheduler.from_diffusers(found[0][0]), "config")
+        config = KSchedScheduler.from_diffusers(found[0][0]).config
         setattr(config, name, "trailing")
         assert getattr(config, name) == "trailing"
 
@@ -109,7 +109,7 @@ def test_a_keyword_that_is_refused_is_not_there(row: str) -> None:
 
 
 def test_the_reader() -> None:
-    source = '''
+    source = """
 x = self.scheduler.step(a, t, x, eta=0.0).prev_sample
 self.scheduler.sigmas[-1] = 0
 scheduler.new_thing += 1
@@ -118,7 +118,7 @@ getattr(pipe.scheduler.config, "one", None), scheduler.config.get("two"), hasatt
 isinstance(self.low_res_scheduler, (A, B))
 retrieve_timesteps(self.scheduler, n, device, sigmas=s, **kw)
 other.config.four, scheduler_output.prev_sample
-'''
+"""
     assert rows_of(source) == {
         "call step()", "call step(eta=)", "assign sigmas[...]", "assign new_thing", "ask step(odd=)", "read step",
         "call step(odd=)", "read config.one", "read config.two", "ask three", "isinstance A", "isinstance B",

@@ -48,20 +48,24 @@ class Attributes:
         self.kept: dict[str, Any] = {}
         self.history = History()
         self._sigmas: torch.Tensor | None = None
-        self._shown: torch.Tensor | None = None
+        self._version = -1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._sigmas is not None:
+            with torch.inference_mode(False):
+                self._sigmas, self._version = self._sigmas.clone(), -1  # looked at once
 
     def copied(self) -> Attributes:
         """These, for a copy of the scheduler that goes on by itself."""
+        own = {"assigned": dict(self.assigned), "kept": dict(self.kept), "stock": Stock()}
         made = Attributes()
-        made.assigned, made.kept = dict(self.assigned), dict(self.kept)
-        if self._sigmas is not None:
-            made._sigmas, made._shown = self._sigmas.clone(), self._shown
-        made.history = self.history.copied()
+        made.__setstate__({**self.__dict__, **own, "history": self.history.copied()})
         return made
 
     def forget(self) -> None:
         """Be as before the first step."""
-        self._sigmas = self._shown = None
+        self._sigmas = None
         self.history = History()
         for name in ("is_scale_input_called", "timesteps", "sigmas"):
             self.kept.pop(name, None)
@@ -86,8 +90,6 @@ class Attributes:
             return self.kept[name]
         if ATTRIBUTES[name] == Of.RUN:
             return self._of_run(scheduler, name, run)
-        if name in ("shift", "_shift"):
-            return run.configuration.assigned.get("shift", getattr(stock, name))
         return getattr(self.stock.amid_a_run(run, scheduler.begin_index, scheduler.step_index), name)
 
     def _of_run(self, scheduler: Any, name: str, run: Driver) -> Any:
@@ -176,34 +178,39 @@ class Attributes:
         if made is not NotImplemented:
             return made  # type: ignore[no-any-return]
         if self._sigmas is None:
-            with torch.inference_mode(False):
-                self._sigmas = torch.tensor(run.sigmas.tolist(), dtype=torch.float32)
-                self._shown = self._sigmas.clone()
-        return self._sigmas
+            self._show(torch.tensor(run.sigmas.tolist(), dtype=torch.float32))
+        return self._sigmas  # type: ignore[return-value]
+
+    def _show(self, values: torch.Tensor) -> None:
+        """Hand out a tensor of noise levels from now on, and find out later whether it was written to."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._sigmas = values.detach().clone()
+        self._mark()
+
+    def _mark(self) -> None:
+        assert self._sigmas is not None
+        with torch.no_grad():
+            self._sigmas.mul_(1)  # a version that no copy of it has
+        self._version = self._sigmas._version
 
     # ------------------------------------------------------------------------------------------------------- assigning
 
     def heed(self, run: Driver) -> None:
         """Let the run take place at the noise levels that a program has written, if one has."""
-        new = self._sigmas
-        if new is None or not run.is_told or new.shape == self._shown.shape and torch.equal(new, self._shown):  # type: ignore[arg-type]
-            return
-        self._take_levels(run, new)
+        if self._sigmas is not None and self._sigmas._version != self._version:
+            self._take_levels(run, self._sigmas)
+            self._mark()
 
     def _take_levels(self, run: Driver, new: torch.Tensor) -> None:
-        """Run at noise levels as the class has them."""
-        assert run.iterations is not None
+        """Run at noise levels as the class has them; what is a level of before keeps its precision."""
         old = run.sigmas
         if new.ndim != 1 or len(new) != len(old):
             raise ValueError(f"sigmas must be a list of {len(old)} here; got shape {tuple(new.shape)}")
         values = new.detach().double().cpu().numpy()
-        same = values == old.astype(np.float32)  # what was not written over keeps its precision
-        if np.all(same):
-            self._sigmas, self._shown = new, new.clone()
-            return
-        levels = np.where(same, old, values)
-        run.relevel(1 - levels if run.configuration.entries.invert_sigmas else levels)
-        self._sigmas, self._shown = new, new.clone()
+        nearest = old[np.abs(old[:, np.newaxis] - values).argmin(axis=0)]
+        levels = np.where(np.isclose(values, nearest, rtol=1e-7, atol=0), nearest, values)
+        if not np.array_equal(levels, old):
+            run.relevel(1 - levels if run.configuration.entries.invert_sigmas else levels)
 
     def assign(self, name: str, value: Any, run: Driver) -> bool:
         """Take what a program assigns to one of `ASSIGNED`.
@@ -251,13 +258,14 @@ class Attributes:
             self.kept["timesteps"] = value
 
     def _assign_sigmas(self, value: Any, run: Driver) -> None:
-        new = torch.as_tensor(value, dtype=torch.float32)
         if run.is_told:
+            new = torch.as_tensor(value)
             self._take_levels(run, new)
-        elif _equal(new, self.sigmas(run)):
-            self.kept["sigmas"] = new
+            self._show(new)
+        elif _equal(value, self.sigmas(run)):
+            self.kept["sigmas"] = value
         else:
-            raise ValueError("sigmas can be written after set_timesteps, which would make them anew")
+            raise ValueError("sigmas can be written after set_timesteps, which makes them anew")
 
     def _assign_alphas_cumprod(self, value: Any, run: Driver) -> None:
         """Take another training table, as the classes that go by timesteps do at once and the others in a new run."""
@@ -278,7 +286,7 @@ class Attributes:
         if by_timestep and run.state is not None:
             raise ValueError("the run has begun: assign alphas_cumprod before its first step")
         self.kept["alphas_cumprod"] = value
-        self.assigned |= {"trained_betas": betas, "rescale_betas_zero_snr": False}
+        self.assigned |= {"alphas_cumprod": value, "trained_betas": betas, "rescale_betas_zero_snr": False}
         self._reconfigure(run)
         if by_timestep and run.is_told:
             run.relevel(None)
@@ -296,7 +304,7 @@ class Attributes:
     def meet(self, run: Driver, sample: torch.Tensor) -> None:
         """Take what programs have written, before a step."""
         self.heed(run)
-        if self.history.is_seen:
+        if self.history.is_seen or run.has_other_size(sample):
             placed_in(run, self.history, sample)
 
 

@@ -66,7 +66,7 @@ class Configuration:
 
     @property
     def current(self) -> Configuration:
-        """This, or another one where a pipeline has assigned to an entry, as diffusers' configurations let it."""
+        """The configuration as it is now: diffusers lets pipelines assign to an entry."""
         return self if _written(self.entries) == self._written else Configuration(self.entries, self.assigned)
 
     @property

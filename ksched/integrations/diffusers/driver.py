@@ -132,6 +132,10 @@ class Driver:
         self._saved, self._run, self._handed_out = state, None, None
         self._shape = None  # it may be another one
 
+    def has_other_size(self, sample: torch.Tensor) -> bool:
+        """Whether a state is of another size than the run's, amid it."""
+        return self._run is not None and self._run.shape != sample.shape
+
     def relevel(self, levels: Array | None) -> None:
         """Run at other noise levels than `set_timesteps` found, or at those of another table at the same timesteps.
 

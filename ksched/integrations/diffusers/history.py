@@ -57,7 +57,8 @@ class History:
 
     def written(self) -> dict[str, torch.Tensor]:
         """What a program has put in place of a register of the run, by its name."""
-        assert self._seen is not None
+        if self._seen is None:
+            return {}
         now = dict(zip([*self._names, self._last], (*self.model_outputs, self.last_sample), strict=True))
         before = dict(zip([*self._names, self._last], self._seen, strict=True))
         return {name: new for name, new in now.items() if new is not None and new is not before[name]}
@@ -72,15 +73,15 @@ def placed_in(run: Driver, history: History, sample: torch.Tensor) -> None:
     """
     written, state = history.written(), run.state
     history.forget()
-    if not written or state is None:
+    if state is None or not (written or run.has_other_size(sample)):
         return
     held = {name: written.get(name, tensor).to(tensor) for name, tensor in state["registers"].items()}
-    latest = max((name for name in held if name.startswith("x")), key=lambda name: int(name[1:]), default=None)
+    latest = max((name for name in held if name[0] == "x"), key=lambda name: int(name[1:]), default=None)
     if latest is not None:
         held[latest] = sample.to(held[latest])
-    if wrong := [name for name, tensor in held.items() if tensor.shape != sample.shape]:
+    if any(tensor.shape != sample.shape for tensor in held.values()):
         raise ValueError(
-            f"the state has become {tuple(sample.shape)}, and {len(wrong)} of the tensors that the next steps need "
-            "have not: write to all model_outputs that are not None, and to last_sample"
+            f"the state has become {tuple(sample.shape)}, and what the next steps need of the last ones has not: write "
+            "to all of model_outputs that is not None, and to last_sample, or take a sampler of one step, such as euler"
         )
     run.state = {**state, "registers": held}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -60,7 +60,7 @@ def check_arguments(config: Any, return_unused_kwargs: Any = False) -> None:
     ------
     TypeError : a name
     """
-    if isinstance(config, str) and "/" not in config and not os.path.exists(config):
+    if isinstance(config, str) and "/" not in config and not Path(config).exists():
         how = _by_keyword([config]).rpartition("give ")[2].removesuffix(" by keyword") or "sampler=..., schedule=..."
         raise TypeError(
             f"the configuration of the scheduler that is replaced comes first; got {config!r}. Write "

@@ -10,8 +10,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
-from ksched.dialects.diffusers.iterations import Iterations
 from ksched.dialects.diffusers.attributes import ATTRIBUTES, REFUSED_ATTRIBUTES
+from ksched.dialects.diffusers.iterations import Iterations
 from ksched.integrations.diffusers.adoption import adopt, complete, fill_in, named
 from ksched.integrations.diffusers.attributes import ASSIGNED, Attributes, Shown
 from ksched.integrations.diffusers.class_of import Translation
@@ -201,8 +201,8 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
         """The state as the network wants it, of its own size; what else it is given is for other schedulers."""
         run = self._run
         self._attributes.kept["is_scale_input_called"] = True
-        if (stock := self._stock_itself("scale_model_input")) is not None:
-            return stock.scale_model_input(sample, timestep)
+        if (scaled := self._as_stock("scale_model_input", sample, timestep)) is not None:
+            return scaled
         self._attributes.heed(run)
         norm = run.input_norm(self._next, timestep)
         return sample if norm == 1 else sample / norm

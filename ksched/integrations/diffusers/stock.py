@@ -78,11 +78,16 @@ def _made(configuration: Configuration) -> Any:
     kind = getattr(diffusers, name, None) if name in CLASSES else None
     if kind is None:
         return None
-    settings, given = configuration.settings, {}
+    settings, given = Configuration(configuration.entries).settings, {}
     for key, parameter in inspect.signature(kind.__init__).parameters.items():
         if key in settings and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             given[key] = settings[key]
     try:
-        return kind(**given)
+        made = kind(**given)
     except _REFUSALS:  # an extra that is not installed, or settings that the class refuses
         return None
+    if "shift" in configuration.assigned:
+        made.set_shift(configuration.assigned["shift"])
+    if "alphas_cumprod" in configuration.assigned:
+        made.alphas_cumprod = configuration.assigned["alphas_cumprod"]
+    return made

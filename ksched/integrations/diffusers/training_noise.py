@@ -26,11 +26,18 @@ class TrainingNoise:
     config: Any
     _attributes: Attributes
 
-    def _stock_itself(self, name: str) -> Any:
-        """The scheduler of diffusers that this one is, if it has a method, and `set_timesteps` was not called."""
+    def _as_stock(self, name: str, *given: Any) -> torch.Tensor | None:
+        """What a method of the class of diffusers returns before `set_timesteps`, None if that is no matter.
+
+        Our own answer is for samplers of ours, and for arguments that the class has no answer for, such as timesteps
+        that are not in its table.
+        """
         run = self._run
         stock = self._attributes.stock.before_a_run(run) if run.configuration.is_stock else None
-        return stock if hasattr(stock, name) else None
+        if hasattr(stock, name):
+            with contextlib.suppress(IndexError, RuntimeError, AttributeError, TypeError):
+                return getattr(stock, name)(*given)  # type: ignore[no-any-return]
+        return None
 
     @property
     def _run(self) -> Driver:
@@ -42,8 +49,8 @@ class TrainingNoise:
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
         """Clean samples with noise, at the level of the run's place, or of timesteps if it has none yet."""
-        if (stock := self._stock_itself("add_noise")) is not None:
-            return stock.add_noise(original_samples, noise, timesteps)  # type: ignore[no-any-return]
+        if (noised := self._as_stock("add_noise", original_samples, noise, timesteps)) is not None:
+            return noised
         run = self._run
         self._attributes.heed(run)
         levels = _levels_at(run.configuration, run.iterations, self._next, timesteps)
@@ -53,15 +60,14 @@ class TrainingNoise:
         """`add_noise` in the order of arguments that flow pipelines have."""
         if noise is None:
             raise ValueError("scale_noise needs the noise")
-        if (stock := self._stock_itself("scale_noise")) is not None:
-            with contextlib.suppress(IndexError):  # a timestep that is not in its table
-                return stock.scale_noise(sample, timestep, noise)  # type: ignore[no-any-return]
+        if (noised := self._as_stock("scale_noise", sample, timestep, noise)) is not None:
+            return noised
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
         """What a network of v or flow prediction should answer with at timesteps of the training."""
-        if (stock := self._stock_itself("get_velocity")) is not None:
-            return stock.get_velocity(sample, noise, timesteps)  # type: ignore[no-any-return]
+        if (velocity := self._as_stock("get_velocity", sample, noise, timesteps)) is not None:
+            return velocity
         configuration = self._run.configuration
         process = configuration.trained
         if process.is_flow:
