@@ -185,7 +185,13 @@ def test_row_7_what_pipelines_always_pass_stays_legal(sampler: str) -> None:
     assert "generator" in takes
     assert "eta" not in takes
     want = result(sampler)
-    idle = {"eta": 0.0, "use_clipped_model_output": None, "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf}
+    idle: dict[str, Any] = {
+        "eta": 0.0,
+        "use_clipped_model_output": None,
+        "s_churn": 0.0,
+        "s_tmin": 0.0,
+        "s_tmax": math.inf,
+    }
     torch.testing.assert_close(result(sampler, **idle, s_noise=1.0), want)
 
 
@@ -201,7 +207,7 @@ def test_row_7_eta_is_in_the_signature_where_it_is_ddims() -> None:
 
 
 def test_row_7_an_option_given_twice() -> None:
-    with pytest.raises(ValueError, match="eta is given twice: 0.5 to step, and 0.3 in sampler_options"):
+    with pytest.raises(ValueError, match=r"eta is given twice: 0\.5 to step, and 0\.3 in sampler_options"):
         result("euler_ancestral", {"eta": 0.3}, eta=0.5)
     torch.testing.assert_close(result("ddim", {"eta": 0.3}, eta=0.0), result("ddim", {"eta": 0.3}))
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import diffusers
 import torch
-from tiny_pipelines import FLOW_STOCK, REGISTRY, Tiny, _quiet, kl_vae, rng, seeded, t5_like_tokenizer, t5_text, toy_image
+from tiny_pipelines import (
+    FLOW_STOCK,
+    REGISTRY,
+    Tiny,
+    _quiet,
+    kl_vae,
+    rng,
+    seeded,
+    t5_like_tokenizer,
+    t5_text,
+    toy_image,
+)
 
 __all__ = ["MORE", "build_more"]
 
@@ -121,7 +132,9 @@ def cosmos1() -> Tiny:
         "cosmos1",
         diffusers.CosmosTextToWorldPipeline(**parts),
         lambda p, n, g: (
-            p(**COSMOS, num_frames=9, num_inference_steps=n, guidance_scale=3.0, generator=g, output_type="latent").frames
+            p(
+                **COSMOS, num_frames=9, num_inference_steps=n, guidance_scale=3.0, generator=g, output_type="latent"
+            ).frames
         ),
         "edm",
         ("EDMEulerScheduler",),

@@ -303,7 +303,9 @@ def pndm_request(run: Run) -> Request:
                 ways[1] = ways[1][0] + step, ways[1][0]
             if max(t for t, _ in ways) >= len(process.betas):
                 raise NotRepresentedError(f"its second call is for a timestep of {len(process.betas)} or more")
-            ends = [(process.level(level_of(process, a)), process.level(level_after(process, s, b, False))) for a, b in ways]
+            ends = [
+                (process.level(level_of(process, a)), process.level(level_after(process, s, b, False))) for a, b in ways
+            ]
             levels = [process.level(value) for value in calls[begin:]]
             function = partial(plms_by_strides, levels=levels, steps=ends, slopes="v" if v else "eps")
             return traced(function, process, levels[0])
@@ -326,7 +328,10 @@ def _prk_by_strides(run: Run, process: VP, slopes: str) -> Request:
         told = timesteps[begin:]  # the class counts from its first call, wherever that is
         first = [(timesteps[k // 4 * 4], t - (0 if k % 2 else step // 2)) for k, t in enumerate(told[:12])]
         ways = [*first, *((t, t - step) for t in told[12:])]
-        ends = [(process.level(level_of(process, a)), process.level(level_after(process, run.config, b, False))) for a, b in ways]
+        ends = [
+            (process.level(level_of(process, a)), process.level(level_after(process, run.config, b, False)))
+            for a, b in ways
+        ]
         levels = [process.level(value) for value in calls[begin:]]
         return traced(partial(prk_by_strides, levels=levels, steps=ends, slopes=slopes), process, levels[0])
 

@@ -97,9 +97,7 @@ def given_levels(
     lead = 1 if len(levels) > 2 and levels[1] > levels[0] else 0
     rest = levels[lead:]
     if np.any(np.diff(rest) > 0):
-        raise ValueError(
-            f"sigmas must be strictly decreasing, but for a rise at the first step; got {levels.tolist()}"
-        )
+        raise ValueError(f"sigmas must be strictly decreasing, but for a rise at the first step; got {levels.tolist()}")
     kept = np.append(True, np.diff(rest) < 0)  # a repeat is a step of no length
     if told is not None:
         told = np.append(told[:lead], told[lead:][kept[: len(told) - lead]])

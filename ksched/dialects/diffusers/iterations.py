@@ -174,7 +174,7 @@ def stock_iterations(
         order,
         conversions_of(process, prediction_of(config, stock), calls),
         int(np.sum(told >= len(process.betas))) if found.sigmas is None and isinstance(process, VP) else 0,
-        request.read_at and conversions_of(process, prediction_of(config, stock), request.read_at),
+        None if request.read_at is None else conversions_of(process, prediction_of(config, stock), request.read_at),
     )
 
 
@@ -352,7 +352,9 @@ def _iterations_of(
     )
 
 
-def _levels_of(stock: str, config: Settings, steps: int | None, mu: float | None, part: Mapping[str, Any]) -> list[float]:
+def _levels_of(
+    stock: str, config: Settings, steps: int | None, mu: float | None, part: Mapping[str, Any]
+) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
     # what is of the method is replaced; levels are of noise, and the process inverts time
     settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from ksched.dialects.diffusers.betas import Settings, vp_of
@@ -53,7 +54,7 @@ __all__ = [
 # --------------------------------------------------------------------------------------------- levels that no grid has
 def rises(sigmas: Sequence[float]) -> bool:
     """Whether some level is above the one before it."""
-    return any(t > s for s, t in zip(sigmas, sigmas[1:], strict=False))
+    return any(t > s for s, t in pairwise(sigmas))
 
 
 def stands_still(sigmas: Sequence[float]) -> bool:

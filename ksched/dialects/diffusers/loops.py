@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from ksched.plan.plan import Plan
@@ -173,7 +174,7 @@ def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], a
     levels : of the run
     anew : all noise is drawn anew in each step
     """
-    for s, t in zip(levels, levels[1:], strict=False):
+    for s, t in pairwise(levels):
         denoised = run.denoise(x, s)
         if anew:
             x = renoise(run, s, t, t.alpha * denoised, t.sigma)

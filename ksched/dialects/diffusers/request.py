@@ -51,8 +51,8 @@ class NotRepresentedError(ValueError):
 class FlowToData(Flow):
     """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
 
-    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere; the class has it the
-    other way round too if ``shows_data``.
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere; the class has it
+    the other way round too if ``shows_data``.
     """
 
     shows_data: bool = True

@@ -275,7 +275,7 @@ class Driver:
         if self._at != index or (self._shape is not None and self._shape != shape):
             here, before = self._place(self._run) if self._at == index else None, self._before
             self.leave_at(index)
-            if before is not None and (before.index, before.shape) == (index, shape):
+            if before is not None and (before.number, before.shape) == (index, shape):
                 self._first, self._handed_out, self._shape = before.first, before.handed_out, before.shape
                 self._run, self._saved = before.run, before.saved
                 return
@@ -350,7 +350,11 @@ class Driver:
         _, of_x, of_output = self.iterations.conversions[index]
         compute = torch.promote_types(sample.dtype, torch.float32)
         denoised = _combined(sample, output, of_x, of_output, compute)
-        said = None if self.iterations.read is None else _combined(sample, output, *self.iterations.read[index][1:], compute)
+        said = (
+            None
+            if self.iterations.read is None
+            else _combined(sample, output, *self.iterations.read[index][1:], compute)
+        )
         edited = self.configuration.edited(denoised if said is None else said)
         return _Answer(sample, output, of_x, of_output, denoised, edited, said)
 
@@ -412,12 +416,12 @@ class _Place(NamedTuple):
 
     Attributes
     ----------
-    index : number of the iteration that was next
+    number : of the iteration that was next
     shape, first, handed_out : of its states, as the driver has them
     run, saved : the run itself, if it has not gone on since, or its numbers
     """
 
-    index: int
+    number: int
     shape: torch.Size | None
     first: int
     handed_out: tuple[Any, ...] | None
@@ -484,7 +488,7 @@ class _Noise:
         return noise
 
     def draw_ahead(self, dropped: int, also: bool) -> None:
-        """Draw some noises that nobody uses, and the step's noise if that is ``also`` drawn whether it is used or not."""
+        """Draw some noises that nobody uses, and the step's if that is ``also`` drawn, used or not."""
         for _ in range(dropped):
             self.new()
         self._drawn = self.new() if also else None

@@ -11,9 +11,7 @@ from ksched.integrations.diffusers.driver import Driver, Told
 __all__ = ["per_token", "to_other_time"]
 
 
-def per_token(
-    run: Driver, told: Told, output: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor
-) -> Told:
+def per_token(run: Driver, told: Told, output: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor) -> Told:
     """What a call is told whose tokens are at levels of their own.
 
     Parameters

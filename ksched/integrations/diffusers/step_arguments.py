@@ -104,8 +104,8 @@ def warn_of_list(configuration: Configuration, request: Mapping[str, Any]) -> No
     if chosen is not None:
         count = len(request[lists[0]])
         _warn(
-            f"set_timesteps is given a list of {count} {' and '.join(lists)}, which goes before {chosen}: the run is on "
-            "the levels of the list. To run on the other ones, have set_timesteps called with a number of steps; if the "
+            f"set_timesteps is given a list of {count} {' and '.join(lists)}, which goes before {chosen}: the run is "
+            "on the levels of the list. To run on the others, have set_timesteps called with a number of steps; if the "
             "list is meant, leave the choice out"
         )
 
