@@ -16,12 +16,10 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="KSCHED_DIFFUSERS is no pat
 
 #: what does not pass, and why: the list of docs/diffusers.md
 NO_PROCESS = {"test_betas"}  # betas of 1 and more, which no process has
-PRIVATE = {"test_variance"}  # _get_variance
 DIFFERS = {
-    "ddim": NO_PROCESS | PRIVATE,
-    "ddim_parallel": NO_PROCESS | PRIVATE | {"test_batch_step_no_noise"},
+    "ddim": NO_PROCESS,
+    "ddim_parallel": NO_PROCESS,
     "ddpm": NO_PROCESS
-    | PRIVATE
     | {
         "test_timesteps",  # a training of one timestep
         "test_rescale_betas_zero_snr",  # epsilon at zero SNR, which is 0 / 0
@@ -44,7 +42,7 @@ DIFFERS = {
     "tcd": NO_PROCESS | {"test_full_loop_multistep_deter"},  # eta by place
     "unipc": set[str](),
 }
-DIFFERS["ddpm_parallel"] = DIFFERS["ddpm"] | {"test_batch_step_no_noise"}
+DIFFERS["ddpm_parallel"] = DIFFERS["ddpm"]
 
 
 @pytest.fixture(scope="module")

@@ -241,6 +241,9 @@ def test_row_18_sigmas_of_another_device_or_dtype() -> None:
     ours.set_timesteps(6)
     want = loop(ours)
     ours.set_timesteps(6)
+    before = KSchedScheduler.from_diffusers(Flow(shift=3.0))
+    before.sigmas, before.timesteps = before.sigmas.double(), before.timesteps.half()
+    assert (before.sigmas.dtype, before.timesteps.dtype) == (torch.float64, torch.float16)
     ours.sigmas, ours.timesteps = ours.sigmas.to(torch.float64), ours.timesteps.to(torch.float64)
     assert ours.sigmas.dtype == ours.timesteps.dtype == torch.float64
     torch.testing.assert_close(loop(ours), want, rtol=1e-5, atol=1e-6)
@@ -337,6 +340,16 @@ def test_row_23_every_attribute_of_the_class_is_known(name: str) -> None:
         if not attribute.startswith("__") and not hasattr(diffusers.SchedulerMixin, attribute):
             known = attribute in ATTRIBUTES or attribute in REFUSED_ATTRIBUTES or hasattr(ours, attribute)
             assert known, attribute
+
+
+def test_row_23_settings_of_other_classes_are_no_attributes() -> None:
+    ours = KSchedScheduler.from_diffusers(diffusers.DDIMScheduler())
+    stock = diffusers.DDIMScheduler()
+    for name in ("shift", "use_dynamic_shifting", "flow_shift", "clip_sample", "solver_order", "steps_offset"):
+        assert hasattr(ours, name) == hasattr(stock, name), name
+        assert name in ours.config
+    ours.register_to_config(of_a_program=3)
+    assert ours.of_a_program == 3
 
 
 def both(name: str, **options: Any) -> tuple[Any, Any]:
@@ -442,6 +455,8 @@ def test_row_23_what_is_assigned() -> None:
     ours.final_alpha_cumprod = ours.final_alpha_cumprod
     with pytest.raises(AttributeError, match="what a step leaves for the next is in the run here"):
         _ = KSchedScheduler.from_diffusers(diffusers.PNDMScheduler(skip_prk_steps=True)).ets
+    with pytest.warns(UserWarning, match="ets has no effect here"):
+        KSchedScheduler.from_diffusers(diffusers.IPNDMScheduler()).ets = [X]
 
 
 def test_row_23_an_entry_of_the_configuration_that_is_assigned() -> None:

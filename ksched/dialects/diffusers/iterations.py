@@ -181,9 +181,7 @@ def stock_iterations(
 def _written_over(found: DiffusersLevels, levels: Array, config: Settings) -> DiffusersLevels:
     """Levels of a class with other sigmas, of which it has one list and no further tables."""
     if found.sigmas is None or len(found.sigmas) != len(levels) or found.sigmas_interpol is not None:
-        raise ValueError(
-            "sigmas cannot be written here: the class steps by other tables too. Give set_timesteps a list"
-        )
+        raise ValueError("sigmas cannot be written here: the class steps by more than these. Give set_timesteps a list")
     return found._replace(sigmas=1 - levels if config.get("invert_sigmas") else levels)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from functools import partial
 from typing import Any
 
@@ -122,7 +124,8 @@ class Attributes:
         AttributeError : of such a one
         """
         stock = self.stock.of(scheduler._run.configuration)
-        if stock is not None and name not in stock.config and name not in OURS:
+        parameters = inspect.signature(type(scheduler).__init__).parameters
+        if stock is not None and name in parameters and name not in stock.config and name not in OURS:
             raise AttributeError(f"{type(scheduler).__name__!r} object has no attribute {name!r}; its config has it")
 
     def before(self, name: str, run: Driver) -> Any:
@@ -230,6 +233,9 @@ class Attributes:
             raise AttributeError(f"{name} of {type(stock).__name__} cannot be assigned, and so it cannot here")
         if stock is not None and not hasattr(stock, name) and not hasattr(type(self), name) and name not in _EFFECTIVE:
             return False  # the class would have one more attribute
+        if name in REFUSED_ATTRIBUTES:  # programs restore what they have saved of another scheduler
+            warnings.warn(f"{name} has no effect here: {REFUSED_ATTRIBUTES[name]}", UserWarning, stacklevel=3)
+            return False
         if name in _KEPT:
             self.kept[name] = value
         elif name in _EFFECTIVE:
@@ -242,8 +248,9 @@ class Attributes:
         with_what_is_there = name in ATTRIBUTES and ATTRIBUTES[name] == Of.MODEL
         if with_what_is_there and _equal(value, getattr(self.stock.of(run.configuration), name)):
             return
-        why = REFUSED_ATTRIBUTES.get(name, "it follows from the configuration; give that to from_config instead")
-        raise AttributeError(f"{name} cannot be assigned here: {why}")
+        raise AttributeError(
+            f"{name} cannot be assigned here: it follows from the configuration; give that to from_config instead"
+        )
 
     def _assign_timesteps(self, value: Any, run: Driver) -> None:
         now = run.timesteps if run.is_told else self.before("timesteps", run)
@@ -273,7 +280,7 @@ class Attributes:
         if found.ndim != 1 or len(found) != run.configuration.entries.num_train_timesteps:
             raise ValueError(f"alphas_cumprod must be num_train_timesteps numbers; got shape {found.shape}")
         betas = 1 - found / np.append(1.0, found[:-1])
-        if _equal(torch.as_tensor(found), table):
+        if _equal(torch.as_tensor(value), table):
             self.kept["alphas_cumprod"] = value
             return
         if not (np.all(betas > 0) and np.all(betas < 1)):
@@ -308,13 +315,13 @@ class Attributes:
             placed_in(run, self.history, sample)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two values are the same, on whatever device and of whatever dtype."""
-    if one is None or other is None:
-        return one is other
-    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
-    return one.shape == other.shape and torch.equal(one.double().cpu(), other.double().cpu())
+def _equal(value: Any, there: Any) -> bool:
+    """Whether a value is the one that is there, on whatever device, and rounded to whatever dtype."""
+    if value is None or there is None:
+        return value is there
+    if not isinstance(value, torch.Tensor) or not isinstance(there, torch.Tensor):
+        return bool(np.array_equal(np.asarray(value), np.asarray(there)))
+    return value.shape == there.shape and torch.equal(value.cpu(), there.to(value.dtype).cpu())
 
 
 def _begin_at(scheduler: Any, timestep: Any) -> None:

@@ -75,7 +75,8 @@ def placed_in(run: Driver, history: History, sample: torch.Tensor) -> None:
     history.forget()
     if state is None or not (written or run.has_other_size(sample)):
         return
-    held = {name: written.get(name, tensor).to(tensor) for name, tensor in state["registers"].items()}
+    kept: dict[str, torch.Tensor] = state["registers"]
+    held = {name: tensor.to(kept[name]) for name, tensor in {**kept, **written}.items() if name in kept}
     latest = max((name for name in held if name[0] == "x"), key=lambda name: int(name[1:]), default=None)
     if latest is not None:
         held[latest] = sample.to(held[latest])
