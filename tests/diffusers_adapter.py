@@ -62,14 +62,18 @@ def run_diffusers_case(case: Mapping[str, Any]) -> Any:
 
     edited = wrapped(raw, case["config"], case["sampler"])
 
+    calls = 0
+
     def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
         return (edited(x, sigma), raw(x, sigma)) if asked.pair else edited(x, sigma)
 
     drawn = 0
 
     def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
         nonlocal drawn
-        number = asked.sigmas.index(sigma_from) if asked.noise_by_step else drawn
+        number = asked.sigmas.index(sigma_from) if asked.noise_by_step else drawn + sum(asked.draws_before[:calls])
         drawn += 1
         return torch.from_numpy(np.asarray(case["_noise"][number]))
 

@@ -293,8 +293,17 @@ def truth(name: str, config: dict[str, Any]) -> Any:
     It is handed what the network sees and is told, and answers as its configuration says that it does.
     """
     s, data = {**defaults_of(name), **config}, 0.8
-    if name.startswith(("FlowMatch", "LTX")) or s.get("use_flow_sigmas"):
-        length, sign = s["num_train_timesteps"], -1 if s.get("invert_sigmas") else 1
+    if name == "SCMScheduler":
+
+        def of_angle(seen: torch.Tensor, t: Any) -> torch.Tensor:
+            answer: torch.Tensor = (math.cos(float(t)) * seen - data) / max(math.sin(float(t)), 1e-9)
+            return answer
+
+        return of_angle
+    if name.startswith(("FlowMa", "LTX", "MiniMax")) or s.get("use_flow_sigmas"):
+        share = name.startswith("MiniMax")
+        length = 1 if share else s["num_train_timesteps"]
+        sign = -1 if share or s.get("invert_sigmas") else 1
 
         def flow_model(seen: torch.Tensor, t: Any) -> torch.Tensor:
             sigma = 1 - float(t) / length if sign < 0 else float(t) / length
@@ -419,8 +428,6 @@ def test_classes_with_a_loop_of_their_own() -> None:
         "KarrasVe",
         "CMStochasticIterative",
         "ScoreSdeVe",
-        "SCM",
-        "FlowMapEulerDiscrete",
         "DDPMWuerstchen",
         "Helios",
     ):

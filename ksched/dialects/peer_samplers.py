@@ -48,12 +48,6 @@ _ONE_MODEL = "made for one model"
 
 
 _DIFFUSERS = (
-    *_not_here(
-        DIFFUSERS,
-        "runs upwards, from data to noise: `Sampler.invert`",
-        *("DPMSolverMultistepInverseScheduler", "DDIMInverseScheduler"),
-    ),
-    *_not_here(DIFFUSERS, "for models of two times, the one left and the one reached", "FlowMapEulerDiscreteScheduler"),
     *_not_here(DIFFUSERS, f"{_ONE_MODEL}: the model answers with a policy, which it rolls out", "PiflowScheduler"),
     *_not_here(DIFFUSERS, "its corrector's step size is read from the data", "ScoreSdeVeScheduler"),
     *_not_here(DIFFUSERS, "Euler-Maruyama on the reverse SDE: `ddpm` does better", "ScoreSdeVpScheduler"),

@@ -44,6 +44,11 @@ def _curved(factor: float, offset: float) -> Integrals:
         diffusers(
             "sde-dpmsolver", "an algorithm_type of DPMSolverMultistepScheduler", read=False, predict="eps", eta=1.0
         ),
+        diffusers(
+            "DPMSolverMultistepInverseScheduler",
+            "upwards, from data to noise: `Sampler.invert` does better",
+            read=False,
+        ),
     ),
     dialects={Dialect.DIFFUSERS: {"order": 2, "lower_order_final": True, "curvature": "diffusers", "sde": "published"}},
 )

@@ -32,6 +32,7 @@ V = TypeVar("V", bound=Vector)
         diffusers("EulerDiscreteScheduler", arguments="s_churn s_tmin s_tmax s_noise"),
         diffusers("EDMEulerScheduler", "on `EDM()`"),
         diffusers("FlowMatchEulerDiscreteScheduler", "on `Flow(shift)`"),
+        diffusers("FlowMapEulerDiscreteScheduler", "on `Flow(shift)`, for networks of two times", read=False),
         diffusers("MiniMaxH3Scheduler", "on `Flow(12)`, for a velocity of the other sign"),
         a1111("Euler"),
     ),
@@ -136,6 +137,7 @@ def euler_ancestral(
         ),
         diffusers("DDIMParallelScheduler", "as DDIMScheduler"),
         diffusers("CogVideoXDDIMScheduler", "on `VP(snr_shift=3.0)`"),
+        diffusers("DDIMInverseScheduler", "upwards, from data to noise: `Sampler.invert` does better", read=False),
         a1111(
             "DDIM", "on levels of its own; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM
         ),

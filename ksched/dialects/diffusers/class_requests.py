@@ -12,24 +12,31 @@ from functools import partial
 from typing import Any
 
 from ksched.dialects.diffusers.betas import Settings, vp_of
-from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, traced
+from ksched.dialects.diffusers.literal_requests import (
+    churned_flow_request,
+    churned_request,
+    rises,
+    solver_inverse_request,
+    stands_still,
+    walk_request,
+)
+from ksched.dialects.diffusers.loops import ddim_by_strides, lms_by_place, plms_by_strides, prk_by_strides, traced
 from ksched.dialects.diffusers.request import (
-    CHURN_NOT_IN_EPS,
-    CHURN_OFF_FLOW,
     EDITED_TCD,
     ENDS_ON_NOISE,
     NOT_A_NUMBER,
-    OTHER_LEVELS,
-    RISING,
-    FlowToData,
     NotRepresentedError,
     Request,
     Run,
+    SigmaTold,
     falling,
+    flow_of,
+    level_after,
     level_of,
+    stride_of,
 )
 from ksched.plan.plan import Plan
-from ksched.processes import EDM, VP, Flow, Process
+from ksched.processes import EDM, VP, Process
 
 __all__ = [
     "ddim_request",
@@ -46,9 +53,9 @@ __all__ = [
     "lcm_request",
     "lms_request",
     "pndm_request",
-    "rising_request",
     "sa_solver_request",
     "solver_request",
+    "solver_upwards_request",
     "tcd_request",
     "uni_pc_request",
 ]
@@ -58,21 +65,23 @@ __all__ = [
 def _sigma_states(run: Run) -> Process:
     """``x0 + sigma * eps``, of any range: the table only names timesteps."""
     s = run.config
-    if s.get("sigma_data") is not None:
-        low, high = s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0
-        return EDM(low, high, s["sigma_data"])
+    data = s.get("sigma_data", 0.5 if run.scheduler.startswith("EDM") else None)
+    if data is not None:
+        return EDM(s.get("sigma_min") or 0.002, s.get("sigma_max") or 80.0, data)
     return vp_of(s, variance_preserving=False)
 
 
 def euler_request(run: Run) -> Request:
     """Euler, which churns after the model call."""
-    churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
-    in_eps = run.scheduler != "EDMEulerScheduler" and run.config.get("prediction_type", "epsilon") == "epsilon"
-    if churn.get("s_churn", 0) > 0 and not in_eps:
-        raise NotRepresentedError(CHURN_NOT_IN_EPS)
+    process, prediction = _sigma_states(run), run.config.get("prediction_type", "epsilon")
     # a table of one level too many is walked as far as there are timesteps
-    levels = falling(run.sigmas[: len(run.timesteps) + 1])[0]
-    return Request("euler", levels, _sigma_states(run), churn)
+    levels = run.sigmas[: len(run.timesteps) + 1]
+    churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
+    if churn.get("s_churn", 0) > 0 and (isinstance(process, EDM) or prediction != "epsilon"):
+        return churned_request(process, levels, prediction, churn)
+    if stands_still(levels):
+        return walk_request(process, levels)
+    return Request("euler", falling(levels)[0], process, churn)
 
 
 def in_sigma(sampler: str) -> Callable[[Run], Request]:
@@ -101,7 +110,18 @@ def flow_euler_request(run: Run) -> Request:
     if run.config.get("stochastic_sampling"):
         return flow_lcm_request(run)
     sigmas = [1 - share for share in run.sigmas] if run.config.get("invert_sigmas") else run.sigmas
-    return Request("euler", falling(sigmas)[0], _flow(run))  # it takes s_churn and its like, and does nothing
+    process = _flow_states(run)
+    if stands_still(sigmas):
+        return walk_request(process, sigmas)
+    return Request("euler", falling(sigmas)[0], process)  # it takes s_churn and its like, and does nothing
+
+
+def _flow_states(run: Run) -> Process:
+    """Those of a flow model, or ``x0 + sigma * eps`` where a rule was given larger sigmas (Cosmos 2)."""
+    if max(run.sigmas) <= 1:
+        return flow_of(run)
+    scale = float(run.config.get("num_train_timesteps", 1000))
+    return SigmaTold(min(sigma for sigma in run.sigmas if sigma > 0), max(run.sigmas), scale)
 
 
 def flow_lcm_request(run: Run) -> Request:
@@ -110,26 +130,22 @@ def flow_lcm_request(run: Run) -> Request:
         raise NotRepresentedError(ENDS_ON_NOISE)
     if run.config.get("scale_factors"):
         raise NotRepresentedError("it resizes the state between steps")
-    return Request("lcm", falling(run.sigmas)[0], _flow(run), {"boundary": 0.0})
+    if stands_still(run.sigmas) or rises(run.sigmas):
+        return walk_request(flow_of(run), run.sigmas, anew=True)
+    return Request("lcm", falling(run.sigmas)[0], flow_of(run), {"boundary": 0.0})
 
 
 def flow_heun_request(run: Run) -> Request:
     """Heun on flow states."""
     if run.given.get("s_churn", 0) > 0:
-        raise NotRepresentedError(CHURN_OFF_FLOW)
-    return Request("heun", falling(run.sigmas)[0], _flow(run))
+        return churned_flow_request(flow_of(run), run.sigmas, run.given)
+    return Request("heun", falling(run.sigmas)[0], flow_of(run))
 
 
 def flow_ancestral_request(run: Run) -> Request:
     """Ancestral Euler on flow states."""
     options = {"eta": run.config.get("eta", 1.0), "s_noise": run.config.get("s_noise", 1.0)}
-    return Request("euler_ancestral", falling(run.sigmas)[0], _flow(run), options)
-
-
-def _flow(run: Run) -> Flow:
-    """The shift is in the levels already."""
-    kind = FlowToData if run.config.get("invert_sigmas") else Flow
-    return kind(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
+    return Request("euler_ancestral", falling(run.sigmas)[0], flow_of(run), options)
 
 
 def edm_solver_request(run: Run) -> Request:
@@ -139,12 +155,17 @@ def edm_solver_request(run: Run) -> Request:
 
 # --------------------------------------------------- classes that go by sigmas and hold variance-preserving states
 def _solver_process(run: Run) -> Process:
-    return _flow(run) if run.config.get("use_flow_sigmas") else vp_of(run.config, variance_preserving=True)
+    return flow_of(run) if run.config.get("use_flow_sigmas") else vp_of(run.config, variance_preserving=True)
 
 
 def solver_request(run: Run) -> Request:
     """DPM-Solver in all its kinds."""
     return _solver_on(run, _solver_process(run))
+
+
+def solver_upwards_request(run: Run) -> Request:
+    """DPM-Solver from data to noise."""
+    return solver_inverse_request(run, solver_request(run))
 
 
 def _solver_on(run: Run, process: Process, cosine: bool = False) -> Request:
@@ -235,23 +256,12 @@ def _share_of(process: Process, sigma: float) -> float:
 
 
 # --------------------------------------------------------------------------------------- classes that go by timesteps
-def _after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
-    """The level of a timestep, or of the end where that is below all."""
-    if timestep >= 0:
-        return level_of(process, timestep)
-    return 0.0 if s.get("set_alpha_to_one", to_one) else level_of(process, 0)
-
-
-def _stride(run: Run) -> int:
-    return int(run.config.get("num_train_timesteps", 1000) // run.steps)
-
-
 def ddim_request(run: Run) -> Request:
     """DDIM, which steps by strides."""
-    s, step, timesteps = run.config, _stride(run), run.timesteps
+    s, step, timesteps = run.config, stride_of(run), run.timesteps
     process = vp_of(s, variance_preserving=True)
     calls = [level_of(process, t) for t in timesteps]
-    ends = [_after(process, s, t - step, to_one=True) for t in timesteps]
+    ends = [level_after(process, s, t - step, to_one=True) for t in timesteps]
     eta = run.given.get("eta") or 0.0
     edited = s.get("clip_sample", True) or s.get("thresholding")
     pair = bool(edited and not run.given.get("use_clipped_model_output")) and not run.scheduler.startswith("CogVideoX")
@@ -281,7 +291,7 @@ def ddpm_request(run: Run) -> Request:
 
 def pndm_request(run: Run) -> Request:
     """PNDM, with or without its Runge-Kutta start."""
-    s, step, n, timesteps = run.config, _stride(run), run.steps, run.timesteps
+    s, step, n, timesteps = run.config, stride_of(run), run.steps, run.timesteps
     process, v = vp_of(s, variance_preserving=True), s.get("prediction_type") == "v_prediction"
     slopes = {"slopes": "v" if v else "straight"}
     if s.get("skip_prk_steps"):
@@ -293,18 +303,41 @@ def pndm_request(run: Run) -> Request:
                 ways[1] = ways[1][0] + step, ways[1][0]
             if max(t for t, _ in ways) >= len(process.betas):
                 raise NotRepresentedError(f"its second call is for a timestep of {len(process.betas)} or more")
-            ends = [(process.level(level_of(process, a)), process.level(_after(process, s, b, False))) for a, b in ways]
+            ends = [
+                (process.level(level_of(process, a)), process.level(level_after(process, s, b, False))) for a, b in ways
+            ]
             levels = [process.level(value) for value in calls[begin:]]
             function = partial(plms_by_strides, levels=levels, steps=ends, slopes="v" if v else "eps")
             return traced(function, process, levels[0])
 
-        own = falling([*calls, _after(process, s, timesteps[-1] - step, False)])[0]
+        own = falling([*calls, level_after(process, s, timesteps[-1] - step, False)])[0]
         return Request("pndm", own, process, {**slopes, "warm_up": "heun"}, calls, literal)
     even = [timesteps[-1] + step * k for k in range(n)][::-1]
     if even[:1] != timesteps[:1] or step % 2:
-        raise NotRepresentedError(OTHER_LEVELS)
-    levels, _ = falling([*(level_of(process, t) for t in even), _after(process, s, timesteps[-1] - step, False)])
+        return _prk_by_strides(run, process, "v" if v else "eps")
+    levels, _ = falling([*(level_of(process, t) for t in even), level_after(process, s, timesteps[-1] - step, False)])
     return Request("pndm", levels, process, {**slopes, "warm_up": "prk", "order": 4 if n > 1 else 1})
+
+
+def _prk_by_strides(run: Run, process: VP, slopes: str) -> Request:
+    """PNDM's Runge-Kutta start where its steps arrive at other levels than the next ones start from."""
+    step, timesteps = stride_of(run), run.timesteps
+    calls = [level_of(process, t) for t in timesteps]
+
+    def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        told = timesteps[begin:]  # the class counts from its first call, wherever that is
+        first = [(timesteps[k // 4 * 4], t - (0 if k % 2 else step // 2)) for k, t in enumerate(told[:12])]
+        ways = [*first, *((t, t - step) for t in told[12:])]
+        ends = [
+            (process.level(level_of(process, a)), process.level(level_after(process, run.config, b, False)))
+            for a, b in ways
+        ]
+        levels = [process.level(value) for value in calls[begin:]]
+        return traced(partial(prk_by_strides, levels=levels, steps=ends, slopes=slopes), process, levels[0])
+
+    end = level_after(process, run.config, timesteps[-1] - step, False)
+    own = falling(sorted({*calls, end}, reverse=True))[0]
+    return Request("pndm", own, process, {"warm_up": "prk"}, calls, literal)
 
 
 _LATENT: Settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -331,8 +364,3 @@ def ipndm_request(run: Run) -> Request:
     """Its timesteps are angles."""
     levels = [math.inf if t >= 1 else math.tan(t * math.pi / 2) for t in run.timesteps]
     return Request("ipndm", [*levels, 0.0], VP(variance_preserving=True))
-
-
-def rising_request(run: Run) -> Request:
-    """A class that goes from data to noise."""
-    raise NotRepresentedError(RISING)

@@ -25,14 +25,21 @@ from ksched.dialects.diffusers.class_requests import (
     lcm_request,
     lms_request,
     pndm_request,
-    rising_request,
     sa_solver_request,
     solver_request,
+    solver_upwards_request,
     tcd_request,
     uni_pc_request,
 )
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import level_settings
+from ksched.dialects.diffusers.literal_requests import (
+    cogvideox_dpm_request,
+    ddim_inverse_request,
+    flow_map_request,
+    minimax_request,
+    scm_request,
+)
 from ksched.dialects.diffusers.request import NotRepresentedError, Request, Run
 from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect
@@ -76,6 +83,8 @@ class DiffusersClass(NamedTuple):
     levels : the class whose levels it has, if not its own
     prediction : what its networks predict, if there is no setting for it
     noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
+    told_share : whether networks are told the share of data, from 0 to 1, and answer with ``x0 - eps``
+    tells_end : whether the end is among the timesteps
     begins_untold : whether it steps through the timesteps of the training where nobody called ``set_timesteps``
     """
 
@@ -86,6 +95,8 @@ class DiffusersClass(NamedTuple):
     prediction: str | None = None
     noises_by_timestep: bool = False
     begins_untold: bool = False
+    told_share: bool = False
+    tells_end: bool = False
 
 
 _EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
@@ -148,8 +159,16 @@ CLASSES: Mapping[str, DiffusersClass] = {
         "FlowMatchHeunDiscrete": DiffusersClass(flow_heun_request, "", 2, prediction="flow_prediction"),
         "FlowMatchLCM": DiffusersClass(flow_lcm_request, "scale_factors", prediction="flow_prediction"),
         "LTXEulerAncestralRF": DiffusersClass(flow_ancestral_request, "eta s_noise", prediction="flow_prediction"),
-        "DDIMInverse": DiffusersClass(rising_request),
-        "DPMSolverMultistepInverse": DiffusersClass(rising_request),
+        "DDIMInverse": DiffusersClass(
+            ddim_inverse_request, f"prediction_type clip_sample clip_sample_range {_VP} set_alpha_to_one"
+        ),
+        "DPMSolverMultistepInverse": DiffusersClass(solver_upwards_request, f"{_SOLVES} euler_at_final"),
+        "CogVideoXDPM": DiffusersClass(
+            cogvideox_dpm_request, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
+        ),
+        "FlowMapEulerDiscrete": DiffusersClass(flow_map_request, "", prediction="flow_prediction"),
+        "MiniMaxH3": DiffusersClass(minimax_request, "", prediction="flow_prediction", told_share=True),
+        "SCM": DiffusersClass(scm_request, "sigma_data", prediction="trigflow", tells_end=True),
     }.items()
 }
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
+from ksched.dialects.diffusers.conversions import conversions_of
+from ksched.dialects.diffusers.given_lists import given_levels, given_lists, respaces
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
 from ksched.dialects.diffusers.process import (
     Settings,
-    conversions_of,
     distilled,
     ends_low,
     is_flow,
@@ -26,14 +27,15 @@ from ksched.dialects.diffusers.process import (
     process_of,
     scheduled_sigmas,
     start_std,
+    takes_above_one,
 )
-from ksched.dialects.diffusers.request import Request, falling, is_told_data
+from ksched.dialects.diffusers.request import Request, SigmaTold, falling, shows_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
 from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
-from ksched.schedules.transforms import stretch_terminal
+from ksched.schedules.grid import check_sigmas
 from ksched.types import Array, ArrayLike
 
 __all__ = ["Iterations", "check_drivable", "own_iterations", "stock_iterations"]
@@ -53,6 +55,7 @@ class Iterations:
     order : iterations of a step, as the loop counts them
     conversions : for each, what the network's input is divided by, and x0 as a combination of state and output
     beyond : how many of the first are for timesteps that the training table does not have; a run begins after them
+    read : the same as the class takes them, where that is not what the output says at the level of the call
     """
 
     method: Method
@@ -63,6 +66,7 @@ class Iterations:
     order: int
     conversions: Sequence[tuple[float, float, float]]
     beyond: int = 0
+    read: Sequence[tuple[float, float, float]] | None = None
 
     @property
     def process(self) -> Process:
@@ -75,7 +79,7 @@ class Iterations:
     @property
     def shown(self) -> Array:
         """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
-        return 1 - self.sigmas if is_told_data(self.process) else self.sigmas
+        return 1 - self.sigmas if shows_data(self.process) else self.sigmas
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -93,10 +97,11 @@ def stock_levels(
     mu: float | None = None,
     original_inference_steps: int | None = None,
     strength: float = 1.0,
+    **angles: float | None,
 ) -> tuple[DiffusersLevels, int]:
     """Levels of a class, and the number of steps it counts."""
     given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-    given["original_inference_steps"] = original_inference_steps
+    given |= {"original_inference_steps": original_inference_steps, **angles}
     known = settings_of(stock)
     settings = {name: value for name, value in config.items() if value is not None and name in known}
     name = stock_class(stock).levels or stock
@@ -119,6 +124,7 @@ def stock_iterations(
     options: Settings | None = None,
     layout: str | None = None,
     levels: Array | None = None,
+    **angles: float | None,
 ) -> Iterations:
     """The iterations of a class of diffusers, as that would go through them.
 
@@ -130,6 +136,7 @@ def stock_iterations(
     options : of the sampler, which go before those of the class
     layout : "calls", steps are model calls, of which there are as many as fit into their number
     levels : contract sigmas that a program has written over those of the class
+    angles : max_timesteps and intermediate_timesteps of ``set_timesteps``
 
     Raises
     ------
@@ -138,7 +145,9 @@ def stock_iterations(
     order = stock_class(stock).calls
     if layout == "calls":
         steps, order = steps if steps is None else (steps + order - 1) // order, 1
-    found, counted = stock_levels(stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength)
+    found, counted = stock_levels(
+        stock, config, steps, timesteps, sigmas, mu, original_inference_steps, strength, **angles
+    )
     found = found if levels is None else _written_over(found, levels, config)
     request = request_of(stock, config, found, counted, given)
     process, told = request.process, np.asarray(found.timesteps)
@@ -155,7 +164,7 @@ def stock_iterations(
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
     if found.sigmas is not None and len(found.sigmas) == len(shown):
-        shown = (1 - found.sigmas if is_told_data(process) else found.sigmas).tolist()
+        shown = (1 - found.sigmas if shows_data(process) else found.sigmas).tolist()
     return Iterations(
         method,
         told.astype(np.float64),
@@ -165,6 +174,7 @@ def stock_iterations(
         order,
         conversions_of(process, prediction_of(config, stock), calls),
         int(np.sum(told >= len(process.betas))) if found.sigmas is None and isinstance(process, VP) else 0,
+        None if request.read_at is None else conversions_of(process, prediction_of(config, stock), request.read_at),
     )
 
 
@@ -191,6 +201,7 @@ def own_iterations(
     mu: float | None = None,
     original_inference_steps: int | None = None,
     strength: float = 1.0,
+    **angles: float | None,
 ) -> Iterations:
     """Iterations of a sampler of ours, on a schedule of ours, for the model that a configuration describes.
 
@@ -200,6 +211,7 @@ def own_iterations(
     steps, timesteps, sigmas, mu : of ``set_timesteps``; lists are run as they are, but for the shift of flow models,
         which loops leave to the scheduler
     original_inference_steps, strength : of ``set_timesteps`` too: which part of a training table is run on
+    angles : of SANA-Sprint: its max_timesteps and intermediate_timesteps, which are levels of the class
     sampler, schedule : None is what the class has
     dialect, sampler_options, schedule_options : as for `ksched.build_sampler`
     layout : "calls", steps are model calls, of which there are as many as fit into their number; "steps", steps of the
@@ -211,15 +223,16 @@ def own_iterations(
     """
     check_replaced(stock, config)
     mu = mu if config.get("use_dynamic_shifting") else None
-    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength}
+    part: dict[str, Any] = {"original_inference_steps": original_inference_steps, "strength": strength, **angles}
     process = _process_of_part(config, stock, mu, original_inference_steps, strength)
     base = _Base(sampler, dialect, {}) if sampler is not None else _sampler_of(stock, config, process, mu)
     spec = sampler_spec(base.sampler)
     options = {**base.options, **our_words(spec.options, sampler_options or {})}
     check_drivable(spec, schedule)
 
-    def method(levels: Sequence[float] | Array) -> Method:
-        return Method(spec.key, tuple(float(v) for v in levels), process, base.dialect, options, base.beside)
+    def method(levels: Sequence[float] | Array, lead: tuple[float, ...] = ()) -> Method:
+        levels = tuple(check_sigmas(levels, process.sigma_limit).tolist())
+        return Method(spec.key, levels, process, base.dialect, options, base.beside, lead=lead)
 
     def scheduled(count: int) -> Method:
         if spec.levels is not None:
@@ -229,9 +242,15 @@ def own_iterations(
         name = schedule or NoiseSchedule.SIMPLE
         return method(scheduled_sigmas(config, process, name, count, dialect, schedule_options, stock))
 
-    sigmas, listed = _lists(process, sigmas, timesteps)
-    if sigmas is not None:
-        made = method(_listed_levels(sigmas, process, config, stock))
+    respaced = schedule is None and spec.levels is None and respaces(config, stock)
+    lists = {"timesteps": timesteps, "sigmas": sigmas}
+    sigmas, listed = given_lists(process, sigmas, timesteps) if not isinstance(process, SigmaTold) else (sigmas, None)
+    told = None
+    if respaced and stock is not None and (sigmas is not None or listed is not None):
+        made = method(_levels_of(stock, config, None, mu, {**part, **lists}))
+    elif sigmas is not None:
+        given = given_levels(sigmas, listed, process, config, stock)
+        made, told = method(given.levels, given.lead), given.told
     elif listed is not None:
         rest = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
         made = method(np.append(process_of(config, stock, mu).sigma(rest), 0.0))
@@ -239,7 +258,6 @@ def own_iterations(
         asked = check_steps(steps)
         by_calls = layout == "calls" and spec.levels is None
         made = scheduled(_steps_within(spec, asked, scheduled) if by_calls else asked)
-    told = None if sigmas is None else listed
     order = spec.calls if layout == "steps" and isinstance(spec.calls, int) else 1
     return _iterations_of(made, config, stock, told=told, order=order)
 
@@ -303,27 +321,6 @@ def _sampler_of(stock: str | None, config: Settings, process: Process, mu: float
     return _Base(request.sampler, Dialect.DIFFUSERS, options, beside)
 
 
-def _lists(
-    process: Process, sigmas: ArrayLike | None, timesteps: ArrayLike | None
-) -> tuple[ArrayLike | None, Array | None]:
-    """The lists of ``set_timesteps``: a class whose network is told how much data there is inverts either of them."""
-    listed = None if timesteps is None else np.asarray(timesteps, dtype=np.float64)
-    if listed is None or not is_told_data(process):
-        return sigmas, listed
-    return listed / process.timestep_scale if sigmas is None else sigmas, None
-
-
-def _listed_levels(sigmas: ArrayLike, process: Process, config: Settings, stock: str | None) -> Array:
-    """Levels of a list: as it is, but for the shift and the end of flow models."""
-    levels = np.asarray(sigmas, dtype=np.float64)
-    if not process.is_flow:
-        return levels
-    terminal = config.get("shift_terminal")
-    levels = np.append(process.sigma_at(levels[levels > 0]), 0.0)
-    levels = stretch_terminal(levels, terminal) if terminal else levels
-    return levels[:-1] if ends_low(config, stock) and len(levels) > 2 else levels
-
-
 def _iterations_of(
     method: Method, config: Settings, stock: str | None, *, told: Array | None, order: int
 ) -> Iterations:
@@ -335,9 +332,13 @@ def _iterations_of(
     order : iterations of a step, as the loop counts them
     """
     process, calls = method.process, method.whole.call_sigmas
+    if stock is not None and stock_class(stock).tells_end:  # its loops drop the last timestep
+        calls, told = np.append(calls, method.sigmas[-1]), None
     network = process.timestep(calls)
     if told is not None:
-        network = np.interp(calls, np.asarray(method.sigmas[: len(told)])[::-1], told[::-1])
+        lead = len(method.lead)
+        levels = np.asarray(method.sigmas[: len(told) - lead])
+        network = np.append(told[:lead], np.interp(calls[lead:], levels[::-1], told[lead:][::-1]))
     return Iterations(
         method,
         np.asarray(network, dtype=np.float64),
@@ -349,7 +350,9 @@ def _iterations_of(
     )
 
 
-def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part: Mapping[str, Any]) -> list[float]:
+def _levels_of(
+    stock: str, config: Settings, steps: int | None, mu: float | None, part: Mapping[str, Any]
+) -> list[float]:
     """Noise levels of a class for another sampler: each once, down to 0."""
     # what is of the method is replaced; levels are of noise, and the process inverts time
     settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}
@@ -359,7 +362,7 @@ def _levels_of(stock: str, config: Settings, steps: int, mu: float | None, part:
         settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
-    if found[0] > 1 and is_flow(config, stock):
+    if found[0] > 1 and is_flow(config, stock) and not takes_above_one(config, stock):
         raise ValueError(
             f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "
             "give a schedule too"

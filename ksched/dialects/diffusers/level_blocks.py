@@ -62,6 +62,8 @@ class LevelRequest(NamedTuple):
     mu: float | None
     original_inference_steps: int | None
     strength: float
+    max_timesteps: float | None = None
+    intermediate_timesteps: float | None = None
 
 
 @dataclass(frozen=True)

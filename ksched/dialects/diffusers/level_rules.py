@@ -195,7 +195,7 @@ def flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersL
         lowest = 1 / length if s["use_dynamic_shifting"] else Flow(shift).sigma_at(1 / length)
         sigmas = np.linspace(1, lowest, ask.steps)
     sigmas = stretched(Flow(shift).sigma_at(sigmas), s.get("shift_terminal"))
-    sigmas = between(rule, sigmas[0], sigmas[-1], len(sigmas)) if rule else sigmas
+    sigmas = between(rule, *rule_bounds(s, sigmas[0], sigmas[-1]), len(sigmas)) if rule else sigmas
     if s["invert_sigmas"]:
         return DiffusersLevels(np.append(1 - sigmas, 1.0), (1 - sigmas) * length)
     timesteps = sigmas * length if ask.timesteps is None else ask.timesteps

@@ -26,6 +26,7 @@ from ksched.dialects.diffusers.level_rules import (
     pndm_levels,
     sde_levels,
 )
+from ksched.dialects.diffusers.model_levels import flow_map_levels, minimax_levels, scm_levels
 from ksched.dialects.diffusers.solver_levels import family_b
 from ksched.options import check_steps
 from ksched.spelling import few
@@ -52,6 +53,7 @@ _SETTINGS: Mapping[str, Settings] = {
     "dynamic": {"use_dynamic_shifting": False, "time_shift_type": "exponential"},
     "terminal": {"shift_terminal": None},
     "flow": {"shift": 1.0},
+    "steep": {"shift": 12.0},
     "invert": {"invert_sigmas": False},
     "prk": {"skip_prk_steps": False},
     "distilled": {"original_inference_steps": 50},
@@ -117,13 +119,16 @@ _CLASSES: Mapping[str, ClassFacts] = {
         "LCM": ClassFacts(distilled_levels, "betas distilled", _DISTILLED),
         "TCD": ClassFacts(distilled_levels, "betas distilled", _DISTILLED, every_timestep=True),
         "IPNDM": ClassFacts(ipndm_levels, "trained"),
-        "FlowMatchEulerDiscrete": ClassFacts(flow_levels, _FLOW, _LISTS_MU, "same"),
-        "FlowMatchLCM": ClassFacts(flow_levels, _FLOW, _LISTS_MU, "same"),
+        "FlowMatchEulerDiscrete": ClassFacts(flow_levels, f"{_FLOW} range", _LISTS_MU, "same"),
+        "FlowMatchLCM": ClassFacts(flow_levels, f"{_FLOW} range", _LISTS_MU, "same"),
         "FlowMatchHeunDiscrete": ClassFacts(flow_levels, "flow", stages=heun_levels),
         "LTXEulerAncestralRF": ClassFacts(given_flow_levels, "", _LISTS_MU, "ignored"),
         "EDMEuler": ClassFacts(edm_levels, "edm final", "sigmas", "ignored", final_twice=True),
         "EDMDPMSolverMultistep": ClassFacts(edm_levels, "edm final"),
         "CosineDPMSolverMultistep": ClassFacts(edm_levels, "cosine_edm final", angle=True),
+        "FlowMapEulerDiscrete": ClassFacts(flow_map_levels, "flow", "timesteps sigmas", "same"),
+        "MiniMaxH3": ClassFacts(minimax_levels, "steep", "sigmas", "ignored"),
+        "SCM": ClassFacts(scm_levels, "", "timesteps max_timesteps intermediate_timesteps", "ignored"),
         "CMStochasticIterative": ClassFacts(consistency_levels, "consistency", "timesteps"),
     }.items()
 }
@@ -139,6 +144,8 @@ def diffusers_levels(
     mu: float | None = None,
     original_inference_steps: int | None = None,
     strength: float = 1.0,
+    max_timesteps: float | None = None,
+    intermediate_timesteps: float | None = None,
 ) -> DiffusersLevels:
     """The levels a diffusers scheduler runs at, in float64 where it computes them in float32.
 
@@ -146,8 +153,8 @@ def diffusers_levels(
     ----------
     scheduler : name of the class, such as "EulerDiscreteScheduler"
     config : its configuration, as in a ``scheduler_config.json``; settings that the class does not have are ignored
-    steps, timesteps, sigmas, mu, original_inference_steps, strength : what ``set_timesteps`` is given; classes differ
-        in which of them they take. Lists and arrays are the same
+    steps, timesteps, sigmas, mu, original_inference_steps, strength, max_timesteps, intermediate_timesteps : what
+        ``set_timesteps`` is given; classes differ in which of them they take. Lists and arrays are the same
 
     Returns
     -------
@@ -171,7 +178,8 @@ def diffusers_levels(
         raise ValueError(f"unknown scheduler class {scheduler!r}; {hint}")
     facts = _CLASSES[scheduler]
     given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu, "original_inference_steps": original_inference_steps}
-    for name, value in (given | {"strength": None if strength == 1 else strength}).items():
+    angles = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
+    for name, value in (given | angles | {"strength": None if strength == 1 else strength}).items():
         if value is not None and name not in facts.takes.split():
             raise ValueError(f"{scheduler} takes no {name}; it takes {', '.join(['steps', *facts.takes.split()])}")
     own = {"num_train_timesteps": 1000} | _merged(facts.has)
@@ -183,7 +191,7 @@ def diffusers_levels(
         raise ValueError(f"timestep_spacing must be 'linspace', 'leading' or 'trailing'; got {s['timestep_spacing']!r}")
     lists = _listed("timesteps", timesteps), _listed("sigmas", sigmas)
     count = _count(scheduler, facts, steps, [len(values) for values in lists if values is not None])
-    return facts.levels(facts, s, LevelRequest(count, *lists, mu, original_inference_steps, strength))
+    return facts.levels(facts, s, LevelRequest(count, *lists, mu, original_inference_steps, strength, *angles.values()))
 
 
 def level_settings(scheduler: str) -> Mapping[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from ksched.plan.plan import Plan
@@ -10,11 +12,24 @@ from ksched.plan.protocol import SamplerContext, SamplerFunction, Vector
 from ksched.plan.trace import trace
 from ksched.processes import Level, Process
 from ksched.samplers.blocks.noise_split import ancestral, renoise
+from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.schedules.grid import Grid
 
-__all__ = ["ddim_by_strides", "lms_by_place", "plms_by_strides", "traced"]
+__all__ = [
+    "Conversion",
+    "cogvideox_dpm",
+    "ddim_by_strides",
+    "ddim_upwards",
+    "euler_churned",
+    "heun_churned_off_flow",
+    "lms_by_place",
+    "plms_by_strides",
+    "prk_by_strides",
+    "traced",
+    "walk",
+]
 
 
 V = TypeVar("V", bound=Vector)
@@ -93,17 +108,211 @@ def plms_by_strides(
     """
     start, past = x, list[V]()
     for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
-        denoised = run.denoise(x, level)
-        if slopes == "eps":
-            slope = run.keep((x - level.alpha * denoised) / level.sigma)
-        else:
-            slope = run.keep((level.alpha * x - denoised) / level.sigma)
+        slope = _slope(run, level, x, slopes)
         if i == 1:
             mean, x = 0.5 * slope + 0.5 * past[0], start
         else:
             past = [slope, *past][:4]
             mean = combine(_PLMS[len(past) - 1], past)
-        if slopes == "v":
-            mean = s.alpha * mean + s.sigma * x
-        x = (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
+        x = _strided(s, t, x, mean, slopes)
+    return x
+
+
+def prk_by_strides(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    steps: Sequence[tuple[Level, Level]],
+    slopes: str,
+) -> V:
+    """PLMS after three Runge-Kutta steps, with the calls and steps of its program.
+
+    Parameters
+    ----------
+    levels : of the model calls, of which the first twelve are four for each Runge-Kutta step
+    steps : for every call (level left, level reached)
+    slopes : as for `plms_by_strides`
+    """
+    past, start, mean = list[V](), x, x
+    for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
+        slope = _slope(run, level, x, slopes)
+        if i >= 12:
+            past = [slope, *past][:4]
+            taken, start = combine(_PLMS[len(past) - 1], past), x
+        elif i % 4 == 0:
+            past, start, mean, taken = [slope, *past], x, (1 / 6) * slope, slope
+        elif i % 4 < 3:
+            mean, taken = run.keep(mean + (1 / 3) * slope), slope
+        else:
+            taken = mean + (1 / 6) * slope
+        x = run.keep(_strided(s, t, start, taken, slopes))
+    return x
+
+
+def _slope(run: SamplerContext[V], level: Level, x: V, slopes: str) -> V:
+    """What the model answers at a level, as eps or v."""
+    denoised = run.denoise(x, level)
+    if slopes == "eps":
+        return run.keep((x - level.alpha * denoised) / level.sigma)
+    return run.keep((level.alpha * x - denoised) / level.sigma)
+
+
+def _strided(s: Level, t: Level, x: V, mean: V, slopes: str) -> V:
+    """The step from one level to another along a slope."""
+    if slopes == "v":
+        mean = s.alpha * mean + s.sigma * x
+    return (t.alpha / s.alpha) * x + (t.sigma - t.alpha / s.alpha * s.sigma) * mean
+
+
+def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], anew: bool) -> V:
+    """Euler steps through levels in any order; a step of no length, or from data, changes nothing.
+
+    Parameters
+    ----------
+    levels : of the run
+    anew : all noise is drawn anew in each step
+    """
+    for s, t in pairwise(levels):
+        denoised = run.denoise(x, s)
+        if anew:
+            x = renoise(run, s, t, t.alpha * denoised, t.sigma)
+        else:
+            x = run.keep(ddim(s, t, x, denoised) if s != t and s.sigma > 0 else 1.0 * x)
+    return x
+
+
+#: of an answer: (what the input is divided by, x0 as a combination of state and output)
+Conversion = tuple[float, float, float]
+
+
+def euler_churned(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    begin: int,
+    hats: Sequence[float],
+    of_call: Sequence[Conversion],
+    of_hat: Sequence[Conversion],
+    s_noise: float,
+) -> V:
+    """Euler in sigma that adds noise after the model call and reads the answer as one about the new state.
+
+    Parameters
+    ----------
+    levels, begin : of the whole run, and the number of the step to begin with
+    hats : sigmas that the levels are raised to
+    of_call, of_hat : how the denoiser reads an answer at a level, and how the loop reads it at the raised one
+    s_noise : factor of the noise
+    """
+    for i in range(begin, len(levels) - 1):
+        s, t, hat = levels[i], levels[i + 1], hats[i]
+        denoised = run.denoise(x, s)
+        if hat > s.label:
+            output = (denoised - of_call[i][1] * x) / of_call[i][2]
+            x = x + s_noise * (hat * hat - s.label * s.label) ** 0.5 * run.noise(s, grid.process.level(hat))
+            denoised = of_hat[i][1] * x + of_hat[i][2] * output
+        x = run.keep((t.label / hat) * x + (1 - t.label / hat) * denoised)
+    return x
+
+
+def heun_churned_off_flow(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    begin: int,
+    stretch: Sequence[float],
+    s_noise: float,
+) -> V:
+    """Heun's method on flow states that adds noise after the first call of a step as if alpha were 1.
+
+    Parameters
+    ----------
+    levels : of the steps
+    begin : number of the model call to begin with; of a step that is under way nothing more is known than its end
+    stretch : raised sigma over sigma, of every level
+    s_noise : factor of the noise
+    """
+    first = (begin + 1) // 2
+    if begin % 2:
+        run.denoise(x, levels[first])
+        x = run.keep(1.0 * x)
+    for s, t, factor in zip(levels[first:], levels[first + 1 :], stretch[first:], strict=False):
+        hat = s.label * factor
+        slope = run.keep((x - run.denoise(x, s)) / hat)
+        if factor > 1:
+            x = x + s_noise * s.label * (factor * factor - 1) ** 0.5 * run.noise(s, t)
+        x = run.keep(x)
+        reached = run.keep(x + (t.label - hat) * slope)
+        if t.label == 0:
+            return reached
+        second = (reached - run.denoise(reached, t)) / t.label
+        x = run.keep(x + (t.label - hat) * 0.5 * (slope + second))
+    return x
+
+
+def ddim_upwards(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    reached: Sequence[Level],
+    left: Sequence[Level],
+    prediction: str,
+    pair: bool,
+) -> V:
+    """DDIM from data to noise: the answer of a call at the level reached is read as one at the level left.
+
+    Parameters
+    ----------
+    reached, left : levels of the steps
+    prediction : what the network predicts, in the words of diffusers
+    pair : the model answers with the edited prediction at the level left too, before that at the level reached
+    """
+    for s, t in zip(left, reached, strict=True):
+        edited, source = run.denoise_both(x, t) if pair else (None, run.denoise(x, t))
+        if prediction == "v_prediction":
+            v = (t.alpha * x - source) / t.sigma
+            denoised, eps = s.alpha * x - s.sigma * v, s.alpha * v + s.sigma * x
+        elif prediction == "sample":
+            denoised, eps = source, (x - s.alpha * source) / max(s.sigma, 1e-300)
+        else:
+            eps = (x - t.alpha * source) / t.sigma
+            denoised = (x - s.sigma * eps) / s.alpha
+        x = run.keep(t.alpha * (denoised if edited is None else edited) + t.sigma * eps)
+    return x
+
+
+def cogvideox_dpm(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    levels: Sequence[Level],
+    arrivals: Sequence[Level],
+    inside: Sequence[bool],
+) -> V:
+    """DPM-Solver++(2M) with noise from every level to one of its own.
+
+    Parameters
+    ----------
+    levels, arrivals : of the steps
+    inside : whether the arrival is a level of the training; the last one is not, and that step is of first order
+    """
+    before: tuple[float, V] | None = None
+    for s, t, within in zip(levels, arrivals, inside, strict=True):
+        mean = denoised = run.denoise(x, s)
+        h = t.lam - s.lam
+        if before is not None and within and math.isfinite(before[0]):
+            share = h / (2 * (s.lam - before[0]))
+            mean = (1 + share) * denoised - share * before[1]
+        before = s.lam, denoised
+        kept = t.sigma / s.sigma * math.exp(-h)
+        x = kept * x - t.alpha * math.expm1(-2 * h) * mean
+        x = renoise(run, s, t, x, t.sigma * math.sqrt(-math.expm1(-2 * h)))
     return x

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ksched.dialects.diffusers.literal_requests import rises, rising_plan
 from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.names.enums import Dialect
@@ -40,6 +41,7 @@ class Method:
     sigmas : levels of the whole run
     request : of a stock class, where that has something that no sampler has
     changed : those of the options that are not the class's own
+    lead : levels before the first of ``sigmas``, at which the run begins with Euler steps up to that
     """
 
     sampler: str
@@ -49,6 +51,7 @@ class Method:
     options: Mapping[str, Any]
     request: Request | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
+    lead: tuple[float, ...] = ()
     _plans: dict[Any, Plan | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, begin: int = 0, extra: Mapping[str, Any] | None = None) -> Plan | None:
@@ -66,8 +69,21 @@ class Method:
             self._plans[key] = self._plan(begin, extra)
         return self._plans[key]
 
+    def same_calls(self, begin: int, extra: Mapping[str, Any]) -> bool:
+        """Whether the model is called at the levels that are known, with options that were not known before."""
+        known, plan = self.plan(begin), self.plan(begin, extra)
+        if known is None or plan is None:
+            return known is plan
+        calls, others = known.call_sigmas, plan.call_sigmas
+        return len(calls) == len(others) and np.allclose(calls, others, rtol=1e-9, atol=0)
+
     def _plan(self, begin: int, extra: Mapping[str, Any] | None) -> Plan | None:
         options = {**self.options, **(extra or {})}
+        if self.lead and begin >= len(self.lead):
+            return replace(self, lead=()).plan(begin - len(self.lead), extra)
+        if self.lead:
+            levels = [self.process.level(sigma) for sigma in self.lead[begin:]]
+            return _led(levels, self.sampler, self.sigmas, self.process, self.dialect, options)
         if self.request is not None and self.request.literal is not None:
             return self.request.literal(begin, {**self.changed, **(extra or {})})
         whole = self.whole if options == self.options else self._built(self.sigmas, options)
@@ -97,13 +113,25 @@ class Method:
         return -1 / plan.levels[calls].alpha if slopes else 0.0
 
     @cached_property
+    def has_stages(self) -> bool:
+        """Whether a step has several model calls."""
+        literal = self.request is not None and self.request.literal is not None
+        return not literal and len(set(self.whole.call_steps)) < len(self.whole.call_steps)
+
+    @cached_property
     def whole(self) -> Plan:
         """The plan of the whole run."""
+        if self.lead:
+            whole = self._plan(0, None)
+            assert whole is not None
+            return whole
         return self._built(self.sigmas, self.options)
 
     def _built(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> Plan:
         def plan(**more: Any) -> Plan:
             how: Any = {**options, **more}
+            if rises(sigmas):
+                return rising_plan(self.sampler, self.process, sigmas, how)
             return build_sampler(self.sampler, sigmas=sigmas, process=self.process, dialect=self.dialect, **how).plan
 
         made = plan()

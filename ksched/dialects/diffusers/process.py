@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
-from ksched.dialects.diffusers.request import FlowToData, is_told_data
+from ksched.dialects.diffusers.request import FlowToData, SigmaTold
+from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.dialects.diffusers.words import prediction_word
-from ksched.names.enums import Dialect, Prediction
+from ksched.names.enums import Dialect
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.schedules.transforms import stretch_terminal
-from ksched.types import Array, ArrayLike
+from ksched.types import Array
 
 __all__ = [
     "Settings",
-    "conversions_of",
     "distilled",
     "ends_low",
     "is_flow",
@@ -29,35 +28,11 @@ __all__ = [
     "process_of",
     "scheduled_sigmas",
     "start_std",
+    "takes_above_one",
 ]
 
 
 Settings = Mapping[str, Any]
-
-
-def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
-    """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
-    kind = Prediction.parse(prediction)
-    if isinstance(process, EDM) and kind == "epsilon":  # as classes with sigma_data call the F of this process alone
-        kind = Prediction.EDM
-    if process.zero_terminal_snr and kind == "epsilon":
-        # what a table stands in for with a large sigma has an eps; pure noise has none
-        if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
-            raise ValueError("prediction_type 'epsilon' says nothing at zero terminal SNR: the first state is noise")
-        process = VP(variance_preserving=process.variance_preserving)
-    if process.is_flow and kind == "epsilon":  # no model is trained so, but a class of diffusers has it
-        levels = [process.level(float(sigma)) for sigma in np.asarray(sigmas).tolist()]
-        if any(level.alpha <= 0 for level in levels):
-            raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
-        return [(1.0, 1 / level.alpha, -level.sigma / level.alpha) for level in levels]
-    found = Denoiser(_no_network, process, kind).conversions(sigmas)
-    if is_told_data(process) and kind == "flow":
-        return [(norm, of_x, -of_output) for norm, of_x, of_output in found]
-    return found
-
-
-def _no_network(x: Any, timestep: Any) -> Any:
-    raise NotImplementedError
 
 
 def prediction_of(config: Settings, stock: str | None) -> str:
@@ -82,6 +57,8 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
         config = {name: value for name, value in config.items() if name not in others}
     if is_flow(config, stock):
         return _flow_of(config, stock, mu)
+    if stock == "SCMScheduler":
+        return TrigFlow(float(config.get("sigma_data") or 0.5))
     low, high, data = (config.get(name) for name in ("sigma_min", "sigma_max", "sigma_data"))
     if data is not None:
         of_data = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
@@ -94,13 +71,24 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
     return table
 
 
-def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Flow:
+def takes_above_one(config: Settings, stock: str | None) -> bool:
+    """Whether a flow class is told by a rule to go to levels above 1, at which states are no flow states."""
+    rules = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    by_rule = stock is not None and "sigma_max" in settings_of(stock) and any(config.get(name) for name in rules)
+    return bool(by_rule and is_flow(config, stock) and (config.get("sigma_max") or 0.0) > 1)
+
+
+def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Process:
     """The process of a configuration of a flow model."""
     length = int(config.get("num_train_timesteps") or 1000)
     names = ("shift",) if stock and "shift" in settings_of(stock) else ("flow_shift", "shift")
     shifts = [float(config[name]) for name in names if config.get(name) not in (None, 1.0)]
     dynamic = {"use_dynamic_shifting": bool(config.get("use_dynamic_shifting")), "shift": (shifts or [1.0])[0]}
     shift = flow_shift(dynamic | {"time_shift_type": config.get("time_shift_type") or "exponential"}, mu)
+    if stock is not None and CLASSES[stock].told_share:
+        return FlowToData(shift, 1000, 1.0, shows_data=False)
+    if takes_above_one(config, stock):
+        return SigmaTold(config.get("sigma_min") or 0.002, config["sigma_max"], float(length))
     kind = FlowToData if config.get("invert_sigmas") else Flow
     # where the network is told sigma itself, the class has a table of one level, which is no spacing
     return kind(shift, 1000 if length == 1 else length, float(length))

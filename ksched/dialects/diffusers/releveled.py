@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ksched.dialects.diffusers.conversions import conversions_of
 from ksched.dialects.diffusers.iterations import Iterations
-from ksched.dialects.diffusers.process import Settings, conversions_of, prediction_of
+from ksched.dialects.diffusers.process import Settings, prediction_of
 from ksched.dialects.diffusers.request import falling
 from ksched.types import Array
 

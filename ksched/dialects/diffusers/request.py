@@ -10,42 +10,31 @@ from typing import Any, NamedTuple, TypeGuard
 from ksched.dialects.diffusers.betas import Settings
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
 from ksched.plan.plan import Plan
-from ksched.processes import VP, Flow, Process
+from ksched.processes import VE, VP, Flow, Process
 
 __all__ = [
-    "CHURN_NOT_IN_EPS",
-    "CHURN_OFF_FLOW",
     "EDITED_TCD",
     "ENDS_ON_NOISE",
     "NOT_A_NUMBER",
-    "OTHER_LEVELS",
-    "RISING",
     "FlowToData",
     "NotRepresentedError",
     "Request",
     "Run",
+    "SigmaTold",
     "falling",
+    "flow_of",
     "is_told_data",
+    "level_after",
     "level_of",
+    "shows_data",
+    "stride_of",
 ]
-
-
-OTHER_LEVELS = "its steps arrive at other levels than the next ones start from: prev_timestep is t - N // n"
-
-
-RISING = "its levels rise, and a grid of ours falls"
 
 
 ENDS_ON_NOISE = (
     "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
     "inverted time as it is meant"
 )
-
-
-CHURN_NOT_IN_EPS = "it churns after the model call, and makes of an answer that is no eps a prediction of the new state"
-
-
-CHURN_OFF_FLOW = "it churns flow states as if they were x0 + sigma * eps, and drops the noise of every second call"
 
 
 NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
@@ -62,8 +51,11 @@ class NotRepresentedError(ValueError):
 class FlowToData(Flow):
     """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
 
-    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere.
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere; the class has it
+    the other way round too if ``shows_data``.
     """
+
+    shows_data: bool = True
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return self.timestep_scale * (1 - sigma)
@@ -72,9 +64,30 @@ class FlowToData(Flow):
         return 1 - timestep / self.timestep_scale
 
 
+@dataclass(frozen=True)
+class SigmaTold(VE):
+    """States ``x0 + sigma * eps`` under a class of flow models, whose list of levels goes above 1 (Cosmos 2).
+
+    The velocity that it is handed is eps. Timesteps are ``timestep_scale`` times sigma.
+    """
+
+    timestep_scale: float = 1000.0
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return self.timestep_scale * sigma
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return timestep / self.timestep_scale
+
+
 def is_told_data(process: Process) -> TypeGuard[FlowToData]:
     """Whether the network is told how much data there is: ``invert_sigmas`` means that, which no process says."""
     return isinstance(process, FlowToData)
+
+
+def shows_data(process: Process) -> bool:
+    """Whether the class has the share of data in its list of sigmas."""
+    return is_told_data(process) and process.shows_data
 
 
 class Request(NamedTuple):
@@ -88,6 +101,8 @@ class Request(NamedTuple):
     literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
     pair : the model answers with the edited prediction and the one that eps comes from
     noise_by_step : one noise is drawn at every step, used or not
+    draws_before : how many noises nobody uses are drawn before that, at each step but the first of a run
+    read_at : levels at which the class takes the answers of the calls to be, where they are other ones
     learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
     boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
     """
@@ -100,6 +115,8 @@ class Request(NamedTuple):
     literal: Callable[[int, Mapping[str, Any]], Plan] | None = None
     pair: bool = False
     noise_by_step: bool = False
+    draws_before: Sequence[int] = ()
+    read_at: Sequence[float] | None = None
     learned_variance: str | None = None
     boundary: float = 0.0
 
@@ -131,6 +148,24 @@ def level_of(process: VP, timestep: float) -> float:
     beyond = max(int(timestep) - len(process.betas) + 1, 0)
     alpha_bar = float(process.alphas_cumprod[int(timestep) - beyond])
     return math.sqrt((1 - alpha_bar) / alpha_bar) * (1 + 1e-3 * beyond) if alpha_bar > 0 else math.inf
+
+
+def level_after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
+    """The level of a timestep, or of the end where that is below all."""
+    if timestep >= 0:
+        return level_of(process, timestep)
+    return 0.0 if s.get("set_alpha_to_one", to_one) else level_of(process, 0)
+
+
+def flow_of(run: Run) -> Flow:
+    """The process of a flow class's run; the shift is in the levels already."""
+    kind = FlowToData if run.config.get("invert_sigmas") else Flow
+    return kind(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
+
+
+def stride_of(run: Run) -> int:
+    """Timesteps of a step, in classes that go by them."""
+    return int(run.config.get("num_train_timesteps", 1000) // run.steps)
 
 
 #: ratio of two levels that only rounding tells apart

@@ -52,7 +52,9 @@ SUPPORTED_USE: tuple[str, ...] = (
     *_keywords("add_noise", "original_samples noise timesteps"),
     *_keywords("register_to_config", "clip_sample final_sigmas_type sigma_data sigma_max sigma_min"),
     *_keywords("set_timesteps", "num_inference_steps device timesteps sigmas mu original_inference_steps strength"),
+    *_keywords("set_timesteps", "max_timesteps intermediate_timesteps"),
     *_keywords("step", "model_output timestep sample generator return_dict eta use_clipped_model_output"),
+    *_keywords("step", "per_token_timesteps pred_original_sample variance_noise"),
 )
 
 
@@ -79,14 +81,11 @@ _STOCHASTIC = "of ScoreSdeVeScheduler and KarrasVeScheduler alone, whose loops a
 _HELIOS = "of Helios' schedulers alone, whose stages are their own"
 
 
-#: keywords of `step` and ``set_timesteps`` that are not there yet
+#: keywords of `step` that are not there
 _NOT_YET: Mapping[str, str] = {
     **dict.fromkeys(
-        _keywords("step", "per_token_timesteps pred_original_sample prev_timestep variance_noise"),
+        _keywords("step", "prev_timestep"),
         "step has no such keyword here",
-    ),
-    **dict.fromkeys(
-        _keywords("set_timesteps", "max_timesteps intermediate_timesteps"), "of SCMScheduler, which is not replaced"
     ),
 }
 

@@ -330,7 +330,7 @@ def _begin_at(scheduler: Any, timestep: Any) -> None:
     run: Driver = scheduler._run
     run.prepare()
     first = scheduler._index(timestep)
-    run.begin(first, {}, clipped_pair=False)
+    run.begin(first, {}, False)
     scheduler._step_index = first
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -16,7 +17,7 @@ from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.process import is_flow
 from ksched.dialects.diffusers.request import NotRepresentedError
 
-__all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table"]
+__all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table", "step_arguments_of"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ def defaults_of(name: str) -> dict[str, Any]:
     return written or {**level_settings(CLASSES[name].levels or name), **of_cosine}
 
 
+@cache
+def step_arguments_of(name: str) -> frozenset[str]:
+    """Arguments of the ``step`` of a class."""
+    return frozenset(inspect.signature(getattr(diffusers, name).step).parameters)
+
+
 def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The betas of a class as its table has them, whose numbers it rounds; nothing if there is no plain table."""
     table_of = getattr(diffusers, name)
@@ -109,6 +116,14 @@ def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"trained_betas": betas} if np.all((betas > 0) & (betas < 1)) else {}  # else rounding has the last word
 
 
+#: settings that pipelines add to the configuration of their scheduler
+_REGISTERED = frozenset(("sigma_max", "sigma_min", "sigma_data", "final_sigmas_type"))
+
+
+#: in names of classes that have the settings of another one, which is meant unless the name is there
+_RARE = ("Parallel", "Inverse", "CogVideoXDPM", "FlowMap")
+
+
 def class_of(config: Mapping[str, Any]) -> str | None:
     """The class of a configuration that does not name it: the one with exactly these settings, and these defaults."""
     keys = {key for key in config if not key.startswith("_")}
@@ -116,7 +131,9 @@ def class_of(config: Mapping[str, Any]) -> str | None:
     fits = []
     for name in CLASSES:
         defaults = defaults_of(name) if hasattr(diffusers, name) else {}
-        if set(defaults) == keys and all(config[key] == defaults[key] for key in unset):
+        # Cosmos 2 registers settings that its flow class does not have
+        beside = _REGISTERED - set(defaults) if name.startswith("FlowMatch") else frozenset()
+        if set(defaults) == keys - beside and all(config[key] == defaults[key] for key in unset):
             fits.append(name)
-    plain = [name for name in fits if "Parallel" not in name and "Inverse" not in name] or fits
+    plain = [name for name in fits if not any(word in name for word in _RARE)] or fits
     return plain[0] if len(plain) == 1 else None

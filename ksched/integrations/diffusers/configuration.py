@@ -17,7 +17,7 @@ from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own
 from ksched.dialects.diffusers.process import is_flow, process_of
 from ksched.dialects.diffusers.releveled import releveled
 from ksched.dialects.diffusers.request import NotRepresentedError
-from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table
+from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table, step_arguments_of
 from ksched.integrations.diffusers.places import check_places
 from ksched.names.enums import Dialect
 from ksched.options import check_steps
@@ -92,6 +92,29 @@ class Configuration:
         return calls if self.entries.layout == "steps" and isinstance(calls, int) else 1
 
     @property
+    def tells_end(self) -> bool:
+        """Whether a list of timesteps has the end too."""
+        stock = self.entries.stock_class
+        return stock is not None and stock_class(stock).tells_end
+
+    @cached_property
+    def takes_eta(self) -> bool:
+        """Whether pipelines are to tell ``step`` the eta that their user gives them: where it is DDIM's."""
+        entries = self.entries
+        if "eta" in (entries.sampler_options or {}):
+            return False
+        if entries.sampler is not None:
+            return "eta" in (sampler_spec(entries.sampler).arguments(Dialect.DIFFUSERS) or ())
+        return entries.stock_class is not None and "eta" in step_arguments_of(entries.stock_class)
+
+    def takes_as_number(self, request: Mapping[str, Any]) -> bool:
+        """Whether a list is read as its length: the even one of flow pipelines, where levels were chosen."""
+        entries = self.entries
+        own_levels = entries.sampler is not None and sampler_spec(entries.sampler).levels is not None
+        even = request.get("timesteps") is None and _is_even(request.get("sigmas"))
+        return (own_levels or entries.schedule is not None) and self.is_flow and even
+
+    @property
     def option_names(self) -> list[str]:
         """Names of the options of the sampler and the schedule that are chosen."""
         sampler, schedule = self.entries.sampler, self.entries.schedule
@@ -112,7 +135,8 @@ class Configuration:
         levels : contract sigmas in place of those that come of all this, which a program has written over them
         """
         how = {name: request.get(name) for name in ("timesteps", "sigmas", "mu")}
-        how |= {name: request[name] for name in ("original_inference_steps", "strength") if name in request}
+        part = ("original_inference_steps", "strength", "max_timesteps", "intermediate_timesteps")
+        how |= {name: request[name] for name in part if name in request}
         steps = request.get("num_inference_steps")
         if self.is_stock:
             return self._stock_iterations(steps, {**how, "levels": levels}, given)
@@ -135,9 +159,7 @@ class Configuration:
 
     def _own_iterations(self, steps: int | None, how: dict[str, Any], given: Mapping[str, Any] | None) -> Iterations:
         entries = self.entries
-        own_levels = entries.sampler is not None and sampler_spec(entries.sampler).levels is not None
-        only_even = how["timesteps"] is None and _is_even(how["sigmas"])
-        if (own_levels or entries.schedule is not None) and self.is_flow and only_even:
+        if self.takes_as_number(how):
             steps, how["sigmas"] = len(how["sigmas"]), None
         return own_iterations(
             self.settings,
@@ -269,13 +291,14 @@ def _says_what_model(entries: Any) -> bool:
 
 # --------------------------------------------------------------------------------------------- arguments of a run
 def run_request(
-    is_flow_model: bool,
+    configuration: Configuration,
     num_inference_steps: int | None,
     timesteps: Any,
     sigmas: Any,
     mu: float | None,
     original_inference_steps: int | None,
     strength: float,
+    angles: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """Arguments of ``set_timesteps``, checked, by name; those that ask for a part of the training only if they do.
 
@@ -289,15 +312,17 @@ def run_request(
         "timesteps": _listed(timesteps),
         "sigmas": _listed(sigmas),
         **_part(original_inference_steps, strength),
+        **{name: float(value) for name, value in (angles or {}).items() if value is not None},
     }
     lists = [values for values in (request["timesteps"], request["sigmas"]) if values is not None]
     if num_inference_steps is None and not lists:
         raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
     if num_inference_steps is not None and lists:
         both = f"num_inference_steps={num_inference_steps} and a list of {len(lists[0])}"
-        if not is_flow_model:
+        if not configuration.is_flow and not configuration.tells_end:
             raise ValueError(f"give num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
-        if any(len(values) != num_inference_steps for values in lists):
+        more = int(configuration.tells_end)
+        if any(len(values) != num_inference_steps + more for values in lists):
             raise ValueError(f"num_inference_steps must be the length of the list; got {both}")
     return request
 
@@ -327,4 +352,6 @@ def _is_even(sigmas: Sequence[float] | None) -> bool:
     """Whether a list is the one by which flow pipelines ask for its length."""
     if not sigmas:
         return False
-    return bool(np.allclose(sigmas, np.linspace(1, 1 / len(sigmas), len(sigmas)), rtol=0, atol=1e-6))
+    count = len(sigmas)
+    evens = np.linspace(1, 1 / count, count), np.linspace(0, 1, count)  # the second is Cosmos 2's, of shares
+    return any(bool(np.allclose(sigmas, even, rtol=0, atol=1e-6)) for even in evens)

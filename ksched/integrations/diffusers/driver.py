@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +16,34 @@ from ksched.dialects.diffusers.iterations import Iterations
 from ksched.dialects.diffusers.process import start_std
 from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
+from ksched.integrations.diffusers.class_of import step_arguments_of
 from ksched.integrations.diffusers.configuration import Configuration
-from ksched.names.enums import Dialect
+from ksched.integrations.diffusers.step_arguments import heeded_options
 from ksched.processes import Level
 from ksched.samplers.euler import boundary_scaling
 from ksched.samplers.registry import sampler_spec
 from ksched.types import Array
 
-__all__ = ["Driver", "identity_mark", "split_variance"]
+__all__ = ["Driver", "Told", "identity_mark", "split_variance"]
+
+
+class Told(NamedTuple):
+    """What ``step`` is told of one call.
+
+    Attributes
+    ----------
+    prediction : the x0 prediction, in place of what the output says
+    noise : that of the step, in place of one that is drawn
+    apart : where tokens are at a level of their own: which ones, and their next states
+    """
+
+    prediction: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    apart: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+#: what most calls are told
+_NOTHING = Told()
 
 
 class Driver:
@@ -55,6 +76,10 @@ class Driver:
         self._extra: dict[str, Any] = {}
         self._churn: dict[str, Any] | None = None
         self._noise = _Noise()
+        self._told: dict[str, Any] = {}
+        self._at, self._goes_back = 0, False
+        self._shape: torch.Size | None = None
+        self._before: _Place | None = None
 
     # ------------------------------------------------------------------------------------------------------ iterations
 
@@ -105,6 +130,7 @@ class Driver:
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._saved, self._run, self._handed_out = state, None, None
+        self._shape = None  # it may be another one
 
     def has_other_size(self, sample: torch.Tensor) -> bool:
         """Whether a state is of another size than the run's, amid it."""
@@ -185,39 +211,92 @@ class Driver:
         self._request = {"num_inference_steps": int(configuration.entries.num_train_timesteps)}
         self._made_of = None
 
-    def begin(self, first: int, given: Mapping[str, Any], *, clipped_pair: bool) -> None:
+    @property
+    def option_names(self) -> Set[str]:
+        """Names of the options of the sampler."""
+        assert self.iterations is not None
+        return sampler_spec(self.iterations.method.sampler).options.keys()
+
+    def begin(self, first: int, given: Mapping[str, Any], clipped: bool | None) -> None:
         """Begin a run at an iteration, with what ``step`` is told at the first call.
 
         Parameters
         ----------
         first : number of the iteration
-        given : options of the sampler
-        clipped_pair : take eps, too, from the edited prediction
+        given, clipped : see `heeded_options`
         """
         assert self.iterations is not None
         assert self._request is not None
-        self._run = None
-        self._first = first
+        self.leave_at(first)
+        self._told = dict(given)
         configuration, method = self.configuration, self.iterations.method
-        own, spec = configuration.entries.sampler_options or {}, sampler_spec(method.sampler)
-        extra = {name: value for name, value in given.items() if name in spec.options and value is not None}
-        taken = spec.arguments(Dialect.DIFFUSERS) or ()
-        if "eta" not in taken or "eta" in own:  # pipelines tell every scheduler an eta
-            extra.pop("eta", None)
-        if method.request is not None and method.request.pair and clipped_pair:
-            extra["pair"] = False
+        extra = heeded_options(configuration, method, given, clipped)
         self._extra = extra
         if given.get("s_churn"):
-            if not configuration.is_stock or "s_churn" not in extra or "s_churn" not in taken:
+            stock = configuration.entries.stock_class
+            if not configuration.is_stock or "s_churn" not in step_arguments_of(stock):
                 raise ValueError(
                     "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
                     "give it in sampler_options, with sampler euler, heun or dpm_2"
                 )
-            self.iterations, self._extra = configuration.iterations(self._request, extra, self._levels), {}
-            self._made_of, self._churn = None, extra
+            churn = {name: value for name, value in given.items() if value is not None and name != "eta"}
+            self.iterations, self._extra = configuration.iterations(self._request, churn, self._levels), {}
+            self._made_of, self._churn = None, churn
+        elif extra and not configuration.is_stock and not method.same_calls(first, extra):
+            raise ValueError(
+                f"{', '.join(extra)} would change the model calls, which are fixed by now: give it in sampler_options"
+            )
+
+    def check_same(self, given: Mapping[str, Any]) -> None:
+        """Warn of options that are other ones than at the first call of the run."""
+        if given != self._told:
+            changed = {name: value for name, value in given.items() if value != self._told.get(name)}
+            warnings.warn(
+                f"step is given {', '.join(f'{name}={value!r}' for name, value in changed.items())} in the middle of a "
+                "run, which changes nothing: the options of its first call hold",
+                stacklevel=4,
+            )
+
+    # ------------------------------------------------------------------------------------------------ going back
+
+    @property
+    def at(self) -> int:
+        """Number of the next iteration, as the run counts them."""
+        return self._at
+
+    def leave_at(self, index: int) -> None:
+        """Begin anew at an iteration, with nothing known of those before."""
+        self._run, self._saved, self._handed_out, self._before = None, None, None, None
+        self._first = self._at = index
+        self._shape = None
+
+    def _go_to(self, index: int, shape: torch.Size) -> None:
+        """Be at an iteration, with states of a shape: pipelines count back to do a step again, or do one aside."""
+        if self._at != index or (self._shape is not None and self._shape != shape):
+            here, before = self._place(self._run) if self._at == index else None, self._before
+            self.leave_at(index)
+            if before is not None and (before.number, before.shape) == (index, shape):
+                self._first, self._handed_out, self._shape = before.first, before.handed_out, before.shape
+                self._run, self._saved = before.run, before.saved
+                return
+            self._before, self._goes_back, self._shape = here, True, shape
+        elif self._goes_back and self._run is not None:
+            self._before = self._place(None)
+        self._shape = shape
+
+    def _place(self, run: Run | None) -> _Place:
+        """Where the run is, with itself or, if it is None, with a copy of its numbers."""
+        saved = self._saved if self._run is None else self._run.state_dict() if run is None else None
+        return _Place(self._at, self._shape, self._first, self._handed_out, run, saved)
 
     def step(
-        self, index: int, output: torch.Tensor, variance: torch.Tensor | None, sample: torch.Tensor, generator: Any
+        self,
+        index: int,
+        output: torch.Tensor,
+        variance: torch.Tensor | None,
+        sample: torch.Tensor,
+        generator: Any,
+        told: Told = _NOTHING,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The state after an iteration, and the x0 prediction of its model call.
 
@@ -227,6 +306,7 @@ class Driver:
         output, variance : of the network, see `split_variance`
         sample : the state, edited or not
         generator : of the noise, unless that has a seed
+        told : what the loop knows better
         """
         assert self.iterations is not None
         iterations, seed = self.iterations, self.configuration.entries.noise_seed
@@ -238,10 +318,14 @@ class Driver:
                 f"with iteration {iterations.beyond} as image to image does"
             )
         request = iterations.method.request or Request("", (), iterations.process)  # a sampler of ours has no extras
-        self._noise.take(generator, output)
+        self._noise.take(generator, output, told.noise)
+        self._go_to(index, sample.shape)
         call, run = self._answer(index, output, sample), self._running(sample)
-        if request.noise_by_step and seed is None:
-            self._noise.draw_ahead()
+        if told.prediction is not None:
+            call = call._replace(edited=told.prediction.to(call.denoised.dtype))
+        if seed is None and told.noise is None:
+            dropped = request.draws_before[index] if request.draws_before and index > self._first else 0
+            self._noise.draw_ahead(dropped, request.noise_by_step)
         previous = sample if run is None or run.done else self._advance(run, call)  # a last step may have no length
         self._handed_out, compute = identity_mark(previous), call.denoised.dtype
         if request.learned_variance is not None and iterations.timesteps[index] > 0:
@@ -253,7 +337,11 @@ class Driver:
             level = iterations.levels[index]
             of_state, of_shown = boundary_scaling(level, float(iterations.timesteps[index]), request.boundary)
             shown = (of_shown * shown).add(sample.to(compute), alpha=of_state)
+        if told.apart is not None:
+            previous = torch.where(told.apart[0], told.apart[1], previous.to(compute))
+            self._handed_out = None
         self._noise.release()
+        self._at = index + 1
         return previous.to(sample.dtype), shown.to(sample.dtype)
 
     def _answer(self, index: int, output: torch.Tensor, sample: torch.Tensor) -> _Answer:
@@ -261,10 +349,14 @@ class Driver:
         assert self.iterations is not None
         _, of_x, of_output = self.iterations.conversions[index]
         compute = torch.promote_types(sample.dtype, torch.float32)
-        denoised = output.to(compute) * of_output
-        if of_x != 0:
-            denoised = denoised.add(sample.to(compute), alpha=of_x)
-        return _Answer(sample, output, of_x, of_output, denoised, self.configuration.edited(denoised))
+        denoised = _combined(sample, output, of_x, of_output, compute)
+        said = (
+            None
+            if self.iterations.read is None
+            else _combined(sample, output, *self.iterations.read[index][1:], compute)
+        )
+        edited = self.configuration.edited(denoised if said is None else said)
+        return _Answer(sample, output, of_x, of_output, denoised, edited, said)
 
     def _running(self, sample: torch.Tensor) -> Run | None:
         """The run, with the state that was handed over; None if no model call is left for it."""
@@ -311,12 +403,30 @@ class Driver:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_saved": self.state}
-        return state | {"_run": None, "_handed_out": None, "iterations": None, "_made_of": None, "_noise": _Noise()}
+        return state | {"_run": None, "_handed_out": None, "iterations": None, "_made_of": None, **_not_copied()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._request is not None:
             self.iterations = self.configuration.iterations(self._request, self._churn, self._levels)
+
+
+class _Place(NamedTuple):
+    """Where a run was, to go back to.
+
+    Attributes
+    ----------
+    number : of the iteration that was next
+    shape, first, handed_out : of its states, as the driver has them
+    run, saved : the run itself, if it has not gone on since, or its numbers
+    """
+
+    number: int
+    shape: torch.Size | None
+    first: int
+    handed_out: tuple[Any, ...] | None
+    run: Run | None
+    saved: dict[str, Any] | None
 
 
 class _Answer(NamedTuple):
@@ -327,6 +437,7 @@ class _Answer(NamedTuple):
     sample, output : the state, and what the network made of it
     of_x, of_output : x0 as a combination of the two
     denoised, edited : that combination, and what the settings make of it; None if they leave it
+    said : what the class takes the prediction to be, where that is another combination
     """
 
     sample: torch.Tensor
@@ -335,11 +446,20 @@ class _Answer(NamedTuple):
     of_output: float
     denoised: torch.Tensor
     edited: torch.Tensor | None
+    said: torch.Tensor | None
 
     @property
     def prediction(self) -> torch.Tensor:
         """The x0 prediction that counts."""
-        return self.denoised if self.edited is None else self.edited
+        said = self.denoised if self.said is None else self.said
+        return said if self.edited is None else self.edited
+
+
+def _combined(
+    sample: torch.Tensor, output: torch.Tensor, of_x: float, of_output: float, compute: torch.dtype
+) -> torch.Tensor:
+    found = output.to(compute) * of_output
+    return found if of_x == 0 else found.add(sample.to(compute), alpha=of_x)
 
 
 class _Noise:
@@ -350,9 +470,9 @@ class _Noise:
         self._like: torch.Tensor | None = None
         self._drawn: torch.Tensor | None = None
 
-    def take(self, generator: Any, like: torch.Tensor) -> None:
-        """Draw from a generator from now on."""
-        self._generator, self._like = generator, like
+    def take(self, generator: Any, like: torch.Tensor, given: torch.Tensor | None = None) -> None:
+        """Draw from a generator from now on, or have the noise that is given."""
+        self._generator, self._like, self._drawn = generator, like, given
 
     def release(self) -> None:
         """Keep nothing of the step."""
@@ -367,13 +487,20 @@ class _Noise:
         )
         return noise
 
-    def draw_ahead(self) -> None:
-        """Draw the step's noise now, whether it is used or not."""
-        self._drawn = self.new()
+    def draw_ahead(self, dropped: int, also: bool) -> None:
+        """Draw some noises that nobody uses, and the step's if that is ``also`` drawn, used or not."""
+        for _ in range(dropped):
+            self.new()
+        self._drawn = self.new() if also else None
 
     def between(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
         """Noise of the step, as a run asks for it."""
         return self.new() if self._drawn is None else self._drawn
+
+
+def _not_copied() -> dict[str, Any]:
+    """What a copy of a driver has anew."""
+    return {"_noise": _Noise(), "_before": None}
 
 
 def _learned_std(variance: torch.Tensor | None, s: Level, t: Level, *, kind: str) -> torch.Tensor:

@@ -75,9 +75,9 @@ class Placed(NamedTuple):
     unknown: dict[str, Any]
 
 
-def near(name: str, names: Iterable[str]) -> str:
+def near(name: str, names: Iterable[str], cutoff: float = 0.7) -> str:
     """A question that offers the nearest of some names, if one is near."""
-    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 
 from ksched.dialects.diffusers.attributes import ATTRIBUTES, REFUSED_ATTRIBUTES
 from ksched.dialects.diffusers.iterations import Iterations
 from ksched.integrations.diffusers.adoption import adopt, complete, fill_in, named
 from ksched.integrations.diffusers.attributes import ASSIGNED, Attributes, Shown
 from ksched.integrations.diffusers.class_of import Translation
-from ksched.integrations.diffusers.configuration import Configuration, check_parameters, run_request
+from ksched.integrations.diffusers.configuration import Configuration, check_parameters
 from ksched.integrations.diffusers.described import described
-from ksched.integrations.diffusers.driver import Driver, split_variance
+from ksched.integrations.diffusers.driver import Driver
 from ksched.integrations.diffusers.places import check_arguments, check_scheduler
+from ksched.integrations.diffusers.stepping import KSchedOutput, Stepping
 from ksched.integrations.diffusers.training_noise import TrainingNoise
 
 __all__ = ["KSchedOutput", "KSchedScheduler"]
 
 
-@dataclass
-class KSchedOutput(SchedulerOutput):  # type: ignore[misc]
-    """What `KSchedScheduler.step` returns.
-
-    Attributes
-    ----------
-    prev_sample : the state for the next model call, or the result
-    pred_original_sample : the x0 prediction of this call
-    """
-
-    prev_sample: torch.Tensor
-    pred_original_sample: torch.Tensor | None = None
-
-
-class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A scheduler for pipelines of diffusers that runs a sampler of ksched on a schedule of ksched.
 
     Make it with ``from_config``, from the configuration of the scheduler that the pipeline has, so that the model's
@@ -169,37 +154,6 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
     def _iterations(self) -> Iterations | None:
         return self._driver.iterations
 
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None, sigmas: Any = None,
-        mu: float | None = None, *, original_inference_steps: int | None = None, strength: float = 1.0,
-    ) -> None:  # fmt: skip
-        """Fix the iterations of a run, and forget everything of the last one.
-
-        Parameters
-        ----------
-        num_inference_steps : number of model calls or of steps, see ``layout``
-        device : of `timesteps`
-        timesteps : what the network is to be told, falling, in place of a number
-        sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu``
-            say, and a 0 follows them; others are run as they are, to the last one. With a ``schedule`` given, flow
-            pipelines' ``linspace(1, 1 / n, n)`` is read as the number n
-        mu : of the shift, where ``use_dynamic_shifting`` is set
-        original_inference_steps : of models that were distilled as LCM's, on that many timesteps of the training,
-            evenly spaced; None takes the configuration's
-        strength : of LCM's and TCD's pipelines too: the share of those timesteps that is gone through, from the lowest.
-            Other pipelines cut `timesteps` themselves
-
-        Raises
-        ------
-        TypeError, ValueError : none of the three, lists that are no grid, a mu that is missing
-        """
-        run, part = self._run, (original_inference_steps, strength)
-        request = run_request(run.configuration.is_flow, num_inference_steps, timesteps, sigmas, mu, *part)
-        iterations = run.set_timesteps(request, device)
-        self.num_inference_steps = len(iterations) if num_inference_steps is None else num_inference_steps
-        self._begin_index = self._step_index = None
-        self._attributes.forget()
-
     num_inference_steps = Shown("What `set_timesteps` was told, or how long its list was.")
     # what the class that is replaced says of itself before `set_timesteps`, ours say too
     timesteps = Shown("What the network is told at every iteration.")
@@ -252,44 +206,6 @@ class KSchedScheduler(TrainingNoise, SchedulerMixin, ConfigMixin):  # type: igno
         self._attributes.heed(run)
         norm = run.input_norm(self._next, timestep)
         return sample if norm == 1 else sample / norm
-
-    def step(
-        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, generator: Any = None,
-        return_dict: bool = True, *, eta: float | None = None, use_clipped_model_output: bool = False,
-        s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
-    ) -> KSchedOutput | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """From a state and what the network made of it to the state for the next model call.
-
-        Parameters
-        ----------
-        model_output : what the network returned; a second half of its channels, the variance, is used or left out
-        timestep : of this call; read only to find the first iteration where `set_begin_index` was not called
-        sample : the state, edited or not
-        generator : one, or one per item of the batch; not used with ``noise_seed``
-        return_dict : return a `KSchedOutput`, not a tuple of the same
-        eta : of the samplers ddim and tcd, unless ``sampler_options`` has it
-        use_clipped_model_output : of DDIM: take eps from the edited prediction
-        s_churn, s_tmin, s_tmax, s_noise : of Euler classes of diffusers; those of the first call hold for the run. In
-            ``sampler_options`` they are of every sampler that churns
-
-        Raises
-        ------
-        RuntimeError : the run is over
-        ValueError : `set_timesteps` was not called; tensors that do not fit together
-        """
-        run = self._run
-        run.prepare()
-        self._attributes.meet(run, sample)
-        output, variance = split_variance(model_output, sample)
-        if self._step_index is None:  # also where a loop has set it back to None to begin again
-            first, churn = self.step_index, {"s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
-            first = self._index(timestep) if first is None else first
-            options = {"eta": eta, **({"s_churn": s_churn, **churn} if s_churn else {})}
-            run.begin(first, options, clipped_pair=use_clipped_model_output)
-            self._step_index = first
-        previous, prediction = run.step(self._step_index, output, variance, sample, generator)
-        self._step_index += 1
-        return KSchedOutput(previous, prediction) if return_dict else (previous, prediction)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_driver": copy.copy(self._driver), "_attributes": self._attributes.copied()}
