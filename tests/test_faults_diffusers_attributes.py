@@ -313,7 +313,7 @@ def test_row_23_attributes_are_there_where_the_class_has_them(
     if steps is not None:
         if options.get("num_train_timesteps") == 1:
             pytest.skip("a table of one level has runs by a list alone")
-        given = {"mu": 1.0} if options.get("use_dynamic_shifting") else {}
+        given: dict[str, Any] = {"mu": 1.0} if options.get("use_dynamic_shifting") else {}
         given |= {"intermediate_timesteps": None} if name == "SCM" else {}
         stock.set_timesteps(steps, **given)
         ours.set_timesteps(steps, **given)
