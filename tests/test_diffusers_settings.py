@@ -423,7 +423,7 @@ def test_classes_with_a_loop_of_their_own() -> None:
         for config in (stock, {"_class_name": f"{name}Scheduler"}):
             ours = KSchedScheduler.from_diffusers(config, **how)
             assert ours.config.prediction_type in (None, stock.config.get("prediction_type", "epsilon"))
-            torch.testing.assert_close(ours.alphas_cumprod, stock.alphas_cumprod.float(), rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(ours.alphas_cumprod.float(), stock.alphas_cumprod.float(), rtol=1e-3, atol=1e-6)
     for name in (
         "KarrasVe",
         "CMStochasticIterative",

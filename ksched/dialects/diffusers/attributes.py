@@ -29,7 +29,7 @@ _NAMES: Mapping[Of, str] = {
         _convert_to_lu _compute_karras_sigmas _compute_exponential_sigmas _sigma_broadcast
         get_scalings_for_boundary_condition_discrete _get_conditioning_c_in precondition_inputs precondition_noise
         precondition_outputs get_coefficients_exponential_negative get_coefficients_exponential_positive
-        lagrange_polynomial_coefficient
+        lagrange_polynomial_coefficient get_mult get_variables apply_shift
     """,
     Of.LEVELS: """
         index_for_timestep _sigma_to_t _get_variance _batch_get_variance _get_prev_sample custom_timesteps

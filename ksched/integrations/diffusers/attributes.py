@@ -309,10 +309,10 @@ class Attributes:
     def _assign_last_sample(self, value: Any, run: Driver) -> None:
         self.history.of(run).last_sample = value
 
-    def meet(self, run: Driver, sample: torch.Tensor) -> None:
+    def meet(self, run: Driver, sample: torch.Tensor, index: int | None) -> None:
         """Take what programs have written, before a step."""
         self.heed(run)
-        if self.history.is_seen or run.has_other_size(sample):
+        if self.history.is_seen or (run.has_other_size(sample) and not run.goes_back(index)):
             placed_in(run, self.history, sample)
 
 

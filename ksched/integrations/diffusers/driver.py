@@ -264,6 +264,10 @@ class Driver:
         """Number of the next iteration, as the run counts them."""
         return self._at
 
+    def goes_back(self, index: int | None) -> bool:
+        """Whether the loop does steps again, of which some may be of other states, or is about to."""
+        return self._goes_back or (index is not None and index != self._at)
+
     def leave_at(self, index: int) -> None:
         """Begin anew at an iteration, with nothing known of those before."""
         self._run, self._saved, self._handed_out, self._before = None, None, None, None

@@ -128,7 +128,7 @@ class Stepping:
         """
         run = self._run
         run.prepare()
-        self._attributes.meet(run, sample)
+        self._attributes.meet(run, sample, self._step_index)
         output, variance = split_variance(model_output, sample)
         churn = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
         given = {"eta": eta, **churn, **options}
