@@ -291,6 +291,8 @@ def check_numbers(case: Case, sampler: Any, x: torch.Tensor, result: torch.Tenso
     largest = max((abs(v) for row in sampler.plan.rows for _, v in row.terms), default=1.0)
     if not math.isfinite(largest) or largest > 1e4:  # an option that is allowed, and beyond what floats can show
         return
+    if x.dtype == torch.float16 and not result.isfinite().all():  # it ends at 65504
+        return
     exact = sampler.live(case.model, x.double(), **case.sampling)
     scale = max(1.0, float(exact.abs().max()), float(x.abs().double().max()))
     bound = 60 * (len(sampler.plan.rows) + 5) * torch.finfo(x.dtype).eps * scale * max(1.0, largest)
@@ -364,7 +366,9 @@ def test_random_levels(block: int) -> None:
             try:
                 levels = calculate_sigmas(schedule, steps, process, **how).tolist()
                 assert all(map(math.isfinite, levels[1:])), f"levels that are no numbers: {levels[:8]}"
-                assert all(a > b for a, b in itertools.pairwise(levels)), f"levels that do not fall: {levels[:8]}"
+                repeats = how.get("ends") == "clamp" or how.get("clamp") is True  # the ends of the range, as documented
+                falls = all(a > b or (repeats and a == b) for a, b in itertools.pairwise(levels))
+                assert falls, f"levels that do not fall: {levels[:8]}"
                 assert levels[-1] >= 0, f"a level below 0: {levels[-8:]}"
             except (TypeError, ValueError) as error:
                 if not is_ours(error):

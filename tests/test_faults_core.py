@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -180,3 +181,32 @@ def test_row_58_a_method_whose_last_change_stays() -> None:
     assert off(uncond_history=0.0) < 0.002
     assert "does not\n    converge" in (build_sampler("cfgpp_ud10_ab").spec.function.__doc__ or "")
     assert math.isfinite(off(history=0.0))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "said"),
+    [
+        ("laplace", {"mu": 1e30}, "levels that"),
+        ("laplace", {"mu": -1e30}, "levels that"),
+        ("linear_quadratic", {"threshold_noise": 0.999999999}, "rise|below 0"),
+        ("linear_quadratic", {"threshold_noise": 0.895}, "rise|below 0"),
+        ("ltxv", {"base_shift": -1e30}, "levels that|shift"),
+        ("ltxv", {"max_shift": 1e30}, "levels that|shift"),
+    ],
+)
+@pytest.mark.parametrize("steps", [7, 29])
+def test_row_56_options_of_a_schedule_out_of_sense(
+    schedule: str, options: dict[str, Any], said: str, steps: int
+) -> None:
+    """Levels that are none are not returned, and the message names the option."""
+    for process in (VP(), Flow(3.0)):
+        try:
+            levels = ksched.calculate_sigmas(schedule, steps, process, **options)
+        except ValueError as error:
+            message = str(error)
+        else:
+            assert (np.diff(levels) < 0).all()
+            assert np.isfinite(levels).all()
+            continue
+        assert re.search(said, message)
+        assert next(iter(options)) in message

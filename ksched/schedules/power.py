@@ -182,7 +182,7 @@ def calculate_laplace_sigmas(
     u = np.linspace(0, 1, steps)
     if ends == "clamp":
         log_sigma = mu - beta * np.sign(0.5 - u) * np.log(1 - 2 * np.abs(0.5 - u) + 1e-5)
-        return np.clip(np.exp(log_sigma), low, high)
+        return np.clip(np.exp(np.clip(log_sigma, math.log(low) - 1, math.log(high) + 1)), low, high)
     # distances of the ends from the centre in widths; quantiles through log probabilities, whose tails do not cancel
     top, bottom = (math.log(high) - mu) / beta, (math.log(low) - mu) / beta
     above_top, above_bottom = (0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z) for z in (top, bottom))

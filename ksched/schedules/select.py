@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import ScheduleName
 from ksched.options import Option, check_options, check_steps, options_of
@@ -297,7 +299,8 @@ def calculate_sigmas(
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, steps below 1, a range out of order or outside the process's
+    TypeError, ValueError : an unknown name or option, steps below 1, a range out of order or outside the process's;
+        options out of sense, with which levels rise, repeat, or are no numbers
     """
     name, spec = schedule_name(schedule), schedule_spec(schedule)
     process = default_process() if process is None else process
@@ -307,6 +310,33 @@ def calculate_sigmas(
     options = check_options(f"schedule {name}", known, {**meant, **options}, beside=_ARGUMENTS)
     if spec.family == "own":
         return ask_own(name, spec.function, check_steps(steps), process, sigma_min, sigma_max, options)
+    try:
+        levels = _levels_of(spec, steps, process, sigma_min, sigma_max, options)
+    except (OverflowError, ZeroDivisionError) as error:
+        raise ValueError(_out_of_sense(name, known, options, "are no numbers")) from error
+    fault = _fault_of(levels)
+    if fault == _REPEAT:  # which some kinds of levels do by themselves, as those of other programs
+        kinds = {option: value for option, value in options.items() if isinstance(value, str | bool)}
+        if kinds == options or _fault_of(_levels_of(spec, steps, process, sigma_min, sigma_max, kinds)):
+            return levels
+    if fault:
+        chosen = {option: value for option, value in options.items() if option not in meant}
+        raise ValueError(_out_of_sense(name, known, chosen, fault))
+    return levels
+
+
+_REPEAT = "repeat"
+
+
+def _levels_of(
+    spec: ScheduleSpec,
+    steps: int,
+    process: Process,
+    sigma_min: float | None,
+    sigma_max: float | None,
+    options: Mapping[str, Any],
+) -> Array:
+    """What the function of a schedule that ships gives."""
     if spec.needs_process:
         return spec.function(steps, process, sigma_min=sigma_min, sigma_max=sigma_max, **options)
     low = process.sigma_min if sigma_min is None else sigma_min
@@ -314,3 +344,22 @@ def calculate_sigmas(
     if high > process.sigma_limit:
         raise ValueError(f"sigma_max must be at most {process.sigma_limit:g} for {process!r}; got {high}")
     return spec.function(steps, low, high, **options)
+
+
+def _fault_of(levels: Array) -> str:
+    """What is wrong with the levels of a schedule; empty if nothing is."""
+    if np.isnan(levels).any() or np.isinf(levels[1:]).any():
+        return "are no numbers"
+    falls = levels[:-1] - levels[1:]
+    if (falls < 0).any():
+        return "rise on the way"
+    if (levels < 0).any():
+        return "are below 0"
+    return "" if falls.all() else _REPEAT
+
+
+def _out_of_sense(name: str, known: Mapping[str, Option], options: Mapping[str, Any], fault: str) -> str:
+    given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "its defaults"
+    defaults = ", ".join(str(known[option]) for option in options)
+    nearer = f": take values nearer to {defaults}" if defaults else ""
+    return f"schedule {name} has levels that {fault} with {given}{nearer}"
