@@ -102,14 +102,18 @@ class Option(NamedTuple):
         except OverflowError:
             raise ValueError(f"{owner}: {self.name} must be a number that a float can hold") from None
         if not self.low <= number <= self.high:  # NaN is in no range
-            if self.high >= sys.float_info.max:
-                finite = "a finite number" if self.high < math.inf else "a number"
-                limits = f"{finite} above 0" if 0 < self.low < 1e-300 else f"{finite} of at least {self.low:g}"
-                limits = finite if self.low < -1e300 else limits
-            else:
-                limits = f"at least {self.low:g} and at most {self.high:g}"
-            raise ValueError(f"{owner}: {self.name} must be {limits}; got {value}")
+            raise ValueError(f"{owner}: {self.name} must be {self._limits}; got {value}")
         return number
+
+    @property
+    def _limits(self) -> str:
+        """What a number must be, in words."""
+        if self.high < sys.float_info.max:
+            return f"at least {self.low:g} and at most {self.high:g}"
+        finite = "a finite number" if self.high < math.inf else "a number"
+        if self.low < -1e300:
+            return finite
+        return f"{finite} above 0" if 0 < self.low < 1e-300 else f"{finite} of at least {self.low:g}"
 
     def __str__(self) -> str:
         return f"{self.name}={self.default!r}"

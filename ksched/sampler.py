@@ -64,8 +64,7 @@ class Sampler:
     _plan: Plan | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        plan = None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options))
-        object.__setattr__(self, "_plan", plan)
+        object.__setattr__(self, "_plan", None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options)))
 
     @property
     def plan(self) -> Plan:
@@ -172,16 +171,11 @@ class Sampler:
 
         Warns
         -----
-        RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, since its
-            spread is off by more than a factor of 3; looked at on the processor only, in 64 of its numbers, and only
-            where noise hides the data
+        RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, its spread is
+            off by more than 3 times; looked at on the processor only, in 64 numbers, where noise hides the data
         """
         check_state(x)
-        if _LARGEST < self.grid.levels[0].label < math.inf and x.dtype != torch.float64:
-            raise ValueError(
-                f"sigmas must be numbers that the state's dtype can hold; got {self.grid.levels[0].label:g} for "
-                f"{x.dtype}: take float64, or smaller ones"
-            )
+        self._start_check.check_dtype(x.dtype)
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
         if self._start_check.judges(x):
             how["check_start"] = self._start_check
@@ -274,10 +268,8 @@ class Sampler:
         check_state(x)
         check_whole("rounds", rounds, 0)
         check_agreement(denoiser, self.process, self.sigmas)
-        options = dict(self.options)
-        ups = rising_plans(self.spec, self.grid, options)
-        with torch.no_grad():
-            return invert(self.plan, ups, denoiser, x, rounds, tolerance)
+        ups = rising_plans(self.spec, self.grid, dict(self.options))
+        return invert(self.plan, ups, denoiser, x, rounds, tolerance)
 
     def live(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
@@ -292,18 +284,14 @@ class Sampler:
             self._start_check(x.detach().contiguous())
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
         source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
-        result: torch.Tensor = self.spec(
-            EagerContext(denoiser, x, source, noise_scale=self.process.noise_scale), self.grid, x, **dict(self.options)
-        )
+        context = EagerContext(denoiser, x, source, noise_scale=self.process.noise_scale)
+        result: torch.Tensor = self.spec(context, self.grid, x, **dict(self.options))
         return result
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)
         schedule = "custom sigmas" if self.schedule is None else str(self.schedule)
         return f"Sampler({self.spec.name}, {schedule}, steps={self.steps}, process={self.process!r}{options})"
-
-
-_LARGEST = torch.finfo(torch.float32).max  # states are held in float32 at least
 
 
 def _frozen(values: list[float]) -> Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -211,15 +212,13 @@ class AdaptiveRun(CopiedBySaving):
         kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
         denoised_kept, uncond_kept = kept
         assert denoised_kept is not None
-        before = dict(vars(self))
-        self._answers = [*self._answers, (denoised_kept, uncond_kept)]
         try:
-            self._advance()
-            self._calls += 1
-        except BaseException as error:  # a mistake in a prediction or in own noise loses nothing, nor does Ctrl-C
-            vars(self).update(before)
-            if isinstance(error, ValueError):
-                self._forget_what_is_not_finite()
+            with _taken_back_on_error(self):
+                self._answers = [*self._answers, (denoised_kept, uncond_kept)]
+                self._advance()
+                self._calls += 1
+        except ValueError:
+            self._forget_what_is_not_finite()
             raise
 
     def _forget_what_is_not_finite(self) -> None:
@@ -260,20 +259,16 @@ class AdaptiveRun(CopiedBySaving):
         calls = check.whole("calls", self._spec.calls * tries + 2 if isinstance(self._spec.calls, int) else 2**62)
         draws = bool(self._options.get("eta"))
         noise, seeds = saved_noise(check, draws, self._noise, self._seeds, self.process)
-        before = dict(vars(self))
         try:
-            self._noise, self._seeds, self._calls = noise, seeds, calls
-            self.error, self._fed = None, False
-            self._saved = {name: _copied(value, device) for name, value in saved.items()}
-            self._answers = [_copied(pair, device) for pair in answers]
-            self._drawn = {}
-            self._advance()
+            with _taken_back_on_error(self):
+                self._noise, self._seeds, self._calls = noise, seeds, calls
+                self.error, self._fed = None, False
+                self._saved = {name: _copied(value, device) for name, value in saved.items()}
+                self._answers = [_copied(pair, device) for pair in answers]
+                self._drawn = {}
+                self._advance()
         except Exception as error:
-            vars(self).update(before)
             raise ValueError(f"the state is damaged: no run can go on from it ({error})") from error
-        except BaseException:
-            vars(self).update(before)
-            raise
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""
@@ -293,6 +288,17 @@ class AdaptiveRun(CopiedBySaving):
             self._asked = None
         except _Waiting as waiting:
             self._asked = waiting.call
+
+
+@contextmanager
+def _taken_back_on_error(run: AdaptiveRun) -> Iterator[None]:
+    """Leave a run as it was if what is done with it ends in an error: a mistake loses nothing, nor does Ctrl-C."""
+    before = dict(vars(run))
+    try:
+        yield
+    except BaseException:
+        vars(run).update(before)
+        raise
 
 
 class _Replay:

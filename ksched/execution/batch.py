@@ -70,10 +70,7 @@ class Batch:
         self._lock = threading.Lock()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a batch cannot be copied or pickled: keep the state_dict() of each run, and add runs that loaded these to "
-            "a new batch"
-        )
+        raise TypeError(_NOT_COPIED)
 
     @property
     def runs(self) -> tuple[Run | AdaptiveRun, ...]:
@@ -136,19 +133,19 @@ class Batch:
         ------
         RuntimeError : the batch is empty
         """
-        return self._joined(lambda run: run.x)
+        return _joined(self._runs, lambda run: run.x)
 
     @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma of every row, as each run's own process means it; shape (rows,)."""
-        sigma = self._joined(lambda run: run.sigma)
+        sigma = _joined(self._runs, lambda run: run.sigma)
         mark(sigma, tuple(run.levels for run in self._runs if run.levels is not None))
         return sigma
 
     @property
     def timestep(self) -> torch.Tensor:
         """The timestep that each run's own process gives its level, for the network; shape (rows,)."""
-        return self._joined(lambda run: run.timestep)
+        return _joined(self._runs, lambda run: run.timestep)
 
     @property
     def needs_uncond(self) -> bool:
@@ -276,16 +273,23 @@ class Batch:
         check_output(kind, output, (rows[-1].stop, *first.shape[1:]), first.device)
         return rows
 
-    def _joined(self, part: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        if not self._runs:
-            raise RuntimeError("the batch is empty: there is no model call to make")
-        return torch.cat([part(run) for run in self._runs])
 
+_NOT_COPIED = (
+    "a batch cannot be copied or pickled: keep the state_dict() of each run, and add runs that loaded these to a new "
+    "batch"
+)
 
 _BUSY = (
     "a batch belongs to one thread, and a model call of this one is being made or answered; hand runs to that thread "
     "by a queue"
 )
+
+
+def _joined(runs: Sequence[Run | AdaptiveRun], part: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+    """A part of every run, one below the other."""
+    if not runs:
+        raise RuntimeError("the batch is empty: there is no model call to make")
+    return torch.cat([part(run) for run in runs])
 
 
 def _advance_all(given: Sequence[_Answered]) -> None:

@@ -12,6 +12,7 @@ from ksched.processes import Level, Process
 __all__ = ["StartCheck"]
 
 _LEAST = 256  # a start of fewer numbers is not judged
+_LARGEST = torch.finfo(torch.float32).max  # states are held in float32 at least
 _LOOKED_AT = 64  # numbers of a start, whose spread tells that it is none: it is known within a tenth or so
 
 
@@ -29,6 +30,14 @@ class StartCheck:
         std = float(process.noise_std(level.label))
         hidden = level.alpha == 0 or std >= 5 * level.alpha * process.sigma_data
         self.std = std if hidden else 0.0  # 0 where data shows: its spread is nobody's business
+
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raise if a state cannot hold the level."""
+        if _LARGEST < self.sigma < math.inf and dtype != torch.float64:
+            raise ValueError(
+                f"sigmas must be numbers that the state's dtype can hold; got {self.sigma:g} for {dtype}: take "
+                "float64, or smaller ones"
+            )
 
     def judges(self, x: object) -> bool:
         """Whether a start is looked at: a tensor on the processor, large enough, where noise hides the data."""

@@ -68,6 +68,7 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
     return [*plans, sampler_spec("euler").plan(upwards, {})]
 
 
+@torch.no_grad()
 def invert(
     down: Plan,
     ups: Sequence[Plan],
@@ -106,7 +107,7 @@ def invert(
     fits = _whole(best.abs() <= largest)
     failed = ~fits | (off > max(goal, math.sqrt(eps))) if rounds else ~fits | ~_whole(first.isfinite())
     if bool(failed.any()):
-        warnings.warn(_report(failed.tolist(), off.tolist()), RuntimeWarning, stacklevel=3)
+        warnings.warn(_report(failed.tolist(), off.tolist()), RuntimeWarning, stacklevel=4)
     return best.clamp(-largest, largest).to(x.dtype)
 
 
