@@ -26,6 +26,7 @@ from ksched.dialects.diffusers.scheduler_use import ANSWERED_NO, REFUSED_USE, SU
 from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
+from ksched.names.spelling import spelling_key
 from ksched.options import Option
 from ksched.pictures.plots import save, sigma_curves
 from ksched.plan.analysis import table as plan_table
@@ -35,7 +36,6 @@ from ksched.samplers.registry import dialect_options, samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import DIALECTS, SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
-from ksched.spelling import spelling_key
 
 __all__ = ["on_site", "write"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import ksched
 from ksched import NoiseSchedule
+from ksched.names.spelling import spelling_key
 from ksched.samplers.registry import samplers
 from ksched.samplers.spec import SamplerSpec
-from ksched.spelling import spelling_key
 
 __all__ = ["sampler_names"]
 

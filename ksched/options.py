@@ -11,7 +11,7 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
-from ksched.spelling import did_you_mean
+from ksched.names.spelling import did_you_mean
 
 __all__ = [
     "Between",

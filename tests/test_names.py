@@ -11,8 +11,8 @@ from representatives import short
 from ksched import NoiseSchedule, SamplerType, build_sampler, parse_label
 from ksched.names.enums import SCHEDULE_SPELLINGS
 from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.names.spelling import spelling_key
 from ksched.samplers.registry import samplers
-from ksched.spelling import spelling_key
 
 SPELLINGS: dict[Any, list[tuple[str, str]]] = {
     SamplerType: [(word, spec.name) for spec in samplers() for word in spec.words],

@@ -14,9 +14,9 @@ from ksched.dialects.peer import Peer, SamplerPeer
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import Dialect
+from ksched.names.spelling import few, spelling_key
 from ksched.processes import Process
 from ksched.schedules import calculate_sigmas
-from ksched.spelling import few, spelling_key
 from ksched.types import Array
 
 __all__ = ["find_peer", "find_sampler", "peer_sigmas"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.names.sampler_type import AUTOMATIC
-from ksched.spelling import spelling_key
+from ksched.names.spelling import spelling_key
 
 __all__ = ["parse_label"]
 

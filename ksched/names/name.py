@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Self
 
-from ksched.spelling import nearest, spelling_key
+from ksched.names.spelling import nearest, spelling_key
 
 __all__ = ["Name"]
 

@@ -43,7 +43,7 @@ from ksched.dialects.diffusers.literal_requests import (
 from ksched.dialects.diffusers.request import NotRepresentedError, Request, Run
 from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect
-from ksched.spelling import few
+from ksched.names.spelling import few
 
 __all__ = [
     "CLASSES",

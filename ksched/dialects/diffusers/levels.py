@@ -28,8 +28,8 @@ from ksched.dialects.diffusers.level_rules import (
 )
 from ksched.dialects.diffusers.model_levels import flow_map_levels, minimax_levels, scm_levels
 from ksched.dialects.diffusers.solver_levels import family_b
+from ksched.names.spelling import few
 from ksched.options import check_steps
-from ksched.spelling import few
 from ksched.types import Array, ArrayLike
 
 __all__ = ["diffusers_levels", "level_settings"]
