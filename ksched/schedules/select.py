@@ -217,9 +217,10 @@ def register_schedule(name: str, function: Callable[..., Any], *, formula: str =
     >>> def sway(steps, s: float = -1.0):
     ...     t = np.linspace(0, 1, steps + 1)  # F5-TTS's: its time is 1 - sigma
     ...     return 1 - (t + s * (np.cos(np.pi / 2 * t) - 1 + t))
-    >>> _ = ksched.register_schedule("sway_of_speech", sway)
-    >>> ksched.build_sampler("euler", "sway_of_speech", 4, process=ksched.Flow()).sigmas.round(3)
+    >>> ksched.build_sampler("euler", sway, 4, process=ksched.Flow()).sigmas.round(3)
     array([1.   , 0.924, 0.707, 0.383, 0.   ])
+
+    After ``ksched.register_schedule("sway_of_speech", sway)`` its name does the same.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a schedule is named by a string; got {name!r}")
