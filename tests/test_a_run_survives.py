@@ -211,7 +211,7 @@ def test_a_state_of_other_items_is_refused(start: torch.Tensor) -> None:
         finish(other)
 
 
-def test_a_state_with_noise_of_its_own_is_not_seeded() -> None:
+def test_row_55_a_state_with_noise_of_its_own_is_not_seeded() -> None:
     """A seed cannot go on with noise that nobody can make again."""
 
     def ones(a: float, b: float) -> torch.Tensor:
@@ -227,7 +227,7 @@ def test_a_state_with_noise_of_its_own_is_not_seeded() -> None:
     assert torch.equal(finish(third), end)
 
 
-def test_a_state_that_was_replaced_is_resumed_as_such() -> None:
+def test_row_59_a_state_that_was_replaced_is_resumed_as_such() -> None:
     """The conversion of an output must not take the state for the one that was formed."""
     network = ksched.Denoiser(lambda x, t: x / 3, VP(), prediction="epsilon")
     sampler = build_sampler("heun", "karras", 4)
@@ -288,7 +288,7 @@ def test_a_replaced_stage_is_what_its_output_is_told_of(name: str, calls: int) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("who", ["model", "callback"])
 @pytest.mark.parametrize("name", KINDS)
-def test_who_writes_to_x_is_refused_or_harmless(name: str, who: str, dtype: torch.dtype) -> None:
+def test_row_13_who_writes_to_x_is_refused_or_harmless(name: str, who: str, dtype: torch.dtype) -> None:
     sampler = build_sampler(name, "karras", 4)
     x = sampler.initial_state((2, 3), seed=1, dtype=dtype)
     calls = 0
@@ -416,7 +416,7 @@ def test_an_adaptive_run_that_is_interrupted_loses_nothing(monkeypatch: pytest.M
     assert torch.equal(finish(run), end)
 
 
-def test_interrupts_leave_nothing_behind() -> None:
+def test_row_43_interrupts_leave_nothing_behind() -> None:
     """Ctrl-C in the threads of the fused kernel, in a process of its own; the script alone does 400."""
     script = Path(__file__).parent / "interrupt_runs.py"
     arguments = ["--interrupts", "8", "--numbers", "1200000", "--samplers", "dpmpp_2m_sde,heun"]
@@ -442,7 +442,7 @@ def in_another_thread(act: Callable[[], object]) -> BaseException | None:
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpm_adaptive"])
-def test_a_batch_that_two_threads_tick_says_so(name: str) -> None:
+def test_row_54_a_batch_that_two_threads_tick_says_so(name: str) -> None:
     sampler = build_sampler(name, "karras", 4)
     x = sampler.initial_state((1, 3), seed=0)
     batch = Batch()
@@ -484,7 +484,7 @@ def test_a_run_that_two_threads_feed_says_so(name: str) -> None:
 # One run of a batch that fails
 
 
-def test_one_adaptive_run_that_answers_nan_leaves_alone() -> None:
+def test_row_48_one_adaptive_run_that_answers_nan_leaves_alone() -> None:
     adaptive, planned = build_sampler("dpm_adaptive", "karras", 4), build_sampler("dpmpp_2m_sde", "karras", 6)
     x = adaptive.initial_state((1, 3), seed=0)
     batch = Batch()
@@ -531,7 +531,7 @@ def test_an_interrupted_run_leaves_its_batch_alone() -> None:
     assert torch.equal(good.x, sampler.sample(half, x))
 
 
-def test_two_failures_at_once_lose_no_run() -> None:
+def test_row_31_two_failures_at_once_lose_no_run() -> None:
     """One run was written to, and the own noise of another fails: `tick` raises, and both can go on or leave."""
     sampler = build_sampler("euler_ancestral", "karras", 4)
     x = sampler.initial_state((1, 3), seed=0)

@@ -304,7 +304,7 @@ def paths_of_commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("arguments", paths_of_commands(), ids=" ".join)
-def test_an_empty_path_is_not_the_current_folder(
+def test_row_53_an_empty_path_is_not_the_current_folder(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

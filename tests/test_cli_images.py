@@ -357,7 +357,7 @@ def test_what_a_picture_depends_on_may_make_no_sense(command: Command) -> None:
 
 
 @pytest.mark.parametrize("file", ["scheduler/scheduler_config.json", "text_encoder/config.json"])
-def test_a_damaged_configuration_of_a_part(command: Command, tmp_path: Path, file: str) -> None:
+def test_row_51_a_damaged_configuration_of_a_part(command: Command, tmp_path: Path, file: str) -> None:
     tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "damaged")
     (tmp_path / "damaged" / file).write_text('{"a":' * 50_000)
     code, out, err = command("generate", "fox", *SMALL, "--model", "damaged")

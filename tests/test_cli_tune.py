@@ -112,7 +112,7 @@ def names() -> list[str]:
 
 
 @pytest.mark.parametrize("before", [None, b"a good plan"])
-def test_a_disk_that_is_full_at_the_end(
+def test_row_50_a_disk_that_is_full_at_the_end(
     command: Command, monkeypatch: pytest.MonkeyPatch, before: bytes | None
 ) -> None:
     sync, probed = os.fsync, 0

@@ -61,7 +61,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_text_that_is_no_plan(text: Any) -> None:
+def test_row_30_text_that_is_no_plan(text: Any) -> None:
     refused(text, "not a ksched plan in JSON, version 1: ")
 
 
@@ -293,7 +293,7 @@ def lines_of(act: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["noise", "all held"])
-def test_twice_the_rows_are_twice_the_work(kind: str) -> None:
+def test_row_57_twice_the_rows_are_twice_the_work(kind: str) -> None:
     def work(steps: int) -> int:
         text = long_plan(steps, kind)
 

@@ -79,7 +79,7 @@ def test_errors_are_at_equal_model_calls_with_as_many_steps_as_they_allow() -> N
     assert not demo.law_errors([(sampler_spec("restart"), 1)], names, VP)[2:]
 
 
-def test_the_map_has_auto_on_top_and_families_in_their_order() -> None:
+def test_row_34_the_map_has_auto_on_top_and_families_in_their_order() -> None:
     specs = [AUTO, *demo.measured()]
     errors = [demo.Error("auto", None, 8, 8, 8, 0.04), demo.Error("heun", NAMES[0], 8, 4, 7, 0.2)]
     rows = demo._rows(errors, specs, 8)

@@ -20,7 +20,7 @@ def lcm(**config: Any) -> Any:
     return diffusers.LCMScheduler(**{**SD, **config})
 
 
-def test_timesteps_of_lcm() -> None:
+def test_row_17_timesteps_of_lcm() -> None:
     ours = KSchedScheduler.from_diffusers(lcm())
     ours.set_timesteps(4, original_inference_steps=50)
     assert ours.timesteps.tolist() == [999, 759, 499, 259]

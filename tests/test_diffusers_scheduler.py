@@ -249,7 +249,7 @@ def test_states_that_are_edited(name: str) -> None:
         compare(stock_of(name, {**SD, "prediction_type": "v_prediction"}), 8, edit=in_place)
 
 
-def test_states_that_are_edited_with_a_runge_kutta_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_16_states_that_are_edited_with_a_runge_kutta_method_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes of an edit between two stages is told by the declared family, not by who wrote the method."""
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 

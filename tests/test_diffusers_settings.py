@@ -43,7 +43,7 @@ def run(scheduler: Any, model: Any, **given: Any) -> torch.Tensor:
 EDM = ["EDMEuler", "EDMDPMSolverMultistep"]
 
 
-def test_edm_with_sigma_data_of_one() -> None:
+def test_row_4_edm_with_sigma_data_of_one() -> None:
     stock = diffusers.EDMEulerScheduler(sigma_data=1.0, prediction_type="epsilon")
     ours = KSchedScheduler.from_diffusers(stock)
     for scheduler in (stock, ours):
@@ -57,7 +57,7 @@ def test_edm_with_sigma_data_of_one() -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("data", [0.25, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("name", EDM)
-def test_edm_as_stock(name: str, data: float, prediction: str) -> None:
+def test_row_4_edm_as_stock(name: str, data: float, prediction: str) -> None:
     stock = getattr(diffusers, f"{name}Scheduler")(sigma_data=data, prediction_type=prediction)
 
     def model(x: torch.Tensor, t: Any) -> torch.Tensor:
@@ -76,7 +76,7 @@ PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("data", [0.25, 1.0])
 @pytest.mark.parametrize("name", [*EDM, "CosineDPMSolverMultistep"])
-def test_edm_with_any_choice(name: str, data: float, prediction: str, how: dict[str, Any]) -> None:
+def test_row_4_edm_with_any_choice(name: str, data: float, prediction: str, how: dict[str, Any]) -> None:
     """A perfect model, as EDM's preconditioning has it (Karras et al. 2022, table 1)."""
     config = {"_class_name": f"{name}Scheduler", "sigma_data": data, "prediction_type": prediction}
     ours = KSchedScheduler.from_diffusers(config, **how)
@@ -130,7 +130,7 @@ LISTED = [1.0, 0.9, 0.6, 0.4, 0.15]
 @pytest.mark.parametrize("given", [{"num_inference_steps": 6}, {"sigmas": LISTED}], ids=["steps", "sigmas"])
 @pytest.mark.parametrize("how", [*CHOICES, {"sampler": "euler_ancestral", "schedule": "beta"}], ids=str)
 @pytest.mark.parametrize("config", INVERTED, ids=str)
-def test_inverted_sigmas(config: dict[str, Any], how: dict[str, Any], given: dict[str, Any]) -> None:
+def test_row_3_inverted_sigmas(config: dict[str, Any], how: dict[str, Any], given: dict[str, Any]) -> None:
     if config.get("stochastic_sampling") and "sampler" not in how:
         pytest.skip("the class's own method, which ends on noise")
     length = config.get("num_train_timesteps", 1000)
@@ -150,7 +150,7 @@ def test_inverted_sigmas(config: dict[str, Any], how: dict[str, Any], given: dic
 
 @pytest.mark.parametrize("given", [{"num_inference_steps": 6}, {"sigmas": LISTED}, {"timesteps": [1000, 700, 300]}])
 @pytest.mark.parametrize("config", INVERTED[1:], ids=str)
-def test_inverted_sigmas_as_stock(config: dict[str, Any], given: dict[str, Any]) -> None:
+def test_row_3_inverted_sigmas_as_stock(config: dict[str, Any], given: dict[str, Any]) -> None:
     stock = flow(invert_sigmas=True, **config)
     if config.get("stochastic_sampling"):
         with pytest.raises(ValueError, match="invert_sigmas"):
@@ -167,7 +167,7 @@ def test_inverted_sigmas_as_stock(config: dict[str, Any], given: dict[str, Any])
     torch.testing.assert_close(ours.sigmas, stock.sigmas, rtol=1e-5, atol=1e-6)
 
 
-def test_omnigen_as_stock() -> None:
+def test_row_3_omnigen_as_stock() -> None:
     stock = flow(invert_sigmas=True, num_train_timesteps=1)
     ours = KSchedScheduler.from_diffusers(stock)
     given = {"sigmas": [1 - k / 6 for k in range(6)]}

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,3 +214,30 @@ def test_row_56_options_of_a_schedule_out_of_sense(
             continue
         assert re.search(said, message)
         assert next(iter(options)) in message
+
+
+def test_rows_44_to_46_the_processor_runs_torchs_operations_alone() -> None:
+    """No code of ours that writes to raw memory, shares work among threads of its own, or has to be compiled first."""
+    script = """
+import sys, torch, ksched
+sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 3)
+sampler.sample(lambda x, sigma: x / 2, sampler.initial_state((1, 2_000_000), seed=0), seed=1)
+import threading
+assert not {"numba", "llvmlite", "cffi", "triton"} & sys.modules.keys()
+assert threading.active_count() == 1
+"""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    sources = [path.read_text(encoding="utf-8") for path in Path(ksched.__file__).parent.rglob("*.py")]
+    assert not [text for text in sources if re.search(r"^\s*(import|from) (numba|ctypes|cffi)", text, re.MULTILINE)]
+
+
+def test_row_37_a_grid_has_a_level_between_two() -> None:
+    """What a method of two stages needs, from pure noise too; the page on samplers of one's own has it in full."""
+    grid = build_sampler("euler", "simple", 4, process=Flow(3.0)).grid
+    s, t = grid.levels[1:3]
+    between = grid.at((s.lam + t.lam) / 2)
+    assert t.label < between.label < s.label
+    assert math.isinf(grid.levels[0].lam)
+    assert grid.levels[0].alpha == 0

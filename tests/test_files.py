@@ -44,7 +44,7 @@ def test_a_file_is_whole_or_as_it_was(
     assert there(tmp_path) == {"plan.json": b"new"}
 
 
-def test_two_that_write_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_49_two_that_write_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, sync, inner = tmp_path / "a.png", os.fsync, 0
 
     def meanwhile(handle: int) -> None:

@@ -107,7 +107,7 @@ def errors(sampler: ksched.Sampler, model: Any, start: torch.Tensor, x: torch.Te
 @short(lambda name, dtype: (name == "euler") == (dtype == torch.float32))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("name", "schedule"), [("dpmpp_2m", "karras"), ("euler", "simple")])
-def test_an_item_that_cannot_be_inverted_fails_alone(name: str, schedule: str, dtype: torch.dtype) -> None:
+def test_row_25_an_item_that_cannot_be_inverted_fails_alone(name: str, schedule: str, dtype: torch.dtype) -> None:
     x, sampler = states(dtype=dtype), build_sampler(name, schedule, 28)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -62,7 +62,7 @@ def test_it_is_part_of_what_a_process_is() -> None:
 
 
 @each("spec", SPECS)
-def test_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec) -> None:
+def test_row_5_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSpec) -> None:
     for options in corners(spec):
         plain, wide = (build_sampler(spec.name, "karras", 5, process=p, **options).plan for p in (PLAIN, WIDE))
         assert plain.draws == wide.draws
@@ -84,7 +84,7 @@ NOISY = [spec for spec in SPECS if build_sampler(spec.name, "simple", 4, process
 @short(lambda scale: scale == 7.5)
 @pytest.mark.parametrize("scale", [2.0, 7.5, 8.0])
 @pytest.mark.parametrize("spec", NOISY, ids=lambda spec: spec.name)
-def test_the_law_of_the_results_is_that_of_data_over_the_scale(spec: SamplerSpec, scale: float) -> None:
+def test_row_5_the_law_of_the_results_is_that_of_data_over_the_scale(spec: SamplerSpec, scale: float) -> None:
     for steps in (6, 40):
         wide, plain = (
             build_sampler(spec.name, "simple", steps, process=p).plan for p in (Flow(3.0, noise_scale=scale), PLAIN)

@@ -173,7 +173,9 @@ def test_calls_that_make_no_sense(arguments: dict[str, Any], kind: type[Exceptio
     ],
 )
 @pytest.mark.parametrize("sampler", ["euler", "auto"])
-def test_two_instructions_that_contradict_each_other(sampler: str, arguments: dict[str, Any], message: str) -> None:
+def test_row_9_two_instructions_that_contradict_each_other(
+    sampler: str, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build_sampler(sampler, sigmas=[3, 2, 0], **arguments)
 
