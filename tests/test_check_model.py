@@ -192,7 +192,7 @@ def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_swapped_sign_is_named(process: Process, kind: Prediction) -> None:
     wrong = network(process, kind, mixture(process), times=-1.0, error=0.1)
-    report = check_model(wrong, process, prediction=kind, data=DATA, levels=FEW_LEVELS)
+    report = check_model(wrong, process, prediction=kind, data=DATA)
     assert report.kinds == ("sign",), str(report)
     text(report, "negate it")
     if kind == "v_prediction" and isinstance(process, EDM):
