@@ -20,6 +20,7 @@ from ksched.dialects.diffusers.loops import (
 )
 from ksched.dialects.diffusers.request import (
     FlowToData,
+    NotRepresentedError,
     Request,
     Run,
     falling,
@@ -157,6 +158,11 @@ def ddim_inverse_request(run: Run) -> Request:
     pair = bool(s.get("clip_sample", True))
 
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        if prediction == "sample" and 0 in starts[begin:]:
+            raise NotRepresentedError(
+                "DDIMInverseScheduler with prediction_type 'sample' divides by the noise of its first state, which has "
+                "none; set set_alpha_to_one to False, which starts at the lowest level of the training"
+            )
         reached, left = ([process.level(v) for v in values[begin:]] for values in (calls, starts))
         function = partial(ddim_upwards, reached=reached, left=left, prediction=prediction, pair=pair)
         return traced(function, process, reached[0])
