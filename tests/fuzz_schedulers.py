@@ -26,6 +26,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import ksched  # noqa: E402
 from ksched.dialects.diffusers.classes import CLASSES  # noqa: E402
+from ksched.dialects.diffusers.levels import diffusers_levels  # noqa: E402
 from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 
 pytestmark = [
@@ -87,15 +88,23 @@ VALUES: dict[str, list[Any]] = {
 NOT_HERE = {"CosineDPMSolverMultistepScheduler"}
 #: classes whose own sums lose more in float32 than others', or divide by what is nearly 0
 LOOSE = {"DEISMultistepScheduler": 5e-3, "SASolverScheduler": 2e-3, "LMSDiscreteScheduler": 2e-3}
-#: (class, an option that is set, to what if not just to something, why): where float32 decides what the class does, both
-#: run in float64, the class at our levels and timesteps, after these were found to be the class's but for its rounding
+#: classes that cut the timesteps of sigmas to whole numbers
+CUTTING = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
+#: (class, option, value, why): where float32 decides what the class does, both run in float64, the class at our levels
+#: and timesteps, after these were found to be the class's but for its rounding
 IN_FLOAT64: list[tuple[str, str, Any, str]] = [
+    *((name, "use_exponential_sigmas", True, "a timestep of 998.9999 is cut to 998") for name in CUTTING),
+    *((name, "use_beta_sigmas", True, "a timestep of 998.9999 is cut to 998") for name in CUTTING),
+    ("DPMSolverMultistepScheduler", "beta_schedule", "squaredcos_cap_v2", "it cuts those of karras sigmas then too"),
     ("UniPCMultistepScheduler", "use_flow_sigmas", True, "alpha is 1 - 0.999999, of which float32 has two digits"),
-    ("DPMSolverMultistepScheduler", "use_exponential_sigmas", True, "a timestep of 998.9999 is cut to 998"),
-    ("DPMSolverMultistepScheduler", "use_beta_sigmas", True, "a timestep of 998.9999 is cut to 998"),
-    ("DPMSolverSinglestepScheduler", "use_exponential_sigmas", True, "a timestep of 998.9999 is cut to 998"),
-    ("DPMSolverSinglestepScheduler", "use_beta_sigmas", True, "a timestep of 998.9999 is cut to 998"),
     ("HeunDiscreteScheduler", "beta_schedule", "squaredcos_cap_v2", "states of 20000 cancel down to some of 1"),
+    ("KDPM2AncestralDiscreteScheduler", "beta_schedule", "squaredcos_cap_v2", "so do the squares of levels in a step"),
     ("EulerDiscreteScheduler", "rescale_betas_zero_snr", True, "the table has 4096 at 999, and passes it at 995.3"),
 ]
 
@@ -187,7 +196,7 @@ class Case:
         generator = torch.Generator().manual_seed(3)
         scheduler.set_timesteps(**self.how)
         if at is not None:
-            put_at_levels(scheduler, at)
+            put_at_levels(scheduler, self, at)
         timesteps = scheduler.timesteps[self.begin * scheduler.order :]
         x = torch.randn(BATCH, generator=generator).to(dtype)
         if self.begin and len(timesteps):
@@ -209,12 +218,19 @@ class Case:
         return x
 
 
-def put_at_levels(scheduler: Any, ours: Any) -> None:
+def put_at_levels(scheduler: Any, case: Case, ours: Any) -> None:
     """Let a class step at levels of ours in float64, which differ from its own by no more than rounding."""
-    levels = torch.tensor(ours._run.sigmas.tolist(), dtype=torch.float64)
-    torch.testing.assert_close(scheduler.sigmas.double(), levels, rtol=2e-3, atol=1e-6)
+    tables = {"sigmas": ours._run.sigmas}
+    if hasattr(scheduler, "sigmas_interpol"):
+        found = diffusers_levels(case.name, scheduler.config, *case.how.values())
+        names = ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down")
+        tables = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
     torch.testing.assert_close(scheduler.timesteps.double(), ours.timesteps.double(), rtol=0, atol=5.0)
-    scheduler.sigmas, scheduler.timesteps = levels, ours.timesteps
+    for name, values in tables.items():
+        table = torch.tensor(values.tolist(), dtype=torch.float64)
+        torch.testing.assert_close(getattr(scheduler, name).double(), table, rtol=2e-3, atol=2e-2, equal_nan=True)
+        setattr(scheduler, name, table)
+    scheduler.timesteps = ours.timesteps
 
 
 def is_ours(error: BaseException) -> bool:
