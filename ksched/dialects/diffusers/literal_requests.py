@@ -25,6 +25,7 @@ from ksched.dialects.diffusers.request import (
     Run,
     falling,
     flow_of,
+    has_sigma_data,
     level_after,
     level_of,
     stride_of,
@@ -32,7 +33,7 @@ from ksched.dialects.diffusers.request import (
 from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.names.enums import Dialect
 from ksched.plan.plan import Plan
-from ksched.processes import EDM, Process
+from ksched.processes import Process
 from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.schedules.grid import Grid
 
@@ -101,7 +102,7 @@ def churned_request(process: Process, sigmas: Sequence[float], prediction: str, 
     """
     hats = _hats(sigmas, given)
     of_call = conversions_of(process, prediction, sigmas[:-1])
-    of_hat = conversions_of(process, prediction, hats[:-1]) if isinstance(process, EDM) else of_call
+    of_hat = conversions_of(process, prediction, hats[:-1]) if has_sigma_data(process) else of_call
     noise = given.get("s_noise")
     how = {"hats": hats, "of_call": of_call, "of_hat": of_hat, "s_noise": 1.0 if noise is None else noise}
     return _by_place("euler", process, sigmas, euler_churned, how)
