@@ -220,7 +220,9 @@ class Case:
 
 def put_at_levels(scheduler: Any, case: Case, ours: Any) -> None:
     """Let a class step at levels of ours in float64, which differ from its own by no more than rounding."""
-    torch.testing.assert_close(scheduler.timesteps.double(), ours.timesteps.double(), rtol=0, atol=5.0)
+    told = ours.timesteps.double()
+    known = torch.isfinite(scheduler.timesteps)  # KDPM2's class has no number for some that a run may begin after
+    torch.testing.assert_close(scheduler.timesteps.double()[known], told[known], rtol=0, atol=5.0)
     tables = {"sigmas": ours._run.sigmas}
     if hasattr(scheduler, "sigmas_interpol"):
         found = diffusers_levels(case.name, scheduler.config, *case.how.values())
