@@ -224,8 +224,6 @@ METHODS = firsts(
 def test_as_stock_on_an_image(case: Any, steps: int) -> None:
     if case[0] == "PNDM" and not case[1].get("skip_prk_steps"):
         pytest.skip("its warm-up has no other start")
-    if case[0] == "DPMSolverSinglestep" and case[1].get("solver_order") == 3:
-        pytest.skip("it starts amid a group of three steps, with a formula for a missing stage")
     compare(stock_of(*case), steps, tolerance(*case), begin=4)
 
 

@@ -437,6 +437,46 @@ def test_classes_with_a_loop_of_their_own() -> None:
     assert mine.config.beta_start == 0.00085
 
 
+# ------------------------------------------------------------------------------------ where a class divides by nothing
+def test_inversion_from_x0_predictions_needs_noise_in_its_first_state() -> None:
+    """The class divides by the noise of an image that has none, and answers with no number."""
+
+    def model(x: torch.Tensor, t: Any) -> torch.Tensor:
+        return torch.tanh(x + t / 1000)
+
+    stock = diffusers.DDIMInverseScheduler(prediction_type="sample")
+    assert not torch.isfinite(run(stock, model)).all()
+    with pytest.raises(ValueError, match="set set_alpha_to_one to False"):
+        run(KSchedScheduler.from_diffusers(stock), model)
+    stock = diffusers.DDIMInverseScheduler(prediction_type="sample", set_alpha_to_one=False)
+    torch.testing.assert_close(run(KSchedScheduler.from_diffusers(stock), model), run(stock, model), rtol=1e-4, atol=0)
+
+
+def test_one_step_of_ipndm_answers_with_the_prediction() -> None:
+    """The class divides by an alpha of 0, made 1e-8, and so answers with 0 whatever the network says."""
+    stock = diffusers.IPNDMScheduler()
+
+    def model(x: torch.Tensor, t: Any) -> torch.Tensor:
+        return torch.full_like(x, -0.7)
+
+    assert run(stock, model, num_inference_steps=1).abs().max() == 0
+    made = run(KSchedScheduler.from_diffusers(stock), model, num_inference_steps=1)
+    torch.testing.assert_close(made, torch.full_like(made, 0.7))
+
+
+def test_a_level_that_a_list_for_flow_maps_repeats_changes_nothing() -> None:
+    """The class finds its place by the timestep, does the step without length twice, and skips the one after it."""
+    stock = diffusers.FlowMapEulerDiscreteScheduler()
+
+    def model(x: torch.Tensor, t: Any) -> torch.Tensor:
+        return x * 0.5 + 0.1
+
+    once, twice = ({"sigmas": [0.9, *[0.6] * count, 0.3]} for count in (1, 2))
+    ours = KSchedScheduler.from_diffusers(stock)
+    torch.testing.assert_close(run(ours, model, **twice), run(stock, model, **once))
+    assert (run(stock, model, **twice) - run(stock, model, **once)).abs().max() > 0.1
+
+
 def test_a_function_is_no_option() -> None:
     with pytest.raises(ValueError, match="tau_func is a function"):
         KSchedScheduler.from_diffusers(diffusers.SASolverScheduler(tau_func=lambda t: 0.5))

@@ -31,6 +31,7 @@ from ksched.dialects.diffusers.request import (
     SigmaTold,
     falling,
     flow_of,
+    has_sigma_data,
     level_after,
     level_of,
     stride_of,
@@ -77,7 +78,7 @@ def euler_request(run: Run) -> Request:
     # a table of one level too many is walked as far as there are timesteps
     levels = run.sigmas[: len(run.timesteps) + 1]
     churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
-    if churn.get("s_churn", 0) > 0 and (isinstance(process, EDM) or prediction != "epsilon"):
+    if churn.get("s_churn", 0) > 0 and (has_sigma_data(process) or prediction != "epsilon"):
         return churned_request(process, levels, prediction, churn)
     if stands_still(levels):
         return walk_request(process, levels)

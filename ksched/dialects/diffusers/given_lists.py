@@ -8,7 +8,7 @@ import numpy as np
 
 from ksched.dialects.diffusers.classes import settings_of
 from ksched.dialects.diffusers.process import Settings, ends_low, is_flow
-from ksched.dialects.diffusers.request import FlowToData, falling, is_told_data
+from ksched.dialects.diffusers.request import SigmaTold, falling, is_told_data
 from ksched.processes import Process
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
@@ -35,6 +35,8 @@ def given_lists(
     process: Process, sigmas: ArrayLike | None, timesteps: ArrayLike | None
 ) -> tuple[ArrayLike | None, Array | None]:
     """The lists of ``set_timesteps``: a class whose network is told how much data there is inverts either of them."""
+    if isinstance(process, SigmaTold):  # its timesteps say what its sigmas do
+        return sigmas, None
     listed = None if timesteps is None else np.asarray(timesteps, dtype=np.float64)
     if sigmas is not None and listed is not None:
         check_agreement(process, np.asarray(sigmas, dtype=np.float64), listed)
@@ -68,7 +70,7 @@ def check_agreement(process: Process, sigmas: Array, timesteps: Array) -> None:
         scale = float(getattr(process, "timestep_scale", 1000.0))
         unit, levels = scale / 1000, process.sigma_at(given[given > 0])
         meant = [scale * given[given > 0], scale * levels, scale * (1 - given[given > 0]), scale * (1 - levels)]
-        meant = meant if isinstance(process, FlowToData) else meant[:2]
+        meant = meant if is_told_data(process) else meant[:2]
     apart = min(float(np.abs(values - listed).max(initial=0.0)) for values in meant)
     if not apart <= 1.01 * unit:
         raise ValueError(

@@ -29,7 +29,7 @@ from ksched.dialects.diffusers.process import (
     start_std,
     takes_above_one,
 )
-from ksched.dialects.diffusers.request import Request, SigmaTold, falling, shows_data
+from ksched.dialects.diffusers.request import Request, falling, shows_data
 from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.options import check_steps, our_words
 from ksched.processes import VP, Level, Process
@@ -244,7 +244,7 @@ def own_iterations(
 
     respaced = schedule is None and spec.levels is None and respaces(config, stock)
     lists = {"timesteps": timesteps, "sigmas": sigmas}
-    sigmas, listed = given_lists(process, sigmas, timesteps) if not isinstance(process, SigmaTold) else (sigmas, None)
+    sigmas, listed = given_lists(process, sigmas, timesteps)
     told = None
     if respaced and stock is not None and (sigmas is not None or listed is not None):
         made = method(_levels_of(stock, config, None, mu, {**part, **lists}))

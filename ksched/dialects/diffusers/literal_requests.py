@@ -20,10 +20,12 @@ from ksched.dialects.diffusers.loops import (
 )
 from ksched.dialects.diffusers.request import (
     FlowToData,
+    NotRepresentedError,
     Request,
     Run,
     falling,
     flow_of,
+    has_sigma_data,
     level_after,
     level_of,
     stride_of,
@@ -31,7 +33,7 @@ from ksched.dialects.diffusers.request import (
 from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.names.enums import Dialect
 from ksched.plan.plan import Plan
-from ksched.processes import EDM, Process
+from ksched.processes import Process
 from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.schedules.grid import Grid
 
@@ -100,7 +102,7 @@ def churned_request(process: Process, sigmas: Sequence[float], prediction: str, 
     """
     hats = _hats(sigmas, given)
     of_call = conversions_of(process, prediction, sigmas[:-1])
-    of_hat = conversions_of(process, prediction, hats[:-1]) if isinstance(process, EDM) else of_call
+    of_hat = conversions_of(process, prediction, hats[:-1]) if has_sigma_data(process) else of_call
     noise = given.get("s_noise")
     how = {"hats": hats, "of_call": of_call, "of_hat": of_hat, "s_noise": 1.0 if noise is None else noise}
     return _by_place("euler", process, sigmas, euler_churned, how)
@@ -157,6 +159,11 @@ def ddim_inverse_request(run: Run) -> Request:
     pair = bool(s.get("clip_sample", True))
 
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
+        if prediction == "sample" and 0 in starts[begin:]:
+            raise NotRepresentedError(
+                "DDIMInverseScheduler with prediction_type 'sample' divides by the noise of its first state, which has "
+                "none; set set_alpha_to_one to False, which starts at the lowest level of the training"
+            )
         reached, left = ([process.level(v) for v in values[begin:]] for values in (calls, starts))
         function = partial(ddim_upwards, reached=reached, left=left, prediction=prediction, pair=pair)
         return traced(function, process, reached[0])

@@ -280,7 +280,7 @@ def ddim_upwards(
             v = (t.alpha * x - source) / t.sigma
             denoised, eps = s.alpha * x - s.sigma * v, s.alpha * v + s.sigma * x
         elif prediction == "sample":
-            denoised, eps = source, (x - s.alpha * source) / max(s.sigma, 1e-300)
+            denoised, eps = source, (x - s.alpha * source) / s.sigma
         else:
             eps = (x - t.alpha * source) / t.sigma
             denoised = (x - s.sigma * eps) / s.alpha

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,8 @@ class Method:
     def _tail(self, whole: Plan, begin: int, options: Mapping[str, Any]) -> Plan:
         """The plan from a model call in the middle of a run on.
 
-        A step that is under way goes on with steps of first order to the next one's level.
+        A step that is under way goes on with steps of first order to the next one's level. The single-step solver makes
+        one step of the stages that are left, as its class does.
         """
         steps, labels = whole.call_steps, [level.label for level in whole.levels]
         first = steps[begin]
@@ -189,15 +191,22 @@ def _led(
     dialect: Dialect,
     options: Mapping[str, Any],
 ) -> Plan:
-    """Steps of first order through some levels, then a sampler on the rest."""
+    """Steps through some levels, of first order or as what is left of a longer one, then a sampler on the rest."""
     spec = sampler_spec(sampler)
     rest = Grid.of(sigmas, process)
     how = {**dialect_options(spec, dialect), **options}
     if not lead:
         return SamplerSpec.plan(spec, rest, how)
 
+    before = [*lead, rest.levels[0]]
+    stages = spec.name == "dpm_singlestep" and all(s.label > t.label for s, t in pairwise(before))
+    of_stages = {**how, "order": len(lead), "lower_order_final": len(rest) == 0 and how.get("lower_order_final")}
+
     def function(run: Any, grid: Grid, x: Any) -> Any:
-        for s, t in zip(lead, [*lead[1:], rest.levels[0]], strict=True):
+        if stages:
+            x = run.keep(spec(run, Grid(process, tuple(before)), x, **{**of_stages, "repeat_last": False}))
+            return spec(run, rest, x, **how) if len(rest) else x
+        for s, t in pairwise(before):
             denoised = run.denoise(x, s)
             x = run.keep(ddim(s, t, x, denoised) if s != t else 1.0 * x)  # a call at the same level once more
         return spec(run, rest, x, **how) if len(rest) else x

@@ -10,7 +10,7 @@ import numpy as np
 
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
-from ksched.dialects.diffusers.request import FlowToData, SigmaTold
+from ksched.dialects.diffusers.request import FlowToData, SigmaTold, has_sigma_data
 from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.dialects.diffusers.words import prediction_word
 from ksched.names.enums import Dialect
@@ -59,16 +59,20 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
         return _flow_of(config, stock, mu)
     if stock == "SCMScheduler":
         return TrigFlow(float(config.get("sigma_data") or 0.5))
-    low, high, data = (config.get(name) for name in ("sigma_min", "sigma_max", "sigma_data"))
-    if data is not None:
+    if (data := config.get("sigma_data")) is not None:
         of_data = AngleV if stock == "CosineDPMSolverMultistepScheduler" else EDM
-        return of_data(low or 0.002, high or 80.0, data)
+        return of_data(*_range_of(config, 0.002, 80.0), data)
     table = vp_of(config, variance_preserving=stock is None or _preserves(stock))
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
-        return EDM(low or table.sigma_min, high or table.sigma_max, 1.0)
+        return EDM(*_range_of(config, table.sigma_min, table.sigma_max), 1.0)
     if original := config.get("original_inference_steps"):
         return distilled(table, int(original))
     return table
+
+
+def _range_of(config: Settings, low: float, high: float) -> tuple[float, float]:
+    """The range of levels that a configuration names, or else one."""
+    return config.get("sigma_min") or low, config.get("sigma_max") or high
 
 
 def takes_above_one(config: Settings, stock: str | None) -> bool:
@@ -186,6 +190,6 @@ def start_std(process: Process, sigma: float, config: Settings) -> float:
     """What start noise is multiplied by: states of the data's size have it at 1."""
     if process.is_flow or process.variance_preserving:
         return 1.0
-    # classes with sigma_data, whose process this is, have the network's input norm in it as those that lead have
-    leading = config.get("timestep_spacing") == "leading" or isinstance(process, EDM)
+    # classes with sigma_data have the network's input norm in it as those that lead have
+    leading = config.get("timestep_spacing") == "leading" or has_sigma_data(process)
     return math.hypot(sigma, 1.0) if leading else sigma

@@ -23,6 +23,7 @@ __all__ = [
     "SigmaTold",
     "falling",
     "flow_of",
+    "has_sigma_data",
     "is_told_data",
     "level_after",
     "level_of",
@@ -83,6 +84,11 @@ class SigmaTold(VE):
 def is_told_data(process: Process) -> TypeGuard[FlowToData]:
     """Whether the network is told how much data there is: ``invert_sigmas`` means that, which no process says."""
     return isinstance(process, FlowToData)
+
+
+def has_sigma_data(process: Process) -> bool:
+    """Whether networks answer with the F of EDM's preconditioning, as those of classes with ``sigma_data`` do."""
+    return "edm" in process.predictions
 
 
 def shows_data(process: Process) -> bool:

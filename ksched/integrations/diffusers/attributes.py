@@ -16,6 +16,7 @@ from ksched.integrations.diffusers.configuration import Configuration
 from ksched.integrations.diffusers.driver import Driver
 from ksched.integrations.diffusers.history import History, placed_in
 from ksched.integrations.diffusers.stock import Stock
+from ksched.integrations.diffusers.written_levels import WrittenLevels
 from ksched.processes import VP, Flow
 
 __all__ = ["ASSIGNED", "Attributes", "Shown"]
@@ -42,6 +43,7 @@ class Attributes:
     assigned : settings that programs have changed by what they assigned
     kept : attributes that are what was assigned
     history : what the run holds of earlier steps, as programs see it
+    levels : noise levels that programs may write to
     """
 
     def __init__(self) -> None:
@@ -49,25 +51,18 @@ class Attributes:
         self.assigned: dict[str, Any] = {}
         self.kept: dict[str, Any] = {}
         self.history = History()
-        self._sigmas: torch.Tensor | None = None
-        self._version = -1
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._sigmas is not None:
-            with torch.inference_mode(False):
-                self._sigmas, self._version = self._sigmas.clone(), -1  # looked at once
+        self.levels = WrittenLevels()
 
     def copied(self) -> Attributes:
         """These, for a copy of the scheduler that goes on by itself."""
-        own = {"assigned": dict(self.assigned), "kept": dict(self.kept), "stock": Stock()}
         made = Attributes()
-        made.__setstate__({**self.__dict__, **own, "history": self.history.copied()})
+        made.assigned, made.kept = dict(self.assigned), dict(self.kept)
+        made.history, made.levels = self.history.copied(), self.levels.copied()
         return made
 
     def forget(self) -> None:
         """Be as before the first step."""
-        self._sigmas = None
+        self.levels = WrittenLevels()
         self.history = History()
         for name in ("is_scale_input_called", "timesteps", "sigmas"):
             self.kept.pop(name, None)
@@ -176,45 +171,13 @@ class Attributes:
         return self.table("alphas_cumprod", run)
 
     def sigmas(self, run: Driver) -> torch.Tensor:
-        """Noise levels, which programs may write to; see `heed`."""
+        """Noise levels, which programs may write to; see `WrittenLevels`."""
         made = self.before("sigmas", run)
         if made is not NotImplemented:
             return made  # type: ignore[no-any-return]
-        if self._sigmas is None:
-            self._show(torch.tensor(run.sigmas.tolist(), dtype=torch.float32))
-        return self._sigmas  # type: ignore[return-value]
-
-    def _show(self, values: torch.Tensor) -> None:
-        """Hand out a tensor of noise levels from now on, and find out later whether it was written to."""
-        with torch.inference_mode(False), torch.no_grad():
-            self._sigmas = values.detach().clone()
-        self._mark()
-
-    def _mark(self) -> None:
-        assert self._sigmas is not None
-        with torch.no_grad():
-            self._sigmas.mul_(1)  # a version that no copy of it has
-        self._version = self._sigmas._version
+        return self.levels.of(run)
 
     # ------------------------------------------------------------------------------------------------------- assigning
-
-    def heed(self, run: Driver) -> None:
-        """Let the run take place at the noise levels that a program has written, if one has."""
-        if self._sigmas is not None and self._sigmas._version != self._version:
-            self._take_levels(run, self._sigmas)
-            self._mark()
-
-    def _take_levels(self, run: Driver, new: torch.Tensor) -> None:
-        """Run at noise levels as the class has them; what is a level of before keeps its precision."""
-        old = run.sigmas
-        if new.ndim != 1 or len(new) != len(old):
-            raise ValueError(f"sigmas must be a list of {len(old)} here; got shape {tuple(new.shape)}")
-        values = new.detach().double().cpu().numpy()
-        nearest = old[np.abs(old[:, np.newaxis] - values).argmin(axis=0)]
-        levels = np.where(np.isclose(values, nearest, rtol=1e-7, atol=0), nearest, values)
-        levels = np.where(np.isclose(values, old, rtol=1e-7, atol=0), old, levels)
-        if not np.array_equal(levels, old):
-            run.relevel(1 - levels if run.configuration.entries.invert_sigmas else levels)
 
     def assign(self, name: str, value: Any, run: Driver) -> bool:
         """Take what a program assigns to one of `ASSIGNED`.
@@ -267,9 +230,7 @@ class Attributes:
 
     def _assign_sigmas(self, value: Any, run: Driver) -> None:
         if run.is_told:
-            new = torch.as_tensor(value)
-            self._take_levels(run, new)
-            self._show(new)
+            self.levels.assign(run, torch.as_tensor(value))
         elif _equal(value, self.sigmas(run)):
             self.kept["sigmas"] = value
         else:
@@ -311,7 +272,7 @@ class Attributes:
 
     def meet(self, run: Driver, sample: torch.Tensor, index: int | None) -> None:
         """Take what programs have written, before a step."""
-        self.heed(run)
+        self.levels.heed(run)
         if self.history.is_seen or (run.has_other_size(sample) and not run.goes_back(index)):
             placed_in(run, self.history, sample)
 

@@ -203,7 +203,7 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
         self._attributes.kept["is_scale_input_called"] = True
         if (scaled := self._as_stock("scale_model_input", sample, timestep)) is not None:
             return scaled
-        self._attributes.heed(run)
+        self._attributes.levels.heed(run)
         norm = run.input_norm(self._next, timestep)
         return sample if norm == 1 else sample / norm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -51,20 +51,12 @@ def heeded_options(
     ValueError : an option that ``sampler_options`` has with another value
     """
     own, request = configuration.entries.sampler_options or {}, method.request
-    spec = sampler_spec(method.sampler)
-    known = set(spec.options)
-    if request is not None and request.literal is not None:  # a loop of the class's own
-        known = {"eta"} & set(spec.arguments(Dialect.DIFFUSERS) or ())
-    churns = bool(given.get("s_churn") or own.get("s_churn"))
-    heeded, lost = dict[str, Any](), dict[str, Any]()
-    for name, value in given.items():
-        unsaid = value is None or (name == "eta" and clipped is None and not configuration.takes_eta)
-        of_churn = name in ("s_tmin", "s_tmax", "s_noise") and (name != "s_noise" or "s_churn" in known)
-        if unsaid or (name in own and (own[name] == value or idle(name, value))):
-            continue
-        if name in own:
-            raise ValueError(f"{name} is given twice: {value!r} to step, and {own[name]!r} in sampler_options")
-        (heeded if name in known and (churns or not of_churn) else lost)[name] = value
+    known = _known_options(method)
+    if not (given.get("s_churn") or own.get("s_churn")):
+        known -= _of_churn(known)
+    said = _said(configuration, given, own, clipped)
+    heeded = {name: value for name, value in said.items() if name in known}
+    lost = {name: value for name, value in said.items() if name not in known}
     if clipped and request is not None and request.pair:
         heeded["pair"] = False
     elif clipped:
@@ -72,6 +64,34 @@ def heeded_options(
     of_step = {} if configuration.entries.stock_class is None else {"s_churn"}
     _warn_of_idle({name: value for name, value in lost.items() if name not in of_step}, method.sampler)
     return heeded
+
+
+def _known_options(method: Method) -> set[str]:
+    """Options that may still be told to a method at its first step."""
+    spec, request = sampler_spec(method.sampler), method.request
+    if request is not None and request.literal is not None:  # a loop of the class's own
+        return {"eta"} & set(spec.arguments(Dialect.DIFFUSERS) or ())
+    return set(spec.options)
+
+
+def _of_churn(known: Set[str]) -> set[str]:
+    """Options that say nothing where nothing is churned; other noise has a factor of the same name."""
+    return {"s_tmin", "s_tmax", "s_noise"} if "s_churn" in known else {"s_tmin", "s_tmax"}
+
+
+def _said(
+    configuration: Configuration, given: Mapping[str, Any], own: Mapping[str, Any], clipped: bool | None
+) -> dict[str, Any]:
+    """Options that ``step`` is given, without those that nobody chose and those that ``sampler_options`` has too."""
+    said = dict[str, Any]()
+    for name, value in given.items():
+        if value is None or (name == "eta" and clipped is None and not configuration.takes_eta):
+            continue
+        if name not in own:
+            said[name] = value
+        elif own[name] != value and not idle(name, value):
+            raise ValueError(f"{name} is given twice: {value!r} to step, and {own[name]!r} in sampler_options")
+    return said
 
 
 def _warn_of_idle(given: Mapping[str, Any], sampler: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
+from ksched.integrations.diffusers.answers import split_variance
 from ksched.integrations.diffusers.attributes import Attributes
 from ksched.integrations.diffusers.configuration import run_request
-from ksched.integrations.diffusers.driver import Driver, Told, split_variance
+from ksched.integrations.diffusers.driver import Driver, Told
 from ksched.integrations.diffusers.other_steps import per_token, to_other_time
 from ksched.integrations.diffusers.step_arguments import StepMethod, check_known, warn_of_list
 

@@ -52,7 +52,7 @@ class TrainingNoise:
         if (noised := self._as_stock("add_noise", original_samples, noise, timesteps)) is not None:
             return noised
         run = self._run
-        self._attributes.heed(run)
+        self._attributes.levels.heed(run)
         levels = _levels_at(run.configuration, run.iterations, self._next, timesteps)
         return _noised(levels, original_samples, noise)
 
