@@ -13,6 +13,7 @@ from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE
 from ksched.samplers.registry import families
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
+from ksched.schedules.select import schedule_spec
 
 __all__ = ["catalogue", "prose", "table"]
 
@@ -56,7 +57,8 @@ def catalogue() -> str:
         rows = []
         for name in names:
             options = ", ".join(f"`{option}`" for option in schedule_options(name).values())
-            rows.append([f"`{name}`", SCHEDULES[name].formula, options, prose([SCHEDULES[name].source])])
+            spec = schedule_spec(name)
+            rows.append([f"`{name}`", spec.formula, options, prose([spec.source])])
         parts += [f"### {heading}", table(["name", "rule", "options", "source"], rows)]
     parts += ["## Processes"]
     parts += [

@@ -158,8 +158,6 @@ class Case:
             return "it divides by the alpha of pure noise, 0, made 1e-8: the one answer is lost, and the image is 0"
         if self.name == "FlowMapEulerDiscreteScheduler" and len({*(values := self.values)}) < len(values):
             return "it finds its step by the timestep, and so the first of two that are the same twice"
-        if self.name == "TCDScheduler" and any(int(0.7 * t) != int(torch.tensor(t) * 0.7) for t in self.values):
-            return "0.7 * 360 is cut to 252 in float32, as is meant, and to 251 in float64"
         return ""
 
     @property

@@ -150,3 +150,17 @@ def test_a_copy_keeps_what_was_asked() -> None:
     assert other._iterations.timesteps.tolist() == ours._iterations.timesteps.tolist()
     ours.set_timesteps(3)  # and nothing of it is left for the next run
     assert ours.timesteps[0] == 999
+
+
+def test_a_share_of_a_timestep_is_cut_as_it_is_meant() -> None:
+    """0.7 times 360 is 252, in double precision 251.99999999999997."""
+    stock = diffusers.TCDScheduler()
+    x = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
+    results = []
+    for scheduler in (stock, KSchedScheduler.from_diffusers(stock)):
+        scheduler.set_timesteps(timesteps=[799, 360, 100])
+        state, generator = x, torch.Generator().manual_seed(0)
+        for t in scheduler.timesteps:
+            state = scheduler.step(0.3 * state, t, state, eta=0.3, generator=generator).prev_sample
+        results.append(state)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)

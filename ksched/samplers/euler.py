@@ -329,8 +329,9 @@ def tcd(
         if t.sigma == 0:
             return denoised
         place = max(process.position(t.label), 0.0)
-        # rounded before it is cut: a whole place must not fall below itself
-        place = float(math.floor((1 - eta) * round(place))) if whole_timesteps else (1 - eta) * place
+        # rounded before it is cut, before and after the product: a whole place must not fall below itself
+        share = 1 - eta
+        place = float(math.floor(round(share * round(place), 6))) if whole_timesteps else share * place
         low = process.level(process.sigma_at_position(place))
         if eta == 0 or low.lam <= t.lam:
             low = t
