@@ -99,8 +99,12 @@ def defaults_of(name: str) -> dict[str, Any]:
 
 @cache
 def step_arguments_of(name: str) -> frozenset[str]:
-    """Arguments of the ``step`` of a class."""
-    return frozenset(inspect.signature(getattr(diffusers, name).step).parameters)
+    """Arguments of the ``step`` of a class; none where its own extra is not installed."""
+    try:
+        step = getattr(diffusers, name).step
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(step).parameters)
 
 
 def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
