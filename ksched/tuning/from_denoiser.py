@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from ksched.tuning.canonical_model import Canonical
 from ksched.tuning.canonical_plan import flow_level
 from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.job import Job
-from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Tuning
+from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Source, Tuning
 from ksched.tuning.surrogate import fit_surrogate, problem_of
 from ksched.tuning.trial import typical
 
-__all__ = ["Modelled"]
+__all__ = ["of_denoiser"]
 
 
 _TEACHER = 96  # steps
@@ -44,33 +45,27 @@ _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 _DRAWN_WITH = 24  # steps
 
 
-class Modelled(Tuning):
-    """From a denoiser, which is the judge."""
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of a model.
 
-    def __init__(
-        self,
-        job: Job,
-        denoiser: Callable[..., Any],
-        shape: tuple[int, ...],
-        data_std: float | None,
-        like: torch.Tensor,
-        batch: int,
-    ) -> None:
-        super().__init__(job)
-        check_whole("batch", batch, 1)
-        if data_std is not None and not 0 < data_std < math.inf:
-            raise ValueError(f"data_std must be above 0 and finite; got {data_std}")
-        self.model = Canonical(denoiser, job.process, shape, data_std or 1.0, like, batch)
-        self.generator = torch.Generator().manual_seed(job.seed)
-        self.rng = np.random.default_rng(job.seed)
-        self.measured = data_std is not None
-        self.noise = 0.0
+    Attributes
+    ----------
+    model : of data of unit standard deviation
+    generator : of their starts
+    noise : by how much two answers of the model to one question differ
+    """
 
-    def _starts(self, items: int) -> torch.Tensor:
-        noise = torch.randn(items, math.prod(self.model.shape), generator=self.generator, dtype=torch.float64)
-        return self.model.s * noise
+    model: Canonical
+    generator: torch.Generator
+    noise: float
 
-    def _ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
+    def starts(self, items: int) -> torch.Tensor:
+        """States of pure noise."""
+        shape = items, math.prod(self.model.shape)
+        return self.model.s * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
         """Where the model's ODE ends; of a noisy one, of the mean of some answers at the last levels."""
         model = self.model
         last = flow_level(model.low ** (1 - _LAST) * min(model.first, NO_SIGNAL) ** _LAST)
@@ -81,60 +76,81 @@ class Modelled(Tuning):
         end = "denoised" if self.noise > _INEXACT else "integral"
         return exact_ends(mean, start, model.s, steps=steps, low=model.low, end=end)
 
-    def judges(self) -> tuple[Problem, Problem]:
-        """The model itself, on two sets of start states."""
-        self.noise = math.inf  # nothing is known of it yet
-        pilot = self._ends(self._starts(min(self.job.items, 64)), _DRAWN_WITH)
-        if not self.measured:
-            std = _spread(pilot)
-            if not 1e-6 < std < 1e6:
-                raise ValueError(
-                    f"what the denoiser samples has a std of {std:.3g}: it is no denoiser, or the process is another "
-                    "one. ksched.check_model finds out what it predicts"
-                )
-            self.model = self.model.scaled(std)
-            pilot = pilot / std
-        self.data_std, self.first, self.low = self.model.data_std, self.model.first, self.model.low
-        self.noise = self.model.check(pilot, self.generator)
-        if self.job.level == 2:
-            self.model.check_gradients(pilot)
-        start = self._starts(self.job.items)
-        ends = self._ends(start, _TEACHER, min(max(math.ceil((self.noise / _ENDS_NOISE) ** 2), 1), _REPEATS))
-        half = self.job.items // 2
-        self.all_ends = ends
-        one, two = (Problem.of(self.model, start[k], ends[k]) for k in (slice(half), slice(half, None)))
-        return one, two
+    def problem(self, items: int) -> Problem:
+        """New runs to fit to."""
+        start = self.starts(items)
+        return Problem.of(self.model, start, self.ends(start, _TEACHER), noise=max(ERROR, self.noise))
 
-    def fitted(self) -> Iterator[tuple[str, Plan]]:
-        """Plans fitted to mixtures of what the model draws, and through the model."""
-        drawn = self._ends(self._starts(_DRAWN - min(self.job.items, _DRAWN // 2)), _DRAWN_WITH)
-        samples = torch.cat([self.all_ends, drawn]).numpy()
-        surrogate = fit_surrogate(samples, self.rng, items=TRAJECTORIES)
-        problem = problem_of(surrogate, self.model.s, TRAJECTORIES, self.rng, max(ERROR, self.noise))
-        ends = self.job.ends() if self.noise > _NOISY else self.job.ends()[:1]
-        with self.bar(len(ends), through=self.job.level == 2) as told:
-            for end in ends:
-                yield from self.fits(problem, end, "a mixture", told)
-            if self.job.level == 2:
-                yield "fitted through the model", self._through(told)
 
-    def _through(self, told: Callable[[float], object]) -> Plan:
-        """The best plan so far, improved on new runs of the model."""
-        assert self.best_untuned is not None
-        best = min([*self.trials, self.best_untuned], key=lambda trial: typical(trial.chosen_on))
-        start = self._starts(max(self.job.items // 2, 32))
-        problem = Problem.of(self.model, start, self._ends(start, _TEACHER), noise=max(ERROR, self.noise))
-        return self.improved(best.plan, problem, "integral", ITERATIONS["model"], told)
+def of_denoiser(
+    job: Job,
+    denoiser: Callable[..., Any],
+    shape: tuple[int, ...],
+    data_std: float | None,
+    like: torch.Tensor,
+    batch: int,
+) -> Source:
+    """A denoiser, which is the judge itself, on two sets of start states."""
+    check_whole("batch", batch, 1)
+    if data_std is not None and not 0 < data_std < math.inf:
+        raise ValueError(f"data_std must be above 0 and finite; got {data_std}")
+    model = Canonical(denoiser, job.process, shape, data_std or 1.0, like, batch)
+    runs = _measured(job, model, of_unknown_std=data_std is None)
+    model = runs.model
+    start = runs.starts(job.items)
+    ends = runs.ends(start, _TEACHER, min(max(math.ceil((runs.noise / _ENDS_NOISE) ** 2), 1), _REPEATS))
+    half = job.items // 2
+    one, two = (Problem.of(model, start[k], ends[k]) for k in (slice(half), slice(half, None)))
 
-    def facts(self) -> dict[str, Any]:
-        """Of the model."""
+    def facts() -> dict[str, Any]:
         return {
-            "shape": list(self.model.shape),
-            "items": self.job.items,
-            "model_calls": self.model.calls,
-            "noise_of_the_model": float(f"{self.noise:.3g}"),
-            "held_out": f"{self.job.items - self.job.items // 2} runs of the model",
+            "shape": list(model.shape),
+            "items": job.items,
+            "model_calls": model.calls,
+            "noise_of_the_model": float(f"{runs.noise:.3g}"),
+            "held_out": f"{job.items - half} runs of the model",
         }
+
+    def fitted(course: Tuning) -> Iterator[tuple[str, Plan]]:
+        return _fitted(course, runs, ends)
+
+    return Source(model.data_std, model.first, model.low, (one, two), fitted, facts)
+
+
+def _measured(job: Job, model: Canonical, of_unknown_std: bool) -> _Runs:
+    """Runs of a model, once the std of what it samples and the noise of its answers are known."""
+    generator = torch.Generator().manual_seed(job.seed)
+    unknown = _Runs(model, generator, math.inf)  # nothing is known of its noise yet
+    pilot = unknown.ends(unknown.starts(min(job.items, 64)), _DRAWN_WITH)
+    if of_unknown_std:
+        std = _spread(pilot)
+        if not 1e-6 < std < 1e6:
+            raise ValueError(
+                f"what the denoiser samples has a std of {std:.3g}: it is no denoiser, or the process is another "
+                "one. ksched.check_model finds out what it predicts"
+            )
+        model, pilot = model.scaled(std), pilot / std
+    noise = model.check(pilot, generator)
+    if job.level == 2:
+        model.check_gradients(pilot)
+    return _Runs(model, generator, noise)
+
+
+def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[str, Plan]]:
+    """Plans fitted to mixtures of what the model draws, and through the model."""
+    job, rng = course.job, np.random.default_rng(course.job.seed)
+    drawn = runs.ends(runs.starts(_DRAWN - min(job.items, _DRAWN // 2)), _DRAWN_WITH)
+    surrogate = fit_surrogate(torch.cat([ends, drawn]).numpy(), rng, items=TRAJECTORIES)
+    problem = problem_of(surrogate, runs.model.s, TRAJECTORIES, rng, max(ERROR, runs.noise))
+    kinds = job.ends() if runs.noise > _NOISY else job.ends()[:1]
+    with course.bar(len(kinds), through=job.level == 2) as told:
+        for end in kinds:
+            yield from course.fits(problem, end, "a mixture", told)
+        if job.level == 2:
+            assert course.best_untuned is not None
+            best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
+            new = runs.problem(max(job.items // 2, 32))
+            yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
 
 
 def _spread(ends: torch.Tensor) -> float:

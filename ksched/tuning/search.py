@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from ksched.tuning.job import Job
 from ksched.tuning.reference_mixtures import SMALL, SMALLEST, zoo
 from ksched.tuning.trial import Trial, objection, typical
 
-__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Tuning"]
+__all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Source", "Tuning"]
 
 
 TRAJECTORIES = 96  # that a table is fitted to
@@ -55,42 +54,39 @@ _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
 
 
+@dataclass(frozen=True)
+class Source:
+    """A model, or samples, as `Tuning` sees it.
+
+    Attributes
+    ----------
+    data_std : standard deviation of the data
+    first, low : noise over signal of the first level and of the lowest, over the std of the data
+    judges : problems to choose plans on, and held out
+    fitted : plans that are made for it, by a `Tuning`, as they are wanted: name and plan
+    facts : what the report says of it, when it is written
+    """
+
+    data_std: float
+    first: float
+    low: float
+    judges: tuple[Problem, Problem]
+    fitted: Callable[[Tuning], Iterator[tuple[str, Plan]]]
+    facts: Callable[[], dict[str, Any]]
+
+
 @dataclass
 class Tuning:
     """The course that is the same for samples and for a model: try what there is, tune, guard."""
 
     job: Job
+    source: Source
     best_untuned: Trial | None = field(default=None, init=False)
     trials: list[Trial] = field(default_factory=list, init=False)
 
-    # what differs
-
-    data_std: float = field(default=1.0, init=False)
-    first: float = field(default=math.inf, init=False)
-    low: float = field(default=1e-3, init=False)
-
-    def judges(self) -> tuple[Problem, Problem]:
-        """Problems to choose on, and held out."""
-        raise NotImplementedError
-
-    def fitted(self) -> Iterator[tuple[str, Plan]]:
-        """Plans that are made for the source, as they are wanted."""
-        raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        """What the report says of the source."""
-        raise NotImplementedError
-
-    @property
-    def insists(self) -> bool:
-        """Whether to go on when a plan is good enough."""
-        return self.job.level == 2
-
-    # the course
-
     def plan(self) -> Plan:
         """The plan, with its report."""
-        judges = self.judges()
+        judges = self.source.judges
         plans = self.job.untuned()
         if not plans:
             raise ValueError(f"no pair of sampler and schedule can be built for {self.job.steps} steps on this process")
@@ -100,13 +96,13 @@ class Tuning:
         self.best_untuned = best
         tuned: list[Trial] = []
         if self.job.sampler is None:
-            ready = shipped(self.job.steps, self.job.process, self.data_std, self.job.end)
+            ready = shipped(self.job.steps, self.job.process, self.source.data_std, self.job.end)
             tuned = [self._tried(name, plan, judges, shipped=True) for name, plan in ready]
         self.trials = tuned
         if self.job.level > 0 and self.job.steps > 1:
-            for name, plan in self.fitted():
+            for name, plan in self.source.fitted(self):
                 tuned.append(self._tried(name, plan, judges))
-                if not objection(tuned[-1], best) and not self.insists:
+                if not objection(tuned[-1], best) and self.job.level < 2:  # good enough
                     break
         accepted = None
         for trial in sorted(tuned, key=lambda trial: trial.score):
@@ -120,7 +116,7 @@ class Tuning:
         return Trial(name, plan, self._errors(plan, judges[0]), self._errors(plan, judges[1]), shipped)
 
     def _errors(self, plan: Plan, judge: Problem) -> torch.Tensor:
-        levels, rows = (torch.from_numpy(array) for array in canonical(plan, self.data_std))
+        levels, rows = (torch.from_numpy(array) for array in canonical(plan, self.source.data_std))
         with torch.no_grad():
             return judge.errors(levels, rows).double().flatten().nan_to_num(nan=1e9, posinf=1e9)
 
@@ -143,9 +139,9 @@ class Tuning:
             "level": job.level,
             "seed": job.seed,
             "process": repr(job.process),
-            "data_std": float(f"{self.data_std:.6g}"),
+            "data_std": float(f"{self.source.data_std:.6g}"),
             **({"sampler": job.sampler, "options": dict(job.options)} if job.sampler else {}),
-            **self.facts(),
+            **self.source.facts(),
             "errors": chosen.figures,
             "untuned": {"name": best.name, **best.figures},
             "compared": [
@@ -158,14 +154,14 @@ class Tuning:
     def family(self, end: AutoEnd) -> Free | OnGrid:
         """What is fitted."""
         if self.job.sampler is None:
-            return Free(self.job.steps, self.first, self.low, end)
-        return OnGrid(self.on_levels, self.data_std, self.job.steps, self.first, self.low)
+            return Free(self.job.steps, self.source.first, self.source.low, end)
+        return OnGrid(self.on_levels, self.source.data_std, self.job.steps, self.source.first, self.source.low)
 
     def on_levels(self, levels: Sequence[float]) -> Plan:
         """The fixed sampler on levels, noise to signal over the std of the data."""
         assert self.job.sampler is not None
         sigmas = Table(tuple(levels), tuple((0.0,) * i for i in range(len(levels) - 1))).sigmas(
-            self.job.process, self.data_std
+            self.job.process, self.source.data_std
         )
         return build_sampler(self.job.sampler, sigmas=sigmas, process=self.job.process, **self.job.options).plan
 
@@ -195,7 +191,7 @@ class Tuning:
         gains a little less on these, and loses little where they mislead.
         """
         kinds = SMALL if self.job.steps <= _FEW else SMALLEST
-        return zoo(flow_level(self.first), kinds, _OTHERS_SEED, steps=100)
+        return zoo(flow_level(self.source.first), kinds, _OTHERS_SEED, steps=100)
 
     def improved(
         self, start: Plan, problem: Problem, end: AutoEnd, iterations: int, told: Callable[[float], object]
@@ -205,14 +201,18 @@ class Tuning:
         weight = _OTHERS / (1 - _OTHERS) / sum(other.spread.numel() for other in self.others)
         problems = [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
         if isinstance(family, OnGrid):
-            unit_std = self.data_std / self.job.process.noise_scale
+            unit_std = self.source.data_std / self.job.process.noise_scale
             levels = [ratio(level) / unit_std for level in Grid.of(start.sigmas, self.job.process).levels]
             numbers = fit(family, problems, family.numbers(levels), iterations=iterations, progress=told)
             return self.on_levels(family.levels(numbers))
         numbers = fit(
-            family, problems, family.numbers(table_of(start, self.data_std)), iterations=iterations, progress=told
+            family,
+            problems,
+            family.numbers(table_of(start, self.source.data_std)),
+            iterations=iterations,
+            progress=told,
         )
-        return self.job.built(family.table(numbers), self.data_std)
+        return self.job.built(family.table(numbers), self.source.data_std)
 
     def starts(self, end: AutoEnd) -> Plan:
         """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""

@@ -8,15 +8,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ksched.execution.threads import one_thread
 from ksched.options import check_steps
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, process_given
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.registry import sampler_spec
-from ksched.tuning.from_denoiser import Modelled
-from ksched.tuning.from_samples import Sampled
+from ksched.tuning.from_denoiser import of_denoiser
+from ksched.tuning.from_samples import of_samples
 from ksched.tuning.job import Job
+from ksched.tuning.search import Tuning
 from ksched.types import Array
 
 __all__ = ["Level", "tune"]
@@ -120,8 +122,9 @@ def tune(
             if job.labels is not None or guidance != 1:
                 raise ValueError("guidance and labels are for samples; a denoiser has its guidance inside")
             like = torch.empty(0, dtype=dtype, device=device)
-            return Modelled(job, source, _shape_of(source, shape), data_std, like, batch).plan()
-        return Sampled(job, _samples_of(source), data_std).plan()
+            return Tuning(job, of_denoiser(job, source, _shape_of(source, shape), data_std, like, batch)).plan()
+        with one_thread():
+            return Tuning(job, of_samples(job, _samples_of(source), data_std)).plan()
 
 
 def _checked_steps(steps: int) -> int:
