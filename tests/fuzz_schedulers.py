@@ -87,7 +87,7 @@ VALUES: dict[str, list[Any]] = {
 #: its noise is a Brownian tree's, which cannot be turned off
 NOT_HERE = {"CosineDPMSolverMultistepScheduler"}
 #: classes whose own sums lose more in float32 than others', or divide by what is nearly 0
-LOOSE = {"DEISMultistepScheduler": 5e-3, "SASolverScheduler": 2e-3, "LMSDiscreteScheduler": 2e-3}
+LOOSE = {"PNDMScheduler": 2e-3, "DEISMultistepScheduler": 5e-3, "SASolverScheduler": 2e-3, "LMSDiscreteScheduler": 2e-3}
 #: classes that cut the timesteps of sigmas to whole numbers
 CUTTING = (
     "DEISMultistepScheduler",
@@ -105,6 +105,7 @@ IN_FLOAT64: list[tuple[str, str, Any, str]] = [
     ("UniPCMultistepScheduler", "use_flow_sigmas", True, "alpha is 1 - 0.999999, of which float32 has two digits"),
     ("HeunDiscreteScheduler", "beta_schedule", "squaredcos_cap_v2", "states of 20000 cancel down to some of 1"),
     ("KDPM2AncestralDiscreteScheduler", "beta_schedule", "squaredcos_cap_v2", "so do the squares of levels in a step"),
+    ("KDPM2DiscreteScheduler", "beta_schedule", "squaredcos_cap_v2", "so do they in a step to the middle"),
     ("EulerDiscreteScheduler", "rescale_betas_zero_snr", True, "the table has 4096 at 999, and passes it at 995.3"),
 ]
 

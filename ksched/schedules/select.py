@@ -312,7 +312,8 @@ def calculate_sigmas(
     if spec.family == "own":
         return ask_own(name, spec.function, check_steps(steps), process, sigma_min, sigma_max, options)
     try:
-        levels = _levels_of(spec, steps, process, sigma_min, sigma_max, options)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what comes of it is looked at below
+            levels = _levels_of(spec, steps, process, sigma_min, sigma_max, options)
     except (OverflowError, ZeroDivisionError) as error:
         raise ValueError(_out_of_sense(name, known, options, "are no numbers")) from error
     fault = _fault_of(levels)
