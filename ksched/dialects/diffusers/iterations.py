@@ -305,7 +305,8 @@ def _process_of_part(
             f"this one is {process!r}. Leave them out."
         )
     whole = process_of({**config, "original_inference_steps": None}, stock, mu)
-    return distilled(whole, original or config.get("original_inference_steps"), strength)  # type: ignore[arg-type]
+    assert isinstance(whole, VP)  # as the part of it is
+    return distilled(whole, original or config.get("original_inference_steps"), strength)
 
 
 def _sampler_of(stock: str | None, config: Settings, process: Process, mu: float | None) -> _Base:

@@ -219,7 +219,8 @@ def _asked(model: Any, extra_args: Mapping[str, Any], both: bool) -> Callable[[t
     if process_of_model(model) is not None:
         given = {name: value for name, value in given.items() if name not in ("model_options", "seed", "denoise_mask")}
         if not given:
-            return model  # type: ignore[no-any-return]
+            own: Callable[[torch.Tensor, torch.Tensor], Any] = model
+            return own
     elif both:
         return _both(model, given)
     return lambda x, sigma: model(x, sigma, **given)

@@ -138,10 +138,12 @@ class Attributes:
         AttributeError : the model has none
         """
         if name in self.kept:
-            return self.kept[name]  # type: ignore[no-any-return]
+            kept: torch.Tensor = self.kept[name]
+            return kept
         stock = self.stock.of(run.configuration)
         if hasattr(stock, name):
-            return getattr(stock, name)  # type: ignore[no-any-return]
+            table: torch.Tensor = getattr(stock, name)
+            return table
         process = run.configuration.trained
         if not isinstance(process, VP):  # betas are what this class alone has
             raise AttributeError(f"'KSchedScheduler' object has no table {name!r}: the model is no VP model")
@@ -172,10 +174,9 @@ class Attributes:
 
     def sigmas(self, run: Driver) -> torch.Tensor:
         """Noise levels, which programs may write to; see `WrittenLevels`."""
-        made = self.before("sigmas", run)
-        if made is not NotImplemented:
-            return made  # type: ignore[no-any-return]
-        return self.levels.of(run)
+        made: Any = self.before("sigmas", run)
+        levels: torch.Tensor = self.levels.of(run) if made is NotImplemented else made
+        return levels
 
     # ------------------------------------------------------------------------------------------------------- assigning
 

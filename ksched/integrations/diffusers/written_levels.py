@@ -35,7 +35,8 @@ class WrittenLevels:
         """The levels of a run, and of its end."""
         if self._shown is None:
             self._show(torch.tensor(run.sigmas.tolist(), dtype=torch.float32))
-        return self._shown  # type: ignore[return-value]
+        assert self._shown is not None
+        return self._shown
 
     def assign(self, run: Driver, new: torch.Tensor) -> None:
         """Let a run take place at other levels, and hand these out from now on."""
