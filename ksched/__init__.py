@@ -17,6 +17,7 @@ from ksched.dialects.explain import explain
 from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.options import window
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import (
@@ -100,6 +101,7 @@ __all__ = [
     "schedules",
     "testing",
     "tune",
+    "window",
 ]
 
 #: public modules that lie deeper: each is found as ``ksched.NAME`` too

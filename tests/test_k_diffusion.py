@@ -559,7 +559,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("euler", {"seed": 0.5}, TypeError, "seed must be a whole number or one per batch item; got 0.5"),
     ("euler", {"seed": [1]}, ValueError, "got 1 seeds for a batch of 2"),
     ("euler_ancestral", {"eta": "much"}, TypeError, "eta must be a number; got 'much'"),
-    ("euler_ancestral", {"eta": [1.0]}, TypeError, r"eta must be a number; got \[1.0\]"),
+    ("euler_ancestral", {"eta": [1.0]}, ValueError, "one for each of the 8 steps; got 1 numbers"),
     ("euler_ancestral", {"noise_sampler": 1}, TypeError, "noise_sampler must be callable; got int"),
     ("euler_ancestral", {"noise_sampler": exact, "seed": 1}, ValueError, "give either seed or noise_sampler, not both"),
     ("dpmpp_2m_sde", {"solver_type": "euler"}, ValueError, "solver_type must be one of 'midpoint', 'heun'"),

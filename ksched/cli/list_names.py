@@ -209,6 +209,7 @@ def _option_facts(options: Mapping[str, Option]) -> list[dict[str, Any]]:
             "low": plain_number(option.low),
             "high": plain_number(option.high),
             "quirks": list(option.quirks),
+            "per_step": option.per_step,
         }
         for option in options.values()
     ]

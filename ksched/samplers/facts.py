@@ -63,6 +63,8 @@ def allowed(option: Option, quote: str = "") -> str:
         return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
     if option.kind is bool:
         return f"{quote}True{quote}, {quote}False{quote}"
+    if option.per_step:
+        return f"{allowed(option._replace(per_step=False), quote)}, or one per step"
     word = ("None, " if option.default is None else "") + ("whole number" if option.kind is int else "number")
     if option.high >= 2**31:
         if option.low <= -1e300:

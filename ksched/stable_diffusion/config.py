@@ -363,4 +363,6 @@ def _toml(value: Any) -> str:
     """A value in TOML, whose strings and lists are those of JSON but for one character."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # inf, which JSON does not have
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
