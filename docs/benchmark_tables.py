@@ -482,6 +482,22 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     return f"{text}\n{_table(columns, lines)}"
 
 
+def _policy_steps(data: Mapping[str, Any]) -> str:
+    """Per shift a row for every rule: for each number of steps how much too much noise, distance, entropy."""
+    parts = []
+    for shift in dict.fromkeys(row["shift"] for row in data["rows"]):
+        by_rule: dict[str, list[str]] = {}
+        steps: dict[int, None] = {}
+        for row in (row for row in data["rows"] if row["shift"] == shift):
+            name = "".join(f", {option} {value:g}" for option, value in row["options"].items())
+            cells = by_rule.setdefault(f"`{row['rule']}`{name}", [])
+            cells += [f"{row['std_ratio']:.2f}", f"{row['w2']:.3f}", f"{row['entropy']:.1f}"]
+            steps[row["steps"]] = None
+        columns = [part for count in steps for part in (f"{count} steps: std", "W2", "entropy")]
+        parts.append(f"**shift {shift:g}**\n\n{_table(['rule', *columns], [[n, *c] for n, c in by_rule.items()])}")
+    return "\n".join(parts)
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -517,4 +533,5 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "tuned_six": ("tuned", _tuned_six),
     "tuned_tune": ("tuned", _tuned_tune),
     "tuned_guard": ("tuned", _tuned_guard),
+    "policy_steps": ("policy_steps", _policy_steps),
 }

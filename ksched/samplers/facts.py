@@ -32,6 +32,10 @@ def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
     elif spec.draws:
         noise = f"{spec.draws} per step that does not end at sigma 0"
     facts |= {"model calls": calls, "noise": noise}
+    if not spec.keeps_variance:
+        facts["variance"] = "of a state is not that of its level"
+    if spec.flow_only:
+        facts["runs on"] = "flow processes alone"
     if spec.uncond:
         facts["needs"] = "the unconditional prediction as well"
     if spec.adaptive:
