@@ -83,12 +83,10 @@ class Predictions:
 
     def _ask_network(self, call: int, state: torch.Tensor, run: Run | None) -> None:
         denoiser, conversions = self._denoiser, self._conversions
-        assert isinstance(denoiser, Denoiser) and conversions is not None
+        assert isinstance(denoiser, Denoiser)
+        assert conversions is not None
         norm, of_x, of_output = conversions[call]
-        if run is None:
-            shown = (state if norm == 1 else state * (1 / norm)).to(self._dtype)
-        else:
-            shown = run.network_input(norm)
+        shown = (state if norm == 1 else state * (1 / norm)).to(self._dtype) if run is None else run.network_input(norm)
         before = writes_to(shown)
         output = denoiser.output(shown, _filled(self._timesteps[call], state))
         check_output("D", output, state.shape, state.device)

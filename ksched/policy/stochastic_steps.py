@@ -29,18 +29,21 @@ class StochasticSteps:
 
     @property
     @abstractmethod
-    def plan(self) -> Plan: ...
+    def plan(self) -> Plan:
+        """The table of numbers that is run."""
 
     @property
     @abstractmethod
-    def process(self) -> Process: ...
+    def process(self) -> Process:
+        """What the model was trained on."""
 
     @abstractmethod
-    def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Any: ...
+    def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Any:
+        """A run of the plan."""
 
     @cached_property
     def transitions(self) -> tuple[Transition, ...]:
-        """The law of every noisy step given the states before: its ``step``, ``std``, and ``mean`` as terms.
+        r"""The law of every noisy step given the states before: its ``step``, ``std``, and ``mean`` as terms.
 
         Empty for a sampler that draws no noise. See `ksched.policy.transitions.transitions` for those that use a noise
         in several rows.
@@ -205,11 +208,8 @@ class StochasticSteps:
 def _check_mask(mask: torch.Tensor, state: torch.Tensor) -> None:
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"mask must be a tensor; got {type(mask).__name__}")
-    try:
-        shape = torch.broadcast_shapes(mask.shape, state.shape)
-    except RuntimeError:
-        shape = None
-    if shape != state.shape:
+    wanted = zip(reversed(mask.shape), reversed(state.shape), strict=False)
+    if mask.ndim > state.ndim or any(size not in (1, own) for size, own in wanted):
         raise ValueError(f"mask must broadcast to the state's shape {tuple(state.shape)}; got {tuple(mask.shape)}")
     if mask.device != state.device:
         raise ValueError(f"mask must be on the path's device {state.device}; got {mask.device}")
