@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
+    from ksched.policy.trajectory import Trajectory
+    from ksched.policy.transitions import Transition
     from ksched.probability_flow.likelihood import Likelihood, log_likelihood
     from ksched.sampler import Sampler, build_sampler
     from ksched.samplers.registry import register_sampler
@@ -75,6 +77,8 @@ __all__ = [
     "SamplerType",
     "ScheduleName",
     "StepInfo",
+    "Trajectory",
+    "Transition",
     "analysis",
     "batch",
     "build_sampler",
@@ -123,6 +127,8 @@ _LATE = {
     "Run": "execution.run",
     "Sampler": "sampler",
     "StepInfo": "execution.loop",
+    "Trajectory": "policy.trajectory",
+    "Transition": "policy.transitions",
     "build_sampler": "sampler",
     "check_model": "check.model_check",
     "log_likelihood": "probability_flow.likelihood",

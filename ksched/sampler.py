@@ -27,6 +27,7 @@ from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
 from ksched.options import Option, check_calls, check_options, check_steps, check_whole, one_number, our_words, settled
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
+from ksched.policy.stochastic_steps import StochasticSteps
 from ksched.probability_flow.inversion import invert, rising_plans
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
@@ -42,7 +43,7 @@ _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # o
 
 
 @dataclass(frozen=True, repr=False)
-class Sampler:
+class Sampler(StochasticSteps):
     """A sampler on a grid: what a run will do, before any tensor exists. Immutable, hashable, shared freely by threads.
 
     Made by `build_sampler`. The plan is traced when the sampler is built, so that mistakes show there.

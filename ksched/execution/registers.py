@@ -145,6 +145,11 @@ class Registers:
         state = self.buffers.alias(self.place)
         return state if norm == 1 and self.compute is self.dtype else self._converted(state, 1 / norm)
 
+    def full_state(self) -> torch.Tensor:
+        """The state as it is held, in float32 at least; never written again."""
+        self.check_whole()
+        return self.buffers.alias(self.place)
+
     def _converted(self, state: torch.Tensor, scale: float) -> torch.Tensor:
         """A state, scaled, in the model's dtype."""
         if out_of_place(state):

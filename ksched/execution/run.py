@@ -92,6 +92,11 @@ class Run(Progress, CopiedBySaving):
             raise self._failure()
         return self._registers.state()
 
+    @property
+    def seeds(self) -> tuple[int, ...] | None:
+        """Of the items; None if the run draws no noise, or noise of the caller's own."""
+        return self._seeds
+
     def _failure(self) -> RuntimeError:
         """Why there is no state."""
         self._registers.check_whole()

@@ -1,0 +1,114 @@
+"""What a model answers at the states of a run: the same bits while the run lasts and when its record is read again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ksched.denoisers.answer import Model, answer
+from ksched.denoisers.denoiser import Denoiser
+from ksched.execution.registers import WRITTEN, check_output
+from ksched.execution.run import Run
+from ksched.kernels.torch_internals import writes_to
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register
+from ksched.processes import Process
+from ksched.processes.agreement import Levels, mark
+
+__all__ = ["Predictions"]
+
+
+class Predictions:
+    """The predictions of a model, each asked for once and held while it is needed.
+
+    Parameters
+    ----------
+    denoiser : as for `ksched.Sampler.sample`
+    plan, process, levels : of the run
+    dtype : of the states that the model sees
+
+    Notes
+    -----
+    A `ksched.Denoiser` of the run's own process is asked as `ksched.Sampler.sample` asks it: its network directly.
+    """
+
+    def __init__(self, denoiser: Model, plan: Plan, process: Process, levels: Levels, dtype: torch.dtype) -> None:
+        if not callable(denoiser):
+            raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
+        self._denoiser, self._plan, self._levels = denoiser, plan, levels
+        self._dtype = dtype
+        self._conversions: list[tuple[float, float, float]] | None = None
+        self._timesteps: list[float] = []
+        if isinstance(denoiser, Denoiser) and denoiser.process == process and not any(row.both for row in plan.rows):
+            self._conversions = denoiser.conversions(plan.call_sigmas)
+            self._timesteps = process.timestep(plan.call_sigmas).tolist()
+        self._rows = [row for row in plan.rows if row.level is not None]
+        self._known: dict[Register, torch.Tensor] = {}
+
+    def __getitem__(self, register: Register) -> torch.Tensor:
+        """A prediction that is held, "D" or "U", in the dtype of the state's register."""
+        return self._known[register]
+
+    def __contains__(self, call: int) -> bool:
+        return Register("D", call) in self._known
+
+    def forget_before(self, call: int) -> None:
+        """Let go of the predictions of earlier calls."""
+        self._known = {register: value for register, value in self._known.items() if register.number >= call}
+
+    def ask(self, call: int, state: torch.Tensor, run: Run | None = None) -> None:
+        """Ask the model and hold what it says.
+
+        Parameters
+        ----------
+        call : number of the model call
+        state : what it is called on, as the run holds it
+        run : is fed with the answer; None: no run waits for it
+        """
+        if self._conversions is not None:
+            self._ask_network(call, state, run)
+            return
+        row = self._rows[call]
+        shown = state.to(self._dtype) if run is None else run.x
+        before = writes_to(shown)
+        denoised, uncond = answer(self._denoiser, shown, self._host(call, state), row.both)
+        self._hold("D", call, denoised, state)
+        if row.both:
+            self._hold("U", call, uncond, state)
+        if run is not None:
+            run.feed(denoised, uncond)
+        elif writes_to(shown) != before:
+            raise RuntimeError(WRITTEN)
+
+    def _ask_network(self, call: int, state: torch.Tensor, run: Run | None) -> None:
+        denoiser, conversions = self._denoiser, self._conversions
+        assert isinstance(denoiser, Denoiser)
+        assert conversions is not None
+        norm, of_x, of_output = conversions[call]
+        shown = (state if norm == 1 else state * (1 / norm)).to(self._dtype) if run is None else run.network_input(norm)
+        before = writes_to(shown)
+        output = denoiser.output(shown, _filled(self._timesteps[call], state))
+        check_output("D", output, state.shape, state.device)
+        self._known[Register("D", call)] = of_x * state + of_output * output.to(state.dtype)
+        if run is not None:
+            run.feed_output(output, of_x, of_output)
+        elif writes_to(shown) != before:
+            raise RuntimeError(WRITTEN)
+
+    def _hold(self, kind: str, call: int, value: Any, state: torch.Tensor) -> None:
+        check_output(kind, value, state.shape, state.device)
+        held = value.to(state.dtype)
+        # A model may write its next answer over this one, unless gradients follow it.
+        self._known[Register(kind, call)] = held.clone() if held is value and not held.requires_grad else held
+
+    def _host(self, call: int, state: torch.Tensor) -> torch.Tensor:
+        """Sigma of a call for the model, with the levels of the run for a model that knows its process."""
+        sigma = _filled(float(self._plan.call_sigmas[call]), state)
+        mark(sigma, (self._levels,))
+        return sigma
+
+
+def _filled(value: float, state: torch.Tensor) -> torch.Tensor:
+    """One number for every item."""
+    return torch.full((len(state),), value, dtype=state.dtype, device=state.device)

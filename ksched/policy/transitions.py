@@ -1,0 +1,197 @@
+"""The law of every noisy step of a plan, given the states and predictions before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
+
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register, form_text
+
+__all__ = ["GaussianRow", "Transition", "transitions"]
+
+Form = dict[Register, float]
+
+# Below that share of a state's noise, what is left of it once earlier states are known is rounding.
+_NOTHING = 1e-7
+
+_LOG_TAU = math.log(2 * math.pi)
+
+# What a run was started from, where noise is added to that before the first model call.
+_GIVEN = Register("given", 0)
+
+
+class GaussianRow(NamedTuple):
+    """The law of one state, number by number: normal with mean ``mean`` and standard deviation ``std``.
+
+    Attributes
+    ----------
+    state : which state of a run, as `ksched.Trajectory` counts them: that of call k is k, the result is the last
+    std : of every number of the state, independently
+    mean : (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U`` of a model
+        call, by its number
+    """
+
+    state: int
+    std: float
+    mean: tuple[tuple[Register, float], ...]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The law of what a noisy step draws, given all states of the run before.
+
+    Attributes
+    ----------
+    step : which step of the schedule
+    rows : the states that noise goes into, in order, each given the ones before; one for most samplers, and several
+        where noise enters between the model calls of a step
+    """
+
+    step: int
+    rows: tuple[GaussianRow, ...]
+
+    @property
+    def state(self) -> int:
+        """Which state of a run the step ends in."""
+        return self.rows[-1].state
+
+    @property
+    def mean(self) -> tuple[tuple[Register, float], ...]:
+        """Mean of the state that the step ends in, as (register, coefficient) pairs."""
+        return self.rows[-1].mean
+
+    @cached_property
+    def std(self) -> float:
+        """Standard deviation of every number; the geometric mean of those of the rows where there are several."""
+        return math.exp(math.fsum(math.log(row.std) for row in self.rows) / len(self.rows))
+
+    @property
+    def entropy(self) -> float:
+        """Differential entropy in nats of a state of one number; that of n numbers is n times as much."""
+        return len(self.rows) * (math.log(self.std) + (1 + _LOG_TAU) / 2)
+
+    @cached_property
+    def calls(self) -> tuple[int, ...]:
+        """The model calls whose predictions the means read, in order."""
+        return tuple(sorted({r.number for row in self.rows for r, _ in row.mean if r.kind != "x"}))
+
+    def __str__(self) -> str:
+        laws = (f"x{row.state} ~ N({form_text(row.mean)}, {row.std:.6g}^2)" for row in self.rows)
+        return f"step {self.step}: " + "; ".join(laws)
+
+
+def transitions(plan: Plan) -> tuple[Transition, ...]:
+    """The law of every noisy step of a plan.
+
+    Every state is a sum of earlier states, predictions and unit noises. Given a run up to a state, a noise that entered
+    an earlier state is known as far as that state tells; what is left is normal. Where noises are fresh in every step,
+    the mean is the row without its noise. Where a noise is used in several rows (`seeds_2`, `dpmpp_sde`, `sa_solver`),
+    this is the conditional law of their joint normal law, so the sum of all log-probabilities is that of the run.
+
+    Parameters
+    ----------
+    plan : of any sampler
+
+    Returns
+    -------
+    one for each step that draws noise, in order; none for a deterministic sampler. Noise that is added to the state of
+    the first model call is not counted: that state is where a run starts
+
+    Raises
+    ------
+    ValueError : noise that is cut off at a limit, or that enters the first state and again a later one: the law of a
+        step is not a normal one of independent numbers then
+    """
+    forms = list(_states(plan))
+    _check_noises(plan, forms)
+    rows = []
+    innovations: list[tuple[Form, Form]] = []  # unit vectors among the noises, and what is known of them, as a form
+    for state, form in enumerate(forms):
+        noises = {r: value for r, value in form.items() if r.kind == "xi"}
+        if not state or not noises:
+            continue
+        mean = {r: value for r, value in form.items() if r.kind != "xi"}
+        left, size = dict(noises), _length(noises)
+        for direction, known in innovations:
+            share = math.fsum(noises.get(r, 0.0) * value for r, value in direction.items())
+            if share:
+                _add(mean, known, share)
+                _add(left, direction, -share)
+        std = _length(left)
+        if std <= _NOTHING * size:  # earlier states tell all of it
+            continue
+        terms = tuple((r, value) for r, value in _in_order(mean))
+        rows.append(GaussianRow(state, std, terms))
+        residual = {Register("x", state): 1 / std}
+        _add(residual, mean, -1 / std)
+        innovations.append(({r: value / std for r, value in left.items()}, residual))
+        innovations = _needed(innovations, forms[state + 1 :])
+    by_step = groupby(rows, key=lambda row: plan.call_steps[row.state - 1])
+    return tuple(Transition(step, tuple(group)) for step, group in by_step)
+
+
+def _states(plan: Plan) -> Iterator[Form]:
+    """The state of every model call, and the result, as a sum of earlier ones, predictions and noises."""
+    forms: list[Form] = []  # of every row
+    calls = 0
+    for k, row in enumerate(plan.rows):
+        form: Form = {}
+        for register, value in row.terms:
+            _add(form, forms[register.number] if register.kind == "x" else {register: 1.0}, value)
+        if row.level is not None:
+            yield form
+            forms.append({Register("x", calls): 1.0})
+            calls += 1
+        elif k == len(plan.rows) - 1:
+            yield form
+        else:
+            forms.append(form or {_GIVEN: 1.0})
+
+
+def _check_noises(plan: Plan, forms: list[Form]) -> None:
+    """Raise unless the steps have normal laws."""
+    for m, draw in enumerate(plan.draws):
+        if draw.limit < math.inf:
+            raise ValueError(
+                f"the steps of this sampler have no normal law: noise xi{m} ({draw.sigma_from:g} to {draw.sigma_to:g}) "
+                f"is cut off at {draw.limit:g} standard deviations; leave out the option that limits it"
+            )
+    first = {r for r in forms[0] if r.kind == "xi"}
+    if any(r in first or r == _GIVEN for form in forms[1:] for r in form):
+        raise ValueError(
+            "the steps of this sampler have no law given its first state alone: what that state is made of enters a "
+            "later one again"
+        )
+
+
+def _needed(innovations: list[tuple[Form, Form]], later: list[Form]) -> list[tuple[Form, Form]]:
+    """Those that a later state has a part in."""
+    read = {r for form in later for r in form if r.kind == "xi"}
+    return [one for one in innovations if not read.isdisjoint(one[0])]
+
+
+def _add(form: Form, other: Mapping[Register, float], factor: float) -> None:
+    """Add another form, times a factor, to one."""
+    for register, value in other.items():
+        total = form.get(register, 0.0) + factor * value
+        if total:
+            form[register] = total
+        else:
+            form.pop(register, None)
+
+
+def _length(form: Form) -> float:
+    return math.sqrt(math.fsum(value * value for value in form.values()))
+
+
+_KINDS = ("x", "D", "U")
+
+
+def _in_order(form: Form) -> list[tuple[Register, float]]:
+    """States, then predictions, the newest of each first."""
+    return sorted(form.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number))
