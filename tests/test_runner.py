@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from cases import (
-    CORNERS,
     CORNER_IDS,
+    CORNERS,
     NAMES,
     SPECS,
     corners,
