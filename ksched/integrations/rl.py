@@ -84,8 +84,9 @@ def sde_step_with_logprob(
     Notes
     -----
     Liu et al. 2025, arXiv:2505.05470, and the program of its authors: the step to sigma 0 is as noisy as the others
-    there, and so it is here for stock schedulers. `ksched.samplers.policy_steps` has the rules as samplers, which end in
-    the prediction. `ksched.Sampler.rollout` and ``log_prob`` do the same for whole runs, of samplers with any memory.
+    there, and so it is here for stock schedulers. `ksched.samplers.policy_steps` has the rules as samplers, which end
+    in the prediction. `ksched.Sampler.rollout` and ``log_prob`` do the same for whole runs, of samplers with a memory
+    too.
     """
     batch = _check_tensors(model_output, sample, prev_sample)
     laws = getattr(scheduler, "step_laws", None)
@@ -169,8 +170,8 @@ def _check_ours(noise_level: float | None, rule: str | None, sde_type: str | Non
     said = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if said:
         raise ValueError(
-            f"{said[0]} is for stock schedulers: a KSchedScheduler steps as its sampler does. Leave it out, and give the "
-            "scheduler sampler= and sampler_options="
+            f"{said[0]} is for stock schedulers: a KSchedScheduler steps as its sampler does. Leave it out, and give "
+            "the scheduler sampler= and sampler_options="
         )
 
 
@@ -184,7 +185,7 @@ def _steps_of_rule(scheduler: Any, rule: PolicyRule, noise_level: float | None, 
         raise ValueError(f"noise_level must be a number of at least 0{most}; got {noise_level!r}")
     if len(sigmas) != len(scheduler.timesteps) + 1 or not 1 >= sigmas[0] > sigmas[-1] >= 0:
         raise ValueError(
-            "scheduler must be one of flow models, whose sigmas fall from at most 1, one more than there are timesteps; "
+            "scheduler must be one of flow models, whose sigmas fall from at most 1, one more than its timesteps; "
             f"got {type(scheduler).__name__} with {len(sigmas)} sigmas from {sigmas[0]:g} to {sigmas[-1]:g}"
         )
     steps = []
@@ -231,8 +232,9 @@ def _mean(
     given = [] if history is None else list(history)
     if len(given) < most:
         raise ValueError(
-            f"the step reads {most} earlier prediction(s): give history=, the newest first, each (model_output, sample) "
-            f"or an x0 prediction; got {len(given)}. Or take sampler.rollout and sampler.log_prob, which keep them"
+            f"the step reads {most} earlier prediction(s): give history=, the newest first, each (model_output, "
+            f"sample) or an x0 prediction; got {len(given)}. Or take sampler.rollout and sampler.log_prob, which keep "
+            "them"
         )
     for age in range(most):
         weights = [step.of_earlier[age] if age < len(step.of_earlier) else 0.0 for step in steps]
@@ -243,7 +245,7 @@ def _mean(
 
 def _prediction(earlier: Any, conversions: Sequence[tuple[float, float]], sample: torch.Tensor) -> torch.Tensor:
     """An earlier x0 prediction."""
-    parts = earlier if isinstance(earlier, tuple | list) else (earlier,)
+    parts: tuple[torch.Tensor, ...] = tuple(earlier) if isinstance(earlier, tuple | list) else (earlier,)
     if len(parts) not in (1, 2) or not all(isinstance(part, torch.Tensor) for part in parts):
         raise TypeError("each of history must be (model_output, sample), or an x0 prediction; got neither")
     for part in parts:

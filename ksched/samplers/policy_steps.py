@@ -1,4 +1,4 @@
-"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' own rules."""
+"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' rules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dance_sde_terms(sigma: float, after: float, second: float, noise_level: floa
 
 
 def flow_cps_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
-    """The step of coefficients-preserving sampling: the prediction, part of the noise that is there, and fresh noise."""
+    """The step of coefficients-preserving sampling: the prediction, part of the noise that is there, fresh noise."""
     angle = noise_level * math.pi / 2
     kept = after * math.cos(angle)
     return StepTerms(1 - after + kept, kept * (1 - sigma) - (1 - after) * sigma, after * math.sin(angle))
