@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import COORDINATES, SPECS, paired
+from cases import COORDINATES, SPECS, paired, process_for
 
 import ksched
 from ksched.plan import analysis
@@ -39,7 +39,7 @@ NOISY: dict[str, dict[str, Any]] = {
 
 def noisy_sampler(name: str, process: ksched.Process, steps: int = 6) -> Sampler:
     spec: SamplerSpec = next(spec for spec in SPECS if spec.name == name)
-    process = process if getattr(spec, "keeps_variance", True) else ksched.Flow(3.0)
+    process = process_for(spec, process)
     steps = 24 if name == "restart" else steps  # fewer have no interval that it restarts in
     return ksched.build_sampler(
         name, "karras" if not process.is_flow else "simple", steps, process=process, **NOISY[name]

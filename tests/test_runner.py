@@ -27,6 +27,7 @@ from representatives import corner_number, each, in_turn, is_form, is_kind, name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
+from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 
 
@@ -374,7 +375,8 @@ def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_flow_when_asked_for(name: str) -> None:
-    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0, process=process_for(name))
+    process = process_for(name)
+    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=min(process.sigma_max, 3.0), process=process)
     gain = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
     def end(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -400,9 +402,9 @@ def test_own_noise_is_asked_for_by_interval() -> None:
 
 @each("name", NAMES)
 def test_noise_times_zero_is_not_drawn(name: str) -> None:
-    spec = build_sampler(name, "karras", 4, process=process_for(name)).spec
+    spec, process = sampler_spec(name), process_for(name)
     silent = {name: 0.0 for name in ("s_noise", "s_noise_end") if name in spec.own_options}
-    sampler = build_sampler(name, "karras", 24, **(no_noise(spec) or silent))
+    sampler = build_sampler(name, "karras", 24, process=process, **(no_noise(spec) or silent))
     assert sampler.plan.draws == ()
     sampler.sample(half, torch.ones(1, 2))  # and so it needs no seed
 
