@@ -27,8 +27,8 @@ def catalogue() -> str:
     parts = ["# Catalogue: every sampler, schedule and process"]
     parts += [
         f"{count} samplers (solvers), {len(SCHEDULES)} noise schedules and {len(PROCESSES)} processes. "
-        f"Any sampler runs with any schedule on any process, {flow_only(ours)}. This covers every sampler in ComfyUI and "
-        "k-diffusion and every continuous-time scheduler in diffusers."
+        f"Any sampler runs with any schedule on any process, {flow_only(ours)}. This covers every sampler in "
+        "ComfyUI and k-diffusion and every continuous-time scheduler in diffusers."
     ]
     parts += [
         "`ksched list` prints these names, and `ksched list NAME` everything about one of them. "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS
+from cases import CORNER_IDS, CORNERS, process_for
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import corner_number, short
@@ -48,7 +48,7 @@ def test_printed_plan() -> None:
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 @given(data=st.data())
 def test_json_keeps_every_bit(spec: SamplerSpec, options: dict[str, Any], data: st.DataObject) -> None:
-    process = VP(variance_preserving=True)
+    process = process_for(spec, VP(variance_preserving=True))
     plan = build_sampler(spec.name, sigmas=data.draw(sigma_curves(process)), process=process, **options).plan
     again = Plan.from_json(plan.to_json())
     assert again == plan

@@ -81,15 +81,15 @@ POLICY_RULES: Mapping[str, PolicyRule] = {
 }
 
 
-def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_level: Dial) -> V:
+def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_level: Dial, s_noise: Dial) -> V:
     """The steps of a rule, the last of which, where it is to sigma 0, returns the prediction."""
-    for s, t, level in grid.steps_with(noise_level):
+    for s, t, level, factor in grid.steps_with(noise_level, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
         of_x, of_velocity, std = rule.terms(s.sigma, t.sigma, grid.levels[1].sigma, level)
         x = (of_x + of_velocity / s.sigma) * x - (of_velocity / s.sigma) * denoised
-        x = renoise(run, s, t, x, std)
+        x = renoise(run, s, t, x, factor * std)
     return x
 
 
@@ -104,7 +104,7 @@ def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_lev
     spellings="flow_grpo",
     dialects=_AS_THEY_ARE,
 )
-def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7) -> V:
+def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7, s_noise: Dial = 1.0) -> V:
     """Flow-GRPO's step: Euler-Maruyama on an SDE with the ODE's marginals, whose noise grows towards pure noise.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
@@ -113,6 +113,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     Parameters
     ----------
     noise_level : a, the noise being ``a * sqrt(sigma / (1 - sigma))`` per root of sigma
+    s_noise : factor of the noise that is added
 
     Notes
     -----
@@ -120,7 +121,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     sigma in ``1 - sigma``, as in the paper's program; that draws noise in the step to sigma 0 as well, and this one
     returns the prediction there.
     """
-    return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level)
+    return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level, s_noise)
 
 
 @ships(
@@ -134,7 +135,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     spellings="dance_grpo",
     dialects=_AS_THEY_ARE,
 )
-def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3) -> V:
+def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3, s_noise: Dial = 1.0) -> V:
     """DanceGRPO's step: Euler-Maruyama on an SDE with the ODE's marginals and the same noise at every level.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
@@ -143,12 +144,13 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     Parameters
     ----------
     noise_level : of the noise, per root of sigma
+    s_noise : factor of the noise that is added
 
     Notes
     -----
     Xue et al. 2025, arXiv:2505.07818, with a constant noise. The step to sigma 0 returns the prediction.
     """
-    return _steps(run, grid, x, POLICY_RULES["dance_sde"], noise_level)
+    return _steps(run, grid, x, POLICY_RULES["dance_sde"], noise_level, s_noise)
 
 
 @ships(
@@ -160,7 +162,7 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     spellings="cps coefficients_preserving_sampling",
     dialects=_AS_THEY_ARE,
 )
-def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7) -> V:
+def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7, s_noise: Dial = 1.0) -> V:
     """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to it.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`, 1 is `lcm`.
@@ -171,9 +173,10 @@ def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare
     ----------
     noise_level : angle between the noise that is kept and all of it, in right angles: the sine is the share that is
         drawn anew
+    s_noise : factor of the noise that is added
 
     Notes
     -----
     Wang & Yu 2025, arXiv:2509.05952.
     """
-    return _steps(run, grid, x, POLICY_RULES["flow_cps"], noise_level)
+    return _steps(run, grid, x, POLICY_RULES["flow_cps"], noise_level, s_noise)
