@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from _measure import arguments, table, write
+from ksched.analysis import gaussian_error, gaussian_law, marginals
 
 import ksched
-from ksched.analysis import gaussian_error, gaussian_law, marginals
 
 RULES: tuple[tuple[str, dict[str, float]], ...] = (
     ("flow_sde", {"noise_level": 0.7}),

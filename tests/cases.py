@@ -39,7 +39,7 @@ PROCESSES: dict[str, Process] = {
 
 
 def process_for(sampler: SamplerSpec | str, wanted: Process | None = None) -> Process:
-    """A process to run a sampler on: the wanted one, else Stable Diffusion's; a flow process where it takes no other."""
+    """A process to run a sampler on: the wanted one, or Stable Diffusion's; a flow process where it takes no other."""
     spec = sampler_spec(sampler) if isinstance(sampler, str) else sampler
     process = PROCESSES["vp"] if wanted is None else wanted
     return process if spec.runs_on(process) else PROCESSES["flow"]

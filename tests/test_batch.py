@@ -26,7 +26,7 @@ def test_runs_that_come_and_go_equal_their_solo_runs(seed: int) -> None:
     rng = random.Random(seed)
     waiting = []
     for i, name in enumerate(rng.sample(NAMES, len(NAMES))):
-        process = rng.choice(PROCESSES)
+        process = process_for(name, rng.choice(PROCESSES))
         sampler = build_sampler(
             name, rng.choice(["karras", "simple", "exponential"]), rng.randint(1, 7), process=process
         )

@@ -16,6 +16,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
+from cases import process_for
 from representatives import each, in_turn, short
 
 import ksched
@@ -141,7 +142,9 @@ THREE = ["eps", "edm", "flow"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", THREE)
 def test_every_sampler_is_the_sampler_of_its_name(name: str, kind: str) -> None:
-    spec, sigmas = sampler_spec(name), levels(kind, 6, "simple")
+    spec = sampler_spec(name)
+    kind = "flow" if process_for(name).is_flow else kind
+    sigmas = levels(kind, 6, "simple")
     told: list[int] = []
     result = run(
         sampler_function(name, dialect="comfyui"), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from cases import (
-    CORNERS,
     CORNER_IDS,
+    CORNERS,
     NAMES,
     SPECS,
     corners,
@@ -27,6 +27,7 @@ from representatives import corner_number, each, in_turn, is_form, is_kind, name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
+from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 
 
@@ -197,8 +198,8 @@ def test_threads_share_a_sampler(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_any_model_output_may_share_memory(name: str) -> None:
     """A model may return its input, a view of it, or one static buffer at every call."""
-    sampler = build_sampler(name, "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    sampler = build_sampler(name, "karras", 6, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], dtype=torch.float32)
     kept, seen, buffer, other = x.clone(), [], torch.empty_like(x), torch.empty_like(x)
 
     def static(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,6 +233,7 @@ def every_kind_and_dtype(name: str, dtype: torch.dtype, process: Process) -> boo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_dtype_in_is_dtype_out(name: str, dtype: torch.dtype, process: Process) -> None:
+    process = process_for(name, process)
     sampler = build_sampler(name, "karras", 8, process=process)
     exact = start_state(process, sampler.sigmas[0]).to(dtype)
     model = paired(gaussian_denoiser(process))
@@ -336,7 +338,7 @@ def test_timesteps_are_those_of_the_levels(name: str) -> None:
 
 @each("name", NAMES)
 def test_callback_is_called_once_a_step(name: str) -> None:
-    sampler = build_sampler(name, "karras", 5)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
     infos: list[StepInfo] = []
     sampler.sample(half, torch.ones(1, 2), seed=0, callback=infos.append)
     assert [info.step for info in infos] == [0, 1, 2, 3, 4]
@@ -373,7 +375,8 @@ def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_flow_when_asked_for(name: str) -> None:
-    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0)
+    process = process_for(name)
+    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=min(process.sigma_max, 3.0), process=process)
     gain = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
     def end(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -399,9 +402,9 @@ def test_own_noise_is_asked_for_by_interval() -> None:
 
 @each("name", NAMES)
 def test_noise_times_zero_is_not_drawn(name: str) -> None:
-    spec = build_sampler(name, "karras", 4).spec
+    spec, process = sampler_spec(name), process_for(name)
     silent = {name: 0.0 for name in ("s_noise", "s_noise_end") if name in spec.own_options}
-    sampler = build_sampler(name, "karras", 24, **(no_noise(spec) or silent))
+    sampler = build_sampler(name, "karras", 24, process=process, **(no_noise(spec) or silent))
     assert sampler.plan.draws == ()
     sampler.sample(half, torch.ones(1, 2))  # and so it needs no seed
 

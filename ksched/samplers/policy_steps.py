@@ -1,20 +1,19 @@
-"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' own rules."""
+"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' rules."""
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from ksched.names.enums import Dialect
 from ksched.options import Dial, DialShare
 from ksched.plan.protocol import SamplerContext, Vector
-from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import renoise
-from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.shipping import ships
 from ksched.schedules.grid import Grid
 
-__all__ = ["dance_sde", "euler_maruyama", "flow_cps", "flow_sde", "flow_sde_std"]
+__all__ = ["POLICY_RULES", "PolicyRule", "StepTerms", "dance_sde", "flow_cps", "flow_sde"]
 
 V = TypeVar("V", bound=Vector)
 
@@ -22,23 +21,76 @@ V = TypeVar("V", bound=Vector)
 _AS_THEY_ARE = {dialect: {"as_ve": False} for dialect in (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111)}
 
 
-def euler_maruyama(run: SamplerContext[V], s: Level, t: Level, x: V, denoised: V, std: float) -> V:
-    """A step of the SDE of a flow process with noise of so much std per root of sigma, in flow's own time.
+class StepTerms(NamedTuple):
+    """A step of a flow process as numbers: ``of_x * x + of_velocity * u``, u being ``(x - D) / sigma``, and noise."""
 
-    That is ``dx = (u + std ** 2 / (2 * sigma) * (x + (1 - sigma) * u)) * dsigma`` and noise, u being the velocity. The
-    noise that it takes away is of first order in the step, and what it adds is exact: states have too much of it.
+    of_x: float
+    of_velocity: float
+    std: float
+
+
+def euler_maruyama(sigma: float, after: float, rate: float) -> StepTerms:
+    """A step from one sigma to another of the SDE with noise of std ``rate`` per root of sigma.
+
+    That is ``dx = (u + rate ** 2 / (2 * sigma) * (x + (1 - sigma) * u)) * dsigma`` and noise. What the step takes away
+    of the noise that is there is of first order in its length, and what it adds is exact: states have too much of it.
     """
-    state = ddim(s, t, x, denoised)
-    if std == 0:
-        return state
-    length = s.sigma - t.sigma
-    eps = (x - s.alpha * denoised) / s.sigma
-    return renoise(run, s, t, state - (std**2 * length / (2 * s.sigma)) * eps, std * math.sqrt(length))
+    length = sigma - after
+    less = rate**2 * length / (2 * sigma)
+    return StepTerms(1 - less, -length - less * (1 - sigma), rate * math.sqrt(length))
 
 
-def flow_sde_std(sigma: float, second: float, noise_level: float) -> float:
-    """Flow-GRPO's std at a sigma, with the second level of a run in place of pure noise, where it is infinite."""
-    return noise_level * math.sqrt(sigma / (1 - (second if sigma == 1 else sigma)))
+def flow_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """Flow-GRPO's step; at pure noise the second level of the run stands for it, where the noise would be infinite."""
+    return euler_maruyama(sigma, after, noise_level * math.sqrt(sigma / (1 - (second if sigma == 1 else sigma))))
+
+
+def dance_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """DanceGRPO's step."""
+    return euler_maruyama(sigma, after, noise_level)
+
+
+def flow_cps_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """The step of coefficients-preserving sampling: the prediction, part of the noise that is there, fresh noise."""
+    angle = noise_level * math.pi / 2
+    kept = after * math.cos(angle)
+    return StepTerms(1 - after + kept, kept * (1 - sigma) - (1 - after) * sigma, after * math.sin(angle))
+
+
+class PolicyRule(NamedTuple):
+    """How a program of reinforcement learning steps.
+
+    Attributes
+    ----------
+    terms : (sigma, sigma after it, second sigma of the run, noise level) -> the step
+    noise_level, most : by default, and at most
+    per_root : whether its program counts the std of the noise per root of the step's length
+    """
+
+    terms: Callable[[float, float, float, float], StepTerms]
+    noise_level: float
+    most: float = math.inf
+    per_root: bool = True
+
+
+#: by the name of the sampler
+POLICY_RULES: Mapping[str, PolicyRule] = {
+    "flow_sde": PolicyRule(flow_sde_terms, 0.7),
+    "dance_sde": PolicyRule(dance_sde_terms, 0.3),
+    "flow_cps": PolicyRule(flow_cps_terms, 0.7, most=1.0, per_root=False),
+}
+
+
+def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_level: Dial, s_noise: Dial) -> V:
+    """The steps of a rule, the last of which, where it is to sigma 0, returns the prediction."""
+    for s, t, level, factor in grid.steps_with(noise_level, s_noise):
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        of_x, of_velocity, std = rule.terms(s.sigma, t.sigma, grid.levels[1].sigma, level)
+        x = (of_x + of_velocity / s.sigma) * x - (of_velocity / s.sigma) * denoised
+        x = renoise(run, s, t, x, factor * std)
+    return x
 
 
 @ships(
@@ -52,7 +104,7 @@ def flow_sde_std(sigma: float, second: float, noise_level: float) -> float:
     spellings="flow_grpo",
     dialects=_AS_THEY_ARE,
 )
-def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7) -> V:
+def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7, s_noise: Dial = 1.0) -> V:
     """Flow-GRPO's step: Euler-Maruyama on an SDE with the ODE's marginals, whose noise grows towards pure noise.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
@@ -61,6 +113,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     Parameters
     ----------
     noise_level : a, the noise being ``a * sqrt(sigma / (1 - sigma))`` per root of sigma
+    s_noise : factor of the noise that is added
 
     Notes
     -----
@@ -68,12 +121,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     sigma in ``1 - sigma``, as in the paper's program; that draws noise in the step to sigma 0 as well, and this one
     returns the prediction there.
     """
-    for s, t, noise_level in grid.steps_with(noise_level):
-        denoised = run.denoise(x, s)
-        if t.sigma == 0:
-            return denoised
-        x = euler_maruyama(run, s, t, x, denoised, flow_sde_std(s.sigma, grid.levels[1].sigma, noise_level))
-    return x
+    return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level, s_noise)
 
 
 @ships(
@@ -87,7 +135,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     spellings="dance_grpo",
     dialects=_AS_THEY_ARE,
 )
-def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3) -> V:
+def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3, s_noise: Dial = 1.0) -> V:
     """DanceGRPO's step: Euler-Maruyama on an SDE with the ODE's marginals and the same noise at every level.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
@@ -96,17 +144,13 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     Parameters
     ----------
     noise_level : of the noise, per root of sigma
+    s_noise : factor of the noise that is added
 
     Notes
     -----
     Xue et al. 2025, arXiv:2505.07818, with a constant noise. The step to sigma 0 returns the prediction.
     """
-    for s, t, noise_level in grid.steps_with(noise_level):
-        denoised = run.denoise(x, s)
-        if t.sigma == 0:
-            return denoised
-        x = euler_maruyama(run, s, t, x, denoised, noise_level)
-    return x
+    return _steps(run, grid, x, POLICY_RULES["dance_sde"], noise_level, s_noise)
 
 
 @ships(
@@ -118,7 +162,7 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     spellings="cps coefficients_preserving_sampling",
     dialects=_AS_THEY_ARE,
 )
-def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7) -> V:
+def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7, s_noise: Dial = 1.0) -> V:
     """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to it.
 
     First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`, 1 is `lcm`.
@@ -129,13 +173,10 @@ def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare
     ----------
     noise_level : angle between the noise that is kept and all of it, in right angles: the sine is the share that is
         drawn anew
+    s_noise : factor of the noise that is added
 
     Notes
     -----
     Wang & Yu 2025, arXiv:2509.05952.
     """
-    for s, t, noise_level in grid.steps_with(noise_level):
-        angle = noise_level * math.pi / 2
-        down = t._replace(sigma=t.sigma * math.cos(angle))
-        x = renoise(run, s, t, ddim(s, down, x, run.denoise(x, s)), t.sigma * math.sin(angle))
-    return x
+    return _steps(run, grid, x, POLICY_RULES["flow_cps"], noise_level, s_noise)
