@@ -135,6 +135,11 @@ class AdaptiveRun(CopiedBySaving):
         return self._asked.level
 
     @property
+    def end(self) -> Level:
+        """The level that the run ends at."""
+        return self._grid.levels[-1]
+
+    @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)
@@ -269,6 +274,14 @@ class AdaptiveRun(CopiedBySaving):
                 self._advance()
         except Exception as error:
             raise ValueError(f"the state is damaged: no run can go on from it ({error})") from error
+
+    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check all of a state without touching the run, which goes on from there when the result is called."""
+        before = dict(vars(self))
+        self.load_state_dict(state)
+        after = dict(vars(self))
+        vars(self).update(before)
+        return lambda: vars(self).update(after)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""
