@@ -275,14 +275,6 @@ class AdaptiveRun(CopiedBySaving):
         except Exception as error:
             raise ValueError(f"the state is damaged: no run can go on from it ({error})") from error
 
-    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """Check all of a state without touching the run, which goes on from there when the result is called."""
-        before = dict(vars(self))
-        self.load_state_dict(state)
-        after = dict(vars(self))
-        vars(self).update(before)
-        return lambda: vars(self).update(after)
-
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""
         if self._start.requires_grad:

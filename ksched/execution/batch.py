@@ -180,8 +180,7 @@ class Batch:
             return self._feed(denoised, uncond)
 
     def _feed(self, denoised: Any, uncond: torch.Tensor | None) -> list[Any]:
-        asked = self._asked()
-        if asked is not None:
+        if (asked := _asked(self._runs)) is not None:
             given = check_answers(denoised, asked)
             return self._advance(
                 [
@@ -256,24 +255,6 @@ class Batch:
         self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
         return leaving
 
-    def _asked(self) -> Mapping[str, Asked] | None:
-        """What the next answer must be for every part; None unless the states are mappings."""
-        if not self._runs or not isinstance(self._runs[0], JointRun):
-            return None
-        every = [run.asked for run in self._runs]
-        if isinstance(every[0], Asked):
-            return None
-        rows = self.rows[-1].stop
-        return {
-            name: Asked(
-                (rows, *part.shape[1:]),
-                part.device,
-                any(asked[name].both for asked in every),
-                all(asked[name].done for asked in every),
-            )
-            for name, part in every[0].items()
-        }
-
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """Let nobody else in."""
@@ -309,6 +290,23 @@ _BUSY = (
 )
 
 
+def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
+    """What the next answer must be for every part; None unless the states are mappings."""
+    every = [run.asked for run in runs if isinstance(run, JointRun)]
+    if not every or isinstance(every[0], Asked):
+        return None
+    rows = sum(map(_items, runs))
+    return {
+        name: Asked(
+            (rows, *part.shape[1:]),
+            part.device,
+            any(asked[name].both for asked in every),
+            all(asked[name].done for asked in every),
+        )
+        for name, part in every[0].items()
+    }
+
+
 def _joined(parts: Sequence[Any]) -> Any:
     """A part of every run, one below the other, and with it what sigmas tell about their levels."""
     if not parts:
@@ -321,9 +319,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return together
 
 
-def _rows(
-    pair: tuple[torch.Tensor, torch.Tensor | None], part: slice
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _rows(pair: tuple[torch.Tensor, torch.Tensor | None], part: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The rows of one run."""
     denoised, uncond = pair
     return denoised[part], None if uncond is None else uncond[part]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ksched.denoisers.answer import Model, answer
@@ -15,28 +14,22 @@ from ksched.execution.layout import layout
 from ksched.execution.registers import check_output, check_state
 from ksched.execution.run import Run
 from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
-from ksched.execution.together import Answer, Asked, JointRun
+from ksched.execution.together import Answer
 from ksched.joint_runs.orders import Order, check_table, order_of_offset, order_of_table
+from ksched.joint_runs.progress import FramesProgress
 from ksched.noise.clip import ClipNoise
 from ksched.noise.sources import CallableNoise, Noise, NoiseSource, Seed, noise_source, scheme_of
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
-from ksched.processes.agreement import Levels, check_agreement, mark
+from ksched.processes.agreement import check_agreement
 from ksched.sampler import Sampler
 from ksched.schedules.grid import Grid
-from ksched.types import Array
 
 __all__ = ["Frames", "frames"]
 
 
-class Frames(JointRun, CopiedBySaving):
-    """A run of a clip whose frames are at noise levels of their own; made by `frames`, and driven as a `Run` is.
-
-    Attributes
-    ----------
-    sampler : what denoises the frames
-    order : which of them every model call advances
-    """
+class Frames(FramesProgress, CopiedBySaving):
+    """A run of a clip whose frames are at noise levels of their own; made by `frames`, and driven as a `Run` is."""
 
     def __init__(
         self,
@@ -65,116 +58,6 @@ class Frames(JointRun, CopiedBySaving):
                 self._clean[k] = x[:, k].clone() if x.requires_grad else x[:, k].detach().clone()
         self._noise.forget(order.calls[0])
         self._uploaded: dict[str, torch.Tensor] = {}
-
-    @property
-    def runs(self) -> tuple[Run | None, ...]:
-        """The run of every frame; None for one that was given clean."""
-        return tuple(self._runs)
-
-    @property
-    def members(self) -> tuple[Run, ...]:
-        """The runs of the frames that are denoised."""
-        return tuple(run for run in self._runs if run is not None)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Of the clip: batch, frames, and that of a frame."""
-        return self._shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the states that the model sees, and of the result."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the states are."""
-        return self._device
-
-    @property
-    def done(self) -> bool:
-        """Whether every frame is done."""
-        return self._tick == self.ticks
-
-    @property
-    def tick(self) -> int:
-        """Model calls answered so far."""
-        return self._tick
-
-    @property
-    def nfe(self) -> int:
-        """The same, as runs call it."""
-        return self._tick
-
-    @property
-    def ticks(self) -> int:
-        """Model calls from the start to the end."""
-        return len(self.order.calls) - 1
-
-    @property
-    def moving(self) -> tuple[int, ...]:
-        """The frames that the next answer advances; the others wait, or are done."""
-        if self.done:
-            return ()
-        now, then = self.order.calls[self._tick : self._tick + 2]
-        return tuple(k for k, calls in enumerate(then) if calls > now[k])
-
-    @property
-    def x(self) -> torch.Tensor:
-        """The clip that the model must see next, or the result, shape (batch, frames, ...); never written again.
-
-        Raises
-        ------
-        RuntimeError : as for `Run.x`
-        """
-        self._check_whole()
-        return torch.stack([self._clean[k] if run is None else run.x for k, run in enumerate(self._runs)], dim=1)
-
-    @property
-    def sigma(self) -> torch.Tensor:
-        """Contract sigma of every frame, shape (batch, frames); that of its first call for one that has not begun.
-
-        A frame that is done, or was given clean, is at 0, unless the sampler's levels end above that.
-        """
-        sigma = self._row("sigma", self._sigmas)
-        mark(sigma, self.all_levels)
-        return sigma
-
-    @property
-    def timestep(self) -> torch.Tensor:
-        """The process's timestep of every frame, shape (batch, frames); 0 where sigma is."""
-        return self._row("timestep", self._timesteps)
-
-    @property
-    def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
-        return any(run is not None and run.needs_uncond for run in map(self._runs.__getitem__, self.moving))
-
-    @property
-    def items(self) -> int:
-        """Size of the batch axis."""
-        return self._shape[0]
-
-    @property
-    def kind(self) -> Hashable:
-        """Frames, shape of a frame, dtype and device."""
-        return "a level for each frame", tuple(self._shape[1:]), self._dtype, self._device
-
-    @property
-    def asked(self) -> Asked:
-        """What the next answer must be."""
-        return Asked(tuple(self._shape), self._device, self.needs_uncond, self.done)
-
-    @property
-    def records(self) -> bool:
-        """Whether a state asks for gradients."""
-        tensors = (*self._clean.values(), *(run.x for run in self.members))
-        return any(tensor.requires_grad for tensor in tensors)
-
-    @property
-    def all_levels(self) -> tuple[Levels, ...]:
-        """What a model that knows its process may check."""
-        return tuple(dict.fromkeys(run.levels for run in self.members if run.levels is not None))
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance the frames whose turn it is; the others stay as they are.
@@ -241,7 +124,9 @@ class Frames(JointRun, CopiedBySaving):
             "dtype": str(self._dtype).removeprefix("torch."),
             "frames": [None if run is None else run.state_dict() for run in self._runs],
             "clean": [tensor.detach().clone() for tensor in self._clean.values()],
-            "drawn": [self._noise.clips[draw].detach().clone() for draw in self._pending(self._tick, self._noise.source)],
+            "drawn": [
+                self._noise.clips[draw].detach().clone() for draw in self._pending(self._tick, self._noise.source)
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,7 +134,7 @@ class Frames(JointRun, CopiedBySaving):
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another order, sampler or noise; nothing has changed then
+        ValueError : not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then
         """
         self.loading(state)()
 
@@ -300,26 +185,6 @@ class Frames(JointRun, CopiedBySaving):
     def _pending(self, tick: int, source: NoiseSource) -> list[Draw]:
         """Draws of own noise that some frames have had and others have not; seeded ones can be made again."""
         return self._noise.pending(self.order.calls[tick]) if isinstance(source, CallableNoise) else []
-
-    def _sigmas(self) -> Array:
-        """Contract sigma of every frame at every tick, and after the last; shape (ticks + 1, frames)."""
-        end = self.sampler.grid.levels[-1].label
-        columns = [[0.0] if plan is None else [*plan.call_sigmas.tolist(), end] for plan in self._plans]
-        return np.array([[columns[k][calls] for k, calls in enumerate(row)] for row in self.order.calls])
-
-    def _timesteps(self) -> Array:
-        sigmas = self._sigmas()
-        timesteps = np.zeros_like(sigmas)
-        timesteps[sigmas > 0] = self.sampler.process.timestep(sigmas[sigmas > 0])
-        return timesteps
-
-    def _row(self, name: str, values: Callable[[], Array]) -> torch.Tensor:
-        """The present row of a table that is brought to the device when it is first asked for."""
-        if name not in self._uploaded:
-            compute = torch.promote_types(self._dtype, torch.float32)
-            table = torch.tensor(values().tolist(), dtype=compute, device="cpu")
-            self._uploaded[name] = table.to(self._device, non_blocking=True)
-        return self._uploaded[name][self._tick].expand(self._shape[0], -1).clone(memory_format=torch.contiguous_format)
 
 
 def frames(
@@ -385,8 +250,8 @@ def frames(
         raise TypeError(f"sampler must come from build_sampler; got {type(sampler).__name__}")
     if sampler.spec.adaptive:
         raise TypeError(
-            f"{sampler.spec.name} chooses its steps by what the model answers, so nobody knows how far a frame would be "
-            "behind another: take a sampler that has a plan"
+            f"{sampler.spec.name} chooses its steps by what the model answers, so frames have no order: take a sampler "
+            "that has a plan"
         )
     check_state(x)
     if x.ndim < 2 or not x.shape[1]:
@@ -461,13 +326,13 @@ def _tensors(check: StateCheck, name: str, shapes: Sequence[Sequence[int]], dtyp
     values = _parts(check, name, len(shapes))
     for value, shape in zip(values, shapes, strict=True):
         if not isinstance(value, torch.Tensor) or value.shape != tuple(shape) or value.dtype != dtype:
-            raise ValueError(f"the state is damaged: its part {name!r} must be tensors of shape {tuple(shape)}, {dtype}")
+            raise ValueError(
+                f"the state is damaged: its part {name!r} must be tensors of shape {tuple(shape)}, {dtype}"
+            )
     return values
 
 
-def _restored(
-    sampler: Sampler, like: torch.Tensor, order: Order, noise: OwnNoise, state: Mapping[str, Any]
-) -> Frames:
+def _restored(sampler: Sampler, like: torch.Tensor, order: Order, noise: OwnNoise, state: Mapping[str, Any]) -> Frames:
     """Frames that go on from a state, as copies and pickles need them."""
     own = noise.function
     silent = CallableNoise(lambda start, end: torch.zeros_like(like))  # nothing is drawn before the state is loaded

@@ -1,4 +1,4 @@
-"""In which order the frames of a clip are denoised: tables of step numbers, and the model calls that follow from them."""
+"""In which order the frames of a clip are denoised: tables of step numbers, and the model calls they lead to."""
 
 from __future__ import annotations
 

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
-from ksched.execution.together import Answer, Asked, JointRun, check_answers
+from ksched.execution.together import Answer, check_answers
 from ksched.joint_runs.frames import Frames
+from ksched.joint_runs.progress import StreamsProgress, Tensors
 from ksched.joint_runs.settled import Settled
-from ksched.processes.agreement import Levels, check_once, process_of_model
+from ksched.processes.agreement import check_once, process_of_model
 
 __all__ = ["Streams"]
 
-_Runs: TypeAlias = Run | AdaptiveRun | Frames
 
-Tensors: TypeAlias = Mapping[str, torch.Tensor]
-
-
-class Streams(JointRun):
+class Streams(StreamsProgress):
     """Runs of several parts that one network denoises together, each with its own sampler, schedule and steps.
 
     One `feed` advances every part that is not done. A part that needs fewer model calls than another is done earlier:
@@ -68,7 +64,7 @@ class Streams(JointRun):
 
     def __init__(self, /, **parts: Run | AdaptiveRun | Frames | torch.Tensor) -> None:
         self._nfe = 0
-        self._runs: dict[str, _Runs] = {}
+        self._runs: dict[str, Run | AdaptiveRun | Frames] = {}
         self._settled: dict[str, Settled] = {}
         self._names = tuple(parts)
         for name, part in parts.items():
@@ -100,100 +96,6 @@ class Streams(JointRun):
                     f"{ours.device}, {name} has {other.shape[0]} on {other.device}"
                 )
 
-    def _like(self, name: str) -> Run | AdaptiveRun | Frames | torch.Tensor:
-        """What knows shape, dtype and device of a part."""
-        return self._runs[name] if name in self._runs else self._settled[name].x
-
-    @property
-    def parts(self) -> Mapping[str, Run | AdaptiveRun | Frames | torch.Tensor]:
-        """The runs, and the tensors of clean context, by name; read-only."""
-        return MappingProxyType({name: self._like(name) for name in self._names})
-
-    @property
-    def members(self) -> tuple[Run | AdaptiveRun, ...]:
-        """All runs, those of frames among them."""
-        return tuple(
-            run
-            for part in self._runs.values()
-            for run in (part.members if isinstance(part, Frames) else (part,))
-        )
-
-    @property
-    def done(self) -> bool:
-        """Whether every part is done."""
-        return all(run.done for run in self._runs.values())
-
-    @property
-    def nfe(self) -> int:
-        """Model calls answered so far."""
-        return self._nfe
-
-    @property
-    def x(self) -> Tensors:
-        """The state of every part that the model must see next, or its result; never written again.
-
-        Raises
-        ------
-        RuntimeError : as for `Run.x`
-        """
-        self._check_whole()
-        return MappingProxyType({name: self._shown(name).x for name in self._names})
-
-    @property
-    def sigma(self) -> Tensors:
-        """Contract sigma of every part, shape (batch,), of frames (batch, frames); 0 for a part that is done."""
-        return MappingProxyType({name: self._shown(name).sigma for name in self._names})
-
-    @property
-    def timestep(self) -> Tensors:
-        """The timestep of every part by its own process, of the shape of its sigma; 0 for a part that is done.
-
-        Raises
-        ------
-        RuntimeError : a part is the run of a bare plan, which knows none
-        """
-        return MappingProxyType({name: self._shown(name).timestep for name in self._names})
-
-    @property
-    def needs_uncond(self) -> bool:
-        """Whether a part must be answered with its unconditional twin."""
-        return any(run.needs_uncond for run in self._runs.values())
-
-    @property
-    def asked(self) -> Mapping[str, Asked]:
-        """What the next answer must be, by name."""
-        asked = {}
-        for name in self._names:
-            like = self._like(name)
-            both, done = (False, True) if isinstance(like, torch.Tensor) else (like.needs_uncond, like.done)
-            asked[name] = Asked(tuple(like.shape), like.device, both, done)
-        return asked
-
-    @property
-    def items(self) -> int:
-        """Size of the batch axis."""
-        return int(self._like(self._names[0]).shape[0])
-
-    @property
-    def kind(self) -> Hashable:
-        """Names of the parts, with the shape of an item, dtype and device of each, and how many levels it has."""
-        kinds = []
-        for name in sorted(self._names):
-            like = self._like(name)
-            levels = "a level for each frame" if isinstance(like, Frames) else "one level"
-            kinds.append((name, tuple(like.shape[1:]), like.dtype, like.device, levels))
-        return tuple(kinds)
-
-    @property
-    def records(self) -> bool:
-        """Whether a state asks for gradients."""
-        return any(run.x.requires_grad for run in self.members) or any(s.x.requires_grad for s in self._settled.values())
-
-    @property
-    def all_levels(self) -> tuple[Levels, ...]:
-        """What a model that knows its process may check."""
-        return tuple(run.levels for run in self.members if run.levels is not None)
-
     def feed(self, /, **answers: Any) -> None:
         """Answer the model call at `x` and advance every part that is not done.
 
@@ -224,7 +126,7 @@ class Streams(JointRun):
             if not run.done:
                 own = denoised[name]
                 answers += run.answers(*own) if isinstance(run, Frames) else [Answer(run, *own)]
-        self._moving = [run for run in self._runs.values() if isinstance(run, Frames) and not run.done]
+        self._moving: list[Frames] = [run for run in self._runs.values() if isinstance(run, Frames) and not run.done]
         return answers
 
     def advanced(self) -> None:
@@ -301,18 +203,6 @@ class Streams(JointRun):
             got = f"{tuple(value.shape)}, {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise ValueError(f"the state's {name} must be a tensor of shape {tuple(own.shape)}, {own.dtype}; got {got}")
         return value.detach().clone().to(own.device)
-
-    def _shown(self, name: str) -> Any:
-        """What has the state, sigma and timestep of a part."""
-        if (settled := self._settled.get(name)) is not None:
-            return settled
-        run = self._runs[name]
-        if not run.done or isinstance(run, Frames):
-            return run
-        end = run.end.label
-        timestep = float(run.process.timestep(end)) if end > 0 and run.process is not None else 0.0
-        settled = self._settled[name] = Settled(run.x, end, timestep)
-        return settled
 
     def __copy__(self) -> Streams:
         return _restored({name: copy.copy(part) for name, part in self.parts.items()}, self._nfe)

@@ -94,7 +94,9 @@ class ClipNoise:
     def pending(self, calls: Sequence[int]) -> list[Draw]:
         """The draws that some frames have had and others have not, in an order that depends on nothing else."""
         draws = dict.fromkeys(draw for needs in self.needs for draw in needs)
-        users = {draw: [calls[k] >= needs[draw] for k, needs in enumerate(self.needs) if draw in needs] for draw in draws}
+        users = {
+            draw: [calls[k] >= needs[draw] for k, needs in enumerate(self.needs) if draw in needs] for draw in draws
+        }
         return [draw for draw, had in users.items() if any(had) and not all(had)]
 
     def _waited_for(self, draw: Draw, frames: range, calls: Sequence[int]) -> bool:
