@@ -97,8 +97,7 @@ class Batch:
             raise TypeError(f"run must come from Sampler.start; got {type(run).__name__}")
         if run.done:
             raise ValueError("the run is done: there is no model call left to share")
-        own = {id(part) for part in _parts(run)}
-        if any(id(part) in own for other in self._runs for part in _parts(other)):
+        if _shares_a_run(run, self._runs):
             raise ValueError("the run is in the batch already")
         if self._runs:
             ours, new = _kind(self._runs[0]), _kind(run)
@@ -274,8 +273,7 @@ class Batch:
         if not self._runs:
             raise RuntimeError("the batch is empty: there is no model call to answer")
         rows, first = self.rows, self._runs[0]
-        shape, device = first.asked[:2] if isinstance(first, JointRun) else (first.shape, first.device)
-        check_output(kind, output, (rows[-1].stop, *shape[1:]), device)
+        check_output(kind, output, (rows[-1].stop, *first.shape[1:]), first.device)
         return rows
 
 
@@ -292,7 +290,7 @@ _BUSY = (
 
 def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
     """What the next answer must be for every part; None unless the states are mappings."""
-    every = [run.asked for run in runs if isinstance(run, JointRun)]
+    every: list[Any] = [run.asked for run in runs if isinstance(run, JointRun)]
     if not every or isinstance(every[0], Asked):
         return None
     rows = sum(map(_items, runs))
@@ -313,7 +311,7 @@ def _joined(parts: Sequence[Any]) -> Any:
         raise RuntimeError("the batch is empty: there is no model call to make")
     if isinstance(parts[0], Mapping):
         return MappingProxyType({name: _joined([part[name] for part in parts]) for name in parts[0]})
-    together = torch.cat(parts)
+    together = torch.cat(list(parts))
     if levels := tuple(each for part in parts for each in marks_of(part)):
         mark(together, levels)
     return together
@@ -327,6 +325,12 @@ def _rows(pair: tuple[torch.Tensor, torch.Tensor | None], part: slice) -> tuple[
 
 def _items(run: Member) -> int:
     return run.items if isinstance(run, JointRun) else run.shape[0]
+
+
+def _shares_a_run(run: Member, others: Sequence[Member]) -> bool:
+    """Whether a run, or one that it is made of, is among others."""
+    own = {id(part) for part in _parts(run)}
+    return any(id(part) in own for other in others for part in _parts(other))
 
 
 def _parts(run: Member) -> tuple[Member, ...]:

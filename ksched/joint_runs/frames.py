@@ -50,7 +50,8 @@ class Frames(FramesProgress, CopiedBySaving):
         self._clean: dict[int, torch.Tensor] = {}
         for k, begin in enumerate(order.begins):
             if begin in starts:
-                run = starts[begin].start(x[:, k], noise=self._noise.frame(k))
+                noise: Any = self._noise.frame(k)
+                run = starts[begin].start(x[:, k], noise=noise)
                 assert isinstance(run, Run)
                 self._runs.append(run)
             else:
