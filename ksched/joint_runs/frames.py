@@ -276,14 +276,17 @@ def sampler_from(sampler: Sampler, step: int) -> Sampler:
 
     Raises
     ------
-    ValueError : a plan of one's own, whose steps are no others
+    ValueError : a sampler with levels of its own, such as a plan, or one that refuses the levels that are left
     """
     if not step:
         return sampler
+    refusal = f"a frame cannot begin at step {step} of {sampler.spec.name}"
+    if sampler.spec.levels is not None:
+        raise ValueError(f"{refusal}, which is made for its own levels as a whole")
     try:
         return replace(sampler, grid=Grid(sampler.grid.process, sampler.grid.levels[step:]))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"a frame cannot begin at step {step} of {sampler!r}: {error}") from error
+        raise ValueError(f"{refusal}: {error}") from error
 
 
 def _call_steps(sampler: Sampler, begin: int) -> list[int]:
