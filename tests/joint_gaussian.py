@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,4 +73,4 @@ def spd(size: int, seed: int = 0) -> Matrix:
 def orders(error: Callable[[int], float], steps: Sequence[int]) -> list[float]:
     """What a doubling of the steps gains, as powers of 2."""
     errors = [error(n) for n in steps]
-    return [math.log2(one / other) for one, other in zip(errors, errors[1:], strict=False)]
+    return [math.log2(one / other) for one, other in pairwise(errors)]

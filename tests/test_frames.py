@@ -21,7 +21,7 @@ from representatives import in_turn, short
 
 import ksched
 from ksched import VP, Denoiser, Flow, Frames, Sampler, build_sampler
-from ksched.batch import Batch
+from ksched.execution.batch import Batch
 from ksched.joint_runs import autoregressive, pyramid
 from ksched.kernels import normal_table
 from ksched.noise import seeded
@@ -483,7 +483,7 @@ def test_a_damaged_state_is_refused_whole(kind: str) -> None:
     else:
         damaged += [{**state, "seeds": [1]}, {**state, "noise": "another rule"}]
     for other in damaged:
-        with pytest.raises(ValueError, match="state|noise"):
+        with pytest.raises(ValueError, match=r"state|noise"):
             frames.load_state_dict(other)
         assert frames.tick == 5
         assert torch.equal(frames.x, before)
