@@ -246,6 +246,21 @@ def test_the_noise_of_a_frame_is_its_slice(kind: str, dtype: torch.dtype, shape:
     assert not noise._chunks
 
 
+@pytest.mark.parametrize("kind", ["seeded", "brownian"])
+@pytest.mark.parametrize(
+    ("count", "parts"),
+    [(700, [(0, 1), (3, 300), (600, 100)]), (150000, [(0, 70000), (65536, 10), (65000, 85000), (140000, 10000)])],
+)
+def test_a_slice_on_a_device_is_that_of_the_whole(kind: str, count: int, parts: list[tuple[int, int]]) -> None:
+    """Its plain operations, on the host; those of a GPU have the same bits."""
+    source: Any = seeded_source(kind, (1, 5), VP())
+    for draw in Draw(5.0, 2.0), Draw(0.7, 0.0):
+        whole = source(draw, torch.empty(2, count))
+        for first, width in parts:
+            part = source.slice_on(torch.device("cpu"), draw, count, first, width)
+            assert torch.equal(part, whole[:, first : first + width])
+
+
 @pytest.mark.parametrize("shape", [(2, 16, 4096), (1, 5, 50000), (1, 3, 65536), (1, 40, 300)])
 @pytest.mark.parametrize(
     "how", [{"offset": 3}, {"offset": 0}, {"schedule": autoregressive(4, 40)}, {"offset": 2, "context": 2}]

@@ -46,7 +46,7 @@ class Frames(FramesProgress, CopiedBySaving):
         needs = [{} if plan is None else _needs(plan) for plan in self._plans]
         self._shape, self._dtype, self._device = x.shape, x.dtype, x.device
         self._noise = ClipNoise(source, x.shape, needs)
-        self._runs: list[Run | None] = []
+        self._runs = []
         self._clean: dict[int, torch.Tensor] = {}
         for k, begin in enumerate(order.begins):
             if begin in starts:

@@ -40,7 +40,7 @@ class FramesProgress(JointRun):
     _dtype: torch.dtype
     _device: torch.device
     _tick: int
-    _runs: Sequence[Run | None]
+    _runs: list[Run | None]
     _clean: dict[int, torch.Tensor]
     _plans: Sequence[Plan | None]
     _uploaded: dict[str, torch.Tensor]
@@ -180,7 +180,7 @@ class StreamsProgress(JointRun):
     """What can be read of streams."""
 
     _names: tuple[str, ...]
-    _runs: Mapping[str, Run | AdaptiveRun | FramesProgress]
+    _runs: dict[str, Any]  # of Run, AdaptiveRun and Frames
     _settled: dict[str, Settled]
     _nfe: int
 

@@ -64,7 +64,7 @@ class Streams(StreamsProgress):
 
     def __init__(self, /, **parts: Run | AdaptiveRun | Frames | torch.Tensor) -> None:
         self._nfe = 0
-        self._runs: dict[str, Run | AdaptiveRun | Frames] = {}
+        self._runs = {}
         self._settled: dict[str, Settled] = {}
         self._names = tuple(parts)
         for name, part in parts.items():

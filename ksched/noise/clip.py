@@ -38,16 +38,14 @@ class ClipNoise:
     Notes
     -----
     On the host seeded numbers are made by the chunk, and a chunk that several frames have a part of is made once, and
-    kept until the last of them has had it. On a device, and for noise of one's own, the same is done with whole draws;
-    what is kept there of seeded noise is forgotten after each model call, since a device makes a draw faster than it
-    has room for many.
+    kept until the last of them has had it. Noise of one's own is kept likewise, a whole draw at a time. On a device,
+    which makes numbers faster than it has room for them, a frame's chunks are made for it alone.
     """
 
     def __init__(self, source: Any, shape: Sequence[int], needs: Sequence[Mapping[Draw, int]]) -> None:
         self.source, self.shape, self.needs = source, tuple(shape), needs
         #: whole draws of own noise that some frames have had and others have not
         self.clips: dict[Draw, torch.Tensor] = {}
-        self._passing: dict[Draw, torch.Tensor] = {}  # whole draws on a device, for the frames that draw now
         self._chunks: dict[_Chunk, Floats] = {}
         frames = self.shape[1]
         self._size = int(np.prod(self.shape[2:], dtype=np.int64))  # numbers of a frame
@@ -67,10 +65,12 @@ class ClipNoise:
         if not like.numel():
             return torch.empty_like(like) if out is None else out
         if not self.seeded:
-            return _copied(self._whole(self.clips, draw, like, copy=True)[:, frame], out)
-        if not is_host(like):
-            return _copied(self._whole(self._passing, draw, like, copy=False)[:, frame], out)
+            part = self._whole(draw, like)[:, frame]
+            return part.clone() if out is None else out.copy_(part)
         out = target(self.source.seeds, like, out)
+        if not is_host(like):
+            numbers = self.source.slice_on(like.device, draw, self._item, frame * self._size, self._size)
+            return limited(out.copy_(numbers.reshape(out.shape)), draw)
         streams = self.source.streams(draw, self._item)
         fill(out, [partial(self._part, stream, draw, i, frame) for i, stream in enumerate(streams)])
         return limited(out, draw)
@@ -82,7 +82,6 @@ class ClipNoise:
         ----------
         calls : for each frame the model calls that have been answered
         """
-        self._passing.clear()
         every = range(self.shape[1])
         self.clips = {draw: clip for draw, clip in self.clips.items() if self._waited_for(draw, every, calls)}
         self._chunks = {
@@ -107,12 +106,12 @@ class ClipNoise:
         """The frames that have numbers in a chunk."""
         return range(chunk * CHUNK // self._size, (min((chunk + 1) * CHUNK, self._item) - 1) // self._size + 1)
 
-    def _whole(self, kept: dict[Draw, torch.Tensor], draw: Draw, like: torch.Tensor, *, copy: bool) -> torch.Tensor:
+    def _whole(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
         """A draw for the whole clip, asked for once."""
-        if draw not in kept:
+        if draw not in self.clips:
             clip = self.source(draw, like.new_empty(()).expand(self.shape))
-            kept[draw] = clip.clone() if copy else clip  # whoever draws may use the tensor again
-        return kept[draw]
+            self.clips[draw] = clip.clone()  # whoever draws may use the tensor again
+        return self.clips[draw]
 
     def _part(self, stream: Stream, draw: Draw, item: int, frame: int, first: int, out: Floats) -> None:
         """A `Stream` of a frame's own numbers, from that of its item."""
@@ -139,10 +138,6 @@ class FrameNoise:
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """The frame's slice of a draw."""
         return self.clip.draw(draw, self.frame, like, out)
-
-
-def _copied(part: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-    return part.clone() if out is None else out.copy_(part)
 
 
 def _pieces(at: int, out: Floats) -> Iterator[tuple[int, int, Floats]]:
