@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from ksched.denoisers.answer import Model, answer
+from ksched.denoisers.answer import answer
 from ksched.denoisers.denoiser import Denoiser
 from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.registers import check_output
@@ -22,6 +22,8 @@ from ksched.processes.agreement import Levels, check_once, mark, marks_of, proce
 __all__ = ["Batch"]
 
 M = TypeVar("M", bound=Member)
+
+_SINGLE = (Run, AdaptiveRun)
 
 
 class Batch:
@@ -143,7 +145,7 @@ class Batch:
     @property
     def sigma(self) -> Any:
         """Contract sigma of every row, as each run's own process means it; shape (rows,)."""
-        return _joined([run.sigma for run in self._runs])
+        return _joined([run.sigma for run in self._runs], marked=True)
 
     @property
     def timestep(self) -> Any:
@@ -192,14 +194,11 @@ class Batch:
             self._checked("U", uncond)
         work = []
         for run, part in zip(self._runs, rows, strict=True):
-            twin = None if uncond is None or not run.needs_uncond else uncond[part]
-            if isinstance(run, JointRun):
-                work.append((run, run.answers(denoised[part], twin)))
-            else:
-                work.append((run, [Answer(run, denoised[part], twin)]))
+            own = denoised[part], None if uncond is None or not run.needs_uncond else uncond[part]
+            work.append((run, (Answer(run, *own),) if isinstance(run, _SINGLE) else run.answers(*own)))
         return self._advance(work)
 
-    def tick(self, model: Model) -> list[Any]:
+    def tick(self, model: Callable[[Any, Any], Any]) -> list[Any]:
         """One model call, and what `feed` makes of its answer.
 
         Parameters
@@ -219,7 +218,7 @@ class Batch:
         with self._at_work():
             return self._ticked(model)
 
-    def _ticked(self, model: Model) -> list[Any]:
+    def _ticked(self, model: Callable[[Any, Any], Any]) -> list[Any]:
         if (own := process_of_model(model)) is not None:
             for levels in (each for run in self._runs for each in _levels(run)):
                 check_once(own, levels)
@@ -239,7 +238,7 @@ class Batch:
         rows = self._checked("D", output)
         return self._advance(
             [
-                (run, [Answer(run, output[part], None, (of_x, of_output))])
+                (run, (Answer(run, output[part], None, (of_x, of_output)),))
                 for run, part, (_, of_x, of_output) in zip(runs, rows, numbers, strict=True)
             ]
         )
@@ -248,7 +247,7 @@ class Batch:
         """Give every run its answer; returns those that are done or failed, which leave."""
         advance_together(work)
         for run in self._runs:
-            if isinstance(run, JointRun) and run.error is None:
+            if not isinstance(run, _SINGLE) and run.error is None:
                 run.advanced()
         leaving = [run for run in self._runs if run.done or run.error is not None]
         self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
@@ -290,9 +289,9 @@ _BUSY = (
 
 def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
     """What the next answer must be for every part; None unless the states are mappings."""
-    every: list[Any] = [run.asked for run in runs if isinstance(run, JointRun)]
-    if not every or isinstance(every[0], Asked):
+    if not runs or isinstance(runs[0], _SINGLE) or isinstance(runs[0].asked, Asked):
         return None
+    every = [run.asked for run in runs]
     rows = sum(map(_items, runs))
     return {
         name: Asked(
@@ -305,15 +304,15 @@ def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
     }
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """A part of every run, one below the other, and with it what sigmas tell about their levels."""
+def _joined(parts: list[Any], *, marked: bool = False) -> Any:
+    """A part of every run, one below the other; ``marked`` sigmas go on telling of their levels."""
     if not parts:
         raise RuntimeError("the batch is empty: there is no model call to make")
-    if isinstance(parts[0], Mapping):
-        return MappingProxyType({name: _joined([part[name] for part in parts]) for name in parts[0]})
-    together = torch.cat(list(parts))
-    if levels := tuple(each for part in parts for each in marks_of(part)):
-        mark(together, levels)
+    if isinstance(parts[0], MappingProxyType):
+        return MappingProxyType({name: _joined([p[name] for p in parts], marked=marked) for name in parts[0]})
+    together = torch.cat(parts)
+    if marked:
+        mark(together, tuple(each for part in parts for each in marks_of(part)))
     return together
 
 
@@ -324,7 +323,7 @@ def _rows(pair: tuple[torch.Tensor, torch.Tensor | None], part: slice) -> tuple[
 
 
 def _items(run: Member) -> int:
-    return run.items if isinstance(run, JointRun) else run.shape[0]
+    return run.shape[0] if isinstance(run, _SINGLE) else run.items
 
 
 def _shares_a_run(run: Member, others: Sequence[Member]) -> bool:
@@ -338,7 +337,7 @@ def _parts(run: Member) -> tuple[Member, ...]:
 
 
 def _records(run: Member) -> bool:
-    return run.records if isinstance(run, JointRun) else run.x.requires_grad
+    return run.x.requires_grad if isinstance(run, _SINGLE) else run.records
 
 
 def _levels(run: Member) -> tuple[Levels, ...]:

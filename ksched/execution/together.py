@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -184,13 +183,17 @@ def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
     Exception : own noise failed, or whatever else is no run's own error; nobody has advanced, and no error is noted
     """
     held: list[Registers] = []
+    adaptive: list[tuple[Member, Sequence[Answer]]] = []
     try:
-        for _, answers in work:
-            for answer in answers:
+        for each in work:
+            for answer in each[1]:
                 if isinstance(answer.run, Run):
-                    answer.run.registers.hold()
-                    held.append(answer.run.registers)
-        _advance_all(work)
+                    registers = answer.run.registers
+                    registers.hold()
+                    held.append(registers)
+                elif not adaptive or adaptive[-1] is not each:
+                    adaptive.append(each)
+        _advance_all(work, adaptive)
     except BaseException:
         for member, _ in work:  # whoever calls learns of one error, and all runs stay
             member.error = None
@@ -200,18 +203,25 @@ def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
             registers.release()
 
 
-def _advance_all(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
+def _advance_all(
+    work: Sequence[tuple[Member, Sequence[Answer]]], adaptive: Sequence[tuple[Member, Sequence[Answer]]]
+) -> None:
+    """The same, of runs that nobody else feeds; ``adaptive`` are the members that have adaptive runs."""
     turns: list[tuple[Member, list[_Turn]]] = []
     for member, answers in work:
-        with _failing_alone(member):
+        try:
             turns.append((member, _taken(answers)))
+        except Exception as error:  # its own: the others go on
+            member.error = error
     for _, taken in turns:
         for registers, turn, recorded, _ in taken:
             registers.draw(turn, recorded)
-    for member, answers in work:
+    for member, answers in adaptive:
         if member.error is None:
-            with _failing_alone(member):
+            try:
                 _feed_adaptive(answers)
+            except Exception as error:
+                member.error = error
     together = []
     going = [turn for member, taken in turns if member.error is None for turn in taken]
     for registers, turn, recorded, numbers in going:
@@ -228,11 +238,12 @@ def _advance_all(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
 
 def _taken(answers: Sequence[Answer]) -> list[_Turn]:
     """The answers of plain runs, checked and held."""
-    return [
-        (run.registers, *run.take(denoised, uncond), conversion)
-        for run, denoised, uncond, conversion in answers
-        if isinstance(run, Run)
-    ]
+    taken = []
+    for run, denoised, uncond, conversion in answers:
+        if isinstance(run, Run):
+            turn, recorded = run.take(denoised, uncond)
+            taken.append((run.registers, turn, recorded, conversion))
+    return taken
 
 
 def _feed_adaptive(answers: Sequence[Answer]) -> None:
@@ -248,12 +259,3 @@ def _feed_adaptive(answers: Sequence[Answer]) -> None:
         for run, before in fed:
             vars(run).update(before)
         raise
-
-
-@contextmanager
-def _failing_alone(member: Member) -> Iterator[None]:
-    """Let a member's own error be its own: it is noted, and the others go on."""
-    try:
-        yield
-    except Exception as error:
-        member.error = error
