@@ -31,7 +31,7 @@ from ksched.schedules import (
 )
 
 if TYPE_CHECKING:
-    from ksched import exact, guidance, noise, testing
+    from ksched import exact, guidance, joint_runs, noise, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
+    from ksched.joint_runs.frames import Frames, frames
+    from ksched.joint_runs.streams import Streams
     from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
@@ -64,6 +66,7 @@ __all__ = [
     "Dialect",
     "Flow",
     "FlowVE",
+    "Frames",
     "Level",
     "Likelihood",
     "ModelReport",
@@ -77,6 +80,7 @@ __all__ = [
     "SamplerType",
     "ScheduleName",
     "StepInfo",
+    "Streams",
     "Trajectory",
     "Transition",
     "analysis",
@@ -91,7 +95,9 @@ __all__ = [
     "check_model",
     "exact",
     "explain",
+    "frames",
     "guidance",
+    "joint_runs",
     "log_likelihood",
     "mu_for_flux2",
     "mu_for_tokens",
@@ -117,9 +123,10 @@ _MODULES = {
     "plots": "ksched.pictures.plots",
 }
 #: public folders and names that are imported when they are first used
-_FOLDERS = ("exact", "guidance", "noise", "testing")
+_FOLDERS = ("exact", "guidance", "joint_runs", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
+    "Frames": "joint_runs.frames",
     "Likelihood": "probability_flow.likelihood",
     "AdaptiveRun": "execution.adaptive_run",
     "ModelReport": "check.report",
@@ -129,8 +136,10 @@ _LATE = {
     "StepInfo": "execution.loop",
     "Trajectory": "policy.trajectory",
     "Transition": "policy.transitions",
+    "Streams": "joint_runs.streams",
     "build_sampler": "sampler",
     "check_model": "check.model_check",
+    "frames": "joint_runs.frames",
     "log_likelihood": "probability_flow.likelihood",
     "register_sampler": "samplers.registry",
     "tune": "tuning",

@@ -122,7 +122,7 @@ def test_what_cannot_join_is_refused() -> None:
         with pytest.raises(ValueError, match="one shape, dtype and device"):
             batch.add(sampler.start(other))
     with pytest.raises(TypeError, match=r"must come from Sampler\.start; got Sampler"):
-        batch.add(sampler)  # type: ignore[arg-type]
+        batch.add(sampler)  # type: ignore[type-var]
     while batch:
         batch.tick(half)
     assert isinstance(run, Run)

@@ -129,6 +129,19 @@ def normals_by_numpy(key: tuple[int, int], table: np.ndarray[Any, Any], count: i
 
 
 @pytest.mark.parametrize(
+    ("chunk", "width"), [(0, 300), (0, 65536), (1, 65536), (1, 70000), (2, 18928), (1, 84464), (2, 5)]
+)
+def test_normals_of_a_part_are_those_of_the_whole(chunk: int, width: int) -> None:
+    keys, count = [(1, 2), (3, 4)], 150000
+    table = np.random.default_rng(2).standard_normal((65536, 4), np.float32)
+    out = torch.full((len(keys), width), torch.nan, device=DEVICE)
+    triton_kernels.normals(keys, torch.tensor(table, device=DEVICE), out, count, chunk)
+    for key, row in zip(keys, out.cpu().numpy(), strict=True):
+        first = 65536 * chunk
+        assert row.tobytes() == normals_by_numpy(key, table, count)[first : first + width].tobytes()
+
+
+@pytest.mark.parametrize(
     ("items", "count"), [(1, 1), (3, 1500), (8, 4096), (11, 10000), (1, 65536), (2, 65537), (1, 150000), (9, 131072)]
 )
 def test_normals_are_those_of_the_rule(items: int, count: int) -> None:

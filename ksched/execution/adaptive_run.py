@@ -135,6 +135,11 @@ class AdaptiveRun(CopiedBySaving):
         return self._asked.level
 
     @property
+    def end(self) -> Level:
+        """The level that the run ends at."""
+        return self._grid.levels[-1]
+
+    @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)

@@ -60,6 +60,11 @@ class Progress:
         return self.plan.levels[self._registers.calls]
 
     @property
+    def end(self) -> Level:
+        """The level that the run ends at."""
+        return self.plan.end
+
+    @property
     def step(self) -> int:
         """The schedule step that the next model call belongs to; the number of steps when done."""
         return self.plan.steps if self.done else self.plan.call_steps[self._registers.calls]

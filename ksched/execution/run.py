@@ -208,6 +208,10 @@ class Run(Progress, CopiedBySaving):
         ------
         ValueError : not such a state, a damaged one, or one of another plan or noise; the run is as it was then
         """
+        self.loading(state)()
+
+    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check all of a state without touching the run, which goes on from there when the result is called."""
         if not isinstance(state, Mapping) or state.get("version") != 3:
             raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
@@ -218,10 +222,14 @@ class Run(Progress, CopiedBySaving):
         names = [str(register) for register, _ in registers.layout.held[calls]]
         tensors = check.tensors("registers", names, registers.compute)
         noise, seeds = saved_noise(check, bool(self.plan.draws), registers.noise, self._seeds, self.process)
-        self._seeds = seeds
-        registers.resume(calls, replaced, tensors, noise)
-        self._call_levels = CallLevels(registers, self.process, self.levels)
-        self.error = None
+
+        def load() -> None:
+            self._seeds = seeds
+            registers.resume(calls, replaced, tensors, noise)
+            self._call_levels = CallLevels(registers, self.process, self.levels)
+            self.error = None
+
+        return load
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""

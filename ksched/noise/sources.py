@@ -18,6 +18,7 @@ import torch
 
 from ksched.noise import brownian, seeded
 from ksched.noise.brownian import BrownianNoise
+from ksched.noise.clip import FrameNoise
 from ksched.noise.seeded import SeededNoise, limited
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
@@ -170,6 +171,8 @@ def noise_source(
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
     """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
     kind = "seeded"
+    if isinstance(noise, FrameNoise):
+        return noise, None
     if isinstance(noise, str):
         if noise != "brownian":
             raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')
