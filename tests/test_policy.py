@@ -452,7 +452,8 @@ def test_a_window_draws_at_its_steps_alone() -> None:
     sampler = ksched.build_sampler("dpmpp_2m_sde", "simple", 6, process=process, eta=eta)
     model = asking(small_net())
     path = sampler.rollout(model, sampler.initial_state((3, 2), seed=0), seed=4)
-    assert path.steps == (1, 2) and len(path.states) == 7
+    assert path.steps == (1, 2)
+    assert len(path.states) == 7
     assert torch.equal(sampler.log_prob(model, path), path.log_prob)
     listed = ksched.build_sampler("dpmpp_2m_sde", "simple", 6, process=process, eta=[0, 0.7, 0.7, 0, 0, 0])
     assert listed.transitions == sampler.transitions

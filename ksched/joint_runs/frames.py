@@ -78,6 +78,11 @@ class Frames(FramesProgress, CopiedBySaving):
             check_output("U", uncond, self._shape, self._device)
         self._advance(self.answers(denoised, uncond))
 
+    def tell(self, answer: Any) -> None:
+        """Feed what a model returned."""
+        denoised, uncond = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        self.feed(denoised, uncond)
+
     def answers(self, denoised: Any, uncond: Any = None) -> list[Answer]:
         """What the run of each frame is told whose turn it is."""
         moving = self.moving

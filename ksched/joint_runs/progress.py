@@ -11,8 +11,9 @@ import torch
 
 from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.run import Run
-from ksched.execution.together import Asked, JointRun
+from ksched.execution.together import Asked
 from ksched.joint_runs.orders import Order
+from ksched.joint_runs.rollout import JointSteps, Member
 from ksched.joint_runs.settled import Settled
 from ksched.plan.plan import Plan
 from ksched.processes.agreement import Levels, mark
@@ -25,7 +26,7 @@ __all__ = ["FramesProgress", "StreamsProgress", "Tensors"]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
-class FramesProgress(JointRun):
+class FramesProgress(JointSteps):
     """What can be read of a run of frames.
 
     Attributes
@@ -54,6 +55,11 @@ class FramesProgress(JointRun):
     def members(self) -> tuple[Run, ...]:
         """The runs of the frames that are denoised."""
         return tuple(run for run in self._runs if run is not None)
+
+    @property
+    def places(self) -> tuple[Member, ...]:
+        """The same, and which frames they are."""
+        return tuple(Member(run, None, k) for k, run in enumerate(self._runs) if run is not None)
 
     @property
     def shape(self) -> torch.Size:
@@ -176,7 +182,7 @@ class FramesProgress(JointRun):
         return self._uploaded[name][self._tick].expand(self._shape[0], -1).clone(memory_format=torch.contiguous_format)
 
 
-class StreamsProgress(JointRun):
+class StreamsProgress(JointSteps):
     """What can be read of streams."""
 
     _names: tuple[str, ...]
@@ -201,6 +207,17 @@ class StreamsProgress(JointRun):
             for part in self._runs.values()
             for run in (part.members if isinstance(part, FramesProgress) else (part,))
         )
+
+    @property
+    def places(self) -> tuple[Member, ...]:
+        """The same, and where their parts are."""
+        found: list[Member] = []
+        for name, part in self._runs.items():
+            if isinstance(part, FramesProgress):
+                found += [one._replace(name=name) for one in part.places]
+            else:
+                found.append(Member(part, name, None))
+        return tuple(found)
 
     @property
     def done(self) -> bool:

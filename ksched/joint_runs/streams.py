@@ -112,6 +112,10 @@ class Streams(StreamsProgress):
         """
         self._feed(answers)
 
+    def tell(self, answer: Any) -> None:
+        """Feed what a model returned."""
+        self._feed(answer)
+
     def _feed(self, answers: Any) -> None:
         if self.done:
             raise RuntimeError("the streams are done: they take no further prediction")
