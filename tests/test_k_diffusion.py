@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import process_for
 from representatives import each, firsts, short
 from test_golden import posterior_mean, read
 
@@ -390,12 +391,14 @@ def pair(x: torch.Tensor, sigma: torch.Tensor, **inputs: Any) -> Any:
 def test_every_sampler_runs(name: str) -> None:
     spec = _REGISTRY[name]
     model: Any = pair if spec.uncond else exact
-    sigmas = levels(8)
-    x = 14.6 * torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    process = process_for(name)
+    sigmas = levels(8) / (14.6 if process.is_flow else 1)
+    x = float(sigmas[0]) * torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
     told: list[dict[str, Any]] = []
 
     def run(**more: Any) -> torch.Tensor:
-        result: torch.Tensor = function(name)(model, x, *arguments(name, sigmas), disable=True, **more)
+        how = {"disable": True, "process": process}
+        result: torch.Tensor = function(name)(model, x, *arguments(name, sigmas), **how, **more)
         return result
 
     first = run(callback=told.append, seed=3)

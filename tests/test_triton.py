@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, gaussian_denoiser, half, paired, start_state
+from cases import NAMES, gaussian_denoiser, half, paired, process_for, start_state
 
 from ksched import VP, Denoiser, build_sampler
 from ksched.execution.batch import Batch
@@ -210,9 +210,9 @@ def on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_by_kernels(name: str, dtype: torch.dtype) -> None:
-    sampler = build_sampler(name, "karras", 8)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float64).to(DEVICE, dtype)
-    model = paired(gaussian_denoiser(VP()))
+    sampler = build_sampler(name, "karras", 8, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], dtype=torch.float64).to(DEVICE, dtype)
+    model = paired(gaussian_denoiser(process_for(name)))
     result, truth = (sampler.sample(model, state, seed=2) for state in (x, x.double()))
     assert result.dtype == dtype
     assert (result.double() - truth).abs().max() <= 40 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
@@ -281,8 +281,8 @@ def test_gradients_still_flow() -> None:
 def test_runs_of_a_batch_by_kernels_are_what_they_are_alone(dtype: torch.dtype) -> None:
     batch, runs = Batch(), []
     for seed, name in enumerate(NAMES):
-        sampler = build_sampler(name, "karras", 3 + seed % 3)
-        x = start_state(VP(), sampler.sigmas[0], (1, 3, 5), seed, dtype=torch.float32).to(DEVICE, dtype)
+        sampler = build_sampler(name, "karras", 3 + seed % 3, process=process_for(name))
+        x = start_state(process_for(name), sampler.sigmas[0], (1, 3, 5), seed, dtype=torch.float32).to(DEVICE, dtype)
         runs.append((sampler, x, batch.add(sampler.start(x, seed=seed))))
     while batch:
         batch.tick(half)
