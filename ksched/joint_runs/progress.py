@@ -159,7 +159,7 @@ class FramesProgress(JointSteps):
     @property
     def all_levels(self) -> tuple[Levels, ...]:
         """What a model that knows its process may check."""
-        return tuple(dict.fromkeys(run.levels for run in self.members if run.levels is not None))
+        return tuple({id(run.levels): run.levels for run in self.members if run.levels is not None}.values())
 
     def _sigmas(self) -> Array:
         """Contract sigma of every frame at every tick, and after the last; shape (ticks + 1, frames)."""

@@ -47,6 +47,8 @@ class ClipNoise:
         #: whole draws of own noise that some frames have had and others have not
         self.clips: dict[Draw, torch.Tensor] = {}
         self._chunks: dict[_Chunk, Floats] = {}
+        self._asked: set[_Chunk] = set()  # those that were, since the last call of `forget`
+        self._free: list[Floats] = []  # memory of chunks that are forgotten: new memory costs more than what it holds
         frames = self.shape[1]
         self._size = int(np.prod(self.shape[2:], dtype=np.int64))  # numbers of a frame
         self._item = frames * self._size
@@ -84,11 +86,10 @@ class ClipNoise:
         """
         every = range(self.shape[1])
         self.clips = {draw: clip for draw, clip in self.clips.items() if self._waited_for(draw, every, calls)}
-        self._chunks = {
-            chunk: numbers
-            for chunk, numbers in self._chunks.items()
-            if self._waited_for(chunk.draw, self._frames_in(chunk.number), calls)
-        }
+        for chunk in self._asked:  # one that nobody has asked for is waited for as before
+            if not self._waited_for(chunk.draw, self._frames_in(chunk.number), calls):
+                self._free.append(self._chunks.pop(chunk))
+        self._asked.clear()
 
     def pending(self, calls: Sequence[int]) -> list[Draw]:
         """The draws that some frames have had and others have not, in an order that depends on nothing else."""
@@ -123,9 +124,10 @@ class ClipNoise:
                 continue
             key = _Chunk(draw, item, number)
             if key not in self._chunks:
-                chunk = np.empty(min(CHUNK, self._item - start), np.float32)
-                stream(start, chunk)
+                chunk = self._free.pop() if self._free else np.empty(CHUNK, np.float32)
+                stream(start, chunk[: self._item - start])
                 self._chunks[key] = chunk
+            self._asked.add(key)
             part[...] = self._chunks[key][inside : inside + len(part)]
 
 
