@@ -576,7 +576,9 @@ def test_row_24_lists_of_networks_of_two_times(given: dict[str, Any]) -> None:
     same(ours, stock, start())
 
 
-@pytest.mark.parametrize("how", [{"sampler": "dpmpp_2m"}, {"sampler": "heun"}, {"sampler": "ddim", "eta": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"sampler": "dpmpp_2m"}, {"sampler": "heun"}, {"sampler": "ddim", "eta": 0.5}], ids=str
+)
 def test_row_24_other_samplers_are_warned_of_where_networks_answer_with_a_mean_velocity(how: dict[str, Any]) -> None:
     stock = diffusers.FlowMapEulerDiscreteScheduler(shift=3.0)
     with pytest.warns(UserWarning, match="answer with the mean velocity") as told:

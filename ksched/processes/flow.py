@@ -54,7 +54,7 @@ class Flow(Process):
         check_positive("num_timesteps", self.num_timesteps)
         check_positive("timestep_scale", self.timestep_scale)
         check_positive("noise_scale", self.noise_scale)
-        set_fields(self, sigma_min=self.sigma_at(1 / self.num_timesteps), sigma_max=1.0)
+        set_fields(self, sigma_min=float(self._sigma_at(1 / self.num_timesteps, np)), sigma_max=1.0)
 
     @classmethod
     def of_mu(

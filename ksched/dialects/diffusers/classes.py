@@ -168,9 +168,7 @@ CLASSES: Mapping[str, DiffusersClass] = {
         "CogVideoXDPM": DiffusersClass(
             cogvideox_dpm_request, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
         ),
-        "FlowMapEulerDiscrete": DiffusersClass(
-            flow_map_request, "", prediction="flow_prediction", mean_velocity=True
-        ),
+        "FlowMapEulerDiscrete": DiffusersClass(flow_map_request, "", prediction="flow_prediction", mean_velocity=True),
         "MiniMaxH3": DiffusersClass(minimax_request, "", prediction="flow_prediction", told_share=True),
         "SCM": DiffusersClass(scm_request, "sigma_data", prediction="trigflow", tells_end=True),
     }.items()

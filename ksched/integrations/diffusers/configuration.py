@@ -287,9 +287,9 @@ def _check_choice(entries: Any) -> None:
     facts = CLASSES.get(entries.stock_class)
     if sampler is not None and facts is not None and facts.mean_velocity and not _steps_as_euler(entries):
         warnings.warn(
-            f"networks of {entries.stock_class} answer with the mean velocity on the way to the next level, and sampler "
-            f"{sampler!r} takes it for that at the level where they are called: the result is another one. Choose sampler "
-            "'euler'; this one is right only in a loop that tells the network one time twice",
+            f"networks of {entries.stock_class} answer with the mean velocity on the way to the next level, and "
+            f"sampler {sampler!r} takes it for that at the level where they are called, which gives another result. "
+            "Choose sampler 'euler'; this one is right only in a loop that tells the network one time twice",
             UserWarning,
             stacklevel=5,  # past the constructor and what diffusers wraps around it
         )
