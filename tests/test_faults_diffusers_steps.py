@@ -476,6 +476,13 @@ def test_row_21_own_samplers(sampler: str) -> None:
         ours.set_timesteps(sigmas=[0.9, 0.6, 0.8, 0.3])
 
 
+def test_row_21_noise_that_no_step_upwards_has() -> None:
+    """All 1100 timesteps of this table rise once, from 4096 to 25615; the class answers with no number."""
+    stock = diffusers.EulerAncestralDiscreteScheduler(num_train_timesteps=1100, rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="no step to a higher level, and these levels rise from 4096 to 25615"):
+        KSchedScheduler.from_diffusers(stock).set_timesteps(1100)
+
+
 def plain_again(scheduler: Scheduler) -> Scheduler:
     scheduler.set_timesteps(sigmas=[0.909, 0.844, 0.4])
     return scheduler
