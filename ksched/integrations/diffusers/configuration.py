@@ -284,7 +284,7 @@ def _check_choice(entries: Any) -> None:
         )
     if schedule is None and entries.schedule_options:
         raise ValueError("schedule_options need a schedule")
-    facts = CLASSES.get(entries.stock_class)
+    facts = CLASSES.get(entries.stock_class or "")
     if sampler is not None and facts is not None and facts.mean_velocity and not _steps_as_euler(entries):
         warnings.warn(
             f"networks of {entries.stock_class} answer with the mean velocity on the way to the next level, and "
