@@ -35,7 +35,7 @@ from ksched.samplers.registry import dialect_options, plan_spec, sampler_spec
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.select import Schedule, calculate_sigmas, schedule_name, schedule_options
-from ksched.types import Array, ArrayLike
+from ksched.types import Array, ArrayLike, set_fields
 
 __all__ = ["Sampler", "build_sampler"]
 
@@ -65,7 +65,7 @@ class Sampler(StochasticSteps):
     _plan: Plan | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_plan", None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options)))
+        set_fields(self, _plan=None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options)))
 
     @property
     def plan(self) -> Plan:

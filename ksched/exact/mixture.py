@@ -22,7 +22,7 @@ from ksched.exact.coordinates import Place, flattened, level_of, place_of
 from ksched.exact.paths import follow
 from ksched.processes import Process, default_process
 from ksched.processes.agreement import check_sigma
-from ksched.types import Array, ArrayLike
+from ksched.types import Array, ArrayLike, set_fields
 
 __all__ = ["Gaussian", "GaussianMixture", "finite_array"]
 
@@ -69,7 +69,8 @@ class GaussianMixture:
             raise ValueError(f"labels must name all {len(w)} components or none; got {len(labels)}")
         for array in (w, m, c):
             array.setflags(write=False)
-        vars(self).update(weights=w, means=m, covariances=c, process=process or default_process(), labels=tuple(labels))
+        owner = process or default_process()
+        set_fields(self, weights=w, means=m, covariances=c, process=owner, labels=tuple(labels))
         _ = self._spread  # refuses a wrong covariance now
 
     @cached_property

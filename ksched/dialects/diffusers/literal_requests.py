@@ -66,10 +66,22 @@ def stands_still(sigmas: Sequence[float]) -> bool:
 
 
 def rising_plan(sampler: str, process: Process, sigmas: Sequence[float], options: Settings) -> Plan:
-    """The plan of a sampler on levels that rise, in diffusers' dialect."""
+    """The plan of a sampler on levels that rise, in diffusers' dialect.
+
+    Raises
+    ------
+    ValueError : a method that has no step upwards, such as one that draws the noise which a step down leaves out
+    """
     spec, levels = sampler_spec(sampler), tuple(process.level(float(sigma)) for sigma in sigmas)
     how = dict(settled(f"sampler {spec.name}", options, len(levels) - 1))
-    return spec.plan(Grid(process, levels), {**dialect_options(spec, Dialect.DIFFUSERS), **how})
+    try:
+        return spec.plan(Grid(process, levels), {**dialect_options(spec, Dialect.DIFFUSERS), **how})
+    except (ValueError, ArithmeticError) as error:
+        low, high = next((s, t) for s, t in pairwise(sigmas) if t > s)
+        raise ValueError(
+            f"sampler {spec.name} has no step to a higher level, and these levels rise from {low:g} to {high:g}; take "
+            "other timesteps, or a sampler that draws no noise"
+        ) from error
 
 
 def walk_request(process: Process, sigmas: Sequence[float], anew: bool = False) -> Request:
