@@ -36,7 +36,8 @@ class Batch:
 
     Notes
     -----
-    All runs need states of one shape (but for the number of items), dtype and device.
+    All runs need states of one shape (but for the number of items), dtype and device. Between two ticks a run may
+    change how many it has, by `Run.take`; `rows` is then another.
 
     A run that fails, such as an adaptive one whose model answers NaN, leaves alone: it is returned with those that are
     done, its ``error`` says why, and reading its ``x`` raises that. The others go on.
@@ -298,7 +299,7 @@ def _advance_all(given: Sequence[_Answered]) -> None:
     for run, output, twin, numbers in given:
         if isinstance(run, Run):
             with _failing_alone(run):
-                turns.append((run.registers, *run.take(output, twin), numbers))
+                turns.append((run.registers, *run.hold_answer(output, twin), numbers))
     for registers, turn, recorded, _ in turns:
         registers.draw(turn, recorded)
     for run, output, twin, _ in given:
