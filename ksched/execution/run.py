@@ -100,26 +100,6 @@ class Run(Progress, CopiedBySaving):
         failure.__cause__ = self.error
         return failure
 
-    @property
-    def sigma(self) -> torch.Tensor:
-        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is).
-
-        Raises
-        ------
-        RuntimeError : the run is done
-        """
-        return self._call_levels.sigma()
-
-    @property
-    def timestep(self) -> torch.Tensor:
-        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype.
-
-        Raises
-        ------
-        RuntimeError : the run is done, or was started without a process
-        """
-        return self._call_levels.timestep()
-
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
 
