@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
     from ksched.execution import batch
+    from ksched.execution import steering as steer
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
@@ -98,6 +99,7 @@ __all__ = [
     "register_sampler",
     "register_schedule",
     "schedules",
+    "steer",
     "testing",
     "tune",
 ]
@@ -109,6 +111,7 @@ _MODULES = {
     "networks": "ksched.dialects.diffusers.networks",
     "peers": "ksched.dialects.peers",
     "plots": "ksched.pictures.plots",
+    "steer": "ksched.execution.steering",
 }
 #: public folders and names that are imported when they are first used
 _FOLDERS = ("exact", "guidance", "noise", "testing")

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import EVERY_NAME, NAMES, SPECS, gaussian_denoiser
+from cases import EVERY_NAME, NAMES, gaussian_denoiser
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import each
 
 import ksched
-from ksched.batch import Batch
+from ksched.execution.batch import Batch
 from ksched.execution.items import copy_seed, seeds_of
 from ksched.execution.run import Run
 
-UNCOND = {str(spec.name) for spec in SPECS if spec.uncond}
 MODEL = gaussian_denoiser(ksched.VP())
 
 
