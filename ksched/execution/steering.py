@@ -111,7 +111,7 @@ class Particles:
     ...     denoised = model(run.x, run.sigma)
     ...     if run.step % 4 == 3:
     ...         chosen = particles.step(2 * denoised[:, 0])
-    ...         run.take(chosen), (denoised := denoised[chosen])
+    ...         run, denoised = run.take(chosen), denoised[chosen]
     ...     run.feed(denoised)
     >>> particles.finish(2 * run.x[:, 0])
     >>> print(f"{particles.log_normalizer:.1f}")
