@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ksched.execution import steering as steer
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
+    from ksched.execution.parallel import RoundInfo
     from ksched.execution.run import Run
     from ksched.pictures import plots
     from ksched.plan import analysis
@@ -69,6 +70,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Process",
+    "RoundInfo",
     "Run",
     "Sampler",
     "SamplerName",
@@ -121,6 +123,7 @@ _LATE = {
     "AdaptiveRun": "execution.adaptive_run",
     "ModelReport": "check.report",
     "Plan": "plan.plan",
+    "RoundInfo": "execution.parallel",
     "Run": "execution.run",
     "Sampler": "sampler",
     "StepInfo": "execution.loop",

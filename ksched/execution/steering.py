@@ -104,9 +104,9 @@ class Particles:
 
     >>> import ksched, torch
     >>> model = ksched.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.09)
-    >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 20)
-    >>> x = sampler.initial_state((256, 1), seed=7)
-    >>> run, particles = sampler.start(x, seed=7), ksched.steer.Particles(256, seed=7)
+    >>> sampler = ksched.build_sampler("er_sde", "karras", 20)
+    >>> x = sampler.initial_state((1000, 1), seed=7)
+    >>> run, particles = sampler.start(x, seed=7), ksched.steer.Particles(1000, seed=7)
     >>> while not run.done:
     ...     denoised = model(run.x, run.sigma)
     ...     if run.step % 4 == 3:
@@ -306,8 +306,8 @@ def sample(
     --------
     >>> import ksched
     >>> model = ksched.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.09)
-    >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 20)
-    >>> x = sampler.initial_state((256, 1), seed=7)
+    >>> sampler = ksched.build_sampler("er_sde", "karras", 20)
+    >>> x = sampler.initial_state((1000, 1), seed=7)
     >>> result = ksched.steer.sample(sampler, model, x, lambda x0: x0[:, 0], scale=2, seed=7)
     >>> print(f"{result.weights @ result.x[:, 0].double().numpy():.1f}")  # the tilt has the mean 1.145
     1.1
