@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import ADAPTIVE, NAMES, PROCESSES, SPECS, gaussian_denoiser
 from representatives import each
+from spread_rows import model, spread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
@@ -18,13 +19,6 @@ from ksched import RoundInfo
 
 DIGITS = ksched.exact.digits()
 UNCOND = {str(spec.name) for spec in SPECS if spec.uncond}
-
-
-def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
-    """Not linear, of single operations whose rows do not depend on each other."""
-    scale = sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    denoised = x / (1 + scale * scale) + 0.1 * (x / (1 + scale)).sin()
-    return denoised, 0.9 * denoised
 
 
 def rounds_of(sampler: ksched.Sampler, x: torch.Tensor, **how: Any) -> tuple[torch.Tensor, list[RoundInfo]]:
@@ -117,7 +111,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert seen == {dtype}
 
 
-class NoDouble(TorchDispatchMode):
+class NoDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         assert not isinstance(result, torch.Tensor) or result.dtype != torch.float64, func
@@ -127,7 +121,7 @@ class NoDouble(TorchDispatchMode):
 def test_no_tensor_of_float64_where_the_state_is_none() -> None:
     sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 8)
     x = sampler.initial_state((2, 5), seed=0)
-    with NoDouble():
+    with NoDouble():  # type: ignore[no-untyped-call]
         sampler.parallel(model, x, seed=1, anderson=2)
 
 
@@ -206,26 +200,6 @@ def test_wrong_predictions_and_adaptive_samplers_are_told() -> None:
     for spec in ADAPTIVE:
         with pytest.raises(TypeError, match="has no plan"):
             ksched.build_sampler(str(spec.name), "karras", 6).parallel(model, x)
-
-
-def spread(rank: int, port: int, results: Any) -> None:
-    """One of two processes: every one makes half of the rows of each round, and both gather."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
-
-    def split(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        size = -(-len(x) // 2)  # the last part may be shorter
-        padded = torch.cat([x, x[:1].expand(2 * size - len(x), *x.shape[1:])])
-        at = torch.cat([sigma, sigma[:1].expand(2 * size - len(sigma))])
-        own = slice(rank * size, (rank + 1) * size)
-        gathered = [torch.empty_like(padded[own]) for _ in range(2)]
-        torch.distributed.all_gather(gathered, model(padded[own], at[own])[0])
-        return torch.cat(gathered)[: len(x)]
-
-    sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 10)
-    x = sampler.initial_state((3, 4), seed=0)
-    results.put((rank, sampler.parallel(split, x, seed=2, tolerance=1e-3, window=5).tolist()))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_share_the_rows_and_have_the_same_bits() -> None:

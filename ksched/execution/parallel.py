@@ -139,10 +139,9 @@ class _Item:
         common = min(first + len(values) for first, values, _ in self._history) - self.settled
         if len(self._history) < 2 or common < 2:
             return answers
-        found, left = (
-            torch.stack([entry[part][self.settled - entry[0] :][:common].flatten(1) for entry in self._history])
-            for part in (1, 2)
-        )
+        shared = [slice(self.settled - first, self.settled - first + common) for first, *_ in self._history]
+        found = torch.stack([part[at].flatten(1) for at, (_, part, _) in zip(shared, self._history, strict=True)])
+        left = torch.stack([part[at].flatten(1) for at, (*_, part) in zip(shared, self._history, strict=True)])
         steps, falls = found.diff(dim=0), left.diff(dim=0)
         gram = torch.einsum("awd,bwd->wab", falls, falls).cumsum(0)
         aim = torch.einsum("awd,wd->wa", falls, left[-1]).cumsum(0)
@@ -231,9 +230,9 @@ class InParallel:
         model do not. Noise is drawn once, as in `sample`. States are held in float32 at least, and the model sees the
         dtype of ``x``. No gradients are recorded.
 
-        Shih et al. 2023, "Parallel Sampling of Diffusion Models", arXiv:2305.16317, whose criterion and sliding window
-        these are; but the sums are formed row by row, as by `sample`, of answers alone, and so all of a step that the
-        plan knows is exact at once.
+        Shih et al. 2023, "Parallel Sampling of Diffusion Models", arXiv:2305.16317, has the criterion and the sliding
+        window. Here the states are formed row by row, as by `sample`, of guessed answers and not of guessed slopes:
+        what a row does with the states before it is exact in every round.
 
         Examples
         --------
@@ -294,7 +293,7 @@ class _Asked:
             parts.append(uncond)
         # a copy, since a model may answer with the same buffer at every call
         together = torch.stack([part.to(self._dtype) for part in parts], 1)
-        return list(together.split([len(part) for part in shown]))
+        return list(torch.split(together, [len(part) for part in shown]))
 
 
 class _Rounds:

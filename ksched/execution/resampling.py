@@ -127,7 +127,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
 def drawn_of(weights: Array, scheme: Scheme, count: int, seed: int, number: int) -> np.ndarray[Any, Any]:
     """Indices of one group, by the random numbers of a seed for the resampling of this number."""
     words = philox.words(key_of(struct.pack("<q", number), _RULE, seed), 0, max(count, 1))
-    uniform = (words >> np.uint64(11)) * 2.0**-53
+    uniform: Array = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     match scheme:
         case "systematic":
             return _at(weights, (np.arange(count) + uniform[0]) / max(count, 1))
