@@ -115,12 +115,12 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
         raise ValueError(f"log_weights must have shape (items,) or (groups, items); got {values.shape}")
     if np.isneginf(values).all(-1).any():
         raise ValueError("log_weights must leave an item of weight above 0; got -inf for all")
-    count = values.shape[-1] if count is None else count
-    check_whole("count", count, 0)
+    number = values.shape[-1] if count is None else count
+    check_whole("count", number, 0)
     rows = np.atleast_2d(normalized(values))
     drawn = np.stack(
-        [drawn_of(row, scheme, count, own, 0) for row, own in zip(rows, item_seeds(seed, len(rows)), strict=True)]
-    ).reshape(*values.shape[:-1], count)
+        [drawn_of(row, scheme, number, own, 0) for row, own in zip(rows, item_seeds(seed, len(rows)), strict=True)]
+    ).reshape(*values.shape[:-1], number)
     return torch.from_numpy(drawn).to(log_weights.device) if isinstance(log_weights, torch.Tensor) else drawn
 
 

@@ -140,7 +140,8 @@ class Particles:
         drawn_of(np.ones(1), scheme, 1, 0, 0)  # refuses an unknown scheme
         self._potential = potential if callable(potential) else _POTENTIALS[potential]
         self._threshold = _number("ess_threshold", ess_threshold, 0.0)
-        self._scale, self._scheme = _number("scale", scale, -math.inf), scheme
+        self._scale = _number("scale", scale, -math.inf)
+        self._scheme: Scheme = scheme
         self._seeds = item_seeds(seed, size)[:: size // self._groups]
         self._shape = (size,) if groups is None else (groups, size // groups)
         self._rewards = np.zeros((0, size))
