@@ -205,7 +205,8 @@ class InParallel:
         window : how many calls of a run are guessed and corrected at a time
         tolerance : how far a state may have moved in the last round, as a root mean square over the item and a share of
             the noise at its level, when it is taken as final. 0 waits until nothing moves, and gives the bits of
-            `sample` from a model whose rows do not depend on their batch, in at most ``nfe`` rounds
+            `sample` in at most ``nfe`` rounds if the rows of the model do not depend on their batch; those of a
+            `Denoiser`, whose network `sample` asks itself, within rounding
         anderson : over how many earlier rounds the guesses are extrapolated; 0 does not. It helps little at tolerances
             as loose as the default
         callback : called with a `RoundInfo` after every round; an exception it raises ends the run
