@@ -498,6 +498,31 @@ def _policy_steps(data: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _parallel(data: Mapping[str, Any], memory: int) -> str:
+    tolerances = sorted({row["tolerance"] for row in data["rows"]}, reverse=True)
+    found: dict[tuple[str, int], list[str]] = {}
+    for row in data["rows"]:
+        if row["anderson"] == memory:
+            cell = f"{row['rounds']} / {row['calls']:.0f} / {row['median_from_sample']:.4f} ({row['from_sample']:.3f})"
+            found.setdefault((row["sampler"], row["nfe"]), []).append(cell)
+    columns = ["sampler", "calls", *(f"tolerance {tolerance:g}" for tolerance in tolerances)]
+    return _table(columns, [[f"`{name}`", str(nfe), *cells] for (name, nfe), cells in found.items()])
+
+
+def _parallel_errors(data: Mapping[str, Any]) -> str:
+    plain = {
+        (row["sampler"], row["nfe"]): row["sample_from_exact"]
+        for row in data["rows"]
+        if row["sample_from_exact"] is not None
+    }
+    rows = [[f"`{name}`", str(nfe), f"{error:.4f}"] for (name, nfe), error in plain.items()]
+    auto = data["auto"]
+    return _table(
+        ["`sample`", "calls", "from the exact solution"],
+        [["`auto`", str(auto["calls"]), f"{auto['from_exact']:.4f}"], *rows],
+    )
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -510,6 +535,9 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "batching": ("batching", _batching),
     "batching_gpu": ("batching_cuda", _batching),
     "schedules": ("schedules", _schedules),
+    "parallel": ("parallel", lambda data: _parallel(data, 0)),
+    "parallel_anderson": ("parallel", lambda data: _parallel(data, 2)),
+    "parallel_errors": ("parallel", _parallel_errors),
     "digits_summary": ("digits_recognised", _digits_summary),
     "digits_scales": ("digits_recognised", _digits_scales),
     "digits_pairs": ("digits_recognised", _digits_pairs),

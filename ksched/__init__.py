@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
     from ksched.execution import batch
+    from ksched.execution import steering as steer
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
+    from ksched.execution.parallel import RoundInfo
     from ksched.execution.run import Run
     from ksched.joint_runs.frames import Frames, frames
     from ksched.joint_runs.streams import Streams
@@ -74,6 +76,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Process",
+    "RoundInfo",
     "Run",
     "Sampler",
     "SamplerName",
@@ -109,6 +112,7 @@ __all__ = [
     "register_sampler",
     "register_schedule",
     "schedules",
+    "steer",
     "testing",
     "tune",
     "window",
@@ -121,6 +125,7 @@ _MODULES = {
     "networks": "ksched.dialects.diffusers.networks",
     "peers": "ksched.dialects.peers",
     "plots": "ksched.pictures.plots",
+    "steer": "ksched.execution.steering",
 }
 #: public folders and names that are imported when they are first used
 _FOLDERS = ("exact", "guidance", "joint_runs", "noise", "testing")
@@ -131,6 +136,7 @@ _LATE = {
     "AdaptiveRun": "execution.adaptive_run",
     "ModelReport": "check.report",
     "Plan": "plan.plan",
+    "RoundInfo": "execution.parallel",
     "Run": "execution.run",
     "Sampler": "sampler",
     "StepInfo": "execution.loop",

@@ -17,6 +17,7 @@ from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.compiled import CompiledStep
 from ksched.execution.live import EagerContext
 from ksched.execution.loop import StepInfo, drive
+from ksched.execution.parallel import InParallel
 from ksched.execution.registers import check_state, checked_shape
 from ksched.execution.run import Run
 from ksched.execution.start_check import StartCheck
@@ -43,7 +44,7 @@ _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # o
 
 
 @dataclass(frozen=True, repr=False)
-class Sampler(StochasticSteps):
+class Sampler(StochasticSteps, InParallel):
     """A sampler on a grid: what a run will do, before any tensor exists. Immutable, hashable, shared freely by threads.
 
     Made by `build_sampler`. The plan is traced when the sampler is built, so that mistakes show there.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 
@@ -27,6 +27,11 @@ S = TypeVar("S")
 
 #: a prediction and its unconditional twin, if that was asked for
 Answer = tuple[torch.Tensor, torch.Tensor | None]
+
+NOT_PARTED = (
+    "a run of an adaptive sampler chooses its steps by the error of the whole batch, so its items cannot be parted or "
+    "copied: take needs a sampler that has a plan"
+)
 
 
 class ModelCall(NamedTuple):
@@ -240,6 +245,10 @@ class AdaptiveRun(CopiedBySaving):
             self._calls -= len(finite) - finite.index(False)
             self._answers = self._answers[: finite.index(False)]
             self._advance()
+
+    def take(self, indices: object) -> NoReturn:
+        """Refused with a TypeError: all items share their steps, which the error of the whole batch has chosen."""
+        raise TypeError(NOT_PARTED)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""

@@ -38,7 +38,8 @@ class Batch:
 
     Notes
     -----
-    All runs need states of one shape (but for the number of items), dtype and device.
+    All runs need states of one shape (but for the number of items), dtype and device. Between two ticks a run may
+    change how many it has, by `Run.take`; `rows` is then another.
 
     `ksched.Streams` and `ksched.Frames` are members too, each among its own kind: of the same parts with states of
     those shapes, or as many frames. With `Streams`, `x`, `sigma`, `timestep` and answers are mappings by the names of

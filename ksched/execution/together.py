@@ -241,7 +241,7 @@ def _taken(answers: Sequence[Answer]) -> list[_Turn]:
     taken = []
     for run, denoised, uncond, conversion in answers:
         if isinstance(run, Run):
-            turn, recorded = run.take(denoised, uncond)
+            turn, recorded = run.hold_answer(denoised, uncond)
             taken.append((run.registers, turn, recorded, conversion))
     return taken
 

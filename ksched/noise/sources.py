@@ -32,6 +32,7 @@ __all__ = [
     "brownian_sampler",
     "item_seeds",
     "noise_source",
+    "reseeded",
     "scheme_of",
     "seeded_source",
     "source_by_scheme",
@@ -113,6 +114,11 @@ def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) ->
     if process is None:
         raise ValueError('noise="brownian" needs a process; start the run from a Sampler, or give a process')
     return BrownianNoise(seeds, process)
+
+
+def reseeded(source: NoiseSource, seeds: tuple[int, ...]) -> NoiseSource:
+    """The same kind of noise for items of other seeds."""
+    return BrownianNoise(seeds, source.process) if isinstance(source, BrownianNoise) else SeededNoise(seeds)
 
 
 def scheme_of(source: NoiseSource) -> str:
