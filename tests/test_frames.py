@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, PROCESSES
+from cases import NAMES, PROCESSES, process_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_gaussian import Basis, Matrix, gain, orders
@@ -54,7 +54,7 @@ def clip(sampler: Sampler, shape: tuple[int, ...] = (2, 5, 3), **how: Any) -> to
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", NAMES)
 def test_offset_0_is_sample_bit_for_bit(name: str, process: str) -> None:
-    sampler = build_sampler(name, "simple", 4, process=PROCESSES[process])
+    sampler = build_sampler(name, "simple", 4, process=process_for(name, PROCESSES[process]))
     x = clip(sampler)
     assert torch.equal(ksched.frames(sampler, x, offset=0, seed=7).sample(mixing), sampler.sample(mixing, x, seed=7))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ADAPTIVE, NAMES, PROCESSES, SPECS, gaussian_denoiser
+from cases import ADAPTIVE, NAMES, PROCESSES, SPECS, gaussian_denoiser, process_for
 from representatives import each
 from spread_rows import model, spread
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,7 +29,7 @@ def rounds_of(sampler: ksched.Sampler, x: torch.Tensor, **how: Any) -> tuple[tor
 @each("name", NAMES)
 @pytest.mark.parametrize("anderson", [0, 2])
 def test_without_tolerance_it_is_sample_bit_for_bit_in_at_most_as_many_rounds(name: str, anderson: int) -> None:
-    sampler = ksched.build_sampler(name, "karras", 6)
+    sampler = ksched.build_sampler(name, "karras", 6, process=process_for(name))
     x = sampler.initial_state((2, 3, 2), seed=1)
     found, told = rounds_of(sampler, x, seed=5, tolerance=0, window=4, anderson=anderson)
     whole = sampler.sample(model, x, seed=5)
@@ -199,7 +199,7 @@ def test_wrong_predictions_and_adaptive_samplers_are_told() -> None:
         needs.parallel(lambda x, sigma: x, x, seed=0)
     for spec in ADAPTIVE:
         with pytest.raises(TypeError, match="has no plan"):
-            ksched.build_sampler(str(spec.name), "karras", 6).parallel(model, x)
+            ksched.build_sampler(str(spec.name), "karras", 6, process=process_for(spec)).parallel(model, x)
 
 
 def test_two_processes_share_the_rows_and_have_the_same_bits() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import ADAPTIVE, SPECS
+from cases import ADAPTIVE, SPECS, process_for
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import each
@@ -154,7 +154,7 @@ def test_a_reward_that_is_the_same_for_all_changes_nothing(name: str) -> None:
         denoised = 0.5 * x / (0.5 + sigma.reshape(-1, 1) ** 2)
         return denoised, 0.9 * denoised
 
-    sampler = ksched.build_sampler(name, "karras", 5)
+    sampler = ksched.build_sampler(name, "karras", 5, process=process_for(name))
     if not sampler.plan.draws:
         return
     x = sampler.initial_state((6, 3), seed=0)

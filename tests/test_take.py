@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import EVERY_NAME, NAMES, gaussian_denoiser
+from cases import EVERY_NAME, NAMES, gaussian_denoiser, process_for
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import each
@@ -27,7 +27,7 @@ def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
 
 
 def start(name: str, batch: int = 4, steps: int = 6, **how: Any) -> Run:
-    sampler = ksched.build_sampler(name, "karras", steps)
+    sampler = ksched.build_sampler(name, "karras", steps, process=process_for(name))
     x = sampler.initial_state((batch, 3, 5), seed=11)
     run = sampler.start(x, **({"seed": [30 + 7 * i for i in range(batch)]} | how))
     assert isinstance(run, Run)
