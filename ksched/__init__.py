@@ -125,7 +125,7 @@ _MODULES = {
     "networks": "ksched.dialects.diffusers.networks",
     "peers": "ksched.dialects.peers",
     "plots": "ksched.pictures.plots",
-    "steer": "ksched.execution.steering",
+    "steer": "ksched.policy.steering",
 }
 #: public folders and names that are imported when they are first used
 _FOLDERS = ("exact", "guidance", "joint_runs", "noise", "testing")

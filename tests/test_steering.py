@@ -289,3 +289,34 @@ def test_adaptive_samplers_are_refused() -> None:
 def test_weights_that_are_none_are_refused(values: Any) -> None:
     with pytest.raises(ValueError, match="log_weights must"):
         steer.resampled(values, seed=0)
+
+
+@pytest.mark.parametrize("name", ["er_sde", "dpmpp_2m_sde", "seeds_2", "dpmpp_2s_ancestral"])
+def test_twisted_runs_are_unbiased_and_their_weights_more_even(name: str) -> None:
+    """Steps along the gradient of the reward, and the densities that make up for it."""
+    sampler = ksched.build_sampler(name, "exponential", 24, sigma_max=4.0, sigma_min=0.02)
+
+    def moved(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The model's prediction with the gradient of the reward: the score of the tilt where data is normal."""
+        level = sigma.reshape(-1, 1)
+        return MIXTURE(x, sigma) + SCALE * (0.09 * level**2 / (0.09 + level**2))
+
+    x = start(GROUPS * EACH, 4000)
+    how: dict[str, Any] = {"seed": 4000, "groups": GROUPS, "every": 2}
+    plain = steer.sample(sampler, MIXTURE, x, reward, ess_threshold=0.0, **how)
+    twisted = steer.sample(sampler, MIXTURE, x, reward, proposal=moved, ess_threshold=0.0, **how)
+    resampled = steer.sample(sampler, MIXTURE, x, reward, proposal=moved, ess_threshold=0.8, **how)
+    assert not torch.equal(twisted.x, plain.x)
+    assert twisted.effective[-1].mean() > plain.effective[-1].mean()
+    off = [off_by(result.log_weights, result.x) for result in (plain, twisted, resampled)]
+    assert max(abs(each) for one in off for each in one) < 4
+    wrong = twisted.log_weights - (twisted.log_weights - SCALE * twisted.rewards.reshape(GROUPS, EACH))
+    assert max(map(abs, off_by(wrong, twisted.x))) > 5  # the densities are needed
+
+
+def test_a_proposal_that_is_the_model_changes_nothing() -> None:
+    x = start(48, 5)
+    plain = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, groups=2)
+    same = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, groups=2, proposal=MIXTURE)
+    assert torch.equal(plain.x, same.x)
+    np.testing.assert_allclose(plain.log_weights, same.log_weights)

@@ -28,6 +28,12 @@ class Known(Protocol):
     def __getitem__(self, register: Register, /) -> torch.Tensor: ...
 
 
+class States(Protocol):
+    """States that can be looked up by their numbers."""
+
+    def __getitem__(self, number: int, /) -> torch.Tensor: ...
+
+
 @torch.no_grad()
 def recorded(run: Run, laws: Sequence[Transition], predictions: Predictions) -> Trajectory:
     """Drive a run to its end and record it.
@@ -151,13 +157,13 @@ def _score(
     return total
 
 
-def density(row: GaussianRow, states: Sequence[torch.Tensor], predictions: Known) -> torch.Tensor:
+def density(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
     """Log-density of every number of a state."""
     error = (states[row.state] - _mean(row, states, predictions)) * (1 / row.std)
     return error.square() * -0.5 - (math.log(row.std) + math.log(2 * math.pi) / 2)
 
 
-def _mean(row: GaussianRow, states: Sequence[torch.Tensor], predictions: Known) -> torch.Tensor:
+def _mean(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
     """Mean of a state, made by the same operations in the same order however it comes to be asked for."""
     if not row.mean:
         return torch.zeros_like(states[row.state])

@@ -24,8 +24,8 @@ At the end Phi is r of the result: the last factor takes back what the others we
 weights closest to what they are in the end, and is the potential to begin with.
 
 Twisted sequential Monte Carlo (TDS: Wu et al. 2023, arXiv:2306.17775) also moves the steps themselves along the
-gradient of the reward. Then a factor has the density of the sampler's step over that of the moved one besides, which
-`Particles.step` takes as ``log_ratio``.
+gradient of the reward. Then a factor has the density of the sampler's step over that of the moved one besides: `sample`
+finds it for a ``proposal``, and `Particles.step` takes it as ``log_ratio``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.execution.adaptive_run import NOT_PARTED, AdaptiveRun
-from ksched.execution.resampling import (
+from ksched.execution.run import Run
+from ksched.noise.sources import Seed, item_seeds
+from ksched.options import check_whole
+from ksched.policy.resampling import (
     Scheme,
     drawn_of,
     effective_sample_size,
@@ -50,9 +53,7 @@ from ksched.execution.resampling import (
     normalized,
     resampled,
 )
-from ksched.execution.run import Run
-from ksched.noise.sources import Seed, item_seeds
-from ksched.options import check_whole
+from ksched.policy.twisting import Twist
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement
 from ksched.types import Array
@@ -269,6 +270,7 @@ def sample(
     reward: Callable[[torch.Tensor], Any],
     *,
     seed: Seed,
+    proposal: Model | None = None,
     every: int = 1,
     potential: Potential = "difference",
     ess_threshold: float = 0.5,
@@ -286,6 +288,9 @@ def sample(
     reward : from x0 predictions, and at the end the results, to one number each: batch to (batch,). -inf forbids a
         result. For a prediction it may discard what would have come back, and then Z is estimated too low
     seed : as for `Sampler.sample`; a group's resampling goes by the seed of its first item
+    proposal : twisted SMC: a model that moves the items instead, such as the denoiser with a gradient of the reward
+        added; both are called. The weights make up for it, so the target is the same; the better the proposal, the
+        more even they are. The model itself moves where no noise is drawn, such as in the step to sigma 0
     every : weigh at every so-manieth step, from that on; a reward is asked at no step that no fresh noise follows, and
         at the end
     potential, ess_threshold, scale, scheme, groups : as for `Particles`
@@ -313,7 +318,8 @@ def sample(
     >>> print(f"{result.weights @ result.x[:, 0].double().numpy():.1f}")  # the tilt has the mean 1.145
     1.1
     """
-    check_agreement(denoiser, sampler.process, sampler.sigmas)
+    for model in (denoiser,) if proposal is None else (denoiser, proposal):
+        check_agreement(model, sampler.process, sampler.sigmas)
     check_whole("every", every, 1)
     run = sampler.start(x, seed=seed, noise=noise)
     particles = Particles(
@@ -327,20 +333,29 @@ def sample(
     )
     if not isinstance(run, Run):
         raise TypeError(NOT_PARTED)
+    twist = None if proposal is None else Twist(run.plan, denoiser, proposal)
     weighed = _weighed(run, every)
     steps = []
     with torch.no_grad():
         while not run.done:
-            denoised, uncond = answer(denoiser, run.x, run.sigma, run.needs_uncond)
+            if twist is None:
+                predicted, uncond = answer(denoiser, run.x, run.sigma, run.needs_uncond)
+                denoised = predicted
+            else:
+                predicted, denoised, uncond = twist.ask(run)
             if run.nfe in weighed:
                 steps.append(run.step)
-                chosen = particles.step(reward(denoised))
+                chosen = particles.step(reward(predicted), None if twist is None else twist.ratio())
                 if (chosen != np.arange(len(chosen))).any():
                     run.take(chosen)
                     denoised, uncond = denoised[chosen], None if uncond is None else uncond[chosen]
+                    if twist is not None:
+                        twist.take(chosen)
             run.feed(denoised, uncond)
+            if twist is not None:
+                twist.fed(run)
         rewards = log_numbers("rewards", reward(run.x))
-        particles.finish(rewards)
+        particles.finish(rewards, None if twist is None else twist.ratio())
     return Steered(
         run.x,
         rewards,
