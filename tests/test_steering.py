@@ -291,7 +291,7 @@ def test_weights_that_are_none_are_refused(values: Any) -> None:
         steer.resampled(values, seed=0)
 
 
-@pytest.mark.parametrize("name", ["er_sde", "dpmpp_2m_sde", "seeds_2", "dpmpp_2s_ancestral"])
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "seeds_2", "dpmpp_2s_ancestral"])
 def test_twisted_runs_are_unbiased_and_their_weights_more_even(name: str) -> None:
     """Steps along the gradient of the reward, and the densities that make up for it."""
     sampler = ksched.build_sampler(name, "exponential", 24, sigma_max=4.0, sigma_min=0.02)
