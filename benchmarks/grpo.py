@@ -170,6 +170,8 @@ def main() -> None:
         "untilted": distance(drawn(MANY, generator), exact),
         "reward": (exact @ REWARD).mean().item(),
         "iterations": ITERATIONS,
+        "batch": GROUPS * SIZE,
+        "count": MANY,
         "rows": rows,
         "seconds": time.perf_counter() - began,
     }

@@ -498,6 +498,27 @@ def _policy_steps(data: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _grpo(data: Mapping[str, Any]) -> str:
+    """A row for each rule: entropy, and distance and gap before and after."""
+    columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
+    rows = [
+        [
+            f"`{row['rule'].replace(', ', '`, ', 1)}",
+            f"{row['entropy']:.2f}",
+            *(f"{row[when][what]:.3f}" for what in ("distance", "gap") for when in ("before", "after")),
+            f"{row['after']['reward']:.3f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in data["rows"]
+    ]
+    said = (
+        f"Two sets of {data['count']:,} points of the tilt are {data['floor']:.3f} apart, the tilt and the mixture "
+        f"{data['untilted']:.3f}; the tilt's mean reward is {data['reward']:.3f}. {data['iterations']} iterations of "
+        f"{data['batch']:,} paths; entropy in nats per number of the state. All of it took {data['seconds']:.0f} s."
+    )
+    return f"{_table(columns, rows)}\n{said} {_machine(data)}\n"
+
+
 def _parallel(data: Mapping[str, Any], memory: int) -> str:
     tolerances = sorted({row["tolerance"] for row in data["rows"]}, reverse=True)
     found: dict[tuple[str, int], list[str]] = {}
@@ -562,4 +583,5 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "tuned_tune": ("tuned", _tuned_tune),
     "tuned_guard": ("tuned", _tuned_guard),
     "policy_steps": ("policy_steps", _policy_steps),
+    "grpo": ("grpo", _grpo),
 }
