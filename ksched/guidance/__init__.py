@@ -1,4 +1,4 @@
-"""Wrappers that change a prediction, not a sampler: guidance, clipping, thresholding, inpainting.
+"""Wrappers that change a prediction, not a sampler: guidance, clipping, thresholding, inpainting, observations.
 
 Each takes denoisers and returns one, so all of them work with every sampler and inside one another. A denoiser is
 called ``(x, sigma)``, x batch first and sigma of shape (batch,), and returns ``denoised`` or ``(denoised, uncond)``.
@@ -13,6 +13,7 @@ state, with the one exception that `Momentum` says.
 from ksched.guidance.classifier_free import Momentum, apg, cfg, cfg_zero_star, perp_neg, rescale
 from ksched.guidance.edits import clip, dynamic_thresholding, inpaint
 from ksched.guidance.inputs import batched
+from ksched.guidance.posterior import observed
 from ksched.guidance.scale import interval, within
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "dynamic_thresholding",
     "inpaint",
     "interval",
+    "observed",
     "perp_neg",
     "rescale",
     "within",
