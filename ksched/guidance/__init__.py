@@ -10,6 +10,7 @@ Sums are formed in at least float32 and returned in x's dtype; nothing is read b
 state, with the one exception that `Momentum` says.
 """
 
+from ksched.guidance.chunking import chunked
 from ksched.guidance.classifier_free import Momentum, apg, cfg, cfg_zero_star, perp_neg, rescale
 from ksched.guidance.edits import clip, dynamic_thresholding, inpaint
 from ksched.guidance.inputs import batched
@@ -22,6 +23,7 @@ __all__ = [
     "batched",
     "cfg",
     "cfg_zero_star",
+    "chunked",
     "clip",
     "dynamic_thresholding",
     "inpaint",

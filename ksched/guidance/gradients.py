@@ -18,8 +18,8 @@ from ksched.processes.agreement import check_sigma, mark, marks_of
 __all__ = ["Looked", "Placed", "gradients", "highest_level", "look", "placed"]
 
 
-# Smallest alpha at which a Jacobian is read. The covariance of x0 is the Jacobian over alpha, so at alpha 0 it is 0 / 0.
-# Here it is right to 1e-3 in float32, where a velocity's Jacobian has lost three digits.
+# Smallest alpha at which a Jacobian is read. The covariance of x0 is the Jacobian over alpha, 0 / 0 at alpha 0. Here it
+# is right to 1e-3, in float32 too, where a velocity's Jacobian has lost three digits.
 _LEAST_ALPHA = 1e-3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -18,6 +19,9 @@ __all__ = ["Function", "Mask", "Matrix", "Observed", "Operator", "Pair", "check_
 _Map: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+_Solve: TypeAlias = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Observed:
     """An operator at one batch of predictions.
@@ -27,11 +31,13 @@ class Observed:
     value : what is seen of them
     push : the operator, or its derivative there, times a change of them
     pull : its transpose, times a vector of ``value``'s shape
+    solve : the u of ``(variance * A A^T + noise) u = r`` from r, variance and noise; None if only products are known
     """
 
     value: torch.Tensor
     push: _Map
     pull: _Map
+    solve: _Solve | None = None
 
 
 class Operator(Protocol):
@@ -73,7 +79,11 @@ class Mask:
             raise ValueError(
                 f"a mask must broadcast to the state's shape {tuple(denoised.shape)}; got {tuple(weights.shape)}"
             )
-        return Observed(weights * denoised, lambda v: weights * v, lambda v: weights * v)
+
+        def solve(r: torch.Tensor, variance: torch.Tensor, noise: float) -> torch.Tensor:
+            return _divided(r, variance * weights**2 + noise)
+
+        return Observed(weights * denoised, lambda v: weights * v, lambda v: weights * v, solve)
 
     def seen(self, values: torch.Tensor) -> torch.Tensor:
         """Zeros where the mask is."""
@@ -100,8 +110,21 @@ class Matrix(_Whole):
                 f"{tuple(shape[1:])}; got shape {tuple(matrix.shape)}. A float tensor of rank 2 is a matrix: a mask of "
                 "that rank must be bool, or have one axis more, as in mask[None]"
             )
+
+        def solve(r: torch.Tensor, variance: torch.Tensor, noise: float) -> torch.Tensor:
+            sizes, axes = (part.to(r) for part in self._gram)
+            return _divided(r @ axes, variance * sizes + noise) @ axes.T
+
         value = denoised.flatten(1) @ matrix.T
-        return Observed(value, lambda v: v.flatten(1) @ matrix.T, lambda v: (v @ matrix).reshape(shape))
+        return Observed(value, lambda v: v.flatten(1) @ matrix.T, lambda v: (v @ matrix).reshape(shape), solve)
+
+    @cached_property
+    def _gram(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues and eigenvectors of ``A A^T``; what is rounding of 0 is 0."""
+        with torch.inference_mode(False), torch.no_grad():
+            matrix = self.matrix.detach().double()
+            sizes, axes = torch.linalg.eigh(matrix @ matrix.T)
+            return torch.where(sizes > 1e-12 * sizes.amax(), sizes, 0.0), axes
 
 
 @dataclass(frozen=True)
@@ -214,9 +237,7 @@ def check_operator(operator: Operator, x: torch.Tensor) -> None:
     one, two, both = (operator.at(v) for v in (a, b, a + 2 * b))
     size = float(both.value.abs().amax()) if both.value.numel() else 0.0
     linear = isinstance(operator, Pair) or (isinstance(operator, Function) and operator.linear)
-    if linear and not torch.allclose(
-        both.value, one.value + 2 * two.value, rtol=0, atol=1e-3 * size
-    ):
+    if linear and not torch.allclose(both.value, one.value + 2 * two.value, rtol=0, atol=1e-3 * size):
         raise ValueError(
             "the operator must be linear for this rule, A(a + 2 b) = A(a) + 2 A(b), and it is not: subtract a constant "
             "from it and from y, or take rule='dps' or 'pgdm', which take its derivative"
@@ -244,9 +265,12 @@ def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
     return value.to(like.dtype)
 
 
+def _divided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The quotient, and 0 where the divisor is."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0)
+
+
 def fits(a: torch.Tensor, shape: torch.Size) -> bool:
     """Whether a tensor broadcasts to a shape."""
-    try:
-        return torch.broadcast_shapes(a.shape, shape) == shape
-    except RuntimeError:
-        return False
+    short = (1,) * (len(shape) - a.ndim) + tuple(a.shape)
+    return len(short) == len(shape) and all(m in (1, n) for m, n in zip(short, shape, strict=True))

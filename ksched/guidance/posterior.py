@@ -1,7 +1,7 @@
 """Posterior sampling: a denoiser of the data given an observation, ``E[x0 | x, y]`` for ``y = A x0 + noise``.
 
-With ``x = alpha * x0 + s * eps`` the posterior mean is ``D + s ** 2 / alpha * grad log p(y | x)``, and the covariance of
-x0 given x is ``C = s ** 2 / alpha * dD/dx`` (Tweedie). The rules differ in what they take for p(y | x).
+With ``x = alpha * x0 + s * eps`` the posterior mean is ``D + s ** 2 / alpha * grad log p(y | x)``, and the covariance
+of x0 given x is ``C = s ** 2 / alpha * dD/dx`` (Tweedie). The rules differ in what they take for p(y | x).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class _Seen:
     push: Callable[[torch.Tensor], torch.Tensor]  # A v
     pull: Callable[[torch.Tensor], torch.Tensor]  # A^T v
     covariance: Callable[[torch.Tensor], torch.Tensor]  # C v
+    solve: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None  # (variance A A^T + noise)^-1 r
 
 
 # The rules: what to add to the prediction.
@@ -67,6 +68,8 @@ def _pgdm(seen: _Seen, data_std: float, iterations: int) -> torch.Tensor:
     Exact for Gaussian data of covariance ``d^2`` times one, and for no other.
     """
     variance = seen.ratio * data_std**2 / (seen.ratio + data_std**2)
+    if seen.solve is not None:
+        return seen.covariance(seen.pull(seen.solve(seen.residual, variance, seen.noise)))
 
     def times(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         back = seen.pull(p)
@@ -123,19 +126,19 @@ def observed(
         a single point. "pgdm" and "dps" take functions that are not linear, by their derivative
     process : what a state is; None is the denoiser's own if it knows one, else states ``x0 + sigma * eps``
     iterations : of conjugate gradients, for "mmps" (5; each is a product with the Jacobian of the denoiser) and for
-        "pgdm" (50; no work for the denoiser)
+        "pgdm" with functions (50; no work for the denoiser)
     data_std : standard deviation of the data, for "pgdm"; 1
     zeta : strength, for "dps"; 1
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor, without gradient; ``uncond`` is moved by as much as
-    the prediction
+    denoiser that returns what ``denoiser`` does, a pair or a tensor, without gradient; ``uncond`` is moved by as much
+    as the prediction
 
     Raises
     ------
-    TypeError, ValueError : arguments of the wrong type or size, an option of another rule; at the first call, before the
-        denoiser's, shapes that do not fit, an operator that is not linear or a wrong transpose; a denoiser without
+    TypeError, ValueError : arguments of the wrong type or size, an option of another rule; at the first call, before
+        the denoiser's, shapes that do not fit, an operator that is not linear or a wrong transpose; a denoiser without
         gradient
 
     Notes
@@ -172,6 +175,7 @@ def observed(
             push=view.push,
             pull=view.pull,
             covariance=lambda v: here.std**2 / here.alpha * found.pull(v),
+            solve=view.solve,
         )
         moved = correct(seen)
         denoised = (found.denoised + moved).to(x.dtype)
