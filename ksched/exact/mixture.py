@@ -350,8 +350,8 @@ def _draws(
 
 
 def _host(values: Any) -> Any:
-    """A tensor on the host, detached; anything else as it is."""
-    return values.detach().cpu().double() if isinstance(values, torch.Tensor) else values
+    """A tensor as an array; anything else as it is."""
+    return values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _parts(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> tuple[Array, Array, Array]:

@@ -131,5 +131,5 @@ def chunk_weights(length: int, delay: int, horizon: int) -> torch.Tensor:
     delay = Option("delay", int, None, 0, horizon).check("chunked", delay)
     place = torch.arange(length, dtype=torch.float64)
     c = ((horizon - place) / (horizon - delay + 1)).clamp(0, 1)
-    c[:delay] = 1
-    return c * torch.expm1(c) / math.expm1(1)
+    falling = c * torch.expm1(c) / math.expm1(1)
+    return torch.where(place < delay, 1.0, falling)
