@@ -6,8 +6,10 @@ Guidance knows the unconditional prediction and returns the pair, which CFG++ sa
 Clipping, thresholding and inpainting do to ``uncond``, if it is there, what they do to ``denoised``: where the two are
 equal they stay equal.
 
-Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device. A wrapper holds no
-state, with the one exception that `Momentum` says.
+`observed` and `chunked` look through the denoiser by autograd, whether or not gradients are on, and return none.
+
+Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device, but for the first
+call of `observed`. A wrapper holds no state, with the one exception that `Momentum` says.
 """
 
 from ksched.guidance.chunking import chunked

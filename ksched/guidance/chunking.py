@@ -99,9 +99,7 @@ def chunked(
         error[:, :length] = share * (wanted.to(error) - found.denoised[:, :length])
         # sigma times the weight of the velocity, which at alpha 0 is the limit
         size = torch.minimum(limit * here.std, (here.alpha**2 + here.std**2) / here.alpha.clamp_min(0))
-        moved = size * found.pull(error)
-        denoised = (found.denoised + moved).to(x.dtype)
-        return denoised if found.uncond is None else (denoised, (found.uncond + moved).to(x.dtype))
+        return found.moved(size * found.pull(error), x.dtype)
 
     return denoise
 

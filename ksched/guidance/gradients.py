@@ -53,6 +53,11 @@ class Looked:
     uncond: torch.Tensor | None
     pull: Callable[[torch.Tensor], torch.Tensor]
 
+    def moved(self, step: torch.Tensor, dtype: torch.dtype) -> Any:
+        """The denoiser's answer with a step added to the prediction, and to its twin if there is one."""
+        denoised = (self.denoised + step).to(dtype)
+        return denoised if self.uncond is None else (denoised, (self.uncond + step).to(dtype))
+
 
 def highest_level(process: Process) -> float:
     """The largest sigma at which a Jacobian is read; inf where the signal of a state never fades."""

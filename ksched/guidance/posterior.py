@@ -177,9 +177,7 @@ def observed(
             covariance=lambda v: here.std**2 / here.alpha * found.pull(v),
             solve=view.solve,
         )
-        moved = correct(seen)
-        denoised = (found.denoised + moved).to(x.dtype)
-        return denoised if found.uncond is None else (denoised, (found.uncond + moved).to(x.dtype))
+        return found.moved(correct(seen), x.dtype)
 
     return denoise
 
