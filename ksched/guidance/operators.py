@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 
@@ -210,12 +210,12 @@ def operator_of(operator: Any, linear: bool) -> Operator:
             return Pair(getattr(operator, forward), getattr(operator, transpose))
     if isinstance(operator, tuple) and len(operator) == 2 and all(map(callable, operator)):
         return Pair(*operator)
-    if not callable(operator):
-        raise TypeError(
-            "operator must be a mask, a matrix, a differentiable function, (forward, transpose), or an object with "
-            f"both; got {type(operator).__name__}"
-        )
-    return Function(operator, linear)
+    if callable(operator):
+        return Function(cast(_Map, operator), linear)
+    raise TypeError(
+        "operator must be a mask, a matrix, a differentiable function, (forward, transpose), or an object with "
+        f"both; got {type(operator).__name__}"
+    )
 
 
 def check_operator(operator: Operator, x: torch.Tensor) -> None:
