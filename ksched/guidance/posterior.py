@@ -120,10 +120,10 @@ def observed(
         ``A_adjoint`` as in deepinv
     y : the observation, of the shape that A makes, or of one that broadcasts to it: one for all items, or one for each
     std : of its noise, at least 0; above 0 for "tmpd" and "dps"
-    rule : "mmps" is exact for Gaussian data, and for data of few modes the nearest of the four. "pgdm" is exact for Gaussian
-        data of covariance ``data_std ** 2`` times one. "tmpd" is exact for Gaussian data where the covariance of the
-        observation is diagonal, as under a mask of independent coordinates. "dps" is an approximation for all data but
-        a single point. "pgdm" and "dps" take functions that are not linear, by their derivative
+    rule : "mmps" is exact for Gaussian data, and for data of few modes the nearest of the four. "pgdm" is exact for
+        Gaussian data of covariance ``data_std ** 2`` times one. "tmpd" is exact for Gaussian data where the covariance
+        of the observation is diagonal, as under a mask of independent coordinates. "dps" is an approximation for all
+        data but a single point. "pgdm" and "dps" take functions that are not linear, by their derivative
     process : what a state is; None is the denoiser's own if it knows one, else states ``x0 + sigma * eps``
     iterations : of conjugate gradients, for "mmps" (5; each is a product with the Jacobian of the denoiser) and for
         "pgdm" with functions (50; no work for the denoiser)
