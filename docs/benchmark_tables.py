@@ -544,6 +544,42 @@ def _parallel_errors(data: Mapping[str, Any]) -> str:
     )
 
 
+def _distance(value: float | None) -> str:
+    """A distance; of a run that went to infinity, a dash."""
+    return "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.0f}"
+
+
+def _posterior_summary(data: Mapping[str, Any]) -> str:
+    problems = data["problems"]
+    rules = list(dict.fromkeys(row["rule"] for rows in problems.values() for row in rows))
+    lines = []
+    for name, rows in problems.items():
+        most = max(row["calls"] for row in rows)
+        first = next(row["sampler"] for row in rows if row["sampler"])
+        found = {row["rule"]: row for row in rows if row["calls"] in (0, most) and row["sampler"] in ("", first)}
+        lines.append([f"{name}, `{first}`, {most} calls", *(_distance(found[rule]["distance"]) for rule in rules)])
+    return _table(["", *(rule if rule == "exact" else f"`{rule}`" for rule in rules)], lines)
+
+
+def _posterior(data: Mapping[str, Any]) -> str:
+    parts = [_machine(data) + f" {data['samples']} samples for each of {data['observations']} observations.\n"]
+    for name, rows in data["problems"].items():
+        counts = sorted({row["calls"] for row in rows if row["calls"]})
+        floor = rows[0]
+        lines = [["exact samples", *[_distance(floor["distance"])] * len(counts), *_moments(floor)]]
+        for rule, sampler in dict.fromkeys((row["rule"], row["sampler"]) for row in rows[1:]):
+            own = {row["calls"]: row for row in rows if (row["rule"], row["sampler"]) == (rule, sampler)}
+            cells = [_distance(own[calls]["distance"]) if calls in own else "" for calls in counts]
+            lines.append([f"{rule}: `{sampler}`", *cells, *_moments(own[max(own)])])
+        columns = ["rule and sampler", *(f"{calls} calls" for calls in counts), "mean", "covariance"]
+        parts.append(f"**{name}**\n\n{_table(columns, lines)}")
+    return "\n".join(parts)
+
+
+def _moments(row: Mapping[str, Any]) -> list[str]:
+    return [_distance(row["mean"]), _distance(row["covariance"])]
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -578,6 +614,8 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "accuracy_checks": ("accuracy", _checks),
     "accuracy_held_out": ("accuracy", _held_out),
     "accuracy_laws": ("accuracy", _laws),
+    "posterior": ("posterior", _posterior),
+    "posterior_summary": ("posterior", _posterior_summary),
     "tuned_auto": ("tuned", _tuned_auto),
     "tuned_six": ("tuned", _tuned_six),
     "tuned_tune": ("tuned", _tuned_tune),
