@@ -207,7 +207,7 @@ def example_plan(spec: SamplerSpec) -> str:
     """The printed plan on four steps, as an executed example."""
     how: dict[str, Any] = {"restart_steps": 2, "s_max": 5.0, "s_min": 0.4} if spec.name == "restart" else {}
     options = "".join(f", {name}={value!r}" for name, value in how.items())
-    levels = LEVELS
+    levels: tuple[float, ...] = LEVELS
     if spec.flow_only:
         levels, how["process"], options = FLOW_LEVELS, Flow(), f"{options}, process=ksched.Flow()"
     plan = ksched.build_sampler(spec.name, sigmas=levels, **how).plan

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
     from ksched.execution import batch
-    from ksched.execution import steering as steer
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
     from ksched.execution.parallel import RoundInfo
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
+    from ksched.policy import steering as steer
     from ksched.policy.trajectory import Trajectory
     from ksched.policy.transitions import Transition
     from ksched.probability_flow.likelihood import Likelihood, log_likelihood

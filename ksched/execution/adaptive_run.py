@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from ksched.execution.adaptive_progress import AdaptiveProgress, ModelCall
 from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state
 from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
 from ksched.kernels.torch_internals import out_of_place, writes_to
@@ -34,15 +35,6 @@ NOT_PARTED = (
 )
 
 
-class ModelCall(NamedTuple):
-    """What a sampler waits for: a state, its level, whether the unconditional twin is asked; writes to the state."""
-
-    x: torch.Tensor
-    level: Level
-    both: bool
-    writes: int
-
-
 class _Waiting(Exception):  # noqa: N818 - it is none
     """Leaves a sampler where it waits for the model. It is not kept, since it holds the frames that it came through."""
 
@@ -51,7 +43,7 @@ class _Waiting(Exception):  # noqa: N818 - it is none
         self.call = call
 
 
-class AdaptiveRun(CopiedBySaving):
+class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
     """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
 
     The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
@@ -132,23 +124,6 @@ class AdaptiveRun(CopiedBySaving):
         return (self._result if self._asked is None else self._asked.x).to(self._dtype)
 
     @property
-    def level(self) -> Level:
-        """The level the model must be called at.
-
-        Raises
-        ------
-        RuntimeError : the run is done
-        """
-        if self._asked is None:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
-        return self._asked.level
-
-    @property
-    def end(self) -> Level:
-        """The level that the run ends at."""
-        return self._grid.levels[-1]
-
-    @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)
@@ -160,47 +135,6 @@ class AdaptiveRun(CopiedBySaving):
     def timestep(self) -> torch.Tensor:
         """The process's timestep for the network, shape (batch,), of `sigma`'s dtype."""
         return _filled(self._start, self._compute, self.process.timestep(self.level.label))
-
-    @property
-    def step(self) -> int:
-        """Number of the try, from 0."""
-        return self.accepted + self.rejected
-
-    @property
-    def steps(self) -> None:
-        """None: nobody knows how many there will be."""
-        return None
-
-    @property
-    def state(self) -> Any:
-        """What the sampler knew at its last checkpoint, between two tries (ours: `ksched.samplers.adaptive.Tried`)."""
-        return self._state
-
-    @property
-    def sigma_next(self) -> float:
-        """Contract sigma of the last level above 0."""
-        levels = self._grid.levels
-        return levels[-2 if levels[-1].sigma == 0 and len(levels) > 1 else -1].label
-
-    @property
-    def accepted(self) -> int:
-        """Tries that were accepted so far."""
-        return 0 if self._state is None else int(self._state.accepted)
-
-    @property
-    def rejected(self) -> int:
-        """Tries that were rejected so far."""
-        return 0 if self._state is None else int(self._state.rejected)
-
-    @property
-    def nfe(self) -> int:
-        """Model calls answered so far."""
-        return self._calls
-
-    @property
-    def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
-        return self._asked is not None and self._asked.both
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""

@@ -121,31 +121,24 @@ class JointSteps(JointRun):
         -----
         No gradients are recorded. Noise that is added to the first state of a part is not counted.
         """
-        if not callable(model):
-            raise TypeError(f"model must be callable, (x, sigma) -> predictions; got {type(model).__name__}")
-        if self.nfe or any(member.run.nfe for member in self.places):
-            raise ValueError("a rollout records a run from its start; this one is under way")
-        self._check_model(model)
-        by_tick: dict[int, list[torch.Tensor]] = {}
+        self._check_rollout(model)
         records = [_Record(member, rows) for member, rows in zip(self.places, self._rows(), strict=True)]
+        by_tick: dict[int, list[torch.Tensor]] = {}
         shown = []
         with torch.no_grad():
             while not self.done:
                 tick, call = self.nfe, (self.x, self.sigma)
                 shown.append(call)
-                before = [None if record.run.done else record.run.registers.full_state() for record in records]
                 told = model(*call)
-                held = [
-                    None if state is None else record.held(told) for record, state in zip(records, before, strict=True)
-                ]
+                for record in records:
+                    record.hold(told)
                 self.tell(told)
-                for record, state, prediction in zip(records, before, held, strict=True):
-                    if state is not None and record.run.nfe > len(record.ticks):
-                        by_tick.setdefault(tick, []).extend(record.note(tick, state, prediction))
+                for record in records:
+                    by_tick.setdefault(tick, []).extend(record.note(tick))
         ticks = tuple(tick for tick, scores in by_tick.items() if scores)
-        rows = [torch.stack(by_tick[tick]).sum(0) if len(by_tick[tick]) > 1 else by_tick[tick][0] for tick in ticks]
+        table = torch.stack([_total(by_tick[tick]) for tick in ticks])
         members = tuple(record.path() for record in records)
-        return JointTrajectory(self.x, tuple(shown), torch.stack(rows), ticks, members)
+        return JointTrajectory(self.x, tuple(shown), table, ticks, members)
 
     def log_prob(
         self,
@@ -198,11 +191,19 @@ class JointSteps(JointRun):
                     values = density(row, one.states, known)
                     sums.append(reduced(values, "sum", own))
                     counts.append(values[:1].numel() if own is None else reduced(own.to(values.dtype), "sum", None))
-            total = torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
+            total = _total(sums)
             found[tick] = total if reduce == "sum" else total / sum(counts)
         if not wanted:
             return path.log_prob[:0]
         return torch.stack([found[tick] for tick in wanted])
+
+    def _check_rollout(self, model: Any) -> None:
+        """Raise unless a rollout can begin."""
+        if not callable(model):
+            raise TypeError(f"model must be callable, (x, sigma) -> predictions; got {type(model).__name__}")
+        if self.nfe or any(member.run.nfe for member in self.places):
+            raise ValueError("a rollout records a run from its start; this one is under way")
+        self._check_model(model)
 
     def _check_model(self, model: Any) -> None:
         if (own := process_of_model(model)) is not None:
@@ -233,19 +234,26 @@ class _Record:
         self.states: list[torch.Tensor] = []
         self.ticks: list[int] = []
         self.known: dict[Register, torch.Tensor] = {}
+        self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
 
-    def held(self, told: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The member's predictions, which the model may write over at its next call."""
-        denoised, uncond = _own(self.member, told)
-        compute = self.run.registers.compute
-        return denoised.to(compute, copy=True), None if uncond is None else uncond.to(compute, copy=True)
+    def hold(self, told: Any) -> None:
+        """Hold the state of a model call, and the predictions, which the model may write over at its next call."""
+        self._held = None
+        if not self.run.done:
+            denoised, uncond = _own(self.member, told)
+            compute = self.run.registers.compute
+            twin = None if uncond is None else uncond.to(compute, copy=True)
+            self._held = self.run.registers.full_state(), denoised.to(compute, copy=True), twin
 
-    def note(self, tick: int, state: torch.Tensor, held: Any) -> Iterator[torch.Tensor]:
-        """Record an answered call; yields the log-probability of what was formed after it."""
+    def note(self, tick: int) -> Iterator[torch.Tensor]:
+        """Record the call, if the run has moved on; yields the log-probability of what was formed after it."""
+        if self._held is None or self.run.nfe == len(self.ticks):
+            return
+        state, denoised, uncond = self._held
         call = len(self.ticks)
         self.states.append(state)
         self.ticks.append(tick)
-        self.known |= _named(call, *held)
+        self.known |= _named(call, denoised, uncond)
         after = [*self.states, self.run.registers.full_state()]
         while self.waiting and self.waiting[0].state == len(self.states):
             yield reduced(density(self.waiting.pop(0), after, self.known), "sum", None)
@@ -285,6 +293,11 @@ class _Replayed:
         if isinstance(told, tuple):
             return tuple(map(self._kept, told))
         return told if not isinstance(told, torch.Tensor) or told.requires_grad else told.clone()
+
+
+def _total(scores: list[torch.Tensor]) -> torch.Tensor:
+    """Sum of the log-probabilities of all parts."""
+    return torch.stack(scores).sum(0) if len(scores) > 1 else scores[0]
 
 
 def _own(member: Member, told: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -333,29 +333,23 @@ def sample(
     )
     if not isinstance(run, Run):
         raise TypeError(NOT_PARTED)
-    twist = None if proposal is None else Twist(run.plan, denoiser, proposal)
+    mover = _Mover(denoiser) if proposal is None else Twist(run.plan, denoiser, proposal)
     weighed = _weighed(run, every)
     steps = []
     with torch.no_grad():
         while not run.done:
-            if twist is None:
-                predicted, uncond = answer(denoiser, run.x, run.sigma, run.needs_uncond)
-                denoised = predicted
-            else:
-                predicted, denoised, uncond = twist.ask(run)
+            predicted, denoised, uncond = mover.ask(run)
             if run.nfe in weighed:
                 steps.append(run.step)
-                chosen = particles.step(reward(predicted), None if twist is None else twist.ratio())
+                chosen = particles.step(reward(predicted), mover.ratio())
                 if (chosen != np.arange(len(chosen))).any():
                     run.take(chosen)
+                    mover.take(chosen)
                     denoised, uncond = denoised[chosen], None if uncond is None else uncond[chosen]
-                    if twist is not None:
-                        twist.take(chosen)
             run.feed(denoised, uncond)
-            if twist is not None:
-                twist.fed(run)
+            mover.fed(run)
         rewards = log_numbers("rewards", reward(run.x))
-        particles.finish(rewards, None if twist is None else twist.ratio())
+        particles.finish(rewards, mover.ratio())
     return Steered(
         run.x,
         rewards,
@@ -366,6 +360,24 @@ def sample(
         tuple(steps),
         particles.ancestors,
     )
+
+
+class _Mover:
+    """A model that moves the items itself, as `Twist` does with a proposal."""
+
+    def __init__(self, denoiser: Model) -> None:
+        self._denoiser = denoiser
+
+    def ask(self, run: Run) -> tuple[Any, Any, Any]:
+        denoised, uncond = answer(self._denoiser, run.x, run.sigma, run.needs_uncond)
+        return denoised, denoised, uncond
+
+    def take(self, chosen: Any) -> None: ...
+
+    def fed(self, run: Run) -> None: ...
+
+    def ratio(self) -> None:
+        return None
 
 
 def _weighed(run: Run, every: int) -> set[int]:
