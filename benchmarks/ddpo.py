@@ -5,7 +5,7 @@ the picture is a seven. The UNet is fine-tuned by clipped policy gradients (Blac
 steps of `ddpm` as there and of `dpmpp_2m_sde`, each iteration on some of the steps. A held-out set of start noises is
 drawn every few iterations.
 
-``python benchmarks/ddpo.py --threads 2``: some minutes on two cores. Writes ddpo.json and docs/images/ddpo.png.
+``python benchmarks/ddpo.py``: five minutes on one core. Writes ddpo.json and docs/images/ddpo.png.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from matplotlib import pyplot as plt
 FOLDER = Path(ksched.__file__).parent / "data" / "handwritten_digits"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "ddpo.png"
 PROMPT, WANTED = "a digit", 7
-STEPS, BATCH, ITERATIONS, SCORED, EVERY, HELD = 10, 64, 24, 4, 4, 100
+STEPS, BATCH, ITERATIONS, SCORED, EVERY, HELD = 10, 64, 10, 4, 1, 100
 RATE, CLIP = 2e-4, 0.2
 SAMPLERS = ("ddpm", "dpmpp_2m_sde")
 
