@@ -17,13 +17,14 @@ from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.compiled import CompiledStep
 from ksched.execution.live import EagerContext
 from ksched.execution.loop import StepInfo, drive
-from ksched.execution.registers import check_state, checked_shape
+from ksched.execution.registers import check_state
 from ksched.execution.run import Run
 from ksched.execution.start_check import StartCheck
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName
 from ksched.noise.seeded import SeededNoise
-from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
+from ksched.noise.sources import Noise, noise_source
+from ksched.noise.streams import Seed, checked_shape, item_seeds
 from ksched.options import Option, check_calls, check_options, check_steps, check_whole, our_words
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
