@@ -51,6 +51,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def jax(session: nox.Session) -> None:
+    """Run plans under JAX; arguments go to pytest."""
+    session.install(".[test]", "jax")
+    session.run("pytest", "-n", "0", "tests/test_arrays.py", "tests/test_arrays_jax.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check format and lint."""
     session.install("ruff", *PINS)

@@ -30,7 +30,7 @@ from ksched.schedules import (
 )
 
 if TYPE_CHECKING:
-    from ksched import exact, guidance, noise, testing
+    from ksched import arrays, exact, guidance, noise, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
@@ -79,6 +79,7 @@ __all__ = [
     "Trajectory",
     "Transition",
     "analysis",
+    "arrays",
     "batch",
     "build_sampler",
     "calculate_ddim_uniform_sigmas",
@@ -115,7 +116,7 @@ _MODULES = {
     "plots": "ksched.pictures.plots",
 }
 #: public folders and names that are imported when they are first used
-_FOLDERS = ("exact", "guidance", "noise", "testing")
+_FOLDERS = ("arrays", "exact", "guidance", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
     "Likelihood": "probability_flow.likelihood",
