@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksched import schedules
 from ksched.dialects.explain import explain
+from ksched.kernels.torch_needed import torch_needed
 from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
@@ -137,12 +138,13 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    if name in _FOLDERS:
-        return importlib.import_module(f"ksched.{name}")
-    if name in _LATE:
-        return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
+    with torch_needed(f"ksched.{name}"):
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
+        if name in _FOLDERS:
+            return importlib.import_module(f"ksched.{name}")
+        if name in _LATE:
+            return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
     raise AttributeError(f"module 'ksched' has no attribute {name!r}")
 
 
@@ -158,7 +160,8 @@ class _PublicModules(MetaPathFinder, Loader):
         return ModuleSpec(name, type(self)()) if parent == __name__ and last in _MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
+        with torch_needed(spec.name):
+            module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
         self._own = module.__spec__
         return module
 
