@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ksched.kernels.torch_needed import torch_needed
+from ksched.kernels.torch_needed import need_torch
 from ksched.noise.streams import Seed, checked_shape, item_seeds
 from ksched.options import check_whole
 from ksched.plan.plan import Plan
@@ -41,7 +41,7 @@ class TensorRuns(StochasticSteps):
     options: tuple[tuple[str, Any], ...]
     _plan: Plan | None
 
-    @property
+    @cached_property
     @abstractmethod
     def sigmas(self) -> Array:
         """Contract sigmas of the grid."""
@@ -54,8 +54,9 @@ class TensorRuns(StochasticSteps):
         ------
         TraceError : the sampler is adaptive: it has no plan
         """
-        with torch_needed("Sampler.matrices"):
-            from ksched.execution.compiled import CompiledStep
+        need_torch("Sampler.matrices")
+        from ksched.execution.compiled import CompiledStep
+
         return CompiledStep(self.plan, self.process)
 
     @cached_property
@@ -103,11 +104,12 @@ class TensorRuns(StochasticSteps):
         >>> bool(abs(x.std() / sampler.sigmas[0] - 1) < 0.02)
         True
         """
-        with torch_needed("Sampler.initial_state"):
-            import torch
+        need_torch("Sampler.initial_state")
+        import torch
 
-            from ksched.execution.registers import check_state
-            from ksched.noise.seeded import SeededNoise
+        from ksched.execution.registers import check_state
+        from ksched.noise.seeded import SeededNoise
+
         like = torch.empty(checked_shape(shape), dtype=dtype, device=device)
         check_state(like)
         eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
@@ -121,10 +123,11 @@ class TensorRuns(StochasticSteps):
         RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, its spread is
             off by more than 3 times; looked at on the processor only, in 64 numbers, where noise hides the data
         """
-        with torch_needed("Sampler.start"):
-            from ksched.execution.adaptive_run import AdaptiveRun
-            from ksched.execution.registers import check_state
-            from ksched.execution.run import Run
+        need_torch("Sampler.start")
+        from ksched.execution.adaptive_run import AdaptiveRun
+        from ksched.execution.registers import check_state
+        from ksched.execution.run import Run
+
         check_state(x)
         self._start_check.check_dtype(x.dtype)
         how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
@@ -181,10 +184,11 @@ class TensorRuns(StochasticSteps):
         -----
         Gradients are recorded only if ``x`` asks for them.
         """
-        with torch_needed("Sampler.sample"):
-            import torch
+        need_torch("Sampler.sample")
+        import torch
 
-            from ksched.execution.loop import drive
+        from ksched.execution.loop import drive
+
         check_agreement(denoiser, self.process, self.sigmas)
         run = self.start(x, seed=seed, noise=noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
@@ -222,9 +226,10 @@ class TensorRuns(StochasticSteps):
         For linear models, such as the exact ones of normal data, it is exact. Upwards, a last level of 0 is one of at
         most 0.0001. No gradients are recorded.
         """
-        with torch_needed("Sampler.invert"):
-            from ksched.execution.registers import check_state
-            from ksched.probability_flow.inversion import invert, rising_plans
+        need_torch("Sampler.invert")
+        from ksched.execution.registers import check_state
+        from ksched.probability_flow.inversion import invert, rising_plans
+
         check_state(x)
         check_whole("rounds", rounds, 0)
         check_agreement(denoiser, self.process, self.sigmas)
@@ -238,10 +243,11 @@ class TensorRuns(StochasticSteps):
 
         Arguments, errors and warnings are those of `sample`.
         """
-        with torch_needed("Sampler.live"):
-            from ksched.execution.live import EagerContext
-            from ksched.execution.registers import check_state
-            from ksched.noise.sources import noise_source
+        need_torch("Sampler.live")
+        from ksched.execution.live import EagerContext
+        from ksched.execution.registers import check_state
+        from ksched.noise.sources import noise_source
+
         check_state(x)
         check_agreement(denoiser, self.process, self.sigmas)
         if self._start_check.judges(x):

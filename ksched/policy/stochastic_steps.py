@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
 
-from ksched.kernels.torch_needed import torch_needed
+from ksched.kernels.torch_needed import need_torch
 from ksched.noise.streams import Seed
 from ksched.plan.plan import Plan
 from ksched.policy.transitions import Transition, transitions
@@ -103,9 +103,10 @@ class StochasticSteps:
         >>> torch.equal(path.log_prob, sampler.log_prob(model, path))
         True
         """
-        with torch_needed("Sampler.rollout"):
-            from ksched.execution.run import Run
-            from ksched.policy import scoring
+        need_torch("Sampler.rollout")
+        from ksched.execution.run import Run
+        from ksched.policy import scoring
+
         laws = self._laws()
         check_agreement(denoiser, self.process, self.plan.sigmas)
         run = self.start(x, seed=seed, noise=noise)
@@ -147,8 +148,9 @@ class StochasticSteps:
         ``log_prob`` of the path bit for bit, in another process too, as means are formed by the same operations; in
         another batch as well, if the model's answer for an item does not depend on the batch.
         """
-        with torch_needed("Sampler.log_prob"):
-            from ksched.policy import scoring
+        need_torch("Sampler.log_prob")
+        from ksched.policy import scoring
+
         laws = self._laws()
         places = self._checked(denoiser, path, laws, steps, reduce, mask)
         wanted = [laws[place] for place in sorted(places)]
@@ -171,8 +173,9 @@ class StochasticSteps:
         means over the variance. Parameters, result and errors are those of `log_prob`, with gradients into both models;
         ``reference`` is asked without them if it is called under ``torch.no_grad`` or has no parameters that ask.
         """
-        with torch_needed("Sampler.kl_divergence"):
-            from ksched.policy import scoring
+        need_torch("Sampler.kl_divergence")
+        from ksched.policy import scoring
+
         laws = self._laws()
         places = self._checked(denoiser, path, laws, steps, reduce, mask)
         check_agreement(reference, self.process, self.plan.sigmas)
