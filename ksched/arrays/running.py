@@ -66,8 +66,8 @@ def run(
     >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 20)
     >>> x = ksched.arrays.initial_state(sampler, (2, 10000), seed=7)
     >>> x0 = ksched.arrays.run(sampler, lambda x, sigma: x / (1 + sigma**2), x, seed=7)
-    >>> bool(abs(x0.std() - 1) < 0.01)  # the model is that of standard normal data
-    True
+    >>> print(f"{x0.std():.1f}")  # the model is that of standard normal data
+    1.0
     """
     plan = plan_of(plan)
     drawn = _source(plan, x, noise, seed, asarray)
