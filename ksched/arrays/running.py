@@ -33,7 +33,8 @@ def run(
     Parameters
     ----------
     plan : a `ksched.Plan`, or a `ksched.Sampler`
-    denoise : ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), where the sampler needs both
+    denoise : ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), where the sampler needs both. It must
+        leave x as it is
     x : start state at the level ``sigmas[0]``, such as that of `initial_state`
     noise : ``(sigma_from, sigma_to) -> array like x`` of unit variance, where the sampler draws noise
     seed : instead of ``noise``, the seed of `ksched.Sampler.sample`, whose noises these are: one whole number (item i
