@@ -66,7 +66,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def jax(session: nox.Session) -> None:
     """Run plans under JAX; arguments go to pytest."""
-    session.install(".[test]", "jax")
+    session.install(".[test]", "jax", *PINS)
     session.run("pytest", "-n", "0", "tests/test_arrays.py", "tests/test_arrays_jax.py", *session.posargs)
 
 
