@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from cases import SPECS, gaussian_denoiser
+from cases import PROCESSES, SPECS, gaussian_denoiser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,6 +108,25 @@ def test_noise_of_the_callers_own_is_asked_for_as_the_executor_asks(form: str) -
         result = arrays.run(sampler, gaussian(process), x, lambda s, t: noise("arrays", s, t))
         assert asked["tensors"] == asked["arrays"]
         assert np.abs(result - expected.numpy()).max() < 1e-12 * max(1.0, float(abs(x).max()))
+
+
+@pytest.mark.parametrize("options", [{}, {"s_churn": 30.0}], ids=str)
+def test_noise_before_the_first_call_is_in_the_table_of_a_scan(options: dict[str, Any]) -> None:
+    sampler = build_sampler("heun", "karras", 6, **options)
+    x = arrays.initial_state(sampler, SHAPE, seed=3, dtype=np.float64)
+    noise = arrays.noise(sampler, SHAPE, seed=7)
+    assert noise.any() == bool(sampler.plan.draws)
+    result = stepped(sampler, gaussian(VP()), x, noise)
+    assert np.abs(result - arrays.run(sampler, gaussian(VP()), x, seed=7)).max() < 1e-12 * float(abs(x).max())
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_start_states_are_those_of_tensors_on_every_process(name: str) -> None:
+    sampler = build_sampler("euler", "simple", 4, process=PROCESSES[name])
+    for dtype, of_torch in ((np.float32, torch.float32), (np.float64, torch.float64)):
+        expected = sampler.initial_state(SHAPE, seed=3, dtype=of_torch).numpy()
+        assert arrays.initial_state(sampler, SHAPE, seed=3, dtype=dtype).tobytes() == expected.tobytes()
+        assert arrays.initial_state(sampler.plan, SHAPE, seed=3, dtype=dtype).tobytes() == expected.tobytes()
 
 
 class Counted:

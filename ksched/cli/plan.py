@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -39,6 +39,17 @@ if TYPE_CHECKING:
 
 __all__ = ["print_plan"]
 
+AfterSampler: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SCHEDULE]", help="The same as --schedule.", show_default=False, autocompletion=complete_schedule
+    ),
+]
+AsFormat: TypeAlias = Annotated[
+    Format | None,
+    typer.Option("--format", help="JSON, or source code that runs the plan.", show_default="a table to read"),
+]
+
 
 def print_plan(
     sampler: Annotated[
@@ -47,12 +58,7 @@ def print_plan(
             help="Sampler, see 'ksched list'; auto; or a plan in a .json file.", autocompletion=complete_sampler
         ),
     ],
-    after_sampler: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SCHEDULE]", help="The same as --schedule.", show_default=False, autocompletion=complete_schedule
-        ),
-    ] = None,
+    after_sampler: AfterSampler = None,
     schedule: Annotated[
         str | None,
         typer.Option(
@@ -75,10 +81,7 @@ def print_plan(
     dialect: DialectName = "ksched",
     option: Options = None,
     as_json: AsJSON = False,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", help="JSON, or source code that runs the plan.", show_default="a table to read"),
-    ] = None,
+    format: AsFormat = None,
     out: Annotated[
         Path | None, typer.Option("--output", "--out", **PATH, help="Where to write it.", show_default="stdout")
     ] = None,
