@@ -42,7 +42,7 @@ __all__ = ["print_plan"]
 AfterSampler: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SCHEDULE]", help="The same as --schedule.", show_default=False, autocompletion=complete_schedule
+        metavar="schedule", help="The same as --schedule.", show_default=False, autocompletion=complete_schedule
     ),
 ]
 AsFormat: TypeAlias = Annotated[
