@@ -377,8 +377,8 @@ def deterministic() -> list[Entry]:
 
 
 def stochastic() -> list[Entry]:
-    """Every sampler that draws noise by default."""
-    return [Entry(s.name) for s in samplers() if s.draws != 0 and not s.uncond and not s.adaptive]
+    """Every sampler that draws noise by default, on every process."""
+    return [Entry(s.name) for s in samplers() if s.draws != 0 and not (s.uncond or s.adaptive or s.flow_only)]
 
 
 def schedules() -> list[Entry]:

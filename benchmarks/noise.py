@@ -1,10 +1,10 @@
 """What a Brownian path costs beside new noise for every interval: all the draws of a run, and k-diffusion's way to it.
 
-Each figure is the time for the noise of a whole run over that of `SeededNoise` for the same run, medians of runs that
-take turns. A path should cost no more than 12 times as much on these grids. "first" is with nothing remembered of an
-earlier run of the same grid, "again" with the coefficients of its intervals known. torchsde's BrownianTree, which
-k-diffusion takes, is measured where it can be imported, on states of up to a million numbers and runs of up to 20
-steps: it is slow. ``python benchmarks/noise.py``. Writes noise.json.
+Each figure is the time for the noise of a whole run over that of `SeededNoise` for the same run. They take turns, and
+the fastest run of each counts. A path should cost no more than 12 times as much on these grids. "first" is with nothing
+remembered of an earlier run of the same grid, "again" with the coefficients of its intervals known. torchsde's
+BrownianTree, which k-diffusion takes, is measured where it can be imported, on states of up to a million numbers and
+runs of up to 20 steps: it is slow. ``python benchmarks/noise.py``. Writes noise.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from statistics import median
 from types import ModuleType
 
 import torch
@@ -29,6 +28,7 @@ from ksched.plan.rows import Draw
 
 LIMIT = 12.0
 TREES_UP_TO, TREE_STEPS = 1_000_000, 20
+LEAST_TURNS = 3
 STEPS = (3, 5, 10, 20, 50, 100)
 SHAPES = ((1, 4, 64, 64), (4, 4, 64, 64), (1, 16, 128, 128), (1, 16, 21, 60, 104))
 GRIDS: dict[str, tuple[ksched.Process, str]] = {
@@ -103,10 +103,10 @@ def main() -> None:
 
                 plain(), path()
                 times: list[tuple[float, float, float]] = []
-                while len(times) < 3 or sum(map(sum, times)) < seconds:
+                while len(times) < LEAST_TURNS or sum(map(sum, times)) < seconds:
                     forget()
                     times.append((seconds_of(plain), seconds_of(path), seconds_of(path)))
-                base, first, again = map(median, zip(*times, strict=True))
+                base, first, again = map(min, zip(*times, strict=True))
                 worst = max(worst, first / base)
                 row: dict[str, object] = {"grid": title, "shape": named(shape), "steps": steps}
                 row |= {"microseconds": 1e6 * base / len(draws), "first": first / base, "again": again / base}

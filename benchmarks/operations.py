@@ -131,7 +131,7 @@ def main() -> None:
     figures = (*FIGURES, "launches") if device.type == "cuda" else FIGURES
     cells: list[dict[str, Any]] = []
     with torch.no_grad():
-        for spec in samplers():
+        for spec in (spec for spec in samplers() if not spec.flow_only):
             sampler = build_sampler(spec.name, sigmas=job.sigmas)
             found: dict[str, dict[str, float]] = {}
             for contender in (*ours(sampler, job), *programs.contenders(spec.name, job, trees=False)):

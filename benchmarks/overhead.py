@@ -265,7 +265,7 @@ def main() -> None:
             costs[named(shape)] = cost = best(lambda job=job: job.model(job.x, 1.0), given.seconds)
             row = [
                 measure(spec, job, programs, given.seconds, cost)
-                for spec in samplers()
+                for spec in (spec for spec in samplers() if not spec.flow_only)
                 if (names is None or spec.name in names) and not (spec.adaptive and size > LARGE)  # many steps
             ]
             cells += row

@@ -482,6 +482,104 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     return f"{text}\n{_table(columns, lines)}"
 
 
+def _policy_steps(data: Mapping[str, Any]) -> str:
+    """Per shift a row for every rule: for each number of steps how much too much noise, distance, entropy."""
+    parts = []
+    for shift in dict.fromkeys(row["shift"] for row in data["rows"]):
+        by_rule: dict[str, list[str]] = {}
+        steps: dict[int, None] = {}
+        for row in (row for row in data["rows"] if row["shift"] == shift):
+            name = "".join(f", {option} {value:g}" for option, value in row["options"].items())
+            cells = by_rule.setdefault(f"`{row['rule']}`{name}", [])
+            cells += [f"{row['std_ratio']:.2f}", f"{row['w2']:.3f}", f"{row['entropy']:.1f}"]
+            steps[row["steps"]] = None
+        columns = [part for count in steps for part in (f"{count} steps: std", "W2", "entropy")]
+        parts.append(f"**shift {shift:g}**\n\n{_table(['rule', *columns], [[n, *c] for n, c in by_rule.items()])}")
+    return "\n".join(parts)
+
+
+def _grpo(data: Mapping[str, Any]) -> str:
+    """A row for each rule: entropy, and distance and gap before and after."""
+    columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
+    rows = [
+        [
+            f"`{row['rule'].replace(', ', '`, ', 1)}",
+            f"{row['entropy']:.2f}",
+            *(f"{row[when][what]:.3f}" for what in ("distance", "gap") for when in ("before", "after")),
+            f"{row['after']['reward']:.3f}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in data["rows"]
+    ]
+    said = (
+        f"Two sets of {data['count']:,} points of the tilt are {data['floor']:.3f} apart, the tilt and the mixture "
+        f"{data['untilted']:.3f}; the tilt's mean reward is {data['reward']:.3f}. {data['iterations']} iterations of "
+        f"{data['batch']:,} paths; entropy in nats per number of the state. All of it took {data['seconds']:.0f} s."
+    )
+    return f"{_table(columns, rows)}\n{said} {_machine(data)}\n"
+
+
+def _parallel(data: Mapping[str, Any], memory: int) -> str:
+    tolerances = sorted({row["tolerance"] for row in data["rows"]}, reverse=True)
+    found: dict[tuple[str, int], list[str]] = {}
+    for row in data["rows"]:
+        if row["anderson"] == memory:
+            cell = f"{row['rounds']} / {row['calls']:.0f} / {row['median_from_sample']:.4f} ({row['from_sample']:.3f})"
+            found.setdefault((row["sampler"], row["nfe"]), []).append(cell)
+    columns = ["sampler", "calls", *(f"tolerance {tolerance:g}" for tolerance in tolerances)]
+    return _table(columns, [[f"`{name}`", str(nfe), *cells] for (name, nfe), cells in found.items()])
+
+
+def _parallel_errors(data: Mapping[str, Any]) -> str:
+    plain = {
+        (row["sampler"], row["nfe"]): row["sample_from_exact"]
+        for row in data["rows"]
+        if row["sample_from_exact"] is not None
+    }
+    rows = [[f"`{name}`", str(nfe), f"{error:.4f}"] for (name, nfe), error in plain.items()]
+    auto = data["auto"]
+    return _table(
+        ["`sample`", "calls", "from the exact solution"],
+        [["`auto`", str(auto["calls"]), f"{auto['from_exact']:.4f}"], *rows],
+    )
+
+
+def _distance(value: float | None) -> str:
+    """A distance; of a run that went to infinity, a dash."""
+    return "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.0f}"
+
+
+def _posterior_summary(data: Mapping[str, Any]) -> str:
+    problems = data["problems"]
+    rules = list(dict.fromkeys(row["rule"] for rows in problems.values() for row in rows))
+    lines = []
+    for name, rows in problems.items():
+        most = max(row["calls"] for row in rows)
+        first = next(row["sampler"] for row in rows if row["sampler"])
+        found = {row["rule"]: row for row in rows if row["calls"] in (0, most) and row["sampler"] in ("", first)}
+        lines.append([f"{name}, `{first}`, {most} calls", *(_distance(found[rule]["distance"]) for rule in rules)])
+    return _table(["", *(rule if rule == "exact" else f"`{rule}`" for rule in rules)], lines)
+
+
+def _posterior(data: Mapping[str, Any]) -> str:
+    parts = [_machine(data) + f" {data['samples']} samples for each of {data['observations']} observations.\n"]
+    for name, rows in data["problems"].items():
+        counts = sorted({row["calls"] for row in rows if row["calls"]})
+        floor = rows[0]
+        lines = [["exact samples", *[_distance(floor["distance"])] * len(counts), *_moments(floor)]]
+        for rule, sampler in dict.fromkeys((row["rule"], row["sampler"]) for row in rows[1:]):
+            own = {row["calls"]: row for row in rows if (row["rule"], row["sampler"]) == (rule, sampler)}
+            cells = [_distance(own[calls]["distance"]) if calls in own else "" for calls in counts]
+            lines.append([f"{rule}: `{sampler}`", *cells, *_moments(own[max(own)])])
+        columns = ["rule and sampler", *(f"{calls} calls" for calls in counts), "mean", "covariance"]
+        parts.append(f"**{name}**\n\n{_table(columns, lines)}")
+    return "\n".join(parts)
+
+
+def _moments(row: Mapping[str, Any]) -> list[str]:
+    return [_distance(row["mean"]), _distance(row["covariance"])]
+
+
 PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "summary": ("overhead", _summary),
     "compared": ("overhead", lambda data: _overhead(data, chosen=True)),
@@ -494,6 +592,9 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "batching": ("batching", _batching),
     "batching_gpu": ("batching_cuda", _batching),
     "schedules": ("schedules", _schedules),
+    "parallel": ("parallel", lambda data: _parallel(data, 0)),
+    "parallel_anderson": ("parallel", lambda data: _parallel(data, 2)),
+    "parallel_errors": ("parallel", _parallel_errors),
     "digits_summary": ("digits_recognised", _digits_summary),
     "digits_scales": ("digits_recognised", _digits_scales),
     "digits_pairs": ("digits_recognised", _digits_pairs),
@@ -513,8 +614,12 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "accuracy_checks": ("accuracy", _checks),
     "accuracy_held_out": ("accuracy", _held_out),
     "accuracy_laws": ("accuracy", _laws),
+    "posterior": ("posterior", _posterior),
+    "posterior_summary": ("posterior", _posterior_summary),
     "tuned_auto": ("tuned", _tuned_auto),
     "tuned_six": ("tuned", _tuned_six),
     "tuned_tune": ("tuned", _tuned_tune),
     "tuned_guard": ("tuned", _tuned_guard),
+    "policy_steps": ("policy_steps", _policy_steps),
+    "grpo": ("grpo", _grpo),
 }

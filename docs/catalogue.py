@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import ksched
 from ksched.pictures.plots import families as schedule_families
@@ -27,8 +27,8 @@ def catalogue() -> str:
     parts = ["# Catalogue: every sampler, schedule and process"]
     parts += [
         f"{count} samplers (solvers), {len(SCHEDULES)} noise schedules and {len(PROCESSES)} processes. "
-        "Any sampler runs with any schedule on any process. This covers every sampler in ComfyUI and k-diffusion and "
-        "every continuous-time scheduler in diffusers."
+        f"Any sampler runs with any schedule on any process, {flow_only(ours)}. This covers every sampler in "
+        "ComfyUI and k-diffusion and every continuous-time scheduler in diffusers."
     ]
     parts += [
         "`ksched list` prints these names, and `ksched list NAME` everything about one of them. "
@@ -46,6 +46,11 @@ def catalogue() -> str:
     parts += [
         "`auto` is not in the tables. It takes no schedule: it picks a plan of coefficients and noise levels that was "
         "fitted for the number of model calls that you give it, and makes one call per step."
+    ]
+    excused = [f"`{spec.name}`" for specs in ours.values() for spec in specs if not spec.keeps_variance]
+    parts += [
+        "Every state of every sampler has the mean and the variance of its level where all data is one point, but that "
+        f"the variance is another one with {' and '.join(excused)}, which are what other programs do."
     ]
     for heading, specs in ours.items():
         module = sys.modules[specs[0].function.__module__]  # whose docstring is about the family
@@ -68,6 +73,12 @@ def catalogue() -> str:
     rows = [[f"`{kind.__name__}`", first_line(kind), arguments(kind)] for kind in PROCESSES]
     parts += [table(["name", "what it is", "arguments"], rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def flow_only(families: Mapping[str, Sequence[SamplerSpec]]) -> str:
+    """Which samplers run on flow processes alone, in words."""
+    names = [f"`{spec.name}`" for specs in families.values() for spec in specs if spec.flow_only]
+    return f"but {', '.join(names[:-1])} and {names[-1]}, which are of flow processes"
 
 
 def sampler_row(spec: SamplerSpec) -> list[object]:

@@ -41,6 +41,7 @@ __all__ = ["on_site", "write"]
 
 STEPS = 20
 LEVELS = (14.6, 5, 1.5, 0.4, 0)
+FLOW_LEVELS = (1, 0.75, 0.5, 0.25, 0)  # of samplers that run on nothing else
 PROGRAMS = {
     Dialect.COMFYUI: "ComfyUI",
     Dialect.K_DIFFUSION: "k-diffusion",
@@ -178,6 +179,7 @@ def sampler_page(spec: SamplerSpec) -> str:
     parts += [linked(prose(doc["Extended Summary"]), but=spec.name)] if any(doc["Extended Summary"]) else []
     parts += ["\n".join(f"- **{name}**: {text}" for name, text in sampler_facts(spec).items())]
     own = "".join(f", {option}" for option in spec.own_options.values() if not isinstance(option.default, float))
+    own += ", process=ksched.Flow()" if spec.flow_only else ""
     parts += [f'```python\nksched.build_sampler("{spec.name}", "karras", {STEPS}{own})\n```'.replace("'", '"')]
     if spec.own_options:
         parts += ["## Options", option_table(spec.own_options, spec.function)]
@@ -205,8 +207,11 @@ def example_plan(spec: SamplerSpec) -> str:
     """The printed plan on four steps, as an executed example."""
     how: dict[str, Any] = {"restart_steps": 2, "s_max": 5.0, "s_min": 0.4} if spec.name == "restart" else {}
     options = "".join(f", {name}={value!r}" for name, value in how.items())
-    plan = ksched.build_sampler(spec.name, sigmas=LEVELS, **how).plan
-    code = f'>>> import ksched\n>>> print(ksched.build_sampler("{spec.name}", sigmas={list(LEVELS)}{options}).plan)'
+    levels: tuple[float, ...] = LEVELS
+    if spec.flow_only:
+        levels, how["process"], options = FLOW_LEVELS, Flow(), f"{options}, process=ksched.Flow()"
+    plan = ksched.build_sampler(spec.name, sigmas=levels, **how).plan
+    code = f'>>> import ksched\n>>> print(ksched.build_sampler("{spec.name}", sigmas={list(levels)}{options}).plan)'
     said = "`x` are states, `D` predictions, `xi` noises"
     said += ", `U` unconditional predictions." if spec.uncond else "."
     return f"```{{doctest}}\n{code}\n{plan}\n```\n\n{said} [Why a sampler is a plan](../../why-a-plan.md)."
@@ -285,7 +290,7 @@ def other_values(option: Option) -> list[Any]:
 def fingerprint(spec: SamplerSpec, options: Mapping[str, Any]) -> tuple[Any, ...]:
     """The tables of a sampler on the grids, where both predictions are equal."""
     found: list[Any] = []
-    for grid in GRIDS:
+    for grid in (grid for grid in GRIDS if spec.runs_on(grid.process)):
         plan = spec.plan(grid, options)
         numbers, ends = plan_table(plan), 1 + 2 * plan.nfe
         numbers = np.hstack([numbers[:, :1], numbers[:, 1:ends:2] + numbers[:, 2:ends:2], numbers[:, ends:]])

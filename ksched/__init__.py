@@ -18,6 +18,7 @@ from ksched.kernels.torch_needed import torch_needed
 from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.options import window
 from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import (
@@ -31,7 +32,7 @@ from ksched.schedules import (
 )
 
 if TYPE_CHECKING:
-    from ksched import arrays, exact, guidance, noise, testing
+    from ksched import arrays, exact, guidance, joint_runs, noise, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
@@ -40,10 +41,14 @@ if TYPE_CHECKING:
     from ksched.execution import batch
     from ksched.execution.adaptive_run import AdaptiveRun
     from ksched.execution.loop import StepInfo
+    from ksched.execution.parallel import RoundInfo
     from ksched.execution.run import Run
+    from ksched.joint_runs.frames import Frames, frames
+    from ksched.joint_runs.streams import Streams
     from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
+    from ksched.policy import steering as steer
     from ksched.policy.trajectory import Trajectory
     from ksched.policy.transitions import Transition
     from ksched.probability_flow.likelihood import Likelihood, log_likelihood
@@ -64,6 +69,7 @@ __all__ = [
     "Dialect",
     "Flow",
     "FlowVE",
+    "Frames",
     "Level",
     "Likelihood",
     "ModelReport",
@@ -71,12 +77,14 @@ __all__ = [
     "Plan",
     "Prediction",
     "Process",
+    "RoundInfo",
     "Run",
     "Sampler",
     "SamplerName",
     "SamplerType",
     "ScheduleName",
     "StepInfo",
+    "Streams",
     "Trajectory",
     "Transition",
     "analysis",
@@ -92,7 +100,9 @@ __all__ = [
     "check_model",
     "exact",
     "explain",
+    "frames",
     "guidance",
+    "joint_runs",
     "log_likelihood",
     "mu_for_flux2",
     "mu_for_tokens",
@@ -104,8 +114,10 @@ __all__ = [
     "register_sampler",
     "register_schedule",
     "schedules",
+    "steer",
     "testing",
     "tune",
+    "window",
 ]
 
 #: public modules that lie deeper: each is found as ``ksched.NAME`` too
@@ -115,22 +127,27 @@ _MODULES = {
     "networks": "ksched.dialects.diffusers.networks",
     "peers": "ksched.dialects.peers",
     "plots": "ksched.pictures.plots",
+    "steer": "ksched.policy.steering",
 }
 #: public folders and names that are imported when they are first used
-_FOLDERS = ("arrays", "exact", "guidance", "noise", "testing")
+_FOLDERS = ("arrays", "exact", "guidance", "joint_runs", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
+    "Frames": "joint_runs.frames",
     "Likelihood": "probability_flow.likelihood",
     "AdaptiveRun": "execution.adaptive_run",
     "ModelReport": "check.report",
     "Plan": "plan.plan",
+    "RoundInfo": "execution.parallel",
     "Run": "execution.run",
     "Sampler": "sampler",
     "StepInfo": "execution.loop",
     "Trajectory": "policy.trajectory",
     "Transition": "policy.transitions",
+    "Streams": "joint_runs.streams",
     "build_sampler": "sampler",
     "check_model": "check.model_check",
+    "frames": "joint_runs.frames",
     "log_likelihood": "probability_flow.likelihood",
     "register_sampler": "samplers.registry",
     "tune": "tuning",

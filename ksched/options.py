@@ -6,7 +6,7 @@ import inspect
 import math
 import sys
 import types as _types
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
@@ -17,21 +17,29 @@ __all__ = [
     "Between",
     "Bound",
     "Count",
+    "Dial",
+    "DialShare",
     "Exponent",
     "Finite",
     "NonNegative",
     "Option",
     "Order",
     "PeerValue",
+    "PerStep",
     "Positive",
     "Share",
     "WholePositive",
+    "Window",
     "check_calls",
     "check_options",
     "check_steps",
     "check_whole",
+    "one_number",
     "options_of",
     "our_words",
+    "per_step",
+    "settled",
+    "window",
 ]
 
 
@@ -56,7 +64,13 @@ class PeerValue(tuple[Any, ...]):
         return super().__new__(cls, values)
 
 
+class PerStep(NamedTuple):
+    """Mark of an option that may be one number per step; a sampler reads it with `Grid.steps_with`."""
+
+
 NonNegative = Annotated[float, Between(0.0, sys.float_info.max)]
+Dial = Annotated[float | tuple[float, ...], Between(0.0, sys.float_info.max), PerStep()]  # of noise: 0 is none
+DialShare = Annotated[float | tuple[float, ...], Between(0.0, 1.0), PerStep()]
 Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma, infinity meaning none
 Finite = Annotated[float, Between(-sys.float_info.max, sys.float_info.max)]
 Positive = Annotated[float, Between(sys.float_info.min, sys.float_info.max)]
@@ -76,15 +90,20 @@ class Option(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     quirks: tuple[Any, ...] = ()  # values outside the proofs
+    per_step: bool = False  # whether it may be one number for every step
 
     def is_peer_value(self, value: Any) -> bool:
         """Whether a value only repeats what another program does; of a number, any other than the default does."""
-        return value in self.quirks or (bool(self.quirks) and self.kind in (int, float) and value != self.default)
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = bool(self.quirks) and self.kind in (int, float)
+        return value in self.quirks or (numbers and any(each != self.default for each in values))
 
     def check(self, owner: str, value: Any) -> Any:
         """The value in the option's own type, or an error that names owner, option and what must hold."""
         if value is None and self.default is None:
             return None
+        if self.kind is float and (many := _as_many(value)) is not None:
+            return self._check_many(owner, many)
         if get_origin(self.kind) is Literal:
             choices = get_args(self.kind)
             if value not in choices:
@@ -104,6 +123,17 @@ class Option(NamedTuple):
         if not self.low <= number <= self.high:  # NaN is in no range
             raise ValueError(f"{owner}: {self.name} must be {self._limits}; got {value}")
         return number
+
+    def _check_many(self, owner: str, many: Window | Sequence[Any]) -> Window | tuple[float, ...]:
+        """A window or a list of numbers, each checked."""
+        if not self.per_step:
+            raise TypeError(f"{owner}: {self.name} must be one number, not one per step; got {many!r}")
+        if isinstance(many, Window):
+            self.check(owner, many["value"])
+            return many
+        return tuple(
+            self._replace(name=f"{self.name}[{k}]", per_step=False).check(owner, each) for k, each in enumerate(many)
+        )
 
     @property
     def _limits(self) -> str:
@@ -134,10 +164,114 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
         if parameters[name].default is None:  # a value of its own, beside those of the type
             hint = next(part for part in get_args(hint) if part is not type(None))
         kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        dial = any(isinstance(limit, PerStep) for limit in limits)
         low, high = next((limit for limit in limits if isinstance(limit, Between)), Between(-math.inf, math.inf))
         quirks = tuple(next((limit for limit in limits if isinstance(limit, PeerValue)), ()))
-        found[name] = Option(name, kind, parameters[name].default, low, high, quirks)
+        found[name] = Option(name, float if dial else kind, parameters[name].default, low, high, quirks, dial)
     return _types.MappingProxyType(found)
+
+
+# ----------------------------------------------------------------------------------------------- numbers for every step
+class Window(dict[str, Any]):
+    """A number at some steps and 0 at all others, made by `window`. A dictionary, so that it can be saved as JSON."""
+
+    def __repr__(self) -> str:
+        return f"window({self['value']!r}, steps={self['steps']!r})"
+
+
+def window(value: float, *, steps: Iterable[int]) -> Window:
+    """An option of a sampler that is ``value`` at some steps of a run and 0 at all others, where no noise is drawn.
+
+    Parameters
+    ----------
+    value : of the option, such as an eta
+    steps : numbers of steps, the first being 0; negative ones count from the last, which is -1
+
+    Raises
+    ------
+    TypeError : not a number, not whole numbers
+    ValueError : a step twice
+
+    Examples
+    --------
+    >>> import ksched
+    >>> sampler = ksched.build_sampler("euler_ancestral", "karras", 6, eta=ksched.window(0.7, steps=[1, 2]))
+    >>> [draw.sigma_to for draw in sampler.plan.draws] == sampler.sigmas[2:4].tolist()
+    True
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"the value of a window must be a number; got {value!r}")
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise TypeError(f"the steps of a window must be a list of whole numbers; got {steps!r}")
+    listed = list(steps)
+    for step in listed:
+        if isinstance(step, bool) or not isinstance(step, Integral):
+            raise TypeError(f"the steps of a window must be whole numbers; got {step!r}")
+    numbers = [int(step) for step in listed]
+    _check_once(numbers, numbers)
+    return Window(value=float(value), steps=numbers)
+
+
+def _check_once(steps: Sequence[int], given: Sequence[int]) -> None:
+    """Raise a ValueError for a step that a window has twice."""
+    for k, step in enumerate(steps):
+        if step in steps[:k]:
+            raise ValueError(
+                f"the steps of a window must be different ones; got {given[steps.index(step)]} and {given[k]}"
+            )
+
+
+def _as_many(value: Any) -> Window | Sequence[Any] | None:
+    """A window, or a list of values; None for anything else."""
+    if isinstance(value, Mapping):
+        return window(**value) if value.keys() == {"value", "steps"} else None  # one that was saved
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:  # arrays, tensors
+        value = value.tolist()
+    return value if isinstance(value, list | tuple) else None
+
+
+def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
+    """One number for each step: that of a number for all, of a list as many as there are, of a `window` its own.
+
+    Parameters
+    ----------
+    value : number, list of numbers or `Window`
+    steps : of the run
+    what : the option, for messages
+
+    Raises
+    ------
+    ValueError : a list of another length, a window over steps that the run does not have
+    """
+    many = _as_many(value)
+    if many is None:
+        return (value,) * steps
+    if isinstance(many, Window):
+        wrong = [step for step in many["steps"] if not -steps <= step < steps]
+        if wrong:
+            raise ValueError(
+                f"{what} must be a window over steps of the run, 0 to {steps - 1} or -{steps} to -1; got {wrong[0]}"
+            )
+        places = [step % steps for step in many["steps"]]
+        _check_once(places, many["steps"])
+        return tuple(float(many["value"]) if step in places else 0.0 for step in range(steps))
+    if len(many) != steps:
+        raise ValueError(f"{what} must be one number, or one for each of the {steps} steps; got {len(many)} numbers")
+    return tuple(map(float, many))
+
+
+def settled(owner: str, given: Mapping[str, Any], steps: int) -> tuple[tuple[str, Any], ...]:
+    """Checked options of ``owner`` with one number for each step where there is not one for all; see `per_step`."""
+    many = {name: value for name, value in given.items() if _as_many(value) is not None}
+    numbers = {name: per_step(value, steps, f"{owner}: {name}") for name, value in many.items()}
+    return tuple({**given, **numbers}.items())
+
+
+def one_number(what: str, value: Any, why: str) -> Any:
+    """A value that must not be one per step, or a ValueError that says why: "because ..."."""
+    if _as_many(value) is not None:
+        raise ValueError(f"{what} must be one number, because {why}; got {value!r}")
+    return value
 
 
 #: what other programs call an option, and what earlier versions called a value of one; saved settings have both

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ksched.execution.in_parallel import InParallel
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName
-from ksched.options import Option, check_calls, check_options, check_steps, our_words
+from ksched.options import Option, check_calls, check_options, check_steps, one_number, our_words, settled
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import KnowsProcess, process_given
@@ -21,7 +22,7 @@ from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.select import Schedule, calculate_sigmas, schedule_name, schedule_options
 from ksched.tensor_runs import TensorRuns
-from ksched.types import Array, ArrayLike
+from ksched.types import Array, ArrayLike, set_fields
 
 __all__ = ["Sampler", "build_sampler"]
 
@@ -29,7 +30,7 @@ _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # o
 
 
 @dataclass(frozen=True, repr=False)
-class Sampler(TensorRuns):
+class Sampler(TensorRuns, InParallel):
     """A sampler on a grid: what a run will do, before any tensor exists. Immutable, hashable, shared freely by threads.
 
     Made by `build_sampler`. The plan is traced when the sampler is built, so that mistakes show there.
@@ -51,7 +52,7 @@ class Sampler(TensorRuns):
     _plan: Plan | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_plan", None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options)))
+        set_fields(self, _plan=None if self.spec.adaptive else self.spec.plan(self.grid, dict(self.options)))
 
     @property
     def plan(self) -> Plan:
@@ -134,7 +135,8 @@ def build_sampler(
     dialect : whose behaviour the names mean, where programs differ: options, which `ksched.schedules.DIALECTS` has for
         schedules and the page of each sampler for samplers; ours is the published method
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
-        ``sigma_max`` are the schedule's range
+        ``sigma_max`` are the schedule's range. What says how much noise is drawn, such as eta, may be one number, one
+        for each step, or a `ksched.window`
 
     Raises
     ------
@@ -221,17 +223,24 @@ def _built(
     own = {name: value for name, value in options.items() if name in spec.options}
     rest = {name: value for name, value in options.items() if name not in spec.options}
     owner = f"sampler {spec.name}"
-    given = tuple(check_options(owner, spec.options, {**dialect_options(spec, dialect), **own}).items())
+    for option, value in own.items() if spec.adaptive else ():
+        one_number(f"{owner}: {option}", value, "the steps of an adaptive sampler are not known beforehand")
+    given = check_options(owner, spec.options, {**dialect_options(spec, dialect), **own})
+
+    def made(levels: ArrayLike, name: NoiseSchedule | str | None) -> Sampler:
+        grid = Grid.of(levels, process)
+        return Sampler(spec, grid, settled(owner, given, len(grid)), name, dialect)
+
     if sigmas is not None:
         check_options(f"{owner} on custom sigmas", spec.options, rest, beside=_ARGUMENTS)  # refuses them all
-        return Sampler(spec, Grid.of(sigmas, process), given, None, dialect)
+        return made(sigmas, None)
     if spec.levels is not None:
         check_options(owner, spec.options, rest, beside=_ARGUMENTS)
         asked = (spec.steps or (20,))[0] if steps is None else steps
-        return Sampler(spec, Grid.of(spec.levels(asked, process, **own), process), given, None, dialect)
+        return made(spec.levels(asked, process, **own), None)
     span = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
     shared = {**spec.options, **schedule_options(schedule), **span}
     for option in rest.keys() - shared.keys():
         check_options(f"{owner} with schedule {name}", shared, {option: None}, beside=_ARGUMENTS)
     levels = calculate_sigmas(schedule, 20 if steps is None else steps, process, dialect=dialect, **rest)
-    return Sampler(spec, Grid.of(levels, process), given, name, dialect)
+    return made(levels, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.options import Option
-from ksched.samplers.registry import samplers
+from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ PROCESSES: dict[str, Process] = {
     "flow_noise_scale": Flow(3.0, noise_scale=7.5),
     "flow_ve": FlowVE(),
 }
+
+
+def process_for(sampler: SamplerSpec | str, wanted: Process | None = None) -> Process:
+    """A process to run a sampler on: the wanted one, or Stable Diffusion's; a flow process where it takes no other."""
+    spec = sampler_spec(sampler) if isinstance(sampler, str) else sampler
+    process = PROCESSES["vp"] if wanted is None else wanted
+    return process if spec.runs_on(process) else PROCESSES["flow"]
+
+
 COORDINATES = {name: PROCESSES[name] for name in ("vp_preserving", "ve", "flow")}  # the three forms a state can have
 
 
@@ -65,7 +74,8 @@ def _others(option: Option) -> list[Any]:
 
 def no_noise(spec: SamplerSpec) -> dict[str, Any]:
     """Options that switch the noise off; none if it is never on."""
-    return {name: 0.0 for name in ("eta", "tau") if name in spec.own_options}
+    dials = (name for name, option in spec.own_options.items() if option.per_step and name != "s_noise")
+    return {name: 0.0 for name in dials if spec.own_options[name].default > 0 or name == "eta"}
 
 
 def can_be_silent(spec: SamplerSpec) -> bool:

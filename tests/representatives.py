@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import pytest
-from cases import CORNERS, NAMES
+from cases import CORNERS, NAMES, process_for
 
 from ksched import build_sampler
 from ksched.plan.plan import Plan
@@ -97,7 +97,10 @@ def _key(spec: SamplerSpec, options: dict[str, Any]) -> tuple[object, ...]:
 @cache
 def _shapes() -> dict[tuple[object, ...], frozenset[tuple[object, ...]]]:
     """The shapes of the rows of every corner."""
-    plans = {_key(spec, options): build_sampler(spec.name, "karras", 5, **options).plan for spec, options in CORNERS}
+    plans = {
+        _key(spec, options): build_sampler(spec.name, "karras", 5, process=process_for(spec), **options).plan
+        for spec, options in CORNERS
+    }
     return {key: shapes_of_rows(plan) for key, plan in plans.items()}
 
 
@@ -158,7 +161,7 @@ def looks_back(plan: Plan) -> bool:
 def _forms() -> dict[str, tuple[bool, ...]]:
     firsts: dict[tuple[bool, ...], str] = {}
     for name in NAMES:
-        plan = build_sampler(name, "karras", 5).plan
+        plan = build_sampler(name, "karras", 5, process=process_for(name)).plan
         stages = plan.nfe > len(set(plan.call_steps))
         both = any(row.both for row in plan.rows)
         firsts.setdefault((looks_back(plan), stages, both, bool(plan.draws)), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from representatives import in_turn, short
 
 from ksched import VP, AdaptiveRun, Flow, NoiseSchedule, Process, build_sampler
 from ksched.exact.mixture import Gaussian
+from ksched.execution.adaptive_run import finish
 from ksched.plan.trace import TraceError
 from ksched.samplers import adaptive
+from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 
 IDS = [spec.name for spec in ADAPTIVE]
@@ -238,3 +241,55 @@ def test_states_of_earlier_calls_are_not_held(name: str) -> None:
         gc.enable()
     assert len(seen) > 12
     assert most <= 3
+
+
+def test_a_loop_of_ours_calls_the_sampler_once_and_gives_what_answers_one_by_one_give() -> None:
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return adaptive.dpm_adaptive(*args, **options)
+
+    spec = replace(sampler_spec("dpm_adaptive"), function=counted)
+    grid = build_sampler("dpm_adaptive", "karras", 4).grid
+    x = grid.levels[0].sigma * start_state(VP(), 1.0, (2, 3))
+    model = Gaussian([0.3, -0.5, 0.2], 0.25)
+    one, other = (AdaptiveRun(spec, grid, {"eta": 0.5}, x, seed=3) for _ in range(2))
+    calls.clear()
+    while not one.done:
+        one.feed(model(one.x, one.sigma))
+    assert len(calls) == one.nfe
+    for _ in range(5):  # amid a try
+        other.feed(model(other.x, other.sigma))
+    calls.clear()
+    finish(other, lambda: (model(other.x, other.sigma), None))
+    assert len(calls) == 1
+    assert (other.nfe, other.step, other.accepted, other.done) == (one.nfe, one.step, one.accepted, True)
+    assert torch.equal(other.x, one.x)
+    finish(other, lambda: pytest.fail("a run that is done asks for nothing"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=repr)
+def test_an_error_of_the_model_leaves_the_run_where_it_was(error: BaseException) -> None:
+    sampler = build_sampler("dpm_adaptive", "karras", 4)
+    x = sampler.initial_state((2, 3), seed=0)
+    run = sampler.start(x)
+    assert isinstance(run, AdaptiveRun)
+    run.feed(run.x / 2)
+    before, asked, left = run.state_dict(), run.x.clone(), 4
+
+    def model() -> tuple[torch.Tensor, None]:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise error
+        with pytest.raises(RuntimeError, match="another one is feeding it"):
+            run.feed(run.x)
+        return run.x / 2, None
+
+    with pytest.raises(type(error)):
+        finish(run, model)
+    assert run.nfe == before["calls"] == 1
+    assert torch.equal(run.x, asked)
+    finish(run, lambda: (run.x / 2, None))
+    assert torch.equal(run.x, sampler.sample(lambda x, sigma: x / 2, x))

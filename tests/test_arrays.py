@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from cases import PROCESSES, SPECS, gaussian_denoiser
+from cases import PROCESSES, SPECS, gaussian_denoiser, process_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ def stepped(sampler: ksched.Sampler, denoise: Callable[..., Any], x: Floats, noi
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.name))
 def test_a_run_is_that_of_the_executor(spec: SamplerSpec, form: str) -> None:
-    process = FORMS[form]
+    process = process_for(spec, FORMS[form])
     sampler = build_sampler(str(spec.name), steps=7, process=process)
     both = needs_both(sampler)
     x = sampler.initial_state(SHAPE, seed=3, dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_items_longer_than_a_chunk_too() -> None:
 
 def test_every_step_has_the_same_shape_and_few_registers() -> None:
     for spec in SPECS:
-        sampler = build_sampler(str(spec.name), steps=9)
+        sampler = build_sampler(str(spec.name), steps=9, process=process_for(spec))
         init, _, tables = arrays.scan(sampler)
         noise = arrays.noise(sampler, (1, 2), seed=1)
         state = init(np.ones((1, 2)), noise[0])

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import SPECS, process_for
 
 from ksched import VE, VP, Flow, Process, arrays, build_sampler
-from ksched.samplers.registry import samplers
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-SPECS = [spec for spec in samplers() if not spec.adaptive]
 FORMS: dict[str, Process] = {"ve": VE(), "vp": VP(), "flow": Flow(3.0)}
 SHAPE = (3, 5)
 
@@ -56,8 +55,9 @@ def sample(sampler: Any, denoise: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_run_is_that_of_numpy(form: str) -> None:
     for spec in SPECS[:: 3 if form == "vp" else 9]:
-        sampler = build_sampler(str(spec.name), steps=5, process=FORMS[form])
-        denoise = gaussian(any(row.both for row in sampler.plan.rows), form == "flow")
+        process = process_for(spec, FORMS[form])
+        sampler = build_sampler(str(spec.name), steps=5, process=process)
+        denoise = gaussian(any(row.both for row in sampler.plan.rows), process.is_flow)
         x = arrays.initial_state(sampler, SHAPE, seed=3, dtype=np.float64)
         expected = arrays.run(sampler, denoise, x, seed=7)
         scale = 1e-12 * max(1.0, float(abs(x).max()))

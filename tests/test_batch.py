@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NAMES, half, start_state
+from cases import NAMES, half, process_for, start_state
 
 from ksched import EDM, VP, Denoiser, Flow, Run, build_sampler
 from ksched.execution.batch import Batch
@@ -26,7 +26,7 @@ def test_runs_that_come_and_go_equal_their_solo_runs(seed: int) -> None:
     rng = random.Random(seed)
     waiting = []
     for i, name in enumerate(rng.sample(NAMES, len(NAMES))):
-        process = rng.choice(PROCESSES)
+        process = process_for(name, rng.choice(PROCESSES))
         sampler = build_sampler(
             name, rng.choice(["karras", "simple", "exponential"]), rng.randint(1, 7), process=process
         )
@@ -122,7 +122,7 @@ def test_what_cannot_join_is_refused() -> None:
         with pytest.raises(ValueError, match="one shape, dtype and device"):
             batch.add(sampler.start(other))
     with pytest.raises(TypeError, match=r"must come from Sampler\.start; got Sampler"):
-        batch.add(sampler)  # type: ignore[arg-type]
+        batch.add(sampler)  # type: ignore[type-var]
     while batch:
         batch.tick(half)
     assert isinstance(run, Run)
@@ -141,8 +141,9 @@ def test_runs_that_are_put_aside_or_moved_equal_their_solo_runs(seed: int) -> No
     rng = random.Random(seed)
     asked, runs = [], []
     for i, name in enumerate(rng.sample(NAMES, 12)):
-        sampler = build_sampler(name, rng.choice(["karras", "simple"]), rng.randint(3, 8))
-        asked.append((sampler, start_state(VP(), sampler.sigmas[0], (1, 4), seed=i, dtype=torch.float32)))
+        process = process_for(name)
+        sampler = build_sampler(name, rng.choice(["karras", "simple"]), rng.randint(3, 8), process=process)
+        asked.append((sampler, start_state(process, sampler.sigmas[0], (1, 4), seed=i, dtype=torch.float32)))
         runs.append(sampler.start(asked[i][1], seed=i))
     batches, aside = (Batch(), Batch()), list(range(len(runs)))
     while aside or any(batches):

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import matplotlib.image
 import numpy as np
 import pytest
-from cases import NAMES
+from cases import NAMES, process_for
 from command import Answer, Command, command_of
 from representatives import each, in_turn, is_kind, short
 from rich.console import Console
@@ -106,8 +106,11 @@ def test_sigmas_print_a_row_per_level(command: Command) -> None:
 @pytest.mark.parametrize("dialect", ksched.Dialect)
 @pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if not spec.adaptive])
 def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ksched.Dialect) -> None:
-    text = succeed(command("plan", sampler, "--schedule", "karras", "--steps", "4", "--json", "--dialect", dialect))
-    assert Plan.from_json(text) == ksched.build_sampler(sampler, "karras", 4, dialect=dialect).plan
+    process = process_for(sampler)
+    flow = ["--process", "flow"] if process.is_flow else []
+    how = ["--schedule", "karras", "--steps", "4", "--json", "--dialect", dialect, *flow]
+    text = succeed(command("plan", sampler, *how))
+    assert Plan.from_json(text) == ksched.build_sampler(sampler, "karras", 4, dialect=dialect, process=process).plan
 
 
 @pytest.mark.parametrize("sampler", [spec.name for spec in samplers() if spec.adaptive])
@@ -441,7 +444,7 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     assert max(len(line) for line in out.splitlines()[:-4]) <= 80
     assert out.splitlines()[0].startswith("Error at 4 model calls (NFE), in % of the digits' spread")
     measured = [spec for spec in samplers() if spec.name in rows]
-    assert {spec.name for spec in samplers() if not spec.adaptive and not spec.uncond} == {s.name for s in measured}
+    assert {spec.name for spec in demo.measured(ksched.VP())} == {spec.name for spec in measured}
     for spec in measured:
         noise, *cells, where = rows[spec.name]
         assert noise == ("no" if spec.draws == 0 else "yes")

@@ -529,7 +529,6 @@ MISTAKES = {
     "generate fox --batch 0": "--batch",
     "generate fox --threads 0": "--threads",
     "generate fox --device gpu": "--device must be such as cpu, cuda or cuda:1; got 'gpu'",
-    "generate fox --threads 100000000": "--threads",
     "generate fox --device=": "--device must be such as cpu",
     "generate deep.json": "deep.json: the configuration must be JSON; it is nested more than 64 deep",
     "generate deep.toml": "deep.toml: the configuration must be TOML; it is nested more than 64 deep",
@@ -600,6 +599,16 @@ def test_a_mistake_is_one_line_and_code_2(command: Command, arguments: str, mess
     assert message.lower() in err.lower()
     assert err.count("\n") == 1
     assert contents() == before
+
+
+@pytest.mark.parametrize("threads", ["100000000", "1025", "0", "-1", "1e3", "9" * 400])
+@pytest.mark.parametrize("command_line", ["generate fox", "compare fox"])
+def test_row_52_threads_that_no_machine_has_are_refused(command: Command, command_line: str, threads: str) -> None:
+    before = torch.get_num_threads()
+    code, out, err = command(*command_line.split(), f"--threads={threads}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--threads" in err
+    assert torch.get_num_threads() == before
 
 
 def test_processes_share_folders_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
+from cases import process_for
 from representatives import each, in_turn, short
 
 import ksched
@@ -24,7 +25,10 @@ from ksched.integrations import comfyui
 from ksched.integrations.comfyui import __main__ as command
 from ksched.integrations.comfyui import calculate_sigmas, process_of, register, sampler_function
 from ksched.integrations.comfyui.nodes import NODES, Node
-from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers import registry
+from ksched.samplers.registry import register_sampler, sampler_spec, samplers
+from ksched.schedules import select
+from ksched.schedules.select import register_schedule
 
 KINDS: dict[str, Any] = {
     "eps": comfy.sampling(comfy.EPS, comfy.ModelSamplingDiscrete),
@@ -141,7 +145,9 @@ THREE = ["eps", "edm", "flow"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", THREE)
 def test_every_sampler_is_the_sampler_of_its_name(name: str, kind: str) -> None:
-    spec, sigmas = sampler_spec(name), levels(kind, 6, "simple")
+    spec = sampler_spec(name)
+    kind = "flow" if process_for(name).is_flow else kind
+    sigmas = levels(kind, 6, "simple")
     told: list[int] = []
     result = run(
         sampler_function(name, dialect="comfyui"), kind, sigmas, cfg=1.5, callback=lambda i, d, x, n: told.append(i)
@@ -535,6 +541,36 @@ def test_schemas_say_what_the_classes_say(monkeypatch: pytest.MonkeyPatch) -> No
         (sampler,) = classes[0].execute(sampler="euler")
     sigmas = levels("eps")
     assert torch.equal(run(sampler.sampler_function, "eps", sigmas), run(sampler_function("euler"), "eps", sigmas))
+
+
+def test_menus_of_nodes_have_what_is_registered_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI asks for them whenever its page is loaded, and before a workflow runs."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(select, "_REGISTERED", dict(select._REGISTERED))
+
+    def menus() -> tuple[list[str], ...]:
+        places = {"KSchedSampler": "sampler", "KSchedSigmas": "schedule"}
+        classes: Any = comfyui.NODE_CLASS_MAPPINGS
+        shown = [classes[node].INPUT_TYPES()["required"][name][0] for node, name in places.items()]
+        api = fake_api()
+        schemas = [NODE[node].v3(api.io).define_schema() for node in places]  # type: ignore[attr-defined]
+        for menu, schema in zip(shown, schemas, strict=True):
+            assert menu in [given.how.get("options") for given in schema.inputs]
+        return (*shown,)
+
+    before = menus()
+    register_sampler("late", lambda run, grid, x: run.denoise(x, grid.levels[0]), order=0)
+    register_schedule("late_curve", lambda steps, process: np.linspace(process.sigma_max, 0, steps + 1))
+    assert menus() == ([*before[0], "late"], [*before[1], "late_curve"])
+    sigmas = NODE["KSchedSigmas"].run(comfy.patcher(KINDS["eps"]), "late_curve", 3, 1.0)
+    with comfy.installed() as host:
+        sampler = NODE["KSchedSampler"].run("late")
+        assert register()
+        assert register() == []
+        assert "ksched_late" in host.KSampler.SAMPLERS
+        register_sampler("later", lambda run, grid, x: x, order=0)
+        assert register() == ["ksched_later"]
+    assert torch.isfinite(run(sampler.sampler_function, "eps", sigmas)).all()
 
 
 # --------------------------------------------------------------------------------------------------------------- menus

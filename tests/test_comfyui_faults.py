@@ -8,6 +8,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
+from cases import process_for
 from representatives import each
 
 import ksched
@@ -127,10 +128,15 @@ def test_row_11_a_node_does_not_overshoot_on_flow(name: str) -> None:
     assert guided_mean(name, dialect="comfyui") < right - 0.15
 
 
+def kind_for(name: str, kind: str) -> str:
+    """A kind of model that a sampler runs on: that one, or a flow model."""
+    return "flow" if process_for(name).is_flow else kind
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @each("name", [name for name in NAMES if name != "restart"])  # which draws nothing in so few steps
 def test_row_11_elsewhere_a_node_is_comfyui_s_own(name: str, kind: str) -> None:
-    noise = normal(2, 4).double()
+    noise, kind = normal(2, 4).double(), kind_for(name, kind)
 
     def result(dialect: str) -> torch.Tensor:
         sampler = comfy.KSAMPLER(sampler_function(name, dialect=dialect))
@@ -195,7 +201,7 @@ def sampler_of(name: str, **how: Any) -> Any:
 @pytest.mark.parametrize("noise", ["seeded", "brownian"])
 @each("name", STOCHASTIC)
 def test_row_12_an_image_out_of_a_batch_is_the_image_in_its_batch(name: str, noise: str, kind: str) -> None:
-    sampler = sampler_of(name, noise=noise)
+    sampler, kind = sampler_of(name, noise=noise), kind_for(name, kind)
     whole = sampled(sampler, batch(), kind)["samples"]
     assert not torch.allclose(whole[0], whole[2])
     for first, length in ((2, 1), (3, 1), (1, 2)):

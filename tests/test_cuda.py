@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, start_state
+from cases import NAMES, SPECS, gaussian_denoiser, no_noise, paired, process_for, start_state
 from representatives import in_turn, is_kind, short
 from torch.profiler import ProfilerActivity, profile
 
@@ -56,7 +56,7 @@ def nothing_waits() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_waits_for_the_device(name: str, dtype: torch.dtype) -> None:
-    sampler = build_sampler(name, "karras", 5)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
     x = on_device(sampler.sigmas[0]).to(dtype)
     sampler.sample(paired(denoise), x, seed=1)  # brings tables there and loads kernels
     with nothing_waits():
@@ -76,7 +76,7 @@ def test_waiting_would_be_noticed() -> None:
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_one_graph(name: str) -> None:
-    sampler = build_sampler(name, "karras", 5)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
     x, other = (on_device(sampler.sigmas[0], seed=seed) for seed in (1, 2))
 
     def whole() -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_a_run_is_one_graph(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_is_one_graph(name: str) -> None:
     """Captured once and replayed at every call of a run, with the call's table and noises copied in."""
-    sampler = build_sampler(name, "karras", 5)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
     form, model = sampler.matrices, paired(denoise)
     starts = [on_device(sampler.sigmas[0], seed=seed) for seed in (1, 2)]
     expected = [sampler.sample(model, x, seed=3) for x in starts]
@@ -178,7 +178,7 @@ def test_a_step_is_one_launch(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("spec", [s for s in SPECS if not s.draws or no_noise(s)], ids=lambda s: s.name)
 def test_a_state_is_one_launch(spec: SamplerSpec) -> None:
     """Every state that is formed, and every output that is kept for later."""
-    sampler = build_sampler(spec.name, "karras", 6, **no_noise(spec))
+    sampler = build_sampler(spec.name, "karras", 6, **no_noise(spec), process=process_for(spec))
     x = on_device(sampler.sigmas[0])
     answer = torch.tanh(x)
 
@@ -206,7 +206,7 @@ def test_a_networks_step_is_one_launch() -> None:
 def batch_of(names: Sequence[str], dtype: torch.dtype = torch.float32) -> tuple[Batch, list[tuple[Any, Any, Any]]]:
     batch, runs = Batch(), []
     for seed, name in enumerate(names):
-        sampler = build_sampler(name, "karras", 5 + seed % 3)
+        sampler = build_sampler(name, "karras", 5 + seed % 3, process=process_for(name))
         x = on_device(sampler.sigmas[0], (1, 4, 8, 8), seed).to(dtype)
         runs.append((sampler, x, batch.add(sampler.start(x, seed=seed))))
     return batch, runs
@@ -240,9 +240,9 @@ def test_runs_of_a_batch_are_what_they_are_alone(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_host_has_the_same(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    sampler = build_sampler(name, "karras", 8)
-    x = start_state(VP(), sampler.sigmas[0], SHAPE).to(dtype, memory_format=layout)
-    model = paired(gaussian_denoiser(VP()))
+    sampler = build_sampler(name, "karras", 8, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], SHAPE).to(dtype, memory_format=layout)
+    model = paired(gaussian_denoiser(process_for(name)))
     truth = sampler.sample(model, x.double(), seed=2)
     for state in (x, x.cuda()):
         result = sampler.sample(model, state, seed=2)

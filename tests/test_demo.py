@@ -60,7 +60,7 @@ def test_run_writes_four_pictures(
     for calls in report.maps:
         shown = report.at(calls)
         assert all(error.nfe <= calls and math.isfinite(error.value) and error.value > 0 for error in shown)
-        for spec in demo.measured():
+        for spec in demo.measured(process):
             # a sampler cannot run where one step takes more calls than there are
             can = [name for name in measured if ksched.build_sampler(spec.name, name, 1, process=process).nfe <= calls]
             assert [error.schedule for error in shown if error.sampler == spec.name] == can
@@ -70,7 +70,7 @@ def test_run_writes_four_pictures(
 
 def test_errors_are_at_equal_model_calls_with_as_many_steps_as_they_allow() -> None:
     names = [ksched.NoiseSchedule.KARRAS, ksched.NoiseSchedule.SIMPLE]
-    specs = [spec for spec in demo.measured() if spec.draws == 0]
+    specs = [spec for spec in demo.measured(VP) if spec.draws == 0]
     for error in demo.path_errors([(spec, 8) for spec in specs], names, VP, images=1):
         assert error.schedule is not None
         more = ksched.build_sampler(error.sampler, error.schedule, error.steps + 1)
@@ -80,15 +80,15 @@ def test_errors_are_at_equal_model_calls_with_as_many_steps_as_they_allow() -> N
 
 
 def test_row_34_the_map_has_auto_on_top_and_families_in_their_order() -> None:
-    specs = [AUTO, *demo.measured()]
+    specs = [AUTO, *demo.measured(VP)]
     errors = [demo.Error("auto", None, 8, 8, 8, 0.04), demo.Error("heun", NAMES[0], 8, 4, 7, 0.2)]
     rows = demo._rows(errors, specs, 8)
-    headings = list(families(demo.measured()))
+    headings = list(families(demo.measured(VP)))
     assert [h.removesuffix(", with noise") for h in rows if h] == [
         heading
         for noisy in (False, True)
         for heading in headings
-        if any((spec.draws != 0) is noisy for spec in families(demo.measured())[heading])
+        if any((spec.draws != 0) is noisy for spec in families(demo.measured(VP))[heading])
     ]
     first = next(iter(rows.values()))
     assert [(row.name, row.errors, row.steps, row.calls) for row in first] == [("auto", {"": 0.04}, "8", "8")]

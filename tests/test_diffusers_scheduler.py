@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import process_for
 from representatives import firsts, in_turn, is_form, is_kind, is_schedule_form, short
 
 diffusers = pytest.importorskip("diffusers")
@@ -341,6 +342,11 @@ SOURCES: dict[str, Any] = {
 }
 
 
+def source_for(sampler: str, source: str) -> Any:
+    """A scheduler of a model that a sampler runs on: that one, or one of a flow model."""
+    return SOURCES["FlowMatchEuler" if process_for(sampler).is_flow else source]()
+
+
 @short(
     lambda sampler, schedule, source: (
         is_kind(sampler)
@@ -352,7 +358,7 @@ SOURCES: dict[str, Any] = {
 @pytest.mark.parametrize("schedule", ["karras", "simple"])
 @pytest.mark.parametrize("sampler", PLAYABLE)
 def test_samplers(sampler: str, schedule: str, source: str) -> None:
-    ours = KSchedScheduler.from_config(SOURCES[source]().config, sampler=str(sampler), schedule=schedule)
+    ours = KSchedScheduler.from_config(source_for(sampler, source).config, sampler=str(sampler), schedule=schedule)
     first = loop(ours, 7, generator=seeded(1))
     assert torch.isfinite(first).all()
     assert len(ours.timesteps) <= 7
@@ -366,13 +372,13 @@ def test_samplers(sampler: str, schedule: str, source: str) -> None:
 @pytest.mark.parametrize("sampler", PLAYABLE)
 def test_samplers_from_anywhere(sampler: str, begin: int) -> None:
     """A run that begins with any model call ends, clean, where the whole run does."""
-    ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler=str(sampler), schedule="karras")
+    ours = KSchedScheduler.from_config(source_for(sampler, "PNDM").config, sampler=str(sampler), schedule="karras")
     clean = torch.linspace(-1, 1, start().numel()).view(BATCH)
 
     def perfect(x: torch.Tensor, t: Any) -> torch.Tensor:
         level = ours._iterations.levels[ours._index(t)]
         eps: torch.Tensor = (x - level.alpha * clean) / level.sigma
-        return eps
+        return eps - clean if process_for(sampler).is_flow else eps  # the velocity
 
     ours.set_timesteps(9)
     if begin >= len(ours.timesteps):

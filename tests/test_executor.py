@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NAMES, half, start_state
+from cases import NAMES, half, process_for, start_state
 from representatives import each, in_turn, is_kind, is_plain_form, short
 
 from ksched import EDM, VP, Denoiser, Flow, Process, build_sampler
@@ -20,7 +20,7 @@ LATENT = (2, 4, 8, 8)
 
 @each("name", NAMES)
 def test_no_more_buffers_than_live_registers(name: str) -> None:
-    plan = build_sampler(name, "karras", 12).plan
+    plan = build_sampler(name, "karras", 12, process=process_for(name)).plan
     assert layout(plan).buffers <= plan.live_registers
 
 
@@ -30,8 +30,8 @@ LARGE = (1, 4, 128, 128)
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_run_handed_out_is_no_memory_of_the_next(name: str) -> None:
-    sampler = build_sampler(name, "karras", 4)
-    x = start_state(VP(), sampler.sigmas[0], LARGE, dtype=torch.float32)
+    sampler = build_sampler(name, "karras", 4, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], LARGE, dtype=torch.float32)
     kept: list[torch.Tensor] = []
 
     def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
@@ -76,8 +76,8 @@ def test_a_run_is_where_its_start_is(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", ["tensor", "view", "array"])
 def test_what_was_handed_out_is_never_written_again(name: str, keep: str) -> None:
-    sampler = build_sampler(name, "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    sampler = build_sampler(name, "karras", 6, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], dtype=torch.float32)
     seen: list[tuple[Any, torch.Tensor]] = []
 
     def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
@@ -129,6 +129,8 @@ NETWORKS: list[tuple[Process, str]] = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_conversion_in_the_coefficients_is_the_conversion(name: str, process: Process, prediction: str) -> None:
     """A `Denoiser` is asked for what its network says; a function around it is asked for the prediction of x0."""
+    if process != process_for(name, process):
+        process, prediction = Flow(3.0), "flow"
     sampler = build_sampler(name, "karras", 5, process=process)
     denoiser = Denoiser(lambda x, timestep: torch.tanh(x) * 0.8, process, prediction)
     x = start_state(process, sampler.sigmas[0])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from cases import process_for
 from representatives import each
 
 from ksched import Dialect, Flow, NoiseSchedule, build_sampler, explain
@@ -108,14 +111,16 @@ def check_explanation(peer: SamplerPeer, spec: SamplerSpec) -> None:
 @each("spec", samplers())
 def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
     """On levels to 0 and on VP, where as_ve and start_after do nothing, other options make another table."""
-    text = explain(f"comfyui:{spec.name}+karras", f"{spec.name}+karras", steps=7)
+    process = process_for(spec)
+    text = explain(f"comfyui:{spec.name}+karras", f"{spec.name}+karras", steps=7, process=process)
     said = text.splitlines()[-1]
     if spec.adaptive:
         assert said == f"- {spec.name} takes its steps by what the model answers: no table to compare"
     elif {*dialect_options(spec, Dialect.COMFYUI)} <= {"as_ve", "start_after", "split"}:
         assert said.startswith("= the same table of the run")
     else:
-        plans = [build_sampler(spec.name, "karras", 7, dialect=dialect).plan for dialect in ("comfyui", "ksched")]
+        how: dict[str, Any] = {"steps": 7, "process": process}
+        plans = [build_sampler(spec.name, "karras", dialect=word, **how).plan for word in ("comfyui", "ksched")]
         assert said.startswith(("= the same table" if plans[0] == plans[1] else "- ", "= the same table"))
 
 

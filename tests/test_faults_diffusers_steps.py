@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -475,6 +476,13 @@ def test_row_21_own_samplers(sampler: str) -> None:
         ours.set_timesteps(sigmas=[0.9, 0.6, 0.8, 0.3])
 
 
+def test_row_21_noise_that_no_step_upwards_has() -> None:
+    """All 1100 timesteps of this table rise once, from 4096 to 25615; the class answers with no number."""
+    stock = diffusers.EulerAncestralDiscreteScheduler(num_train_timesteps=1100, rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="no step to a higher level, and these levels rise from 4096 to 25615"):
+        KSchedScheduler.from_diffusers(stock).set_timesteps(1100)
+
+
 def plain_again(scheduler: Scheduler) -> Scheduler:
     scheduler.set_timesteps(sigmas=[0.909, 0.844, 0.4])
     return scheduler
@@ -573,6 +581,34 @@ def test_row_24_lists_of_networks_of_two_times(given: dict[str, Any]) -> None:
     for scheduler in (stock, ours):
         scheduler.set_timesteps(**given)
     same(ours, stock, start())
+
+
+@pytest.mark.parametrize(
+    "how", [{"sampler": "dpmpp_2m"}, {"sampler": "heun"}, {"sampler": "ddim", "eta": 0.5}], ids=str
+)
+def test_row_24_other_samplers_are_warned_of_where_networks_answer_with_a_mean_velocity(how: dict[str, Any]) -> None:
+    stock = diffusers.FlowMapEulerDiscreteScheduler(shift=3.0)
+    with pytest.warns(UserWarning, match="answer with the mean velocity") as told:
+        KSchedScheduler.from_diffusers(stock, **how)
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match="answer with the mean velocity"):
+        KSchedScheduler.from_config({**stock.config, "_class_name": type(stock).__name__}, schedule="karras", **how)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"schedule": "karras"}, {"sampler": "euler"}, {"sampler": "ddim"}, {"sampler": "euler_ancestral", "eta": 0.0}],
+    ids=str,
+)
+def test_row_24_steps_along_what_a_network_of_two_times_answers_are_not(how: dict[str, Any]) -> None:
+    stock = diffusers.FlowMapEulerDiscreteScheduler(shift=3.0)
+    made = KSchedScheduler.from_diffusers(stock, **how)
+    made.set_timesteps(4)
+    x = start()
+    for t, (sigma, after) in zip(made.timesteps, pairwise(made.sigmas), strict=True):
+        along = x + (after - sigma) * network(x, t)
+        x = made.step(network(x, t), t, x, return_dict=False)[0]
+        torch.testing.assert_close(x, along, rtol=1e-5, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------------- row 60

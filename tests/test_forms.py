@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, SPECS, gaussian_denoiser, paired, start_state
+from cases import NAMES, SPECS, gaussian_denoiser, paired, process_for, start_state
 from representatives import each, in_turn, is_kind, short
 
 from ksched import VP, Denoiser, Flow, build_sampler
@@ -24,7 +24,7 @@ def _rounds_of(plan: Plan) -> list[Operations]:
 @each("name", NAMES)
 def test_rounds_are_independent_and_whole(name: str) -> None:
     """In any order within a round, the operations of a turn give what they give one after the other."""
-    for operations in _rounds_of(build_sampler(name, "karras", 6).plan):
+    for operations in _rounds_of(build_sampler(name, "karras", 6, process=process_for(name)).plan):
         count = 3 + max((source for o in operations for source in (o.out, *(s for s, _ in o.terms))), default=0)
         start = list(np.random.default_rng(1).standard_normal((count, 3)))
 
@@ -50,9 +50,9 @@ BOTH = list(product(DTYPES, LAYOUTS))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_are_right_in_every_layout(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    sampler = build_sampler(name, "karras", 8)
-    x = start_state(VP(), sampler.sigmas[0], (2, 4, 8, 8)).to(dtype, memory_format=layout)
-    model = paired(gaussian_denoiser(VP()))
+    sampler = build_sampler(name, "karras", 8, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], (2, 4, 8, 8)).to(dtype, memory_format=layout)
+    model = paired(gaussian_denoiser(process_for(name)))
     truth = sampler.sample(model, x.double(), seed=2)
     result = sampler.sample(model, x, seed=2)
     assert (result.dtype, result.stride()) == (dtype, x.stride())

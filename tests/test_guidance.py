@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, PROCESSES, SPECS, start_state
+from cases import NAMES, PROCESSES, SPECS, process_for, start_state
 from representatives import each, in_turn, is_form, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -129,6 +129,7 @@ def state() -> tuple[torch.Tensor, torch.Tensor]:
 @short(lambda spec: is_form(spec.name))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_every_wrapper_with_every_sampler(spec: SamplerSpec, process: Process) -> None:
+    process = process_for(spec, process)
     sampler = build_sampler(spec.name, "karras", 4, process=process)
     x = start_state(process, sampler.sigmas[0], SHAPE, dtype=torch.float32)
     for wrapper, model in wrappers(process).items():
@@ -470,6 +471,7 @@ def test_batched_refuses_what_cannot_be_joined(positive: Any, negative: Any, mes
 @short(lambda spec, process: is_form(spec.name) and process == in_turn(SPECS.index(spec), THREE.values()))
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_what_is_kept_is_kept_bit_for_bit(spec: SamplerSpec, process: Process) -> None:
+    process = process_for(spec, process)
     sampler = build_sampler(spec.name, "karras", 5, process=process)
     shape = (2, 3, 4, 4)
     mask = mask_of((1, 1, 4, 4))

@@ -129,3 +129,13 @@ def test_nothing_else_decides_by_the_name_of_a_sampler(name: str) -> None:
             if of_enum or (isinstance(part, ast.Constant) and part.value in list(SamplerType)):
                 wrong.append((node.lineno, ast.unparse(part)))
     assert not wrong
+
+
+def test_frozen_classes_set_their_own_fields_in_one_way() -> None:
+    ways = re.compile(r"vars\(self\)\.update|self\.__dict__\.update|object\.__setattr__")
+    found = {name for name, path in modules().items() if ways.search(path.read_text(encoding="utf-8"))}
+    assert found - {"ksched.types"} == {  # which unpickle themselves
+        "ksched.execution.saved_state",  # a run that goes back to where it was
+        "ksched.integrations.diffusers.course",
+        "ksched.integrations.diffusers.written_levels",
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import COORDINATES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired
+from cases import COORDINATES, SPECS, can_be_silent, gaussian_denoiser, no_noise, paired, process_for
 from representatives import in_turn, is_kind, short
 
 import ksched
@@ -22,6 +22,7 @@ SILENT = [spec for spec in SPECS if can_be_silent(spec)]
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_the_round_trip_is_exact_on_linear_models(spec: SamplerSpec, process: Process) -> None:
+    process = process_for(spec, process)
     model = paired(gaussian_denoiser(process))
     x = torch.linspace(-1.5, 1.7, 12, dtype=torch.float64).reshape(2, 6)
     for steps in (3, 9):  # a single step from pure noise forgets where it began

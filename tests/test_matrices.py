@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, start_state
+from cases import COORDINATES, NAMES, gaussian_denoiser, half, paired, process_for, start_state
 from representatives import each, in_turn, is_form, is_kind, is_plain_form, short
 
 from ksched import VP, Denoiser, Flow, Process, build_sampler
@@ -53,9 +53,9 @@ DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_run(name: str, dtype: torch.dtype) -> None:
-    sampler = build_sampler(name, "karras", 8)
-    x = start_state(VP(), sampler.sigmas[0]).to(dtype)
-    denoiser = paired(gaussian_denoiser(VP()))
+    sampler = build_sampler(name, "karras", 8, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0]).to(dtype)
+    denoiser = paired(gaussian_denoiser(process_for(name)))
     result = sampler.matrices.sample(denoiser, x, seed=2, step=step)
     assert (result.dtype, result.shape) == (x.dtype, x.shape)
     bound(result, sampler.sample(denoiser, x.double(), seed=2), dtype)
@@ -66,6 +66,7 @@ def test_the_same_run(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_short_run(name: str, process: Process) -> None:
     """Ends and beginnings are all of it; two steps of PNDM make 1e3 of every rounding."""
+    process = process_for(name, process)
     for sigmas in ([0.9, 0.0], [0.9, 0.4, 0.0], [0.9, 0.4]):
         sampler = build_sampler(name, sigmas=sigmas, process=process)
         x = start_state(process, sampler.sigmas[0])
@@ -75,7 +76,7 @@ def test_the_same_short_run(name: str, process: Process) -> None:
 
 @each("name", NAMES)
 def test_no_more_registers_than_a_run_holds(name: str) -> None:
-    sampler = build_sampler(name, "karras", 12)
+    sampler = build_sampler(name, "karras", 12, process=process_for(name))
     form, program = sampler.matrices, layout(sampler.plan)
     assert form.registers <= program.buffers
     assert form.matrices.shape == (sampler.nfe, form.registers, form.registers + 1 + form.both + form.draws)
@@ -126,7 +127,10 @@ def by_kind() -> list[list[Sampler]]:
         form = sampler.matrices
         return form.registers, form.both, form.draws
 
-    built = [build_sampler(name, ("karras", "exponential")[i % 2], 8 + i % 3) for i, name in enumerate(NAMES)]
+    built = [
+        build_sampler(name, ("karras", "exponential")[i % 2], 8 + i % 3, process=process_for(name))
+        for i, name in enumerate(NAMES)
+    ]
     return [list(alike) for _, alike in groupby(sorted(built, key=kind), kind)]
 
 
@@ -137,7 +141,7 @@ def test_a_step_is_compiled_once(alike: list[Sampler]) -> None:
     count = Counting()
     compiled = alike[0].matrices.compiled(backend=count)
     for sampler in alike:
-        x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+        x = start_state(sampler.process, sampler.sigmas[0], dtype=torch.float32)
         result = sampler.matrices.sample(model, x, seed=5, step=compiled)
         bound(result, sampler.sample(model, x.double(), seed=5), torch.float32)
     assert count.graphs == 1

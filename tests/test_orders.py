@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired
+from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired, process_for
 from representatives import in_turn, short
 
 from ksched import Flow, Process, build_sampler
@@ -68,7 +68,7 @@ def another_than_flow(spec: SamplerSpec, process: Process) -> bool:
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("spec", SILENT, ids=lambda s: s.name)
 def test_order_is_met(spec: SamplerSpec, process: Process) -> None:
-    assert order_of(spec, no_noise(spec), process) >= spec.order - 0.15
+    assert order_of(spec, no_noise(spec), process_for(spec, process)) >= spec.order - 0.15
 
 
 MIXTURES = {
@@ -145,7 +145,7 @@ def test_steps_that_shrink_towards_the_start_hide_a_start_of_lower_order() -> No
 @pytest.mark.parametrize("spec", WITH_NOISE, ids=lambda s: s.name)
 def test_weak_order_is_met(spec: SamplerSpec, process: Process) -> None:
     assert spec.weak_order is not None
-    measured = order_of(spec, noisy(spec), process, weak=True)
+    measured = order_of(spec, noisy(spec), process_for(spec, process), weak=True)
     assert spec.weak_order - 0.15 <= measured <= spec.weak_order + 0.5
 
 

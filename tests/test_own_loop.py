@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, SPECS
+from cases import NAMES, SPECS, process_for
 from representatives import each
 
 import ksched
@@ -47,7 +47,7 @@ def start(sampler: ksched.Sampler) -> Any:
 def test_the_page_of_numpy(name: str) -> None:
     names: dict[str, Any] = {}
     exec(block("{testcode}", "def run_plan"), names)
-    sampler = ksched.build_sampler(name, "karras", 7)
+    sampler = ksched.build_sampler(name, "karras", 7, process=process_for(name))
     x = start(sampler)
 
     def denoise(x: Any, sigma: float) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS
+from cases import CORNER_IDS, CORNERS, process_for
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import corner_number, short
@@ -48,7 +48,7 @@ def test_printed_plan() -> None:
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 @given(data=st.data())
 def test_json_keeps_every_bit(spec: SamplerSpec, options: dict[str, Any], data: st.DataObject) -> None:
-    process = VP(variance_preserving=True)
+    process = process_for(spec, VP(variance_preserving=True))
     plan = build_sampler(spec.name, sigmas=data.draw(sigma_curves(process)), process=process, **options).plan
     again = Plan.from_json(plan.to_json())
     assert again == plan
@@ -217,3 +217,16 @@ def test_a_table_that_cannot_run_cannot_be_built() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             with_rows(*rows, draws=draws)
+
+
+def test_a_sampler_may_list_its_steps_before_it_begins() -> None:
+    """The steps of rows are then told by the levels: each call has that of the sampler which takes them in turn."""
+
+    def in_turn(run: Any, grid: Any, x: Any, *, listed: bool) -> Any:
+        for s, t in list(grid.steps()) if listed else grid.steps():
+            x = ddim(s, t, x, run.denoise(x, s))
+        return x
+
+    plans = [trace(in_turn, GRID, {"listed": listed}) for listed in (True, False)]
+    assert plans[0] == plans[1]
+    assert plans[0].call_steps == (0, 1, 2)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import COORDINATES, SPECS, paired
+from cases import COORDINATES, SPECS, paired, process_for
 
 import ksched
 from ksched.plan import analysis
@@ -39,7 +39,7 @@ NOISY: dict[str, dict[str, Any]] = {
 
 def noisy_sampler(name: str, process: ksched.Process, steps: int = 6) -> Sampler:
     spec: SamplerSpec = next(spec for spec in SPECS if spec.name == name)
-    process = process if getattr(spec, "keeps_variance", True) else ksched.Flow(3.0)
+    process = process_for(spec, process)
     steps = 24 if name == "restart" else steps  # fewer have no interval that it restarts in
     return ksched.build_sampler(
         name, "karras" if not process.is_flow else "simple", steps, process=process, **NOISY[name]
@@ -443,3 +443,19 @@ def test_laws_of_a_loaded_plan() -> None:
     plan = ksched.build_sampler("seeds_3", "karras", 5).plan
     assert transitions(ksched.Plan.from_json(plan.to_json())) == transitions(plan)
     assert transitions(ksched.build_sampler("uni_pc", "karras", 5).plan) == ()
+
+
+def test_a_window_draws_at_its_steps_alone() -> None:
+    """Steps outside of it are those of the ODE, have no law, and are conditioned on what was recorded."""
+    process = ksched.Flow(3.0)
+    eta = ksched.window(0.7, steps=[1, 2])
+    sampler = ksched.build_sampler("dpmpp_2m_sde", "simple", 6, process=process, eta=eta)
+    model = asking(small_net())
+    path = sampler.rollout(model, sampler.initial_state((3, 2), seed=0), seed=4)
+    assert path.steps == (1, 2)
+    assert len(path.states) == 7
+    assert torch.equal(sampler.log_prob(model, path), path.log_prob)
+    listed = ksched.build_sampler("dpmpp_2m_sde", "simple", 6, process=process, eta=[0, 0.7, 0.7, 0, 0, 0])
+    assert listed.transitions == sampler.transitions
+    with pytest.raises(ValueError, match=r"steps that draw noise, 1, 2; got 0"):
+        sampler.log_prob(model, path, steps=[0])

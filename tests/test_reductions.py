@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ksched import Process, build_sampler
 from ksched.plan.analysis import table
+from ksched.samplers.registry import sampler_spec
 from ksched.testing.strategies import sigma_curves
 
 REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
@@ -78,6 +79,10 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("euler_ancestral_cfg_pp", {"eta": 0.0}, "euler_cfg_pp", {}),
     ("gradient_estimation_cfg_pp", {"ge_gamma": 1.0}, "euler_cfg_pp", {}),
     ("res_multistep_ancestral_cfg_pp", {"eta": 0.0}, "res_multistep_cfg_pp", {}),
+    ("flow_sde", {"noise_level": 0.0}, "euler", {}),
+    ("dance_sde", {"noise_level": 0.0}, "euler", {}),
+    ("flow_cps", {"noise_level": 0.0}, "euler", {}),
+    ("flow_cps", {"noise_level": 1.0}, "lcm", {}),
     ("restart", {"s_min": 1.0, "s_max": 1.0, "restart_steps": 3}, "heun", {}),
 ]
 
@@ -90,6 +95,8 @@ LEAVE_OUT_PURE_NOISE = ("uni_pc", "deis", "er_sde")
 def test_reduction(case: tuple[str, dict[str, Any], str, dict[str, Any]], data: st.DataObject) -> None:
     name, options, simpler, simpler_options = case
     for form, process in COORDINATES.items():
+        if not sampler_spec(name).runs_on(process):
+            continue
         sigmas = data.draw(sigma_curves(process), form)
         if name in LEAVE_OUT_PURE_NOISE:
             sigmas = sigmas[np.isfinite([process.level(s).lam for s in sigmas]) | (sigmas == 0)]

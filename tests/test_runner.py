@@ -10,11 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CORNER_IDS, CORNERS, NAMES, SPECS, corners, gaussian_denoiser, half, no_noise, paired, start_state
+from cases import (
+    CORNER_IDS,
+    CORNERS,
+    NAMES,
+    SPECS,
+    corners,
+    gaussian_denoiser,
+    half,
+    no_noise,
+    paired,
+    process_for,
+    start_state,
+)
 from representatives import corner_number, each, in_turn, is_form, is_kind, name_number, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VP, Flow, Process, Run, Sampler, StepInfo, build_sampler
+from ksched.samplers.registry import sampler_spec
 from ksched.samplers.spec import SamplerSpec
 
 
@@ -53,6 +66,7 @@ def every_kind_of_name(name: str, process: Process) -> bool:
 @short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_loop_steps_and_resume_are_one_run(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    process = process_for(spec, process)
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
     model = paired(gaussian_denoiser(process))
     x = start_state(process, sampler.sigmas[0], dtype=torch.float32)
@@ -80,6 +94,7 @@ def every_name_and_kind(spec: SamplerSpec, options: dict[str, Any], process: Pro
 @short(every_name_and_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_live_is_the_plan(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    process = process_for(spec, process)
     sampler = build_sampler(spec.name, "karras", 6, process=process, **options)
     model = paired(gaussian_denoiser(process))
     x = start_state(process, sampler.sigmas[0])
@@ -109,8 +124,8 @@ def test_a_state_of_another_plan_is_refused() -> None:
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
-    sampler = build_sampler(name, "karras", 5)
-    x = start_state(VP(), sampler.sigmas[0], (4, 3), dtype=torch.float32)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], (4, 3), dtype=torch.float32)
     together = sampler.sample(half, x, seed=[5, 6, 7, 8])
     for i, seed in enumerate([5, 6, 7, 8]):
         assert equal(together[i : i + 1], sampler.sample(half, x[i : i + 1], seed=seed))
@@ -121,8 +136,8 @@ def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.draws], ids=lambda s: s.name)
 def test_another_seed_is_another_picture(spec: SamplerSpec) -> None:
-    sampler = build_sampler(spec.name, "karras", 5)
-    x = start_state(VP(), sampler.sigmas[0], (2, 3))
+    sampler = build_sampler(spec.name, "karras", 5, process=process_for(spec))
+    x = start_state(process_for(spec), sampler.sigmas[0], (2, 3))
     a, b = (sampler.sample(half, x, seed=seed) for seed in ([1, 2], [1, 3]))
     assert torch.equal(a[0], b[0])
     assert not torch.equal(a[1], b[1])
@@ -132,7 +147,7 @@ def has_memory(spec: SamplerSpec) -> bool:
     """Whether a step needs more from before it than the state that it starts at, so that a run cannot be cut in two."""
     if spec.calls is None or callable(spec.calls):
         return True
-    plan = build_sampler(spec.name, "karras", 6).plan
+    plan = build_sampler(spec.name, "karras", 6, process=process_for(spec)).plan
     calls = [row.step for row in plan.rows if row.level is not None]
     for start in range(1, plan.steps):
         first = next((k for k, row in enumerate(plan.rows) if row.level is not None and row.step == start), None)
@@ -146,11 +161,14 @@ def has_memory(spec: SamplerSpec) -> bool:
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if not has_memory(s)], ids=lambda s: s.name)
 def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
-    whole = build_sampler(spec.name, "karras", 6)
-    x = start_state(VP(), whole.sigmas[0])
+    whole = build_sampler(spec.name, "karras", 6, process=process_for(spec))
+    x = start_state(process_for(spec), whole.sigmas[0])
     expected = whole.sample(half, x, seed=1)
     for step in range(1, 6):
-        first, second = (build_sampler(spec.name, sigmas=s) for s in (whole.sigmas[: step + 1], whole.sigmas[step:]))
+        first, second = (
+            build_sampler(spec.name, sigmas=s, process=process_for(spec))
+            for s in (whole.sigmas[: step + 1], whole.sigmas[step:])
+        )
         halves = second.sample(half, first.sample(half, x, seed=1), seed=1)
         torch.testing.assert_close(halves, expected, rtol=1e-14, atol=1e-14)
 
@@ -158,8 +176,8 @@ def test_a_split_run_equals_the_whole(spec: SamplerSpec) -> None:
 @short(is_form)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_share_a_sampler(name: str) -> None:
-    sampler = build_sampler(name, "karras", 5)
-    xs = [start_state(VP(), sampler.sigmas[0], seed=i) for i in range(24)]
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
+    xs = [start_state(process_for(name), sampler.sigmas[0], seed=i) for i in range(24)]
     serial = [sampler.sample(half, x, seed=i) for i, x in enumerate(xs)]
     before, results = hash(sampler), [torch.empty(0)] * len(xs)
 
@@ -173,15 +191,15 @@ def test_threads_share_a_sampler(name: str) -> None:
         thread.join()
     assert all(equal(a, b) for a, b in zip(serial, results, strict=True))
     assert hash(sampler) == before
-    assert sampler == build_sampler(name, "karras", 5)
+    assert sampler == build_sampler(name, "karras", 5, process=process_for(name))
 
 
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_model_output_may_share_memory(name: str) -> None:
     """A model may return its input, a view of it, or one static buffer at every call."""
-    sampler = build_sampler(name, "karras", 6)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
+    sampler = build_sampler(name, "karras", 6, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], dtype=torch.float32)
     kept, seen, buffer, other = x.clone(), [], torch.empty_like(x), torch.empty_like(x)
 
     def static(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,6 +233,7 @@ def every_kind_and_dtype(name: str, dtype: torch.dtype, process: Process) -> boo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_dtype_in_is_dtype_out(name: str, dtype: torch.dtype, process: Process) -> None:
+    process = process_for(name, process)
     sampler = build_sampler(name, "karras", 8, process=process)
     exact = start_state(process, sampler.sigmas[0]).to(dtype)
     model = paired(gaussian_denoiser(process))
@@ -249,6 +268,7 @@ class Discipline(TorchDispatchMode):
 @short(every_kind)
 @pytest.mark.parametrize(("spec", "options"), CORNERS, ids=CORNER_IDS)
 def test_no_float64_tensor_and_no_read_back(spec: SamplerSpec, options: dict[str, Any], process: Process) -> None:
+    process = process_for(spec, process)
     sampler = build_sampler(spec.name, "karras", 5, process=process, **options)
     x = start_state(process, sampler.sigmas[0], dtype=torch.float32)
     with Discipline():
@@ -268,6 +288,7 @@ def test_the_discipline_catches_what_it_should() -> None:
 
 @each("name", [spec.name for spec in SPECS if spec.ends_at_denoised])
 def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
+    process = process_for(name, process)
     for steps in (1, 2, 5):
         outputs: list[torch.Tensor] = []
 
@@ -282,8 +303,9 @@ def test_the_last_state_is_the_prediction(name: str, process: Process) -> None:
 
 @each("name", NAMES)
 def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
-    given = [11.123456789, 3.3, 1.0, 0.9999, 0.1]
-    sampler = build_sampler(name, sigmas=given)
+    process = process_for(name)
+    given = [11.123456789, 3.3, 1.0, 0.9999, 0.1][2 * process.is_flow :]
+    sampler = build_sampler(name, sigmas=given, process=process)
     assert sampler.sigmas.tolist() == given
     seen: list[float] = []
 
@@ -300,7 +322,7 @@ def test_the_model_sees_exactly_the_sigmas_given(name: str) -> None:
 
 @each("name", NAMES)
 def test_timesteps_are_those_of_the_levels(name: str) -> None:
-    process = EDM()
+    process = process_for(name, EDM())
     sampler = build_sampler(name, "karras", 4, process=process)
     run = sampler.start(torch.ones(2, 3), seed=0)
     seen = []
@@ -316,7 +338,7 @@ def test_timesteps_are_those_of_the_levels(name: str) -> None:
 
 @each("name", NAMES)
 def test_callback_is_called_once_a_step(name: str) -> None:
-    sampler = build_sampler(name, "karras", 5)
+    sampler = build_sampler(name, "karras", 5, process=process_for(name))
     infos: list[StepInfo] = []
     sampler.sample(half, torch.ones(1, 2), seed=0, callback=infos.append)
     assert [info.step for info in infos] == [0, 1, 2, 3, 4]
@@ -353,7 +375,8 @@ def test_progress_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @short(is_kind)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_flow_when_asked_for(name: str) -> None:
-    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=3.0)
+    process = process_for(name)
+    sampler = build_sampler(name, "karras", 3, sigma_min=0.5, sigma_max=min(process.sigma_max, 3.0), process=process)
     gain = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
     def end(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -379,9 +402,9 @@ def test_own_noise_is_asked_for_by_interval() -> None:
 
 @each("name", NAMES)
 def test_noise_times_zero_is_not_drawn(name: str) -> None:
-    spec = build_sampler(name, "karras", 4).spec
+    spec, process = sampler_spec(name), process_for(name)
     silent = {name: 0.0 for name in ("s_noise", "s_noise_end") if name in spec.own_options}
-    sampler = build_sampler(name, "karras", 24, **(no_noise(spec) or silent))
+    sampler = build_sampler(name, "karras", 24, process=process, **(no_noise(spec) or silent))
     assert sampler.plan.draws == ()
     sampler.sample(half, torch.ones(1, 2))  # and so it needs no seed
 
@@ -389,8 +412,8 @@ def test_noise_times_zero_is_not_drawn(name: str) -> None:
 @each("spec", SPECS)
 def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
     for steps in (1, 2, 7):
-        to_zero = build_sampler(spec.name, "karras", steps)
-        above = build_sampler(spec.name, sigmas=to_zero.sigmas[:-1])
+        to_zero = build_sampler(spec.name, "karras", steps, process=process_for(spec))
+        above = build_sampler(spec.name, sigmas=to_zero.sigmas[:-1], process=process_for(spec))
         if spec.calls is not None:
             assert to_zero.nfe == spec.nfe(steps)
             assert above.nfe == spec.nfe(steps - 1, to_zero=False)
@@ -411,7 +434,7 @@ def test_declared_costs_are_the_costs(spec: SamplerSpec) -> None:
 @each("spec", SPECS)
 def test_rows_and_memory_stay_small(spec: SamplerSpec) -> None:
     for options in corners(spec):
-        few, many = (build_sampler(spec.name, "karras", n, **options).plan for n in (13, 25))
+        few, many = (build_sampler(spec.name, "karras", n, **options, process=process_for(spec)).plan for n in (13, 25))
         # a row reads a state or two, a noise for each stage, and the predictions or slopes of the stages or steps used
         values = {o.name: options.get(o.name, o.default) for o in spec.own_options.values()}
         used = [value for name, value in values.items() if "order" in name or "stage" in name]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NAMES, start_state
+from cases import NAMES, process_for, start_state
 from test_readme import blocks
 
-from ksched import VP, build_sampler
+from ksched import build_sampler
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -31,8 +31,8 @@ def pair(x: torch.Tensor, sigma: torch.Tensor, requests: object = None) -> Pair:
 
 
 def asked(name: str, steps: int, seed: int) -> tuple[Any, torch.Tensor, int, dict[str, Any]]:
-    sampler = build_sampler(name, "karras", steps)
-    return sampler, start_state(VP(), sampler.sigmas[0], (1, 4), seed=seed, dtype=torch.float32), seed, {}
+    sampler = build_sampler(name, "karras", steps, process=process_for(name))
+    return sampler, start_state(process_for(name), sampler.sigmas[0], (1, 4), seed=seed, dtype=torch.float32), seed, {}
 
 
 def is_solo(result: torch.Tensor, request: tuple[Any, torch.Tensor, int, dict[str, Any]]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES
+from cases import NAMES, process_for
 from representatives import each
 
 import ksched
@@ -127,10 +127,10 @@ def test_a_start_is_not_judged_where_it_may_be_anything() -> None:
 @each("name", NAMES)
 def test_calls_buy_as_many_steps_as_they_allow(name: str) -> None:
     for calls in (1, 2, 7, 20):
-        sampler = build_sampler(name, "karras", calls=calls)
+        sampler = build_sampler(name, "karras", calls=calls, process=process_for(name))
         assert sampler.nfe <= calls
-        assert build_sampler(name, "karras", sampler.steps + 1).nfe > calls
-        assert sampler == build_sampler(name, "karras", sampler.steps)
+        assert build_sampler(name, "karras", sampler.steps + 1, process=process_for(name)).nfe > calls
+        assert sampler == build_sampler(name, "karras", sampler.steps, process=process_for(name))
 
 
 def test_calls_for_auto_plans_and_options() -> None:

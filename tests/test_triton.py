@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import NAMES, gaussian_denoiser, half, paired, start_state
+from cases import NAMES, gaussian_denoiser, half, paired, process_for, start_state
 
 from ksched import VP, Denoiser, build_sampler
 from ksched.execution.batch import Batch
@@ -129,6 +129,19 @@ def normals_by_numpy(key: tuple[int, int], table: np.ndarray[Any, Any], count: i
 
 
 @pytest.mark.parametrize(
+    ("chunk", "width"), [(0, 300), (0, 65536), (1, 65536), (1, 70000), (2, 18928), (1, 84464), (2, 5)]
+)
+def test_normals_of_a_part_are_those_of_the_whole(chunk: int, width: int) -> None:
+    keys, count = [(1, 2), (3, 4)], 150000
+    table = np.random.default_rng(2).standard_normal((65536, 4), np.float32)
+    out = torch.full((len(keys), width), torch.nan, device=DEVICE)
+    triton_kernels.normals(keys, torch.tensor(table, device=DEVICE), out, count, chunk)
+    for key, row in zip(keys, out.cpu().numpy(), strict=True):
+        first = 65536 * chunk
+        assert row.tobytes() == normals_by_numpy(key, table, count)[first : first + width].tobytes()
+
+
+@pytest.mark.parametrize(
     ("items", "count"), [(1, 1), (3, 1500), (8, 4096), (11, 10000), (1, 65536), (2, 65537), (1, 150000), (9, 131072)]
 )
 def test_normals_are_those_of_the_rule(items: int, count: int) -> None:
@@ -197,9 +210,9 @@ def on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_by_kernels(name: str, dtype: torch.dtype) -> None:
-    sampler = build_sampler(name, "karras", 8)
-    x = start_state(VP(), sampler.sigmas[0], dtype=torch.float64).to(DEVICE, dtype)
-    model = paired(gaussian_denoiser(VP()))
+    sampler = build_sampler(name, "karras", 8, process=process_for(name))
+    x = start_state(process_for(name), sampler.sigmas[0], dtype=torch.float64).to(DEVICE, dtype)
+    model = paired(gaussian_denoiser(process_for(name)))
     result, truth = (sampler.sample(model, state, seed=2) for state in (x, x.double()))
     assert result.dtype == dtype
     assert (result.double() - truth).abs().max() <= 40 * torch.finfo(dtype).eps * max(1, float(truth.abs().max()))
@@ -268,8 +281,8 @@ def test_gradients_still_flow() -> None:
 def test_runs_of_a_batch_by_kernels_are_what_they_are_alone(dtype: torch.dtype) -> None:
     batch, runs = Batch(), []
     for seed, name in enumerate(NAMES):
-        sampler = build_sampler(name, "karras", 3 + seed % 3)
-        x = start_state(VP(), sampler.sigmas[0], (1, 3, 5), seed, dtype=torch.float32).to(DEVICE, dtype)
+        sampler = build_sampler(name, "karras", 3 + seed % 3, process=process_for(name))
+        x = start_state(process_for(name), sampler.sigmas[0], (1, 3, 5), seed, dtype=torch.float32).to(DEVICE, dtype)
         runs.append((sampler, x, batch.add(sampler.start(x, seed=seed))))
     while batch:
         batch.tick(half)

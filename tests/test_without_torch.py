@@ -44,6 +44,8 @@ from ksched.samplers.registry import samplers
 described = []
 for spec in samplers():
     for process in (ksched.VP(), ksched.Flow(3.0), ksched.EDM()):
+        if not spec.runs_on(process):
+            continue
         sampler = ksched.build_sampler(str(spec.name), steps=5, process=process)
         copy = pickle.loads(pickle.dumps(sampler))
         assert copy == sampler and hash(copy) == hash(sampler)
@@ -55,6 +57,13 @@ for spec in samplers():
         described.append(repr(sampler))
 steps = ksched.build_sampler("dpmpp_2m_sde", steps=4).transitions
 assert [step.std > 0 for step in steps] == [True] * 3
+dialled = ksched.build_sampler(
+    "flow_sde", "simple", 6, process=ksched.Flow(3.0), noise_level=ksched.window(0.7, steps=[2, 3])
+)
+assert [step.step for step in dialled.transitions] == [2, 3]
+assert isinstance(dialled.transitions[0], ksched.Transition)
+assert dialled.transitions[0].mean and ksched.joint_runs.pyramid
+assert "torch" not in sys.modules
 assert ksched.build_sampler("auto", steps=6).nfe == 6 and ksched.build_sampler("heun", calls=9).nfe <= 9
 print(json.dumps(described))
 """)
@@ -131,12 +140,14 @@ attempts = {
     "Sampler.invert": lambda: sampler.invert(lambda x, sigma: x, x),
     "Sampler.live": lambda: adaptive.live(lambda x, sigma: x, x),
     "Sampler.matrices": lambda: sampler.matrices,
+    "Sampler.parallel": lambda: sampler.parallel(lambda x, sigma: x, x, seed=1),
     "Sampler.rollout": lambda: sampler.rollout(lambda x, sigma: x, x, seed=1),
     "Sampler.log_prob": lambda: sampler.log_prob(lambda x, sigma: x, None),
     "Sampler.kl_divergence": lambda: sampler.kl_divergence(lambda x, sigma: x, lambda x, sigma: x, None),
 }
 for name in ("Denoiser", "Run", "AdaptiveRun", "StepInfo", "Trajectory", "Likelihood", "log_likelihood", "ModelReport",
-             "check_model", "tune", "exact", "guidance", "batch", "networks"):
+             "check_model", "tune", "RoundInfo", "Streams", "Frames", "frames", "steer", "exact", "guidance",
+             "batch", "networks"):
     attempts[f"ksched.{name}"] = lambda name=name: getattr(ksched, name)
 def imports_a_public_module():
     import ksched.batch

@@ -9,9 +9,11 @@ import diffusers
 import torch
 from tiny_pipelines import (
     FLOW_STOCK,
+    PROMPT,
     REGISTRY,
     Tiny,
     _quiet,
+    _sd_parts,
     kl_vae,
     rng,
     seeded,
@@ -424,4 +426,27 @@ def anyflow() -> Tiny:
         ),
         "flow map",
         ("FlowMapEulerDiscreteScheduler",),
+    )
+
+
+@_more
+def panorama() -> Tiny:
+    """Three views that overlap, each of which has the scheduler as it left it."""
+    parts = {**_sd_parts(), "vae": kl_vae(blocks=(8, 8, 8, 8))}  # views are counted in eighths of a picture
+    parts["scheduler"] = diffusers.DDIMScheduler.from_config(parts["scheduler"].config)
+    return Tiny(
+        "panorama",
+        diffusers.StableDiffusionPanoramaPipeline(**parts),
+        lambda p, n, g: (
+            p(
+                PROMPT,
+                height=64,
+                width=640,
+                num_inference_steps=n,
+                guidance_scale=3.0,
+                generator=g,
+                output_type="latent",
+            ).images
+        ),
+        "eps",
     )

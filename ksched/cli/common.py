@@ -145,12 +145,15 @@ def read_options(texts: Sequence[str] | None, owner: str, known: Mapping[str, Op
             raise ValueError(f"--option must be name=value, such as eta=0.5; got {text!r}")
         if name in values:
             raise ValueError(f"--option {name} is given twice")
-        values[name] = _read(value.strip(), known[name].kind) if name in known else value
+        values[name] = _read(value.strip(), known[name]) if name in known else value
     return check_options(owner, known, values)
 
 
-def _read(text: str, kind: Any) -> Any:
-    """A text as an option's type; the text itself, for the option to refuse, if it is none."""
+def _read(text: str, option: Option) -> Any:
+    """A text as an option's type, one per step with commas between; the text itself, to be refused, if it is none."""
+    kind = option.kind
+    if option.per_step and "," in text:
+        return [_read(part.strip(), option) for part in text.split(",")]
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if get_origin(kind) is Literal:

@@ -97,7 +97,7 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
         calls = spec.calls if isinstance(spec.calls, int) else "varies"
         to_zero = spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-"
         noise = "varies" if spec.draws is None else spec.draws or "-"
-        also = ", ".join(word for word in ("uncond", "adaptive") if getattr(spec, word))
+        also = ", ".join(word for word in ("uncond", "adaptive", "flow_only") if getattr(spec, word))
         weak = "-" if spec.weak_order is None else spec.weak_order
         cells: dict[str, object] = dict(
             zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True)
@@ -187,6 +187,8 @@ def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
         "draws": spec.draws,
         "uncond": spec.uncond,
         "adaptive": spec.adaptive,
+        "keeps_variance": spec.keeps_variance,
+        "flow_only": spec.flow_only,
         "options": _option_facts(spec.options),
         "summary": spec.summary,
         "source": spec.source,
@@ -209,6 +211,7 @@ def _option_facts(options: Mapping[str, Option]) -> list[dict[str, Any]]:
             "low": plain_number(option.low),
             "high": plain_number(option.high),
             "quirks": list(option.quirks),
+            "per_step": option.per_step,
         }
         for option in options.values()
     ]

@@ -16,7 +16,7 @@ from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma, marks_of
 from ksched.processes.base import check_process
-from ksched.types import ArrayLike
+from ksched.types import ArrayLike, set_fields
 
 __all__ = ["Denoiser", "Prediction"]
 
@@ -78,7 +78,7 @@ class Denoiser:
                 "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
                 "nothing of x0 there. Such networks are trained for v_prediction or sample."
             )
-        vars(self).update(prediction=prediction, _time_name=time_name(self.network))  # frozen, but for this
+        set_fields(self, prediction=prediction, _time_name=time_name(self.network))
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float, **inputs: Any) -> torch.Tensor:
         """The x0 prediction.

@@ -9,7 +9,7 @@ coordinates ``y = x / (alpha + std)``, ``s = std / (alpha + std)``, ``a = 1 - s`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,11 +18,12 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from ksched.exact.coordinates import Place, flattened, level_of, place_of
+from ksched.exact.conditioning import posterior
+from ksched.exact.coordinates import Level, Place, flattened, level_of, place_of
 from ksched.exact.paths import follow
 from ksched.processes import Process, default_process
 from ksched.processes.agreement import check_sigma
-from ksched.types import Array, ArrayLike
+from ksched.types import Array, ArrayLike, set_fields
 
 __all__ = ["Gaussian", "GaussianMixture", "finite_array"]
 
@@ -69,7 +70,8 @@ class GaussianMixture:
             raise ValueError(f"labels must name all {len(w)} components or none; got {len(labels)}")
         for array in (w, m, c):
             array.setflags(write=False)
-        vars(self).update(weights=w, means=m, covariances=c, process=process or default_process(), labels=tuple(labels))
+        owner = process or default_process()
+        set_fields(self, weights=w, means=m, covariances=c, process=owner, labels=tuple(labels))
         _ = self._spread  # refuses a wrong covariance now
 
     @cached_property
@@ -96,15 +98,7 @@ class GaussianMixture:
 
     def sample(self, n: int, seed: int) -> Array:
         """``n`` independent draws of x0, float64, shape (n, dimension), from a generator seeded with ``seed``."""
-        rng = np.random.default_rng(seed)
-        part = rng.choice(len(self.weights), size=n, p=self.weights)
-        variances, axes = self._spread
-        apart = rng.standard_normal((n, self.dimension))
-        if axes is None:
-            return self.means[part] + apart * np.sqrt(variances[part])
-        for k in np.unique(part):  # by the symmetric root, as the signs of axes differ between machines
-            apart[part == k] = apart[part == k] @ (axes[k] * np.sqrt(variances[k])) @ axes[k].T
-        return self.means[part] + apart
+        return _draws(np.random.default_rng(seed), n, self.weights, self.means, *self._spread)
 
     def only(self, label: int) -> GaussianMixture:
         """The components that carry ``label``, as a mixture of their own: the conditional distribution."""
@@ -115,6 +109,28 @@ class GaussianMixture:
         return GaussianMixture(
             weights, self.means[keep], self.covariances[keep], self.process, labels=[label] * len(weights)
         )
+
+    def given(self, operator: ArrayLike, y: ArrayLike, std: float) -> GaussianMixture:
+        """The exact posterior of x0 given ``y = operator @ x0 + std * noise``: again a mixture, or a `Gaussian`.
+
+        Parameters
+        ----------
+        operator : shape (observations, dimension); rows of the unit matrix for a mask
+        y : shape (observations,)
+        std : of the noise, at least 0
+
+        Raises
+        ------
+        ValueError : shapes that do not fit, a number that is not finite, an observation without a density
+        """
+        a, b = finite_array("operator", _host(operator)), finite_array("y", _host(y))
+        w, m, c = posterior(self.weights, self.means, self.covariances, a, b, float(std))
+        return self._posterior(w, m, c)
+
+    def _posterior(self, w: Array, m: Array, c: Array) -> GaussianMixture:
+        kept = np.flatnonzero(w > 0)  # what underflows has no share
+        labels = [self.labels[k] for k in kept] if self.labels else ()
+        return GaussianMixture(w[kept], m[kept], c[kept], self.process, labels=labels)
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Posterior mean ``E[x0 | x]`` of states at a noise level.
@@ -177,13 +193,7 @@ class GaussianMixture:
         if not levels:
             raise ValueError("sigmas must start with the level x stands at; got none")
         host = x.detach().cpu().double() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, np.float64))
-        y = flattened(host, self.dimension) / levels[0].scale
-        states = [host]
-        with torch.no_grad():
-            for left, reached in pairwise(levels):
-                y = self._path(y, left.s, reached.s)
-                states.append((reached.scale * y).reshape(host.shape))
-        result = torch.stack(states)
+        result = _visited(self._path, host, flattened(host, self.dimension), levels)
         return result.to(x.device) if isinstance(x, torch.Tensor) else result.numpy()
 
     @cached_property
@@ -221,17 +231,9 @@ class GaussianMixture:
         key = like.device, like.dtype
         if key not in self._uploaded:
             kind = np.float64 if like.dtype == torch.float64 else np.float32
-            self._uploaded[key] = tuple(torch.from_numpy(a.astype(kind)).to(like.device) for a in self._arrays())
+            arrays = _arrays(self.weights, self.means, *self._spread)
+            self._uploaded[key] = tuple(torch.from_numpy(a.astype(kind)).to(like.device) for a in arrays)
         return self._uploaded[key]
-
-    def _arrays(self) -> list[Array]:
-        """Log-weights, means, variances, means along the axes; and the axes, unless they are the coordinates."""
-        variances, axes = self._spread
-        if axes is None:
-            return [np.log(self.weights), self.means, variances, self.means]
-        # All axes side by side, (dimension, components * dimension): one matrix product serves every component.
-        basis = axes.transpose(1, 0, 2).reshape(self.dimension, -1)
-        return [np.log(self.weights), self.means, variances, np.einsum("kij,ki->kj", axes, self.means), basis]
 
     def _along(self, y: torch.Tensor) -> torch.Tensor:
         """Vectors (batch, dimension) along every component's axes: (batch, components, dimension), or 1 for all."""
@@ -301,6 +303,9 @@ class Gaussian(GaussianMixture):
         c = np.asarray(covariance, dtype=np.float64)
         super().__init__([1.0], np.ravel(np.asarray(mean, np.float64))[None], c[None] if c.ndim else c, process)
 
+    def _posterior(self, w: Array, m: Array, c: Array) -> Gaussian:
+        return Gaussian(m[0], c[0], self.process)
+
     def _path(self, y: torch.Tensor, s: float, target: float) -> torch.Tensor:
         """Every axis keeps its z-score."""
         _, means, variances, centres, *_ = self._parameters(y)
@@ -309,6 +314,45 @@ class Gaussian(GaussianMixture):
         ratio = ((1 - target) ** 2 * variances + target**2) / ((1 - s) ** 2 * variances + s**2)
         apart = self._along(y) - (1 - s) * centres
         return (1 - target) * means + self._together(apart * ratio.nan_to_num(1.0).sqrt())  # 0 / 0: from 0 to 0
+
+
+def _visited(
+    path: Callable[..., torch.Tensor], x: torch.Tensor, flat: torch.Tensor, levels: list[Level]
+) -> torch.Tensor:
+    """States at all levels, shape (levels, *x.shape), by steps along paths in flow coordinates."""
+    y, states = flat / levels[0].scale, [x]
+    with torch.no_grad():
+        for left, reached in pairwise(levels):
+            y = path(y, left.s, reached.s)
+            states.append((reached.scale * y).reshape(x.shape))
+    return torch.stack(states)
+
+
+def _arrays(weights: Array, means: Array, variances: Array, axes: Array | None) -> list[Array]:
+    """Log-weights, means, variances, means along the axes; and the axes, unless they are the coordinates."""
+    if axes is None:
+        return [np.log(weights), means, variances, means]
+    # All axes side by side, (dimension, components * dimension): one matrix product serves every component.
+    basis = axes.transpose(1, 0, 2).reshape(means.shape[1], -1)
+    return [np.log(weights), means, variances, np.einsum("kij,ki->kj", axes, means), basis]
+
+
+def _draws(
+    rng: np.random.Generator, n: int, weights: Array, means: Array, variances: Array, axes: Array | None
+) -> Array:
+    """Independent draws of a mixture, shape (n, dimension)."""
+    part = rng.choice(len(weights), size=n, p=weights)
+    apart = rng.standard_normal((n, means.shape[1]))
+    if axes is None:
+        return means[part] + apart * np.sqrt(variances[part])
+    for k in np.unique(part):  # by the symmetric root, as the signs of axes differ between machines
+        apart[part == k] = apart[part == k] @ (axes[k] * np.sqrt(variances[k])) @ axes[k].T
+    return means[part] + apart
+
+
+def _host(values: Any) -> Any:
+    """A tensor as an array; anything else as it is."""
+    return values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _parts(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> tuple[Array, Array, Array]:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from ksched.execution.adaptive_progress import AdaptiveProgress, ModelCall
 from ksched.execution.registers import FED_TWICE, WRITTEN, check_output, check_state
 from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
 from ksched.kernels.torch_internals import out_of_place, writes_to
@@ -20,19 +21,18 @@ from ksched.processes.agreement import Levels, mark
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
-__all__ = ["AdaptiveRun", "S"]
+__all__ = ["AdaptiveRun", "S", "finish"]
 
 
 S = TypeVar("S")
 
+#: a prediction and its unconditional twin, if that was asked for
+Answer = tuple[torch.Tensor, torch.Tensor | None]
 
-class ModelCall(NamedTuple):
-    """What a sampler waits for: a state, its level, whether the unconditional twin is asked; writes to the state."""
-
-    x: torch.Tensor
-    level: Level
-    both: bool
-    writes: int
+NOT_PARTED = (
+    "a run of an adaptive sampler chooses its steps by the error of the whole batch, so its items cannot be parted or "
+    "copied: take needs a sampler that has a plan"
+)
 
 
 class _Waiting(Exception):  # noqa: N818 - it is none
@@ -43,11 +43,12 @@ class _Waiting(Exception):  # noqa: N818 - it is none
         self.call = call
 
 
-class AdaptiveRun(CopiedBySaving):
+class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
     """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
 
     The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
-    one try. So a run can wait for its model, and be saved and resumed, without a thread.
+    one try. So a run can wait for its model, and be saved and resumed, without a thread. `finish` has the model at hand
+    and calls the sampler once.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class AdaptiveRun(CopiedBySaving):
         self._state: Any = None  # of the last checkpoint
         self._state_writes: list[int] = []  # to its tensors, as torch counts them
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
-        self._answers: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # since then
+        self._answers: list[Answer] = []  # since then
         self._drawn: dict[Draw, torch.Tensor] = {}
         self._asked: ModelCall | None = None
         self._result = self._start
@@ -123,18 +124,6 @@ class AdaptiveRun(CopiedBySaving):
         return (self._result if self._asked is None else self._asked.x).to(self._dtype)
 
     @property
-    def level(self) -> Level:
-        """The level the model must be called at.
-
-        Raises
-        ------
-        RuntimeError : the run is done
-        """
-        if self._asked is None:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
-        return self._asked.level
-
-    @property
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)
@@ -146,47 +135,6 @@ class AdaptiveRun(CopiedBySaving):
     def timestep(self) -> torch.Tensor:
         """The process's timestep for the network, shape (batch,), of `sigma`'s dtype."""
         return _filled(self._start, self._compute, self.process.timestep(self.level.label))
-
-    @property
-    def step(self) -> int:
-        """Number of the try, from 0."""
-        return self.accepted + self.rejected
-
-    @property
-    def steps(self) -> None:
-        """None: nobody knows how many there will be."""
-        return None
-
-    @property
-    def state(self) -> Any:
-        """What the sampler knew at its last checkpoint, between two tries (ours: `ksched.samplers.adaptive.Tried`)."""
-        return self._state
-
-    @property
-    def sigma_next(self) -> float:
-        """Contract sigma of the last level above 0."""
-        levels = self._grid.levels
-        return levels[-2 if levels[-1].sigma == 0 and len(levels) > 1 else -1].label
-
-    @property
-    def accepted(self) -> int:
-        """Tries that were accepted so far."""
-        return 0 if self._state is None else int(self._state.accepted)
-
-    @property
-    def rejected(self) -> int:
-        """Tries that were rejected so far."""
-        return 0 if self._state is None else int(self._state.rejected)
-
-    @property
-    def nfe(self) -> int:
-        """Model calls answered so far."""
-        return self._calls
-
-    @property
-    def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
-        return self._asked is not None and self._asked.both
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
@@ -200,6 +148,18 @@ class AdaptiveRun(CopiedBySaving):
 
     def _answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> None:
         """Check an answer and go on with it."""
+        answer = self._checked(denoised, uncond)
+        try:
+            with _taken_back_on_error(self):
+                self._answers = [*self._answers, answer]
+                self._advance()
+                self._calls += 1
+        except ValueError:
+            self._forget_what_is_not_finite()
+            raise
+
+    def _checked(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> Answer:
+        """Copies of an answer to the model call that is asked, if it is one and the model wrote to nothing."""
         if self._asked is None:
             raise RuntimeError("the run is done: it takes no further prediction")
         check_output("D", denoised, self.shape, self.device)
@@ -209,17 +169,8 @@ class AdaptiveRun(CopiedBySaving):
             raise RuntimeError(WRITTEN)
         if self._check_start is not None and not self._calls and not out_of_place(self._asked.x):
             self._check_start(self._asked.x)
-        kept = (value if value is None else value.to(self._compute, copy=True) for value in (denoised, uncond))
-        denoised_kept, uncond_kept = kept
-        assert denoised_kept is not None
-        try:
-            with _taken_back_on_error(self):
-                self._answers = [*self._answers, (denoised_kept, uncond_kept)]
-                self._advance()
-                self._calls += 1
-        except ValueError:
-            self._forget_what_is_not_finite()
-            raise
+        uncond = None if uncond is None else uncond.to(self._compute, copy=True)
+        return denoised.to(self._compute, copy=True), uncond
 
     def _forget_what_is_not_finite(self) -> None:
         """Ask again for an answer that was NaN: it shows only when the last stage of a try has been answered."""
@@ -228,6 +179,10 @@ class AdaptiveRun(CopiedBySaving):
             self._calls -= len(finite) - finite.index(False)
             self._answers = self._answers[: finite.index(False)]
             self._advance()
+
+    def take(self, indices: object) -> NoReturn:
+        """Refused with a TypeError: all items share their steps, which the error of the whole batch has chosen."""
+        raise TypeError(NOT_PARTED)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
@@ -281,13 +236,35 @@ class AdaptiveRun(CopiedBySaving):
         parts = self._spec, self._grid, self._options, start, self._seeds, own, self.levels
         return _restored, (*parts, self.state_dict())
 
-    def _advance(self) -> None:
-        """Call the sampler from its last checkpoint, up to the next model call or the result."""
+    def _advance(self, ask: Callable[[], Answer] | None = None) -> None:
+        """Call the sampler from its last checkpoint, up to the next model call or the result; past calls with `ask`."""
         try:
-            self._result = self._spec(_Replay(self), self._grid, self._start, **self._options)
+            self._result = self._spec(_Replay(self, ask), self._grid, self._start, **self._options)
             self._asked = None
         except _Waiting as waiting:
             self._asked = waiting.call
+
+
+def finish(run: AdaptiveRun, model: Callable[[], Answer]) -> None:
+    """Go on to the end in one call of the sampler, which computes nothing twice; the result is that of `feed`.
+
+    Parameters
+    ----------
+    run : it is where it was after an error, and takes no answers meanwhile
+    model : called at every model call, where ``run`` is what it is before `feed`; returns the prediction, and its
+        unconditional twin or None
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError : as for `AdaptiveRun.feed`
+    """
+    if run._fed:
+        raise RuntimeError(FED_TWICE)
+    with _taken_back_on_error(run):
+        run._fed = True
+        if not run.done:
+            run._advance(model)
+        run._fed = False
 
 
 @contextmanager
@@ -302,17 +279,18 @@ def _taken_back_on_error(run: AdaptiveRun) -> Iterator[None]:
 
 
 class _Replay:
-    """The verbs of a `AdaptiveRun`: what has been answered before is answered again."""
+    """The verbs of a `AdaptiveRun`: what has been answered before is answered again, then `ask` is, if there is one."""
 
-    def __init__(self, run: AdaptiveRun) -> None:
+    def __init__(self, run: AdaptiveRun, ask: Callable[[], Answer] | None) -> None:
         self._run = run
+        self._ask = ask
         self._answers = iter(list(run._answers))
         self._first = True
 
     def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
         return self._answer(x, level, both=False)[0]
 
-    def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def denoise_both(self, x: torch.Tensor, level: Level) -> Answer:
         return self._answer(x, level, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
@@ -338,10 +316,17 @@ class _Replay:
             run._state_writes = _writes_in(state)
         return run._state
 
-    def _answer(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _answer(self, x: torch.Tensor, level: Level, both: bool) -> Answer:
         answered = next(self._answers, None)
-        if answered is None:
-            raise _Waiting(ModelCall(x, level, both, writes_to(x)))
+        if answered is not None:
+            return answered
+        call = ModelCall(x, level, both, writes_to(x))
+        if self._ask is None:
+            raise _Waiting(call)
+        run = self._run
+        run._asked = call
+        answered = run._checked(*self._ask())
+        run._calls += 1
         return answered
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
-from typing import Any, NoReturn, TypeAlias
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from ksched.denoisers.answer import Model, answer
+from ksched.denoisers.answer import answer
 from ksched.denoisers.denoiser import Denoiser
 from ksched.execution.adaptive_run import AdaptiveRun
-from ksched.execution.buffers import form_together
-from ksched.execution.registers import Registers, check_output
+from ksched.execution.registers import check_output
 from ksched.execution.run import Run
-from ksched.processes.agreement import check_once, mark, process_of_model
+from ksched.execution.together import Answer, Asked, JointRun, Member, advance_together, check_answers
+from ksched.processes.agreement import Levels, check_once, mark, marks_of, process_of_model
 
 __all__ = ["Batch"]
 
-#: a run, its answer, the unconditional twin, and how the answer of a network becomes a prediction
-_Answered: TypeAlias = tuple[Run | AdaptiveRun, torch.Tensor, torch.Tensor | None, tuple[float, float] | None]
+M = TypeVar("M", bound=Member)
+
+_SINGLE = (Run, AdaptiveRun)
 
 
 class Batch:
@@ -36,7 +38,12 @@ class Batch:
 
     Notes
     -----
-    All runs need states of one shape (but for the number of items), dtype and device.
+    All runs need states of one shape (but for the number of items), dtype and device. Between two ticks a run may
+    change how many it has, by `Run.take`; `rows` is then another.
+
+    `ksched.Streams` and `ksched.Frames` are members too, each among its own kind: of the same parts with states of
+    those shapes, or as many frames. With `Streams`, `x`, `sigma`, `timestep` and answers are mappings by the names of
+    the parts; with `Frames`, `sigma` and `timestep` have shape (rows, frames).
 
     A run that fails, such as an adaptive one whose model answers NaN, leaves alone: it is returned with those that are
     done, its ``error`` says why, and reading its ``x`` raises that. The others go on.
@@ -66,21 +73,21 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._runs: list[Run | AdaptiveRun] = []
+        self._runs: list[Any] = []  # members
         self._lock = threading.Lock()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(_NOT_COPIED)
 
     @property
-    def runs(self) -> tuple[Run | AdaptiveRun, ...]:
+    def runs(self) -> tuple[Any, ...]:
         """Those in the batch, in the order of their rows."""
         return tuple(self._runs)
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def add(self, run: Run | AdaptiveRun) -> Run | AdaptiveRun:
+    def add(self, run: M) -> M:
         """Let a run join, from its present state on; it is returned.
 
         Raises
@@ -89,11 +96,11 @@ class Batch:
         RuntimeError : a model call of the batch is being made or answered
         """
         self._check_idle()
-        if not isinstance(run, Run | AdaptiveRun):
+        if not isinstance(run, Run | AdaptiveRun | JointRun):
             raise TypeError(f"run must come from Sampler.start; got {type(run).__name__}")
         if run.done:
             raise ValueError("the run is done: there is no model call left to share")
-        if any(run is other for other in self._runs):
+        if _shares_a_run(run, self._runs):
             raise ValueError("the run is in the batch already")
         if self._runs:
             ours, new = _kind(self._runs[0]), _kind(run)
@@ -105,7 +112,7 @@ class Batch:
         self._runs.append(run)
         return run
 
-    def remove(self, run: Run | AdaptiveRun) -> Run | AdaptiveRun:
+    def remove(self, run: M) -> M:
         """Let a run leave before it is done; it is returned, and may go on alone or join again.
 
         Raises
@@ -116,48 +123,48 @@ class Batch:
         self._check_idle()
         for i, other in enumerate(self._runs):
             if other is run:
-                return self._runs.pop(i)
+                del self._runs[i]
+                return run
         raise ValueError("the run is not in the batch: it was never added, is done, or was removed")
 
     @property
     def rows(self) -> tuple[slice, ...]:
         """Where in the batch the items of each run are."""
-        ends = accumulate((run.shape[0] for run in self._runs), initial=0)
+        ends = accumulate(map(_items, self._runs), initial=0)
         return tuple(slice(start, end) for start, end in pairwise(ends))
 
     @property
-    def x(self) -> torch.Tensor:
+    def x(self) -> Any:
         """The states that the model must see next, one below the other; never written again.
 
         Raises
         ------
         RuntimeError : the batch is empty
         """
-        return _joined(self._runs, lambda run: run.x)
+        return _joined([run.x for run in self._runs])
 
     @property
-    def sigma(self) -> torch.Tensor:
+    def sigma(self) -> Any:
         """Contract sigma of every row, as each run's own process means it; shape (rows,)."""
-        sigma = _joined(self._runs, lambda run: run.sigma)
-        mark(sigma, tuple(run.levels for run in self._runs if run.levels is not None))
-        return sigma
+        return _joined([run.sigma for run in self._runs], marked=True)
 
     @property
-    def timestep(self) -> torch.Tensor:
+    def timestep(self) -> Any:
         """The timestep that each run's own process gives its level, for the network; shape (rows,)."""
-        return _joined(self._runs, lambda run: run.timestep)
+        return _joined([run.timestep for run in self._runs])
 
     @property
     def needs_uncond(self) -> bool:
         """Whether the next answer must come with its unconditional twin, because a run needs it."""
         return any(run.needs_uncond for run in self._runs)
 
-    def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> list[Run | AdaptiveRun]:
+    def feed(self, denoised: Any, uncond: torch.Tensor | None = None) -> list[Any]:
         """Answer the model call at `x` and advance all runs to their next ones.
 
         Parameters
         ----------
-        denoised : the x0 predictions, of the shape of `x`; as free as that of `Run.feed`
+        denoised : the x0 predictions, of the shape of `x`; as free as that of `Run.feed`. Where `x` is a mapping, one
+            as `Streams.feed` takes it: with a prediction, or a pair of them, for every part that is not done everywhere
         uncond : their unconditional twins, if `needs_uncond`
 
         Returns
@@ -174,17 +181,25 @@ class Batch:
         with self._at_work():
             return self._feed(denoised, uncond)
 
-    def _feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> list[Run | AdaptiveRun]:
+    def _feed(self, denoised: Any, uncond: torch.Tensor | None) -> list[Any]:
+        if (asked := _asked(self._runs)) is not None:
+            given = check_answers(denoised, asked)
+            return self._advance(
+                [
+                    (run, run.answers({name: _rows(pair, part) for name, pair in given.items()}))
+                    for run, part in zip(self._runs, self.rows, strict=True)
+                ]
+            )
         rows = self._checked("D", denoised)
         if self.needs_uncond:
             self._checked("U", uncond)
-        twins = [
-            None if uncond is None or not run.needs_uncond else uncond[part]
-            for run, part in zip(self._runs, rows, strict=True)
-        ]
-        return self._advance([denoised[part] for part in rows], twins, [None] * len(rows))
+        work = []
+        for run, part in zip(self._runs, rows, strict=True):
+            own = denoised[part], None if uncond is None or not run.needs_uncond else uncond[part]
+            work.append((run, (Answer(run, *own),) if isinstance(run, _SINGLE) else run.answers(*own)))
+        return self._advance(work)
 
-    def tick(self, model: Model) -> list[Run | AdaptiveRun]:
+    def tick(self, model: Callable[[Any, Any], Any]) -> list[Any]:
         """One model call, and what `feed` makes of its answer.
 
         Parameters
@@ -204,49 +219,37 @@ class Batch:
         with self._at_work():
             return self._ticked(model)
 
-    def _ticked(self, model: Model) -> list[Run | AdaptiveRun]:
+    def _ticked(self, model: Callable[[Any, Any], Any]) -> list[Any]:
         if (own := process_of_model(model)) is not None:
-            for levels in filter(None, (run.levels for run in self._runs)):
+            for levels in (each for run in self._runs for each in _levels(run)):
                 check_once(own, levels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(run.x.requires_grad for run in self._runs)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any(map(_records, self._runs))):
             if isinstance(model, Denoiser):
                 runs = [run for run in self._runs if isinstance(run, Run) and run.takes_output]
                 if len(runs) == len(self._runs) and all(run.process == model.process for run in runs):
                     return self._tick_of(model, runs)
             return self._feed(*answer(model, self.x, self.sigma, self.needs_uncond))
 
-    def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Run | AdaptiveRun]:
+    def _tick_of(self, denoiser: Denoiser, runs: list[Run]) -> list[Any]:
         """One call of a denoiser's network."""
         numbers = [denoiser.conversions(run.plan.call_sigmas)[run.nfe] for run in runs]
         inputs = [run.network_input(norm) for run, (norm, _, _) in zip(runs, numbers, strict=True)]
         output = denoiser.output(torch.cat(inputs), self.timestep)
         del inputs  # whoever holds a state keeps a run from writing over it
         rows = self._checked("D", output)
-        conversions = [(of_x, of_output) for _, of_x, of_output in numbers]
-        return self._advance([output[part] for part in rows], [None] * len(rows), conversions)
+        return self._advance(
+            [
+                (run, (Answer(run, output[part], None, (of_x, of_output)),))
+                for run, part, (_, of_x, of_output) in zip(runs, rows, numbers, strict=True)
+            ]
+        )
 
-    def _advance(
-        self,
-        outputs: Sequence[torch.Tensor],
-        twins: Sequence[torch.Tensor | None],
-        conversions: Sequence[tuple[float, float] | None],
-    ) -> list[Run | AdaptiveRun]:
+    def _advance(self, work: Sequence[tuple[Any, Sequence[Answer]]]) -> list[Any]:
         """Give every run its answer; returns those that are done or failed, which leave."""
-        given = list(zip(self._runs, outputs, twins, conversions, strict=True))
-        held: list[Registers] = []
-        try:
-            for run in self._runs:
-                if isinstance(run, Run):
-                    run.registers.hold()
-                    held.append(run.registers)
-            _advance_all(given)
-        except BaseException:
-            for each in self._runs:  # whoever calls learns of one error, and all runs stay
-                each.error = None
-            raise
-        finally:
-            for registers in held:
-                registers.release()
+        advance_together(work)
+        for run in self._runs:
+            if not isinstance(run, _SINGLE) and run.error is None:
+                run.advanced()
         leaving = [run for run in self._runs if run.done or run.error is not None]
         self._runs = [run for run in self._runs if not (run.done or run.error is not None)]
         return leaving
@@ -285,47 +288,64 @@ _BUSY = (
 )
 
 
-def _joined(runs: Sequence[Run | AdaptiveRun], part: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-    """A part of every run, one below the other."""
-    if not runs:
+def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
+    """What the next answer must be for every part; None unless the states are mappings."""
+    if not runs or isinstance(runs[0], _SINGLE) or isinstance(runs[0].asked, Asked):
+        return None
+    every = [run.asked for run in runs]
+    rows = sum(map(_items, runs))
+    return {
+        name: Asked(
+            (rows, *part.shape[1:]),
+            part.device,
+            any(asked[name].both for asked in every),
+            all(asked[name].done for asked in every),
+        )
+        for name, part in every[0].items()
+    }
+
+
+def _joined(parts: list[Any], *, marked: bool = False) -> Any:
+    """A part of every run, one below the other; ``marked`` sigmas go on telling of their levels."""
+    if not parts:
         raise RuntimeError("the batch is empty: there is no model call to make")
-    return torch.cat([part(run) for run in runs])
+    if isinstance(parts[0], MappingProxyType):
+        return MappingProxyType({name: _joined([p[name] for p in parts], marked=marked) for name in parts[0]})
+    together = torch.cat(parts)
+    if marked:
+        mark(together, tuple(each for part in parts for each in marks_of(part)))
+    return together
 
 
-def _advance_all(given: Sequence[_Answered]) -> None:
-    """Take all answers and draw all noise before any run advances; then form the states of all at once."""
-    turns = []
-    for run, output, twin, numbers in given:
-        if isinstance(run, Run):
-            with _failing_alone(run):
-                turns.append((run.registers, *run.take(output, twin), numbers))
-    for registers, turn, recorded, _ in turns:
-        registers.draw(turn, recorded)
-    for run, output, twin, _ in given:
-        if isinstance(run, AdaptiveRun):
-            with _failing_alone(run):
-                run.feed(output, twin)
-    together = []
-    for registers, turn, recorded, numbers in turns:
-        operations = registers.operations(turn, numbers)
-        registers.whole = False
-        if recorded:
-            registers.buffers.form(operations, recorded)
-        else:
-            together.append((registers.buffers, operations))
-    form_together(together)
-    for registers, *_ in turns:
-        registers.reach(registers.calls + 1)
+def _rows(pair: tuple[torch.Tensor, torch.Tensor | None], part: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The rows of one run."""
+    denoised, uncond = pair
+    return denoised[part], None if uncond is None else uncond[part]
 
 
-@contextmanager
-def _failing_alone(run: Run | AdaptiveRun) -> Iterator[None]:
-    """Let a run's own error be its own: it is noted, and the other runs go on."""
-    try:
-        yield
-    except Exception as error:
-        run.error = error
+def _items(run: Member) -> int:
+    return run.shape[0] if isinstance(run, _SINGLE) else run.items
 
 
-def _kind(run: Run | AdaptiveRun) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    return tuple(run.shape[1:]), run.dtype, run.device
+def _shares_a_run(run: Member, others: Sequence[Member]) -> bool:
+    """Whether a run, or one that it is made of, is among others."""
+    own = {id(part) for part in _parts(run)}
+    return any(id(part) in own for other in others for part in _parts(other))
+
+
+def _parts(run: Member) -> tuple[Member, ...]:
+    return (run, *run.members) if isinstance(run, JointRun) else (run,)
+
+
+def _records(run: Member) -> bool:
+    return run.x.requires_grad if isinstance(run, _SINGLE) else run.records
+
+
+def _levels(run: Member) -> tuple[Levels, ...]:
+    if isinstance(run, JointRun):
+        return run.all_levels
+    return () if run.levels is None else (run.levels,)
+
+
+def _kind(run: Member) -> Hashable:
+    return run.kind if isinstance(run, JointRun) else (tuple(run.shape[1:]), run.dtype, run.device)

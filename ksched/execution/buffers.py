@@ -103,6 +103,7 @@ class Buffers:
     like : a state, for shape, strides and device
     dtype : what the registers are held in
     count : how many registers there are
+    items : how many items a register has, if that is not the number of the state
 
     Attributes
     ----------
@@ -116,10 +117,15 @@ class Buffers:
     torch counts more than one owner of the memory, and the register moves to a new block when it is next written.
     """
 
-    def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int) -> None:
-        self.shape, self.device, self.dtype = like.shape, like.device, dtype
-        strides = like.stride() if like.is_contiguous() else torch.empty_like(like, device="meta").stride()
-        self._new = partial(torch.empty_strided, like.shape, strides, dtype=dtype, device=like.device)
+    def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int, *, items: int | None = None) -> None:
+        self.shape = like.shape if items is None else torch.Size((items, *like.shape[1:]))
+        self.device, self.dtype = like.device, dtype
+        strides = like.stride()
+        if items is not None:
+            strides = torch.empty_like(torch.empty_strided(self.shape, strides, device="meta")).stride()
+        elif not like.is_contiguous():
+            strides = torch.empty_like(like, device="meta").stride()
+        self._new = partial(torch.empty_strided, self.shape, strides, dtype=dtype, device=like.device)
         self.tensors: list[Any] = [None] * (count + 2)
         self._own: list[_Buffer] = [_NONE] * (count + 2)
         self._triton = available.triton_kernels(like.device) if dtype == torch.float32 else None

@@ -61,6 +61,6 @@ class CallLevels:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
             return [torch.full((batch,), value, dtype=dtype, device=device) for value in values.tolist()]
         table = torch.tensor(values.tolist(), dtype=dtype, device="cpu").view(-1, 1)
-        if batch > 1:
+        if batch != 1:
             table = table.expand(-1, batch).contiguous()
         return table.to(device, non_blocking=True).unbind()

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from ksched.denoisers.answer import Model
+from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
+from ksched.execution.adaptive_run import AdaptiveRun, finish
 from ksched.execution.buffers import Buffers
 from ksched.execution.registers import check_output
 from ksched.execution.run import Run
@@ -76,12 +77,17 @@ def drive(
         raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
     told = None if callback is None else _Told(callback, run)
     bar = progress_bar(run.steps, run.step) if progress else None
-    ask = _asking(run, denoiser)
     try:
-        while not run.done:
-            ask(told)
-            if bar is not None:
-                bar.update(run.step - bar.n)
+        if isinstance(run, AdaptiveRun):
+            finish(run, lambda: _answered(run, denoiser, told, bar))
+        else:
+            ask = _asking(run, denoiser)
+            while not run.done:
+                ask(told)
+                if bar is not None:
+                    bar.update(run.step - bar.n)
+        if bar is not None:
+            bar.update(run.step - bar.n)
     finally:
         if bar is not None:
             bar.close()
@@ -130,6 +136,16 @@ def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
         run.feed_output(output, of_x, of_output)
 
     return ask_network
+
+
+def _answered(run: AdaptiveRun, denoiser: Model, told: _Told | None, bar: Any) -> tuple[Any, Any]:
+    """One model call of an adaptive run, as (denoised, uncond); the bar shows the tries before it."""
+    if bar is not None:
+        bar.update(run.step - bar.n)
+    denoised, uncond = answer(denoiser, run.x, run.sigma, both=True)
+    if told is not None:
+        told(denoised)
+    return denoised, uncond
 
 
 class _Told:

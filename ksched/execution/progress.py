@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ksched.execution.call_levels import CallLevels
 from ksched.execution.registers import Registers
 from ksched.plan.plan import Plan
 from ksched.processes import Level
@@ -21,6 +22,7 @@ class Progress:
 
     plan: Plan
     _registers: Registers
+    _call_levels: CallLevels
 
     @property
     def registers(self) -> Registers:
@@ -58,6 +60,31 @@ class Progress:
         if self.done:
             raise RuntimeError("the run is done: there is no level left to call the model at")
         return self.plan.levels[self._registers.calls]
+
+    @property
+    def end(self) -> Level:
+        """The level that the run ends at."""
+        return self.plan.end
+
+    @property
+    def sigma(self) -> torch.Tensor:
+        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is).
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        """
+        return self._call_levels.sigma()
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype.
+
+        Raises
+        ------
+        RuntimeError : the run is done, or was started without a process
+        """
+        return self._call_levels.timestep()
 
     @property
     def step(self) -> int:

@@ -173,7 +173,7 @@ class Registers:
         """
         self.hold()
         try:
-            turn, recorded = self.take(denoised, uncond)
+            turn, recorded = self.hold_answer(denoised, uncond)
             if turn.draws:
                 self.draw(turn, recorded)
             operations = turn.operations if conversion is None else self.operations(turn, conversion)
@@ -199,7 +199,7 @@ class Registers:
         """What an answer is followed by."""
         return turn.operations if conversion is None else turn.of_output(*conversion, replaced=self.replaced)
 
-    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
+    def hold_answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
         """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
         turn, buffers = self.turn, self.buffers
         if not self.whole:
@@ -274,3 +274,28 @@ class Registers:
         self._shown, self.recorded, self.busy = None, False, False
         self.reach(calls)
         self.replaced = replaced
+
+    def take(self, numbers: Sequence[int], noise: NoiseSource) -> None:
+        """Stand where the registers stand with the items of these numbers, in new memory.
+
+        Parameters
+        ----------
+        numbers : of items, each from 0
+        noise : of the new items
+        """
+        if self.busy:
+            raise RuntimeError(FED_TWICE)
+        old, turn = self.buffers, self.turn
+        read = () if turn is None else (turn.x, *turn.earlier)
+        if any(writes_to(old.tensors[place]) != self._handed_out[place] for place in read):
+            raise RuntimeError(WRITTEN)
+        new = Buffers(old.tensors[self.place], self.compute, self.layout.buffers, items=len(numbers))
+        index = torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device, non_blocking=True)
+        handed_out = list(self._handed_out)
+        for _, place in self.layout.held[self.calls]:
+            if self.recorded:
+                new.tensors[place] = old.tensors[place].index_select(0, index)
+            else:
+                new.tensors[place] = torch.index_select(old.tensors[place], 0, index, out=new.writable(place))
+            handed_out[place] = writes_to(new.tensors[place])
+        self.buffers, self._handed_out, self.noise, self._shown = new, handed_out, noise, None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from ksched.execution.call_levels import CallLevels
+from ksched.execution.items import item_numbers, seeds_of
 from ksched.execution.layout import Segment
 from ksched.execution.progress import Progress
 from ksched.execution.registers import Registers, check_state
 from ksched.execution.saved_state import CopiedBySaving, OwnNoise, StateCheck, saved_noise
 from ksched.noise.seeded import SeededNoise
-from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, scheme_of
+from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, reseeded, scheme_of
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import Levels
@@ -32,8 +33,7 @@ class Run(Progress, CopiedBySaving):
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
     process : names the timesteps of the levels; None if the model needs none
-    levels : what a model that knows its process may check, from
-        `ksched.processes.agreement.levels_of`; None tells it nothing
+    levels : what a model that knows its process may check, of `ksched.processes.agreement.levels_of`; None is nothing
     check_start : is called with the state of the first model call when that has been answered
 
     Raises
@@ -104,26 +104,6 @@ class Run(Progress, CopiedBySaving):
         failure.__cause__ = self.error
         return failure
 
-    @property
-    def sigma(self) -> torch.Tensor:
-        """Contract sigma for the model, shape (batch,); float32 (float64 if the state is).
-
-        Raises
-        ------
-        RuntimeError : the run is done
-        """
-        return self._call_levels.sigma()
-
-    @property
-    def timestep(self) -> torch.Tensor:
-        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype.
-
-        Raises
-        ------
-        RuntimeError : the run is done, or was started without a process
-        """
-        return self._call_levels.timestep()
-
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
         """Answer the model call at `x` and advance to the next one.
 
@@ -182,6 +162,45 @@ class Run(Progress, CopiedBySaving):
         self._registers.check_whole()
         self._registers.replace(x)
 
+    def take(self, indices: Any) -> Self:
+        """Go on with these items, in place; the batch may shrink, grow or be none, and an item may be taken twice.
+
+        Parameters
+        ----------
+        indices : numbers of items in the order that they shall have, a list, tuple, range, array or tensor; those
+            below 0 count from the end. Or a mask, True for every item that stays
+
+        Returns
+        -------
+        the run itself
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError : no such indices; the run is as it was then
+        RuntimeError : there is no state, as for `x`, or another thread is feeding the run
+
+        Notes
+        -----
+        The first copy of an item goes on as the item would have, bit for bit. Each further one has noise of its own
+        from now on: its seed is a hash of the item's seed and of the copy's number, from 1, where numbers are passed
+        over whose seed an item of the run has already. A noise function of one's own is asked for the new shape.
+
+        Tensors that were handed out before stay as they are. Gradients flow through, where the run records them. A run
+        that is done can be taken from too, and one in a `Batch` between any two ticks: its rows are others then. A
+        saved state is loaded by a run of as many items as were there when it was saved.
+        """
+        if self.error is not None:
+            raise self._failure()
+        registers = self._registers
+        registers.check_whole()
+        numbers = item_numbers(indices, self.shape[0])
+        seeds = None if self._seeds is None else seeds_of(self._seeds, numbers)
+        if self._check_start is not None:
+            self._look_at_start()
+        registers.take(numbers, registers.noise if seeds is None else reseeded(registers.noise, seeds))
+        self._seeds, self._call_levels = seeds, CallLevels(registers, self.process, self.levels)
+        return self
+
     def network_input(self, norm: float) -> torch.Tensor:
         """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
         return self._registers.state(norm)
@@ -208,6 +227,10 @@ class Run(Progress, CopiedBySaving):
         ------
         ValueError : not such a state, a damaged one, or one of another plan or noise; the run is as it was then
         """
+        self.loading(state)()
+
+    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check all of a state without touching the run, which goes on from there when the result is called."""
         if not isinstance(state, Mapping) or state.get("version") != 3:
             raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
@@ -218,10 +241,14 @@ class Run(Progress, CopiedBySaving):
         names = [str(register) for register, _ in registers.layout.held[calls]]
         tensors = check.tensors("registers", names, registers.compute)
         noise, seeds = saved_noise(check, bool(self.plan.draws), registers.noise, self._seeds, self.process)
-        self._seeds = seeds
-        registers.resume(calls, replaced, tensors, noise)
-        self._call_levels = CallLevels(registers, self.process, self.levels)
-        self.error = None
+
+        def load() -> None:
+            self._seeds = seeds
+            registers.resume(calls, replaced, tensors, noise)
+            self._call_levels = CallLevels(registers, self.process, self.levels)
+            self.error = None
+
+        return load
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         """A copy, or a pickle, is a run of its own that goes on from the same state."""
@@ -240,11 +267,11 @@ class Run(Progress, CopiedBySaving):
             check(start)
         self._check_start = None
 
-    def take(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
+    def hold_answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
         """Check an answer and hold it, for a `Batch`, which then forms the states of all its runs."""
         if self._check_start is not None:
             self._look_at_start()
-        return self._registers.take(denoised, uncond)
+        return self._registers.hold_answer(denoised, uncond)
 
 
 def _restored(

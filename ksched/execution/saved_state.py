@@ -18,6 +18,21 @@ __all__ = ["CopiedBySaving", "OwnNoise", "StateCheck", "saved_noise"]
 class CopiedBySaving:
     """A run whose copies go on from its saved state: buffers are memory of one run and are never shared."""
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a state was saved; raises ValueError, and changes nothing, if it is damaged."""
+        raise NotImplementedError
+
+    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check all of a state without touching the run, which goes on from there when the result is called.
+
+        Where loading replaces what the run has and writes over nothing, it can be done and taken back.
+        """
+        before = dict(vars(self))
+        self.load_state_dict(state)
+        after = dict(vars(self))
+        vars(self).update(before)
+        return lambda: vars(self).update(after)
+
     def __deepcopy__(self, memo: object) -> Self:
         reduced = self.__reduce_ex__(4)
         assert isinstance(reduced, tuple)

@@ -17,8 +17,10 @@ __all__ = ["lanes", "table_on", "words_on"]
 _LOW = 0xFFFFFFFF
 
 
-def words_on(device: torch.device, keys: Sequence[Key], count: int) -> torch.Tensor:
-    """The first words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
+def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int = 0) -> torch.Tensor:
+    """Words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
+
+    Of each stream those behind so many blocks.
 
     Nothing waits for the device and nothing is copied to it, so that a CUDA graph can be captured: the keys arrive as
     scalars of operations. Two operations for each key, and some 350 for them all.
@@ -28,7 +30,7 @@ def words_on(device: torch.device, keys: Sequence[Key], count: int) -> torch.Ten
         for word, value in zip(key, pair, strict=True):
             word[i].fill_(_signed(value))
     k0, k1 = key
-    c0 = torch.arange(1, -(-count // philox.BLOCK) + 1, dtype=torch.int64, device=device)
+    c0 = torch.arange(1 + block, -(-count // philox.BLOCK) + 1 + block, dtype=torch.int64, device=device)
     c1 = c2 = c3 = torch.zeros_like(c0)
     for i in range(philox.ROUNDS):
         if i:

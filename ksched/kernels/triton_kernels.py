@@ -143,29 +143,41 @@ def _combine_at_once(
 _ITEMS, _BLOCKS = 8, 32
 
 
-def normals(keys: Sequence[tuple[int, int]], table: torch.Tensor, out: torch.Tensor) -> None:
-    """The first numbers of `ksched.noise.SeededNoise` of some streams; one launch for up to eight.
+def normals(
+    keys: Sequence[tuple[int, int]],
+    table: torch.Tensor,
+    out: torch.Tensor,
+    count: int | None = None,
+    chunk: int = 0,
+) -> None:
+    """Numbers of `ksched.noise.SeededNoise` of some streams; one launch for up to eight.
 
     Parameters
     ----------
     keys : for every item the two words of its stream's key, signed or unsigned
     table : the 65536 rows of four that a lane stands for, float32, contiguous, on the device
-    out : float32, shape (items, count), contiguous; items of one tensor, each in row-major order
+    out : float32, shape (items, width), contiguous; items of one tensor, each in row-major order
+    count : how many numbers an item has; None is ``width``, which are all
+    chunk : how many chunks of 65536 of an item come before those that are wanted
 
     Notes
     -----
     The keys are arguments, so there is one way for all, captured in a graph or not; eight make a batch of usual size
     one launch, while an argument costs a fraction of a microsecond.
     """
-    items, count = out.shape
-    whole, rest = divmod(count, 65536)
+    items, width = out.shape
+    count = width if count is None else count
+    # An item's last chunk is made as a whole one would be, so as many programs as for a width that ends with a chunk.
+    whole, rest = divmod(min(-(-width // 65536) * 65536, count - 65536 * chunk), 65536)
     programs = whole * (256 // _BLOCKS) + -(-rest // (256 * _BLOCKS))
-    for first in range(0, items if count else 0, _ITEMS):
+    for first in range(0, items if width else 0, _ITEMS):
         given = keys[first : first + _ITEMS]
         padded = [*given, *[given[-1]] * (_ITEMS - len(given))]
         words = [_signed(word) for pair in padded for word in pair]
         grid = programs, len(given)
-        _launch(_normals, grid, out.device, out[first:], table, count, *words, BLOCKS=_BLOCKS, num_warps=1)
+        _launch(
+            _normals, grid, out.device, out[first:], table, count, width, chunk, *words, BLOCKS=_BLOCKS, num_warps=1
+        )
 
 
 def _signed(word: int) -> int:
@@ -275,9 +287,9 @@ def _inside(at, count, ALIGNED: tl.constexpr):
     return inside
 
 
-@triton.jit(do_not_specialize=[f"{half}{item}" for half in "ab" for item in range(_ITEMS)])
+@triton.jit(do_not_specialize=["before", *(f"{half}{item}" for half in "ab" for item in range(_ITEMS))])
 def _normals(
-    out, table, count,
+    out, table, count, width, before,
     a0, b0, a1, b1, a2, b2, a3, b3, a4, b4, a5, b5, a6, b6, a7, b7,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -292,7 +304,8 @@ def _normals(
     k0, k1 = tl.where(item == 7, a7, k0), tl.where(item == 7, b7, k1)
     k0, k1 = k0.to(tl.uint64, bitcast=True), k1.to(tl.uint64, bitcast=True)
     # A chunk has 65536 numbers, a block 64: there are 256 blocks in a quarter. The last chunk has fewer.
-    chunk = (program // (256 // BLOCKS)).to(tl.int64)
+    place = (program // (256 // BLOCKS)).to(tl.int64)
+    chunk = place + before
     quarter = tl.minimum((count - 65536 * chunk + 255) // 256, 256)
     first = program % (256 // BLOCKS) * BLOCKS
     block = (1 + 1024 * chunk + first + tl.arange(0, BLOCKS)).to(tl.uint64)  # a stream begins with block number 1
@@ -302,9 +315,9 @@ def _normals(
     c0, c1, c2, c3 = _philox(block + 2 * step, k0, k1)
     d0, d1, d2, d3 = _philox(block + 3 * step, k0, k1)
     lane = tl.arange(0, 4 * BLOCKS)
-    at = (65536 * chunk + 64 * (first + lane // 4) + lane % 4 * 4)[:, None] + tl.arange(0, 4)[None, :]
-    end = tl.where(first + lane // 4 < quarter, count, 0)[:, None]
-    row = out + item.to(tl.int64) * count
+    at = (65536 * place + 64 * (first + lane // 4) + lane % 4 * 4)[:, None] + tl.arange(0, 4)[None, :]
+    end = tl.where(first + lane // 4 < quarter, width, 0)[:, None]
+    row = out + item.to(tl.int64) * width
     _mixed(row, table, at, end, 64 * quarter, a0, b0, c0, d0)
     _mixed(row, table, at + 16, end, 64 * quarter, a1, b1, c1, d1)
     _mixed(row, table, at + 32, end, 64 * quarter, a2, b2, c2, d2)

@@ -6,10 +6,6 @@ from collections.abc import Mapping
 
 __all__ = ["PREDICTIONS_ELSEWHERE", "SAMPLERS_ELSEWHERE", "SCHEDULES_ELSEWHERE"]
 
-_RL = (
-    "'euler_ancestral' on a flow process takes a stochastic step that keeps the noise of every level, with eta for how "
-    "much"
-)
 _OWN_CURVE = "build_sampler takes a function of your own as schedule, and register_schedule gives it a name"
 
 #: samplers; a sentence that follows "is no sampler here: "
@@ -32,7 +28,6 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
         ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
         "the nearest of one call a step are 'deis' and 'dpmpp_2m'",
     ),
-    **dict.fromkeys(("flow_sde", "dance_sde", "flow_cps", "flow_grpo"), _RL),
     **dict.fromkeys(("rk2", "heun_2s"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
     **dict.fromkeys(("rk3", "rk_3"), "of order 3 there is 'bogacki_shampine'"),
     **dict.fromkeys(

@@ -73,6 +73,9 @@ class SamplerType(Name):
     ETDRK4 = "etdrk4"
     RESTART = "restart"
     RK_ADAPTIVE = "rk_adaptive"
+    FLOW_SDE = "flow_sde"
+    DANCE_SDE = "dance_sde"
+    FLOW_CPS = "flow_cps"
 
     @classmethod
     def default(cls) -> SamplerType:
@@ -101,7 +104,7 @@ SamplerName = Literal[
     "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp",
     "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "cfgpp_ud10_ab", "ddim", "uni_pc", "uni_pc_bh2",
     "exp_ab", "exp_pc", "dpm_multistep", "dpm_singlestep", "pndm", "midpoint", "ralston", "bogacki_shampine", "rk4",
-    "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive",
+    "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive", "flow_sde", "dance_sde", "flow_cps",
 ]
 
 #: `ksched.NoiseSchedule` as text
@@ -201,6 +204,9 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "etdrk4": ("etdrk4_4s",),
     "restart": ("restart_sampler",),
     "rk_adaptive": ("ode", "ODE (Dopri5)",),
+    "flow_sde": ("flow_grpo",),
+    "dance_sde": ("dance_grpo",),
+    "flow_cps": ("cps", "coefficients_preserving_sampling",),
 }
 
 #: schedules that A1111 picks for its labels by itself

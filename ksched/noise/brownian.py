@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ksched.kernels import philox
-from ksched.kernels.normal_table import PER_WORD, Floats, room, table
+from ksched.kernels.normal_table import PER_BLOCK, PER_WORD, Floats, room, table
 from ksched.kernels.on_device import lanes, table_on, words_on
 from ksched.kernels.philox import Key, Words
 from ksched.noise.seeded import SeededNoise, fill, is_host, limited, target
-from ksched.noise.streams import key_of
+from ksched.noise.streams import Stream, key_of
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 
@@ -92,15 +92,12 @@ class BrownianNoise:
 
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Noise of one draw for the whole batch; arguments and errors as for `SeededNoise`."""
-        start, end = (self.process.level(sigma).lam for sigma in draw[:2])
-        rising = start > end
-        if rising:
-            start, end = -start, -end
-        if end == math.inf or _cell(start) == _cell(end) or not like.numel():
+        found = self._along_path(draw)
+        if found is None or not like.numel():
             return SeededNoise(self.seeds)(draw, like, out=out)
         out = target(self.seeds, like, out)
-        terms, onward = _increment(_cell(start), _cell(end))
-        sources = self._streams(_Path(draw.visit, draw.stream, rising), [node for node, _ in terms], onward, out)
+        path, terms, onward = found
+        sources = self._streams(path, [node for node, _ in terms], onward, out)
         scaled = [(sources[node], np.float32(2 * value)) for node, value in terms]  # the table's variance is 1/4
         if not is_host(out):
             noise = _combination_on(out.device, scaled, _words_of(out))
@@ -108,6 +105,44 @@ class BrownianNoise:
         by_item = ([(streams[i], scale) for streams, scale in scaled] for i in range(len(out)))
         fill(out, [partial(_combination, item) for item in by_item])
         return limited(out, draw)
+
+    def streams(self, draw: Draw, count: int) -> list[Stream]:
+        """The numbers of one draw, before any limit, for whoever wants them part by part; as for `SeededNoise`.
+
+        Nothing is kept for the next interval.
+        """
+        found = self._along_path(draw)
+        if found is None:
+            return SeededNoise(self.seeds).streams(draw, count)
+        path, terms, _ = found
+        scales = [(node, np.float32(2 * value)) for node, value in terms]
+        return [
+            partial(_combination, [(_node_key(path, node, seed), scale) for node, scale in scales])
+            for seed in self.seeds
+        ]
+
+    def slice_on(self, device: torch.device, draw: Draw, count: int, first: int, width: int) -> torch.Tensor:
+        """A part of the numbers of every item on a device, as for `SeededNoise`; nothing is kept."""
+        found = self._along_path(draw)
+        if found is None:
+            return SeededNoise(self.seeds).slice_on(device, draw, count, first, width)
+        path, terms, _ = found
+        scaled: list[tuple[list[Key] | torch.Tensor, np.float32]] = [
+            ([_node_key(path, node, seed) for seed in self.seeds], np.float32(2 * value)) for node, value in terms
+        ]
+        block, before = divmod(first, PER_BLOCK)
+        numbers = _combination_on(device, scaled, -(-(before + width) // PER_WORD), block)
+        return numbers[:, before : before + width]
+
+    def _along_path(self, draw: Draw) -> tuple[_Path, tuple[tuple[int, float], ...], tuple[int, ...]] | None:
+        """Which path a draw is an increment of, as `_increment` says it; None if its noise is its own."""
+        start, end = (self.process.level(sigma).lam for sigma in draw[:2])
+        rising = start > end
+        if rising:
+            start, end = -start, -end
+        if end == math.inf or _cell(start) == _cell(end):
+            return None
+        return _Path(draw.visit, draw.stream, rising), *_increment(_cell(start), _cell(end))
 
     def _streams(self, path: _Path, nodes: Sequence[int], onward: Sequence[int], out: torch.Tensor) -> dict[int, Any]:
         """The random words of nodes for every item, or their keys; those of ``onward`` are kept for the next call."""
@@ -225,13 +260,16 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
 
 
 def _combination_on(
-    device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, np.float32]], count: int
+    device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, np.float32]], count: int, block: int = 0
 ) -> torch.Tensor:
-    """The same for all items on a device, from ``count`` words each; no product is contracted with a sum."""
+    """The same for all items on a device, from ``count`` words each; no product is contracted with a sum.
+
+    Words are those behind so many blocks where streams are told by their keys.
+    """
     values = table_on(device)
     sums: list[torch.Tensor] = []
     for streams, scale in terms:
-        words = streams if isinstance(streams, torch.Tensor) else words_on(device, streams, count)
+        words = streams if isinstance(streams, torch.Tensor) else words_on(device, streams, count, block)
         numbers = values.index_select(0, lanes(words)).view(len(words), -1).mul_(float(scale))
         sums = [sums[0].add_(numbers) if sums else numbers]
     return sums[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ksched.kernels import available
-from ksched.kernels.normal_table import CHUNK, LEAST, PER_WORD
+from ksched.kernels.normal_table import CHUNK, LEAST, PER_BLOCK, PER_WORD
 from ksched.kernels.on_device import lanes, table_on, words_on
 from ksched.kernels.philox import Key
 from ksched.noise.streams import Stream, are_short, draw_keys, draw_streams, fill_items, short_groups
@@ -102,6 +102,19 @@ class SeededNoise:
         """
         return draw_streams(self.seeds, draw, count)
 
+    def slice_on(self, device: torch.device, draw: Draw, count: int, first: int, width: int) -> torch.Tensor:
+        """A part of the numbers of every item on a device, before any limit; float32, shape (items, width).
+
+        Parameters
+        ----------
+        device : of the result
+        draw : where in the run
+        count : how many numbers an item has
+        first, width : how many of them come before the part, and how many are in it
+        """
+        start = first // CHUNK * CHUNK
+        return normals(self.keys(draw), count, device, part=(start, first + width - start))[:, first - start :]
+
     def keys(self, draw: Draw) -> list[Key]:
         """Of the stream of each item, for one draw."""
         return draw_keys(self.seeds, draw)
@@ -169,8 +182,14 @@ def _spread(numbers: torch.Tensor, item: torch.Tensor, first: int) -> None:
         numbers, first = numbers[count:], first + count
 
 
-def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Tensor | None = None) -> torch.Tensor:
-    """All numbers of some items of `SeededNoise` on a device, float32, shape (len(keys), count).
+def normals(
+    keys: Sequence[Key],
+    count: int,
+    device: torch.device,
+    out: torch.Tensor | None = None,
+    part: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Numbers of some items of `SeededNoise` on a device, float32, shape (len(keys), count).
 
     Parameters
     ----------
@@ -178,6 +197,7 @@ def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Te
     count : how many numbers an item has
     device : of the result
     out : such a tensor to be filled and returned
+    part : None is all of them; else how many come before, a multiple of `CHUNK`, and how many there shall be
 
     Notes
     -----
@@ -185,20 +205,23 @@ def normals(keys: Sequence[Key], count: int, device: torch.device, out: torch.Te
     whatever its size, with four times the memory of the result beside it. The bytes are the same: integers, a table and
     additions only, so there is no product that could be contracted with a sum.
     """
+    start, width = part or (0, count)
     if out is None:
-        out = torch.empty((len(keys), count), dtype=torch.float32, device=device)
+        out = torch.empty((len(keys), width), dtype=torch.float32, device=device)
     values, module = table_on(device), available.triton_kernels(device)
     if module is not None:
-        module.normals(keys, values, out)
+        module.normals(keys, values, out, count, start // CHUNK)
         return out
     padded, whole = -(-count // LEAST) * LEAST, count // CHUNK * CHUNK
-    words = words_on(device, keys, padded // PER_WORD)
-    numbers = values.index_select(0, lanes(words)).view(len(keys), padded)
-    for first, end, size in ((0, whole, CHUNK), (whole, padded, padded - whole)):
+    stop = min(-(-(start + width) // CHUNK) * CHUNK, padded)
+    words = words_on(device, keys, (stop - start) // PER_WORD, start // PER_BLOCK)
+    numbers = values.index_select(0, lanes(words)).view(len(keys), stop - start)
+    for first, end, size in ((start, min(whole, stop), CHUNK), (max(start, whole), stop, padded - whole)):
         if first < end:
-            a, b, c, d = numbers[:, first:end].view(len(keys), -1, 4, size // 4).unbind(2)
+            chunks = numbers[:, first - start : end - start].view(len(keys), -1, 4, size // 4)
+            a, b, c, d = chunks.unbind(2)
             sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
             mixed = (sum1 + difference1, sum2 + difference2, sum1 - difference1, sum2 - difference2)
-            part = out[:, first:end]
-            part.copy_(torch.stack(mixed, dim=2).view(len(keys), -1)[:, : part.shape[1]])
+            filled = out[:, first - start : end - start]
+            filled.copy_(torch.stack(mixed, dim=2).view(len(keys), -1)[:, : filled.shape[1]])
     return out

@@ -15,6 +15,7 @@ import torch
 
 from ksched.noise import brownian, streams
 from ksched.noise.brownian import BrownianNoise
+from ksched.noise.clip import FrameNoise
 from ksched.noise.seeded import SeededNoise, limited
 from ksched.noise.streams import Seed, item_seeds
 from ksched.plan.rows import Draw
@@ -29,6 +30,7 @@ __all__ = [
     "brownian_sampler",
     "item_seeds",
     "noise_source",
+    "reseeded",
     "scheme_of",
     "seeded_source",
     "source_by_scheme",
@@ -84,6 +86,11 @@ def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) ->
     if process is None:
         raise ValueError('noise="brownian" needs a process; start the run from a Sampler, or give a process')
     return BrownianNoise(seeds, process)
+
+
+def reseeded(source: NoiseSource, seeds: tuple[int, ...]) -> NoiseSource:
+    """The same kind of noise for items of other seeds."""
+    return BrownianNoise(seeds, source.process) if isinstance(source, BrownianNoise) else SeededNoise(seeds)
 
 
 def scheme_of(source: NoiseSource) -> str:
@@ -142,6 +149,8 @@ def noise_source(
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
     """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
     kind = "seeded"
+    if isinstance(noise, FrameNoise):
+        return noise, None
     if isinstance(noise, str):
         if noise != "brownian":
             raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')

@@ -176,7 +176,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / "errors.png")
     shown = trajectory(built, seed, progress=progress)
-    specs = [AUTO, *measured()]
+    specs = [AUTO, *measured(process)]
     drawn = [spec for spec in specs if spec.name in (*DRAWN, built.spec.name)]
     curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
     whole = [(spec, count) for count in maps for spec in specs]
@@ -355,12 +355,12 @@ def _draw_digits(shown: Trajectory, title: str) -> Figure:
     )
 
 
-def measured() -> list[SamplerSpec]:
-    """The samplers that are measured: those that have a plan and are not for guidance.
+def measured(process: Process) -> list[SamplerSpec]:
+    """The samplers that are measured on a process: those that have a plan there and are not for guidance.
 
     Without guidance, which the digits do not have, those would be others that are measured.
     """
-    return [spec for spec in samplers() if not spec.adaptive and not spec.uncond]
+    return [spec for spec in samplers() if not spec.adaptive and not spec.uncond and spec.runs_on(process)]
 
 
 def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], process: Process) -> list[Sampler]:

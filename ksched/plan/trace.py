@@ -166,7 +166,7 @@ class Tracer:
     def finish(self, result: Symbol, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
-        rows = [*self._rows, Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
+        rows = [*_in_steps(self._rows, grid), Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
         pieces = disjoint([*self._requests], self._clock)
         draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
         numbers = {draw: m for m, draw in enumerate(draws)}
@@ -202,6 +202,19 @@ class Tracer:
     def _check(form: Any, verb: str) -> None:
         if not isinstance(form, Symbol):
             raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
+
+
+def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
+    """Rows with their steps; from their levels, if the sampler listed all steps before its first model call."""
+    first = next((row.step for row in rows if row.level is not None), 0)
+    if first == 0:
+        return rows
+    labels, step, found = [level.label for level in grid.levels], 0, []
+    for row in rows:
+        if row.level is not None:  # a step never goes back, as where noise is added again
+            step = max(step, sum(label >= row.level.label for label in labels[:-1]) - 1)
+        found.append(row._replace(step=step))
+    return found
 
 
 _KINDS = ("x", "D", "U", "xi")  # the order of terms in a row

@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
 from ksched.execution.buffers import combine
 from ksched.execution.layout import combination
 from ksched.execution.run import Run
+from ksched.plan.rows import Register
 from ksched.policy.predictions import Predictions
 from ksched.policy.trajectory import Trajectory
 from ksched.policy.transitions import GaussianRow, Transition
 
-__all__ = ["Reduction", "chosen", "divergences", "log_probs", "recorded"]
+__all__ = ["Reduction", "chosen", "density", "divergences", "log_probs", "recorded", "reduced"]
 
 Reduction = Literal["sum", "mean"]
+
+
+class Known(Protocol):
+    """Predictions that can be looked up."""
+
+    def __getitem__(self, register: Register, /) -> torch.Tensor: ...
+
+
+class States(Protocol):
+    """States that can be looked up by their numbers."""
+
+    def __getitem__(self, number: int, /) -> torch.Tensor: ...
 
 
 @torch.no_grad()
@@ -75,7 +88,7 @@ def divergences(
         total = None
         for row in law.rows:
             gap = _mean(row, path.states, first) - _mean(row, path.states, second)
-            square = _reduced((gap * (1 / row.std)).square() * 0.5, reduce, mask)
+            square = reduced((gap * (1 / row.std)).square() * 0.5, reduce, mask)
             total = square if total is None else total + square
         assert total is not None
         results.append(total)
@@ -138,15 +151,19 @@ def _score(
     """Log-probability of the states that a step formed, for each item."""
     total = None
     for row in law.rows:
-        error = (states[row.state] - _mean(row, states, predictions)) * (1 / row.std)
-        density = error.square() * -0.5 - (math.log(row.std) + math.log(2 * math.pi) / 2)
-        reduced = _reduced(density, reduce, mask)
-        total = reduced if total is None else total + reduced
+        each = reduced(density(row, states, predictions), reduce, mask)
+        total = each if total is None else total + each
     assert total is not None
     return total
 
 
-def _mean(row: GaussianRow, states: Sequence[torch.Tensor], predictions: Predictions) -> torch.Tensor:
+def density(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
+    """Log-density of every number of a state."""
+    error = (states[row.state] - _mean(row, states, predictions)) * (1 / row.std)
+    return error.square() * -0.5 - (math.log(row.std) + math.log(2 * math.pi) / 2)
+
+
+def _mean(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
     """Mean of a state, made by the same operations in the same order however it comes to be asked for."""
     if not row.mean:
         return torch.zeros_like(states[row.state])
@@ -155,7 +172,7 @@ def _mean(row: GaussianRow, states: Sequence[torch.Tensor], predictions: Predict
     return combine(read, combination(-1, terms))
 
 
-def _reduced(values: torch.Tensor, reduce: Reduction, mask: torch.Tensor | None) -> torch.Tensor:
+def reduced(values: torch.Tensor, reduce: Reduction, mask: torch.Tensor | None) -> torch.Tensor:
     """Sum or mean over all but the batch, of what a mask lets through.
 
     Halves are added up to each other, so that every item is summed in one order: that of a sum in torch depends on how

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register, form_text
 
-__all__ = ["GaussianRow", "Transition", "transitions"]
+__all__ = ["GaussianRow", "Transition", "read_without_noise", "transitions"]
 
 Form = dict[Register, float]
 
@@ -133,6 +133,13 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
         innovations = _needed(innovations, forms[state + 1 :])
     by_step = groupby(rows, key=lambda row: plan.call_steps[row.state - 1])
     return tuple(Transition(step, tuple(group)) for step, group in by_step)
+
+
+def read_without_noise(plan: Plan) -> frozenset[int]:
+    """The model calls whose predictions go into a state, or the result, that nothing new is drawn for."""
+    drawn = {row.state for law in transitions(plan) for row in law.rows}
+    fixed = (form for state, form in enumerate(_states(plan)) if state and state not in drawn)
+    return frozenset(r.number for form in fixed for r in form if r.kind in ("D", "U"))
 
 
 def _states(plan: Plan) -> Iterator[Form]:

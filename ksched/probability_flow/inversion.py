@@ -51,7 +51,7 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
     if spec.adaptive:
         raise ValueError(f"{spec.name} chooses its steps by what it meets on the way, so it cannot be run back")
     if spec.plan(grid, options).draws:
-        hints = [f"{name}=0" for name in ("eta", "tau", "s_churn") if name in spec.own_options]
+        hints = [f"{name}=0" for name, option in spec.own_options.items() if option.per_step and name != "s_noise"]
         hint = f"give {' or '.join(hints)}" if hints else "take a deterministic one, such as euler or dpmpp_2m"
         raise ValueError(f"only a sampler without noise can be run back; {spec.name} draws some: {hint}")
     levels = list(grid.levels[::-1])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ksched.processes.base import Process, check_positive
-from ksched.types import Array
+from ksched.types import Array, set_fields
 
 __all__ = ["EDM", "VE", "AngleV", "Cascade", "FlowVE"]
 
@@ -204,7 +204,7 @@ class Cascade(Process):
     def __post_init__(self) -> None:
         check_positive("shift", self.shift)
         check_positive("num_timesteps", self.num_timesteps)
-        vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
+        set_fields(self, sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
 
     @property
     def predictions(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ksched.processes.base import Level, Process, check_positive
-from ksched.types import Array
+from ksched.types import Array, set_fields
 
 __all__ = ["Flow"]
 
@@ -54,7 +54,7 @@ class Flow(Process):
         check_positive("num_timesteps", self.num_timesteps)
         check_positive("timestep_scale", self.timestep_scale)
         check_positive("noise_scale", self.noise_scale)
-        vars(self).update(sigma_min=self.sigma_at(1 / self.num_timesteps), sigma_max=1.0)
+        set_fields(self, sigma_min=float(self._sigma_at(1 / self.num_timesteps, np)), sigma_max=1.0)
 
     @classmethod
     def of_mu(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ksched.processes.base import Level, Process, check_positive, clip
-from ksched.types import Array, ArrayLike, is_tensor
+from ksched.types import Array, ArrayLike, is_tensor, set_fields
 
 __all__ = ["VP", "default_process"]
 
@@ -79,7 +79,8 @@ class VP(Process):
         check_positive("snr_shift", snr_shift)
         if len(table) % keep_every or keep_every < 1 or len(table) // keep_every < 2:
             raise ValueError(f"keep_every must divide the {len(table)} training steps; got {keep_every}")
-        vars(self).update(
+        set_fields(
+            self,
             betas=tuple(table.tolist()),
             zero_terminal_snr=bool(zero_terminal_snr),
             variance_preserving=bool(variance_preserving),
@@ -87,7 +88,7 @@ class VP(Process):
             keep_every=int(keep_every),
             log_sigma_timesteps=bool(log_sigma_timesteps),
         )
-        vars(self).update(sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
+        set_fields(self, sigma_min=float(self.sigmas[0]), sigma_max=float(self.sigmas[-1]))
 
     @classmethod
     def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000, **how: Any) -> VP:

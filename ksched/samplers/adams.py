@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Between, Finite, Order, PeerValue
+from ksched.options import Between, Finite, Order, PeerValue, PerStep
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import renoise
@@ -351,8 +351,8 @@ def gradient_estimation(
     x: V,
     *,
     ge_gamma: Finite = 2.0,
-    mu: Annotated[float, Between(0.0, 0.99), PeerValue(0.5)] = 0.0,
-    s_noise: Annotated[float, Between(0.0, 10.0)] = 1.0,
+    mu: Annotated[float | tuple[float, ...], Between(0.0, 0.99), PerStep(), PeerValue(0.5)] = 0.0,
+    s_noise: Annotated[float | tuple[float, ...], Between(0.0, 10.0), PerStep()] = 1.0,
 ) -> V:
     """Euler's method with the slope extrapolated from the step before.
 
@@ -372,7 +372,7 @@ def gradient_estimation(
     """
     straight = StraightLine(grid)
     last: V | None = None
-    for s, t in grid.steps():
+    for s, t, mu, s_noise in grid.steps_with(mu, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised

@@ -101,8 +101,9 @@ class Controller:
         ------
         ValueError : the model's answers are not finite, or no step is short enough for the tolerances
         """
-        allowed = (self.rtol * low.abs().maximum(state.before.abs())).clamp(min=self.atol)
-        error = float(((low - high) / allowed).square().mean().sqrt()) if low.numel() else 0.0
+        low, high, before = low.detach(), high.detach(), state.before.detach()  # so that sums may be written over
+        allowed = low.abs().maximum(before.abs()).mul_(self.rtol).clamp_(min=self.atol)
+        error = float((low - high).div_(allowed).square_().mean().sqrt()) if low.numel() else 0.0
         sigma = f"sigma {state.level.label:g}"
         if not math.isfinite(error) and not (low.isfinite().all() and high.isfinite().all()):
             raise ValueError(

@@ -9,10 +9,10 @@ from math import expm1
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect
-from ksched.options import Finite, NonNegative, PeerValue, Share
+from ksched.options import Dial, Finite, PeerValue, Share
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
-from ksched.samplers.blocks.noise_split import ancestral, renoise
+from ksched.samplers.blocks.noise_split import ancestral, length, renoise
 from ksched.samplers.blocks.stages import middle
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
@@ -62,8 +62,8 @@ def euler_ancestral_cfg_pp(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     from_pure_noise: Literal["eta", "all_new"] = "eta",
 ) -> V:
     """CFG++ with Euler's method to less noise than the next level has, then fresh noise up to it.
@@ -81,7 +81,7 @@ def euler_ancestral_cfg_pp(
     -----
     Chung et al. 2024, arXiv:2406.08070, with noise as in DDIM; ComfyUI's ``sample_euler_ancestral_cfg_pp``.
     """
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         all_new = from_pure_noise == "all_new" and s.alpha == 0 and eta > 0
         down, up = ancestral(grid, s, t, 1.0 if all_new else eta)
         denoised, uncond = run.denoise_both(x, s)
@@ -180,8 +180,8 @@ def dpmpp_2s_ancestral_cfg_pp(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     shift_by: Annotated[Literal["first", "second"], PeerValue("second")] = "first",
 ) -> V:
     """CFG++ with `dpmpp_2s_ancestral`: the state is moved by what guidance adds, then steps to the guided predictions.
@@ -199,7 +199,7 @@ def dpmpp_2s_ancestral_cfg_pp(
     -----
     ComfyUI's ``sample_dpmpp_2s_ancestral_cfg_pp``, in units of sigma / alpha.
     """
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta)
         denoised, uncond = run.denoise_both(x, s)
         if t.sigma == 0:
@@ -228,7 +228,7 @@ def dpmpp_2s_ancestral_cfg_pp(
     ),
 )
 def res_multistep_ancestral_cfg_pp(
-    run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
+    run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 1.0, s_noise: Dial = 1.0
 ) -> V:
     """CFG++ with `res_multistep_ancestral`: the state is moved by what guidance adds, then steps unconditionally.
 
@@ -244,8 +244,8 @@ def res_multistep_ancestral_cfg_pp(
     -----
     ComfyUI's ``sample_res_multistep_ancestral_cfg_pp``, in units of sigma / alpha.
     """
-    last: tuple[V, float] | None = None
-    for s, t in grid.steps():
+    last: tuple[V, Level] | None = None  # unconditional prediction, and where it was made
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta)
         denoised, uncond = run.denoise_both(x, s)
         h = down.lam - s.lam
@@ -253,9 +253,10 @@ def res_multistep_ancestral_cfg_pp(
             x = _guided(s, down, x, denoised, uncond)
         else:
             moved = x + s.alpha * (denoised - uncond)
-            x = ddim(s, down, moved, uncond) + (t.alpha * h * phi(2, -h) * h / last[1]) * (uncond - last[0])
+            before = length(grid, last[1], s, eta)
+            x = ddim(s, down, moved, uncond) + (t.alpha * h * phi(2, -h) * h / before) * (uncond - last[0])
         x = renoise(run, s, t, x, s_noise * up)
-        last = uncond, h
+        last = uncond, s
     return x
 
 

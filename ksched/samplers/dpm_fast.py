@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 
 from ksched.names.enums import Dialect
-from ksched.options import NonNegative, PeerValue
+from ksched.options import Dial, PeerValue, one_number, per_step
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import ancestral_above, renoise
@@ -55,8 +55,8 @@ def dpm_fast(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 0.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 0.0,
+    s_noise: Dial = 1.0,
     levels: Literal["grid", "range"] = "grid",
     end: Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")] = "denoised",
 ) -> V:
@@ -67,7 +67,7 @@ def dpm_fast(
 
     Parameters
     ----------
-    eta : share of the noise that each step of the method draws anew
+    eta : share of the noise that each step of the method draws anew; where eta or s_noise changes a new one begins
     s_noise : factor of the noise
     levels : "grid", those given, two or three steps at a time; "range", as published: even in log-SNR between the first
         and the last above 0, whatever lies between
@@ -86,9 +86,10 @@ def dpm_fast(
     if len(above) < 2:
         denoised = run.denoise(x, above[0]) if finish else x
         return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
-    orders = fast_orders(len(above) - 1 if levels == "grid" else len(grid) - last)
+    by_grid = levels == "grid"
+    parts = _of_grid(grid, above, eta, s_noise) if by_grid else _of_range(grid, above, eta, s_noise, len(grid) - last)
     walk = grid.steps()  # one for every model call
-    for order, part in zip(orders, _fast_parts(grid, above, orders, levels == "grid"), strict=True):
+    for order, part, eta, s_noise in parts:
         s, t = part[0], part[-1]
         down, up = ancestral_above(grid, s, t, eta, above[-1])
         nodes, rows = _METHODS[order]
@@ -106,13 +107,25 @@ def fast_orders(calls: int) -> list[int]:
     return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]
 
 
-def _fast_parts(grid: Grid, above: Sequence[Level], orders: list[int], whole: bool) -> list[Sequence[Level]]:
-    """The levels of every step of the method: those of the grid, or its two ends."""
-    if whole:
-        cuts = [0, *accumulate(orders)]
-        return [above[a : b + 1] for a, b in pairwise(cuts)]
+_Part = tuple[int, Sequence[Level], float, float]  # a step of the method: order, levels, eta, s_noise
+
+
+def _of_grid(grid: Grid, above: Sequence[Level], eta: Dial, s_noise: Dial) -> list[_Part]:
+    """Steps whose stages are levels of the grid; those of one step have the same noise."""
+    noises = [*zip(per_step(eta, len(grid)), per_step(s_noise, len(grid)), strict=True)]
+    changes = [k for k in range(1, len(above) - 1) if noises[k] != noises[k - 1]]
+    cuts = sorted({0, *accumulate(fast_orders(len(above) - 1)), *changes})
+    return [(b - a, above[a : b + 1], *noises[a]) for a, b in pairwise(cuts)]
+
+
+def _of_range(grid: Grid, above: Sequence[Level], eta: Dial, s_noise: Dial, calls: int) -> list[_Part]:
+    """Steps between the first and the last level, even in log-SNR, as many as make so many model calls."""
+    why = "the steps with levels='range' are not those of the schedule"
+    noise = one_number("dpm_fast: eta", eta, why), one_number("dpm_fast: s_noise", s_noise, why)
+    orders = fast_orders(calls)
     first = above[0].lam
     if isinf(first):  # pure noise: the paper starts a thousandth of the run later
         first = grid.process.level(max(grid.process.sigma_after(1e-3), above[1].label)).lam
     lams = np.linspace(first, above[-1].lam, len(orders) + 1)[1:-1].tolist()
-    return list(pairwise([above[0], *map(grid.at, lams), above[-1]]))
+    ends = pairwise([above[0], *map(grid.at, lams), above[-1]])
+    return [(order, pair, *noise) for order, pair in zip(orders, ends, strict=True)]

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect
-from ksched.options import Between, NonNegative, PeerValue
+from ksched.options import Between, Dial, PeerValue, per_step
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, grown, renoise
@@ -59,8 +59,8 @@ def dpm_multistep(
     *,
     order: UpToThree = 3,
     predict: Predict = "denoised",
-    eta: NonNegative = 0.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 0.0,
+    s_noise: Dial = 1.0,
     solver_type: Solver = "midpoint",
     lower_order_final: bool = False,
     euler_at_final: bool = False,
@@ -77,7 +77,8 @@ def dpm_multistep(
     Parameters
     ----------
     order : how many predictions are used, at most
-    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver
+    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver, unless ``sde`` says
+        otherwise of a run with noise
     eta : of the reverse SDE; 0 is the ODE, 1 is SDE-DPM-Solver++
     s_noise : factor of the noise
     solver_type : weight of the change where two predictions are used: "midpoint", half that of the step; "heun", the
@@ -97,16 +98,16 @@ def dpm_multistep(
     Lu et al. 2022, arXiv:2206.00927, for eps; arXiv:2211.01095, algorithm 2 and appendix B, for denoised predictions
     and noise. From pure noise a first step keeps its denoised prediction, and eps is known from the second on.
     """
-    eps = predict == "eps" and (eta == 0 or sde == "published")
-    wrong = curvature == "diffusers" and eta > 0 and not eps
-    curved = _curved(1.0 if curvature == "exact" else 0.5, -1.0 if wrong else 0.0)
+    eps = predict == "eps" and (sde == "published" or not any(per_step(eta, len(grid))))
     past: list[tuple[float, V]] = []  # (lam, prediction), the newest last
-    for i, (s, t) in enumerate(grid.steps()):
+    for i, (s, t, eta, s_noise) in enumerate(grid.steps_with(eta, s_noise)):
         denoised, known = run.denoise(x, s), [p for p in past if isfinite(p[0])]
         if t.sigma == 0:
             return denoised
         left = len(grid) + repeat_last - i
         most = 1 if euler_at_final and left == 1 else order_left(order, left, i) if lower_order_final else order
+        wrong = curvature == "diffusers" and eta > 0 and not eps
+        curved = _curved(1.0 if curvature == "exact" else 0.5, -1.0 if wrong else 0.0)
         rule = midpoint if solver_type == "midpoint" and min(most, len(known) + 1) == 2 else curved
         past = [*known, (s.lam, output(run, s, x, denoised, eps))][-order:]
         x = adams(s, t, x, past[-most:], eta, rule=rule, denoised=denoised if eps else None)
@@ -129,8 +130,8 @@ def dpm_singlestep(
     *,
     order: UpToThree = 2,
     predict: Predict = "denoised",
-    eta: NonNegative = 0.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 0.0,
+    s_noise: Dial = 1.0,
     solver_type: Solver = "midpoint",
     lower_order_final: bool = False,
     repeat_last: bool = False,
@@ -145,7 +146,7 @@ def dpm_singlestep(
     Parameters
     ----------
     order : number of stages; the last of the run has fewer where that does not divide the steps, and one where it goes
-        to sigma 0
+        to sigma 0. Where eta or s_noise changes a new step begins
     predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver. With noise it is always the
         denoised prediction, as eps is not the same all along a step that adds noise
     eta : of the reverse SDE; 0 is the ODE
@@ -164,18 +165,19 @@ def dpm_singlestep(
     Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2, with the stages where the grid has levels; arXiv:2211.01095
     for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
     """
-    curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
-    levels, places = _places(grid, order, lower_order_final, repeat_last)
+    etas, s_noises = per_step(eta, len(grid)), per_step(s_noise, len(grid))
+    levels, places = _places(grid, order, lower_order_final, repeat_last, [*zip(etas, s_noises, strict=True)])
     start, base, first = grid.levels[0], x, x
     noise: V | None = None
     past: list[tuple[float, V]] = []  # (lam, prediction) of the stages
-    for stage, (s, t) in zip(places, grid.steps(levels), strict=True):
+    for stage, (s, t, eta, s_noise) in zip(places, grid.steps_with(etas, s_noises, levels=levels), strict=True):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
         if stage == 0:
             start, base, first, noise, past = s, x, denoised, None, []
         eps = predict == "eps" and eta == 0 and start.alpha > 0
+        curved = _curved(1.0, -2.0 if curvature == "diffusers" and eta > 0 else 0.0)
         past.append((s.lam, output(run, s, x, denoised, eps)))
         known, rule = (past, curved) if solver_type == "heun" else (past[:1] + past[1:][-1:], _MIDPOINTS[stage])
         x = adams(start, t, base, known, eta, rule=rule, denoised=first if eps else None)
@@ -189,11 +191,19 @@ def dpm_singlestep(
 _MIDPOINTS = (None, midpoint, None)
 
 
-def _places(grid: Grid, order: int, lower_order_final: bool, repeat_last: bool) -> tuple[Sequence[Level], list[int]]:
-    """The levels of a run, and for every step between them which stage of a longer one it is."""
+def _places(
+    grid: Grid, order: int, lower_order_final: bool, repeat_last: bool, noises: Sequence[object]
+) -> tuple[Sequence[Level], list[int]]:
+    """The levels of a run, and for every step between them which stage of a longer one it is.
+
+    ``noises`` are settings of every step; stages of one step have the same.
+    """
     levels = with_last_twice(grid) if repeat_last else grid.levels
     steps = len(levels) - 1
-    places = [i % order for i in range(steps)]
+    places: list[int] = []
+    for i in range(steps):
+        changed = 0 < i < len(noises) and noises[i] != noises[i - 1]
+        places.append(0 if i == 0 or changed else (places[-1] + 1) % order)
     if lower_order_final and steps and steps % order == 0:
         places[-1] = 0
     if len(levels) > len(grid.levels) and places[-1] == 0:  # a step of length 0 and nothing before it

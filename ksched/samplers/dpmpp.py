@@ -6,7 +6,7 @@ from math import expm1
 from typing import Literal, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import NonNegative
+from ksched.options import Dial
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.noise_split import fresh_std, renoise
 from ksched.samplers.blocks.steps import (
@@ -56,8 +56,8 @@ def dpmpp_2m_sde(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     solver_type: Solver = "midpoint",
 ) -> V:
     """DPM-Solver++ (2M) on the reverse SDE: exponential integrator of the last two predictions, extrapolated.
@@ -77,7 +77,7 @@ def dpmpp_2m_sde(
     Lu et al. 2022, arXiv:2211.01095, algorithm 2; SDE form and eta as in k-diffusion's ``sample_dpmpp_2m_sde``.
     """
     last: tuple[V, float] | None = None  # prediction and step size before
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
@@ -180,8 +180,8 @@ def dpmpp_3m_sde(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     curvature: Literal["exact", "published"] = "exact",
 ) -> V:
     """DPM-Solver++ (3M) on the reverse SDE: exponential integrator of the parabola through the last three predictions.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import NonNegative
+from ksched.options import Dial
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, renoise
 from ksched.samplers.blocks.stages import inner, middle
@@ -43,8 +43,8 @@ def dpmpp_2s_ancestral(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     split: AncestralRule = "variance",
 ) -> V:
     """DPM-Solver++ (2S), the exponential midpoint rule, to less noise than the next level has, then fresh noise.
@@ -64,7 +64,7 @@ def dpmpp_2s_ancestral(
     Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2; ancestral form of k-diffusion, in units of sigma /
     alpha.
     """
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta, split)
         denoised = run.denoise(x, s)
         if t.sigma > 0:
@@ -104,8 +104,8 @@ def dpmpp_sde(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     r: Node = 0.5,
     noises: Literal["path", "independent"] = "path",
 ) -> V:
@@ -126,7 +126,7 @@ def dpmpp_sde(
     -----
     k-diffusion's ``sample_dpmpp_sde``, after Lu et al. 2022, arXiv:2211.01095, in units of sigma / alpha.
     """
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from ksched.names.enums import Dialect
-from ksched.options import Between, NonNegative
+from ksched.options import Between, Dial
 from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.quadrature import gauss_legendre
@@ -41,8 +41,8 @@ def er_sde(
     *,
     max_stage: Annotated[int, Between(1, 3)] = 3,
     solver_type: Literal["er_sde", "reverse_time", "ode"] = "er_sde",
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     integral: Literal["exact", "published"] = "exact",
 ) -> V:
     """Extended reverse-time SDE: a multistep method on an SDE whose noise is a function of sigma / alpha.
@@ -63,12 +63,12 @@ def er_sde(
     -----
     Cui et al. 2023, arXiv:2309.06169, algorithms 1 to 3, in sigma / alpha.
     """
-    power = 0.0 if solver_type == "ode" else eta
     past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), the newest last
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
+        power = 0.0 if solver_type == "ode" else eta
         start, end = exp(-s.lam), exp(-t.lam)
         kept = exp(_er_log_gain(end, solver_type, power) - _er_log_gain(start, solver_type, power))
         past = [*past, (start, denoised)][-max_stage:]

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Bound, NonNegative, PeerValue, Share
+from ksched.options import Bound, Dial, DialShare, NonNegative, PeerValue, one_number
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
@@ -43,10 +43,10 @@ def euler(
     grid: Grid,
     x: V,
     *,
-    s_churn: NonNegative = 0.0,
+    s_churn: Dial = 0.0,
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     churn_after: Annotated[bool, PeerValue(True)] = False,
 ) -> V:
     """Euler's method on the probability-flow ODE, with EDM's churn.
@@ -65,7 +65,7 @@ def euler(
     Karras et al. 2022, arXiv:2206.00364, algorithm 2 without its second-order part. Churn is done in sigma / alpha, so
     that it is right for flow processes as well, where k-diffusion's formula is not.
     """
-    for s, t in grid.steps():
+    for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
         if churn_after and s_churn > 0 and s.alpha > 0:
             denoised = run.denoise(x, s)
             eps = run.keep((x - s.alpha * denoised) / s.sigma)
@@ -99,8 +99,8 @@ def euler_ancestral(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     split: AncestralRule = "variance",
 ) -> V:
     """Euler's method to less noise than the next level has, then fresh noise up to it.
@@ -117,7 +117,7 @@ def euler_ancestral(
     -----
     k-diffusion's ``sample_euler_ancestral``, in units of sigma / alpha.
     """
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta, split)
         x = renoise(run, s, t, ddim(s, down, x, run.denoise(x, s)), s_noise * up)
     return x
@@ -143,7 +143,7 @@ def euler_ancestral(
         ),
     ),
 )
-def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 0.0, s_noise: NonNegative = 1.0) -> V:
+def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noise: Dial = 1.0) -> V:
     """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. The table of `euler_ancestral` with the same eta.
 
     First order, one model call per step, one noise per step if ``eta`` > 0.
@@ -181,7 +181,7 @@ def ddpm(
     grid: Grid,
     x: V,
     *,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     variance: Annotated[Literal["posterior", "beta", "beta_to_end"], PeerValue("beta", "beta_to_end")] = "posterior",
 ) -> V:
     """Ancestral sampling of DDPM with the posterior variance. The table of `euler_ancestral` at eta 1.
@@ -201,7 +201,7 @@ def ddpm(
     """
     if variance == "posterior":
         return euler_ancestral(run, grid, x, eta=1.0, s_noise=s_noise)
-    for s, t in grid.steps():
+    for s, t, s_noise in grid.steps_with(s_noise):
         down, _ = ancestral(grid, s, t, 1.0)
         size = math.hypot(t.alpha, t.sigma)  # of a state that is scaled to variance 1
         kept = s.alpha * size / (math.hypot(s.alpha, s.sigma) * t.alpha)
@@ -250,7 +250,7 @@ def lcm(
     grid: Grid,
     x: V,
     *,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     s_noise_end: NonNegative | None = None,
     noise_clip_std: NonNegative = 0.0,
     boundary: Annotated[NonNegative, PeerValue(10.0)] = 0.0,
@@ -279,14 +279,15 @@ def lcm(
     counts is the std of the tensor drawn. With boundary scaling the prediction becomes
     ``c_out * D + c_skip * x``, x being the variance-preserving state.
     """
-    last, end = max(len(grid) - 1, 1), s_noise if s_noise_end is None else s_noise_end
-    limit = noise_clip_std if noise_clip_std > 0 else math.inf
-    for i, (s, t) in enumerate(grid.steps()):
+    if s_noise_end is not None:
+        one_number("lcm: s_noise", s_noise, "s_noise_end says how it changes")
+    last, limit = max(len(grid) - 1, 1), noise_clip_std if noise_clip_std > 0 else math.inf
+    for i, (s, t, s_noise) in enumerate(grid.steps_with(s_noise)):
         denoised = run.denoise(x, s)
         if boundary > 0:
             skip, out = boundary_scaling(s, grid.process.timestep(s.label), boundary, sigma_data)
             denoised = out * denoised + skip * x
-        factor = s_noise + (end - s_noise) * i / last
+        factor = s_noise if s_noise_end is None else s_noise + (s_noise_end - s_noise) * i / last
         x = renoise(run, s, t, t.alpha * denoised, factor * t.sigma, limit=limit)
     return x
 
@@ -304,8 +305,8 @@ def tcd(
     grid: Grid,
     x: V,
     *,
-    eta: Share = 0.3,
-    s_noise: NonNegative = 1.0,
+    eta: DialShare = 0.3,
+    s_noise: Dial = 1.0,
     whole_timesteps: bool = False,
 ) -> V:
     """Trajectory consistency sampling: a step to a lower level of the table, then noise up to the next one.
@@ -324,7 +325,7 @@ def tcd(
     Zheng et al. 2024, arXiv:2402.19159, algorithm 4.
     """
     process = grid.process
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised

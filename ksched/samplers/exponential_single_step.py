@@ -7,7 +7,7 @@ from math import exp
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect
-from ksched.options import Between, NonNegative
+from ksched.options import Between, Dial
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.stages import Rows, inner, stages
 from ksched.samplers.blocks.weights import phi
@@ -95,11 +95,11 @@ def _singlestep(
     x: V,
     nodes: Sequence[float],
     rows: Rows,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
+    eta: Dial = 0.0,
+    s_noise: Dial = 1.0,
 ) -> V:
     """A method with inner levels at given shares of each step, and one model call in the step to sigma 0."""
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         if t.sigma == 0:
             return run.denoise(x, s)
         levels = [*(inner(grid, s, t, node) for node in nodes), t]
@@ -127,8 +127,8 @@ def seeds_2(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     r: Node = 0.5,
     solver_type: Literal["phi_1", "phi_2"] = "phi_1",
 ) -> V:
@@ -212,8 +212,8 @@ def seeds_3(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     r_1: InnerNode = 1 / 3,
     r_2: InnerNode = 2 / 3,
 ) -> V:

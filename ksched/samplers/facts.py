@@ -32,6 +32,10 @@ def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
     elif spec.draws:
         noise = f"{spec.draws} per step that does not end at sigma 0"
     facts |= {"model calls": calls, "noise": noise}
+    if not spec.keeps_variance:
+        facts["variance"] = "of a state is not that of its level"
+    if spec.flow_only:
+        facts["runs on"] = "flow processes alone"
     if spec.uncond:
         facts["needs"] = "the unconditional prediction as well"
     if spec.adaptive:
@@ -63,6 +67,8 @@ def allowed(option: Option, quote: str = "") -> str:
         return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
     if option.kind is bool:
         return f"{quote}True{quote}, {quote}False{quote}"
+    if option.per_step:
+        return f"{allowed(option._replace(per_step=False), quote)}, or one per step"
     word = ("None, " if option.default is None else "") + ("whole number" if option.kind is int else "number")
     if option.high >= 2**31:
         if option.low <= -1e300:

@@ -128,6 +128,8 @@ def register_sampler(
     uncond: bool = False,
     adaptive: bool = False,
     ends_at_denoised: bool = True,
+    keeps_variance: bool = True,
+    flow_only: bool = False,
     family: str = "other",
 ) -> SamplerSpec:
     """Add a sampler of your own; it then works with every schedule and process, and by name everywhere.
@@ -136,8 +138,9 @@ def register_sampler(
     ----------
     name : the name to give `build_sampler`; must be new
     function : ``(run, grid, x, *, options) -> x``
-    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised, family : facts about it
-        (see `SamplerSpec`)
+    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about it (see
+        `SamplerSpec`)
+    keeps_variance, flow_only, family : the same
 
     Raises
     ------
@@ -158,6 +161,7 @@ def register_sampler(
             "weak_order": weak_order,
         }
         facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised, "family": family}
+        facts |= {"keeps_variance": keeps_variance, "flow_only": flow_only}
         spec = SamplerSpec(name, function, order, source, **facts)
         if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too
             raise ValueError(f"every sampler has an option {min(clash)!r} already; rename that of {name!r}") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import isfinite
 
-from ksched.options import NonNegative
+from ksched.options import Dial
 from ksched.plan.protocol import SamplerContext
-from ksched.samplers.blocks.noise_split import ancestral, renoise
+from ksched.processes import Level
+from ksched.samplers.blocks.noise_split import ancestral, length, renoise
 from ksched.samplers.blocks.steps import (
     ddim,
 )
@@ -31,9 +32,7 @@ __all__ = ["res_multistep", "res_multistep_ancestral"]
         a1111("RES Multistep Ancestral", OF_REFORGE),
     ),
 )
-def res_multistep_ancestral(
-    run: SamplerContext[V], grid: Grid, x: V, *, eta: NonNegative = 1.0, s_noise: NonNegative = 1.0
-) -> V:
+def res_multistep_ancestral(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 1.0, s_noise: Dial = 1.0) -> V:
     """RES, two steps, to less noise than the next level has, then fresh noise up to it.
 
     Second order at ``eta`` = 0, where it is `res_multistep`; at ``eta`` = 1 it is `dpmpp_2m_sde_heun`. One model call
@@ -49,16 +48,16 @@ def res_multistep_ancestral(
     Zhang et al. 2023, arXiv:2308.02157, algorithm 2; ancestral form of ComfyUI, in units of sigma / alpha. As there,
     steps are measured down to the noise that is kept.
     """
-    last: tuple[V, float] | None = None
-    for s, t in grid.steps():
+    last: tuple[V, Level] | None = None  # prediction, and where it was made
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta)
         denoised = run.denoise(x, s)
         h = down.lam - s.lam
         x = ddim(s, down, x, denoised)
         if last is not None and isfinite(h):
-            x = x + (t.alpha * h * phi(2, -h) * h / last[1]) * (denoised - last[0])
+            x = x + (t.alpha * h * phi(2, -h) * h / length(grid, last[1], s, eta)) * (denoised - last[0])
         x = renoise(run, s, t, x, s_noise * up)
-        last = denoised, h
+        last = denoised, s
     return x
 
 

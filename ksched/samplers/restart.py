@@ -7,7 +7,7 @@ import math
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Between, NonNegative, Positive
+from ksched.options import Between, Dial, Positive, one_number
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.straight_line import StraightLine
@@ -42,7 +42,7 @@ def restart(
     s_max: Positive = 2.0,
     restart_steps: Annotated[int, Between(0, 1000)] = 0,
     restarts: Annotated[int, Between(1, 100)] = 1,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     levels: Literal["grid", "karras"] = "grid",
 ) -> V:
     """Heun's method that goes back: at a low level noise is added up to a higher one, and the way down run again.
@@ -57,7 +57,7 @@ def restart(
     restart_steps : steps of the way down, on a Karras grid; 0 chooses as A1111 does: none for runs below 20 steps, 9
         once below 36, and a quarter of the steps twice from there on
     restarts : how often, if ``restart_steps`` is given
-    s_noise : factor of the noise
+    s_noise : factor of the noise; one per step is that of the noise that is added behind the step
     levels : "grid", those given, and restarts come on top; "karras", as A1111 does where it chooses: a Karras grid of
         so many steps less that the restarts fit into the number asked for
 
@@ -72,11 +72,12 @@ def restart(
     if steps == 0:
         return x
     if levels == "karras" and restart_steps and steps - restart_steps * restarts > 1 and main[-1].sigma == 0:
+        one_number("restart: s_noise", s_noise, "the steps with levels='karras' are not those of the schedule")
         main = [*_karras(grid, main[0], main[-2], steps - restart_steps * restarts - 1), main[-1]]
     low, high = (min(main[:-1], key=lambda v: abs(math.exp(-v.lam) - limit)) for limit in (s_min, s_max))
     way = _karras(grid, high, low, restart_steps) if restart_steps and high.lam < low.lam else []
     straight = StraightLine(grid)
-    for s, t in grid.steps(main):
+    for s, t, s_noise in grid.steps_with(s_noise, levels=main):
         x = heun_step(run, straight, s, t, x)
         for _ in range(restarts if t is low and way else 0):
             ratio = high.alpha / low.alpha

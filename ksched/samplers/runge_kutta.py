@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Bound, NonNegative, PeerValue
+from ksched.options import Bound, Dial, NonNegative, PeerValue
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
@@ -228,10 +228,10 @@ def heun(
     grid: Grid,
     x: V,
     *,
-    s_churn: NonNegative = 0.0,
+    s_churn: Dial = 0.0,
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
 ) -> V:
     """Heun's trapezoidal method on the probability-flow ODE, with EDM's churn.
 
@@ -248,7 +248,7 @@ def heun(
     Karras et al. 2022, arXiv:2206.00364, algorithm 2.
     """
     straight = StraightLine(grid)
-    for s, t in grid.steps():
+    for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
         x = heun_step(run, straight, hat, t, x)
     return x
@@ -284,10 +284,10 @@ def heunpp2(
     grid: Grid,
     x: V,
     *,
-    s_churn: NonNegative = 0.0,
+    s_churn: Dial = 0.0,
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     weights: Annotated[Literal["quadrature", "published"], PeerValue("published")] = "quadrature",
 ) -> V:
     """Heun's method that also looks at the level after the next one.
@@ -309,7 +309,7 @@ def heunpp2(
     """
     straight, last = StraightLine(grid), grid.levels[-1]
     first = straight.time(grid.levels[0])
-    for i, (s, t) in enumerate(grid.steps()):
+    for i, (s, t, s_churn, s_noise) in enumerate(grid.steps_with(s_churn, s_noise)):
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
         ahead = [v for v in grid.levels[i + 1 : i + 3] if (v is not last if weights == "published" else v.sigma > 0)]
         levels, denoised = [hat, *ahead], run.denoise(x, hat)
@@ -344,10 +344,10 @@ def dpm_2(
     grid: Grid,
     x: V,
     *,
-    s_churn: NonNegative = 0.0,
+    s_churn: Dial = 0.0,
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
 ) -> V:
     """A midpoint rule whose middle is half way in log sigma, with EDM's churn.
 
@@ -365,7 +365,7 @@ def dpm_2(
     arXiv:2206.00364, algorithm 2.
     """
     straight = StraightLine(grid)
-    for s, t in grid.steps():
+    for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
         hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
         x = _by_the_middle(run, straight, hat, t, x, last=t.sigma == 0)
     return x
@@ -392,8 +392,8 @@ def dpm_2_ancestral(
     grid: Grid,
     x: V,
     *,
-    eta: NonNegative = 1.0,
-    s_noise: NonNegative = 1.0,
+    eta: Dial = 1.0,
+    s_noise: Dial = 1.0,
     split: AncestralRule = "variance",
 ) -> V:
     """The midpoint rule of `dpm_2` to less noise than the next level has, then fresh noise up to it.
@@ -412,7 +412,7 @@ def dpm_2_ancestral(
     k-diffusion's ``sample_dpm_2_ancestral``, in units of sigma / alpha.
     """
     straight = StraightLine(grid)
-    for s, t in grid.steps():
+    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta, split)
         x = renoise(run, s, t, _by_the_middle(run, straight, s, down, x, last=t.sigma == 0), s_noise * up)
     return x

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 
 from ksched.names.enums import Dialect
-from ksched.options import Between, NonNegative, PeerValue, Share
+from ksched.options import Between, Dial, PeerValue, Share
 from ksched.plan.protocol import SamplerContext
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, renoise
@@ -64,12 +64,12 @@ def sa_solver(
     predictor_order: Annotated[int, Between(1, 6)] = 3,
     corrector_order: Annotated[int, Between(0, 6)] = 4,
     predict: Annotated[Literal["denoised", "eps"], PeerValue("eps")] = "denoised",
-    tau: NonNegative = 1.0,
+    tau: Dial = 1.0,
     tau_start: Share = 0.2,
     tau_end: Share = 0.8,
     tau_at: Literal["end", "start"] = "end",
     tau_range: TauRange = "closed",
-    s_noise: NonNegative = 1.0,
+    s_noise: Dial = 1.0,
     use_pece: bool = False,
     simple_order_2: bool = False,
     lower_order_final: bool = False,
@@ -109,13 +109,14 @@ def sa_solver(
     levels, above = with_last_twice(grid) if repeat_last else grid.levels, grid.levels[-1].sigma > 0
     left = len(levels) - 1 + (12 if above and not lower_order_final else 0)
     past: list[tuple[float, V]] = []  # (lam, output), the newest last
-    before: tuple[Level, V, V | None, float] | None = None  # level, state, prediction if in eps, eta of the last step
-    for i, (s, t) in enumerate(grid.steps(levels)):
+    # of the last step: level, state, prediction if in eps, eta, s_noise
+    before: tuple[Level, V, V | None, float, float] | None = None
+    for i, (s, t, tau, s_noise) in enumerate(grid.steps_with(tau, s_noise, levels=levels)):
         denoised = run.denoise(x, s)
         past = [*past, (s.lam, output(run, s, x, denoised, eps))][-max(predictor_order, corrector_order) :]
         order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
-            corrected = run.keep(_sa_step(run, *before, s, past[-order:], s_noise, rule))
+            corrected = run.keep(_sa_step(run, *before, s, past[-order:], rule))
             denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
             if use_pece:
                 denoised = run.denoise(x, s)
@@ -125,9 +126,9 @@ def sa_solver(
         if t == s or (i + 1 == len(grid) and not last_prediction):
             return x
         noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end, tau_range)
-        now = s, x, denoised if eps else None, tau**2 if noisy else 0.0
+        now = s, x, denoised if eps else None, tau**2 if noisy else 0.0, s_noise
         past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
-        x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], s_noise, rule)
+        x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], rule)
         before = now if s.alpha > 0 or not eps else None
     return x
 
@@ -146,9 +147,9 @@ def _sa_step(
     x: V,
     denoised: V | None,
     eta: float,
+    s_noise: float,
     t: Level,
     past: Sequence[tuple[float, V]],
-    s_noise: float,
     rule: Integrals | None,
 ) -> V:
     """A predictor or corrector from ``s`` to ``t``, with its noise; arguments as for `adams`."""

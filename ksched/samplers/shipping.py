@@ -43,6 +43,8 @@ class Facts(TypedDict, total=False):
     uncond: bool
     adaptive: bool
     ends_at_denoised: bool
+    keeps_variance: bool
+    flow_only: bool
     brownian_tree: bool
 
 

@@ -12,6 +12,7 @@ from ksched.options import Option, options_of
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.plan.trace import trace
+from ksched.processes import Process
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.peer_names import PeerName, words_for
 from ksched.schedules.grid import Grid
@@ -60,6 +61,9 @@ class SamplerSpec:
     adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are those of
         a step
     ends_at_denoised : whether a step to sigma 0 returns the prediction
+    keeps_variance : whether every state has the variance of its level where all data is one point; with the mean of it
+        that is what the proofs ask of a sampler
+    flow_only : whether it is made for flow processes and has no meaning on others
     levels : ``(steps, process, *, options) -> sigmas``, where the sampler has levels of its own and takes no schedule
     family : the kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not
         the prediction alone, which tells a host program what becomes of a state that is edited between two stages
@@ -82,6 +86,8 @@ class SamplerSpec:
     uncond: bool = False
     adaptive: bool = False
     ends_at_denoised: bool = True
+    keeps_variance: bool = True
+    flow_only: bool = False
     levels: OwnLevels | None = None
     family: str = "other"
     text: str = ""
@@ -135,11 +141,27 @@ class SamplerSpec:
             return self.calls(steps, to_zero)
         return self.calls * steps - (self.calls - self.calls_to_zero if to_zero and steps else 0)
 
+    def runs_on(self, process: Process) -> bool:
+        """Whether it has a meaning on a process."""
+        return process.is_flow or not self.flow_only
+
     def __call__(self, run: Any, grid: Grid, x: Any, **options: Any) -> Any:
-        """The sampler on a grid as its options let it see it; arguments as for the function."""
+        """The sampler on a grid as its options let it see it; arguments as for the function.
+
+        Raises
+        ------
+        ValueError : a sampler of flow processes alone on another one
+        """
         shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
         own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}
-        return self.function(run, view(grid, **shown) if shown else grid, x, **own)
+        seen = view(grid, **shown) if shown else grid
+        if not self.runs_on(seen.process):
+            raise ValueError(
+                f"sampler {self.name} must run on a flow process, whose states are (1 - sigma) * x0 + sigma * noise; "
+                f"got {seen.process!r}. On every process 'dpmpp_2m_sde' and 'euler_ancestral' take stochastic steps, "
+                "and keep the variance of a level"
+            )
+        return self.function(run, seen, x, **own)
 
     def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
         """The plan of the sampler on a grid; its levels are those of the process, however the sampler saw them."""

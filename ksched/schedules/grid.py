@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 
+from ksched.options import per_step
 from ksched.processes import Level, Process
 from ksched.types import Array, ArrayLike
 
@@ -89,6 +91,30 @@ class Grid:
     def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
         """(level left, level reached) of every step; of other levels than its own, if a method has some."""
         return itertools.pairwise(self.levels if levels is None else levels)
+
+    @overload
+    def steps_with(
+        self, dial: float | Sequence[float], /, *, levels: Sequence[Level] | None = None
+    ) -> Iterator[tuple[Level, Level, float]]: ...
+    @overload
+    def steps_with(
+        self, dial: float | Sequence[float], other: float | Sequence[float], /, *, levels: Sequence[Level] | None = None
+    ) -> Iterator[tuple[Level, Level, float, float]]: ...
+    def steps_with(
+        self, *dials: float | Sequence[float], levels: Sequence[Level] | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """`steps` with the value of each dial there: options that may be one number, or one per step of the grid.
+
+        Where a method has more levels than the grid, the steps between them go on with the last value.
+
+        Raises
+        ------
+        ValueError : another number of values than the grid has steps
+        """
+        values = [per_step(dial, len(self)) or (0.0,) for dial in dials]
+        return (
+            (s, t, *(each[min(i, len(each) - 1)] for each in values)) for i, (s, t) in enumerate(self.steps(levels))
+        )
 
     def at(self, lam: float) -> Level:
         """The process's level with half log-SNR ``lam``."""

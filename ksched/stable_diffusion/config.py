@@ -19,6 +19,7 @@ from ksched.samplers.registry import sampler_spec
 from ksched.schedules.grid import check_sigmas
 from ksched.schedules.select import schedule_name, schedule_options
 from ksched.storage.texts import parse_json, parse_toml
+from ksched.types import set_fields
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
 
@@ -151,7 +152,7 @@ class SamplingConfig:
         }
         for name, (owner, known) in tables.items():
             given[name] = MappingProxyType(_options(name, owner, known, getattr(self, name)))
-        vars(self).update(given)  # frozen, but for this
+        set_fields(self, **given)
 
     def _check_no_schedule(self, why: str, schedule: str) -> None:
         if schedule != NoiseSchedule.default():
@@ -363,4 +364,6 @@ def _toml(value: Any) -> str:
     """A value in TOML, whose strings and lists are those of JSON but for one character."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # inf, which JSON does not have
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

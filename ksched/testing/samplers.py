@@ -21,7 +21,7 @@ __all__ = ["check_plan", "check_sampler"]
 
 
 # Samplers
-def _plan_problem(plan: Plan) -> str | None:
+def _plan_problem(plan: Plan, keeps_variance: bool) -> str | None:
     for row, level, alpha, variance, rounding in marginals(plan):
         tolerance = max(1e-10, 4 * rounding)
         where = "the result" if row == len(plan.rows) - 1 else f"state x{row}"
@@ -29,23 +29,24 @@ def _plan_problem(plan: Plan) -> str | None:
         if not abs(alpha - level.alpha) <= tolerance:
             return f"{where} holds {alpha:.6g} of the data where {at} {level.alpha:.6g}: a coefficient is wrong"
         std, scale = plan.noise_scale * level.sigma, plan.noise_scale
-        if not abs(variance - std**2) <= tolerance * max(scale, std) ** 2:
+        if keeps_variance and not abs(variance - std**2) <= tolerance * max(scale, std) ** 2:
             return f"{where} has noise of variance {variance:.6g} where {at} {std**2:.6g}: a coefficient is wrong"
     return None
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan, *, keeps_variance: bool = True) -> None:
     """Every state of a plan has the mean and the variance of its level if all data is one point, and so has the result.
 
     Parameters
     ----------
     plan : of a sampler whose noise has unit variance (``s_noise`` = 1)
+    keeps_variance : whether the variance is looked at; False for a sampler that declares that it does not keep it
 
     Raises
     ------
     AssertionError : one sentence that names the first state that has not
     """
-    if problem := _plan_problem(plan):
+    if problem := _plan_problem(plan, keeps_variance):
         raise AssertionError(problem)
 
 
@@ -64,6 +65,7 @@ class _SamplerCheck(NamedTuple):
     options: Mapping[str, Any]
     process: Process
     ends_at_denoised: bool
+    keeps_variance: bool
 
     @property
     def name(self) -> str:
@@ -76,7 +78,7 @@ class _SamplerCheck(NamedTuple):
         before = random_states()
         try:
             plan = self.plan(sigmas)
-            said = _plan_problem(plan) or (_end_problem(plan) if self.ends_at_denoised else None)
+            said = _plan_problem(plan, self.keeps_variance) or (_end_problem(plan) if self.ends_at_denoised else None)
             if said is None and self.plan(sigmas) != plan:
                 said = "it must be a function of its arguments: two traces gave different tables"
         except TraceError as error:
@@ -114,6 +116,7 @@ def check_sampler(
     weak_order: float | None = None,
     processes: Sequence[Process] | None = None,
     ends_at_denoised: bool = True,
+    keeps_variance: bool = True,
     max_examples: int = 60,
 ) -> None:
     """A sampler of yours is right on any grid of VE, variance-preserving and flow processes.
@@ -129,6 +132,8 @@ def check_sampler(
     weak_order : declared order of the law of the results, for a sampler that draws noise
     processes : None is VE, VP with variance-preserving states, and Flow
     ends_at_denoised : False for a sampler that ends otherwise at sigma 0, on purpose
+    keeps_variance : False for a sampler whose states have another variance than their levels, as those of
+        reinforcement learning have; their mean is looked at all the same
     max_examples : how many grids to draw for each process
 
     Raises
@@ -148,7 +153,7 @@ def check_sampler(
     """
     right: list[str] = []
     for process in (VE(), VP(variance_preserving=True), Flow()) if processes is None else processes:
-        check = _SamplerCheck(function, dict(options or {}), process, ends_at_denoised)
+        check = _SamplerCheck(function, dict(options or {}), process, ends_at_denoised, keeps_variance)
         if said := smallest_problem(sigma_curves(process), check.problem, max_examples):
             if right and "a coefficient is wrong" in said:
                 said += f". It is right on {right[0]}: read alpha of the levels, and do not take it for 1"

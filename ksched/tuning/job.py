@@ -58,7 +58,7 @@ class Job:
         check_options(f"sampler {spec.name}", spec.options, self.options)
         if spec.adaptive or spec.uncond or spec.levels is not None:
             raise ValueError(f"sampler {spec.name} has no levels that could be chosen; take another, or None")
-        if build_sampler(self.sampler, "karras", 4, **self.options).plan.draws:
+        if build_sampler(self.sampler, "karras", 4, process=self.process, **self.options).plan.draws:
             raise ValueError(f"sampler {spec.name} draws noise, so it ends nowhere exactly; give it eta=0, or another")
 
     def untuned(self) -> dict[str, Plan]:

@@ -85,6 +85,7 @@ class DiffusersClass(NamedTuple):
     noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
     told_share : whether networks are told the share of data, from 0 to 1, and answer with ``x0 - eps``
     tells_end : whether the end is among the timesteps
+    mean_velocity : whether networks are told two times and answer with the mean velocity between them
     begins_untold : whether it steps through the timesteps of the training where nobody called ``set_timesteps``
     """
 
@@ -97,6 +98,7 @@ class DiffusersClass(NamedTuple):
     begins_untold: bool = False
     told_share: bool = False
     tells_end: bool = False
+    mean_velocity: bool = False
 
 
 _EDITS = "prediction_type thresholding dynamic_thresholding_ratio sample_max_value"
@@ -166,7 +168,7 @@ CLASSES: Mapping[str, DiffusersClass] = {
         "CogVideoXDPM": DiffusersClass(
             cogvideox_dpm_request, f"prediction_type {_VP} set_alpha_to_one snr_shift_scale", levels="DDIMScheduler"
         ),
-        "FlowMapEulerDiscrete": DiffusersClass(flow_map_request, "", prediction="flow_prediction"),
+        "FlowMapEulerDiscrete": DiffusersClass(flow_map_request, "", prediction="flow_prediction", mean_velocity=True),
         "MiniMaxH3": DiffusersClass(minimax_request, "", prediction="flow_prediction", told_share=True),
         "SCM": DiffusersClass(scm_request, "sigma_data", prediction="trigflow", tells_end=True),
     }.items()

@@ -32,6 +32,7 @@ from ksched.dialects.diffusers.request import (
 )
 from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.names.enums import Dialect
+from ksched.options import settled
 from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.samplers.registry import dialect_options, sampler_spec
@@ -65,9 +66,22 @@ def stands_still(sigmas: Sequence[float]) -> bool:
 
 
 def rising_plan(sampler: str, process: Process, sigmas: Sequence[float], options: Settings) -> Plan:
-    """The plan of a sampler on levels that rise, in diffusers' dialect."""
+    """The plan of a sampler on levels that rise, in diffusers' dialect.
+
+    Raises
+    ------
+    ValueError : a method that has no step upwards, such as one that draws the noise which a step down leaves out
+    """
     spec, levels = sampler_spec(sampler), tuple(process.level(float(sigma)) for sigma in sigmas)
-    return spec.plan(Grid(process, levels), {**dialect_options(spec, Dialect.DIFFUSERS), **options})
+    how = dict(settled(f"sampler {spec.name}", options, len(levels) - 1))
+    try:
+        return spec.plan(Grid(process, levels), {**dialect_options(spec, Dialect.DIFFUSERS), **how})
+    except (ValueError, ArithmeticError) as error:
+        low, high = next((s, t) for s, t in pairwise(sigmas) if t > s)
+        raise ValueError(
+            f"sampler {spec.name} has no step to a higher level, and these levels rise from {low:g} to {high:g}; take "
+            "other timesteps, or a sampler that draws no noise"
+        ) from error
 
 
 def walk_request(process: Process, sigmas: Sequence[float], anew: bool = False) -> Request:

@@ -15,6 +15,7 @@ from ksched.dialects.diffusers.literal_requests import rises, rising_plan
 from ksched.dialects.diffusers.request import Request
 from ksched.execution.run import Run
 from ksched.names.enums import Dialect
+from ksched.options import per_step, settled
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 from ksched.plan.trace import trace
@@ -165,13 +166,14 @@ class Method:
             rest = None if len(sub) < 2 else replace(self, sampler=sampler, options=how, request=None)._built(sub, how)
             made = [level.label for level in lead] + ([level.label for level in rest.levels] if rest else [])
             if len(made) == len(labels) - begin and np.allclose(made, labels[begin:], rtol=1e-9, atol=0):
-                return _led(lead, sampler, sub, self.process, self.dialect, how)
+                own = _of_steps(options, whole.steps, max(first - len(lead), 0), first)  # of stages that are steps
+                return _led(lead, sampler, sub, self.process, self.dialect, how, own)
         # calls that no shorter run makes, as after a restart: from each to the next
         return _led([*whole.levels[begin:]], "euler", self.sigmas[-1:], self.process, self.dialect, {})
 
     def _on_fewer(self, options: Mapping[str, Any], steps: int, first: int) -> dict[str, Any]:
         """Options that count steps, for a run that begins after the first ones."""
-        how = dict(options)
+        how = _of_steps(options, steps, first, steps)  # one per step
         if steps >= FEW_STEPS and self.sampler in ("dpm_multistep", "deis") and how.get("lower_order_final", True):
             defaults = {**dialect_options(sampler_spec(self.sampler), self.dialect), **how}
             if defaults.get("lower_order_final"):
@@ -179,8 +181,14 @@ class Method:
         if how.get("first_corrected"):
             how["first_corrected"] = max(how["first_corrected"] - first, 0)
         if how.get("s_churn") and first < steps:
-            how["s_churn"] = how["s_churn"] * (steps - first) / steps
+            churn = per_step(how["s_churn"], steps - first)
+            how["s_churn"] = tuple(each * (steps - first) / steps for each in churn)
         return how
+
+
+def _of_steps(options: Mapping[str, Any], steps: int, first: int, end: int) -> dict[str, Any]:
+    """Options of a run of ``steps`` steps for those from ``first`` on up to ``end``, where they are one per step."""
+    return {name: each[first:end] if isinstance(each, tuple) else each for name, each in settled("", options, steps)}
 
 
 def _led(
@@ -190,17 +198,23 @@ def _led(
     process: Process,
     dialect: Dialect,
     options: Mapping[str, Any],
+    of_lead: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Steps through some levels, of first order or as what is left of a longer one, then a sampler on the rest."""
     spec = sampler_spec(sampler)
     rest = Grid.of(sigmas, process)
-    how = {**dialect_options(spec, dialect), **options}
+    how = {**dialect_options(spec, dialect), **dict(settled(spec.name, options, len(rest)))}
     if not lead:
         return SamplerSpec.plan(spec, rest, how)
 
     before = [*lead, rest.levels[0]]
     stages = spec.name == "dpm_singlestep" and all(s.label > t.label for s, t in pairwise(before))
-    of_stages = {**how, "order": len(lead), "lower_order_final": len(rest) == 0 and how.get("lower_order_final")}
+    of_stages = {
+        **how,
+        **(of_lead or {}),
+        "order": len(lead),
+        "lower_order_final": len(rest) == 0 and how.get("lower_order_final"),
+    }
 
     def function(run: Any, grid: Grid, x: Any) -> Any:
         if stages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -51,7 +51,7 @@ class Input:
     name, tooltip : as ComfyUI shows them
     kind : "MODEL", "INT", "FLOAT", "BOOLEAN", "STRING" or "COMBO"
     default, low, high, step : of a number; default of all others but MODEL
-    choices : of a COMBO
+    choices : of a COMBO; those of a function are what it returns whenever ComfyUI asks
     required : whether the node runs only with it
     """
 
@@ -62,13 +62,17 @@ class Input:
     low: float | None = None
     high: float | None = None
     step: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | Callable[[], Iterable[str]] = ()
     required: bool = False
 
     @property
     def _numbers(self) -> dict[str, Any]:
         named = {"min": self.low, "max": self.high, "step": self.step}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def _menu(self) -> list[str]:
+        return list(self.choices() if callable(self.choices) else self.choices)
 
     @property
     def v1(self) -> tuple[Any, dict[str, Any]]:
@@ -78,7 +82,7 @@ class Input:
             how["default"] = self.default
         if self.kind == "FLOAT":
             how["round"] = False
-        return (list(self.choices) if self.kind == "COMBO" else self.kind), how
+        return (self._menu if self.kind == "COMBO" else self.kind), how
 
     def v3(self, io: Any) -> Any:
         """As an input of a schema."""
@@ -88,7 +92,7 @@ class Input:
         if self.kind == "FLOAT":
             how["round"] = False
         if self.kind == "COMBO":
-            how["options"] = list(self.choices)
+            how["options"] = self._menu
         return getattr(io, self.kind.title()).Input(self.name, **how)
 
 

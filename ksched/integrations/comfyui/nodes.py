@@ -68,11 +68,12 @@ class Node:
     @property
     def v1(self) -> type:
         """As a class with INPUT_TYPES."""
-        groups: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
-        for given in self.inputs:
-            groups["required" if given.required else "optional"][given.name] = given.v1
+        inputs = self.inputs
 
         def input_types(cls: type, /) -> dict[str, dict[str, Any]]:
+            groups: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
+            for given in inputs:
+                groups["required" if given.required else "optional"][given.name] = given.v1
             return groups
 
         def execute(self: Any, **given: Any) -> tuple[Any]:
@@ -141,7 +142,9 @@ def _any_sampler() -> Node:
         spec = sampler_spec(sampler)
         return _ksampler(spec.key, dialect, noise, read_options(options, f"sampler {spec.name}", spec.options))
 
-    names = tuple(spec.name for spec in samplers())
+    def names() -> list[str]:
+        return [spec.name for spec in samplers()]
+
     choice = Input("sampler", "COMBO", "how a run steps between noise levels", "euler", choices=names, required=True)
     return Node(
         "KSchedSampler",
@@ -208,8 +211,8 @@ def _any_schedule() -> Node:
         known = {**schedule_options(name), **RANGE}
         return _levels(model, name, steps, denoise, dialect, read_options(options, f"schedule {name}", known))
 
-    names = tuple(schedules())
-    choice = Input("schedule", "COMBO", "which noise levels a run visits", "karras", choices=names, required=True)
+    text = "which noise levels a run visits"
+    choice = Input("schedule", "COMBO", text, "karras", choices=schedules, required=True)
     return Node(
         "KSchedSigmas",
         "ksched sigmas",

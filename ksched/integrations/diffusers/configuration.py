@@ -12,17 +12,19 @@ import numpy as np
 import torch
 
 from ksched import guidance
-from ksched.dialects.diffusers.classes import settings_of, stock_class
+from ksched.dialects.diffusers.classes import CLASSES, settings_of, stock_class
 from ksched.dialects.diffusers.iterations import Iterations, check_drivable, own_iterations, stock_iterations
 from ksched.dialects.diffusers.process import is_flow, process_of
 from ksched.dialects.diffusers.releveled import releveled
 from ksched.dialects.diffusers.request import NotRepresentedError
+from ksched.execution.loop import run_plan
 from ksched.integrations.diffusers.class_of import Translation, defaults_of, own_table, step_arguments_of
 from ksched.integrations.diffusers.places import check_places
 from ksched.names.enums import Dialect
 from ksched.options import check_steps
 from ksched.processes import Flow, Process
-from ksched.samplers.registry import sampler_spec
+from ksched.samplers.registry import dialect_options, sampler_spec
+from ksched.schedules.grid import Grid
 from ksched.schedules.select import schedule_name, schedule_options
 from ksched.types import Array
 
@@ -282,6 +284,32 @@ def _check_choice(entries: Any) -> None:
         )
     if schedule is None and entries.schedule_options:
         raise ValueError("schedule_options need a schedule")
+    facts = CLASSES.get(entries.stock_class or "")
+    if sampler is not None and facts is not None and facts.mean_velocity and not _steps_as_euler(entries):
+        warnings.warn(
+            f"networks of {entries.stock_class} answer with the mean velocity on the way to the next level, and "
+            f"sampler {sampler!r} takes it for that at the level where they are called, which gives another result. "
+            "Choose sampler 'euler'; this one is right only in a loop that tells the network one time twice",
+            UserWarning,
+            stacklevel=5,  # past the constructor and what diffusers wraps around it
+        )
+
+
+def _steps_as_euler(entries: Any) -> bool:
+    """Whether every step of the sampler goes straight to the next level along what the network answers."""
+    spec = sampler_spec(entries.sampler)
+    if spec.levels is not None or spec.adaptive:
+        return False
+    meant = dialect_options(spec, Dialect.parse(entries.dialect or "ksched"))
+    grid, x = Grid.of([0.9, 0.75, 0.6, 0.4, 0.2, 0.0], Flow()), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    try:
+        plans = [sampler_spec("euler").plan(grid, {}), spec.plan(grid, {**meant, **(entries.sampler_options or {})})]
+    except ValueError:
+        return False  # not every method has a run of five steps
+    if plans[1].draws or plans[1].nfe != plans[0].nfe:
+        return False
+    straight, own = (run_plan(plan, lambda x, sigma: x.sin() + sigma[:, None], x) for plan in plans)
+    return bool(torch.allclose(own, straight, rtol=1e-9, atol=1e-9))
 
 
 def _says_what_model(entries: Any) -> bool:

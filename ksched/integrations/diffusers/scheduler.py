@@ -19,6 +19,7 @@ from ksched.integrations.diffusers.configuration import Configuration, check_par
 from ksched.integrations.diffusers.described import described
 from ksched.integrations.diffusers.driver import Driver
 from ksched.integrations.diffusers.places import check_arguments, check_scheduler
+from ksched.integrations.diffusers.step_laws import StepLaw, step_laws
 from ksched.integrations.diffusers.stepping import KSchedOutput, Stepping
 from ksched.integrations.diffusers.training_noise import TrainingNoise
 
@@ -153,6 +154,20 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
     @property
     def _iterations(self) -> Iterations | None:
         return self._driver.iterations
+
+    @property
+    def step_laws(self) -> tuple[StepLaw, ...]:
+        """The law of every iteration of the run, as `ksched.integrations.rl` needs it.
+
+        Raises
+        ------
+        ValueError : `set_timesteps` has not been called; steps that have no normal law
+        """
+        run = self._run
+        self._attributes.levels.heed(run)
+        if run.iterations is None:
+            raise ValueError("call set_timesteps first: before that the scheduler has no steps")
+        return step_laws(run.iterations, run.configuration)
 
     num_inference_steps = Shown("What `set_timesteps` was told, or how long its list was.")
     # what the class that is replaced says of itself before `set_timesteps`, ours say too

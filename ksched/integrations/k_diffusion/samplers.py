@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ksched.denoisers.answer import answer
-from ksched.execution.adaptive_run import AdaptiveRun
+from ksched.execution.adaptive_run import AdaptiveRun, finish
 from ksched.execution.loop import StepInfo, drive
 from ksched.execution.registers import check_state
 from ksched.execution.run import Run
@@ -272,20 +272,32 @@ def _adapt(call: _Call, run: AdaptiveRun) -> tuple[torch.Tensor, dict[str, int]]
 
     told = 0
     first: torch.Tensor | None = None
+
+    def tell() -> None:
+        nonlocal told, first
+        if call.callback is None or run.step == told:
+            return
+        state = run.state
+        at = _at(state.level.label, run.x)
+        error = torch.tensor(state.error)
+        info = {"i": told, "x": state.x.to(run.dtype), "denoised": first, "error": error, "h": state.h}
+        call.callback({**info, **at, **counted()})
+        told, first = run.step, None
+
     with _progress(call.disable, None) as done:
-        while not run.done:
+
+        def ask() -> tuple[torch.Tensor, torch.Tensor | None]:
+            nonlocal first
+            done(run.nfe)
+            tell()
             denoised, uncond = answer(call.ask, run.x, run.sigma, run.needs_uncond)
             if first is None and call.callback is not None:
                 first = denoised.clone() if isinstance(denoised, torch.Tensor) else denoised
-            run.feed(denoised, uncond)
-            done(run.nfe)
-            if call.callback is not None and run.step > told:
-                state = run.state
-                at = _at(state.level.label, run.x)
-                error = torch.tensor(state.error)
-                info = {"i": told, "x": state.x.to(run.dtype), "denoised": first, "error": error, "h": state.h}
-                call.callback({**info, **at, **counted()})
-                told, first = run.step, None
+            return denoised, uncond
+
+        finish(run, ask)
+        done(run.nfe)
+        tell()
     return run.x, counted()
 
 

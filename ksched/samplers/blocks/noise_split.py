@@ -10,7 +10,7 @@ from ksched.processes import Level
 from ksched.samplers.blocks.weights import V
 from ksched.schedules.grid import Grid
 
-__all__ = ["AncestralRule", "ancestral", "ancestral_above", "churn", "fresh_std", "grown", "renoise"]
+__all__ = ["AncestralRule", "ancestral", "ancestral_above", "churn", "fresh_std", "grown", "length", "renoise"]
 
 
 #: How ``eta`` splits the noise of a level on a flow process; elsewhere both are the same.
@@ -62,6 +62,12 @@ def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> 
         return down, up
     sigma = t.alpha / last.alpha * last.sigma
     return t._replace(sigma=sigma, lam=last.lam), math.sqrt(max(t.sigma**2 - sigma**2, 0.0))
+
+
+def length(grid: Grid, s: Level, t: Level, eta: float) -> float:
+    """Length in log-SNR of a step that keeps what `ancestral` keeps at an eta."""
+    down, _ = ancestral(grid, s, t, eta)
+    return down.lam - s.lam
 
 
 def renoise(

@@ -1,0 +1,310 @@
+"""Where joint runs stand: what can be read of streams and of frames, besides their saving and feeding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from ksched.execution.adaptive_run import AdaptiveRun
+from ksched.execution.run import Run
+from ksched.execution.together import Asked
+from ksched.joint_runs.orders import Order
+from ksched.joint_runs.rollout import JointSteps, Member
+from ksched.joint_runs.settled import Settled
+from ksched.plan.plan import Plan
+from ksched.processes.agreement import Levels, mark
+from ksched.sampler import Sampler
+from ksched.types import Array
+
+__all__ = ["FramesProgress", "StreamsProgress", "Tensors"]
+
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+
+
+class FramesProgress(JointSteps):
+    """What can be read of a run of frames.
+
+    Attributes
+    ----------
+    sampler : what denoises the frames
+    order : which of them every model call advances
+    """
+
+    sampler: Sampler
+    order: Order
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _device: torch.device
+    _tick: int
+    _runs: list[Run | None]
+    _clean: dict[int, torch.Tensor]
+    _plans: Sequence[Plan | None]
+    _uploaded: dict[str, torch.Tensor]
+
+    @property
+    def runs(self) -> tuple[Run | None, ...]:
+        """The run of every frame; None for one that was given clean."""
+        return tuple(self._runs)
+
+    @property
+    def members(self) -> tuple[Run, ...]:
+        """The runs of the frames that are denoised."""
+        return tuple(run for run in self._runs if run is not None)
+
+    @property
+    def places(self) -> tuple[Member, ...]:
+        """The same, and which frames they are."""
+        return tuple(Member(run, None, k) for k, run in enumerate(self._runs) if run is not None)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the clip: batch, frames, and that of a frame."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states that the model sees, and of the result."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states are."""
+        return self._device
+
+    @property
+    def done(self) -> bool:
+        """Whether every frame is done."""
+        return self._tick == self.ticks
+
+    @property
+    def tick(self) -> int:
+        """Model calls answered so far."""
+        return self._tick
+
+    @property
+    def nfe(self) -> int:
+        """The same, as runs call it."""
+        return self._tick
+
+    @property
+    def ticks(self) -> int:
+        """Model calls from the start to the end."""
+        return len(self.order.calls) - 1
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """The frames that the next answer advances; the others wait, or are done."""
+        if self.done:
+            return ()
+        now, then = self.order.calls[self._tick : self._tick + 2]
+        return tuple(k for k, calls in enumerate(then) if calls > now[k])
+
+    @property
+    def x(self) -> torch.Tensor:
+        """The clip that the model must see next, or the result, shape (batch, frames, ...); never written again.
+
+        Raises
+        ------
+        RuntimeError : as for `Run.x`
+        """
+        self._check_whole()
+        return torch.stack([self._clean[k] if run is None else run.x for k, run in enumerate(self._runs)], dim=1)
+
+    @property
+    def sigma(self) -> torch.Tensor:
+        """Contract sigma of every frame, shape (batch, frames); that of its first call for one that has not begun.
+
+        A frame that is done, or was given clean, is at 0, unless the sampler's levels end above that.
+        """
+        sigma = self._row("sigma", self._sigmas)
+        mark(sigma, self.all_levels)
+        return sigma
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The process's timestep of every frame, shape (batch, frames); 0 where sigma is."""
+        return self._row("timestep", self._timesteps)
+
+    @property
+    def needs_uncond(self) -> bool:
+        """Whether the next answer must come with its unconditional twin."""
+        return any(run is not None and run.needs_uncond for run in map(self._runs.__getitem__, self.moving))
+
+    @property
+    def items(self) -> int:
+        """Size of the batch axis."""
+        return self._shape[0]
+
+    @property
+    def kind(self) -> Hashable:
+        """Frames, shape of a frame, dtype and device."""
+        return "a level for each frame", tuple(self._shape[1:]), self._dtype, self._device
+
+    @property
+    def asked(self) -> Asked:
+        """What the next answer must be."""
+        return Asked(tuple(self._shape), self._device, self.needs_uncond, self.done)
+
+    @property
+    def records(self) -> bool:
+        """Whether a state asks for gradients."""
+        tensors = (*self._clean.values(), *(run.x for run in self.members))
+        return any(tensor.requires_grad for tensor in tensors)
+
+    @property
+    def all_levels(self) -> tuple[Levels, ...]:
+        """What a model that knows its process may check."""
+        return tuple({id(run.levels): run.levels for run in self.members if run.levels is not None}.values())
+
+    def _sigmas(self) -> Array:
+        """Contract sigma of every frame at every tick, and after the last; shape (ticks + 1, frames)."""
+        end = self.sampler.grid.levels[-1].label
+        columns = [[0.0] if plan is None else [*plan.call_sigmas.tolist(), end] for plan in self._plans]
+        return np.array([[columns[k][calls] for k, calls in enumerate(row)] for row in self.order.calls])
+
+    def _timesteps(self) -> Array:
+        sigmas = self._sigmas()
+        timesteps = np.zeros_like(sigmas)
+        timesteps[sigmas > 0] = self.sampler.process.timestep(sigmas[sigmas > 0])
+        return timesteps
+
+    def _row(self, name: str, values: Callable[[], Array]) -> torch.Tensor:
+        """The present row of a table that is brought to the device when it is first asked for."""
+        if name not in self._uploaded:
+            compute = torch.promote_types(self._dtype, torch.float32)
+            table = torch.tensor(values().tolist(), dtype=compute, device="cpu")
+            self._uploaded[name] = table.to(self._device, non_blocking=True)
+        return self._uploaded[name][self._tick].expand(self._shape[0], -1).clone(memory_format=torch.contiguous_format)
+
+
+class StreamsProgress(JointSteps):
+    """What can be read of streams."""
+
+    _names: tuple[str, ...]
+    _runs: dict[str, Any]  # of Run, AdaptiveRun and Frames
+    _settled: dict[str, Settled]
+    _nfe: int
+
+    def _like(self, name: str) -> Run | AdaptiveRun | FramesProgress | torch.Tensor:
+        """What knows shape, dtype and device of a part."""
+        return self._runs[name] if name in self._runs else self._settled[name].x
+
+    @property
+    def parts(self) -> Mapping[str, Run | AdaptiveRun | FramesProgress | torch.Tensor]:
+        """The runs, and the tensors of clean context, by name; read-only."""
+        return MappingProxyType({name: self._like(name) for name in self._names})
+
+    @property
+    def members(self) -> tuple[Run | AdaptiveRun, ...]:
+        """All runs, those of frames among them."""
+        return tuple(
+            run
+            for part in self._runs.values()
+            for run in (part.members if isinstance(part, FramesProgress) else (part,))
+        )
+
+    @property
+    def places(self) -> tuple[Member, ...]:
+        """The same, and where their parts are."""
+        found: list[Member] = []
+        for name, part in self._runs.items():
+            if isinstance(part, FramesProgress):
+                found += [one._replace(name=name) for one in part.places]
+            else:
+                found.append(Member(part, name, None))
+        return tuple(found)
+
+    @property
+    def done(self) -> bool:
+        """Whether every part is done."""
+        return all(run.done for run in self._runs.values())
+
+    @property
+    def nfe(self) -> int:
+        """Model calls answered so far."""
+        return self._nfe
+
+    @property
+    def x(self) -> Tensors:
+        """The state of every part that the model must see next, or its result; never written again.
+
+        Raises
+        ------
+        RuntimeError : as for `Run.x`
+        """
+        self._check_whole()
+        return MappingProxyType({name: self._shown(name).x for name in self._names})
+
+    @property
+    def sigma(self) -> Tensors:
+        """Contract sigma of every part, shape (batch,), of frames (batch, frames); 0 for a part that is done."""
+        return MappingProxyType({name: self._shown(name).sigma for name in self._names})
+
+    @property
+    def timestep(self) -> Tensors:
+        """The timestep of every part by its own process, of the shape of its sigma; 0 for a part that is done.
+
+        Raises
+        ------
+        RuntimeError : a part is the run of a bare plan, which knows none
+        """
+        return MappingProxyType({name: self._shown(name).timestep for name in self._names})
+
+    @property
+    def needs_uncond(self) -> bool:
+        """Whether a part must be answered with its unconditional twin."""
+        return any(run.needs_uncond for run in self._runs.values())
+
+    @property
+    def asked(self) -> Mapping[str, Asked]:
+        """What the next answer must be, by name."""
+        asked = {}
+        for name in self._names:
+            like = self._like(name)
+            both, done = (False, True) if isinstance(like, torch.Tensor) else (like.needs_uncond, like.done)
+            asked[name] = Asked(tuple(like.shape), like.device, both, done)
+        return asked
+
+    @property
+    def items(self) -> int:
+        """Size of the batch axis."""
+        return int(self._like(self._names[0]).shape[0])
+
+    @property
+    def kind(self) -> Hashable:
+        """Names of the parts, with the shape of an item, dtype and device of each, and how many levels it has."""
+        kinds = []
+        for name in sorted(self._names):
+            like = self._like(name)
+            levels = "a level for each frame" if isinstance(like, FramesProgress) else "one level"
+            kinds.append((name, tuple(like.shape[1:]), like.dtype, like.device, levels))
+        return tuple(kinds)
+
+    @property
+    def records(self) -> bool:
+        """Whether a state asks for gradients."""
+        return any(run.x.requires_grad for run in self.members) or any(
+            s.x.requires_grad for s in self._settled.values()
+        )
+
+    @property
+    def all_levels(self) -> tuple[Levels, ...]:
+        """What a model that knows its process may check."""
+        return tuple(run.levels for run in self.members if run.levels is not None)
+
+    def _shown(self, name: str) -> Any:
+        """What has the state, sigma and timestep of a part."""
+        if (settled := self._settled.get(name)) is not None:
+            return settled
+        run = self._runs[name]
+        if not run.done or isinstance(run, FramesProgress):
+            return run
+        end = run.end.label
+        timestep = float(run.process.timestep(end)) if end > 0 and run.process is not None else 0.0
+        settled = self._settled[name] = Settled(run.x, end, timestep)
+        return settled

@@ -1,0 +1,182 @@
+"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from ksched.names.enums import Dialect
+from ksched.options import Dial, DialShare
+from ksched.plan.protocol import SamplerContext, Vector
+from ksched.samplers.blocks.noise_split import renoise
+from ksched.samplers.shipping import ships
+from ksched.schedules.grid import Grid
+
+__all__ = ["POLICY_RULES", "PolicyRule", "StepTerms", "dance_sde", "flow_cps", "flow_sde"]
+
+V = TypeVar("V", bound=Vector)
+
+#: programs whose samplers take flow states for something else, which these do nowhere
+_AS_THEY_ARE = {dialect: {"as_ve": False} for dialect in (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111)}
+
+
+class StepTerms(NamedTuple):
+    """A step of a flow process as numbers: ``of_x * x + of_velocity * u``, u being ``(x - D) / sigma``, and noise."""
+
+    of_x: float
+    of_velocity: float
+    std: float
+
+
+def euler_maruyama(sigma: float, after: float, rate: float) -> StepTerms:
+    """A step from one sigma to another of the SDE with noise of std ``rate`` per root of sigma.
+
+    That is ``dx = (u + rate ** 2 / (2 * sigma) * (x + (1 - sigma) * u)) * dsigma`` and noise. What the step takes away
+    of the noise that is there is of first order in its length, and what it adds is exact: states have too much of it.
+    """
+    length = sigma - after
+    less = rate**2 * length / (2 * sigma)
+    return StepTerms(1 - less, -length - less * (1 - sigma), rate * math.sqrt(length))
+
+
+def flow_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """Flow-GRPO's step; at pure noise the second level of the run stands for it, where the noise would be infinite."""
+    return euler_maruyama(sigma, after, noise_level * math.sqrt(sigma / (1 - (second if sigma == 1 else sigma))))
+
+
+def dance_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """DanceGRPO's step."""
+    return euler_maruyama(sigma, after, noise_level)
+
+
+def flow_cps_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
+    """The step of coefficients-preserving sampling: the prediction, part of the noise that is there, fresh noise."""
+    angle = noise_level * math.pi / 2
+    kept = after * math.cos(angle)
+    return StepTerms(1 - after + kept, kept * (1 - sigma) - (1 - after) * sigma, after * math.sin(angle))
+
+
+class PolicyRule(NamedTuple):
+    """How a program of reinforcement learning steps.
+
+    Attributes
+    ----------
+    terms : (sigma, sigma after it, second sigma of the run, noise level) -> the step
+    noise_level, most : by default, and at most
+    per_root : whether its program counts the std of the noise per root of the step's length
+    """
+
+    terms: Callable[[float, float, float, float], StepTerms]
+    noise_level: float
+    most: float = math.inf
+    per_root: bool = True
+
+
+#: by the name of the sampler
+POLICY_RULES: Mapping[str, PolicyRule] = {
+    "flow_sde": PolicyRule(flow_sde_terms, 0.7),
+    "dance_sde": PolicyRule(dance_sde_terms, 0.3),
+    "flow_cps": PolicyRule(flow_cps_terms, 0.7, most=1.0, per_root=False),
+}
+
+
+def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_level: Dial, s_noise: Dial) -> V:
+    """The steps of a rule, the last of which, where it is to sigma 0, returns the prediction."""
+    for s, t, level, factor in grid.steps_with(noise_level, s_noise):
+        denoised = run.denoise(x, s)
+        if t.sigma == 0:
+            return denoised
+        of_x, of_velocity, std = rule.terms(s.sigma, t.sigma, grid.levels[1].sigma, level)
+        x = (of_x + of_velocity / s.sigma) * x - (of_velocity / s.sigma) * denoised
+        x = renoise(run, s, t, x, factor * std)
+    return x
+
+
+@ships(
+    order=1,
+    source="Liu et al. 2025, arXiv:2505.05470",
+    family="euler",
+    draws=1,
+    weak_order=1,
+    keeps_variance=False,
+    flow_only=True,
+    spellings="flow_grpo",
+    dialects=_AS_THEY_ARE,
+)
+def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7, s_noise: Dial = 1.0) -> V:
+    """Flow-GRPO's step: Euler-Maruyama on an SDE with the ODE's marginals, whose noise grows towards pure noise.
+
+    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
+    more noise than their levels, by a first-order amount.
+
+    Parameters
+    ----------
+    noise_level : a, the noise being ``a * sqrt(sigma / (1 - sigma))`` per root of sigma
+    s_noise : factor of the noise that is added
+
+    Notes
+    -----
+    Liu et al. 2025, arXiv:2505.05470. At sigma 1, where the noise is infinite, the second level of the run stands for
+    sigma in ``1 - sigma``, as in the paper's program; that draws noise in the step to sigma 0 as well, and this one
+    returns the prediction there.
+    """
+    return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level, s_noise)
+
+
+@ships(
+    order=1,
+    source="Xue et al. 2025, arXiv:2505.07818",
+    family="euler",
+    draws=1,
+    weak_order=1,
+    keeps_variance=False,
+    flow_only=True,
+    spellings="dance_grpo",
+    dialects=_AS_THEY_ARE,
+)
+def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3, s_noise: Dial = 1.0) -> V:
+    """DanceGRPO's step: Euler-Maruyama on an SDE with the ODE's marginals and the same noise at every level.
+
+    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
+    more noise than their levels, the more so the lower these are.
+
+    Parameters
+    ----------
+    noise_level : of the noise, per root of sigma
+    s_noise : factor of the noise that is added
+
+    Notes
+    -----
+    Xue et al. 2025, arXiv:2505.07818, with a constant noise. The step to sigma 0 returns the prediction.
+    """
+    return _steps(run, grid, x, POLICY_RULES["dance_sde"], noise_level, s_noise)
+
+
+@ships(
+    order=1,
+    source="Wang & Yu 2025, arXiv:2509.05952",
+    family="euler",
+    draws=1,
+    flow_only=True,
+    spellings="cps coefficients_preserving_sampling",
+    dialects=_AS_THEY_ARE,
+)
+def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7, s_noise: Dial = 1.0) -> V:
+    """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to it.
+
+    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`, 1 is `lcm`.
+    The part is the same whatever the length of a step, so with more steps the results do not come nearer to the data:
+    they lose variance, and no weak order is declared.
+
+    Parameters
+    ----------
+    noise_level : angle between the noise that is kept and all of it, in right angles: the sine is the share that is
+        drawn anew
+    s_noise : factor of the noise that is added
+
+    Notes
+    -----
+    Wang & Yu 2025, arXiv:2509.05952.
+    """
+    return _steps(run, grid, x, POLICY_RULES["flow_cps"], noise_level, s_noise)
