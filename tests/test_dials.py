@@ -15,6 +15,7 @@ from cases import COORDINATES, SPECS, process_for
 from command import command_of
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import each
 
 import ksched
 from ksched import Process, build_sampler
@@ -55,7 +56,7 @@ def test_every_state_keeps_its_law_whatever_the_dial_is_at_every_step(
 
 
 @pytest.mark.parametrize(("spec", "option"), DIALS, ids=IDS)
-@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@each("process", COORDINATES.values())
 def test_a_list_of_one_number_is_the_number(process: Process, spec: SamplerSpec, option: ksched.options.Option) -> None:
     for value in (0.0, 0.6, option.default):
         noisy = {"s_churn": 3.0} if option.name == "s_noise" and "s_churn" in spec.own_options else {}
@@ -106,7 +107,7 @@ def within(draw: Draw, plan: Plan, step: int) -> bool:
     [(spec, option.name) for spec, option in DIALS if option.name != "s_noise"],
     ids=lambda value: getattr(value, "name", value),
 )
-@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@each("process", COORDINATES.values())
 def test_zero_at_a_step_is_the_ode_step_there(process: Process, spec: SamplerSpec, dial: str) -> None:
     quiet, loud = (plan_of(spec, process, **{dial: value}) for value in (0.0, 0.6))
     mixed = plan_of(spec, process, **{dial: [0.6, 0, 0, 0.6, 0, 0]})
@@ -172,7 +173,7 @@ def test_the_law_has_its_order_where_noise_goes_on_and_off(name: str, order: int
     assert measured_order(built, ksched.VE(), weak=True) > order - 0.15
 
 
-@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@each("process", COORDINATES.values())
 @given(data=st.data())
 def test_a_step_measures_the_one_before_as_itself(process: Process, data: st.DataObject) -> None:
     """The ancestral method measures down to the noise that is kept, and is the SDE's at eta 0 and 1, mixed as well."""

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from representatives import each
 
 from ksched import SamplerType
 
@@ -108,7 +109,7 @@ def test_the_drop_ins_do_not_know_each_other() -> None:
     assert not [(name, to) for name, to in wrong if host(name) != host(to)]
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if floor_of(name) not in MAY_IMPORT_HOSTS])
+@each("name", [name for name in modules() if floor_of(name) not in MAY_IMPORT_HOSTS])
 def test_host_programs_are_imported_by_their_drop_ins_alone(name: str) -> None:
     assert not {to.partition(".")[0] for to, _ in imported(name)} & HOSTS
 
@@ -117,7 +118,7 @@ def test_host_programs_are_imported_by_their_drop_ins_alone(name: str) -> None:
 MAY_ASK_FOR_NAMES = ("names", "dialects", "samplers")
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if floor_of(name) not in MAY_ASK_FOR_NAMES])
+@each("name", [name for name in modules() if floor_of(name) not in MAY_ASK_FOR_NAMES])
 def test_nothing_else_decides_by_the_name_of_a_sampler(name: str) -> None:
     """What a drop-in must know of one sampler is a fact of its registration."""
     wrong = []

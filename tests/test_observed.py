@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from cases import COORDINATES, NAMES, PROCESSES, SPECS, start_state
+from cases import COORDINATES, PROCESSES, SPECS, start_state
+from representatives import each
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, build_sampler, exact, guidance
 from ksched.execution.batch import Batch
@@ -138,7 +139,7 @@ def as_matrix(operator: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, to
     return (ROWS, Y) if operator is MASK else (operator, y)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@each("name", PROCESSES)
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_is_exact_for_what_its_docstring_says(rule: Rule, name: str) -> None:
     process = PROCESSES[name]
@@ -269,9 +270,9 @@ def test_what_is_not_exact_does_not_tend_to_the_posterior() -> None:
         assert np.abs(mean - truth.mean).max() > 0.03
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+@each("spec", SPECS)
 def test_with_every_sampler_on_the_three_kinds_of_states(spec: SamplerSpec) -> None:
-    for k, process in enumerate(COORDINATES.values()):
+    for k, process in enumerate(filter(spec.runs_on, COORDINATES.values())):
         sampler = build_sampler(spec.name, "karras", 4, process=process)
         x = start_state(process, sampler.sigmas[0], (2, DIMENSION), dtype=torch.float32)
         prior, rule = guidance.cfg(mixture(process), mixture(process), 1.0), RULES[(SPECS.index(spec) + k) % 2]

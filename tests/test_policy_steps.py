@@ -15,6 +15,7 @@ import pytest
 from cases import COORDINATES, PROCESSES, SPECS, process_for
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import each
 
 import ksched
 from ksched import Flow, build_sampler
@@ -84,7 +85,7 @@ def test_states_taken_for_something_else_are_no_flow() -> None:
         assert build_sampler("flow_sde", process=Flow(), dialect=dialect).plan.draws
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@each("spec", SPECS)
 def test_what_is_declared_of_the_variance_is_so(spec: SamplerSpec) -> None:
     """No sampler is excused from a proof that it would pass."""
     process = process_for(spec, COORDINATES["flow"])

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from representatives import each
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -62,7 +63,7 @@ def test_no_row_is_left_over() -> None:
                for text in ANSWERED_NO.values())  # fmt: skip
 
 
-@pytest.mark.parametrize("row", SUPPORTED_USE)
+@each("row", SUPPORTED_USE)
 def test_a_use_that_is_supported(row: str) -> None:
     kind, _, what = row.partition(" ")
     if what.startswith("config."):
