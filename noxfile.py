@@ -16,6 +16,19 @@ CONSTRAINTS = Path(".ci/constraints.txt")
 PINS = ("-c", str(CONSTRAINTS))
 OLDEST = {"numpy": "1.26.0", "scipy": "1.11.1", "torch": "2.4.0"}  # scipy 1.11.0 was withdrawn
 
+#: tests that need no tensor
+NO_TENSORS = (
+    "without_torch",
+    "dpm_solver",
+    "explain",
+    "files",
+    "marginals",
+    "mutations",
+    "names",
+    "reductions",
+    "schedules",
+)
+
 
 def run_pytest(session: nox.Session, *args: str) -> None:
     """Run pytest with a worker per core, each with one thread; ``-n 0`` among the arguments turns workers off."""
@@ -48,6 +61,21 @@ def fuzz(session: nox.Session) -> None:
     """Run a thousand random cases of each fuzzer; KSCHED_FUZZ_SEED draws others. Arguments go to pytest."""
     session.install(".[diffusers,test]", *PINS)
     run_pytest(session, "-m", "exhaustive", *sorted(map(str, Path("tests").glob("fuzz_*.py"))), *session.posargs)
+
+
+@nox.session
+def jax(session: nox.Session) -> None:
+    """Run plans under JAX; arguments go to pytest."""
+    session.install(".[test]", "jax", *PINS)
+    session.run("pytest", "-n", "0", "tests/test_arrays.py", "tests/test_arrays_jax.py", *session.posargs)
+
+
+@nox.session
+def no_torch(session: nox.Session) -> None:
+    """Run the tests that need no tensor with numpy and scipy alone; arguments go to pytest."""
+    session.install("numpy", "scipy", "pytest", "hypothesis", *PINS)
+    session.install("--no-deps", ".")
+    session.run("pytest", *(f"tests/test_{name}.py" for name in NO_TENSORS), *session.posargs)
 
 
 @nox.session

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksched import schedules
 from ksched.dialects.explain import explain
+from ksched.kernels.torch_needed import torch_needed
 from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
@@ -31,7 +32,7 @@ from ksched.schedules import (
 )
 
 if TYPE_CHECKING:
-    from ksched import exact, guidance, joint_runs, noise, testing
+    from ksched import arrays, exact, guidance, joint_runs, noise, testing
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
@@ -87,6 +88,7 @@ __all__ = [
     "Trajectory",
     "Transition",
     "analysis",
+    "arrays",
     "batch",
     "build_sampler",
     "calculate_ddim_uniform_sigmas",
@@ -128,7 +130,7 @@ _MODULES = {
     "steer": "ksched.policy.steering",
 }
 #: public folders and names that are imported when they are first used
-_FOLDERS = ("exact", "guidance", "joint_runs", "noise", "testing")
+_FOLDERS = ("arrays", "exact", "guidance", "joint_runs", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
     "Frames": "joint_runs.frames",
@@ -153,12 +155,13 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    if name in _FOLDERS:
-        return importlib.import_module(f"ksched.{name}")
-    if name in _LATE:
-        return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
+    with torch_needed(f"ksched.{name}"):
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
+        if name in _FOLDERS:
+            return importlib.import_module(f"ksched.{name}")
+        if name in _LATE:
+            return getattr(importlib.import_module(f"ksched.{_LATE[name]}"), name)
     raise AttributeError(f"module 'ksched' has no attribute {name!r}")
 
 
@@ -174,7 +177,8 @@ class _PublicModules(MetaPathFinder, Loader):
         return ModuleSpec(name, type(self)()) if parent == __name__ and last in _MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
+        with torch_needed(spec.name):
+            module = importlib.import_module(_MODULES[spec.name.rpartition(".")[2]])
         self._own = module.__spec__
         return module
 

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from ksched.denoisers.answer import Model
-from ksched.execution.adaptive_run import AdaptiveRun
-from ksched.execution.compiled import CompiledStep
-from ksched.execution.live import EagerContext
-from ksched.execution.loop import StepInfo, drive
-from ksched.execution.parallel import InParallel
-from ksched.execution.registers import check_state, checked_shape
-from ksched.execution.run import Run
-from ksched.execution.start_check import StartCheck
+from ksched.execution.in_parallel import InParallel
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName
-from ksched.noise.seeded import SeededNoise
-from ksched.noise.sources import Noise, Seed, item_seeds, noise_source
-from ksched.options import Option, check_calls, check_options, check_steps, check_whole, one_number, our_words, settled
+from ksched.options import Option, check_calls, check_options, check_steps, one_number, our_words, settled
 from ksched.plan.plan import Plan
-from ksched.plan.rows import Draw
-from ksched.policy.stochastic_steps import StochasticSteps
-from ksched.probability_flow.inversion import invert, rising_plans
 from ksched.processes import Process
-from ksched.processes.agreement import KnowsProcess, Levels, check_agreement, levels_of, process_given
+from ksched.processes.agreement import KnowsProcess, process_given
 from ksched.samplers.registry import dialect_options, plan_spec, sampler_spec
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid, check_sigmas
 from ksched.schedules.select import Schedule, calculate_sigmas, schedule_name, schedule_options
+from ksched.tensor_runs import TensorRuns
 from ksched.types import Array, ArrayLike, set_fields
 
 __all__ = ["Sampler", "build_sampler"]
@@ -44,7 +30,7 @@ _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # o
 
 
 @dataclass(frozen=True, repr=False)
-class Sampler(StochasticSteps, InParallel):
+class Sampler(TensorRuns, InParallel):
     """A sampler on a grid: what a run will do, before any tensor exists. Immutable, hashable, shared freely by threads.
 
     Made by `build_sampler`. The plan is traced when the sampler is built, so that mistakes show there.
@@ -78,16 +64,6 @@ class Sampler(StochasticSteps, InParallel):
         """
         return self.spec.plan(self.grid, dict(self.options)) if self._plan is None else self._plan
 
-    @cached_property
-    def matrices(self) -> CompiledStep:
-        """The plan as tensors for a step that is compiled, exported or captured once.
-
-        Raises
-        ------
-        TraceError : the sampler is adaptive: it has no plan
-        """
-        return CompiledStep(self.plan, self.process)
-
     @property
     def process(self) -> Process:
         """What the model was trained on."""
@@ -117,178 +93,6 @@ class Sampler(StochasticSteps, InParallel):
     def order(self) -> int:
         """Declared order of convergence; 0 for a sampler that does not converge to the ODE."""
         return self.spec.order
-
-    @cached_property
-    def _levels(self) -> Levels:
-        """What a model that knows its process may check."""
-        return levels_of(self.process, self.sigmas)
-
-    def initial_state(
-        self,
-        shape: Sequence[int],
-        *,
-        seed: Seed,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> torch.Tensor:
-        """Pure noise at the level ``sigmas[0]``, scaled as `sample` wants it: the start of a run from nothing.
-
-        Parameters
-        ----------
-        shape : of the state, batch first
-        seed : one whole number (item i takes ``seed + i``) or one per item. An item's noise depends on its seed and on
-            nothing else: not on the batch, the device, the sampler or the number of steps
-        dtype : floating point; None is torch's default
-        device : None is torch's default
-
-        Returns
-        -------
-        tensor of that shape: noise std of the process at ``sigmas[0]``, times normal noise
-
-        Raises
-        ------
-        TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item, a
-            dtype that is not floating point
-
-        Notes
-        -----
-        The noise is independent of that of the steps, so the same seed may be given to `sample`. To start from an image
-        instead, noise it: ``process.add_noise(x0, noise, sigmas[0])``.
-
-        Examples
-        --------
-        >>> import ksched
-        >>> sampler = ksched.build_sampler("euler", "karras", 10)
-        >>> x = sampler.initial_state((2, 4, 64, 64), seed=7)
-        >>> bool(abs(x.std() / sampler.sigmas[0] - 1) < 0.02)
-        True
-        """
-        like = torch.empty(checked_shape(shape), dtype=dtype, device=device)
-        check_state(like)
-        eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
-        return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
-
-    def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | AdaptiveRun:
-        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `AdaptiveRun`.
-
-        Warns
-        -----
-        RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, its spread is
-            off by more than 3 times; looked at on the processor only, in 64 numbers, where noise hides the data
-        """
-        check_state(x)
-        self._start_check.check_dtype(x.dtype)
-        how: dict[str, Any] = {"seed": seed, "noise": noise, "levels": self._levels}
-        if self._start_check.judges(x):
-            how["check_start"] = self._start_check
-        if self._plan is None:
-            return AdaptiveRun(self.spec, self.grid, dict(self.options), x, **how)
-        return Run(self._plan, x, process=self.process, **how)
-
-    @cached_property
-    def _start_check(self) -> StartCheck:
-        return StartCheck(self.process, self.grid.levels[0])
-
-    def sample(
-        self,
-        denoiser: Model,
-        x: torch.Tensor,
-        *,
-        seed: Seed | None = None,
-        noise: Noise | None = None,
-        callback: Callable[[StepInfo], object] | None = None,
-        progress: bool = False,
-    ) -> torch.Tensor:
-        """Run to the end.
-
-        Parameters
-        ----------
-        denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state at the level ``sigmas[0]``, batch first: from pure noise that of `initial_state`, from an image
-            ``process.add_noise(x0, eps, sigmas[0])``
-        seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
-        noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or, with a seed,
-            "brownian": parts of one path, which keep the picture when the number of steps changes
-        callback : called with a `StepInfo` once a step; an exception it raises ends the run
-        progress : show a progress bar (needs the extra ``cli``)
-
-        Returns
-        -------
-        tensor of ``x``'s shape, dtype and device: the state at ``sigmas[-1]``, x0 itself where that is 0
-
-        Raises
-        ------
-        TypeError, ValueError : bad arguments, before the first model call, among them a denoiser that knows its
-            process, as `ksched.Denoiser` does, where it means other states than the sampler's; a prediction of another
-            shape
-
-        Warns
-        -----
-        RuntimeWarning : as for `start`
-
-        Notes
-        -----
-        Gradients are recorded only if ``x`` asks for them.
-        """
-        check_agreement(denoiser, self.process, self.sigmas)
-        run = self.start(x, seed=seed, noise=noise)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            return drive(run, denoiser, callback, progress)
-
-    def invert(
-        self, denoiser: Model, x: torch.Tensor, *, rounds: int = 25, tolerance: float | None = None
-    ) -> torch.Tensor:
-        """The start that `sample` turns into ``x``: the grid run upwards, then corrected until the way back fits.
-
-        Parameters
-        ----------
-        denoiser : as for `sample`, and the same
-        x : what the run should end at, at the level ``sigmas[-1]``, batch first
-        rounds : how often to correct, at most; each costs a run down and one up. 0 only runs upwards, which is what is
-            commonly called inversion (DDIM inversion with `euler`) and comes back roughly
-        tolerance : largest error of the way back, relative to ``x``, at which to stop; None is that of rounding
-
-        Returns
-        -------
-        tensor like ``x``: the state at ``sigmas[0]``
-
-        Raises
-        ------
-        TypeError, ValueError : a state or a denoiser that `sample` would not take; a sampler that draws noise, or is
-            adaptive
-
-        Warns
-        -----
-        RuntimeWarning : the way back does not fit for some items, which it names; the best start found is returned for
-            them, and the others do not depend on them
-
-        Notes
-        -----
-        For linear models, such as the exact ones of normal data, it is exact. Upwards, a last level of 0 is one of at
-        most 0.0001. No gradients are recorded.
-        """
-        check_state(x)
-        check_whole("rounds", rounds, 0)
-        check_agreement(denoiser, self.process, self.sigmas)
-        ups = rising_plans(self.spec, self.grid, dict(self.options))
-        return invert(self.plan, ups, denoiser, x, rounds, tolerance)
-
-    def live(
-        self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
-    ) -> torch.Tensor:
-        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout.
-
-        Arguments, errors and warnings are those of `sample`.
-        """
-        check_state(x)
-        check_agreement(denoiser, self.process, self.sigmas)
-        if self._start_check.judges(x):
-            self._start_check(x.detach().contiguous())
-        draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)
-        source, _ = noise_source(draws, x.shape[0], seed, noise, self.process)
-        context = EagerContext(denoiser, x, source, noise_scale=self.process.noise_scale)
-        result: torch.Tensor = self.spec(context, self.grid, x, **dict(self.options))
-        return result
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options)

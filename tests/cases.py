@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
 from ksched.options import Option
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
+
+if TYPE_CHECKING:
+    import torch
 
 SPECS = tuple(spec for spec in samplers() if not spec.adaptive)  # those that have a plan
 NAMES = [str(spec.name) for spec in SPECS]
@@ -105,6 +106,7 @@ CORNER_IDS = [
 
 def gaussian_denoiser(process: Process, mean: float = 0.3, std: float = 0.7) -> Callable[..., torch.Tensor]:
     """Exact posterior mean for normal data, in plain tensor operations of the state's own dtype."""
+    import torch
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         sigma = sigma.to(torch.promote_types(x.dtype, torch.float32)).reshape(-1, *[1] * (x.ndim - 1))
@@ -119,5 +121,7 @@ def start_state(
     process: Process, sigma: float, shape: tuple[int, ...] = (3, 5), seed: int = 1, **how: Any
 ) -> torch.Tensor:
     """Pure noise at a level, from a generator of its own."""
+    import torch
+
     eps = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=how.pop("dtype", torch.float64))
     return torch.as_tensor(process.add_noise(torch.zeros_like(eps), eps, sigma), **how)

@@ -11,13 +11,18 @@ from collections.abc import Iterator
 import hypothesis
 import numpy as np
 import pytest
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError:  # as in the session no_torch
+    torch = None  # type: ignore[assignment]
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=8)
 hypothesis.settings.register_profile("exhaustive", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
-torch.set_num_threads(1)
+if torch is not None:
+    torch.set_num_threads(1)
 # What a shell starts in the background ignores Ctrl-C, and tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,10 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def global_noise_untouched() -> Iterator[None]:
     """Nothing in the library may move a global random state; the tests of a module are checked together."""
-    torch_before, others_before = torch.random.get_rng_state(), _other_states()
+    torch_before, others_before = _torch_state(), _other_states()
     yield
-    assert torch.equal(torch_before, torch.random.get_rng_state()), "a test moved the global random state of torch"
+    assert torch_before == _torch_state(), "a test moved the global random state of torch"
     assert others_before == _other_states(), "a test moved the global random state of numpy or Python"
+
+
+def _torch_state() -> bytes:
+    return b"" if torch is None else torch.random.get_rng_state().numpy().tobytes()
 
 
 def _other_states() -> tuple[object, ...]:

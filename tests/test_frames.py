@@ -24,7 +24,7 @@ from ksched import VP, Denoiser, Flow, Frames, Sampler, build_sampler
 from ksched.execution.batch import Batch
 from ksched.joint_runs import autoregressive, pyramid
 from ksched.kernels import normal_table
-from ksched.noise import seeded
+from ksched.noise import streams
 from ksched.noise.clip import ClipNoise
 from ksched.noise.sources import CallableNoise, seeded_source
 from ksched.plan.rows import Draw
@@ -276,7 +276,7 @@ def test_no_number_is_drawn_twice_and_none_is_kept_in_vain(
         made.append((key, first))
         normal_table.fill_normals(key, count, first, out)
 
-    monkeypatch.setattr(seeded, "fill_normals", counted)
+    monkeypatch.setattr(streams, "fill_normals", counted)
     sampler = build_sampler("euler_ancestral", "karras", 4)
     x = torch.full(shape, 14.0)
     frames = ksched.frames(sampler, x, seed=7, **how)

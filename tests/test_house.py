@@ -18,7 +18,7 @@ from ksched import SamplerType
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-ALONE = {"__init__", "__main__", "sampler", "types", "options"}
+ALONE = {"__init__", "__main__", "sampler", "tensor_runs", "types", "options"}
 #: programs that only the drop-ins for them may import, and what is built on them
 HOSTS = {"diffusers", "transformers", "comfy", "comfy_api", "k_diffusion", "modules"}
 MAY_IMPORT_HOSTS = ("integrations", "stable_diffusion", "cli")

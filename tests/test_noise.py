@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ksched
 from ksched import Run, build_sampler
 from ksched.exact.mixture import Gaussian
-from ksched.kernels import normal_table, philox
+from ksched.kernels import normal_table, on_device, philox
 from ksched.noise import brownian, seeded, sources
 from ksched.noise.brownian import BrownianNoise
 from ksched.noise.seeded import SeededNoise
@@ -127,10 +127,10 @@ def test_words_are_those_of_the_published_algorithm(key: tuple[int, int]) -> Non
     assert philox.words(key, 0, 7).tolist() == expected[:7]
     assert philox.words(key, 201, 50).tolist() == expected[804:854], "any part of a stream can be had alone"
     for count in (1200, 7):
-        words = philox.words_on(CPU, [(0, 0), key], count)
+        words = on_device.words_on(CPU, [(0, 0), key], count)
         assert words.shape == (2, count)
         assert words[1].numpy().view(np.uint64).tolist() == expected[:count]
-    lanes = philox.lanes(words).numpy()
+    lanes = on_device.lanes(words).numpy()
     assert lanes.tolist() == words.numpy().view(np.uint16).ravel().tolist()
     assert philox.words(key, 2**64 - 2, 8).tolist() == [
         *philox_block([2**64 - 1, 0, 0, 0], key),
@@ -353,7 +353,7 @@ def test_a_device_is_not_waited_for(kind: str, monkeypatch: Any) -> None:
 def test_the_table_cannot_come_while_a_graph_is_captured(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="draw once before you capture"):
-        normal_table.table_on.__wrapped__(torch.device("cuda"))
+        on_device.table_on.__wrapped__(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 128), (300,), (513,)])

@@ -12,19 +12,16 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.denoisers.denoiser import Denoiser
-from ksched.execution.layout import DENOISED, UNCOND, Segment, layout
+from ksched.execution.matrices import Matrices, product
 from ksched.execution.registers import WRITTEN, check_output, check_state
 from ksched.kernels.torch_internals import writes_to
 from ksched.noise.sources import Noise, Seed, noise_source
-from ksched.plan.plan import Plan
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement
-from ksched.types import Array
 
 __all__ = ["CompiledStep", "advance", "step"]
 
@@ -106,22 +103,11 @@ def advance(
             "registers, noises and whether there is an uncond must be those of the table's plan; got "
             f"{len(state)} registers, {len(noise)} noises, {' and '.join(outputs)}, and a table of {tuple(table.shape)}"
         )
-    return _product(table, (*state, *(value.to(state[0].dtype) for value in outputs.values()), *noise))
-
-
-def _product(matrix: Any, tensors: Tensors) -> Tensors:
-    """Matrix times tensors, written out: a compiler makes one pass of it, as it does not of a product of matrices."""
-    rows = []
-    for weights in matrix:
-        total = weights[0] * tensors[0]
-        for j, tensor in enumerate(tensors[1:], 1):
-            total = total + weights[j] * tensor
-        rows.append(total)
-    return tuple(rows)
+    return product(table, (*state, *(value.to(state[0].dtype) for value in outputs.values()), *noise))
 
 
 @dataclass(frozen=True)
-class CompiledStep:
+class CompiledStep(Matrices):
     """A plan in the form that `ksched.execution.compiled.step` takes. `ksched.Sampler.matrices` is that of a sampler.
 
     Parameters
@@ -131,10 +117,6 @@ class CompiledStep:
 
     Notes
     -----
-    A matrix has a row for every register of the next state. Its columns are weights of the registers of the present
-    one, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model sees, in
-    the end the result; one that is not in use has a row of zeros.
-
     It is meant for compilers, which make one pass of a step. Without one, `ksched.Sampler.sample` is several times
     faster, since it leaves out what has no weight; and also with one where states are small or the model is a call that
     the compiler cannot join, as the step has no more then to gain than the model's last operations.
@@ -159,46 +141,11 @@ class CompiledStep:
     True
     """
 
-    plan: Plan
     process: Process | None = None
-
-    @property
-    def nfe(self) -> int:
-        """Number of model calls."""
-        return self.plan.nfe
-
-    @cached_property
-    def registers(self) -> int:
-        """Number of tensors of a state: as many as must be held during a model call, at most."""
-        return max(len(self._places(call)) for call in range(self.nfe + 1))
-
-    @cached_property
-    def both(self) -> bool:
-        """Whether the model must answer with (denoised, uncond), at every call."""
-        return layout(self.plan).both
-
-    @cached_property
-    def draws(self) -> int:
-        """Number of noises that a step takes: as many as one of them draws, at most."""
-        return max(len(self._turn(call).draws) for call in range(-1, self.nfe))
-
-    @cached_property
-    def first(self) -> Array:
-        """The matrix from the start and its noises to the first state; float64, (registers, 1 + draws), read-only."""
-        whole = self._matrix(-1)
-        return _frozen(np.delete(whole, np.s_[1 : whole.shape[1] - self.draws], axis=1))
-
-    @cached_property
-    def matrices(self) -> Array:
-        """That of every call; float64, (nfe, registers, registers + 1 + both + draws), read-only."""
-        found = [self._matrix(call) for call in range(self.nfe)]
-        return _frozen(np.array(found).reshape(self.nfe, self.registers, -1))
 
     def tables(self, x: torch.Tensor) -> torch.Tensor:
         """`matrices`, each with the call's sigma in another last column; on ``x``'s device, in float32 at least."""
-        column = np.broadcast_to(self.plan.call_sigmas.reshape(-1, 1, 1), (self.nfe, self.registers, 1))
-        whole = np.concatenate([self.matrices, column], axis=2)
-        return torch.tensor(whole.tolist(), dtype=_compute(x), device="cpu").to(x.device, non_blocking=True)
+        return torch.tensor(self.with_sigmas.tolist(), dtype=_compute(x), device="cpu").to(x.device, non_blocking=True)
 
     def start(self, x: torch.Tensor, noise: Tensors = ()) -> Tensors:
         """The state of the first model call.
@@ -215,7 +162,7 @@ class CompiledStep:
         check_state(x)
         if len(noise) != self.draws:
             raise ValueError(f"the start takes as many noises as a step, {self.draws}: noises(-1); got {len(noise)}")
-        return _product(self.first.tolist(), (x.to(_compute(x)), *noise))
+        return product(self.first.tolist(), (x.to(_compute(x)), *noise))
 
     def noises(
         self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
@@ -230,7 +177,7 @@ class CompiledStep:
         like = x.new_empty((), dtype=_compute(x)).expand(x.shape)
 
         def drawn(call: int) -> Tensors:
-            found = [source(self.plan.draws[number], like).contiguous() for number, _ in self._turn(call).draws]
+            found = [source(self.plan.draws[number], like).contiguous() for number, _ in self.turn(call).draws]
             return (*found, *(like.new_zeros(like.shape) for _ in range(self.draws - len(found))))
 
         return drawn
@@ -280,40 +227,7 @@ class CompiledStep:
                 state = turn(model, state, table, noises(call), both=self.both, dtype=x.dtype)
             return state[0].to(x.dtype)
 
-    def _turn(self, call: int) -> Segment:
-        """What follows a call; what comes before the first, if that is -1."""
-        return layout(self.plan).segments[call] if call >= 0 else layout(self.plan).before
-
-    def _places(self, call: int) -> list[int]:
-        """The buffers of the registers that are held during a call, or at the end; that of the state first."""
-        program = layout(self.plan)
-        state = program.states[call]
-        held = program.held[call] if call < self.nfe else ()
-        return [state, *(place for _, place in held if place != state)]
-
-    def _matrix(self, call: int) -> Array:
-        """The operations of a turn, on one unit vector for each column instead of on tensors."""
-        turn, output = self._turn(call), self.registers
-        noises = output + 1 + self.both
-        column = {place: k for k, place in enumerate(self._places(call) if call >= 0 else [turn.x])}
-        column |= {place: noises + k for k, (_, place) in enumerate(turn.draws)} | {DENOISED: output}
-        if turn.both:
-            column[UNCOND] = output + 1
-        unit = np.eye(noises + self.draws)
-        vectors = {source: unit[k] for source, k in column.items()}
-        for operation in turn.operations:
-            vectors[operation.out] = np.sum([value * vectors[source] for source, value in operation.terms], axis=0)
-        matrix = np.zeros((self.registers, len(unit)))
-        for k, place in enumerate(self._places(call + 1)):
-            matrix[k] = vectors[place]
-        return matrix
-
 
 def _compute(x: torch.Tensor) -> torch.dtype:
     """What sums are in: half precision is for the model."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _frozen(values: Array) -> Array:
-    values.setflags(write=False)
-    return values

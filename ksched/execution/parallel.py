@@ -8,27 +8,20 @@ rounds as a run has calls all are, and in practice after far fewer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Protocol
 
 import torch
 
 from ksched.denoisers.answer import Model, answer
 from ksched.execution.layout import layout
-from ksched.execution.registers import Registers, check_output, check_state
-from ksched.execution.start_check import StartCheck
-from ksched.noise.sources import Noise, NoiseSource, Seed, noise_source
-from ksched.options import check_whole
+from ksched.execution.registers import Registers, check_output
+from ksched.noise.sources import NoiseSource
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
-from ksched.processes import Process
-from ksched.processes.agreement import Levels, check_agreement, mark
-from ksched.types import Array
+from ksched.processes.agreement import Levels, mark
 
-__all__ = ["InParallel", "RoundInfo"]
+__all__ = ["RoundInfo", "answered_in_rounds"]
 
 
 # What is added to the squares of Anderson acceleration, as a share of them: float32 leaves no more to solve.
@@ -167,111 +160,6 @@ class _Item:
         return self._registers.buffers.alias(self._registers.place)
 
 
-class _Sampler(Protocol):
-    """What `InParallel` needs of a `ksched.Sampler`."""
-
-    @property
-    def plan(self) -> Plan: ...
-    @property
-    def process(self) -> Process: ...
-    @property
-    def sigmas(self) -> Array: ...
-    @property
-    def _levels(self) -> Levels: ...
-    @property
-    def _start_check(self) -> StartCheck: ...
-
-
-class InParallel:
-    """A sampler whose model calls may be made many at a time."""
-
-    def parallel(
-        self: _Sampler,
-        denoiser: Model,
-        x: torch.Tensor,
-        *,
-        window: int = 16,
-        tolerance: float = 1e-2,
-        seed: Seed | None = None,
-        noise: Noise | None = None,
-        anderson: int = 0,
-        callback: Callable[[RoundInfo], object] | None = None,
-    ) -> torch.Tensor:
-        """What `sample` returns, but for a tolerance, in fewer rounds of larger batches.
-
-        Parameters
-        ----------
-        denoiser, x, seed, noise : as for `sample`
-        window : how many calls of a run are guessed and corrected at a time
-        tolerance : how far a state may have moved in the last round, as a root mean square over the item and a share of
-            the noise at its level, when it is taken as final. 0 waits until nothing moves, and gives the bits of
-            `sample` in at most ``nfe`` rounds if the rows of the model do not depend on their batch; those of a
-            `Denoiser`, whose network `sample` asks itself, within rounding
-        anderson : over how many earlier rounds the guesses are extrapolated; 0 does not. It helps little at tolerances
-            as loose as the default
-        callback : called with a `RoundInfo` after every round; an exception it raises ends the run
-
-        Returns
-        -------
-        tensor of ``x``'s shape, dtype and device
-
-        Raises
-        ------
-        TypeError, ValueError : as for `sample`; a window, tolerance or memory that is none
-        TraceError : the sampler is adaptive: nobody knows its levels beforehand
-
-        Notes
-        -----
-        In all this is more work than `sample`: it takes less time only where a call on many rows takes hardly longer
-        than one on few, or where the rows are spread over devices. For that let the denoiser split the batch, which has
-        up to ``window`` rows for each item, and gather the answers; nothing else is needed, and every process gets the
-        same bits.
-
-        Every item has a window of its own, so what becomes of it does not depend on the others, if the rows of the
-        model do not. Noise is drawn once, as in `sample`. States are held in float32 at least, and the model sees the
-        dtype of ``x``. No gradients are recorded.
-
-        Shih et al. 2023, "Parallel Sampling of Diffusion Models", arXiv:2305.16317, has the criterion and the sliding
-        window. Here the states are formed row by row, as by `sample`, of guessed answers and not of guessed slopes:
-        what a row does with the states before it is exact in every round.
-
-        Examples
-        --------
-        >>> import ksched
-        >>> model, sampler = ksched.exact.digits(), ksched.build_sampler("ddim", "karras", 50)
-        >>> x, rounds = sampler.initial_state((2, 1, 8, 8), seed=0), []
-        >>> result = sampler.parallel(model, x, callback=rounds.append)
-        >>> bool((result - sampler.sample(model, x)).square().mean().sqrt() < 0.02)
-        True
-        >>> len(rounds) < 20
-        True
-        """
-        plan = self.plan
-        check_state(x)
-        check_whole("window", window, 1)
-        check_whole("anderson", anderson, 0)
-        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= float(tolerance) < math.inf:
-            raise ValueError(f"tolerance must be a finite number of at least 0; got {tolerance!r}")
-        if not callable(denoiser):
-            raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
-        self._start_check.check_dtype(x.dtype)
-        check_agreement(denoiser, self.process, self.sigmas)
-        source, _ = noise_source(bool(plan.draws), len(x), seed, noise, self.process)
-        with torch.no_grad():
-            x = x.detach()
-            if self._start_check.judges(x):
-                self._start_check(x.contiguous())
-            wide = torch.promote_types(x.dtype, torch.float32)
-            fixed = _FixedNoise(source, torch.empty_like(x, dtype=wide))
-            items = [_Item(plan, x[i : i + 1], fixed.of_item(i)) for i in range(len(x))]
-            asked = _Asked(plan, denoiser, self._levels, wide)
-            rounds = _Rounds(plan, items, float(tolerance), window, anderson)
-            for info in rounds.over(asked, fixed):
-                if callback is not None:
-                    callback(info)
-            return torch.cat([x[:0], *(item.shown() for item in items)])
-
-
 class _Asked:
     """The model, asked about the states of many items in one call."""
 
@@ -330,3 +218,26 @@ class _Rounds:
             mixed = item.mixed(own, self._anderson) if self._anderson else own
             guesses = torch.cat([mixed[stands:], mixed[-1:].expand(self._window, *mixed.shape[1:])])[:behind]
             item.settle(own[:stands], guesses)
+
+
+def answered_in_rounds(
+    plan: Plan,
+    denoiser: Model,
+    x: torch.Tensor,
+    noise: NoiseSource,
+    levels: Levels,
+    window: int,
+    tolerance: float,
+    anderson: int,
+    told: Callable[[RoundInfo], object],
+) -> torch.Tensor:
+    """The run of `ksched.Sampler.parallel`, whose arguments these are, checked; ``told`` is called after each round."""
+    with torch.no_grad():
+        x = x.detach()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        fixed = _FixedNoise(noise, torch.empty_like(x, dtype=wide))
+        items = [_Item(plan, x[i : i + 1], fixed.of_item(i)) for i in range(len(x))]
+        asked = _Asked(plan, denoiser, levels, wide)
+        for info in _Rounds(plan, items, tolerance, window, anderson).over(asked, fixed):
+            told(info)
+        return torch.cat([x[:0], *(item.shown() for item in items)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import CallableNoise, NoiseSource
 from ksched.plan.plan import Plan
 
-__all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state", "checked_shape"]
+__all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state"]
 
 
 WRITTEN = (
@@ -30,20 +29,6 @@ INTERRUPTED = (
     "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
     "saved before"
 )
-
-
-def checked_shape(shape: Any) -> tuple[int, ...]:
-    """A shape with a batch axis, or a TypeError or ValueError."""
-    try:
-        sizes = tuple(shape)
-    except TypeError as error:
-        raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}") from error
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, Integral):
-            raise TypeError(f"shape must be a list of whole numbers, batch first; got {shape!r}")
-    if not sizes or min(sizes) < 0:
-        raise ValueError(f"shape must have a batch axis first and no negative size; got {sizes}")
-    return tuple(map(int, sizes))
 
 
 def check_state(x: Any) -> None:

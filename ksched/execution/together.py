@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from ksched.denoisers.answer import pair_of
 from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.execution.buffers import form_together
 from ksched.execution.layout import Segment
@@ -154,8 +155,7 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
     for name, part in asked.items():
         if part.done:
             continue
-        given = answers[name]
-        denoised, uncond = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        denoised, uncond = pair_of(answers[name])
         try:
             check_output("D", denoised, part.shape, part.device)
             if part.both:

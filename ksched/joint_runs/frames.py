@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ksched.denoisers.answer import Model, answer
+from ksched.denoisers.answer import Model, answer, pair_of
 from ksched.execution.layout import layout
 from ksched.execution.registers import check_output, check_state
 from ksched.execution.run import Run
@@ -80,8 +80,7 @@ class Frames(FramesProgress, CopiedBySaving):
 
     def tell(self, answer: Any) -> None:
         """Feed what a model returned."""
-        denoised, uncond = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-        self.feed(denoised, uncond)
+        self.feed(*pair_of(answer))
 
     def answers(self, denoised: Any, uncond: Any = None) -> list[Answer]:
         """What the run of each frame is told whose turn it is."""

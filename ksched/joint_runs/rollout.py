@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
+from ksched.denoisers.answer import pair_of
 from ksched.execution.run import Run
 from ksched.execution.together import JointRun
 from ksched.plan.rows import Register
@@ -303,7 +304,7 @@ def _total(scores: list[torch.Tensor]) -> torch.Tensor:
 def _own(member: Member, told: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A member's predictions in what a model returned."""
     whole = told if member.name is None else told[member.name]
-    denoised, uncond = whole if isinstance(whole, tuple) and len(whole) == 2 else (whole, None)
+    denoised, uncond = pair_of(whole)
     if member.frame is None:
         return denoised, uncond
     return denoised[:, member.frame], None if uncond is None else uncond[:, member.frame]

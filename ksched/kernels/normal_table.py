@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ksched.kernels import philox
 from ksched.kernels.philox import Key
@@ -26,7 +25,6 @@ __all__ = [
     "room",
     "short_normals",
     "table",
-    "table_on",
 ]
 
 
@@ -74,7 +72,7 @@ room = _Room()
 
 
 def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
-    """Numbers of one item of `ksched.noise.seeded.SeededNoise` on the host: a chunk, or the beginning of one.
+    """Numbers of one item of `ksched.noise.SeededNoise` on the host: a chunk, or the beginning of one.
 
     Parameters
     ----------
@@ -102,7 +100,7 @@ def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
 
 
 def short_normals(keys: Sequence[Key], count: int) -> Floats:
-    """All numbers of many short items of `ksched.noise.seeded.SeededNoise` on the host, shape (len(keys), count)."""
+    """All numbers of many short items of `ksched.noise.SeededNoise` on the host, shape (len(keys), count)."""
     padded = -(-count // LEAST) * LEAST
     random = np.ascontiguousarray(philox.words_of_many(keys, padded // PER_WORD))
     numbers = table()[random.view(philox.LANE)].reshape(len(keys), 4, padded // 4)
@@ -154,20 +152,3 @@ def _quantiles() -> Floats:
     half.append(math.sqrt(size - math.fsum(value * value for value in half)))
     upper = np.array(half) / 2
     return np.concatenate([-upper[::-1], upper]).astype(np.float32)
-
-
-@cache
-def table_on(device: torch.device) -> torch.Tensor:
-    """The table on a device; it gets there once."""
-    values = torch.tensor(table(), device="cpu")
-    if device.type != "cuda":
-        return values.to(device)
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("the first noise on a device brings its table there: draw once before you capture a graph")
-    # On a stream of its own, and awaited there: no other stream is held up, and each may use the table from now on.
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
-        result = values.to(device, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-    arrived.synchronize()
-    return result

@@ -1,4 +1,4 @@
-"""Random words from a key: Philox4x64-10, on the host and on a device, with the same bits everywhere.
+"""Random words from a key: Philox4x64-10, on the host; `ksched.kernels.on_device` has the same bits on a device.
 
 Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3". A counter-based generator: block
 number i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be had alone.
@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 __all__ = [
     "BLOCK",
@@ -25,10 +24,8 @@ __all__ = [
     "ROUNDS",
     "Key",
     "Words",
-    "lanes",
     "words",
     "words_of_many",
-    "words_on",
 ]
 
 
@@ -136,45 +133,3 @@ def _product_of(x: Words, factor: int) -> tuple[Words, Words]:
     cross, other = x_high * low, x_low * high
     middle = ((x_low * low) >> half) + (cross & mask) + (other & mask)
     return x_high * high + (cross >> half) + (other >> half) + (middle >> half), x * np.uint64(factor)
-
-
-def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int = 0) -> torch.Tensor:
-    """Words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
-
-    Of each stream those behind so many blocks.
-
-    Nothing waits for the device and nothing is copied to it, so that a CUDA graph can be captured: the keys arrive as
-    scalars of operations. Two operations for each key, and some 350 for them all.
-    """
-    key = torch.empty((2, len(keys), 1), dtype=torch.int64, device=device)
-    for i, pair in enumerate(keys):
-        for word, value in zip(key, pair, strict=True):
-            word[i].fill_(_signed(value))
-    k0, k1 = key
-    c0 = torch.arange(1 + block, -(-count // BLOCK) + 1 + block, dtype=torch.int64, device=device)
-    c1 = c2 = c3 = torch.zeros_like(c0)
-    for i in range(ROUNDS):
-        if i:
-            k0, k1 = k0 + _signed(BUMPS[0]), k1 + _signed(BUMPS[1])
-        (high0, low0), (high1, low1) = _product(c0, MULTIPLIERS[0]), _product(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-    return torch.stack((c0, c1, c2, c3), dim=-1).reshape(len(keys), -1)[:, :count]
-
-
-def lanes(random: torch.Tensor) -> torch.Tensor:
-    """Four indices below 65536 for each word of a device, lowest bits first; int32, one axis."""
-    return (random.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF).reshape(-1)
-
-
-def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low 64 bits of an unsigned product, by halves: int64 arithmetic wraps, and so loses the high ones."""
-    x_low, x_high = x & _LOW, (x >> 32) & _LOW
-    low, high = factor & _LOW, factor >> 32
-    cross, other = x_high * low, x_low * high
-    middle = (((x_low * low) >> 32) & _LOW) + (cross & _LOW) + (other & _LOW)
-    return x_high * high + ((cross >> 32) & _LOW) + ((other >> 32) & _LOW) + (middle >> 32), x * _signed(factor)
-
-
-def _signed(value: int) -> int:
-    """The number whose int64 has the bits of an unsigned one."""
-    return value - (1 << 64) if value >> 63 else value

@@ -4,19 +4,25 @@ So it does not depend on batch size or order, on the device, on how often anybod
 split; the global random state is neither read nor moved.
 """
 
-from ksched.noise.brownian import BrownianNoise
-from ksched.noise.seeded import SeededNoise
-from ksched.noise.sources import (
-    SCHEMES,
-    CallableNoise,
-    NoiseSource,
-    Seed,
-    brownian_sampler,
-    item_seeds,
-    scheme_of,
-    seeded_source,
-    source_by_scheme,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ksched.noise.streams import Seed, item_seeds
+
+if TYPE_CHECKING:
+    from ksched.noise.brownian import BrownianNoise
+    from ksched.noise.seeded import SeededNoise
+    from ksched.noise.sources import (
+        SCHEMES,
+        CallableNoise,
+        NoiseSource,
+        brownian_sampler,
+        scheme_of,
+        seeded_source,
+        source_by_scheme,
+    )
 
 __all__ = [
     "SCHEMES",
@@ -31,3 +37,16 @@ __all__ = [
     "seeded_source",
     "source_by_scheme",
 ]
+
+# What draws tensors is imported when it is first used, so that the numbers alone need no torch.
+_FILES = {"BrownianNoise": "brownian", "SeededNoise": "seeded"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ksched.noise.{_FILES.get(name, 'sources')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

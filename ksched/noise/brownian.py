@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from ksched.kernels import philox
-from ksched.kernels.normal_table import PER_BLOCK, PER_WORD, Floats, room, table, table_on
+from ksched.kernels.normal_table import PER_BLOCK, PER_WORD, Floats, room, table
+from ksched.kernels.on_device import lanes, table_on, words_on
 from ksched.kernels.philox import Key, Words
-from ksched.noise.seeded import SeededNoise, Stream, fill, is_host, key_of, limited, target
+from ksched.noise.seeded import SeededNoise, fill, is_host, limited, target
+from ksched.noise.streams import Stream, key_of
 from ksched.plan.rows import Draw
 from ksched.processes import Process
 
@@ -229,7 +231,7 @@ def _node_key(path: _Path, node: int, seed: int) -> Key:
 def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
     """Words of a node for every item: arrays on the host, or one tensor on a device."""
     if not is_host(like):
-        return philox.words_on(like.device, keys, count)
+        return words_on(like.device, keys, count)
     return [philox.words(key, 0, count) for key in keys]
 
 
@@ -267,7 +269,7 @@ def _combination_on(
     values = table_on(device)
     sums: list[torch.Tensor] = []
     for streams, scale in terms:
-        words = streams if isinstance(streams, torch.Tensor) else philox.words_on(device, streams, count, block)
-        numbers = values.index_select(0, philox.lanes(words)).view(len(words), -1).mul_(float(scale))
+        words = streams if isinstance(streams, torch.Tensor) else words_on(device, streams, count, block)
+        numbers = values.index_select(0, lanes(words)).view(len(words), -1).mul_(float(scale))
         sums = [sums[0].add_(numbers) if sums else numbers]
     return sums[0]

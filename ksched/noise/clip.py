@@ -11,7 +11,8 @@ import torch
 
 from ksched.kernels.normal_table import CHUNK, Floats
 from ksched.noise.brownian import BrownianNoise
-from ksched.noise.seeded import SeededNoise, Stream, fill, is_host, limited, target
+from ksched.noise.seeded import SeededNoise, fill, is_host, limited, target
+from ksched.noise.streams import Stream
 from ksched.plan.rows import Draw
 
 __all__ = ["ClipNoise", "FrameNoise"]

@@ -1,37 +1,23 @@
-"""Independent noise for every draw, and what all seeded noise is made of: keys, rows of normals, ways into a tensor."""
+"""Independent noise for every draw as tensors, and the ways of a stream's numbers into a tensor."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
-from ksched.kernels import available, philox
-from ksched.kernels.normal_table import CHUNK, LEAST, PER_BLOCK, PER_WORD, Floats, fill_normals, short_normals, table_on
+from ksched.kernels import available
+from ksched.kernels.normal_table import CHUNK, LEAST, PER_BLOCK, PER_WORD
+from ksched.kernels.on_device import lanes, table_on, words_on
 from ksched.kernels.philox import Key
+from ksched.noise.streams import Stream, are_short, draw_keys, draw_streams, fill_items, short_groups
 from ksched.plan.rows import Draw
 
-__all__ = ["SCHEME", "SeededNoise", "Stream", "fill", "is_host", "key_of", "limited", "normals", "target"]
-
-
-#: The name of the rule of `SeededNoise`. A new rule gets a new name; an old one never changes.
-SCHEME = "ksched noise 3"
-
-
-# From so many items on, each of no more numbers than that, they are made together, in groups that fit into a cache.
-_MANY, _SHORT, _GROUP = 48, 512, 1024
-
-
-#: ``stream(first, out)`` fills a contiguous array of one axis with the numbers of one item behind the first so many, a
-#: multiple of `CHUNK`. The array is no longer than that, and may end anywhere.
-Stream: TypeAlias = Callable[[int, Floats], None]
+__all__ = ["SeededNoise", "fill", "is_host", "limited", "normals", "target"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +73,7 @@ class SeededNoise:
         numbers = out.numel()
         count = numbers // len(self.seeds)
         if is_host(out):
-            if len(self.seeds) >= _MANY and count <= _SHORT:
+            if are_short(len(self.seeds), count):
                 return self._many(draw, count, out)
             fill(out, self.streams(draw, count))
             return out
@@ -97,10 +83,8 @@ class SeededNoise:
 
     def _many(self, draw: Draw, count: int, out: torch.Tensor) -> torch.Tensor:
         """Noise of many short items on the host, a group of them at a time."""
-        keys = self.keys(draw)
-        for first in range(0, len(keys), _GROUP):
-            part = torch.from_numpy(short_normals(keys[first : first + _GROUP], count))
-            out[first : first + _GROUP].copy_(part.view(-1, *out.shape[1:]))
+        for group, numbers in short_groups(self.keys(draw), count):
+            out[group].copy_(torch.from_numpy(numbers).view(-1, *out.shape[1:]))
         return out
 
     def streams(self, draw: Draw, count: int) -> list[Stream]:
@@ -116,7 +100,7 @@ class SeededNoise:
         for each item ``stream(first, out)``, which fills a contiguous float32 array of one axis with the numbers behind
         the first so many, a multiple of 65536; the array is no longer than that, and may end anywhere
         """
-        return [partial(fill_normals, key, count) for key in self.keys(draw)]
+        return draw_streams(self.seeds, draw, count)
 
     def slice_on(self, device: torch.device, draw: Draw, count: int, first: int, width: int) -> torch.Tensor:
         """A part of the numbers of every item on a device, before any limit; float32, shape (items, width).
@@ -133,8 +117,7 @@ class SeededNoise:
 
     def keys(self, draw: Draw) -> list[Key]:
         """Of the stream of each item, for one draw."""
-        position = struct.pack("<ddqq", *draw[:4])
-        return [key_of(position, SCHEME, seed) for seed in self.seeds]
+        return draw_keys(self.seeds, draw)
 
 
 def limited(noise: torch.Tensor, draw: Draw, std: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -164,13 +147,6 @@ def is_host(x: torch.Tensor) -> bool:
     return x.is_cpu
 
 
-def key_of(position: bytes, scheme: str, seed: int) -> Key:
-    """128 bits of a hash, the key of a stream: every bit of seed and position matters."""
-    salt = (seed % (1 << 128)).to_bytes(16, "little")
-    digest = hashlib.blake2b(position, digest_size=16, key=scheme.encode(), salt=salt).digest()
-    return struct.unpack("<QQ", digest)
-
-
 def fill(out: torch.Tensor, streams: Sequence[Stream]) -> None:
     """Fill a tensor on the host, each item with the numbers of its stream in row-major order.
 
@@ -178,10 +154,7 @@ def fill(out: torch.Tensor, streams: Sequence[Stream]) -> None:
     """
     count = out.numel() // len(streams)
     if out.dtype == torch.float32 and out.is_contiguous():
-        numbers = out.numpy().reshape(-1)
-        for i, stream in enumerate(streams):
-            for first in range(0, count, CHUNK):
-                stream(first, numbers[i * count + first : i * count + min(count, first + CHUNK)])
+        fill_items(out.numpy().reshape(-1), streams)
         return
     copy = np.empty(min(count, CHUNK), np.float32)
     for item, stream in zip(out, streams, strict=True):
@@ -241,8 +214,8 @@ def normals(
         return out
     padded, whole = -(-count // LEAST) * LEAST, count // CHUNK * CHUNK
     stop = min(-(-(start + width) // CHUNK) * CHUNK, padded)
-    words = philox.words_on(device, keys, (stop - start) // PER_WORD, start // PER_BLOCK)
-    numbers = values.index_select(0, philox.lanes(words)).view(len(keys), stop - start)
+    words = words_on(device, keys, (stop - start) // PER_WORD, start // PER_BLOCK)
+    numbers = values.index_select(0, lanes(words)).view(len(keys), stop - start)
     for first, end, size in ((start, min(whole, stop), CHUNK), (max(start, whole), stop, padded - whole)):
         if first < end:
             chunks = numbers[:, first - start : end - start].view(len(keys), -1, 4, size // 4)

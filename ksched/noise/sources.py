@@ -7,19 +7,17 @@ of a published generator, Philox4x64-10, tables of float32 numbers, and single o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from ksched.noise import brownian, seeded
+from ksched.noise import brownian, streams
 from ksched.noise.brownian import BrownianNoise
 from ksched.noise.clip import FrameNoise
 from ksched.noise.seeded import SeededNoise, limited
+from ksched.noise.streams import Seed, item_seeds
 from ksched.plan.rows import Draw
 from ksched.processes import Process, default_process
 
@@ -39,12 +37,8 @@ __all__ = [
 ]
 
 
-#: One whole number, or one per item of the batch.
-Seed: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | npt.NDArray[np.integer[Any]]
-
-
 #: The rule from (seed, draw) to numbers, for each kind of `seeded_source`.
-SCHEMES = {"seeded": seeded.SCHEME, "brownian": brownian.SCHEME}
+SCHEMES = {"seeded": streams.SCHEME, "brownian": brownian.SCHEME}
 
 
 class NoiseSource(Protocol):
@@ -53,28 +47,6 @@ class NoiseSource(Protocol):
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Unit-normal noise of ``like``'s shape, dtype and device; ``out`` is such a tensor that may be filled."""
         ...
-
-
-def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
-    """One seed per item: those given, or ``seed, seed + 1, ...`` so that every item can be made again alone.
-
-    Raises
-    ------
-    TypeError, ValueError : seeds that are not whole numbers, or not one per item
-    """
-    one = not isinstance(seed, list | tuple | range | np.ndarray)
-    given = [seed] if one else list(cast(Sequence[SupportsIndex], seed))
-    for value in given:
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"seed must be a whole number or one per batch item; got {value!r}")
-    seeds = tuple(int(cast(int, value)) for value in given)
-    if one:
-        return tuple(seeds[0] + i for i in range(batch))
-    if len(seeds) != batch:
-        raise ValueError(
-            f"seed must be one number or one per batch item; got {len(seeds)} seeds for a batch of {batch}"
-        )
-    return seeds
 
 
 @dataclass(frozen=True)

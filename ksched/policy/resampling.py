@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from ksched.kernels import philox
-from ksched.noise.seeded import key_of
-from ksched.noise.sources import Seed, item_seeds
+from ksched.noise.streams import Seed, item_seeds, key_of
 from ksched.options import check_whole
 from ksched.types import Array
 

@@ -42,7 +42,7 @@ import torch
 from ksched.denoisers.answer import Model, answer
 from ksched.execution.adaptive_run import NOT_PARTED, AdaptiveRun
 from ksched.execution.run import Run
-from ksched.noise.sources import Seed, item_seeds
+from ksched.noise.streams import Seed, item_seeds
 from ksched.options import check_whole
 from ksched.policy.resampling import (
     Scheme,

@@ -5,21 +5,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
-from ksched.denoisers.answer import Model
-from ksched.execution.run import Run
-from ksched.noise.sources import Noise, Seed
+from ksched.kernels.torch_needed import need_torch
+from ksched.noise.streams import Seed
 from ksched.plan.plan import Plan
-from ksched.policy import scoring
-from ksched.policy.predictions import Predictions
-from ksched.policy.scoring import Reduction
-from ksched.policy.trajectory import Trajectory
 from ksched.policy.transitions import Transition, transitions
 from ksched.processes import Process
 from ksched.processes.agreement import check_agreement, levels_of
+from ksched.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from ksched.denoisers.answer import Model
+    from ksched.noise.sources import Noise
+    from ksched.policy.predictions import Predictions
+    from ksched.policy.scoring import Reduction
+    from ksched.policy.trajectory import Trajectory
 
 __all__ = ["StochasticSteps"]
 
@@ -100,6 +103,10 @@ class StochasticSteps:
         >>> torch.equal(path.log_prob, sampler.log_prob(model, path))
         True
         """
+        need_torch("Sampler.rollout")
+        from ksched.execution.run import Run
+        from ksched.policy import scoring
+
         laws = self._laws()
         check_agreement(denoiser, self.process, self.plan.sigmas)
         run = self.start(x, seed=seed, noise=noise)
@@ -141,6 +148,9 @@ class StochasticSteps:
         ``log_prob`` of the path bit for bit, in another process too, as means are formed by the same operations; in
         another batch as well, if the model's answer for an item does not depend on the batch.
         """
+        need_torch("Sampler.log_prob")
+        from ksched.policy import scoring
+
         laws = self._laws()
         places = self._checked(denoiser, path, laws, steps, reduce, mask)
         wanted = [laws[place] for place in sorted(places)]
@@ -163,6 +173,9 @@ class StochasticSteps:
         means over the variance. Parameters, result and errors are those of `log_prob`, with gradients into both models;
         ``reference`` is asked without them if it is called under ``torch.no_grad`` or has no parameters that ask.
         """
+        need_torch("Sampler.kl_divergence")
+        from ksched.policy import scoring
+
         laws = self._laws()
         places = self._checked(denoiser, path, laws, steps, reduce, mask)
         check_agreement(reference, self.process, self.plan.sigmas)
@@ -181,6 +194,8 @@ class StochasticSteps:
         return laws
 
     def _predictions(self, denoiser: Model, dtype: torch.dtype) -> Predictions:
+        from ksched.policy.predictions import Predictions
+
         return Predictions(denoiser, self.plan, self.process, levels_of(self.process, self.plan.sigmas), dtype)
 
     def _checked(
@@ -193,11 +208,14 @@ class StochasticSteps:
         mask: torch.Tensor | None,
     ) -> list[int]:
         """Places of the steps among those that draw noise, if everything fits."""
+        from ksched.policy import scoring
+        from ksched.policy.trajectory import Trajectory
+
         if not isinstance(path, Trajectory):
             raise TypeError(f"path must come from Sampler.rollout; got {type(path).__name__}")
         if path.plan != self.plan.digest:
             raise ValueError("the path is of another plan: build the sampler with the same options and sigmas")
-        if reduce not in get_args(Reduction):
+        if reduce not in get_args(scoring.Reduction):
             raise ValueError(f'reduce must be "sum" or "mean"; got {reduce!r}')
         if mask is not None:
             _check_mask(mask, path.states[0])
@@ -206,7 +224,7 @@ class StochasticSteps:
 
 
 def _check_mask(mask: torch.Tensor, state: torch.Tensor) -> None:
-    if not isinstance(mask, torch.Tensor):
+    if not is_tensor(mask):
         raise TypeError(f"mask must be a tensor; got {type(mask).__name__}")
     wanted = zip(reversed(mask.shape), reversed(state.shape), strict=False)
     if mask.ndim > state.ndim or any(size not in (1, own) for size, own in wanted):

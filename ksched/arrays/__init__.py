@@ -1,0 +1,7 @@
+"""Plans on any arrays that add and multiply by floats, without torch: NumPy, JAX, CuPy, MLX and others."""
+
+from ksched.arrays.noises import initial_state, noise
+from ksched.arrays.running import run
+from ksched.arrays.scanning import scan
+
+__all__ = ["initial_state", "noise", "run", "scan"]

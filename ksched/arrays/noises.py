@@ -1,0 +1,73 @@
+"""Seeded noise as NumPy arrays: the numbers that a run on tensors draws from the same seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ksched.arrays.plans import HasPlan, plan_of
+from ksched.execution.matrices import Matrices
+from ksched.kernels.normal_table import Floats
+from ksched.noise.streams import Seed, checked_shape, item_seeds, seeded_numbers
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Draw
+
+__all__ = ["initial_state", "noise"]
+
+
+def initial_state(
+    plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed, dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[Any]:
+    """`ksched.Sampler.initial_state` as a NumPy array: pure noise at the level that a run starts from.
+
+    Parameters
+    ----------
+    plan : a `ksched.Plan`, or a `ksched.Sampler`
+    shape : of the state, batch first
+    seed : one whole number (item i takes ``seed + i``) or one per item
+    dtype : floating point
+
+    Returns
+    -------
+    array of that shape, with the numbers of the tensor that the sampler makes from the same seed
+
+    Raises
+    ------
+    TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item
+    """
+    plan, shape = plan_of(plan), checked_shape(shape)
+    eps = seeded_numbers(item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)
+    eps *= plan.start.sigma * plan.noise_scale
+    return eps
+
+
+def noise(plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed) -> Floats:
+    """All noises of a run in one array, for `scan`.
+
+    Parameters
+    ----------
+    plan : a `ksched.Plan`, or a `ksched.Sampler`
+    shape : of the state, batch first
+    seed : as for `ksched.Sampler.sample`, whose noises these are
+
+    Returns
+    -------
+    float32, of shape (nfe + 1, draws of a step) and then that of the state: first
+    the noises before the first model call, for ``init``, then those after every call, for ``step``. Where fewer are
+    drawn than a step takes, the rest is 0
+
+    Raises
+    ------
+    TypeError, ValueError : as for `initial_state`
+    """
+    form, shape = Matrices(plan_of(plan)), checked_shape(shape)
+    seeds = item_seeds(seed, shape[0])
+    result = np.zeros((form.nfe + 1, form.draws, *shape), np.float32)
+    for call in range(-1, form.nfe):
+        for place, (number, _) in enumerate(form.turn(call).draws):
+            result[call + 1, place] = seeded_numbers(seeds, form.plan.draws[number], shape)
+    return result

@@ -1,0 +1,119 @@
+"""A plan as one matrix for each model call: numbers alone, for whatever runs it.
+
+Between two model calls everything is linear in what is held of the run, the model's answer and the noises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ksched.execution.layout import DENOISED, UNCOND, Segment, layout
+from ksched.plan.plan import Plan
+from ksched.types import Array
+
+__all__ = ["Matrices", "product"]
+
+
+def product(matrix: Iterable[Any], values: Sequence[Any]) -> tuple[Any, ...]:
+    """Matrix times arrays, written out: a compiler makes one pass of it, as it does not of a product of matrices."""
+    rows = []
+    for weights in matrix:
+        total = weights[0] * values[0]
+        for j, value in enumerate(values[1:], 1):
+            total = total + weights[j] * value
+        rows.append(total)
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of a plan.
+
+    Attributes
+    ----------
+    plan : what is run
+
+    Notes
+    -----
+    A matrix has a row for every register of the next state. Its columns are weights of the registers of the present
+    one, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model sees, in
+    the end the result; one that is not in use has a row of zeros.
+    """
+
+    plan: Plan
+
+    @property
+    def nfe(self) -> int:
+        """Number of model calls."""
+        return self.plan.nfe
+
+    @cached_property
+    def registers(self) -> int:
+        """Number of arrays of a state: as many as must be held during a model call, at most."""
+        return max(len(self._places(call)) for call in range(self.nfe + 1))
+
+    @cached_property
+    def both(self) -> bool:
+        """Whether the model must answer with (denoised, uncond), at every call."""
+        return layout(self.plan).both
+
+    @cached_property
+    def draws(self) -> int:
+        """Number of noises that a step takes: as many as one of them draws, at most."""
+        return max(len(self.turn(call).draws) for call in range(-1, self.nfe))
+
+    @cached_property
+    def first(self) -> Array:
+        """The matrix from the start and its noises to the first state; float64, (registers, 1 + draws), read-only."""
+        whole = self._matrix(-1)
+        return _frozen(np.delete(whole, np.s_[1 : whole.shape[1] - self.draws], axis=1))
+
+    @cached_property
+    def matrices(self) -> Array:
+        """That of every call; float64, (nfe, registers, registers + 1 + both + draws), read-only."""
+        found = [self._matrix(call) for call in range(self.nfe)]
+        return _frozen(np.array(found).reshape(self.nfe, self.registers, -1))
+
+    @cached_property
+    def with_sigmas(self) -> Array:
+        """`matrices`, each with the call's sigma in another last column; read-only."""
+        column = np.broadcast_to(self.plan.call_sigmas.reshape(-1, 1, 1), (self.nfe, self.registers, 1))
+        return _frozen(np.concatenate([self.matrices, column], axis=2))
+
+    def turn(self, call: int) -> Segment:
+        """What follows a call; what comes before the first, if that is -1."""
+        return layout(self.plan).segments[call] if call >= 0 else layout(self.plan).before
+
+    def _places(self, call: int) -> list[int]:
+        """The buffers of the registers that are held during a call, or at the end; that of the state first."""
+        program = layout(self.plan)
+        state = program.states[call]
+        held = program.held[call] if call < self.nfe else ()
+        return [state, *(place for _, place in held if place != state)]
+
+    def _matrix(self, call: int) -> Array:
+        """The operations of a turn, on one unit vector for each column instead of on arrays."""
+        turn, output = self.turn(call), self.registers
+        noises = output + 1 + self.both
+        column = {place: k for k, place in enumerate(self._places(call) if call >= 0 else [turn.x])}
+        column |= {place: noises + k for k, (_, place) in enumerate(turn.draws)} | {DENOISED: output}
+        if turn.both:
+            column[UNCOND] = output + 1
+        unit = np.eye(noises + self.draws)
+        vectors = {source: unit[k] for source, k in column.items()}
+        for operation in turn.operations:
+            vectors[operation.out] = np.sum([value * vectors[source] for source, value in operation.terms], axis=0)
+        matrix = np.zeros((self.registers, len(unit)))
+        for k, place in enumerate(self._places(call + 1)):
+            matrix[k] = vectors[place]
+        return matrix
+
+
+def _frozen(values: Array) -> Array:
+    values.setflags(write=False)
+    return values

@@ -1,0 +1,76 @@
+"""Random words and the table of normal numbers on a device, in plain operations of torch: the bits of the host's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+
+from ksched.kernels import philox
+from ksched.kernels.normal_table import table
+from ksched.kernels.philox import Key
+
+__all__ = ["lanes", "table_on", "words_on"]
+
+
+_LOW = 0xFFFFFFFF
+
+
+def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int = 0) -> torch.Tensor:
+    """Words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
+
+    Of each stream those behind so many blocks.
+
+    Nothing waits for the device and nothing is copied to it, so that a CUDA graph can be captured: the keys arrive as
+    scalars of operations. Two operations for each key, and some 350 for them all.
+    """
+    key = torch.empty((2, len(keys), 1), dtype=torch.int64, device=device)
+    for i, pair in enumerate(keys):
+        for word, value in zip(key, pair, strict=True):
+            word[i].fill_(_signed(value))
+    k0, k1 = key
+    c0 = torch.arange(1 + block, -(-count // philox.BLOCK) + 1 + block, dtype=torch.int64, device=device)
+    c1 = c2 = c3 = torch.zeros_like(c0)
+    for i in range(philox.ROUNDS):
+        if i:
+            k0, k1 = k0 + _signed(philox.BUMPS[0]), k1 + _signed(philox.BUMPS[1])
+        (high0, low0), (high1, low1) = _product(c0, philox.MULTIPLIERS[0]), _product(c2, philox.MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+    return torch.stack((c0, c1, c2, c3), dim=-1).reshape(len(keys), -1)[:, :count]
+
+
+def lanes(random: torch.Tensor) -> torch.Tensor:
+    """Four indices below 65536 for each word of a device, lowest bits first; int32, one axis."""
+    return (random.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF).reshape(-1)
+
+
+def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """High and low 64 bits of an unsigned product, by halves: int64 arithmetic wraps, and so loses the high ones."""
+    x_low, x_high = x & _LOW, (x >> 32) & _LOW
+    low, high = factor & _LOW, factor >> 32
+    cross, other = x_high * low, x_low * high
+    middle = (((x_low * low) >> 32) & _LOW) + (cross & _LOW) + (other & _LOW)
+    return x_high * high + ((cross >> 32) & _LOW) + ((other >> 32) & _LOW) + (middle >> 32), x * _signed(factor)
+
+
+def _signed(value: int) -> int:
+    """The number whose int64 has the bits of an unsigned one."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+@cache
+def table_on(device: torch.device) -> torch.Tensor:
+    """The table on a device; it gets there once."""
+    values = torch.tensor(table(), device="cpu")
+    if device.type != "cuda":
+        return values.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("the first noise on a device brings its table there: draw once before you capture a graph")
+    # On a stream of its own, and awaited there: no other stream is held up, and each may use the table from now on.
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        result = values.to(device, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+    arrived.synchronize()
+    return result
