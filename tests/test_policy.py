@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cases import COORDINATES, SPECS, paired, process_for
+from representatives import each
 
 import ksched
 from ksched.plan import analysis
@@ -190,9 +191,10 @@ def asking(net: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_mean_is_the_entropy_and_the_score_has_mean_zero(name: str) -> None:
+@each("process", COORDINATES.values())
+def test_mean_is_the_entropy_and_the_score_has_mean_zero(name: str, process: ksched.Process) -> None:
     """E[log p] is minus the entropy and E[grad log p] is 0, within sampling error of 4,000 runs."""
-    sampler = noisy_sampler(name, ksched.Flow(3.0), 4)
+    sampler = noisy_sampler(name, process, 4)
     assert sampler.transitions
     net = small_net()
     path = sampler.rollout(asking(net), sampler.initial_state((4000, 2), seed=1), seed=10_000)
@@ -210,9 +212,10 @@ def test_mean_is_the_entropy_and_the_score_has_mean_zero(name: str) -> None:
     assert float(each.std()) > 0
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "seeds_2", "sa_solver", "euler_ancestral_cfg_pp", "dpmpp_3m_sde"])
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
-    sampler = noisy_sampler(name, ksched.Flow(3.0))
+@pytest.mark.parametrize("name", NOISY)
+@each("process", COORDINATES.values())
+def test_gradients_are_those_of_finite_differences(name: str, process: ksched.Process) -> None:
+    sampler = noisy_sampler(name, process)
     net = small_net().double()
     x = sampler.initial_state((5, 2), seed=1, dtype=torch.float64)
     path = sampler.rollout(asking(net), x, seed=3)
