@@ -14,6 +14,7 @@ import torch
 from cases import PROCESSES, SPECS, gaussian_denoiser, process_for
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import each
 
 import ksched
 from ksched import VE, VP, Flow, Process, arrays, build_sampler
@@ -65,8 +66,8 @@ def stepped(sampler: ksched.Sampler, denoise: Callable[..., Any], x: Floats, noi
     return result
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.name))
+@each("form", FORMS)
 def test_a_run_is_that_of_the_executor(spec: SamplerSpec, form: str) -> None:
     process = process_for(spec, FORMS[form])
     sampler = build_sampler(str(spec.name), steps=7, process=process)
