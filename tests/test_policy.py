@@ -19,9 +19,11 @@ from representatives import each
 
 import ksched
 from ksched.plan import analysis
+from ksched.plan.trace import trace
 from ksched.policy.transitions import transitions
 from ksched.sampler import Sampler
 from ksched.samplers.spec import SamplerSpec
+from ksched.schedules.grid import Grid
 
 NOISY: dict[str, dict[str, Any]] = {
     **{str(spec.name): {} for spec in SPECS if spec.draws != 0 and spec.draws is not None},
@@ -462,3 +464,20 @@ def test_a_window_draws_at_its_steps_alone() -> None:
     assert listed.transitions == sampler.transitions
     with pytest.raises(ValueError, match=r"steps that draw noise, 1, 2; got 0"):
         sampler.log_prob(model, path, steps=[0])
+
+
+def test_a_state_that_earlier_ones_tell_all_of_has_no_law_of_its_own() -> None:
+    """Three states of two noises: the third is what the first two make it, to rounding, and is not scored."""
+
+    def told(run: Any, grid: Any, x: Any) -> Any:
+        levels = grid.levels
+        noises = [run.noise(levels[0], levels[1], stream) for stream in (0, 1)]
+        for level, (one, two) in zip(levels, ((0.0, 0.0), (0.3, 0.7), (0.6, -0.2), (0.55, 0.13)), strict=False):
+            x = run.denoise(0.5 * x + one * noises[0] + two * noises[1], level)
+        return x
+
+    plan = trace(told, Grid.of([5.0, 3.0, 2.0, 1.0, 0.5], ksched.VE()), {})
+    rows = [row for law in transitions(plan) for row in law.rows]
+    assert [row.state for row in rows] == [1, 2]
+    assert rows[0].std == pytest.approx(math.hypot(0.3, 0.7))
+    assert rows[0].std * rows[1].std == pytest.approx(abs(0.3 * -0.2 - 0.7 * 0.6))  # the determinant

@@ -320,3 +320,14 @@ def test_a_proposal_that_is_the_model_changes_nothing() -> None:
     same = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, groups=2, proposal=MIXTURE)
     assert torch.equal(plain.x, same.x)
     np.testing.assert_allclose(plain.log_weights, same.log_weights)
+
+
+def test_where_no_noise_is_drawn_a_proposal_does_not_move() -> None:
+    """The step to sigma 0 returns the model's own prediction, here always 0, wherever the proposal went."""
+    sampler = ksched.build_sampler("euler_ancestral", "karras", 4)
+    x = sampler.initial_state((6, 3), seed=0)
+    result = steer.sample(
+        sampler, lambda x, sigma: 0 * x, x, lambda x0: x0[:, 0], seed=1, proposal=lambda x, sigma: 0 * x + 1
+    )
+    assert not result.x.any()
+    assert result.log_weights.any()
