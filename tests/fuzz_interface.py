@@ -27,6 +27,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import torch
+from cases import process_for
 
 import ksched
 from ksched import EDM, VE, VP, Flow, NoiseSchedule, Process, build_sampler, calculate_sigmas
@@ -86,8 +87,8 @@ class Case:
         self.odd: set[str] = set()
         self.optional = False
         self.calls = 0
-        self.process = rng.choice(PROCESSES)(rng)
-        self.spec = rng.choice(SPECS)
+        process, self.spec = rng.choice(PROCESSES)(rng), rng.choice(SPECS)
+        self.process = process_for(self.spec, process)
         self.how: dict[str, Any] = {"process": self.process}
         self.steps: Any = rng.randint(1, 9)
         self._levels()
