@@ -159,9 +159,9 @@ def test_a_subclass_of_a_process_behaves_as_its_base() -> None:
         for name in ("auto", "euler_ancestral", "dpmpp_2m_sde"):
             ours, theirs = build_sampler(name, steps=5, process=process), build_sampler(name, steps=5, process=base)
             assert ours.plan == theirs.plan
-    with pytest.raises(ValueError, match="a MyVP network predicts epsilon or v_prediction or sample; got 'flow'"):
+    with pytest.raises(ValueError, match="a MyVP network predicts epsilon, score, v_prediction or sample; got 'flow'"):
         Denoiser(lambda x, t: x, MyVP(), prediction="flow")
-    with pytest.raises(ValueError, match="a MyFlow network predicts flow or sample; got 'epsilon'"):
+    with pytest.raises(ValueError, match="a MyFlow network predicts flow, velocity_to_data or sample; got 'epsilon'"):
         Denoiser(lambda x, t: x, MyFlow())
 
 

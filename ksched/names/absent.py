@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["PREDICTIONS_ELSEWHERE", "SAMPLERS_ELSEWHERE", "SCHEDULES_ELSEWHERE"]
+__all__ = ["SAMPLERS_ELSEWHERE", "SCHEDULES_ELSEWHERE"]
 
 _OWN_CURVE = "build_sampler takes a function of your own as schedule, and register_schedule gives it a name"
 
@@ -81,16 +81,4 @@ SCHEDULES_ELSEWHERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("ays_30", "ays_32", "ays+gits", "ays_gits"), "the nearest are 'align_your_steps' and 'gits'"),
     **dict.fromkeys(("linspace_timesteps", "even", "discrete"), "take 'normal', even in the timestep"),
-}
-
-#: what networks predict; a sentence that follows "is no prediction type here: "
-PREDICTIONS_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("score", "score_function", "grad_log_p"),
-        "a score is eps over -sigma, so wrap the network, -sigma * score, and take 'epsilon'",
-    ),
-    **dict.fromkeys(
-        ("velocity_to_data", "x0_minus_eps", "data_minus_noise", "flow_to_data", "negative_velocity"),
-        "this velocity, x0 - eps, is that of 'flow' with the other sign: negate the network's output",
-    ),
 }

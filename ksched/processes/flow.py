@@ -72,8 +72,8 @@ class Flow(Process):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """A velocity, or x0."""
-        return "flow", "sample"
+        """A velocity, of either sign, or x0."""
+        return "flow", "velocity_to_data", "sample"
 
     def _table_sigmas(self) -> Array:
         return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
