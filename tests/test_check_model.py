@@ -248,7 +248,12 @@ def test_time_that_counts_the_other_way_is_named() -> None:
     wrong = network(process, "flow", mixture(process), told=lambda t: 1000 * (1 - t), times=-1.0)
     report = check_model(wrong, process, prediction="flow", data=DATA, levels=FEW_LEVELS)
     assert set(report.kinds) == {"timestep", "sign"}
-    text(report, "1 minus a thousandth of the timestep", 'prediction="velocity_to_data"')
+    text(
+        report,
+        "1 minus a thousandth of the timestep",
+        "Flow(timestep_scale=1.0, reverse_time=True)",
+        'prediction="velocity_to_data"',
+    )
 
 
 @pytest.mark.parametrize("zero", [False, True])

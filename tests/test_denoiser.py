@@ -212,7 +212,7 @@ def test_the_score_is_the_gradient_of_the_log_density(process: Process) -> None:
             z = z.detach().requires_grad_()
             a, s = process.alpha(sigma) / norm, process.noise_std(sigma) / norm
             law = torch.distributions.Normal(a * 0.3, ((a * 0.7) ** 2 + s**2).sqrt())
-            return torch.autograd.grad(law.log_prob(z).sum(), z)[0]
+            return torch.autograd.grad(law.log_prob(z).sum(), z)[0]  # type: ignore[no-untyped-call]
 
     x = start_state(VE(), 1.0, (2, 3))
     sigma = torch.tensor([0.3, 2.0], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -187,8 +188,11 @@ def _other_timesteps(claim: Claim, best: Hypothesis, ratios: Array) -> Finding:
         f"it is told the wrong timesteps: it wants {wanted.description} ({ends[0]:.4g} to {ends[1]:.4g}), and is told "
         f"{ours.description} ({ends[2]:.4g} to {ends[3]:.4g})"
     )
-    if claim.process.is_flow and wanted.description.startswith("timesteps from"):
-        what += f": Flow(timestep_scale={1.0 if wanted.timestep(999.0) < 10 else 1000.0})"
+    if claim.process.is_flow:
+        told = [wanted.timestep(rho) for rho in (1e-9, 1.0, 1e9)]  # of data, half-way, of noise
+        scale = float(round(told[2] - told[0], 6))
+        if abs(scale) in (1.0, 1000.0) and math.isclose(told[1], abs(scale) / 2, rel_tol=1e-6):
+            what += f": Flow(timestep_scale={abs(scale)}{', reverse_time=True' * (scale < 0)})"
     return Finding("timestep", what)
 
 
