@@ -10,7 +10,6 @@ _OWN_CURVE = "build_sampler takes a function of your own as schedule, and regist
 
 #: samplers; a sentence that follows "is no sampler here: "
 SAMPLERS_ELSEWHERE: Mapping[str, str] = {
-    "dpmpp_2s": "take 'dpmpp_2s_ancestral' with eta=0",
     "dpmpp_3m": "take 'dpmpp_3m_sde' with eta=0",
     "dpmpp_2m_v2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
     "dpmpp_2mv2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
@@ -23,10 +22,9 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
         ("deis_2m", "deis_3m", "deis_4m", "abnorsett_2m", "abnorsett_3m", "abnorsett_4m"),
         "take 'deis' or 'exp_ab', whose order is an option",
     ),
-    "fireflow": "the nearest is 'midpoint', whose first stage it takes from the step before",
     **dict.fromkeys(
         ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
-        "the nearest of one call a step are 'deis' and 'dpmpp_2m'",
+        "the nearest of one call a step are 'fireflow', 'deis' and 'dpmpp_2m'",
     ),
     **dict.fromkeys(("rk2", "heun_2s"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
     **dict.fromkeys(("rk3", "rk_3"), "of order 3 there is 'bogacki_shampine'"),
