@@ -148,3 +148,64 @@ def test_fireflow_is_its_algorithm() -> None:
     sampler = build_sampler("fireflow", sigmas=times, process=Flow())
     assert sampler.nfe == 6
     np.testing.assert_allclose(sampler.sample(model, torch.from_numpy(x)).numpy(), state, rtol=1e-12, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- states that are no images
+def test_padding_of_a_point_cloud_changes_nothing() -> None:
+    """Clouds of different size in one batch, (batch, atoms, 3) with a mask that the network is given."""
+    sizes, atoms = (5, 8), 8
+    mask = torch.arange(atoms)[None, :] < torch.tensor(sizes)[:, None]
+    rng = np.random.default_rng(3)
+    start = torch.from_numpy(2560 * rng.standard_normal((2, atoms, 3)))
+    normal: dict[tuple[float, float], torch.Tensor] = {}
+
+    def noise(sigma_from: float, sigma_to: float) -> torch.Tensor:
+        return normal.setdefault((sigma_from, sigma_to), torch.from_numpy(rng.standard_normal((2, atoms, 3))))
+
+    def network(shown: torch.Tensor, timestep: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
+        seen = mask[..., None]
+        centre = (shown * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
+        return torch.tanh(shown - centre) * timestep[:, None, None]
+
+    sampler = build_sampler("af3", "karras", 12, process=PROTEINS)
+    denoiser = ksched.Denoiser(network, PROTEINS, "edm")
+    together = sampler.sample(denoiser.given(mask=mask), start, noise=noise)
+    for k, size in enumerate(sizes):
+
+        def own(sigma_from: float, sigma_to: float, k: int = k, size: int = size) -> torch.Tensor:
+            return normal[sigma_from, sigma_to][k : k + 1, :size]
+
+        alone = sampler.sample(denoiser.given(mask=mask[k : k + 1, :size]), start[k : k + 1, :size], noise=own)
+        torch.testing.assert_close(together[k : k + 1, :size], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("to_data", [True, False], ids=["as GR00T", "as pi0"])
+def test_actions_are_the_loop_of_the_policies(to_data: bool) -> None:
+    """(batch, time, dim): ``x += dt * network(x, t)``, with time in either direction."""
+    steps, rng = 10, np.random.default_rng(2)
+    x = start = torch.from_numpy(rng.standard_normal((3, 16, 7)))
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.cumsum(1)) * (0.5 + t[:, None, None])
+
+    for k in range(steps):
+        t = k / steps if to_data else 1 - k / steps
+        v = network(x, torch.full((3,), t, dtype=torch.float64))
+        x = x + (1 if to_data else -1) / steps * v
+    process = Flow(reverse_time=True) if to_data else Flow(timestep_scale=1.0)
+    denoiser = ksched.Denoiser(network, process, "velocity_to_data" if to_data else "flow")
+    sampler = build_sampler("euler", "simple", steps, process=process)
+    torch.testing.assert_close(sampler.sample(denoiser, start), x, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_of_a_table_do_not_see_each_other() -> None:
+    """(batch, features), with seeds: a row alone is the row among others; the law is that of the data."""
+    process = EDM(sigma_data=1.0)
+    truth = ksched.exact.Gaussian([1.0, -2.0, 0.5], [[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.04]], process)
+    sampler = build_sampler("dpmpp_2s", "karras", 24, process=process, s_churn=4.0)
+    x = sampler.initial_state((4000, 3), seed=0, dtype=torch.float64)
+    rows = sampler.sample(truth, x, seed=list(range(4000)))
+    torch.testing.assert_close(sampler.sample(truth, x[7:8], seed=[7]), rows[7:8], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rows.mean(0), torch.tensor([1.0, -2.0, 0.5]).double(), rtol=0, atol=0.05)
+    want = torch.tensor([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.04]]).double()
+    torch.testing.assert_close(torch.cov(rows.T), want, rtol=0, atol=0.06)

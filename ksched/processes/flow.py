@@ -32,9 +32,8 @@ class Flow(Process):
         and 1 with ``reverse_time``
     noise_scale : > 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). Levels and timesteps are the
         same for any; start noise and every draw of a sampler are multiplied by it
-
-    reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm, GR00T and lerobot.
-        Sigma is the noise level all the same. Most of these networks predict "velocity_to_data" (see `Denoiser`)
+    reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is
+        the noise level all the same. Most of these networks predict "velocity_to_data" (see `Denoiser`)
 
     Raises
     ------
