@@ -62,7 +62,7 @@ def gencast(x: Array, levels: list[float], normal: list[Array], churn: dict[str,
     return x
 
 
-def run(name: str, levels: list[float], shape: tuple[int, ...], **options: float) -> tuple[Array, Array, list[Array]]:
+def run(name: str, levels: list[float], shape: tuple[int, ...], **options: Any) -> tuple[Array, Array, list[Array]]:
     """The result of a run in float64, its start, and the noise that it took, in order."""
     rng = np.random.default_rng(5)
     x, taken = levels[0] * rng.standard_normal(shape), list[Array]()
@@ -96,7 +96,8 @@ def test_af3_is_algorithm_18(setting: dict[str, float], to_zero: bool) -> None:
 def test_sigma_is_raised_by_more_than_edm_allows() -> None:
     sigmas = [2560.0, 300.0, 40.0, 5.0, 1.0, 0.1, 0.0]
     plan = build_sampler("af3", sigmas=sigmas, process=PROTEINS).plan
-    raised = [row.level.sigma / s for row, s in zip([row for row in plan.rows if row.level], sigmas, strict=False)]
+    told = [row.level.sigma for row in plan.rows if row.level]
+    raised = [hat / sigma for hat, sigma in zip(told, sigmas, strict=False)]
     assert raised == pytest.approx([1.8, 1.8, 1.8, 1, 1, 1])  # the step from 5 ends at 1, not above it
 
 
@@ -106,7 +107,7 @@ def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -
     gamma = data.draw(st.floats(0.01, 3.0))
     for name, process in COORDINATES.items():
         sigmas = data.draw(sigma_curves(process), name)
-        how = {"gamma_0": gamma, "gamma_min": 0.0, "noise_scale": 1.0, "step_scale": 1.0}
+        how: dict[str, Any] = {"gamma_0": gamma, "gamma_min": 0.0, "noise_scale": 1.0, "step_scale": 1.0}
         plan = build_sampler("af3", sigmas=sigmas, process=process, **how).plan
         check_plan(plan)
         steps = len(sigmas) - 1
@@ -118,7 +119,7 @@ def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -
 @pytest.mark.parametrize("process", [VE(), Flow()], ids=repr)
 def test_a_step_scale_keeps_the_mean_and_not_the_variance(process: ksched.Process) -> None:
     """For data of one point: so it is declared, and the check of the mean is what it must pass."""
-    how = {"gamma_0": 0.0, "noise_scale": 1.0}
+    how: dict[str, Any] = {"gamma_0": 0.0, "noise_scale": 1.0}
     plan = build_sampler("af3", "simple", 6, process=process, step_scale=1.5, **how).plan
     check_plan(plan, keeps_variance=False)
     states = [state for state in marginals(plan) if 0 < state.level.sigma < process.sigma_max]
