@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import threading
 from collections.abc import Callable
@@ -405,6 +406,21 @@ def test_af3_adds_no_noise_before_the_first_call() -> None:
         level = ours._iterations.levels[ours._index(t)]
         x = ours.step((x - level.alpha * clean) / level.sigma, t, x, generator=seeded()).prev_sample
     torch.testing.assert_close(x, clean, rtol=0, atol=2e-4)
+
+
+def test_a_score_is_the_plain_form() -> None:
+    """Of a network that sees variance-preserving states: -eps over the std of their noise."""
+    results = []
+    for how in ({}, {"prediction_type": "score"}):
+        ours = KSchedScheduler.from_config(SOURCES["PNDM"]().config, sampler="dpmpp_2m", **how)
+        ours.set_timesteps(6)
+        x = start().double() * float(ours.init_noise_sigma)
+        for t in ours.timesteps:
+            eps, level = torch.tanh(ours.scale_model_input(x, t)), ours._iterations.levels[ours._index(t)]
+            output = -eps * math.hypot(level.alpha, level.sigma) / level.sigma if how else eps
+            x = ours.step(output, t, x).prev_sample
+        results.append(x)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("source", ["PNDM", "Euler"])
