@@ -103,6 +103,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def recipes(session: nox.Session) -> None:
+    """Run the recipes of the documentation against the packages that they are for."""
+    session.install(".[docs,test]", "einops", "pot", "torchdiffeq", "tqdm", *PINS)
+    session.install("--no-deps", "torchcfm", "flow_matching", "azula")  # their dependencies train models
+    out = "docs/_build/recipes"
+    session.run("sphinx-build", "-b", "doctest", "-W", "--keep-going", "-n", "-E", "docs", out, "docs/recipes.md")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run one benchmark by name with its arguments, or all: ``-- NAME ARGUMENTS``; the docs show what they write."""
     session.install(".[all]", "scikit-learn", "torchsde", "transformers", *PINS)

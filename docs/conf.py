@@ -36,7 +36,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say shapes and units; annotations are for type checkers
 numpydoc_show_class_members = False  # autodoc lists them
 
-doctest_global_setup = "import torch; torch.set_num_threads(1)"  # matrices this small are slower on several cores
+doctest_global_setup = """
+import importlib.util
+import torch
+
+torch.set_num_threads(1)  # matrices this small are slower on several cores
+
+
+def missing(*packages):  # for :skipif:
+    return any(importlib.util.find_spec(package) is None for package in packages)
+"""
 doctest_default_flags = doctest.ELLIPSIS  # and not IGNORE_EXCEPTION_DETAIL: error texts are part of the interface
 plot_include_source = True
 plot_pre_code = ""

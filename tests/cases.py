@@ -35,6 +35,7 @@ PROCESSES: dict[str, Process] = {
     "flow_shift3": Flow(3.0),
     "flow_mu": Flow.of_mu(),
     "flow_noise_scale": Flow(3.0, noise_scale=7.5),
+    "flow_reverse": Flow(3.0, reverse_time=True),
     "flow_ve": FlowVE(),
 }
 

@@ -157,12 +157,17 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         ValueError,
         "unknown prediction type 'epz'; did you mean epsilon",
     ),
-    ("flow on VP", lambda: Denoiser(never, VP(), "flow"), ValueError, "a VP network predicts epsilon or v_prediction"),
+    (
+        "flow on VP",
+        lambda: Denoiser(never, VP(), "flow"),
+        ValueError,
+        "a VP network predicts epsilon, score, v_prediction",
+    ),
     (
         "epsilon on flow",
         lambda: Denoiser(never, Flow()),
         ValueError,
-        "a Flow network predicts flow or sample; got 'eps",
+        "a Flow network predicts flow, velocity_to_data or sample; got 'eps",
     ),
     (
         "epsilon at zero SNR",

@@ -64,9 +64,12 @@ def network(
         data = getattr(process, "sigma_data", 1.0)
         norm = ((a * data) ** 2 + std**2).sqrt()
         v = a * data / norm * eps - std / norm * x0 / data
-        output: torch.Tensor = {"epsilon": eps, "sample": x0, "flow": eps - x0, "v_prediction": v, "edm": -v}[
-            prediction
-        ]
+        outputs = {"epsilon": eps, "sample": x0, "flow": eps - x0, "v_prediction": v, "edm": -v}
+        outputs |= {
+            "velocity_to_data": x0 - eps,
+            "score": -eps / std * process.input_norm(s) * shown(torch.ones_like(s), s),
+        }
+        output: torch.Tensor = outputs[prediction]
         if error:
             wave = torch.sin(1e3 * z + 7 * torch.cos(31 * z.flip(-1))) * math.sqrt(2)
             output = output + error * output.square().mean().sqrt() * wave
@@ -79,7 +82,7 @@ def network(
 def fitting(process: Process) -> list[Prediction]:
     kinds = process.predictions
     zero = getattr(process, "zero_terminal_snr", False)
-    return [kind for kind in kinds if not (zero and kind == "epsilon")]  # type: ignore[misc]
+    return [kind for kind in kinds if not (zero and kind in ("epsilon", "score"))]  # type: ignore[misc]
 
 
 EVERY = [(name, kind) for name, process in PROCESSES.items() for kind in fitting(process)]
@@ -180,7 +183,7 @@ def test_figures(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None:
     for claimed in fitting(process):
-        if {claimed, kind} in ({claimed}, {"v_prediction", "edm"}):
+        if {claimed, kind} in ({claimed}, {"v_prediction", "edm"}, {"flow", "velocity_to_data"}):
             continue
         wrong = network(process, kind, mixture(process), error=0.1)
         report = check_model(wrong, process, prediction=claimed, data=DATA)
@@ -195,6 +198,8 @@ def test_a_swapped_sign_is_named(process: Process, kind: Prediction) -> None:
     report = check_model(wrong, process, prediction=kind, data=DATA)
     assert report.kinds == ("sign",), str(report)
     text(report, "negate it")
+    if kind == "flow":
+        text(report, 'prediction="velocity_to_data"')
     if kind == "v_prediction" and isinstance(process, EDM):
         text(report, 'prediction="edm"')
 
@@ -243,7 +248,12 @@ def test_time_that_counts_the_other_way_is_named() -> None:
     wrong = network(process, "flow", mixture(process), told=lambda t: 1000 * (1 - t), times=-1.0)
     report = check_model(wrong, process, prediction="flow", data=DATA, levels=FEW_LEVELS)
     assert set(report.kinds) == {"timestep", "sign"}
-    text(report, "1 minus a thousandth of the timestep", "from noise to data")
+    text(
+        report,
+        "1 minus a thousandth of the timestep",
+        "Flow(timestep_scale=1.0, reverse_time=True)",
+        'prediction="velocity_to_data"',
+    )
 
 
 @pytest.mark.parametrize("zero", [False, True])

@@ -31,7 +31,7 @@ FITTING: list[tuple[Process, Prediction]] = [
     (process, prediction)  # type: ignore[misc]
     for process in VARIANTS
     for prediction in process.predictions
-    if not (prediction == "epsilon" and getattr(process, "zero_terminal_snr", False))
+    if not (prediction in ("epsilon", "score") and getattr(process, "zero_terminal_snr", False))
 ]
 
 
@@ -49,6 +49,8 @@ def network_for(process: Process, prediction: str, x: torch.Tensor, sigma: torch
         "epsilon": eps,
         "sample": truth,
         "flow": eps - truth,
+        "velocity_to_data": truth - eps,
+        "score": -scale / s * eps,  # a gradient with respect to x / scale
         "v_prediction": cos * eps - sin * truth / data,
         "edm": -(cos * eps - sin * truth / data),
     }
@@ -169,3 +171,49 @@ def test_a_denoiser_is_refused_as_a_network() -> None:
     for network in (DiscreteEpsDDPMDenoiser(), Denoiser(plain, VP())):
         with pytest.raises(TypeError, match="is a denoiser already"):
             Denoiser(network, VP())
+
+
+@pytest.mark.parametrize(
+    "process",
+    [p for p in VARIANTS if not p.zero_terminal_snr],
+    ids=[repr(p) for p in VARIANTS if not p.zero_terminal_snr],
+)
+def test_a_score_and_a_velocity_to_data_are_the_plain_forms(process: Process) -> None:
+    """Runs with networks of the same knowledge, through the conversions of the loop and as denoisers."""
+    plain, other = (
+        ("flow", "velocity_to_data") if process.is_flow or isinstance(process, FlowVE) else ("epsilon", "score")
+    )
+
+    def usual(z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(z) + 0.1 * timestep.reshape(-1, 1) / (1 + timestep.abs().reshape(-1, 1))
+
+    def turned(z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        sigma = process.sigma(timestep).reshape(-1, 1)
+        std = process.noise_std(sigma) / process.input_norm(sigma)
+        return -usual(z, timestep) / (std if other == "score" else 1)
+
+    x = start_state(process, process.sigma_max, (2, 3))
+    sampler = build_sampler("dpmpp_2m", "simple", 6, process=process)
+    first, second = Denoiser(usual, process, plain), Denoiser(turned, process, other)
+    torch.testing.assert_close(sampler.sample(second, x), sampler.sample(first, x), rtol=1e-12, atol=1e-12)
+    sigma = torch.tensor([process.sigma_min, 0.7 * process.sigma_max], dtype=torch.float64)
+    torch.testing.assert_close(second(x, sigma), first(x, sigma), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("process", [VE(), VP(variance_preserving=True), VP()], ids=repr)
+def test_the_score_is_the_gradient_of_the_log_density(process: Process) -> None:
+    """Of what the network is shown, by autograd; the denoiser of that score is the posterior mean."""
+    exact = gaussian_denoiser(process)
+
+    def score(z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        sigma = process.sigma(timestep)[:, None]
+        norm = process.input_norm(sigma)
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            a, s = process.alpha(sigma) / norm, process.noise_std(sigma) / norm
+            law = torch.distributions.Normal(a * 0.3, ((a * 0.7) ** 2 + s**2).sqrt())
+            return torch.autograd.grad(law.log_prob(z).sum(), z)[0]  # type: ignore[no-untyped-call]
+
+    x = start_state(VE(), 1.0, (2, 3))
+    sigma = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(Denoiser(score, process, "score")(x, sigma), exact(x, sigma), rtol=1e-9, atol=1e-9)

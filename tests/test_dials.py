@@ -34,6 +34,8 @@ LAWFUL = [(spec, option.name) for spec, option in DIALS if option.name != "s_noi
 
 
 def plan_of(spec: SamplerSpec, process: Process, **options: Any) -> Plan:
+    if "gamma_min" in spec.own_options:
+        options = {"gamma_min": 0.0, **options}  # noise at every step
     return build_sampler(spec.name, "simple", 6, process=process_for(spec, process), **options).plan
 
 

@@ -758,7 +758,10 @@ NOT_A_MODEL: Any = 3
         (lambda: guidance.interval(cond, other, -1, 1), "interval: sigma_low must be a number of at least 0; got -1"),
         (lambda: guidance.interval(NOT_A_MODEL, other, 0, 1), "guided must be callable"),
         (lambda: guidance.interval(cond, NOT_A_MODEL, 0, 1), "unguided must be callable"),
-        (lambda: guidance.rescale(cond, uncond, 3, VP(), "flow"), "a VP network predicts epsilon or v_prediction"),
+        (
+            lambda: guidance.rescale(cond, uncond, 3, VP(), "flow"),
+            "a VP network predicts epsilon, score, v_prediction or",
+        ),
         (
             lambda: guidance.rescale(cond, uncond, 3, VP(), "sample", phi=2),
             "rescale: phi must be at least 0 and at most 1",

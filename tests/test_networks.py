@@ -69,8 +69,8 @@ def test_what_is_not_known_is_refused() -> None:
         process_of({"_class_name": "UnCLIPScheduler"})
     with pytest.raises(ValueError, match=r"got 'laplace'\. Give trained_betas"):
         process_of({"_class_name": "DDPMScheduler", "beta_schedule": "laplace"})
-    with pytest.raises(ValueError, match=r"'score' is no prediction type here: .* take 'epsilon'"):
-        prediction_of({"prediction_type": "score"})
+    with pytest.raises(ValueError, match=r"unknown prediction type 'logits'"):
+        prediction_of({"prediction_type": "logits"})
     with pytest.raises(ValueError, match="invert_sigmas"):
         process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True})
     with pytest.raises(TypeError, match="scheduler must be"):

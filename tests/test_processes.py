@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -159,9 +161,9 @@ def test_a_subclass_of_a_process_behaves_as_its_base() -> None:
         for name in ("auto", "euler_ancestral", "dpmpp_2m_sde"):
             ours, theirs = build_sampler(name, steps=5, process=process), build_sampler(name, steps=5, process=base)
             assert ours.plan == theirs.plan
-    with pytest.raises(ValueError, match="a MyVP network predicts epsilon or v_prediction or sample; got 'flow'"):
+    with pytest.raises(ValueError, match="a MyVP network predicts epsilon, score, v_prediction or sample; got 'flow'"):
         Denoiser(lambda x, t: x, MyVP(), prediction="flow")
-    with pytest.raises(ValueError, match="a MyFlow network predicts flow or sample; got 'epsilon'"):
+    with pytest.raises(ValueError, match="a MyFlow network predicts flow, velocity_to_data or sample; got 'epsilon'"):
         Denoiser(lambda x, t: x, MyFlow())
 
 
@@ -169,3 +171,44 @@ def test_a_subclass_of_a_process_behaves_as_its_base() -> None:
 def test_before_everything_and_after_it(process: Process) -> None:
     first = 1.0 if process.is_flow else math.inf
     assert [process.sigma_after(share) for share in (-0.5, 0, 1, 1.5)] == [first, first, 0, 0]
+
+
+def test_time_from_noise_to_data() -> None:
+    """Timesteps alone differ: 0 at noise, 1 at data, in networks' units as they say."""
+    process = Flow(3.0, reverse_time=True)
+    assert (process.timestep(1.0), process.timestep(0.25), process.timestep(0.0)) == (0.0, 0.75, 1.0)
+    assert process.sigma(0.75) == 0.25
+    assert Flow(timestep_scale=1000.0, reverse_time=True).timestep(0.25) == 750.0
+    np.testing.assert_array_equal(process.sigmas, Flow(3.0).sigmas)
+    assert repr(process) == "Flow(shift=3.0, num_timesteps=1000, timestep_scale=1.0, reverse_time=True)"
+    assert eval(repr(process)) == process == pickle.loads(pickle.dumps(process)) == copy.deepcopy(process)
+    assert process != Flow(3.0, timestep_scale=1.0)
+    assert hash(process) != hash(Flow(3.0, timestep_scale=1.0))
+    assert repr(Flow()) == "Flow(shift=1.0, num_timesteps=1000, timestep_scale=1000.0)"
+    assert Flow.of_mu(1.15, reverse_time=True).timestep(1.0) == 0.0
+    saved = Flow(3.0)
+    state = {name: value for name, value in vars(saved).items() if name != "reverse_time"}  # from before there was any
+    saved.__dict__.clear()
+    saved.__dict__.update(state)
+    assert saved == Flow(3.0)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "flow_sde", "rk_adaptive"])
+def test_a_network_of_reverse_time_runs_as_the_plain_one(name: str) -> None:
+    """(x, t) -> x0 - eps with t from noise to data, and (x, t) -> eps - x0 with t from data to noise."""
+
+    def usual(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x) * (0.3 + t[:, None])
+
+    def reverse(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return -usual(x, 1 - t)
+
+    plain, turned = Flow(3.0, timestep_scale=1.0), Flow(3.0, reverse_time=True)
+    denoiser = Denoiser(reverse, turned, "velocity_to_data")
+    x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
+    expected = build_sampler(name, "simple", 6, process=plain).sample(Denoiser(usual, plain, "flow"), x, seed=1)
+    for process in (turned, plain):  # the states are the same, so the sampler may be of either
+        sampler = build_sampler(name, "simple", 6, process=process)
+        torch.testing.assert_close(sampler.sample(denoiser, x, seed=1), expected, rtol=1e-12, atol=1e-12)
+    if name != "rk_adaptive":
+        assert build_sampler(name, "simple", 6, process=turned).plan == sampler.plan

@@ -83,6 +83,8 @@ REDUCTIONS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("dance_sde", {"noise_level": 0.0}, "euler", {}),
     ("flow_cps", {"noise_level": 0.0}, "euler", {}),
     ("flow_cps", {"noise_level": 1.0}, "lcm", {}),
+    ("af3", {"gamma_0": 0.0, "step_scale": 1.0}, "euler", {}),
+    ("dpmpp_2s", {}, "dpmpp_2s_ancestral", {"eta": 0.0}),
     ("restart", {"s_min": 1.0, "s_max": 1.0, "restart_steps": 3}, "heun", {}),
 ]
 

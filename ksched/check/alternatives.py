@@ -151,7 +151,7 @@ class Alternatives:
 
 def output_types(claim: Claim, scaling: InputScaling, timesteps: TimestepConvention) -> list[OutputType]:
     """What the answers to a way of calling could be, the claimed type first if it is the claimed way."""
-    bases: tuple[Base, ...] = ("epsilon", "sample", "v_prediction", "flow")
+    bases: tuple[Base, ...] = ("epsilon", "sample", "v_prediction", "flow", "score")
     plain = [OutputType(base, sign) for sign in (1, -1) for base in bases]
     if claim.prediction is not None:
         return sorted(plain, key=lambda output: output != claim.output)

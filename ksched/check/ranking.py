@@ -83,7 +83,7 @@ class Ranking:
             return None
         excess, errors = [], []
         for rho, here in zip(probe.ratios.tolist(), products, strict=True):
-            p, q = target_weights(output, rho, scaling.data_std)
+            p, q = target_weights(output, rho, scaling)
             target = np.array([-output.sign, p, q, 0.0])
             if output.skip:  # the answer carried over a part of the scaled state, and should have of the state
                 data_power = scaling.data_std**2
@@ -112,7 +112,7 @@ class Ranking:
         products = probe.claimed_products
         inner = outer = 0.0
         for rho, here in zip(probe.ratios.tolist(), products.mean(1), strict=True):
-            p, q = target_weights(claim.output, rho, claim.scaling.data_std)
+            p, q = target_weights(claim.output, rho, claim.scaling)
             power = p * p * probe.variance + q * q
             inner += claim.output.sign * (p * here[0, 1] + q * here[0, 2]) / power
             outer += here[0, 0] / power

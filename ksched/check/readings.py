@@ -32,16 +32,7 @@ __all__ = [
 ]
 
 
-Base: TypeAlias = Literal["epsilon", "sample", "v_prediction", "flow", "denoised"]
-
-
-#: outputs that are claimed, but for "edm", which is v with the opposite sign
-_BASES: Mapping[Prediction, Base] = {
-    Prediction.EPSILON: "epsilon",
-    Prediction.SAMPLE: "sample",
-    Prediction.V_PREDICTION: "v_prediction",
-    Prediction.FLOW: "flow",
-}
+Base: TypeAlias = Literal["epsilon", "score", "sample", "v_prediction", "flow", "denoised"]
 
 
 class InputScaling(NamedTuple):
@@ -71,6 +62,18 @@ class OutputType(NamedTuple):
     base: Base
     sign: int = 1
     skip: Literal["", "all", "v"] = ""
+
+
+#: what is claimed with each prediction type: two of them are another one with the opposite sign
+_OUTPUTS: Mapping[Prediction, OutputType] = {
+    Prediction.EPSILON: OutputType("epsilon"),
+    Prediction.SCORE: OutputType("score"),
+    Prediction.SAMPLE: OutputType("sample"),
+    Prediction.V_PREDICTION: OutputType("v_prediction"),
+    Prediction.EDM: OutputType("v_prediction", -1),
+    Prediction.FLOW: OutputType("flow"),
+    Prediction.VELOCITY_TO_DATA: OutputType("flow", -1),
+}
 
 
 class Hypothesis(NamedTuple):
@@ -137,16 +140,16 @@ class Claim:
         """What the claim takes the answer for."""
         if self.prediction is None:
             return OutputType("denoised")
-        if self.prediction == "edm":  # v with the opposite sign
-            return OutputType("v_prediction", -1)
-        return OutputType(_BASES[self.prediction])
+        return _OUTPUTS[self.prediction]
 
 
-def target_weights(output: OutputType, rho: float, data_std: float) -> tuple[float, float]:
+def target_weights(output: OutputType, rho: float, scaling: InputScaling) -> tuple[float, float]:
     """The target's p and q, of x0 and of eps."""
+    data_std = scaling.data_std
     norm = math.hypot(data_std, rho)
     p, q = {
         "epsilon": (0.0, 1.0),
+        "score": (0.0, -scaling.divisor(rho) / rho),  # one over the std of the noise in the input
         "sample": (1.0, 0.0),
         "denoised": (1.0, 0.0),
         "flow": (-1.0, 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,10 +31,16 @@ def _type_name(answer: Any) -> str:
     return "None" if answer is None else type(answer).__name__
 
 
+#: prediction types that are the negative of another one
+_NEGATIVES = ("edm", "velocity_to_data")
+
+
 def output_name(claim: Claim, output: OutputType) -> str:
     """An output type as people call it."""
     if output == OutputType("v_prediction", -1) and (claim.prediction == "edm" or "edm" in claim.process.predictions):
         return "edm"
+    if output == OutputType("flow", -1):
+        return "velocity_to_data"
     return f"the negative of {output.base}" if output.sign < 0 else output.base
 
 
@@ -132,7 +139,7 @@ def _another_process(claim: Claim, best: Hypothesis) -> Finding:
     edm = best.output == OutputType("v_prediction", -1) and isinstance(best.timesteps.process, EDM)
     name = "edm" if edm else output_name(claim, best.output)
     what = f"it is a network of another process: {best.timesteps.description}, of which it predicts {name}"
-    if best.output.sign > 0 or edm:
+    if best.output.sign > 0 or name in _NEGATIVES:
         what += f': Denoiser(network, ksched.{best.timesteps.description}, "{name}")'
     return Finding("process", what)
 
@@ -181,8 +188,11 @@ def _other_timesteps(claim: Claim, best: Hypothesis, ratios: Array) -> Finding:
         f"it is told the wrong timesteps: it wants {wanted.description} ({ends[0]:.4g} to {ends[1]:.4g}), and is told "
         f"{ours.description} ({ends[2]:.4g} to {ends[3]:.4g})"
     )
-    if claim.process.is_flow and wanted.description.startswith("timesteps from"):
-        what += f": Flow(timestep_scale={1.0 if wanted.timestep(999.0) < 10 else 1000.0})"
+    if claim.process.is_flow:
+        told = [wanted.timestep(rho) for rho in (1e-9, 1.0, 1e9)]  # of data, half-way, of noise
+        scale = float(round(told[2] - told[0], 6))
+        if abs(scale) in (1.0, 1000.0) and math.isclose(told[1], abs(scale) / 2, rel_tol=1e-6):
+            what += f": Flow(timestep_scale={abs(scale)}{', reverse_time=True' * (scale < 0)})"
     return Finding("timestep", what)
 
 
@@ -197,21 +207,19 @@ def _another_output(claim: Claim, output: OutputType) -> Finding:
             what += ": denoised = x - sigma * eps for states x0 + sigma * eps"
         return Finding("prediction", what + ". A network that predicts something else goes into a Denoiser")
     what = f"it predicts {name}, not {claim.prediction}: "
-    if output.sign < 0 and name != "edm":
+    if output.sign < 0 and name not in _NEGATIVES:
         return Finding("prediction", what + f'negate its output and take prediction="{output.base}"')
-    if output.base not in claim.process.predictions and name != "edm":
+    if name not in claim.process.predictions and name != "edm":
         return Finding("prediction", what + f"a {type(claim.process).__name__} network does not; see to its process")
     what += f'Denoiser(network, process, prediction="{name}")'
-    if output.base == "epsilon" and claim.process.zero_terminal_snr:
-        what += ", and a process without zero terminal SNR, which epsilon cannot have"
+    if output.base in ("epsilon", "score") and claim.process.zero_terminal_snr:
+        what += f", and a process without zero terminal SNR, which {name} cannot have"
     return Finding("prediction", what)
 
 
 def _wrong_sign(claim: Claim, output: OutputType) -> str:
     what = "its output has the wrong sign: negate it"
-    if output.base == "v_prediction" and "edm" in claim.process.predictions:
+    if output.base == "flow" or (output.base == "v_prediction" and "edm" in claim.process.predictions):
         name = output_name(claim, output)
         what += f', or take prediction="{name}", which is the negative of {claim.prediction}'
-    elif output.base == "flow":
-        what += ". Its velocity points from noise to data, and is taken as eps - x0"
     return what

@@ -36,14 +36,15 @@ class Denoiser:
         UNets and transformers of diffusers do; of twice as many channels the first half counts, the rest is a variance
     process : what the network was trained on; it must be the sampler's process
     prediction : what the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
-        "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "edm" the F of EDM's
-        preconditioning; or any other word for one of them that `Prediction.parse` knows, such as "v" or "x0"
+        "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "velocity_to_data" x0 - eps;
+        "score" the gradient of the log density of that input, -eps / s; "edm" the F of EDM's preconditioning; or any
+        other word for one of them that `Prediction.parse` knows, such as "v" or "x0"
 
     Raises
     ------
     TypeError : a network that cannot be called, or is a denoiser already, as k-diffusion's wrappers are
-    ValueError : an unknown prediction type, or one that this process cannot have; epsilon with zero terminal SNR, where
-        the first state holds no signal and eps tells nothing of x0
+    ValueError : an unknown prediction type, or one that this process cannot have; epsilon or a score with zero
+        terminal SNR, where the first state holds no signal and they tell nothing of x0
 
     Notes
     -----
@@ -72,11 +73,14 @@ class Denoiser:
         fits = self.process.predictions
         if prediction not in fits:
             kind, meant = type(self.process).__name__, "" if word == prediction else f", which is {prediction.value!r}"
-            raise ValueError(f"a {kind} network predicts {' or '.join(fits)}; got {str(word)!r}{meant}")
-        if prediction == "epsilon" and self.process.zero_terminal_snr:
             raise ValueError(
-                "epsilon cannot be predicted with zero terminal SNR: the first state is pure noise, and eps says "
-                "nothing of x0 there. Such networks are trained for v_prediction or sample."
+                f"a {kind} network predicts {', '.join(fits[:-1])} or {fits[-1]}; got {str(word)!r}{meant}"
+            )
+        if prediction in ("epsilon", "score") and self.process.zero_terminal_snr:
+            what = "eps" if prediction == "epsilon" else "its score"
+            raise ValueError(
+                f"{prediction} cannot be predicted with zero terminal SNR: the first state is pure noise, and {what} "
+                "says nothing of x0 there. Such networks are trained for v_prediction or sample."
             )
         set_fields(self, prediction=prediction, _time_name=time_name(self.network))
 
@@ -176,8 +180,11 @@ class Denoiser:
             return norm, 0 * norm, 1.0
         if self.prediction == "epsilon":
             return norm, 1 / a, -s / a
-        if self.prediction == "flow":
-            return norm, 1 / (a + s), -s / (a + s)
+        if self.prediction == "score":  # of the network's input, whose noise has std / norm
+            return norm, 1 / a, process.noise_std(sigma) ** 2 / (a * norm)
+        if self.prediction in ("flow", "velocity_to_data"):
+            sign = -1 if self.prediction == "flow" else 1
+            return norm, 1 / (a + s), sign * s / (a + s)
         # v and EDM's F are the same prediction with opposite signs
         data = process.sigma_data
         sign = -1 if self.prediction == "v_prediction" else 1

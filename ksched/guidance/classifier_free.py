@@ -296,9 +296,9 @@ def _origin(process: Process, prediction: Prediction | str) -> Callable[[torch.T
         a, s = process.alpha(sigma), process.noise_std(sigma)
         if prediction == "sample":
             return torch.zeros_like(x)
-        if prediction == "epsilon":
+        if prediction in ("epsilon", "score"):
             return x / a
-        if prediction == "flow":
+        if prediction in ("flow", "velocity_to_data"):
             return x / (a + s / process.noise_scale)
         data = process.sigma_data
         gain: torch.Tensor = a * data**2 / process.input_norm(sigma) ** 2

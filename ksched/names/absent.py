@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["PREDICTIONS_ELSEWHERE", "SAMPLERS_ELSEWHERE", "SCHEDULES_ELSEWHERE"]
+__all__ = ["SAMPLERS_ELSEWHERE", "SCHEDULES_ELSEWHERE"]
 
 _OWN_CURVE = "build_sampler takes a function of your own as schedule, and register_schedule gives it a name"
 
 #: samplers; a sentence that follows "is no sampler here: "
 SAMPLERS_ELSEWHERE: Mapping[str, str] = {
-    "dpmpp_2s": "take 'dpmpp_2s_ancestral' with eta=0",
     "dpmpp_3m": "take 'dpmpp_3m_sde' with eta=0",
     "dpmpp_2m_v2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
     "dpmpp_2mv2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
@@ -23,10 +22,9 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
         ("deis_2m", "deis_3m", "deis_4m", "abnorsett_2m", "abnorsett_3m", "abnorsett_4m"),
         "take 'deis' or 'exp_ab', whose order is an option",
     ),
-    "fireflow": "the nearest is 'midpoint', whose first stage it takes from the step before",
     **dict.fromkeys(
         ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
-        "the nearest of one call a step are 'deis' and 'dpmpp_2m'",
+        "the nearest of one call a step are 'fireflow', 'deis' and 'dpmpp_2m'",
     ),
     **dict.fromkeys(("rk2", "heun_2s"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
     **dict.fromkeys(("rk3", "rk_3"), "of order 3 there is 'bogacki_shampine'"),
@@ -81,16 +79,4 @@ SCHEDULES_ELSEWHERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("ays_30", "ays_32", "ays+gits", "ays_gits"), "the nearest are 'align_your_steps' and 'gits'"),
     **dict.fromkeys(("linspace_timesteps", "even", "discrete"), "take 'normal', even in the timestep"),
-}
-
-#: what networks predict; a sentence that follows "is no prediction type here: "
-PREDICTIONS_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("score", "score_function", "grad_log_p"),
-        "a score is eps over -sigma, so wrap the network, -sigma * score, and take 'epsilon'",
-    ),
-    **dict.fromkeys(
-        ("velocity_to_data", "x0_minus_eps", "data_minus_noise", "flow_to_data", "negative_velocity"),
-        "this velocity, x0 - eps, is that of 'flow' with the other sign: negate the network's output",
-    ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ksched.names.absent import PREDICTIONS_ELSEWHERE, SCHEDULES_ELSEWHERE
+from ksched.names.absent import SCHEDULES_ELSEWHERE
 from ksched.names.name import Name
 from ksched.names.sampler_type import SamplerType
 
@@ -85,6 +85,8 @@ class Prediction(Name):
     V_PREDICTION = "v_prediction"  # a * eps - s * x0
     SAMPLE = "sample"  # x0
     FLOW = "flow"  # eps - x0
+    SCORE = "score"  # the gradient of log p with respect to that input, -eps over the std of its noise
+    VELOCITY_TO_DATA = "velocity_to_data"  # x0 - eps
     EDM = "edm"  # the F of EDM's preconditioning
 
     @classmethod
@@ -94,10 +96,6 @@ class Prediction(Name):
     @classmethod
     def _spellings(cls) -> Mapping[str, str]:
         return {word: member for member, words in _PREDICTION_WORDS.items() for word in words.split()}
-
-    @classmethod
-    def _absent(cls) -> Mapping[str, str]:
-        return PREDICTIONS_ELSEWHERE
 
     @classmethod
     def _pairs(cls) -> bool:
@@ -112,6 +110,8 @@ _PREDICTION_WORDS: Mapping[str, str] = {
     "sample_prediction pred_sample original_sample pred_original_sample x_prediction x_pred clean_data",
     "flow": "velocity velocity_prediction pred_velocity flow_prediction flow_pred flow_match flow_matching rectified "
     "rectified_flow rf vector_field u const",
+    "score": "score_function score_prediction pred_score score_matching grad_log_p grad_log_prob",
+    "velocity_to_data": "x0_minus_eps data_minus_noise flow_to_data negative_velocity x1_minus_x0",
     "edm": "F F_theta F_prediction raw edm_prediction karras",
 }
 

@@ -79,7 +79,7 @@ class Process(ABC):
     @property
     def predictions(self) -> tuple[str, ...]:
         """What networks of this process may predict, in the words of `ksched.Denoiser`."""
-        return "epsilon", "v_prediction", "sample", "flow", "edm"
+        return "epsilon", "score", "v_prediction", "sample", "flow", "velocity_to_data", "edm"
 
     #: smallest and largest contract sigma of training; the largest is the level of start noise
     sigma_min: float

@@ -60,8 +60,8 @@ class EDM(_LogRange):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """Noise, v, x0, or EDM's F."""
-        return "epsilon", "v_prediction", "sample", "edm"
+        """Noise, a score, v, x0, or EDM's F."""
+        return "epsilon", "score", "v_prediction", "sample", "edm"
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma) / 4
@@ -126,8 +126,8 @@ class FlowVE(_LogRange):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """A velocity, or x0."""
-        return "flow", "sample"
+        """A velocity, of either sign, or x0."""
+        return "flow", "velocity_to_data", "sample"
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return sigma / (1 + sigma)
@@ -165,8 +165,8 @@ class VE(_LogRange):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """Noise, or x0."""
-        return "epsilon", "sample"
+        """Noise, a score, or x0."""
+        return "epsilon", "score", "sample"
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         return xp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
@@ -208,8 +208,8 @@ class Cascade(Process):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """Noise, v or x0."""
-        return "epsilon", "v_prediction", "sample"
+        """Noise, a score, v or x0."""
+        return "epsilon", "score", "v_prediction", "sample"
 
     def _table_sigmas(self) -> Array:
         return self.sigma(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -20,16 +20,20 @@ class Flow(Process):
 
     With a ``noise_scale`` they are ``(1 - sigma) * x0 + sigma * noise_scale * eps``.
 
-    The network is told ``timestep_scale * sigma``, whatever the shift: sigma is the noise level that it sees. The shift
+    The network is told ``timestep_scale * sigma``, whatever the shift: sigma is the noise level that it sees; with
+    ``reverse_time``, ``timestep_scale * (1 - sigma)``, time that runs from 0, noise, to data. The shift
     bends the process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
 
     Parameters
     ----------
     shift : > 0; 1 leaves time even, larger values spend more steps at high noise (SD3 takes 3; Flux's mu is log(shift))
     num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
-    timestep_scale : the timestep at sigma 1 (1000 for most networks, 1 for some)
+    timestep_scale : the timestep at sigma 1, or at sigma 0 with ``reverse_time``; None is 1000, as for most networks,
+        and 1 with ``reverse_time``
     noise_scale : > 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). Levels and timesteps are the
         same for any; start noise and every draw of a sampler are multiplied by it
+    reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is
+        the noise level all the same. Most of these networks predict "velocity_to_data" (see `Denoiser`)
 
     Raises
     ------
@@ -44,24 +48,33 @@ class Flow(Process):
 
     shift: float = 1.0
     num_timesteps: int = 1000
-    timestep_scale: float = 1000.0
+    timestep_scale: float = field(default=cast(float, None))  # a number once made
     noise_scale: float = field(default=1.0, kw_only=True)
+    reverse_time: bool = field(default=False, kw_only=True)
     sigma_min: float = field(init=False, repr=False, compare=False)
     sigma_max: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_positive("shift", self.shift)
         check_positive("num_timesteps", self.num_timesteps)
+        if self.timestep_scale is None:
+            set_fields(self, timestep_scale=1.0 if self.reverse_time else 1000.0)
         check_positive("timestep_scale", self.timestep_scale)
         check_positive("noise_scale", self.noise_scale)
         set_fields(self, sigma_min=float(self._sigma_at(1 / self.num_timesteps, np)), sigma_max=1.0)
 
     @classmethod
     def of_mu(
-        cls, mu: float = 1.15, *, num_timesteps: int = 10000, timestep_scale: float = 1.0, noise_scale: float = 1.0
+        cls,
+        mu: float = 1.15,
+        *,
+        num_timesteps: int = 10000,
+        timestep_scale: float = 1.0,
+        noise_scale: float = 1.0,
+        reverse_time: bool = False,
     ) -> Flow:
         """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
-        return cls(math.exp(mu), num_timesteps, timestep_scale, noise_scale=noise_scale)
+        return cls(math.exp(mu), num_timesteps, timestep_scale, noise_scale=noise_scale, reverse_time=reverse_time)
 
     is_flow: ClassVar[bool] = True
 
@@ -72,17 +85,18 @@ class Flow(Process):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """A velocity, or x0."""
-        return "flow", "sample"
+        """A velocity, of either sign, or x0."""
+        return "flow", "velocity_to_data", "sample"
 
     def _table_sigmas(self) -> Array:
         return self.sigma_at(np.arange(1, self.num_timesteps + 1) / self.num_timesteps)
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
-        return self.timestep_scale * sigma
+        return self.timestep_scale * (1 - sigma if self.reverse_time else sigma)
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
-        return timestep / self.timestep_scale
+        share = timestep / self.timestep_scale
+        return 1 - share if self.reverse_time else share
 
     def _time(self, sigma: Any, xp: Any) -> Any:
         return sigma / (self.shift - (self.shift - 1) * sigma)
@@ -120,5 +134,6 @@ class Flow(Process):
         return Level(sigma, 1 / (1 + math.exp(-lam)), sigma, lam)
 
     def __repr__(self) -> str:
-        shown = [f.name for f in fields(self) if f.repr and (f.name != "noise_scale" or self.noise_scale != 1)]
+        plain = {"noise_scale": 1.0, "reverse_time": False}  # not shown
+        shown = [f.name for f in fields(self) if f.repr and getattr(self, f.name) != plain.get(f.name)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

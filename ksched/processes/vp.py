@@ -144,8 +144,8 @@ class VP(Process):
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """Noise, v or x0."""
-        return "epsilon", "v_prediction", "sample"
+        """Noise, a score, v or x0."""
+        return "epsilon", "score", "v_prediction", "sample"
 
     @property
     def sigma_limit(self) -> float:

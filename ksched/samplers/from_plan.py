@@ -51,9 +51,12 @@ def placed(plan: Plan, process: Process) -> Plan:
         for k, row in enumerate(plan.rows)
     )
     labels = {level.label: there.label for level, there in reversed(moved.items())}
+    same_words = all(math.isclose(sigma, there, rel_tol=1e-9) for sigma, there in labels.items())
 
     def label(sigma: float) -> float:
         if sigma not in labels:
+            if same_words:
+                return sigma
             raise ValueError(
                 f"the plan has a noise at sigma {sigma:g}, where it calls no model: it fits only its own process"
             )

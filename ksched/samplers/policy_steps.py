@@ -6,19 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
-from ksched.names.enums import Dialect
 from ksched.options import Dial, DialShare
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.noise_split import renoise
-from ksched.samplers.shipping import ships
+from ksched.samplers.shipping import AS_THEY_ARE, ships
 from ksched.schedules.grid import Grid
 
 __all__ = ["POLICY_RULES", "PolicyRule", "StepTerms", "dance_sde", "flow_cps", "flow_sde"]
 
 V = TypeVar("V", bound=Vector)
-
-#: programs whose samplers take flow states for something else, which these do nowhere
-_AS_THEY_ARE = {dialect: {"as_ve": False} for dialect in (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111)}
 
 
 class StepTerms(NamedTuple):
@@ -102,7 +98,7 @@ def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_lev
     keeps_variance=False,
     flow_only=True,
     spellings="flow_grpo",
-    dialects=_AS_THEY_ARE,
+    dialects=AS_THEY_ARE,
 )
 def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7, s_noise: Dial = 1.0) -> V:
     """Flow-GRPO's step: Euler-Maruyama on an SDE with the ODE's marginals, whose noise grows towards pure noise.
@@ -133,7 +129,7 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     keeps_variance=False,
     flow_only=True,
     spellings="dance_grpo",
-    dialects=_AS_THEY_ARE,
+    dialects=AS_THEY_ARE,
 )
 def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3, s_noise: Dial = 1.0) -> V:
     """DanceGRPO's step: Euler-Maruyama on an SDE with the ODE's marginals and the same noise at every level.
@@ -160,7 +156,7 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     draws=1,
     flow_only=True,
     spellings="cps coefficients_preserving_sampling",
-    dialects=_AS_THEY_ARE,
+    dialects=AS_THEY_ARE,
 )
 def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7, s_noise: Dial = 1.0) -> V:
     """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to it.

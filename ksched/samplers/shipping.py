@@ -17,7 +17,7 @@ from ksched.plan.protocol import SamplerFunction
 from ksched.samplers.peer_names import PeerName
 from ksched.samplers.spec import FAMILIES, Calls, SamplerSpec
 
-__all__ = ["IN_LOG_SNR", "Facts", "preset", "shipped", "ships"]
+__all__ = ["AS_THEY_ARE", "IN_LOG_SNR", "Facts", "preset", "shipped", "ships"]
 
 F = TypeVar("F", bound=SamplerFunction)
 Dialects = Mapping[Dialect, Mapping[str, Any]]
@@ -26,6 +26,8 @@ _SHIPPED: dict[str, SamplerSpec] = {}
 
 #: programs whose samplers take every state for ``x0 + sigma * eps``, unless a registration says ``as_ve=False``
 _AS_VE = (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111)
+#: for samplers that these programs do not have: states are what they are
+AS_THEY_ARE: Mapping[Dialect, Mapping[str, Any]] = {dialect: {"as_ve": False} for dialect in _AS_VE}
 #: what ComfyUI does where it computes in log-SNR: right on flow processes, but for a start a little below pure noise
 IN_LOG_SNR: Mapping[str, Any] = {"as_ve": False, "start_after": 1e-4}
 

@@ -137,12 +137,20 @@ class Method:
             return build_sampler(self.sampler, sigmas=sigmas, process=self.process, dialect=self.dialect, **how).plan
 
         made = plan()
-        if made.rows[0].level is None and options.get("s_churn"):
-            # the loop has called the model before anything here could add noise
-            made = plan(s_tmax=min(options.get("s_tmax", math.inf), math.nextafter(sigmas[0], 0.0)))
+        if made.rows[0].level is None:  # the loop has called the model before anything here could add noise
+            made = plan(**self._quiet_start(sigmas, options))
         if made.rows[0].level is None:
             raise ValueError(f"sampler {self.sampler} changes the state before the first model call, as no loop does")
         return made
+
+    def _quiet_start(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with which no noise is added before the first model call, where the sampler has such."""
+        if options.get("s_churn"):
+            return {"s_tmax": min(options.get("s_tmax", math.inf), math.nextafter(sigmas[0], 0.0))}
+        raised = sampler_spec(self.sampler).own_options.get("gamma_0")
+        if raised is None:
+            return {}
+        return {raised.name: (0.0, *per_step(options.get(raised.name, raised.default), len(sigmas) - 1)[1:])}
 
     def _tail(self, whole: Plan, begin: int, options: Mapping[str, Any]) -> Plan:
         """The plan from a model call in the middle of a run on.

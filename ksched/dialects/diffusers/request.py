@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
 from ksched.dialects.diffusers.betas import Settings
@@ -56,13 +56,9 @@ class FlowToData(Flow):
     the other way round too if ``shows_data``.
     """
 
+    timestep_scale: float = 1000.0
     shows_data: bool = True
-
-    def _timestep(self, sigma: Any, xp: Any) -> Any:
-        return self.timestep_scale * (1 - sigma)
-
-    def _sigma(self, timestep: Any, xp: Any) -> Any:
-        return 1 - timestep / self.timestep_scale
+    reverse_time: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)

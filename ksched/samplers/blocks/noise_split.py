@@ -10,7 +10,17 @@ from ksched.processes import Level
 from ksched.samplers.blocks.weights import V
 from ksched.schedules.grid import Grid
 
-__all__ = ["AncestralRule", "ancestral", "ancestral_above", "churn", "fresh_std", "grown", "length", "renoise"]
+__all__ = [
+    "AncestralRule",
+    "ancestral",
+    "ancestral_above",
+    "churn",
+    "fresh_std",
+    "grown",
+    "length",
+    "raised",
+    "renoise",
+]
 
 
 #: How ``eta`` splits the noise of a level on a flow process; elsewhere both are the same.
@@ -80,15 +90,22 @@ def renoise(
 def churn(
     run: SamplerContext[V], grid: Grid, s: Level, x: V, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
 ) -> tuple[Level, V]:
-    """Raise the noise of ``x`` before a step: the level reached and the state there.
+    """Raise the noise of ``x`` before a step as EDM does: the level reached and the state there.
 
     Notes
     -----
     Karras et al. 2022, algorithm 2: sigma grows by gamma = min(s_churn / steps, sqrt(2) - 1) where s_tmin <= sigma <=
-    s_tmax. Here it is sigma / alpha that grows, which is the same for VE and VP, and right for flow. Pure noise has
-    nothing to add to.
+    s_tmax.
     """
     gamma = min(s_churn / len(grid), math.sqrt(2) - 1) if s_tmin <= s.label <= s_tmax else 0.0
+    return raised(run, grid, s, x, gamma, s_noise)
+
+
+def raised(run: SamplerContext[V], grid: Grid, s: Level, x: V, gamma: float, s_noise: float) -> tuple[Level, V]:
+    """Raise the noise of ``x`` by ``gamma`` of itself: the level reached and the state there.
+
+    It is sigma / alpha that grows, which is sigma for VE and VP, and right for flow. Pure noise has nothing to add to.
+    """
     if gamma == 0 or s.alpha == 0:
         return s, x
     hat = grid.at(s.lam - math.log1p(gamma))
