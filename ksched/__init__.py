@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ksched.joint_runs.frames import Frames, frames
     from ksched.joint_runs.streams import Streams
     from ksched.pictures import plots
+    from ksched.model_settings.library import recipes
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
     from ksched.policy import steering as steer
@@ -111,6 +112,7 @@ __all__ = [
     "parse_label",
     "peers",
     "plots",
+    "recipes",
     "register_sampler",
     "register_schedule",
     "schedules",
@@ -149,6 +151,7 @@ _LATE = {
     "check_model": "check.model_check",
     "frames": "joint_runs.frames",
     "log_likelihood": "probability_flow.likelihood",
+    "recipes": "model_settings.library",
     "register_sampler": "samplers.registry",
     "tune": "tuning",
 }
