@@ -28,6 +28,7 @@ from ksched.schedules import (
     calculate_sgm_uniform_sigmas,
     calculate_sigmas,
     calculate_simple_sigmas,
+    few_step,
     register_schedule,
 )
 
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from ksched.execution.run import Run
     from ksched.joint_runs.frames import Frames, frames
     from ksched.joint_runs.streams import Streams
-    from ksched.pictures import plots
     from ksched.model_settings.library import recipes
+    from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
     from ksched.policy import steering as steer
@@ -101,6 +102,7 @@ __all__ = [
     "check_model",
     "exact",
     "explain",
+    "few_step",
     "frames",
     "guidance",
     "joint_runs",

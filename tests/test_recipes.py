@@ -23,7 +23,10 @@ SIZES = ((1024, 1024, 9), (768, 512, 25))
 
 def data() -> dict[str, Any]:
     """The data file as it is."""
-    return json.loads((resources.files("ksched") / "data" / "recipes.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        (resources.files("ksched") / "data" / "recipes.json").read_text(encoding="utf-8")
+    )
+    return found
 
 
 # ------------------------------------------------------------------------ what each pipeline hands to its scheduler
@@ -88,7 +91,8 @@ HANDED: dict[str, Callable[..., dict[str, Any]]] = {
 def reference(recipe: Recipe, n: int, size: tuple[int, int, int]) -> tuple[Any, list[float], list[float]]:
     """The scheduler of a recipe, driven as its pipeline drives it: the scheduler, its sigmas and its timesteps."""
     diffusers = pytest.importorskip("diffusers")
-    assert recipe.pipeline is not None and recipe.scheduler is not None
+    assert recipe.pipeline is not None
+    assert recipe.scheduler is not None
     module = sys.modules[getattr(diffusers, recipe.pipeline).__module__]
     scheduler = getattr(diffusers, recipe.scheduler).from_config(dict(recipe.config))
     if recipe.pipeline == "Cosmos2TextToImagePipeline":

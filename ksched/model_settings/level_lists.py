@@ -32,13 +32,14 @@ class ListRule(NamedTuple):
 
 def _log_snr(steps: int, rule: Mapping[str, Any]) -> Array:
     low, high = rule["logsnr"]
-    sigmas = 1 / (1 + np.exp(np.linspace(low, high, steps + 1)[:-1]))
+    sigmas: Array = 1 / (1 + np.exp(np.linspace(low, high, steps + 1)[:-1]))
     sigmas[0] = 1.0
     return sigmas
 
 
 def _whole(steps: int, rule: Mapping[str, Any]) -> Array:
-    return np.trunc(np.linspace(1000, 1, steps)) / 1000
+    timesteps: Array = np.trunc(np.linspace(1000, 1, steps))
+    return timesteps / 1000
 
 
 def _sway(steps: int, rule: Mapping[str, Any]) -> Array:
@@ -89,7 +90,7 @@ def _tokens(rule: Mapping[str, Any], size: Size) -> int:
         raise ValueError("mu depends on the size: give width and height")
     cell = rule["cell"]
     frames = 1 if "frame_cell" not in rule else ((size.frames or 1) - 1) // rule["frame_cell"] + 1
-    return (size.width // cell) * (size.height // cell) * frames
+    return int((size.width // cell) * (size.height // cell) * frames)
 
 
 def rule_text(levels: Mapping[str, Any], mu: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ class Recipe:
 
         def place(said: str) -> str:
             short, _, rest = said.partition(":")
-            return f"{places[short]}{': ' if rest else ''}{rest}"
+            return f"{places[short]}: {rest.strip()}"
 
         said = {fact: (each,) if isinstance(each, str) else tuple(each) for fact, each in row["sources"].items()}
         return cls(
