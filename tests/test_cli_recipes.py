@@ -54,7 +54,6 @@ def test_a_size_without_a_model_and_an_unknown_one_are_refused(command: Command)
         ("sdxl", Dialect.A1111, "Euler, DDIM; the same levels"),
         ("sdxl", Dialect.COMFYUI, "euler, ddim_uniform; the same levels"),
         ("sdxl-lightning-4", Dialect.COMFYUI, "euler, simple; the same levels"),
-        ("flux.1-dev", Dialect.COMFYUI, "euler, simple, shift 3.158; levels up to 0.0016 apart"),
         ("ltx-2-distilled", Dialect.COMFYUI, "euler, linear_quadratic, shift 1; the same levels"),
         ("wan2.2-lightning-4", Dialect.COMFYUI, "euler, simple, shift 5; the same levels"),
         ("qwen-image", Dialect.A1111, "Euler; no scheduler has these levels: give it the sigmas"),
@@ -62,3 +61,12 @@ def test_a_size_without_a_model_and_an_unknown_one_are_refused(command: Command)
 )
 def test_the_settings_of_other_programs_are_those_of_the_same_levels(name: str, program: Dialect, words: str) -> None:
     assert str(elsewhere(ksched.recipes[name])[program]) == words
+
+
+def test_a_scheduler_of_nearly_the_same_levels_is_named_with_its_distance() -> None:
+    near = elsewhere(ksched.recipes["flux.1-dev"])[Dialect.COMFYUI]
+    assert str(near).startswith("euler, simple, shift 3.158; levels up to 0.00")
+    process = ksched.Flow(near.shift or 0.0, 10_000)
+    levels = ksched.calculate_sigmas("simple", 28, process, dialect="comfyui")[:-1]
+    wanted = ksched.recipes["flux.1-dev"].build().sigmas[:-1]
+    assert near.apart == max(abs(levels / wanted - 1))

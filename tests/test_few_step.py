@@ -1,4 +1,4 @@
-"""The lists of distilled models as levels, with published numbers; several networks by noise level, with counted calls."""
+"""The lists of distilled models as levels, with published numbers; experts by noise level, with counted calls."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_lists_that_are_none_are_refused(timesteps: Any, how: dict[str, Any], me
         few_step(timesteps, **how)
 
 
-# --------------------------------------------------------------------------------------------------------------- experts
+# -------------------------------------------------------------------------------------------------------------- experts
 class Counted:
     """A denoiser that predicts one number, and notes how many rows it was asked for."""
 

@@ -94,12 +94,14 @@ def reference(recipe: Recipe, n: int, size: tuple[int, int, int]) -> tuple[Any, 
     assert recipe.pipeline is not None
     assert recipe.scheduler is not None
     module = sys.modules[getattr(diffusers, recipe.pipeline).__module__]
-    scheduler = getattr(diffusers, recipe.scheduler).from_config(dict(recipe.config))
+    kind: Any = getattr(diffusers, recipe.scheduler)
+    scheduler: Any = kind.from_config(dict(recipe.config))
     if recipe.pipeline == "Cosmos2TextToImagePipeline":
         scheduler.register_to_config(sigma_min=0.002, sigma_max=80.0)
     if recipe.prediction in ("epsilon", "v_prediction") and in_float64(recipe):
         scheduler.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)  # which it forms in float32
-    handed = HANDED.get(recipe.pipeline, steps_alone)(module, scheduler.config, n, size)
+    hand: Callable[..., dict[str, Any]] = HANDED.get(recipe.pipeline, steps_alone)
+    handed = hand(module, scheduler.config, n, size)
     if recipe.listed is not None:
         kind = "timesteps" if max(recipe.listed) > 1 else "sigmas"
         handed = {kind: list(recipe.listed), **{key: value for key, value in handed.items() if key == "mu"}}
@@ -204,11 +206,12 @@ def test_fastwan_tells_whole_timesteps_at_the_nearest_levels_of_its_table() -> N
     np.testing.assert_allclose(sampler.sigmas, [*nearest, 0.0], rtol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------------ the mapping
+# ---------------------------------------------------------------------------------------------------------- the mapping
 def test_it_is_a_mapping_that_finds_other_spellings_and_names_near_ones() -> None:
     recipes = ksched.recipes
     assert recipes["FLUX.1 dev"] is recipes["flux.1-dev"]
-    assert "Wan2.2 T2V A14B" in recipes and "no such model" not in recipes
+    assert "Wan2.2 T2V A14B" in recipes
+    assert "no such model" not in recipes
     assert len(recipes) == len(list(recipes)) >= 40
     with pytest.raises(KeyError, match=r"did you mean 'flux\.1-dev'"):
         recipes["flux.1-dv"]
@@ -220,7 +223,19 @@ def test_it_is_a_mapping_that_finds_other_spellings_and_names_near_ones() -> Non
 @pytest.mark.parametrize("name", list(ksched.recipes))
 def test_every_field_has_a_source(name: str) -> None:
     row, recipe = data()["models"][name], ksched.recipes[name]
-    for field in ("config", "steps", "guidance", "levels", "mu", "listed", "experts", "streams", "handed", "own"):
+    for field in (
+        "config",
+        "steps",
+        "guidance",
+        "levels",
+        "mu",
+        "listed",
+        "experts",
+        "streams",
+        "handed",
+        "own",
+        "size",
+    ):
         if row.get(field) and not (field == "guidance" and row[field] == {}):
             assert recipe.sources.get(field), field
     assert recipe.guidance.get("kind") in {*GUIDANCE_KINDS, None}

@@ -44,7 +44,8 @@ def _whole(steps: int, rule: Mapping[str, Any]) -> Array:
 
 def _sway(steps: int, rule: Mapping[str, Any]) -> Array:
     time = np.linspace(0, 1, steps + 1)[:-1]
-    return 1 - (time + rule["coefficient"] * (np.cos(np.pi / 2 * time) - 1 + time))
+    sigmas: Array = 1 - (time + float(rule["coefficient"]) * (np.cos(np.pi / 2 * time) - 1 + time))
+    return sigmas
 
 
 LISTS: Mapping[str, ListRule] = {

@@ -42,8 +42,8 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
     -----
     Which program means what: "warp" is Self-Forcing's ``warp_denoising_step``, LightX2V's ``denoising_step_list`` (also
     of Wan 2.2 Lightning) and FastVideo's causal models. "nearest" is FastVideo's DMD and CausVid, on a table of shift
-    8, whose networks are told the timesteps as they are listed. "as_is" is LTX-Video's and LTX-2's lists. With a process
-    it is SDXL-Lightning, SDXL-Turbo and DMD2.
+    8, whose networks are told the timesteps as they are listed. "as_is" is LTX-Video's and LTX-2's lists. With a
+    process it is SDXL-Lightning, SDXL-Turbo and DMD2.
 
     Most of these models are noised anew at every level, which is sampler ``lcm``; Wan 2.2 Lightning, LTX-2,
     SDXL-Lightning and Turbo step by ``euler`` or ``euler_ancestral``: see `ksched.recipes`.
