@@ -193,3 +193,17 @@ def test_what_is_no_set_of_experts_is_refused() -> None:
     only_high = guidance.experts({0.875: Counted(0.0)})
     with pytest.raises(ValueError, match=r"none is for sigma 0\.5"):
         only_high(torch.zeros(1, 1), torch.tensor([0.5]))
+
+
+def test_levels_are_split_where_the_experts_take_turns() -> None:
+    levels = ksched.recipes["wan2.2-lightning-4"].build().sigmas
+    high, low = ksched.schedules.split_at(levels, 0.875)
+    np.testing.assert_allclose(high, [1, 0.9375, 5 / 6])
+    np.testing.assert_allclose(low, [5 / 6, 0.625, 0])
+    at_a_level, rest = ksched.schedules.split_at([1.0, 0.875, 0.5, 0.0], 0.875)  # inclusive
+    assert at_a_level.tolist() == [1.0, 0.875, 0.5]
+    assert rest.tolist() == [0.5, 0.0]
+    assert ksched.schedules.split_at([0.5, 0.25, 0.0], 0.875)[0].tolist() == [0.5]
+    assert ksched.schedules.split_at([0.5, 0.25, 0.0], 0.0)[1].tolist() == [0.0]
+    with pytest.raises(ValueError, match="sigma"):
+        ksched.schedules.split_at([0.5, 0.0], -1.0)

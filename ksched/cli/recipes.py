@@ -92,6 +92,7 @@ def _facts(recipe: Recipe, how: dict[str, int | None]) -> dict[str, Any]:
         "distilled": recipe.distilled,
         "experts": dict(recipe.experts),
         "streams": list(recipe.streams),
+        "latent": dict(recipe.latent),
         "size": {name: value for name, value in recipe.size._asdict().items() if value is not None},
         "sigmas": [plain_number(sigma) for sigma in sampler.plan.call_sigmas.tolist()],
         "timesteps": sampler.timesteps.tolist(),
@@ -108,7 +109,7 @@ def _page(recipe: Recipe, facts: dict[str, Any]) -> str:
     lines = [f"{recipe.name}: {recipe.title}"]
     rows = {name: facts[name] for name in ("makes", "sampler", "steps", "prediction", "process")}
     rows["levels"] = recipe.schedule or "a list that it was distilled for"
-    rows |= {name: _words(facts[name]) for name in ("guidance", "experts", "streams", "size") if facts[name]}
+    rows |= {name: _words(facts[name]) for name in ("guidance", "experts", "streams", "size", "latent") if facts[name]}
     if kind:
         rows["guidance"] = f"{_words({k: v for k, v in facts['guidance'].items() if k != 'kind'})} {kind}".strip()
         rows["guidance"] += f" ({GUIDANCE_KINDS[kind]})"
