@@ -234,6 +234,7 @@ def test_every_field_has_a_source(name: str) -> None:
         "streams",
         "handed",
         "own",
+        "latent",
         "size",
     ):
         if row.get(field) and not (field == "guidance" and row[field] == {}):

@@ -62,7 +62,7 @@ LISTS: Mapping[str, ListRule] = {
         lambda n, rule: calculate_linear_quadratic_sigmas(n, Flow(), threshold_noise=rule["threshold"])[:-1],
         "linear, then quadratic",
     ),
-    "rising": ListRule(lambda n, rule: np.linspace(0, 1, n), "as many as the list is long; the class spaces them"),
+    "rising": ListRule(lambda n, rule: np.linspace(0, 1, n), "karras"),
 }
 
 
@@ -94,9 +94,9 @@ def _tokens(rule: Mapping[str, Any], size: Size) -> int:
     return int((size.width // cell) * (size.height // cell) * frames)
 
 
-def rule_text(levels: Mapping[str, Any], mu: Mapping[str, Any]) -> str:
-    """Both rules in words."""
-    spaced = LISTS[levels["rule"]].text if levels else "by the scheduler class"
+def rule_text(levels: Mapping[str, Any], mu: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Both rules in words; where the pipeline hands over no list, what the configuration of the scheduler says."""
+    spaced = LISTS[levels["rule"]].text if levels else _spacing_text(config)
     shifts = {
         "constant": "mu is one number",
         "tokens": "mu on a line through tokens",
@@ -104,3 +104,15 @@ def rule_text(levels: Mapping[str, Any], mu: Mapping[str, Any]) -> str:
         "flux2": "mu by tokens and steps, as fitted for FLUX.2",
     }
     return spaced + (f"; {shifts[mu['rule']]}" if mu else "")
+
+
+def _spacing_text(config: Mapping[str, Any]) -> str:
+    if config.get("use_karras_sigmas"):
+        return "karras"
+    if "sigma_schedule" in config:
+        return str(config["sigma_schedule"])
+    if "original_inference_steps" in config:
+        return "a part of the training table, as LCM takes it"
+    if "beta_start" in config:
+        return f"{config.get('timestep_spacing', 'leading')} timesteps"
+    return "two angles" if config.get("prediction_type") == "trigflow" else "even in time, shifted"

@@ -147,7 +147,7 @@ class Recipe:
         """How levels are made, in words; None if the model was distilled for a list of them."""
         if self._rules["own"]:
             return str(self._rules["own"]["schedule"])
-        return None if self.listed is not None else rule_text(self._rules["levels"], self._rules["mu"])
+        return None if self.listed is not None else rule_text(self._rules["levels"], self._rules["mu"], self.config)
 
     @property
     def mu_rule(self) -> Mapping[str, Any]:
