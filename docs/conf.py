@@ -53,6 +53,9 @@ plot_formats = [("png", 120)]
 plot_html_show_formats = False
 plot_html_show_source_link = False
 
+html_static_path = ["static"]
+html_js_files = ["sort_tables.js"]
+
 nitpicky = True
 # The build needs no network, so it has no inventories of other projects: their names cannot be links.
 nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]

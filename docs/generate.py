@@ -18,6 +18,7 @@ import torch
 from catalogue import catalogue, prose, table
 from matplotlib.figure import Figure
 from numpydoc.docscrape import FunctionDoc
+from recipe_page import recipe_page
 from sampler_names import words
 
 import ksched
@@ -53,7 +54,7 @@ PROGRAMS = {
 def write(folder: Path) -> None:
     """Write everything into a folder; what is in it and no longer follows from anything is removed."""
     (folder.parent / "catalogue.md").write_text(catalogue())  # for readers of the clone too, so it is kept in git
-    pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use()}
+    pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
     pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
     for part in ("schedules", "samplers"):

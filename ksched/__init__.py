@@ -28,6 +28,7 @@ from ksched.schedules import (
     calculate_sgm_uniform_sigmas,
     calculate_sigmas,
     calculate_simple_sigmas,
+    few_step,
     register_schedule,
 )
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ksched.execution.run import Run
     from ksched.joint_runs.frames import Frames, frames
     from ksched.joint_runs.streams import Streams
+    from ksched.model_settings.library import recipes
     from ksched.pictures import plots
     from ksched.plan import analysis
     from ksched.plan.plan import Plan
@@ -100,6 +102,7 @@ __all__ = [
     "check_model",
     "exact",
     "explain",
+    "few_step",
     "frames",
     "guidance",
     "joint_runs",
@@ -111,6 +114,7 @@ __all__ = [
     "parse_label",
     "peers",
     "plots",
+    "recipes",
     "register_sampler",
     "register_schedule",
     "schedules",
@@ -149,6 +153,7 @@ _LATE = {
     "check_model": "check.model_check",
     "frames": "joint_runs.frames",
     "log_likelihood": "probability_flow.likelihood",
+    "recipes": "model_settings.library",
     "register_sampler": "samplers.registry",
     "tune": "tuning",
 }

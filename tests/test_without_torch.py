@@ -191,3 +191,10 @@ assert "torch" not in sys.modules
 print(json.dumps(printed))
 """)
     assert all(len(text) > 300 for text in printed)
+
+
+def test_recipes_are_all_there() -> None:
+    built = after("""
+print(json.dumps([[float(t) for t in recipe.build().timesteps[:1]] for recipe in ksched.recipes.values()]))
+""")
+    assert len(built) >= 40

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched import __version__
-from ksched.cli import compare, demo, generate, list_names, plan, plot, show, sigmas, tune
+from ksched.cli import compare, demo, generate, list_names, plan, plot, recipes, show, sigmas, tune
 
 __all__ = ["make_app"]
 
@@ -25,6 +25,7 @@ def make_app() -> typer.Typer:
         "compare": compare.compare_images,
         "show": show.show_config,
         "list": list_names.list_names,
+        "recipes": recipes.show_recipes,
         "sigmas": sigmas.print_sigmas,
         "plot": plot.draw_schedules,
         "plan": plan.print_plan,

@@ -10,6 +10,7 @@ import torch
 from ksched.execution.registers import Registers
 from ksched.processes import Process
 from ksched.processes.agreement import Levels, mark
+from ksched.processes.host_levels import carry
 
 __all__ = ["CallLevels"]
 
@@ -33,9 +34,11 @@ class CallLevels:
         """Contract sigma of the present call, shape (batch,); raises RuntimeError if the run is done."""
         call = self._call()
         if self._sigmas is None:
-            self._sigmas = self._uploaded(self._registers.plan.call_sigmas)
-            if self._levels is not None:
-                for sigma in self._sigmas:
+            levels, items = self._registers.plan.call_sigmas, self._registers.shape[0]
+            self._sigmas = self._uploaded(levels)
+            for sigma, level in zip(self._sigmas, levels.tolist(), strict=True):
+                carry(sigma, (level,) * items)
+                if self._levels is not None:
                     mark(sigma, (self._levels,))
         return self._sigmas[call]
 

@@ -6,6 +6,8 @@ Guidance knows the unconditional prediction and returns the pair, which CFG++ sa
 Clipping, thresholding and inpainting do to ``uncond``, if it is there, what they do to ``denoised``: where the two are
 equal they stay equal.
 
+`experts` asks one of several denoisers, by the noise level.
+
 `observed` and `chunked` look through the denoiser by autograd, whether or not gradients are on, and return none.
 
 Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device, but for the first
@@ -17,6 +19,7 @@ from ksched.guidance.classifier_free import Momentum, apg, cfg, cfg_zero_star, p
 from ksched.guidance.edits import clip, dynamic_thresholding, inpaint
 from ksched.guidance.inputs import batched
 from ksched.guidance.posterior import observed
+from ksched.guidance.routing import experts
 from ksched.guidance.scale import interval, within
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "chunked",
     "clip",
     "dynamic_thresholding",
+    "experts",
     "inpaint",
     "interval",
     "observed",

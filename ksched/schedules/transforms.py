@@ -28,6 +28,7 @@ __all__ = [
     "shift",
     "shift_mu",
     "split",
+    "split_at",
     "split_at_strength",
     "stretch",
     "stretch_terminal",
@@ -169,6 +170,27 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
     values = check_sigmas(sigmas, math.inf)
     step = _option("split", "step", int, step, 0, len(values) - 1)
     return values[: step + 1].copy(), values[step:].copy()
+
+
+def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
+    """`split` at a level: the steps that begin at ``sigma`` or above, and the rest.
+
+    Parameters
+    ----------
+    sigmas : levels, strictly decreasing
+    sigma : lowest level at which a step of the first part begins, as for `ksched.guidance.experts`
+
+    Returns
+    -------
+    (high, low), sharing one level, which is below ``sigma``; a part may be a run of no steps
+
+    Raises
+    ------
+    TypeError, ValueError : levels out of order, a negative sigma
+    """
+    values = check_sigmas(sigmas, math.inf)
+    sigma = _option("split_at", "sigma", float, sigma, 0, math.inf)
+    return split(values, int(np.count_nonzero(values[:-1] >= sigma)))
 
 
 def split_at_strength(sigmas: ArrayLike, strength: float, *, rule: Rule = "nearest") -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.request import has_sigma_data, is_told_data
 from ksched.names.enums import Prediction
 from ksched.processes import VP, Level, Process
@@ -24,6 +23,8 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
         return _of_noise_in_a_flow(process, sigmas)
     if kind == "epsilon" and process.zero_terminal_snr:
         process = _with_an_eps_at_its_end(process, sigmas)
+    from ksched.denoisers.denoiser import Denoiser  # needs torch, which what is asked of a class does not
+
     found = Denoiser(_no_network, process, kind).conversions(sigmas)
     if is_told_data(process) and kind == "flow":
         return [(norm, of_x, -of_output) for norm, of_x, of_output in found]

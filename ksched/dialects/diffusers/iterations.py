@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, settings_of, stock_class
+from ksched.dialects.diffusers.class_levels import stock_levels
+from ksched.dialects.diffusers.classes import METHOD, check_replaced, request_of, stock_class
 from ksched.dialects.diffusers.conversions import conversions_of
 from ksched.dialects.diffusers.given_lists import given_levels, given_lists, respaces
 from ksched.dialects.diffusers.level_blocks import DiffusersLevels
-from ksched.dialects.diffusers.levels import diffusers_levels
 from ksched.dialects.diffusers.method import Method
 from ksched.dialects.diffusers.process import (
     Settings,
@@ -88,28 +88,6 @@ class Iterations:
 
 
 # ----------------------------------------------------------------------------------------------------- a class as it is
-def stock_levels(
-    stock: str,
-    config: Settings,
-    steps: int | None,
-    timesteps: ArrayLike | None = None,
-    sigmas: ArrayLike | None = None,
-    mu: float | None = None,
-    original_inference_steps: int | None = None,
-    strength: float = 1.0,
-    **angles: float | None,
-) -> tuple[DiffusersLevels, int]:
-    """Levels of a class, and the number of steps it counts."""
-    given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-    given |= {"original_inference_steps": original_inference_steps, **angles}
-    known = settings_of(stock)
-    settings = {name: value for name, value in config.items() if value is not None and name in known}
-    name = stock_class(stock).levels or stock
-    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    levels = diffusers_levels(name, settings, steps, strength=strength, **asked)
-    return levels, len(levels.timesteps) if steps is None else steps
-
-
 def stock_iterations(
     stock: str,
     config: Settings,
