@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import each
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -155,8 +156,8 @@ def test_row_10_before_set_timesteps_as_the_class(name: str, options: dict[str, 
         assert ours.step_index == stock.step_index
 
 
-@pytest.mark.parametrize("how", [{"sampler": "euler"}, {"schedule": "karras"}], ids=str)
 @pytest.mark.parametrize(("name", "options"), EVERY, ids=str)
+@each("how", [{"sampler": "euler"}, {"schedule": "karras"}])
 def test_row_10_tables_with_a_sampler_of_ours(name: str, options: dict[str, Any], how: dict[str, Any]) -> None:
     if name == "IPNDM":
         pytest.skip("its networks are told an angle")
@@ -311,8 +312,8 @@ def test_row_22_views_of_one_state_as_the_class() -> None:
 UNCOMPARED = {"set_shift", "_init_step_index", "noise_sampler"}
 
 
-@pytest.mark.parametrize("steps", [None, 6])
 @pytest.mark.parametrize(("name", "options"), EVERY, ids=str)
+@each("steps", [None, 6])
 def test_row_23_attributes_are_there_where_the_class_has_them(
     name: str, options: dict[str, Any], steps: int | None
 ) -> None:

@@ -387,7 +387,7 @@ def pair(x: torch.Tensor, sigma: torch.Tensor, **inputs: Any) -> Any:
     return exact(x, sigma), 0.9 * exact(x, sigma)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@each("name", SAMPLERS)
 def test_every_sampler_runs(name: str) -> None:
     spec = _REGISTRY[name]
     model: Any = pair if spec.uncond else exact
@@ -650,7 +650,7 @@ def test_schedules_against_the_file(original: ModuleType) -> None:
             torch.testing.assert_close(k_diffusion.get_sigmas_vp(n), original.get_sigmas_vp(n), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("schedule", NoiseSchedule)
+@each("schedule", NoiseSchedule)
 def test_every_schedule_in_a_hosts_form(schedule: NoiseSchedule) -> None:
     made = getattr(k_diffusion, f"get_sigmas_{schedule.value}")
     shown = inspect.signature(made).parameters

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from representatives import each
 
 import ksched
 from ksched.model_settings.one_model import GUIDANCE_KINDS, Recipe
@@ -220,7 +221,7 @@ def test_it_is_a_mapping_that_finds_other_spellings_and_names_near_ones() -> Non
     assert [own.name for own in recipes.search("lightning wan")] == ["wan2.2-lightning-4"]
 
 
-@pytest.mark.parametrize("name", list(ksched.recipes))
+@each("name", list(ksched.recipes))
 def test_every_field_has_a_source(name: str) -> None:
     row, recipe = data()["models"][name], ksched.recipes[name]
     for field in (

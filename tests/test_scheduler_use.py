@@ -49,7 +49,7 @@ def having(name: str) -> list[tuple[Any, Any]]:
     return found
 
 
-@pytest.mark.parametrize("row", sorted(FOUND))
+@each("row", sorted(FOUND))
 def test_no_use_is_unknown(row: str) -> None:
     known = [row in SUPPORTED_USE, row in ANSWERED_NO, row in REFUSED_USE]
     where = ", ".join(sorted(FOUND[row])[:3])

@@ -42,6 +42,8 @@ def fireflow(run: SamplerContext[V], grid: Grid, x: V) -> V:
     for s, t in grid.steps():
         if slope is None:
             slope = straight.slope(s, x, run.denoise(x, s))
+        else:
+            x = run.keep(x)  # which is never called on, so that rows would grow
         middle = straight.level((straight.time(s) + straight.time(t)) / 2)
         state = run.keep(straight.move(s, middle, x, slope))
         slope = run.keep(straight.slope(middle, state, run.denoise(state, middle)))
