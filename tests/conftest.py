@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # as in the session no_torch
     torch = None  # type: ignore[assignment]
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
-hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=8)
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=6)
 hypothesis.settings.register_profile("exhaustive", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 if torch is not None:

@@ -105,7 +105,7 @@ def tables(draw: st.DrawFn, steps: int, frames: int) -> list[list[int]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     data=st.data(),
     name=st.sampled_from(["euler", "heun", "dpmpp_2m_sde", "dpmpp_sde", "lms", "euler_cfg_pp", "restart", "seeds_3"]),

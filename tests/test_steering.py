@@ -12,7 +12,7 @@ import torch
 from cases import ADAPTIVE, SPECS, process_for
 from hypothesis import given
 from hypothesis import strategies as st
-from representatives import each
+from representatives import each, short
 
 import ksched
 from ksched import steer
@@ -64,6 +64,7 @@ def off_by(log_weights: Any, x: torch.Tensor, scale: float = SCALE) -> tuple[flo
     return float(off[0]), float(off[1])
 
 
+@short(lambda scheme, potential: potential == "difference" or scheme == "systematic")
 @pytest.mark.parametrize("potential", POTENTIALS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_normalizer_and_the_tilted_mean_are_unbiased(scheme: Any, potential: Any) -> None:
@@ -291,6 +292,7 @@ def test_weights_that_are_none_are_refused(values: Any) -> None:
         steer.resampled(values, seed=0)
 
 
+@short(lambda name: name == "dpmpp_2s_ancestral")  # it has a stage without noise
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "seeds_2", "dpmpp_2s_ancestral"])
 def test_twisted_runs_are_unbiased_and_their_weights_more_even(name: str) -> None:
     """Steps along the gradient of the reward, and the densities that make up for it."""
