@@ -41,12 +41,17 @@ def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Ca
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def of_all(**others: Any) -> None:
+            skipped: list[BaseException] = []
             for value in values:
                 try:
                     test(**{name: value}, **others)
+                except pytest.skip.Exception as reason:  # the other values are tried
+                    skipped.append(reason)
                 except BaseException as error:
                     error.add_note(f"{name}: {getattr(value, 'name', value)}")
                     raise
+            if skipped and len(skipped) == len(values):
+                raise skipped[0]
 
         whole = inspect.signature(test)
         others = [parameter for parameter in whole.parameters.values() if parameter.name != name]
