@@ -170,8 +170,8 @@ class StochasticSteps:
         """Kullback-Leibler divergence of the steps of one model from those of another, in closed form.
 
         Both laws of a step are normal with the same standard deviation, so it is half the squared distance of their
-        means over the variance. Parameters, result and errors are those of `log_prob`, with gradients into both models;
-        ``reference`` is asked without them if it is called under ``torch.no_grad`` or has no parameters that ask.
+        means over the variance. Parameters, result and errors are those of `log_prob`. Gradients flow into both models;
+        freeze the parameters of ``reference`` to save their memory.
         """
         need_torch("Sampler.kl_divergence")
         from ksched.policy import scoring

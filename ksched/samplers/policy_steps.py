@@ -114,8 +114,8 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
     Notes
     -----
     Liu et al. 2025, arXiv:2505.05470. At sigma 1, where the noise is infinite, the second level of the run stands for
-    sigma in ``1 - sigma``, as in the paper's program; that draws noise in the step to sigma 0 as well, and this one
-    returns the prediction there.
+    sigma in ``1 - sigma``, as in the paper's program. That program also draws noise in the step to sigma 0; this
+    sampler returns the prediction there.
     """
     return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level, s_noise)
 
