@@ -498,6 +498,27 @@ def _policy_steps(data: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _papers(data: Mapping[str, Any]) -> str:
+    """A row for every claim."""
+    columns = ["paper", "claim", "here"]
+    rows = [
+        [f"[{row['paper']}]({row['link']})", row["claim"], "agrees" if row["agrees"] else "**does not**"]
+        for row in data["findings"]
+    ]
+    lines = [columns, ["---", "---", "---"], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _papers_figures(data: Mapping[str, Any]) -> str:
+    """A row for every claim: what was measured."""
+    rows = [
+        [row["paper"], "; ".join(f"{name}: {value:.3g}" for name, value in row["figures"].items())]
+        for row in data["findings"]
+    ]
+    lines = [["paper", "measured"], ["---", "---"], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
 def _grpo(data: Mapping[str, Any]) -> str:
     """A row for each rule: entropy, and distance and gap before and after."""
     columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
@@ -622,4 +643,6 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "tuned_guard": ("tuned", _tuned_guard),
     "policy_steps": ("policy_steps", _policy_steps),
     "grpo": ("grpo", _grpo),
+    "papers": ("papers", _papers),
+    "papers_figures": ("papers", _papers_figures),
 }

@@ -132,17 +132,25 @@ def _gaussian_result(plan: Plan, std: Array) -> Array:
     return _propagate(plan, basis[1], basis[2:], answer)[-1]
 
 
-def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0) -> Law:
-    """Exact law of a plan's result for normal data and the exact denoiser, started from the exact law.
+def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0, *, start: Law | None = None) -> Law:
+    """Exact law of a plan's result for normal data and the exact denoiser.
 
     The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + (noise_scale *
     end.sigma) ** 2``.
+
+    Parameters
+    ----------
+    mean, std : of the data
+    start : mean and variance of the start state; None is what they are at the first level. Pure noise where the level
+        has some signal left, as programs often start, is ``Law(0, (noise_scale * start.sigma) ** 2)``
     """
     result = _gaussian_result(plan, np.array([std]))[:, 0]
-    spread = (plan.start.alpha * std) ** 2 + _noise_std(plan, plan.start) ** 2
+    if start is None:
+        first = plan.start
+        start = Law(first.alpha * mean, (first.alpha * std) ** 2 + _noise_std(plan, first) ** 2)
     return Law(
-        float((result[0] + result[1] * plan.start.alpha) * mean),
-        float(result[1] ** 2 * spread + result[2:] @ result[2:]),
+        float(result[0] * mean + result[1] * start.mean),
+        float(result[1] ** 2 * start.variance + result[2:] @ result[2:]),
     )
 
 
