@@ -21,7 +21,7 @@ from ksched.kernels.normal_table import Floats
 from ksched.noise.streams import seeded_numbers
 from ksched.options import Between, Option
 from ksched.plan.rows import Draw
-from ksched.types import Array
+from ksched.types import Array, set_fields
 
 __all__ = [
     "COLORS",
@@ -98,7 +98,7 @@ class Correlated(ABC):
         axes = tuple(self.axes) if isinstance(self.axes, tuple | list) else None
         if axes is None or not all(isinstance(axis, Integral) and not isinstance(axis, bool) for axis in axes):
             raise TypeError(f"{name}: axes must be whole numbers, such as (-2, -1), or None; got {self.axes!r}")
-        object.__setattr__(self, "axes", tuple(map(int, axes)))
+        set_fields(self, axes=tuple(map(int, axes)))
 
     @property
     @abstractmethod
@@ -121,6 +121,26 @@ class Correlated(ABC):
     @abstractmethod
     def formed(self, white: Any, layers: Sequence[Any], library: Library) -> Any:
         """The noise, of white noises of these shapes."""
+
+    def covariance(self, shape: Sequence[int]) -> Array:
+        """The covariance of the numbers of an item, in row-major order, for `ksched.analysis.gaussian_covariance`.
+
+        Parameters
+        ----------
+        shape : of an item, without the batch
+
+        Returns
+        -------
+        float64, shape (n, n) for n numbers; exact, to rounding in float32
+        """
+        sizes = [(1, *shape), *self.layers((1, *shape))]
+        counts = [math.prod(size) for size in sizes]
+        # one item for each number of white noise, in which it is 1 and all others are 0
+        ones = np.split(np.eye(sum(counts), dtype=np.float32), np.cumsum(counts)[:-1], axis=1)
+        white, *layers = (one.reshape(-1, *size[1:]) for one, size in zip(ones, sizes, strict=True))
+        rows = np.asarray(self.formed(white, layers, _NUMPY), dtype=np.float64).reshape(sum(counts), -1)
+        result: Array = rows.T @ rows
+        return result
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
         """Its axes in a state of so many."""
@@ -392,4 +412,4 @@ def _gains(exponent: float, sizes: tuple[int, ...]) -> Array:
 def _set_number(kind: Correlated, name: str, limits: Between) -> None:
     """Check a number of a kind and set it as a float."""
     value = Option(name, float, None, *limits).check(type(kind).__name__, getattr(kind, name))
-    object.__setattr__(kind, name, value)
+    set_fields(kind, **{name: value})
