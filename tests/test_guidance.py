@@ -406,16 +406,16 @@ def test_fdg_tcfg_and_mag_are_those_of_diffusers(
     def theirs_of(combined: torch.Tensor) -> torch.Tensor:
         return Denoiser(lambda x, t: combined, process, told)(x, sigma)
 
-    models: Any = [Denoiser(lambda x, t, own=own: own, process, told) for own in (c, u)]
+    ours_c, ours_u = Denoiser(lambda x, t: c, process, told), Denoiser(lambda x, t: u, process, told)
     expected = {
         "tcfg": tangential.normalized_guidance(c, u, 7.5),
         "mag": magnitude.mambo_guidance(c.flatten(1), u.flatten(1), 9.0, 2.0).view(shape),
         "fdg": bands.FrequencyDecoupledGuidance(guidance_scales=[7.0, 3.0, 2.0]).forward(c, u).pred,
     }
     got = {
-        "tcfg": guidance.tcfg(*models, 7.5, process, told),
-        "mag": guidance.mag(*models, 9.0, process, told, alpha=2.0),
-        "fdg": guidance.fdg(*models, [7.0, 3.0, 2.0]),
+        "tcfg": guidance.tcfg(ours_c, ours_u, 7.5, process, told),
+        "mag": guidance.mag(ours_c, ours_u, 9.0, process, told, alpha=2.0),
+        "fdg": guidance.fdg(ours_c, ours_u, [7.0, 3.0, 2.0]),
     }
     for name, combined in expected.items():
         torch.testing.assert_close(got[name](x, sigma)[0], theirs_of(combined), rtol=1e-9, atol=1e-9)
@@ -461,7 +461,8 @@ def test_fdg_guides_each_band_by_its_own_scale() -> None:
     flat, fine = torch.ones(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
     fine[..., ::2] = -1
     for direction, scale, error in ((flat, 3.0, 1e-6), (fine, 9.0, 0.02)):
-        guided = guidance.fdg(lambda x, s, own=direction: own, lambda x, s: torch.zeros_like(x), (9.0, 3.0))
+        both = direction, torch.zeros_like(direction)
+        guided = guidance.fdg(lambda x, s, both=both: both, None, (9.0, 3.0))  # type: ignore[misc]
         inner = guided(torch.zeros_like(flat), sigma)[0][..., 4:-4, 4:-4]
         assert (inner - scale * direction[..., 4:-4, 4:-4]).abs().max() <= error * scale
 

@@ -98,7 +98,7 @@ def mag(
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         direction, output = c - u, u - origin(x, sigma)
         ratio = _norm(direction) / _norm(output)
-        return c + (weigh(sigma, x) - 1) * torch.exp(-alpha * ratio) * direction
+        return towards(c, torch.exp(-alpha * ratio) * direction, weigh(sigma, x))
 
     return guided(cond, uncond, rule)
 

@@ -39,7 +39,7 @@ def map_axis(mapping: AxisMap, array: npt.NDArray[Any], axis: int) -> npt.NDArra
     size = [1] * array.ndim
     size[axis] = -1
     weights = mapping.weights.astype(array.dtype).reshape(len(mapping.weights), *size)
-    result = array.take(mapping.indices[0], axis) * weights[0]
+    result: npt.NDArray[Any] = array.take(mapping.indices[0], axis) * weights[0]
     for indices, weight in zip(mapping.indices[1:], weights[1:], strict=True):
         result += array.take(indices, axis) * weight
     return result
@@ -88,7 +88,8 @@ def _interpolated(rows: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.fl
     place = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
     below = np.minimum(place.astype(np.int64), max(count - 2, 0))
     share = (place - below)[:, None]
-    return rows[below] * (1 - share) + rows[np.minimum(below + 1, count - 1)] * share
+    result: npt.NDArray[np.float64] = rows[below] * (1 - share) + rows[np.minimum(below + 1, count - 1)] * share
+    return result
 
 
 def _blurred(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -85,7 +85,7 @@ def map_axis_on(mapping: AxisMap, tensor: torch.Tensor, axis: int) -> torch.Tens
     parts = [
         tensor.index_select(axis, places) * weight.view(size) for places, weight in zip(indices, weights, strict=True)
     ]
-    result = parts[0]
+    result: torch.Tensor = parts[0]
     for part in parts[1:]:
         result = result + part
     return result
