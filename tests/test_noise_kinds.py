@@ -56,7 +56,7 @@ def test_the_covariance_is_that_of_the_numbers_drawn(name: str) -> None:
     exact = kind.covariance(SIZE)
     assert np.diag(exact) == pytest.approx(kind.std((1, *SIZE)) ** 2, abs=1e-6)
     assert kind.std((1, *SIZE)) == pytest.approx(math.sqrt(1.16) if name == "published offset" else 1.0, abs=1e-12)
-    count = 1500
+    count = 600
     numbers = source(kind, tuple(range(count)))(DRAW, torch.empty(count, *SIZE)).reshape(count, -1).double().numpy()
     found = numbers.T @ numbers / count
     error = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / count)  # of an estimate
@@ -210,9 +210,9 @@ def test_a_path_keeps_the_picture_when_the_number_of_steps_changes() -> None:
 
     def apart(kind: Correlated) -> float:
         results = []
-        for steps in (10, 20):
+        for steps in (8, 16):
             sampler = build_sampler("er_sde", "exponential", steps)
-            x = sampler.initial_state((4, 1, 8, 8), seed=0, noise=kind)
+            x = sampler.initial_state((2, 1, 8, 8), seed=0, noise=kind)
             results.append(sampler.sample(digits, x, seed=7, noise=kind))
         return float((results[0] - results[1]).square().mean().sqrt())
 
@@ -225,23 +225,23 @@ def test_a_path_keeps_the_picture_when_the_number_of_steps_changes() -> None:
 @each("name", ["dpmpp_2m", "er_sde"])
 def test_the_law_of_a_run_is_what_the_table_says(name: str) -> None:
     """Results of the sampler against the covariance that is computed from its plan."""
-    data = Colored(1.5).covariance((4, 4))
+    data = Colored(1.5).covariance((1, 4, 4))
     gaussian = ksched.exact.Gaussian(np.zeros(16), data)
     sampler = build_sampler(name, "karras", 5)
     kind, count = Pyramid(0.8), 1500
-    given_covariance = kind.covariance((4, 4))
+    given_covariance = kind.covariance((1, 4, 4))
     for start in (None, kind):
         exact = gaussian_covariance(
             sampler.plan, data, start=None if start is None else given_covariance, steps=given_covariance
         )
-        x = sampler.initial_state((count, 4, 4), seed=0, dtype=torch.float64, noise=start)
+        x = sampler.initial_state((count, 1, 4, 4), seed=0, dtype=torch.float64, noise=start)
         found = sampler.sample(gaussian, x, seed=0, noise=kind).reshape(count, -1).numpy()
         error = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / count)
         assert (np.abs(found.T @ found / count - exact) / error).max() < 5
 
 
 def test_gaussian_covariance_of_white_noise_is_the_law_along_each_axis() -> None:
-    data = Colored(1.5).covariance((4, 4))
+    data = Colored(1.5).covariance((1, 4, 4))
     sampler = build_sampler("dpmpp_2m_sde", "karras", 6)
     variances, axes = np.linalg.eigh(data)
     along = np.diag(axes.T @ gaussian_covariance(sampler.plan, data) @ axes)
@@ -266,7 +266,7 @@ def test_gaussian_distance_is_the_one_of_normal_laws(size: int, seed: int) -> No
 
 def test_an_exact_ode_multiplies_the_spectrum_of_the_data_by_that_of_the_noise() -> None:
     """And `dpmpp_2m_sde` forgets its start, so that only the noise of the steps counts."""
-    data, pink = Colored(2.0).covariance((8, 8)), Colored(1.0).covariance((8, 8))
+    data, pink = Colored(2.0).covariance((1, 8, 8)), Colored(1.0).covariance((1, 8, 8))
     variances, axes = np.linalg.eigh(data)
     gains = np.diag(axes.T @ pink @ axes)
     ode, sde = (build_sampler(name, "karras", 200).plan for name in ("dpmpp_2m", "dpmpp_2m_sde"))
