@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from catalogue import catalogue, prose, table
 from matplotlib.figure import Figure
+from named_noise_picture import named_noise
 from numpydoc.docscrape import FunctionDoc
 from recipe_page import recipe_page
 from sampler_names import words
@@ -65,6 +66,7 @@ def write(folder: Path) -> None:
     for path, text in pages.items():
         (folder / path).write_text(text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
+    save({folder / "named_noise.png": named_noise()}, dpi=80)
     draw_each(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ksched.execution.loop import StepInfo
     from ksched.execution.run import Run
     from ksched.execution.start_check import StartCheck
+    from ksched.noise.kinds import Correlated, NoiseName
     from ksched.noise.sources import Noise
 
 __all__ = ["TensorRuns"]
@@ -71,6 +72,7 @@ class TensorRuns(StochasticSteps):
         seed: Seed,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        noise: NoiseName | Correlated | None = None,
     ) -> torch.Tensor:
         """Pure noise at the level ``sigmas[0]``, scaled as `sample` wants it: the start of a run from nothing.
 
@@ -81,6 +83,8 @@ class TensorRuns(StochasticSteps):
             nothing else: not on the batch, the device, the sampler or the number of steps
         dtype : floating point; None is torch's default
         device : None is torch's default
+        noise : None is white; a name, such as "pink", or a kind of noise, such as ``ksched.noise.Offset(0.1)``, is
+            another law than that which the sampler is made for, see the page on noise
 
         Returns
         -------
@@ -108,11 +112,11 @@ class TensorRuns(StochasticSteps):
         import torch
 
         from ksched.execution.registers import check_state
-        from ksched.noise.seeded import SeededNoise
+        from ksched.noise.sources import start_source
 
         like = torch.empty(checked_shape(shape), dtype=dtype, device=device)
         check_state(like)
-        eps = SeededNoise(item_seeds(seed, len(like)))(Draw(math.inf, math.inf), like)
+        eps = start_source(item_seeds(seed, len(like)), noise, self.process)(Draw(math.inf, math.inf), like)
         return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
 
     def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | AdaptiveRun:
@@ -162,7 +166,9 @@ class TensorRuns(StochasticSteps):
             ``process.add_noise(x0, eps, sigmas[0])``
         seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
         noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or, with a seed,
-            "brownian": parts of one path, which keep the picture when the number of steps changes
+            "brownian": parts of one path, which keep the picture when the number of steps changes; or, with a seed,
+            noise that changes the law of the results: "pink", "brown", "blue", "violet", "pyramid", "offset", or a
+            `ksched.noise.Colored`, `ksched.noise.Pyramid` or `ksched.noise.Offset`. That of the start is its own
         callback : called with a `StepInfo` once a step; an exception it raises ends the run
         progress : show a progress bar (needs the extra ``cli``)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from cases import NAMES, PROCESSES, SPECS, process_for, start_state
+from hypothesis import given
+from hypothesis import strategies as st
 from representatives import each, in_turn, is_form, short
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ksched import EDM, VE, VP, Denoiser, Flow, Process, Sampler, build_sampler, guidance
 from ksched.denoisers.denoiser import Prediction
+from ksched.guidance import frequency
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import item_seeds
 from ksched.plan.rows import Draw
@@ -87,6 +91,9 @@ def wrappers(process: Process, shape: tuple[int, ...] = SHAPE) -> dict[str, Mode
         "apg_momentum": guidance.apg(cond, uncond, 4.0, momentum=guidance.Momentum(-0.5)),
         "cfg_zero_star": guidance.cfg_zero_star(cond, uncond, 4.0, flow),
         "perp_neg": guidance.perp_neg(cond, other, uncond, 4.0),
+        "fdg": guidance.fdg(cond, uncond, [4.0, guidance.within(2.0, 0.3, 3.0)], parallel=0.5),
+        "tcfg": guidance.tcfg(cond, uncond, 4.0, process, prediction),
+        "mag": guidance.mag(cond, uncond, 4.0, process, prediction, alpha=0.5),
         "interval": guidance.interval(guidance.cfg(cond, uncond, 4.0), cond, 0.3, 3.0),
         "clip": guidance.clip(pair),
         "dynamic_thresholding": guidance.dynamic_thresholding(pair, 0.9),
@@ -214,6 +221,9 @@ def test_scale_1_is_the_conditional_prediction(process: Process, state: tuple[to
         guidance.apg(cond, uncond, 1.0, norm_threshold=0.5, momentum=guidance.Momentum(0.5)),
         guidance.cfg_zero_star(cond, uncond, 1.0, flow),
         guidance.perp_neg(cond, other, uncond, 1.0, negative_scale=0.0),
+        guidance.fdg(cond, uncond, (1.0, 1.0, 1.0), parallel=0.3),
+        guidance.tcfg(cond, uncond, 1.0, process, native(process)),
+        guidance.mag(cond, uncond, 1.0, process, native(process)),
         guidance.interval(guidance.cfg(cond, uncond, 9.0), cond, 1.5, 2.0),
     ):
         denoised, twin = guided(x, sigma)
@@ -234,11 +244,15 @@ def test_what_reduces_to_cfg(process: Process, state: tuple[torch.Tensor, torch.
         guidance.apg(cond, uncond, 6.5, eta=1.0, norm_threshold=1e9, momentum=guidance.Momentum(0.0)),
         guidance.perp_neg(cond, other, uncond, 6.5, negative_scale=0.0),
         guidance.perp_neg(cond, uncond, uncond, 6.5),
+        guidance.fdg(cond, uncond, [6.5]),
+        guidance.mag(cond, uncond, 6.5, process, native(process), alpha=0.0),
         guidance.interval(guidance.cfg(cond, uncond, 6.5), other, 0, math.inf),
     ):
         denoised, twin = guided(x, sigma)
         assert torch.equal(denoised, expected[0])
         assert torch.equal(twin, expected[1])
+    for scales in ((6.5, 6.5), (6.5,) * 5):
+        torch.testing.assert_close(guidance.fdg(cond, uncond, scales)(x, sigma)[0], expected[0], rtol=1e-13, atol=1e-13)
     zero, _ = guidance.cfg(cond, uncond, 0.0)(x, sigma)
     torch.testing.assert_close(zero, uncond(x, sigma), rtol=1e-14, atol=1e-15)
 
@@ -250,6 +264,9 @@ def test_guidance_by_the_same_prediction_changes_nothing(state: tuple[torch.Tens
         guidance.apg(cond, cond, 8.0, norm_threshold=2.5),
         guidance.perp_neg(cond, cond, cond, 8.0),
         guidance.cfg_zero_star(cond, cond, 8.0, Flow()),
+        guidance.fdg(cond, cond, (8.0, 3.0), parallel=0.2),
+        guidance.tcfg(cond, cond, 8.0, VP(), "epsilon"),
+        guidance.mag(cond, cond, 8.0, VP(), "epsilon"),
     ):
         torch.testing.assert_close(guided(x, sigma)[0], cond(x, sigma), rtol=1e-13, atol=1e-13)
 
@@ -367,6 +384,110 @@ def test_perp_neg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
         across = m - (m * p).sum() / (p * p).sum() * p
         assert abs((across * p).sum()) < 1e-12
         np.testing.assert_allclose(denoised[i], u + 5 * (p - 0.8 * across), rtol=1e-12, atol=1e-12)
+
+
+@each("shape", [(2, 4, 32, 16), (3, 2, 8, 64)])
+def test_fdg_tcfg_and_mag_are_those_of_diffusers(
+    shape: tuple[int, ...], process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs combine network outputs; what they do to these, ours do to the x0 predictions that these stand for."""
+    bands = pytest.importorskip("diffusers.guiders.frequency_decoupled_guidance")
+    tangential = importlib.import_module("diffusers.guiders.tangential_classifier_free_guidance")
+    magnitude = importlib.import_module("diffusers.guiders.magnitude_aware_guidance")
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # they decompose in float32
+    monkeypatch.setattr(bands, "_CAN_USE_KORNIA", True)
+    monkeypatch.setattr(bands, "build_laplacian_pyramid_func", pyramid_as_in_kornia)
+    monkeypatch.setattr(bands, "upsample_and_blur_func", enlarged_as_in_kornia)
+    c, u = data_of(shape, 1).double(), data_of(shape, 2).double()
+    u, x = u + 0.7 * c, 3 * data_of(shape, 3).double()
+    sigma = torch.linspace(0.3, 0.9, len(x), dtype=torch.float64)
+    told = native(process)
+
+    def theirs_of(combined: torch.Tensor) -> torch.Tensor:
+        return Denoiser(lambda x, t: combined, process, told)(x, sigma)
+
+    ours_c, ours_u = Denoiser(lambda x, t: c, process, told), Denoiser(lambda x, t: u, process, told)
+    expected = {
+        "tcfg": tangential.normalized_guidance(c, u, 7.5),
+        "mag": magnitude.mambo_guidance(c.flatten(1), u.flatten(1), 9.0, 2.0).view(shape),
+        "fdg": bands.FrequencyDecoupledGuidance(guidance_scales=[7.0, 3.0, 2.0]).forward(c, u).pred,
+    }
+    got = {
+        "tcfg": guidance.tcfg(ours_c, ours_u, 7.5, process, told),
+        "mag": guidance.mag(ours_c, ours_u, 9.0, process, told, alpha=2.0),
+        "fdg": guidance.fdg(ours_c, ours_u, [7.0, 3.0, 2.0]),
+    }
+    for name, combined in expected.items():
+        torch.testing.assert_close(got[name](x, sigma)[0], theirs_of(combined), rtol=1e-9, atol=1e-9)
+    original = bands.FrequencyDecoupledGuidance([6.0, 2.0], parallel_weights=0.3, use_original_formulation=True)
+    ours = guidance.fdg(lambda x, s: c, lambda x, s: u, [7.0, 3.0], parallel=0.3)
+    torch.testing.assert_close(ours(x, sigma)[0], original.forward(c, u).pred, rtol=1e-9, atol=1e-9)
+
+
+def enlarged_as_in_kornia(x: torch.Tensor) -> torch.Tensor:
+    """Kornia's pyrup, of which the results are those of kornia 0.9."""
+    return blurred(torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def pyramid_as_in_kornia(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
+    result = []
+    for _ in range(levels - 1):
+        smaller = torch.nn.functional.interpolate(blurred(x), scale_factor=0.5, mode="bilinear", align_corners=False)
+        result.append(x - enlarged_as_in_kornia(smaller))
+        x = smaller
+    return [*result, x]
+
+
+def blurred(x: torch.Tensor) -> torch.Tensor:
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype) / 16
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    kernel = (row[:, None] * row).expand(x.shape[1], 1, 5, 5)
+    return torch.nn.functional.conv2d(padded, kernel, groups=x.shape[1])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 9))
+def test_bands_of_a_pyramid_add_up(shape: list[int], levels: int, seed: int) -> None:
+    """States of every rank and size, also of a single place, where kornia's needs powers of two."""
+    x = data_of((2, *shape), seed).double()
+    bands = frequency.laplacian(x, levels)
+    torch.testing.assert_close(frequency.collapsed(bands), x, rtol=1e-12, atol=1e-12)
+    ones = frequency.laplacian(torch.ones_like(x), levels)  # a constant is of the coarsest band alone
+    assert all(float(band.abs().max()) < 1e-14 for band in ones[:-1])
+
+
+def test_fdg_guides_each_band_by_its_own_scale() -> None:
+    """A direction that is constant in space gets the last scale, one from place to place the first."""
+    sigma = torch.ones(1)
+    flat, fine = torch.ones(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+    fine[..., ::2] = -1
+    for direction, scale, error in ((flat, 3.0, 1e-6), (fine, 9.0, 0.02)):
+        both = direction, torch.zeros_like(direction)
+        guided = guidance.fdg(lambda x, s, both=both: both, None, (9.0, 3.0))  # type: ignore[misc]
+        inner = guided(torch.zeros_like(flat), sigma)[0][..., 4:-4, 4:-4]
+        assert (inner - scale * direction[..., 4:-4, 4:-4]).abs().max() <= error * scale
+
+
+def test_mag_lowers_the_scale_where_predictions_are_far_apart() -> None:
+    c, u, sigma = torch.tensor([[3.0, 4.0], [0.1, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.ones(2)
+    guided, _ = guidance.mag(lambda x, s: c, lambda x, s: u, 5.0, VP(), "sample", alpha=0.5)(c, sigma)
+    for i, ratio in enumerate((4 / 3, 0.9)):
+        torch.testing.assert_close(guided[i], u[i] + (1 + 4 * math.exp(-0.5 * ratio)) * (c - u)[i])
+
+
+def test_tcfg_damps_what_the_conditional_output_has_not() -> None:
+    c, u = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.6, 0.5, 0.0]])
+    sigma = torch.ones(1)
+
+    def of(c: torch.Tensor, u: torch.Tensor, scale: float = 0.0) -> torch.Tensor:
+        return guidance.tcfg(lambda x, s: c, lambda x, s: u, scale, VP(), "sample")(c, sigma)[0]  # at scale 0 it is u'
+
+    damped = of(c, u)
+    first = np.linalg.svd(np.concatenate([c, u]))[2][0]
+    assert damped[0].numpy() == pytest.approx(first * float(u[0].numpy() @ first), abs=1e-6)
+    assert float(damped.norm()) < float(u.norm())
+    torch.testing.assert_close(of(c, 0.3 * c, 5.0), c + 4 * 0.7 * c)  # parallel: cfg
+    perpendicular = torch.tensor([[0.0, 2.0, 0.0]])
+    assert torch.equal(of(c, perpendicular), perpendicular), "of no direction more than of another: undamped"
 
 
 @short(lambda shape, percentile: shape == (2, 3, 4, 5) or percentile == 0.9)
@@ -530,8 +651,8 @@ def test_inpaint_noise_of_a_seed_is_the_start_noise_of_that_seed() -> None:
         seen.append(x)
         return x
 
-    for given in (11, [11, 12], noise):
-        guidance.inpaint(model, mask, original, VP(), noise=given)(x, sigma)
+    for chosen in (11, [11, 12], noise):
+        guidance.inpaint(model, mask, original, VP(), noise=chosen)(x, sigma)
     assert torch.equal(seen[0], VP().add_noise(original, noise, sigma))
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
@@ -620,6 +741,9 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
         lambda c, u: guidance.apg(lambda x, s: c, lambda x, s: u, 7.3, norm_threshold=0.5),
         lambda c, u: guidance.rescale(lambda x, s: c, lambda x, s: u, 7.3, VP(), "sample"),
         lambda c, u: guidance.perp_neg(lambda x, s: c, lambda x, s: c.flip(1), lambda x, s: u, 7.3),
+        lambda c, u: guidance.fdg(lambda x, s: c, lambda x, s: u, (7.3, 2.0)),
+        lambda c, u: guidance.tcfg(lambda x, s: c, lambda x, s: u, 7.3, VP(), "sample"),
+        lambda c, u: guidance.mag(lambda x, s: c, lambda x, s: u, 7.3, VP(), "sample"),
         lambda c, u: guidance.inpaint(lambda x, s: c, mask_of((4, 50)), u, VP(), noise=0),
         lambda c, u: guidance.dynamic_thresholding(lambda x, s: c, 0.9),
     ):
@@ -663,6 +787,11 @@ def test_gradients_are_finite_where_there_is_no_direction() -> None:
         guidance.rescale(lambda x, s: x, lambda x, s: 2 * x, 2.0, VP(), "sample"),  # the guided output is 0, not cond
         guidance.perp_neg(still, still, still, 5.0),
         guidance.cfg_zero_star(lambda x, s: x, lambda x, s: x, 5.0, Flow()),
+        guidance.fdg(still, still, (5.0, 3.0), parallel=0.5),
+        guidance.tcfg(still, still, 5.0, VP(), "sample"),
+        guidance.tcfg(lambda x, s: x, lambda x, s: x, 5.0, VP(), "sample"),
+        guidance.mag(still, still, 5.0, VP(), "sample"),
+        guidance.mag(lambda x, s: x, still, 5.0, VP(), "sample", alpha=0.0),
     ):
         denoised, _ = guided(x, sigma)
         assert torch.isfinite(denoised).all()
@@ -772,6 +901,10 @@ NOT_A_MODEL: Any = 3
         (lambda: guidance.apg(cond, uncond, 3, momentum=-0.5), r"momentum must be a new .*Momentum"),  # type: ignore[arg-type]
         (lambda: guidance.Momentum(2.0), "Momentum: beta must be at least -1 and at most 1"),
         (lambda: guidance.perp_neg(cond, NOT_A_MODEL, uncond, 3), "negative must be callable"),
+        (lambda: guidance.fdg(cond, uncond, 3), r"fdg: scales must be a list of scales, .* got 3"),  # type: ignore[arg-type]
+        (lambda: guidance.fdg(cond, uncond, [3, math.nan]), "fdg: scale must be a finite number; got nan"),
+        (lambda: guidance.mag(cond, uncond, 3, VP(), "sample", alpha=-1), "mag: alpha must be a finite number of at"),
+        (lambda: guidance.tcfg(cond, uncond, 3, VP(), "flow"), "a VP network predicts epsilon, score, v_prediction or"),
         (lambda: guidance.clip(NOT_A_MODEL), "denoiser must be callable"),
         (lambda: guidance.clip(cond, 1, -1), "clip: low must be below high; got low=1.0, high=-1.0"),
         (lambda: guidance.clip(cond, math.nan, 1), "clip: low must be a number"),

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ksched.arrays.plans import HasPlan, plan_of
 from ksched.execution.matrices import Matrices
 from ksched.kernels.normal_table import Floats
-from ksched.noise.streams import Seed, checked_shape, item_seeds, seeded_numbers
+from ksched.noise.kinds import Correlated, NoiseName, named_numbers
+from ksched.noise.streams import Seed, checked_shape, item_seeds
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 
@@ -20,7 +21,12 @@ __all__ = ["initial_state", "noise"]
 
 
 def initial_state(
-    plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed, dtype: npt.DTypeLike = np.float32
+    plan: Plan | HasPlan,
+    shape: Sequence[int],
+    *,
+    seed: Seed,
+    dtype: npt.DTypeLike = np.float32,
+    noise: NoiseName | Correlated | None = None,
 ) -> npt.NDArray[Any]:
     """`ksched.Sampler.initial_state` as a NumPy array: pure noise at the level that a run starts from.
 
@@ -30,6 +36,7 @@ def initial_state(
     shape : of the state, batch first
     seed : one whole number (item i takes ``seed + i``) or one per item
     dtype : floating point
+    noise : as for `ksched.Sampler.initial_state`
 
     Returns
     -------
@@ -37,15 +44,18 @@ def initial_state(
 
     Raises
     ------
-    TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item
+    TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item, a noise
+        that is none
     """
     plan, shape = plan_of(plan), checked_shape(shape)
-    eps = seeded_numbers(item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)
+    eps = named_numbers(noise, item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)
     eps *= plan.start.sigma * plan.noise_scale
     return eps
 
 
-def noise(plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed) -> Floats:
+def noise(
+    plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed, noise: NoiseName | Correlated | None = None
+) -> Floats:
     """All noises of a run in one array, for `scan`.
 
     Parameters
@@ -53,6 +63,8 @@ def noise(plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed) -> Floats:
     plan : a `ksched.Plan`, or a `ksched.Sampler`
     shape : of the state, batch first
     seed : as for `ksched.Sampler.sample`, whose noises these are
+    noise : None is white; else a name, such as "pink", or a kind of noise, as for `ksched.Sampler.sample`, but none of
+        a Brownian path
 
     Returns
     -------
@@ -69,5 +81,5 @@ def noise(plan: Plan | HasPlan, shape: Sequence[int], *, seed: Seed) -> Floats:
     result = np.zeros((form.nfe + 1, form.draws, *shape), np.float32)
     for call in range(-1, form.nfe):
         for place, (number, _) in enumerate(form.turn(call).draws):
-            result[call + 1, place] = seeded_numbers(seeds, form.plan.draws[number], shape)
+            result[call + 1, place] = named_numbers(noise, seeds, form.plan.draws[number], shape)
     return result

@@ -31,7 +31,7 @@ class Run(Progress, CopiedBySaving):
     x : start state, batch first; it is copied, never written to
     seed : one whole number, or one per item of the batch; needed if the plan draws noise
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
-        a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`)
+        a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`); or another kind by its name
     process : names the timesteps of the levels; None if the model needs none
     levels : what a model that knows its process may check, of `ksched.processes.agreement.levels_of`; None is nothing
     check_start : is called with the state of the first model call when that has been answered

@@ -17,7 +17,9 @@ call of `observed`. A wrapper holds no state, with the one exception that `Momen
 from ksched.guidance.chunking import chunked
 from ksched.guidance.classifier_free import Momentum, apg, cfg, cfg_zero_star, perp_neg, rescale
 from ksched.guidance.edits import clip, dynamic_thresholding, inpaint
+from ksched.guidance.frequency import fdg
 from ksched.guidance.inputs import batched
+from ksched.guidance.magnitude import mag, tcfg
 from ksched.guidance.posterior import observed
 from ksched.guidance.routing import experts
 from ksched.guidance.scale import interval, within
@@ -32,10 +34,13 @@ __all__ = [
     "clip",
     "dynamic_thresholding",
     "experts",
+    "fdg",
     "inpaint",
     "interval",
+    "mag",
     "observed",
     "perp_neg",
     "rescale",
+    "tcfg",
     "within",
 ]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 
 from ksched.denoisers.answer import Model, answer
-from ksched.denoisers.denoiser import Denoiser
+from ksched.guidance.rules import guided, output_origin
 from ksched.guidance.scale import Scale, checked_number, scale_function
 from ksched.guidance.tensors import (
     FINITE,
@@ -23,7 +21,6 @@ from ksched.guidance.tensors import (
     checked_prediction,
     item_dot,
     item_std,
-    per_item,
     towards,
 )
 from ksched.names.enums import Prediction
@@ -31,9 +28,6 @@ from ksched.options import Between
 from ksched.processes import Process
 
 __all__ = ["Momentum", "apg", "cfg", "cfg_zero_star", "perp_neg", "rescale"]
-
-
-_Rule: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # Guidance
@@ -65,7 +59,7 @@ def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         return towards(c, c - u, weigh(sigma, x))
 
-    return _guided(cond, uncond, rule)
+    return guided(cond, uncond, rule)
 
 
 def rescale(
@@ -96,17 +90,17 @@ def rescale(
     """
     weigh = scale_function("rescale", scale)
     phi = checked_number("rescale", "phi", phi, SHARE)
-    origin = _origin(process, prediction)
+    origin = output_origin(process, prediction)
 
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        guided = towards(c, c - u, weigh(sigma, x))
+        raised = towards(c, c - u, weigh(sigma, x))
         zero = origin(x, sigma)
         # A network output is a multiple of D - zero, the same for both, and multiples cancel in the ratio.
-        wanted, found = item_std(c - zero), item_std(guided - zero)
+        wanted, found = item_std(c - zero), item_std(raised - zero)
         ratio = torch.where(found > 0, wanted / found.clamp_min(TINY), torch.ones_like(found))
-        return guided + phi * (ratio - 1) * (guided - zero)
+        return raised + phi * (ratio - 1) * (raised - zero)
 
-    return _guided(cond, uncond, rule)
+    return guided(cond, uncond, rule)
 
 
 @dataclass(eq=False)
@@ -194,7 +188,7 @@ def apg(
             update = update * (threshold / item_dot(update, update).clamp_min(TINY).sqrt()).clamp_max(1)
         return towards(c, update - (1 - eta) * along(update, c), weigh(sigma, x))
 
-    return _guided(cond, uncond, rule)
+    return guided(cond, uncond, rule)
 
 
 def cfg_zero_star(cond: Model, uncond: Model | None, scale: Scale, process: Process) -> PairModel:
@@ -220,13 +214,13 @@ def cfg_zero_star(cond: Model, uncond: Model | None, scale: Scale, process: Proc
     a run on ``sigmas=sampler.sigmas[k:]`` from the unchanged start noise.
     """
     weigh = scale_function("cfg_zero_star", scale)
-    origin = _origin(process, "flow")
+    origin = output_origin(process, "flow")
 
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         zero = origin(x, sigma)  # velocities are one multiple of D - zero
         return towards(c, (c - zero) - along(c - zero, u - zero), weigh(sigma, x))
 
-    return _guided(cond, uncond, rule)
+    return guided(cond, uncond, rule)
 
 
 def perp_neg(cond: Model, negative: Model, uncond: Model, scale: Scale, *, negative_scale: float = 1.0) -> PairModel:
@@ -264,44 +258,3 @@ def perp_neg(cond: Model, negative: Model, uncond: Model, scale: Scale, *, negat
         return (towards(c, c - u, weight) - weight * factor * across).to(x.dtype), u.to(x.dtype)
 
     return denoise
-
-
-def _guided(cond: Model, uncond: Model | None, rule: _Rule) -> PairModel:
-    """A denoiser that returns (what the rule makes of the two predictions, uncond)."""
-    check_callable("cond", cond)
-    if uncond is not None:
-        check_callable("uncond", uncond)
-
-    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = answer(cond, x, sigma, both=uncond is None)
-        if uncond is None and second is None:
-            raise TypeError("cond must return (cond, uncond) where uncond is None; it returned one prediction")
-        # A copy if another call follows: captured networks return the same buffer every time.
-        c = checked_prediction("cond", first, x, copy=uncond is not None)
-        if uncond is not None:
-            second = answer(uncond, x, sigma, both=False)[0]
-        u = checked_prediction("uncond", second, x)
-        return rule(x.to(c.dtype), sigma, c, u).to(x.dtype), u.to(x.dtype)
-
-    return denoise
-
-
-def _origin(process: Process, prediction: Prediction | str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The x0 prediction that a network output of 0 stands for; an output is a multiple of the distance to it."""
-    prediction = Denoiser(torch.zeros_like, process, prediction).prediction  # refuses what the process cannot have
-
-    def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        # `Denoiser` with its output at 0, without its walk of the training table for the timestep.
-        sigma = per_item(sigma.to(x.dtype), x)
-        a, s = process.alpha(sigma), process.noise_std(sigma)
-        if prediction == "sample":
-            return torch.zeros_like(x)
-        if prediction in ("epsilon", "score"):
-            return x / a
-        if prediction in ("flow", "velocity_to_data"):
-            return x / (a + s / process.noise_scale)
-        data = process.sigma_data
-        gain: torch.Tensor = a * data**2 / process.input_norm(sigma) ** 2
-        return gain * x
-
-    return origin

@@ -14,6 +14,7 @@ from ksched.options import Between
 __all__ = [
     "FINITE",
     "NOT_NEGATIVE",
+    "NOT_NEGATIVE_FINITE",
     "SHARE",
     "TINY",
     "PairModel",
@@ -36,6 +37,9 @@ FINITE = Between(-sys.float_info.max, sys.float_info.max)
 
 
 NOT_NEGATIVE = Between(0.0, math.inf)
+
+
+NOT_NEGATIVE_FINITE = Between(0.0, sys.float_info.max)
 
 
 SHARE = Between(0.0, 1.0)

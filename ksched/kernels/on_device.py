@@ -1,17 +1,18 @@
-"""Random words and the table of normal numbers on a device, in plain operations of torch: the bits of the host's."""
+"""Random words, the table of normal numbers and maps of axes on a device, in plain operations: the host's bits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
 from ksched.kernels import philox
+from ksched.kernels.axis_maps import AxisMap
 from ksched.kernels.normal_table import table
 from ksched.kernels.philox import Key
 
-__all__ = ["lanes", "table_on", "words_on"]
+__all__ = ["lanes", "map_axis_on", "table_on", "words_on"]
 
 
 _LOW = 0xFFFFFFFF
@@ -74,3 +75,25 @@ def table_on(device: torch.device) -> torch.Tensor:
         arrived.record()
     arrived.synchronize()
     return result
+
+
+def map_axis_on(mapping: AxisMap, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """A tensor mapped along an axis, in its own dtype: the bits of `ksched.kernels.axis_maps.map_axis`."""
+    indices, weights = _taps_on(mapping, tensor.device, tensor.dtype)
+    size = [1] * tensor.ndim
+    size[axis] = -1
+    parts = [
+        tensor.index_select(axis, places) * weight.view(size) for places, weight in zip(indices, weights, strict=True)
+    ]
+    result: torch.Tensor = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result
+
+
+@lru_cache(maxsize=256)
+def _taps_on(mapping: AxisMap, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers of a map on a device, in a dtype; they get there once, before any graph is captured."""
+    indices = torch.tensor(mapping.indices.tolist(), dtype=torch.int64, device="cpu")
+    weights = torch.tensor(mapping.weights.tolist(), dtype=dtype, device="cpu")
+    return indices.to(device, non_blocking=True), weights.to(device, non_blocking=True)

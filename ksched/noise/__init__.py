@@ -13,6 +13,7 @@ from ksched.noise.streams import Seed, item_seeds
 
 if TYPE_CHECKING:
     from ksched.noise.brownian import BrownianNoise
+    from ksched.noise.kinds import Colored, Correlated, Offset, Pyramid
     from ksched.noise.seeded import SeededNoise
     from ksched.noise.sources import (
         SCHEMES,
@@ -28,7 +29,11 @@ __all__ = [
     "SCHEMES",
     "BrownianNoise",
     "CallableNoise",
+    "Colored",
+    "Correlated",
     "NoiseSource",
+    "Offset",
+    "Pyramid",
     "Seed",
     "SeededNoise",
     "brownian_sampler",
@@ -39,7 +44,9 @@ __all__ = [
 ]
 
 # What draws tensors is imported when it is first used, so that the numbers alone need no torch.
-_FILES = {"BrownianNoise": "brownian", "SeededNoise": "seeded"}
+_FILES = {"BrownianNoise": "brownian", "SeededNoise": "seeded"} | dict.fromkeys(
+    ("Colored", "Correlated", "Offset", "Pyramid"), "kinds"
+)
 
 
 def __getattr__(name: str) -> Any:

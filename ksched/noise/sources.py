@@ -1,4 +1,4 @@
-"""Where a run takes its noise from: seeds, a Brownian path, or a function of your own.
+"""Where a run takes its noise from: seeds, a Brownian path, a kind that has a name, or a function of your own.
 
 Seeded numbers are ksched's own, the same bytes with every version of numpy and torch and on every device: random words
 of a published generator, Philox4x64-10, tables of float32 numbers, and single operations of float32.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from ksched.noise import brownian, streams
 from ksched.noise.brownian import BrownianNoise
 from ksched.noise.clip import FrameNoise
+from ksched.noise.correlated import CorrelatedNoise
+from ksched.noise.kinds import Colored, Correlated, NoiseName, Offset, Pyramid, chosen_kind, kind_of, kind_of_scheme
 from ksched.noise.seeded import SeededNoise, limited
 from ksched.noise.streams import Seed, item_seeds
 from ksched.plan.rows import Draw
@@ -34,6 +36,7 @@ __all__ = [
     "scheme_of",
     "seeded_source",
     "source_by_scheme",
+    "start_source",
 ]
 
 
@@ -72,13 +75,19 @@ class CallableNoise:
         return noise.to(device=like.device, dtype=like.dtype)
 
 
-def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) -> NoiseSource:
-    """The noise of a kind, "seeded" or "brownian", for items of these seeds.
+def seeded_source(
+    kind: str | Correlated, seeds: tuple[int, ...], process: Process | None
+) -> SeededNoise | BrownianNoise | CorrelatedNoise:
+    """The noise of a kind, "seeded", "brownian" or one of `ksched.noise.kinds`, for items of these seeds.
 
     Raises
     ------
     ValueError : another kind; a Brownian path without a process to say where its levels are
     """
+    if isinstance(kind, Correlated):
+        base = seeded_source("brownian" if kind.brownian else "seeded", seeds, process)
+        assert not isinstance(base, CorrelatedNoise)
+        return CorrelatedNoise(kind, base)
     if kind == "seeded":
         return SeededNoise(seeds)
     if kind != "brownian":
@@ -88,13 +97,27 @@ def seeded_source(kind: str, seeds: tuple[int, ...], process: Process | None) ->
     return BrownianNoise(seeds, process)
 
 
+def start_source(seeds: tuple[int, ...], noise: Any, process: Process) -> NoiseSource:
+    """The noise of start states, white where ``noise`` is None.
+
+    Raises
+    ------
+    TypeError, ValueError : no name and no kind of noise
+    """
+    return seeded_source(chosen_kind(noise), seeds, process)
+
+
 def reseeded(source: NoiseSource, seeds: tuple[int, ...]) -> NoiseSource:
     """The same kind of noise for items of other seeds."""
+    if isinstance(source, CorrelatedNoise):
+        return source.with_seeds(seeds)
     return BrownianNoise(seeds, source.process) if isinstance(source, BrownianNoise) else SeededNoise(seeds)
 
 
 def scheme_of(source: NoiseSource) -> str:
     """The name of the rule that makes a source's numbers, for a state that is saved."""
+    if isinstance(source, CorrelatedNoise):
+        return source.kind.scheme
     return SCHEMES["brownian" if isinstance(source, BrownianNoise) else "seeded"]
 
 
@@ -108,7 +131,9 @@ def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | Non
     for kind, name in SCHEMES.items():
         if name == scheme:
             return seeded_source(kind, seeds, process)
-    known = " and ".join(map(repr, SCHEMES.values()))
+    if (correlated := kind_of_scheme(scheme)) is not None:
+        return seeded_source(correlated, seeds, process)
+    known = " and ".join(map(repr, [*SCHEMES.values(), *(kind.SCHEME for kind in (Colored, Pyramid, Offset))]))
     raise ValueError(
         f"this version of ksched makes noise by {known}; the state needs {scheme!r}: finish it with its own"
     )
@@ -141,24 +166,22 @@ def brownian_sampler(
     return noise
 
 
-Noise: TypeAlias = Callable[[float, float], Any] | Literal["brownian"]
+Noise: TypeAlias = Callable[[float, float], Any] | NoiseName | Correlated
 
 
 def noise_source(
     draws: bool, batch: int, seed: Seed | None, noise: Noise | None, process: Process | None = None
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
     """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
-    kind = "seeded"
     if isinstance(noise, FrameNoise):
         return noise, None
-    if isinstance(noise, str):
-        if noise != "brownian":
-            raise ValueError(f'noise must be "brownian" or callable, (sigma_from, sigma_to) -> tensor; got {noise!r}')
-        kind, noise = noise, None
+    kind = kind_of(noise)
+    if kind is not None:
+        noise = None
     if seed is not None and noise is not None:
         raise ValueError("give either seed or noise, not both")
     if noise is not None:
-        if not callable(noise):
+        if isinstance(noise, str | Correlated) or not callable(noise):
             raise TypeError(f"noise must be callable, (sigma_from, sigma_to) -> tensor; got {type(noise).__name__}")
         return CallableNoise(noise), None
     if seed is None:
@@ -166,4 +189,4 @@ def noise_source(
             raise ValueError("this sampler draws noise: give seed=<int>, one seed per batch item, or noise=<callable>")
         return SeededNoise(()), None
     seeds = item_seeds(seed, batch)
-    return seeded_source(kind, seeds, process), seeds
+    return seeded_source("seeded" if kind is None else kind, seeds, process), seeds

@@ -19,6 +19,8 @@ from ksched.types import Array, ArrayLike
 __all__ = [
     "Law",
     "Marginal",
+    "gaussian_covariance",
+    "gaussian_distance",
     "gaussian_error",
     "gaussian_errors",
     "gaussian_law",
@@ -193,6 +195,55 @@ def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: boo
     the exact law. weak: Wasserstein-2 distance of the two normal laws. Both are lengths in the units of the data
     """
     return float(gaussian_errors(plan, [mean], [std], weak=weak)[0])
+
+
+def gaussian_covariance(
+    plan: Plan, covariance: ArrayLike, *, start: ArrayLike | None = None, steps: ArrayLike | None = None
+) -> Array:
+    """Exact covariance of a plan's result for normal data of mean 0 and the exact denoiser, started from pure noise.
+
+    Parameters
+    ----------
+    plan : what is run
+    covariance : of the data, shape (n, n)
+    start, steps : covariances of the noise of the start state and of the noise that the steps draw, shape (n, n), such
+        as those of `ksched.noise.Correlated.covariance`; None is white noise of variance 1
+
+    Returns
+    -------
+    float64, shape (n, n)
+
+    Notes
+    -----
+    A plan acts on every principal axis of the data for itself, so in these axes the noise of the start and of each draw
+    is multiplied by a number on each: elementwise by the products of two of them.
+    """
+    variances, axes = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
+    result = _gaussian_result(plan, np.sqrt(np.maximum(variances, 0.0)))
+    first = result[1] * _noise_std(plan, plan.start)
+    noises = [
+        np.eye(len(axes)) if noise is None else axes.T @ np.asarray(noise, dtype=np.float64) @ axes
+        for noise in (start, steps)
+    ]
+    found = noises[0] * np.outer(first, first) + noises[1] * (result[2:].T @ result[2:])
+    return np.asarray(axes @ found @ axes.T)
+
+
+def gaussian_distance(a: ArrayLike, b: ArrayLike) -> float:
+    """Wasserstein-2 distance of two normal laws of mean 0, from their covariances of shape (n, n).
+
+    A length over all n numbers; ``sqrt(trace(b))`` is the size of the second.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    root = _root(second)
+    squared = np.trace(first) + np.trace(second) - 2 * np.trace(_root(root @ first @ root))
+    return math.sqrt(max(float(squared), 0.0))
+
+
+def _root(matrix: Array) -> Array:
+    """The square root of a symmetric positive semi-definite matrix."""
+    values, axes = np.linalg.eigh((matrix + matrix.T) / 2)
+    return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)) @ axes.T)
 
 
 def warped_sigmas(

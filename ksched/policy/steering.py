@@ -42,6 +42,7 @@ import torch
 from ksched.denoisers.answer import Model, answer
 from ksched.execution.adaptive_run import NOT_PARTED, AdaptiveRun
 from ksched.execution.run import Run
+from ksched.noise.kinds import Correlated, NoiseName, kind_of
 from ksched.noise.streams import Seed, item_seeds
 from ksched.options import check_whole
 from ksched.policy.resampling import (
@@ -277,7 +278,7 @@ def sample(
     scale: float = 1.0,
     scheme: Scheme = "systematic",
     groups: int | None = None,
-    noise: Literal["brownian"] | None = None,
+    noise: NoiseName | Correlated | None = None,
 ) -> Steered:
     """Run a sampler to the end, steered towards ``p(x) exp(scale * reward(x))``.
 
@@ -301,7 +302,8 @@ def sample(
 
     Raises
     ------
-    TypeError, ValueError : as for `Sampler.sample` and `Particles`; an adaptive sampler, or one that draws no noise
+    TypeError, ValueError : as for `Sampler.sample` and `Particles`; an adaptive sampler, or one that draws no noise; a
+        proposal with noise that is correlated in space
 
     Notes
     -----
@@ -321,6 +323,8 @@ def sample(
     for model in (denoiser,) if proposal is None else (denoiser, proposal):
         check_agreement(model, sampler.process, sampler.sigmas)
     check_whole("every", every, 1)
+    if proposal is not None and isinstance(kind_of(noise), Correlated):
+        raise ValueError(f"the weights of a proposal are those of independent noise; leave out noise={noise!r}")
     run = sampler.start(x, seed=seed, noise=noise)
     particles = Particles(
         len(x),
