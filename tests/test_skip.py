@@ -11,13 +11,13 @@ import torch
 from cases import NAMES, process_for
 from hypothesis import given
 from hypothesis import strategies as st
+from ksched.analysis import gaussian_error
+from ksched.batch import Batch
 from representatives import each
 
 import ksched
 from ksched import Flow, Plan, build_sampler, exact
-from ksched.analysis import gaussian_error
 from ksched.arrays import run as run_on_arrays
-from ksched.batch import Batch
 from ksched.samplers.registry import sampler_spec
 from ksched.testing.samplers import check_plan
 
@@ -82,7 +82,7 @@ def test_the_line_is_exact_for_predictions_that_are_linear_in_lam(gone: set[int]
 
     off = [abs(result(whole.skip(gone, by)) - result(whole)) for by in ("line", "reuse")]
     assert off[0] < 1e-9 * (1 + abs(result(whole)))
-    assert off[1] > 1e-3 * off[0] and (off[1] > 1e-6 or not gone)
+    assert off[1] > 1e-6 or not gone
 
 
 def test_calls_are_numbers_or_a_mask() -> None:
@@ -91,7 +91,8 @@ def test_calls_are_numbers_or_a_mask() -> None:
     same: Sequence[object] = [(5, 2), {2, -2}, range(2, 6, 3), np.array([2, 5]), "1,1,0,1,1,0,1", "1, 1, 0, 1, 1, 0, 1"]
     for calls in [*same, [1, 1, 0, 1, 1, 0, 1], np.array([1, 1, 0, 1, 1, 0, 1])]:
         assert plan.skip(calls) == expected, calls  # type: ignore[arg-type]
-    assert plan.skip([]) is plan and plan.skip("1,1,1,1,1,1,1") is plan
+    assert plan.skip([]) is plan
+    assert plan.skip("1,1,1,1,1,1,1") is plan
     assert plan.skip([1, 0, 1, 1, 1, 1, 1]) == plan.skip([1])
 
 
@@ -135,7 +136,8 @@ def test_a_skipped_plan_is_a_plan_everywhere() -> None:
     batch.add(moved)
     while batch:
         batch.tick(network)
-    assert other.done and torch.equal(moved.x, alone)
+    assert other.done
+    assert torch.equal(moved.x, alone)
     path = sampler.rollout(network, x, seed=7)
     assert torch.equal(path.x, alone)
     torch.testing.assert_close(sampler.log_prob(network, path), path.log_prob)
@@ -147,8 +149,10 @@ def test_explain_prints_what_skipping_costs(capsys: pytest.CaptureFixture[str]) 
     text = ksched.explain(plan)
     assert capsys.readouterr().out.strip() == text
     words = " ".join(text.split())
-    assert "12 steps, 12 model calls" in words and "8 of 20 model calls, numbers 2, 4, 6," in words
-    assert "constant prediction: exact" in words and "linear in log(alpha / sigma)" in words
+    assert "12 steps, 12 model calls" in words
+    assert "8 of 20 model calls, numbers 2, 4, 6," in words
+    assert "constant prediction: exact" in words
+    assert "linear in log(alpha / sigma)" in words
     for each_plan, start in ((plan, "on normal data of mean 1: "), (whole, "with all 20 model calls: ")):
         errors = words.partition(start)[2].split(", ")
         assert errors[1] == f"{gaussian_error(each_plan, 1, 0.5):.3g} at std 0.5"

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ksched.plan.rows import Draw, Register, Row, form_text
+from ksched.plan.skipping import answers_of, calls_to_skip, in_steps, rows_without
 from ksched.processes import Level
 from ksched.processes.base import check_positive
 from ksched.storage.texts import parse_json
@@ -194,8 +195,8 @@ class Plan:
         -------
         an ordinary plan: `ksched.build_sampler` makes a sampler of it, and `ksched.explain` prints what it costs. A
         step without a model call becomes part of the step before it. All noises stay as they were, so that a
-        seed draws the same ones. ``report["skipped"]`` says what was done; a report of `tune` no longer holds and is
-        left out. If nothing is skipped, this plan itself
+        seed draws the same ones. ``report["skipped"]`` has the calls, the rule and this plan; a report of `tune` no
+        longer holds and is left out. If nothing is skipped, this plan itself
 
         Raises
         ------
@@ -216,9 +217,15 @@ class Plan:
         x2   eval s=0.4    +0.080000 x1  +0.920000 D1
         x3                 +1.000000 D2
         """
-        from ksched.plan.skipping import skipped  # which needs plans
-
-        return skipped(self, calls, by)
+        skipped = calls_to_skip(calls, self.nfe)
+        answers = answers_of(self.levels, skipped, by)
+        if not skipped:
+            return self
+        rows, draws = rows_without(self.rows, self.draws, skipped, answers)
+        rows, sigmas = in_steps(rows, self.sigmas)
+        whole = {**self._table(), "noise_scale": self.noise_scale}
+        report = {"calls": sorted(skipped), "by": by, "whole": whole}
+        return replace(self, rows=tuple(rows), draws=draws, sigmas=sigmas, report={"skipped": report})
 
     @cached_property
     def digest(self) -> str:

@@ -5,45 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from operator import index
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ksched.plan.analysis import gaussian_errors
-from ksched.plan.plan import Plan
-from ksched.plan.rows import Register, Row, in_order, without_unused
+from ksched.plan.rows import Draw, Register, Row, in_order, without_unused
 from ksched.processes import Level
 
-__all__ = ["STDS", "normal_errors", "skipped"]
-
-#: of the normal data on which the cost of skipping is reported; its mean is 1
-STDS = (0.3, 0.5, 1.0, 2.0)
+__all__ = ["answers_of", "calls_to_skip", "in_steps", "rows_without"]
 
 
-def skipped(plan: Plan, calls: str | Iterable[int], by: Literal["reuse", "line"] = "reuse") -> Plan:
-    """See `Plan.skip`."""
-    if by not in ("reuse", "line"):
-        raise ValueError(f"by must be 'reuse' or 'line'; got {by!r}")
-    gone = _skipped_calls(calls, plan.nfe)
-    if not gone:
-        return plan
-    answers = _answers(plan.levels, gone, by)
-    rows = _merged([_rewritten(row, answers) for row in _without_calls(plan, gone)], plan)
-    rows, draws = without_unused(_with_pairs(rows), plan.draws)
-    rows, sigmas = _in_steps(rows, plan.sigmas)
-    report: dict[str, Any] = {"calls": sorted(gone), "by": by, "nfe": plan.nfe, "stds": list(STDS)}
-    report |= {"errors": normal_errors(plan), "growth": max(math.hypot(*answers[call].values()) for call in gone)}
-    return replace(plan, rows=tuple(rows), draws=draws, sigmas=sigmas, report={"skipped": report})
-
-
-def normal_errors(plan: Plan) -> list[float]:
-    """Exact errors on normal data of mean 1 and of every std of `STDS`; of the law, if the plan draws noise."""
-    return [float(error) for error in gaussian_errors(plan, [1.0] * len(STDS), STDS, weak=bool(plan.draws))]
-
-
-def _skipped_calls(calls: str | Iterable[int], nfe: int) -> set[int]:
+def calls_to_skip(calls: str | Iterable[int], nfe: int) -> set[int]:
     """Which calls are skipped, from their numbers or from a mask.
 
     Whether numbers are a mask is no guess: as numbers of calls, 0s and 1s for every call would skip the first.
@@ -60,10 +33,10 @@ def _skipped_calls(calls: str | Iterable[int], nfe: int) -> set[int]:
         raise ValueError(f"a mask needs a 0 or 1 for each of the {nfe} model calls; got {len(numbers)} of them")
     if wrong := [number for number in numbers if not (mask or -nfe <= number < nfe)]:
         raise ValueError(f"calls must be from {-nfe} to {nfe - 1}, those of the plan; got {wrong[0]}")
-    gone = {k for k, kept in enumerate(numbers) if not kept} if mask else {number % nfe for number in numbers}
-    if 0 in gone:
+    skipped = {k for k, made in enumerate(numbers) if not made} if mask else {number % nfe for number in numbers}
+    if 0 in skipped:
         raise ValueError("the first call cannot be skipped: there is no earlier prediction to take instead")
-    return gone
+    return skipped
 
 
 def _whole_numbers(calls: Iterable[Any]) -> list[int]:
@@ -79,12 +52,21 @@ def _whole_numbers(calls: Iterable[Any]) -> list[int]:
     return numbers
 
 
-def _answers(levels: Sequence[Level], gone: set[int], by: str) -> list[dict[int, float]]:
-    """Every prediction as a combination of those that are made, which are numbered anew."""
+def answers_of(levels: Sequence[Level], skipped: set[int], by: str) -> list[dict[int, float]]:
+    """Every prediction as a combination of those that are made, which are numbered anew.
+
+    Parameters
+    ----------
+    levels : of all calls
+    skipped : numbers of those that are not made, as of `calls_to_skip`
+    by : "reuse" or "line", as for `Plan.skip`
+    """
+    if by not in ("reuse", "line"):
+        raise ValueError(f"by must be 'reuse' or 'line'; got {by!r}")
     made: list[int] = []
     answers: list[dict[int, float]] = []
     for call, level in enumerate(levels):
-        if call not in gone:
+        if call not in skipped:
             answers.append({len(made): 1.0})
             made.append(call)
             continue
@@ -100,14 +82,24 @@ def _answers(levels: Sequence[Level], gone: set[int], by: str) -> list[dict[int,
     return answers
 
 
-def _without_calls(plan: Plan, gone: set[int]) -> list[Row]:
-    """The rows, where the model is not called on some states."""
-    rows, call = [], 0
-    for row in plan.rows:
-        skip = row.level is not None and call in gone
+def rows_without(
+    rows: Sequence[Row], draws: Sequence[Draw], skipped: set[int], answers: Sequence[Mapping[int, float]]
+) -> tuple[list[Row], tuple[Draw, ...]]:
+    """The rows of a plan, and the noises that they read, without the calls that are skipped.
+
+    Parameters
+    ----------
+    answers : as `answers_of` makes them
+    """
+    without, idle, call = [], set[Register](), 0
+    for k, row in enumerate(rows):
+        skip = row.level is not None and call in skipped
         call += row.level is not None
-        rows.append(row._replace(level=None, both=False) if skip else row)
-    return rows
+        if skip:
+            idle.add(Register("x", k))
+        without.append(_rewritten(row._replace(level=None, both=False) if skip else row, answers))
+    found, drawn = without_unused(_merged(without, idle), draws)
+    return _with_pairs(found), drawn
 
 
 def _rewritten(row: Row, answers: Sequence[Mapping[int, float]]) -> Row:
@@ -121,8 +113,8 @@ def _rewritten(row: Row, answers: Sequence[Mapping[int, float]]) -> Row:
     return row._replace(terms=in_order({register: value for register, value in terms.items() if value}))
 
 
-def _merged(rows: list[Row], plan: Plan) -> list[Row]:
-    """Rows that read what a state is made of, where they alone read it and the model is no longer called on it."""
+def _merged(rows: Sequence[Row], idle: set[Register]) -> list[Row]:
+    """Rows that read what a state is made of instead of the state, where it is idle and they alone read it."""
     readers = Counter(register for row in rows for register, _ in row.terms)
     inlined: dict[Register, tuple[tuple[Register, float], ...]] = {}
     merged = []
@@ -131,10 +123,10 @@ def _merged(rows: list[Row], plan: Plan) -> list[Row]:
         for register, value in row.terms:
             for part, weight in inlined.get(register, ((register, 1.0),)):
                 terms[part] = terms.get(part, 0.0) + value * weight
-        here = row._replace(terms=in_order({register: value for register, value in terms.items() if value}))
-        if row.level is None and plan.rows[k].level is not None and readers[Register("x", k)] == 1:
-            inlined[Register("x", k)] = here.terms
-        merged.append(here)
+        merged.append(row._replace(terms=in_order({register: value for register, value in terms.items() if value})))
+        state = Register("x", k)
+        if state in idle and readers[state] == 1:
+            inlined[state] = merged[-1].terms
     return merged
 
 
@@ -148,7 +140,7 @@ def _with_pairs(rows: list[Row]) -> list[Row]:
     return paired
 
 
-def _in_steps(rows: list[Row], sigmas: tuple[float, ...]) -> tuple[list[Row], tuple[float, ...]]:
+def in_steps(rows: Sequence[Row], sigmas: Sequence[float]) -> tuple[list[Row], tuple[float, ...]]:
     """Rows and schedule in which a step without a model call is part of the step before it."""
     called = {row.step for row in rows if row.level is not None} | {0}
     steps = [step for step in range(len(sigmas) - 1) if step in called]
