@@ -15,6 +15,7 @@ import torch
 
 import ksched
 from ksched import VP, Denoiser, Flow, Sampler, build_sampler
+from ksched.execution.run import Run
 from ksched.integrations.servers import RequestScheduler, sglang, vllm_omni
 
 RECIPES = [
@@ -102,7 +103,7 @@ class Pipeline:
     def denoise_step(self, input_batch: Any, **kwargs: Any) -> torch.Tensor:
         return network(input_batch.latents, input_batch.timesteps, prompt=input_batch.prompt_embeds)
 
-    def post_decode(self, state: Any, **kwargs: Any) -> torch.Tensor:
+    def post_decode(self, state: Any, **kwargs: Any) -> Any:
         return state.latents
 
 
@@ -134,9 +135,10 @@ class Runner:
         prompts = torch.cat([state.prompt_embeds for state in states])
         view = SimpleNamespace(latents=together, timesteps=torch.cat(times), prompt_embeds=prompts)
         output = self.pipeline.denoise_step(view)
+        assert output is not None
         self.rows.append(len(output))
         done = []
-        for (key, state), rows in zip([*self.states.items()], output.split(counts), strict=True):
+        for (key, state), rows in zip([*self.states.items()], torch.split(output, counts), strict=True):
             self.pipeline.step_scheduler(state, rows)
             if state.step_index >= len(state.timesteps):
                 done.append((key, self.pipeline.post_decode(state)))
@@ -178,7 +180,7 @@ def served_by_sglang(requests: list[Request], most: int) -> tuple[dict[int, torc
             packed = solver.scale_model_input(torch.cat([context.latents for context in contexts]))
             prompts = torch.cat([state.request.prompt for state in group])
             packed = solver.step_rows(network(packed, torch.cat(times), prompt=prompts), packed, group)
-            for context, part in zip(contexts, packed.split([len(c.latents) for c in contexts]), strict=True):
+            for context, part in zip(contexts, torch.split(packed, [len(c.latents) for c in contexts]), strict=True):
                 context.latents = part
             rows.append(len(packed))
         elif group:
@@ -282,6 +284,7 @@ def test_edited_latents_count_where_that_was_said() -> None:
     x = torch.ones(1, WIDTH) * sampler.sigmas[0]
     scheduler = RequestScheduler(sampler, prediction="epsilon", edited=True)
     run = sampler.start(x)
+    assert isinstance(run, Run)
     latents = scheduler.start(x)
     conversions = Denoiser(network, VP(), "epsilon").conversions(sampler.plan.call_sigmas)
     for norm, of_x, of_output in conversions:

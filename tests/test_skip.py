@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ import torch
 from cases import NAMES, process_for
 from hypothesis import given
 from hypothesis import strategies as st
-from ksched.analysis import gaussian_error
-from ksched.batch import Batch
 from representatives import each
 
 import ksched
 from ksched import Flow, Plan, build_sampler, exact
 from ksched.arrays import run as run_on_arrays
+from ksched.execution.batch import Batch
+from ksched.plan.analysis import gaussian_error
 from ksched.samplers.registry import sampler_spec
 from ksched.testing.samplers import check_plan
 
 CALLS = 12
+RULES: tuple[Literal["line"], Literal["reuse"]] = ("line", "reuse")
 
 
 def model(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,10 +41,11 @@ def cached(sampler: ksched.Sampler, x: torch.Tensor, gone: set[int], by: str, se
             made.append((lam, *model(run.x, run.sigma)))
         last = made[-1]
         before = [each for each in made[:-1] if each[0] != last[0]]
-        answer = last[1:]
+        answer = last[1], last[2]
         if call in gone and by == "line" and before and all(map(math.isfinite, (lam, last[0], before[-1][0]))):
             share = (lam - last[0]) / (last[0] - before[-1][0])
-            answer = tuple(new + share * (new - old) for new, old in zip(last[1:], before[-1][1:], strict=True))
+            old = before[-1]
+            answer = last[1] + share * (last[1] - old[1]), last[2] + share * (last[2] - old[2])
         run.feed(*answer) if run.needs_uncond else run.feed(answer[0])
     return run.x
 
@@ -52,7 +55,7 @@ PLANS = [name for name in NAMES if not sampler_spec(name).adaptive]
 
 @pytest.mark.parametrize("by", ["reuse", "line"])
 @each("name", PLANS)
-def test_is_the_whole_plan_with_a_cache_around_the_model(name: str, by: str) -> None:
+def test_is_the_whole_plan_with_a_cache_around_the_model(name: str, by: Literal["reuse", "line"]) -> None:
     number = PLANS.index(name)
     process = process_for(name) if number % 2 else Flow(3.0)  # Flow starts at pure noise
     whole = build_sampler(name, calls=CALLS, schedule="simple", process=process)
@@ -80,7 +83,7 @@ def test_the_line_is_exact_for_predictions_that_are_linear_in_lam(gone: set[int]
     def result(plan: Plan) -> float:
         return float(run_on_arrays(plan, lambda x, sigma: np.full(1, answers[sigma]), np.ones(1))[0])
 
-    off = [abs(result(whole.skip(gone, by)) - result(whole)) for by in ("line", "reuse")]
+    off = [abs(result(whole.skip(gone, by)) - result(whole)) for by in RULES]
     assert off[0] < 1e-9 * (1 + abs(result(whole)))
     assert off[1] > 1e-6 or not gone
 

@@ -65,7 +65,7 @@ class RequestScheduler:
         x : start state, as `Sampler.initial_state` makes it; pure noise for flow models
         seed : of the steps' noise, one number or one per item; needed if the sampler draws any
         """
-        self.run = self.sampler.start(x, seed=seed)
+        self.run = self._run(x, seed)
         return self.latents
 
     @property
@@ -152,10 +152,15 @@ class RequestScheduler:
         the latents
         """
         like = next(iter(state["registers"].values()))
-        run = self.sampler.start(torch.zeros_like(like, dtype=getattr(torch, state["dtype"])), seed=state["seeds"])
+        run = self._run(torch.zeros_like(like, dtype=getattr(torch, state["dtype"])), state["seeds"])
         run.load_state_dict(state)
         self.run = run
         return self.latents
+
+    def _run(self, x: torch.Tensor, seed: Seed | None) -> Run:
+        run = self.sampler.start(x, seed=seed)
+        assert isinstance(run, Run)  # of an adaptive sampler there is no request
+        return run
 
     def _started(self) -> Run:
         if self.run is None:
