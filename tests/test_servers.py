@@ -17,6 +17,7 @@ import ksched
 from ksched import VP, Denoiser, Flow, Sampler, build_sampler
 from ksched.execution.run import Run
 from ksched.integrations.servers import RequestScheduler, sglang, vllm_omni
+from ksched.integrations.servers.request import step_together
 
 RECIPES = [
     "sd1.5",
@@ -131,6 +132,8 @@ class Runner:
         counts = [len(state.latents) for state in states]
         together = self._buffer[: sum(counts)]
         together.copy_(torch.cat([state.latents for state in states]))
+        for state, rows in zip(states, torch.split(together, counts), strict=True):
+            state.latents.copy_(rows)  # as the engine scatters what it gathered
         times = [state.timesteps[state.step_index].expand(n) for state, n in zip(states, counts, strict=True)]
         prompts = torch.cat([state.prompt_embeds for state in states])
         view = SimpleNamespace(latents=together, timesteps=torch.cat(times), prompt_embeds=prompts)
@@ -150,6 +153,7 @@ def served_by_vllm_omni(requests: list[Request]) -> tuple[dict[int, torch.Tensor
     runner, results, tick = Runner(), dict[int, torch.Tensor](), 0
     assert runner.pipeline.color_format == "RGB"  # the rest is the pipeline's own
     while len(results) < len(requests):
+        assert tick < 500
         for request in requests:
             if request.at == tick:
                 runner.add(request)
@@ -165,6 +169,7 @@ def served_by_sglang(requests: list[Request], most: int) -> tuple[dict[int, torc
     """Packed steps of those that have waited longest, and alone where only one is there."""
     states, results, rows, tick = list[Any](), dict[int, torch.Tensor](), list[int](), 0
     while len(results) < len(requests):
+        assert tick < 500
         for request in requests:
             if request.at == tick:
                 context = SimpleNamespace(latents=request.noise.clone())
@@ -300,6 +305,17 @@ def test_edited_latents_count_where_that_was_said() -> None:
     with pytest.raises(ValueError, match="edited=True"):
         strict.step(latents, None, latents + 1)
     assert strict.step_index == 0
+
+
+def test_a_request_that_fails_is_told_of_and_the_others_have_advanced() -> None:
+    sampler, x = build_sampler("euler", steps=2), torch.ones(1, 3)
+    schedulers = [RequestScheduler(sampler, prediction="epsilon") for _ in range(3)]
+    outputs = [scheduler.start(x) for scheduler in schedulers]
+    assert schedulers[1].run is not None
+    schedulers[1].run.x.add_(1)  # nobody may
+    with pytest.raises(RuntimeError, match="it wrote to it"):
+        step_together(schedulers, outputs)
+    assert [scheduler.step_index for scheduler in schedulers] == [1, 0, 1]
 
 
 def test_what_the_contracts_cannot_do_is_refused() -> None:

@@ -179,6 +179,11 @@ def step_together(
     ----------
     outputs : what the network returned for each
     samples : the latents of each, as for `RequestScheduler.step`; None is none
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError : as for `RequestScheduler.step`. Outputs are checked before any request
+        advances. What fails for one later, such as a state that was written to, is raised when all others have advanced
     """
     samples = [None] * len(outputs) if samples is None else samples
     groups: dict[Any, list[tuple[Run, tuple[Answer]]]] = {}
@@ -187,6 +192,12 @@ def step_together(
         groups.setdefault((work[0].shape[1:], work[0].dtype, work[0].device), []).append(work)
     for group in groups.values():
         advance_together(group)
+    failed = [run for group in groups.values() for run, _ in group if run.error is not None]
+    errors = [run.error for run in failed if run.error is not None]
+    for run in failed:
+        run.error = None  # it has not advanced
+    if errors:
+        raise errors[0]
 
 
 def _no_network(x: Any, timestep: Any) -> Any:
