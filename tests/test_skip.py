@@ -200,7 +200,7 @@ def test_half_of_twenty_calls_cost_what_was_published() -> None:
     digits, start = exact.digits(), ksched.VP().sigma_max
     x = torch.randn(48, 64, generator=torch.Generator().manual_seed(1)).double() * start
     fine = [*np.geomspace(start, 1e-4, 200), 0.0]  # as good as `digits.solve`, to 1e-4, in a tenth of the time
-    options = {"predictor_order": 4, "start": "runge_kutta"}
+    options: dict[str, Any] = {"predictor_order": 4, "start": "runge_kutta"}
     truth = build_sampler("exp_pc", sigmas=fine, **options).sample(digits, x)
     spread = (truth - truth.mean(0)).square().mean().sqrt()
     whole = build_sampler("dpmpp_2m", "karras", 20)
