@@ -551,6 +551,16 @@ def _parallel(data: Mapping[str, Any], memory: int) -> str:
     return _table(columns, [[f"`{name}`", str(nfe), *cells] for (name, nfe), cells in found.items()])
 
 
+def _skipping(data: Mapping[str, Any]) -> str:
+    rules = ("whole", "reuse", "line", "own grid", "auto")
+    rows = [
+        [f"`{row['sampler']}` `{row['schedule']}`", str(row["kept"]), *(f"{row['errors'][rule]:.4f}" for rule in rules)]
+        for row in data["rows"]
+    ]
+    named = ["skip, reuse", "skip, line", "as many steps", "`auto`"]
+    return _table(["sampler", "calls", f"all {data['calls']} calls", *named], rows)
+
+
 def _parallel_errors(data: Mapping[str, Any]) -> str:
     plain = {
         (row["sampler"], row["nfe"]): row["sample_from_exact"]
@@ -616,6 +626,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "parallel": ("parallel", lambda data: _parallel(data, 0)),
     "parallel_anderson": ("parallel", lambda data: _parallel(data, 2)),
     "parallel_errors": ("parallel", _parallel_errors),
+    "skipping": ("skipping", _skipping),
     "digits_summary": ("digits_recognised", _digits_summary),
     "digits_scales": ("digits_recognised", _digits_scales),
     "digits_pairs": ("digits_recognised", _digits_pairs),

@@ -15,6 +15,8 @@ from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.options import check_options
+from ksched.plan.described import described
+from ksched.plan.plan import Plan
 from ksched.processes import Process, default_process
 from ksched.samplers.auto import choose
 from ksched.samplers.coordinates import view
@@ -138,13 +140,16 @@ class Configuration:
         return f"{self.dialect.value}:{names}"
 
 
-def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any) -> str:
+def explain(
+    a: str | Plan, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any
+) -> str:
     """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
 
     Parameters
     ----------
     a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
-        "beta"; "auto" alone says what it chooses and why
+        "beta"; "auto" alone says what it chooses and why. Or a `Plan`, alone: its exact errors, and what `Plan.skip`
+        did to them
     steps, process : the run on which their noise levels and tables are compared
     options : of "auto": end and data_std
 
@@ -153,6 +158,12 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     TypeError, ValueError : a text that names no configuration; steps or process that cannot be
     """
     process = default_process() if process is None else process
+    if isinstance(a, Plan):
+        check_options("explain, of a plan", {}, options)
+        if b is not None:
+            raise ValueError("a plan is explained alone: give no second configuration")
+        print(text := "\n".join(_filled(described(a))))
+        return text
     if AUTO.name in (a, b):
         if b is not None:
             raise ValueError('"auto" is explained alone, since it has levels of its own: give no second configuration')
@@ -169,9 +180,13 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     else:
         second = Configuration.parse(b)
         lines = [f"{first}", f"{second}", *_differences(first, second, steps, process)]
-    text = "\n".join(textwrap.fill(line, 110, subsequent_indent="    ") if line[0] == " " else line for line in lines)
+    text = "\n".join(_filled(lines))
     print(text)
     return text
+
+
+def _filled(lines: list[str]) -> list[str]:
+    return [textwrap.fill(line, 110, subsequent_indent="    ") if line[0] == " " else line for line in lines]
 
 
 def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[str]:

@@ -11,16 +11,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ksched.plan.rows import Draw, Register, Row, form_text
+from ksched.plan.skipping import answers_of, calls_to_skip, in_steps, rows_without
 from ksched.processes import Level
 from ksched.processes.base import check_positive
 from ksched.storage.texts import parse_json
@@ -38,7 +39,7 @@ class Plan:
     draws : the noises that the rows refer to
     start, end : levels of the first and the last state
     sigmas : contract sigmas of the schedule, one more than there are steps
-    report : how it was made and measured, by `ksched.tune`; plain data, no part of what the plan is
+    report : how it was made and measured, by `ksched.tune` or `skip`; plain data, no part of what the plan is
     noise_scale : `Process.noise_scale` of the process it was made for. The coefficients of noises have it inside; it
         tells how wide the states are, and is no part of what the plan is
 
@@ -177,6 +178,54 @@ class Plan:
                 held += len(outputs)
                 most = max(most, held)
         return most
+
+    def skip(self, calls: str | Iterable[int], by: Literal["reuse", "line"] = "reuse") -> Plan:
+        """A plan that calls the model less often, as step caches do: some predictions are made of earlier ones.
+
+        Parameters
+        ----------
+        calls : numbers of the model calls to skip, from 0; negative ones count from the end. Or a mask with an entry
+            for every call, 1 if the model is called and 0 if not, as cache-dit has it: a list, or text such as
+            "1,1,0,1"
+        by : what stands for a prediction that is skipped. "reuse", the last one that was made; "line", the line through
+            the last two, at different levels, in lam = log(alpha / sigma), and the last one alone where only one was
+            made or one was at pure noise
+
+        Returns
+        -------
+        an ordinary plan: `ksched.build_sampler` makes a sampler of it, and `ksched.explain` prints what it costs. A
+        step without a model call becomes part of the step before it. All noises stay as they were, so that a
+        seed draws the same ones. ``report["skipped"]`` has the calls, the rule and this plan; a report of `tune` no
+        longer holds and is left out. If nothing is skipped, this plan itself
+
+        Raises
+        ------
+        TypeError, ValueError : no such calls or rule; the first call, which nothing can stand for
+
+        Notes
+        -----
+        Both rules give a constant prediction back, so the plan keeps the mean and variance of every state that the
+        model sees, with noise or without.
+
+        Examples
+        --------
+        >>> import ksched
+        >>> plan = ksched.build_sampler("euler", sigmas=[14.6, 5, 1.5, 0.4, 0]).plan
+        >>> print(plan.skip([2], by="reuse"))
+        x0   eval s=14.6
+        x1   eval s=5      +0.342466 x0  +0.657534 D0
+        x2   eval s=0.4    +0.080000 x1  +0.920000 D1
+        x3                 +1.000000 D2
+        """
+        skipped = calls_to_skip(calls, self.nfe)
+        answers = answers_of(self.levels, skipped, by)
+        if not skipped:
+            return self
+        rows, draws = rows_without(self.rows, self.draws, skipped, answers)
+        rows, sigmas = in_steps(rows, self.sigmas)
+        whole = {**self._table(), "noise_scale": self.noise_scale}
+        report = {"calls": sorted(skipped), "by": by, "whole": whole}
+        return replace(self, rows=tuple(rows), draws=draws, sigmas=sigmas, report={"skipped": report})
 
     @cached_property
     def digest(self) -> str:

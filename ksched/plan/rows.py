@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ksched.processes import Level
 
-__all__ = ["Draw", "Register", "Row", "form_text"]
+__all__ = ["Draw", "Register", "Row", "form_text", "in_order", "without_unused"]
 
 
 class Register(NamedTuple):
@@ -55,3 +56,37 @@ class Row(NamedTuple):
 def form_text(terms: Iterable[tuple[Register, float]]) -> str:
     """A linear combination as people read it."""
     return "  ".join(f"{value:+.6f} {register}" for register, value in terms)
+
+
+_KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
+
+
+def in_order(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
+    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
+    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
+
+
+def without_unused(rows: list[Row], draws: Sequence[Draw]) -> tuple[list[Row], tuple[Draw, ...]]:
+    """Rows without the states that nobody reads and the model is not called on, and the noises that they read."""
+    used = _read(rows)
+    while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
+        left = set(range(len(rows))).difference(dead)
+        rows = _renamed([row for k, row in enumerate(rows) if k in left], "x", dead)
+        used = _read(rows)
+    idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
+    return _renamed(rows, "xi", idle), tuple(draw for m, draw in enumerate(draws) if Register("xi", m) in used)
+
+
+def _read(rows: list[Row]) -> set[Register]:
+    return {register for row in rows for register, _ in row.terms}
+
+
+def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
+    """Rows in which registers of a kind close the gaps that ``gone``, in order, leave."""
+
+    def shift(register: Register) -> Register:
+        return (
+            Register(kind, register.number - bisect_left(gone, register.number)) if register.kind == kind else register
+        )
+
+    return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -11,7 +10,7 @@ from typing import Any, NoReturn, cast
 from ksched.plan.intervals import disjoint, snr
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
-from ksched.plan.rows import Draw, Register, Row, form_text
+from ksched.plan.rows import Draw, Register, Row, form_text, in_order, without_unused
 from ksched.processes import Level
 from ksched.schedules.grid import Grid
 
@@ -166,18 +165,12 @@ class Tracer:
     def finish(self, result: Symbol, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
-        rows = [*_in_steps(self._rows, grid), Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
+        rows = [*_in_steps(self._rows, grid), Row(in_order(result.terms), None, max(len(grid) - 1, 0))]
         pieces = disjoint([*self._requests], self._clock)
         draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
         numbers = {draw: m for m, draw in enumerate(draws)}
         rows = [row._replace(terms=_substitute(row.terms, pieces, numbers)) for row in rows]
-        used = {register for row in rows for register, _ in row.terms}
-        while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
-            rows = _without(rows, "x", dead)
-            used = {register for row in rows for register, _ in row.terms}
-        idle = [m for m in range(len(draws)) if Register("xi", m) not in used]
-        rows = _renamed(rows, "xi", idle)
-        drawn = tuple(draw for m, draw in enumerate(draws) if Register("xi", m) in used)
+        rows, drawn = without_unused(rows, draws)
         ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
         return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
@@ -194,7 +187,7 @@ class Tracer:
             ((kind, k),) = form.terms
             if kind == "x" and all(row.level is None for row in self._rows[k:]):
                 return k
-        self._rows.append(Row(_sorted(form.terms), None, self.step))
+        self._rows.append(Row(in_order(form.terms), None, self.step))
         form.terms = {Register("x", len(self._rows) - 1): 1.0}
         return len(self._rows) - 1
 
@@ -217,14 +210,6 @@ def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
     return found
 
 
-_KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
-
-
-def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
-    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
-    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
-
-
 def _substitute(
     terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]], numbers: Mapping[Draw, int]
 ) -> tuple[tuple[Register, float], ...]:
@@ -237,23 +222,7 @@ def _substitute(
         for draw, weight in pieces[register.number]:
             piece = Register("xi", numbers[draw])
             total[piece] = total.get(piece, 0.0) + value * weight
-    return _sorted(total)
-
-
-def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
-    """Rows in which registers of a kind close the gaps that ``gone``, in order, leave."""
-
-    def shift(register: Register) -> Register:
-        return (
-            Register(kind, register.number - bisect_left(gone, register.number)) if register.kind == kind else register
-        )
-
-    return [row._replace(terms=tuple((shift(r), v) for r, v in row.terms)) for row in rows]
-
-
-def _without(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
-    left = set(range(len(rows))).difference(gone)
-    return _renamed([row for k, row in enumerate(rows) if k in left], kind, gone)
+    return in_order(total)
 
 
 @dataclass(frozen=True)
