@@ -10,18 +10,12 @@ _OWN_CURVE = "build_sampler takes a function of your own as schedule, and regist
 
 #: samplers; a sentence that follows "is no sampler here: "
 SAMPLERS_ELSEWHERE: Mapping[str, str] = {
-    "dpmpp_3m": "take 'dpmpp_3m_sde' with eta=0",
     "dpmpp_2m_v2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
     "dpmpp_2mv2": "take 'dpmpp_2m'; the v2 of stable-diffusion.cpp changes its weights by hand",
-    "res_3m": "take 'exp_ab' with order=3, the exponential integrator of three predictions",
     "res_4s": "the nearest is 'etdrk4', an exponential method of four stages",
-    **dict.fromkeys(
-        ("res_5s", "res_6s", "res_8s"), "the nearest are 'res_3s' of three stages and 'etdrk4' of four, of order 4"
-    ),
-    **dict.fromkeys(
-        ("deis_2m", "deis_3m", "deis_4m", "abnorsett_2m", "abnorsett_3m", "abnorsett_4m"),
-        "take 'deis' or 'exp_ab', whose order is an option",
-    ),
+    "res_8s": "the nearest are 'res_5s' and 'res_6s', of order 4",
+    **dict.fromkeys(("abnorsett_2m", "abnorsett_4m"), "take 'exp_ab', whose order is an option"),
+    "deis_4m": "take 'deis' with order=4",
     **dict.fromkeys(
         ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
         "the nearest of one call a step are 'fireflow', 'deis' and 'dpmpp_2m'",

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Between, Finite, Order, PeerValue, PerStep
+from ksched.options import Between, Dial, Finite, Order, PeerValue, PerStep
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
-from ksched.samplers.blocks.noise_split import renoise
+from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, renoise
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
@@ -352,18 +352,22 @@ def gradient_estimation(
     *,
     ge_gamma: Finite = 2.0,
     mu: Annotated[float | tuple[float, ...], Between(0.0, 0.99), PerStep(), PeerValue(0.5)] = 0.0,
-    s_noise: Annotated[float | tuple[float, ...], Between(0.0, 10.0), PerStep()] = 1.0,
+    eta: Dial = 0.0,
+    split: AncestralRule = "variance",
+    s_noise: Dial = 1.0,
 ) -> V:
     """Euler's method with the slope extrapolated from the step before.
 
-    First order, one model call per step; deterministic unless ``mu`` > 0. ``ge_gamma`` = 1 is `euler`; 1.5 is `ipndm`
-    with order 2.
+    First order, one model call per step; deterministic unless ``mu`` or ``eta`` > 0. ``ge_gamma`` = 1 is `euler`, and
+    `euler_ancestral` with its ``eta``; 1.5 is `ipndm` with order 2.
 
     Parameters
     ----------
     ge_gamma : how far to extrapolate, 1 being not at all
     mu : how far below the next level a step goes, in powers of sigma, before noise is added; 0 adds none, 1/2 is like
         DDPM. With an extrapolated slope the noise of the states is then not that of their levels
+    eta : the same as a share of the noise that is drawn anew, as `euler_ancestral` has it; not with ``mu``
+    split : how eta divides the noise on flow processes, as for `euler_ancestral`
     s_noise : factor of the noise
 
     Notes
@@ -372,17 +376,21 @@ def gradient_estimation(
     """
     straight = StraightLine(grid)
     last: V | None = None
-    for s, t, mu, s_noise in grid.steps_with(mu, s_noise):
+    for s, t, mu, eta, s_noise in grid.steps_with(mu, eta, s_noise):
+        if mu > 0 and eta > 0:
+            raise ValueError(f"gradient_estimation: mu and eta are two ways to say one thing; got mu={mu}, eta={eta}")
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        below = (t.sigma * s.alpha / (s.sigma * t.alpha)) ** (mu / (1 - mu)) if mu > 0 else 1.0
-        down = t._replace(sigma=below * t.sigma)
+        down, up = ancestral(grid, s, t, eta, split)
+        if mu > 0:
+            below = (t.sigma * s.alpha / (s.sigma * t.alpha)) ** (mu / (1 - mu))
+            down, up = t._replace(sigma=below * t.sigma), t.sigma * math.sqrt((1 - below) * (1 + below))
         ahead = slope = straight.slope(s, x, denoised)
         if ge_gamma != 1:
             slope = run.keep(slope)
             ahead = slope if last is None else slope + (ge_gamma - 1) * (slope - last)
         x = straight.move(s, down, x, ahead)
-        x = renoise(run, s, t, x, s_noise * t.sigma * math.sqrt((1 - below) * (1 + below)))
+        x = renoise(run, s, t, x, s_noise * up)
         last = slope
     return x

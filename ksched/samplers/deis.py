@@ -21,11 +21,11 @@ from ksched.samplers.blocks.steps import (
 from ksched.samplers.blocks.weights import combine
 from ksched.samplers.dpmpp import V
 from ksched.samplers.peer_names import a1111, comfyui, diffusers
-from ksched.samplers.shipping import ships
+from ksched.samplers.shipping import preset, ships
 from ksched.samplers.sources import NEVER_ZERO, OF_FORGE, STARTED
 from ksched.schedules.grid import Grid
 
-__all__ = ["deis"]
+__all__ = ["deis", "deis_2m"]
 
 
 @ships(
@@ -95,6 +95,25 @@ def deis(
             weights = _vp_time_weights([exp(-lam) for lam in (t.lam, *lams)], variable == "vp_time_sum")
             x = (t.alpha / s.alpha) * x + combine([t.alpha * weight for weight in weights], slopes)
     return x
+
+
+@preset(
+    deis,
+    fixed={"order": 2},
+)
+def deis_2m() -> None:
+    """DEIS with the last two slopes: `deis` with order 2.
+
+    Second order, one model call per step, deterministic.
+
+    Parameters
+    ----------
+    variable, lower_order_final, repeat_last : as for `deis`
+
+    Notes
+    -----
+    As for `deis`.
+    """
 
 
 def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:

@@ -19,7 +19,7 @@ from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
 from ksched.samplers.sources import DPM_SOLVER_PP, DROPS, ON_DEVICE, TREE
 from ksched.schedules.grid import Grid
 
-__all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"]
+__all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m", "dpmpp_3m_sde"]
 
 
 V = TypeVar("V", bound=Vector)
@@ -201,3 +201,27 @@ def dpmpp_3m_sde(
     k-diffusion's ``sample_dpmpp_3m_sde``, after the multistep method of Lu et al. 2022, arXiv:2211.01095.
     """
     return dpm_multistep(run, grid, x, order=3, eta=eta, s_noise=s_noise, solver_type="heun", curvature=curvature)
+
+
+@preset(
+    dpmpp_3m_sde,
+    fixed={"eta": 0.0, "s_noise": 1.0},
+    source=DPM_SOLVER_PP,
+    draws=0,
+    weak_order=None,
+    brownian_tree=False,
+)
+def dpmpp_3m() -> None:
+    """DPM-Solver++ (3M): `dpmpp_3m_sde` at eta 0.
+
+    Second order, because its first step is of first order, with a small error; one model call per step, deterministic.
+    The table of `exp_ab`, but that ``curvature`` can be halved.
+
+    Parameters
+    ----------
+    curvature : weight of the second difference of the predictions, as for `dpmpp_3m_sde`
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2211.01095, appendix B, with a memory of three predictions.
+    """

@@ -110,6 +110,11 @@ def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
     order=2,
     source=EXPONENTIAL_ADAMS,
     family="exponential_multistep",
+    peers=(
+        comfyui("res_3m", f"{NOISY}, and starts with single steps", start="runge_kutta"),
+        comfyui("res_3m_ode", "of RES4LYF", start="runge_kutta"),
+    ),
+    dialects={Dialect.COMFYUI: {"start": "runge_kutta"}}
 )
 def exp_ab(
     run: SamplerContext[V],

@@ -33,6 +33,7 @@ __all__ = [
     "res_3s_rows",
     "seeds_2",
     "seeds_3",
+    "single_step",
     "thirds",
 ]
 
@@ -89,7 +90,7 @@ def _etdrk4(shares: list[float], z: float) -> list[list[float]]:
     return [[1.0], [0.0, 1.0], [first, 0.0, 1 - first], [1 - 2 * middle - last, middle, middle, last]]
 
 
-def _singlestep(
+def single_step(
     run: SamplerContext[V],
     grid: Grid,
     x: V,
@@ -149,7 +150,7 @@ def seeds_2(
     -----
     Gonzalez et al. 2023, arXiv:2305.14267, algorithm 2.
     """
-    return _singlestep(run, grid, x, [r], halves if solver_type == "phi_1" else linear, eta, s_noise)
+    return single_step(run, grid, x, [r], halves if solver_type == "phi_1" else linear, eta, s_noise)
 
 
 @preset(
@@ -234,7 +235,7 @@ def seeds_3(
     """
     if not r_1 < r_2:
         raise ValueError(f"seeds_3: r_1 must be below r_2; got r_1={r_1}, r_2={r_2}")
-    return _singlestep(run, grid, x, [r_1, r_2], thirds, eta, s_noise)
+    return single_step(run, grid, x, [r_1, r_2], thirds, eta, s_noise)
 
 
 @ships(
@@ -261,7 +262,7 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     -----
     Zhang et al. 2023, arXiv:2308.02157, algorithm 1 without its noise.
     """
-    return _singlestep(run, grid, x, [c2], linear)
+    return single_step(run, grid, x, [c2], linear)
 
 
 @ships(
@@ -291,7 +292,7 @@ def res_3s(
     """
     if not c2 < c3:
         raise ValueError(f"res_3s: c2 must be below c3; got c2={c2}, c3={c3}")
-    return _singlestep(run, grid, x, [c2, c3], res_3s_rows)
+    return single_step(run, grid, x, [c2, c3], res_3s_rows)
 
 
 @ships(
@@ -310,4 +311,4 @@ def etdrk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     -----
     Cox & Matthews 2002, https://doi.org/10.1006/jcph.2002.6995, in data prediction; RES4LYF's ``etdrk4``.
     """
-    return _singlestep(run, grid, x, [0.5, 0.5, 1.0], _etdrk4)
+    return single_step(run, grid, x, [0.5, 0.5, 1.0], _etdrk4)
