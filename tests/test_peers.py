@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from representatives import each
 
 import ksched
 from ksched import Dialect, NoiseSchedule, SamplerType
@@ -55,6 +56,8 @@ def title(peer: Peer | SamplerPeer) -> str:
 
 
 PROGRAMS = [program for program in Dialect if program is not Dialect.KSCHED]
+#: names that mean another sampler in one program than everywhere else
+OTHERWISE = {(Dialect.SDNEXT, "DPM++ SDE")}
 
 
 @pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
@@ -72,7 +75,7 @@ def test_every_row_gives_what_it_says(program: Dialect, process: ksched.Process)
         np.testing.assert_allclose(written, expected, rtol=1e-15, err_msg=title(peer))
 
 
-@pytest.mark.parametrize("peer", LACK, ids=title)
+@each("peer", LACK)
 def test_a_name_without_a_schedule_says_why(peer: Peer) -> None:
     assert (peer.call, dict(peer.options)) == ("", {})
     with pytest.raises(ValueError, match=re.escape(f"{peer.program}'s {peer.name!r} is no schedule here: {peer.note}")):
@@ -167,7 +170,7 @@ def test_every_row_builds_the_sampler_it_says(program: Dialect, process: ksched.
         assert dict(peer.options).items().isdisjoint(ours.items()), title(peer)
 
 
-@pytest.mark.parametrize("peer", NO_SAMPLERS, ids=title)
+@each("peer", NO_SAMPLERS)
 def test_a_name_without_a_sampler_says_why(peer: SamplerPeer) -> None:
     assert (peer.call, dict(peer.options)) == ("", {})
     assert peer.note
@@ -182,7 +185,7 @@ def test_the_table_of_samplers_and_parse_agree(program: Dialect) -> None:
             parsed = SamplerType.parse(peer.name)
         except ValueError:
             continue
-        assert parsed is peer.sampler, title(peer)
+        assert (parsed is peer.sampler) is ((program, peer.name) not in OTHERWISE), title(peer)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

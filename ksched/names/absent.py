@@ -20,7 +20,7 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
         ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
         "the nearest of one call a step are 'fireflow', 'deis' and 'dpmpp_2m'",
     ),
-    **dict.fromkeys(("rk2", "heun_2s"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
+    **dict.fromkeys(("rk2", "rk_2"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
     **dict.fromkeys(("rk3", "rk_3"), "of order 3 there is 'bogacki_shampine'"),
     **dict.fromkeys(
         ("rk45", "dopri", "ode45"), "take 'dormand_prince', or 'rk_adaptive' to choose the steps by its error"
@@ -45,17 +45,13 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
 
 #: schedules; a sentence that follows "is no noise schedule here: "
 SCHEDULES_ELSEWHERE: Mapping[str, str] = {
-    "smoothstep": f"the nearest is 'cosine'. {_OWN_CURVE}",
     **dict.fromkeys(
-        ("lognormal", "probit", "logit"),
-        f"the nearest are 'ideogram4', quantiles of a logit-normal law, and 'laplace', of log sigma. {_OWN_CURVE}",
+        ("lognormal", "logit"),
+        f"the nearest are 'logit_normal', of the logit of sigma, and 'laplace', of log sigma. {_OWN_CURVE}",
     ),
+    "epss": f"the nearest is 'sway'. {_OWN_CURVE}",
     **dict.fromkeys(
-        ("sway", "sway_sampling", "epss"),
-        f"the nearest is 'simple' on Flow(shift), which moves steps towards noise as well. {_OWN_CURVE}",
-    ),
-    **dict.fromkeys(
-        ("piecewise", "manual", "custom", "manual_sigmas"),
+        ("manual", "custom", "manual_sigmas"),
         "give the levels themselves, build_sampler(..., sigmas=[...])",
     ),
     **dict.fromkeys(

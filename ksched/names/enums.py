@@ -41,6 +41,10 @@ class NoiseSchedule(Name):
     BONG_TANGENT = "bong_tangent"
     COSINE = "cosine"
     PHI = "phi"
+    SMOOTHSTEP = "smoothstep"
+    LOGIT_NORMAL = "logit_normal"
+    SWAY = "sway"
+    PIECEWISE = "piecewise"
 
     @classmethod
     def default(cls) -> NoiseSchedule:
@@ -68,10 +72,18 @@ class Dialect(Name):
     K_DIFFUSION = "k_diffusion"
     DIFFUSERS = "diffusers"
     A1111 = "a1111"
+    SD_CPP = "sd_cpp"
+    SKRAMPLE = "skrample"
+    RES4LYF = "res4lyf"
+    SDNEXT = "sdnext"
 
     @classmethod
     def _kind(cls) -> str:
         return "dialect"
+
+    @classmethod
+    def _spellings(cls) -> Mapping[str, str]:
+        return {"stable-diffusion.cpp": "sd_cpp", "SD.Next": "sdnext"}
 
     @classmethod
     def _pairs(cls) -> bool:
@@ -138,7 +150,9 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
         "optimal_steps": "oss optimal_steps_scheduler",
         "ltxv": "ltxv_scheduler",
         "flux2": "flux2_scheduler",
-        "ideogram4": "ideogram4_scheduler logit_normal",
+        "ideogram4": "ideogram4_scheduler",
+        "logit_normal": "probit",
+        "sway": "sway_sampling",
     }.items()
     for spelling in spellings.split()
 }

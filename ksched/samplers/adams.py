@@ -15,7 +15,7 @@ from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, renoise
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, sd_cpp, sdnext
 from ksched.samplers.shipping import ships
 from ksched.samplers.sources import OF_FORGE, OF_REFORGE, PNDM
 from ksched.schedules.grid import Grid
@@ -45,6 +45,8 @@ _TO_ZERO = {"end": "integral"}
         k_diffusion("order"),
         diffusers("LMSDiscreteScheduler"),
         a1111("LMS"),
+        sd_cpp("lms", "its lms_shift of 1, the default, takes each earlier slope for the one before; 0 is this"),
+        sdnext("LMSD"),
     ),
     dialects={Dialect.K_DIFFUSION: _TO_ZERO, Dialect.DIFFUSERS: _TO_ZERO},
 )
@@ -138,6 +140,8 @@ def _remembered(
         comfyui(),
         diffusers("IPNDMScheduler", "on levels of its own"),
         a1111("IPNDM", OF_FORGE),
+        sd_cpp("ipndm"),
+        sdnext("IPNDM", "on levels of its own"),
     ),
     dialects={Dialect.DIFFUSERS: {"slopes": "eps", "end": "integral"}},
 )
@@ -194,6 +198,7 @@ def _pndm_calls(steps: int, to_zero: bool) -> int:
     peers=(
         diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
         a1111("PLMS", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+        sdnext("PNDM", "with skip_prk_steps False, as ours by default"),
     ),
     dialects={Dialect.DIFFUSERS: {"end": "integral"}, Dialect.A1111: {"warm_up": "heun"}},
 )
@@ -269,6 +274,7 @@ def _mean_slope(
     peers=(
         comfyui(note="its weights are wrong from order 3 on"),
         a1111("IPNDM_V", OF_FORGE, weights="published"),
+        sd_cpp("ipndm_v", "its weights are those of even steps from order 3 on"),
     ),
     dialects={Dialect.COMFYUI: {"weights": "published"}},
 )
@@ -343,7 +349,9 @@ def _published_weights(steps: list[float]) -> list[float]:
     peers=(
         comfyui(),
         a1111("Gradient Estimation", OF_REFORGE),
+        sd_cpp("euler_ge", "its gamma is ge_gamma"),
     ),
+    dialects={Dialect.SD_CPP: {"as_ve": False, "split": "comfyui"}},
 )
 def gradient_estimation(
     run: SamplerContext[V],

@@ -20,9 +20,9 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import combine
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, res4lyf, sdnext
 from ksched.samplers.shipping import preset, ships
-from ksched.samplers.sources import NEVER_ZERO, OF_FORGE, STARTED
+from ksched.samplers.sources import NEVER_ZERO, NOISY, OF_FORGE, PORTED, STARTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["deis", "deis_2m"]
@@ -34,10 +34,16 @@ __all__ = ["deis", "deis_2m"]
     family="exponential_multistep",
     peers=(
         comfyui(),
-        comfyui("deis_2m_ode", STARTED, read=False, order=2, variable="log_sigma"),
-        comfyui("deis_3m_ode", STARTED, read=False, order=3, variable="log_sigma"),
+        comfyui("deis_3m", f"{NOISY}, and starts with single steps", variable="log_sigma"),
+        comfyui("deis_3m_ode", STARTED, variable="log_sigma"),
         diffusers("DEISMultistepScheduler", NEVER_ZERO),
         a1111("DEIS", OF_FORGE, variable="vp_time_sum"),
+        res4lyf("deis_3m", STARTED),
+        res4lyf("deis_3m_ode", STARTED),
+        res4lyf("deis_4m", STARTED, read=False, order=4),
+        sdnext("DEIS", NEVER_ZERO),
+        sdnext("DEIS-Multistep", PORTED),
+        sdnext("DEIS-Unified 1S", PORTED, read=False, order=1),
     ),
     dialects={
         Dialect.COMFYUI: {"variable": "vp_time_sum"},
@@ -100,6 +106,13 @@ def deis(
 @preset(
     deis,
     fixed={"order": 2},
+    peers=(
+        comfyui("deis_2m", f"{NOISY}, and starts with single steps"),
+        comfyui("deis_2m_ode", STARTED),
+        res4lyf("deis_2m", STARTED),
+        res4lyf("deis_2m_ode", STARTED),
+        sdnext("DEIS-Unified 2M", PORTED),
+    ),
 )
 def deis_2m() -> None:
     """DEIS with the last two slopes: `deis` with order 2.

@@ -11,15 +11,9 @@ from ksched.options import Between, Dial
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.stages import Rows, inner, stages
 from ksched.samplers.blocks.weights import phi
-from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.peer_names import a1111, comfyui, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
-from ksched.samplers.sources import (
-    COX_MATTHEWS,
-    NOISY,
-    OF_REFORGE,
-    RES,
-    SEEDS,
-)
+from ksched.samplers.sources import COX_MATTHEWS, NOISY, OF_REFORGE, PORTED, RES, SEEDS
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -159,7 +153,11 @@ def seeds_2(
     source=COX_MATTHEWS,
     draws=0,
     weak_order=None,
-    peers=(comfyui(),),
+    peers=(
+        comfyui(),
+        res4lyf("etdrk2_2s"),
+        sdnext("ETD-RK 2S", PORTED),
+    ),
 )
 def exp_heun_2_x0() -> None:
     """Heun's method as an exponential integrator of the prediction: `seeds_2` without noise, with the stage at the end.
@@ -205,6 +203,7 @@ def exp_heun_2_x0_sde() -> None:
     peers=(
         comfyui(),
         a1111("SEEDS 3 DP", OF_REFORGE),
+        res4lyf("dpmpp_3s", "DPM-Solver-3 in data prediction", read=False, eta=0.0),
     ),
     dialects={Dialect.COMFYUI: IN_LOG_SNR},
 )
@@ -246,6 +245,11 @@ def seeds_3(
     peers=(
         comfyui(note=NOISY),
         comfyui("res_2s_ode", "of RES4LYF"),
+        sd_cpp("res_2s", "its eta adds noise as `euler_ancestral` does"),
+        res4lyf("res_2s"),
+        res4lyf("res_2s_ode"),
+        sdnext("RES-Unified 2S", PORTED),
+        sdnext("RES-Singlestep 2S", PORTED),
     ),
 )
 def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
@@ -273,6 +277,10 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     peers=(
         comfyui(note=NOISY),
         comfyui("res_3s_ode", "of RES4LYF"),
+        res4lyf("res_3s"),
+        res4lyf("res_3s_ode"),
+        sdnext("RES-Unified 3S", PORTED),
+        sdnext("RES-Singlestep 3S", PORTED),
     ),
 )
 def res_3s(
@@ -300,7 +308,11 @@ def res_3s(
     source=COX_MATTHEWS,
     family="exponential_single_step",
     calls=4,
-    spellings="etdrk4_4s",
+    peers=(
+        res4lyf("etdrk4_4s"),
+        res4lyf("res_4s_cox_matthews"),
+        sdnext("ETD-RK 4S A", PORTED),
+    ),
 )
 def etdrk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """ETDRK4, the classical Runge-Kutta method as an exponential integrator.

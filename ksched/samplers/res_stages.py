@@ -5,7 +5,7 @@ from __future__ import annotations
 from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.weights import V, lagrange_weights, moments, phi
 from ksched.samplers.exponential_single_step import single_step
-from ksched.samplers.peer_names import comfyui
+from ksched.samplers.peer_names import comfyui, res4lyf
 from ksched.samplers.shipping import ships
 from ksched.samplers.sources import NOISY
 from ksched.schedules.grid import Grid
@@ -68,6 +68,9 @@ def res_6s_rows(shares: list[float], z: float) -> list[list[float]]:
     peers=(
         comfyui(note=NOISY),
         comfyui("res_5s_ode", "of RES4LYF"),
+        res4lyf("res_5s"),
+        res4lyf("res_5s_ode"),
+        res4lyf("res_5s_hochbruck-ostermann"),
     ),
 )
 def res_5s(run: SamplerContext[V], grid: Grid, x: V) -> V:
@@ -91,6 +94,8 @@ def res_5s(run: SamplerContext[V], grid: Grid, x: V) -> V:
     peers=(
         comfyui(note=NOISY),
         comfyui("res_6s_ode", "of RES4LYF"),
+        res4lyf("res_6s"),
+        res4lyf("res_6s_ode"),
     ),
 )
 def res_6s(run: SamplerContext[V], grid: Grid, x: V) -> V:
