@@ -57,11 +57,11 @@ def title(peer: Peer | SamplerPeer) -> str:
 
 PROGRAMS = [program for program in Dialect if program is not Dialect.KSCHED]
 #: names that mean another sampler in one program than everywhere else
-OTHERWISE = {(Dialect.SDNEXT, "DPM++ SDE")}
+OTHERWISE = {(Dialect.SDNEXT, name) for name in ("DPM++ SDE", "DPM++ 3M", "DPM++ 3M SDE")}
 
 
 @pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_every_row_gives_what_it_says(program: Dialect, process: ksched.Process) -> None:
     for peer, steps in product((peer for peer in HAVE if peer.program is program), (1, 2, 10, 33)):
         assert peer.schedule is not None
@@ -156,7 +156,7 @@ def test_a_name_is_a_string() -> None:
 
 
 @pytest.mark.parametrize("process", [ksched.VP(), ksched.Flow(3.0)], ids=["vp", "flow"])
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_every_row_builds_the_sampler_it_says(program: Dialect, process: ksched.Process) -> None:
     names: dict[str, Any] = {"build_sampler": ksched.build_sampler, "process": process}
     names |= {"schedule": "karras", "steps": 7}
@@ -176,7 +176,7 @@ def test_a_name_without_a_sampler_says_why(peer: SamplerPeer) -> None:
     assert peer.note
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_the_table_of_samplers_and_parse_agree(program: Dialect) -> None:
     for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
         assert find_sampler(peer.program, peer.name) is peer  # in any spelling, no name hides another
@@ -188,7 +188,7 @@ def test_the_table_of_samplers_and_parse_agree(program: Dialect) -> None:
         assert (parsed is peer.sampler) is ((program, peer.name) not in OTHERWISE), title(peer)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_what_a_note_sends_the_reader_to_is_there(program: Dialect) -> None:
     for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
         for name in re.findall(r"`([A-Za-z_.]+)`", peer.note):

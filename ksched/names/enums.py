@@ -133,10 +133,10 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
     spelling: member
     for member, spellings in {
         "karras": "use_karras_sigmas get_sigmas_karras edm",
-        "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas",
-        "normal": "uniform linspace discrete_schedule",
+        "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas lambdas",
+        "normal": "uniform linspace discrete discrete_schedule",
         "ddim_uniform": "ddim",
-        "beta": "use_beta_sigmas beta_sampling_scheduler",
+        "beta": "betas use_beta_sigmas beta_sampling_scheduler",
         "sgm_uniform": "sgm",
         "polyexponential": "poly_exponential polyexp get_sigmas_polyexponential",
         "vp": "get_sigmas_vp vp_scheduler",
@@ -148,7 +148,7 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
         "align_your_steps": "ays align_your_steps_scheduler",
         "gits": "gits_scheduler",
         "optimal_steps": "oss optimal_steps_scheduler",
-        "ltxv": "ltxv_scheduler",
+        "ltxv": "ltxv_scheduler ltx2",
         "flux2": "flux2_scheduler",
         "ideogram4": "ideogram4_scheduler",
         "logit_normal": "probit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
@@ -360,7 +361,7 @@ def gradient_estimation(
     *,
     ge_gamma: Finite = 2.0,
     mu: Annotated[float | tuple[float, ...], Between(0.0, 0.99), PerStep(), PeerValue(0.5)] = 0.0,
-    eta: Dial = 0.0,
+    eta: Annotated[float | tuple[float, ...], Between(0.0, sys.float_info.max), PerStep(), PeerValue(1.0)] = 0.0,
     split: AncestralRule = "variance",
     s_noise: Dial = 1.0,
 ) -> V:
@@ -380,7 +381,8 @@ def gradient_estimation(
 
     Notes
     -----
-    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion.
+    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion,
+    with eta stable-diffusion.cpp's ``euler_ge``.
     """
     straight = StraightLine(grid)
     last: V | None = None

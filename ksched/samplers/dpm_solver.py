@@ -50,6 +50,8 @@ def _curved(factor: float, offset: float) -> Integrals:
             read=False,
         ),
         sdnext("DPM++", read=False, order=1),
+        sdnext("DPM++ 3M", read=False, order=3),
+        sdnext("DPM++ 3M SDE", read=False, order=3, eta=1.0),
         sdnext(
             "DPM++ SDE", "first order; the two-stage method of this name is its DPM SDE", read=False, order=1, eta=1.0
         ),

@@ -181,7 +181,6 @@ def dpmpp_2m_sde_heun() -> None:
         comfyui("SamplerDPMPP_3M_SDE", TREE),
         k_diffusion("eta s_noise noise_sampler", TREE),
         a1111("DPM++ 3M SDE", f"{DROPS}; {TREE}", schedule=NoiseSchedule.EXPONENTIAL),
-        sdnext("DPM++ 3M SDE"),
         sdnext("DPM2++ 3M SDE FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={
@@ -225,10 +224,7 @@ def dpmpp_3m_sde(
     draws=0,
     weak_order=None,
     brownian_tree=False,
-    peers=(
-        res4lyf("dpmpp_3m", SINGLE),
-        sdnext("DPM++ 3M"),
-    ),
+    peers=(res4lyf("dpmpp_3m", SINGLE),),
 )
 def dpmpp_3m() -> None:
     """DPM-Solver++ (3M): `dpmpp_3m_sde` at eta 0.
