@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,15 @@ from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.dialects.peers import find_peer, find_sampler, peer_sigmas
 from ksched.plan.analysis import table
+from ksched.types import Array
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
 
 #: ComfyUI 0.36, KSAMPLER_NAMES and after them those that SAMPLER_NAMES adds
-COMFYUI = """
+COMFYUI = words("""
     euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2
     dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu
     dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde
@@ -24,23 +31,23 @@ COMFYUI = """
     seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2
     res_2m res_3m res_2s res_3s res_5s res_6s res_2m_ode res_3m_ode res_2s_ode res_3s_ode res_5s_ode res_6s_ode deis_2m
     deis_3m deis_2m_ode deis_3m_ode
-""".split()  # the last lines are what RES4LYF adds to the menu, with rk_beta
+""")  # the last lines are what RES4LYF adds to the menu, with rk_beta
 
 #: stable-diffusion.cpp, commit 97d29908: sample_method_to_str, scheduler_to_str
-SD_CPP = """
+SD_CPP = words("""
     euler euler_a heun dpm2 dpm++2s_a dpm++2m dpm++2mv2 ipndm ipndm_v lcm ddim_trailing tcd res_multistep res_2s er_sde
     euler_cfg_pp euler_a_cfg_pp euler_ge dpm++2m_sde dpm++2m_sde_bt lms
-""".split()
-SD_CPP_SCHEDULES = """
+""")
+SD_CPP_SCHEDULES = words("""
     discrete karras exponential ays gits sgm_uniform simple smoothstep kl_optimal lcm bong_tangent ltx2 logit_normal
     flux2 flux beta
-""".split()
+""")
 
 #: skrample, commit 2213bf4e: classes of skrample.sampling and skrample.scheduling that can be chosen
-SKRAMPLE = "Euler DPM Adams UniP UniPC SPC RKUltra DynasauRK RKMoire".split()
-SKRAMPLE_SCHEDULES = """
+SKRAMPLE = words("Euler DPM Adams UniP UniPC SPC RKUltra DynasauRK RKMoire")
+SKRAMPLE_SCHEDULES = words("""
     Linear Scaled ZSNR Karras Exponential Beta Probit FlowShift Hyper Sinner NoSub NoMod FixedSchedule
-""".split()
+""")
 
 
 def names_of(program: str) -> set[str]:
@@ -123,8 +130,7 @@ def test_other_schedules_are_their_formulas() -> None:
     z = 3 * 0.6744897501960817
     np.testing.assert_allclose(probit, [1, 1 / (1 + math.exp(-z)), 0.5, 1 / (1 + math.exp(z)), 0], rtol=1e-7)
     # ECMWF: 10 steps down from 100000 to 100, then 20 with rho 7 to 0.03
-    ends = {"sigma_min": 0.03, "sigma_max": 1e5}
-    levels = calculate_sigmas("piecewise", 30, VP(), sigma_between=100.0, high_steps=10, **ends)
+    levels = calculate_sigmas("piecewise", 30, VP(), sigma_between=100.0, high_steps=10, sigma_min=0.03, sigma_max=1e5)
     np.testing.assert_allclose(levels[:11], 1e5 * 1e-3 ** (np.arange(11) / 10), rtol=1e-12)
     share = np.linspace(1, 0, 20)
     karras = (0.03 ** (1 / 7) + share * (100 ** (1 / 7) - 0.03 ** (1 / 7))) ** 7
@@ -140,30 +146,26 @@ def test_a_level_of_ideogram_is_one_of_the_logit_normal_law() -> None:
 
 def test_sd_next_means_what_the_classes_of_diffusers_mean() -> None:
     """Labels by their settings: solver_order and algorithm_type of DPMSolverMultistepScheduler."""
-    for label, options in {
+    settings: dict[str, dict[str, Any]] = {
         "DPM++": {"order": 1},
         "DPM++ 2M": {"order": 2},
         "DPM++ 3M": {"order": 3},
         "DPM++ SDE": {"order": 1, "eta": 1.0},
         "DPM++ 2M SDE": {"order": 2, "eta": 1.0},
         "DPM++ 3M SDE": {"order": 3, "eta": 1.0},
-    }.items():
+    }
+    for label, options in settings.items():
         peer = find_sampler("sdnext", label)
         assert peer.sampler is not None
-        plans = [
-            build_sampler(name, "karras", 20, dialect=dialect, **how).plan
-            for name, dialect, how in (
-                (peer.sampler, "sdnext", dict(peer.options)),
-                ("dpm_multistep", "diffusers", options),
-            )
-        ]
-        np.testing.assert_allclose(table(plans[0]), table(plans[1]), atol=1e-12, err_msg=label)
+        theirs = build_sampler(peer.sampler, "karras", 20, dialect=peer.dialect, **peer.options)
+        ours = build_sampler("dpm_multistep", "karras", 20, dialect="diffusers", **options)
+        np.testing.assert_allclose(table(theirs.plan), table(ours.plan), atol=1e-12, err_msg=label)
     assert find_peer("sdnext", "lambdas").schedule is NoiseSchedule.EXPONENTIAL
 
 
 @each("process", [VP(), Flow(3.0)])
 def test_gradient_estimation_with_eta_is_an_ancestral_step_along_its_slope(process: VP | Flow) -> None:
-    def plan(name: str, **options: object) -> np.ndarray:
+    def plan(name: str, **options: Any) -> Array:
         return table(build_sampler(name, "simple", 6, process=process, **options).plan)
 
     for eta in (0.3, 1.0):

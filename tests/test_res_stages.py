@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from representatives import each
@@ -126,7 +126,7 @@ def test_five_stages_are_the_published_tableau() -> None:
         (one, two, three), (one_half, two_half, three_half) = ([phi(k, -s) for k in (1, 2, 3)] for s in (z, z / 2))
         a52 = two_half / 2 - three + two / 4 - three_half / 2
         a54 = two_half / 4 - a52
-        published = [
+        published: list[list[float]] = [
             [0, 0, 0, 0, 0],
             [one_half / 2, 0, 0, 0, 0],
             [one_half / 2 - two_half, two_half, 0, 0, 0],
@@ -152,7 +152,7 @@ def test_six_stages_ask_for_pairs_that_do_not_need_each_other() -> None:
 def test_names_of_one_method_are_one_table(name: str) -> None:
     """A preset has the table of the sampler that it is, with the options that its name says."""
     sigmas = [14.0, 6.0, 2.5, 1.1, 0.4, 0.03, 0.0]
-    same = {
+    same: dict[str, tuple[str, dict[str, Any]]] = {
         "dpmpp_3m": ("dpmpp_3m_sde", {"eta": 0.0}),
         "deis_2m": ("deis", {"order": 2}),
         "exp_ab": ("res_3m", {}),
