@@ -266,7 +266,7 @@ _NOT_ALONE = "changes the time of another schedule: give the levels, or a functi
 
 _SKRAMPLE = (
     Peer(SKRAMPLE, "Linear", _N.SIMPLE, note="on `Flow()`"),
-    Peer(SKRAMPLE, "Scaled", _N.SGM_UNIFORM, note="from a closed form of the table there"),
+    Peer(SKRAMPLE, "Scaled", _N.SIMPLE, {"entries": "never"}, "from a closed form of the table, up to 0.2 % apart"),
     Peer(SKRAMPLE, "ZSNR", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
     Peer(SKRAMPLE, "Karras", _N.KARRAS, note=_BENT),
     Peer(SKRAMPLE, "Exponential", _N.EXPONENTIAL, note=f"{_BENT}; with rho it is polyexponential"),
