@@ -33,7 +33,8 @@ def catalogue() -> str:
     parts += [
         "`ksched list` prints these names, and `ksched list NAME` everything about one of them. "
         "[How to choose a sampler](choose.md) compares them, and [errors per model call](accuracy.md) has the "
-        "measurements. `ksched.peers` knows what ComfyUI, k-diffusion, diffusers, A1111 and Forge call them."
+        "measurements. `ksched.peers` knows what ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, SD.Next, "
+        "stable-diffusion.cpp and skrample call them."
     ]
     parts += ["## Samplers"]
     parts += [

@@ -49,6 +49,10 @@ PROGRAMS = {
     Dialect.K_DIFFUSION: "k-diffusion",
     Dialect.DIFFUSERS: "diffusers",
     Dialect.A1111: "A1111, Forge and reForge",
+    Dialect.SD_CPP: "stable-diffusion.cpp",
+    Dialect.SKRAMPLE: "skrample",
+    Dialect.RES4LYF: "RES4LYF",
+    Dialect.SDNEXT: "SD.Next",
 }
 
 

@@ -474,7 +474,7 @@ def test_row_39_alone_it_prints_the_help_and_no_error(command: Command) -> None:
 def test_row_39_shells_complete_names(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--install-completion" in succeed(command("--help"))
     for words, names in (
-        ("ksched plan dpmpp_3", ["dpmpp_3m_sde"]),
+        ("ksched plan dpmpp_3", ["dpmpp_3m_sde", "dpmpp_3m"]),
         ("ksched sigmas kar", ["karras"]),
         ("ksched list be", ["beta", "beta57"]),
         ("ksched generate fox --sampler heu", ["heun", "heunpp2"]),

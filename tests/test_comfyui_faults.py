@@ -491,7 +491,7 @@ def test_the_schedule_of_ideogram_4(steps: int, mu: float, std: float, width: in
 
 
 def test_ideogram_4_has_names_and_says_what_it_cannot() -> None:
-    for word in ("Ideogram4Scheduler", "logit_normal", "ideogram4"):
+    for word in ("Ideogram4Scheduler", "ideogram4"):
         assert ksched.NoiseSchedule.parse(word) == "ideogram4"
     made = NODE["KSchedSigmas_ideogram4"].run(comfy.patcher(FLOW), steps=20, denoise=1.0, std=1.75)
     expected = ksched.calculate_sigmas("ideogram4", 20, ksched.Flow(3.0), std=1.75, dialect="comfyui")

@@ -18,7 +18,7 @@ from ksched.samplers.spec import SamplerSpec
 from ksched.types import Array
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+@each("dialect", Dialect)
 def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect) -> None:
     for spec in samplers():
         for option, value in dialect_options(spec, dialect).items():
@@ -27,7 +27,7 @@ def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect)
             assert value != known.default, f"the dialect of {spec.name} says what is so anyway"
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+@each("dialect", Dialect)
 def test_the_table_is_what_the_dialect_does(dialect: Dialect) -> None:
     """The same plan as with the options written out; what is given goes before the dialect."""
     sigmas = [0.9, 0.7, 0.4, 0.1, 0.0]

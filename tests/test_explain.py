@@ -85,7 +85,7 @@ def test_nonsense(text: str, kind: type[Exception], message: str) -> None:
         explain(text, "karras")
 
 
-@pytest.mark.parametrize("program", [program for program in Dialect if program is not Dialect.KSCHED])
+@each("program", [program for program in Dialect if program is not Dialect.KSCHED])
 def test_every_name_of_another_program(program: Dialect) -> None:
     for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
         if peer.sampler is None:

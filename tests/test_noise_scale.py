@@ -71,7 +71,7 @@ def test_row_5_every_draw_is_multiplied_and_nothing_else_changes(spec: SamplerSp
         check_plan(wide, keeps_variance=spec.keeps_variance)
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+@each("dialect", Dialect)
 def test_in_every_dialect(dialect: Dialect) -> None:
     for name in NAMES:
         plain, wide = (build_sampler(name, "simple", 4, process=p, dialect=dialect).plan for p in (PLAIN, WIDE))

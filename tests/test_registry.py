@@ -109,6 +109,10 @@ def test_a_registration_makes_all_facts(shipyard: dict[str, Any]) -> None:
         Dialect.K_DIFFUSION: {"as_ve": True, "ratio": 0.7},
         Dialect.DIFFUSERS: {},
         Dialect.A1111: {"as_ve": True, "ratio": 0.7},
+        Dialect.SD_CPP: {"as_ve": True, "ratio": 0.7},
+        Dialect.SKRAMPLE: {},
+        Dialect.RES4LYF: {"as_ve": True},
+        Dialect.SDNEXT: {},
     }
     with pytest.raises(ValueError, match="two samplers of the name 'mid'"):
         ships(name="mid", **how)(midpoint)

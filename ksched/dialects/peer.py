@@ -8,7 +8,19 @@ from typing import Any, NamedTuple
 
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 
-__all__ = ["A1111", "COMFYUI", "DIFFUSERS", "K_DIFFUSION", "NO_OPTIONS", "Peer", "SamplerPeer"]
+__all__ = [
+    "A1111",
+    "COMFYUI",
+    "DIFFUSERS",
+    "K_DIFFUSION",
+    "NO_OPTIONS",
+    "RES4LYF",
+    "SDNEXT",
+    "SD_CPP",
+    "SKRAMPLE",
+    "Peer",
+    "SamplerPeer",
+]
 
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -67,3 +79,4 @@ def _written(options: Mapping[str, Any]) -> str:
 
 
 COMFYUI, K_DIFFUSION, DIFFUSERS, A1111 = Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.DIFFUSERS, Dialect.A1111
+SD_CPP, SKRAMPLE, RES4LYF, SDNEXT = Dialect.SD_CPP, Dialect.SKRAMPLE, Dialect.RES4LYF, Dialect.SDNEXT

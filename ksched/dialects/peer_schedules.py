@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ksched.dialects.peer import A1111, COMFYUI, DIFFUSERS, K_DIFFUSION, Peer
+from ksched.dialects.peer import A1111, COMFYUI, DIFFUSERS, K_DIFFUSION, RES4LYF, SD_CPP, SDNEXT, SKRAMPLE, Peer
 from ksched.names.enums import NoiseSchedule
 
 __all__ = ["PEERS"]
@@ -65,7 +65,7 @@ _NODES = (
 )
 
 
-_RES4LYF = (
+_RES4LYF_IN_COMFYUI = (
     Peer(
         COMFYUI,
         "bong_tangent",
@@ -236,5 +236,89 @@ _LABELS = (
 )
 
 
+_N = NoiseSchedule
+_PIXELS = "for 512 x 512 pixels; half the logarithm of how many times more there are is added to mu, as in ideogram4"
+
+
+_SD_CPP = (
+    Peer(SD_CPP, "discrete", _N.NORMAL, note="and its other name, normal"),
+    Peer(SD_CPP, "karras", _N.KARRAS),
+    Peer(SD_CPP, "exponential", _N.EXPONENTIAL),
+    Peer(SD_CPP, "ays", _N.ALIGN_YOUR_STEPS, note='model is "sd1", "sdxl" or "svd", taken from the checkpoint there'),
+    Peer(SD_CPP, "gits", _N.GITS, note="of coefficient 1.2"),
+    Peer(SD_CPP, "sgm_uniform", _N.SGM_UNIFORM),
+    Peer(SD_CPP, "simple", _N.SIMPLE),
+    Peer(SD_CPP, "smoothstep", _N.SMOOTHSTEP, note="may repeat levels at either end"),
+    Peer(SD_CPP, "kl_optimal", _N.KL_OPTIMAL),
+    Peer(SD_CPP, "lcm", _N.SIMPLE, {"entries": "auto"}, "on `VP(keep_every=20)`"),
+    Peer(SD_CPP, "bong_tangent", _N.BONG_TANGENT, note="falls towards sigma_min there, and then to 0"),
+    Peer(SD_CPP, "ltx2", _N.LTXV, note="tokens is the length of its latent"),
+    Peer(SD_CPP, "logit_normal", _N.LOGIT_NORMAL, note=_PIXELS),
+    Peer(SD_CPP, "flux2", _N.FLUX2),
+    Peer(SD_CPP, "flux", _N.SIMPLE, {"entries": "never"}, "on `Flow.of_mu(mu)`, mu from 0.5 to 1.15 by tokens"),
+    Peer(SD_CPP, "beta", _N.BETA, note="may have fewer steps than asked for"),
+)
+
+
+_BENT = "bent there so that the step after the last one would be at 0: other numbers"
+_NOT_ALONE = "changes the time of another schedule: give the levels, or a function of your own"
+
+
+_SKRAMPLE = (
+    Peer(SKRAMPLE, "Linear", _N.SIMPLE, note="on `Flow()`"),
+    Peer(SKRAMPLE, "Scaled", _N.SIMPLE, {"entries": "never"}, "from a closed form of the table, up to 0.2 % apart"),
+    Peer(SKRAMPLE, "ZSNR", None, note="belongs to the process: `VP(zero_terminal_snr=True)`"),
+    Peer(SKRAMPLE, "Karras", _N.KARRAS, note=_BENT),
+    Peer(SKRAMPLE, "Exponential", _N.EXPONENTIAL, note=f"{_BENT}; with rho it is polyexponential"),
+    Peer(SKRAMPLE, "Beta", _N.BETA, note="of sigma_max there on every process, as on flow; without sigma_min"),
+    Peer(SKRAMPLE, "Probit", _N.LOGIT_NORMAL, note="its scale is std"),
+    Peer(SKRAMPLE, "FlowShift", None, note="belongs to the process: `Flow(shift)`"),
+    Peer(SKRAMPLE, "Hyper", None, note=_NOT_ALONE),
+    Peer(SKRAMPLE, "Sinner", None, note=_NOT_ALONE),
+    Peer(SKRAMPLE, "NoSub", None, note="changes nothing"),
+    Peer(SKRAMPLE, "NoMod", None, note="changes nothing"),
+    Peer(SKRAMPLE, "FixedSchedule", None, note="give the list itself: `build_sampler(..., sigmas=[...])`"),
+)
+
+
+_RES4LYF = tuple(
+    peer._replace(program=RES4LYF, note=peer.note.removeprefix("of RES4LYF").lstrip(";, "))
+    for peer in (*_HANDLERS, *_RES4LYF_IN_COMFYUI)
+)
+
+
+_SDNEXT = (
+    Peer(SDNEXT, "default", None, note="the levels of the sampler's class: those of its timestep spacing"),
+    *(
+        peer._replace(program=SDNEXT, name=name)
+        for name, theirs in {
+            "karras": "use_karras_sigmas",
+            "betas": "use_beta_sigmas",
+            "exponential": "use_exponential_sigmas",
+            "lambdas": "use_lu_lambdas",
+            "flowmatch": "use_flow_sigmas",
+            "linspace": "linspace",
+            "leading": "leading",
+            "trailing": "trailing",
+        }.items()
+        for peer in _DIFFUSERS
+        if peer.name == theirs
+    ),
+    Peer(SDNEXT, "AYS SD15", _N.ALIGN_YOUR_STEPS, note="as timesteps, ten of them there"),
+    Peer(SDNEXT, "AYS SDXL", _N.ALIGN_YOUR_STEPS, {"model": "sdxl"}, "as timesteps, ten of them there"),
+)
+
+
 #: every name, in the order of the programs
-PEERS: tuple[Peer, ...] = (*_HANDLERS, *_NODES, *_RES4LYF, *_K_DIFFUSION, *_DIFFUSERS, *_LABELS)
+PEERS: tuple[Peer, ...] = (
+    *_HANDLERS,
+    *_NODES,
+    *_RES4LYF_IN_COMFYUI,
+    *_K_DIFFUSION,
+    *_DIFFUSERS,
+    *_LABELS,
+    *_SD_CPP,
+    *_SKRAMPLE,
+    *_RES4LYF,
+    *_SDNEXT,
+)

@@ -62,7 +62,8 @@ def find_peer(program: Dialect | str, name: str) -> Peer:
     ----------
     program : a `Dialect` other than ours
     name : what that program calls it, whatever the case and punctuation: a scheduler or node of ComfyUI, a function of
-        k-diffusion, a flag, spacing or class of diffusers, a label of A1111, Forge or reForge
+        k-diffusion, a flag, spacing or class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of
+        stable-diffusion.cpp, a class of skrample
 
     Raises
     ------
@@ -79,7 +80,8 @@ def find_sampler(program: Dialect | str, name: str) -> SamplerPeer:
     ----------
     program : a `Dialect` other than ours
     name : what that program calls it, whatever the case and punctuation: a sampler or node of ComfyUI, a function of
-        k-diffusion, a class of diffusers, a label of A1111, Forge or reForge
+        k-diffusion, a class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of stable-diffusion.cpp,
+        a class of skrample, a method of RES4LYF
 
     Raises
     ------

@@ -41,6 +41,10 @@ class NoiseSchedule(Name):
     BONG_TANGENT = "bong_tangent"
     COSINE = "cosine"
     PHI = "phi"
+    SMOOTHSTEP = "smoothstep"
+    LOGIT_NORMAL = "logit_normal"
+    SWAY = "sway"
+    PIECEWISE = "piecewise"
 
     @classmethod
     def default(cls) -> NoiseSchedule:
@@ -68,10 +72,18 @@ class Dialect(Name):
     K_DIFFUSION = "k_diffusion"
     DIFFUSERS = "diffusers"
     A1111 = "a1111"
+    SD_CPP = "sd_cpp"
+    SKRAMPLE = "skrample"
+    RES4LYF = "res4lyf"
+    SDNEXT = "sdnext"
 
     @classmethod
     def _kind(cls) -> str:
         return "dialect"
+
+    @classmethod
+    def _spellings(cls) -> Mapping[str, str]:
+        return {"stable-diffusion.cpp": "sd_cpp", "SD.Next": "sdnext"}
 
     @classmethod
     def _pairs(cls) -> bool:
@@ -121,10 +133,10 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
     spelling: member
     for member, spellings in {
         "karras": "use_karras_sigmas get_sigmas_karras edm",
-        "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas",
-        "normal": "uniform linspace discrete_schedule",
+        "exponential": "use_exponential_sigmas get_sigmas_exponential use_lu_lambdas lambdas",
+        "normal": "uniform linspace discrete discrete_schedule",
         "ddim_uniform": "ddim",
-        "beta": "use_beta_sigmas beta_sampling_scheduler",
+        "beta": "betas use_beta_sigmas beta_sampling_scheduler",
         "sgm_uniform": "sgm",
         "polyexponential": "poly_exponential polyexp get_sigmas_polyexponential",
         "vp": "get_sigmas_vp vp_scheduler",
@@ -136,9 +148,11 @@ SCHEDULE_SPELLINGS: Mapping[str, str] = {
         "align_your_steps": "ays align_your_steps_scheduler",
         "gits": "gits_scheduler",
         "optimal_steps": "oss optimal_steps_scheduler",
-        "ltxv": "ltxv_scheduler",
+        "ltxv": "ltxv_scheduler ltx2",
         "flux2": "flux2_scheduler",
-        "ideogram4": "ideogram4_scheduler logit_normal",
+        "ideogram4": "ideogram4_scheduler",
+        "logit_normal": "probit",
+        "sway": "sway_sampling",
     }.items()
     for spelling in spellings.split()
 }

@@ -79,6 +79,10 @@ class SamplerType(Name):
     AF3 = "af3"
     DPMPP_2S = "dpmpp_2s"
     FIREFLOW = "fireflow"
+    RES_5S = "res_5s"
+    RES_6S = "res_6s"
+    DPMPP_3M = "dpmpp_3m"
+    DEIS_2M = "deis_2m"
 
     @classmethod
     def default(cls) -> SamplerType:
@@ -108,7 +112,7 @@ SamplerName = Literal[
     "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "cfgpp_ud10_ab", "ddim", "uni_pc", "uni_pc_bh2",
     "exp_ab", "exp_pc", "dpm_multistep", "dpm_singlestep", "pndm", "midpoint", "ralston", "bogacki_shampine", "rk4",
     "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive", "flow_sde", "dance_sde", "flow_cps",
-    "af3", "dpmpp_2s", "fireflow",
+    "af3", "dpmpp_2s", "fireflow", "res_5s", "res_6s", "dpmpp_3m", "deis_2m",
 ]
 
 #: `ksched.NoiseSchedule` as text
@@ -116,6 +120,7 @@ ScheduleName = Literal[
     "simple", "karras", "exponential", "sgm_uniform", "ddim_uniform", "normal", "linear", "beta", "beta57",
     "linear_quadratic", "kl_optimal", "polyexponential", "vp", "laplace", "logsnr", "trailing", "leading", "sd_turbo",
     "align_your_steps", "gits", "optimal_steps", "ltxv", "flux2", "ideogram4", "bong_tangent", "cosine", "phi",
+    "smoothstep", "logit_normal", "sway", "piecewise",
 ]
 
 
@@ -124,88 +129,95 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "euler": (
         "k_euler", "FlowMatchEuler", "sample_euler", "EulerDiscrete", "EulerDiscreteScheduler", "EDMEuler",
         "EDMEulerScheduler", "FlowMatchEulerDiscrete", "FlowMatchEulerDiscreteScheduler", "MiniMaxH3",
-        "MiniMaxH3Scheduler",
+        "MiniMaxH3Scheduler", "Euler EDM", "Euler FlowMatch", "Linear-RK Euler",
     ),
     "euler_cfg_pp": ("sample_euler_cfg_pp", "SamplerEulerCFGpp", "DDIM CFG++",),
     "euler_ancestral": (
         "k_euler_a", "k_euler_ancestral", "SamplerEulerAncestral", "sample_euler_ancestral", "EulerAncestralDiscrete",
         "EulerAncestralDiscreteScheduler", "LTXEulerAncestralRF", "LTXEulerAncestralRFScheduler", "Euler a",
     ),
-    "euler_ancestral_cfg_pp": ("euler_a_cfg++", "sample_euler_ancestral_cfg_pp", "SamplerEulerAncestralCFGPP",),
+    "euler_ancestral_cfg_pp": ("sample_euler_ancestral_cfg_pp", "SamplerEulerAncestralCFGPP", "euler_a_cfg++",),
     "heun": (
         "k_heun", "FlowMatchHeun", "edm", "sample_heun", "HeunDiscrete", "HeunDiscreteScheduler",
-        "FlowMatchHeunDiscrete", "FlowMatchHeunDiscreteScheduler",
+        "FlowMatchHeunDiscrete", "FlowMatchHeunDiscreteScheduler", "heun_2s", "Heun FlowMatch", "Linear-RK Heun",
+        "Linear-RK 2",
     ),
     "heunpp2": ("heun++", "sample_heunpp2",),
-    "exp_heun_2_x0": ("sample_exp_heun_2_x0",),
+    "exp_heun_2_x0": ("sample_exp_heun_2_x0", "etdrk2_2s", "ETD-RK 2S",),
     "exp_heun_2_x0_sde": ("sample_exp_heun_2_x0_sde",),
-    "dpm_2": ("k_dpm_2", "sample_dpm_2", "KDPM2Discrete", "KDPM2DiscreteScheduler",),
+    "dpm_2": ("sample_dpm_2", "KDPM2Discrete", "KDPM2DiscreteScheduler", "k_dpm_2", "DPM2 FlowMatch",),
     "dpm_2_ancestral": (
-        "k_dpm_2_a", "k_dpm_2_ancestral", "sample_dpm_2_ancestral", "KDPM2AncestralDiscrete",
-        "KDPM2AncestralDiscreteScheduler", "DPM2 a",
+        "k_dpm_2_ancestral", "sample_dpm_2_ancestral", "KDPM2AncestralDiscrete", "KDPM2AncestralDiscreteScheduler",
+        "DPM2 a", "k_dpm_2_a", "DPM2a FlowMatch",
     ),
-    "lms": ("k_lms", "SamplerLMS", "sample_lms", "LMSDiscrete", "LMSDiscreteScheduler",),
+    "lms": ("k_lms", "SamplerLMS", "sample_lms", "LMSDiscrete", "LMSDiscreteScheduler", "LMSD",),
     "dpm_fast": ("k_dpm_fast", "dpm_solver_fast", "sample_dpm_fast",),
     "dpm_adaptive": ("k_dpm_adaptive", "dpm_solver_adaptive", "SamplerDPMAdaptative", "sample_dpm_adaptive",),
     "dpmpp_2s_ancestral": (
         "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral", "SamplerDPMPP_2S_Ancestral", "sample_dpmpp_2s_ancestral", "DPM++ 2S a",
+        "DPM2++ 2S FlowMatch",
     ),
     "dpmpp_2s_ancestral_cfg_pp": ("dpmpp_2s_a_cfg++", "sample_dpmpp_2s_ancestral_cfg_pp",),
     "dpmpp_sde": (
         "k_dpmpp_sde", "dpmpp_sde_gpu", "SamplerDPMPP_SDE", "sample_dpmpp_sde", "DPMSolverSDE", "DPMSolverSDEScheduler",
+        "DPM SDE", "DPM2++ SDE FlowMatch",
     ),
     "dpmpp_2m": (
         "k_dpmpp_2m", "dpmsolver++_2m", "sample_dpmpp_2m", "DPMSolverMultistep", "DPMSolverMultistepScheduler",
-        "EDMDPMSolverMultistep", "EDMDPMSolverMultistepScheduler",
+        "EDMDPMSolverMultistep", "EDMDPMSolverMultistepScheduler", "DPM++ 2M EDM", "DPM2++ 2M FlowMatch",
     ),
     "dpmpp_2m_cfg_pp": ("sample_dpmpp_2m_cfg_pp",),
     "dpmpp_2m_sde": (
         "k_dpmpp_2m_sde", "dpm_solver_multistep_sde", "dpmpp_2m_sde_gpu", "SamplerDPMPP_2M_SDE", "sample_dpmpp_2m_sde",
         "sde-dpmsolver++", "CosineDPMSolverMultistep", "CosineDPMSolverMultistepScheduler", "CogVideoXDPM",
-        "CogVideoXDPMScheduler",
+        "CogVideoXDPMScheduler", "dpm++2m_sde_bt", "DPM++ Cosine", "DPM2++ 2M SDE FlowMatch",
     ),
     "dpmpp_2m_sde_heun": ("k_dpmpp_2m_sde_heun", "sample_dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",),
-    "dpmpp_3m_sde": ("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "SamplerDPMPP_3M_SDE", "sample_dpmpp_3m_sde",),
+    "dpmpp_3m_sde": (
+        "k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "SamplerDPMPP_3M_SDE", "sample_dpmpp_3m_sde", "DPM2++ 3M SDE FlowMatch",
+    ),
     "ddpm": (
-        "k_ddpm", "sample_ddpm", "DDPMScheduler", "DDPMParallel", "DDPMParallelScheduler", "DDPMWuerstchen",
-        "DDPMWuerstchenScheduler", "UnCLIP", "UnCLIPScheduler",
+        "k_ddpm", "sample_ddpm", "DDPMScheduler", "DDPMParallelScheduler", "DDPMWuerstchen", "DDPMWuerstchenScheduler",
+        "UnCLIP", "UnCLIPScheduler", "DDPMParallel",
     ),
     "lcm": (
         "latent_consistency", "pingpong", "sample_lcm", "SamplerLCM", "LCMScheduler", "FlowMatchLCM",
         "FlowMatchLCMScheduler", "CMStochasticIterative", "CMStochasticIterativeScheduler", "SCM", "SCMScheduler",
+        "LCM FlowMatch", "CMSI",
     ),
     "tcd": ("TCDScheduler",),
     "ipndm": ("sample_ipndm", "IPNDMScheduler",),
     "ipndm_v": ("sample_ipndm_v",),
-    "deis": ("sample_deis", "DEISMultistep", "DEISMultistepScheduler",),
-    "res_multistep": ("sample_res_multistep", "res_2m", "res_2m_ode",),
+    "deis": ("sample_deis", "DEISMultistepScheduler", "deis_3m", "deis_3m_ode", "DEISMultistep",),
+    "res_multistep": ("sample_res_multistep", "res_2m", "res_2m_ode", "RES-Unified 2M", "RES-Multistep 2M",),
     "res_multistep_cfg_pp": ("sample_res_multistep_cfg_pp",),
     "res_multistep_ancestral": ("sample_res_multistep_ancestral",),
     "res_multistep_ancestral_cfg_pp": ("sample_res_multistep_ancestral_cfg_pp",),
-    "gradient_estimation": ("euler_ge", "sample_gradient_estimation",),
+    "gradient_estimation": ("sample_gradient_estimation", "euler_ge",),
     "gradient_estimation_cfg_pp": ("sample_gradient_estimation_cfg_pp",),
-    "er_sde": ("sample_er_sde", "SamplerER_SDE",),
+    "er_sde": ("sample_er_sde", "SamplerER_SDE", "ER-SDE 3M", "ER-SDE 3M FlowMatch",),
     "seeds_2": ("sample_seeds_2", "SamplerSEEDS2", "SEEDS 2 DP",),
     "seeds_3": ("sample_seeds_3", "SEEDS 3 DP",),
     "sa_solver": ("sample_sa_solver", "SamplerSASolver", "SASolverScheduler",),
     "sa_solver_pece": ("sample_sa_solver_pece",),
     "cfgpp_ud10_ab": ("sample_cfgpp_ud10_ab",),
     "ddim": (
-        "k_ddim", "sample_ddim", "DDIMScheduler", "DDIMParallel", "DDIMParallelScheduler", "CogVideoXDDIM",
-        "CogVideoXDDIMScheduler",
+        "k_ddim", "sample_ddim", "DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIM", "CogVideoXDDIMScheduler",
+        "DDIMParallel", "CogX DDIM",
     ),
-    "uni_pc": ("uni_pc_bh1", "sample_uni_pc", "UniPCMultistep", "UniPCMultistepScheduler",),
+    "uni_pc": ("uni_pc_bh1", "sample_uni_pc", "UniPCMultistep", "UniPCMultistepScheduler", "UniPC FlowMatch",),
     "uni_pc_bh2": ("sample_uni_pc_bh2",),
-    "dpm_singlestep": ("DPMSolverSinglestep", "DPMSolverSinglestepScheduler",),
+    "exp_ab": ("res_3m", "res_3m_ode", "abnorsett_3m", "RES-Unified 3M", "RES-Multistep 3M",),
+    "dpm_singlestep": ("DPMSolverSinglestep", "DPMSolverSinglestepScheduler", "DPM++ 1S",),
     "pndm": ("k_plms", "sample_plms", "PNDMScheduler", "PLMS",),
-    "midpoint": ("midpoint_2s", "rf_solver",),
-    "ralston": ("ralston_2s",),
-    "bogacki_shampine": ("bogacki-shampine_4s", "bosh3",),
-    "rk4": ("rk4_4s",),
-    "dormand_prince": ("dormand-prince_6s", "dopri5",),
-    "res_2s": ("sample_res_2s", "res_2s_ode",),
-    "res_3s": ("sample_res_3s", "res_3s_ode",),
-    "etdrk4": ("etdrk4_4s",),
+    "midpoint": ("rf_solver", "midpoint_2s",),
+    "ralston": ("ralston_2s", "Linear-RK Ralston",),
+    "bogacki_shampine": ("bosh3", "bogacki-shampine_4s",),
+    "rk4": ("rk4_4s", "Linear-RK 4", "Runge-Kutta 4/4",),
+    "dormand_prince": ("dopri5", "dormand-prince_6s",),
+    "res_2s": ("sample_res_2s", "res_2s_ode", "RES-Unified 2S", "RES-Singlestep 2S",),
+    "res_3s": ("sample_res_3s", "res_3s_ode", "RES-Unified 3S", "RES-Singlestep 3S",),
+    "etdrk4": ("etdrk4_4s", "res_4s_cox_matthews", "ETD-RK 4S A",),
     "restart": ("restart_sampler",),
     "rk_adaptive": ("ode", "ODE (Dopri5)",),
     "flow_sde": ("flow_grpo",),
@@ -213,6 +225,9 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "flow_cps": ("cps", "coefficients_preserving_sampling",),
     "af3": ("alphafold3", "boltz", "boltz1", "boltz2", "protenix", "rfdiffusion3", "edm_churned",),
     "dpmpp_2s": ("gencast",),
+    "res_5s": ("sample_res_5s", "res_5s_ode", "res_5s_hochbruck-ostermann",),
+    "res_6s": ("sample_res_6s", "res_6s_ode",),
+    "deis_2m": ("sample_deis_2m", "deis_2m_ode", "DEIS-Unified 2M",),
 }
 
 #: schedules that A1111 picks for its labels by itself

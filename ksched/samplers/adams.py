@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from ksched.names.enums import Dialect, NoiseSchedule
-from ksched.options import Between, Finite, Order, PeerValue, PerStep
+from ksched.options import Between, Dial, Finite, Order, PeerValue, PerStep
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
-from ksched.samplers.blocks.noise_split import renoise
+from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, renoise
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, sd_cpp, sdnext
 from ksched.samplers.shipping import ships
 from ksched.samplers.sources import OF_FORGE, OF_REFORGE, PNDM
 from ksched.schedules.grid import Grid
@@ -45,6 +46,8 @@ _TO_ZERO = {"end": "integral"}
         k_diffusion("order"),
         diffusers("LMSDiscreteScheduler"),
         a1111("LMS"),
+        sd_cpp("lms", "its lms_shift of 1, the default, takes each earlier slope for the one before; 0 is this"),
+        sdnext("LMSD"),
     ),
     dialects={Dialect.K_DIFFUSION: _TO_ZERO, Dialect.DIFFUSERS: _TO_ZERO},
 )
@@ -138,6 +141,8 @@ def _remembered(
         comfyui(),
         diffusers("IPNDMScheduler", "on levels of its own"),
         a1111("IPNDM", OF_FORGE),
+        sd_cpp("ipndm"),
+        sdnext("IPNDM", "on levels of its own"),
     ),
     dialects={Dialect.DIFFUSERS: {"slopes": "eps", "end": "integral"}},
 )
@@ -194,6 +199,7 @@ def _pndm_calls(steps: int, to_zero: bool) -> int:
     peers=(
         diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
         a1111("PLMS", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+        sdnext("PNDM", "with skip_prk_steps False, as ours by default"),
     ),
     dialects={Dialect.DIFFUSERS: {"end": "integral"}, Dialect.A1111: {"warm_up": "heun"}},
 )
@@ -269,6 +275,7 @@ def _mean_slope(
     peers=(
         comfyui(note="its weights are wrong from order 3 on"),
         a1111("IPNDM_V", OF_FORGE, weights="published"),
+        sd_cpp("ipndm_v", "its weights are those of even steps from order 3 on"),
     ),
     dialects={Dialect.COMFYUI: {"weights": "published"}},
 )
@@ -343,7 +350,9 @@ def _published_weights(steps: list[float]) -> list[float]:
     peers=(
         comfyui(),
         a1111("Gradient Estimation", OF_REFORGE),
+        sd_cpp("euler_ge", "its gamma is ge_gamma"),
     ),
+    dialects={Dialect.SD_CPP: {"as_ve": False, "split": "comfyui"}},
 )
 def gradient_estimation(
     run: SamplerContext[V],
@@ -352,37 +361,46 @@ def gradient_estimation(
     *,
     ge_gamma: Finite = 2.0,
     mu: Annotated[float | tuple[float, ...], Between(0.0, 0.99), PerStep(), PeerValue(0.5)] = 0.0,
-    s_noise: Annotated[float | tuple[float, ...], Between(0.0, 10.0), PerStep()] = 1.0,
+    eta: Annotated[float | tuple[float, ...], Between(0.0, sys.float_info.max), PerStep(), PeerValue(1.0)] = 0.0,
+    split: AncestralRule = "variance",
+    s_noise: Dial = 1.0,
 ) -> V:
     """Euler's method with the slope extrapolated from the step before.
 
-    First order, one model call per step; deterministic unless ``mu`` > 0. ``ge_gamma`` = 1 is `euler`; 1.5 is `ipndm`
-    with order 2.
+    First order, one model call per step; deterministic unless ``mu`` or ``eta`` > 0. ``ge_gamma`` = 1 is `euler`, and
+    `euler_ancestral` with its ``eta``; 1.5 is `ipndm` with order 2.
 
     Parameters
     ----------
     ge_gamma : how far to extrapolate, 1 being not at all
     mu : how far below the next level a step goes, in powers of sigma, before noise is added; 0 adds none, 1/2 is like
         DDPM. With an extrapolated slope the noise of the states is then not that of their levels
+    eta : the same as a share of the noise that is drawn anew, as `euler_ancestral` has it; not with ``mu``
+    split : how eta divides the noise on flow processes, as for `euler_ancestral`
     s_noise : factor of the noise
 
     Notes
     -----
-    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion.
+    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion,
+    with eta stable-diffusion.cpp's ``euler_ge``.
     """
     straight = StraightLine(grid)
     last: V | None = None
-    for s, t, mu, s_noise in grid.steps_with(mu, s_noise):
+    for s, t, mu, eta, s_noise in grid.steps_with(mu, eta, s_noise):
+        if mu > 0 and eta > 0:
+            raise ValueError(f"gradient_estimation: mu and eta are two ways to say one thing; got mu={mu}, eta={eta}")
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised
-        below = (t.sigma * s.alpha / (s.sigma * t.alpha)) ** (mu / (1 - mu)) if mu > 0 else 1.0
-        down = t._replace(sigma=below * t.sigma)
+        down, up = ancestral(grid, s, t, eta, split)
+        if mu > 0:
+            below = (t.sigma * s.alpha / (s.sigma * t.alpha)) ** (mu / (1 - mu))
+            down, up = t._replace(sigma=below * t.sigma), t.sigma * math.sqrt((1 - below) * (1 + below))
         ahead = slope = straight.slope(s, x, denoised)
         if ge_gamma != 1:
             slope = run.keep(slope)
             ahead = slope if last is None else slope + (ge_gamma - 1) * (slope - last)
         x = straight.move(s, down, x, ahead)
-        x = renoise(run, s, t, x, s_noise * t.sigma * math.sqrt((1 - below) * (1 + below)))
+        x = renoise(run, s, t, x, s_noise * up)
         last = slope
     return x

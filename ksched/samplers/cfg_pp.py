@@ -17,7 +17,7 @@ from ksched.samplers.blocks.stages import middle
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import phi
-from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.peer_names import a1111, comfyui, sd_cpp
 from ksched.samplers.shipping import preset, ships
 from ksched.samplers.sources import CFG_PP, OF_REFORGE
 from ksched.schedules.grid import Grid
@@ -54,6 +54,7 @@ def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
         comfyui(),
         comfyui("SamplerEulerAncestralCFGPP"),
         a1111("Euler Ancestral CFG++", OF_REFORGE),
+        sd_cpp("euler_a_cfg_pp"),
     ),
     dialects={Dialect.COMFYUI: {"as_ve": False, "from_pure_noise": "all_new"}},
 )
@@ -99,6 +100,7 @@ def euler_ancestral_cfg_pp(
         comfyui("SamplerEulerCFGpp", 'its version "alternative" is an option of the same name'),
         a1111("DDIM CFG++", "of Forge and later A1111; the scale is divided by 12.5 there"),
         a1111("Euler CFG++", OF_REFORGE),
+        sd_cpp("euler_cfg_pp"),
     ),
     dialects={Dialect.COMFYUI: {"as_ve": False}},
 )

@@ -11,6 +11,7 @@ from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import churn, raised
 from ksched.samplers.blocks.stages import middle
 from ksched.samplers.blocks.steps import ddim
+from ksched.samplers.peer_names import res4lyf
 from ksched.samplers.shipping import AS_THEY_ARE, ships
 from ksched.samplers.sources import DPM_SOLVER_PP
 from ksched.schedules.grid import Grid
@@ -81,6 +82,7 @@ def _scaled_step(s: Level, t: Level, x: V, denoised: V, step_scale: float) -> V:
     calls=2,
     spellings="gencast",
     dialects=AS_THEY_ARE,
+    peers=(res4lyf("dpmpp_2s"),),
 )
 def dpmpp_2s(
     run: SamplerContext[V],

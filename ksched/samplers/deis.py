@@ -20,12 +20,12 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import combine
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui, diffusers
-from ksched.samplers.shipping import ships
-from ksched.samplers.sources import NEVER_ZERO, OF_FORGE, STARTED
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, res4lyf, sdnext
+from ksched.samplers.shipping import preset, ships
+from ksched.samplers.sources import NEVER_ZERO, NOISY, OF_FORGE, PORTED, STARTED
 from ksched.schedules.grid import Grid
 
-__all__ = ["deis"]
+__all__ = ["deis", "deis_2m"]
 
 
 @ships(
@@ -34,10 +34,16 @@ __all__ = ["deis"]
     family="exponential_multistep",
     peers=(
         comfyui(),
-        comfyui("deis_2m_ode", STARTED, read=False, order=2, variable="log_sigma"),
-        comfyui("deis_3m_ode", STARTED, read=False, order=3, variable="log_sigma"),
+        comfyui("deis_3m", f"{NOISY}, and starts with single steps", variable="log_sigma"),
+        comfyui("deis_3m_ode", STARTED, variable="log_sigma"),
         diffusers("DEISMultistepScheduler", NEVER_ZERO),
         a1111("DEIS", OF_FORGE, variable="vp_time_sum"),
+        res4lyf("deis_3m", STARTED),
+        res4lyf("deis_3m_ode", STARTED),
+        res4lyf("deis_4m", STARTED, read=False, order=4),
+        sdnext("DEIS", NEVER_ZERO),
+        sdnext("DEIS-Multistep", PORTED),
+        sdnext("DEIS-Unified 1S", PORTED, read=False, order=1),
     ),
     dialects={
         Dialect.COMFYUI: {"variable": "vp_time_sum"},
@@ -95,6 +101,32 @@ def deis(
             weights = _vp_time_weights([exp(-lam) for lam in (t.lam, *lams)], variable == "vp_time_sum")
             x = (t.alpha / s.alpha) * x + combine([t.alpha * weight for weight in weights], slopes)
     return x
+
+
+@preset(
+    deis,
+    fixed={"order": 2},
+    peers=(
+        comfyui("deis_2m", f"{NOISY}, and starts with single steps"),
+        comfyui("deis_2m_ode", STARTED),
+        res4lyf("deis_2m", STARTED),
+        res4lyf("deis_2m_ode", STARTED),
+        sdnext("DEIS-Unified 2M", PORTED),
+    ),
+)
+def deis_2m() -> None:
+    """DEIS with the last two slopes: `deis` with order 2.
+
+    Second order, one model call per step, deterministic.
+
+    Parameters
+    ----------
+    variable, lower_order_final, repeat_last : as for `deis`
+
+    Notes
+    -----
+    As for `deis`.
+    """
 
 
 def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:

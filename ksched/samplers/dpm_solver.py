@@ -12,9 +12,9 @@ from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import fresh_std, grown, renoise
 from ksched.samplers.blocks.steps import Integrals, adams, midpoint, order_left, output, with_last_twice
-from ksched.samplers.peer_names import diffusers
+from ksched.samplers.peer_names import diffusers, sdnext
 from ksched.samplers.shipping import ships
-from ksched.samplers.sources import DPM_SOLVER, DPM_SOLVER_PP
+from ksched.samplers.sources import DPM_SOLVER, DPM_SOLVER_PP, UPWARDS
 from ksched.schedules.grid import Grid
 
 __all__ = ["dpm_multistep", "dpm_singlestep"]
@@ -49,6 +49,15 @@ def _curved(factor: float, offset: float) -> Integrals:
             "upwards, from data to noise: `Sampler.invert` does better",
             read=False,
         ),
+        sdnext("DPM++", read=False, order=1),
+        sdnext("DPM++ 3M", read=False, order=3),
+        sdnext("DPM++ 3M SDE", read=False, order=3, eta=1.0),
+        sdnext(
+            "DPM++ SDE", "first order; the two-stage method of this name is its DPM SDE", read=False, order=1, eta=1.0
+        ),
+        sdnext("DPM++ Inverse", UPWARDS, read=False, order=1),
+        sdnext("DPM++ 2M Inverse", UPWARDS, read=False),
+        sdnext("DPM++ 3M Inverse", UPWARDS, read=False, order=3),
     ),
     dialects={Dialect.DIFFUSERS: {"order": 2, "lower_order_final": True, "curvature": "diffusers", "sde": "published"}},
 )
@@ -120,7 +129,10 @@ def dpm_multistep(
     source=DPM_SOLVER,
     family="dpm_solver",
     weak_order=2,
-    peers=(diffusers("DPMSolverSinglestepScheduler"),),
+    peers=(
+        diffusers("DPMSolverSinglestepScheduler"),
+        sdnext("DPM++ 1S"),
+    ),
     dialects={Dialect.DIFFUSERS: {"noises": "independent", "curvature": "diffusers"}},
 )
 def dpm_singlestep(

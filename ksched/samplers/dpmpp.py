@@ -14,12 +14,12 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import phi
 from ksched.samplers.dpm_solver import dpm_multistep
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, res4lyf, sd_cpp, sdnext, skrample
 from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
-from ksched.samplers.sources import DPM_SOLVER_PP, DROPS, ON_DEVICE, TREE
+from ksched.samplers.sources import DPM_SOLVER_PP, DROPS, ON_DEVICE, SINGLE, TREE
 from ksched.schedules.grid import Grid
 
-__all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"]
+__all__ = ["V", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m", "dpmpp_3m_sde"]
 
 
 V = TypeVar("V", bound=Vector)
@@ -48,6 +48,11 @@ Solver = Literal["midpoint", "heun"]
         ),
         diffusers("CogVideoXDPMScheduler", "on `VP(snr_shift=3.0)`"),
         a1111("DPM++ 2M SDE", TREE, schedule=NoiseSchedule.EXPONENTIAL),
+        sd_cpp("dpm++2m_sde"),
+        sd_cpp("dpm++2m_sde_bt", TREE),
+        sdnext("DPM++ 2M SDE"),
+        sdnext("DPM++ Cosine", f"on `AngleV(sigma_min=0.3, sigma_max=500)` with exponential levels; {TREE}"),
+        sdnext("DPM2++ 2M SDE FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={Dialect.COMFYUI: IN_LOG_SNR},
 )
@@ -108,6 +113,14 @@ def dpmpp_2m_sde(
         ),
         diffusers("EDMDPMSolverMultistepScheduler", "on `EDM()`"),
         a1111("DPM++ 2M", schedule=NoiseSchedule.KARRAS),
+        sd_cpp("dpm++2m"),
+        skrample(
+            "DPM", "its default order, 2; order 3 is `dpmpp_3m`, stochasticity is eta of `dpmpp_2m_sde`", read=False
+        ),
+        res4lyf("dpmpp_2m", SINGLE),
+        sdnext("DPM++ 2M"),
+        sdnext("DPM++ 2M EDM", "on `EDM()`"),
+        sdnext("DPM2++ 2M FlowMatch", "on `Flow(shift)`"),
     ),
     dialects={Dialect.COMFYUI: {}},
 )
@@ -168,6 +181,7 @@ def dpmpp_2m_sde_heun() -> None:
         comfyui("SamplerDPMPP_3M_SDE", TREE),
         k_diffusion("eta s_noise noise_sampler", TREE),
         a1111("DPM++ 3M SDE", f"{DROPS}; {TREE}", schedule=NoiseSchedule.EXPONENTIAL),
+        sdnext("DPM2++ 3M SDE FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={
         Dialect.COMFYUI: {**IN_LOG_SNR, "curvature": "published"},
@@ -201,3 +215,28 @@ def dpmpp_3m_sde(
     k-diffusion's ``sample_dpmpp_3m_sde``, after the multistep method of Lu et al. 2022, arXiv:2211.01095.
     """
     return dpm_multistep(run, grid, x, order=3, eta=eta, s_noise=s_noise, solver_type="heun", curvature=curvature)
+
+
+@preset(
+    dpmpp_3m_sde,
+    fixed={"eta": 0.0, "s_noise": 1.0},
+    source=DPM_SOLVER_PP,
+    draws=0,
+    weak_order=None,
+    brownian_tree=False,
+    peers=(res4lyf("dpmpp_3m", SINGLE),),
+)
+def dpmpp_3m() -> None:
+    """DPM-Solver++ (3M): `dpmpp_3m_sde` at eta 0.
+
+    Second order, because its first step is of first order, with a small error; one model call per step, deterministic.
+    The table of `exp_ab`, but that ``curvature`` can be halved.
+
+    Parameters
+    ----------
+    curvature : weight of the second difference of the predictions, as for `dpmpp_3m_sde`
+
+    Notes
+    -----
+    Lu et al. 2022, arXiv:2211.01095, appendix B, with a memory of three predictions.
+    """

@@ -12,7 +12,7 @@ from ksched.samplers.blocks.stages import inner, middle
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.weights import combine
 from ksched.samplers.exponential_single_step import Node
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import IN_LOG_SNR, ships
 from ksched.samplers.sources import DPM_SOLVER_PP, ON_DEVICE, TREE
 from ksched.schedules.grid import Grid
@@ -35,8 +35,13 @@ V = TypeVar("V", bound=Vector)
         comfyui("SamplerDPMPP_2S_Ancestral"),
         k_diffusion("eta s_noise noise_sampler"),
         a1111("DPM++ 2S a", schedule=NoiseSchedule.KARRAS),
+        sd_cpp("dpm++2s_a", "the first step from pure noise has one call there"),
+        sdnext("DPM2++ 2S FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
-    dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}},
+    dialects={
+        Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"},
+        Dialect.SD_CPP: {"as_ve": False, "split": "comfyui"},
+    },
 )
 def dpmpp_2s_ancestral(
     run: SamplerContext[V],
@@ -92,6 +97,9 @@ def dpmpp_2s_ancestral(
         k_diffusion("eta s_noise noise_sampler r", TREE),
         diffusers("DPMSolverSDEScheduler", TREE),
         a1111("DPM++ SDE", TREE, schedule=NoiseSchedule.KARRAS),
+        res4lyf("dpmpp_sde_2s", "without noise, with both calls at the ends of the step", read=False, r=1.0, eta=0.0),
+        sdnext("DPM SDE", TREE),
+        sdnext("DPM2++ SDE FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={
         Dialect.COMFYUI: {**IN_LOG_SNR, "noises": "independent"},

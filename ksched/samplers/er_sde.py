@@ -13,7 +13,7 @@ from ksched.plan.protocol import SamplerContext
 from ksched.samplers.blocks.noise_split import renoise
 from ksched.samplers.blocks.quadrature import gauss_legendre
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.peer_names import a1111, comfyui, sd_cpp, sdnext
 from ksched.samplers.shipping import IN_LOG_SNR, ships
 from ksched.samplers.sources import OF_REFORGE
 from ksched.schedules.grid import Grid
@@ -31,8 +31,18 @@ __all__ = ["er_sde"]
         comfyui(),
         comfyui("SamplerER_SDE", 'its solver_type "Reverse-time SDE" is "reverse_time", "ODE" is "ode"'),
         a1111("ER SDE", OF_REFORGE, integral="published"),
+        sd_cpp("er_sde", "its eta is s_noise"),
+        sdnext("ER-SDE", "a class of its own; not compared", read=False, max_stage=1),
+        sdnext("ER-SDE FlowMatch", "on `Flow(shift)`; a class of its own; not compared", read=False, max_stage=1),
+        sdnext("ER-SDE 2M", "a class of its own; not compared", read=False, max_stage=2),
+        sdnext("ER-SDE 2M FlowMatch", "on `Flow(shift)`; a class of its own; not compared", read=False, max_stage=2),
+        sdnext("ER-SDE 3M", "a class of its own; not compared"),
+        sdnext("ER-SDE 3M FlowMatch", "on `Flow(shift)`; a class of its own; not compared"),
     ),
-    dialects={Dialect.COMFYUI: {**IN_LOG_SNR, "integral": "published"}},
+    dialects={
+        Dialect.COMFYUI: {**IN_LOG_SNR, "integral": "published"},
+        Dialect.SD_CPP: {**IN_LOG_SNR, "integral": "published"},
+    },
 )
 def er_sde(
     run: SamplerContext[V],

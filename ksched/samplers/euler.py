@@ -11,9 +11,9 @@ from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
 from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
 from ksched.samplers.blocks.steps import ddim
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, res4lyf, sd_cpp, sdnext, skrample
 from ksched.samplers.shipping import ships
-from ksched.samplers.sources import EDM, OF_FORGE
+from ksched.samplers.sources import EDM, OF_FORGE, PORTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["boundary_scaling", "ddim_eta", "ddpm", "euler", "euler_ancestral", "lcm", "tcd"]
@@ -35,6 +35,14 @@ V = TypeVar("V", bound=Vector)
         diffusers("FlowMapEulerDiscreteScheduler", "on `Flow(shift)`, for networks of two times", read=False),
         diffusers("MiniMaxH3Scheduler", "on `Flow(12)`, for a velocity of the other sign"),
         a1111("Euler"),
+        sd_cpp("euler"),
+        skrample("Euler"),
+        res4lyf("euler"),
+        sdnext("Euler"),
+        sdnext("Euler SGM", "on trailing levels, for networks that predict the sample", read=False),
+        sdnext("Euler EDM", "on `EDM()`"),
+        sdnext("Euler FlowMatch", "on `Flow(shift)`"),
+        sdnext("Linear-RK Euler", PORTED),
     ),
     dialects={Dialect.DIFFUSERS: {"churn_after": True}},
 )
@@ -91,8 +99,14 @@ def euler(
         diffusers("EulerAncestralDiscreteScheduler"),
         diffusers("LTXEulerAncestralRFScheduler", "on `Flow`, with levels given"),
         a1111("Euler a"),
+        sd_cpp("euler_a"),
+        sdnext("Euler a"),
     ),
-    dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}, Dialect.DIFFUSERS: {"split": "comfyui"}},
+    dialects={
+        Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"},
+        Dialect.SD_CPP: {"as_ve": False, "split": "comfyui"},
+        Dialect.DIFFUSERS: {"split": "comfyui"},
+    },
 )
 def euler_ancestral(
     run: SamplerContext[V],
@@ -141,6 +155,11 @@ def euler_ancestral(
         a1111(
             "DDIM", "on levels of its own; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM
         ),
+        sd_cpp("ddim_trailing", "its `euler_ancestral` without noise, on simple levels", read=False),
+        res4lyf("ddim"),
+        sdnext("DDIM"),
+        sdnext("DDIM Parallel", "as DDIM"),
+        sdnext("CogX DDIM", "on `VP(snr_shift=3.0)`"),
     ),
 )
 def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noise: Dial = 1.0) -> V:
@@ -174,6 +193,8 @@ def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noi
         diffusers("DDPMWuerstchenScheduler", "on `Cascade()`"),
         diffusers("UnCLIPScheduler", "on `VP.cosine()`; the model predicts the variance as well there"),
         a1111("DDPM", OF_FORGE),
+        sdnext("DDPM"),
+        sdnext("DDPM Parallel", "as DDPM"),
     ),
 )
 def ddpm(
@@ -242,8 +263,16 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
         ),
         diffusers("SCMScheduler", "on `AngleV`: its timesteps are angles", boundary=0.0),
         a1111("LCM"),
+        sd_cpp("lcm"),
+        sdnext("LCM", "on `VP(keep_every=20)`"),
+        sdnext("LCM FlowMatch", "on `Flow(shift)`", boundary=0.0),
+        sdnext("CMSI", "diffusers' CMStochasticIterativeScheduler", boundary=0.0),
     ),
-    dialects={Dialect.COMFYUI: {"as_ve": False}, Dialect.DIFFUSERS: {"boundary": 10.0}},
+    dialects={
+        Dialect.COMFYUI: {"as_ve": False},
+        Dialect.SD_CPP: {"as_ve": False},
+        Dialect.DIFFUSERS: {"boundary": 10.0},
+    },
 )
 def lcm(
     run: SamplerContext[V],
@@ -297,7 +326,11 @@ def lcm(
     source="Zheng et al. 2024, arXiv:2402.19159",
     family="euler",
     draws=None,
-    peers=(diffusers("TCDScheduler", "on `VP(keep_every=20)`", arguments="eta"),),
+    peers=(
+        diffusers("TCDScheduler", "on `VP(keep_every=20)`", arguments="eta"),
+        sd_cpp("tcd"),
+        sdnext("TCD", "on `VP(keep_every=20)`"),
+    ),
     dialects={Dialect.DIFFUSERS: {"whole_timesteps": True}},
 )
 def tcd(

@@ -17,8 +17,9 @@ from ksched.samplers.blocks.steps import (
 from ksched.samplers.blocks.weights import lagrange_weights
 from ksched.samplers.dpmpp import V
 from ksched.samplers.exponential_single_step import linear, res_3s_rows
+from ksched.samplers.peer_names import comfyui, res4lyf, sdnext
 from ksched.samplers.shipping import ships
-from ksched.samplers.sources import EXPONENTIAL_ADAMS
+from ksched.samplers.sources import EXPONENTIAL_ADAMS, NOISY, PORTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["exp_ab", "exp_pc"]
@@ -110,6 +111,20 @@ def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
     order=2,
     source=EXPONENTIAL_ADAMS,
     family="exponential_multistep",
+    peers=(
+        comfyui("res_3m", f"{NOISY}, and starts with single steps", start="runge_kutta"),
+        comfyui("res_3m_ode", "of RES4LYF", start="runge_kutta"),
+        res4lyf("res_3m", start="runge_kutta"),
+        res4lyf("res_3m_ode", start="runge_kutta"),
+        res4lyf("abnorsett_2m", read=False, order=2, start="runge_kutta"),
+        res4lyf("abnorsett_3m", start="runge_kutta"),
+        res4lyf("abnorsett_4m", read=False, order=4, start="runge_kutta"),
+        sdnext("ABNorsett 2M", PORTED, read=False, order=2),
+        sdnext("ABNorsett 3M", PORTED),
+        sdnext("ABNorsett 4M", PORTED, read=False, order=4),
+        sdnext("RES-Unified 3M", PORTED),
+        sdnext("RES-Multistep 3M", PORTED),
+    ),
 )
 def exp_ab(
     run: SamplerContext[V],

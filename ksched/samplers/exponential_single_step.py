@@ -11,15 +11,9 @@ from ksched.options import Between, Dial
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.samplers.blocks.stages import Rows, inner, stages
 from ksched.samplers.blocks.weights import phi
-from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.peer_names import a1111, comfyui, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
-from ksched.samplers.sources import (
-    COX_MATTHEWS,
-    NOISY,
-    OF_REFORGE,
-    RES,
-    SEEDS,
-)
+from ksched.samplers.sources import COX_MATTHEWS, NOISY, OF_REFORGE, PORTED, RES, SEEDS
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -33,6 +27,7 @@ __all__ = [
     "res_3s_rows",
     "seeds_2",
     "seeds_3",
+    "single_step",
     "thirds",
 ]
 
@@ -89,7 +84,7 @@ def _etdrk4(shares: list[float], z: float) -> list[list[float]]:
     return [[1.0], [0.0, 1.0], [first, 0.0, 1 - first], [1 - 2 * middle - last, middle, middle, last]]
 
 
-def _singlestep(
+def single_step(
     run: SamplerContext[V],
     grid: Grid,
     x: V,
@@ -149,7 +144,7 @@ def seeds_2(
     -----
     Gonzalez et al. 2023, arXiv:2305.14267, algorithm 2.
     """
-    return _singlestep(run, grid, x, [r], halves if solver_type == "phi_1" else linear, eta, s_noise)
+    return single_step(run, grid, x, [r], halves if solver_type == "phi_1" else linear, eta, s_noise)
 
 
 @preset(
@@ -158,7 +153,11 @@ def seeds_2(
     source=COX_MATTHEWS,
     draws=0,
     weak_order=None,
-    peers=(comfyui(),),
+    peers=(
+        comfyui(),
+        res4lyf("etdrk2_2s"),
+        sdnext("ETD-RK 2S", PORTED),
+    ),
 )
 def exp_heun_2_x0() -> None:
     """Heun's method as an exponential integrator of the prediction: `seeds_2` without noise, with the stage at the end.
@@ -204,6 +203,7 @@ def exp_heun_2_x0_sde() -> None:
     peers=(
         comfyui(),
         a1111("SEEDS 3 DP", OF_REFORGE),
+        res4lyf("dpmpp_3s", "DPM-Solver-3 in data prediction", read=False, eta=0.0),
     ),
     dialects={Dialect.COMFYUI: IN_LOG_SNR},
 )
@@ -234,7 +234,7 @@ def seeds_3(
     """
     if not r_1 < r_2:
         raise ValueError(f"seeds_3: r_1 must be below r_2; got r_1={r_1}, r_2={r_2}")
-    return _singlestep(run, grid, x, [r_1, r_2], thirds, eta, s_noise)
+    return single_step(run, grid, x, [r_1, r_2], thirds, eta, s_noise)
 
 
 @ships(
@@ -245,6 +245,11 @@ def seeds_3(
     peers=(
         comfyui(note=NOISY),
         comfyui("res_2s_ode", "of RES4LYF"),
+        sd_cpp("res_2s", "its eta adds noise as `euler_ancestral` does"),
+        res4lyf("res_2s"),
+        res4lyf("res_2s_ode"),
+        sdnext("RES-Unified 2S", PORTED),
+        sdnext("RES-Singlestep 2S", PORTED),
     ),
 )
 def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
@@ -261,7 +266,7 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     -----
     Zhang et al. 2023, arXiv:2308.02157, algorithm 1 without its noise.
     """
-    return _singlestep(run, grid, x, [c2], linear)
+    return single_step(run, grid, x, [c2], linear)
 
 
 @ships(
@@ -272,6 +277,10 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
     peers=(
         comfyui(note=NOISY),
         comfyui("res_3s_ode", "of RES4LYF"),
+        res4lyf("res_3s"),
+        res4lyf("res_3s_ode"),
+        sdnext("RES-Unified 3S", PORTED),
+        sdnext("RES-Singlestep 3S", PORTED),
     ),
 )
 def res_3s(
@@ -291,7 +300,7 @@ def res_3s(
     """
     if not c2 < c3:
         raise ValueError(f"res_3s: c2 must be below c3; got c2={c2}, c3={c3}")
-    return _singlestep(run, grid, x, [c2, c3], res_3s_rows)
+    return single_step(run, grid, x, [c2, c3], res_3s_rows)
 
 
 @ships(
@@ -299,7 +308,11 @@ def res_3s(
     source=COX_MATTHEWS,
     family="exponential_single_step",
     calls=4,
-    spellings="etdrk4_4s",
+    peers=(
+        res4lyf("etdrk4_4s"),
+        res4lyf("res_4s_cox_matthews"),
+        sdnext("ETD-RK 4S A", PORTED),
+    ),
 )
 def etdrk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """ETDRK4, the classical Runge-Kutta method as an exponential integrator.
@@ -310,4 +323,4 @@ def etdrk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     -----
     Cox & Matthews 2002, https://doi.org/10.1006/jcph.2002.6995, in data prediction; RES4LYF's ``etdrk4``.
     """
-    return _singlestep(run, grid, x, [0.5, 0.5, 1.0], _etdrk4)
+    return single_step(run, grid, x, [0.5, 0.5, 1.0], _etdrk4)

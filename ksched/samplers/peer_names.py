@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 from ksched.names.enums import Dialect, NoiseSchedule
 
-__all__ = ["PeerName", "a1111", "comfyui", "diffusers", "k_diffusion", "words_for"]
+__all__ = [
+    "PeerName",
+    "a1111",
+    "comfyui",
+    "diffusers",
+    "k_diffusion",
+    "res4lyf",
+    "sd_cpp",
+    "sdnext",
+    "skrample",
+    "words_for",
+]
 
 
 class PeerName(NamedTuple):
@@ -57,6 +68,26 @@ def a1111(
 ) -> PeerName:
     """A label of A1111, Forge or reForge; arguments as for `PeerName`."""
     return PeerName(Dialect.A1111, name, note, options, read, schedule=schedule)
+
+
+def sd_cpp(name: str, note: str = "", *, read: bool = True) -> PeerName:
+    """A sampling method of stable-diffusion.cpp; arguments as for `PeerName`."""
+    return PeerName(Dialect.SD_CPP, name, note, read=read)
+
+
+def skrample(name: str, note: str = "", *, read: bool = True) -> PeerName:
+    """A class of skrample with its default options; arguments as for `PeerName`."""
+    return PeerName(Dialect.SKRAMPLE, name, note, read=read)
+
+
+def res4lyf(name: str, note: str = "", *, read: bool = True, **options: Any) -> PeerName:
+    """A method of RES4LYF's samplers, or a name that it adds to ComfyUI's menu; arguments as for `PeerName`."""
+    return PeerName(Dialect.RES4LYF, name, note, options, read)
+
+
+def sdnext(name: str, note: str = "", *, read: bool = True, **options: Any) -> PeerName:
+    """A label of SD.Next; arguments as for `PeerName`."""
+    return PeerName(Dialect.SDNEXT, name, note, options, read)
 
 
 def words_for(peer: PeerName, sampler: str) -> list[str]:

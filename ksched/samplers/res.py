@@ -13,9 +13,9 @@ from ksched.samplers.blocks.steps import (
 )
 from ksched.samplers.blocks.weights import phi
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui
+from ksched.samplers.peer_names import a1111, comfyui, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import preset, ships
-from ksched.samplers.sources import NOISY, OF_REFORGE, RES, STARTED
+from ksched.samplers.sources import NOISY, OF_REFORGE, PORTED, RES, SINGLE, STARTED
 from ksched.schedules.grid import Grid
 
 __all__ = ["res_multistep", "res_multistep_ancestral"]
@@ -71,6 +71,11 @@ def res_multistep_ancestral(run: SamplerContext[V], grid: Grid, x: V, *, eta: Di
         comfyui("res_2m", f"{NOISY}, and starts with single steps"),
         comfyui("res_2m_ode", STARTED),
         a1111("RES Multistep", OF_REFORGE),
+        sd_cpp("res_multistep", "with its eta it is `res_multistep_ancestral`"),
+        res4lyf("res_2m", SINGLE),
+        res4lyf("res_2m_ode", SINGLE),
+        sdnext("RES-Unified 2M", PORTED),
+        sdnext("RES-Multistep 2M", PORTED),
     ),
 )
 def res_multistep() -> None:

@@ -16,9 +16,9 @@ from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, 
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
-from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import ships
-from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, DROPS, EDM, OF_FORGE
+from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, DROPS, EDM, OF_FORGE, PORTED, TREE
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -119,7 +119,8 @@ def _fixed(run: SamplerContext[V], grid: Grid, x: V, tableau: Tableau) -> V:
     source="Runge 1895",
     family="runge_kutta",
     calls=2,
-    spellings="midpoint_2s rf_solver",
+    spellings="rf_solver",
+    peers=(res4lyf("midpoint_2s"),),
 )
 def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The midpoint rule.
@@ -138,7 +139,10 @@ def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     source="Ralston 1962",
     family="runge_kutta",
     calls=2,
-    spellings="ralston_2s",
+    peers=(
+        res4lyf("ralston_2s"),
+        sdnext("Linear-RK Ralston", PORTED),
+    ),
 )
 def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """Ralston's method: the two-stage rule of the smallest error bound.
@@ -157,7 +161,8 @@ def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     source="Bogacki & Shampine 1989",
     family="runge_kutta",
     calls=3,
-    spellings="bogacki-shampine_4s bosh3",
+    spellings="bosh3",
+    peers=(res4lyf("bogacki-shampine_4s"),),
 )
 def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The third-order method of Bogacki and Shampine's pair.
@@ -176,7 +181,11 @@ def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
     source="Kutta 1901",
     family="runge_kutta",
     calls=4,
-    spellings="rk4_4s",
+    peers=(
+        res4lyf("rk4_4s"),
+        sdnext("Linear-RK 4", PORTED),
+        sdnext("Runge-Kutta 4/4", PORTED),
+    ),
 )
 def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The classical Runge-Kutta method.
@@ -195,7 +204,8 @@ def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     source=DORMAND_PRINCE,
     family="runge_kutta",
     calls=6,
-    spellings="dormand-prince_6s dopri5",
+    spellings="dopri5",
+    peers=(res4lyf("dormand-prince_6s"),),
 )
 def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """The fifth-order method of Dormand and Prince's pair.
@@ -221,6 +231,12 @@ def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
         diffusers("HeunDiscreteScheduler"),
         diffusers("FlowMatchHeunDiscreteScheduler", "on `Flow(shift)`"),
         a1111("Heun"),
+        sd_cpp("heun"),
+        res4lyf("heun_2s"),
+        sdnext("Heun"),
+        sdnext("Heun FlowMatch", "on `Flow(shift)`"),
+        sdnext("Linear-RK Heun", PORTED),
+        sdnext("Linear-RK 2", PORTED),
     ),
 )
 def heun(
@@ -337,6 +353,9 @@ def heunpp2(
         k_diffusion("s_churn s_tmin s_tmax s_noise"),
         diffusers("KDPM2DiscreteScheduler"),
         a1111("DPM2", DROPS, schedule=NoiseSchedule.KARRAS),
+        sd_cpp("dpm2"),
+        sdnext("KDPM2"),
+        sdnext("DPM2 FlowMatch", "on `Flow(shift)`"),
     ),
 )
 def dpm_2(
@@ -384,6 +403,8 @@ def dpm_2(
         k_diffusion("eta s_noise noise_sampler"),
         diffusers("KDPM2AncestralDiscreteScheduler"),
         a1111("DPM2 a", DROPS, schedule=NoiseSchedule.KARRAS),
+        sdnext("KDPM2 a"),
+        sdnext("DPM2a FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}},
 )

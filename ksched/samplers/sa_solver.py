@@ -21,7 +21,7 @@ from ksched.samplers.blocks.steps import (
     with_last_twice,
 )
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, sdnext
 from ksched.samplers.shipping import IN_LOG_SNR, preset, ships
 from ksched.samplers.sources import NEVER_ZERO, OF_REFORGE
 from ksched.schedules.grid import Grid
@@ -42,6 +42,7 @@ TauRange: TypeAlias = Literal["closed", "comfyui"]
         comfyui("SamplerSASolver", "its eta is tau; its start and end are tau_start and tau_end"),
         diffusers("SASolverScheduler", NEVER_ZERO),
         a1111("SA-Solver", OF_REFORGE),
+        sdnext("SA Solver", NEVER_ZERO),
     ),
     dialects={
         Dialect.COMFYUI: {**IN_LOG_SNR, "last_prediction": False, "tau_range": "comfyui"},

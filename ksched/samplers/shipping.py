@@ -25,7 +25,13 @@ Dialects = Mapping[Dialect, Mapping[str, Any]]
 _SHIPPED: dict[str, SamplerSpec] = {}
 
 #: programs whose samplers take every state for ``x0 + sigma * eps``, unless a registration says ``as_ve=False``
-_AS_VE = (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111)
+_AS_VE = (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111, Dialect.SD_CPP, Dialect.RES4LYF)
+#: programs that have another one's samplers, and so mean what it means unless a registration says otherwise
+_INHERIT = {
+    Dialect.A1111: Dialect.K_DIFFUSION,
+    Dialect.SD_CPP: Dialect.K_DIFFUSION,
+    Dialect.SDNEXT: Dialect.DIFFUSERS,
+}
 #: for samplers that these programs do not have: states are what they are
 AS_THEY_ARE: Mapping[Dialect, Mapping[str, Any]] = {dialect: {"as_ve": False} for dialect in _AS_VE}
 #: what ComfyUI does where it computes in log-SNR: right on flow processes, but for a start a little below pure noise
@@ -66,7 +72,7 @@ def ships(
     spellings : what else it is called, with spaces between; the names of ``peers`` are read anyway
     peers : what other programs call it
     dialects : options that make its name mean what it does in a program. "as_ve" is there for every program that has
-        it for all samplers, and A1111 has what k-diffusion has
+        it for all samplers; A1111 and stable-diffusion.cpp have what k-diffusion has, SD.Next what diffusers has
     facts : as for `SamplerSpec`; order, source and family are needed
 
     Raises
@@ -147,7 +153,7 @@ def _in_dialects(given: Dialects) -> dict[Dialect, dict[str, Any]]:
     """All that a name means in every dialect."""
     found = {}
     for dialect in Dialect:
-        inherited = given.get(Dialect.K_DIFFUSION, {}) if dialect is Dialect.A1111 else {}
+        inherited = given.get(_INHERIT[dialect], {}) if dialect in _INHERIT else {}
         options = {"as_ve": dialect in _AS_VE, **inherited, **given.get(dialect, {})}
         found[dialect] = {name: value for name, value in options.items() if name != "as_ve" or value}
     return found

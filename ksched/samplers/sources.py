@@ -17,10 +17,13 @@ __all__ = [
     "OF_REFORGE",
     "ON_DEVICE",
     "PNDM",
+    "PORTED",
     "RES",
     "SEEDS",
+    "SINGLE",
     "STARTED",
     "TREE",
+    "UPWARDS",
     "WHOLE_SCHEDULE",
 ]
 
@@ -46,3 +49,6 @@ NOISY = "of RES4LYF, which adds noise of its own to it"
 STARTED = "of RES4LYF, which starts with single steps of the same order"
 OF_FORGE = "of Forge and reForge"
 OF_REFORGE = "of reForge"
+SINGLE = "starts with single steps of the same order there"
+PORTED = "its own version of RES4LYF's; not compared"
+UPWARDS = "upwards, from data to noise: `Sampler.invert` does better"

@@ -17,7 +17,7 @@ from ksched.samplers.blocks.steps import (
     with_last_twice,
 )
 from ksched.samplers.dpmpp import V
-from ksched.samplers.peer_names import a1111, comfyui, diffusers
+from ksched.samplers.peer_names import a1111, comfyui, diffusers, sdnext, skrample
 from ksched.samplers.shipping import preset, ships
 from ksched.samplers.sources import DROPS
 from ksched.schedules.grid import Grid
@@ -34,8 +34,15 @@ __all__ = ["uni_pc", "uni_pc_bh2"]
         comfyui(note=f"KSampler {DROPS}"),
         diffusers("UniPCMultistepScheduler"),
         a1111("UniPC", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+        skrample("UniPC", "its orders go up to 9"),
+        sdnext("UniPC"),
+        sdnext("UniPC FlowMatch", "on `Flow(shift)`"),
     ),
-    dialects={Dialect.COMFYUI: {"end_at": 0.001}, Dialect.DIFFUSERS: {"order": 2, "variant": "bh2"}},
+    dialects={
+        Dialect.COMFYUI: {"end_at": 0.001},
+        Dialect.DIFFUSERS: {"order": 2, "variant": "bh2"},
+        Dialect.SKRAMPLE: {"order": 2, "variant": "bh2"},
+    },
 )
 def uni_pc(
     run: SamplerContext[V],

@@ -8,7 +8,7 @@ Arguments, errors and results as in `ksched.schedules.training_table`.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -25,7 +25,9 @@ __all__ = [
     "calculate_flux2_sigmas",
     "calculate_ideogram4_sigmas",
     "calculate_linear_quadratic_sigmas",
+    "calculate_logit_normal_sigmas",
     "calculate_ltxv_sigmas",
+    "calculate_sway_sigmas",
 ]
 
 
@@ -221,6 +223,87 @@ def calculate_flux2_sigmas(
     return _on(span, _shifted(steps, mu_for_flux2(round(width * height / 256), steps)))
 
 
+def calculate_sway_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    coefficient: Annotated[float, Between(-1.0, 1.75)] = -1.0,
+) -> Array:
+    """Even levels of a flow process, moved towards noise by a cosine.
+
+    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
+    on top.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+    coefficient : below 0 the steps near noise are small; 0 is even; above 0 those near data are
+
+    Notes
+    -----
+    Sway sampling of F5-TTS, Chen et al. 2024, arXiv:2410.06885, section 3.3: t + s * (cos(pi / 2 * t) - 1 + t), whose t
+    is 1 - sigma. There the coefficient is -1.
+    """
+    steps = check_steps(steps)
+    _no_sigma_min("sway", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    share = np.linspace(0, 1, steps + 1)
+    # 1 - cos through the sine of half the angle, whose small values do not cancel
+    bend = share - 2 * np.sin(math.pi / 4 * share) ** 2
+    curve: Array = 1 - share - coefficient * bend
+    curve[-1] = 0.0
+    return _on(span, curve)
+
+
+def calculate_logit_normal_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    mu: Annotated[float, Between(-20.0, 20.0)] = 0.0,
+    std: Annotated[float, Between(0.1, 5.0)] = 1.0,
+    clamp: bool = False,
+    domain: Literal["table", "sigma"] = "table",
+) -> Array:
+    """Levels of a flow process at even quantiles of a logit-normal distribution.
+
+    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
+    on top.
+
+    Parameters
+    ----------
+    sigma_min : must be None: the curve reaches 0 by itself
+    mu, std : mean and standard deviation of the logit of sigma
+    clamp : keep sigma between the log-SNRs 15 and -18, so that the first level is 0.99988
+    domain : "sigma" takes the curve for shares of sigma_max on every process (skrample)
+
+    Raises
+    ------
+    ValueError : options with which levels fall on one number
+
+    Notes
+    -----
+    The distribution of training times of Esser et al. 2024, arXiv:2403.03206, section 3.1, with mean 0 and std 1.
+    skrample's ``Probit`` has std 3, Ideogram 4's own program 1.5 and 1.75.
+    """
+    from scipy.special import expit, ndtri
+
+    steps = check_steps(steps)
+    _no_sigma_min("logit_normal", sigma_min)
+    span = Span.of(process, None, sigma_max)
+    curve: Array = expit(mu + std * ndtri(np.linspace(1, 0, steps + 1)))
+    whole = span.process.is_flow or domain == "sigma"
+    if clamp:
+        curve[:-1] = np.clip(curve[:-1], expit(-7.5), expit(9.0))
+        return span.sigma_max * curve if whole else _on(span, curve)
+    if not (np.diff(curve) < 0).all():
+        raise ValueError("levels fall on one number; take a smaller image, mu or std, or fewer steps")
+    return _scaled(span, curve) if whole else _on(span, curve)
+
+
 def calculate_ideogram4_sigmas(
     steps: int,
     process: Process,
@@ -233,7 +316,7 @@ def calculate_ideogram4_sigmas(
     std: Annotated[float, Between(0.1, 5.0)] = 1.5,
     clamp: bool = False,
 ) -> Array:
-    """Levels of a flow process at even quantiles of a logit-normal distribution, shifted for the size of the image.
+    """`calculate_logit_normal_sigmas` with a mean for the size of the image.
 
     On other processes than flow it is the same curve over the training table. The process's own shift is not applied
     on top.
@@ -255,16 +338,6 @@ def calculate_ideogram4_sigmas(
     Ideogram 4's own program, https://github.com/ideogram-oss/ideogram4, docs/pipeline.md, "Noise schedule". It has mu 0
     and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
     """
-    from scipy.special import expit, ndtri
-
-    steps = check_steps(steps)
     _no_sigma_min("ideogram4", sigma_min)
-    span = Span.of(process, None, sigma_max)
     mean = mu + 0.5 * (math.log(width) + math.log(height) - 2 * math.log(512))
-    curve: Array = expit(mean + std * ndtri(np.linspace(1, 0, steps + 1)))
-    if clamp:
-        curve[:-1] = np.clip(curve[:-1], expit(-7.5), expit(9.0))
-        return span.sigma_max * curve if span.process.is_flow else _on(span, curve)
-    if not (np.diff(curve) < 0).all():
-        raise ValueError("ideogram4: levels fall on one number; take a smaller image, mu or std, or fewer steps")
-    return _on(span, curve)
+    return calculate_logit_normal_sigmas(steps, process, sigma_max=sigma_max, mu=mean, std=std, clamp=clamp)

@@ -100,6 +100,16 @@ class Grid:
     def steps_with(
         self, dial: float | Sequence[float], other: float | Sequence[float], /, *, levels: Sequence[Level] | None = None
     ) -> Iterator[tuple[Level, Level, float, float]]: ...
+    @overload
+    def steps_with(
+        self,
+        dial: float | Sequence[float],
+        other: float | Sequence[float],
+        third: float | Sequence[float],
+        /,
+        *,
+        levels: Sequence[Level] | None = None,
+    ) -> Iterator[tuple[Level, Level, float, float, float]]: ...
     def steps_with(
         self, *dials: float | Sequence[float], levels: Sequence[Level] | None = None
     ) -> Iterator[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ksched.options import Exponent, Finite, Positive, check_steps
+from ksched.options import Count, Exponent, Finite, NonNegative, Positive, check_steps
 from ksched.types import Array
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "calculate_laplace_sigmas",
     "calculate_linear_sigmas",
     "calculate_phi_sigmas",
+    "calculate_piecewise_sigmas",
     "calculate_polyexponential_sigmas",
     "calculate_vp_sigmas",
 ]
@@ -209,3 +210,40 @@ def calculate_phi_sigmas(steps: int, sigma_min: float, sigma_max: float, power: 
     low, high = check_bounds(sigma_min, sigma_max)
     share = np.linspace(1, 0, steps) ** (((1 + 5**0.5) / 2) ** power)
     return finish(low + (high - low) * share, low, high)
+
+
+def calculate_piecewise_sigmas(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    sigma_between: NonNegative = 0.0,
+    high_steps: Count = 0,
+    rho: Exponent = 7.0,
+) -> Array:
+    """Noise levels that fall exponentially to a level between, and from there to sigma_min as `karras` does.
+
+    Parameters
+    ----------
+    sigma_between : the level at which the rule changes; 0 is the geometric mean of sigma_min and sigma_max
+    high_steps : steps down to it; 0 is half of them, rounded up. At most steps - 2 are, so that sigma_min is reached
+    rho : as for `karras`
+
+    Raises
+    ------
+    ValueError : sigma_between outside of the range
+
+    Notes
+    -----
+    ECMWF's anemoi, ``PiecewiseSigmaSchedule``, for models of weather, with sigma_between 10. Two and three steps end
+    there at the level between.
+    """
+    steps = check_steps(steps)
+    low, high = check_bounds(sigma_min, sigma_max)
+    between = sigma_between or math.sqrt(low) * math.sqrt(high)
+    if not low < between < high:
+        raise ValueError(f"sigma_between must be above sigma_min={low} and below sigma_max={high}; got {between}")
+    if steps < 3:
+        return calculate_exponential_sigmas(steps, low, high)
+    first = min(high_steps or steps - steps // 2, steps - 2)
+    above = calculate_exponential_sigmas(first + 1, between, high)[:-2]
+    return np.concatenate([above, calculate_karras_sigmas(steps - first, low, between, rho)])

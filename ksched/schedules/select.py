@@ -151,10 +151,22 @@ SCHEDULES: Mapping[NoiseSchedule, ScheduleSpec] = {
         "curve", curves.calculate_cosine_sigmas, "half a cosine of the root of the share", "reForge"
     ),
     _N.PHI: ScheduleSpec("sigma", power.calculate_phi_sigmas, "a golden power of the share left", "reForge"),
+    _N.SMOOTHSTEP: ScheduleSpec(
+        "training_table",
+        training_table.calculate_smoothstep_sigmas,
+        "a cubic step over the training table",
+        "stable-diffusion.cpp",
+    ),
+    _N.LOGIT_NORMAL: ScheduleSpec(
+        "curve", curves.calculate_logit_normal_sigmas, "logit-normal quantiles", "arXiv:2403.03206"
+    ),
+    _N.SWAY: ScheduleSpec("curve", curves.calculate_sway_sigmas, "even, moved by a cosine", "arXiv:2410.06885"),
+    _N.PIECEWISE: ScheduleSpec(
+        "sigma", power.calculate_piecewise_sigmas, "exponential, then karras, from a level between", "ECMWF anemoi"
+    ),
 }
 
-#: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
-DIALECTS: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
+_MEANT: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
     Dialect.KSCHED: {},
     Dialect.COMFYUI: {
         _N.SIMPLE: {"entries": "always"},
@@ -183,6 +195,22 @@ DIALECTS: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
         _N.KL_OPTIMAL: {"final": "sigma_min"},
         _N.ALIGN_YOUR_STEPS: {"fit_range": False, "version": "a1111", "last": "keep"},
     },
+    Dialect.SD_CPP: {
+        _N.SIMPLE: {"entries": "always"},
+        _N.BETA: {"entries": "always"},
+        _N.SMOOTHSTEP: {"entries": "always"},
+        _N.ALIGN_YOUR_STEPS: {"fit_range": False},
+        _N.GITS: {"fit_range": False},
+        _N.LOGIT_NORMAL: {"std": 1.75, "clamp": True},
+    },
+    Dialect.SKRAMPLE: {_N.LOGIT_NORMAL: {"std": 3.0, "domain": "sigma"}},
+}
+
+#: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
+DIALECTS: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
+    **_MEANT,
+    Dialect.RES4LYF: _MEANT[Dialect.COMFYUI],  # it adds to ComfyUI's menu
+    Dialect.SDNEXT: _MEANT[Dialect.DIFFUSERS],  # whose classes it configures
 }
 
 

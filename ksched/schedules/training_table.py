@@ -30,6 +30,7 @@ __all__ = [
     "calculate_sd_turbo_sigmas",
     "calculate_sgm_uniform_sigmas",
     "calculate_simple_sigmas",
+    "calculate_smoothstep_sigmas",
     "calculate_trailing_sigmas",
 ]
 
@@ -294,6 +295,35 @@ def calculate_beta57_sigmas(
     return calculate_beta_sigmas(
         steps, process, sigma_min=sigma_min, sigma_max=sigma_max, alpha=0.5, beta=0.7, entries=entries
     )
+
+
+def calculate_smoothstep_sigmas(
+    steps: int,
+    process: Process,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    entries: Entries = "never",
+) -> Array:
+    """Noise levels at places ``u ** 2 * (3 - 2 * u)`` of the training table for even u: dense at both ends.
+
+    Parameters
+    ----------
+    entries : "always" rounds to whole entries, so that levels may repeat (stable-diffusion.cpp)
+
+    Notes
+    -----
+    stable-diffusion.cpp's ``smoothstep``: u = 1 - i / steps. Close to `beta`.
+    """
+    steps = check_steps(steps)
+    span = Span.of(process, sigma_min, sigma_max)
+    u = 1 - np.arange(steps) / steps
+    share = u**2 * (3 - 2 * u)
+    if span.whole(entries):
+        table = process.sigmas
+        return np.append(table[np.rint(share * (len(table) - 1)).astype(int)], 0.0)
+    low, high = span.positions
+    return span.at(low + (high - low) * share)
 
 
 def calculate_logsnr_sigmas(
