@@ -19,12 +19,12 @@ except ModuleNotFoundError:  # as in the session no_torch
     torch = None  # type: ignore[assignment]
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
-hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=6)
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=4)
 hypothesis.settings.register_profile("exhaustive", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 if torch is not None:
     torch.set_num_threads(1)
-# Imports and thousands of tests make objects that stay: looking for garbage among them is a third of the time before the first.
+# Imports and thousands of tests make objects that stay; looking for garbage among them doubles the time they take.
 gc.disable()
 # What a shell starts in the background ignores Ctrl-C, and tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from representatives import each
 
 import ksched
 from ksched import Dialect, NoiseSchedule, SamplerType
@@ -167,7 +168,7 @@ def test_every_row_builds_the_sampler_it_says(program: Dialect, process: ksched.
         assert dict(peer.options).items().isdisjoint(ours.items()), title(peer)
 
 
-@pytest.mark.parametrize("peer", NO_SAMPLERS, ids=title)
+@each("peer", NO_SAMPLERS)
 def test_a_name_without_a_sampler_says_why(peer: SamplerPeer) -> None:
     assert (peer.call, dict(peer.options)) == ("", {})
     assert peer.note

@@ -19,6 +19,7 @@ from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E40
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+
 @cache
 def pairs() -> list[tuple[Any, Any]]:
     """A scheduler of each class, and ours from it, before and after `set_timesteps`."""
