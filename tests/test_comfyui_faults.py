@@ -9,7 +9,7 @@ import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
-from cases import process_for
+from cases import process_for, quick
 from representatives import each
 
 import ksched
@@ -104,10 +104,10 @@ class Mixture(comfy.Guider):
     def __init__(self) -> None:
         super().__init__(FLOW, 1.3)
         process, var = ksched.Flow(3.0), np.array([[0.05]])
-        self._uncond = exact.GaussianMixture(
-            [0.7, 0.3], np.array([[-1.0], [1.0]]), np.stack([var, var]), process=process
+        self._uncond = quick(
+            exact.GaussianMixture([0.7, 0.3], np.array([[-1.0], [1.0]]), np.stack([var, var]), process=process)
         )
-        self._cond = exact.Gaussian(np.array([-1.0]), var, process=process)
+        self._cond = quick(exact.Gaussian(np.array([-1.0]), var, process=process))
 
     def predict(self, x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
         return (self._cond if mean > 0 else self._uncond)(x, sigma)
