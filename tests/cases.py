@@ -13,6 +13,8 @@ from ksched.samplers.spec import SamplerSpec
 if TYPE_CHECKING:
     import torch
 
+    from ksched.exact import GaussianMixture
+
 SPECS = tuple(spec for spec in samplers() if not spec.adaptive)  # those that have a plan
 NAMES = [str(spec.name) for spec in SPECS]
 ADAPTIVE = tuple(spec for spec in samplers() if spec.adaptive)
@@ -114,6 +116,31 @@ def gaussian_denoiser(process: Process, mean: float = 0.3, std: float = 0.7) -> 
         alpha, noise = process.alpha(sigma), process.noise_std(sigma)
         gain = alpha * std**2 / ((alpha * std) ** 2 + noise**2)
         return (mean + gain * (x - alpha * mean)).to(x.dtype)
+
+    return denoise
+
+
+def quick(mixture: GaussianMixture) -> Callable[..., torch.Tensor]:
+    """The denoiser of a mixture of round parts, in a third of the time that any covariance takes.
+
+    One line of Bayes' rule per part; tests/test_exact.py compares it.
+    """
+    import torch
+
+    arrays = mixture.weights, mixture.means, mixture.covariances.reshape(len(mixture.weights), -1)[:, 0]
+    of_dtype = {dtype: [torch.tensor(a, dtype=dtype) for a in arrays] for dtype in (torch.float32, torch.float64)}
+    process = mixture.process
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        weights, means, variances = of_dtype[x.dtype]
+        sigma = sigma.to(x.dtype).reshape(-1, 1)
+        alpha, noise = process.alpha(sigma), process.noise_std(sigma)
+        total = alpha * alpha * variances + noise * noise
+        apart = x[:, None] - alpha[..., None] * means
+        logs = weights.log() - (means.shape[1] * total.log() + apart.square().sum(-1) / total) / 2
+        share = logs.softmax(1)
+        denoised: torch.Tensor = share @ means + ((share * alpha * variances / total)[..., None] * apart).sum(1)
+        return denoised
 
     return denoise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import random
@@ -18,11 +19,13 @@ except ModuleNotFoundError:  # as in the session no_torch
     torch = None  # type: ignore[assignment]
 
 # Examples are derandomised so that a run of the suite is a function of the code alone.
-hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=6)
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=4)
 hypothesis.settings.register_profile("exhaustive", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 if torch is not None:
     torch.set_num_threads(1)
+# Imports and thousands of tests make objects that stay; looking for garbage among them doubles the time they take.
+gc.disable()
 # What a shell starts in the background ignores Ctrl-C, and tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             parameters = item.callspec.params  # type: ignore[attr-defined]
             if not keep(*(parameters[name] for name in inspect.signature(keep).parameters)):
                 item.add_marker(pytest.mark.exhaustive)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but no longer look at what is there now."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,12 +31,13 @@ def short(keep: Callable[..., bool]) -> pytest.MarkDecorator:
     return pytest.mark.short.with_args(keep)
 
 
-def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def each(names: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run a test on every value of an argument, one after the other under one id; a failure says on which.
 
-    For checks so small that most of their time would be pytest's.
+    For checks so small that most of their time would be pytest's. Several names, with commas between them, take values
+    that are tuples.
     """
-    values = list(values)
+    values, keys = list(values), [name.strip() for name in names.split(",")]
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
@@ -44,17 +45,17 @@ def each(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Ca
             skipped: list[BaseException] = []
             for value in values:
                 try:
-                    test(**{name: value}, **others)
+                    test(**dict(zip(keys, value if len(keys) > 1 else (value,), strict=True)), **others)
                 except pytest.skip.Exception as reason:  # the other values are tried
                     skipped.append(reason)
                 except BaseException as error:
-                    error.add_note(f"{name}: {getattr(value, 'name', value)}")
+                    error.add_note(f"{names}: {getattr(value, 'name', value)}")
                     raise
             if skipped and len(skipped) == len(values):
                 raise skipped[0]
 
         whole = inspect.signature(test)
-        others = [parameter for parameter in whole.parameters.values() if parameter.name != name]
+        others = [parameter for parameter in whole.parameters.values() if parameter.name not in keys]
         of_all.__signature__ = whole.replace(parameters=others)  # type: ignore[attr-defined]
         return of_all
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -27,6 +28,7 @@ def is_scheduler(node: ast.AST) -> bool:
     return "scheduler" in name and name.rpartition("_")[2] not in NO_SCHEDULERS
 
 
+@cache
 def uses() -> dict[str, set[str]]:
     """Every use, such as ``call step(eta=)``, and the files that make it."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -39,11 +41,15 @@ def uses() -> dict[str, set[str]]:
 
 def rows_of(source: str) -> set[str]:
     """The uses of one file."""
-    tree = ast.parse(source)
-    for parent in ast.walk(tree):
+    if not any(word in source for word in ("scheduler", "retrieve_timesteps", *KEYWORDS)):
+        return set()
+    nodes: list[ast.AST] = [ast.parse(source)]
+    for parent in nodes:  # which grows
         for child in ast.iter_child_nodes(parent):
-            child.parent = parent  # type: ignore[attr-defined]
-    return {row for node in ast.walk(tree) for row in _rows(node)}
+            if not isinstance(child, ast.expr_context | ast.operator):
+                child.parent = parent  # type: ignore[attr-defined]
+                nodes.append(child)
+    return {row for node in nodes for row in _rows(node)}
 
 
 def _rows(node: ast.AST) -> Iterator[str]:

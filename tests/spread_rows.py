@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from typing import Any
 
 import torch
@@ -34,3 +36,13 @@ def spread(rank: int, port: int, results: Any) -> None:
     x = sampler.initial_state((3, 4), seed=0)
     results.put((rank, sampler.parallel(split, x, seed=2, tolerance=1e-3, window=5).tolist()))
     torch.distributed.destroy_process_group()
+
+
+def both(port: int, results: Any) -> None:
+    """The two processes, which share one import of torch where the system can part a process."""
+    context: Any = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
+    processes = [context.Process(target=spread, args=(rank, port, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)

@@ -87,31 +87,6 @@ def test_a_copy_keeps_noise_of_ones_own() -> None:
         pickle.dumps(run)
 
 
-def test_a_pickle_and_a_state_go_on_in_another_process(tmp_path: Path) -> None:
-    saved = {}
-    for name in ("dpmpp_2m_sde", "dpm_adaptive"):
-        run, end = begun(name, seed=[4, 5])
-        saved[name] = (pickle.dumps((run, build_sampler(name, "karras", 4), end)), run.state_dict())
-    torch.save(saved, tmp_path / "runs")
-    script = f"""
-import pickle, torch, ksched
-
-def finish(run):
-    while not run.done:
-        run.feed(run.x * (1 / (1 + run.sigma.reshape(-1, 1) ** 2)))
-    return run.x
-
-for name, (pickled, state) in torch.load({str(tmp_path / "runs")!r}).items():
-    run, sampler, end = pickle.loads(pickled)
-    assert torch.equal(finish(run), end)
-    sampler.sample(lambda x, sigma: x / 2, 14.6 * torch.ones(1, 70000), seed=1)
-    other = ksched.build_sampler(name, "karras", 4).start(torch.ones(2, 3), seed=0)
-    other.load_state_dict(state)
-    assert torch.equal(finish(other), end)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 def test_samplers_and_plans_that_have_run_are_pickled_without_addresses() -> None:
     sampler = build_sampler("dpmpp_2m_sde", "karras", 4)
     x = sampler.initial_state((1, 500), seed=0)

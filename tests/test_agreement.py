@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from representatives import each
 
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, FlowVE, Process, build_sampler
@@ -92,7 +93,7 @@ AGREE = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("model", "run"), DISAGREE.values(), ids=DISAGREE)
+@each("model, run", DISAGREE.values())
 def test_other_states_are_refused_before_the_first_call(model: Process, run: Process, way: str) -> None:
     sampler = build_sampler("dpmpp_2m", "simple", 4, process=run)
     x = sampler.initial_state((2, 3), seed=0)
@@ -101,7 +102,7 @@ def test_other_states_are_refused_before_the_first_call(model: Process, run: Pro
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("model", "run"), AGREE.values(), ids=AGREE)
+@each("model, run", AGREE.values())
 def test_the_same_states_are_no_disagreement(model: Process, run: Process, way: str) -> None:
     sampler = build_sampler("euler", "simple", 4, process=run)
     denoiser = flow_denoiser(model) if model.sigma_limit == 1 else vp_denoiser(model)

@@ -66,8 +66,8 @@ def stepped(sampler: ksched.Sampler, denoise: Callable[..., Any], x: Floats, noi
     return result
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.name))
-@each("form", FORMS)
+@pytest.mark.parametrize("form", FORMS)
+@each("spec", SPECS)
 def test_a_run_is_that_of_the_executor(spec: SamplerSpec, form: str) -> None:
     process = process_for(spec, FORMS[form])
     sampler = build_sampler(str(spec.name), steps=7, process=process)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from representatives import each
 
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, build_sampler, calculate_sigmas
@@ -197,9 +198,9 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("act", "kind", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@each("what, act, kind, message", CASES)
 def test_bad_input_is_refused_before_the_first_model_call(
-    act: Callable[[], object], kind: type[Exception], message: str
+    what: str, act: Callable[[], object], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
         act()

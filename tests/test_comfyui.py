@@ -428,7 +428,7 @@ def test_inputs_are_what_comfyui_can_show() -> None:
                 assert how["step"] > 0, node.name
 
 
-@pytest.mark.parametrize("spec", [spec for spec in samplers() if spec.name in NAMES], ids=lambda spec: spec.name)
+@each("spec", [spec for spec in samplers() if spec.name in NAMES])
 def test_a_node_left_as_it_is_is_the_sampler_of_the_dialect(spec: Any) -> None:
     for dialect in ("comfyui", "ksched"):
         with comfy.installed():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import fake_comfy as comfy
 import numpy as np
 import pytest
 import torch
-from cases import process_for
+from cases import process_for, quick
 from representatives import each
 
 import ksched
@@ -103,17 +104,18 @@ class Mixture(comfy.Guider):
     def __init__(self) -> None:
         super().__init__(FLOW, 1.3)
         process, var = ksched.Flow(3.0), np.array([[0.05]])
-        self._uncond = exact.GaussianMixture(
-            [0.7, 0.3], np.array([[-1.0], [1.0]]), np.stack([var, var]), process=process
+        self._uncond = quick(
+            exact.GaussianMixture([0.7, 0.3], np.array([[-1.0], [1.0]]), np.stack([var, var]), process=process)
         )
-        self._cond = exact.Gaussian(np.array([-1.0]), var, process=process)
+        self._cond = quick(exact.Gaussian(np.array([-1.0]), var, process=process))
 
     def predict(self, x: torch.Tensor, sigma: torch.Tensor, mean: float) -> torch.Tensor:
         return (self._cond if mean > 0 else self._uncond)(x, sigma)
 
 
-def guided_mean(name: str, **how: Any) -> float:
-    noise = normal(2000, 1).double()
+@cache
+def guided_mean(name: str, count: int = 2000, **how: Any) -> float:
+    noise = normal(count, 1).double()
     with comfy.installed():
         sampler = NODE[f"KSchedSampler_{name}"].run(**how)
     return float(Mixture().sample(noise, torch.zeros_like(noise), sampler, levels("flow", 24), seed=3).mean())
@@ -124,7 +126,8 @@ def test_row_11_a_node_does_not_overshoot_on_flow(name: str) -> None:
     """ComfyUI's own does, which is there for whoever asks for it."""
     right = guided_mean(OVERSHOOT[name])
     assert guided_mean(name) == pytest.approx(right, abs=0.06)
-    assert guided_mean(name) == guided_mean(name, dialect="auto") == guided_mean(name, dialect="ksched")
+    few = {guided_mean(name, 20, **how) for how in ({}, {"dialect": "auto"}, {"dialect": "ksched"})}
+    assert len(few) == 1
     assert guided_mean(name, dialect="comfyui") < right - 0.15
 
 
@@ -152,7 +155,7 @@ def test_row_11_elsewhere_a_node_is_comfyui_s_own(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("name", "options"), [("euler", {"s_churn": 4.0}), ("dpm_adaptive", {"eta": 1.0})])
 def test_row_11_what_draws_noise_by_an_option_does_not_overshoot(name: str, options: dict[str, float]) -> None:
-    noise = normal(2000, 1).double()
+    noise = normal(50, 1).double()
 
     def result(dialect: str, **given: Any) -> torch.Tensor:
         sampler = comfy.KSAMPLER(sampler_function(name, dialect=dialect, **given))
@@ -448,7 +451,7 @@ def test_row_15_whole_and_empty_parts(shares: tuple[float, float]) -> None:
 # -------------------------------------------------------------------------------------------------------------- row 38
 
 
-@pytest.mark.parametrize("percent", [0.0, 1e-4, 0.2, 0.5, 0.8, 0.9999, 1.0])
+@each("percent", [0.0, 1e-4, 0.2, 0.5, 0.8, 0.9999, 1.0])
 @pytest.mark.parametrize(
     "model",
     [

@@ -57,8 +57,8 @@ def test_every_state_keeps_its_law_whatever_the_dial_is_at_every_step(
         check_plan(plan, keeps_variance=spec.keeps_variance)
 
 
-@pytest.mark.parametrize(("spec", "option"), DIALS, ids=IDS)
-@each("process", COORDINATES.values())
+@pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
+@each("spec, option", DIALS)
 def test_a_list_of_one_number_is_the_number(process: Process, spec: SamplerSpec, option: ksched.options.Option) -> None:
     for value in (0.0, 0.6, option.default):
         noisy = {"s_churn": 3.0} if option.name == "s_noise" and "s_churn" in spec.own_options else {}

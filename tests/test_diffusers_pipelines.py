@@ -187,10 +187,14 @@ def test_noise_of_a_seed_needs_no_generator() -> None:
 
 
 # ------------------------------------------------------- pipelines that ask more of a scheduler than a loop does
+@short(lambda name, steps: steps == 3)
 @pytest.mark.parametrize("steps", [3, 6])
 @pytest.mark.parametrize("name", MORE)
 def test_rows_18_to_24_the_same_image_as_the_stock_scheduler(name: str, steps: int) -> None:
     check_same_image(name, None, steps)
+
+
+OWN: list[dict[str, Any]] = [{"sampler": "dpmpp_2m"}, {"sampler": "dpmpp_2m_sde", "noise_seed": 1}]
 
 
 def test_row_24_two_steps_of_sana_sprint() -> None:
@@ -201,7 +205,8 @@ def test_row_24_cogvideox_with_its_dpm_class() -> None:
     check_same_image("cogvideox", "CogVideoXDPMScheduler", 5)
 
 
-@pytest.mark.parametrize("how", [{"sampler": "dpmpp_2m"}, {"sampler": "dpmpp_2m_sde", "noise_seed": 1}], ids=str)
+@short(lambda name, how: how == in_turn(list(MORE).index(name), OWN))
+@pytest.mark.parametrize("how", OWN, ids=str)
 @pytest.mark.parametrize("name", MORE)
 def test_rows_18_to_24_with_own_samplers(name: str, how: dict[str, Any]) -> None:
     tiny, shipped = pipeline(name)

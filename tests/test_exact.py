@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from cases import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from representatives import short
@@ -95,6 +96,15 @@ def close(got: Any, want: Any, tolerance: float) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ the posterior mean
+
+
+@every_process
+def test_the_quick_denoiser_of_other_tests_is_this_one(process: Process, top: float) -> None:
+    truth = GaussianMixture([0.3, 0.7], [[1.0, -0.5, 0.2], [-0.6, 0.3, 0.0]], [0.09, 0.04], process)
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for sigma in (0.03, 0.3, min(0.99 * top, 12.0)):
+        level = torch.full((7,), sigma, dtype=torch.float64)
+        torch.testing.assert_close(quick(truth)(x, level), truth(x, level), rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

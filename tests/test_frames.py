@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -452,25 +449,6 @@ def test_a_copy_goes_on_bit_for_bit(kind: str, how: str) -> None:
     assert frames.tick == 5
     own_noise.calls = asked  # type: ignore[attr-defined]
     assert torch.equal(frames.sample(mixing), end)
-
-
-def test_a_state_goes_on_in_another_process(tmp_path: Path) -> None:
-    frames = begun()
-    for _ in range(6):
-        frames.feed(*mixing(frames.x, frames.sigma))
-    torch.save((frames.state_dict(), pickle.dumps(frames), frames.sample(mixing)), tmp_path / "state")
-    script = f"""
-import pickle, sys, torch
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_frames import begun, mixing
-state, pickled, end = torch.load({str(tmp_path / "state")!r}, weights_only=True)
-frames = begun()
-frames.load_state_dict(state)
-for each in (frames, pickle.loads(pickled)):
-    assert each.tick == 6
-    assert torch.equal(each.sample(mixing), end)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("kind", ["seeded", "own"])

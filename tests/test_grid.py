@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from representatives import each
 
 from ksched import VP, Flow, NoiseSchedule, build_sampler, calculate_sigmas
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
@@ -328,7 +329,7 @@ def test_every_function_is_pure_and_takes_any_list(call: Callable[[Any], Array])
         assert got.tolist() == want
 
 
-@pytest.mark.parametrize("call", CALLS)
+@each("call", CALLS)
 @pytest.mark.parametrize(
     ("sigmas", "kind", "message"),
     [

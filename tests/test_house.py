@@ -47,10 +47,16 @@ def floor_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
+@cache
+def parts(module: str) -> tuple[ast.AST, ...]:
+    """Every node of a module's syntax."""
+    return tuple(ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))))
+
+
 def imported(module: str) -> Iterator[tuple[str, int]]:
     """Modules that a module imports, also inside functions and for types alone, and the lines."""
     known = modules()
-    for node in ast.walk(ast.parse(known[module].read_text(encoding="utf-8"))):
+    for node in parts(module):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -122,7 +128,7 @@ MAY_ASK_FOR_NAMES = ("names", "dialects", "samplers")
 def test_nothing_else_decides_by_the_name_of_a_sampler(name: str) -> None:
     """What a drop-in must know of one sampler is a fact of its registration."""
     wrong = []
-    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+    for node in parts(name):
         if not isinstance(node, ast.Compare):
             continue
         for part in ast.walk(node):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired, process_for
+from cases import COORDINATES, SPECS, can_be_silent, no_noise, paired, process_for, quick
 from representatives import in_turn, short
 
 from ksched import Flow, Process, build_sampler
@@ -77,6 +77,9 @@ MIXTURES = {
 }
 
 
+QUICK = {name: quick(model) for name, model in MIXTURES.items()}
+
+
 @cache
 def exact_run(of: str, steps: int) -> tuple[Array, torch.Tensor, torch.Tensor]:
     """Levels, start states and where the exact solution ends."""
@@ -89,7 +92,7 @@ def exact_run(of: str, steps: int) -> tuple[Array, torch.Tensor, torch.Tensor]:
 
 def mixture_order(name: str, options: dict[str, Any], of: str, counts: tuple[int, int]) -> float:
     """Order of a sampler between two numbers of steps."""
-    process, model, errors = COORDINATES[of], MIXTURES[of], []
+    process, model, errors = COORDINATES[of], QUICK[of], []
     for steps in counts:
         sigmas, x, end = exact_run(of, steps)
         result = build_sampler(name, sigmas=sigmas, process=process, **options).sample(paired(model), x)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import ADAPTIVE, NAMES, PROCESSES, SPECS, gaussian_denoiser, process_for
 from representatives import each
-from spread_rows import model, spread
+from spread_rows import both, model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ksched
@@ -208,12 +208,10 @@ def test_two_processes_share_the_rows_and_have_the_same_bits() -> None:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    processes = [context.Process(target=spread, args=(rank, port, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = dict(results.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(60)
+    pair = context.Process(target=both, args=(port, results))
+    pair.start()
+    found = dict(results.get(timeout=60) for _ in range(2))
+    pair.join(60)
     assert found[0] == found[1]
     sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 10)
     alone = sampler.parallel(model, sampler.initial_state((3, 4), seed=0), seed=2, tolerance=1e-3, window=5)

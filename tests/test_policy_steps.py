@@ -66,8 +66,8 @@ def test_a_plan_is_the_papers_formula(rule: str, data: st.DataObject) -> None:
     assert not want[:, 1 + calls + drawn :].any()  # no noise in a step to sigma 0
 
 
-@pytest.mark.parametrize("process", [PROCESSES[name] for name in PROCESSES if not PROCESSES[name].is_flow], ids=repr)
 @pytest.mark.parametrize("rule", RULES)
+@each("process", [process for process in PROCESSES.values() if not process.is_flow])
 def test_on_other_processes_they_are_refused(rule: str, process: ksched.Process) -> None:
     said = f"sampler {rule} must run on a flow process, whose states are (1 - sigma) * x0 + sigma * noise; got "
     with pytest.raises(ValueError, match=re.escape(said)) as caught:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+from representatives import each
 
 from ksched import NoiseSchedule, SamplerType, parse_label
 from ksched.stable_diffusion import POPULAR, PRESETS, SamplingConfig
@@ -104,7 +105,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("entries", "kind", "said"), BAD, ids=[str(i) for i in range(len(BAD))])
+@each("entries, kind, said", BAD)
 def test_mistakes(entries: dict[str, Any], kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said) as caught:
         SamplingConfig.from_dict(entries)

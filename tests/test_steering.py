@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import ADAPTIVE, SPECS, process_for
+from cases import ADAPTIVE, SPECS, process_for, quick
 from hypothesis import given
 from hypothesis import strategies as st
 from representatives import each, short
@@ -21,6 +21,7 @@ from ksched.execution.run import Run
 SCHEMES: tuple[Any, ...] = ("systematic", "stratified", "residual", "multinomial")
 POTENTIALS: tuple[Any, ...] = ("difference", "max", "sum")
 MIXTURE = ksched.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.09)
+MODEL = quick(MIXTURE)
 SCALE = 1.0
 GROUPS, EACH = 200, 24  # two hundred repetitions at once, every one a group of its own
 
@@ -47,7 +48,7 @@ def reward(x0: torch.Tensor) -> torch.Tensor:
 
 def steered(seed: int, **how: Any) -> steer.Steered:
     x = start(GROUPS * EACH, seed)
-    return steer.sample(SAMPLER, MIXTURE, x, reward, seed=seed, groups=GROUPS, **how)
+    return steer.sample(SAMPLER, MODEL, x, reward, seed=seed, groups=GROUPS, **how)
 
 
 def off_by(log_weights: Any, x: torch.Tensor, scale: float = SCALE) -> tuple[float, float]:
@@ -100,7 +101,7 @@ def test_weights_that_are_dropped_would_be_found() -> None:
         assert isinstance(run, Run)
         particles = kind(GROUPS * EACH, seed=seed, groups=GROUPS, scale=SCALE, ess_threshold=0.8)
         while not run.done:
-            denoised = MIXTURE(run.x, run.sigma)
+            denoised = MODEL(run.x, run.sigma)
             if run.step:
                 chosen = particles.step(reward(denoised))
                 denoised = denoised[chosen]
@@ -121,7 +122,7 @@ def test_moved_proposals_are_unbiased_with_the_ratio_of_densities() -> None:
     run = SAMPLER.start(x, seed=seed)
     assert isinstance(run, Run)
     while not run.done:
-        denoised = MIXTURE(run.x, run.sigma)
+        denoised = MODEL(run.x, run.sigma)
         chosen = particles.step(reward(denoised), density if run.step == 0 else None)
         run.take(chosen).feed(denoised[chosen])
     particles.finish(reward(run.x))
@@ -134,14 +135,14 @@ def test_the_loop_of_sample_by_hand_gives_its_bits() -> None:
     assert isinstance(run, Run)
     particles = steer.Particles(64, seed=5, scale=3.0)
     while not run.done:
-        denoised = MIXTURE(run.x, run.sigma)
+        denoised = MODEL(run.x, run.sigma)
         if run.step and run.step % 4 == 0:
             chosen = particles.step(reward(denoised))
             run.take(chosen)
             denoised = denoised[chosen]
         run.feed(denoised)
     particles.finish(reward(run.x))
-    result = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, every=4, scale=3.0)
+    result = steer.sample(SAMPLER, MODEL, x, reward, seed=5, every=4, scale=3.0)
     assert torch.equal(run.x, result.x)
     assert np.array_equal(particles.log_weights, result.log_weights)
     assert np.array_equal(particles.ancestors, result.ancestors)
@@ -168,17 +169,17 @@ def test_a_reward_that_is_the_same_for_all_changes_nothing(name: str) -> None:
 
 def test_without_resampling_the_weights_are_the_rewards() -> None:
     x = start(16, 3)
-    result = steer.sample(SAMPLER, MIXTURE, x, reward, seed=3, ess_threshold=0, scale=2.0)
-    assert torch.equal(result.x, SAMPLER.sample(MIXTURE, x, seed=3))
+    result = steer.sample(SAMPLER, MODEL, x, reward, seed=3, ess_threshold=0, scale=2.0)
+    assert torch.equal(result.x, SAMPLER.sample(MODEL, x, seed=3))
     np.testing.assert_allclose(result.log_weights, 2.0 * result.rewards, rtol=1e-14)
     assert np.array_equal(result.rewards, result.x[:, 0].double().numpy())
 
 
 def test_a_group_does_not_depend_on_the_others() -> None:
     x, seeds = start(36, 4), [4 + i for i in range(36)]
-    whole = steer.sample(SAMPLER, MIXTURE, x, reward, seed=seeds, groups=3, scale=2.0)
+    whole = steer.sample(SAMPLER, MODEL, x, reward, seed=seeds, groups=3, scale=2.0)
     part = slice(12, 24)
-    alone = steer.sample(SAMPLER, MIXTURE, x[part], reward, seed=seeds[part], scale=2.0)
+    alone = steer.sample(SAMPLER, MODEL, x[part], reward, seed=seeds[part], scale=2.0)
     assert torch.equal(whole.x[part], alone.x)
     assert np.array_equal(whole.log_weights[1], alone.log_weights)
     assert whole.log_normalizer[1] == alone.log_normalizer
@@ -190,13 +191,13 @@ def test_what_is_forbidden_has_no_weight_and_no_copies() -> None:
     def positive(x0: torch.Tensor) -> torch.Tensor:
         return torch.where(x0[:, 0] > 0, 0.0, -math.inf)
 
-    result = steer.sample(SAMPLER, MIXTURE, start(GROUPS * EACH, 9), positive, seed=9, groups=GROUPS, ess_threshold=2)
+    result = steer.sample(SAMPLER, MODEL, start(GROUPS * EACH, 9), positive, seed=9, groups=GROUPS, ess_threshold=2)
     weights = np.exp(result.log_weights)
     assert (result.x[:, 0].numpy().reshape(weights.shape) > 0)[weights > 0].all()
     assert (weights > 0).mean() > 0.9
-    late = steer.sample(SAMPLER, MIXTURE, start(2000, 9), positive, seed=9, ess_threshold=0)
+    late = steer.sample(SAMPLER, MODEL, start(2000, 9), positive, seed=9, ess_threshold=0)
     assert abs(math.exp(late.log_normalizer) - 0.5) < 4 * 0.5 / math.sqrt(2000)  # forbidden at the end alone: unbiased
-    nothing = steer.sample(SAMPLER, MIXTURE, start(4, 0), lambda x0: torch.full((4,), -math.inf), seed=0)
+    nothing = steer.sample(SAMPLER, MODEL, start(4, 0), lambda x0: torch.full((4,), -math.inf), seed=0)
     assert nothing.log_normalizer == -math.inf
     assert not nothing.effective.any()
 
@@ -255,7 +256,7 @@ def test_the_effective_sample_size(values: list[float], shift: float) -> None:
 
 # ------------------------------------------------------------------------------------------------ what is refused
 def call(**how: Any) -> Any:
-    arguments: dict[str, Any] = {"sampler": SAMPLER, "denoiser": MIXTURE, "x": start(4, 0), "reward": reward, "seed": 0}
+    arguments: dict[str, Any] = {"sampler": SAMPLER, "denoiser": MODEL, "x": start(4, 0), "reward": reward, "seed": 0}
     return steer.sample(**(arguments | how))
 
 
@@ -301,13 +302,13 @@ def test_twisted_runs_are_unbiased_and_their_weights_more_even(name: str) -> Non
     def moved(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The model's prediction with the gradient of the reward: the score of the tilt where data is normal."""
         level = sigma.reshape(-1, 1)
-        return MIXTURE(x, sigma) + SCALE * (0.09 * level**2 / (0.09 + level**2))
+        return MODEL(x, sigma) + SCALE * (0.09 * level**2 / (0.09 + level**2))
 
     x = start(GROUPS * EACH, 4000)
     how: dict[str, Any] = {"seed": 4000, "groups": GROUPS, "every": 2}
-    plain = steer.sample(sampler, MIXTURE, x, reward, ess_threshold=0.0, **how)
-    twisted = steer.sample(sampler, MIXTURE, x, reward, proposal=moved, ess_threshold=0.0, **how)
-    resampled = steer.sample(sampler, MIXTURE, x, reward, proposal=moved, ess_threshold=0.8, **how)
+    plain = steer.sample(sampler, MODEL, x, reward, ess_threshold=0.0, **how)
+    twisted = steer.sample(sampler, MODEL, x, reward, proposal=moved, ess_threshold=0.0, **how)
+    resampled = steer.sample(sampler, MODEL, x, reward, proposal=moved, ess_threshold=0.8, **how)
     assert not torch.equal(twisted.x, plain.x)
     assert twisted.effective[-1].mean() > plain.effective[-1].mean()
     off = [off_by(result.log_weights, result.x) for result in (plain, twisted, resampled)]
@@ -318,8 +319,8 @@ def test_twisted_runs_are_unbiased_and_their_weights_more_even(name: str) -> Non
 
 def test_a_proposal_that_is_the_model_changes_nothing() -> None:
     x = start(48, 5)
-    plain = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, groups=2)
-    same = steer.sample(SAMPLER, MIXTURE, x, reward, seed=5, groups=2, proposal=MIXTURE)
+    plain = steer.sample(SAMPLER, MODEL, x, reward, seed=5, groups=2)
+    same = steer.sample(SAMPLER, MODEL, x, reward, seed=5, groups=2, proposal=MODEL)
     assert torch.equal(plain.x, same.x)
     np.testing.assert_allclose(plain.log_weights, same.log_weights)
 

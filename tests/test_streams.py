@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,26 +260,6 @@ def test_a_copy_is_streams_of_its_own(how: Any) -> None:
     assert streams.nfe == 3
     assert all(torch.equal(results[name], x) for name, x in end.items())
     assert all(torch.equal(streams.sample(together)[name], x) for name, x in end.items())
-
-
-def test_a_state_goes_on_in_another_process(tmp_path: Path) -> None:
-    streams = started()
-    for _ in range(3):
-        streams.feed(**together(streams.x, streams.sigma))
-    torch.save((streams.state_dict(), pickle.dumps(streams), dict(streams.sample(together))), tmp_path / "state")
-    script = f"""
-import pickle, sys, torch
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_streams import started, together
-state, pickled, end = torch.load({str(tmp_path / "state")!r}, weights_only=True)
-streams = started()
-streams.load_state_dict(state)
-for each in (streams, pickle.loads(pickled)):
-    assert each.nfe == 3
-    results = each.sample(together)
-    assert all(torch.equal(results[name], x) for name, x in end.items())
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_damaged_state_is_refused_whole() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,13 @@ def model(x: torch.Tensor, sigma: torch.Tensor) -> Any:
     return denoised, 0.9 * denoised
 
 
+@cache
+def built(name: str, steps: int) -> ksched.Sampler:
+    return ksched.build_sampler(name, "karras", steps, process=process_for(name))
+
+
 def start(name: str, batch: int = 4, steps: int = 6, **how: Any) -> Run:
-    sampler = ksched.build_sampler(name, "karras", steps, process=process_for(name))
+    sampler = built(name, steps)
     x = sampler.initial_state((batch, 3, 5), seed=11)
     run = sampler.start(x, **({"seed": [30 + 7 * i for i in range(batch)]} | how))
     assert isinstance(run, Run)

@@ -103,7 +103,10 @@ def short_normals(keys: Sequence[Key], count: int) -> Floats:
     """All numbers of many short items of `ksched.noise.SeededNoise` on the host, shape (len(keys), count)."""
     padded = -(-count // LEAST) * LEAST
     random = np.ascontiguousarray(philox.words_of_many(keys, padded // PER_WORD))
-    numbers = table()[random.view(philox.LANE)].reshape(len(keys), 4, padded // 4)
+    lanes = random.view(philox.LANE).reshape(len(keys), 4, -1)
+    if count < padded // 4:  # only a part of the first quarter is asked for, for which a part of each will do
+        lanes = lanes[:, :, : -(-count // _ROW)]
+    numbers = table()[lanes].reshape(len(keys), 4, -1)
     a, b, c, d = numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3]
     sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
     mixed = (sum1 + difference1, sum2 + difference2, sum1 - difference1, sum2 - difference2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import diffusers
@@ -16,6 +16,7 @@ from ksched.dialects.diffusers.classes import CLASSES, stock_class
 from ksched.dialects.diffusers.levels import level_settings
 from ksched.dialects.diffusers.process import is_flow
 from ksched.dialects.diffusers.request import NotRepresentedError
+from ksched.types import Array
 
 __all__ = ["Translation", "adopted", "class_of", "defaults_of", "is_foreign", "own_table", "step_arguments_of"]
 
@@ -91,6 +92,11 @@ def _of_table(name: Any) -> dict[str, Any]:
 
 def defaults_of(name: str) -> dict[str, Any]:
     """The settings of a class, with their defaults; those of its levels where its own extra is not installed."""
+    return dict(_defaults_of(name))
+
+
+@cache
+def _defaults_of(name: str) -> dict[str, Any]:
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
     written = {p.name: p.default for p in parameters if p.default is not p.empty}
     of_cosine = {"sigma_data": 1.0, "prediction_type": "v_prediction"} if name.startswith("Cosine") else {}
@@ -109,15 +115,22 @@ def step_arguments_of(name: str) -> frozenset[str]:
 
 def own_table(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The betas of a class as its table has them, whose numbers it rounds; nothing if there is no plain table."""
-    table_of = getattr(diffusers, name)
     names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
     told = {key: config[key] for key in names if config.get(key) is not None}
-    has = inspect.signature(table_of.__init__).parameters
+    has = inspect.signature(getattr(diffusers, name).__init__).parameters
     if config.get("rescale_betas_zero_snr") or "snr_shift_scale" in has or "beta_start" not in has:
         return {}
-    alpha_bars = table_of(**told).alphas_cumprod.double().numpy()
-    betas = 1 - alpha_bars / np.append(1.0, alpha_bars[:-1])
+    betas = _betas_of.__wrapped__(name, **told) if "trained_betas" in told else _betas_of(name, **told)
     return {"trained_betas": betas} if np.all((betas > 0) & (betas < 1)) else {}  # else rounding has the last word
+
+
+@lru_cache(maxsize=64)
+def _betas_of(name: str, **told: Any) -> Array:
+    """The betas in the table of a new scheduler, of which some classes take a second to be made."""
+    alpha_bars = getattr(diffusers, name)(**told).alphas_cumprod.double().numpy()
+    betas: Array = 1 - alpha_bars / np.append(1.0, alpha_bars[:-1])
+    betas.setflags(write=False)
+    return betas
 
 
 #: settings that pipelines add to the configuration of their scheduler

@@ -39,7 +39,6 @@ class Stepping:
     _begin_index: int | None
     _step_index: int | None
     _attributes: Attributes
-    num_inference_steps: Any
 
     @property
     def step_index(self) -> int | None:
@@ -89,7 +88,8 @@ class Stepping:
         request = run_request(run.configuration, num_inference_steps, timesteps, sigmas, mu, *part, angles)
         iterations = run.set_timesteps(request, device)
         warn_of_list(run.configuration, request)
-        self.num_inference_steps = len(iterations) if num_inference_steps is None else num_inference_steps
+        count = len(iterations) if num_inference_steps is None else num_inference_steps
+        self._attributes.kept["num_inference_steps"] = count  # as if assigned, but without the class that is replaced
         self._begin_index = self._step_index = None
         self._attributes.forget()
 
