@@ -85,7 +85,7 @@ NO_SOURCE = [
 SIZES = (
     "A rule is what width and height must be multiples of, and how many frames there may be; `build` holds to it. "
     "**1 : 4 x 8** is one latent for four frames and for 8 x 8 pixels. A latent of the autoencoder is given to the "
-    "network as `(z - shift) * scale`, or with a mean and a standard deviation for each channel."
+    "network as `(z - shift) * scale`, or normalised by a mean and a standard deviation for each channel."
 )
 
 
@@ -135,7 +135,7 @@ def latent_of(recipe: Recipe) -> str:
     places = [str(latent[name]) for name in ("temporal", "spatial") if name in latent]
     parts += [f"1 : {' x '.join(places)}"] if places else []
     parts += [f"{name} {latent[name]:g}" for name in ("scale", "shift") if name in latent]
-    parts += [str(latent["normalised"])] if "normalised" in latent else []
+    parts += [f"normalised {latent['normalised']}"] if "normalised" in latent else []
     return ", ".join(parts)
 
 

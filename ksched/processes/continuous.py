@@ -308,7 +308,7 @@ class TrigFlow(_LogRange):
 
     def input_norm(self, sigma: Any) -> Any:
         """1: its networks are shown states as they are."""
-        return 1.0 + 0.0 * sigma
+        return self.alpha(sigma) * 0 + 1
 
     def level(self, sigma: float) -> Level:
         """The level at a contract sigma, which may be infinite."""
