@@ -32,10 +32,11 @@ def jump_goals(rows: Sequence[Row], ends: Iterable[float]) -> tuple[float, ...]:
     goals = []
     for call, ((k, level), stop) in enumerate(zip(called, stops, strict=True)):
         parts = _parts(rows, k, stop, call)
-        goals.append(math.nan if parts is None else _goal(level, *parts))
-    if any(map(math.isnan, goals)):
-        return (math.nan,) * len(goals)
-    return tuple(_level_near(goal, known) for goal in goals)
+        goal = math.nan if parts is None else _goal(level, *parts)
+        if math.isnan(goal):
+            return (math.nan,) * len(called)
+        goals.append(_level_near(goal, known))
+    return tuple(goals)
 
 
 def _parts(rows: Sequence[Row], first: int, last: int, call: int) -> tuple[float, float] | None:
