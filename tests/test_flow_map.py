@@ -144,6 +144,22 @@ def test_a_sigma_from_no_run_must_come_with_where_it_goes() -> None:
         ksched.build_sampler("euler", steps=2, process=ksched.VP()).sample(flow_map, x)
 
 
+def test_a_run_of_anyflow_is_the_loop_of_its_pipeline() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    recipe = ksched.recipes["anyflow-wan2.1-t2v"]
+    network = MeanVelocity()
+    for steps in (1, 4, 7):
+        scheduler = diffusers.FlowMapEulerDiscreteScheduler.from_config(dict(recipe.config))
+        scheduler.set_timesteps(steps)
+        x, levels = start(), scheduler.sigmas.double()
+        for t, after in zip(scheduler.timesteps, levels[1:], strict=True):
+            answer = network(x, t.double().expand(len(x)), 1000 * after.expand(len(x)))
+            x = scheduler.step(answer, t, x, return_dict=False)[0]
+        sampler = recipe.build(steps=steps)
+        ours = sampler.sample(ksched.FlowMap(network, sampler.process), start())
+        torch.testing.assert_close(ours, x.double(), rtol=1e-5, atol=1e-5)  # whose levels are float32
+
+
 # ----------------------------------------------------------------------------------------------- wherever runs are made
 def test_runs_batches_rounds_policies_and_guidance_hand_both_times_on() -> None:
     x, flow_map = start(), ksched.FlowMap(MeanVelocity(), FLOW)
