@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import ksched
 from ksched.pictures.plots import families as schedule_families
-from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, TrigFlow
 from ksched.samplers.registry import families
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES, schedule_options
@@ -17,7 +17,7 @@ from ksched.schedules.select import schedule_spec
 
 __all__ = ["catalogue", "prose", "table"]
 
-PROCESSES = (VP, EDM, VE, Flow, FlowVE, AngleV, Cascade)
+PROCESSES = (VP, EDM, VE, Flow, FlowVE, AngleV, Cascade, TrigFlow)
 
 
 def catalogue() -> str:

@@ -58,7 +58,35 @@ Wan 2.2 has two networks. `guidance.experts` asks the one whose noise levels the
 ['high_noise', 'high_noise', 'low_noise', 'low_noise', 'low_noise', 'low_noise']
 ```
 
+A size that a model cannot make is refused, as its pipeline refuses it, or silently cuts it down:
+
+```{doctest}
+>>> wan.resolution.words(), dict(wan.latent)["temporal"]
+('multiples of 16; 4 k + 1 frames; 720 x 1280, 480 x 832, 832 x 480', 4)
+>>> wan.build(frames=80)
+Traceback (most recent call last):
+ValueError: wan2.2-t2v-a14b: frames must be 4 k + 1; got 80. Nearest are 77 and 81
+```
+
 Where sources differ, both are kept, and the notes say so. What no source could be found for is left out."""
+
+NO_SOURCE = [
+    ["LTX-Video 0.9.6 distilled", "its 8 levels, which are in the checkpoint alone"],
+    ["LTX-Video 0.9.8 dev (13B)", "a run of it: guidance by level and skipped steps, at levels in the checkpoint"],
+    ["Wan2.2-Lightning, 8 steps", "a list: its authors publish 4 steps alone"],
+    ["Stable Audio 3, small", "anything: its configuration is not public; medium is above"],
+    ["SDXL-Lightning", "the scale of guidance that its authors write"],
+    ["Chroma1-HD", "the scheduler that its own pipeline ships with; ComfyUI's mu is above"],
+    ["FLUX.1 Krea [dev]", "its own scheduler; FLUX.1 [dev]'s is above"],
+    ["CogVideoX 1.5", "its snr_shift_scale"],
+]
+
+
+SIZES = (
+    "A rule is what width and height must be multiples of, and how many frames there may be; `build` holds to it. "
+    "**1 : 4 x 8** is one latent for four frames and for 8 x 8 pixels. A latent of the autoencoder is given to the "
+    "network as `(z - shift) * scale`, or normalised by a mean and a standard deviation for each channel."
+)
 
 
 def recipe_page() -> str:
@@ -77,6 +105,13 @@ def recipe_page() -> str:
     parts += ["Guidance is " + "; ".join(f"*{kind}*: {text}" for kind, text in GUIDANCE_KINDS.items()) + "."]
     noted = [[f"`{own.name}`", " ".join(own.notes)] for own in ksched.recipes.values() if own.notes]
     parts += ["## Notes", table(["name", "note"], noted)]
+    sized = [
+        [f"`{own.name}`", size_of(own), own.resolution.words(), latent_of(own)]
+        for own in ksched.recipes.values()
+        if any(own.size) or own.resolution.words() or own.latent
+    ]
+    parts += ["## Sizes and latents", SIZES, table(["name", "by default", "rules, other sizes", "latent"], sized)]
+    parts += ["## What no source could be had for", table(["model", "what is missing"], NO_SOURCE)]
     sourced = [
         [f"`{own.name}`", fact, "; ".join(places)]
         for own in ksched.recipes.values()
@@ -84,6 +119,24 @@ def recipe_page() -> str:
     ]
     parts += ["## Sources", table(["name", "fact", "source"], sourced)]
     return "\n\n".join(parts) + "\n"
+
+
+def size_of(recipe: Recipe) -> str:
+    """Its own size."""
+    width, height, frames = recipe.size
+    parts = [f"{width} x {height}"] if width else []
+    return ", ".join(parts + ([f"{frames} frames"] if frames else []))
+
+
+def latent_of(recipe: Recipe) -> str:
+    """Its latent space in words."""
+    latent = recipe.latent
+    parts = [f"{latent['channels']} channels"] if "channels" in latent else []
+    places = [str(latent[name]) for name in ("temporal", "spatial") if name in latent]
+    parts += [f"1 : {' x '.join(places)}"] if places else []
+    parts += [f"{name} {latent[name]:g}" for name in ("scale", "shift") if name in latent]
+    parts += [f"normalised {latent['normalised']}"] if "normalised" in latent else []
+    return ", ".join(parts)
 
 
 def row(recipe: Recipe) -> list[str]:

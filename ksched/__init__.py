@@ -19,7 +19,7 @@ from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label
 from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.options import window
-from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Level, Process, TrigFlow
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules import (
     calculate_ddim_uniform_sigmas,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ksched.check.model_check import check_model
     from ksched.check.report import ModelReport
     from ksched.denoisers.denoiser import Denoiser
+    from ksched.denoisers.flow_map import FlowMap
     from ksched.dialects import peers
     from ksched.dialects.diffusers import networks
     from ksched.execution import batch
@@ -70,6 +71,7 @@ __all__ = [
     "Denoiser",
     "Dialect",
     "Flow",
+    "FlowMap",
     "FlowVE",
     "Frames",
     "Level",
@@ -89,6 +91,7 @@ __all__ = [
     "Streams",
     "Trajectory",
     "Transition",
+    "TrigFlow",
     "analysis",
     "arrays",
     "batch",
@@ -137,6 +140,7 @@ _MODULES = {
 _FOLDERS = ("arrays", "exact", "guidance", "joint_runs", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
+    "FlowMap": "denoisers.flow_map",
     "Frames": "joint_runs.frames",
     "Likelihood": "probability_flow.likelihood",
     "AdaptiveRun": "execution.adaptive_run",

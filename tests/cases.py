@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process, TrigFlow
 from ksched.options import Option
 from ksched.samplers.registry import sampler_spec, samplers
 from ksched.samplers.spec import SamplerSpec
@@ -39,6 +39,7 @@ PROCESSES: dict[str, Process] = {
     "flow_noise_scale": Flow(3.0, noise_scale=7.5),
     "flow_reverse": Flow(3.0, reverse_time=True),
     "flow_ve": FlowVE(),
+    "trig_flow": TrigFlow(),
 }
 
 

@@ -35,6 +35,7 @@ PROCESSES: dict[str, ksched.Process] = {
     "cascade": ksched.Cascade(),
     "flow": ksched.Flow(),
     "flow-ve": ksched.FlowVE(),
+    "trig-flow": ksched.TrigFlow(),
 }
 
 

@@ -35,6 +35,9 @@ def test_it_shows_one_with_its_sources_and_its_levels(command: Command) -> None:
     page = succeed(command("recipes", "wan2.2-t2v-a14b"))
     assert "high_noise 0.875" in page
     assert "convert_wan_to_diffusers.py" in page
+    assert "multiples of 16; 4 k + 1 frames; 720 x 1280, 480 x 832, 832 x 480" in page
+    assert "channels 16, spatial 8, temporal 4, normalised by channel" in page
+    assert "4 k + 1; got 80" in command("recipes", "wan2.2-t2v-a14b", "--frames", "80").err
     facts = json.loads(
         succeed(command("recipes", "flux.1-dev", "-n", "4", "--width", "512", "--height", "512", "--json"))
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from representatives import each
 
 import ksched
 from ksched import few_step, guidance
@@ -56,6 +59,41 @@ def test_lists_of_models_with_a_table_of_betas_are_places_in_it() -> None:
     np.testing.assert_allclose(few_step([999, 759, 499, 259], process=ksched.VP()), dmd2.sigmas, rtol=1e-9)
 
 
+@each("listed", [[math.atan(80), 1.5, 1.4, 1.0], [math.atan(200), 1.3, 1.0, 0.6], [1.5708, 1.3], [math.atan(160)]])
+def test_lists_of_angles_are_levels_of_as_much_noise_to_the_data_on_either_process(listed: list[float]) -> None:
+    flow, trig = few_step(listed, rule="angles"), few_step(listed, process=ksched.TrigFlow())
+    angles = np.minimum(listed, np.pi / 2)
+    np.testing.assert_allclose(flow[:-1], np.sin(angles) / (np.cos(angles) + np.sin(angles)), rtol=1e-12)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(1 / trig[:-1], 1 / flow[:-1] - 1, atol=1e-12)
+    assert flow[-1] == trig[-1] == 0
+    sampler = ksched.build_sampler("lcm", sigmas=trig, process=ksched.TrigFlow())
+    np.testing.assert_allclose(sampler.timesteps, angles, atol=1e-12)  # the network is told the angle
+
+
+def test_a_run_on_angles_is_scms_loop() -> None:
+    data, angles = 0.5, [1.5708, 1.3, 0.7]
+    process = ksched.TrigFlow(data)
+    sampler = ksched.build_sampler("lcm", sigmas=few_step(angles, process=process), process=process)
+    noises = [torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    left = iter(noises[1:])
+    told: list[float] = []
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # F of the paper
+        told.append(float(t[0]))
+        return torch.tanh(x + t.reshape(-1, 1))
+
+    denoiser = ksched.Denoiser(lambda x, t: data * network(x / data, t), process, "v_prediction")
+    found = sampler.sample(denoiser, data * noises[0], noise=lambda start, end: next(left))
+    x, turns = data * noises[0], [math.pi / 2, 1.3, 0.7, 0.0]
+    for k, (angle, after) in enumerate(pairwise(turns)):
+        answer = data * network(x / data, torch.full((3,), angle, dtype=torch.float64))
+        x0 = math.cos(angle) * x - math.sin(angle) * answer
+        x = math.cos(after) * x0 + (math.sin(after) * data * noises[k + 1] if after else 0)
+    torch.testing.assert_close(found, x, rtol=1e-12, atol=1e-12)
+    assert told[:3] == pytest.approx(turns[:-1])
+
+
 @pytest.mark.parametrize(
     ("timesteps", "how", "message"),
     [
@@ -64,6 +102,7 @@ def test_lists_of_models_with_a_table_of_betas_are_places_in_it() -> None:
         ([0], {}, "above 0"),
         ([1000, 500], {"rule": "warped"}, "rule"),
         ([1000, 500], {"shift": 0}, "shift"),
+        ([1.6, 1.0], {"rule": "angles"}, r"at most 1\.5708"),
         ([999, 499], {"shift": 3, "process": ksched.VP()}, "shift and rule are of flow models"),
     ],
 )

@@ -96,7 +96,7 @@ def test_the_catalogue_is_what_the_registries_say(monkeypatch: pytest.MonkeyPatc
     assert page == doc_module("catalogue", monkeypatch).catalogue(), "build the documentation: it writes the page anew"
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     names = [row[0].strip("|` ") for row in rows]
-    processes = ["VP", "EDM", "VE", "Flow", "FlowVE", "AngleV", "Cascade"]
+    processes = ["VP", "EDM", "VE", "Flow", "FlowVE", "AngleV", "Cascade", "TrigFlow"]
     assert sorted(names) == sorted([*(spec.name for spec in samplers()), *SCHEDULES, *processes])
     facts = dict(zip(names, rows, strict=True))
     for spec in samplers():

@@ -107,7 +107,7 @@ def reference(recipe: Recipe, n: int, size: tuple[int, int, int]) -> tuple[Any, 
         kind = "timesteps" if max(recipe.listed) > 1 else "sigmas"
         handed = {kind: list(recipe.listed), **{key: value for key, value in handed.items() if key == "mu"}}
     count = handed.pop("num_inference_steps", None)
-    if recipe.pipeline == "CogView4Pipeline" or not hasattr(module, "retrieve_timesteps"):
+    if recipe.pipeline in ("CogView4Pipeline", "AnyFlowPipeline") or not hasattr(module, "retrieve_timesteps"):
         scheduler.set_timesteps(**({"num_inference_steps": count} if count else {}), **handed)
     else:
         module.retrieve_timesteps(scheduler, count, **handed)
@@ -124,7 +124,7 @@ def in_float64(recipe: Recipe) -> bool:
 
 
 #: classes that have no list of levels: what their timesteps mean is in the table of betas
-BY_TIMESTEPS = {"PNDMScheduler", "DDIMScheduler", "LCMScheduler", "SCMScheduler", "CogVideoXDDIMScheduler"}
+BY_TIMESTEPS = {f"{name}Scheduler" for name in ("PNDM", "DDIM", "DDPM", "LCM", "TCD", "SCM", "CogVideoXDDIM")}
 
 CHECKED = [name for name, recipe in ksched.recipes.items() if recipe.pipeline is not None]
 
@@ -143,6 +143,8 @@ def test_sigmas_and_timesteps_are_those_of_the_pipeline(name: str) -> None:
     for n in counts:
         for size in SIZES:
             scheduler, sigmas, timesteps = reference(recipe, n, size)
+            if recipe.resolution.frames == (6, 1):
+                size = (*size[:2], 25)
             made = recipe.build(steps=n, width=size[0], height=size[1], frames=size[2])
             told = timesteps[:-1] if recipe.scheduler == "SCMScheduler" else timesteps
             loose = 3 if recipe.scheduler == "SCMScheduler" else 1  # which rounds pi / 2 to 1.5708
@@ -173,26 +175,86 @@ def test_a_size_changes_the_levels_where_mu_depends_on_it() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ published lists
+TABLE_OF_VP = [14.6146, 4.0817, 1.6129, 0.6932]  # at timesteps 999, 749, 499 and 249
+
 PUBLISHED = {
+    # five by u / (1 + 4 u), with u = 1, 3/4, 1/2, 1/4
     "wan2.2-lightning-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
+    "wan2.2-lightning-i2v-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
     "wan2.1-lightx2v-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
     "self-forcing-wan2.1-1.3b": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
     "ltx-2-distilled": [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0],
     "ltx-video-0.9.7-distilled": [1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725, 0.0],
+    "ltx-video-0.9.8-distilled-pass-2": [0.9094, 0.725, 0.4219, 0.0],
+    # FastVideo's warped list of eight, 12 u / (1 + 11 u), and its lists on the table of shift 8
+    "self-forcing-wan2.2-a14b-8": [1.0, 0.985507, 0.965517, 0.936170, 0.865979, 0.819876, 0.75, 0.631579, 0.0],
+    "fastwan2.1-t2v-1.3b": [1.0, 0.7567568, 0.5217391, 0.0],
+    "fastwan2.2-ti2v-5b": [1.0, 0.7567568, 0.5217391, 0.0],
+    # sin / (sin + cos) of atan 80, 1.5, 1.4 and 1.0
+    "rcm-wan2.1-t2v": [0.9876543, 0.9337811, 0.8528954, 0.6089788, 0.0],
+    "rcm-wan2.2-i2v": [0.9950249, 0.9337811, 0.8528954, 0.6089788, 0.0],
+    "anyflow-wan2.1-t2v": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
+    "sdxl-lightning-2": [TABLE_OF_VP[0], TABLE_OF_VP[2], 0.0],
+    "sdxl-lightning-4": [*TABLE_OF_VP, 0.0],
+    "sdxl-turbo": [TABLE_OF_VP[0], 0.0],
+    "hyper-sd15-4": [*TABLE_OF_VP, 0.0291672],  # whose last alpha is not set to 1
+    # 28 levels even from 1 to the shifted 1/1000, and shifted again; the program's own numbers at both ends
+    "hidream-i1-dev": None,
+    "hidream-i1-fast": None,
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@each("name", list(PUBLISHED))
 def test_distilled_models_run_their_published_lists(name: str) -> None:
-    np.testing.assert_allclose(ksched.recipes[name].build().sigmas, PUBLISHED[name], atol=1e-6)
+    recipe = ksched.recipes[name]
+    wanted = PUBLISHED[name]
+    if wanted is None:
+        shift, least = recipe.config["shift"], recipe.config["shift"] / 1000 / (1 + (recipe.config["shift"] - 1) / 1000)
+        even = np.linspace(1.0, least, recipe.steps)
+        wanted = [*(shift * even / (1 + (shift - 1) * even)), 0.0]
+    np.testing.assert_allclose(recipe.build().sigmas, wanted, atol=6e-5 if wanted[0] > 1 else 1e-6)
+
+
+def test_timesteps_of_lcm_scm_and_dmd2_are_the_published_ones() -> None:
+    told = {name: ksched.recipes[name].build().timesteps.tolist() for name in ("lcm-dreamshaper-v7", "dmd2-sdxl-4")}
+    assert told == {"lcm-dreamshaper-v7": [999, 759, 499, 259], "dmd2-sdxl-4": [999, 759, 499, 259]}
+    sprint = ksched.recipes["sana-sprint"]
+    np.testing.assert_allclose(sprint.build().timesteps, [math.pi / 2, 1.3], atol=4e-6)
+    np.testing.assert_allclose(sprint.build(steps=4).timesteps, np.linspace(math.pi / 2, 0, 5)[:-1], atol=4e-6)
+    assert sprint.process == ksched.TrigFlow(0.5)
+
+
+def test_structures_are_sampled_on_their_programs_levels() -> None:
+    for name, least, rho, ends in (
+        ("alphafold-3", 4e-4, 7, 16 * 4e-4),
+        ("boltz-1", 4e-4, 8, 0),
+        ("boltz-2", 1e-4, 7, 0),
+    ):
+        sampler = ksched.recipes[name].build()
+        count = 201 if ends else 200
+        share = np.linspace(0, 1, count)
+        levels = 16 * (160 ** (1 / rho) + share * (least ** (1 / rho) - 160 ** (1 / rho))) ** rho
+        np.testing.assert_allclose(sampler.sigmas, levels if ends else [*levels, 0.0], rtol=1e-9)
+        assert sampler.nfe == 200
+    assert dict(sampler.options)["step_scale"] == 1.5
 
 
 def test_edm_is_its_papers_formula() -> None:
-    i = np.arange(18)
-    sigmas = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    made = ksched.recipes["edm-cifar10"].build()
-    np.testing.assert_allclose(made.sigmas, [*sigmas, 0.0], rtol=1e-9)
-    assert made.nfe == 2 * 18 - 1
+    for name, steps in (("edm-cifar10", 18), ("edm2-img512", 32), ("edm2-img64", 32)):
+        share = np.linspace(0, 1, steps)
+        sigmas = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+        made = ksched.recipes[name].build()
+        np.testing.assert_allclose(made.sigmas, [*sigmas, 0.0], rtol=1e-9)
+        assert made.nfe == 2 * steps - 1
+        assert made.spec.name == "heun"
+
+
+def test_kandinskys_levels_are_its_programs_formula() -> None:
+    for name, shift, steps in (("kandinsky-5-t2i-lite", 3, 50), ("kandinsky-5-t2v-lite-16", 5, 16)):
+        time = np.linspace(1, 0, steps + 1)
+        np.testing.assert_allclose(
+            ksched.recipes[name].build().sigmas, shift * time / (1 + (shift - 1) * time), atol=1e-12
+        )
 
 
 def test_sway_is_denser_at_the_noisy_end() -> None:
@@ -220,7 +282,8 @@ def test_it_is_a_mapping_that_finds_other_spellings_and_names_near_ones() -> Non
         recipes["flux.1-dv"]
     with pytest.raises(TypeError):
         recipes["new"] = recipes["sdxl"]  # type: ignore[index]
-    assert [own.name for own in recipes.search("lightning wan")] == ["wan2.2-lightning-4"]
+    assert [own.name for own in recipes.search("lightning wan t2v")] == []
+    assert [own.name for own in recipes.search("lightning wan i2v")] == ["wan2.2-lightning-i2v-4"]
 
 
 @each("name", list(ksched.recipes))
@@ -239,6 +302,7 @@ def test_every_field_has_a_source(name: str) -> None:
         "own",
         "latent",
         "size",
+        "resolution",
     ):
         if row.get(field) and not (field == "guidance" and row[field] == {}):
             assert recipe.sources.get(field), field
@@ -246,6 +310,13 @@ def test_every_field_has_a_source(name: str) -> None:
     assert recipe.sampler in ksched.SamplerType.__members__.values()
     assert recipe.process is not None
     assert (recipe.schedule is None) == (recipe.sigmas is not None)
+    recipe.resolution.check(name, recipe.size)  # its own size keeps to its rules
+    for width, height in recipe.resolution.sizes:
+        recipe.build(width=width, height=height)
+    if {"temporal", "spatial"} <= recipe.latent.keys():
+        step, first = recipe.resolution.frames or (recipe.latent["temporal"], 1)
+        assert (step % recipe.latent["temporal"], first) == (0, 1)
+    assert (recipe.resolution.multiple_of or 0) % recipe.latent.get("spatial", 1) == 0
 
 
 def test_every_named_place_is_used() -> None:
@@ -267,6 +338,10 @@ def test_experts_have_the_boundary_in_sigma() -> None:
         ("wan2.2-lightning-4", {"steps": 5}, "distilled for 4 steps"),
         ("sdxl-turbo", {"guidance": 7.5}, "distilled without guidance"),
         ("sdxl", {"width": 0}, "width"),
+        ("qwen-image", {"width": 1300}, r"width must be a multiple of 16; got 1300\. Nearest are 1296 and 1312"),
+        ("wan2.2-t2v-a14b", {"frames": 80}, r"frames must be 4 k \+ 1; got 80\. Nearest are 77 and 81"),
+        ("sana-1600m", {"height": 24}, r"height must be a multiple of 32; got 24\. The least is 32"),
+        ("rcm-wan2.1-t2v", {"steps": 5}, "levels for at most 4 steps"),
         ("sdxl", {"steps": 0}, "steps"),
         ("sdxl", {"guidance": math.nan}, "guidance"),
     ],

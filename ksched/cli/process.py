@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process
+from ksched.processes import EDM, VE, VP, AngleV, Cascade, Flow, FlowVE, Process, TrigFlow
 
 __all__ = ["ProcessName", "make_process"]
 
@@ -22,6 +22,7 @@ class ProcessName(StrEnum):
     CASCADE = "cascade"
     FLOW = "flow"
     FLOW_VE = "flow-ve"
+    TRIG_FLOW = "trig-flow"
 
 
 _VP: dict[ProcessName, Callable[..., VP]] = {
@@ -35,6 +36,7 @@ _PLAIN: dict[ProcessName, Callable[[], Process]] = {
     ProcessName.ANGLE_V: AngleV,
     ProcessName.VE: VE,
     ProcessName.FLOW_VE: FlowVE,
+    ProcessName.TRIG_FLOW: TrigFlow,
 }
 
 

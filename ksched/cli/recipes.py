@@ -94,6 +94,7 @@ def _facts(recipe: Recipe, how: dict[str, int | None]) -> dict[str, Any]:
         "streams": list(recipe.streams),
         "latent": dict(recipe.latent),
         "size": {name: value for name, value in recipe.size._asdict().items() if value is not None},
+        "resolution": recipe.resolution.words(),
         "sigmas": [plain_number(sigma) for sigma in sampler.plan.call_sigmas.tolist()],
         "timesteps": sampler.timesteps.tolist(),
         "diffusers": {"pipeline": recipe.pipeline, "scheduler": recipe.scheduler, "config": dict(recipe.config)},
@@ -109,7 +110,8 @@ def _page(recipe: Recipe, facts: dict[str, Any]) -> str:
     lines = [f"{recipe.name}: {recipe.title}"]
     rows = {name: facts[name] for name in ("makes", "sampler", "steps", "prediction", "process")}
     rows["levels"] = recipe.schedule or "a list that it was distilled for"
-    rows |= {name: _words(facts[name]) for name in ("guidance", "experts", "streams", "size", "latent") if facts[name]}
+    shown = ("guidance", "experts", "streams", "size", "resolution", "latent")
+    rows |= {name: _words(facts[name]) for name in shown if facts[name]}
     if kind:
         rows["guidance"] = f"{_words({k: v for k, v in facts['guidance'].items() if k != 'kind'})} {kind}".strip()
         rows["guidance"] += f" ({GUIDANCE_KINDS[kind]})"

@@ -1,5 +1,6 @@
 """From a raw network to ``(x, sigma) -> denoised``."""
 
 from ksched.denoisers.denoiser import Denoiser
+from ksched.denoisers.flow_map import FlowMap
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "FlowMap"]

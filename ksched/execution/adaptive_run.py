@@ -18,6 +18,7 @@ from ksched.noise.sources import CallableNoise, Noise, Seed, noise_source, schem
 from ksched.plan.rows import Draw
 from ksched.processes import Level
 from ksched.processes.agreement import Levels, mark
+from ksched.processes.host_levels import carry
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 
@@ -127,6 +128,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)
+        carry(sigma, (self.level.label,) * len(sigma), (math.nan,) * len(sigma))  # no step of it is a jump
         if self.levels is not None:
             mark(sigma, (self.levels,))
         return sigma

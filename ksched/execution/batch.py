@@ -18,7 +18,7 @@ from ksched.execution.registers import check_output
 from ksched.execution.run import Run
 from ksched.execution.together import Answer, Asked, JointRun, Member, advance_together, check_answers
 from ksched.processes.agreement import Levels, check_once, mark, marks_of, process_of_model
-from ksched.processes.host_levels import carry, host_levels
+from ksched.processes.host_levels import carry_joined
 
 __all__ = ["Batch"]
 
@@ -315,9 +315,7 @@ def _joined(parts: list[Any], *, marked: bool = False) -> Any:
     together = torch.cat(parts)
     if marked:
         mark(together, tuple(each for part in parts for each in marks_of(part)))
-        known = [host_levels(part) for part in parts]
-        if None not in known:
-            carry(together, (level for levels in known for level in levels or ()))
+        carry_joined(together, parts)
     return together
 
 

@@ -36,8 +36,9 @@ class CallLevels:
         if self._sigmas is None:
             levels, items = self._registers.plan.call_sigmas, self._registers.shape[0]
             self._sigmas = self._uploaded(levels)
-            for sigma, level in zip(self._sigmas, levels.tolist(), strict=True):
-                carry(sigma, (level,) * items)
+            goals = self._registers.plan.goals
+            for sigma, level, goal in zip(self._sigmas, levels.tolist(), goals, strict=True):
+                carry(sigma, (level,) * items, (goal,) * items)
                 if self._levels is not None:
                     mark(sigma, (self._levels,))
         return self._sigmas[call]

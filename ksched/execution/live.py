@@ -15,6 +15,7 @@ from ksched.noise.sources import NoiseSource
 from ksched.plan.intervals import disjoint, snr
 from ksched.plan.rows import Draw
 from ksched.processes import Level
+from ksched.processes.host_levels import carry
 
 __all__ = ["EagerContext"]
 
@@ -74,6 +75,7 @@ class EagerContext:
 
     def _call(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, Any]:
         sigma = torch.full((x.shape[0],), level.label, dtype=x.dtype, device=x.device)
+        carry(sigma, (level.label,) * len(x))
         before = writes_to(x)
         denoised, uncond = answer(self._denoiser, x, sigma, both)
         if writes_to(x) != before:

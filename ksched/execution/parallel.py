@@ -20,6 +20,7 @@ from ksched.noise.sources import NoiseSource
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.processes.agreement import Levels, mark
+from ksched.processes.host_levels import carry
 
 __all__ = ["RoundInfo", "answered_in_rounds"]
 
@@ -164,16 +165,19 @@ class _Asked:
     """The model, asked about the states of many items in one call."""
 
     def __init__(self, plan: Plan, denoiser: Model, levels: Levels, dtype: torch.dtype) -> None:
-        self._sigmas, self._denoiser, self._levels, self._dtype = plan.call_sigmas.tolist(), denoiser, levels, dtype
+        self._sigmas, self._goals = plan.call_sigmas.tolist(), plan.goals
+        self._denoiser, self._levels, self._dtype = denoiser, levels, dtype
         self._both = any(row.both for row in plan.rows)
 
     def __call__(self, items: Sequence[_Item]) -> list[torch.Tensor]:
         """The answers of every item, each of shape (calls, parts, *state), in the working dtype."""
         shown = [item.shown() for item in items]
         x = torch.cat(shown)
-        at = [self._sigmas[item.settled + k] for item, part in zip(items, shown, strict=True) for k in range(len(part))]
+        calls = [item.settled + k for item, part in zip(items, shown, strict=True) for k in range(len(part))]
+        at = [self._sigmas[call] for call in calls]
         sigma = torch.tensor(at, dtype=self._dtype, device="cpu").to(x.device, non_blocking=True)
         mark(sigma, (self._levels,))
+        carry(sigma, at, [self._goals[call] for call in calls])
         denoised, uncond = answer(self._denoiser, x, sigma, self._both)
         check_output("D", denoised, x.shape, x.device)
         parts = [denoised]

@@ -14,6 +14,7 @@ from ksched.denoisers.answer import Model, answer
 from ksched.guidance.tensors import checked_prediction, per_item, sum_dtype
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma, mark, marks_of
+from ksched.processes.host_levels import carry_rows
 
 __all__ = ["Looked", "Placed", "gradients", "highest_level", "look", "placed"]
 
@@ -85,10 +86,10 @@ def placed(process: Process, highest: float, x: torch.Tensor, sigma: Any, what: 
     if not isinstance(sigma, torch.Tensor):
         near = torch.full((x.shape[0],), float(sigma), dtype=sum_dtype(x), device=x.device)
     if highest < math.inf:
-        carried = marks_of(near)
-        near = near.clamp_max(highest)
-        if carried:
+        given, near = near, near.clamp_max(highest)
+        if carried := marks_of(given):
             mark(near, carried)
+        carry_rows(near, given, range(len(near)), highest=highest)
     exact = per_item(near.to(sum_dtype(x)), x)
     return Placed(near, process.alpha(exact), process.noise_std(exact))
 

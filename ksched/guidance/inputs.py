@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ksched.guidance.tensors import PairModel, check_callable, checked_prediction
+from ksched.processes.agreement import mark, marks_of
+from ksched.processes.host_levels import carry_joined
 
 __all__ = ["batched"]
 
@@ -41,7 +43,10 @@ def batched(model: Callable[..., Any], cond_inputs: Mapping[str, Any], uncond_in
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = _joined("inputs", uncond_inputs, cond_inputs, x.shape[0])
         twice = torch.cat([x, x])
-        both = checked_prediction("model", model(twice, torch.cat([sigma, sigma]), **inputs), twice)
+        levels = torch.cat([sigma, sigma])
+        mark(levels, marks_of(sigma))
+        carry_joined(levels, [sigma, sigma])
+        both = checked_prediction("model", model(twice, levels, **inputs), twice)
         uncond, cond = both.to(x.dtype).chunk(2)
         return cond, uncond
 

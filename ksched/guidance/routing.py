@@ -14,7 +14,7 @@ from ksched.guidance.scale import checked_number
 from ksched.guidance.tensors import NOT_NEGATIVE, check_callable, checked_prediction
 from ksched.processes import Process
 from ksched.processes.agreement import mark, marks_of, process_of_model
-from ksched.processes.host_levels import carry, host_levels
+from ksched.processes.host_levels import carry_rows, host_levels
 
 __all__ = ["experts"]
 
@@ -35,15 +35,30 @@ class _Experts:
         self.process: Process | None = known[0] if all(own == known[0] for own in known) else None
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> Any:
-        """The prediction of the expert of this sigma, or of each item's."""
+        """The prediction of the expert of this sigma, or of each item's, or of each frame's."""
+        if not isinstance(sigma, torch.Tensor):
+            raise TypeError(
+                "experts choose by one tensor of sigmas, shape (batch,) or (batch, frames); got "
+                f"{type(sigma).__name__}. In streams give each part experts of its own: "
+                "lambda x, sigma: {name: experts_of[name](x[name], sigma[name]) for name in x}"
+            )
         owners = self._owners_of(sigma)
         if len(set(owners)) == 1:
             return self._owners[owners[0]](x, sigma)
-        return self._of_each(x, sigma, owners)
+        width = sigma[0].numel()
+        of_items = [owners[row * width : (row + 1) * width] for row in range(len(sigma))]
+        if all(len(set(row)) == 1 for row in of_items):
+            return self._of_each(x, sigma, [row[0] for row in of_items])
+        return self._of_frames(x, sigma, torch.tensor(of_items, device="cpu").reshape(sigma.shape))
 
     def _owners_of(self, sigma: torch.Tensor) -> list[int]:
         """Which expert answers for each item."""
         levels, lowest = host_levels(sigma), self._lowest
+        if levels is None and torch.compiler.is_compiling():
+            raise RuntimeError(
+                "experts choose by noise levels on the host, which a compiled step does not have: compile the networks "
+                "instead, and give the experts to Sampler.sample"
+            )
         if levels is None:  # read back, where a bound is as near as its dtype has it
             levels = tuple(sigma.reshape(-1).tolist())
             lowest = torch.tensor(lowest, dtype=torch.float64).to(sigma.dtype).tolist()
@@ -58,27 +73,37 @@ class _Experts:
     def _of_each(self, x: torch.Tensor, sigma: torch.Tensor, owners: Sequence[int]) -> Any:
         """Every expert is asked once, for its own items."""
         parts = _parts(owners)
-        levels = host_levels(sigma)
         answers: dict[int, list[Any]] = {}  # by the first row of each part
         for owner in sorted(set(owners)):
             own = [part for k, part in parts if k == owner]
             near = torch.cat([sigma[part] for part in own])
             if carried := marks_of(sigma):
                 mark(near, carried)
-            carry(near, None if levels is None else (level for part in own for level in levels[part]))
+            carry_rows(near, sigma, (row for part in own for row in range(part.start, part.stop)))
             states = torch.cat([x[part] for part in own])
             denoised, uncond = pair_of(self._owners[owner](states, near))
             sizes = [part.stop - part.start for part in own]
             pieces = [_split(value, states, sizes) for value in (denoised, uncond)]
             answers |= {part.start: found for part, *found in zip(own, *pieces, strict=True)}
         found = [answers[part.start] for _, part in parts]
-        unconds = [uncond for _, uncond in found]
-        together = torch.cat([denoised for denoised, _ in found])
-        if all(uncond is None for uncond in unconds):
-            return together
-        if any(uncond is None for uncond in unconds):
-            raise ValueError("experts must all return (denoised, uncond), or none; wrap each in the same guidance")
-        return together, torch.cat(unconds)
+        return _joined(found, torch.cat)
+
+    def _of_frames(self, x: torch.Tensor, sigma: torch.Tensor, owners: torch.Tensor) -> Any:
+        """Every expert is asked for all frames, which it sees together, and answers for its own."""
+        owners = owners.to(x.device, non_blocking=True).reshape(owners.shape + (1,) * (x.ndim - owners.ndim))
+        asked = sorted(set(self._owners_of(sigma)))
+        found = [
+            tuple(None if part is None else checked_prediction("an expert", part, x).to(x.dtype) for part in pair)
+            for pair in (pair_of(self._owners[owner](x, sigma)) for owner in asked)
+        ]
+
+        def chosen(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+            result = parts[0]
+            for owner, part in zip(asked[1:], parts[1:], strict=True):
+                result = torch.where(owners == owner, part, result)
+            return result
+
+        return _joined(found, chosen)
 
 
 def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tensor], Any]:
@@ -101,7 +126,9 @@ def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tens
     Notes
     -----
     In a `ksched.batch.Batch` whose rows are at levels of different experts, each of them is asked once, for its own
-    rows. Sigmas that come from a run carry their values on the host, and nothing is read back; others are read.
+    rows. In a clip of `ksched.frames` whose frames are at levels of different experts, each of them is asked for the
+    whole clip, as frames see one another, and answers for its own frames. Sigmas that come from a run carry their
+    values on the host, and nothing is read back; others are read.
     Wan 2.2's boundary is 0.875 for text and 0.9 for images, in sigma after the shift.
     """
     if not isinstance(models, Mapping) or not models:
@@ -111,6 +138,16 @@ def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tens
         check_callable(f"the expert of {lowest!r}", model)
         checked[checked_number("experts", "lowest sigma", lowest, NOT_NEGATIVE)] = model
     return _Experts(checked)
+
+
+def _joined(pairs: Sequence[Sequence[Any]], join: Callable[[Any], torch.Tensor]) -> Any:
+    """Answers of several experts as one: pairs (denoised, uncond) if all are."""
+    together, unconds = join([denoised for denoised, _ in pairs]), [uncond for _, uncond in pairs]
+    if all(uncond is None for uncond in unconds):
+        return together
+    if any(uncond is None for uncond in unconds):
+        raise ValueError("experts must all return (denoised, uncond), or none; wrap each in the same guidance")
+    return together, join(unconds)
 
 
 def _parts(owners: Sequence[int]) -> list[tuple[int, slice]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -17,6 +19,7 @@ from ksched.joint_runs.rollout import JointSteps, Member
 from ksched.joint_runs.settled import Settled
 from ksched.plan.plan import Plan
 from ksched.processes.agreement import Levels, mark
+from ksched.processes.host_levels import carry
 from ksched.sampler import Sampler
 from ksched.types import Array
 
@@ -123,6 +126,7 @@ class FramesProgress(JointSteps):
         """
         sigma = self._row("sigma", self._sigmas)
         mark(sigma, self.all_levels)
+        carry(sigma, self._hosted[0][self._tick] * self._shape[0], self._hosted[1][self._tick] * self._shape[0])
         return sigma
 
     @property
@@ -166,6 +170,18 @@ class FramesProgress(JointSteps):
         end = self.sampler.grid.levels[-1].label
         columns = [[0.0] if plan is None else [*plan.call_sigmas.tolist(), end] for plan in self._plans]
         return np.array([[columns[k][calls] for k, calls in enumerate(row)] for row in self.order.calls])
+
+    @cached_property
+    def _hosted(self) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
+        """Of every tick, the sigmas of the frames and where they go; a frame that does not move goes nowhere."""
+        sigmas = [tuple(row) for row in self._sigmas().tolist()]
+        goals = list(sigmas)
+        for tick, (now, then) in enumerate(pairwise(self.order.calls)):
+            goals[tick] = tuple(
+                sigma if plan is None or calls == after else plan.goals[calls]
+                for sigma, plan, calls, after in zip(sigmas[tick], self._plans, now, then, strict=True)
+            )
+        return sigmas, goals
 
     def _timesteps(self) -> Array:
         sigmas = self._sigmas()

@@ -6,6 +6,7 @@ import torch
 
 from ksched.execution.registers import WRITTEN
 from ksched.kernels.torch_internals import writes_to
+from ksched.processes.host_levels import carry
 
 __all__ = ["Settled"]
 
@@ -28,6 +29,7 @@ class Settled:
         self.x = x
         dtype = torch.promote_types(x.dtype, torch.float32)
         self.sigma = torch.full((len(x),), sigma, dtype=dtype, device=x.device)
+        carry(self.sigma, (sigma,) * len(x), (sigma,) * len(x))  # it stays there
         self.timestep = torch.full((len(x),), timestep, dtype=dtype, device=x.device)
         self._writes = writes_to(x)
 

@@ -2,5 +2,6 @@
 
 from ksched.model_settings.library import Recipes, recipes
 from ksched.model_settings.one_model import Recipe
+from ksched.model_settings.resolution import Resolution
 
-__all__ = ["Recipe", "Recipes", "recipes"]
+__all__ = ["Recipe", "Recipes", "Resolution", "recipes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from ksched.processes import Flow
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
 from ksched.schedules.curves import calculate_linear_quadratic_sigmas
+from ksched.schedules.distilled import few_step
 from ksched.types import Array
 
 __all__ = ["LISTS", "Size", "list_of", "mu_of", "rule_text"]
@@ -48,6 +50,13 @@ def _sway(steps: int, rule: Mapping[str, Any]) -> Array:
     return sigmas
 
 
+def _angles(steps: int, rule: Mapping[str, Any]) -> Array:
+    angles = [math.atan(rule["sigma_max"]), *rule["angles"]]
+    if steps > len(angles):
+        raise ValueError(f"there are levels for at most {len(angles)} steps; got {steps}")
+    return few_step(angles[:steps], rule="angles")[:-1]
+
+
 LISTS: Mapping[str, ListRule] = {
     "to 1/n": ListRule(lambda n, rule: np.linspace(1.0, 1 / n, n), "even in time from 1 to 1/n"),
     "to 0": ListRule(lambda n, rule: np.linspace(1.0, 0.0, n + 1)[:-1], "even in time from 1 to 0"),
@@ -62,6 +71,7 @@ LISTS: Mapping[str, ListRule] = {
         lambda n, rule: calculate_linear_quadratic_sigmas(n, Flow(), threshold_noise=rule["threshold"])[:-1],
         "linear, then quadratic",
     ),
+    "angles": ListRule(_angles, "a list of TrigFlow's angles"),
     "rising": ListRule(lambda n, rule: np.linspace(0, 1, n), "karras"),
 }
 

@@ -17,12 +17,14 @@ from ksched.dialects.diffusers.classes import request_of
 from ksched.dialects.diffusers.process import process_of
 from ksched.dialects.diffusers.request import Request
 from ksched.model_settings.level_lists import Size, list_of, mu_of, rule_text
+from ksched.model_settings.resolution import Resolution
 from ksched.model_settings.told_timesteps import as_told
 from ksched.names.enums import Dialect
 from ksched.options import Option, check_steps
 from ksched.plan.plan import Plan
 from ksched.processes import EDM, Process
 from ksched.sampler import Sampler, build_sampler
+from ksched.schedules.select import calculate_sigmas
 from ksched.types import Array
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ GUIDANCE_KINDS: Mapping[str, str] = {
     "embedded": "the network is told the scale; one prediction a step",
     "frames": "classifier-free guidance with a scale that grows over the frames",
     "apg": "adaptive projected guidance, two predictions a step",
+    "autoguidance": "a weaker network of the same kind in the place of the unconditional prediction",
     "none": "distilled without; one prediction a step",
 }
 
@@ -50,7 +53,7 @@ class Recipe:
     Attributes
     ----------
     name, title : its name here, and as its authors write it
-    makes : "image", "video", "audio" or "video and audio"
+    makes : "image", "video", "audio", "video and audio" or "protein"
     scheduler, config : the scheduler class of diffusers that its reference pipeline runs, and that class's settings;
         None if diffusers has no class that does the same
     prediction : what its network answers
@@ -58,7 +61,10 @@ class Recipe:
     guidance : ``kind`` (one of `GUIDANCE_KINDS`) and ``scale``; what is not published is left out
     experts : networks of one model, each with the lowest sigma that it is asked at, as `ksched.guidance.experts` takes
     size : width, height and frames by default
-    latent : scale and shift of the latent space
+    resolution : what width, height and frames must be, and other sizes that its authors name
+    latent : of the latent space, where a source says so: ``channels``; ``spatial`` and ``temporal``, how many pixels
+        and frames one latent is; ``scale`` and ``shift``, with which a latent of the autoencoder is given to the
+        network as ``(z - shift) * scale``; ``normalised``, where each channel has a mean and std of its own instead
     streams : names of what is denoised together, each with its own levels
     listed : levels that the model was distilled for, before shift and end; None if it has none
     notes : where sources differ, and what is peculiar
@@ -77,7 +83,8 @@ class Recipe:
     guidance: Mapping[str, Any]
     experts: Mapping[str, float]
     size: Size
-    latent: Mapping[str, float]
+    resolution: Resolution
+    latent: Mapping[str, Any]
     streams: tuple[str, ...]
     listed: tuple[float, ...] | None
     notes: tuple[str, ...]
@@ -107,6 +114,7 @@ class Recipe:
             distilled=bool(row.get("distilled") or "listed" in row),
             experts=MappingProxyType(row.get("experts", {})),
             size=Size(**row.get("size", {})),
+            resolution=Resolution.of(row.get("resolution", {})),
             latent=MappingProxyType(row.get("latent", {})),
             streams=tuple(row.get("streams", ())),
             listed=tuple(row["listed"]) if "listed" in row else None,
@@ -168,7 +176,8 @@ class Recipe:
         Parameters
         ----------
         steps : number of steps; None is what the authors take
-        width, height, frames : of what is generated; they change the levels where mu depends on the size
+        width, height, frames : of what is generated; they change the levels where mu depends on the size, and must
+            keep to ``resolution``
         guidance : the scale that you mean to use. It changes no level, and is refused where the model takes none
 
         Returns
@@ -177,21 +186,28 @@ class Recipe:
 
         Raises
         ------
-        TypeError, ValueError : steps that a distilled model has no levels for; a size that is none; guidance of a model
-            that was distilled without
+        TypeError, ValueError : steps that a distilled model has no levels for; a size that is none, or that the model
+            cannot make; guidance of a model that was distilled without
         """
         self._check_guidance(guidance)
         given = {"width": width, "height": height, "frames": frames}
         for name, value in given.items():
             if value is not None:
                 Option(name, int, None, 1, 1_000_000).check(f"recipe {self.name}", value)
+        self.resolution.check(self.name, Size(**given))
         size = self.size._replace(**{name: value for name, value in given.items() if value is not None})
         return self._own(self._steps(steps)) if self.scheduler is None else self._of_class(self._steps(steps), size)
 
     def _own(self, steps: int) -> Sampler:
         """A sampler and a schedule of ours, where diffusers has no class for the model."""
-        own = self._rules["own"]
-        return build_sampler(own["sampler"], own["schedule"], steps, process=EDM(**own["process"]))
+        own, process = self._rules["own"], EDM(**self._rules["own"]["process"])
+        how: Any = own.get("options", {})
+        rho = {"rho": own["rho"]} if "rho" in own else {}
+        if not own.get("ends_above_0"):
+            sigmas = calculate_sigmas(own["schedule"], steps, process, **rho)
+        else:
+            sigmas = calculate_sigmas(own["schedule"], steps + 1, process, **rho)[:-1]
+        return build_sampler(own["sampler"], sigmas=sigmas, process=process, **how)
 
     def _of_class(self, steps: int, size: Size) -> Sampler:
         """The sampler that a class of diffusers is."""

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ksched.plan.jumps import jump_goals
 from ksched.plan.rows import Draw, Register, Row, form_text
 from ksched.plan.skipping import answers_of, calls_to_skip, in_steps, rows_without
 from ksched.processes import Level
@@ -135,6 +136,14 @@ class Plan:
     def call_steps(self) -> tuple[int, ...]:
         """The schedule step of every model call."""
         return tuple(row.step for row in self.rows if row.level is not None)
+
+    @cached_property
+    def goals(self) -> tuple[float, ...]:
+        """For every model call, the sigma that its prediction takes the state to, which `ksched.FlowMap` needs.
+
+        NaN everywhere if a step is no jump: it reads earlier predictions, or calls the model more than once.
+        """
+        return jump_goals(self.rows, self.sigmas)
 
     @property
     def nfe(self) -> int:

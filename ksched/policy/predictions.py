@@ -15,6 +15,7 @@ from ksched.plan.plan import Plan
 from ksched.plan.rows import Register
 from ksched.processes import Process
 from ksched.processes.agreement import Levels, mark
+from ksched.processes.host_levels import carry
 
 __all__ = ["Predictions"]
 
@@ -104,7 +105,9 @@ class Predictions:
 
     def _host(self, call: int, state: torch.Tensor) -> torch.Tensor:
         """Sigma of a call for the model, with the levels of the run for a model that knows its process."""
-        sigma = _filled(float(self._plan.call_sigmas[call]), state)
+        level, items = float(self._plan.call_sigmas[call]), len(state)
+        sigma = _filled(level, state)
+        carry(sigma, (level,) * items, (self._plan.goals[call],) * items)
         mark(sigma, (self._levels,))
         return sigma
 

@@ -6,8 +6,20 @@ of the state) and ``lam`` from a `Level`, so the same sampler is right for all o
 """
 
 from ksched.processes.base import Level, Process
-from ksched.processes.continuous import EDM, VE, AngleV, Cascade, FlowVE
+from ksched.processes.continuous import EDM, VE, AngleV, Cascade, FlowVE, TrigFlow
 from ksched.processes.flow import Flow
 from ksched.processes.vp import VP, default_process
 
-__all__ = ["EDM", "VE", "VP", "AngleV", "Cascade", "Flow", "FlowVE", "Level", "Process", "default_process"]
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "AngleV",
+    "Cascade",
+    "Flow",
+    "FlowVE",
+    "Level",
+    "Process",
+    "TrigFlow",
+    "default_process",
+]

@@ -1,4 +1,4 @@
-"""Processes trained on a continuous range of noise, with states ``x0 + sigma * eps``."""
+"""Processes trained on a continuous range of noise; states ``x0 + sigma * eps`` but for those of `TrigFlow`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ksched.processes.base import Process, check_positive
+from ksched.processes.base import Level, Process, check_positive
 from ksched.types import Array, set_fields
 
-__all__ = ["EDM", "VE", "AngleV", "Cascade", "FlowVE"]
+__all__ = ["EDM", "VE", "AngleV", "Cascade", "FlowVE", "TrigFlow"]
+
+
+#: angles above this are pi / 2, which pipelines write with five digits
+_RIGHT_ANGLE = 1.5707
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:
@@ -241,3 +245,74 @@ class Cascade(Process):
     def input_norm(self, sigma: Any) -> Any:
         """``sqrt(1 + sigma ** 2)``."""
         return (1 + sigma * sigma) ** 0.5
+
+
+@dataclass(frozen=True)
+class TrigFlow(_LogRange):
+    """States ``cos(t) * x0 + sin(t) * sigma_data * eps`` of an angle t, which the network is told; sigma is ``tan(t)``.
+
+    The process of sCM, whose sampler is `lcm`: the network answers for t = 0, and the noise is made anew.
+
+    Parameters
+    ----------
+    noise_scale : ``sigma_data``, std of the data and of the noise
+    sigma_min, sigma_max : range of rules for levels; the second is where the paper starts, ``atan(80 / 0.5)``
+
+    Raises
+    ------
+    ValueError : a range out of order, or noise_scale that is not positive
+
+    Notes
+    -----
+    A network F of the paper, which is shown x over ``sigma_data``, predicts v in units of the data:
+    ``Denoiser(lambda x, t: sigma_data * F(x / sigma_data, t), TrigFlow(sigma_data), "v_prediction")``. Angles that are
+    pi / 2 to five digits, such as SANA-Sprint's 1.57080, are pi / 2, where sigma is infinite. The levels of a list of
+    angles: ``few_step([1.5708, 1.3], process=TrigFlow())``.
+
+    Lu & Song 2024, arXiv:2410.11081.
+
+    Examples
+    --------
+    >>> import ksched
+    >>> process = ksched.TrigFlow()
+    >>> process.sigma([1.1, 0.6]).round(4), round(process.timestep(80 / 0.5), 5)
+    (array([1.9648, 0.6841]), 1.56455)
+    """
+
+    noise_scale: float = 0.5
+    sigma_min: float = 0.004
+    sigma_max: float = 160.0
+    variance_preserving = True
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+        check_positive("noise_scale", self.noise_scale)
+
+    @property
+    def sigma_limit(self) -> float:
+        """Infinity: an angle of pi / 2 is pure noise."""
+        return math.inf
+
+    def _timestep(self, sigma: Any, xp: Any) -> Any:
+        return xp.arctan(sigma)
+
+    def _sigma(self, timestep: Any, xp: Any) -> Any:
+        return xp.where(timestep > _RIGHT_ANGLE, math.inf, xp.tan(timestep))
+
+    def _alpha(self, sigma: Any, xp: Any) -> Any:
+        return (1 + sigma * sigma) ** -0.5  # the cosine of the angle
+
+    def _noise_std(self, sigma: Any, xp: Any) -> Any:
+        sine = xp.where(sigma < 1e8, sigma * self._alpha(xp.clip(sigma, 0, 1e8), xp), 1.0)
+        return sine * self.noise_scale
+
+    def input_norm(self, sigma: Any) -> Any:
+        """1: its networks are shown states as they are."""
+        return self.alpha(sigma) * 0 + 1
+
+    def level(self, sigma: float) -> Level:
+        """The level at a contract sigma, which may be infinite."""
+        if math.isinf(sigma):
+            return Level(sigma, 0.0, 1.0, -math.inf)
+        alpha = (1 + sigma * sigma) ** -0.5
+        return Level(sigma, alpha, sigma * alpha, math.inf if sigma == 0 else -math.log(sigma))

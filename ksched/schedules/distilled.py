@@ -14,7 +14,7 @@ from ksched.types import Array, ArrayLike
 
 __all__ = ["few_step"]
 
-Rule = Literal["warp", "nearest", "as_is"]
+Rule = Literal["warp", "nearest", "as_is", "angles"]
 
 
 def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", process: Process | None = None) -> Array:
@@ -26,7 +26,7 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
     shift : of a flow model
     rule : how a flow model's list is read. "warp": timesteps before the shift, which they are given here; "nearest":
         after the shift, each moved to the nearest of the 1000 shifted levels; "as_is": after the shift, and run as they
-        are
+        are; "angles": `TrigFlow`'s angles, at most pi / 2, each as the level of as much noise to the data
     process : of a model that is no flow model, whose table says which sigma a timestep is; it takes no shift and no
         rule
 
@@ -42,8 +42,8 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
     -----
     Which program means what: "warp" is Self-Forcing's ``warp_denoising_step``, LightX2V's ``denoising_step_list`` (also
     of Wan 2.2 Lightning) and FastVideo's causal models. "nearest" is FastVideo's DMD and CausVid, on a table of shift
-    8, whose networks are told the timesteps as they are listed. "as_is" is LTX-Video's and LTX-2's lists. With a
-    process it is SDXL-Lightning, SDXL-Turbo and DMD2.
+    8, whose networks are told the timesteps as they are listed. "as_is" is LTX-Video's and LTX-2's lists. "angles" is
+    rCM's on Wan. With a process it is SDXL-Lightning, SDXL-Turbo and DMD2, and sCM on `TrigFlow`.
 
     Most of these models are noised anew at every level, which is sampler ``lcm``; Wan 2.2 Lightning, LTX-2,
     SDXL-Lightning and Turbo step by ``euler`` or ``euler_ancestral``: see `ksched.recipes`.
@@ -67,10 +67,15 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
             raise ValueError(f"few_step: shift and rule are of flow models; leave them out for {process!r}")
         return check_sigmas(np.append(process.sigma(values), 0.0), process.sigma_limit)
     scale = 1000.0 if process is None else float(getattr(process, "timestep_scale", 1000.0))
+    if rule == "angles":
+        scale = round(np.pi / 2, 4)  # as programs write it, in four or five digits
     if values[0] > scale:
         raise ValueError(f"few_step: timesteps must be at most {scale:g}; got {values[0]:g}")
     shares = values / scale
-    if rule == "warp":
+    if rule == "angles":
+        angles = np.minimum(values, np.pi / 2)
+        shares = np.sin(angles) / (np.sin(angles) + np.cos(angles))
+    elif rule == "warp":
         shares = Flow(shift).sigma_at(shares)
     elif rule == "nearest":
         table = Flow(shift).sigmas

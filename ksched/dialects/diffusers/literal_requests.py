@@ -30,11 +30,10 @@ from ksched.dialects.diffusers.request import (
     level_of,
     stride_of,
 )
-from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.names.enums import Dialect
 from ksched.options import settled
 from ksched.plan.plan import Plan
-from ksched.processes import Process
+from ksched.processes import Process, TrigFlow
 from ksched.samplers.registry import dialect_options, sampler_spec
 from ksched.schedules.grid import Grid
 
@@ -225,7 +224,7 @@ def cogvideox_dpm_request(run: Run) -> Request:
 def scm_request(run: Run) -> Request:
     """SCM: all noise anew at every angle but the last, which no call is made at."""
     process = TrigFlow(float(run.config.get("sigma_data", 0.5)))
-    sigmas = [math.inf if angle > 1.5707 else math.tan(angle) for angle in run.timesteps]
+    sigmas = [process.sigma(angle) for angle in run.timesteps]
     return Request("lcm", sigmas, process, {"boundary": 0.0})
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, SigmaTold, has_sigma_data
-from ksched.dialects.diffusers.trig_flow import TrigFlow
 from ksched.dialects.diffusers.words import prediction_word
 from ksched.names.enums import Dialect
-from ksched.processes import EDM, VP, AngleV, Flow, Process
+from ksched.processes import EDM, VP, AngleV, Flow, Process, TrigFlow
 from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array
