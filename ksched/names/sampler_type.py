@@ -79,6 +79,7 @@ class SamplerType(Name):
     AF3 = "af3"
     DPMPP_2S = "dpmpp_2s"
     FIREFLOW = "fireflow"
+    STORK = "stork"
 
     @classmethod
     def default(cls) -> SamplerType:
@@ -108,7 +109,7 @@ SamplerName = Literal[
     "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "cfgpp_ud10_ab", "ddim", "uni_pc", "uni_pc_bh2",
     "exp_ab", "exp_pc", "dpm_multistep", "dpm_singlestep", "pndm", "midpoint", "ralston", "bogacki_shampine", "rk4",
     "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive", "flow_sde", "dance_sde", "flow_cps",
-    "af3", "dpmpp_2s", "fireflow",
+    "af3", "dpmpp_2s", "fireflow", "stork",
 ]
 
 #: `ksched.NoiseSchedule` as text
@@ -213,6 +214,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "flow_cps": ("cps", "coefficients_preserving_sampling",),
     "af3": ("alphafold3", "boltz", "boltz1", "boltz2", "protenix", "rfdiffusion3", "edm_churned",),
     "dpmpp_2s": ("gencast",),
+    "stork": ("stork_2",),
 }
 
 #: schedules that A1111 picks for its labels by itself
