@@ -102,9 +102,20 @@ def test_sigma_is_raised_by_more_than_edm_allows() -> None:
     assert raised == pytest.approx([1.8, 1.8, 1.8, 1, 1, 1])  # the step from 5 ends at 1, not above it
 
 
+@pytest.mark.parametrize("name", ["euler", "heun", "heunpp2", "dpm_2", "dpmpp_2s"])
+def test_churn_is_capped_unless_told_not_to(name: str) -> None:
+    def raised(**how: Any) -> list[float]:
+        sampler = build_sampler(name, "karras", 8, process=PROTEINS, s_churn=8 * 0.8, **how)
+        check_plan(sampler.plan)
+        return [draw.sigma_to / draw.sigma_from for draw in sampler.plan.draws]
+
+    assert raised() == pytest.approx([math.sqrt(2)] * 8)
+    assert raised(capped=False) == pytest.approx([1.8] * 8)
+
+
 @given(data=st.data())
 def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -> None:
-    """It is `euler` with its churn, where that is below 41 %, and without a limit above; on every process."""
+    """It is `euler` with churn that is not capped at 41 %; on every process."""
     gamma = data.draw(st.floats(0.01, 3.0))
     for name, process in COORDINATES.items():
         sigmas = data.draw(sigma_curves(process), name)
@@ -112,8 +123,8 @@ def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -
         plan = build_sampler("af3", sigmas=sigmas, process=process, **how).plan
         check_plan(plan)
         steps = len(sigmas) - 1
-        if gamma < 0.41 and sigmas[-1] > 0:
-            churned = build_sampler("euler", sigmas=sigmas, process=process, s_churn=gamma * steps).plan
+        if sigmas[-1] > 0:
+            churned = build_sampler("euler", sigmas=sigmas, process=process, s_churn=gamma * steps, capped=False).plan
             np.testing.assert_allclose(table(plan), table(churned), rtol=1e-9, atol=1e-9)
 
 

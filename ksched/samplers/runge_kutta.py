@@ -232,6 +232,7 @@ def heun(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
 ) -> V:
     """Heun's trapezoidal method on the probability-flow ODE, with EDM's churn.
 
@@ -239,9 +240,10 @@ def heun(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
 
     Notes
     -----
@@ -249,7 +251,7 @@ def heun(
     """
     straight = StraightLine(grid)
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         x = heun_step(run, straight, hat, t, x)
     return x
 
@@ -288,6 +290,7 @@ def heunpp2(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
     weights: Annotated[Literal["quadrature", "published"], PeerValue("published")] = "quadrature",
 ) -> V:
     """Heun's method that also looks at the level after the next one.
@@ -297,9 +300,10 @@ def heunpp2(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
     weights : of the slopes at the three levels. "quadrature": of the parabola through them. "published": sigma of the
         level over two or three times the first sigma of the run, which is of first order, and ends with an Euler step
 
@@ -310,7 +314,7 @@ def heunpp2(
     straight, last = StraightLine(grid), grid.levels[-1]
     first = straight.time(grid.levels[0])
     for i, (s, t, s_churn, s_noise) in enumerate(grid.steps_with(s_churn, s_noise)):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         ahead = [v for v in grid.levels[i + 1 : i + 3] if (v is not last if weights == "published" else v.sigma > 0)]
         levels, denoised = [hat, *ahead], run.denoise(x, hat)
         state, slopes = ddim(hat, t, x, denoised), [straight.slope(hat, x, denoised)]
@@ -348,6 +352,7 @@ def dpm_2(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
 ) -> V:
     """A midpoint rule whose middle is half way in log sigma, with EDM's churn.
 
@@ -355,9 +360,10 @@ def dpm_2(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
 
     Notes
     -----
@@ -366,7 +372,7 @@ def dpm_2(
     """
     straight = StraightLine(grid)
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         x = _by_the_middle(run, straight, hat, t, x, last=t.sigma == 0)
     return x
 
