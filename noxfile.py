@@ -104,9 +104,14 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def recipes(session: nox.Session) -> None:
-    """Run the recipes of the documentation against the packages that they are for."""
-    session.install(".[docs,test]", "einops", "pot", "torchdiffeq", "tqdm", *PINS)
+    """Run the recipes of the documentation against the packages that they are for.
+
+    ``-- --torchvision`` adds those that need a torchvision, which must have been built for the torch that is installed.
+    """
+    session.install(".[docs,test]", "einops", "pot", "sbi", "torchdiffeq", "tqdm", *PINS)
     session.install("--no-deps", "torchcfm", "flow_matching", "azula")  # their dependencies train models
+    if "--torchvision" in session.posargs:
+        session.install("deepinv", "nvidia-physicsnemo", *PINS)
     out = "docs/_build/recipes"
     session.run("sphinx-build", "-b", "doctest", "-W", "--keep-going", "-n", "-E", "docs", out, "docs/recipes.md")
 

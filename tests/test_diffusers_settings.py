@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from representatives import in_turn, short
+from representatives import each, in_turn, short
 
 diffusers = pytest.importorskip("diffusers")
 
 from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of  # noqa: E402
+from ksched.dialects.diffusers.networks import prediction_of  # noqa: E402
 from ksched.integrations.diffusers.class_of import defaults_of  # noqa: E402
 from ksched.integrations.diffusers.scheduler import KSchedScheduler  # noqa: E402
 
@@ -194,6 +195,34 @@ def test_inverted_sigmas_are_saved(tmp_path: Any) -> None:
     made.save_pretrained(tmp_path)
     x = run(KSchedScheduler.from_pretrained(tmp_path), of_two)
     torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-3)
+
+
+FLOWS: list[tuple[str, dict[str, Any]]] = [
+    ("FlowMatchEulerDiscrete", {"shift": 3.0}),
+    ("FlowMatchHeunDiscrete", {"shift": 2.0}),
+    ("UniPCMultistep", {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}),
+    ("DPMSolverMultistep", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+]
+
+
+@each("flow", FLOWS)
+def test_a_velocity_of_the_other_sign(flow: tuple[str, dict[str, Any]], tmp_path: Any) -> None:
+    """x0 - eps, which no class of diffusers has a word for, with every choice, saved, and in training."""
+    name, settings = flow
+    stock = getattr(diffusers, f"{name}Scheduler")(**settings)
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x) * (1 + t / 1000)
+
+    for how in ({}, *CHOICES):
+        expected = run(KSchedScheduler.from_config(stock.config, **how), velocity)
+        negative = KSchedScheduler.from_config(stock.config, prediction_type="velocity_to_data", **how)
+        negative.save_pretrained(tmp_path)
+        for scheduler in (negative, KSchedScheduler.from_pretrained(tmp_path)):
+            assert torch.equal(run(scheduler, lambda x, t: -velocity(x, t)), expected)
+        x0, eps = torch.full((1, 2), 3.0), torch.ones(1, 2)
+        assert torch.equal(negative.get_velocity(x0, eps, torch.tensor([500])), x0 - eps)
+        assert prediction_of(negative) == "velocity_to_data"
 
 
 def test_a_network_told_how_much_data_there_is() -> None:

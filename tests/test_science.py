@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import ksched
 from ksched import EDM, VE, Flow, build_sampler
-from ksched.plan.analysis import marginals, table
+from ksched.plan.analysis import marginals, measured_order, table
+from ksched.plan.plan import Plan
 from ksched.testing import check_plan
 from ksched.testing.strategies import sigma_curves
 
@@ -101,9 +102,20 @@ def test_sigma_is_raised_by_more_than_edm_allows() -> None:
     assert raised == pytest.approx([1.8, 1.8, 1.8, 1, 1, 1])  # the step from 5 ends at 1, not above it
 
 
+@pytest.mark.parametrize("name", ["euler", "heun", "heunpp2", "dpm_2", "dpmpp_2s"])
+def test_churn_is_capped_unless_told_not_to(name: str) -> None:
+    def raised(**how: Any) -> list[float]:
+        sampler = build_sampler(name, "karras", 8, process=PROTEINS, s_churn=8 * 0.8, **how)
+        check_plan(sampler.plan)
+        return [draw.sigma_to / draw.sigma_from for draw in sampler.plan.draws]
+
+    assert raised() == pytest.approx([math.sqrt(2)] * 8)
+    assert raised(capped=False) == pytest.approx([1.8] * 8)
+
+
 @given(data=st.data())
 def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -> None:
-    """It is `euler` with its churn, where that is below 41 %, and without a limit above; on every process."""
+    """It is `euler` with churn that is not capped at 41 %; on every process."""
     gamma = data.draw(st.floats(0.01, 3.0))
     for name, process in COORDINATES.items():
         sigmas = data.draw(sigma_curves(process), name)
@@ -111,8 +123,8 @@ def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -
         plan = build_sampler("af3", sigmas=sigmas, process=process, **how).plan
         check_plan(plan)
         steps = len(sigmas) - 1
-        if gamma < 0.41 and sigmas[-1] > 0:
-            churned = build_sampler("euler", sigmas=sigmas, process=process, s_churn=gamma * steps).plan
+        if sigmas[-1] > 0:
+            churned = build_sampler("euler", sigmas=sigmas, process=process, s_churn=gamma * steps, capped=False).plan
             np.testing.assert_allclose(table(plan), table(churned), rtol=1e-9, atol=1e-9)
 
 
@@ -149,6 +161,65 @@ def test_fireflow_is_its_algorithm() -> None:
     sampler = build_sampler("fireflow", sigmas=times, process=Flow())
     assert sampler.nfe == 6
     np.testing.assert_allclose(sampler.sample(model, torch.from_numpy(x)).numpy(), state, rtol=1e-12, atol=1e-12)
+
+
+def rkg2(x: Array, h: float, expanded: Any, stages: int, published: bool) -> Array:
+    """A step of RKG2 (Skaras et al. 2021) with a given slope in place of calls, stage by stage as STORK-2's program."""
+    b = [1.0, 1 / 3] + [4 * (j - 1) * (j + 4) / (3 * j * (j + 1) * (j + 2) * (j + 3)) for j in range(2, stages + 1)]
+    width = 6 / ((stages + 4) * (stages - 1))
+    # a stage's own time is what its recursion makes of a slope of 1; the program has the times of another method
+    own, told = [0.0, width], [0.0, 4 / 3 / (stages**2 + stages - 2)]
+    states = [x, x + width * h * expanded(0.0)]
+    for j in range(2, stages + 1):
+        mu, nu = (2 * j + 1) / j * b[j] / b[j - 1], -(j + 1) / j * b[j] / b[j - 2]
+        of_start = -mu * width * (1 - j * (j + 1) / 2 * b[j - 1])
+        time = (told if published else own)[j - 1]
+        change = mu * width * expanded(time * h) + of_start * expanded(0.0)
+        states.append(mu * states[j - 1] + nu * states[j - 2] + (1 - mu - nu) * x + h * change)
+        own.append(mu * own[j - 1] + nu * own[j - 2] + mu * width + of_start)
+        told.append((j**2 + j - 2) / (stages**2 + stages - 2))
+    return states[-1]
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["exact", "published"])
+@pytest.mark.parametrize("stages", [2, 9, 50])
+@pytest.mark.parametrize("order", [2, 3])
+def test_stork_is_its_algorithm(order: int, stages: int, published: bool) -> None:
+    """A first step in halves, then steps of RKG2 on the polynomial through the last slopes, in flow's own time."""
+    times = [1.0, 0.83, 0.6, 0.42, 0.2, 0.0]
+    x = np.random.default_rng(1).standard_normal((2, 3))
+
+    def slope(state: Array, t: float) -> Array:
+        return (state - denoised(state, t)) / t
+
+    slopes, half, state = [slope(x, 1.0)], (times[1] - 1) / 2, x
+    state = state + half * slopes[0]
+    state = state + half * (1.5 * slope(state, 1 + half) - 0.5 * slopes[0])
+    for k in range(1, len(times) - 1):
+        slopes.append(slope(state, times[k]))
+        known = np.array(times[max(0, k + 1 - order) : k + 1]) - times[k]
+        powers = np.linalg.solve(np.vander(known), np.array(slopes[-order:]).reshape(len(known), -1))
+        h = times[k + 1] - times[k]
+        if len(known) < order:
+            state = state + h * slopes[-1] + h**2 / 2 * powers[0].reshape(x.shape)
+        else:
+            state = rkg2(state, h, lambda u, p=powers: np.polyval(p, u).reshape(x.shape), stages, published)
+    how: dict[str, Any] = {"order": order, "stages": stages, "abscissae": "published" if published else "exact"}
+    sampler = build_sampler("stork", sigmas=times, process=Flow(), **how)
+    assert sampler.nfe == 6
+    np.testing.assert_allclose(sampler.sample(model, torch.from_numpy(x)).numpy(), state, rtol=1e-11, atol=1e-11)
+
+
+def test_stork_is_second_order_with_exact_abscissae_alone() -> None:
+    def order(**how: Any) -> float:
+        def build(sigmas: Array) -> Plan:
+            return build_sampler("stork", sigmas=sigmas, process=Flow(), **how).plan
+
+        return measured_order(build, Flow(), steps=(61, 121))
+
+    for stages in (2, 9, 50):
+        assert order(stages=stages) > 1.85
+    assert order(stages=2, abscissae="published") < 1.2
 
 
 # ------------------------------------------------------------------------------------------- states that are no images

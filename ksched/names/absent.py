@@ -19,8 +19,8 @@ SAMPLERS_ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("abnorsett_2m", "abnorsett_4m"), "take 'exp_ab', whose order is an option"),
     "deis_4m": "take 'deis' with order=4",
     **dict.fromkeys(
-        ("stork", "stork_2", "stork_4", "stork2", "stork4", "stork4_1st", "stork4_2nd"),
-        "the nearest of one call a step are 'fireflow', 'deis' and 'dpmpp_2m'",
+        ("stork_4", "stork4", "stork4_1st", "stork4_2nd", "stork4_3rd"),
+        "its stages, extrapolated and not called, come to 'lms' with order=2, 3 or 4; STORK-2 is 'stork'",
     ),
     **dict.fromkeys(("rk2", "rk_2"), "of order 2 there are 'heun', 'midpoint' and 'ralston'"),
     **dict.fromkeys(("rk3", "rk_3"), "of order 3 there is 'bogacki_shampine'"),

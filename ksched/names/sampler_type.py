@@ -83,6 +83,7 @@ class SamplerType(Name):
     RES_6S = "res_6s"
     DPMPP_3M = "dpmpp_3m"
     DEIS_2M = "deis_2m"
+    STORK = "stork"
 
     @classmethod
     def default(cls) -> SamplerType:
@@ -112,7 +113,7 @@ SamplerName = Literal[
     "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "cfgpp_ud10_ab", "ddim", "uni_pc", "uni_pc_bh2",
     "exp_ab", "exp_pc", "dpm_multistep", "dpm_singlestep", "pndm", "midpoint", "ralston", "bogacki_shampine", "rk4",
     "dormand_prince", "res_2s", "res_3s", "etdrk4", "restart", "rk_adaptive", "flow_sde", "dance_sde", "flow_cps",
-    "af3", "dpmpp_2s", "fireflow", "res_5s", "res_6s", "dpmpp_3m", "deis_2m",
+    "af3", "dpmpp_2s", "fireflow", "res_5s", "res_6s", "dpmpp_3m", "deis_2m", "stork",
 ]
 
 #: `ksched.NoiseSchedule` as text
@@ -228,6 +229,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "res_5s": ("sample_res_5s", "res_5s_ode", "res_5s_hochbruck-ostermann",),
     "res_6s": ("sample_res_6s", "res_6s_ode",),
     "deis_2m": ("sample_deis_2m", "deis_2m_ode", "DEIS-Unified 2M",),
+    "stork": ("stork_2",),
 }
 
 #: schedules that A1111 picks for its labels by itself

@@ -93,6 +93,7 @@ def dpmpp_2s(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
 ) -> V:
     """DPM-Solver++ (2S), the exponential midpoint rule, with EDM's churn, as GenCast is sampled.
 
@@ -100,16 +101,17 @@ def dpmpp_2s(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
 
     Notes
     -----
     Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2; Price et al. 2023, arXiv:2312.15796, for the churn.
     """
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         denoised = run.denoise(x, hat)
         if t.sigma > 0:
             mid = middle(grid, hat, t, t)

@@ -55,6 +55,7 @@ def euler(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
     churn_after: Annotated[bool, PeerValue(True)] = False,
 ) -> V:
     """Euler's method on the probability-flow ODE, with EDM's churn.
@@ -63,9 +64,10 @@ def euler(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
     churn_after : add the noise after the model call and go on with the eps found before, as diffusers does
 
     Notes
@@ -77,10 +79,10 @@ def euler(
         if churn_after and s_churn > 0 and s.alpha > 0:
             denoised = run.denoise(x, s)
             eps = run.keep((x - s.alpha * denoised) / s.sigma)
-            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
             x = (t.alpha / hat.alpha) * x + (t.sigma - t.alpha / hat.alpha * hat.sigma) * eps
         else:
-            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+            hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
             x = ddim(hat, t, x, run.denoise(x, hat))
     return x
 

@@ -248,6 +248,7 @@ def heun(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
 ) -> V:
     """Heun's trapezoidal method on the probability-flow ODE, with EDM's churn.
 
@@ -255,9 +256,10 @@ def heun(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
 
     Notes
     -----
@@ -265,7 +267,7 @@ def heun(
     """
     straight = StraightLine(grid)
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         x = heun_step(run, straight, hat, t, x)
     return x
 
@@ -304,6 +306,7 @@ def heunpp2(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
     weights: Annotated[Literal["quadrature", "published"], PeerValue("published")] = "quadrature",
 ) -> V:
     """Heun's method that also looks at the level after the next one.
@@ -313,9 +316,10 @@ def heunpp2(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
     weights : of the slopes at the three levels. "quadrature": of the parabola through them. "published": sigma of the
         level over two or three times the first sigma of the run, which is of first order, and ends with an Euler step
 
@@ -326,7 +330,7 @@ def heunpp2(
     straight, last = StraightLine(grid), grid.levels[-1]
     first = straight.time(grid.levels[0])
     for i, (s, t, s_churn, s_noise) in enumerate(grid.steps_with(s_churn, s_noise)):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         ahead = [v for v in grid.levels[i + 1 : i + 3] if (v is not last if weights == "published" else v.sigma > 0)]
         levels, denoised = [hat, *ahead], run.denoise(x, hat)
         state, slopes = ddim(hat, t, x, denoised), [straight.slope(hat, x, denoised)]
@@ -367,6 +371,7 @@ def dpm_2(
     s_tmin: NonNegative = 0.0,
     s_tmax: Bound = math.inf,
     s_noise: Dial = 1.0,
+    capped: bool = True,
 ) -> V:
     """A midpoint rule whose middle is half way in log sigma, with EDM's churn.
 
@@ -374,9 +379,10 @@ def dpm_2(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all; each adds at most 41 % to sigma
+    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
     s_tmin, s_tmax : sigmas between which noise is added
     s_noise : factor of the noise
+    capped : raise sigma by 41 % at most, as EDM does
 
     Notes
     -----
@@ -385,7 +391,7 @@ def dpm_2(
     """
     straight = StraightLine(grid)
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise)
+        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
         x = _by_the_middle(run, straight, hat, t, x, last=t.sigma == 0)
     return x
 

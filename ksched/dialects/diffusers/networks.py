@@ -17,7 +17,7 @@ from ksched.denoisers.calling import ask, is_denoiser, time_name
 from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.betas import vp_of
 from ksched.dialects.diffusers.levels import level_settings
-from ksched.dialects.diffusers.words import prediction_word
+from ksched.dialects.diffusers.words import is_velocity, prediction_word
 from ksched.names.enums import Prediction
 from ksched.processes import EDM, VP, AngleV, Flow, Process
 
@@ -176,9 +176,9 @@ def prediction_of(scheduler: Any) -> Prediction:
     ValueError : a prediction type that is none of ours
     """
     name, s = _settings(scheduler)
-    if _is_flow(name, s):
-        return Prediction.FLOW
     said = s.get("prediction_type", "epsilon")
+    if _is_flow(name, s):
+        return Prediction.parse(said) if is_velocity(said) else Prediction.FLOW
     # what these classes call epsilon is the F of EDM's preconditioning
     of_edm = name.startswith(("EDM", "CosineDPMSolver")) and said == "epsilon"
     return Prediction.EDM if of_edm else Prediction.parse(said)
@@ -214,7 +214,7 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _is_flow(name: str, s: Mapping[str, Any]) -> bool:
-    told = s.get("use_flow_sigmas") or s["prediction_type"] == "flow_prediction"
+    told = s.get("use_flow_sigmas") or is_velocity(s["prediction_type"])
     return bool(told) or name.startswith(("FlowMatch", "LTXEuler")) or (not name and "shift" in s)
 
 

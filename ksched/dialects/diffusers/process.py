@@ -11,7 +11,7 @@ import numpy as np
 from ksched.dialects.diffusers.betas import flow_shift, vp_of
 from ksched.dialects.diffusers.classes import CLASSES, settings_of
 from ksched.dialects.diffusers.request import FlowToData, SigmaTold, has_sigma_data
-from ksched.dialects.diffusers.words import prediction_word
+from ksched.dialects.diffusers.words import is_velocity, prediction_word
 from ksched.names.enums import Dialect
 from ksched.processes import EDM, VP, AngleV, Flow, Process, TrigFlow
 from ksched.schedules.select import Schedule, calculate_sigmas
@@ -36,16 +36,18 @@ Settings = Mapping[str, Any]
 
 def prediction_of(config: Settings, stock: str | None) -> str:
     """What the network predicts, in the words of diffusers."""
+    said = prediction_word(config.get("prediction_type"))
     fixed = CLASSES[stock].prediction if stock else None
-    found = fixed or config.get("prediction_type") or ("flow_prediction" if is_flow(config, stock) else "epsilon")
-    return str(prediction_word(found))
+    if fixed == "flow_prediction" and is_velocity(said):
+        return str(said)  # which may be of the other sign
+    return str(fixed or said or ("flow_prediction" if is_flow(config, stock) else "epsilon"))
 
 
 def is_flow(config: Settings, stock: str | None) -> bool:
     """Whether a configuration is one of a flow model."""
     if stock is not None and CLASSES[stock].prediction == "flow_prediction":
         return True
-    return prediction_word(config.get("prediction_type")) == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+    return is_velocity(config.get("prediction_type")) or bool(config.get("use_flow_sigmas"))
 
 
 # ----------------------------------------------------------------------------------------- any sampler, any schedule

@@ -8,7 +8,7 @@ from typing import Any
 
 from ksched.names.enums import Prediction
 
-__all__ = ["prediction_word"]
+__all__ = ["is_velocity", "prediction_word"]
 
 _WORDS: Mapping[Prediction, str] = {
     Prediction.EPSILON: "epsilon",
@@ -25,3 +25,8 @@ def prediction_word(said: Any) -> Any:
             meant = Prediction.parse(said)
             return _WORDS.get(meant, meant.value)
     return said
+
+
+def is_velocity(said: Any) -> bool:
+    """Whether a ``prediction_type`` is that of a flow model, of either sign: diffusers has no word for x0 - eps."""
+    return prediction_word(said) in ("flow_prediction", Prediction.VELOCITY_TO_DATA.value)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ksched.dialects.diffusers.classes import CLASSES, LEVELS, METHOD, settings_of
 from ksched.dialects.diffusers.process import is_flow
+from ksched.dialects.diffusers.words import prediction_word
 from ksched.integrations.diffusers.class_of import defaults_of
 from ksched.options import our_words
 from ksched.samplers.registry import sampler_spec
@@ -156,6 +157,8 @@ class _Choice:
 
     def lost(self, name: str, value: Any) -> str:
         """Why a setting would change nothing; empty if it does."""
+        if name == "prediction_type" and self._may_be_negative() and prediction_word(value) == "velocity_to_data":
+            return ""
         if self.stock is not None and self.sampler is None and self.schedule is None:
             return "" if name in _READ else self._missing(name)
         if name in METHOD and self.sampler is not None:
@@ -182,6 +185,15 @@ class _Choice:
         if value is True and _SAME.get(name) == str(schedule_name(self.schedule)):
             return ""
         return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
+
+    def _may_be_negative(self) -> bool:
+        """Whether networks of the class predict a velocity, of which the class has but one sign."""
+        facts = None if self.stock is None else CLASSES[self.stock]
+        return (
+            facts is not None
+            and facts.prediction == "flow_prediction"
+            and not (facts.told_share or facts.mean_velocity)
+        )
 
     def _lost_of_model(self, name: str) -> str:
         flow, config = is_flow(self.config, self.stock), self.config

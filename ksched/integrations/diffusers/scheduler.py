@@ -47,7 +47,8 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
     stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers. The
         defaults are DDPM's linear betas, and a `UserWarning` says so where nothing else is said of the model
-    prediction_type : what the network predicts, "epsilon", "score", "v_prediction", "sample" or "flow_prediction"
+    prediction_type : what the network predicts, "epsilon", "score", "v_prediction", "sample", "flow_prediction", or
+        "velocity_to_data" for a flow model that predicts x0 - eps
     rescale_betas_zero_snr, sigma_data, variance_type : of the model too
     timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default

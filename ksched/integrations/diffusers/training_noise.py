@@ -12,6 +12,7 @@ import torch
 
 from ksched.dialects.diffusers.classes import CLASSES
 from ksched.dialects.diffusers.iterations import Iterations
+from ksched.dialects.diffusers.words import prediction_word
 from ksched.integrations.diffusers.attributes import Attributes
 from ksched.integrations.diffusers.configuration import Configuration
 from ksched.integrations.diffusers.driver import Driver
@@ -72,7 +73,9 @@ class TrainingNoise:
         configuration = self._run.configuration
         process = configuration.trained
         if process.is_flow:
-            return sample - noise if configuration.entries.invert_sigmas else noise - sample
+            entries = configuration.entries
+            to_data = entries.invert_sigmas or prediction_word(entries.prediction_type) == "velocity_to_data"
+            return sample - noise if to_data else noise - sample
         levels = [_trained_level(process, t) for t in _numbers(timesteps)]
         sizes = [math.hypot(level.alpha, level.sigma) for level in levels]
         alpha = sample.new_tensor([level.alpha / size for level, size in zip(levels, sizes, strict=True)])

@@ -88,16 +88,25 @@ def renoise(
 
 
 def churn(
-    run: SamplerContext[V], grid: Grid, s: Level, x: V, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+    run: SamplerContext[V],
+    grid: Grid,
+    s: Level,
+    x: V,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+    s_noise: float,
+    capped: bool,
 ) -> tuple[Level, V]:
     """Raise the noise of ``x`` before a step as EDM does: the level reached and the state there.
 
     Notes
     -----
     Karras et al. 2022, algorithm 2: sigma grows by gamma = min(s_churn / steps, sqrt(2) - 1) where s_tmin <= sigma <=
-    s_tmax.
+    s_tmax; without the minimum if it is not capped.
     """
-    gamma = min(s_churn / len(grid), math.sqrt(2) - 1) if s_tmin <= s.label <= s_tmax else 0.0
+    limit = math.sqrt(2) - 1 if capped else math.inf
+    gamma = min(s_churn / len(grid), limit) if s_tmin <= s.label <= s_tmax else 0.0
     return raised(run, grid, s, x, gamma, s_noise)
 
 
