@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_fireflow_is_its_algorithm() -> None:
     np.testing.assert_allclose(sampler.sample(model, torch.from_numpy(x)).numpy(), state, rtol=1e-12, atol=1e-12)
 
 
-def rkg2(x: Array, h: float, expanded: Any, stages: int, published: bool) -> Array:
+def rkg2(x: Array, h: float, expanded: Callable[[float], Array], stages: int, published: bool) -> Array:
     """A step of RKG2 (Skaras et al. 2021) with a given slope in place of calls, stage by stage as STORK-2's program."""
     b = [1.0, 1 / 3] + [4 * (j - 1) * (j + 4) / (3 * j * (j + 1) * (j + 2) * (j + 3)) for j in range(2, stages + 1)]
     width = 6 / ((stages + 4) * (stages - 1))

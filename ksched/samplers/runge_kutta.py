@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, TypeVar
 
-from ksched.names.enums import Dialect, NoiseSchedule
+from ksched.names.enums import Dialect
 from ksched.options import Bound, Dial, NonNegative, PeerValue
 from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Level
-from ksched.samplers.blocks.noise_split import AncestralRule, ancestral, churn, renoise
+from ksched.samplers.blocks.noise_split import churn
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.blocks.straight_line import StraightLine
 from ksched.samplers.blocks.weights import combine, lagrange_weights, moments
 from ksched.samplers.peer_names import a1111, comfyui, diffusers, k_diffusion, res4lyf, sd_cpp, sdnext
 from ksched.samplers.shipping import ships
-from ksched.samplers.sources import DORMAND_PRINCE, DPM_SOLVER, DROPS, EDM, OF_FORGE, PORTED, TREE
+from ksched.samplers.sources import DORMAND_PRINCE, EDM, OF_FORGE, PORTED
 from ksched.schedules.grid import Grid
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "Tableau",
     "bogacki_shampine",
     "dormand_prince",
-    "dpm_2",
-    "dpm_2_ancestral",
     "heun",
     "heun_step",
     "heunpp2",
@@ -344,112 +342,3 @@ def heunpp2(
             parts = lagrange_weights(straight.nodes(hat, t, levels), moments(0.0, len(levels)))
         x = straight.move(hat, t, x, combine(parts, slopes)) if ahead else ddim(hat, t, x, denoised)
     return x
-
-
-@ships(
-    order=2,
-    source=DPM_SOLVER,
-    family="runge_kutta",
-    calls=2,
-    spellings="k_dpm_2",
-    peers=(
-        comfyui(note="levels as for uni_pc"),
-        k_diffusion("s_churn s_tmin s_tmax s_noise"),
-        diffusers("KDPM2DiscreteScheduler"),
-        a1111("DPM2", DROPS, schedule=NoiseSchedule.KARRAS),
-        sd_cpp("dpm2"),
-        sdnext("KDPM2"),
-        sdnext("DPM2 FlowMatch", "on `Flow(shift)`"),
-    ),
-)
-def dpm_2(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    s_churn: Dial = 0.0,
-    s_tmin: NonNegative = 0.0,
-    s_tmax: Bound = math.inf,
-    s_noise: Dial = 1.0,
-    capped: bool = True,
-) -> V:
-    """A midpoint rule whose middle is half way in log sigma, with EDM's churn.
-
-    Second order, two model calls per step and one for the step to sigma 0; deterministic unless ``s_churn`` > 0.
-
-    Parameters
-    ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
-
-    Notes
-    -----
-    k-diffusion's ``sample_dpm_2``, after DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927) and Karras et al. 2022,
-    arXiv:2206.00364, algorithm 2.
-    """
-    straight = StraightLine(grid)
-    for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
-        hat, x = churn(run, grid, s, x, s_churn, s_tmin, s_tmax, s_noise, capped)
-        x = _by_the_middle(run, straight, hat, t, x, last=t.sigma == 0)
-    return x
-
-
-@ships(
-    order=2,
-    source="k-diffusion",
-    family="runge_kutta",
-    calls=2,
-    draws=1,
-    weak_order=2,
-    spellings="k_dpm_2_a k_dpm_2_ancestral",
-    peers=(
-        comfyui(note="levels as for uni_pc"),
-        k_diffusion("eta s_noise noise_sampler"),
-        diffusers("KDPM2AncestralDiscreteScheduler"),
-        a1111("DPM2 a", DROPS, schedule=NoiseSchedule.KARRAS),
-        sdnext("KDPM2 a"),
-        sdnext("DPM2a FlowMatch", f"on `Flow(shift)`; {TREE}"),
-    ),
-    dialects={Dialect.COMFYUI: {"as_ve": False, "split": "comfyui"}},
-)
-def dpm_2_ancestral(
-    run: SamplerContext[V],
-    grid: Grid,
-    x: V,
-    *,
-    eta: Dial = 1.0,
-    s_noise: Dial = 1.0,
-    split: AncestralRule = "variance",
-) -> V:
-    """The midpoint rule of `dpm_2` to less noise than the next level has, then fresh noise up to it.
-
-    Second order, in law for every ``eta``; two model calls per step and one for the step to sigma 0, one noise per
-    step. ``eta`` = 0 is `dpm_2`.
-
-    Parameters
-    ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui", linear in eta
-
-    Notes
-    -----
-    k-diffusion's ``sample_dpm_2_ancestral``, in units of sigma / alpha.
-    """
-    straight = StraightLine(grid)
-    for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
-        down, up = ancestral(grid, s, t, eta, split)
-        x = renoise(run, s, t, _by_the_middle(run, straight, s, down, x, last=t.sigma == 0), s_noise * up)
-    return x
-
-
-def _by_the_middle(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V, *, last: bool) -> V:
-    """A step with the slope half way in log sigma; the last step, with that at ``s``."""
-    mixed = denoised = run.denoise(x, s)
-    if not last:
-        # a step from pure noise may keep none of it: the middle is then that of sigma
-        middle = straight.between(s, t) if t.sigma > 0 else straight.level(straight.time(s) / 2)
-        mixed = straight.seen_from(s, middle, denoised, run.denoise(ddim(s, middle, x, denoised), middle))
-    return ddim(s, t, x, mixed)

@@ -157,7 +157,7 @@ class _Choice:
 
     def lost(self, name: str, value: Any) -> str:
         """Why a setting would change nothing; empty if it does."""
-        if name == "prediction_type" and self._may_be_negative() and prediction_word(value) == "velocity_to_data":
+        if name == "prediction_type" and self._is_other_sign(value):
             return ""
         if self.stock is not None and self.sampler is None and self.schedule is None:
             return "" if name in _READ else self._missing(name)
@@ -186,14 +186,12 @@ class _Choice:
             return ""
         return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
 
-    def _may_be_negative(self) -> bool:
-        """Whether networks of the class predict a velocity, of which the class has but one sign."""
+    def _is_other_sign(self, prediction: Any) -> bool:
+        """Whether a prediction is the velocity towards the data, of a class that has the one towards noise alone."""
         facts = None if self.stock is None else CLASSES[self.stock]
-        return (
-            facts is not None
-            and facts.prediction == "flow_prediction"
-            and not (facts.told_share or facts.mean_velocity)
-        )
+        if facts is None or facts.told_share or facts.mean_velocity:
+            return False
+        return facts.prediction == "flow_prediction" and prediction_word(prediction) == "velocity_to_data"
 
     def _lost_of_model(self, name: str) -> str:
         flow, config = is_flow(self.config, self.stock), self.config
