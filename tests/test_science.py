@@ -204,7 +204,11 @@ def test_stork_is_its_algorithm(order: int, stages: int, published: bool) -> Non
         if len(known) < order:
             state = state + h * slopes[-1] + h**2 / 2 * powers[0].reshape(x.shape)
         else:
-            state = rkg2(state, h, lambda u, p=powers: np.polyval(p, u).reshape(x.shape), stages, published)
+
+            def expanded(u: float, powers: Array = powers) -> Array:
+                return np.asarray(np.polyval(powers, u).reshape(x.shape))
+
+            state = rkg2(state, h, expanded, stages, published)
     how: dict[str, Any] = {"order": order, "stages": stages, "abscissae": "published" if published else "exact"}
     sampler = build_sampler("stork", sigmas=times, process=Flow(), **how)
     assert sampler.nfe == 6
