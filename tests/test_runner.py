@@ -160,7 +160,7 @@ def has_memory(spec: SamplerSpec) -> bool:
 
 
 #: samplers that call the model elsewhere than at the levels of the run: above them, or amid the steps
-ELSEWHERE = ("af3", "fireflow", "stork")
+ELSEWHERE = ("af3", "fireflow")
 
 
 def is_noised_up(spec: SamplerSpec) -> bool:
