@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ksched.dialects.explain_plan import plan_lines
 from ksched.dialects.peers import find_sampler
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.names.labels import parse_label
 from ksched.options import check_options
+from ksched.plan.plan import Plan
 from ksched.processes import Process, default_process
 from ksched.samplers.auto import choose
 from ksched.samplers.coordinates import view
@@ -138,13 +140,16 @@ class Configuration:
         return f"{self.dialect.value}:{names}"
 
 
-def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any) -> str:
+def explain(
+    a: str | Plan, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any
+) -> str:
     """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
 
     Parameters
     ----------
     a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
-        "beta"; "auto" alone says what it chooses and why
+        "beta"; "auto" alone says what it chooses and why, and a `Plan` alone what it tells the model and whether it is
+        exact for a constant prediction
     steps, process : the run on which their noise levels and tables are compared
     options : of "auto": end and data_std
 
@@ -153,6 +158,13 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     TypeError, ValueError : a text that names no configuration; steps or process that cannot be
     """
     process = default_process() if process is None else process
+    if isinstance(a, Plan):
+        if b is not None:
+            raise ValueError("a plan is explained alone, since it has levels of its own: give no second configuration")
+        check_options("explain", {}, options)
+        text = "\n".join(plan_lines(a))
+        print(text)
+        return text
     if AUTO.name in (a, b):
         if b is not None:
             raise ValueError('"auto" is explained alone, since it has levels of its own: give no second configuration')

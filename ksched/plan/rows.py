@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ksched.processes import Level
 
-__all__ = ["Draw", "Register", "Row", "form_text"]
+__all__ = ["Draw", "Register", "Row", "form_text", "in_order"]
+
+
+_KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
 
 
 class Register(NamedTuple):
@@ -41,15 +44,27 @@ class Row(NamedTuple):
     Attributes
     ----------
     terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
-    level : where the model is called on it; None: it is not
+    level : the level that the model is told when it is called on it; None: it is not called
     step : the step of the schedule it belongs to
     both : whether the call must return the unconditional prediction too
+    state_level : the level that the state is at, where the model is told another; None: that of ``level``
     """
 
     terms: tuple[tuple[Register, float], ...]
     level: Level | None
     step: int
     both: bool = False
+    state_level: Level | None = None
+
+    @property
+    def at(self) -> Level | None:
+        """The level that the state is at; None where the model is not called."""
+        return self.level if self.state_level is None else self.state_level
+
+
+def in_order(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
+    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
+    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
 def form_text(terms: Iterable[tuple[Register, float]]) -> str:

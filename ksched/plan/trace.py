@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 from ksched.plan.intervals import disjoint, snr
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
-from ksched.plan.rows import Draw, Register, Row, form_text
+from ksched.plan.rows import Draw, Register, Row, form_text, in_order
 from ksched.processes import Level
 from ksched.schedules.grid import Grid
 
@@ -133,13 +133,13 @@ class Tracer:
         self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
         self._visit = 0
 
-    def denoise(self, x: Symbol, level: Level) -> Symbol:
+    def denoise(self, x: Symbol, level: Level, told: Level | None = None) -> Symbol:
         """A new output register; ``x`` becomes the state that the model saw."""
-        return self._call(x, level, both=False)[0]
+        return self._call(x, level, told, both=False)[0]
 
-    def denoise_both(self, x: Symbol, level: Level) -> tuple[Symbol, Symbol]:
+    def denoise_both(self, x: Symbol, level: Level, told: Level | None = None) -> tuple[Symbol, Symbol]:
         """A new pair of output registers, from one model call."""
-        return self._call(x, level, both=True)
+        return self._call(x, level, told, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> Symbol:
         """The noise register of an interval, in the scale of the process."""
@@ -166,7 +166,7 @@ class Tracer:
     def finish(self, result: Symbol, grid: Grid) -> Plan:
         """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
         self._check(result, "return")
-        rows = [*_in_steps(self._rows, grid), Row(_sorted(result.terms), None, max(len(grid) - 1, 0))]
+        rows = [*_in_steps(self._rows, grid), Row(in_order(result.terms), None, max(len(grid) - 1, 0))]
         pieces = disjoint([*self._requests], self._clock)
         draws = list(dict.fromkeys(draw for request in pieces for draw, _ in request))
         numbers = {draw: m for m, draw in enumerate(draws)}
@@ -181,10 +181,12 @@ class Tracer:
         ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
         return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
-    def _call(self, x: Symbol, level: Level, both: bool) -> tuple[Symbol, Symbol]:
+    def _call(self, x: Symbol, level: Level, told: Level | None, both: bool) -> tuple[Symbol, Symbol]:
         self._check(x, "denoise")
         k = self._state(x)
-        self._rows[k] = self._rows[k]._replace(level=level, step=self.step, both=both)
+        own = None if told is None or told == level else level
+        row = self._rows[k]._replace(level=level if told is None else told, state_level=own)
+        self._rows[k] = row._replace(step=self.step, both=both)
         self._calls += 1
         return (Symbol({Register("D", self._calls - 1): 1.0}), Symbol({Register("U", self._calls - 1): 1.0}))
 
@@ -194,7 +196,7 @@ class Tracer:
             ((kind, k),) = form.terms
             if kind == "x" and all(row.level is None for row in self._rows[k:]):
                 return k
-        self._rows.append(Row(_sorted(form.terms), None, self.step))
+        self._rows.append(Row(in_order(form.terms), None, self.step))
         form.terms = {Register("x", len(self._rows) - 1): 1.0}
         return len(self._rows) - 1
 
@@ -211,18 +213,10 @@ def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
         return rows
     labels, step, found = [level.label for level in grid.levels], 0, []
     for row in rows:
-        if row.level is not None:  # a step never goes back, as where noise is added again
-            step = max(step, sum(label >= row.level.label for label in labels[:-1]) - 1)
+        if row.at is not None:  # a step never goes back, as where noise is added again
+            step = max(step, sum(label >= row.at.label for label in labels[:-1]) - 1)
         found.append(row._replace(step=step))
     return found
-
-
-_KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
-
-
-def _sorted(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
-    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
-    return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
 def _substitute(
@@ -237,7 +231,7 @@ def _substitute(
         for draw, weight in pieces[register.number]:
             piece = Register("xi", numbers[draw])
             total[piece] = total.get(piece, 0.0) + value * weight
-    return _sorted(total)
+    return in_order(total)
 
 
 def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
