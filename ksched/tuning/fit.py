@@ -19,10 +19,11 @@ from scipy.optimize import minimize
 from ksched.plan.plan import Plan
 from ksched.sampler import build_sampler
 from ksched.samplers.linear_multistep import Table
+from ksched.samplers.linear_table import LinearTable
 from ksched.tuning.canonical_plan import canonical, flow_level, on_flow
 from ksched.types import Array
 
-__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
+__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "Linear", "OnGrid", "Problem", "exact_ends", "fit"]
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
 
@@ -209,6 +210,50 @@ class Free:
         first = math.inf if self._s == 1 else self._s / (1 - self._s)
         ratios = [first, *(level / (1 - level) for level in levels[1:-1].tolist()), 0.0]
         return Table(tuple(ratios), tuple(tuple(row[:i]) for i, row in enumerate(weights.tolist())))
+
+
+class Linear:
+    """All linear methods of some calls: rows that are free, and what the model is told.
+
+    The numbers are logits of what it is told at each call but the first, between the lowest level and the first one,
+    both as s; then the rows of a `LinearTable`, one after the other. The first call is told the level of its state.
+
+    Parameters
+    ----------
+    calls, first, low : as for `Free`
+    """
+
+    def __init__(self, calls: int, first: float, low: float) -> None:
+        self.calls = calls
+        self._high, self._low = flow_level(first), flow_level(low)
+        self._free = torch.ones(calls, calls + 1, dtype=torch.bool).tril(1)  # what is kept, then weights
+
+    def numbers(self, table: LinearTable) -> Array:
+        """Those of a table; what is told at its first call is taken to be the first level."""
+        told = np.array([flow_level(level) for level in table.told[1:]])
+        shares = np.clip((told - self._low) / (self._high - self._low), 1e-4, 1 - 1e-4)
+        return np.concatenate([np.log(shares / (1 - shares)), *table.rows])
+
+    def _parts(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model is told, as s, and rows, filled up with 0."""
+        others = self._low + (self._high - self._low) * numbers[: self.calls - 1].sigmoid()
+        told = torch.cat([numbers.new_tensor([self._high]), others])
+        rows = numbers.new_zeros(self.calls, self.calls + 1)
+        return told, rows.masked_scatter(self._free, numbers[self.calls - 1 :])
+
+    def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for `Family`."""
+        told, steps = self._parts(numbers)
+        rows = [torch.eye(self.calls + 1, dtype=numbers.dtype)[0]]
+        for step in steps:
+            rows.append(step[0] * rows[-1] + torch.cat([step.new_zeros(1), step[1:]]))
+        return told, torch.stack(rows)
+
+    def table(self, numbers: Array, levels: tuple[float, ...]) -> LinearTable:
+        """The table of some numbers, for states at some levels."""
+        told, steps = (part.tolist() for part in self._parts(torch.from_numpy(numbers)))
+        ratios = [levels[0], *(s / (1 - s) for s in told[1:])]
+        return LinearTable(levels, tuple(ratios), tuple(tuple(row[: i + 2]) for i, row in enumerate(steps)))
 
 
 class OnGrid:

@@ -18,7 +18,7 @@ from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.job import Job
 from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Source, Tuning
 from ksched.tuning.surrogate import fit_surrogate, problem_of
-from ksched.tuning.trial import typical
+from ksched.tuning.trial import objection, typical
 
 __all__ = ["of_denoiser"]
 
@@ -150,6 +150,10 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
             new = runs.problem(max(job.items // 2, 32))
+            if job.sampler is None and not job.consistent and job.end != "denoised":
+                yield "fitted through the model (free)", course.freed(best.plan, new, ITERATIONS["model"], told)
+                if not objection(course.trials[-1], course.best_untuned):
+                    return
             yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
 
 

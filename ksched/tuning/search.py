@@ -18,8 +18,8 @@ from ksched.samplers.auto import AutoEnd
 from ksched.samplers.linear_multistep import Table, ratio
 from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import shipped
-from ksched.tuning.canonical_plan import canonical, flow_level, table_of
-from ksched.tuning.fit import Free, OnGrid, Problem, fit
+from ksched.tuning.canonical_plan import canonical, flow_level, linear_of, table_of
+from ksched.tuning.fit import Free, Linear, OnGrid, Problem, fit
 from ksched.tuning.job import Job
 from ksched.tuning.reference_mixtures import SMALL, SMALLEST, zoo
 from ksched.tuning.trial import Trial, objection, typical
@@ -52,6 +52,9 @@ _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted
 
 
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
+
+
+_OTHERS_FREED, _RIDGE_FREED = 0.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,7 @@ class Tuning:
     ) -> Plan:
         """A plan fitted to a problem and to other models, from another one."""
         family = self.family(end)
-        weight = _OTHERS / (1 - _OTHERS) / sum(other.spread.numel() for other in self.others)
-        problems = [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
+        problems = self.beside_others(problem, _OTHERS)
         if isinstance(family, OnGrid):
             unit_std = self.source.data_std / self.job.process.noise_scale
             levels = [ratio(level) / unit_std for level in Grid.of(start.sigmas, self.job.process).levels]
@@ -213,6 +215,27 @@ class Tuning:
             progress=told,
         )
         return self.job.built(family.table(numbers), self.source.data_std)
+
+    def freed(self, start: Plan, problem: Problem, iterations: int, told: Callable[[float], object]) -> Plan:
+        """A plan with free rows, and levels of their own that the model is told, fitted from another one."""
+        std = self.source.data_std
+        family, table = Linear(self.job.steps, self.source.first, self.source.low), linear_of(start, std)
+        numbers = fit(
+            family,
+            self.beside_others(problem, _OTHERS_FREED),
+            family.numbers(table),
+            iterations=iterations,
+            ridge=_RIDGE_FREED,
+            progress=told,
+        )
+        return self.job.built(family.table(numbers, table.levels), std)
+
+    def beside_others(self, problem: Problem, share: float) -> list[Problem]:
+        """A problem, and other models, which have some share in what is fitted to."""
+        if not share:
+            return [problem]
+        weight = share / (1 - share) / sum(other.spread.numel() for other in self.others)
+        return [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
 
     def starts(self, end: AutoEnd) -> Plan:
         """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""
