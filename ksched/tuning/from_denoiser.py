@@ -45,6 +45,10 @@ _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 _DRAWN_WITH = 24  # steps
 
 
+#: runs that a plan is fitted to through the model, at least; free rows, which are more numbers, are fitted to more
+_FITTED, _FITTED_FREE = 32, 64
+
+
 @dataclass(frozen=True)
 class _Runs:
     """Runs of a model.
@@ -149,9 +153,10 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
         if job.level == 2:
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
-            new = runs.problem(max(job.items // 2, 32))
-            if job.sampler is None and not job.consistent and job.end != "denoised":
-                yield "fitted through the model (free)", course.freed(best.plan, new, ITERATIONS["model"], told)
+            free = job.sampler is None and not job.consistent and job.end != "denoised"
+            new = runs.problem(max(job.items // 2, _FITTED_FREE if free else _FITTED))
+            if free:
+                yield "fitted through the model (free)", course.freed(best.plan, new, ITERATIONS["free"], told)
                 if not objection(course.trials[-1], course.best_untuned):
                     return
             yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)

@@ -33,7 +33,7 @@ TRAJECTORIES = 96  # that a table is fitted to
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
 
 
-ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
+ITERATIONS = {"surrogate": 80, "model": 60, "free": 40, "grid": 60}
 
 
 _CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
@@ -54,7 +54,8 @@ _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
 
 
-_OTHERS_FREED, _RIDGE_FREED = 0.0, 1e-6
+#: Of free rows. They are for one model, so no others have a share: on these, which are not guided as it is, they lose.
+_RIDGE_FREED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,8 @@ class Tuning:
     ) -> Plan:
         """A plan fitted to a problem and to other models, from another one."""
         family = self.family(end)
-        problems = self.beside_others(problem, _OTHERS)
+        weight = _OTHERS / (1 - _OTHERS) / sum(other.spread.numel() for other in self.others)
+        problems = [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
         if isinstance(family, OnGrid):
             unit_std = self.source.data_std / self.job.process.noise_scale
             levels = [ratio(level) / unit_std for level in Grid.of(start.sigmas, self.job.process).levels]
@@ -220,22 +222,9 @@ class Tuning:
         """A plan with free rows, and levels of their own that the model is told, fitted from another one."""
         std = self.source.data_std
         family, table = Linear(self.job.steps, self.source.first, self.source.low), linear_of(start, std)
-        numbers = fit(
-            family,
-            self.beside_others(problem, _OTHERS_FREED),
-            family.numbers(table),
-            iterations=iterations,
-            ridge=_RIDGE_FREED,
-            progress=told,
-        )
+        begin = family.numbers(table)
+        numbers = fit(family, [problem], begin, iterations=iterations, ridge=_RIDGE_FREED, progress=told)
         return self.job.built(family.table(numbers, table.levels), std)
-
-    def beside_others(self, problem: Problem, share: float) -> list[Problem]:
-        """A problem, and other models, which have some share in what is fitted to."""
-        if not share:
-            return [problem]
-        weight = share / (1 - share) / sum(other.spread.numel() for other in self.others)
-        return [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
 
     def starts(self, end: AutoEnd) -> Plan:
         """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""
