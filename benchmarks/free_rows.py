@@ -30,7 +30,7 @@ import ksched
 from ksched import guidance
 
 CALLS = (4, 6)
-REFERENCE_STEPS = 100
+REFERENCE_STEPS = 64
 NOISE = 0.01  # of a prediction, over the spread of the data
 SECOND_SEED = 50_000
 METHODS = ("auto", "tune, consistent", "tune")

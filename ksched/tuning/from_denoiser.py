@@ -45,8 +45,12 @@ _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 _DRAWN_WITH = 24  # steps
 
 
-#: runs that a plan is fitted to through the model, at least; free rows, which are more numbers, are fitted to more
-_FITTED, _FITTED_FREE = 32, 64
+_FITTED = 32  # runs that means are fitted to through the model, at least
+
+
+#: Of what was drawn: how many runs free rows are fitted to, then how many more. They are many numbers, and the mean of
+#: few runs, some of which end in another mode, is not that of others; most of the way can be gone with few.
+_FREED_WITH = 40, 160
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ def _measured(job: Job, model: Canonical, of_unknown_std: bool) -> _Runs:
 def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[str, Plan]]:
     """Plans fitted to mixtures of what the model draws, and through the model."""
     job, rng = course.job, np.random.default_rng(course.job.seed)
-    drawn = runs.ends(runs.starts(_DRAWN - min(job.items, _DRAWN // 2)), _DRAWN_WITH)
+    start = runs.starts(_DRAWN - min(job.items, _DRAWN // 2))
+    drawn = runs.ends(start, _DRAWN_WITH)
     surrogate = fit_surrogate(torch.cat([ends, drawn]).numpy(), rng, items=TRAJECTORIES)
     problem = problem_of(surrogate, runs.model.s, TRAJECTORIES, rng, max(ERROR, runs.noise))
     kinds = job.ends() if runs.noise > _NOISY else job.ends()[:1]
@@ -153,12 +158,13 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
         if job.level == 2:
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
-            free = job.sampler is None and not job.consistent and job.end != "denoised"
-            new = runs.problem(max(job.items // 2, _FITTED_FREE if free else _FITTED))
-            if free:
-                yield "fitted through the model (free)", course.freed(best.plan, new, ITERATIONS["free"], told)
+            if job.frees:
+                how = {"noise": max(ERROR, runs.noise)}
+                seen = [Problem.of(runs.model, start[:n], drawn[:n], **how) for n in _FREED_WITH]
+                yield "fitted through the model (free)", course.freed(best.plan, seen, told)
                 if not objection(course.trials[-1], course.best_untuned):
                     return
+            new = runs.problem(max(job.items // 2, _FITTED))
             yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
 
 

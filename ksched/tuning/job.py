@@ -76,6 +76,11 @@ class Job:
             return trace(partial(linear, table=table, data_std=data_std), grid, {})
         return trace(partial(weighted, weights=table.weights), grid, {})
 
+    @property
+    def frees(self) -> bool:
+        """Whether rows that are no means may be fitted, through a model."""
+        return self.level == 2 and self.sampler is None and not self.consistent and self.end != "denoised"
+
     def ends(self) -> tuple[AutoEnd, ...]:
         """Kinds of end to try."""
         return ENDS if self.end is None else (self.end,)

@@ -33,7 +33,10 @@ TRAJECTORIES = 96  # that a table is fitted to
 ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
 
 
-ITERATIONS = {"surrogate": 80, "model": 60, "free": 40, "grid": 60}
+ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
+
+
+FREE_ITERATIONS = (14, 12)  # of free rows through a model, on few runs and on more
 
 
 _CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
@@ -218,12 +221,19 @@ class Tuning:
         )
         return self.job.built(family.table(numbers), self.source.data_std)
 
-    def freed(self, start: Plan, problem: Problem, iterations: int, told: Callable[[float], object]) -> Plan:
-        """A plan with free rows, and levels of their own that the model is told, fitted from another one."""
+    def freed(self, start: Plan, problems: Sequence[Problem], told: Callable[[float], object]) -> Plan:
+        """A plan with free rows, and levels of their own that the model is told, fitted from another one.
+
+        Parameters
+        ----------
+        problems : to fit to one after the other
+        """
         std = self.source.data_std
-        family, table = Linear(self.job.steps, self.source.first, self.source.low), linear_of(start, std)
-        begin = family.numbers(table)
-        numbers = fit(family, [problem], begin, iterations=iterations, ridge=_RIDGE_FREED, progress=told)
+        table = linear_of(start, std)
+        family = Linear(self.job.steps, self.source.first, self.source.low).conditioned(problems[0], table)
+        numbers = family.numbers(table)
+        for problem, count in zip(problems, FREE_ITERATIONS, strict=True):
+            numbers = fit(family, [problem], numbers, iterations=count, ridge=_RIDGE_FREED, progress=told)
         return self.job.built(family.table(numbers, table.levels), std)
 
     def starts(self, end: AutoEnd) -> Plan:
@@ -235,7 +245,8 @@ class Tuning:
     @contextmanager
     def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
         """A progress bar over the iterations of so many fits, and of one through the model."""
-        total = fits * (self.iterations + MORE_ITERATIONS) + through * ITERATIONS["model"]
+        last = sum(FREE_ITERATIONS) if self.job.frees else ITERATIONS["model"]
+        total = fits * (self.iterations + MORE_ITERATIONS) + through * last
         bar = progress_bar(total, 0) if self.job.progress else None
         try:
             yield (lambda loss: None) if bar is None else (lambda loss: bar.update(1))
