@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
 
 from ksched.plan.plan import Plan
@@ -257,7 +258,7 @@ class Linear:
             gram += _ALIKE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
             parts.append(torch.linalg.inv(torch.linalg.cholesky(gram)).T)
         made = Linear(self.calls, 1.0, 1.0)
-        made._high, made._low, made._units = self._high, self._low, torch.block_diag(*parts)
+        made._high, made._low, made._units = self._high, self._low, _block_diagonal(parts)
         return made
 
     def numbers(self, table: LinearTable) -> Array:
@@ -289,6 +290,10 @@ class Linear:
         told, steps = (part.tolist() for part in self._parts(torch.from_numpy(numbers)))
         ratios = [levels[0], *(s / (1 - s) for s in told[1:])]
         return LinearTable(levels, tuple(ratios), tuple(tuple(row[: i + 2]) for i, row in enumerate(steps)))
+
+
+def _block_diagonal(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(block_diag(*(part.numpy() for part in parts))))
 
 
 class OnGrid:

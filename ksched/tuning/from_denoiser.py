@@ -159,13 +159,14 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
             if job.frees:
-                how = {"noise": max(ERROR, runs.noise)}
-                seen = [Problem.of(runs.model, start[:n], drawn[:n], **how) for n in _FREED_WITH]
-                yield "fitted through the model (free)", course.freed(best.plan, seen, told)
+                noise = max(ERROR, runs.noise)
+                seen = [Problem.of(runs.model, start[:n], drawn[:n], noise=noise) for n in _FREED_WITH]
+                yield "fitted through the model", course.freed(best.plan, seen, told)
                 if not objection(course.trials[-1], course.best_untuned):
                     return
             new = runs.problem(max(job.items // 2, _FITTED))
-            yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
+            words = "fitted through the model" + (" (means)" if job.sampler is None else "")
+            yield words, course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
 
 
 def _spread(ends: torch.Tensor) -> float:
