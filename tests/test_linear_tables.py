@@ -143,15 +143,15 @@ def test_what_is_no_table_is_refused() -> None:
 
 
 def test_tune_frees_the_rows_where_it_may_and_the_judge_takes_what_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under guidance, which overshoots, by gradients through the model."""
-    monkeypatch.setattr(search, "_OTHERS", 0.0)  # what follows is of the fit through the model alone
-    monkeypatch.setattr(search, "MORE_ITERATIONS", 2)
-    for part, count in (("surrogate", 2), ("model", 20)):
-        monkeypatch.setitem(search.ITERATIONS, part, count)
+    """Under guidance, which overshoots, by gradients through the model, from the table of `auto`."""
+    monkeypatch.setattr(search.Tuning, "fits", lambda *_: iter(()))  # what follows is of the fits through the model
+    monkeypatch.setattr(search, "_OTHERS", 0.0)
+    monkeypatch.setattr(search, "_FEW", 0)
+    monkeypatch.setitem(search.ITERATIONS, "model", 15)
     process = VP()
     model = guided(mixture(process))
     free, kept = (
-        tune(model, 3, process=process, shape=(8,), level=2, items=64, consistent=consistent)
+        tune(model, 3, process=process, shape=(8,), level=2, items=32, consistent=consistent)
         for consistent in (False, True)
     )
     assert free.report["chosen"] == "fitted through the model"
