@@ -277,6 +277,29 @@ def _few_calls_through(data: Mapping[str, Any]) -> str:
     return f"{_command(data)}. {_machine(data)}\n\n{_table(columns, rows)}"
 
 
+def _free_rows(data: Mapping[str, Any]) -> str:
+    rows = [
+        [row["condition"], str(row["calls"]), *(f"{row['methods'][name]['mean']:.4f}" for name in data["methods"])]
+        for row in data["rows"]
+    ]
+    columns = ["mean distance", "calls", *(f"`{name}`" for name in data["methods"])]
+    return f"{_command(data)}. {_machine(data)}\n\n{_table(columns, rows)}"
+
+
+def _free_rows_right(data: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            row["condition"],
+            str(row["calls"]),
+            _percent(row["reference"]),
+            *(_percent(row["methods"][name]["right"]) for name in data["methods"]),
+        ]
+        for row in data["rows"]
+    ]
+    columns = ["recognised digits", "calls", "many steps", *(f"`{name}`" for name in data["methods"])]
+    return _table(columns, rows)
+
+
 def _coded(pair: str) -> str:
     return " + ".join(f"`{name}`" for name in pair.split(" + ")) if " + " in pair else f"`{pair}`"
 
@@ -636,6 +659,8 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "few_calls_right": ("digits_in_few_calls", _few_calls_right),
     "few_calls_distance": ("digits_in_few_calls", _few_calls_distance),
     "few_calls_chosen": ("digits_in_few_calls", _few_calls_chosen),
+    "free_rows": ("free_rows", _free_rows),
+    "free_rows_right": ("free_rows", _free_rows_right),
     "few_calls_through": ("digits_in_few_calls_level_2", _few_calls_through),
     "digits_training": ("training", _digits_training),
     "accuracy": ("accuracy", _leaders),

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ksched.probability_flow.likelihood import Likelihood, log_likelihood
     from ksched.sampler import Sampler, build_sampler
     from ksched.samplers.registry import register_sampler
+    from ksched.samplers.telling import tell
     from ksched.tuning import tune
 
 __version__ = "0.1.0"
@@ -122,6 +123,7 @@ __all__ = [
     "register_schedule",
     "schedules",
     "steer",
+    "tell",
     "testing",
     "tune",
     "window",
@@ -159,6 +161,7 @@ _LATE = {
     "log_likelihood": "probability_flow.likelihood",
     "recipes": "model_settings.library",
     "register_sampler": "samplers.registry",
+    "tell": "samplers.telling",
     "tune": "tuning",
 }
 

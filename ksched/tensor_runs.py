@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ksched.kernels.torch_needed import need_torch
 from ksched.noise.streams import Seed, checked_shape, item_seeds
 from ksched.options import check_whole
@@ -63,7 +65,13 @@ class TensorRuns(StochasticSteps):
     @cached_property
     def _levels(self) -> Levels:
         """What a model that knows its process may check."""
-        return levels_of(self.process, self.sigmas)
+        return levels_of(self.process, self._heard)
+
+    @cached_property
+    def _heard(self) -> Array:
+        """Contract sigmas of the run, and those that the model is told, where these are others."""
+        plan = self._plan
+        return self.sigmas if plan is None or not plan.tells_others else np.append(self.sigmas, plan.call_sigmas)
 
     def initial_state(
         self,
@@ -195,7 +203,7 @@ class TensorRuns(StochasticSteps):
 
         from ksched.execution.loop import drive
 
-        check_agreement(denoiser, self.process, self.sigmas)
+        check_agreement(denoiser, self.process, self._heard)
         run = self.start(x, seed=seed, noise=noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return drive(run, denoiser, callback, progress)
@@ -238,7 +246,7 @@ class TensorRuns(StochasticSteps):
 
         check_state(x)
         check_whole("rounds", rounds, 0)
-        check_agreement(denoiser, self.process, self.sigmas)
+        check_agreement(denoiser, self.process, self._heard)
         ups = rising_plans(self.spec, self.grid, dict(self.options))
         return invert(self.plan, ups, denoiser, x, rounds, tolerance)
 
@@ -255,7 +263,7 @@ class TensorRuns(StochasticSteps):
         from ksched.noise.sources import noise_source
 
         check_state(x)
-        check_agreement(denoiser, self.process, self.sigmas)
+        check_agreement(denoiser, self.process, self._heard)
         if self._start_check.judges(x):
             self._start_check(x.detach().contiguous())
         draws = bool(dict(self.options).get("eta")) if self._plan is None else bool(self._plan.draws)

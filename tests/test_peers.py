@@ -206,7 +206,11 @@ def test_the_table_of_samplers_is_whole() -> None:
     ours_alone -= {SamplerType.EXP_AB, SamplerType.EXP_PC}  # nobody's names: methods of books that no program has whole
     ours_alone -= {SamplerType.AF3}  # of programs for proteins
     ours_alone -= {name for name in ours_alone if sampler_spec(name).flow_only}  # of programs that have no samplers
-    assert {sampler_spec(name).family for name in ours_alone} <= {"runge_kutta", "exponential_single_step", "linear_multistep"}
+    assert {sampler_spec(name).family for name in ours_alone} <= {
+        "runge_kutta",
+        "exponential_single_step",
+        "linear_multistep",
+    }
     # all that registrations say of other programs is in the table, and names that say no more than ours are read
     said = [(spec.name, peer) for spec in samplers() for peer in spec.peers]
     assert [(peer.sampler, peer.name) for peer in SAMPLERS_HERE] == [

@@ -178,7 +178,7 @@ def test_explain_prints_what_skipping_costs(capsys: pytest.CaptureFixture[str]) 
     words = " ".join(text.split())
     assert "12 steps, 12 model calls" in words
     assert "8 of 20 model calls, numbers 2, 4, 6," in words
-    assert "constant prediction: exact" in words
+    assert "= exact for a constant prediction" in words
     assert "linear in log(alpha / sigma)" in words
     for each_plan, start in ((plan, "on normal data of mean 1: "), (whole, "with all 20 model calls: ")):
         errors = words.partition(start)[2].split(", ")

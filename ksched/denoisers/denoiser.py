@@ -16,6 +16,7 @@ from ksched.names.enums import Prediction
 from ksched.processes import Process
 from ksched.processes.agreement import check_sigma, marks_of
 from ksched.processes.base import check_process
+from ksched.processes.conversion import conversion
 from ksched.types import ArrayLike, set_fields
 
 __all__ = ["Denoiser", "Prediction"]
@@ -173,19 +174,4 @@ class Denoiser:
         return found
 
     def _conversion(self, sigma: Any) -> tuple[Any, Any, Any]:
-        process = self.process
-        # What a network calls noise has the scale of the process inside: a velocity is that noise less the data.
-        a, s, norm = process.alpha(sigma), process.noise_std(sigma) / process.noise_scale, process.input_norm(sigma)
-        if self.prediction == "sample":
-            return norm, 0 * norm, 1.0
-        if self.prediction == "epsilon":
-            return norm, 1 / a, -s / a
-        if self.prediction == "score":  # of the network's input, whose noise has std / norm
-            return norm, 1 / a, process.noise_std(sigma) ** 2 / (a * norm)
-        if self.prediction in ("flow", "velocity_to_data"):
-            sign = -1 if self.prediction == "flow" else 1
-            return norm, 1 / (a + s), sign * s / (a + s)
-        # v and EDM's F are the same prediction with opposite signs
-        data = process.sigma_data
-        sign = -1 if self.prediction == "v_prediction" else 1
-        return norm, a * data**2 / norm**2, sign * s * data / norm
+        return conversion(self.process, self.prediction, sigma)

@@ -148,8 +148,8 @@ def explain(
     Parameters
     ----------
     a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
-        "beta"; "auto" alone says what it chooses and why. Or a `Plan`, alone: its exact errors, and what `Plan.skip`
-        did to them
+        "beta"; "auto" alone says what it chooses and why. Or a `Plan`, alone: what it tells the model, its exact
+        errors, and what `Plan.skip` did to them
     steps, process : the run on which their noise levels and tables are compared
     options : of "auto": end and data_std
 
@@ -161,7 +161,7 @@ def explain(
     if isinstance(a, Plan):
         check_options("explain, of a plan", {}, options)
         if b is not None:
-            raise ValueError("a plan is explained alone: give no second configuration")
+            raise ValueError("a plan is explained alone, since it has levels of its own: give no second configuration")
         print(text := "\n".join(_filled(described(a))))
         return text
     if AUTO.name in (a, b):

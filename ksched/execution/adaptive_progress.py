@@ -13,12 +13,16 @@ __all__ = ["AdaptiveProgress", "ModelCall"]
 
 
 class ModelCall(NamedTuple):
-    """What a sampler waits for: a state, its level, whether the unconditional twin is asked; writes to the state."""
+    """What a sampler waits for: a state, the level to call the model at, whether the unconditional twin is asked.
+
+    Then writes to the state, and the level that it is at.
+    """
 
     x: torch.Tensor
     level: Level
     both: bool
     writes: int
+    state_level: Level
 
 
 class AdaptiveProgress:
@@ -37,9 +41,18 @@ class AdaptiveProgress:
         ------
         RuntimeError : the run is done
         """
+        return self._waiting.level
+
+    @property
+    def state_level(self) -> Level:
+        """The level that the state is at: `level`, unless the sampler tells the model another one; errors as there."""
+        return self._waiting.state_level
+
+    @property
+    def _waiting(self) -> ModelCall:
         if self._asked is None:
             raise RuntimeError("the run is done: there is no level left to call the model at")
-        return self._asked.level
+        return self._asked
 
     @property
     def end(self) -> Level:

@@ -289,11 +289,11 @@ class _Replay:
         self._answers = iter(list(run._answers))
         self._first = True
 
-    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
-        return self._answer(x, level, both=False)[0]
+    def denoise(self, x: torch.Tensor, level: Level, told: Level | None = None) -> torch.Tensor:
+        return self._answer(x, level, told, both=False)[0]
 
-    def denoise_both(self, x: torch.Tensor, level: Level) -> Answer:
-        return self._answer(x, level, both=True)
+    def denoise_both(self, x: torch.Tensor, level: Level, told: Level | None = None) -> Answer:
+        return self._answer(x, level, told, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
         draw = Draw(start.label, end.label, 0, stream, limit)
@@ -318,11 +318,11 @@ class _Replay:
             run._state_writes = _writes_in(state)
         return run._state
 
-    def _answer(self, x: torch.Tensor, level: Level, both: bool) -> Answer:
+    def _answer(self, x: torch.Tensor, level: Level, told: Level | None, both: bool) -> Answer:
         answered = next(self._answers, None)
         if answered is not None:
             return answered
-        call = ModelCall(x, level, both, writes_to(x))
+        call = ModelCall(x, told or level, both, writes_to(x), level)
         if self._ask is None:
             raise _Waiting(call)
         run = self._run

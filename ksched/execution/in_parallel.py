@@ -34,7 +34,7 @@ class _Sampler(Protocol):
     @property
     def process(self) -> Process: ...
     @property
-    def sigmas(self) -> Array: ...
+    def _heard(self) -> Array: ...
     @property
     def _levels(self) -> Levels: ...
     @property
@@ -119,7 +119,7 @@ class InParallel:
         if not callable(denoiser):
             raise TypeError(f"denoiser must be callable, (x, sigma) -> denoised; got {type(denoiser).__name__}")
         self._start_check.check_dtype(x.dtype)
-        check_agreement(denoiser, self.process, self.sigmas)
+        check_agreement(denoiser, self.process, self._heard)
         source, _ = noise_source(bool(plan.draws), len(x), seed, noise, self.process)
         if self._start_check.judges(x):
             self._start_check(x.detach().contiguous())

@@ -42,13 +42,15 @@ class EagerContext:
         self._clock: dict[float, float] = {}
         self._drawn: dict[Draw, torch.Tensor] = {}
 
-    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+    def denoise(self, x: torch.Tensor, level: Level, told: Level | None = None) -> torch.Tensor:
         """The model's x0 prediction."""
-        return self._call(x, level, both=False)[0]
+        return self._call(x, told or level, both=False)[0]
 
-    def denoise_both(self, x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+    def denoise_both(
+        self, x: torch.Tensor, level: Level, told: Level | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The prediction and its unconditional twin."""
-        return self._call(x, level, both=True)
+        return self._call(x, told or level, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
         """Noise of the interval, in the scale of the process."""

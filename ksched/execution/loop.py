@@ -53,7 +53,7 @@ class Driven(Protocol):
     @property
     def x(self) -> torch.Tensor: ...
     @property
-    def level(self) -> Level: ...
+    def state_level(self) -> Level: ...
     @property
     def sigma(self) -> torch.Tensor: ...
     @property
@@ -170,7 +170,7 @@ class _Told:
         else:
             self._copies.tensors[0] = self._copies.writable(0).copy_(denoised)
             copy = self._copies.alias(0)
-        self._callback(StepInfo(run.step, run.steps, run.level.label, run.sigma_next, x, copy, run.nfe + 1))
+        self._callback(StepInfo(run.step, run.steps, run.state_level.label, run.sigma_next, x, copy, run.nfe + 1))
 
 
 def progress_bar(steps: int | None, done: int) -> Any:

@@ -194,7 +194,7 @@ class _Rounds:
 
     def __init__(self, plan: Plan, items: Sequence[_Item], tolerance: float, window: int, anderson: int) -> None:
         self._plan, self._items, self._window, self._anderson = plan, items, window, anderson
-        self._allowed = [tolerance * plan.noise_scale * level.sigma for level in plan.levels]
+        self._allowed = [tolerance * plan.noise_scale * level.sigma for level in plan.state_levels]
         draws = [{plan.draws[number] for number, _ in segment.draws} for segment in layout(plan).segments]
         self._needed = [set[Draw]().union(*draws[call:]) for call in range(plan.nfe + 1)]
 

@@ -57,9 +57,23 @@ class Progress:
         ------
         RuntimeError : the run is done
         """
+        return self.plan.levels[self._call]
+
+    @property
+    def state_level(self) -> Level:
+        """The level that the state is at: `level`, unless the plan tells the model another one.
+
+        Raises
+        ------
+        RuntimeError : the run is done
+        """
+        return self.plan.state_levels[self._call]
+
+    @property
+    def _call(self) -> int:
         if self.done:
             raise RuntimeError("the run is done: there is no level left to call the model at")
-        return self.plan.levels[self._registers.calls]
+        return self._registers.calls
 
     @property
     def end(self) -> Level:

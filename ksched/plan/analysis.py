@@ -81,7 +81,7 @@ def marginals(plan: Plan) -> list[Marginal]:
     basis = np.eye(2 + len(plan.draws))  # x0, start noise, draws
     first = plan.start.alpha * basis[0] + _noise_std(plan, plan.start) * basis[1]
     states = _propagate(plan, first, basis[2:], lambda level, state: (basis[0], basis[0]))
-    levels = [row.level for row in plan.rows[:-1]] + [plan.end]
+    levels = [row.at for row in plan.rows[:-1]] + [plan.end]
     bounds = _rounding(plan, [float(np.linalg.norm(state)) for state in states])
     return [
         Marginal(k, level, float(state[0]), float(state[1:] @ state[1:]), bound)

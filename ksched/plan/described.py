@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ksched.plan.analysis import gaussian_errors, marginals
@@ -13,23 +13,30 @@ from ksched.plan.skipping import answers_of
 
 __all__ = ["described"]
 
+_CLOSE = 1e-6  # of a state, relative to the larger of signal and noise: less is rounding
 _STDS = (0.3, 0.5, 1.0, 2.0)  # of normal data
 
 
 def described(plan: Plan) -> list[str]:
-    """Size, exactness for a constant prediction, exact errors on normal data, and what skipping calls did to them."""
-    report: Mapping[str, Any] | None = plan.report.get("skipped")
+    """Size and origin, levels, exactness for a constant prediction, exact errors on normal data, and skipped calls."""
     noises = f", {len(plan.draws)} noises" if plan.draws else ""
     lines = [f"plan of {plan.steps} steps, {plan.nfe} model calls{noises}"]
+    if "chosen" in plan.report:
+        lines.append(f"  made by {plan.report.get('made_by', 'ksched.tune')}: {plan.report['chosen']}")
+    lines.append(f"  sigmas: {_numbers(plan.sigmas)}")
+    if plan.tells_others:
+        lines.append(f"  the model is told: {_numbers(plan.call_sigmas.tolist())}")
     what = "error of the law" if plan.draws else "error"
-    exactness = [
-        f"  constant prediction: {_constant(plan)}",
-        f"  exact {what} on normal data of mean 1: {_errors(plan)}",
-    ]
+    exactness = [f"  {_constant(plan)}", f"  exact {what} on normal data of mean 1: {_errors(plan)}"]
+    report: Mapping[str, Any] | None = plan.report.get("skipped")
     if report is None:
         return lines + exactness
     whole = Plan.from_json(json.dumps(report["whole"]))
     return lines + _skipping(report, whole) + [*exactness, f"  with all {whole.nfe} model calls: {_errors(whole)}"]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _skipping(report: Mapping[str, Any], whole: Plan) -> list[str]:
@@ -51,13 +58,25 @@ _RULES = {
 
 
 def _constant(plan: Plan) -> str:
-    """Whether every state has the mean and the std of its level, but for rounding."""
-    off, exact = 0.0, True
-    for state in marginals(plan):
+    """Whether data that is one point comes out as it is, from states that are as noisy as their levels say."""
+    states = marginals(plan)
+    off, loose = 0.0, 0.0
+    for state in states:
         std = plan.noise_scale * state.level.sigma
-        apart = max(abs(state.alpha - state.level.alpha), abs(math.sqrt(state.variance) - std))
-        off, exact = max(off, apart), exact and apart <= 8 * state.rounding + 1e-12 * (1 + std)
-    return "exact" if exact else f"not exact, the mean or std of a state is off by {off:.3g}"
+        off = max(abs(state.alpha - state.level.alpha), abs(math.sqrt(state.variance) - std))
+        off = 0.0 if off <= max(_CLOSE * (1 + std), 10 * state.rounding) else off
+        loose = max(loose, off)
+    if off:  # of the result, the last state
+        end, std = plan.end, plan.noise_scale * plan.end.sigma
+        return (
+            f"- not exact for a constant prediction: of one x0 it makes {states[-1].alpha:.4g} x0 and noise of std "
+            f"{math.sqrt(states[-1].variance):.3g}; exact is {end.alpha:.4g} x0 and {std:.3g}"
+        )
+    if loose:
+        return (
+            f"- not exact for a constant prediction: the mean or std of a state is off by {loose:.3g}, the result not"
+        )
+    return "= exact for a constant prediction"
 
 
 def _errors(plan: Plan) -> str:

@@ -94,12 +94,16 @@ class Plan:
             last = row.step
             _check_terms(k, row, {"x": k, "D": calls, "xi": len(self.draws)}, pairs)
             if row.level is not None:
-                if row.level not in checked:
-                    _check_level(f"row x{k}", row.level)
-                    checked.add(row.level)
+                _check_told(k, row)
+                for level in (row.level, row.state_level):
+                    if level is not None and level not in checked:
+                        _check_level(f"row x{k}", level)
+                        checked.add(level)
                 if row.both:
                     pairs.add(calls)
                 calls += 1
+            elif row.state_level is not None:
+                raise ValueError(f"row x{k} must have no state_level, since the model is not called on it")
 
     def _check_draws(self) -> None:
         for m, draw in enumerate(self.draws):
@@ -122,12 +126,22 @@ class Plan:
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """Level of every model call, in order."""
+        """The level that the model is told at every call, in order."""
         return tuple(row.level for row in self.rows if row.level is not None)
 
     @cached_property
+    def state_levels(self) -> tuple[Level, ...]:
+        """The level of the state of every call: that of `levels` but where the plan tells the model another one."""
+        return tuple(row.at for row in self.rows if row.at is not None)
+
+    @cached_property
+    def tells_others(self) -> bool:
+        """Whether the model is told a level, at some call, that its state is not at."""
+        return self.state_levels != self.levels
+
+    @cached_property
     def call_sigmas(self) -> npt.NDArray[np.float64]:
-        """Contract sigma of every model call; read-only."""
+        """Contract sigma that the model is told at every call; read-only."""
         values = np.array([level.label for level in self.levels])
         values.setflags(write=False)
         return values
@@ -259,10 +273,13 @@ class Plan:
                 "level": _pack(row.level),
                 "step": row.step,
                 "both": row.both,
+                **({"state_level": _pack(row.state_level)} if row.state_level is not None else {}),
             }
             for row in self.rows
         ]
-        head = {"format": "ksched-plan", "version": 1, "sigmas": _pack(self.sigmas)}
+        # Version 1 is what every plan was before state levels: these keep their text, and with it their digest.
+        version = 2 if self.tells_others else 1
+        head = {"format": "ksched-plan", "version": version, "sigmas": _pack(self.sigmas)}
         draws = [_pack(_draw_values(draw)) for draw in self.draws]
         ends = {"start": _pack(self.start), "end": _pack(self.end), "draws": draws}
         return {**head, **ends, "rows": rows}
@@ -281,34 +298,47 @@ class Plan:
         ------
         ValueError : text that is not such a plan, or a plan that cannot be run
         """
+        version = 1
         try:
-            return cls._of_data(parse_json(text))
+            data = _typed("it", parse_json(text), dict)
+            version = 2 if data.get("version") == 2 else 1
+            return cls._of_data(data, version)
         except KeyError as error:
             why = f"{error} is missing"
         except (TypeError, ValueError) as error:
             why = str(error)
-        raise ValueError(f"not a ksched plan in JSON, version 1: {why}")
+        raise ValueError(f"not a ksched plan in JSON, version {version}: {why}")
 
     @classmethod
-    def _of_data(cls, data: Any) -> Plan:
+    def _of_data(cls, data: Mapping[str, Any], version: int) -> Plan:
         """The plan that `_table` made plain data of, and its report."""
-        data = _typed("it", data, dict)
-        if data["format"] != "ksched-plan" or data["version"] != 1:
+        if data["format"] != "ksched-plan" or data["version"] != version:
             raise ValueError(f"format {_short(data['format'])}, version {_short(data['version'])}")
         sigmas = tuple(_number("sigmas", value) for value in _typed("sigmas", data["sigmas"], list))
         start, end = (_level(name, data[name]) for name in ("start", "end"))
         draws = tuple(_draw(f"draws[{m}]", draw) for m, draw in enumerate(_typed("draws", data["draws"], list)))
         known: dict[str, Register] = {}  # one object for each, however often it is read
-        rows = tuple(_row(f"rows[{k}]", row, known) for k, row in enumerate(_typed("rows", data["rows"], list)))
+        given = enumerate(_typed("rows", data["rows"], list))
+        rows = tuple(_row(f"rows[{k}]", row, known, version) for k, row in given)
+        if version == 2 and all(row.state_level is None for row in rows):
+            raise ValueError("it tells the model the levels of its states, which version 1 does")
         report = _typed("report", data.get("report", {}), dict)
         scale = _number("noise_scale", data.get("noise_scale", 1.0))
         return cls(rows, draws, start, end, sigmas, report, scale)
 
     def __str__(self) -> str:
-        calls = [f"eval s={row.level.label:g}" if row.level is not None else "" for row in self.rows]
+        calls = [_call_text(row) for row in self.rows]
         width = max(14, 2 + max(map(len, calls)))
         lines = (f"x{k:<4}{calls[k]:<{width}}{form_text(row.terms)}" for k, row in enumerate(self.rows))
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _call_text(row: Row) -> str:
+    """The model call of a row as people read it."""
+    if row.level is None:
+        return ""
+    apart = "" if row.state_level is None else f" at {row.state_level.label:g}"
+    return f"eval s={row.level.label:g}{apart}"
 
 
 def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
@@ -372,13 +402,15 @@ def _draw_values(draw: Draw) -> tuple[Any, ...]:
     return draw if draw.limit < math.inf else draw[:4]
 
 
-def _row(name: str, data: Any, known: dict[str, Register]) -> Row:
+def _row(name: str, data: Any, known: dict[str, Register], version: int) -> Row:
     level = _typed(name, data, dict)["level"]
+    state_level = data.get("state_level") if version > 1 else None
     return Row(
         tuple(_term(name, term, known) for term in _typed(name, data["terms"], list)),
         None if level is None else _level(name, level),
         _typed(name, data["step"], int),
         _typed(name, data["both"], bool),
+        None if state_level is None else _level(name, state_level),
     )
 
 
@@ -411,6 +443,12 @@ def _check_terms(k: int, row: Row, known: Mapping[str, int], pairs: Set[int]) ->
         raise ValueError(f"row x{k} is empty; only the first is given")
     if len(dict(row.terms)) < len(row.terms):
         raise ValueError(f"row x{k} has two coefficients for one register")
+
+
+def _check_told(k: int, row: Row) -> None:
+    """Raise for a row that says twice where its state is."""
+    if row.state_level == row.level:
+        raise ValueError(f"row x{k} must leave out its state_level, which is the level that the model is told")
 
 
 def _check_sigmas(sigmas: tuple[float, ...]) -> None:

@@ -28,11 +28,15 @@ V = TypeVar("V", bound=Vector)
 class SamplerContext(Protocol[V]):
     """What a sampler may ask of the run it belongs to."""
 
-    def denoise(self, x: V, level: Level) -> V:
-        """The model's x0 prediction for state ``x`` at ``level``."""
+    def denoise(self, x: V, level: Level, told: Level | None = None) -> V:
+        """The model's x0 prediction for state ``x`` at ``level``.
+
+        ``told`` is the level that the model is called with, if that is another one: the denoiser as a whole hears it,
+        so its input scaling, its timestep and what it makes of its network's answer are those of that level.
+        """
         ...
 
-    def denoise_both(self, x: V, level: Level) -> tuple[V, V]:
+    def denoise_both(self, x: V, level: Level, told: Level | None = None) -> tuple[V, V]:
         """The prediction and its unconditional twin, from one model call."""
         ...
 

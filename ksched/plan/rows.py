@@ -42,15 +42,22 @@ class Row(NamedTuple):
     Attributes
     ----------
     terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
-    level : where the model is called on it; None: it is not
+    level : the level that the model is told when it is called on it; None: it is not called
     step : the step of the schedule it belongs to
     both : whether the call must return the unconditional prediction too
+    state_level : the level that the state is at, where the model is told another; None: that of ``level``
     """
 
     terms: tuple[tuple[Register, float], ...]
     level: Level | None
     step: int
     both: bool = False
+    state_level: Level | None = None
+
+    @property
+    def at(self) -> Level | None:
+        """The level that the state is at; None where the model is not called."""
+        return self.level if self.state_level is None else self.state_level
 
 
 def form_text(terms: Iterable[tuple[Register, float]]) -> str:

@@ -97,7 +97,7 @@ def rows_without(
         call += row.level is not None
         if skip:
             idle.add(Register("x", k))
-        without.append(_rewritten(row._replace(level=None, both=False) if skip else row, answers))
+        without.append(_rewritten(row._replace(level=None, both=False, state_level=None) if skip else row, answers))
     found, drawn = without_unused(_merged(without, idle), draws)
     return _with_pairs(found), drawn
 

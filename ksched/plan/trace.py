@@ -132,13 +132,13 @@ class Tracer:
         self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
         self._visit = 0
 
-    def denoise(self, x: Symbol, level: Level) -> Symbol:
+    def denoise(self, x: Symbol, level: Level, told: Level | None = None) -> Symbol:
         """A new output register; ``x`` becomes the state that the model saw."""
-        return self._call(x, level, both=False)[0]
+        return self._call(x, level, told, both=False)[0]
 
-    def denoise_both(self, x: Symbol, level: Level) -> tuple[Symbol, Symbol]:
+    def denoise_both(self, x: Symbol, level: Level, told: Level | None = None) -> tuple[Symbol, Symbol]:
         """A new pair of output registers, from one model call."""
-        return self._call(x, level, both=True)
+        return self._call(x, level, told, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> Symbol:
         """The noise register of an interval, in the scale of the process."""
@@ -174,10 +174,12 @@ class Tracer:
         ends, sigmas = (grid.levels[0], grid.levels[-1]), tuple(level.label for level in grid.levels)
         return Plan(tuple(rows), drawn, *ends, sigmas, noise_scale=self.noise_scale)
 
-    def _call(self, x: Symbol, level: Level, both: bool) -> tuple[Symbol, Symbol]:
+    def _call(self, x: Symbol, level: Level, told: Level | None, both: bool) -> tuple[Symbol, Symbol]:
         self._check(x, "denoise")
         k = self._state(x)
-        self._rows[k] = self._rows[k]._replace(level=level, step=self.step, both=both)
+        own = None if told is None or told == level else level
+        row = self._rows[k]._replace(level=level if told is None else told, state_level=own)
+        self._rows[k] = row._replace(step=self.step, both=both)
         self._calls += 1
         return (Symbol({Register("D", self._calls - 1): 1.0}), Symbol({Register("U", self._calls - 1): 1.0}))
 
@@ -204,8 +206,8 @@ def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
         return rows
     labels, step, found = [level.label for level in grid.levels], 0, []
     for row in rows:
-        if row.level is not None:  # a step never goes back, as where noise is added again
-            step = max(step, sum(label >= row.level.label for label in labels[:-1]) - 1)
+        if row.at is not None:  # a step never goes back, as where noise is added again
+            step = max(step, sum(label >= row.at.label for label in labels[:-1]) - 1)
         found.append(row._replace(step=step))
     return found
 

@@ -31,23 +31,25 @@ def placed(plan: Plan, process: Process) -> Plan:
     if plan.noise_scale != process.noise_scale:
         return placed(_rescaled(plan, process.noise_scale), process)
     start = process.level(process.sigma_max)
-    if _same(plan.start, process.level(plan.start.label)) and all(
-        _same(level, process.level(level.label)) for level in plan.levels
-    ):
+    levels = dict.fromkeys((plan.start, *plan.levels, *plan.state_levels, plan.end))
+    if all(_same(level, process.level(level.label)) for level in levels if level != plan.end):
         return plan
     if not (math.isclose(start.lam, plan.start.lam, rel_tol=0, abs_tol=_CLOSE) or start.lam == plan.start.lam):
         raise ValueError(
             f"the plan starts at noise to signal {_ratio(plan.start):.6g}, and {process!r} at {_ratio(start):.6g}. "
             "Make a plan for this process"
         )
-    moved = {level: _there(plan, process, level) for level in (plan.start, *plan.levels, plan.end)}
+    moved = {level: _there(plan, process, level) for level in levels}
     scales = _scales(plan, moved)
 
     def term(k: int, register: Register, value: float) -> tuple[Register, float]:
         return register, value * scales[k] / (scales[register.number] if register.kind == "x" else 1.0)
 
+    def there(level: Level | None) -> Level | None:
+        return level and moved[level]
+
     rows = tuple(
-        Row(tuple(term(k, *each) for each in row.terms), row.level and moved[row.level], row.step, row.both)
+        Row(tuple(term(k, *each) for each in row.terms), there(row.level), row.step, row.both, there(row.state_level))
         for k, row in enumerate(plan.rows)
     )
     labels = {level.label: there.label for level, there in reversed(moved.items())}
@@ -72,6 +74,7 @@ def placed(plan: Plan, process: Process) -> Plan:
 def _scales(plan: Plan, moved: Mapping[Level, Level]) -> list[float]:
     """What the state of every row is multiplied by where its level becomes another one.
 
+    The level is the one that the model is told, since its answer must be the same.
     A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
     """
     scales: list[float] = []
@@ -137,7 +140,7 @@ def replay(plan: Plan) -> SamplerFunction:
     """The sampler function that a plan is on its own levels.
 
     On the last few of them, as an image to be changed starts from, it is the method of `ksched.samplers.auto.general`;
-    on any others there is none.
+    so it is on the last few of those that it tells the model. On any others there is none.
     """
 
     def replayed(run: Any, grid: Grid, x: Any) -> Any:
@@ -145,7 +148,8 @@ def replay(plan: Plan) -> SamplerFunction:
         sigmas = [level.label for level in grid.levels]
         here = placed(plan, grid.process)
         if not same_levels(sigmas, here.sigmas):
-            if not same_levels(sigmas, here.sigmas[max(len(here.sigmas) - len(sigmas), 0) :]):
+            told = [*here.call_sigmas.tolist(), here.end.label]
+            if not any(same_levels(sigmas, own[max(len(own) - len(sigmas), 0) :]) for own in (here.sigmas, told)):
                 raise ValueError(f"a plan runs on its own {plan.steps + 1} levels, or the last of them; got {sigmas}")
             return general(run, grid, x)
         return _rows(here, run, grid, x)
@@ -166,11 +170,11 @@ def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
             unit = _unit(value, plan.noise_scale) if kind == "xi" else value  # noise comes in the scale of the process
             state = state + unit * (noises if kind == "xi" else registers[kind])[number]
         if row.level is not None and row.both:
-            denoised, uncond = run.denoise_both(state, row.level)
+            denoised, uncond = run.denoise_both(state, row.at, row.level)
             registers["D"].append(denoised)
             registers["U"].append(uncond)
         elif row.level is not None:
-            registers["D"].append(run.denoise(state, row.level))
+            registers["D"].append(run.denoise(state, row.at, row.level))
             registers["U"].append(None)
         registers["x"].append(state)
     return registers["x"][-1]

@@ -15,7 +15,7 @@ from ksched.processes import Level, Process
 from ksched.samplers.blocks.steps import ddim
 from ksched.schedules.grid import Grid
 
-__all__ = ["Table", "ratio", "same_levels", "weighted"]
+__all__ = ["Table", "ratio", "same_levels", "sigmas_of", "weighted"]
 
 
 V = TypeVar("V", bound=Vector)
@@ -55,6 +55,12 @@ def ratio(level: Level) -> float:
 def same_levels(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two lists of contract sigmas are the same, though one may have been through float32."""
     return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-5, atol=0))
+
+
+def sigmas_of(levels: Sequence[float], process: Process, data_std: float) -> list[float]:
+    """Levels of a table as contract sigmas, of which the first is the largest of the process and the last is 0."""
+    lams = (-math.log(level * (data_std / process.noise_scale)) for level in levels[1:-1])
+    return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,7 @@ class Table:
 
     def sigmas(self, process: Process, data_std: float = 1.0) -> list[float]:
         """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
-        lams = (-math.log(level * (data_std / process.noise_scale)) for level in self.levels[1:-1])
-        return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
+        return sigmas_of(self.levels, process, data_std)
 
     def stretched(self, calls: int) -> Table:
         """A table of more calls: levels in between those of this one, weights by how many calls ago a prediction was.

@@ -12,7 +12,7 @@ from ksched.options import Option, options_of
 from ksched.plan.plan import Plan
 from ksched.plan.protocol import SamplerFunction
 from ksched.plan.trace import trace
-from ksched.processes import Process
+from ksched.processes import Level, Process
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.peer_names import PeerName, words_for
 from ksched.schedules.grid import Grid
@@ -168,6 +168,9 @@ class SamplerSpec:
         plan = trace(self, grid, options)
         if not options.get("as_ve"):
             return plan
-        level = grid.process.level
-        rows = tuple(row if row.level is None else row._replace(level=level(row.level.label)) for row in plan.rows)
+
+        def own(level: Level | None) -> Level | None:
+            return None if level is None else grid.process.level(level.label)
+
+        rows = tuple(row._replace(level=own(row.level), state_level=own(row.state_level)) for row in plan.rows)
         return replace(plan, rows=rows)

@@ -14,15 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from scipy.optimize import minimize
 
 from ksched.plan.plan import Plan
 from ksched.sampler import build_sampler
 from ksched.samplers.linear_multistep import Table
+from ksched.samplers.linear_table import LinearTable
 from ksched.tuning.canonical_plan import canonical, flow_level, on_flow
 from ksched.types import Array
 
-__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "OnGrid", "Problem", "exact_ends", "fit"]
+__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "Linear", "OnGrid", "Problem", "exact_ends", "fit"]
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
 
@@ -38,6 +40,8 @@ _TEACHER: Mapping[str, Any] = {"predictor_order": 4, "start": "runge_kutta"}
 #: in fewer steps than that, where order 4 explodes under guidance
 _SAFE: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3}
 _SAFE_BELOW = 64
+#: Share of white noise that predictions are taken to have, when it is asked how much alike they are.
+_ALIKE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +92,20 @@ class Problem:
         rows : every state and the result over the start and the predictions, shape (calls + 1, calls + 1)
         """
         levels, rows = levels.to(self.start.dtype), rows.to(self.start.dtype)
-        y, known = self.start, []
-        for i, s in enumerate(levels):
-            known.append(self.denoise(y, s))
-            y = rows[i + 1, 0] * self.start + torch.stack(known, -1) @ rows[i + 1, 1 : i + 2]
+        *_, y = self.run(levels, rows)[0]
         lead = self.spread.ndim + (self.spread.ndim == 0)
         away = (y - self.ends).square().flatten(lead).mean(-1) / self.spread**2
         if self.noise:
             away = away + self.noise**2 * rows[-1, 1:].square().sum()
         return (away + 1e-12).sqrt()
+
+    def run(self, levels: torch.Tensor, rows: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Every state, the result among them, and every prediction; arguments as for `errors`, in the start's dtype."""
+        states, known = [self.start], list[torch.Tensor]()
+        for i, s in enumerate(levels):
+            known.append(self.denoise(states[-1], s))
+            states.append(rows[i + 1, 0] * self.start + torch.stack(known, -1) @ rows[i + 1, 1 : i + 2])
+        return states, known
 
     def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Mean error of every model, float64.
@@ -209,6 +218,82 @@ class Free:
         first = math.inf if self._s == 1 else self._s / (1 - self._s)
         ratios = [first, *(level / (1 - level) for level in levels[1:-1].tolist()), 0.0]
         return Table(tuple(ratios), tuple(tuple(row[:i]) for i, row in enumerate(weights.tolist())))
+
+
+class Linear:
+    """All linear methods of some calls: rows that are free, and what the model is told.
+
+    The numbers are logits of what it is told at each call but the first, between the lowest level and the first one,
+    both as s; then the rows of a `LinearTable`, one after the other, in units of `conditioned`. The first call is told
+    the level of its state.
+
+    Parameters
+    ----------
+    calls, first, low : as for `Free`
+    """
+
+    def __init__(self, calls: int, first: float, low: float) -> None:
+        self.calls = calls
+        self._high, self._low = flow_level(first), flow_level(low)
+        self._free = torch.ones(calls, calls + 1, dtype=torch.bool).tril(1)  # what is kept, then weights
+        self._units = torch.eye(calls - 1 + int(self._free.sum()), dtype=torch.float64)
+
+    def conditioned(self, problem: Problem, table: LinearTable) -> Linear:
+        """The same with the numbers of every row in units that move its state by as much, whichever they are.
+
+        Predictions are much alike, so that a difference of two weights moves a state little and their sum moves it far.
+        In these units a quasi-Newton method needs a third of the steps.
+
+        Parameters
+        ----------
+        problem : whose states and predictions are taken, on a run of the table
+        """
+        levels, rows = self.rows(torch.from_numpy(self.numbers(table)))
+        with torch.no_grad():
+            states, known = problem.run(levels.to(problem.start.dtype), rows.to(problem.start.dtype))
+        parts = [torch.eye(self.calls - 1, dtype=torch.float64)]
+        for i in range(self.calls):
+            read = torch.stack([part.flatten().double() for part in (states[i], *known[: i + 1])])
+            gram = read @ read.T / read.shape[1]
+            gram += _ALIKE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+            parts.append(torch.linalg.inv(torch.linalg.cholesky(gram)).T)
+        made = Linear(self.calls, 1.0, 1.0)
+        made._high, made._low, made._units = self._high, self._low, _block_diagonal(parts)
+        return made
+
+    def numbers(self, table: LinearTable) -> Array:
+        """Those of a table; what is told at its first call is taken to be the first level."""
+        told = np.array([flow_level(level) for level in table.told[1:]])
+        shares = np.clip((told - self._low) / (self._high - self._low), 1e-4, 1 - 1e-4)
+        plain = np.concatenate([np.log(shares / (1 - shares)), *table.rows])
+        found: Array = np.linalg.solve(self._units.numpy(), plain)
+        return found
+
+    def _parts(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model is told, as s, and rows, filled up with 0."""
+        plain = self._units @ numbers
+        others = self._low + (self._high - self._low) * plain[: self.calls - 1].sigmoid()
+        told = torch.cat([plain.new_tensor([self._high]), others])
+        rows = plain.new_zeros(self.calls, self.calls + 1)
+        return told, rows.masked_scatter(self._free, plain[self.calls - 1 :])
+
+    def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for `Family`."""
+        told, steps = self._parts(numbers)
+        rows = [torch.eye(self.calls + 1, dtype=numbers.dtype)[0]]
+        for step in steps:
+            rows.append(step[0] * rows[-1] + torch.cat([step.new_zeros(1), step[1:]]))
+        return told, torch.stack(rows)
+
+    def table(self, numbers: Array, levels: tuple[float, ...]) -> LinearTable:
+        """The table of some numbers, for states at some levels."""
+        told, steps = (part.tolist() for part in self._parts(torch.from_numpy(numbers)))
+        ratios = [levels[0], *(s / (1 - s) for s in told[1:])]
+        return LinearTable(levels, tuple(ratios), tuple(tuple(row[: i + 2]) for i, row in enumerate(steps)))
+
+
+def _block_diagonal(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(block_diag(*(part.numpy() for part in parts))))
 
 
 class OnGrid:

@@ -18,7 +18,7 @@ from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.job import Job
 from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Source, Tuning
 from ksched.tuning.surrogate import fit_surrogate, problem_of
-from ksched.tuning.trial import typical
+from ksched.tuning.trial import objection, typical
 
 __all__ = ["of_denoiser"]
 
@@ -43,6 +43,14 @@ _DRAWN = 512  # samples of a model, for a mixture to be fitted to
 
 
 _DRAWN_WITH = 24  # steps
+
+
+_FITTED = 32  # runs that means are fitted to through the model, at least
+
+
+#: Of what was drawn: how many runs free rows are fitted to, then how many more. They are many numbers, and the mean of
+#: few runs, some of which end in another mode, is not that of others; most of the way can be gone with few.
+_FREED_WITH = 40, 160
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,8 @@ def _measured(job: Job, model: Canonical, of_unknown_std: bool) -> _Runs:
 def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[str, Plan]]:
     """Plans fitted to mixtures of what the model draws, and through the model."""
     job, rng = course.job, np.random.default_rng(course.job.seed)
-    drawn = runs.ends(runs.starts(_DRAWN - min(job.items, _DRAWN // 2)), _DRAWN_WITH)
+    start = runs.starts(_DRAWN - min(job.items, _DRAWN // 2))
+    drawn = runs.ends(start, _DRAWN_WITH)
     surrogate = fit_surrogate(torch.cat([ends, drawn]).numpy(), rng, items=TRAJECTORIES)
     problem = problem_of(surrogate, runs.model.s, TRAJECTORIES, rng, max(ERROR, runs.noise))
     kinds = job.ends() if runs.noise > _NOISY else job.ends()[:1]
@@ -149,8 +158,15 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
         if job.level == 2:
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
-            new = runs.problem(max(job.items // 2, 32))
-            yield "fitted through the model", course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
+            if job.frees:
+                noise = max(ERROR, runs.noise)
+                seen = [Problem.of(runs.model, start[:n], drawn[:n], noise=noise) for n in _FREED_WITH]
+                yield "fitted through the model", course.freed(best.plan, seen, told)
+                if not objection(course.trials[-1], course.best_untuned):
+                    return
+            new = runs.problem(max(job.items // 2, _FITTED))
+            words = "fitted through the model" + (" (means)" if job.sampler is None else "")
+            yield words, course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
 
 
 def _spread(ends: torch.Tensor) -> float:

@@ -15,6 +15,7 @@ from ksched.processes.base import check_process
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
 from ksched.samplers.linear_multistep import Table, weighted
+from ksched.samplers.linear_table import LinearTable, linear
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import ENDS, of_sampler, untuned
@@ -38,6 +39,7 @@ class Job:
     items: int
     seed: int
     progress: bool
+    consistent: bool
 
     def check(self) -> None:
         """Raise for what cannot be."""
@@ -67,10 +69,17 @@ class Job:
             return dict(of_sampler(self.sampler, self.options, self.steps, self.process))
         return dict(untuned(self.steps, self.process, self.end))
 
-    def built(self, table: Table, data_std: float) -> Plan:
+    def built(self, table: Table | LinearTable, data_std: float) -> Plan:
         """The plan of a table."""
         grid = Grid.of(table.sigmas(self.process, data_std), self.process)
+        if isinstance(table, LinearTable):
+            return trace(partial(linear, table=table, data_std=data_std), grid, {})
         return trace(partial(weighted, weights=table.weights), grid, {})
+
+    @property
+    def frees(self) -> bool:
+        """Whether rows that are no means may be fitted, through a model."""
+        return self.level == 2 and self.sampler is None and not self.consistent and self.end != "denoised"
 
     def ends(self) -> tuple[AutoEnd, ...]:
         """Kinds of end to try."""

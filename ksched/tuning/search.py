@@ -18,8 +18,8 @@ from ksched.samplers.auto import AutoEnd
 from ksched.samplers.linear_multistep import Table, ratio
 from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import shipped
-from ksched.tuning.canonical_plan import canonical, flow_level, table_of
-from ksched.tuning.fit import Free, OnGrid, Problem, fit
+from ksched.tuning.canonical_plan import canonical, flow_level, linear_of, table_of
+from ksched.tuning.fit import Free, Linear, OnGrid, Problem, fit
 from ksched.tuning.job import Job
 from ksched.tuning.reference_mixtures import SMALL, SMALLEST, zoo
 from ksched.tuning.trial import Trial, objection, typical
@@ -34,6 +34,9 @@ ERROR = 0.001  # of a model, relative to the data, that every plan is made to be
 
 
 ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
+
+
+FREE_ITERATIONS = (14, 12)  # of free rows through a model, on few runs and on more
 
 
 _CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
@@ -52,6 +55,10 @@ _OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted
 
 
 _FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
+
+
+#: Of free rows. They are for one model, so no others have a share: on these, which are not guided as it is, they lose.
+_RIDGE_FREED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -214,6 +221,21 @@ class Tuning:
         )
         return self.job.built(family.table(numbers), self.source.data_std)
 
+    def freed(self, start: Plan, problems: Sequence[Problem], told: Callable[[float], object]) -> Plan:
+        """A plan with free rows, and levels of their own that the model is told, fitted from another one.
+
+        Parameters
+        ----------
+        problems : to fit to one after the other
+        """
+        std = self.source.data_std
+        table = linear_of(start, std)
+        family = Linear(self.job.steps, self.source.first, self.source.low).conditioned(problems[0], table)
+        numbers = family.numbers(table)
+        for problem, count in zip(problems, FREE_ITERATIONS, strict=True):
+            numbers = fit(family, [problem], numbers, iterations=count, ridge=_RIDGE_FREED, progress=told)
+        return self.job.built(family.table(numbers, table.levels), std)
+
     def starts(self, end: AutoEnd) -> Plan:
         """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""
         assert self.best_untuned is not None
@@ -223,7 +245,8 @@ class Tuning:
     @contextmanager
     def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
         """A progress bar over the iterations of so many fits, and of one through the model."""
-        total = fits * (self.iterations + MORE_ITERATIONS) + through * ITERATIONS["model"]
+        last = sum(FREE_ITERATIONS) if self.job.frees else ITERATIONS["model"]
+        total = fits * (self.iterations + MORE_ITERATIONS) + through * last
         bar = progress_bar(total, 0) if self.job.progress else None
         try:
             yield (lambda loss: None) if bar is None else (lambda loss: bar.update(1))

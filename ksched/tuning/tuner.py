@@ -36,6 +36,7 @@ def tune(
     process: Process | None = None,
     sampler: str | None = None,
     level: Level = 1,
+    consistent: bool = False,
     end: AutoEnd | None = None,
     guidance: float = 1.0,
     labels: Sequence[int] | Array | torch.Tensor | None = None,
@@ -62,6 +63,8 @@ def tune(
     level : how much is done. 0, choose among the shipped plans and the best pairs of sampler and schedule; 1, fit a
         mixture of Gaussians to the samples, or to what the model draws, and a plan to exact runs of it; 2, go on from
         there through the model itself by autograd, which needs a denoiser
+    consistent : fit only plans that are exact for a constant prediction, whose steps take means of predictions and
+        whose model is told the level of its state; otherwise level 2 frees the rows, and what the model is told
     end : "denoised", the result is the last prediction, for models that are noisy; None, what is better
     guidance : with samples, scale of the classifier-free guidance that the plan is for
     labels : with guidance, what every sample is; None guides towards the parts that are found in the samples
@@ -109,6 +112,7 @@ def tune(
         sampler=None if sampler is None else sampler_spec(sampler).name,
         options=options,
         level=level,
+        consistent=consistent,
         end=end,
         guidance=guidance,
         labels=None if labels is None else np.asarray(labels).ravel(),

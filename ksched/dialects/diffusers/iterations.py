@@ -323,7 +323,7 @@ def _iterations_of(
         np.asarray(network, dtype=np.float64),
         False,
         np.append(calls, method.sigmas[-1]),
-        start_std(process, float(calls[0]), config),
+        start_std(process, method.whole.start.label, config),
         order,
         conversions_of(process, prediction_of(config, stock), calls),
     )

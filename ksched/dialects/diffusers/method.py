@@ -170,7 +170,10 @@ class Method:
         called = next((labels[k] for k in range(begin, whole.nfe) if steps[k] == first), None)
         sub = self.sigmas[first:] if called is None else (called, *self.sigmas[first + 1 :])
         shorter = self._on_fewer(options, whole.steps, first)
-        for sampler, how in ((self.sampler, shorter), ("ipndm", {}), ("euler", {})):
+        if whole.tells_others:  # a loop that begins here noises its state to the level that the model is told
+            lead, sub = [], (*labels[begin:], whole.end.label)
+        falls = all(s > t for s, t in pairwise(sub))
+        for sampler, how in ((self.sampler, shorter), ("ipndm", {}), ("euler", {})) if falls else ():
             rest = None if len(sub) < 2 else replace(self, sampler=sampler, options=how, request=None)._built(sub, how)
             made = [level.label for level in lead] + ([level.label for level in rest.levels] if rest else [])
             if len(made) == len(labels) - begin and np.allclose(made, labels[begin:], rtol=1e-9, atol=0):

@@ -1,0 +1,112 @@
+"""Plans whose model is told other noise levels than those of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ksched.names.enums import Prediction
+from ksched.plan.plan import Plan
+from ksched.plan.rows import Register, Row, in_order
+from ksched.processes import EDM, Level, Process
+from ksched.processes.conversion import conversion
+from ksched.types import ArrayLike
+
+__all__ = ["tell"]
+
+
+def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Prediction | str | None = None) -> Plan:
+    """The plan with a network that is told other noise levels than those of the states that it sees.
+
+    Parameters
+    ----------
+    plan : what is run
+    sigmas : contract sigma that the network is told at every model call, above 0
+    process : what it was trained on
+    prediction : None, its answer is read as the x0 prediction of the level that it is told; or what the network
+        predicts, as for `Denoiser`: its answer is taken for that of the level of the state, so that a slope or a noise
+        stays as it is
+
+    Returns
+    -------
+    a plan of the same steps, whose rows make up for what a denoiser makes of another level
+
+    Raises
+    ------
+    ValueError : another number of sigmas than the plan has model calls, or sigmas that the process does not have
+
+    Notes
+    -----
+    A denoiser is a function of a state and a sigma, and it hears what it is told as a whole: its input scaling, its
+    timestep and what it makes of the network's answer are those of that sigma. Programs that decouple the two times
+    differ in what else they change: LD3 (Tong et al. 2024, arXiv:2405.15506) reads the answer as x0 of the told time
+    where its solver predicts data (DPM-Solver++, UniPC), and leaves noise as it is where its solver predicts noise
+    (iPNDM). All of it is linear, so it is a matter of the rows. The network sees the state scaled for its own level, as
+    there; but EDM's scaling is a part of the network there, and hears what that is told.
+
+    Examples
+    --------
+    >>> import ksched
+    >>> sampler = ksched.build_sampler("euler", sigmas=[1, 0.5, 0], process=ksched.Flow())
+    >>> print(ksched.tell(sampler.plan, [1, 0.4], process=ksched.Flow(), prediction="flow"))
+    x0   eval s=1
+    x1   eval s=0.4 at 0.5  +0.500000 x0  +0.500000 D0
+    x2                      -0.250000 x1  +1.250000 D1
+    """
+    told = [process.level(float(sigma)) for sigma in np.asarray(sigmas, dtype=np.float64).ravel()]
+    if len(told) != plan.nfe or not all(0 < level.label <= process.sigma_limit for level in told):
+        raise ValueError(
+            f"sigmas must be one for each of {plan.nfe} model calls, above 0 and at most {process.sigma_limit:g}; got "
+            f"{[level.label for level in told]}"
+        )
+    known: dict[Register, Mapping[Register, float]] = {}  # what is no longer its register, as a sum of new ones
+    rows: list[Row] = []
+    calls = 0
+    for k, row in enumerate(plan.rows):
+        terms = _summed(row, known)
+        old = row.level
+        if old is None:
+            rows.append(row._replace(terms=in_order(terms)))
+            known[Register("x", k)] = {Register("x", len(rows) - 1): 1.0}
+            continue
+        new = told[calls]
+        share = _scale(process, new) / _scale(process, old)
+        if not k and share != 1:  # the start is given as it is
+            rows.append(Row((), None, row.step))
+            terms = {Register("x", 0): 1.0}
+        scaled = {register: value * share for register, value in terms.items()}
+        own = None if row.at == new else row.at
+        rows.append(row._replace(terms=in_order(scaled), level=new, state_level=own))
+        here = Register("x", len(rows) - 1)
+        known[Register("x", k)] = {here: 1 / share}
+        of_x, of_answer = (0.0, 1.0) if prediction is None else _read(process, prediction, old, new, share)
+        for answer in (Register("D", calls), Register("U", calls)):
+            known[answer] = {answer: of_answer, here: of_x}
+        calls += 1
+    return replace(plan, rows=tuple(rows))
+
+
+def _summed(row: Row, known: Mapping[Register, Mapping[Register, float]]) -> dict[Register, float]:
+    """The terms of a row over new registers."""
+    total: dict[Register, float] = {}
+    for register, value in row.terms:
+        for own, share in known.get(register, {register: 1.0}).items():
+            total[own] = total.get(own, 0.0) + value * share
+    return {register: value for register, value in total.items() if value}
+
+
+def _scale(process: Process, level: Level) -> float:
+    """What the network's input is divided by, where that is no part of the network."""
+    return 1.0 if isinstance(process, EDM) else float(process.input_norm(level.label))
+
+
+def _read(process: Process, prediction: Prediction | str, old: Level, new: Level, share: float) -> tuple[float, float]:
+    """What the prediction at one level is, of a state and of the denoiser's answer at another one."""
+    kind = Prediction.parse(prediction)
+    (_, of_x, of_output), (_, told_x, told_output) = (
+        tuple(map(float, conversion(process, kind, level.label))) for level in (old, new)
+    )
+    of_answer = of_output / told_output
+    return of_x / share - of_answer * told_x, of_answer
