@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from ksched.processes import Level
 
-__all__ = ["Draw", "Register", "Row", "form_text", "in_order", "without_unused"]
+__all__ = ["Draw", "Register", "Row", "form_text", "in_order", "most_held", "without_unused"]
 
 
 class Register(NamedTuple):
@@ -71,6 +72,31 @@ _KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
 def in_order(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
     """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
+
+
+def most_held(rows: Sequence[Row], last_use: Mapping[Register, int]) -> int:
+    """`Plan.live_registers`, of rows and the last of them that reads each register."""
+    before = [0, *accumulate(row.level is not None for row in rows)]  # calls before each row
+    first_use = {register: k for k, row in reversed([*enumerate(rows)]) for register, _ in row.terms}
+    going = [0] * (len(rows) + 1)  # registers that are needed no more after each row
+    most = held = 0
+    for k, row in enumerate(rows):
+        formed = [Register("x", k)]
+        for register, _ in row.terms:
+            if register.kind == "xi" and first_use[register] == k and before[last_use[register]] > before[k]:
+                formed.append(register)
+        held += len(formed)
+        most = max(most, held)
+        for register in formed:
+            going[last_use.get(register, k + 1)] += 1
+        held -= going[k]
+        if row.level is not None:
+            outputs = [Register(kind, before[k]) for kind in ("DU" if row.both else "D")]
+            for register in outputs:
+                going[last_use.get(register, k + 1)] += 1
+            held += len(outputs)
+            most = max(most, held)
+    return most
 
 
 def without_unused(rows: list[Row], draws: Sequence[Draw]) -> tuple[list[Row], tuple[Draw, ...]]:
