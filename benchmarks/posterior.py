@@ -6,13 +6,14 @@ with noise. Posteriors are known in closed form. Three errors, each the mean ove
 root of the posterior's total variance; of the covariance, by Frobenius norms; and the sliced 2-Wasserstein distance to
 exact samples, over the root of the mean variance. "exact" is a second set of exact samples: what a perfect method
 would show.
-``python benchmarks/posterior.py``. Writes posterior.json and, with ``--pictures FILE``, a picture.
+``python benchmarks/posterior.py``. Writes posterior.json and, with ``--pictures FILE``, a picture; with ``--checkpoint
+FILE``, one of the checkpoint of handwritten digits, a latent diffusion model whose pixels are observed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -199,15 +200,67 @@ def picture(path: Path, each: int = 5) -> None:
     figure.savefig(path, dpi=90)
 
 
+def picture_of_checkpoint(path: Path, draws: int = 3) -> None:
+    """Held-out digits seen in part through the autoencoder, by "dps", which is for operators that are not linear."""
+    from _handwriting import WORDS, real
+    from digits_recognised import FOLDER, Checkpoint
+    from matplotlib.figure import Figure
+
+    checkpoint, held = Checkpoint(FOLDER), real()[1]
+    labels = (2, 3, 5, 8)
+    originals = torch.stack([held.images[np.flatnonzero(held.labels == label)[0]] for label in labels])
+    prompts = [text for label in labels for text in ("", f"a handwritten {WORDS[label]}") for _ in range(draws)]
+    denoiser = checkpoint.denoiser.given(encoder_hidden_states=checkpoint.embedded(prompts).detach())
+    sampler = ksched.build_sampler("dpmpp_2m", "karras", 25, process=checkpoint.process)
+    x = sampler.initial_state((draws, 4, 8, 8), seed=1).repeat(len(prompts) // draws, 1, 1, 1)
+
+    def decoded(latents: torch.Tensor) -> torch.Tensor:
+        return cast(
+            torch.Tensor, checkpoint.vae.decode(latents / checkpoint.vae.config.scaling_factor).sample.mean(1, True)
+        )
+
+    parts: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "Inpainting: the left half is seen": lambda images: images[..., :16],
+        "Super-resolution: 8x8 of 32x32": torch.nn.AvgPool2d(4),
+    }
+    figure = Figure(figsize=(13.6, 4.2), layout="constrained")
+    for half, (title, part) in zip(figure.subfigures(1, 2), parts.items(), strict=True):
+        clean = part(originals)
+        y = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+        repeated = y.repeat_interleave(2 * draws, 0)
+        model = guidance.observed(denoiser, lambda z, part=part: part(decoded(z)), repeated, 0.1, "dps")
+        with torch.no_grad():
+            results = decoded(sampler.sample(model, x))
+        off = (part(results) - repeated).square().mean().sqrt()
+        wrong = (results - originals.repeat_interleave(2 * draws, 0)).square().mean().sqrt()
+        print(f"{title}: {off:.3f} off what is seen, {wrong:.3f} off the original")
+        half.suptitle(title)
+        axes = half.subplots(len(labels), 2 + 2 * draws, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+        for i, row in enumerate(axes):
+            seen = torch.nn.functional.pad(y[i], (0, 16)) if y.shape[-1] == 16 else y[i]
+            shown = [originals[i], seen, *results[2 * draws * i : 2 * draws * (i + 1)]]
+            for at, image in zip(row, shown, strict=True):
+                at.set_axis_off()
+                at.imshow(image[0], cmap="gray", vmin=-1, vmax=1)
+        for column, label in {0: "original", 1: "seen", 3: "no prompt", 3 + draws: "prompted"}.items():
+            axes[0, column].set_title(label, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     """Measure and write."""
     parser = arguments(__doc__, 0.0)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="draws for each observation")
     parser.add_argument("--pictures", type=Path, help="draw digits into this file, and measure nothing")
+    parser.add_argument("--checkpoint", type=Path, help="draw the checkpoint's digits into this file instead")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.pictures:
         picture(args.pictures)
+    if args.checkpoint:
+        picture_of_checkpoint(args.checkpoint)
+    if args.pictures or args.checkpoint:
         return
     data: dict[str, Any] = {**facts(), "samples": args.samples, "observations": OBSERVATIONS, "problems": {}}
     for name, problem in problems().items():

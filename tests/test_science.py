@@ -170,7 +170,7 @@ def rkg2(x: Array, h: float, expanded: Callable[[float], Array], stages: int, pu
     width = 6 / ((stages + 4) * (stages - 1))
     # a stage's own time is what its recursion makes of a slope of 1; the program has the times of another method
     own, told = [0.0, width], [0.0, 4 / 3 / (stages**2 + stages - 2)]
-    states = [x, x + width * h * expanded(0.0)]
+    states: list[Array] = [x, x + width * h * expanded(0.0)]
     for j in range(2, stages + 1):
         mu, nu = (2 * j + 1) / j * b[j] / b[j - 1], -(j + 1) / j * b[j] / b[j - 2]
         of_start = -mu * width * (1 - j * (j + 1) / 2 * b[j - 1])
