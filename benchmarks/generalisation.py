@@ -114,7 +114,9 @@ def checkpoint(calls: Sequence[int]) -> dict[str, Any]:
     return {"scale": SCALE, "calls": found}
 
 
-def gains(data: Mapping[str, Any], families: Sequence[str], calls: Sequence[int]) -> Iterator[tuple[str, int, list[float]]]:
+def gains(
+    data: Mapping[str, Any], families: Sequence[str], calls: Sequence[int]
+) -> Iterator[tuple[str, int, list[float]]]:
     """Gains over the best pair, by range and number of calls."""
     for of, cells in data["unguided"].items():
         for n in calls:

@@ -146,7 +146,7 @@ def explain(a: str, b: str | None = None, *, steps: int = 10, process: Process |
     a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
         "beta"; "auto" alone says what it chooses and why
     steps, process : the run on which their noise levels and tables are compared
-    options : of "auto": end and data_std
+    options : of "auto": end, data_std and guidance
 
     Raises
     ------
