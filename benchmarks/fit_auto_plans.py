@@ -20,6 +20,7 @@ range, which flatters these a little.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -53,6 +54,7 @@ CALLS = {
 }
 #: scales of guidance that there are tables for, and the calls of these
 SCALES, GUIDED_CALLS = (4.0, 7.0, 2.0), (4, 6, 5, 8, 10)
+TWICE = (6, 8, 10)  # calls of tables that are fitted from what was there before too
 AROUND = 1.25  # scales of a zoo are so far above and below
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
@@ -68,7 +70,7 @@ NOISE = {"integral": 0.002, "denoised": 0.02}
 KNOWN = ("spectra", "mixture", "cloud")
 SOLVED = (0.001, 0.0005)  # errors below which there is little to gain, or to lose
 WORST, SHARPNESS = 0.3, 4.0  # share of the worst members in the loss, and which count as such
-KEPT = 1.5  # what it costs to be behind the table before
+KEPT, MARGIN = 2.5, 0.03  # what it costs to be behind the table before, and by how much to be ahead
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ class Aim:
         self.problems = [replace(p, noise=NOISE[job.end]) for p in problems]
         process, std = TESTED[job.of].process, TESTED[job.of].std
         end = "denoised" if job.end == "denoised" else None
-        pairs = [_tensors(canonical(plan, std)) for _, plan in untuned(job.calls, process, end)]
+        plans = [plan for _, plan in untuned(job.calls, process, end)]
         with torch.no_grad():
-            self.pair = torch.stack([self.means(*pair) for pair in pairs]).amin(0)
+            self.pair = torch.stack([self.means(*_tensors(canonical(plan, std))) for plan in plans]).amin(0)
             self.before = None if before is None else self.means(*before)
+        self.starts = list(_tables_of(plans, std, RANGES[job.of][1]))
         counts = [k.members for k in kinds]
         told = job.guidance is not None
         self.rewarded = _each([float(told or not k.guided) for k in kinds], counts)
@@ -130,7 +133,7 @@ class Aim:
         total = (1 - WORST) * share @ behind + WORST * worst
         if self.before is not None:
             share = weights * self.kept
-            total = total + KEPT * share @ ((means + lost) / (self.before + lost)).log().relu() / share.sum()
+            total = total + KEPT * share @ (MARGIN + ((means + lost) / (self.before + lost)).log()).relu() / share.sum()
         return total
 
     def of(self, family: Free, table: Table) -> float:
@@ -139,6 +142,14 @@ class Aim:
             weights = torch.cat([torch.full_like(p.spread.reshape(-1), p.weight) for p in self.problems])
             levels, rows = family.rows(torch.from_numpy(family.numbers(table)))
             return float(self(self.means(levels, rows), weights / weights.sum()))
+
+
+def _tables_of(plans: Sequence[ksched.Plan], std: float, low: float) -> Iterator[Table]:
+    """Of the plans that are tables, above the lowest level."""
+    for plan in plans:
+        with contextlib.suppress(ValueError):
+            table = table_of(plan, std)
+            yield Table((table.levels[0], *np.clip(table.levels[1:-1], low * 1.001, None).tolist(), 0.0), table.weights)
 
 
 def _tensors(arrays: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,29 +179,39 @@ def start_of(of: str, calls: int) -> Table:
 
 
 def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
-    """One table, from the best of a known method, the fitted one of nearest fewer calls, and what was there before.
-
-    The last is a start only under guidance: without, it is the bottom of a valley that others are beyond.
-    """
+    """One table, from known ones and from what was there before, whichever ends better."""
     first, low = RANGES[job.of]
     if job.calls == 1:  # one prediction is all there is
         return Table((first, 0.0), ((),))
     family = Free(job.calls, first, low, job.end)
     aim = Aim(job, None if before is None else family.rows(torch.from_numpy(family.numbers(before))))
-    starts = [start_of(job.of, job.calls)]
+    starts = [start_of(job.of, job.calls), *aim.starts, *_near(job, known)]
+    losses = [aim.of(family, start) for start in starts]
+    starts = [starts[losses.index(min(losses))]]
+    if before is not None and (job.calls in TWICE or job.guidance is not None or job.end == "denoised"):
+        starts.append(before)
+    found = [] if before is None else [before]
+    for start in starts:
+        numbers = fit(family, aim.problems, family.numbers(start), iterations=job.iterations, loss_of=aim)
+        found.append(_rounded(family.table(numbers)))
+    ends = [aim.of(family, table) for table in found]
+    print(f"  losses: before {min(losses):.3f}; after", *(f"{loss:.3f}" for loss in ends))
+    return found[ends.index(min(ends))]
+
+
+def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
+    """The table of the nearest fewer calls, and those of other ranges, which have much the same levels."""
+    first, low = RANGES[job.of]
+    for other, table in known.items():
+        if replace(other, of=job.of) == job and table.levels[-2] > low:
+            below = [level for level in table.levels[1:] if level < (first if math.isfinite(first) else 100.0)]
+            if len(below) == job.calls:
+                yield Table((first, *below), table.weights)
     fewer = [
         other for other in known if replace(other, calls=0) == replace(job, calls=0) and 1 < other.calls < job.calls
     ]
-    starts += [known[max(fewer, key=lambda other: other.calls)].stretched(job.calls)] if fewer else []
-    starts += [before] if before is not None and (job.guidance is not None or job.end == "denoised") else []
-    losses = [aim.of(family, start) for start in starts]
-    best = starts[losses.index(min(losses))]
-    numbers = fit(family, aim.problems, family.numbers(best), iterations=job.iterations, loss_of=aim)
-    found = _rounded(family.table(numbers))
-    there = math.inf if before is None else aim.of(family, before)
-    losses += [there, aim.of(family, found)]
-    print("  losses of starts, of the table before, of the new one:", *(f"{loss:.3f}" for loss in losses))
-    return found if losses[-1] < there or before is None else before
+    if fewer:
+        yield known[max(fewer, key=lambda other: other.calls)].stretched(job.calls)
 
 
 def _rounded(table: Table) -> Table:
