@@ -70,7 +70,11 @@ NOISE = {"integral": 0.002, "denoised": 0.02}
 KNOWN = ("spectra", "mixture", "cloud")
 SOLVED = (0.001, 0.0005)  # errors below which there is little to gain, or to lose
 WORST, SHARPNESS = 0.3, 4.0  # share of the worst members in the loss, and which count as such
-KEPT, MARGIN = 2.5, 0.03  # what it costs to be behind the table before, and by how much to be ahead
+KEPT, MARGIN, SOFT = (
+    2.5,
+    0.03,
+    0.03,
+)  # what it costs to be behind the table before, and by how much to be ahead; how round that is
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class Aim:
         total = (1 - WORST) * share @ behind + WORST * worst
         if self.before is not None:
             share = weights * self.kept
-            total = total + KEPT * share @ (MARGIN + ((means + lost) / (self.before + lost)).log()).relu() / share.sum()
+            apart = MARGIN + ((means + lost) / (self.before + lost)).log()
+            total = total + KEPT * share @ torch.nn.functional.softplus(apart, 1 / SOFT) / share.sum()
         return total
 
     def of(self, family: Free, table: Table) -> float:
