@@ -163,7 +163,7 @@ def test_told_the_scale_it_is_nearer_under_guidance() -> None:
     def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         aim = torch.empty_like(x)
         for k, part in enumerate(parts):
-            aim[k :: len(parts)] = part(x[k :: len(parts)], sigma)
+            aim[k :: len(parts)] = part(x[k :: len(parts)], sigma[k :: len(parts)])
         out = mixture(x, sigma)
         return out + 4.0 * (aim - out)
 
