@@ -73,14 +73,14 @@ def _tabular(seed: int, scale: float = 1.0) -> Family:
     """Measurements of breast cancers: 30 columns that go together."""
     from sklearn.datasets import load_breast_cancer
 
-    return _cells(_standardised(load_breast_cancer().data), 6, seed, scale)
+    return _cells(_standardised(load_breast_cancer(return_X_y=True)[0]), 6, seed, scale)
 
 
 def _wine(seed: int) -> Family:
     """Analyses of wines: 13 columns."""
     from sklearn.datasets import load_wine
 
-    return _cells(_standardised(load_wine().data), 3, seed)
+    return _cells(_standardised(load_wine(return_X_y=True)[0]), 3, seed)
 
 
 def _photo(seed: int, scale: float = 1.0) -> Family:
