@@ -121,7 +121,7 @@ class Aim:
         counts = [k.members for k in kinds]
         told = job.guidance is not None
         self.rewarded = _each([float(told or not k.guided) for k in kinds], counts)
-        self.kept = _each([(2.0 if k.guided else 1.0) * (told or k.of in KNOWN) for k in kinds], counts)
+        self.kept = _each([(2.0 if k.guided or k.of == "spectra" else 1.0) * (told or k.of in KNOWN) for k in kinds], counts)
 
     def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Mean errors of all members."""
