@@ -55,6 +55,7 @@ CALLS = {
 #: scales of guidance that there are tables for, and the calls of these
 SCALES, GUIDED_CALLS = (4.0, 7.0, 2.0), (4, 6, 5, 8, 10)
 TWICE = (6, 8, 10)  # calls of tables that are fitted from what was there before too
+PART = 0.6  # of the way from there that is gone
 AROUND = 1.25  # scales of a zoo are so far above and below
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
@@ -121,7 +122,9 @@ class Aim:
         counts = [k.members for k in kinds]
         told = job.guidance is not None
         self.rewarded = _each([float(told or not k.guided) for k in kinds], counts)
-        self.kept = _each([(2.0 if k.guided or k.of == "spectra" else 1.0) * (told or k.of in KNOWN) for k in kinds], counts)
+        self.kept = _each(
+            [(2.0 if k.guided or k.of == "spectra" else 1.0) * (told or k.of in KNOWN) for k in kinds], counts
+        )
 
     def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Mean errors of all members."""
@@ -198,7 +201,8 @@ def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
     found = [] if before is None else [before]
     for start in starts:
         numbers = fit(family, aim.problems, family.numbers(start), iterations=job.iterations, loss_of=aim)
-        found.append(_rounded(family.table(numbers)))
+        table = family.table(numbers)
+        found.append(_rounded(_between(before, table) if start is before and job.guidance is None else table))
     ends = [aim.of(family, table) for table in found]
     print(f"  losses: before {min(losses):.3f}; after", *(f"{loss:.3f}" for loss in ends))
     return found[ends.index(min(ends))]
@@ -217,6 +221,18 @@ def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
     ]
     if fewer:
         yield known[max(fewer, key=lambda other: other.calls)].stretched(job.calls)
+
+
+def _between(before: Table, fitted: Table) -> Table:
+    """Part of the way to what a fit from a table ends with: the rest of it does not carry over to other data."""
+
+    def part(a: float, b: float) -> float:
+        return (1 - PART) * a + PART * b
+
+    pairs = list(zip(before.levels, fitted.levels, strict=True))[1:-1]
+    levels = [before.levels[0], *(math.exp(part(math.log(a), math.log(b))) for a, b in pairs)]
+    weights = [tuple(map(part, a, b)) for a, b in zip(before.weights, fitted.weights, strict=True)]
+    return Table((*levels, 0.0), tuple(weights))
 
 
 def _rounded(table: Table) -> Table:
