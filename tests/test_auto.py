@@ -55,9 +55,8 @@ def test_few_calls_have_tables_and_many_a_general_pair(of: str, end: AutoEnd) ->
         chosen = choose(steps, process, data_std=std, end=end)
         assert chosen.table is not None
         assert chosen.table.calls == steps
-        assert ("stretched" in chosen.why) == (end == "denoised" and steps in {7, 9, 11})
-    if end == "denoised":
-        assert "stretched from that of 8 calls" in choose(9, process, data_std=std, end=end).why
+        assert ("stretched" in chosen.why) == (steps in {"integral": {9, 11}, "denoised": {7, 9, 11}}[end])
+    assert "stretched from that of 8 calls" in choose(9, process, data_std=std, end=end).why
     beyond = choose(21, process, data_std=std, end=end)
     assert beyond.table is None
     assert "the tables that end in this way are for 1, 2, 3" in beyond.why
