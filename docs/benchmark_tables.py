@@ -410,6 +410,40 @@ def _held_out(data: Mapping[str, Any]) -> str:
     return _table(["calls, pair", "six", *beds], rows)
 
 
+def _generalisation(data: Mapping[str, Any]) -> str:
+    """How many times smaller the error of `auto` is than that of the best pair, by family."""
+    parts = []
+    for of, cells in data["unguided"].items():
+        families = list(next(iter(cells.values()))["families"])
+        rows = []
+        for calls, cell in cells.items():
+            gains = [cell["families"][family]["gain"] for family in families]
+            rows.append([calls, *(f"{gain:.2f}" for gain in (*gains, _middle_of(gains), min(gains)))])
+        parts.append(f"**{_RANGES[of]}**\n\n{_table(['calls', *families, 'mean', 'least'], rows)}")
+    return "\n".join([f"{_machine(data)}\n", *parts])
+
+
+def _generalisation_guided(data: Mapping[str, Any]) -> str:
+    rows = []
+    for of, by_calls in data["guided"].items():
+        for calls, by_scale in by_calls.items():
+            for scale, cells in by_scale.items():
+                means = [_middle_of(cell[key] for cell in cells.values()) for key in ("error", "auto", "told")]
+                rows.append([_RANGES[of], calls, scale, *map(_error, means)])
+    return _table(["range", "calls", "guidance", "best pair", "`auto`", "`auto`, told the scale"], rows)
+
+
+def _generalisation_checkpoint(data: Mapping[str, Any]) -> str:
+    rows = [[n, *(_error(cell[key]) for key in ("auto", "told"))] for n, cell in data["checkpoint"]["calls"].items()]
+    return _table(["calls", "`auto`", f"`auto`, guidance={data['checkpoint']['scale']:g}"], rows)
+
+
+def _middle_of(values: Iterable[float]) -> float:
+    """Geometric mean."""
+    found = list(values)
+    return math.exp(sum(map(math.log, found)) / len(found))
+
+
 def _laws(data: Mapping[str, Any]) -> str:
     rows = []
     for name, by_calls in data["laws"].items():
@@ -673,6 +707,9 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "accuracy_laws": ("accuracy", _laws),
     "posterior": ("posterior", _posterior),
     "posterior_summary": ("posterior", _posterior_summary),
+    "generalisation": ("generalisation", _generalisation),
+    "generalisation_guided": ("generalisation", _generalisation_guided),
+    "generalisation_checkpoint": ("generalisation", _generalisation_checkpoint),
     "tuned_auto": ("tuned", _tuned_auto),
     "tuned_six": ("tuned", _tuned_six),
     "tuned_tune": ("tuned", _tuned_tune),

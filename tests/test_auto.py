@@ -51,10 +51,11 @@ def test_any_number_of_calls_is_a_consistent_plan_within_the_range(of: str, end:
 @pytest.mark.parametrize("of", RANGES)
 def test_few_calls_have_tables_and_many_a_general_pair(of: str, end: AutoEnd) -> None:
     process, std = RANGES[of]
-    for steps in range(1, 12):
+    for steps in range(1, 12 if end == "denoised" else 21):
         chosen = choose(steps, process, data_std=std, end=end)
         assert chosen.table is not None
         assert chosen.table.calls == steps
+        assert ("stretched" in chosen.why) == (steps in {"integral": {9, 11}, "denoised": {7, 9, 11}}[end])
     assert "stretched from that of 8 calls" in choose(9, process, data_std=std, end=end).why
     beyond = choose(21, process, data_std=std, end=end)
     assert beyond.table is None
@@ -116,6 +117,64 @@ def test_on_other_levels_it_is_a_general_method() -> None:
     assert analysis.table(shaken.plan) == pytest.approx(analysis.table(own.plan), abs=1e-4)
 
 
+def guided(of: str) -> dict[int, set[float]]:
+    """Scales that there are tables for, by number of calls."""
+    process, std = RANGES[of]
+    found: dict[int, set[float]] = {}
+    for steps in range(1, 21):
+        names = [choose(steps, process, data_std=std, guidance=scale).name for scale in np.geomspace(0.5, 30, 60)]
+        found[steps] = {float(name.rpartition("guidance ")[2]) for name in names if "guidance" in name}
+    return {steps: scales for steps, scales in found.items() if scales}
+
+
+def test_the_table_of_the_nearest_scale_of_guidance_is_taken() -> None:
+    for of, (process, std) in RANGES.items():
+        tables = guided(of)
+        for steps, scales in tables.items():
+            own = {scale: choose(steps, process, data_std=std, guidance=scale) for scale in (1.0, *scales)}
+            plain = choose(steps, process, data_std=std)
+            assert own[1.0].sigmas == plain.sigmas
+            for scale in scales:
+                assert f"guidance {scale:g}" in own[scale].name
+                assert own[scale].table != plain.table
+                assert choose(steps, process, data_std=std, guidance=1.01 * scale).name == own[scale].name
+                sampler = build_sampler("auto", calls=steps, process=process, data_std=std, guidance=scale)
+                assert sampler.nfe == steps
+                assert all(sampler.sigmas[:-1] >= process.sigma_min * (1 - 1e-9))
+                assert table_of(sampler.plan, std).last == pytest.approx(own[scale].table.last)  # type: ignore[union-attr]
+    assert {4, 6} <= guided("sd").keys()
+
+
+def test_guidance_without_a_table_of_its_own_is_borne_and_said() -> None:
+    assert choose(20, VP(), guidance=5.0).table == choose(20, VP()).table
+    assert "no table of its own" in explain("auto", steps=20, guidance=5.0)
+    assert "is nearest to 5.5" in explain("auto", steps=6, guidance=5.5)
+    assert build_sampler("auto", calls=40, guidance=5.0).plan == build_sampler("auto", calls=40).plan
+
+
+def test_told_the_scale_it_is_nearer_under_guidance() -> None:
+    """On handwritten digits under guidance, which no table was fitted to."""
+    mixture = digits(VP())
+    parts = [mixture.only(label) for label in sorted(set(mixture.labels))]
+    std = float(np.sqrt(np.mean(mixture.covariance.diagonal() + mixture.mean**2)))
+    x = torch.randn(60, 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * VP().sigma_max
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        aim = torch.empty_like(x)
+        for k, part in enumerate(parts):
+            aim[k :: len(parts)] = part(x[k :: len(parts)], sigma[k :: len(parts)])
+        out = mixture(x, sigma)
+        return out + 4.0 * (aim - out)
+
+    ends = build_sampler("exp_pc", "exponential", 150, end="integral").sample(model, x)
+
+    def error(**how: Any) -> float:
+        found = build_sampler("auto", calls=4, data_std=std, **how).sample(model, x)
+        return float((found - ends).square().mean(1).sqrt().mean())
+
+    assert error(guidance=4.0) < error() / 1.05
+
+
 def test_it_is_explained() -> None:
     text = explain("auto", steps=8, process=EDM(), data_std=0.5)
     for words in (
@@ -135,6 +194,8 @@ def test_it_is_explained() -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"end": "sigma_min"}, "end must be one of"),
         ({"data_std": 0}, "data_std must be"),
+        ({"guidance": 0}, "guidance must be"),
+        ({"guidance": "high"}, "guidance must be a number"),
         ({"eta": 1.0}, "no option 'eta'"),
         ({"as_ve": True}, "no option 'as_ve'"),
     ],

@@ -151,7 +151,7 @@ def explain(
         "beta"; "auto" alone says what it chooses and why. Or a `Plan`, alone: what it tells the model, its exact
         errors, and what `Plan.skip` did to them
     steps, process : the run on which their noise levels and tables are compared
-    options : of "auto": end and data_std
+    options : of "auto": end, data_std and guidance
 
     Raises
     ------

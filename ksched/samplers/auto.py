@@ -42,24 +42,33 @@ def _shipped() -> Mapping[str, Any]:
 
 
 @cache
-def _tables() -> Mapping[tuple[str, str, int], Table]:
-    """Tables by range, end and number of calls."""
-    return {(t["range"], t["end"], t["calls"]): Table.from_dict(t) for t in _shipped()["tables"]}
+def _tables() -> Mapping[tuple[str, str, int, float], Table]:
+    """Tables by range, end, number of calls, and scale of guidance, 1 where they were made for none in particular."""
+    rows = _shipped()["tables"]
+    return {(t["range"], t["end"], t["calls"], float(t.get("guidance", 1))): Table.from_dict(t) for t in rows}
 
 
 def _counts(kind: str, end: str) -> list[int]:
     """Numbers of calls that there is a table for."""
-    return [calls for of, how, calls in _tables() if (of, how) == (kind, end)]
+    return [calls for of, how, calls, scale in _tables() if (of, how, scale) == (kind, end, 1)]
+
+
+def _scale(kind: str, end: str, calls: int, guidance: float | None) -> float:
+    """Of the scales that there are tables for, the nearest, by ratio; 1 where no table was made for a scale."""
+    scales = sorted(scale for *key, scale in _tables() if key == [kind, end, calls])
+    if guidance is None or not scales:
+        return 1.0
+    return min(scales, key=lambda scale: abs(math.log(scale / guidance)))
 
 
 @cache
-def _table(kind: str, end: str, calls: int) -> Table | None:
+def _table(kind: str, end: str, calls: int, scale: float = 1.0) -> Table | None:
     """A table for a number of calls, stretched from the one below where few calls lie between two; else None."""
-    found = _tables().get((kind, end, calls))
+    found = _tables().get((kind, end, calls, scale))
     below = [count for count in _counts(kind, end) if 1 < count < calls]
     if found is not None or calls > _STRETCHED or not below:
         return found
-    return _tables()[kind, end, max(below)].stretched(calls)
+    return _tables()[kind, end, max(below), 1.0].stretched(calls)
 
 
 def auto_origin() -> str:
@@ -86,14 +95,21 @@ class Choice:
     why: str
 
 
-def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> Choice:
+def choose(
+    steps: int,
+    process: Process,
+    *,
+    end: AutoEnd = "integral",
+    data_std: Positive = 1.0,
+    guidance: Positive | None = None,
+) -> Choice:
     """What `auto` runs, and why.
 
     Parameters
     ----------
     steps : model calls
     process : what the model was trained on
-    end, data_std : as for `auto`
+    end, data_std, guidance : as for `auto`
 
     Raises
     ------
@@ -103,7 +119,8 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
     ends = (process.level(sigma) for sigma in (process.sigma_max, process.sigma_min))
     start, lowest = (ratio(level) * process.noise_scale / data_std for level in ends)
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
-    table = None if kind is None else _table(kind, end, steps)
+    scale = 1.0 if kind is None else _scale(kind, end, steps, guidance)
+    table = None if kind is None else _table(kind, end, steps, scale)
     if kind is None:
         why = f"no table is for a start at {start:.4g} times the std of the data"
     elif table is None:
@@ -115,9 +132,22 @@ def choose(steps: int, process: Process, *, end: AutoEnd = "integral", data_std:
         made_for = max(count for count in _counts(kind, end) if count <= steps)
         why = f"the start is that of {_WORDS[kind]}; {auto_origin()}"
         why += f"; stretched from that of {made_for} calls" if made_for < steps else ""
-        return Choice(table, tuple(table.sigmas(process, data_std)), f"the table {kind}, {end}, {steps} calls", why)
+        why += "" if guidance is None else f"; {_nearest(kind, end, steps, guidance)}"
+        name = f"the table {kind}, {end}, {steps} calls" + (f", guidance {scale:g}" if scale != 1 else "")
+        return Choice(table, tuple(table.sigmas(process, data_std)), name, why)
     name, sigmas = _general(steps, process, start, data_std)
     return Choice(None, sigmas, name, why)
+
+
+def _nearest(kind: str, end: str, calls: int, guidance: float) -> str:
+    """Why a table is for a scale of guidance, in words."""
+    scales = sorted(scale for *key, scale in _tables() if key == [kind, end, calls] and scale != 1)
+    if not scales:
+        return f"for guidance {guidance:g} there is no table of its own with so many calls, and this one bears it"
+    known = ", ".join(f"{scale:g}" for scale in scales)
+    nearest = _scale(kind, end, calls, guidance)
+    chosen = "without" if nearest == 1 else f"{nearest:g}"
+    return f"of tables without guidance and for {known}, {chosen} is nearest to {guidance:g}"
 
 
 def _general(steps: int, process: Process, start: float, data_std: float) -> tuple[str, tuple[float, ...]]:
@@ -129,12 +159,27 @@ def _general(steps: int, process: Process, start: float, data_std: float) -> tup
     return "exponential", tuple(float(sigma) for sigma in calculate_sigmas("exponential", steps, process))
 
 
-def auto_levels(steps: int, process: Process, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> list[float]:
+def auto_levels(
+    steps: int,
+    process: Process,
+    *,
+    end: AutoEnd = "integral",
+    data_std: Positive = 1.0,
+    guidance: Positive | None = None,
+) -> list[float]:
     """Contract sigmas of `auto`; arguments and errors as for `choose`."""
-    return list(choose(steps, process, end=end, data_std=data_std).sigmas)
+    return list(choose(steps, process, end=end, data_std=data_std, guidance=guidance).sigmas)
 
 
-def auto(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral", data_std: Positive = 1.0) -> V:
+def auto(
+    run: SamplerContext[V],
+    grid: Grid,
+    x: V,
+    *,
+    end: AutoEnd = "integral",
+    data_std: Positive = 1.0,
+    guidance: Positive | None = None,
+) -> V:
     """The best method known for the number of steps: a tuned table on its own levels, a general method on any other.
 
     One model call per step, deterministic. On its own levels, up to 20 steps, a table of weights that was fitted to
@@ -147,12 +192,16 @@ def auto(run: SamplerContext[V], grid: Grid, x: V, *, end: AutoEnd = "integral",
         of all predictions is, which is more exact and amplifies the errors of a model
     data_std : standard deviation of the data, which the levels are in proportion to. EDM's models have 0.5. A flow
         model that is sampled with a shift of s, as for large images, sees its data as if it were s times as large
+    guidance : scale of classifier-free guidance that the model will be run with, 1 for none; the table that was fitted
+        to the nearest scale is taken. None is the table for models without guidance that bears guidance too
 
     Notes
     -----
-    Tables by ``benchmarks/fit_auto_plans.py``; what they gain is measured by ``benchmarks/tuned.py``.
+    Tables by ``benchmarks/fit_auto_plans.py``; what they gain is measured by ``benchmarks/tuned.py`` and
+    ``benchmarks/generalisation.py``.
     """
-    chosen = choose(len(grid), grid.process, end=end, data_std=data_std) if len(grid) else None
+    how: Any = {"end": end, "data_std": data_std, "guidance": guidance}
+    chosen = choose(len(grid), grid.process, **how) if len(grid) else None
     if chosen and chosen.table and same_levels([level.label for level in grid.levels], chosen.sigmas):
         return weighted(run, grid, x, weights=chosen.table.weights)
     return general(run, grid, x, end=end)

@@ -371,6 +371,7 @@ def fit(
     *,
     iterations: int = 150,
     ridge: float = 1e-4,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _loss,
     progress: Callable[[float], object] | None = None,
 ) -> Array:
     """Numbers of a family with small errors on some problems, near those it is started from.
@@ -379,6 +380,7 @@ def fit(
     ----------
     iterations : at most so many of L-BFGS
     ridge : what a squared distance from the start costs
+    loss_of : of the mean errors of all models, in the order of the problems, and of their weights, whose sum is 1
     progress : told the loss of every one of them
     """
     origin = torch.from_numpy(np.array(start, dtype=np.float64))
@@ -391,7 +393,7 @@ def fit(
         levels, rows = family.rows(numbers)
         means = [problem.means(levels, rows) for problem in problems]
         weights = torch.cat([torch.full_like(m, p.weight) for m, p in zip(means, problems, strict=True)])
-        total = _loss(torch.cat(means), weights / weights.sum()) + ridge * (numbers - origin).square().sum()
+        total = loss_of(torch.cat(means), weights / weights.sum()) + ridge * (numbers - origin).square().sum()
         torch.autograd.backward(total)
         if total.item() < best[0]:
             best = (total.item(), values.copy())

@@ -8,20 +8,17 @@ classifier-free guidance of scale 2 to 9, every item towards a component of its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.fit import Problem, exact_ends
-from ksched.types import Array
+from ksched.tuning.mixture_shapes import SHAPES
 
-__all__ = ["LARGE", "SMALL", "SMALLEST", "Kind", "zoo"]
+__all__ = ["GUIDED", "LARGE", "SMALL", "SMALLEST", "WIDE", "Kind", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,11 @@ class Kind:
     ----------
     members : how many
     dimension, components : of each
-    of : "mixture", "cloud" or "gaussian"
+    of : one of `ksched.tuning.mixture_shapes.SHAPES`
     guided : towards one component, another for every run
     items : runs of every member; guided ones need more, since few of them explode
+    scales : between which scales of guidance lie
+    blocks : so many independent draws make one item, whose modes are those of all of them together
     """
 
     members: int
@@ -43,6 +42,8 @@ class Kind:
     of: str = "mixture"
     guided: bool = False
     items: int = 16
+    scales: tuple[float, float] = (2.0, 9.0)
+    blocks: int = 1
 
 
 #: of every kind, for what is fitted once and for all
@@ -54,6 +55,33 @@ LARGE = (
     Kind(5, 256, 1, "gaussian"),
     Kind(6, 24, 8, guided=True, items=40),
     Kind(6, 64, 10, guided=True, items=40),
+)
+
+
+#: of many more kinds: from 2 dimensions to 1000, from white to steep, from one mode to thousands. What a step costs
+#: hardly goes by the size of a kind, so that there are few, of many members each
+WIDE = (
+    Kind(8, 1000, 1, "spectra", items=6),
+    Kind(6, 24, 8),
+    Kind(6, 64, 10),
+    Kind(6, 48, 100, "cloud"),
+    Kind(6, 2, 40, "tree", items=24),
+    Kind(6, 16, 160, "tree"),
+    Kind(6, 3, 60, "curve", items=24),
+    Kind(4, 24, 120, "curve"),
+    Kind(6, 12, 20, "flakes"),
+    Kind(5, 3, 6, "flakes", items=12, blocks=8),
+    Kind(6, 24, 8, guided=True, items=32),
+    Kind(4, 64, 10, guided=True, items=32),
+)
+
+
+#: under guidance alone, for what is told its scale
+GUIDED = (
+    Kind(6, 24, 8, guided=True, items=32),
+    Kind(4, 64, 10, guided=True, items=32),
+    Kind(6, 48, 100, "cloud", guided=True, items=24),
+    Kind(6, 16, 120, "tree", guided=True, items=24),
 )
 
 
@@ -75,72 +103,9 @@ SMALLEST = (
 )
 
 
-class _Member(NamedTuple):
-    """As for `Mixtures`, with the cluster that every component belongs to."""
-
-    logs: Array
-    means: Array
-    variances: Array
-    clusters: npt.NDArray[np.int_]
-    axes: Array | None = None
-
-
-def _turn(rng: np.random.Generator, dimension: int) -> Array:
-    rotation: Array = np.linalg.qr(rng.standard_normal((dimension, dimension)))[0]
-    return rotation
-
-
-def _spectrum(dimension: int, slope: float) -> Array:
-    """Variances that fall as a power of the number of the axis, of mean 1."""
-    variances = np.arange(1, dimension + 1.0) ** -slope
-    falling: Array = np.maximum(variances / variances.mean(), 1e-4)
-    return falling
-
-
-def _gaussian(rng: np.random.Generator, kind: Kind) -> _Member:
-    variances = _spectrum(kind.dimension, rng.uniform(0.8, 2.5))
-    return _Member(np.zeros(1), np.zeros((1, kind.dimension)), variances[None], np.arange(1))
-
-
-def _cloud(rng: np.random.Generator, kind: Kind) -> _Member:
-    """Points in clusters, each with the same width."""
-    clusters, between = int(rng.integers(3, 12)), rng.uniform(0.3, 0.8)
-    root = _turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 3.0)))
-    centres = rng.standard_normal((clusters, kind.dimension)) @ root.T
-    cluster = rng.integers(0, clusters, kind.components)
-    roots = [_turn(rng, kind.dimension) * np.sqrt(_spectrum(kind.dimension, rng.uniform(0.8, 2.5))) for _ in centres]
-    within = np.stack([roots[c] @ rng.standard_normal(kind.dimension) for c in cluster])
-    points = math.sqrt(between) * centres[cluster] + math.sqrt(1 - between) * within
-    points = points - points.mean(0)
-    width = rng.uniform(0.15, 0.4)
-    points *= math.sqrt((1 - width**2) / (points**2).mean())
-    logs = np.full(kind.components, -math.log(kind.components))
-    return _Member(logs, points, np.full(kind.components, width**2), cluster)
-
-
-def _mixture(rng: np.random.Generator, kind: Kind) -> _Member:
-    """Components whose covariances are more or less those of the whole, of different size."""
-    count, dimension = kind.components, kind.dimension
-    slope, between = rng.uniform(0.8, 3.0), rng.uniform(0.15, 0.75)
-    common = _turn(rng, dimension)
-    weights = np.maximum(rng.dirichlet(np.full(count, 3.0)), 0.01)
-    weights /= weights.sum()
-    means = rng.standard_normal((count, dimension)) @ (common * np.sqrt(_spectrum(dimension, slope))).T
-    means -= weights @ means
-    means *= math.sqrt(between * dimension / (weights[:, None] * means**2).sum())
-    variances, axes = np.empty((count, dimension)), np.empty((count, dimension, dimension))
-    for k in range(count):
-        variances[k] = _spectrum(dimension, max(0.5, slope + rng.normal(0, 0.4))) * math.exp(rng.normal(0, 0.5))
-        other = rng.standard_normal((dimension, dimension)) / math.sqrt(dimension)
-        axes[k] = np.linalg.qr(common + rng.choice([0.1, 0.5, 2.0]) * other)[0]
-    variances *= (1 - between) * dimension / (weights[:, None] * variances).sum()
-    return _Member(np.log(weights), means, np.maximum(variances, 1e-4), np.arange(count), axes)
-
-
 def _members(kind: Kind, seed: int) -> Mixtures:
     rng = np.random.default_rng(seed)
-    make = {"gaussian": _gaussian, "cloud": _cloud, "mixture": _mixture}[kind.of]
-    made = [make(rng, kind) for _ in range(kind.members)]
+    made = [SHAPES[kind.of](rng, kind.dimension, kind.components) for _ in range(kind.members)]
     scale = np.exp(rng.uniform(-0.25, 0.25, kind.members))[:, None, None]
     logs, means = np.stack([m.logs for m in made]), np.stack([m.means for m in made])
     variances = np.stack([m.variances for m in made])
@@ -152,26 +117,47 @@ def _members(kind: Kind, seed: int) -> Mixtures:
         for member, one in zip(outside, made, strict=True):
             for item in member:
                 item[one.clusters == rng.choice(one.clusters)] = 0
-        scales = rng.uniform(2.0, 9.0, (kind.members, 1, 1))
+        scales = rng.uniform(*kind.scales, (kind.members, 1, 1))
     return Mixtures(logs, means * scale, variances, axes, outside, scales)
 
 
-def zoo(s: float, kinds: Sequence[Kind], seed: int, *, steps: int = 200) -> list[Problem]:
-    """Problems of every kind, in float32, which is enough to fit to.
+@dataclass(frozen=True)
+class _InBlocks:
+    """Items that are several independent draws of a mixture, one after the other."""
+
+    members: Mixtures
+    dimension: int
+
+    def to(self, dtype: torch.dtype) -> _InBlocks:
+        """The same in another dtype."""
+        return _InBlocks(self.members.to(dtype), self.dimension)
+
+    def __call__(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """As `Mixtures`."""
+        apart = y.reshape(len(y), -1, self.dimension)
+        return self.members(apart, s).reshape(y.shape)
+
+
+def zoo(
+    s: float, kinds: Sequence[Kind], seed: int, *, steps: int = 200, dtype: torch.dtype = torch.float32
+) -> list[Problem]:
+    """Problems of every kind.
 
     Parameters
     ----------
     s : level that runs start from, in flow coordinates
     seed : of the members and their start states
     steps : of the runs whose ends are taken for exact
+    dtype : of what is fitted to; in float32 a line search may end early
     """
     problems = []
     for number, kind in enumerate(kinds):
         members = _members(kind, seed + number)
         generator = torch.Generator().manual_seed(seed + 100 + number)
-        shape = (kind.members, kind.items, kind.dimension)
+        denoise: Mixtures | _InBlocks = members if kind.blocks == 1 else _InBlocks(members, kind.dimension)
+        shape = (kind.members, kind.items, kind.dimension * kind.blocks)
         start = s * torch.randn(shape, generator=generator, dtype=torch.float64)
-        ends = exact_ends(members, start, s, steps=steps)
-        made = members.to(torch.float32), start.float(), ends.float()
+        ends = exact_ends(denoise, start, s, steps=steps)
+        made = denoise.to(dtype), start.to(dtype), ends.to(dtype)
         problems.append(Problem.of(*made, models=True))
     return problems
