@@ -240,13 +240,16 @@ def test_options_of_a_call_go_before_those_of_the_function() -> None:
 # --------------------------------------------------------------------------------------------------------------- noise
 
 
-@pytest.mark.parametrize("noise", ["seeded", "brownian"])
+@pytest.mark.parametrize("noise", ["seeded", "brownian", "pink", "offset"])
 def test_an_image_alone_is_the_image_in_its_batch(noise: Any) -> None:
     function, sigmas = sampler_function("dpmpp_2m_sde", noise=noise), levels("eps")
     together = run(function, "eps", sigmas, noise=start(3), seed=5)
     alone = run(function, "eps", sigmas, noise=start(3)[2:], seed=7)
     torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-6)
     assert not torch.allclose(alone, run(function, "eps", sigmas, noise=start(3)[2:], seed=8))
+    if noise != "seeded":
+        seeded = run(sampler_function("dpmpp_2m_sde"), "eps", sigmas, noise=start(3)[2:], seed=7)
+        assert not torch.allclose(alone, seeded)
 
 
 def test_own_noise_is_asked_with_tensors() -> None:

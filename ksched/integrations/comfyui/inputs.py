@@ -175,7 +175,8 @@ NOISE = Input(
     "COMBO",
     "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone, or its index where "
     "ksched noise is the NOISE. brownian: the same, and the picture stays when the number of steps changes. comfyui: "
-    "what ComfyUI's own sampler would draw, also under a mask",
+    "what ComfyUI's own sampler would draw, also under a mask. pink, brown, blue, violet, pyramid, offset: noise that "
+    "is not white; it moves the law of the results",
     "seeded",
     choices=get_args(NoiseKind),
 )

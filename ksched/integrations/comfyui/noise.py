@@ -15,8 +15,9 @@ from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["ItemSeed", "NoiseByItem", "NoiseKind", "NoiseSampler", "asked_with_tensors", "comfyui_noise", "seeds_of"]
 
-#: Where noise comes from: by item and place in the run; parts of one path by item; ComfyUI's own stream, of the batch.
-NoiseKind = Literal["seeded", "brownian", "comfyui"]
+#: Where noise comes from: by item and place in the run; parts of one path by item; ComfyUI's own stream, of the batch;
+#: or by item and place again, and not white (`ksched.noise`)
+NoiseKind = Literal["seeded", "brownian", "comfyui", "pink", "brown", "blue", "violet", "pyramid", "offset"]
 
 NoiseSampler: TypeAlias = Callable[[Any, Any], Any]
 

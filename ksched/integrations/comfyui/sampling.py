@@ -104,8 +104,9 @@ def sampler_function(
         takes states for what they are not and adds noise or guidance that overshoots, it is "ksched", the published
         one. "comfyui" is ComfyUI's own numbers there too
     noise : "seeded", that of item i depends on the run's seed plus i and on the place in the run alone; "brownian", the
-        same with one path for all numbers of steps; "comfyui", the numbers that ComfyUI's own sampler would draw. Where
-        the seed is that of a `NoiseByItem`, i is the item's index in the batch it was taken from
+        same with one path for all numbers of steps; "comfyui", the numbers that ComfyUI's own sampler would draw; a
+        name of `ksched.noise` such as "pink", noise that is not white. Where the seed is that of a `NoiseByItem`, i is
+        the item's index in the batch it was taken from
     options : of the sampler
 
     Returns
@@ -151,7 +152,8 @@ def sampler_function(
         source = noise_sampler
         if source is None and noise == "comfyui":
             source = comfyui_noise(spec, x, sigmas, seed)
-        how: dict[str, Any] = {"seed": seeds_of(seed, len(x)), "noise": "brownian" if noise == "brownian" else None}
+        named = None if noise in ("seeded", "comfyui") else noise
+        how: dict[str, Any] = {"seed": seeds_of(seed, len(x)), "noise": named}
         if source is not None:
             how = {"noise": asked_with_tensors(source, x)}
         result = sampler.sample(
