@@ -96,11 +96,6 @@ PAIRS = [(process, kind) for process in FEW for kind in fitting(process)]
 IDS = [f"{type(process).__name__}-{i}-{kind}" for i, process in enumerate(FEW) for kind in fitting(process)]
 
 
-def each_and_each(process: Process, kind: Prediction) -> bool:
-    """Every process with one prediction, and every prediction on one process."""
-    return process == FEW[0] or every_process(process, kind)
-
-
 def every_process(process: Process, kind: Prediction) -> bool:
     """Every process, each with another prediction where it has several."""
     return kind == in_turn(FEW.index(process), fitting(process))
@@ -184,7 +179,7 @@ def test_figures(shape: tuple[int, ...]) -> None:
 # Mistakes
 
 
-@short(each_and_each)
+@short(every_process)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None:
     for claimed in fitting(process):
@@ -196,7 +191,7 @@ def test_a_wrong_prediction_is_named(process: Process, kind: Prediction) -> None
         text(report, f'it predicts {kind}, not {claimed}: Denoiser(network, process, prediction="{kind}")')
 
 
-@short(each_and_each)
+@short(every_process)
 @pytest.mark.parametrize(("process", "kind"), PAIRS, ids=IDS)
 def test_a_swapped_sign_is_named(process: Process, kind: Prediction) -> None:
     wrong = network(process, kind, mixture(process), times=-1.0, error=0.1)

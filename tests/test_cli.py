@@ -87,6 +87,7 @@ def test_sigmas_take_a_shift_and_zero_terminal_snr(command: Command) -> None:
     assert rescaled["sigmas"] == ksched.calculate_sigmas("simple", 20, ksched.VP(zero_terminal_snr=True)).tolist()
 
 
+@short(lambda dialect: dialect in (ksched.Dialect.COMFYUI, ksched.Dialect.DIFFUSERS, ksched.Dialect.SD_CPP))
 @pytest.mark.parametrize("dialect", ksched.Dialect)
 @each("schedule", DIALECTS[ksched.Dialect.COMFYUI])
 def test_sigmas_speak_dialects(command: Command, schedule: ksched.NoiseSchedule, dialect: ksched.Dialect) -> None:
@@ -419,6 +420,7 @@ def test_demo_without_the_extra_for_pictures(command: Command, monkeypatch: pyte
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.exhaustive  # the README's command runs it too
 def test_demo_prints_a_table_and_where_the_pictures_are(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

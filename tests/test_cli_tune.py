@@ -111,7 +111,7 @@ def names() -> list[str]:
     return sorted(path.name for path in Path().iterdir())
 
 
-@pytest.mark.parametrize("before", [None, b"a good plan"])
+@pytest.mark.parametrize("before", [pytest.param(None, marks=pytest.mark.exhaustive), b"a good plan"])
 def test_row_50_a_disk_that_is_full_at_the_end(
     command: Command, monkeypatch: pytest.MonkeyPatch, before: bytes | None
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
-from representatives import in_turn, is_schedule_form, short
+from representatives import is_schedule_form, short
 
 import ksched
 from ksched.cli import demo_of_words
@@ -34,7 +34,7 @@ def check_picture(path: Path) -> None:
 @pytest.mark.parametrize(
     ("sampler", "process", "steps", "names"),
     [
-        ("euler_ancestral", ksched.Flow(), 3, tuple(filter(is_schedule_form, NAMES))[:3]),
+        ("euler_ancestral", ksched.Flow(), 3, tuple(filter(is_schedule_form, NAMES))[:2]),
         pytest.param("heun", ksched.EDM(), 1, NAMES, marks=pytest.mark.exhaustive),
     ],
 )
@@ -205,7 +205,7 @@ def test_sigma_curves_draws_what_the_schedules_visit(process: ksched.Process, st
 KINDS = [VP, ksched.AngleV(), ksched.Flow(3.0)]
 
 
-@short(lambda process, dialect: process == in_turn(list(ksched.Dialect).index(dialect), KINDS))
+@short(lambda process, dialect: list(ksched.Dialect).index(dialect) == KINDS.index(process))
 @pytest.mark.parametrize("dialect", ksched.Dialect)
 @pytest.mark.parametrize("process", KINDS)
 def test_schedule_curves_draws_sigma_log_snr_and_timestep(process: ksched.Process, dialect: ksched.Dialect) -> None:

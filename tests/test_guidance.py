@@ -506,6 +506,7 @@ def test_thresholding_as_in_diffusers(shape: tuple[int, ...], max_value: float, 
         assert torch.equal(got, guidance.clip(lambda x, sigma: prediction)(prediction, torch.ones(1)))
 
 
+@pytest.mark.exhaustive
 def test_thresholding_of_large_items() -> None:
     """More values than torch.quantile takes."""
     size = 2**24 + 1

@@ -90,6 +90,7 @@ def in_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.exhaustive  # two processes import torch and diffusers
 @pytest.mark.skipif(os.name == "nt", reason="kills a process as POSIX does")
 def test_two_processes_one_of_them_killed_then_one_alone(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
     run_many(model, CONFIG, tmp_path / "whole", batch_size=3)
@@ -109,7 +110,7 @@ def test_two_processes_one_of_them_killed_then_one_alone(model: StableDiffusion,
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-@pytest.mark.exhaustive  # a pair of processes takes longest of all; the one above is in the short suite
+@pytest.mark.exhaustive  # a pair of processes takes longest of all
 def test_two_processes_of_the_command(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
     run_many(model, CONFIG, tmp_path / "whole")
     (tmp_path / "fox.json").write_text(CONFIG.to_json())

@@ -247,7 +247,7 @@ ORDERS = {"uni_pc": 2, "dpmpp_2m": 2, "heun": 2, "dpmpp_2m_sde": 1, "euler_ances
 
 
 @pytest.mark.filterwarnings("ignore:the start of a run must be a state")  # unit vectors are none
-@short(lambda name, process: name == "uni_pc" or process == in_turn(list(ORDERS).index(name), COORDINATES.values()))
+@short(lambda name, process: process == in_turn(list(ORDERS).index(name), COORDINATES.values()))
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
 def test_mmps_tends_to_the_exact_posterior_with_steps(name: str, order: int, process: Process) -> None:

@@ -202,6 +202,7 @@ def test_wrong_predictions_and_adaptive_samplers_are_told() -> None:
             ksched.build_sampler(str(spec.name), "karras", 6, process=process_for(spec)).parallel(model, x)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_share_the_rows_and_have_the_same_bits() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

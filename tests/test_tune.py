@@ -227,8 +227,9 @@ def test_the_same_seed_makes_the_same_plan_and_its_report_is_kept() -> None:
     assert tune(samples, 2, seed=4, items=64) != one
 
 
+@exhaustive
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("mode", [pytest.param(torch.no_grad, marks=exhaustive), torch.inference_mode])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_modes_and_threads_of_torch_do_not_matter(mode: Any) -> None:
     model = mixture(VP())
     samples, threads = model.sample(100, 1), torch.get_num_threads()
@@ -481,6 +482,7 @@ def test_bad_arguments_for_a_model_are_refused_before_it_is_called(how: dict[str
         tune(never, 5, **how)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("short", "one_zoo")
 def test_a_process_of_another_range_is_tuned_for_too() -> None:
     process = VE(0.02, 30.0)
