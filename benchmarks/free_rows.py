@@ -47,10 +47,10 @@ class Guided:
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> Any:
         c, u = ({"encoder_hidden_states": states[: len(x)]} for states in (self._wanted, self._unwanted))
-        denoised = guidance.cfg(guidance.batched(self._denoiser, c, u), None, self._scale)(x, sigma)
-        if not self._noise:
-            return denoised
-        return denoised + self._noise * torch.randn(x.shape, generator=self._generator, dtype=x.dtype)
+        denoised, uncond = guidance.cfg(guidance.batched(self._denoiser, c, u), None, self._scale)(x, sigma)
+        if self._noise:
+            denoised = denoised + self._noise * torch.randn(x.shape, generator=self._generator, dtype=x.dtype)
+        return denoised, uncond
 
 
 def other_words(count: int) -> list[str]:
