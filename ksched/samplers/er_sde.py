@@ -55,25 +55,25 @@ def er_sde(
     s_noise: Dial = 1.0,
     integral: Literal["exact", "published"] = "exact",
 ) -> V:
-    """Extended reverse-time SDE: a multistep method on an SDE whose noise is a function of sigma / alpha.
+    """Extended reverse-time SDE solver: a multistep method for an SDE whose noise is a function of sigma / alpha.
 
-    Second order where ``eta`` = 0, because its first step is of first order; one model call per step, one noise per
-    step if ``eta`` > 0 and ``solver_type`` is not "ode". ``max_stage`` = 1 without noise is `euler`.
+    Second order if ``eta`` = 0, because the first step is of first order. One model call per step, one noise per step
+    if ``eta`` > 0 and ``solver_type`` is not "ode". ``max_stage`` = 1 without noise is `euler`.
 
     Parameters
     ----------
-    max_stage : how many predictions are used, at most
+    max_stage : largest number of predictions used
     solver_type : noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time",
         ``r ** (1 + eta)``, the reverse SDE; "ode", ``r``, which draws nothing
     eta : see ``solver_type``
-    s_noise : factor of the noise
-    integral : of 1 / f: "exact", or "published", the sum of 200 terms of the paper's program
+    s_noise : factor on the noise
+    integral : of 1 / f: "exact"; "published" is the sum of 200 terms in the paper's program
 
     Notes
     -----
     Cui et al. 2023, arXiv:2309.06169, algorithms 1 to 3, in sigma / alpha.
     """
-    past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), the newest last
+    past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), newest last
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
