@@ -367,7 +367,7 @@ def _checked_parts(
     saved, answers = check.part("state"), check.part("answers")
     names = {f.name for f in fields(like)}
     if not isinstance(saved, Mapping) or set(saved) != names:
-            raise ValueError(f"the state is damaged: its part 'state' must have {', '.join(sorted(names))}")
+        raise ValueError(f"the state is damaged: its part 'state' must have {', '.join(sorted(names))}")
     for name, value in saved.items():
         check.like(f"state[{name!r}]", value, getattr(like, name), compute)
     if not isinstance(answers, list | tuple) or not all(isinstance(a, tuple) and len(a) == 2 for a in answers):
@@ -380,7 +380,7 @@ def _checked_parts(
 
 
 def _writes_in(state: Any) -> list[int]:
-    """torch's write counters of the tensors of a checkpoint."""
+    """Write counters, by torch, of the tensors of a checkpoint."""
     return [writes_to(value) for value in vars(state).values() if isinstance(value, torch.Tensor)]
 
 

@@ -17,9 +17,7 @@ from ksched.plan.plan import Plan
 __all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state"]
 
 
-WRITTEN = (
-    "the model and the callback must not modify x, the state they receive; one of them wrote to it: use x.clone()"
-)
+WRITTEN = "the model and the callback must not modify x, the state they receive; one of them wrote to it: use x.clone()"
 
 
 FED_TWICE = "a run belongs to one thread at a time; another thread is feeding it, or was interrupted while it did"
@@ -250,8 +248,7 @@ class Registers:
         return output if self.buffers.mixed and not recorded else output.to(self.compute)
 
     def draw(self, turn: Segment, recorded: bool) -> None:
-        """Draw the noises of a segment before anything is overwritten, so that failing noise of your own loses
-        nothing."""
+        """Draw the noises of a segment before anything is overwritten: if your own noise fails, nothing is lost."""
         tensors, writable, source = self.buffers.tensors, self.buffers.writable, self.noise
         for number, place in turn.draws:
             draw, like = self.plan.draws[number], tensors[turn.x]

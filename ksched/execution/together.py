@@ -150,9 +150,7 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
     if unknown := [name for name in answers if name not in asked]:
         raise ValueError(f"predictions must have the names of the parts, {names}; got {unknown[0]!r}")
     if missing := [name for name, part in asked.items() if not (part.done or name in answers)]:
-            raise ValueError(
-                f"predictions must have an entry for every part that is not done; {missing[0]!r} is missing"
-            )
+        raise ValueError(f"predictions must have an entry for every part that is not done; {missing[0]!r} is missing")
     checked = {}
     for name, part in asked.items():
         if part.done:

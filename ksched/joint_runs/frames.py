@@ -289,7 +289,7 @@ def sampler_from(sampler: Sampler, step: int) -> Sampler:
         return sampler
     refusal = f"a frame cannot start at step {step} of {sampler.spec.name}"
     if sampler.spec.levels is not None:
-            raise ValueError(f"{refusal}, which runs only on all of its own levels")
+        raise ValueError(f"{refusal}, which runs only on all of its own levels")
     try:
         return replace(sampler, grid=Grid(sampler.grid.process, sampler.grid.levels[step:]))
     except (TypeError, ValueError) as error:

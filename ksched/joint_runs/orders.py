@@ -190,7 +190,5 @@ def check_table(table: Any, frames: int, steps: int) -> Table:
             f"the last row of schedule must be {steps} for every frame; got {values[-1, frame]} for frame {frame}"
         )
     if (values[0] == steps).all():
-            raise ValueError(
-                f"the first row of schedule must leave something to denoise; it has {steps} for every frame"
-            )
+        raise ValueError(f"the first row of schedule must leave something to denoise; it has {steps} for every frame")
     return values

@@ -34,8 +34,7 @@ def block_of(tensor: torch.Tensor) -> int:
 
 
 def _find_owners_of() -> Callable[[int], int]:
-    """A function that counts the owners of a memory block: tensors, plus one for torch once Python has seen the
-    block."""
+    """A function that counts a memory block's owners: tensors, plus one for torch once Python has seen the block."""
     count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
     try:
         assert count is not None
@@ -84,7 +83,7 @@ def out_of_place(*tensors: torch.Tensor) -> bool:
 
 
 def writes_to(tensor: torch.Tensor) -> int:
-    """torch's write counter of a tensor and its views; 0 if it has none."""
+    """Write counter, by torch, of a tensor and its views; 0 if it has none."""
     try:
         return tensor._version
     except RuntimeError:  # made in inference mode

@@ -49,6 +49,5 @@ def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tu
 
 
 def _path(request: Draw) -> tuple[int, int, bool]:
-    """What overlapping noises have in common; noise added on the way up belongs to another path than noise on the way
-    down."""
+    """Key of the path that overlapping noises share; noise added on the way up belongs to a separate path."""
     return request.visit, request.stream, request.sigma_to > request.sigma_from

@@ -51,8 +51,7 @@ def _parts(rows: Sequence[Row], first: int, last: int, call: int) -> tuple[float
 
 
 def _goal(level: Level, of_state: float, of_prediction: float) -> float:
-    """The contract sigma where ``of_state * x + of_prediction * x0`` is a multiple of the state; NaN if there is
-    none."""
+    """The contract sigma where ``of_state * x + of_prediction * x0`` is a multiple of the state; NaN if none."""
     noise, signal = of_state * level.sigma, of_state * level.alpha + of_prediction
     if level.label == level.sigma and level.alpha != 1:  # flow: sigma is the share of noise
         signal += noise

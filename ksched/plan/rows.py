@@ -70,8 +70,7 @@ _KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
 
 
 def in_order(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
-    """Terms by kind (states, predictions, noises), the newest first: one order, so equal tables are equal bit by
-    bit."""
+    """Terms by kind (states, predictions, noises), newest first: one order, so equal tables are equal bit by bit."""
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 

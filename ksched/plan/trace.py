@@ -31,8 +31,7 @@ def _refuse(doing: str) -> NoReturn:
 
 
 class Symbol:
-    """A linear combination of registers. It can be added, subtracted and scaled by numbers, and refuses everything
-    else."""
+    """A linear combination of registers. It adds, subtracts and scales by numbers, and refuses everything else."""
 
     __slots__ = ("terms",)
     __array_ufunc__ = None  # so that numpy scalars times a symbol use __rmul__

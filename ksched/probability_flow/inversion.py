@@ -49,7 +49,7 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
     ValueError : the sampler draws noise
     """
     if spec.adaptive:
-            raise ValueError(f"{spec.name} chooses its steps from the model's answers, so it cannot be inverted")
+        raise ValueError(f"{spec.name} chooses its steps from the model's answers, so it cannot be inverted")
     if spec.plan(grid, options).draws:
         hints = [f"{name}=0" for name, option in spec.own_options.items() if option.per_step and name != "s_noise"]
         hint = f"give {' or '.join(hints)}" if hints else "use a deterministic sampler, such as euler or dpmpp_2m"

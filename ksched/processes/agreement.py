@@ -103,8 +103,8 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
     if beyond.any():
         worst = float(sigmas[beyond].max())
         raise ValueError(
-            f"{what} and sampler must mean the same states; {what} has {model!r}, which ends at sigma "
-            f"{model.sigma_limit:g}, the sampler has {words}, and the run has sigma {worst:g}. {_WHAT_TO_DO}"
+            f"{what} and the sampler must mean the same states; {what} is for {model!r}, the sampler for {words}. The "
+            f"process of {what} ends at sigma {model.sigma_limit:g}, but the run has sigma {worst:g}. {_WHAT_TO_DO}"
         )
     own_alphas, own_stds = model.alpha(sigmas), model.noise_std(sigmas)
     same = np.isclose(own_alphas, alphas, rtol=_CLOSE, atol=_CLOSE) & np.isclose(
@@ -114,8 +114,8 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
         k = int(np.flatnonzero(~same)[0])
         own, theirs = _state(own_alphas[k], own_stds[k]), _state(alphas[k], stds[k])
         raise ValueError(
-            f"{what} and sampler must mean the same states; {what} has {model!r}, the sampler {words}. At sigma "
-            f"{sigmas[k]:g} the state is {own} for {what} and {theirs} for the sampler. {_WHAT_TO_DO}"
+            f"{what} and the sampler must mean the same states; {what} is for {model!r}, the sampler for {words}. At "
+            f"sigma {sigmas[k]:g} the state of {what} is {own}, that of the sampler {theirs}. {_WHAT_TO_DO}"
         )
 
 

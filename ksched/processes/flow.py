@@ -129,8 +129,7 @@ class Flow(Process):
         return sigma * 0 + 1
 
     def level(self, sigma: float) -> Level:
-        """The level at a contract sigma in [0, 1]; above 1, where only other programs' churn goes, alpha is
-        negative."""
+        """The level at a contract sigma in [0, 1]; above 1, where only other programs' churn goes, alpha is below 0."""
         lam = math.inf if sigma == 0 else -math.inf if sigma >= 1 else math.log1p(-sigma) - math.log(sigma)
         return Level(sigma, 1 - sigma, sigma, lam)
 

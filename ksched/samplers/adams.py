@@ -46,7 +46,9 @@ _TO_ZERO = {"end": "integral"}
         k_diffusion("order"),
         diffusers("LMSDiscreteScheduler"),
         a1111("LMS"),
-        sd_cpp("lms", "its lms_shift of 1, the default, takes each earlier slope for the one before; 0 is this"),
+        sd_cpp(
+            "lms", "its default lms_shift of 1 uses each earlier slope in place of the one before it; 0 is this sampler"
+        ),
         sdnext("LMSD"),
     ),
     dialects={Dialect.K_DIFFUSION: _TO_ZERO, Dialect.DIFFUSERS: _TO_ZERO},
@@ -140,10 +142,10 @@ def _remembered(
     family="linear_multistep",
     peers=(
         comfyui(),
-        diffusers("IPNDMScheduler", "on levels of its own"),
+        diffusers("IPNDMScheduler", "on its own levels"),
         a1111("IPNDM", OF_FORGE),
         sd_cpp("ipndm"),
-        sdnext("IPNDM", "on levels of its own"),
+        sdnext("IPNDM", "on its own levels"),
     ),
     dialects={Dialect.DIFFUSERS: {"slopes": "eps", "end": "integral"}},
 )
@@ -200,9 +202,9 @@ def _pndm_calls(steps: int, to_zero: bool) -> int:
     calls=_pndm_calls,
     spellings="k_plms sample_plms",
     peers=(
-        diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
-        a1111("PLMS", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
-        sdnext("PNDM", "with skip_prk_steps False, as ours by default"),
+        diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; there timesteps are whole numbers'),
+        a1111("PLMS", "on its own levels", schedule=NoiseSchedule.DDIM_UNIFORM),
+        sdnext("PNDM", "with skip_prk_steps False, like our default"),
     ),
     dialects={Dialect.DIFFUSERS: {"end": "integral"}, Dialect.A1111: {"warm_up": "heun"}},
 )
@@ -279,7 +281,7 @@ def _mean_slope(
     peers=(
         comfyui(note="its weights are wrong from order 3 on"),
         a1111("IPNDM_V", OF_FORGE, weights="published"),
-        sd_cpp("ipndm_v", "its weights are those of even steps from order 3 on"),
+        sd_cpp("ipndm_v", "from order 3 on it uses the weights of equal steps"),
     ),
     dialects={Dialect.COMFYUI: {"weights": "published"}},
 )

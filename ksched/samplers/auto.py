@@ -1,5 +1,4 @@
-"""The sampler ``auto``: for each number of model calls, a shipped table of noise levels and weights or a general
-pair."""
+"""The sampler ``auto``: for each number of model calls, a shipped table of levels and weights or a general pair."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _curved(factor: float, offset: float) -> Integrals:
         ),
         diffusers(
             "DPMSolverMultistepInverseScheduler",
-            "upwards, from data to noise: `Sampler.invert` does better",
+            "runs upwards, from data to noise: `Sampler.invert` does better",
             read=False,
         ),
         sdnext("DPM++", read=False, order=1),

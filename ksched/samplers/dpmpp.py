@@ -109,7 +109,7 @@ def dpmpp_2m_sde(
         k_diffusion(),
         diffusers(
             "DPMSolverMultistepScheduler",
-            "as configured by default; `dpm_multistep` has all that can be configured, such as order and eps",
+            "as configured by default; `dpm_multistep` has all its settings, such as order and eps",
         ),
         diffusers("EDMDPMSolverMultistepScheduler", "on `EDM()`"),
         a1111("DPM++ 2M", schedule=NoiseSchedule.KARRAS),

@@ -35,7 +35,7 @@ V = TypeVar("V", bound=Vector)
         comfyui("SamplerDPMPP_2S_Ancestral"),
         k_diffusion("eta s_noise noise_sampler"),
         a1111("DPM++ 2S a", schedule=NoiseSchedule.KARRAS),
-        sd_cpp("dpm++2s_a", "the first step from pure noise has one call there"),
+        sd_cpp("dpm++2s_a", "there the first step from pure noise makes one call"),
         sdnext("DPM2++ 2S FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={

@@ -153,10 +153,8 @@ def euler_ancestral(
         ),
         diffusers("DDIMParallelScheduler", "as DDIMScheduler"),
         diffusers("CogVideoXDDIMScheduler", "on `VP(snr_shift=3.0)`"),
-        diffusers("DDIMInverseScheduler", "upwards, from data to noise: `Sampler.invert` does better", read=False),
-        a1111(
-            "DDIM", "on levels of its own; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM
-        ),
+        diffusers("DDIMInverseScheduler", "runs upwards, from data to noise: `Sampler.invert` does better", read=False),
+        a1111("DDIM", "on its own levels; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM),
         sd_cpp("ddim_trailing", "its `euler_ancestral` without noise, on simple levels", read=False),
         res4lyf("ddim"),
         sdnext("DDIM"),
@@ -189,11 +187,11 @@ def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noi
     weak_order=1,
     spellings="k_ddpm",
     peers=(
-        comfyui(note="leaves out a flow model's noise scale, which ours has"),
+        comfyui(note="leaves out a flow model's noise scale, which ours includes"),
         diffusers("DDPMScheduler", "with its default variance_type; clips the prediction by default"),
         diffusers("DDPMParallelScheduler", "as DDPMScheduler"),
         diffusers("DDPMWuerstchenScheduler", "on `Cascade()`"),
-        diffusers("UnCLIPScheduler", "on `VP.cosine()`; the model predicts the variance as well there"),
+        diffusers("UnCLIPScheduler", "on `VP.cosine()`; there the model predicts the variance too"),
         a1111("DDPM", OF_FORGE),
         sdnext("DDPM"),
         sdnext("DDPM Parallel", "as DDPM"),

@@ -33,7 +33,7 @@ __all__ = ["uni_pc", "uni_pc_bh2"]
     peers=(
         comfyui(note=f"KSampler {DROPS}"),
         diffusers("UniPCMultistepScheduler"),
-        a1111("UniPC", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+        a1111("UniPC", "on its own levels", schedule=NoiseSchedule.DDIM_UNIFORM),
         skrample("UniPC", "its orders go up to 9"),
         sdnext("UniPC"),
         sdnext("UniPC FlowMatch", "on `Flow(shift)`"),
