@@ -127,7 +127,6 @@ def build_sampler(
         `ksched.samplers.auto.auto`); or a `Plan`, such as one from `ksched.tune`
     schedule : a `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with
         `register_schedule`, or a function of the same form; None means simple. Leave it out for "auto" and for plans
-        function as that takes it; None is simple. "auto" and plans take none
     steps : number of schedule steps, at least 1; None means 20, or the plan's own number
     calls : number of model calls (NFE) to spend, instead of ``steps``. You get as many steps as fit: a sampler that
         makes two calls per step gets half as many

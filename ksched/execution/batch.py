@@ -31,8 +31,7 @@ class Batch:
     """Runs that share their model calls, with different samplers, schedules, steps, processes, seeds and starts.
 
     Runs join with `add`. They leave when they are done, or with `remove`, between any two calls. A run sees exactly
-    what
-    it would see alone, so its result is that of `Sampler.sample` and does not depend on the other runs.
+    what it would see alone, so its result is that of `Sampler.sample` and does not depend on the other runs.
 
     Attributes
     ----------
@@ -41,20 +40,17 @@ class Batch:
     Notes
     -----
     All runs need states of the same item shape, dtype and device. Between two ticks, `Run.take` may change the number
-    of
-    items of a run; `rows` then changes too.
+    of items of a run; `rows` then changes too.
 
     `ksched.Streams` and `ksched.Frames` can be members too. All members must be of one kind: `Streams` with the same
     parts and shapes, or `Frames` with the same number of frames. With `Streams`, `x`, `sigma`, `timestep` and answers
     are mappings by part name; with `Frames`, `sigma` and `timestep` have shape (rows, frames).
 
     A run that fails, such as an adaptive one whose model returns NaN, leaves the batch. It is returned together with
-    the
-    finished runs, its ``error`` says why, and reading its ``x`` raises that error. The other runs continue.
+    the finished runs, its ``error`` says why, and reading its ``x`` raises that error. The other runs continue.
 
     A batch belongs to one thread; a second one gets an error, so hand runs over through a queue. On a GPU, the states
-    of
-    all runs are formed in one kernel launch, or in two or three if samplers form one state from another.
+    of all runs are formed in one kernel launch, or in two or three if samplers form one state from another.
 
     Examples
     --------
@@ -210,8 +206,7 @@ class Batch:
         Parameters
         ----------
         model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. If the process of
-        a
-            `Denoiser` is that of all runs, its network is called directly, as in `Sampler.sample`
+            a `Denoiser` is that of all runs, its network is called directly, as in `Sampler.sample`
 
         Raises
         ------

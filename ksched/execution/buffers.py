@@ -23,8 +23,7 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
     registers : tensors of one shape, dtype and device; the combination's sources are indices into them
     what : the combination
     out : a buffer for the result; it may be the tensor of the first term and overlaps no other. None makes a new
-    tensor,
-        through which gradients flow
+        tensor, through which gradients flow
 
     Returns
     -------
@@ -33,8 +32,7 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
     Notes
     -----
     A number's value does not depend on its position in the tensor, so an item does not depend on its batch.
-    `torch.addr`
-    and `torch.addmm` would need fewer passes but do not guarantee this.
+    `torch.addr` and `torch.addmm` would need fewer passes but do not guarantee this.
     """
     _, terms, scale, means, sums = what
     first = registers[terms[0][0]]

@@ -63,10 +63,9 @@ class InParallel:
         denoiser, x, seed, noise : as for `sample`
         window : number of calls of a run that are guessed and corrected at a time
         tolerance : a state is final once it moved by no more than this in the last round, as a root mean square over
-        the
-            item and as a share of the noise at its level. 0 waits until nothing moves; it returns the bits of `sample`
-            in at most ``nfe`` rounds if the rows of the model do not depend on their batch. For a `Denoiser`, whose
-            network `sample` calls directly, it agrees up to rounding
+            the item and as a share of the noise at its level. 0 waits until nothing moves; it returns the bits of
+            `sample` in at most ``nfe`` rounds if the rows of the model do not depend on their batch. For a `Denoiser`,
+            whose network `sample` calls directly, it agrees up to rounding
         anderson : number of earlier rounds from which guesses are extrapolated (Anderson acceleration); 0 turns it off.
             It helps little at tolerances as loose as the default
         callback : called with a `RoundInfo` after every round; an exception that it raises ends the run
@@ -88,8 +87,7 @@ class InParallel:
 
         Each item has its own window, so its result does not depend on the other items if the model's rows do not. Noise
         is drawn once, as in `sample`. States are held in at least float32, and the model receives the dtype of ``x``.
-        No
-        gradients are recorded.
+        No gradients are recorded.
 
         Shih et al. 2023, "Parallel Sampling of Diffusion Models", arXiv:2305.16317, has the criterion and the sliding
         window. Here, states are formed row by row from guessed answers, as in `sample`, and not from guessed slopes: a

@@ -161,8 +161,7 @@ class Segment:
                 operations.insert(0, combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))))
             else:
                 # The terms of a stage are read anyway, so x need not be. Where the step is a slope at a small sigma,
-                # its
-                # share cancels, and here it cancels in float64.
+                # its share cancels, and here it cancels in float64.
                 state = self.state if self.state and not replaced else ((self.x, 1.0),)
                 operations[self.reader] = _folded(operations[self.reader], state, of_x, of_output)
             if len(self._of_output) >= _KEPT:

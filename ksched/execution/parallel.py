@@ -1,11 +1,9 @@
 """Parallel-in-time runs: model calls are guessed, answered together, and corrected until they no longer change.
 
 The states of a run follow from the start, the noises and the model's answers, by the sums in the plan. So guessed
-answers
-give all states, one model call on all of them gives new answers, and these give new states (Picard iteration). The
-answer
-at a state is correct once all earlier answers are. After as many rounds as the run has calls, all are correct; in
-practice far fewer rounds are enough.
+answers give all states, one model call on all of them gives new answers, and these give new states (Picard iteration).
+The answer at a state is correct once all earlier answers are. After as many rounds as the run has calls, all are
+correct; in practice far fewer rounds are enough.
 """
 
 from __future__ import annotations

@@ -169,8 +169,7 @@ class Run(Progress, CopiedBySaving):
         Parameters
         ----------
         indices : item indices in the new order: a list, tuple, range, array or tensor; negative ones count from the
-        end.
-            Or a mask, with True for every item to keep
+            end. Or a mask, with True for every item to keep
 
         Returns
         -------

@@ -210,8 +210,7 @@ def frames(
     x : start of the clip, shape (batch, frames, ...): for each frame the state at ``sampler.sigmas[0]``, or a clean
         frame if it is context
     offset : number of ticks (model calls) by which each frame starts after the one before it; None means 0, all at
-    once.
-        A frame waits at its first level until then, and does not change once it is done
+        once. A frame waits at its first level until then, and does not change once it is done
     context : number of first frames that are given clean and stay so; the next frame starts at once
     schedule : instead of both, a table of step numbers, shape (rows, frames): the number of steps that each frame has
         made at each row. The first row is where each frame starts; a clean frame has the full number of steps there,
@@ -233,8 +232,7 @@ def frames(
     Notes
     -----
     A frame's noise is its slice of the item's noise. With offset 0 the result is that of ``sampler.sample`` bit for
-    bit,
-    and a frame gets the same noise in any order. Your own noise is kept until the last frame has used its part.
+    bit, and a frame gets the same noise in any order. Your own noise is kept until the last frame has used its part.
 
     Examples
     --------

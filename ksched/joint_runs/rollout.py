@@ -112,13 +112,12 @@ class JointSteps(JointRun):
         Returns
         -------
         the record; its ``x`` is the result of `sample`, bit for bit. The log-probability of a call is that of all
-        states
-        formed after it, given everything before: the sum over the parts
+        states formed after it, given everything before: the sum over the parts
 
         Raises
         ------
         TypeError, ValueError : as for `sample`; a run that has already started; an adaptive part; no part that draws
-        noise
+            noise
 
         Notes
         -----
@@ -166,8 +165,7 @@ class JointSteps(JointRun):
         Returns
         -------
         tensor of shape (ticks, batch), in the order of ``ticks``; with the rollout's model and batch, the ``log_prob``
-        of
-        the path, bit for bit
+        of the path, bit for bit
 
         Raises
         ------

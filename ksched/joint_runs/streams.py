@@ -102,8 +102,7 @@ class Streams(StreamsProgress):
         Parameters
         ----------
         answers : for each of these parts the x0 prediction, as for `Run.feed`, or a pair (denoised, uncond). Answers
-        for
-            parts that are done are ignored, and may be left out
+            for parts that are done are ignored, and may be left out
 
         Raises
         ------

@@ -18,8 +18,8 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
     """The module `ksched.kernels.triton_kernels` if it works on a device: a CUDA or ROCm device with a working Triton.
 
     A first launch decides, because Triton may be installed without a C compiler or only support newer devices.
-    Otherwise
-    torch's own operations do the same work in more passes. Nothing is tried during CUDA graph capture or compilation.
+    Otherwise torch's own operations do the same work in more passes. Nothing is tried during CUDA graph capture or
+    compilation.
     """
     if device.type != "cuda":
         return None

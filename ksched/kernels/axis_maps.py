@@ -1,8 +1,7 @@
 """Linear maps along an axis of an array, with a few weights per number: interpolation and blur, as data.
 
 NumPy and torch apply them with the same products and sums in the same order, so float32 results agree bit for bit, and
-an
-item's result does not depend on the batch.
+an item's result does not depend on the batch.
 """
 
 from __future__ import annotations

@@ -128,13 +128,12 @@ def _table() -> Floats:
     """65536 rows of four float32 numbers, normal with variance 1/4; 16 random bits choose a row.
 
     Every column is `_quantiles` in another order. Together the columns form a lattice of rank 1, shifted by half a
-    step,
-    so that the negative of every row is also a row. Two numbers of a row correlate by at most 1.5e-4, no joint cumulant
-    of order 4 is above 3.0e-3 at variance 1, and the joint distribution function of the shares behind two of them is
-    uniform within 8e-5. Only lattices in which every pair of columns is among the best 6 % of pairs were considered.
-    This
-    one is within a twentieth of the best by the distance of sums of four rows from independent normals: the root of the
-    sum of squares of their joint Hermite moments up to order 8 (6 for more than two columns), 1.5e-3.
+    step, so that the negative of every row is also a row. Two numbers of a row correlate by at most 1.5e-4, no joint
+    cumulant of order 4 is above 3.0e-3 at variance 1, and the joint distribution function of the shares behind two of
+    them is uniform within 8e-5. Only lattices in which every pair of columns is among the best 6 % of pairs were
+    considered. This one is within a twentieth of the best by the distance of sums of four rows from independent
+    normals: the root of the sum of squares of their joint Hermite moments up to order 8 (6 for more than two columns),
+    1.5e-3.
     """
     odd = 2 * np.arange(1 << 16)[:, None] + 1
     result: Floats = _quantiles()[odd * _GENERATORS % (1 << 17) // 2]

@@ -24,8 +24,7 @@ def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int =
     In each stream, the words start after ``block`` blocks.
 
     Nothing synchronises with the device and nothing is copied to it, so a CUDA graph can be captured: the keys arrive
-    as
-    scalar arguments. It takes two operations per key, and about 350 for all keys together.
+    as scalar arguments. It takes two operations per key, and about 350 for all keys together.
     """
     key = torch.empty((2, len(keys), 1), dtype=torch.int64, device=device)
     for i, pair in enumerate(keys):

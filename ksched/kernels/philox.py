@@ -1,9 +1,8 @@
 """Random words from a key by Philox4x64-10, on the host; `ksched.kernels.on_device` makes the same bits on a device.
 
 Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3". It is a counter-based generator:
-block
-i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be made alone. The
-first block of a stream has counter 1, as in NumPy.
+block i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be made alone.
+The first block of a stream has counter 1, as in NumPy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Information from torch beyond its public interface. Everything here has a fallback.
 
 Each probe is tried when it is set up. If it is missing, or no longer behaves as expected, its fallback is used, which
-is
-slower but correct. Nothing else in the package reads torch's private names, except the write counter `_version`, which
-every tensor has.
+is slower but correct. Nothing else in the package reads torch's private names, except the write counter `_version`,
+which every tensor has.
 """
 
 from __future__ import annotations

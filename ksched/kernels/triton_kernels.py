@@ -2,8 +2,7 @@
 
 Nothing here synchronises with the device. `combine` and `normals` copy nothing to it either: coefficients and keys are
 launch arguments, so a CUDA graph can be captured. Block sizes are derived from the bytes that a multiprocessor must
-keep
-in flight, not measured.
+keep in flight, not measured.
 """
 
 # No `from __future__ import annotations`: before 3.2, Triton's interpreter must find `tl.constexpr` itself there.
@@ -48,8 +47,7 @@ def combine(tensors: Sequence[torch.Tensor], coefficients: Sequence[float], out:
     Notes
     -----
     Kernels are compiled for the number of terms and their dtypes, for whether size and addresses are multiples of 16,
-    and
-    for more than 2**31 elements.
+    and for more than 2**31 elements.
     """
     count = out.numel()
     while count:
@@ -84,8 +82,7 @@ def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float]
     replay. The results have the same bytes.
 
     Whether a source is float32 or has the model's dtype differs between entries. A kernel that branches on it would
-    wait
-    for one source after the other, so each source is loaded as both, and masks let only one load reach memory.
+    wait for one source after the other, so each source is loaded as both, and masks let only one load reach memory.
     """
     if not entries:
         return
@@ -142,8 +139,7 @@ def _combine_at_once(
 
 
 # per launch of `normals`: number of items, and blocks of a quarter chunk per program. A warp has that many threads,
-# each
-# with one block of every quarter, so numbers that are mixed meet in registers.
+# each with one block of every quarter, so numbers that are mixed meet in registers.
 _ITEMS, _BLOCKS = 8, 32
 
 
@@ -167,8 +163,7 @@ def normals(
     Notes
     -----
     The keys are launch arguments, so captured graphs need no separate path. Eight keys cover a batch of usual size in
-    one
-    launch, and an argument costs a fraction of a microsecond.
+    one launch, and an argument costs a fraction of a microsecond.
     """
     items, width = out.shape
     count = width if count is None else count
@@ -256,8 +251,7 @@ def _added(total, x, c, at, inside):
 @triton.jit
 def _combine_many(table, half, TERMS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
     # A row holds the result's address and number of elements; then for each term its address and one word with the bits
-    # of
-    # its coefficient below its kind: 0 for float32, 1 for half precision, -1 for no term.
+    # of its coefficient below its kind: 0 for float32, 1 for half precision, -1 for no term.
     row = table + tl.program_id(1).to(tl.int64) * (2 + 2 * TERMS)
     count = tl.load(row + 1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -1,8 +1,7 @@
 """Noise as a value: each draw depends only on the item's seed and on where in the run it acts.
 
 It does not depend on batch size or order, on the device, on earlier draws, or on where a run was split. The global
-random
-state is neither read nor changed.
+random state is neither read nor changed.
 """
 
 from __future__ import annotations

@@ -29,10 +29,9 @@ SCHEME = "ksched brownian 3"
 
 
 # The points where a Brownian path is known: cells of equal width in lam. They are grouped into blocks of width 1,
-# except
-# for one wide block at the noisy end, whose left end stands for pure noise and all sigmas above 160000. Sigmas below
-# 4e-18 count as 4e-18.
-# With half as many cells, pictures move about twice as much; with twice as many, a draw needs one more normal.
+# except for one wide block at the noisy end, whose left end stands for pure noise and all sigmas above 160000. Sigmas
+# below 4e-18 count as 4e-18. With half as many cells, pictures move about twice as much; with twice as many, a draw
+# needs one more normal.
 _CELLS = 64  # per unit of lam
 
 
@@ -68,21 +67,18 @@ class BrownianNoise:
     numbers of the interval. Their squares add up to 1, so a short increment is never a difference of long ones.
 
     *Law.* Noises of disjoint intervals are independent and have variance 1, rounded or not. Rounding only lets the
-    paths
-    of two grids differ by up to a cell at the ends. An interval that rounds to nothing, or ends at sigma 0 where v is
-    infinite, uses separate noise from `SeededNoise`. The normals of a sum are looked up, four at a time, in the table
-    of
-    `SeededNoise`, but are not its sums of four. Usually two to six of the up to twenty normals in a sum carry its
-    variance; if the interval is a whole block, only one does, and then no number is above 4.4.
+    paths of two grids differ by up to a cell at the ends. An interval that rounds to nothing, or ends at sigma 0 where
+    v is infinite, uses separate noise from `SeededNoise`. The normals of a sum are looked up, four at a time, in the
+    table of `SeededNoise`, but are not its sums of four. Usually two to six of the up to twenty normals in a sum carry
+    its variance; if the interval is a whole block, only one does, and then no number is above 4.4.
 
     *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, at half a byte per number
     of the state. They affect only speed; still, use a separate source for each run.
 
     *Rule.* A hash of path and node, keyed by the item's seed, is the key of a stream of random words. Each word holds
     four 16-bit indices into the table of rows. The numbers of each node are multiplied by twice its coefficient,
-    rounded
-    to float32, and added in the order of `_increment`: block by block, then down the bridges. The coefficients use the
-    machine's exp and sqrt, so another C library may round one in 1e8 of them differently.
+    rounded to float32, and added in the order of `_increment`: block by block, then down the bridges. The coefficients
+    use the machine's exp and sqrt, so another C library may round one in 1e8 of them differently.
 
     k-diffusion's ``BrownianTreeNoiseSampler`` serves the same purpose with torchsde's tree, with sigma as the clock.
     """

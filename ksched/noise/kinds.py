@@ -79,8 +79,7 @@ class Correlated(ABC):
     Parameters
     ----------
     axes : axes of the state along which the noise is correlated (0 is the batch); None means the last two, or those
-    after
-        batch and channel if there are fewer. Along all other axes the noise is independent
+        after batch and channel if there are fewer. Along all other axes the noise is independent
     brownian : make it from the white noise of ``noise="brownian"``, so that a picture stays the same when the number of
         steps changes
     """
@@ -256,13 +255,11 @@ class Offset(_Layered):
     -----
     N. Guttenberg 2023, "Diffusion with Offset Noise", which trains models on it. It changes only the mean of a channel:
     the mean's variance is multiplied by ``1 + n * strength**2`` for n places. With ``unit_variance`` all other
-    variances
-    are multiplied by ``1 / (1 + strength**2)``.
+    variances are multiplied by ``1 / (1 + strength**2)``.
 
     *Effect on a run.* As start noise, it changes the result of a deterministic sampler in the same way. If a schedule
     starts at a level whose noise does not hide the mean of the data, white start noise gives means that vary too
-    little.
-    Offset noise can compensate: see the page on noise. The bits are the same on every device.
+    little. Offset noise can compensate: see the page on noise. The bits are the same on every device.
     """
 
     SCHEME: ClassVar[str] = "ksched offset 1"
@@ -289,12 +286,10 @@ class Pyramid(_Layered):
     J. Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training". There, each layer is smaller by a random
     factor between 2 and 4, and the sum is divided by its own standard deviation, so it is not normal; skrample does the
     same. Here, each layer has half the size, rounded up. It is interpolated linearly with weights that keep each
-    number's
-    variance, so the law is normal and known.
+    number's variance, so the law is normal and known.
 
     *Effect on a run.* Like `Colored` with an exponent above 0: low frequencies gain power, high ones lose it. No
-    sampler
-    is exact with it; see the page on noise. The bits are the same on every device.
+    sampler is exact with it; see the page on noise. The bits are the same on every device.
     """
 
     SCHEME: ClassVar[str] = "ksched pyramid 1"

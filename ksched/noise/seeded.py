@@ -32,19 +32,17 @@ class SeededNoise:
     -----
     *Rule.* A hash of the draw, keyed by the item's seed, is the key of a stream of random words. Each word holds four
     16-bit indices into a table of rows of four numbers. An item's numbers are made in chunks of 65536; the last chunk
-    has
-    the least multiple of 256 that holds the rest. Let a, b, c, d be the four quarters of the numbers that a chunk looks
-    up. They become (a + c) + (b - d), (b + d) + (a - c), (a + c) - (b - d) and (b + d) - (a - c), and the item takes
-    these in row-major order. In row r of the table, column j is quantile number ``((2 r + 1) g_j mod 131072) // 2`` of
-    65536 of the normal law of variance 1/4, with g = (1, 13723, 35237, 36737).
+    has the least multiple of 256 that holds the rest. Let a, b, c, d be the four quarters of the numbers that a chunk
+    looks up. They become (a + c) + (b - d), (b + d) + (a - c), (a + c) - (b - d) and (b + d) - (a - c), and the item
+    takes these in row-major order. In row r of the table, column j is quantile number ``((2 r + 1) g_j mod 131072) //
+    2`` of 65536 of the normal law of variance 1/4, with g = (1, 13723, 35237, 36737).
 
     *Law.* A number is the sum of four independent ones. Its distribution function is the normal one within 1.5e-7, its
     variance 1 + 5e-10, its kurtosis 3 - 2.6e-5, its sixth moment 15 - 6.9e-4. The largest number is 8.80; beyond 5, 6
     and 7 there are 0.988, 0.93 and 0.73 of the numbers that there should be. Sixteen numbers come from the same four
     rows. Those of one column are uncorrelated, and their squares correlate by -1.3e-5. Those of two columns correlate
-    by
-    at most 1.5e-4 and their squares by 5.2e-5; their joint distribution function is that of independent normals within
-    1.2e-5, no joint cumulant of order 4 is above 7.4e-4, and means of odd order are 0. All other numbers are
+    by at most 1.5e-4 and their squares by 5.2e-5; their joint distribution function is that of independent normals
+    within 1.2e-5, no joint cumulant of order 4 is above 7.4e-4, and means of odd order are 0. All other numbers are
     independent.
     """
 
@@ -54,9 +52,8 @@ class SeededNoise:
         """Noise of one draw for the whole batch.
 
         Numbers are drawn in float32 for every dtype of the state, so all dtypes get the same numbers, and on the
-        state's
-        device without synchronising. The first draw on a device uploads a table, so draw once before you capture a CUDA
-        graph.
+        state's device without synchronising. The first draw on a device uploads a table, so draw once before you
+        capture a CUDA graph.
 
         Parameters
         ----------

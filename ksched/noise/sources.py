@@ -1,8 +1,7 @@
 """The noise source of a run: seeds, a Brownian path, a named kind, or your own function.
 
 Seeded numbers are ksched's own, with the same bytes for every version of NumPy and torch and on every device: random
-words
-of a published generator, Philox4x64-10, tables of float32 numbers, and single float32 operations.
+words of a published generator, Philox4x64-10, tables of float32 numbers, and single float32 operations.
 """
 
 from __future__ import annotations

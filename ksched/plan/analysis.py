@@ -1,8 +1,7 @@
 """Exact properties of a plan, computed from its table without calling a model or sampling.
 
 Every state of a plan is linear in its inputs. If the model's prediction is affine in the state (a constant, or the
-exact
-denoiser of Gaussian data), the whole plan therefore reduces to a few vectors of numbers.
+exact denoiser of Gaussian data), the whole plan therefore reduces to a few vectors of numbers.
 """
 
 from __future__ import annotations

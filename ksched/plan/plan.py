@@ -147,8 +147,7 @@ class Plan:
         Parameters
         ----------
         calls : indices of the model calls to skip, from 0; negative indices count from the end. Or a mask with one
-        entry
-            per call, 1 to call the model and 0 to skip, as in cache-dit: a list, or text such as "1,1,0,1"
+            entry per call, 1 to call the model and 0 to skip, as in cache-dit: a list, or text such as "1,1,0,1"
         by : replacement for a skipped prediction: "reuse" takes the last one made; "line" takes the line through the
             last two made at different levels, in lam = log(alpha / sigma), or only the last if there was just one or
             one was at pure noise

@@ -83,9 +83,8 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
     ----------
     log_weights : logs of weights, which need not be normalised, shape (items,) or (groups, items)
     scheme : "systematic": one random number shifts an evenly spaced comb over the weights; "stratified": a random
-    number
-        in each of ``count`` equal parts; "residual": each item as often as its weight rounded down, the rest at random;
-        "multinomial": all draws independent, the most random
+        number in each of ``count`` equal parts; "residual": each item as often as its weight rounded down, the rest at
+        random; "multinomial": all draws independent, the most random
     seed : one whole number, or one per group; a group's indices depend only on its weights and its seed, and the global
         random state is neither read nor changed
     count : number of draws; None means as many as there are items
@@ -94,8 +93,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
     -------
     int64, shape (count,) or (groups, count), in rising order: an array, or for a tensor a tensor on its device. An item
     of weight w (of sum 1) occurs ``count * w`` times on average, and in all schemes but "multinomial" always within
-    less
-    than one of that
+    less than one of that
 
     Raises
     ------

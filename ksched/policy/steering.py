@@ -2,17 +2,15 @@
 
 The target is the sampler's own law tilted by a reward, ``p(x) exp(scale * reward(x)) / Z``. At some steps of a run each
 item gets a factor. Along a path the factors multiply to ``exp(scale * reward(x))`` of its result. The items, weighted
-by
-the products of their factors, therefore represent the target for any choice of the earlier factors: for any function f,
-the mean of ``weight * f(x)`` over the items has the expectation ``Z E[f]``, and the mean weight has the expectation Z.
-Good factors only reduce the variance. *Resampling* draws items with replacement in proportion to their weights and
-gives
-every drawn item the mean weight, which changes neither expectation. While the weights are still even, resampling does
-more harm than good; the weights are then carried over to the next step.
+by the products of their factors, therefore represent the target for any choice of the earlier factors: for any function
+f, the mean of ``weight * f(x)`` over the items has the expectation ``Z E[f]``, and the mean weight has the expectation
+Z. Good factors only reduce the variance. *Resampling* draws items with replacement in proportion to their weights and
+gives every drawn item the mean weight, which changes neither expectation. While the weights are still even, resampling
+does more harm than good; the weights are then carried over to the next step.
 
 The factors are Feynman-Kac potentials of the x0 prediction's reward (FK steering: Singhal et al. 2025,
-arXiv:2501.06848).
-Let r_k be ``scale`` times the reward at the k-th weighting, and Phi_k the log of the product of the factors so far:
+arXiv:2501.06848). Let r_k be ``scale`` times the reward at the k-th weighting, and Phi_k the log of the product of the
+factors so far:
 
 =============  ===========================  ================================
 potential      log of the k-th factor       Phi_k

@@ -140,14 +140,13 @@ class StochasticSteps:
         Raises
         ------
         TypeError, ValueError : not a recorded path, or one of another plan; steps that draw no noise; a mask of another
-        shape
+            shape
 
         Notes
         -----
         A step without noise is conditioned on the recorded states. With the rollout's model, the result is the
         ``log_prob`` of the path bit for bit, in another process too, because means are formed by the same operations.
-        The
-        same holds in another batch if the model's answer for an item does not depend on the batch.
+        The same holds in another batch if the model's answer for an item does not depend on the batch.
         """
         need_torch("Sampler.log_prob")
         from ksched.policy import scoring
@@ -172,8 +171,7 @@ class StochasticSteps:
 
         Both laws of a step are normal with the same standard deviation, so the divergence is half the squared distance
         of their means over the variance. Parameters, result and errors are those of `log_prob`. Gradients flow into
-        both
-        models; freeze the parameters of ``reference`` to save memory.
+        both models; freeze the parameters of ``reference`` to save memory.
         """
         need_torch("Sampler.kl_divergence")
         from ksched.policy import scoring

@@ -33,8 +33,7 @@ class GaussianRow(NamedTuple):
     state : index of the state as in `ksched.Trajectory`: the state of call k is k, and the result is the last
     std : standard deviation of each number of the state, independently
     mean : (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U``, each with
-    the
-        index of its model call
+        the index of its model call
     """
 
     state: int

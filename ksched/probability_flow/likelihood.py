@@ -54,8 +54,7 @@ def log_likelihood(
     sigma_min, sigma_max : contract sigmas between which to integrate; None means the process's own
     seed : seed of the probes: one whole number, or one per item
     probes : number of random directions from which the divergence is estimated (Hutchinson); each costs a backward
-    pass.
-        In one dimension, one is exact
+        pass. In one dimension, one is exact
     rtol, atol : errors allowed in a step, relative and absolute, for states and log-densities
 
     Returns
@@ -65,8 +64,7 @@ def log_likelihood(
     Raises
     ------
     TypeError, ValueError : as for `Run`; levels out of order; probes below 1; a denoiser that knows its process, if
-    that
-        means other states than ``process``
+        that means other states than ``process``
     RuntimeError : the integration fails
 
     Notes

@@ -265,11 +265,10 @@ class TrigFlow(_LogRange):
 
     Notes
     -----
-    The paper's network F receives x over ``sigma_data`` and predicts v in units of the data:
-    ``Denoiser(lambda x, t: sigma_data * F(x / sigma_data, t), TrigFlow(sigma_data), "v_prediction")``. Angles equal to
-    pi / 2 to five digits, such as SANA-Sprint's 1.57080, count as pi / 2, where sigma is infinite. To get the levels of
-    a
-    list of angles: ``few_step([1.5708, 1.3], process=TrigFlow())``.
+    The paper's network F receives x over ``sigma_data`` and predicts v in units of the data: ``Denoiser(lambda x, t:
+    sigma_data * F(x / sigma_data, t), TrigFlow(sigma_data), "v_prediction")``. Angles equal to pi / 2 to five digits,
+    such as SANA-Sprint's 1.57080, count as pi / 2, where sigma is infinite. To get the levels of a list of angles:
+    ``few_step([1.5708, 1.3], process=TrigFlow())``.
 
     Lu & Song 2024, arXiv:2410.11081.
 

@@ -21,10 +21,8 @@ class Flow(Process):
     With a ``noise_scale``, states are ``(1 - sigma) * x0 + sigma * noise_scale * eps``.
 
     The network's timestep is ``timestep_scale * sigma``, with any shift: sigma is the noise level that it receives.
-    With
-    ``reverse_time`` it is ``timestep_scale * (1 - sigma)``, a time that runs from noise at 0 to data. The shift bends
-    the
-    process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
+    With ``reverse_time`` it is ``timestep_scale * (1 - sigma)``, a time that runs from noise at 0 to data. The shift
+    bends the process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
 
     Parameters
     ----------
@@ -32,11 +30,9 @@ class Flow(Process):
         log(shift))
     num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
     timestep_scale : the timestep at sigma 1, or at sigma 0 with ``reverse_time``; None means 1000, as for most
-    networks,
-        and 1 with ``reverse_time``
+        networks, and 1 with ``reverse_time``
     noise_scale : above 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). It does not change levels
-    or
-        timesteps; start noise and every draw of a sampler are multiplied by it
+        or timesteps; start noise and every draw of a sampler are multiplied by it
     reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is
         still the noise level. Most of these networks predict "velocity_to_data" (see `Denoiser`)
 

@@ -69,8 +69,7 @@ def mu_for_flux2(tokens: float, steps: int) -> float:
     Notes
     -----
     Up to 4300 tokens, mu is a line in steps through its values at 10 and at 200 steps, each of which is a line in
-    tokens.
-    Beyond, it is the value at 200 steps. The numbers are those of ComfyUI's Flux2Scheduler.
+    tokens. Beyond, it is the value at 200 steps. The numbers are those of ComfyUI's Flux2Scheduler.
     """
     tokens = _number("mu_for_flux2", "tokens", tokens, sys.float_info.min)
     steps = check_steps(steps)

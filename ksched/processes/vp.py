@@ -26,8 +26,7 @@ class VP(Process):
     """Variance-preserving (VP) diffusion over a table of betas (DDPM, Stable Diffusion); scaled-linear by default.
 
     ``sigma`` is ``sqrt((1 - alpha_bar) / alpha_bar)``. A timestep is an index of the table. Between entries, log sigma
-    is
-    interpolated linearly as in k-diffusion; outside the table, the nearest end counts.
+    is interpolated linearly as in k-diffusion; outside the table, the nearest end counts.
 
     Parameters
     ----------
@@ -39,8 +38,7 @@ class VP(Process):
     snr_shift : above 0; multiplies sigma by its square root (CogVideoX uses 3, before zero terminal SNR)
     keep_every : keep every n-th training step, including the last (a model distilled to 50 of 1000 steps uses 20)
     log_sigma_timesteps : the network's timestep is ``log(sigma) / 4`` instead of the index (Stable Video Diffusion);
-    time
-        changes with it, the table does not
+        time changes with it, the table does not
 
     Raises
     ------

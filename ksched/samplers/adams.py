@@ -167,15 +167,13 @@ def ipndm(
     ----------
     order : largest number of slopes used
     slopes : "straight"; "eps" differs only from pure noise, where eps is the state itself: a first step from there
-    loses
-        the prediction, as in diffusers
+        loses the prediction, as in diffusers
     end : the step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers
 
     Notes
     -----
     Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler runs it on noise
-    levels
-    of its own, which start at pure noise.
+    levels of its own, which start at pure noise.
     """
     straight = StraightLine(grid) if slopes == "straight" else _Eps()
     past: list[tuple[Level, V]] = []
@@ -227,8 +225,7 @@ def pndm(
     ----------
     order : largest number of slopes used
     warm_up : "prk" is PNDM: the first three steps use the classical Runge-Kutta method, with the middle of a step at
-    the
-        middle of its timesteps. "heun" is PLMS: the first step uses Heun's method, for one more call in all
+        the middle of its timesteps. "heun" is PLMS: the first step uses Heun's method, for one more call in all
     slopes : which slopes are averaged: "straight"; "v", as diffusers does for models that predict v, which leaves the
         path that a constant prediction takes
     end : the step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers
@@ -383,7 +380,7 @@ def gradient_estimation(
     mu : how far below the next level a step goes before noise is added, as a power of sigma: 0 adds none, 1/2 resembles
         DDPM. With an extrapolated slope, states then do not have the noise of their levels
     eta : the same amount as a share of the noise that is drawn afresh, as in `euler_ancestral`; not together with
-    ``mu``
+        ``mu``
     split : how eta divides the noise on flow processes, as for `euler_ancestral`
     s_noise : factor on the noise
 

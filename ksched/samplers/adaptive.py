@@ -213,8 +213,7 @@ def dpm_adaptive(
     eta : share of the noise that each step draws afresh
     s_noise : factor on the noise
     end : if the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with
-    the
-        remaining noise, as k-diffusion does
+        the remaining noise, as k-diffusion does
     reuse : keep the first prediction of a rejected try; k-diffusion calls the model again
 
     Notes

@@ -189,8 +189,7 @@ def auto(
     Parameters
     ----------
     end : "denoised" returns the last prediction; use it for models that are noisy (quantized, say). "integral" returns
-    a
-        weighted mean of all predictions, which is more exact but amplifies the model's errors
+        a weighted mean of all predictions, which is more exact but amplifies the model's errors
     data_std : standard deviation of the data, to which the levels are proportional; 0.5 for EDM's models. Sampling a
         flow model with shift ``s``, as for large images, is equivalent to scaling its data by ``s``, so pass ``s``
     guidance : scale of classifier-free guidance (CFG) that you will run the model with, 1 for none: the table fitted to

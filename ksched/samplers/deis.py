@@ -133,8 +133,7 @@ def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:
     """Weights of slopes at ``sigmas[1:]`` in the integral over sigma from ``sigmas[1]`` to ``sigmas[0]``.
 
     The slopes form a polynomial in the time u of a VP process with log(1 + sigma ** 2) = a * u ** 2 + b * u, where
-    sigma
-    is 0.002 at u = 0.001 and 80 at u = 1.
+    sigma is 0.002 at u = 0.001 and 80 at u = 1.
     """
     low, high = log1p(0.002**2), log1p(80.0**2)
     a = (low / 1e-3 - high) / (1e-3 - 1)

@@ -72,8 +72,7 @@ def dpm_fast(
     levels : "grid" uses the given levels, two or three steps at a time; "range", as published, spaces levels evenly in
         log-SNR between the first level and the last above 0, and ignores those in between
     end : if the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with
-    the
-        remaining noise, as k-diffusion does, and spends the saved call earlier
+        the remaining noise, as k-diffusion does, and spends the saved call earlier
 
     Notes
     -----

@@ -171,7 +171,6 @@ def dpm_singlestep(
     noises : noise of the stages of one step: "path" takes parts of one Brownian path; "independent", as in diffusers
     curvature : weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise it has a
         wrong sign (the weight is off by 2), which makes it first order
-        2, a wrong sign, which makes it first order
 
     Notes
     -----

@@ -344,8 +344,7 @@ def tcd(
     """Trajectory consistency sampling: a step to a lower level of the table, then noise up to the next level.
 
     First order, one model call and one noise per step. ``eta`` = 0 is `euler`. 1 is `lcm`, except that no step goes
-    below
-    the lowest level of the training table.
+    below the lowest level of the training table.
 
     Parameters
     ----------

@@ -53,8 +53,7 @@ def restart(
     Parameters
     ----------
     s_min, s_max : the level to restart from and the level to go back to, in sigma / alpha. The nearest levels of the
-    grid
-        are used; there is no restart if they are the same
+        grid are used; there is no restart if they are the same
     restart_steps : steps of each way down, on a Karras grid. 0 chooses as A1111 does: none for runs below 20 steps, 9
         steps once below 36, and from there a quarter of the steps, twice
     restarts : number of restarts, if ``restart_steps`` is given

@@ -87,8 +87,7 @@ def sa_solver(
     predictor_order : largest number of predictions that the predictor uses
     corrector_order : largest number that the corrector uses, including the one at the level it corrects; 0 turns it off
     predict : the quantity that is taken to be a polynomial: "denoised"; or "eps", which is not one where noise is
-    added,
-        so that states then have too much noise
+        added, so that states then have too much noise
     tau : noise of the SDE; its square is the eta of other samplers
     tau_start, tau_end : shares of the run between which there is noise
     tau_at : whether a step counts as inside that part of the run by its end or by its start
@@ -100,8 +99,7 @@ def sa_solver(
     repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
         last level is a repeat)
     last_prediction : if the last level is above 0, return the state there; False returns the state one level earlier,
-    as
-        an older ComfyUI did
+        as an older ComfyUI did
 
     Notes
     -----
@@ -179,8 +177,7 @@ def sa_solver_pece() -> None:
     """`sa_solver` that calls the model again on each corrected state.
 
     Third order without noise, limited by its first step. Two model calls per step except in the first, one noise per
-    step
-    that ends within the noisy part of the run.
+    step that ends within the noisy part of the run.
 
     Parameters
     ----------

@@ -1,10 +1,8 @@
 """Schedules that are curves from 1 to 0, made for flow models or few steps and scaled to a process.
 
 A curve gives ``steps + 1`` shares of the noise, from 1 to 0. On a flow process a share is a sigma, before it is scaled
-to
-the requested part of the range; on other processes it is a share of sigma_max or of the training table, as each
-schedule
-documents. Arguments, errors and results are those of `ksched.schedules.training_table`.
+to the requested part of the range; on other processes it is a share of sigma_max or of the training table, as each
+schedule documents. Arguments, errors and results are those of `ksched.schedules.training_table`.
 """
 
 from __future__ import annotations
@@ -337,8 +335,7 @@ def calculate_ideogram4_sigmas(
     Notes
     -----
     Ideogram 4's own program, https://github.com/ideogram-oss/ideogram4, docs/pipeline.md, "Noise schedule". It uses mu
-    0
-    and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
+    0 and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
     """
     _no_sigma_min("ideogram4", sigma_min)
     mean = mu + 0.5 * (math.log(width) + math.log(height) - 2 * math.log(512))

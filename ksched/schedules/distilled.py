@@ -43,9 +43,8 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
     -----
     Which program uses which rule: "warp" is Self-Forcing's ``warp_denoising_step``, LightX2V's ``denoising_step_list``
     (also for Wan 2.2 Lightning) and FastVideo's causal models. "nearest" is FastVideo's DMD and CausVid, on a table
-    with
-    shift 8; their networks get the timesteps as listed. "as_is" is for the lists of LTX-Video and LTX-2. "angles" is
-    rCM's rule on Wan. With a process it covers SDXL-Lightning, SDXL-Turbo and DMD2, and sCM on `TrigFlow`.
+    with shift 8; their networks get the timesteps as listed. "as_is" is for the lists of LTX-Video and LTX-2. "angles"
+    is rCM's rule on Wan. With a process it covers SDXL-Lightning, SDXL-Turbo and DMD2, and sCM on `TrigFlow`.
 
     Most of these models add fresh noise at every level, which is the sampler ``lcm``. Wan 2.2 Lightning, LTX-2,
     SDXL-Lightning and Turbo use ``euler`` or ``euler_ancestral``: see `ksched.recipes`.

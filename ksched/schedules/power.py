@@ -1,8 +1,7 @@
 """Schedules between two bounds, evenly spaced in some function of sigma; they need no process.
 
 Every function takes ``steps``, ``sigma_min`` and ``sigma_max``: the noise std of the last non-zero level and of the
-first
-level, 0 < sigma_min < sigma_max. Anything else raises a TypeError or ValueError. It returns float64 of shape
+first level, 0 < sigma_min < sigma_max. Anything else raises a TypeError or ValueError. It returns float64 of shape
 (steps + 1,), strictly decreasing from exactly sigma_max to exactly sigma_min and then 0, unless an option says
 otherwise. A single step runs from sigma_max to 0.
 """
@@ -237,8 +236,7 @@ def calculate_piecewise_sigmas(
     Notes
     -----
     ECMWF's anemoi, ``PiecewiseSigmaSchedule``, for weather models, with sigma_between 10. There, two and three steps
-    end
-    at the middle level.
+    end at the middle level.
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)

@@ -165,8 +165,7 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
     -----
     With the same seeds, the two runs equal the whole run if the sampler remembers nothing between steps. A sampler with
     memory starts the second part without it. In that case drive one `ksched.Run` over the whole grid instead: two
-    models
-    may answer it, and `ksched.Run.state_dict` carries it to another process.
+    models may answer it, and `ksched.Run.state_dict` carries it to another process.
     """
     values = check_sigmas(sigmas, math.inf)
     step = _option("split", "step", int, step, 0, len(values) - 1)
@@ -337,8 +336,7 @@ def drop_penultimate(sigmas: ArrayLike) -> Array:
     Notes
     -----
     ComfyUI's KSampler does this for dpm_2, dpm_2_ancestral and uni_pc, A1111 for DPM2 and DPM++ 3M SDE, after adding
-    one
-    step. ksched does it only if you call this function.
+    one step. ksched does it only if you call this function.
     """
     return _without_penultimate(check_sigmas(sigmas, math.inf))
 
@@ -379,8 +377,7 @@ def shift(sigmas: ArrayLike, s: float) -> Array:
     Notes
     -----
     Esser et al. 2024, arXiv:2403.03206, eq. 23. ``shift(shift(x, a), b)`` is ``shift(x, a * b)``, so ``shift(x, 1 /
-    s)``
-    undoes it. Levels that a schedule makes for ``Flow(s)`` already include the shift.
+    s)`` undoes it. Levels that a schedule makes for ``Flow(s)`` already include the shift.
     """
     values = _flow_sigmas("shift", sigmas)
     s = _option("shift", "s", float, s, sys.float_info.min)

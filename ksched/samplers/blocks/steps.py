@@ -108,8 +108,7 @@ def adams(
     eta : noise of the SDE
     rule : the integrals of a method that departs from the exact ones; not from pure noise
     denoised : if the outputs are eps, the prediction that gives the eps of ``s`` together with ``x``. With noise this
-    is
-        the published SDE-DPM-Solver, which does not keep a level's law because eps is not constant along a step
+        is the published SDE-DPM-Solver, which does not keep a level's law because eps is not constant along a step
 
     Notes
     -----
