@@ -185,13 +185,17 @@ def window(value: float, *, steps: Iterable[int]) -> Window:
 
     Parameters
     ----------
-    value : the option's value at those steps, such as an eta
-    steps : step numbers, counted from 0; negative numbers count from the end, so -1 is the last step
+    value : float
+        The option's value at those steps, such as an eta.
+    steps : iterable of int
+        Step numbers, counted from 0; negative numbers count from the end, so -1 is the last step.
 
     Raises
     ------
-    TypeError : the value is not a number, or a step is not a whole number
-    ValueError : a step is given twice
+    TypeError
+        The value is not a number, or a step is not a whole number.
+    ValueError
+        A step is given twice.
 
     Examples
     --------
@@ -236,13 +240,17 @@ def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
 
     Parameters
     ----------
-    value : number, list of numbers or `Window`
-    steps : number of steps of the run
-    what : the option's name, for error messages
+    value : object
+        Number, list of numbers or `Window`.
+    steps : int
+        Number of steps of the run.
+    what : str
+        The option's name, for error messages.
 
     Raises
     ------
-    ValueError : a list of the wrong length, or a window over steps that the run does not have
+    ValueError
+        A list of the wrong length, or a window over steps that the run does not have.
     """
     many = _as_many(value)
     if many is None:
@@ -285,7 +293,8 @@ def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]
 
     Raises
     ------
-    ValueError : the same option is given under two names
+    ValueError
+        The same option is given under two names.
     """
     found: dict[str, Any] = {}
     for word, value in given.items():
@@ -304,14 +313,19 @@ def check_options(
 
     Parameters
     ----------
-    owner : whose options they are, for error messages
-    known : the options that the owner has
-    given : option values by name
-    beside : other names that the caller may have meant, such as arguments of the function called
+    owner : str
+        Whose options they are, for error messages.
+    known : mapping
+        The options that the owner has.
+    given : mapping
+        Option values by name.
+    beside : iterable of str
+        Other names that the caller may have meant, such as arguments of the function called.
 
     Raises
     ------
-    TypeError, ValueError : ``owner`` has no such option, or a value has the wrong type or is out of range
+    TypeError, ValueError
+        ``owner`` has no such option, or a value has the wrong type or is out of range.
     """
     given = our_words(known, given)
     for name in given:
@@ -333,8 +347,10 @@ def check_steps(steps: Any) -> int:
 
     Raises
     ------
-    TypeError : not a whole number
-    ValueError : below 1
+    TypeError
+        Not a whole number.
+    ValueError
+        Below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise TypeError(f"steps must be a whole number of at least 1; got {steps!r}")
@@ -348,8 +364,10 @@ def check_calls(calls: Any) -> int:
 
     Raises
     ------
-    TypeError : not a whole number
-    ValueError : below 1, or so large that building the plan would take minutes
+    TypeError
+        Not a whole number.
+    ValueError
+        Below 1, or so large that building the plan would take minutes.
     """
     if isinstance(calls, bool) or not isinstance(calls, Integral):
         raise TypeError(f"calls must be a whole number of at least 1; got {calls!r}")

@@ -38,11 +38,16 @@ class Sampler(TensorRuns, InParallel):
 
     Attributes
     ----------
-    spec : the sampler function and its declared facts
-    grid : the noise levels (sigmas) of the run
-    options : the sampler options that were given
-    schedule : the schedule's name; None for custom sigmas
-    dialect : the program whose meaning of sampler and schedule names applies
+    spec : SamplerSpec
+        The sampler function and its declared facts.
+    grid : Grid
+        The noise levels (sigmas) of the run.
+    options : tuple of tuple
+        The sampler options that were given.
+    schedule : NoiseSchedule, str or None
+        The schedule's name; None for custom sigmas.
+    dialect : Dialect
+        The program whose meaning of sampler and schedule names applies.
     """
 
     spec: SamplerSpec
@@ -61,7 +66,8 @@ class Sampler(TensorRuns, InParallel):
 
         Raises
         ------
-        TraceError : the sampler is adaptive: it chooses its steps from the model's answers
+        TraceError
+            The sampler is adaptive: it chooses its steps from the model's answers.
         """
         return self.spec.plan(self.grid, dict(self.options)) if self._plan is None else self._plan
 
@@ -122,28 +128,37 @@ def build_sampler(
 
     Parameters
     ----------
-    sampler : a `SamplerType`, any spelling that `SamplerType.parse` reads, or a name registered with
-        `register_sampler`; "auto" for the best method known at this number of steps, with its own noise levels (see
-        `ksched.samplers.auto.auto`); or a `Plan`, such as one from `ksched.tune`
-    schedule : a `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with
-        `register_schedule`, or a function of the same form; None means simple. Leave it out for "auto" and for plans
-    steps : number of schedule steps, at least 1; None means 20, or the plan's own number
-    calls : number of model calls (NFE) to spend, instead of ``steps``. You get as many steps as fit: a sampler that
-        makes two calls per step gets half as many
-    process : the noise process that the model was trained on, or any object with an attribute ``process``, such as a
-        `Denoiser`; None means Stable Diffusion's VP table
-    sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : the program whose behaviour the names mean, where programs differ. It sets options: for schedules they are
-        in `ksched.schedules.DIALECTS`, for samplers on each sampler's page. Our own dialect is the published method
-    options : options of the sampler, and of the schedule where the sampler has none of that name. ``sigma_min`` and
+    sampler : str, SamplerType or Plan
+        A `SamplerType`, any spelling that `SamplerType.parse` reads, or a name registered with `register_sampler`;
+        "auto" for the best method known at this number of steps, with its own noise levels (see
+        `ksched.samplers.auto.auto`); or a `Plan`, such as one from `ksched.tune`.
+    schedule : str, NoiseSchedule, callable or None
+        A `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with `register_schedule`, or
+        a function of the same form; None means simple. Leave it out for "auto" and for plans.
+    steps : int or None
+        Number of schedule steps, at least 1; None means 20, or the plan's own number.
+    calls : int or None
+        Number of model calls (NFE) to spend, instead of ``steps``. You get as many steps as fit: a sampler that makes
+        two calls per step gets half as many.
+    process : Process, KnowsProcess or None
+        The noise process that the model was trained on, or any object with an attribute ``process``, such as a
+        `Denoiser`; None means Stable Diffusion's VP table.
+    sigmas : array_like or None
+        Noise levels to run exactly as given, instead of schedule and steps; strictly decreasing.
+    dialect : Dialect or str
+        The program whose behaviour the names mean, where programs differ. It sets options: for schedules they are in
+        `ksched.schedules.DIALECTS`, for samplers on each sampler's page. Our own dialect is the published method.
+    options : object
+        Options of the sampler, and of the schedule where the sampler has none of that name. ``sigma_min`` and
         ``sigma_max`` set the schedule's range. Options for the amount of noise, such as eta, may be one number, one
-        number per step, or a `ksched.window`
+        number per step, or a `ksched.window`.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option; a value out of range; sigmas that are not strictly decreasing; a
-        plan made for another process; two arguments that exclude each other, such as a schedule and sigmas; fewer calls
-        than one step makes; calls for an adaptive sampler
+    TypeError, ValueError
+        An unknown name or option; a value out of range; sigmas that are not strictly decreasing; a plan made for
+        another process; two arguments that exclude each other, such as a schedule and sigmas; fewer calls than one step
+        makes; calls for an adaptive sampler.
     """
     spec = plan_spec(sampler) if isinstance(sampler, Plan) else sampler_spec(sampler)
     process = process_given(process)

@@ -55,7 +55,8 @@ class TensorRuns(StochasticSteps):
 
         Raises
         ------
-        TraceError : the sampler is adaptive, so it has no plan
+        TraceError
+            The sampler is adaptive, so it has no plan.
         """
         need_torch("Sampler.matrices")
         from ksched.execution.compiled import CompiledStep
@@ -86,13 +87,18 @@ class TensorRuns(StochasticSteps):
 
         Parameters
         ----------
-        shape : shape of the state, batch first
-        seed : one whole number (item i takes ``seed + i``) or one per item. An item's noise depends only on its seed,
-            not on the batch, the device, the sampler or the number of steps
-        dtype : a floating point dtype; None is torch's default
-        device : None is torch's default
-        noise : None is white noise. A name, such as "pink", or an object, such as ``ksched.noise.Offset(0.1)``, gives
-            noise of another law than the sampler is made for (see the page on noise)
+        shape : sequence of int
+            Shape of the state, batch first.
+        seed : int or sequence of int
+            One whole number (item i takes ``seed + i``) or one per item. An item's noise depends only on its seed, not
+            on the batch, the device, the sampler or the number of steps.
+        dtype : dtype or None
+            A floating point dtype; None is torch's default.
+        device : device, str or None
+            None is torch's default.
+        noise : str, Correlated or None
+            None is white noise. A name, such as "pink", or an object, such as ``ksched.noise.Offset(0.1)``, gives noise
+            of another law than the sampler is made for (see the page on noise).
 
         Returns
         -------
@@ -100,8 +106,9 @@ class TensorRuns(StochasticSteps):
 
         Raises
         ------
-        TypeError, ValueError : the shape has no batch axis; seeds are not whole numbers, or not one per item; the dtype
-            is not floating point
+        TypeError, ValueError
+            The shape has no batch axis; seeds are not whole numbers, or not one per item; the dtype is not floating
+            point.
 
         Notes
         -----
@@ -134,8 +141,9 @@ class TensorRuns(StochasticSteps):
 
         Warns
         -----
-        RuntimeWarning : at the first model call, if ``x`` cannot be a state at ``sigmas[0]`` because its spread is off
-            by a factor of more than 3. Checked only on the CPU, on 64 numbers, and only where noise hides the data
+        RuntimeWarning
+            At the first model call, if ``x`` cannot be a state at ``sigmas[0]`` because its spread is off by a factor
+            of more than 3. Checked only on the CPU, on 64 numbers, and only where noise hides the data.
         """
         need_torch("Sampler.start")
         from ksched.execution.adaptive_run import AdaptiveRun
@@ -171,17 +179,23 @@ class TensorRuns(StochasticSteps):
 
         Parameters
         ----------
-        denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state at ``sigmas[0]``, batch first: from noise that of `initial_state`, from an image
-            ``process.add_noise(x0, eps, sigmas[0])``
-        seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
-        noise : a function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a
-            seed, "brownian": increments of one Brownian path, which keep the picture when the number of steps changes;
-            or, with a seed, noise that changes the law of the results: "pink", "brown", "blue", "violet", "pyramid",
+        denoiser : callable
+            ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond).
+        x : Tensor
+            Start state at ``sigmas[0]``, batch first: from noise that of `initial_state`, from an image
+            ``process.add_noise(x0, eps, sigmas[0])``.
+        seed : int, sequence of int or None
+            One whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise.
+        noise : callable, str or None
+            A function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a seed,
+            "brownian": increments of one Brownian path, which keep the picture when the number of steps changes; or,
+            with a seed, noise that changes the law of the results: "pink", "brown", "blue", "violet", "pyramid",
             "offset", or a `ksched.noise.Colored`, `ksched.noise.Pyramid` or `ksched.noise.Offset`. It does not change
-            the noise of the start state
-        callback : called with a `StepInfo` once per step; an exception that it raises ends the run
-        progress : show a progress bar (needs the extra ``cli``)
+            the noise of the start state.
+        callback : callable or None
+            Called with a `StepInfo` once per step; an exception that it raises ends the run.
+        progress : bool
+            Show a progress bar (needs the extra ``cli``).
 
         Returns
         -------
@@ -189,12 +203,14 @@ class TensorRuns(StochasticSteps):
 
         Raises
         ------
-        TypeError, ValueError : bad arguments, found before the first model call, including a denoiser whose own process
-            (as a `ksched.Denoiser` has one) does not match the sampler's; a prediction of the wrong shape
+        TypeError, ValueError
+            Bad arguments, found before the first model call, including a denoiser whose own process (as a
+            `ksched.Denoiser` has one) does not match the sampler's; a prediction of the wrong shape.
 
         Warns
         -----
-        RuntimeWarning : as for `start`
+        RuntimeWarning
+            As for `start`.
 
         Notes
         -----
@@ -219,11 +235,15 @@ class TensorRuns(StochasticSteps):
 
         Parameters
         ----------
-        denoiser : the same one as for `sample`
-        x : the result that the run should end at, at ``sigmas[-1]``, batch first
-        rounds : largest number of corrections; each costs one run down and one up. 0 only runs upwards, which is what
-            is usually called inversion (DDIM inversion with `euler`) and returns to ``x`` only roughly
-        tolerance : stop when sampling returns ``x`` with at most this relative error; None is the rounding error
+        denoiser : callable
+            The same one as for `sample`.
+        x : Tensor
+            The result that the run should end at, at ``sigmas[-1]``, batch first.
+        rounds : int
+            Largest number of corrections; each costs one run down and one up. 0 only runs upwards, which is what is
+            usually called inversion (DDIM inversion with `euler`) and returns to ``x`` only roughly.
+        tolerance : float or None
+            Stop when sampling returns ``x`` with at most this relative error; None is the rounding error.
 
         Returns
         -------
@@ -231,13 +251,14 @@ class TensorRuns(StochasticSteps):
 
         Raises
         ------
-        TypeError, ValueError : a state or denoiser that `sample` would refuse; a sampler that draws noise or is
-            adaptive
+        TypeError, ValueError
+            A state or denoiser that `sample` would refuse; a sampler that draws noise or is adaptive.
 
         Warns
         -----
-        RuntimeWarning : sampling does not return ``x`` for some items, which the warning names. Those items get the
-            best start found; the others are not affected
+        RuntimeWarning
+            Sampling does not return ``x`` for some items, which the warning names. Those items get the best start
+            found; the others are not affected.
 
         Notes
         -----

@@ -32,10 +32,14 @@ def initial_state(
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    shape : shape of the state, batch first
-    seed : one whole number (item i takes ``seed + i``) or one per item
-    dtype : a floating point dtype
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    shape : sequence of int
+        Shape of the state, batch first.
+    seed : int or sequence of int
+        One whole number (item i takes ``seed + i``) or one per item.
+    dtype : dtype_like
+        A floating point dtype.
     noise : as for `ksched.Sampler.initial_state`
 
     Returns
@@ -44,8 +48,8 @@ def initial_state(
 
     Raises
     ------
-    TypeError, ValueError : a shape without a batch axis; seeds that are not whole numbers or not one per item; unknown
-        noise
+    TypeError, ValueError
+        A shape without a batch axis; seeds that are not whole numbers or not one per item; unknown noise.
     """
     plan, shape = plan_of(plan), checked_shape(shape)
     eps = named_numbers(noise, item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)
@@ -60,11 +64,14 @@ def noise(
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    shape : shape of the state, batch first
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    shape : sequence of int
+        Shape of the state, batch first.
     seed : as for `ksched.Sampler.sample`, which draws the same noises
-    noise : None is white; else a name, such as "pink", or a kind of noise, as for `ksched.Sampler.sample`, except noise
-        on a Brownian path
+    noise : str, Correlated or None
+        None is white; else a name, such as "pink", or a kind of noise, as for `ksched.Sampler.sample`, except noise on
+        a Brownian path.
 
     Returns
     -------
@@ -73,7 +80,8 @@ def noise(
 
     Raises
     ------
-    TypeError, ValueError : as for `initial_state`
+    TypeError, ValueError
+        As for `initial_state`.
     """
     form, shape = Matrices(plan_of(plan)), checked_shape(shape)
     seeds = item_seeds(seed, shape[0])

@@ -28,8 +28,10 @@ def plan_of(what: Plan | HasPlan) -> Plan:
 
     Raises
     ------
-    TypeError : neither a plan nor a sampler
-    TraceError : the sampler is adaptive, so it has no plan
+    TypeError
+        Neither a plan nor a sampler.
+    TraceError
+        The sampler is adaptive, so it has no plan.
     """
     plan = what if isinstance(what, Plan) else getattr(what, "plan", None)
     if not isinstance(plan, Plan):
@@ -42,7 +44,8 @@ def answered(denoise: Model, x: Any, sigma: Any, both: bool) -> tuple[Any, ...]:
 
     Raises
     ------
-    TypeError, ValueError : an answer without the unconditional prediction, or of the wrong shape
+    TypeError, ValueError
+        An answer without the unconditional prediction, or of the wrong shape.
     """
     answer = denoise(x, sigma)
     outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer,)

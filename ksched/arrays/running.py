@@ -32,15 +32,21 @@ def run(
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    denoise : ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), if the sampler needs both. It must not
-        modify x
-    x : start state at ``sigmas[0]``, such as that of `initial_state`
-    noise : ``(sigma_from, sigma_to) -> array like x`` of unit variance, if the sampler draws noise
-    seed : instead of ``noise``, a seed as for `ksched.Sampler.sample`, with the same noises: one whole number (item i
-        takes ``seed + i``) or one per item
-    asarray : with a seed, a function that converts a NumPy array to an array like ``x``, such as ``mlx.core.array``.
-        None works for NumPy and for arrays with ``__array_namespace__``, such as those of JAX and CuPy
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    denoise : callable
+        ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), if the sampler needs both. It must not modify
+        x.
+    x : array
+        Start state at ``sigmas[0]``, such as that of `initial_state`.
+    noise : callable or None
+        ``(sigma_from, sigma_to) -> array like x`` of unit variance, if the sampler draws noise.
+    seed : int, sequence of int or None
+        Instead of ``noise``, a seed as for `ksched.Sampler.sample`, with the same noises: one whole number (item i
+        takes ``seed + i``) or one per item.
+    asarray : callable or None
+        With a seed, a function that converts a NumPy array to an array like ``x``, such as ``mlx.core.array``. None
+        works for NumPy and for arrays with ``__array_namespace__``, such as those of JAX and CuPy.
 
     Returns
     -------
@@ -48,8 +54,9 @@ def run(
 
     Raises
     ------
-    TypeError, ValueError : not a plan; a plan that draws noise with neither ``noise`` nor ``seed``, or both given; an
-        answer of the wrong shape
+    TypeError, ValueError
+        Not a plan; a plan that draws noise with neither ``noise`` nor ``seed``, or both given; an answer of the wrong
+        shape.
 
     Notes
     -----

@@ -24,9 +24,12 @@ class Scan(NamedTuple):
 
     Attributes
     ----------
-    init : ``(x, noise) -> state``
-    step : ``(denoise, state, call) -> (state, None)``; pass ``partial(step, denoise)`` to `jax.lax.scan`
-    tables : float64, (nfe, registers, columns), read-only
+    init : callable
+        ``(x, noise) -> state``.
+    step : callable
+        ``(denoise, state, call) -> (state, None)``; pass ``partial(step, denoise)`` to `jax.lax.scan`.
+    tables : ndarray
+        float64, (nfe, registers, columns), read-only.
     """
 
     init: Callable[..., State]
@@ -39,7 +42,8 @@ def scan(plan: Plan | HasPlan) -> Scan:
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
 
     Returns
     -------

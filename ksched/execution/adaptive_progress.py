@@ -39,7 +39,8 @@ class AdaptiveProgress:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self._waiting.level
 

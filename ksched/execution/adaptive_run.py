@@ -53,14 +53,17 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
     Parameters
     ----------
-    spec, grid, options : sampler, grid and options to run
-    x : start state, batch first; it is copied and never modified
+    spec, grid, options : SamplerSpec, Grid or mapping
+        Sampler, grid and options to run.
+    x : Tensor
+        Start state, batch first; it is copied and never modified.
     seed, noise : as for `Run`; needed if the sampler draws noise
     levels, check_start : as for `Run`
 
     Raises
     ------
-    TypeError, ValueError : as for `Run`
+    TypeError, ValueError
+        As for `Run`.
     """
 
     def __init__(
@@ -204,7 +207,8 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another sampler or noise; the run is then unchanged
+        ValueError
+            Not such a state, a damaged one, or one of another sampler or noise; the run is then unchanged.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or state["version"] is True:
             raise ValueError("state must come from Run.state_dict(), version 1")
@@ -252,13 +256,16 @@ def finish(run: AdaptiveRun, model: Callable[[], Answer]) -> None:
 
     Parameters
     ----------
-    run : the run; after an error it is where it was before, and meanwhile it takes no other answers
-    model : called for every model call, with ``run`` in the state that it has before `feed`; returns the prediction and
-        the unconditional prediction or None
+    run : AdaptiveRun
+        The run; after an error it is where it was before, and meanwhile it takes no other answers.
+    model : callable
+        Called for every model call, with ``run`` in the state that it has before `feed`; returns the prediction and the
+        unconditional prediction or None.
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError : as for `AdaptiveRun.feed`
+    TypeError, ValueError, RuntimeError
+        As for `AdaptiveRun.feed`.
     """
     if run._fed:
         raise RuntimeError(FED_TWICE)

@@ -35,7 +35,8 @@ class Batch:
 
     Attributes
     ----------
-    runs : the runs in the batch, in the order of their rows; a run of several items has several rows
+    runs : tuple of object
+        The runs in the batch, in the order of their rows; a run of several items has several rows.
 
     Notes
     -----
@@ -93,8 +94,10 @@ class Batch:
 
         Raises
         ------
-        TypeError, ValueError : not a run; a run that is done or already in the batch; states that do not fit the others
-        RuntimeError : a model call of the batch is in progress
+        TypeError, ValueError
+            Not a run; a run that is done or already in the batch; states that do not fit the others.
+        RuntimeError
+            A model call of the batch is in progress.
         """
         self._check_idle()
         if not isinstance(run, Run | AdaptiveRun | JointRun):
@@ -118,8 +121,10 @@ class Batch:
 
         Raises
         ------
-        ValueError : the run is not in the batch
-        RuntimeError : a model call of the batch is in progress
+        ValueError
+            The run is not in the batch.
+        RuntimeError
+            A model call of the batch is in progress.
         """
         self._check_idle()
         for i, other in enumerate(self._runs):
@@ -140,7 +145,8 @@ class Batch:
 
         Raises
         ------
-        RuntimeError : the batch is empty
+        RuntimeError
+            The batch is empty.
         """
         return _joined([run.x for run in self._runs])
 
@@ -164,9 +170,11 @@ class Batch:
 
         Parameters
         ----------
-        denoised : the x0 predictions, of the shape of `x`, with the same freedom as in `Run.feed`. If `x` is a mapping,
-            a mapping as for `Streams.feed`: a prediction, or a pair of them, for each part that is not done in all runs
-        uncond : the unconditional predictions, if `needs_uncond`
+        denoised : object
+            The x0 predictions, of the shape of `x`, with the same freedom as in `Run.feed`. If `x` is a mapping, a
+            mapping as for `Streams.feed`: a prediction, or a pair of them, for each part that is not done in all runs.
+        uncond : Tensor or None
+            The unconditional predictions, if `needs_uncond`.
 
         Returns
         -------
@@ -175,9 +183,11 @@ class Batch:
 
         Raises
         ------
-        RuntimeError : the batch is empty, or another thread is using it
-        TypeError, ValueError : as for `Run.feed`. Everything is checked, and your own noise drawn, before any run
-            advances, so a mistake loses nothing
+        RuntimeError
+            The batch is empty, or another thread is using it.
+        TypeError, ValueError
+            As for `Run.feed`. Everything is checked, and your own noise drawn, before any run advances, so a mistake
+            loses nothing.
         """
         with self._at_work():
             return self._feed(denoised, uncond)
@@ -205,13 +215,14 @@ class Batch:
 
         Parameters
         ----------
-        model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. If the process of
-            a `Denoiser` is that of all runs, its network is called directly, as in `Sampler.sample`
+        model : callable
+            ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. If the process of a
+            `Denoiser` is that of all runs, its network is called directly, as in `Sampler.sample`.
 
         Raises
         ------
-        RuntimeError, TypeError, ValueError : as for `feed`; and if a model knows its process, and that means other
-            states than a run's
+        RuntimeError, TypeError, ValueError
+            As for `feed`; and if a model knows its process, and that means other states than a run's.
 
         Notes
         -----

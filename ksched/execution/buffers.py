@@ -20,10 +20,13 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
 
     Parameters
     ----------
-    registers : tensors of one shape, dtype and device; the combination's sources are indices into them
-    what : the combination
-    out : a buffer for the result; it may be the tensor of the first term and overlaps no other. None makes a new
-        tensor, through which gradients flow
+    registers : sequence of Tensor
+        Tensors of one shape, dtype and device; the combination's sources are indices into them.
+    what : Combination
+        The combination.
+    out : Tensor or None
+        A buffer for the result; it may be the tensor of the first term and overlaps no other. None makes a new tensor,
+        through which gradients flow.
 
     Returns
     -------
@@ -100,16 +103,25 @@ class Buffers:
 
     Parameters
     ----------
-    like : a state, for shape, strides and device
-    dtype : dtype of the registers
-    count : number of registers
-    items : number of items in a register, if it is not the state's
+    like : Tensor
+        A state, for shape, strides and device.
+    dtype : dtype
+        Dtype of the registers.
+    count : int
+        Number of registers.
+    items : int or None
+        Number of items in a register, if it is not the state's.
 
     Attributes
     ----------
-    tensors : the registers; after them room for the outputs of a model call, `UNCOND` and `DENOISED`
-    shape, device, dtype : of the registers
-    mixed : whether model outputs in half precision are used without conversion
+    tensors : list
+        The registers; after them room for the outputs of a model call, `UNCOND` and `DENOISED`.
+    shape : torch.Size
+        Shape of the registers.
+    device, dtype : device and dtype
+        Device and dtype of the registers.
+    mixed : bool
+        Whether model outputs in half precision are used without conversion.
 
     Notes
     -----
@@ -163,8 +175,10 @@ class Buffers:
 
         Parameters
         ----------
-        operations : the operations
-        recorded : whether to make new tensors, because gradients or something else track every value
+        operations : Operations
+            The operations.
+        recorded : bool
+            Whether to make new tensors, because gradients or something else track every value.
         """
         if recorded:
             for operation in operations:

@@ -20,9 +20,12 @@ class CallLevels:
 
     Parameters
     ----------
-    registers : registers of the run
-    process : gives the timesteps; None if there are none
-    levels : levels attached to the sigmas for a model that knows its process; None attaches nothing
+    registers : Registers
+        Registers of the run.
+    process : Process or None
+        Gives the timesteps; None if there are none.
+    levels : tuple or None
+        Levels attached to the sigmas for a model that knows its process; None attaches nothing.
     """
 
     def __init__(self, registers: Registers, process: Process | None, levels: Levels | None) -> None:

@@ -43,12 +43,18 @@ def step(
 
     Parameters
     ----------
-    model : ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,)
-    state : from `CompiledStep.start` or the step before
-    table : the table of the call, from `CompiledStep.tables`
-    noise : the noises of the call, from `CompiledStep.noises`
-    both : whether the plan needs ``uncond``, see `CompiledStep.both`
-    dtype : dtype in which the model receives ``x``; None means the dtype of ``state``
+    model : callable
+        ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,).
+    state : tuple of Tensor
+        From `CompiledStep.start` or the step before.
+    table : Tensor
+        The table of the call, from `CompiledStep.tables`.
+    noise : tuple of Tensor
+        The noises of the call, from `CompiledStep.noises`.
+    both : bool
+        Whether the plan needs ``uncond``, see `CompiledStep.both`.
+    dtype : dtype or None
+        Dtype in which the model receives ``x``; None means the dtype of ``state``.
 
     Returns
     -------
@@ -56,7 +62,8 @@ def step(
 
     Raises
     ------
-    TypeError, ValueError : an answer that is not a tensor like the state; arguments from different plans
+    TypeError, ValueError
+        An answer that is not a tensor like the state; arguments from different plans.
 
     Notes
     -----
@@ -112,8 +119,10 @@ class CompiledStep(Matrices):
 
     Parameters
     ----------
-    plan : the plan to run
-    process : the process of the levels; only ``noise="brownian"`` needs it
+    plan : Plan
+        The plan to run.
+    process : Process or None
+        The process of the levels; only ``noise="brownian"`` needs it.
 
     Notes
     -----
@@ -152,12 +161,15 @@ class CompiledStep(Matrices):
 
         Parameters
         ----------
-        x : start state, batch first
-        noise : the noises drawn before that call, ``noises(-1)``
+        x : Tensor
+            Start state, batch first.
+        noise : tuple of Tensor
+            The noises drawn before that call, ``noises(-1)``.
 
         Raises
         ------
-        TypeError, ValueError : not a floating-point tensor with a batch axis; the number of noises is not `draws`
+        TypeError, ValueError
+            Not a floating-point tensor with a batch axis; the number of noises is not `draws`.
         """
         check_state(x)
         if len(noise) != self.draws:
@@ -210,7 +222,8 @@ class CompiledStep(Matrices):
         ----------
         model : as for `ksched.Sampler.sample`; ``torch.compile`` must be able to trace it
         x, seed, noise : as for `ksched.Sampler.sample`
-        step : the step function; None means the result of `compiled`, compiled at the first call and cached
+        step : callable or None
+            The step function; None means the result of `compiled`, compiled at the first call and cached.
 
         Returns
         -------

@@ -61,14 +61,18 @@ class InParallel:
         Parameters
         ----------
         denoiser, x, seed, noise : as for `sample`
-        window : number of calls of a run that are guessed and corrected at a time
-        tolerance : a state is final once it moved by no more than this in the last round, as a root mean square over
-            the item and as a share of the noise at its level. 0 waits until nothing moves; it returns the bits of
-            `sample` in at most ``nfe`` rounds if the rows of the model do not depend on their batch. For a `Denoiser`,
-            whose network `sample` calls directly, it agrees up to rounding
-        anderson : number of earlier rounds from which guesses are extrapolated (Anderson acceleration); 0 turns it off.
-            It helps little at tolerances as loose as the default
-        callback : called with a `RoundInfo` after every round; an exception that it raises ends the run
+        window : int
+            Number of calls of a run that are guessed and corrected at a time.
+        tolerance : float
+            A state is final once it moved by no more than this in the last round, as a root mean square over the item
+            and as a share of the noise at its level. 0 waits until nothing moves; it returns the bits of `sample` in at
+            most ``nfe`` rounds if the rows of the model do not depend on their batch. For a `Denoiser`, whose network
+            `sample` calls directly, it agrees up to rounding.
+        anderson : int
+            Number of earlier rounds from which guesses are extrapolated (Anderson acceleration); 0 turns it off. It
+            helps little at tolerances as loose as the default.
+        callback : callable or None
+            Called with a `RoundInfo` after every round; an exception that it raises ends the run.
 
         Returns
         -------
@@ -76,8 +80,10 @@ class InParallel:
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; an invalid window, tolerance or memory
-        TraceError : the sampler is adaptive, so its levels are not known in advance
+        TypeError, ValueError
+            As for `sample`; an invalid window, tolerance or memory.
+        TraceError
+            The sampler is adaptive, so its levels are not known in advance.
 
         Notes
         -----

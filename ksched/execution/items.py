@@ -27,7 +27,8 @@ def item_numbers(indices: Any, batch: int) -> list[int]:
 
     Raises
     ------
-    TypeError, ValueError, IndexError : not a list of whole numbers or a mask of the batch; an index without an item
+    TypeError, ValueError, IndexError
+        Not a list of whole numbers or a mask of the batch; an index without an item.
     """
     given = _listed(indices, batch)
     if given and all(isinstance(value, bool | np.bool_) for value in given):

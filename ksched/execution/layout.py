@@ -50,11 +50,16 @@ class Combination(NamedTuple):
 
     Attributes
     ----------
-    out : the buffer of the result; it may be the buffer of the first term, which is then overwritten, but of no other
-    terms : (source, coefficient) pairs; a source is a buffer index, `DENOISED` or `UNCOND`
-    scale : coefficient of the first term
-    means : (source, weight) pairs
-    sums : (source, coefficient) pairs
+    out : int
+        The buffer of the result; it may be the buffer of the first term, which is then overwritten, but of no other.
+    terms : tuple
+        (source, coefficient) pairs; a source is a buffer index, `DENOISED` or `UNCOND`.
+    scale : float
+        Coefficient of the first term.
+    means : tuple
+        (source, weight) pairs.
+    sums : tuple
+        (source, coefficient) pairs.
     """
 
     out: int
@@ -71,7 +76,8 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     ----------
     out : as for `Combination`
     terms : as for `Combination`, with the first term first
-    noises : number of last terms that take no part in means
+    noises : int
+        Number of last terms that take no part in means.
 
     Notes
     -----
@@ -128,13 +134,20 @@ class Segment:
 
     Attributes
     ----------
-    x : the buffer of the state on which the model was called
-    both : whether the answer includes the unconditional prediction
-    draws : (noise index, buffer) of the noises to draw first
-    operations : in order; first copies of outputs that are read again after the next call, then the states to form
-    reader : the only operation that reads `DENOISED`, while the state of the call still exists; None if there is none
-    state : the terms of that state, if ``reader`` reads all of them; else empty
-    earlier : the buffers of earlier calls' states that are read; whoever was called on one may still hold it
+    x : int
+        The buffer of the state on which the model was called.
+    both : bool
+        Whether the answer includes the unconditional prediction.
+    draws : tuple of tuple of int
+        (noise index, buffer) of the noises to draw first.
+    operations : Operations
+        In order; first copies of outputs that are read again after the next call, then the states to form.
+    reader : int or None
+        The only operation that reads `DENOISED`, while the state of the call still exists; None if there is none.
+    state : tuple
+        The terms of that state, if ``reader`` reads all of them; else empty.
+    earlier : tuple of int
+        The buffers of earlier calls' states that are read; whoever was called on one may still hold it.
     """
 
     x: int
@@ -151,8 +164,10 @@ class Segment:
 
         Parameters
         ----------
-        of_x, of_output : host numbers
-        replaced : whether x is another state than the one that the plan formed
+        of_x, of_output : float
+            Host numbers.
+        replaced : bool
+            Whether x is another state than the one that the plan formed.
         """
         found = self._of_output.get((of_x, of_output, replaced))
         if found is None:
@@ -175,12 +190,18 @@ class Layout(NamedTuple):
 
     Attributes
     ----------
-    before : the work before the first model call
-    segments : one for each model call
-    states : the buffer of each model call's state, and of the result
-    held : the registers, with their buffers, that exist at the start of each segment, and at the end
-    buffers : number of buffers needed
-    both : whether any answer must include the unconditional prediction
+    before : Segment
+        The work before the first model call.
+    segments : tuple of Segment
+        One for each model call.
+    states : tuple of int
+        The buffer of each model call's state, and of the result.
+    held : sequence of tuple of tuple
+        The registers, with their buffers, that exist at the start of each segment, and at the end.
+    buffers : int
+        Number of buffers needed.
+    both : bool
+        Whether any answer must include the unconditional prediction.
     """
 
     before: Segment

@@ -29,8 +29,10 @@ class EagerContext:
     Parameters
     ----------
     denoiser, x : as for `ksched.Sampler.sample`
-    noise : source of unit noise
-    noise_scale : noise scale of the process; every noise is multiplied by it
+    noise : NoiseSource
+        Source of unit noise.
+    noise_scale : float
+        Noise scale of the process; every noise is multiplied by it.
     """
 
     def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource, *, noise_scale: float = 1.0) -> None:

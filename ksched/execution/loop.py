@@ -28,12 +28,17 @@ class StepInfo:
 
     Attributes
     ----------
-    step, steps : index of the step, from 0, and number of steps; for an adaptive sampler, index of the try, and None
-    sigma, sigma_next : contract sigma of the level that the step leaves and of the one it goes to; for an adaptive
-        sampler, of the last one above 0
-    x : the state at ``sigma`` that the model received
-    denoised : the model's x0 prediction
-    nfe : number of model calls so far
+    step, steps : int or None
+        Index of the step, from 0, and number of steps; for an adaptive sampler, index of the try, and None.
+    sigma, sigma_next : float
+        Contract sigma of the level that the step leaves and of the one it goes to; for an adaptive sampler, of the last
+        one above 0.
+    x : Tensor
+        The state at ``sigma`` that the model received.
+    denoised : Tensor
+        The model's x0 prediction.
+    nfe : int
+        Number of model calls so far.
     """
 
     step: int
@@ -99,10 +104,14 @@ def run_plan(plan: Plan, denoiser: Model, x: torch.Tensor, noise: Noise | None =
 
     Parameters
     ----------
-    plan : the plan to run
-    denoiser : ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,)
-    x : start state, batch first
-    noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
+    plan : Plan
+        The plan to run.
+    denoiser : callable
+        ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,).
+    x : Tensor
+        Start state, batch first.
+    noise : callable, str or None
+        ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise.
     """
     return drive(Run(plan, x, noise=noise), denoiser)
 

@@ -36,7 +36,8 @@ class Matrices:
 
     Attributes
     ----------
-    plan : the plan
+    plan : Plan
+        The plan.
 
     Notes
     -----

@@ -35,11 +35,16 @@ class RoundInfo:
 
     Attributes
     ----------
-    round : index of the round, from 1
-    rows : rows of the model's batch in this round
-    calls : rows of all rounds so far; `Sampler.sample` would need ``nfe`` times the batch
-    settled : for each item, the number of its model calls that are final; the result is final when all ``nfe`` are
-    nfe : model calls of the run
+    round : int
+        Index of the round, from 1.
+    rows : int
+        Rows of the model's batch in this round.
+    calls : int
+        Rows of all rounds so far; `Sampler.sample` would need ``nfe`` times the batch.
+    settled : tuple of int
+        For each item, the number of its model calls that are final; the result is final when all ``nfe`` are.
+    nfe : int
+        Model calls of the run.
     """
 
     round: int
@@ -77,9 +82,12 @@ class _Item:
 
     Attributes
     ----------
-    settled : number of final answers; the state of the next call is then final too
-    states : states of the calls from there on, in the working dtype; only the result when all are final
-    guesses : answers of these calls, from which the later states were formed; None before there are any
+    settled : int
+        Number of final answers; the state of the next call is then final too.
+    states : Tensor
+        States of the calls from there on, in the working dtype; only the result when all are final.
+    guesses : Tensor or None
+        Answers of these calls, from which the later states were formed; None before there are any.
     """
 
     def __init__(self, plan: Plan, x: torch.Tensor, noise: NoiseSource) -> None:
@@ -106,7 +114,8 @@ class _Item:
 
         Parameters
         ----------
-        answers : answers to the calls of `states`, shape (calls, parts, *state)
+        answers : Tensor
+            Answers to the calls of `states`, shape (calls, parts, *state).
         """
         formed = torch.cat([self._settled_state(), *map(self._formed, answers[:-1])])
         return (formed - torch.cat(self.states)).flatten(1).square().mean(1).sqrt()

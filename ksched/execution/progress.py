@@ -17,7 +17,8 @@ class Progress:
 
     Attributes
     ----------
-    plan : the plan that is run
+    plan : Plan
+        The plan that is run.
     """
 
     plan: Plan
@@ -55,7 +56,8 @@ class Progress:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self.plan.levels[self._call]
 
@@ -65,7 +67,8 @@ class Progress:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self.plan.state_levels[self._call]
 
@@ -86,7 +89,8 @@ class Progress:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self._call_levels.sigma()
 
@@ -96,7 +100,8 @@ class Progress:
 
         Raises
         ------
-        RuntimeError : the run is done, or was started without a process
+        RuntimeError
+            The run is done, or was started without a process.
         """
         return self._call_levels.timestep()
 

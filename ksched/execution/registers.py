@@ -59,19 +59,29 @@ class Registers:
 
     Parameters
     ----------
-    plan : the plan that is run
-    like : a state, for shape, dtype and device
+    plan : Plan
+        The plan that is run.
+    like : Tensor
+        A state, for shape, dtype and device.
 
     Attributes
     ----------
-    dtype : dtype of the states that the model receives; registers are held in at least float32
-    noise : the source of draws
-    calls : number of model calls answered so far
-    turn : the work after the awaited answer; None when the run is done
-    replaced : whether the state was replaced by another than the plan's
-    whole : whether there is a state; False while one is being formed
-    recorded : whether gradients, or something else, track every value, so that nothing is overwritten
-    busy : whether an answer is being processed
+    dtype : dtype
+        Dtype of the states that the model receives; registers are held in at least float32.
+    noise : NoiseSource
+        The source of draws.
+    calls : int
+        Number of model calls answered so far.
+    turn : Segment or None
+        The work after the awaited answer; None when the run is done.
+    replaced : bool
+        Whether the state was replaced by another than the plan's.
+    whole : bool
+        Whether there is a state; False while one is being formed.
+    recorded : bool
+        Whether gradients, or something else, track every value, so that nothing is overwritten.
+    busy : bool
+        Whether an answer is being processed.
     """
 
     def __init__(self, plan: Plan, like: torch.Tensor) -> None:
@@ -167,9 +177,11 @@ class Registers:
 
         Parameters
         ----------
-        denoised, uncond : the model's outputs
-        conversion : None if ``denoised`` is the x0 prediction; else ``(of_x, of_output)``, and the prediction is
-            ``of_x * x + of_output * denoised``
+        denoised, uncond : Tensor or None
+            The model's outputs.
+        conversion : tuple of float or None
+            None if ``denoised`` is the x0 prediction; else ``(of_x, of_output)``, and the prediction is ``of_x * x +
+            of_output * denoised``.
         """
         self.hold()
         try:
@@ -280,8 +292,10 @@ class Registers:
 
         Parameters
         ----------
-        numbers : item indices, from 0
-        noise : noise of the new items
+        numbers : sequence of int
+            Item indices, from 0.
+        noise : NoiseSource
+            Noise of the new items.
         """
         if self.busy:
             raise RuntimeError(FED_TWICE)

@@ -27,20 +27,28 @@ class Run(Progress, CopiedBySaving):
 
     Parameters
     ----------
-    plan : the plan to run
-    x : start state, batch first; it is copied and never modified
-    seed : one whole number, or one per item of the batch; needed if the plan draws noise
-    noise : a function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a seed,
+    plan : Plan
+        The plan to run.
+    x : Tensor
+        Start state, batch first; it is copied and never modified.
+    seed : int, sequence of int or None
+        One whole number, or one per item of the batch; needed if the plan draws noise.
+    noise : callable, str or None
+        A function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a seed,
         "brownian", which keeps the picture when the number of steps changes (see `ksched.noise.BrownianNoise`), or the
-        name of another kind of noise
-    process : gives the timesteps of the levels; None if the model needs none
-    levels : levels for a model that checks its process, from `ksched.processes.agreement.levels_of`; None for none
-    check_start : called with the state of the first model call when that call has been answered
+        name of another kind of noise.
+    process : Process or None
+        Gives the timesteps of the levels; None if the model needs none.
+    levels : tuple or None
+        Levels for a model that checks its process, from `ksched.processes.agreement.levels_of`; None for none.
+    check_start : callable or None
+        Called with the state of the first model call when that call has been answered.
 
     Raises
     ------
-    TypeError, ValueError : a state that is not a floating-point tensor with a batch axis; seed and noise both missing
-        although noise is drawn, or both given
+    TypeError, ValueError
+        A state that is not a floating-point tensor with a batch axis; seed and noise both missing although noise is
+        drawn, or both given.
 
     Notes
     -----
@@ -86,8 +94,9 @@ class Run(Progress, CopiedBySaving):
 
         Raises
         ------
-        RuntimeError : there is no state: an exception such as Ctrl-C interrupted `feed` while the state was formed, or
-            the run left a batch with an error
+        RuntimeError
+            There is no state: an exception such as Ctrl-C interrupted `feed` while the state was formed, or the run
+            left a batch with an error.
         """
         if self.error is not None:
             raise self._failure()
@@ -110,14 +119,18 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        denoised : the model's x0 prediction, of the state's shape; it may be `x` itself, a view of it, or a buffer
-            that the next call will overwrite
-        uncond : the unconditional prediction, for samplers that need it
+        denoised : Tensor
+            The model's x0 prediction, of the state's shape; it may be `x` itself, a view of it, or a buffer that the
+            next call will overwrite.
+        uncond : Tensor or None
+            The unconditional prediction, for samplers that need it.
 
         Raises
         ------
-        RuntimeError : the run is done, was interrupted, or is fed by another thread; `x` was written to
-        TypeError, ValueError : a prediction that is missing, not a tensor, or of the wrong shape
+        RuntimeError
+            The run is done, was interrupted, or is fed by another thread; `x` was written to.
+        TypeError, ValueError
+            A prediction that is missing, not a tensor, or of the wrong shape.
         """
         if self._check_start is not None:
             self._look_at_start()
@@ -131,13 +144,17 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        output : of the state's shape, with the same freedom as the prediction of `feed`
-        of_x, of_output : host numbers
+        output : Tensor
+            Of the state's shape, with the same freedom as the prediction of `feed`.
+        of_x, of_output : float
+            Host numbers.
 
         Raises
         ------
-        RuntimeError : the run is done
-        TypeError, ValueError : as for `feed`; a sampler that needs the unconditional prediction, which `feed` takes
+        RuntimeError
+            The run is done.
+        TypeError, ValueError
+            As for `feed`; a sampler that needs the unconditional prediction, which `feed` takes.
         """
         if self.needs_uncond:
             raise TypeError("this sampler needs (denoised, uncond); pass both to feed instead of feed_output")
@@ -150,12 +167,15 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        x : of the state's shape, on its device; it is copied and never modified
+        x : Tensor
+            Of the state's shape, on its device; it is copied and never modified.
 
         Raises
         ------
-        RuntimeError : the run is done
-        TypeError, ValueError : not a floating-point tensor, or of the wrong shape or device
+        RuntimeError
+            The run is done.
+        TypeError, ValueError
+            Not a floating-point tensor, or of the wrong shape or device.
         """
         if self._registers.turn is None:
             raise RuntimeError("the run is done, so there is no state left to replace")
@@ -168,8 +188,9 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        indices : item indices in the new order: a list, tuple, range, array or tensor; negative ones count from the
-            end. Or a mask, with True for every item to keep
+        indices : object
+            Item indices in the new order: a list, tuple, range, array or tensor; negative ones count from the end. Or a
+            mask, with True for every item to keep.
 
         Returns
         -------
@@ -177,8 +198,10 @@ class Run(Progress, CopiedBySaving):
 
         Raises
         ------
-        TypeError, ValueError, IndexError : invalid indices; the run is then unchanged
-        RuntimeError : there is no state, as for `x`, or another thread is feeding the run
+        TypeError, ValueError, IndexError
+            Invalid indices; the run is then unchanged.
+        RuntimeError
+            There is no state, as for `x`, or another thread is feeding the run.
 
         Notes
         -----
@@ -226,7 +249,8 @@ class Run(Progress, CopiedBySaving):
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another plan or noise; the run is then unchanged
+        ValueError
+            Not such a state, a damaged one, or one of another plan or noise; the run is then unchanged.
         """
         self.loading(state)()
 

@@ -46,7 +46,8 @@ class OwnNoise:
 
     Raises
     ------
-    TypeError : on pickling, if the function cannot be pickled
+    TypeError
+        On pickling, if the function cannot be pickled.
     """
 
     def __init__(self, function: Callable[[float, float], Any] | None) -> None:
@@ -72,12 +73,15 @@ class StateCheck:
 
     Parameters
     ----------
-    state : the result of `Run.state_dict`, possibly damaged since
-    shape, dtype : of the states of the run that will continue from it
+    state : mapping
+        The result of `Run.state_dict`, possibly damaged since.
+    shape, dtype : sequence of int or dtype
+        Of the states of the run that will continue from it.
 
     Raises
     ------
-    ValueError : from every method, if a part is missing or invalid
+    ValueError
+        From every method, if a part is missing or invalid.
     """
 
     def __init__(self, state: Mapping[str, Any], shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -177,14 +181,19 @@ def saved_noise(
 
     Parameters
     ----------
-    check : the state
-    draws : whether the run draws noise
-    noise, seeds : of the run that will continue
-    process : of that run
+    check : StateCheck
+        The state.
+    draws : bool
+        Whether the run draws noise.
+    noise, seeds : NoiseSource, tuple of int or None
+        Of the run that will continue.
+    process : Process or None
+        Of that run.
 
     Raises
     ------
-    ValueError : seeds that do not fit; a state with noise of your own, and a run started with a seed
+    ValueError
+        Seeds that do not fit; a state with noise of your own, and a run started with a seed.
     """
     saved = check.seeds()
     if saved is not None:

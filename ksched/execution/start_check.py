@@ -21,8 +21,10 @@ class StartCheck:
 
     Parameters
     ----------
-    process : process of the run
-    level : level of its start
+    process : Process
+        Process of the run.
+    level : Level
+        Level of its start.
     """
 
     def __init__(self, process: Process, level: Level) -> None:

@@ -42,7 +42,8 @@ class JointRun(ABC):
 
     Attributes
     ----------
-    error : the error with which it left a batch early; None if it did not. `Batch.add` clears it
+    error : Exception or None
+        The error with which it left a batch early; None if it did not. `Batch.add` clears it.
     """
 
     error: Exception | None = None
@@ -108,7 +109,8 @@ class JointRun(ABC):
 
         Parameters
         ----------
-        denoised, uncond : predictions for all states; if these are mappings, only ``denoised``, a mapping of pairs
+        denoised, uncond : object
+            Predictions for all states; if these are mappings, only ``denoised``, a mapping of pairs.
         """
 
     @abstractmethod
@@ -137,12 +139,15 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
 
     Parameters
     ----------
-    answers : mapping from names to predictions, or to pairs; entries for parts that are done are ignored
-    asked : requirements on them
+    answers : object
+        Mapping from names to predictions, or to pairs; entries for parts that are done are ignored.
+    asked : mapping
+        Requirements on them.
 
     Raises
     ------
-    TypeError, ValueError : not a mapping; an unknown or missing name; a prediction that `Run.feed` would refuse
+    TypeError, ValueError
+        Not a mapping; an unknown or missing name; a prediction that `Run.feed` would refuse.
     """
     names = ", ".join(asked)
     if not isinstance(answers, Mapping):
@@ -175,12 +180,14 @@ def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
 
     Parameters
     ----------
-    work : members of a batch, each with the answers for its runs. An error of one of these runs is recorded on the
-        member; none of the member's runs advances, and the other members do
+    work : sequence of tuple
+        Members of a batch, each with the answers for its runs. An error of one of these runs is recorded on the member;
+        none of the member's runs advances, and the other members do.
 
     Raises
     ------
-    Exception : your own noise failed, or another error that belongs to no run; no run has advanced
+    Exception
+        Your own noise failed, or another error that belongs to no run; no run has advanced.
     """
     held: list[Registers] = []
     adaptive: list[tuple[Member, Sequence[Answer]]] = []

@@ -54,9 +54,12 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
 
     Parameters
     ----------
-    plan : the plan to write
-    format : "json", which `ksched.Plan.from_json` reads; or "c", "rust" or "js", for a self-contained file
-    title : title of the file, a one-line comment
+    plan : Plan
+        The plan to write.
+    format : Format or str
+        "json", which `ksched.Plan.from_json` reads; or "c", "rust" or "js", for a self-contained file.
+    title : str
+        Title of the file, a one-line comment.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
 
     Raises
     ------
-    ValueError : an unknown format
+    ValueError
+        An unknown format.
 
     Notes
     -----

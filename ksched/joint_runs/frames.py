@@ -69,7 +69,8 @@ class Frames(FramesProgress, CopiedBySaving):
 
         Raises
         ------
-        RuntimeError, TypeError, ValueError : as for `Run.feed`; no frame has advanced then
+        RuntimeError, TypeError, ValueError
+            As for `Run.feed`; no frame has advanced then.
         """
         if self.done:
             raise RuntimeError("the frames are done and take no further prediction")
@@ -99,12 +100,14 @@ class Frames(FramesProgress, CopiedBySaving):
 
         Parameters
         ----------
-        model : ``(x, sigma) -> denoised``, or (denoised, uncond), with x of shape (batch, frames, ...) and sigma of
-            shape (batch, frames)
+        model : callable
+            ``(x, sigma) -> denoised``, or (denoised, uncond), with x of shape (batch, frames, ...) and sigma of shape
+            (batch, frames).
 
         Raises
         ------
-        TypeError, ValueError : as for `feed`; a model whose own process means other states
+        TypeError, ValueError
+            As for `feed`; a model whose own process means other states.
 
         Notes
         -----
@@ -139,7 +142,8 @@ class Frames(FramesProgress, CopiedBySaving):
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then
+        ValueError
+            Not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then.
         """
         self.loading(state)()
 
@@ -206,17 +210,22 @@ def frames(
 
     Parameters
     ----------
-    sampler : from `build_sampler`; any sampler that is not adaptive
-    x : start of the clip, shape (batch, frames, ...): for each frame the state at ``sampler.sigmas[0]``, or a clean
-        frame if it is context
-    offset : number of ticks (model calls) by which each frame starts after the one before it; None means 0, all at
-        once. A frame waits at its first level until then, and does not change once it is done
-    context : number of first frames that are given clean and stay so; the next frame starts at once
-    schedule : instead of both, a table of step numbers, shape (rows, frames): the number of steps that each frame has
-        made at each row. The first row is where each frame starts; a clean frame has the full number of steps there,
-        and a frame that starts at step n is given at ``sampler.sigmas[n]``. The last row has the full number of steps
+    sampler : Sampler
+        From `build_sampler`; any sampler that is not adaptive.
+    x : Tensor
+        Start of the clip, shape (batch, frames, ...): for each frame the state at ``sampler.sigmas[0]``, or a clean
+        frame if it is context.
+    offset : int or None
+        Number of ticks (model calls) by which each frame starts after the one before it; None means 0, all at once. A
+        frame waits at its first level until then, and does not change once it is done.
+    context : int
+        Number of first frames that are given clean and stay so; the next frame starts at once.
+    schedule : object
+        Instead of both, a table of step numbers, shape (rows, frames): the number of steps that each frame has made at
+        each row. The first row is where each frame starts; a clean frame has the full number of steps there, and a
+        frame that starts at step n is given at ``sampler.sigmas[n]``. The last row has the full number of steps
         everywhere. Between two rows, each frame makes its steps and then waits for the others, for any number of calls
-        per step. `ksched.joint_runs.pyramid` and `ksched.joint_runs.autoregressive` make such tables
+        per step. `ksched.joint_runs.pyramid` and `ksched.joint_runs.autoregressive` make such tables.
     seed, noise : as for `Sampler.sample`; a function returns noise for the whole clip, and is called once for each
         interval, when the first frame needs it
 
@@ -226,8 +235,9 @@ def frames(
 
     Raises
     ------
-    TypeError, ValueError : an adaptive sampler; a tensor that is not a clip; an invalid offset, context or schedule, or
-        both kinds; seed and noise as for `Sampler.sample`; a start at a step where a plan of your own cannot start
+    TypeError, ValueError
+        An adaptive sampler; a tensor that is not a clip; an invalid offset, context or schedule, or both kinds; seed
+        and noise as for `Sampler.sample`; a start at a step where a plan of your own cannot start.
 
     Notes
     -----
@@ -281,7 +291,8 @@ def sampler_from(sampler: Sampler, step: int) -> Sampler:
 
     Raises
     ------
-    ValueError : a sampler with its own levels, such as a plan, or one that refuses the remaining levels
+    ValueError
+        A sampler with its own levels, such as a plan, or one that refuses the remaining levels.
     """
     if not step:
         return sampler

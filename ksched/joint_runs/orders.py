@@ -24,10 +24,14 @@ def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table
 
     Parameters
     ----------
-    steps : number of steps of the sampler
-    frames : number of frames of the clip
-    lag : number of steps by which each frame lags; 0 denoises all frames at once
-    context : number of frames that are given clean; the next frame starts at once
+    steps : int
+        Number of steps of the sampler.
+    frames : int
+        Number of frames of the clip.
+    lag : int
+        Number of steps by which each frame lags; 0 denoises all frames at once.
+    context : int
+        Number of frames that are given clean; the next frame starts at once.
 
     Returns
     -------
@@ -35,7 +39,8 @@ def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table
 
     Raises
     ------
-    TypeError, ValueError : numbers that are not whole, or are out of range
+    TypeError, ValueError
+        Numbers that are not whole, or are out of range.
 
     Examples
     --------
@@ -60,7 +65,8 @@ def autoregressive(steps: int, frames: int, *, block: int = 1, context: int = 0)
     Parameters
     ----------
     steps, frames, context : as for `pyramid`
-    block : number of frames denoised at once; the last block has the remaining frames
+    block : int
+        Number of frames denoised at once; the last block has the remaining frames.
 
     Returns
     -------
@@ -68,7 +74,8 @@ def autoregressive(steps: int, frames: int, *, block: int = 1, context: int = 0)
 
     Raises
     ------
-    TypeError, ValueError : as for `pyramid`
+    TypeError, ValueError
+        As for `pyramid`.
 
     Examples
     --------
@@ -111,8 +118,10 @@ class Order:
 
     Attributes
     ----------
-    begins : the step at which each frame starts; the number of steps for a clean frame
-    calls : for each tick, and once more for the end, the number of model calls that each frame has answered
+    begins : tuple of int
+        The step at which each frame starts; the number of steps for a clean frame.
+    calls : tuple of tuple of int
+        For each tick, and once more for the end, the number of model calls that each frame has answered.
     """
 
     begins: tuple[int, ...]
@@ -124,10 +133,14 @@ def order_of_offset(offset: int, context: int, frames: int, steps: int, calls: i
 
     Parameters
     ----------
-    offset : number of ticks
-    context : number of clean frames; the next frame starts at once
-    frames : number of frames of the clip
-    steps, calls : number of steps of the sampler, and of its model calls
+    offset : int
+        Number of ticks.
+    context : int
+        Number of clean frames; the next frame starts at once.
+    frames : int
+        Number of frames of the clip.
+    steps, calls : int
+        Number of steps of the sampler, and of its model calls.
     """
     check_whole("offset", offset, 0)
     _check_context(context, frames)
@@ -145,8 +158,10 @@ def order_of_table(table: Table, call_steps: Sequence[Sequence[int]]) -> Order:
 
     Parameters
     ----------
-    table : from `check_table`
-    call_steps : for each frame, the step of each of its calls, non-decreasing
+    table : ndarray
+        From `check_table`.
+    call_steps : sequence of sequence of int
+        For each frame, the step of each of its calls, non-decreasing.
     """
     now = [0] * len(call_steps)
     answered = [tuple(now)]
@@ -163,8 +178,9 @@ def check_table(table: Any, frames: int, steps: int) -> Table:
 
     Raises
     ------
-    ValueError : not a table of whole numbers from 0 to ``steps`` with a column per frame; a column that decreases; a
-        last row that is not ``steps`` everywhere; nothing to denoise
+    ValueError
+        Not a table of whole numbers from 0 to ``steps`` with a column per frame; a column that decreases; a last row
+        that is not ``steps`` everywhere; nothing to denoise.
     """
     wanted = f"schedule must be a table of step numbers from 0 to {steps}, of shape (rows, {frames})"
     try:

@@ -34,8 +34,10 @@ class FramesProgress(JointSteps):
 
     Attributes
     ----------
-    sampler : the sampler of the frames
-    order : the frames that advance at each model call
+    sampler : Sampler
+        The sampler of the frames.
+    order : int
+        The frames that advance at each model call.
     """
 
     sampler: Sampler
@@ -113,7 +115,8 @@ class FramesProgress(JointSteps):
 
         Raises
         ------
-        RuntimeError : as for `Run.x`
+        RuntimeError
+            As for `Run.x`.
         """
         self._check_whole()
         return torch.stack([self._clean[k] if run is None else run.x for k, run in enumerate(self._runs)], dim=1)
@@ -251,7 +254,8 @@ class StreamsProgress(JointSteps):
 
         Raises
         ------
-        RuntimeError : as for `Run.x`
+        RuntimeError
+            As for `Run.x`.
         """
         self._check_whole()
         return MappingProxyType({name: self._shown(name).x for name in self._names})
@@ -267,7 +271,8 @@ class StreamsProgress(JointSteps):
 
         Raises
         ------
-        RuntimeError : a part is the run of a bare plan, which has no process
+        RuntimeError
+            A part is the run of a bare plan, which has no process.
         """
         return MappingProxyType({name: self._shown(name).timestep for name in self._names})
 

@@ -26,9 +26,12 @@ class Member(NamedTuple):
 
     Attributes
     ----------
-    run : the run of the part
-    name : name of the part; None if states are not mappings
-    frame : frame of the part; None for all of it
+    run : object
+        The run of the part.
+    name : str or None
+        Name of the part; None if states are not mappings.
+    frame : int or None
+        Frame of the part; None for all of it.
     """
 
     run: Any
@@ -55,11 +58,16 @@ class JointTrajectory:
 
     Attributes
     ----------
-    x : the results
-    shown : state and sigma of each model call, as the model received them
-    log_prob : log-probability of all parts together, for each model call followed by noise; shape (noisy calls, batch)
-    ticks : model call of each row of ``log_prob``
-    members : the record of each run, in the order of the joint run's ``members``
+    x : object
+        The results.
+    shown : tuple of tuple of object
+        State and sigma of each model call, as the model received them.
+    log_prob : Tensor
+        Log-probability of all parts together, for each model call followed by noise; shape (noisy calls, batch).
+    ticks : tuple of int
+        Model call of each row of ``log_prob``.
+    members : tuple of MemberPath
+        The record of each run, in the order of the joint run's ``members``.
     """
 
     x: Any
@@ -116,8 +124,8 @@ class JointSteps(JointRun):
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; a run that has already started; an adaptive part; no part that draws
-            noise
+        TypeError, ValueError
+            As for `sample`; a run that has already started; an adaptive part; no part that draws noise.
 
         Notes
         -----
@@ -156,11 +164,15 @@ class JointSteps(JointRun):
         Parameters
         ----------
         model : as for `sample`
-        path : from `rollout` of a joint run of the same samplers, which need not be this one
-        ticks : the noisy model calls to use; None means all. The model is called at these, and where the means of their
-            steps read an earlier prediction
-        reduce : "sum" or "mean" over all numbers that the call draws
-        mask : weights of the numbers, in the form of a state and broadcast to it; the mean divides by their sum
+        path : JointTrajectory
+            From `rollout` of a joint run of the same samplers, which need not be this one.
+        ticks : sequence of int or None
+            The noisy model calls to use; None means all. The model is called at these, and where the means of their
+            steps read an earlier prediction.
+        reduce : str
+            "sum" or "mean" over all numbers that the call draws.
+        mask : object
+            Weights of the numbers, in the form of a state and broadcast to it; the mean divides by their sum.
 
         Returns
         -------
@@ -169,7 +181,8 @@ class JointSteps(JointRun):
 
         Raises
         ------
-        TypeError, ValueError : not a recorded path, or one of other plans; calls that draw no noise
+        TypeError, ValueError
+            Not a recorded path, or one of other plans; calls that draw no noise.
         """
         if not isinstance(path, JointTrajectory):
             raise TypeError(f"path must come from rollout; got {type(path).__name__}")

@@ -16,13 +16,17 @@ class Settled:
 
     Parameters
     ----------
-    x : the state, which is handed out directly
-    sigma, timestep : its level, as host numbers
+    x : Tensor
+        The state, which is handed out directly.
+    sigma, timestep : float
+        Its level, as host numbers.
 
     Attributes
     ----------
-    x : the state
-    sigma, timestep : of shape (batch,), in at least float32
+    x : Tensor
+        The state.
+    sigma, timestep : float
+        Of shape (batch,), in at least float32.
     """
 
     def __init__(self, x: torch.Tensor, sigma: float = 0.0, timestep: float = 0.0) -> None:

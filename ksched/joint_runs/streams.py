@@ -28,12 +28,14 @@ class Streams(StreamsProgress):
 
     Parameters
     ----------
-    parts : for each name a run from `Sampler.start`, or `Frames`; or a tensor as clean context, which is done from the
-        start. A run may have started already, or be done. All parts need the same number of items, on one device
+    parts : Run, AdaptiveRun, Frames or Tensor
+        For each name a run from `Sampler.start`, or `Frames`; or a tensor as clean context, which is done from the
+        start. A run may have started already, or be done. All parts need the same number of items, on one device.
 
     Raises
     ------
-    TypeError, ValueError : a part that is none of these, or occurs twice; no run; different numbers of items or devices
+    TypeError, ValueError
+        A part that is none of these, or occurs twice; no run; different numbers of items or devices.
 
     Notes
     -----
@@ -101,14 +103,17 @@ class Streams(StreamsProgress):
 
         Parameters
         ----------
-        answers : for each of these parts the x0 prediction, as for `Run.feed`, or a pair (denoised, uncond). Answers
-            for parts that are done are ignored, and may be left out
+        answers : object
+            For each of these parts the x0 prediction, as for `Run.feed`, or a pair (denoised, uncond). Answers for
+            parts that are done are ignored, and may be left out.
 
         Raises
         ------
-        RuntimeError : all parts are done; otherwise as for `Run.feed`
-        TypeError, ValueError : an unknown or missing name; as for `Run.feed`. Everything is checked and your own noise
-            drawn before any part advances, so a mistake loses nothing
+        RuntimeError
+            All parts are done; otherwise as for `Run.feed`.
+        TypeError, ValueError
+            An unknown or missing name; as for `Run.feed`. Everything is checked and your own noise drawn before any
+            part advances, so a mistake loses nothing.
         """
         self._feed(answers)
 
@@ -144,12 +149,14 @@ class Streams(StreamsProgress):
 
         Parameters
         ----------
-        model : ``(x, sigma) -> predictions``, all three mappings by part name; a prediction may be a pair (denoised,
-            uncond), and may be missing for a part that is done
+        model : callable
+            ``(x, sigma) -> predictions``, all three mappings by part name; a prediction may be a pair (denoised,
+            uncond), and may be missing for a part that is done.
 
         Raises
         ------
-        TypeError, ValueError : as for `feed`; a model whose own process means other states than a part's
+        TypeError, ValueError
+            As for `feed`; a model whose own process means other states than a part's.
 
         Notes
         -----
@@ -181,7 +188,8 @@ class Streams(StreamsProgress):
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of other parts; all parts are unchanged then
+        ValueError
+            Not such a state, a damaged one, or one of other parts; all parts are unchanged then.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or "streams" not in state:
             raise ValueError("state must come from Streams.state_dict(), version 1")

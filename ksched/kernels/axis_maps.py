@@ -26,8 +26,10 @@ class AxisMap:
 
     Attributes
     ----------
-    indices : indices of the numbers that make up each number of the result, shape (taps, size of the result)
-    weights : weight of each of them, float64, of the same shape
+    indices : ndarray
+        Indices of the numbers that make up each number of the result, shape (taps, size of the result).
+    weights : ndarray
+        Weight of each of them, float64, of the same shape.
     """
 
     indices: npt.NDArray[np.int64]
@@ -56,8 +58,10 @@ def interpolation(coarse: int, fine: int, *, unit: bool = False) -> AxisMap:
 
     Parameters
     ----------
-    coarse, fine : size before and after
-    unit : scale the weights so that independent numbers of variance 1 give numbers of variance 1
+    coarse, fine : int
+        Size before and after.
+    unit : bool
+        Scale the weights so that independent numbers of variance 1 give numbers of variance 1.
     """
     matrix = _interpolated(np.eye(coarse), fine)
     return _sparse(matrix / np.linalg.norm(matrix, axis=1, keepdims=True) if unit else matrix)

@@ -76,10 +76,14 @@ def fill_normals(key: Key, count: int, first: int, out: Floats) -> None:
 
     Parameters
     ----------
-    key : key of the item's stream
-    count : number of numbers in the item
-    first : position of the chunk in the item, a multiple of `CHUNK`
-    out : contiguous, one-dimensional array to fill, no longer than a chunk
+    key : tuple of int
+        Key of the item's stream.
+    count : int
+        Number of numbers in the item.
+    first : int
+        Position of the chunk in the item, a multiple of `CHUNK`.
+    out : ndarray
+        Contiguous, one-dimensional array to fill, no longer than a chunk.
     """
     size = -(-min(count - first, CHUNK) // LEAST) * LEAST
     chunk = out if len(out) == size else room.numbers[1, :size]

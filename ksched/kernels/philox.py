@@ -95,9 +95,12 @@ def words(key: Key, block: int, count: int) -> Words:
 
     Parameters
     ----------
-    key : key of the stream
-    block : number of blocks before the first word, below 2**64
-    count : number of words
+    key : tuple of int
+        Key of the stream.
+    block : int
+        Number of blocks before the first word, below 2**64.
+    count : int
+        Number of words.
     """
     generator = _generator
     generator.counter[0] = block

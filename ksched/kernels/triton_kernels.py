@@ -40,9 +40,12 @@ def combine(tensors: Sequence[torch.Tensor], coefficients: Sequence[float], out:
 
     Parameters
     ----------
-    tensors : at least one, of a dtype in `DTYPES`, each with the strides of ``out``
-    coefficients : one host number per tensor; new numbers need no recompilation
-    out : float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other
+    tensors : sequence of Tensor
+        At least one, of a dtype in `DTYPES`, each with the strides of ``out``.
+    coefficients : sequence of float
+        One host number per tensor; new numbers need no recompilation.
+    out : Tensor
+        float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other.
 
     Notes
     -----
@@ -68,12 +71,14 @@ def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float]
 
     Parameters
     ----------
-    entries : (tensors, coefficients, out), each as for `combine`, all on one device. Of the half precision dtypes only
-        one may occur: that of the model that answered. No entry may read or write what another entry writes
+    entries : sequence of tuple
+        (tensors, coefficients, out), each as for `combine`, all on one device. Of the half precision dtypes only one
+        may occur: that of the model that answered. No entry may read or write what another entry writes.
 
     Raises
     ------
-    ValueError : sources of both float16 and bfloat16
+    ValueError
+        Sources of both float16 and bfloat16.
 
     Notes
     -----
@@ -154,11 +159,16 @@ def normals(
 
     Parameters
     ----------
-    keys : for each item, the two words of its stream's key, signed or unsigned
-    table : the 65536 rows of four numbers, float32, contiguous, on the device
-    out : float32, shape (items, width), contiguous; one item per row, in row-major order
-    count : number of numbers in an item; None means ``width``, which is all of them
-    chunk : number of the item's chunks of 65536 before the first number wanted
+    keys : sequence of tuple of int
+        For each item, the two words of its stream's key, signed or unsigned.
+    table : Tensor
+        The 65536 rows of four numbers, float32, contiguous, on the device.
+    out : Tensor
+        float32, shape (items, width), contiguous; one item per row, in row-major order.
+    count : int or None
+        Number of numbers in an item; None means ``width``, which is all of them.
+    chunk : int
+        Number of the item's chunks of 65536 before the first number wanted.
 
     Notes
     -----

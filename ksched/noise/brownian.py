@@ -52,8 +52,10 @@ class BrownianNoise:
 
     Attributes
     ----------
-    seeds : one per item of the batch
-    process : gives the lam of a level
+    seeds : tuple of int
+        One per item of the batch.
+    process : Process
+        Gives the lam of a level.
 
     Notes
     -----
@@ -239,7 +241,8 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
 
     Parameters
     ----------
-    terms : the stream of each node, as key or as words, and its scale
+    terms : list of tuple
+        The stream of each node, as key or as words, and its scale.
     first, out : as for a `Stream`
     """
     count, before = -(-len(out) // PER_WORD), first // PER_WORD

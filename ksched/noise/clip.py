@@ -31,10 +31,13 @@ class ClipNoise:
 
     Parameters
     ----------
-    source : makes the noise of the whole clip: seeded, or any `ksched.noise.NoiseSource`
-    shape : shape of the clip, (batch, frames, ...)
-    needs : for each frame the draws that it uses, each with the number of model calls after which it has used it; empty
-        for a frame that draws nothing
+    source : object
+        Makes the noise of the whole clip: seeded, or any `ksched.noise.NoiseSource`.
+    shape : sequence of int
+        Shape of the clip, (batch, frames, ...).
+    needs : sequence of mapping
+        For each frame the draws that it uses, each with the number of model calls after which it has used it; empty for
+        a frame that draws nothing.
 
     Notes
     -----
@@ -83,7 +86,8 @@ class ClipNoise:
 
         Parameters
         ----------
-        calls : for each frame, the number of model calls answered
+        calls : sequence of int
+            For each frame, the number of model calls answered.
         """
         every = range(self.shape[1])
         self.clips = {draw: clip for draw, clip in self.clips.items() if self._waited_for(draw, every, calls)}

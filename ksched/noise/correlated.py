@@ -25,8 +25,10 @@ class CorrelatedNoise:
 
     Attributes
     ----------
-    kind : the kind of noise
-    base : makes the white noise
+    kind : Correlated
+        The kind of noise.
+    base : SeededNoise or BrownianNoise
+        Makes the white noise.
     """
 
     kind: Correlated

@@ -78,10 +78,12 @@ class Correlated(ABC):
 
     Parameters
     ----------
-    axes : axes of the state along which the noise is correlated (0 is the batch); None means the last two, or those
-        after batch and channel if there are fewer. Along all other axes the noise is independent
-    brownian : make it from the white noise of ``noise="brownian"``, so that a picture stays the same when the number of
-        steps changes
+    axes : tuple of int or None
+        Axes of the state along which the noise is correlated (0 is the batch); None means the last two, or those after
+        batch and channel if there are fewer. Along all other axes the noise is independent.
+    brownian : bool
+        Make it from the white noise of ``noise="brownian"``, so that a picture stays the same when the number of steps
+        changes.
     """
 
     #: name of the rule; a new rule gets a new name, and an old one never changes
@@ -127,7 +129,8 @@ class Correlated(ABC):
 
         Parameters
         ----------
-        shape : shape of an item, without the batch
+        shape : sequence of int
+            Shape of an item, without the batch.
 
         Returns
         -------
@@ -161,8 +164,9 @@ class Colored(Correlated):
 
     Parameters
     ----------
-    exponent : 0 is white, 1 pink, 2 brown, -1 blue, -2 violet, as in skrample and RES4LYF; these are also names, as in
-        ``noise="pink"``. From -8 to 8
+    exponent : float
+        0 is white, 1 pink, 2 brown, -1 blue, -2 violet, as in skrample and RES4LYF; these are also names, as in
+        ``noise="pink"``. From -8 to 8.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
@@ -247,8 +251,10 @@ class Offset(_Layered):
 
     Parameters
     ----------
-    strength : standard deviation of the added number, at least 0; 0.1 in the source. skrample squares its strength
-    unit_variance : divide by ``sqrt(1 + strength**2)``; False is the published form, with a variance above 1
+    strength : float
+        Standard deviation of the added number, at least 0; 0.1 in the source. skrample squares its strength.
+    unit_variance : bool
+        Divide by ``sqrt(1 + strength**2)``; False is the published form, with a variance above 1.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
@@ -276,9 +282,12 @@ class Pyramid(_Layered):
 
     Parameters
     ----------
-    strength : the layer at ``1 / 2**k`` of the resolution has the standard deviation ``strength**k``; at least 0
-    levels : number of layers to add, at least 1; None continues down to a single place
-    unit_variance : divide by the standard deviation of the sum
+    strength : float
+        The layer at ``1 / 2**k`` of the resolution has the standard deviation ``strength**k``; at least 0.
+    levels : int or None
+        Number of layers to add, at least 1; None continues down to a single place.
+    unit_variance : bool
+        Divide by the standard deviation of the sum.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
@@ -315,7 +324,8 @@ def kind_of(noise: Any) -> Correlated | Literal["seeded", "brownian"] | None:
 
     Raises
     ------
-    ValueError : an unknown name
+    ValueError
+        An unknown name.
     """
     if isinstance(noise, str):
         names = get_args(NoiseName)
@@ -360,11 +370,16 @@ def drawn(
 
     Parameters
     ----------
-    kind : the kind of noise
-    draw : the draw
-    shape : shape of the noise, batch first
-    white : makes white noise for a draw, of a given shape
-    library : library of the arrays that ``white`` makes
+    kind : Correlated
+        The kind of noise.
+    draw : Draw
+        The draw.
+    shape : sequence of int
+        Shape of the noise, batch first.
+    white : callable
+        Makes white noise for a draw, of a given shape.
+    library : Library
+        Library of the arrays that ``white`` makes.
     """
     bare = draw._replace(limit=math.inf)
     layers = [white(bare._replace(stream=draw.stream + k * _LAYER), s) for k, s in enumerate(kind.layers(shape), 1)]
@@ -385,7 +400,8 @@ def named_numbers(noise: Any, seeds: Sequence[int], draw: Draw, shape: Sequence[
 
     Raises
     ------
-    TypeError, ValueError : unknown noise; noise from a Brownian path, which only runs on tensors can draw
+    TypeError, ValueError
+        Unknown noise; noise from a Brownian path, which only runs on tensors can draw.
     """
     kind = chosen_kind(noise)
     if kind == "seeded":

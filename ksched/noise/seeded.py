@@ -26,7 +26,8 @@ class SeededNoise:
 
     Attributes
     ----------
-    seeds : one per item of the batch
+    seeds : tuple of int
+        One per item of the batch.
 
     Notes
     -----
@@ -57,13 +58,17 @@ class SeededNoise:
 
         Parameters
         ----------
-        draw : where in the run
-        like : a tensor with the shape, dtype and device that the noise should have, batch first
-        out : a tensor like that, in any layout, to fill and return
+        draw : Draw
+            Where in the run.
+        like : Tensor
+            A tensor with the shape, dtype and device that the noise should have, batch first.
+        out : Tensor or None
+            A tensor like that, in any layout, to fill and return.
 
         Raises
         ------
-        ValueError : the number of seeds is not the number of items; ``out`` is not like ``like``
+        ValueError
+            The number of seeds is not the number of items; ``out`` is not like ``like``.
         """
         out = target(self.seeds, like, out)
         return limited(self._filled(draw, out), draw) if out.numel() else out
@@ -92,8 +97,10 @@ class SeededNoise:
 
         Parameters
         ----------
-        draw : where in the run
-        count : number of numbers in an item
+        draw : Draw
+            Where in the run.
+        count : int
+            Number of numbers in an item.
 
         Returns
         -------
@@ -107,10 +114,14 @@ class SeededNoise:
 
         Parameters
         ----------
-        device : device of the result
-        draw : where in the run
-        count : number of numbers in an item
-        first, width : start and length of the slice
+        device : device
+            Device of the result.
+        draw : Draw
+            Where in the run.
+        count : int
+            Number of numbers in an item.
+        first, width : int
+            Start and length of the slice.
         """
         start = first // CHUNK * CHUNK
         return normals(self.keys(draw), count, device, part=(start, first + width - start))[:, first - start :]
@@ -193,11 +204,16 @@ def normals(
 
     Parameters
     ----------
-    keys : keys of the items' streams
-    count : number of numbers in an item
-    device : device of the result
-    out : a tensor like the result, to fill and return
-    part : None for all numbers; else (start, length) of a slice, with start a multiple of `CHUNK`
+    keys : sequence of tuple of int
+        Keys of the items' streams.
+    count : int
+        Number of numbers in an item.
+    device : device
+        Device of the result.
+    out : Tensor or None
+        A tensor like the result, to fill and return.
+    part : tuple of int or None
+        None for all numbers; else (start, length) of a slice, with start a multiple of `CHUNK`.
 
     Notes
     -----

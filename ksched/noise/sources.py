@@ -63,7 +63,8 @@ class CallableNoise:
 
         Raises
         ------
-        TypeError, ValueError : the result is not a tensor of the state's shape
+        TypeError, ValueError
+            The result is not a tensor of the state's shape.
         """
         noise = self.function(draw.sigma_from, draw.sigma_to)
         if not isinstance(noise, torch.Tensor):
@@ -82,7 +83,8 @@ def seeded_source(
 
     Raises
     ------
-    ValueError : an unknown kind; a Brownian path without a process to place its levels
+    ValueError
+        An unknown kind; a Brownian path without a process to place its levels.
     """
     if isinstance(kind, Correlated):
         base = seeded_source("brownian" if kind.brownian else "seeded", seeds, process)
@@ -102,7 +104,8 @@ def start_source(seeds: tuple[int, ...], noise: Any, process: Process) -> NoiseS
 
     Raises
     ------
-    TypeError, ValueError : neither a name nor a kind of noise
+    TypeError, ValueError
+        Neither a name nor a kind of noise.
     """
     return seeded_source(chosen_kind(noise), seeds, process)
 
@@ -126,7 +129,8 @@ def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | Non
 
     Raises
     ------
-    ValueError : a rule that this version does not have, so the noise would differ
+    ValueError
+        A rule that this version does not have, so the noise would differ.
     """
     for kind, name in SCHEMES.items():
         if name == scheme:
@@ -147,9 +151,12 @@ def brownian_sampler(
 
     Parameters
     ----------
-    x : a tensor with the shape, dtype and device that the noise should have, batch first
-    seed : one whole number (item i takes ``seed + i``) or one per item
-    process : the meaning of a sigma; None is `default_process`, correct wherever states are ``x0 + sigma * eps``
+    x : Tensor
+        A tensor with the shape, dtype and device that the noise should have, batch first.
+    seed : int or sequence of int
+        One whole number (item i takes ``seed + i``) or one per item.
+    process : Process or None
+        The meaning of a sigma; None is `default_process`, correct wherever states are ``x0 + sigma * eps``.
 
     Returns
     -------
@@ -157,7 +164,8 @@ def brownian_sampler(
 
     Raises
     ------
-    TypeError, ValueError : seeds as for `item_seeds`
+    TypeError, ValueError
+        Seeds as for `item_seeds`.
     """
     source = BrownianNoise(item_seeds(seed, len(x)), default_process() if process is None else process)
 

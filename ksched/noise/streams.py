@@ -55,7 +55,8 @@ def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
 
     Raises
     ------
-    TypeError, ValueError : seeds that are not whole numbers, or not one per item
+    TypeError, ValueError
+        Seeds that are not whole numbers, or not one per item.
     """
     one = not isinstance(seed, list | tuple | range | np.ndarray)
     given = [seed] if one else list(cast(Sequence[SupportsIndex], seed))
@@ -129,9 +130,12 @@ def seeded_numbers(seeds: Sequence[int], draw: Draw, shape: Sequence[int]) -> Fl
 
     Parameters
     ----------
-    seeds : one per item of the batch
-    draw : where in the run
-    shape : shape of the noise, batch first
+    seeds : sequence of int
+        One per item of the batch.
+    draw : Draw
+        Where in the run.
+    shape : sequence of int
+        Shape of the noise, batch first.
 
     Returns
     -------

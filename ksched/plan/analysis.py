@@ -142,9 +142,11 @@ def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0, *, start: Law 
 
     Parameters
     ----------
-    mean, std : mean and standard deviation of the data
-    start : mean and variance of the start state; None means those of the first level. Programs often start from pure
-        noise although the first level still has some signal; that is ``Law(0, (noise_scale * start.sigma) ** 2)``
+    mean, std : float
+        Mean and standard deviation of the data.
+    start : Law or None
+        Mean and variance of the start state; None means those of the first level. Programs often start from pure noise
+        although the first level still has some signal; that is ``Law(0, (noise_scale * start.sigma) ** 2)``.
     """
     result = _gaussian_result(plan, np.array([std]))[:, 0]
     if start is None:
@@ -161,7 +163,8 @@ def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool
 
     Parameters
     ----------
-    means, stds : means and standard deviations of the data, one-dimensional and of equal length
+    means, stds : array_like
+        Means and standard deviations of the data, one-dimensional and of equal length.
     weak : as for `gaussian_error`
 
     Returns
@@ -186,8 +189,10 @@ def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: boo
 
     Parameters
     ----------
-    mean, std : mean and standard deviation of the data
-    weak : compare the laws of the results (for samplers that draw noise) instead of results from the same start state
+    mean, std : float
+        Mean and standard deviation of the data.
+    weak : bool
+        Compare the laws of the results (for samplers that draw noise) instead of results from the same start state.
 
     Returns
     -------
@@ -204,10 +209,13 @@ def gaussian_covariance(
 
     Parameters
     ----------
-    plan : the plan to analyse
-    covariance : covariance of the data, shape (n, n)
-    start, steps : covariances of the start noise and of the noise drawn in the steps, shape (n, n), such as those of
-        `ksched.noise.Correlated.covariance`; None means white noise of variance 1
+    plan : Plan
+        The plan to analyse.
+    covariance : array_like
+        Covariance of the data, shape (n, n).
+    start, steps : array_like or None
+        Covariances of the start noise and of the noise drawn in the steps, shape (n, n), such as those of
+        `ksched.noise.Correlated.covariance`; None means white noise of variance 1.
 
     Returns
     -------
@@ -253,9 +261,12 @@ def warped_sigmas(
 
     Parameters
     ----------
-    process : gives the range and the variable that is warped: sigma / (alpha + sigma), finite for pure noise too
-    steps : number of steps
-    sigma_max, sigma_min : first and last contract sigma; by default the sigmas where sigma / alpha is 4 and 1/4
+    process : Process
+        Gives the range and the variable that is warped: sigma / (alpha + sigma), finite for pure noise too.
+    steps : int
+        Number of steps.
+    sigma_max, sigma_min : float or None
+        First and last contract sigma; by default the sigmas where sigma / alpha is 4 and 1/4.
 
     Returns
     -------
@@ -282,11 +293,16 @@ def measured_order(
 
     Parameters
     ----------
-    build : builds the plan for given contract sigmas
-    process : the process of these sigmas
-    weak : measure the order of the law, for samplers that draw noise
-    steps : the two numbers of steps to compare
-    sigma_max : start of the grid; see `warped_sigmas`
+    build : callable
+        Builds the plan for given contract sigmas.
+    process : Process
+        The process of these sigmas.
+    weak : bool
+        Measure the order of the law, for samplers that draw noise.
+    steps : sequence of int
+        The two numbers of steps to compare.
+    sigma_max : float or None
+        Start of the grid; see `warped_sigmas`.
 
     Returns
     -------

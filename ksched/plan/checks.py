@@ -19,9 +19,12 @@ def check_rows(rows: Sequence[Row], draws: int, steps: int, ends: Iterable[Level
 
     Parameters
     ----------
-    draws : number of noises
-    steps : number of schedule steps
-    ends : levels of the first and last state, already checked
+    draws : int
+        Number of noises.
+    steps : int
+        Number of schedule steps.
+    ends : iterable of Level
+        Levels of the first and last state, already checked.
     """
     if len(rows) < 2 or rows[0].terms or rows[-1].level is not None:
         raise ValueError("a plan must have a first row, which is given, and a last row, which is the result")
@@ -73,8 +76,10 @@ def _check_terms(k: int, row: Row, known: Mapping[str, int], pairs: Set[int]) ->
 
     Parameters
     ----------
-    known : number of registers of each kind so far
-    pairs : calls that return the unconditional prediction too
+    known : mapping
+        Number of registers of each kind so far.
+    pairs : set of int
+        Calls that return the unconditional prediction too.
     """
     for register, value in row.terms:
         kind, number = register

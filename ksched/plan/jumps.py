@@ -24,7 +24,8 @@ def jump_goals(rows: Sequence[Row], ends: Iterable[float]) -> tuple[float, ...]:
 
     Parameters
     ----------
-    rows, ends : rows of a plan, and contract sigmas at the ends of its steps
+    rows, ends : sequence of Row or iterable of float
+        Rows of a plan, and contract sigmas at the ends of its steps.
     """
     called = [(k, row.level) for k, row in enumerate(rows) if row.level is not None]
     known = sorted({*ends, *(level.label for _, level in called)})

@@ -34,18 +34,25 @@ class Plan:
 
     Attributes
     ----------
-    rows : states in the order in which they are formed; the first is the start, the last the result
-    draws : the noises that the rows use
-    start, end : levels of the first and the last state
-    sigmas : contract sigmas of the schedule, one more than the number of steps
-    report : how `ksched.tune` or `skip` made and measured the plan; plain data, ignored when plans are compared
-    noise_scale : `Process.noise_scale` of the process that it was made for. The noise coefficients already include it;
-        it gives the scale of the states and is ignored when plans are compared
+    rows : tuple of Row
+        States in the order in which they are formed; the first is the start, the last the result.
+    draws : tuple of Draw
+        The noises that the rows use.
+    start, end : Level
+        Levels of the first and the last state.
+    sigmas : tuple of float
+        Contract sigmas of the schedule, one more than the number of steps.
+    report : mapping
+        How `ksched.tune` or `skip` made and measured the plan; plain data, ignored when plans are compared.
+    noise_scale : float
+        `Process.noise_scale` of the process that it was made for. The noise coefficients already include it; it gives
+        the scale of the states and is ignored when plans are compared.
 
     Raises
     ------
-    ValueError : a table that cannot be run: a row that refers forward, a number that is not finite, a noise that is
-        never used, a level whose alpha, sigma and lam disagree, steps that decrease or exceed the schedule's
+    ValueError
+        A table that cannot be run: a row that refers forward, a number that is not finite, a noise that is never used,
+        a level whose alpha, sigma and lam disagree, steps that decrease or exceed the schedule's.
 
     Examples
     --------
@@ -146,11 +153,13 @@ class Plan:
 
         Parameters
         ----------
-        calls : indices of the model calls to skip, from 0; negative indices count from the end. Or a mask with one
-            entry per call, 1 to call the model and 0 to skip, as in cache-dit: a list, or text such as "1,1,0,1"
-        by : replacement for a skipped prediction: "reuse" takes the last one made; "line" takes the line through the
+        calls : str or iterable of int
+            Indices of the model calls to skip, from 0; negative indices count from the end. Or a mask with one entry
+            per call, 1 to call the model and 0 to skip, as in cache-dit: a list, or text such as "1,1,0,1".
+        by : str
+            Replacement for a skipped prediction: "reuse" takes the last one made; "line" takes the line through the
             last two made at different levels, in lam = log(alpha / sigma), or only the last if there was just one or
-            one was at pure noise
+            one was at pure noise.
 
         Returns
         -------
@@ -161,7 +170,8 @@ class Plan:
 
         Raises
         ------
-        TypeError, ValueError : no such calls or rule; the first call, which has no replacement
+        TypeError, ValueError
+            No such calls or rule; the first call, which has no replacement.
 
         Notes
         -----
@@ -219,7 +229,8 @@ class Plan:
 
         Raises
         ------
-        ValueError : text that is not such a plan, or a plan that cannot be run
+        ValueError
+            Text that is not such a plan, or a plan that cannot be run.
         """
         version = 1
         try:

@@ -42,11 +42,16 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    terms : (register, coefficient) pairs whose sum is the state; empty for the first state, which is given
-    level : the level that the model receives when it is called on the state; None if it is not called
-    step : the schedule step that the state belongs to
-    both : whether the call must return the unconditional prediction too
-    state_level : the level of the state, if the model receives another one; None if it is ``level``
+    terms : tuple of tuple
+        (register, coefficient) pairs whose sum is the state; empty for the first state, which is given.
+    level : Level or None
+        The level that the model receives when it is called on the state; None if it is not called.
+    step : int
+        The schedule step that the state belongs to.
+    both : bool
+        Whether the call must return the unconditional prediction too.
+    state_level : Level or None
+        The level of the state, if the model receives another one; None if it is ``level``.
     """
 
     terms: tuple[tuple[Register, float], ...]

@@ -57,9 +57,12 @@ def answers_of(levels: Sequence[Level], skipped: set[int], by: str) -> list[dict
 
     Parameters
     ----------
-    levels : levels of all calls
-    skipped : indices of the skipped calls, from `calls_to_skip`
-    by : "reuse" or "line", as for `Plan.skip`
+    levels : sequence of Level
+        Levels of all calls.
+    skipped : set of int
+        Indices of the skipped calls, from `calls_to_skip`.
+    by : str
+        "reuse" or "line", as for `Plan.skip`.
     """
     if by not in ("reuse", "line"):
         raise ValueError(f"by must be 'reuse' or 'line'; got {by!r}")
@@ -89,7 +92,8 @@ def rows_without(
 
     Parameters
     ----------
-    answers : from `answers_of`
+    answers : sequence of mapping
+        From `answers_of`.
     """
     without, idle, call = [], set[Register](), 0
     for k, row in enumerate(rows):

@@ -120,7 +120,8 @@ class Tracer:
 
     Parameters
     ----------
-    noise_scale : noise scale of the process; every noise includes it
+    noise_scale : float
+        Noise scale of the process; every noise includes it.
     """
 
     def __init__(self, noise_scale: float = 1.0) -> None:
@@ -248,7 +249,8 @@ def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> 
 
     Raises
     ------
-    TraceError : the sampler did something with a state that a table cannot express
+    TraceError
+        The sampler did something with a state that a table cannot express.
     """
     tape = Tracer(grid.process.noise_scale)
     result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)

@@ -26,8 +26,10 @@ class Predictions:
     Parameters
     ----------
     denoiser : as for `ksched.Sampler.sample`
-    plan, process, levels : of the run
-    dtype : dtype of the states that the model receives
+    plan, process, levels : Plan, Process or tuple
+        Of the run.
+    dtype : dtype
+        Dtype of the states that the model receives.
 
     Notes
     -----
@@ -63,9 +65,12 @@ class Predictions:
 
         Parameters
         ----------
-        call : index of the model call
-        state : the state, as the run holds it
-        run : the run to feed with the answer; None if no run waits for it
+        call : int
+            Index of the model call.
+        state : Tensor
+            The state, as the run holds it.
+        run : Run or None
+            The run to feed with the answer; None if no run waits for it.
         """
         if self._conversions is not None:
             self._ask_network(call, state, run)

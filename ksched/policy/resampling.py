@@ -56,7 +56,8 @@ def effective_sample_size(log_weights: Any) -> Any:
 
     Parameters
     ----------
-    log_weights : logs of weights, which need not be normalised, shape (..., items); a tensor, array or list
+    log_weights : object
+        Logs of weights, which need not be normalised, shape (..., items); a tensor, array or list.
 
     Returns
     -------
@@ -81,13 +82,17 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
 
     Parameters
     ----------
-    log_weights : logs of weights, which need not be normalised, shape (items,) or (groups, items)
-    scheme : "systematic": one random number shifts an evenly spaced comb over the weights; "stratified": a random
-        number in each of ``count`` equal parts; "residual": each item as often as its weight rounded down, the rest at
-        random; "multinomial": all draws independent, the most random
-    seed : one whole number, or one per group; a group's indices depend only on its weights and its seed, and the global
-        random state is neither read nor changed
-    count : number of draws; None means as many as there are items
+    log_weights : object
+        Logs of weights, which need not be normalised, shape (items,) or (groups, items).
+    scheme : str
+        "systematic": one random number shifts an evenly spaced comb over the weights; "stratified": a random number in
+        each of ``count`` equal parts; "residual": each item as often as its weight rounded down, the rest at random;
+        "multinomial": all draws independent, the most random.
+    seed : int or sequence of int
+        One whole number, or one per group; a group's indices depend only on its weights and its seed, and the global
+        random state is neither read nor changed.
+    count : int or None
+        Number of draws; None means as many as there are items.
 
     Returns
     -------
@@ -97,8 +102,8 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
 
     Raises
     ------
-    TypeError, ValueError : an unknown scheme; weights of the wrong shape, all 0, or not numbers; seeds as for
-        `Sampler.sample`
+    TypeError, ValueError
+        An unknown scheme; weights of the wrong shape, all 0, or not numbers; seeds as for `Sampler.sample`.
 
     Notes
     -----

@@ -40,9 +40,12 @@ def recorded(run: Run, laws: Sequence[Transition], predictions: Predictions) -> 
 
     Parameters
     ----------
-    run : a run at its start
-    laws : laws of the plan's noisy steps
-    predictions : of the model
+    run : Run
+        A run at its start.
+    laws : sequence of Transition
+        Laws of the plan's noisy steps.
+    predictions : Predictions
+        Of the model.
     """
     states: list[torch.Tensor] = []
     scores = []
@@ -100,7 +103,8 @@ def chosen(laws: Sequence[Transition], steps: Sequence[int] | None) -> list[int]
 
     Raises
     ------
-    TypeError, ValueError : steps that are not whole numbers, draw no noise, or occur twice
+    TypeError, ValueError
+        Steps that are not whole numbers, draw no noise, or occur twice.
     """
     if steps is None:
         return list(range(len(laws)))

@@ -78,27 +78,36 @@ class Particles:
 
     Parameters
     ----------
-    size : number of items
-    seed : seed of the resampling: one whole number or one per item, as for `Sampler.sample`; the same seed may be used
-        for both. A group uses the seed of its first item
-    groups : number of groups of equal size, in order, such as the images of one prompt each; items compete only within
-        their group. None means one group, and results then have no axis of groups
-    potential : "difference", "max" or "sum"; or a function from the scaled rewards of all weightings so far, shape
-        (weightings, items), to the log of the product of all factors, shape (items,)
-    ess_threshold : a group is resampled when its effective sample size falls below this share of its items; 0 never
-        resamples, above 1 always does
+    size : int
+        Number of items.
+    seed : int or sequence of int
+        Seed of the resampling: one whole number or one per item, as for `Sampler.sample`; the same seed may be used for
+        both. A group uses the seed of its first item.
+    groups : int or None
+        Number of groups of equal size, in order, such as the images of one prompt each; items compete only within their
+        group. None means one group, and results then have no axis of groups.
+    potential : str or callable
+        "difference", "max" or "sum"; or a function from the scaled rewards of all weightings so far, shape (weightings,
+        items), to the log of the product of all factors, shape (items,).
+    ess_threshold : float
+        A group is resampled when its effective sample size falls below this share of its items; 0 never resamples,
+        above 1 always does.
     scheme : as for `resampled`
-    scale : factor on the reward; the larger it is, the more the reward decides
+    scale : float
+        Factor on the reward; the larger it is, the more the reward decides.
 
     Attributes
     ----------
-    ancestors : for each item, the index of its ancestor at the start; array (size,)
-    effective : the effective sample size at each weighting, before resampling; a list of arrays of shape (groups,), or
-        of numbers
+    ancestors : ndarray of int64, shape (size,)
+        For each item, the index of its ancestor at the start.
+    effective : list
+        The effective sample size at each weighting, before resampling; a list of arrays of shape (groups,), or of
+        numbers.
 
     Raises
     ------
-    TypeError, ValueError : groups that do not divide the items; an unknown name; a number out of range
+    TypeError, ValueError
+        Groups that do not divide the items; an unknown name; a number out of range.
 
     Examples
     --------
@@ -172,9 +181,11 @@ class Particles:
 
         Parameters
         ----------
-        rewards : reward of each item, shape (items,); -inf forbids the item
-        log_ratio : log of the density of the sampler's own steps since the last weighting over that of the steps made;
-            None if the steps were the sampler's own
+        rewards : object
+            Reward of each item, shape (items,); -inf forbids the item.
+        log_ratio : object
+            log of the density of the sampler's own steps since the last weighting over that of the steps made; None if
+            the steps were the sampler's own.
 
         Returns
         -------
@@ -183,7 +194,8 @@ class Particles:
 
         Raises
         ------
-        ValueError : rewards that are NaN or inf, or not one per item
+        ValueError
+            Rewards that are NaN or inf, or not one per item.
         """
         self._weigh(rewards, log_ratio)
         values = self.log_weights.reshape(self._groups, -1)
@@ -233,15 +245,22 @@ class Steered:
 
     Attributes
     ----------
-    x : results, as from `Sampler.sample`. With their weights they represent the target; use `resampled` for unweighted
-        ones
-    rewards : rewards of the results, unscaled, float64, shape (items,)
-    log_weights, weights : weights of the results, as in `Particles`
-    log_normalizer : estimate of log Z, as in `Particles`; its ``exp`` is unbiased
-    effective : effective sample size at each weighting, the last one of the results; shape (weightings,) or
-        (weightings, groups)
-    steps : the steps of the weightings, without the last
-    ancestors : for each result, the index in ``x`` of its ancestor, shape (items,)
+    x : Tensor
+        Results, as from `Sampler.sample`. With their weights they represent the target; use `resampled` for unweighted
+        ones.
+    rewards : ndarray
+        Rewards of the results, unscaled, float64, shape (items,).
+    log_weights, weights : ndarray
+        Weights of the results, as in `Particles`.
+    log_normalizer : object
+        Estimate of log Z, as in `Particles`; its ``exp`` is unbiased.
+    effective : ndarray
+        Effective sample size at each weighting, the last one of the results; shape (weightings,) or (weightings,
+        groups).
+    steps : tuple of int
+        The steps of the weightings, without the last.
+    ancestors : ndarray
+        For each result, the index in ``x`` of its ancestor, shape (items,).
     """
 
     x: torch.Tensor
@@ -284,16 +303,20 @@ def sample(
 
     Parameters
     ----------
-    sampler : a `ksched.Sampler` that draws noise; without noise, copies of an item would stay copies
+    sampler : Startable
+        A `ksched.Sampler` that draws noise; without noise, copies of an item would stay copies.
     denoiser, x, noise : as for `Sampler.sample`; the items of x are the particles
-    reward : maps x0 predictions, and at the end the results, to one number each: batch to (batch,). -inf forbids a
-        result. For a prediction, -inf may discard an item that would have recovered, and Z is then estimated too low
+    reward : callable
+        Maps x0 predictions, and at the end the results, to one number each: batch to (batch,). -inf forbids a result.
+        For a prediction, -inf may discard an item that would have recovered, and Z is then estimated too low.
     seed : as for `Sampler.sample`; a group's resampling uses the seed of its first item
-    proposal : twisted SMC: a model that moves the items instead, such as the denoiser plus a gradient of the reward;
-        both are called. The weights compensate for it, so the target is the same; a better proposal gives more even
-        weights. Where no noise is drawn, as in the step to sigma 0, the denoiser itself moves the items
-    every : weight the items at every n-th step, starting with the n-th, and at the end; steps without fresh noise after
-        them are left out
+    proposal : callable or None
+        Twisted SMC: a model that moves the items instead, such as the denoiser plus a gradient of the reward; both are
+        called. The weights compensate for it, so the target is the same; a better proposal gives more even weights.
+        Where no noise is drawn, as in the step to sigma 0, the denoiser itself moves the items.
+    every : int
+        Weight the items at every n-th step, starting with the n-th, and at the end; steps without fresh noise after
+        them are left out.
     potential, ess_threshold, scale, scheme, groups : as for `Particles`
 
     Returns
@@ -302,8 +325,9 @@ def sample(
 
     Raises
     ------
-    TypeError, ValueError : as for `Sampler.sample` and `Particles`; a sampler that is adaptive or draws no noise; a
-        proposal together with noise that is correlated in space
+    TypeError, ValueError
+        As for `Sampler.sample` and `Particles`; a sampler that is adaptive or draws no noise; a proposal together with
+        noise that is correlated in space.
 
     Notes
     -----

@@ -53,8 +53,10 @@ class StochasticSteps:
 
         Raises
         ------
-        TraceError : the sampler is adaptive, so it has no plan
-        ValueError : a step has no normal law, because its noise is clipped at a limit
+        TraceError
+            The sampler is adaptive, so it has no plan.
+        ValueError
+            A step has no normal law, because its noise is clipped at a limit.
 
         Examples
         --------
@@ -82,7 +84,8 @@ class StochasticSteps:
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; a sampler that draws no noise, or whose steps have no normal law
+        TypeError, ValueError
+            As for `sample`; a sampler that draws no noise, or whose steps have no normal law.
 
         Notes
         -----
@@ -127,11 +130,15 @@ class StochasticSteps:
         Parameters
         ----------
         denoiser : as for `sample`; a model with other weights, or the same one
-        path : from `rollout` of a sampler with the same plan
-        steps : the noisy schedule steps to use; None means all. The model is called only at these steps, and where
-            their means read an earlier prediction; at most as many predictions are stored as a mean reads
-        reduce : "sum" or "mean" over all axes but the batch
-        mask : weights of the numbers, of a shape that broadcasts to a state; the mean divides by the sum of the weights
+        path : Trajectory
+            From `rollout` of a sampler with the same plan.
+        steps : sequence of int or None
+            The noisy schedule steps to use; None means all. The model is called only at these steps, and where their
+            means read an earlier prediction; at most as many predictions are stored as a mean reads.
+        reduce : str
+            "sum" or "mean" over all axes but the batch.
+        mask : Tensor or None
+            Weights of the numbers, of a shape that broadcasts to a state; the mean divides by the sum of the weights.
 
         Returns
         -------
@@ -139,8 +146,8 @@ class StochasticSteps:
 
         Raises
         ------
-        TypeError, ValueError : not a recorded path, or one of another plan; steps that draw no noise; a mask of another
-            shape
+        TypeError, ValueError
+            Not a recorded path, or one of another plan; steps that draw no noise; a mask of another shape.
 
         Notes
         -----

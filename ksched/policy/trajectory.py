@@ -17,12 +17,18 @@ class Trajectory:
 
     Attributes
     ----------
-    states : the state of each model call, and the result, in at least float32, each of shape (batch, ...)
-    log_prob : log-probability of each noisy step, summed over all numbers of an item; shape (noisy steps, batch)
-    steps : schedule step of each row of ``log_prob``
-    dtype : dtype of the states that the model received, and of the result
-    plan : digest of the plan
-    seeds : seeds of the items; None for noise of your own
+    states : tuple of Tensor
+        The state of each model call, and the result, in at least float32, each of shape (batch, ...).
+    log_prob : Tensor
+        Log-probability of each noisy step, summed over all numbers of an item; shape (noisy steps, batch).
+    steps : tuple of int
+        Schedule step of each row of ``log_prob``.
+    dtype : dtype
+        Dtype of the states that the model received, and of the result.
+    plan : str
+        Digest of the plan.
+    seeds : tuple of int or None
+        Seeds of the items; None for noise of your own.
     """
 
     states: tuple[torch.Tensor, ...]
@@ -46,11 +52,13 @@ class Trajectory:
 
         Parameters
         ----------
-        indices : whole numbers, or a tensor of whole numbers
+        indices : sequence of int or Tensor
+            Whole numbers, or a tensor of whole numbers.
 
         Raises
         ------
-        TypeError, IndexError : indices that are not whole numbers, or have no item
+        TypeError, IndexError
+            Indices that are not whole numbers, or have no item.
         """
         index = torch.as_tensor(indices, device="cpu")
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:

@@ -30,10 +30,13 @@ class GaussianRow(NamedTuple):
 
     Attributes
     ----------
-    state : index of the state as in `ksched.Trajectory`: the state of call k is k, and the result is the last
-    std : standard deviation of each number of the state, independently
-    mean : (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U``, each with
-        the index of its model call
+    state : int
+        Index of the state as in `ksched.Trajectory`: the state of call k is k, and the result is the last.
+    std : float
+        Standard deviation of each number of the state, independently.
+    mean : tuple of tuple
+        (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U``, each with the
+        index of its model call.
     """
 
     state: int
@@ -47,9 +50,11 @@ class Transition:
 
     Attributes
     ----------
-    step : index of the schedule step
-    rows : the states that noise enters, in order, each given those before it; one for most samplers, several if noise
-        enters between the model calls of a step
+    step : int
+        Index of the schedule step.
+    rows : tuple of GaussianRow
+        The states that noise enters, in order, each given those before it; one for most samplers, several if noise
+        enters between the model calls of a step.
     """
 
     step: int
@@ -95,7 +100,8 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
 
     Parameters
     ----------
-    plan : a plan of any sampler
+    plan : Plan
+        A plan of any sampler.
 
     Returns
     -------
@@ -104,8 +110,9 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
 
     Raises
     ------
-    ValueError : noise that is clipped at a limit, or that enters both the first and a later state: the law of a step is
-        then not a normal law of independent numbers
+    ValueError
+        Noise that is clipped at a limit, or that enters both the first and a later state: the law of a step is then not
+        a normal law of independent numbers.
     """
     forms = list(_states(plan))
     _check_noises(plan, forms)

@@ -26,9 +26,12 @@ class Twist:
 
     Parameters
     ----------
-    plan : the plan of the run
-    denoiser : the model whose law the run represents
-    proposal : the model that moves the run
+    plan : Plan
+        The plan of the run.
+    denoiser : callable
+        The model whose law the run represents.
+    proposal : callable
+        The model that moves the run.
     """
 
     def __init__(self, plan: Plan, denoiser: Model, proposal: Model) -> None:

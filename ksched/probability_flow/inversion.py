@@ -36,8 +36,10 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
 
     Parameters
     ----------
-    spec, options : of the sampler
-    grid : grid of the run down; a last level of 0, by which nothing can be divided, is replaced by a small one
+    spec, options : SamplerSpec or dict
+        Of the sampler.
+    grid : Grid
+        Grid of the run down; a last level of 0, by which nothing can be divided, is replaced by a small one.
 
     Returns
     -------
@@ -46,7 +48,8 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
 
     Raises
     ------
-    ValueError : the sampler draws noise
+    ValueError
+        The sampler draws noise.
     """
     if spec.adaptive:
         raise ValueError(f"{spec.name} chooses its steps from the model's answers, so it cannot be inverted")
@@ -81,8 +84,10 @@ def invert(
 
     Parameters
     ----------
-    down : the plan to invert
-    ups : approximate inverses; if corrections with one fail for some items, the next one is tried for these
+    down : Plan
+        The plan to invert.
+    ups : sequence of Plan
+        Approximate inverses; if corrections with one fail for some items, the next one is tried for these.
     denoiser, x, rounds, tolerance : as for `Sampler.invert`
 
     Notes

@@ -47,15 +47,22 @@ def log_likelihood(
 
     Parameters
     ----------
-    denoiser : ``(x, sigma) -> denoised``, differentiable; of (denoised, uncond), only denoised is used
-    x : states at ``sigma_min``, batch first; the data itself if that is small
-    process : the noise process that the model was trained on; None means the denoiser's, if it has one as a `Denoiser`
-        does, else Stable Diffusion's VP table
-    sigma_min, sigma_max : contract sigmas between which to integrate; None means the process's own
-    seed : seed of the probes: one whole number, or one per item
-    probes : number of random directions from which the divergence is estimated (Hutchinson); each costs a backward
-        pass. In one dimension, one is exact
-    rtol, atol : errors allowed in a step, relative and absolute, for states and log-densities
+    denoiser : callable
+        ``(x, sigma) -> denoised``, differentiable; of (denoised, uncond), only denoised is used.
+    x : Tensor
+        States at ``sigma_min``, batch first; the data itself if that is small.
+    process : Process or None
+        The noise process that the model was trained on; None means the denoiser's, if it has one as a `Denoiser` does,
+        else Stable Diffusion's VP table.
+    sigma_min, sigma_max : float or None
+        Contract sigmas between which to integrate; None means the process's own.
+    seed : int or sequence of int
+        Seed of the probes: one whole number, or one per item.
+    probes : int
+        Number of random directions from which the divergence is estimated (Hutchinson); each costs a backward pass. In
+        one dimension, one is exact.
+    rtol, atol : float
+        Errors allowed in a step, relative and absolute, for states and log-densities.
 
     Returns
     -------
@@ -63,9 +70,11 @@ def log_likelihood(
 
     Raises
     ------
-    TypeError, ValueError : as for `Run`; levels out of order; probes below 1; a denoiser that knows its process, if
-        that means other states than ``process``
-    RuntimeError : the integration fails
+    TypeError, ValueError
+        As for `Run`; levels out of order; probes below 1; a denoiser that knows its process, if that means other states
+        than ``process``.
+    RuntimeError
+        The integration fails.
 
     Notes
     -----

@@ -66,12 +66,15 @@ def process_given(process: Process | KnowsProcess | None, model: Any = None) -> 
 
     Parameters
     ----------
-    process : a process, or anything that has one, such as a `ksched.Denoiser`; None if it was not given
-    model : used if ``process`` is None: its process if it knows one, else Stable Diffusion's VP table
+    process : Process, KnowsProcess or None
+        A process, or anything that has one, such as a `ksched.Denoiser`; None if it was not given.
+    model : object
+        Used if ``process`` is None: its process if it knows one, else Stable Diffusion's VP table.
 
     Raises
     ------
-    TypeError : anything else
+    TypeError
+        Anything else.
     """
     if process is None:
         return process_of_model(model) or default_process()
@@ -89,13 +92,17 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
 
     Parameters
     ----------
-    model : the process of the model
-    levels : levels of the run, from `levels_of`
-    what : name of the model in the message
+    model : Process
+        The process of the model.
+    levels : tuple
+        Levels of the run, from `levels_of`.
+    what : str
+        Name of the model in the message.
 
     Raises
     ------
-    ValueError : alpha or noise std differ at a level, or a level lies outside the model's process
+    ValueError
+        alpha or noise std differ at a level, or a level lies outside the model's process.
     """
     words, *numbers = levels
     sigmas, alphas, stds = (np.array(column) for column in numbers)
@@ -124,13 +131,17 @@ def check_agreement(model: Any, process: Process | None, sigmas: ArrayLike) -> N
 
     Parameters
     ----------
-    model : any denoiser
-    process : process of the sampler; None if unknown, which is never an error
-    sigmas : contract sigmas of the run
+    model : object
+        Any denoiser.
+    process : Process or None
+        Process of the sampler; None if unknown, which is never an error.
+    sigmas : array_like
+        Contract sigmas of the run.
 
     Raises
     ------
-    ValueError : as for `check_levels_of`
+    ValueError
+        As for `check_levels_of`.
     """
     own = process_of_model(model)
     if own is None or process is None or own is process or own == process:
@@ -153,13 +164,16 @@ def check_sigma(process: Process, sigma: Any, what: str = "the denoiser") -> Non
 
     Parameters
     ----------
-    process : process of the model that is called
-    sigma : the sigma that the model receives
+    process : Process
+        Process of the model that is called.
+    sigma : object
+        The sigma that the model receives.
     what : as for `check_levels_of`
 
     Raises
     ------
-    ValueError : as for `check_levels_of`
+    ValueError
+        As for `check_levels_of`.
     """
     for levels in marks_of(sigma):
         check_once(process, levels, what)

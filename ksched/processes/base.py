@@ -180,7 +180,8 @@ class Process(ABC):
 
         Parameters
         ----------
-        share : 0 is the start (sigma infinite, or 1 for flow), 1 the end (sigma 0)
+        share : float
+            0 is the start (sigma infinite, or 1 for flow), 1 the end (sigma 0).
 
         Notes
         -----
@@ -198,8 +199,10 @@ class Process(ABC):
 
         Parameters
         ----------
-        x0, noise : tensors or arrays of one shape, batch first
-        sigma : contract sigma; a float, or one per item of the batch
+        x0, noise : object
+            Tensors or arrays of one shape, batch first.
+        sigma : object
+            Contract sigma; a float, or one per item of the batch.
 
         Returns
         -------

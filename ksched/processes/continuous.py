@@ -42,12 +42,15 @@ class EDM(_LogRange):
 
     Parameters
     ----------
-    sigma_min, sigma_max : training range, 0 < sigma_min < sigma_max
-    sigma_data : std of the data, for the network's preconditioning (see `Denoiser`)
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
+    sigma_data : float
+        Std of the data, for the network's preconditioning (see `Denoiser`).
 
     Raises
     ------
-    ValueError : a range out of order, or sigma_data that is not positive
+    ValueError
+        A range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -84,12 +87,15 @@ class AngleV(EDM):
 
     Parameters
     ----------
-    sigma_min, sigma_max : training range, 0 < sigma_min < sigma_max
-    sigma_data : std of the data, for the network's preconditioning
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
+    sigma_data : float
+        Std of the data, for the network's preconditioning.
 
     Raises
     ------
-    ValueError : a range out of order, or sigma_data that is not positive
+    ValueError
+        A range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -115,11 +121,13 @@ class FlowVE(_LogRange):
 
     Parameters
     ----------
-    sigma_min, sigma_max : training range, 0 < sigma_min < sigma_max
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
 
     Raises
     ------
-    ValueError : a range out of order
+    ValueError
+        A range out of order.
     """
 
     sigma_min: float = 0.002
@@ -150,11 +158,13 @@ class VE(_LogRange):
 
     Parameters
     ----------
-    sigma_min, sigma_max : training range, 0 < sigma_min < sigma_max
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
 
     Raises
     ------
-    ValueError : a range out of order
+    ValueError
+        A range out of order.
 
     Notes
     -----
@@ -187,12 +197,15 @@ class Cascade(Process):
 
     Parameters
     ----------
-    shift : above 0; Stable Cascade uses 2 for its first stage and 1 for its second
-    num_timesteps : length of the training table
+    shift : float
+        Above 0; Stable Cascade uses 2 for its first stage and 1 for its second.
+    num_timesteps : int
+        Length of the training table.
 
     Raises
     ------
-    ValueError : a shift or table length that is not positive
+    ValueError
+        A shift or table length that is not positive.
 
     Notes
     -----
@@ -256,12 +269,15 @@ class TrigFlow(_LogRange):
 
     Parameters
     ----------
-    noise_scale : ``sigma_data``, std of the data and of the noise
-    sigma_min, sigma_max : range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``
+    noise_scale : float
+        ``sigma_data``, std of the data and of the noise.
+    sigma_min, sigma_max : float
+        Range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``.
 
     Raises
     ------
-    ValueError : a range out of order, or noise_scale that is not positive
+    ValueError
+        A range out of order, or noise_scale that is not positive.
 
     Notes
     -----

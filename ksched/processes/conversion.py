@@ -14,9 +14,12 @@ def conversion(process: Process, prediction: str, sigma: Any) -> tuple[Any, Any,
 
     Parameters
     ----------
-    process : the noise process that the network was trained on
-    prediction : the network's prediction type, a member of `ksched.Prediction`
-    sigma : contract sigma: a number, an array or a tensor
+    process : Process
+        The noise process that the network was trained on.
+    prediction : str
+        The network's prediction type, a member of `ksched.Prediction`.
+    sigma : object
+        Contract sigma: a number, an array or a tensor.
 
     Returns
     -------

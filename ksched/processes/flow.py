@@ -26,19 +26,25 @@ class Flow(Process):
 
     Parameters
     ----------
-    shift : above 0; 1 leaves time unchanged, larger values spend more steps at high noise (SD3 uses 3; Flux's mu is
-        log(shift))
-    num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
-    timestep_scale : the timestep at sigma 1, or at sigma 0 with ``reverse_time``; None means 1000, as for most
-        networks, and 1 with ``reverse_time``
-    noise_scale : above 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). It does not change levels
-        or timesteps; start noise and every draw of a sampler are multiplied by it
-    reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is
-        still the noise level. Most of these networks predict "velocity_to_data" (see `Denoiser`)
+    shift : float
+        Above 0; 1 leaves time unchanged, larger values spend more steps at high noise (SD3 uses 3; Flux's mu is
+        log(shift)).
+    num_timesteps : int
+        Length of the training table; its smallest sigma is that of u = 1 / num_timesteps.
+    timestep_scale : float
+        The timestep at sigma 1, or at sigma 0 with ``reverse_time``; None means 1000, as for most networks, and 1 with
+        ``reverse_time``.
+    noise_scale : float
+        Above 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). It does not change levels or
+        timesteps; start noise and every draw of a sampler are multiplied by it.
+    reverse_time : bool
+        The network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is still the
+        noise level. Most of these networks predict "velocity_to_data" (see `Denoiser`).
 
     Raises
     ------
-    ValueError : a shift, table length or scale that is not positive
+    ValueError
+        A shift, table length or scale that is not positive.
 
     Notes
     -----

@@ -19,9 +19,12 @@ def carry(sigma: Any, levels: Iterable[float] | None, goals: Iterable[float] | N
 
     Parameters
     ----------
-    sigma : a tensor of any shape
-    levels : its values in order, one per number
-    goals : the sigmas that the steps from there jump to; NaN where the step is not a jump (see `ksched.plan.jumps`)
+    sigma : object
+        A tensor of any shape.
+    levels : iterable of float or None
+        Its values in order, one per number.
+    goals : iterable of float or None
+        The sigmas that the steps from there jump to; NaN where the step is not a jump (see `ksched.plan.jumps`).
     """
     if levels is not None:
         setattr(sigma, _LEVELS, tuple(levels))

@@ -26,8 +26,10 @@ def mu_for_tokens(
 
     Parameters
     ----------
-    tokens : length of the latent sequence; for Flux ``width * height / 256`` of the image in pixels
-    base_mu, max_mu : mu at ``base_tokens`` and at ``max_tokens``
+    tokens : float
+        Length of the latent sequence; for Flux ``width * height / 256`` of the image in pixels.
+    base_mu, max_mu : float
+        mu at ``base_tokens`` and at ``max_tokens``.
 
     Returns
     -------
@@ -35,7 +37,8 @@ def mu_for_tokens(
 
     Raises
     ------
-    TypeError, ValueError : tokens that are not positive, or two points at the same number of tokens
+    TypeError, ValueError
+        Tokens that are not positive, or two points at the same number of tokens.
 
     Notes
     -----
@@ -55,8 +58,10 @@ def mu_for_flux2(tokens: float, steps: int) -> float:
 
     Parameters
     ----------
-    tokens : length of the latent sequence, ``round(width * height / 256)`` of the image in pixels
-    steps : number of steps; it has an effect up to 4300 tokens
+    tokens : float
+        Length of the latent sequence, ``round(width * height / 256)`` of the image in pixels.
+    steps : int
+        Number of steps; it has an effect up to 4300 tokens.
 
     Returns
     -------
@@ -64,7 +69,8 @@ def mu_for_flux2(tokens: float, steps: int) -> float:
 
     Raises
     ------
-    TypeError, ValueError : tokens that are not positive, steps below 1
+    TypeError, ValueError
+        Tokens that are not positive, steps below 1.
 
     Notes
     -----

@@ -30,19 +30,26 @@ class VP(Process):
 
     Parameters
     ----------
-    betas : noise added by each training step, each in (0, 1) (1 allowed for the last); None means `scaled_linear`
-    zero_terminal_snr : rescale the table so that the last training step is pure noise (Lin et al. 2023,
-        arXiv:2305.08891). Its sigma would be infinite, so the table ends at 4518.8 (see ``TERMINAL_ALPHA_BAR``)
-    variance_preserving : states are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as in the DDIM papers, instead of
-        ``x0 + sigma * eps``. A run may then start at sigma = inf, exactly zero signal: pass ``sigmas=[inf, ...]``
-    snr_shift : above 0; multiplies sigma by its square root (CogVideoX uses 3, before zero terminal SNR)
-    keep_every : keep every n-th training step, including the last (a model distilled to 50 of 1000 steps uses 20)
-    log_sigma_timesteps : the network's timestep is ``log(sigma) / 4`` instead of the index (Stable Video Diffusion);
-        time changes with it, the table does not
+    betas : tuple of float
+        Noise added by each training step, each in (0, 1) (1 allowed for the last); None means `scaled_linear`.
+    zero_terminal_snr : bool
+        Rescale the table so that the last training step is pure noise (Lin et al. 2023, arXiv:2305.08891). Its sigma
+        would be infinite, so the table ends at 4518.8 (see ``TERMINAL_ALPHA_BAR``).
+    variance_preserving : bool
+        States are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as in the DDIM papers, instead of ``x0 + sigma *
+        eps``. A run may then start at sigma = inf, exactly zero signal: pass ``sigmas=[inf, ...]``.
+    snr_shift : float
+        Above 0; multiplies sigma by its square root (CogVideoX uses 3, before zero terminal SNR).
+    keep_every : int
+        Keep every n-th training step, including the last (a model distilled to 50 of 1000 steps uses 20).
+    log_sigma_timesteps : bool
+        The network's timestep is ``log(sigma) / 4`` instead of the index (Stable Video Diffusion); time changes with
+        it, the table does not.
 
     Raises
     ------
-    ValueError : betas that are not one list of at least two numbers in (0, 1]; options out of range
+    ValueError
+        Betas that are not one list of at least two numbers in (0, 1]; options out of range.
 
     Notes
     -----

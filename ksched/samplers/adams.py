@@ -68,9 +68,11 @@ def lms(
 
     Parameters
     ----------
-    order : largest number of slopes used
-    end : the step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in k-diffusion
-        and diffusers
+    order : int
+        Largest number of slopes used.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in k-diffusion
+        and diffusers.
 
     Notes
     -----
@@ -165,10 +167,13 @@ def ipndm(
 
     Parameters
     ----------
-    order : largest number of slopes used
-    slopes : "straight"; "eps" differs only from pure noise, where eps is the state itself: a first step from there
-        loses the prediction, as in diffusers
-    end : the step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers
+    order : int
+        Largest number of slopes used.
+    slopes : str
+        "straight"; "eps" differs only from pure noise, where eps is the state itself: a first step from there loses the
+        prediction, as in diffusers.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers.
 
     Notes
     -----
@@ -223,12 +228,16 @@ def pndm(
 
     Parameters
     ----------
-    order : largest number of slopes used
-    warm_up : "prk" is PNDM: the first three steps use the classical Runge-Kutta method, with the middle of a step at
-        the middle of its timesteps. "heun" is PLMS: the first step uses Heun's method, for one more call in all
-    slopes : which slopes are averaged: "straight"; "v", as diffusers does for models that predict v, which leaves the
-        path that a constant prediction takes
-    end : the step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers
+    order : int
+        Largest number of slopes used.
+    warm_up : str
+        "prk" is PNDM: the first three steps use the classical Runge-Kutta method, with the middle of a step at the
+        middle of its timesteps. "heun" is PLMS: the first step uses Heun's method, for one more call in all.
+    slopes : str
+        Which slopes are averaged: "straight"; "v", as diffusers does for models that predict v, which leaves the path
+        that a constant prediction takes.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers.
 
     Notes
     -----
@@ -297,9 +306,11 @@ def ipndm_v(
 
     Parameters
     ----------
-    order : largest number of slopes used
-    weights : "exact"; "published" for those of the program that introduced the name, which are wrong from order 3 on
-        and make it first order
+    order : int
+        Largest number of slopes used.
+    weights : str
+        "exact"; "published" for those of the program that introduced the name, which are wrong from order 3 on and make
+        it first order.
 
     Notes
     -----
@@ -376,13 +387,17 @@ def gradient_estimation(
 
     Parameters
     ----------
-    ge_gamma : how far to extrapolate; 1 does not extrapolate
-    mu : how far below the next level a step goes before noise is added, as a power of sigma: 0 adds none, 1/2 resembles
-        DDPM. With an extrapolated slope, states then do not have the noise of their levels
-    eta : the same amount as a share of the noise that is drawn afresh, as in `euler_ancestral`; not together with
-        ``mu``
-    split : how eta divides the noise on flow processes, as for `euler_ancestral`
-    s_noise : factor on the noise
+    ge_gamma : float
+        How far to extrapolate; 1 does not extrapolate.
+    mu : float or tuple of float
+        How far below the next level a step goes before noise is added, as a power of sigma: 0 adds none, 1/2 resembles
+        DDPM. With an extrapolated slope, states then do not have the noise of their levels.
+    eta : float or tuple of float
+        The same amount as a share of the noise that is drawn afresh, as in `euler_ancestral`; not together with ``mu``.
+    split : str
+        How eta divides the noise on flow processes, as for `euler_ancestral`.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----

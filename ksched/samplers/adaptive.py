@@ -40,13 +40,20 @@ class Tried:
 
     Attributes
     ----------
-    level, x : noise level and state reached
-    h : length of the next try, in log-SNR
-    before : state that errors are compared with: the lower-order result of the last accepted step
-    denoised : prediction at ``x``; None before the model is called there
-    errors : inverse errors of the last two accepted steps
-    error : error of the last try, accepted or not; 1 is the largest allowed
-    accepted, rejected : number of tries accepted and rejected
+    level, x : Level or Tensor
+        Noise level and state reached.
+    h : float
+        Length of the next try, in log-SNR.
+    before : Tensor
+        State that errors are compared with: the lower-order result of the last accepted step.
+    denoised : Tensor or None
+        Prediction at ``x``; None before the model is called there.
+    errors : tuple of float
+        Inverse errors of the last two accepted steps.
+    error : float
+        Error of the last try, accepted or not; 1 is the largest allowed.
+    accepted, rejected : int
+        Number of tries accepted and rejected.
     """
 
     level: Level
@@ -74,10 +81,14 @@ class Controller:
 
     Attributes
     ----------
-    rtol, atol : allowed error, relative to the state and absolute
-    pcoeff, icoeff, dcoeff : coefficients of the error, its sum and its change
-    order : order of the error estimate
-    accept_safety : smallest factor of the step size at which a try is accepted
+    rtol, atol : float
+        Allowed error, relative to the state and absolute.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the error, its sum and its change.
+    order : float
+        Order of the error estimate.
+    accept_safety : float
+        Smallest factor of the step size at which a try is accepted.
 
     Notes
     -----
@@ -99,7 +110,8 @@ class Controller:
 
         Raises
         ------
-        ValueError : the model's answers are not finite, or no step is short enough to meet the tolerances
+        ValueError
+            The model's answers are not finite, or no step is short enough to meet the tolerances.
         """
         # detached, so that results can be written in place
         low, high, before = low.detach(), high.detach(), state.before.detach()
@@ -205,16 +217,25 @@ def dpm_adaptive(
 
     Parameters
     ----------
-    order : order of the higher of the two methods
-    rtol, atol : error allowed in a step, relative to the state and absolute
-    h_init : length of the first try, in log-SNR
-    pcoeff, icoeff, dcoeff : coefficients of the PID controller of the step size
-    accept_safety : smallest factor on the step size at which a try is accepted
-    eta : share of the noise that each step draws afresh
-    s_noise : factor on the noise
-    end : if the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with
-        the remaining noise, as k-diffusion does
-    reuse : keep the first prediction of a rejected try; k-diffusion calls the model again
+    order : int
+        Order of the higher of the two methods.
+    rtol, atol : float
+        Error allowed in a step, relative to the state and absolute.
+    h_init : float
+        Length of the first try, in log-SNR.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the PID controller of the step size.
+    accept_safety : float
+        Smallest factor on the step size at which a try is accepted.
+    eta : float
+        Share of the noise that each step draws afresh.
+    s_noise : float
+        Factor on the noise.
+    end : str
+        If the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with the
+        remaining noise, as k-diffusion does.
+    reuse : bool
+        Keep the first prediction of a rejected try; k-diffusion calls the model again.
 
     Notes
     -----
@@ -305,13 +326,19 @@ def rk_adaptive(
 
     Parameters
     ----------
-    pair : orders 3 and 2 of Bogacki and Shampine, or 5 and 4 of Dormand and Prince
-    rtol, atol : error allowed in a step, relative to the state and absolute
-    h_init : length of the first try, in log-SNR
-    pcoeff, icoeff, dcoeff : coefficients of the PID controller of the step size
-    accept_safety : smallest factor on the step size at which a try is accepted
-    end : if the last level is 0: "denoised" returns the prediction at the last level above it, which is already known;
-        "sigma_min" returns the state there
+    pair : str
+        Orders 3 and 2 of Bogacki and Shampine, or 5 and 4 of Dormand and Prince.
+    rtol, atol : float
+        Error allowed in a step, relative to the state and absolute.
+    h_init : float
+        Length of the first try, in log-SNR.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the PID controller of the step size.
+    accept_safety : float
+        Smallest factor on the step size at which a try is accepted.
+    end : str
+        If the last level is 0: "denoised" returns the prediction at the last level above it, which is already known;
+        "sigma_min" returns the state there.
 
     Notes
     -----

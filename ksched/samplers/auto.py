@@ -83,10 +83,14 @@ class Choice:
 
     Attributes
     ----------
-    table : a tuned table; None for a general pair
-    sigmas : contract sigmas
-    name : short name of the table or the pair
-    why : the reason for the choice, as a clause
+    table : Table or None
+        A tuned table; None for a general pair.
+    sigmas : tuple of float
+        Contract sigmas.
+    name : str
+        Short name of the table or the pair.
+    why : str
+        The reason for the choice, as a clause.
     """
 
     table: Table | None
@@ -107,13 +111,16 @@ def choose(
 
     Parameters
     ----------
-    steps : number of model calls
-    process : the noise process that the model was trained on
+    steps : int
+        Number of model calls.
+    process : Process
+        The noise process that the model was trained on.
     end, data_std, guidance : as for `auto`
 
     Raises
     ------
-    TypeError, ValueError : steps is not a whole number of at least 1
+    TypeError, ValueError
+        Steps is not a whole number of at least 1.
     """
     check_steps(steps)
     ends = (process.level(sigma) for sigma in (process.sigma_max, process.sigma_min))
@@ -188,12 +195,15 @@ def auto(
 
     Parameters
     ----------
-    end : "denoised" returns the last prediction; use it for models that are noisy (quantized, say). "integral" returns
-        a weighted mean of all predictions, which is more exact but amplifies the model's errors
-    data_std : standard deviation of the data, to which the levels are proportional; 0.5 for EDM's models. Sampling a
-        flow model with shift ``s``, as for large images, is equivalent to scaling its data by ``s``, so pass ``s``
-    guidance : scale of classifier-free guidance (CFG) that you will run the model with, 1 for none: the table fitted to
-        the nearest scale is used. None uses the table for models without guidance, which tolerates guidance too
+    end : str
+        "denoised" returns the last prediction; use it for models that are noisy (quantized, say). "integral" returns a
+        weighted mean of all predictions, which is more exact but amplifies the model's errors.
+    data_std : float
+        Standard deviation of the data, to which the levels are proportional; 0.5 for EDM's models. Sampling a flow
+        model with shift ``s``, as for large images, is equivalent to scaling its data by ``s``, so pass ``s``.
+    guidance : float or None
+        Scale of classifier-free guidance (CFG) that you will run the model with, 1 for none: the table fitted to the
+        nearest scale is used. None uses the table for models without guidance, which tolerates guidance too.
 
     Notes
     -----

@@ -73,10 +73,13 @@ def euler_ancestral_cfg_pp(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
-    from_pure_noise : share of the noise that a step from pure noise draws afresh: "eta", as in every other step;
-        "all_new" draws all of it unless eta is 0, as in ComfyUI, whose formula is undefined there
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    from_pure_noise : str
+        Share of the noise that a step from pure noise draws afresh: "eta", as in every other step; "all_new" draws all
+        of it unless eta is 0, as in ComfyUI, whose formula is undefined there.
 
     Notes
     -----
@@ -117,8 +120,9 @@ def euler_cfg_pp(
 
     Parameters
     ----------
-    version : "regular" is the paper's; "alternative" is an older one: Euler's method with twice the guided prediction
-        minus the unconditional one, including in the step to sigma 0
+    version : str
+        "regular" is the paper's; "alternative" is an older one: Euler's method with twice the guided prediction minus
+        the unconditional one, including in the step to sigma 0.
 
     Notes
     -----
@@ -192,10 +196,13 @@ def dpmpp_2s_ancestral_cfg_pp(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
-    shift_by : unconditional prediction that shifts the state in the second half: that of the "first" call, or of the
-        "second", with which an older ComfyUI overwrote it
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    shift_by : str
+        Unconditional prediction that shifts the state in the second half: that of the "first" call, or of the "second",
+        with which an older ComfyUI overwrote it.
 
     Notes
     -----
@@ -239,8 +246,10 @@ def res_multistep_ancestral_cfg_pp(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
@@ -300,7 +309,8 @@ def gradient_estimation_cfg_pp(run: SamplerContext[V], grid: Grid, x: V, *, ge_g
 
     Parameters
     ----------
-    ge_gamma : how far to extrapolate the slope; 1 does not extrapolate
+    ge_gamma : float
+        How far to extrapolate the slope; 1 does not extrapolate.
 
     Notes
     -----
@@ -346,9 +356,12 @@ def cfgpp_ud10_ab(
 
     Parameters
     ----------
-    history : weight of a two-step Adams-Bashforth step within each step
-    uncond_history : how far the unconditional slope is extrapolated, as a share of its last change
-    zero : weight, in the step to sigma 0, of the line through the last two predictions, extended to 0
+    history : float
+        Weight of a two-step Adams-Bashforth step within each step.
+    uncond_history : float
+        How far the unconditional slope is extrapolated, as a share of its last change.
+    zero : float
+        Weight, in the step to sigma 0, of the line through the last two predictions, extended to 0.
 
     Notes
     -----

@@ -50,10 +50,14 @@ def af3(
 
     Parameters
     ----------
-    gamma_0 : share of itself by which sigma is raised before a step; EDM's churn raises it by at most 41 %
-    gamma_min : noise is added only in steps that end above this sigma
-    noise_scale : factor on the noise
-    step_scale : length of a step over that of Euler's (eta in the paper)
+    gamma_0 : float or sequence of float
+        Share of itself by which sigma is raised before a step; EDM's churn raises it by at most 41 %.
+    gamma_min : float
+        Noise is added only in steps that end above this sigma.
+    noise_scale : float or sequence of float
+        Factor on the noise.
+    step_scale : float
+        Length of a step over that of Euler's (eta in the paper).
 
     Notes
     -----
@@ -102,10 +106,14 @@ def dpmpp_2s(
 
     Parameters
     ----------
-    s_churn : total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself
-    s_tmin, s_tmax : range of sigmas in which noise is added
-    s_noise : factor on the noise
-    capped : raise sigma by at most 41 % in a step, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----

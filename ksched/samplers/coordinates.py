@@ -19,7 +19,8 @@ class VECoordinates(Process):
 
     Attributes
     ----------
-    process : the noise process that the model was trained on
+    process : Process
+        The noise process that the model was trained on.
     """
 
     process: Process
@@ -55,18 +56,23 @@ def view(
 
     Parameters
     ----------
-    grid : noise levels of the run
-    as_ve : on a flow process, treat states as ``x0 + sigma * eps``, as programs do whose formulas know no other form.
-        The ODE is the same in these coordinates: deterministic samplers keep their order and only space their steps
-        evenly in another variable, -log(sigma). The noise that a stochastic sampler adds is wrong. No effect on other
-        processes
-    start_after : start a run from pure noise at the level that lies this share of the run later (ComfyUI: 0.0001 for
-        samplers in log-SNR, which is infinite at pure noise)
-    end_at : replace a last level of 0 by this one and stop there (ComfyUI's UniPC: 0.001)
+    grid : Grid
+        Noise levels of the run.
+    as_ve : bool
+        On a flow process, treat states as ``x0 + sigma * eps``, as programs do whose formulas know no other form. The
+        ODE is the same in these coordinates: deterministic samplers keep their order and only space their steps evenly
+        in another variable, -log(sigma). The noise that a stochastic sampler adds is wrong. No effect on other
+        processes.
+    start_after : float
+        Start a run from pure noise at the level that lies this share of the run later (ComfyUI: 0.0001 for samplers in
+        log-SNR, which is infinite at pure noise).
+    end_at : float
+        Replace a last level of 0 by this one and stop there (ComfyUI's UniPC: 0.001).
 
     Raises
     ------
-    ValueError : ``end_at`` is not below the level before it, or ``start_after`` is not above the level after it
+    ValueError
+        ``end_at`` is not below the level before it, or ``start_after`` is not above the level after it.
     """
     process, levels = grid.process, list(grid.levels)
     flow = process.is_flow

@@ -69,13 +69,17 @@ def deis(
 
     Parameters
     ----------
-    order : largest number of slopes used
-    variable : the variable in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`;
+    order : int
+        Largest number of slopes used.
+    variable : str
+        The variable in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`;
         "vp_time", the time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs;
-        "vp_time_sum", the same with the integral as a sum of 10000 terms that counts both ends in full
-    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
-    repeat_last : count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is
-        often a repeat, a step of length 0
+        "vp_time_sum", the same with the integral as a sum of 10000 terms that counts both ends in full.
+    lower_order_final : bool
+        End runs of fewer than 15 steps with steps of orders 2 and 1.
+    repeat_last : bool
+        Count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is often a
+        repeat, a step of length 0.
 
     Notes
     -----

@@ -55,10 +55,14 @@ def dpm_2(
 
     Parameters
     ----------
-    s_churn : total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself
-    s_tmin, s_tmax : range of sigmas in which noise is added
-    s_noise : factor on the noise
-    capped : raise sigma by at most 41 % in a step, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----
@@ -106,9 +110,12 @@ def dpm_2_ancestral(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta.
 
     Notes
     -----

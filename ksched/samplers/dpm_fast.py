@@ -67,12 +67,16 @@ def dpm_fast(
 
     Parameters
     ----------
-    eta : share of the noise that each step of the method draws afresh; where eta or s_noise changes, a new step begins
-    s_noise : factor on the noise
-    levels : "grid" uses the given levels, two or three steps at a time; "range", as published, spaces levels evenly in
-        log-SNR between the first level and the last above 0, and ignores those in between
-    end : if the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with
-        the remaining noise, as k-diffusion does, and spends the saved call earlier
+    eta : float or sequence of float
+        Share of the noise that each step of the method draws afresh; where eta or s_noise changes, a new step begins.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    levels : str
+        "grid" uses the given levels, two or three steps at a time; "range", as published, spaces levels evenly in
+        log-SNR between the first level and the last above 0, and ignores those in between.
+    end : str
+        If the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with the
+        remaining noise, as k-diffusion does, and spends the saved call earlier.
 
     Notes
     -----

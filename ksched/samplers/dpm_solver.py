@@ -85,22 +85,32 @@ def dpm_multistep(
 
     Parameters
     ----------
-    order : largest number of predictions used
-    predict : the quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver, unless
-        ``sde`` overrides it in a run with noise
-    eta : noise of the reverse SDE: 0 is the ODE, 1 is SDE-DPM-Solver++
-    s_noise : factor on the noise
-    solver_type : weight of the change between predictions where two are used: "midpoint" gives it half the step's
-        weight; "heun" is the exact integral of the line through them
-    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
-    euler_at_final : end with a step of order 1
-    repeat_last : count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is
-        often a repeat, a step of length 0
-    curvature : weight of the second difference where three predictions are used: "exact", the integral of the parabola;
+    order : int
+        Largest number of predictions used.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver, unless ``sde``
+        overrides it in a run with noise.
+    eta : float or sequence of float
+        Noise of the reverse SDE: 0 is the ODE, 1 is SDE-DPM-Solver++.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weight of the change between predictions where two are used: "midpoint" gives it half the step's weight; "heun"
+        is the exact integral of the line through them.
+    lower_order_final : bool
+        End runs of fewer than 15 steps with steps of orders 2 and 1.
+    euler_at_final : bool
+        End with a step of order 1.
+    repeat_last : bool
+        Count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is often a
+        repeat, a step of length 0.
+    curvature : str
+        Weight of the second difference where three predictions are used: "exact", the integral of the parabola;
         "published", half of it, as in DPM-Solver's code; "diffusers", the same, but with noise it has a wrong sign (the
-        weight is off by 1), which makes it first order
-    sde : with eps and noise: "exact" uses the denoised prediction, because eps is not constant along a step that adds
-        noise; "published" is SDE-DPM-Solver, which treats eps as constant, so its states have too much noise
+        weight is off by 1), which makes it first order.
+    sde : str
+        With eps and noise: "exact" uses the denoised prediction, because eps is not constant along a step that adds
+        noise; "published" is SDE-DPM-Solver, which treats eps as constant, so its states have too much noise.
 
     Notes
     -----
@@ -157,20 +167,29 @@ def dpm_singlestep(
 
     Parameters
     ----------
-    order : number of stages. If it does not divide the steps, the last step of the run has fewer stages; a last step to
-        sigma 0 has one. Where eta or s_noise changes, a new step begins
-    predict : the quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver. With noise
-        it is always the denoised prediction, because eps is not constant along a step that adds noise
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
-    solver_type : weights of the stages: "heun" is the exact integral of the polynomial through all of them; "midpoint"
-        uses, for two stages, half the step for the change between them, and for three, the line through first and last
-    lower_order_final : end with a step of order 1 even if ``order`` divides the steps
-    repeat_last : call the model once more at a last level above 0, as one more stage of the last step if that step is
-        not complete (diffusers, where the last level is a repeat)
-    noises : noise of the stages of one step: "path" takes parts of one Brownian path; "independent", as in diffusers
-    curvature : weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise it has a
-        wrong sign (the weight is off by 2), which makes it first order
+    order : int
+        Number of stages. If it does not divide the steps, the last step of the run has fewer stages; a last step to
+        sigma 0 has one. Where eta or s_noise changes, a new step begins.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver. With noise it is
+        always the denoised prediction, because eps is not constant along a step that adds noise.
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weights of the stages: "heun" is the exact integral of the polynomial through all of them; "midpoint" uses, for
+        two stages, half the step for the change between them, and for three, the line through first and last.
+    lower_order_final : bool
+        End with a step of order 1 even if ``order`` divides the steps.
+    repeat_last : bool
+        Call the model once more at a last level above 0, as one more stage of the last step if that step is not
+        complete (diffusers, where the last level is a repeat).
+    noises : str
+        Noise of the stages of one step: "path" takes parts of one Brownian path; "independent", as in diffusers.
+    curvature : str
+        Weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise it has a wrong
+        sign (the weight is off by 2), which makes it first order.
 
     Notes
     -----

@@ -72,10 +72,13 @@ def dpmpp_2m_sde(
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
-    solver_type : weight of the change between predictions: "midpoint" gives it half the step's weight; "heun" is the
-        exact integral of the line through them
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weight of the change between predictions: "midpoint" gives it half the step's weight; "heun" is the exact
+        integral of the line through them.
 
     Notes
     -----
@@ -131,7 +134,8 @@ def dpmpp_2m() -> None:
 
     Parameters
     ----------
-    solver_type : weight of the change between the predictions, as for `dpmpp_2m_sde`
+    solver_type : str
+        Weight of the change between the predictions, as for `dpmpp_2m_sde`.
 
     Notes
     -----
@@ -157,8 +161,10 @@ def dpmpp_2m_sde_heun() -> None:
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
     solver_type : as for `dpmpp_2m_sde`
 
     Notes
@@ -205,10 +211,13 @@ def dpmpp_3m_sde(
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
-    curvature : weight of the second difference of the predictions: "exact", the integral of the parabola; "published",
-        half of it, as in k-diffusion, ComfyUI and the code of DPM-Solver
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    curvature : str
+        Weight of the second difference of the predictions: "exact", the integral of the parabola; "published", half of
+        it, as in k-diffusion, ComfyUI and the code of DPM-Solver.
 
     Notes
     -----
@@ -234,7 +243,8 @@ def dpmpp_3m() -> None:
 
     Parameters
     ----------
-    curvature : weight of the second difference of the predictions, as for `dpmpp_3m_sde`
+    curvature : str
+        Weight of the second difference of the predictions, as for `dpmpp_3m_sde`.
 
     Notes
     -----

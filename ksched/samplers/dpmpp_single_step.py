@@ -59,10 +59,13 @@ def dpmpp_2s_ancestral(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta and
-        puts the middle of a step from pure noise at sigma 0.9999
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta and puts
+        the middle of a step from pure noise at sigma 0.9999.
 
     Notes
     -----
@@ -124,11 +127,15 @@ def dpmpp_sde(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
-    r : how far into the step the second call is, in log-SNR
-    noises : noise of the half step and of the whole step: "path" takes parts of one Brownian path; "independent" draws
-        one for each, as k-diffusion requests them (its own tree returns parts of one path)
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r : float
+        How far into the step the second call is, in log-SNR.
+    noises : str
+        Noise of the half step and of the whole step: "path" takes parts of one Brownian path; "independent" draws one
+        for each, as k-diffusion requests them (its own tree returns parts of one path).
 
     Notes
     -----

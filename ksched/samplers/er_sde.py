@@ -62,12 +62,17 @@ def er_sde(
 
     Parameters
     ----------
-    max_stage : largest number of predictions used
-    solver_type : noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time",
-        ``r ** (1 + eta)``, the reverse SDE; "ode", ``r``, which draws nothing
-    eta : see ``solver_type``
-    s_noise : factor on the noise
-    integral : of 1 / f: "exact"; "published" is the sum of 200 terms in the paper's program
+    max_stage : int
+        Largest number of predictions used.
+    solver_type : str
+        Noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time", ``r ** (1
+        + eta)``, the reverse SDE; "ode", ``r``, which draws nothing.
+    eta : float or sequence of float
+        See ``solver_type``.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    integral : str
+        Of 1 / f: "exact"; "published" is the sum of 200 terms in the paper's program.
 
     Notes
     -----

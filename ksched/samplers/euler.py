@@ -64,11 +64,16 @@ def euler(
 
     Parameters
     ----------
-    s_churn : total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself
-    s_tmin, s_tmax : range of sigmas in which noise is added
-    s_noise : factor on the noise
-    capped : raise sigma by at most 41 % in a step, as EDM does
-    churn_after : add the noise after the model call and continue with the eps from before it, as diffusers does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
+    churn_after : bool
+        Add the noise after the model call and continue with the eps from before it, as diffusers does.
 
     Notes
     -----
@@ -125,9 +130,12 @@ def euler_ancestral(
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh; 1 is DDPM
-    s_noise : factor on the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh; 1 is DDPM.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta.
 
     Notes
     -----
@@ -169,8 +177,10 @@ def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noi
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
@@ -211,10 +221,12 @@ def ddpm(
 
     Parameters
     ----------
-    s_noise : factor on the noise
-    variance : variance of the noise: "posterior" is the paper's smaller one, correct for data of a single point; "beta"
-        is the larger one, correct for normal data of variance 1 (other data then has states with too much noise);
-        "beta_to_end" is the larger one in the step to sigma 0 too, as in diffusers unless the last timestep is 0
+    s_noise : float or sequence of float
+        Factor on the noise.
+    variance : str
+        Variance of the noise: "posterior" is the paper's smaller one, correct for data of a single point; "beta" is the
+        larger one, correct for normal data of variance 1 (other data then has states with too much noise);
+        "beta_to_end" is the larger one in the step to sigma 0 too, as in diffusers unless the last timestep is 0.
 
     Notes
     -----
@@ -236,8 +248,10 @@ def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: flo
 
     Parameters
     ----------
-    s : noise level of the state
-    timestep : timestep of that level
+    s : Level
+        Noise level of the state.
+    timestep : float
+        Timestep of that level.
     boundary, sigma_data : as for `lcm`
     """
     time = boundary * timestep
@@ -292,12 +306,17 @@ def lcm(
 
     Parameters
     ----------
-    s_noise : factor on the noise
-    s_noise_end : factor on the noise in the last step, reached linearly over the steps; None keeps ``s_noise``
-    noise_clip_std : clip the noise at this many of its standard deviations (HiDream-O1: 2.5); 0 does not clip
-    boundary : apply the consistency function's boundary scaling, with timesteps multiplied by this number (diffusers:
-        10); 0 if the model applies the scaling itself
-    sigma_data : data std of the boundary scaling
+    s_noise : float or sequence of float
+        Factor on the noise.
+    s_noise_end : float or None
+        Factor on the noise in the last step, reached linearly over the steps; None keeps ``s_noise``.
+    noise_clip_std : float
+        Clip the noise at this many of its standard deviations (HiDream-O1: 2.5); 0 does not clip.
+    boundary : float
+        Apply the consistency function's boundary scaling, with timesteps multiplied by this number (diffusers: 10); 0
+        if the model applies the scaling itself.
+    sigma_data : float
+        Data std of the boundary scaling.
 
     Notes
     -----
@@ -348,9 +367,12 @@ def tcd(
 
     Parameters
     ----------
-    eta : how far below the next level a step goes, as a share of that level's position in the table (the paper's gamma)
-    s_noise : factor on the noise
-    whole_timesteps : round that position down to a whole number, as the paper's program and diffusers do
+    eta : float or sequence of float
+        How far below the next level a step goes, as a share of that level's position in the table (the paper's gamma).
+    s_noise : float or sequence of float
+        Factor on the noise.
+    whole_timesteps : bool
+        Round that position down to a whole number, as the paper's program and diffusers do.
 
     Notes
     -----

@@ -60,13 +60,17 @@ def exp_pc(
 
     Parameters
     ----------
-    predictor_order : largest number of predictions that the predictor uses
-    corrector_order : largest number that the corrector uses, including the one at the level it corrects; 0 turns it off
-    start : how the run starts without a memory: "adams" takes steps of lower order; "runge_kutta" takes single steps of
-        one order less than the whole, which cost extra model calls: one for order 3 without a corrector, two for order
-        4 with one, and four for order 4 without
-    end : the step to sigma 0: "denoised" returns the prediction; "integral" combines the corrected state with the line
-        through the last two eps, which is more exact from a low level but amplifies a network's errors
+    predictor_order : int
+        Largest number of predictions that the predictor uses.
+    corrector_order : int
+        Largest number that the corrector uses, including the one at the level it corrects; 0 turns it off.
+    start : str
+        How the run starts without a memory: "adams" takes steps of lower order; "runge_kutta" takes single steps of one
+        order less than the whole, which cost extra model calls: one for order 3 without a corrector, two for order 4
+        with one, and four for order 4 without.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" combines the corrected state with the line
+        through the last two eps, which is more exact from a low level but amplifies a network's errors.
 
     Notes
     -----
@@ -144,7 +148,8 @@ def exp_ab(
 
     Parameters
     ----------
-    order : largest number of predictions used
+    order : int
+        Largest number of predictions used.
     start : as for `exp_pc`: "runge_kutta" costs one more model call for order 3, and four for order 4
     end : as for `exp_pc`
 

@@ -134,11 +134,15 @@ def seeds_2(
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
-    r : how far into the step the second call is, in log-SNR
-    solver_type : weights of the two predictions: "phi_1" gives the second 1 / (2 r); "phi_2" is the exact integral of
-        the line through them
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r : float
+        How far into the step the second call is, in log-SNR.
+    solver_type : str
+        Weights of the two predictions: "phi_1" gives the second 1 / (2 r); "phi_2" is the exact integral of the line
+        through them.
 
     Notes
     -----
@@ -184,8 +188,10 @@ def exp_heun_2_x0_sde() -> None:
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
@@ -224,9 +230,12 @@ def seeds_3(
 
     Parameters
     ----------
-    eta : noise of the reverse SDE; 0 is the ODE
-    s_noise : factor on the noise
-    r_1, r_2 : how far into the step the second and third calls are, in log-SNR; third order needs r_2 = 2/3
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r_1, r_2 : float
+        How far into the step the second and third calls are, in log-SNR; third order needs r_2 = 2/3.
 
     Notes
     -----
@@ -260,7 +269,8 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
 
     Parameters
     ----------
-    c2 : how far into the step the second call is, in log-SNR
+    c2 : float
+        How far into the step the second call is, in log-SNR.
 
     Notes
     -----
@@ -292,7 +302,8 @@ def res_3s(
 
     Parameters
     ----------
-    c2, c3 : how far into the step the second and third calls are, in log-SNR
+    c2, c3 : float
+        How far into the step the second and third calls are, in log-SNR.
 
     Notes
     -----

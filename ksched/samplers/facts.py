@@ -43,22 +43,28 @@ def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
     return facts
 
 
+#: a type in a docstring, such as "float or sequence of float"; the description then stands below it
+_TYPE = re.compile(r"[\w.]+((, | or |, or | of )[\w.]+)*")
+
+
 def option_texts(function: Callable[..., Any]) -> dict[str, str]:
     """Description of each parameter of a function, on one line, from the "Parameters" of its docstring."""
     lines = (function.__doc__ or "").splitlines()
     start = next((k + 2 for k, line in enumerate(lines) if line.strip() == "Parameters"), len(lines))
-    found: dict[str, str] = {}
-    names: list[str] = []
+    entries: list[tuple[list[str], list[str]]] = []
     for line in lines[start:]:
         begins = re.match(r" {4}([\w, ]+) : (.+)", line)
         if begins:
-            names = begins[1].split(", ")
-            found |= dict.fromkeys(names, begins[2])
-        elif names and line.startswith(" " * 8):
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+            entries.append((begins[1].split(", "), [begins[2]]))
+        elif entries and line.startswith(" " * 8):
+            entries[-1][1].append(line.strip())
         else:
             break
-    return {name: re.sub(r"`+", "", text) for name, text in found.items()}
+    texts: dict[str, str] = {}
+    for names, (first, *below) in entries:
+        described = below if below and _TYPE.fullmatch(first) else [first, *below]
+        texts |= dict.fromkeys(names, re.sub(r"`+", "", " ".join(described)).removesuffix("."))
+    return texts
 
 
 def allowed(option: Option, quote: str = "") -> str:

@@ -26,7 +26,8 @@ def placed(plan: Plan, process: Process) -> Plan:
 
     Raises
     ------
-    ValueError : the process does not start where the plan does
+    ValueError
+        The process does not start where the plan does.
     """
     if plan.noise_scale != process.noise_scale:
         return placed(_rescaled(plan, process.noise_scale), process)
@@ -124,12 +125,15 @@ def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
 
     Parameters
     ----------
-    steps : the plan's number of steps, or its number of model calls
-    process : the noise process that the model was trained on
+    steps : int
+        The plan's number of steps, or its number of model calls.
+    process : Process
+        The noise process that the model was trained on.
 
     Raises
     ------
-    ValueError : another number of steps, or a process that does not start where the plan does
+    ValueError
+        Another number of steps, or a process that does not start where the plan does.
     """
     if steps not in (plan.steps, plan.nfe):
         raise ValueError(f"the plan has {plan.steps} steps and {plan.nfe} model calls; got steps={steps}")

@@ -34,7 +34,8 @@ def weighted(run: SamplerContext[V], grid: Grid, x: V, *, weights: Sequence[Sequ
 
     Parameters
     ----------
-    weights : one row per step, with one weight per earlier prediction; the step's own prediction gets 1 minus their sum
+    weights : sequence of sequence of float
+        One row per step, with one weight per earlier prediction; the step's own prediction gets 1 minus their sum.
     """
     known: list[V] = []
     for row, (s, t) in zip(weights, grid.steps(), strict=True):
@@ -69,13 +70,16 @@ class Table:
 
     Attributes
     ----------
-    levels : noise-to-signal ratios, sigma / alpha, over the standard deviation of the data; falling, one more than the
-        number of calls. The first is the start that the table was made for and may be infinite; the last is 0
-    weights : weights for `weighted`: one row per call, with one entry per earlier call
+    levels : tuple of float
+        Noise-to-signal ratios, sigma / alpha, over the standard deviation of the data; falling, one more than the
+        number of calls. The first is the start that the table was made for and may be infinite; the last is 0.
+    weights : tuple of tuple of float
+        Weights for `weighted`: one row per call, with one entry per earlier call.
 
     Raises
     ------
-    ValueError : levels that do not fall to 0, a row of the wrong length, a number that is not finite
+    ValueError
+        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]

@@ -25,14 +25,18 @@ class LinearTable:
 
     Attributes
     ----------
-    levels : levels of the states, as in `Table`; falling to 0, one more than the number of calls
-    told : the level given to the model at each call, in the same unit
-    rows : for each step, the factor on the state, then the weights of all predictions up to that step's. They hold
-        between flow states (1 - s) * x0 + s * eps of data of standard deviation 1, at the levels given to the model
+    levels : tuple of float
+        Levels of the states, as in `Table`; falling to 0, one more than the number of calls.
+    told : tuple of float
+        The level given to the model at each call, in the same unit.
+    rows : tuple of tuple of float
+        For each step, the factor on the state, then the weights of all predictions up to that step's. They hold between
+        flow states (1 - s) * x0 + s * eps of data of standard deviation 1, at the levels given to the model.
 
     Raises
     ------
-    ValueError : levels that do not fall to 0, a row of the wrong length, a number that is not finite
+    ValueError
+        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]
@@ -89,8 +93,10 @@ def linear(run: SamplerContext[V], grid: Grid, x: V, *, table: LinearTable, data
 
     Parameters
     ----------
-    table : rows, and the levels given to the model
-    data_std : standard deviation of the data
+    table : LinearTable
+        Rows, and the levels given to the model.
+    data_std : float
+        Standard deviation of the data.
     """
     unit_std = data_std / grid.process.noise_scale
     told = table.told_levels(grid.process, data_std)

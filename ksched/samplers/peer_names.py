@@ -26,14 +26,22 @@ class PeerName(NamedTuple):
 
     Attributes
     ----------
-    program : the program that uses the name
-    name : the name as that program writes it; "{}" stands for the sampler's own name
-    note : what differs there, or which descendant of the program has it
-    options : options that the name implies beyond our dialect of that program, or the defaults of its class
-    read : whether `SamplerType.parse` reads it; False if the name implies more than the sampler
-    arguments : options that its function or its ``step`` takes there; None if that is not known
-    inpaint : ComfyUI's own options for runs under a mask
-    schedule : the schedule that A1111's "Automatic" takes for this label; None is its uniform schedule
+    program : Dialect
+        The program that uses the name.
+    name : str
+        The name as that program writes it; "{}" stands for the sampler's own name.
+    note : str
+        What differs there, or which descendant of the program has it.
+    options : mapping
+        Options that the name implies beyond our dialect of that program, or the defaults of its class.
+    read : bool
+        Whether `SamplerType.parse` reads it; False if the name implies more than the sampler.
+    arguments : tuple of str or None
+        Options that its function or its ``step`` takes there; None if that is not known.
+    inpaint : mapping
+        ComfyUI's own options for runs under a mask.
+    schedule : NoiseSchedule or None
+        The schedule that A1111's "Automatic" takes for this label; None is its uniform schedule.
     """
 
     program: Dialect
@@ -95,8 +103,10 @@ def words_for(peer: PeerName, sampler: str) -> list[str]:
 
     Parameters
     ----------
-    peer : the name
-    sampler : our name for the sampler
+    peer : PeerName
+        The name.
+    sampler : str
+        Our name for the sampler.
     """
     if not peer.read:
         return []

@@ -58,9 +58,12 @@ class PolicyRule(NamedTuple):
 
     Attributes
     ----------
-    terms : (sigma, next sigma, second sigma of the run, noise level) -> the step
-    noise_level, most : default and largest noise level
-    per_root : whether the program gives the noise's std per square root of the step's length
+    terms : callable
+        (sigma, next sigma, second sigma of the run, noise level) -> the step.
+    noise_level, most : float
+        Default and largest noise level.
+    per_root : bool
+        Whether the program gives the noise's std per square root of the step's length.
     """
 
     terms: Callable[[float, float, float, float], StepTerms]
@@ -108,8 +111,10 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
 
     Parameters
     ----------
-    noise_level : a, in noise of std ``a * sqrt(sigma / (1 - sigma))`` per square root of sigma
-    s_noise : factor on the added noise
+    noise_level : float or sequence of float
+        A, in noise of std ``a * sqrt(sigma / (1 - sigma))`` per square root of sigma.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----
@@ -139,8 +144,10 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
 
     Parameters
     ----------
-    noise_level : std of the noise, per square root of sigma
-    s_noise : factor on the added noise
+    noise_level : float or sequence of float
+        Std of the noise, per square root of sigma.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----
@@ -167,9 +174,10 @@ def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare
 
     Parameters
     ----------
-    noise_level : angle between the kept noise and all of it, in right angles; its sine is the share that is drawn
-        afresh
-    s_noise : factor on the added noise
+    noise_level : float or sequence of float
+        Angle between the kept noise and all of it, in right angles; its sine is the share that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----

@@ -53,7 +53,8 @@ def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[Sampl
 
     Parameters
     ----------
-    specs : the samplers to group; None means every sampler
+    specs : iterable of SamplerSpec or None
+        The samplers to group; None means every sampler.
     """
     members = list(samplers() if specs is None else specs)
     found = {heading: [spec for spec in members if spec.family == family] for family, heading in FAMILIES.items()}
@@ -67,7 +68,8 @@ def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
 
     Raises
     ------
-    TypeError, ValueError : no such sampler; the message lists similar names
+    TypeError, ValueError
+        No such sampler; the message lists similar names.
     """
     if isinstance(name, str) and name.lstrip().startswith("{"):
         return plan_spec(Plan.from_json(name))
@@ -136,16 +138,20 @@ def register_sampler(
 
     Parameters
     ----------
-    name : the name that you will give to `build_sampler`; it must be new
-    function : ``(run, grid, x, *, options) -> x``
+    name : str
+        The name that you will give to `build_sampler`; it must be new.
+    function : callable
+        ``(run, grid, x, *, options) -> x``.
     order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about the sampler
         (see `SamplerSpec`)
-    keeps_variance, flow_only, family : further facts (see `SamplerSpec`)
+    keeps_variance, flow_only, family : bool or str
+        Further facts (see `SamplerSpec`).
 
     Raises
     ------
-    ValueError : the name is taken, by a sampler or by another program's spelling of one; an option has the name of one
-        that every sampler has; the family is unknown
+    ValueError
+        The name is taken, by a sampler or by another program's spelling of one; an option has the name of one that
+        every sampler has; the family is unknown.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a sampler must be a string; got {name!r}")

@@ -40,8 +40,10 @@ def res_multistep_ancestral(run: SamplerContext[V], grid: Grid, x: V, *, eta: Di
 
     Parameters
     ----------
-    eta : share of the noise that is drawn afresh
-    s_noise : factor on the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----

@@ -52,14 +52,19 @@ def restart(
 
     Parameters
     ----------
-    s_min, s_max : the level to restart from and the level to go back to, in sigma / alpha. The nearest levels of the
-        grid are used; there is no restart if they are the same
-    restart_steps : steps of each way down, on a Karras grid. 0 chooses as A1111 does: none for runs below 20 steps, 9
-        steps once below 36, and from there a quarter of the steps, twice
-    restarts : number of restarts, if ``restart_steps`` is given
-    s_noise : factor on the noise; with one per step, the noise added after a step uses that step's factor
-    levels : "grid" uses the given levels, and restarts come on top; "karras" uses a Karras grid, shortened so that the
-        run with restarts makes the number of steps asked for, as A1111 does when it chooses
+    s_min, s_max : float
+        The level to restart from and the level to go back to, in sigma / alpha. The nearest levels of the grid are
+        used; there is no restart if they are the same.
+    restart_steps : int
+        Steps of each way down, on a Karras grid. 0 chooses as A1111 does: none for runs below 20 steps, 9 steps once
+        below 36, and from there a quarter of the steps, twice.
+    restarts : int
+        Number of restarts, if ``restart_steps`` is given.
+    s_noise : float or sequence of float
+        Factor on the noise; with one per step, the noise added after a step uses that step's factor.
+    levels : str
+        "grid" uses the given levels, and restarts come on top; "karras" uses a Karras grid, shortened so that the run
+        with restarts makes the number of steps asked for, as A1111 does when it chooses.
 
     Notes
     -----

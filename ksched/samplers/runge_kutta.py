@@ -44,7 +44,8 @@ class Tableau:
 
     Raises
     ------
-    ValueError : rows of the wrong length, or that do not sum to their node; weights that do not sum to 1
+    ValueError
+        Rows of the wrong length, or that do not sum to their node; weights that do not sum to 1.
     """
 
     a: tuple[tuple[Fraction, ...], ...]
@@ -254,10 +255,14 @@ def heun(
 
     Parameters
     ----------
-    s_churn : total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself
-    s_tmin, s_tmax : range of sigmas in which noise is added
-    s_noise : factor on the noise
-    capped : raise sigma by at most 41 % in a step, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----
@@ -314,13 +319,17 @@ def heunpp2(
 
     Parameters
     ----------
-    s_churn : total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself
-    s_tmin, s_tmax : range of sigmas in which noise is added
-    s_noise : factor on the noise
-    capped : raise sigma by at most 41 % in a step, as EDM does
-    weights : weights of the slopes at the three levels: "quadrature" integrates the parabola through them; "published"
-        is the level's sigma over two or three times the run's first sigma, which is first order and ends with an
-        Euler step
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
+    weights : str
+        Weights of the slopes at the three levels: "quadrature" integrates the parabola through them; "published" is the
+        level's sigma over two or three times the run's first sigma, which is first order and ends with an Euler step.
 
     Notes
     -----

@@ -84,22 +84,35 @@ def sa_solver(
 
     Parameters
     ----------
-    predictor_order : largest number of predictions that the predictor uses
-    corrector_order : largest number that the corrector uses, including the one at the level it corrects; 0 turns it off
-    predict : the quantity that is taken to be a polynomial: "denoised"; or "eps", which is not one where noise is
-        added, so that states then have too much noise
-    tau : noise of the SDE; its square is the eta of other samplers
-    tau_start, tau_end : shares of the run between which there is noise
-    tau_at : whether a step counts as inside that part of the run by its end or by its start
-    tau_range : "closed" includes both ends; "comfyui" excludes the end, and rounds levels, but not the ends, to float32
-    s_noise : factor on the noise
-    use_pece : call the model again on the corrected state
-    simple_order_2 : where two denoised predictions are used, use the closed-form approximation of the paper's program
-    lower_order_final : lower the orders towards a last level above 0
-    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
-        last level is a repeat)
-    last_prediction : if the last level is above 0, return the state there; False returns the state one level earlier,
-        as an older ComfyUI did
+    predictor_order : int
+        Largest number of predictions that the predictor uses.
+    corrector_order : int
+        Largest number that the corrector uses, including the one at the level it corrects; 0 turns it off.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised"; or "eps", which is not one where noise is added, so
+        that states then have too much noise.
+    tau : float or sequence of float
+        Noise of the SDE; its square is the eta of other samplers.
+    tau_start, tau_end : float
+        Shares of the run between which there is noise.
+    tau_at : str
+        Whether a step counts as inside that part of the run by its end or by its start.
+    tau_range : str
+        "closed" includes both ends; "comfyui" excludes the end, and rounds levels, but not the ends, to float32.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    use_pece : bool
+        Call the model again on the corrected state.
+    simple_order_2 : bool
+        Where two denoised predictions are used, use the closed-form approximation of the paper's program.
+    lower_order_final : bool
+        Lower the orders towards a last level above 0.
+    repeat_last : bool
+        Call the model once more at a last level above 0, to correct the state there (diffusers, where the last level is
+        a repeat).
+    last_prediction : bool
+        If the last level is above 0, return the state there; False returns the state one level earlier, as an older
+        ComfyUI did.
 
     Notes
     -----

@@ -68,16 +68,21 @@ def ships(
 
     Parameters
     ----------
-    name : the sampler's name, if it is not the function's
-    spellings : other names, separated by spaces; the names of ``peers`` are read anyway
-    peers : its names in other programs
-    dialects : options that reproduce the name's meaning in a program. "as_ve" is set for each program that has it for
-        all samplers; A1111 and stable-diffusion.cpp take k-diffusion's options, SD.Next takes diffusers'
+    name : str
+        The sampler's name, if it is not the function's.
+    spellings : str
+        Other names, separated by spaces; the names of ``peers`` are read anyway.
+    peers : sequence of PeerName
+        Its names in other programs.
+    dialects : mapping or None
+        Options that reproduce the name's meaning in a program. "as_ve" is set for each program that has it for all
+        samplers; A1111 and stable-diffusion.cpp take k-diffusion's options, SD.Next takes diffusers'.
     facts : as for `SamplerSpec`; order, source and family are required
 
     Raises
     ------
-    ValueError : a second sampler with this name, or an unknown family
+    ValueError
+        A second sampler with this name, or an unknown family.
     """
 
     def decorate(function: F) -> F:
@@ -103,17 +108,23 @@ def preset(
 
     Parameters
     ----------
-    of : the function of the other sampler, which must be registered
-    fixed : options that are set and no longer available
-    defaults : new defaults for options that it keeps
+    of : callable
+        The function of the other sampler, which must be registered.
+    fixed : mapping or None
+        Options that are set and no longer available.
+    defaults : mapping or None
+        New defaults for options that it keeps.
     spellings, peers : as for `ships`
     dialects : as for `ships`; programs left out take the meaning of the other sampler
-    facts : facts that differ from the other sampler's
+    facts : object
+        Facts that differ from the other sampler's.
 
     Raises
     ------
-    TypeError : ``of`` has no such option
-    ValueError : as for `ships`
+    TypeError
+        ``of`` has no such option.
+    ValueError
+        As for `ships`.
     """
     other = next(spec for spec in _SHIPPED.values() if spec.function is of)
     fixed, defaults = fixed or {}, defaults or {}

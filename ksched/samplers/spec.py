@@ -46,33 +46,54 @@ class SamplerSpec:
 
     Attributes
     ----------
-    name : `SamplerType` value, or the name that it was registered under
-    function : ``(run, grid, x, *, options) -> x``
-    order : order of convergence of the deterministic form, including its low-order start and end; 0 for a sampler that
-        does not converge to the ODE
-    source : paper or program
-    calls : model calls per step; a function ``(steps, to_zero) -> calls`` if steps differ; None if they depend on the
-        levels
-    calls_to_zero : model calls of the step to sigma 0
-    draws : noises per step that does not end at 0, with default options; 0 for deterministic samplers, None if it
-        depends on the levels
-    weak_order : order of the mean and variance of the stochastic form; None if there is none
-    uncond : whether it needs the unconditional prediction too
-    adaptive : whether it chooses its steps from the model's answers and so has no plan; order and calls are then those
-        of one step
-    ends_at_denoised : whether a step to sigma 0 returns the prediction
-    keeps_variance : whether every state has the variance of its level if all data is a single point. Together with the
-        mean of the level, this is what the proofs require of a sampler
-    flow_only : whether it is made for flow processes and has no meaning on others
-    levels : ``(steps, process, *, options) -> sigmas``, for a sampler with its own levels, which takes no schedule
-    family : the kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not
-        only the prediction; host programs need this when they edit a state between two stages
-    text : the text that finds the sampler if it is not in the registry: a plan as JSON
-    steps : numbers of steps that it has levels for; () means any
-    brownian_tree : whether ComfyUI and k-diffusion take its noise from a Brownian tree
-    spellings : names that `SamplerType.parse` reads besides those of ``peers``
-    peers : its names in other programs
-    dialects : options that its name implies in other programs
+    name : str
+        `SamplerType` value, or the name that it was registered under.
+    function : callable
+        ``(run, grid, x, *, options) -> x``.
+    order : int
+        Order of convergence of the deterministic form, including its low-order start and end; 0 for a sampler that does
+        not converge to the ODE.
+    source : str
+        Paper or program.
+    calls : int, callable or None
+        Model calls per step; a function ``(steps, to_zero) -> calls`` if steps differ; None if they depend on the
+        levels.
+    calls_to_zero : int
+        Model calls of the step to sigma 0.
+    draws : int or None
+        Noises per step that does not end at 0, with default options; 0 for deterministic samplers, None if it depends
+        on the levels.
+    weak_order : int or None
+        Order of the mean and variance of the stochastic form; None if there is none.
+    uncond : bool
+        Whether it needs the unconditional prediction too.
+    adaptive : bool
+        Whether it chooses its steps from the model's answers and so has no plan; order and calls are then those of one
+        step.
+    ends_at_denoised : bool
+        Whether a step to sigma 0 returns the prediction.
+    keeps_variance : bool
+        Whether every state has the variance of its level if all data is a single point. Together with the mean of the
+        level, this is what the proofs require of a sampler.
+    flow_only : bool
+        Whether it is made for flow processes and has no meaning on others.
+    levels : callable or None
+        ``(steps, process, *, options) -> sigmas``, for a sampler with its own levels, which takes no schedule.
+    family : str
+        The kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not only
+        the prediction; host programs need this when they edit a state between two stages.
+    text : str
+        The text that finds the sampler if it is not in the registry: a plan as JSON.
+    steps : tuple of int
+        Numbers of steps that it has levels for; () means any.
+    brownian_tree : bool
+        Whether ComfyUI and k-diffusion take its noise from a Brownian tree.
+    spellings : tuple of str
+        Names that `SamplerType.parse` reads besides those of ``peers``.
+    peers : tuple of PeerName
+        Its names in other programs.
+    dialects : mapping
+        Options that its name implies in other programs.
     """
 
     name: str
@@ -132,7 +153,8 @@ class SamplerSpec:
 
         Raises
         ------
-        TypeError : the number of steps does not determine the calls: the sampler is adaptive, or depends on the levels
+        TypeError
+            The number of steps does not determine the calls: the sampler is adaptive, or depends on the levels.
         """
         if self.adaptive or self.calls is None:
             what = "its error estimate requires" if self.adaptive else "its levels require"
@@ -150,7 +172,8 @@ class SamplerSpec:
 
         Raises
         ------
-        ValueError : a flow-only sampler on another process
+        ValueError
+            A flow-only sampler on another process.
         """
         shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
         own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}

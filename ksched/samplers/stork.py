@@ -47,10 +47,13 @@ def stork(
 
     Parameters
     ----------
-    order : largest number of slopes used, one more than the number of derivatives in the expansion
-    stages : number of stages; none of them calls the model
-    abscissae : times of the stages: "exact"; "published" are those of a Legendre method, which give the slope's
-        derivative less than its weight of 1/2. That is first order, with 2 % of Euler's error at 50 stages
+    order : int
+        Largest number of slopes used, one more than the number of derivatives in the expansion.
+    stages : int
+        Number of stages; none of them calls the model.
+    abscissae : str
+        Times of the stages: "exact"; "published" are those of a Legendre method, which give the slope's derivative less
+        than its weight of 1/2. That is first order, with 2 % of Euler's error at 50 stages.
 
     Notes
     -----

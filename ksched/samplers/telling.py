@@ -22,12 +22,16 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
 
     Parameters
     ----------
-    plan : the plan to run
-    sigmas : contract sigma given to the network at each model call, above 0
-    process : the noise process that the network was trained on
-    prediction : None reads the network's answer as the x0 prediction at the level that it is given. If you say what the
-        network predicts, as for `Denoiser`, its answer is read at the level of the state, so that a velocity or a noise
-        prediction stays as it is
+    plan : Plan
+        The plan to run.
+    sigmas : array_like
+        Contract sigma given to the network at each model call, above 0.
+    process : Process
+        The noise process that the network was trained on.
+    prediction : Prediction, str or None
+        None reads the network's answer as the x0 prediction at the level that it is given. If you say what the network
+        predicts, as for `Denoiser`, its answer is read at the level of the state, so that a velocity or a noise
+        prediction stays as it is.
 
     Returns
     -------
@@ -35,7 +39,8 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
 
     Raises
     ------
-    ValueError : the number of sigmas is not the plan's number of model calls, or the process does not have them
+    ValueError
+        The number of sigmas is not the plan's number of model calls, or the process does not have them.
 
     Notes
     -----

@@ -64,14 +64,21 @@ def uni_pc(
 
     Parameters
     ----------
-    order : order of the predictor; the corrector adds one
-    variant : B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known
-    predict : the quantity that is taken to be a polynomial: the denoised prediction, or eps
-    corrector : whether to correct; this costs no model call
-    first_corrected : index of the first step whose result is corrected
-    lower_order_final : lower the order towards the end, for few steps
-    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
-        last level is a repeat)
+    order : int
+        Order of the predictor; the corrector adds one.
+    variant : str
+        B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known.
+    predict : str
+        The quantity that is taken to be a polynomial: the denoised prediction, or eps.
+    corrector : bool
+        Whether to correct; this costs no model call.
+    first_corrected : int
+        Index of the first step whose result is corrected.
+    lower_order_final : bool
+        Lower the order towards the end, for few steps.
+    repeat_last : bool
+        Call the model once more at a last level above 0, to correct the state there (diffusers, where the last level is
+        a repeat).
 
     Notes
     -----

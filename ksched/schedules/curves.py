@@ -59,9 +59,12 @@ def calculate_linear_quadratic_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    threshold_noise : share of the noise that the linear part removes, below 1
-    linear_steps : number of steps in the linear part; 0 means half of all steps
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    threshold_noise : float
+        Share of the noise that the linear part removes, below 1.
+    linear_steps : int
+        Number of steps in the linear part; 0 means half of all steps.
 
     Notes
     -----
@@ -92,7 +95,8 @@ def calculate_bong_tangent_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
 
     Notes
     -----
@@ -173,11 +177,14 @@ def calculate_ltxv_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: ``terminal`` sets where the curve ends
-    tokens : length of the latent sequence
-    base_shift, max_shift : mu at 1024 and at 4096 tokens, linear between them and beyond
-    stretch, terminal : move the last non-zero level to ``terminal`` and the others in proportion; a single step is
-        unchanged
+    sigma_min : float or None
+        Must be None: ``terminal`` sets where the curve ends.
+    tokens : int
+        Length of the latent sequence.
+    base_shift, max_shift : float
+        mu at 1024 and at 4096 tokens, linear between them and beyond.
+    stretch, terminal : bool or float
+        Move the last non-zero level to ``terminal`` and the others in proportion; a single step is unchanged.
 
     Notes
     -----
@@ -210,8 +217,10 @@ def calculate_flux2_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    width, height : image size in pixels
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    width, height : int
+        Image size in pixels.
 
     Notes
     -----
@@ -237,8 +246,10 @@ def calculate_sway_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    coefficient : below 0, steps near noise are small; above 0, steps near data are small; 0 spaces levels evenly
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    coefficient : float
+        Below 0, steps near noise are small; above 0, steps near data are small; 0 spaces levels evenly.
 
     Notes
     -----
@@ -273,14 +284,19 @@ def calculate_logit_normal_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    mu, std : mean and standard deviation of the logit of sigma
-    clamp : keep the log-SNR between -18 and 15, so that the first level is 0.99988
-    domain : "sigma" reads the curve as shares of sigma_max on every process (skrample)
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    mu, std : float
+        Mean and standard deviation of the logit of sigma.
+    clamp : bool
+        Keep the log-SNR between -18 and 15, so that the first level is 0.99988.
+    domain : str
+        "sigma" reads the curve as shares of sigma_max on every process (skrample).
 
     Raises
     ------
-    ValueError : the options put two levels on one number
+    ValueError
+        The options put two levels on one number.
 
     Notes
     -----
@@ -322,15 +338,21 @@ def calculate_ideogram4_sigmas(
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    width, height : image size in pixels
-    mu : mean of the logit of sigma at 512 x 512 pixels; half the log of the ratio of pixels is added for other sizes
-    std : standard deviation of the logit of sigma
-    clamp : keep the log-SNR between -18 and 15, so that the first level is 0.99988, as in the model's own program
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    width, height : int
+        Image size in pixels.
+    mu : float
+        Mean of the logit of sigma at 512 x 512 pixels; half the log of the ratio of pixels is added for other sizes.
+    std : float
+        Standard deviation of the logit of sigma.
+    clamp : bool
+        Keep the log-SNR between -18 and 15, so that the first level is 0.99988, as in the model's own program.
 
     Raises
     ------
-    ValueError : the options put two levels on one number
+    ValueError
+        The options put two levels on one number.
 
     Notes
     -----

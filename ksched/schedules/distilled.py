@@ -22,14 +22,16 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
 
     Parameters
     ----------
-    timesteps : falling, above 0, out of 1000 for flow models; a final 0 marks the end
-    shift : shift of a flow model
-    rule : how to read a flow model's list. "warp": timesteps before the shift, which is then applied; "nearest":
-        timesteps after the shift, each moved to the nearest of the 1000 shifted levels; "as_is": timesteps after the
-        shift, unchanged; "angles": `TrigFlow`'s angles, at most pi / 2, each as the level of the same noise-to-data
-        ratio
-    process : for a model that is not a flow model: its table gives the sigma of each timestep. It takes no shift and no
-        rule
+    timesteps : array_like
+        Falling, above 0, out of 1000 for flow models; a final 0 marks the end.
+    shift : float
+        Shift of a flow model.
+    rule : str
+        How to read a flow model's list. "warp": timesteps before the shift, which is then applied; "nearest": timesteps
+        after the shift, each moved to the nearest of the 1000 shifted levels; "as_is": timesteps after the shift,
+        unchanged; "angles": `TrigFlow`'s angles, at most pi / 2, each as the level of the same noise-to-data ratio.
+    process : Process or None
+        For a model that is not a flow model: its table gives the sigma of each timestep. It takes no shift and no rule.
 
     Returns
     -------
@@ -37,7 +39,8 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
 
     Raises
     ------
-    TypeError, ValueError : a list that does not fall, timesteps out of range, an unknown rule, a shift with a process
+    TypeError, ValueError
+        A list that does not fall, timesteps out of range, an unknown rule, a shift with a process.
 
     Notes
     -----

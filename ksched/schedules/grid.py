@@ -37,8 +37,10 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
 
     Raises
     ------
-    TypeError : not numbers
-    ValueError : anything else; the message names the first offending index and value
+    TypeError
+        Not numbers.
+    ValueError
+        Anything else; the message names the first offending index and value.
     """
     values = as_numbers(sigmas)
     for i, value in enumerate(values):
@@ -70,8 +72,10 @@ class Grid:
 
     Attributes
     ----------
-    process : the process; it also gives levels between those of the grid, for samplers with intermediate stages
-    levels : steps + 1 levels, from noise to data
+    process : Process
+        The process; it also gives levels between those of the grid, for samplers with intermediate stages.
+    levels : tuple of Level
+        Steps + 1 levels, from noise to data.
     """
 
     process: Process
@@ -83,7 +87,8 @@ class Grid:
 
         Raises
         ------
-        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`)
+        TypeError, ValueError
+            Sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`).
         """
         values = check_sigmas(sigmas, process.sigma_limit)
         return cls(process, tuple(process.level(float(value)) for value in values))
@@ -119,7 +124,8 @@ class Grid:
 
         Raises
         ------
-        ValueError : the number of values is not the number of steps of the grid
+        ValueError
+            The number of values is not the number of steps of the grid.
         """
         values = [per_step(dial, len(self)) or (0.0,) for dial in dials]
         return (

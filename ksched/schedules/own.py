@@ -21,9 +21,12 @@ class CallForm(NamedTuple):
 
     Attributes
     ----------
-    by_name : whether the remaining arguments are passed by name instead of by position
-    ranged : whether it takes sigma_min and sigma_max
-    process : whether it accepts a process, and whether it requires one
+    by_name : bool
+        Whether the remaining arguments are passed by name instead of by position.
+    ranged : tuple of bool
+        Whether it takes sigma_min and sigma_max.
+    process : tuple of bool
+        Whether it accepts a process, and whether it requires one.
     """
 
     by_name: bool
@@ -100,17 +103,23 @@ def ask_own(
 
     Parameters
     ----------
-    name : the schedule's name, for error messages
-    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, recognised by its signature; a
-        parameter ``process``, and one end of the range without the other, are passed by name
-    steps, process : steps and process of the run
-    sigma_min, sigma_max : ends of the range; None means the process's end
-    options : options of the function
+    name : str
+        The schedule's name, for error messages.
+    function : callable
+        ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, recognised by its signature; a parameter
+        ``process``, and one end of the range without the other, are passed by name.
+    steps, process : int or Process
+        Steps and process of the run.
+    sigma_min, sigma_max : float or None
+        Ends of the range; None means the process's end.
+    options : mapping
+        Options of the function.
 
     Raises
     ------
-    TypeError, ValueError : an end of the range that the function does not take; levels that are not ``steps + 1``
-        falling numbers within the process's limits
+    TypeError, ValueError
+        An end of the range that the function does not take; levels that are not ``steps + 1`` falling numbers within
+        the process's limits.
     """
     form = CallForm.of(function)
     given = dict(zip(_RANGE, (sigma_min, sigma_max), strict=True))

@@ -28,11 +28,16 @@ def step_at(
 
     Parameters
     ----------
-    sigmas : levels of the run, strictly decreasing
-    sigma : the position as a noise level; a step that starts exactly at this level counts
-    percent : the position as a share of the model's time, 0 to 1, as in "start at 20 %"; not a share of the steps
-    timestep : the position as a timestep of the network
-    process : the noise process that the model was trained on; needed for percent and timestep
+    sigmas : array_like
+        Levels of the run, strictly decreasing.
+    sigma : float or None
+        The position as a noise level; a step that starts exactly at this level counts.
+    percent : float or None
+        The position as a share of the model's time, 0 to 1, as in "start at 20 %"; not a share of the steps.
+    timestep : float or None
+        The position as a timestep of the network.
+    process : Process or None
+        The noise process that the model was trained on; needed for percent and timestep.
 
     Returns
     -------
@@ -40,7 +45,8 @@ def step_at(
 
     Raises
     ------
-    TypeError, ValueError : levels out of order; none or several positions; no process where one is needed
+    TypeError, ValueError
+        Levels out of order; none or several positions; no process where one is needed.
 
     Notes
     -----
@@ -82,8 +88,10 @@ def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    sigma : the boundary; a step that starts exactly at this level belongs to the first part
+    sigmas : array_like
+        Levels, strictly decreasing.
+    sigma : float
+        The boundary; a step that starts exactly at this level belongs to the first part.
 
     Returns
     -------
@@ -91,7 +99,8 @@ def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a boundary that is not a number
+    TypeError, ValueError
+        Levels out of order, a boundary that is not a number.
 
     Notes
     -----

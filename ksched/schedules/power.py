@@ -51,7 +51,8 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
 
     Parameters
     ----------
-    rho : 7 in the paper; 1 is linear in sigma, large values approach exponential
+    rho : float
+        7 in the paper; 1 is linear in sigma, large values approach exponential.
 
     Notes
     -----
@@ -83,7 +84,8 @@ def calculate_polyexponential_sigmas(steps: int, sigma_min: float, sigma_max: fl
 
     Parameters
     ----------
-    rho : 1 is `exponential`; larger values spend more steps at low noise
+    rho : float
+        1 is `exponential`; larger values spend more steps at low noise.
 
     Notes
     -----
@@ -112,7 +114,8 @@ def calculate_kl_optimal_sigmas(
 
     Parameters
     ----------
-    final : "sigma_min" ends at sigma_min after ``steps`` equal strides, without a 0 (A1111)
+    final : str
+        "sigma_min" ends at sigma_min after ``steps`` equal strides, without a 0 (A1111).
 
     Notes
     -----
@@ -138,9 +141,11 @@ def calculate_vp_sigmas(
 
     Parameters
     ----------
-    beta_d, beta_min : slope and start of that process's linear beta
-    eps_s, own_range : with ``own_range``, levels run from time 1 to ``eps_s`` (by default sigma 152 to 0.0105) and
-        ignore sigma_min and sigma_max (k-diffusion)
+    beta_d, beta_min : float
+        Slope and start of that process's linear beta.
+    eps_s, own_range : float or bool
+        With ``own_range``, levels run from time 1 to ``eps_s`` (by default sigma 152 to 0.0105) and ignore sigma_min
+        and sigma_max (k-diffusion).
 
     Notes
     -----
@@ -170,9 +175,11 @@ def calculate_laplace_sigmas(
 
     Parameters
     ----------
-    mu, beta : centre and width of the distribution
-    ends : "truncate" uses the part of the distribution inside the range; "clamp" uses all of it and repeats the ends of
-        the range, with no final 0 and only ``steps`` levels (ComfyUI)
+    mu, beta : float
+        Centre and width of the distribution.
+    ends : str
+        "truncate" uses the part of the distribution inside the range; "clamp" uses all of it and repeats the ends of
+        the range, with no final 0 and only ``steps`` levels (ComfyUI).
 
     Notes
     -----
@@ -200,7 +207,8 @@ def calculate_phi_sigmas(steps: int, sigma_min: float, sigma_max: float, power: 
 
     Parameters
     ----------
-    power : p in the exponent ``phi ** p``
+    power : float
+        p in the exponent ``phi ** p``.
 
     Notes
     -----
@@ -224,14 +232,16 @@ def calculate_piecewise_sigmas(
 
     Parameters
     ----------
-    sigma_between : the level at which the rule changes; 0 means the geometric mean of sigma_min and sigma_max
-    high_steps : steps down to that level, at most steps - 2 so that sigma_min is reached; 0 means half of all steps,
-        rounded up
+    sigma_between : float
+        The level at which the rule changes; 0 means the geometric mean of sigma_min and sigma_max.
+    high_steps : int
+        Steps down to that level, at most steps - 2 so that sigma_min is reached; 0 means half of all steps, rounded up.
     rho : as for `karras`
 
     Raises
     ------
-    ValueError : sigma_between is outside the range
+    ValueError
+        sigma_between is outside the range.
 
     Notes
     -----

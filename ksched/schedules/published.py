@@ -69,10 +69,14 @@ def calculate_align_your_steps_sigmas(
 
     Parameters
     ----------
-    model : the family that the table was optimised for; "svd" has only the published version
-    version : "a1111" and "forge_11" have three digits, "forge_32" has more points, "forge_gits" has levels after GITS
-    fit_range : stretch the table in log sigma to the process's range; False uses its numbers unchanged
-    last : "replace" replaces the table's last level by 0, "keep" appends 0 after it (A1111)
+    model : str
+        The family that the table was optimised for; "svd" has only the published version.
+    version : str
+        "a1111" and "forge_11" have three digits, "forge_32" has more points, "forge_gits" has levels after GITS.
+    fit_range : bool
+        Stretch the table in log sigma to the process's range; False uses its numbers unchanged.
+    last : str
+        "replace" replaces the table's last level by 0, "keep" appends 0 after it (A1111).
 
     Notes
     -----
@@ -100,8 +104,10 @@ def calculate_gits_sigmas(
 
     Parameters
     ----------
-    coefficient : 0.8 to 1.5 in steps of 0.05; larger values spend more steps at low noise
-    fit_range : stretch the table in log sigma to the range of the process; False uses its numbers unchanged
+    coefficient : float
+        0.8 to 1.5 in steps of 0.05; larger values spend more steps at low noise.
+    fit_range : bool
+        Stretch the table in log sigma to the range of the process; False uses its numbers unchanged.
 
     Notes
     -----
@@ -129,8 +135,10 @@ def calculate_optimal_steps_sigmas(
 
     Parameters
     ----------
-    model : the model that the table was optimised for
-    fit_range : stretch the table in log sigma to the range of the process; False uses its numbers unchanged
+    model : str
+        The model that the table was optimised for.
+    fit_range : bool
+        Stretch the table in log sigma to the range of the process; False uses its numbers unchanged.
 
     Notes
     -----

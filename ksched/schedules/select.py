@@ -222,16 +222,21 @@ def register_schedule(name: str, function: Callable[..., Any], *, formula: str =
 
     Parameters
     ----------
-    name : the name that you will give to `build_sampler`; it must be new
-    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``. It returns ``steps + 1`` levels
-        that fall from the first level to 0. Parameters named sigma_min, sigma_max and process are passed by name. Other
-        keywords that are numbers become the schedule's options
-    formula, source : its rule in words, and where it comes from
+    name : str
+        The name that you will give to `build_sampler`; it must be new.
+    function : callable
+        ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``. It returns ``steps + 1`` levels that
+        fall from the first level to 0. Parameters named sigma_min, sigma_max and process are passed by name. Other
+        keywords that are numbers become the schedule's options.
+    formula, source : str
+        Its rule in words, and where it comes from.
 
     Raises
     ------
-    TypeError : the name is not a string, or the function takes other arguments
-    ValueError : the name is taken by a schedule, a sampler, or a spelling of one
+    TypeError
+        The name is not a string, or the function takes other arguments.
+    ValueError
+        The name is taken by a schedule, a sampler, or a spelling of one.
 
     Notes
     -----
@@ -274,7 +279,8 @@ def schedule_name(schedule: Schedule) -> NoiseSchedule | str:
 
     Raises
     ------
-    TypeError, ValueError : no such schedule; the message says what the name is instead, or lists similar names
+    TypeError, ValueError
+        No such schedule; the message says what the name is instead, or lists similar names.
     """
     if isinstance(schedule, str):
         return schedule if schedule in _REGISTERED else NoiseSchedule.parse(schedule)
@@ -313,13 +319,19 @@ def calculate_sigmas(
 
     Parameters
     ----------
-    schedule : a `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with
-        `register_schedule`, or a function of the same form
-    steps : number of steps, at least 1
-    process : the noise process that the model was trained on; None means Stable Diffusion's VP table
-    sigma_min, sigma_max : noise std of the last non-zero level and of the first level; None means the process's own
-    dialect : the program whose numbers the name means, where programs differ: a table of options (see `DIALECTS`)
-    options : options of the schedule besides its range, such as ``rho`` for karras (see `schedule_options`)
+    schedule : str, NoiseSchedule or callable
+        A `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with `register_schedule`, or
+        a function of the same form.
+    steps : int
+        Number of steps, at least 1.
+    process : Process or None
+        The noise process that the model was trained on; None means Stable Diffusion's VP table.
+    sigma_min, sigma_max : float or None
+        Noise std of the last non-zero level and of the first level; None means the process's own.
+    dialect : Dialect or str
+        The program whose numbers the name means, where programs differ: a table of options (see `DIALECTS`).
+    options : object
+        Options of the schedule besides its range, such as ``rho`` for karras (see `schedule_options`).
 
     Returns
     -------
@@ -328,8 +340,9 @@ def calculate_sigmas(
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, steps below 1, a range out of order or outside the process's;
-        extreme options that make levels rise, repeat, or overflow
+    TypeError, ValueError
+        An unknown name or option, steps below 1, a range out of order or outside the process's; extreme options that
+        make levels rise, repeat, or overflow.
     """
     name, spec = schedule_name(schedule), schedule_spec(schedule)
     process = default_process() if process is None else process

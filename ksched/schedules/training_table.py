@@ -47,8 +47,9 @@ def calculate_simple_sigmas(
 
     Parameters
     ----------
-    entries : "auto" uses whole entries of a discrete table and even strides on other processes; "never" strides evenly;
-        "always" uses whole entries, and repeats some if there are more steps than entries
+    entries : str
+        "auto" uses whole entries of a discrete table and even strides on other processes; "never" strides evenly;
+        "always" uses whole entries, and repeats some if there are more steps than entries.
 
     Notes
     -----
@@ -82,8 +83,9 @@ def calculate_ddim_uniform_sigmas(
 
     Parameters
     ----------
-    stride : "even" makes exactly the requested number of steps; "whole" rounds the stride down to whole entries, which
-        can make more steps (ComfyUI)
+    stride : str
+        "even" makes exactly the requested number of steps; "whole" rounds the stride down to whole entries, which can
+        make more steps (ComfyUI).
 
     Notes
     -----
@@ -128,7 +130,8 @@ def calculate_sgm_uniform_sigmas(
 
     Parameters
     ----------
-    shift_twice : treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI)
+    shift_twice : bool
+        Treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI).
 
     Notes
     -----
@@ -152,8 +155,10 @@ def calculate_normal_sigmas(
 
     Parameters
     ----------
-    shift_twice : treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI)
-    zero : "unless_reached" uses one more point and appends no 0 if sigma_min is below 1e-5 (ComfyUI)
+    shift_twice : bool
+        Treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI).
+    zero : str
+        "unless_reached" uses one more point and appends no 0 if sigma_min is below 1e-5 (ComfyUI).
 
     Notes
     -----
@@ -202,7 +207,8 @@ def calculate_leading_sigmas(
 
     Parameters
     ----------
-    steps_offset : position of the last level in the table
+    steps_offset : float
+        Position of the last level in the table.
 
     Notes
     -----
@@ -251,9 +257,12 @@ def calculate_beta_sigmas(
 
     Parameters
     ----------
-    alpha, beta : parameters of the distribution; 1, 1 is even
-    entries : "always" rounds to whole entries and drops repeats, so there may be fewer steps (ComfyUI)
-    domain : "sigma" applies the quantiles between sigma_min and sigma_max themselves, both included (A1111, diffusers)
+    alpha, beta : float
+        Parameters of the distribution; 1, 1 is even.
+    entries : str
+        "always" rounds to whole entries and drops repeats, so there may be fewer steps (ComfyUI).
+    domain : str
+        "sigma" applies the quantiles between sigma_min and sigma_max themselves, both included (A1111, diffusers).
 
     Notes
     -----
@@ -309,7 +318,8 @@ def calculate_smoothstep_sigmas(
 
     Parameters
     ----------
-    entries : "always" rounds to whole entries, so levels may repeat (stable-diffusion.cpp)
+    entries : str
+        "always" rounds to whole entries, so levels may repeat (stable-diffusion.cpp).
 
     Notes
     -----

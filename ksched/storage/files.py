@@ -38,7 +38,8 @@ def path_of(name: str, path: str | os.PathLike[str]) -> Path:
 
     Raises
     ------
-    ValueError : an empty path; ``name`` is its name in the error
+    ValueError
+        An empty path; ``name`` is its name in the error.
     """
     if not os.fspath(path):
         raise ValueError(
@@ -53,7 +54,8 @@ def check_writable(path: Path) -> None:
 
     Raises
     ------
-    OSError : the path is a folder; its folder does not exist; it is read-only, or the disk is full
+    OSError
+        The path is a folder; its folder does not exist; it is read-only, or the disk is full.
     """
     with _named(path):
         if path.is_dir():
@@ -77,14 +79,19 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
     Parameters
     ----------
-    path : in an existing folder; for a link, its target is written, not the link
-    data : contents of the file
-    replace : whether an existing file may be replaced
+    path : Path
+        In an existing folder; for a link, its target is written, not the link.
+    data : bytes
+        Contents of the file.
+    replace : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
-    FileExistsError : the file exists, and ``replace`` is false
-    OSError : the file cannot be written; an existing file is unchanged, and nothing else is left behind
+    FileExistsError
+        The file exists, and ``replace`` is false.
+    OSError
+        The file cannot be written; an existing file is unchanged, and nothing else is left behind.
     """
     with _named(path):
         if path.is_dir():  # the part file would be written, but could not be renamed to a folder's name
@@ -128,7 +135,8 @@ def sole_user(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    BlockingIOError : another process uses the folder
+    BlockingIOError
+        Another process uses the folder.
     """
     if fcntl is None:
         yield

@@ -31,14 +31,18 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
 
     Parameters
     ----------
-    text : JSON; bytes are UTF-8, UTF-16 or UTF-32
-    constants : accept ``NaN``, ``Infinity`` and ``-Infinity`` too, which Python writes but JSON does not allow
+    text : str or bytes
+        JSON; bytes are UTF-8, UTF-16 or UTF-32.
+    constants : bool
+        Accept ``NaN``, ``Infinity`` and ``-Infinity`` too, which Python writes but JSON does not allow.
 
     Raises
     ------
-    TypeError : neither text nor bytes
-    ValueError : text that is not JSON, repeats a name in a mapping, or has a whole number of more than 308 digits or
-        lists nested more than 64 deep; the message says what is wrong, and the caller adds where
+    TypeError
+        Neither text nor bytes.
+    ValueError
+        Text that is not JSON, repeats a name in a mapping, or has a whole number of more than 308 digits or lists
+        nested more than 64 deep; the message says what is wrong, and the caller adds where.
     """
     how: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant}
     return _checked(lambda: json.loads(text, object_pairs_hook=_mapping, parse_int=_whole, **how))

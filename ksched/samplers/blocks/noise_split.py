@@ -33,11 +33,15 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
 
     Parameters
     ----------
-    grid : grid of the run
-    s, t : level left and level reached
-    eta : 0 draws nothing; 1 is the posterior of DDPM
-    rule : "variance" is the published rule, in units of sigma / alpha; "comfyui" keeps, on flow processes,
-        ``sigma_t * (1 + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, which is linear in eta
+    grid : Grid
+        Grid of the run.
+    s, t : Level
+        Level left and level reached.
+    eta : float
+        0 draws nothing; 1 is the posterior of DDPM.
+    rule : str
+        "variance" is the published rule, in units of sigma / alpha; "comfyui" keeps, on flow processes, ``sigma_t * (1
+        + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, which is linear in eta.
 
     Returns
     -------

@@ -64,14 +64,21 @@ def stages(
 
     Parameters
     ----------
-    levels : inner levels, then the level reached
-    rows : rows of the method; z is the step in log-SNR, times 1 + eta
-    nodes : positions of the inner levels, if `inner` made them; these are free of the levels' rounding
-    eta, s_noise : noise of the reverse SDE; noise at the inner levels is part of the whole step's noise
-    predict : the quantity that is taken to be a polynomial: the denoised prediction, or eps (only with eta 0, and not
-        from pure noise, where eps contains nothing of the data)
-    each_call : called before every model call, for methods whose stages are steps of the grid
-    known : the prediction at ``s``, if the model was already called there
+    levels : sequence of Level
+        Inner levels, then the level reached.
+    rows : callable
+        Rows of the method; z is the step in log-SNR, times 1 + eta.
+    nodes : sequence of float or None
+        Positions of the inner levels, if `inner` made them; these are free of the levels' rounding.
+    eta, s_noise : float
+        Noise of the reverse SDE; noise at the inner levels is part of the whole step's noise.
+    predict : str
+        The quantity that is taken to be a polynomial: the denoised prediction, or eps (only with eta 0, and not from
+        pure noise, where eps contains nothing of the data).
+    each_call : callable
+        Called before every model call, for methods whose stages are steps of the grid.
+    known : Tensor or None
+        The prediction at ``s``, if the model was already called there.
 
     Notes
     -----

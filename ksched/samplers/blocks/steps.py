@@ -104,11 +104,15 @@ def adams(
 
     Parameters
     ----------
-    past : (lam, `output`) of levels, including ``s`` and possibly ``t``; or of only one level
-    eta : noise of the SDE
-    rule : the integrals of a method that departs from the exact ones; not from pure noise
-    denoised : if the outputs are eps, the prediction that gives the eps of ``s`` together with ``x``. With noise this
-        is the published SDE-DPM-Solver, which does not keep a level's law because eps is not constant along a step
+    past : sequence of tuple
+        (lam, `output`) of levels, including ``s`` and possibly ``t``; or of only one level.
+    eta : float
+        Noise of the SDE.
+    rule : callable or None
+        The integrals of a method that departs from the exact ones; not from pure noise.
+    denoised : Tensor or None
+        If the outputs are eps, the prediction that gives the eps of ``s`` together with ``x``. With noise this is the
+        published SDE-DPM-Solver, which does not keep a level's law because eps is not constant along a step.
 
     Notes
     -----

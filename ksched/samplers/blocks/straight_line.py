@@ -24,7 +24,8 @@ class StraightLine:
 
     Attributes
     ----------
-    grid : grid of the run
+    grid : Grid
+        Grid of the run.
     """
 
     grid: Grid

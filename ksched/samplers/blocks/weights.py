@@ -47,8 +47,10 @@ def lagrange_weights(nodes: Sequence[float], integrals: Sequence[float]) -> list
 
     Parameters
     ----------
-    nodes : all different
-    integrals : integrals of the powers 0, 1, ... of the variable, with any weight function; one for each node
+    nodes : sequence of float
+        All different.
+    integrals : sequence of float
+        Integrals of the powers 0, 1, ... of the variable, with any weight function; one for each node.
     """
     others = np.array(nodes[1:])
     if not len(others):
