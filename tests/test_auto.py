@@ -278,8 +278,8 @@ def test_every_method_of_one_call_a_step_is_a_table(name: str) -> None:
 @pytest.mark.parametrize(
     ("levels", "weights", "said"),
     [
-        ((2.0, 1.0), ((),), "fall to 0"),
-        ((2.0, 3.0, 0.0), ((), (0.0,)), "fall to 0"),
+        ((2.0, 1.0), ((),), "fall strictly to 0"),
+        ((2.0, 3.0, 0.0), ((), (0.0,)), "fall strictly to 0"),
         ((2.0, 1.0, 0.0), ((), ()), "rows of 0, 1, 2"),
         ((2.0, 1.0, 0.0), ((), (math.nan,)), "finite"),
     ],

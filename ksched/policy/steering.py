@@ -1,4 +1,4 @@
-"""Steering a run by a reward: items are weighted by the rewards of their predictions, and good ones are multiplied.
+"""Steering a run by a reward: items are weighted by the rewards of their predictions, and good ones are duplicated.
 
 The target is the sampler's own law tilted by a reward, ``p(x) exp(scale * reward(x)) / Z``. At some steps of a run each
 item gets a factor. Along a path the factors multiply to ``exp(scale * reward(x))`` of its result. The items, weighted
