@@ -110,7 +110,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("sigmas infinite inside", custom([9, math.inf], VP(variance_preserving=True)), ValueError, r"got sigmas\[1\]=inf"),
     ("sigmas empty", custom([]), ValueError, r"at least one number; got shape \(0,\)"),
-    ("sigmas a matrix", custom([[3, 2], [1, 0]]), ValueError, r"one list.*got shape \(2, 2\)"),
+    ("sigmas a matrix", custom([[3, 2], [1, 0]]), ValueError, r"one-dimensional list.*got shape \(2, 2\)"),
     ("sigmas words", custom(["high", "low"]), TypeError, "sigmas must be a list of numbers"),
     (
         "flow sigma above 1",

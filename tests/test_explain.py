@@ -129,7 +129,7 @@ def test_options_are_compared_in_their_dialects() -> None:
     assert (
         "- as_ve of the sampler: False and True\n  as_ve: On a flow process, treat states as x0 + sigma * eps" in text
     )
-    assert "- start_after of the sampler: 0.0001 and 0.0\n  start_after: a run from pure noise" in text
+    assert "- start_after of the sampler: 0.0001 and 0.0\n  start_after: Start a run from pure noise" in text
     assert "= the same table of the run" in text
     on_flow = explain("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", process=Flow())
     assert "- another table of the run" in on_flow
