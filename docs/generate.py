@@ -157,7 +157,9 @@ def explained(a: str, b: str) -> list[str]:
 def option_table(options: Mapping[str, Option], function: Callable[..., Any], linked_from: str = "") -> str:
     """A table of options, with what the docstring says of each."""
     doc: Any = FunctionDoc(function)
-    texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
+    texts = {
+        part: prose(p.desc or [p.type]).removesuffix(".") for p in doc["Parameters"] for part in p.name.split(", ")
+    }
     rows = []
     for option in options.values():
         text = linked(texts.get(option.name, ""), linked_from)
@@ -351,10 +353,12 @@ def schedule_page(name: NoiseSchedule) -> str:
     options = schedule_options(name)
     call = "".join(f", {option}" for option in options.values()).replace("'", '"')
     parts += [f'```python\nksched.calculate_sigmas("{name}", {STEPS}, process{call})\n```']
-    texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
+    texts = {
+        part: prose(p.desc or [p.type]).removesuffix(".") for p in doc["Parameters"] for part in p.name.split(", ")
+    }
     parts += ["## Options", option_table(options, spec.function)] if options else []
     if "sigma_min" in texts:
-        parts += [f"`sigma_min` {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
+        parts += [f"`sigma_min`: {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
     else:
         parts += ["`sigma_min`, `sigma_max`: the last level above 0 and the first; the process's own if not given."]
     rows = [[f"`{dialect}`", written(changes[name])] for dialect, changes in DIALECTS.items() if name in changes]

@@ -1,6 +1,6 @@
-"""Sampling mathematics for diffusion and flow-matching models: how a model is sampled, and at which noise levels.
+"""Samplers, noise schedules and plans for diffusion and flow-matching models.
 
-Names that need torch are imported when they are first used, so that schedules alone stay light.
+Names that need torch are imported on first use, so importing the schedules alone stays cheap.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ __all__ = [
     "window",
 ]
 
-#: public modules that lie deeper: each is found as ``ksched.NAME`` too
+#: public modules in subfolders, each available as ``ksched.NAME`` too
 _MODULES = {
     "analysis": "ksched.plan.analysis",
     "batch": "ksched.execution.batch",
@@ -138,7 +138,7 @@ _MODULES = {
     "plots": "ksched.pictures.plots",
     "steer": "ksched.policy.steering",
 }
-#: public folders and names that are imported when they are first used
+#: public folders and names, imported on first use
 _FOLDERS = ("arrays", "exact", "guidance", "joint_runs", "noise", "testing")
 _LATE = {
     "Denoiser": "denoisers.denoiser",
@@ -182,7 +182,7 @@ def __dir__() -> list[str]:
 
 
 class _PublicModules(MetaPathFinder, Loader):
-    """Lets ``import ksched.batch`` and ``from ksched.batch import Batch`` find a public module where it lies."""
+    """Makes ``import ksched.batch`` and ``from ksched.batch import Batch`` work for public modules in subfolders."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         parent, _, last = name.rpartition(".")
@@ -195,7 +195,7 @@ class _PublicModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own  # which the import system has just replaced
+        module.__spec__ = self._own  # the import system has just replaced it
 
 
 sys.meta_path.append(_PublicModules())

@@ -1,4 +1,4 @@
-"""``python -m ksched``: the same as the command ``ksched``."""
+"""``python -m ksched`` runs the ``ksched`` command."""
 
 from ksched.cli import main
 

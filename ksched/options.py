@@ -1,4 +1,4 @@
-"""The options of samplers and schedules as data: listed, checked and described from the signature."""
+"""Options of samplers and schedules as data: listed, checked and described from the function's signature."""
 
 from __future__ import annotations
 
@@ -43,41 +43,41 @@ __all__ = [
 ]
 
 
-_MOST_CALLS = 100_000  # a plan of so many rows is made in some seconds
+_MOST_CALLS = 100_000  # a plan with this many rows takes a few seconds to build
 
 
 class Between(NamedTuple):
-    """Closed range an option must lie in."""
+    """Closed range that an option's value must lie in."""
 
     low: float
     high: float
 
 
 class PeerValue(tuple[Any, ...]):
-    """Values of an option that repeat what another program does, mistakes included.
+    """Option values that reproduce another program's behaviour, its mistakes included.
 
-    What is proven of the other values is not proven of them.
+    What ksched proves about the other values does not hold for these.
     """
 
     def __new__(cls, *values: Any) -> PeerValue:
-        """The values, one after the other."""
+        """Collect the values."""
         return super().__new__(cls, values)
 
 
 class PerStep(NamedTuple):
-    """Mark of an option that may be one number per step; a sampler reads it with `Grid.steps_with`."""
+    """Marks an option that may be one number per step; samplers read it with `Grid.steps_with`."""
 
 
 NonNegative = Annotated[float, Between(0.0, sys.float_info.max)]
-Dial = Annotated[float | tuple[float, ...], Between(0.0, sys.float_info.max), PerStep()]  # of noise: 0 is none
+Dial = Annotated[float | tuple[float, ...], Between(0.0, sys.float_info.max), PerStep()]  # amount of noise: 0 is none
 DialShare = Annotated[float | tuple[float, ...], Between(0.0, 1.0), PerStep()]
-Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma, infinity meaning none
+Bound = Annotated[float, Between(0.0, math.inf)]  # a limit on sigma; infinity means no limit
 Finite = Annotated[float, Between(-sys.float_info.max, sys.float_info.max)]
 Positive = Annotated[float, Between(sys.float_info.min, sys.float_info.max)]
 Exponent = Annotated[float, Between(0.01, 1000.0)]
 Order = Annotated[int, Between(1, 8)]
 Count = Annotated[int, Between(0, 2**31)]
-Share = Annotated[float, Between(0.0, 1.0)]  # of a run, of a step
+Share = Annotated[float, Between(0.0, 1.0)]  # of a run or of a step
 WholePositive = Annotated[int, Between(1, 2**31)]  # tokens, pixels
 
 
@@ -86,20 +86,20 @@ class Option(NamedTuple):
 
     name: str
     kind: Any  # bool, int, float or a Literal
-    default: Any  # None may be said too where it is the default
+    default: Any  # if the default is None, None may also be given
     low: float = -math.inf
     high: float = math.inf
-    quirks: tuple[Any, ...] = ()  # values outside the proofs
-    per_step: bool = False  # whether it may be one number for every step
+    quirks: tuple[Any, ...] = ()  # values that the proofs do not cover
+    per_step: bool = False  # whether it may be a list with one number per step
 
     def is_peer_value(self, value: Any) -> bool:
-        """Whether a value only repeats what another program does; of a number, any other than the default does."""
+        """Whether a value only reproduces another program; for numeric options, every value but the default does."""
         values = value if isinstance(value, tuple) else (value,)
         numbers = bool(self.quirks) and self.kind in (int, float)
         return value in self.quirks or (numbers and any(each != self.default for each in values))
 
     def check(self, owner: str, value: Any) -> Any:
-        """The value in the option's own type, or an error that names owner, option and what must hold."""
+        """The value converted to the option's type; raises an error that names owner, option and the rule."""
         if value is None and self.default is None:
             return None
         if self.kind is float and (many := _as_many(value)) is not None:
@@ -119,13 +119,13 @@ class Option(NamedTuple):
         try:
             number = (int if self.kind is int else float)(cast(Any, value))
         except OverflowError:
-            raise ValueError(f"{owner}: {self.name} must be a number that a float can hold") from None
+            raise ValueError(f"{owner}: {self.name} must be a number that fits in a float") from None
         if not self.low <= number <= self.high:  # NaN is in no range
             raise ValueError(f"{owner}: {self.name} must be {self._limits}; got {value}")
         return number
 
     def _check_many(self, owner: str, many: Window | Sequence[Any]) -> Window | tuple[float, ...]:
-        """A window or a list of numbers, each checked."""
+        """A window or a list of numbers, with each number checked."""
         if not self.per_step:
             raise TypeError(f"{owner}: {self.name} must be one number, not one per step; got {many!r}")
         if isinstance(many, Window):
@@ -137,7 +137,7 @@ class Option(NamedTuple):
 
     @property
     def _limits(self) -> str:
-        """What a number must be, in words."""
+        """The allowed range, in words."""
         if self.high < sys.float_info.max:
             return f"at least {self.low:g} and at most {self.high:g}"
         finite = "a finite number" if self.high < math.inf else "a number"
@@ -151,17 +151,18 @@ class Option(NamedTuple):
 
 @cache
 def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapping[str, Option]:
-    """Options of a function: its parameters with a default but those in ``skip``, in order, read-only."""
+    """Options of a function: its parameters with a default, except those in ``skip``, in order, read-only."""
     parameters = inspect.signature(function).parameters
     names = [name for name, p in parameters.items() if p.default is not p.empty and name not in skip]
-    # only their annotations are read: those of states may name what has not been imported
+    # only the annotations of options are read: those of states may name types that are not imported yet
     written = _types.SimpleNamespace(__annotations__={name: parameters[name].annotation for name in names})
-    names_of = getattr(inspect.unwrap(function), "__globals__", {})  # where what a preset is of was written
+    # a preset resolves names where the function it wraps was defined
+    names_of = getattr(inspect.unwrap(function), "__globals__", {})
     hints = get_type_hints(written, globalns=names_of, include_extras=True)
     found = {}
     for name in names:
         hint = hints[name]
-        if parameters[name].default is None:  # a value of its own, beside those of the type
+        if parameters[name].default is None:  # None is allowed as well as the type's values
             hint = next(part for part in get_args(hint) if part is not type(None))
         kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         dial = any(isinstance(limit, PerStep) for limit in limits)
@@ -173,24 +174,28 @@ def options_of(function: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapp
 
 # ----------------------------------------------------------------------------------------------- numbers for every step
 class Window(dict[str, Any]):
-    """A number at some steps and 0 at all others, made by `window`. A dictionary, so that it can be saved as JSON."""
+    """A number at some steps and 0 at all others, made by `window`. It is a dict, so it can be saved as JSON."""
 
     def __repr__(self) -> str:
         return f"window({self['value']!r}, steps={self['steps']!r})"
 
 
 def window(value: float, *, steps: Iterable[int]) -> Window:
-    """An option of a sampler that is ``value`` at some steps of a run and 0 at all others, where no noise is drawn.
+    """An option value that applies at some steps of a run and is 0 at all others, where no noise is drawn.
 
     Parameters
     ----------
-    value : of the option, such as an eta
-    steps : numbers of steps, the first being 0; negative ones count from the last, which is -1
+    value : float
+        The option's value at those steps, such as an eta.
+    steps : iterable of int
+        Step numbers, counted from 0; negative numbers count from the end, so -1 is the last step.
 
     Raises
     ------
-    TypeError : not a number, not whole numbers
-    ValueError : a step twice
+    TypeError
+        The value is not a number, or a step is not a whole number.
+    ValueError
+        A step is given twice.
 
     Examples
     --------
@@ -213,35 +218,39 @@ def window(value: float, *, steps: Iterable[int]) -> Window:
 
 
 def _check_once(steps: Sequence[int], given: Sequence[int]) -> None:
-    """Raise a ValueError for a step that a window has twice."""
+    """Raise a ValueError if a window names a step twice."""
     for k, step in enumerate(steps):
         if step in steps[:k]:
             raise ValueError(
-                f"the steps of a window must be different ones; got {given[steps.index(step)]} and {given[k]}"
+                f"each step of a window may be given only once; got {given[steps.index(step)]} and {given[k]}"
             )
 
 
 def _as_many(value: Any) -> Window | Sequence[Any] | None:
     """A window, or a list of values; None for anything else."""
     if isinstance(value, Mapping):
-        return window(**value) if value.keys() == {"value", "steps"} else None  # one that was saved
+        return window(**value) if value.keys() == {"value", "steps"} else None  # a saved window
     if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:  # arrays, tensors
         value = value.tolist()
     return value if isinstance(value, list | tuple) else None
 
 
 def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
-    """One number for each step: that of a number for all, of a list as many as there are, of a `window` its own.
+    """One number for each step, from a number for all steps, a list of one per step, or a `window`.
 
     Parameters
     ----------
-    value : number, list of numbers or `Window`
-    steps : of the run
-    what : the option, for messages
+    value : object
+        Number, list of numbers or `Window`.
+    steps : int
+        Number of steps of the run.
+    what : str
+        The option's name, for error messages.
 
     Raises
     ------
-    ValueError : a list of another length, a window over steps that the run does not have
+    ValueError
+        A list of the wrong length, or a window over steps that the run does not have.
     """
     many = _as_many(value)
     if many is None:
@@ -261,37 +270,38 @@ def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
 
 
 def settled(owner: str, given: Mapping[str, Any], steps: int) -> tuple[tuple[str, Any], ...]:
-    """Checked options of ``owner`` with one number for each step where there is not one for all; see `per_step`."""
+    """Checked options of ``owner``; lists and windows become one number per step (see `per_step`)."""
     many = {name: value for name, value in given.items() if _as_many(value) is not None}
     numbers = {name: per_step(value, steps, f"{owner}: {name}") for name, value in many.items()}
     return tuple({**given, **numbers}.items())
 
 
 def one_number(what: str, value: Any, why: str) -> Any:
-    """A value that must not be one per step, or a ValueError that says why: "because ..."."""
+    """The value, or a ValueError if it is one per step; ``why`` completes "because ..."."""
     if _as_many(value) is not None:
         raise ValueError(f"{what} must be one number, because {why}; got {value!r}")
     return value
 
 
-#: what other programs call an option, and what earlier versions called a value of one; saved settings have both
+#: option names of other programs, and option values of earlier versions; saved settings may have either
 _WORDS: Mapping[str, str] = {"max_order": "order", "solver_order": "order"}
 _VALUES: Mapping[tuple[str, str], str] = {("end", "denoise"): "denoised"}
 
 
 def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options in our words, where they are in another program's: ``max_order`` is ``order`` where that is known.
+    """Options renamed from another program's words to ours: ``max_order`` becomes ``order`` where that is known.
 
     Raises
     ------
-    ValueError : an option in two words
+    ValueError
+        The same option is given under two names.
     """
     found: dict[str, Any] = {}
     for word, value in given.items():
         ours = _WORDS.get(word, word)
         name = ours if word not in known and ours in known else word
         if name in found or (name != word and name in given):
-            raise ValueError(f"{word} is another word for {name}: give one of the two")
+            raise ValueError(f"{word} is another name for {name}: give only one of the two")
         found[name] = _VALUES.get((name, value), value) if isinstance(value, str) else value
     return found
 
@@ -299,18 +309,23 @@ def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]
 def check_options(
     owner: str, known: Mapping[str, Option], given: Mapping[str, Any], *, beside: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Given options under our names, in their own types.
+    """Given options under ksched's names, each converted to its own type.
 
     Parameters
     ----------
-    owner : whose options they are, for messages
-    known : the options that it has
-    given : values by name
-    beside : other words that may have been meant, such as arguments of the function that was called
+    owner : str
+        Whose options they are, for error messages.
+    known : mapping
+        The options that the owner has.
+    given : mapping
+        Option values by name.
+    beside : iterable of str
+        Other names that the caller may have meant, such as arguments of the function called.
 
     Raises
     ------
-    TypeError, ValueError : an option that ``owner`` does not have, or a value of the wrong type or range
+    TypeError, ValueError
+        ``owner`` has no such option, or a value has the wrong type or is out of range.
     """
     given = our_words(known, given)
     for name in given:
@@ -320,7 +335,7 @@ def check_options(
 
 
 def _instead(name: str, known: Mapping[str, Option], beside: Iterable[str]) -> str:
-    """What to write instead of an unknown option."""
+    """Suggestion to use in place of an unknown option."""
     near = did_you_mean(name, [*known, *beside])
     if near or not known:
         return near or "; it has none"
@@ -332,8 +347,10 @@ def check_steps(steps: Any) -> int:
 
     Raises
     ------
-    TypeError : not a whole number
-    ValueError : below 1
+    TypeError
+        Not a whole number.
+    ValueError
+        Below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise TypeError(f"steps must be a whole number of at least 1; got {steps!r}")
@@ -343,12 +360,14 @@ def check_steps(steps: Any) -> int:
 
 
 def check_calls(calls: Any) -> int:
-    """A number of model calls to spend as an int.
+    """``calls``, a number of model calls (NFE) to spend, as an int.
 
     Raises
     ------
-    TypeError : not a whole number
-    ValueError : below 1, or so many that their plan would take minutes
+    TypeError
+        Not a whole number.
+    ValueError
+        Below 1, or so large that building the plan would take minutes.
     """
     if isinstance(calls, bool) or not isinstance(calls, Integral):
         raise TypeError(f"calls must be a whole number of at least 1; got {calls!r}")
@@ -360,6 +379,6 @@ def check_calls(calls: Any) -> int:
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise a ValueError unless a value is a whole number of at least so much."""
+    """Raise a ValueError unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")

@@ -1,4 +1,4 @@
-"""`Sampler` says what to run and never changes: a sampler, its options and the levels of a run."""
+"""`Sampler`: what a run will do, as an immutable object with a sampler, its options and the noise levels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,23 @@ _ARGUMENTS = ("schedule", "steps", "calls", "process", "sigmas", "dialect")  # o
 
 @dataclass(frozen=True, repr=False)
 class Sampler(TensorRuns, InParallel):
-    """A sampler on a grid: what a run will do, before any tensor exists. Immutable, hashable, shared freely by threads.
+    """A sampler on a fixed grid of noise levels: it describes a run before any tensor exists.
 
-    Made by `build_sampler`. The plan is traced when the sampler is built, so that mistakes show there.
+    `build_sampler` makes it. The plan is traced at that moment, so mistakes show up there. A `Sampler` is immutable and
+    hashable, and threads may share it.
 
     Attributes
     ----------
-    spec : the sampler function and its declared facts
-    grid : the levels
-    options : the sampler's options that were given
-    schedule : the schedule's name, None for custom sigmas
-    dialect : whose noise levels and methods the names mean
+    spec : SamplerSpec
+        The sampler function and its declared facts.
+    grid : Grid
+        The noise levels (sigmas) of the run.
+    options : tuple of tuple
+        The sampler options that were given.
+    schedule : NoiseSchedule, str or None
+        The schedule's name; None for custom sigmas.
+    dialect : Dialect
+        The program whose meaning of sampler and schedule names applies.
     """
 
     spec: SamplerSpec
@@ -56,17 +62,18 @@ class Sampler(TensorRuns, InParallel):
 
     @property
     def plan(self) -> Plan:
-        """The table of numbers that the sampler is.
+        """The sampler's table of numbers: one row per state update.
 
         Raises
         ------
-        TraceError : the sampler is adaptive: it chooses its steps by what the model answers
+        TraceError
+            The sampler is adaptive: it chooses its steps from the model's answers.
         """
         return self.spec.plan(self.grid, dict(self.options)) if self._plan is None else self._plan
 
     @property
     def process(self) -> Process:
-        """What the model was trained on."""
+        """The noise process that the model was trained on."""
         return self.grid.process
 
     @cached_property
@@ -81,12 +88,12 @@ class Sampler(TensorRuns, InParallel):
 
     @property
     def steps(self) -> int:
-        """Number of schedule steps."""
+        """Number of steps of the schedule."""
         return len(self.grid)
 
     @property
     def nfe(self) -> int:
-        """Number of model calls of a run."""
+        """Number of model calls of a run (NFE)."""
         return self.plan.nfe
 
     @property
@@ -117,32 +124,41 @@ def build_sampler(
     dialect: Dialect | str = Dialect.KSCHED,
     **options: Any,
 ) -> Sampler:
-    """A sampler with a schedule on a process.
+    """A sampler with a noise schedule, for a model's process.
 
     Parameters
     ----------
-    sampler : a `SamplerType`, any spelling `SamplerType.parse` knows, or a name given to `register_sampler`; "auto",
-        the best method known for the number of steps, with its own levels (see `ksched.samplers.auto.auto`); or a
-        `Plan`, such as `ksched.tune` makes
-    schedule : a `NoiseSchedule`, any spelling `NoiseSchedule.parse` knows, or a name given to `register_schedule`; or a
-        function as that takes it; None is simple. "auto" and plans take none
-    steps : number of schedule steps, >= 1; None is 20, or as many as the plan has
-    calls : instead of steps, the number of model calls (NFE) to spend: as many steps as they allow. A sampler that
-        makes two calls a step gets half as many
-    process : what the model was trained on, or anything that knows it by an attribute ``process``, such as a
-        `Denoiser`; None is Stable Diffusion's VP table
-    sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : whose behaviour the names mean, where programs differ: options, which `ksched.schedules.DIALECTS` has for
-        schedules and the page of each sampler for samplers; ours is the published method
-    options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
-        ``sigma_max`` are the schedule's range. What says how much noise is drawn, such as eta, may be one number, one
-        for each step, or a `ksched.window`
+    sampler : str, SamplerType or Plan
+        A `SamplerType`, any spelling that `SamplerType.parse` reads, or a name registered with `register_sampler`;
+        "auto" for the best method known at this number of steps, with its own noise levels (see
+        `ksched.samplers.auto.auto`); or a `Plan`, such as one from `ksched.tune`.
+    schedule : str, NoiseSchedule, callable or None
+        A `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with `register_schedule`, or
+        a function of the same form; None means simple. Leave it out for "auto" and for plans.
+    steps : int or None
+        Number of schedule steps, at least 1; None means 20, or the plan's own number.
+    calls : int or None
+        Number of model calls (NFE) to spend, instead of ``steps``. You get as many steps as fit: a sampler that makes
+        two calls per step gets half as many.
+    process : Process, KnowsProcess or None
+        The noise process that the model was trained on, or any object with an attribute ``process``, such as a
+        `Denoiser`; None means Stable Diffusion's VP table.
+    sigmas : array_like or None
+        Noise levels to run exactly as given, instead of schedule and steps; strictly decreasing.
+    dialect : Dialect or str
+        The program whose behaviour the names mean, where programs differ. It sets options: for schedules they are in
+        `ksched.schedules.DIALECTS`, for samplers on each sampler's page. Our own dialect is the published method.
+    options : object
+        Options of the sampler, and of the schedule where the sampler has none of that name. ``sigma_min`` and
+        ``sigma_max`` set the schedule's range. Options for the amount of noise, such as eta, may be one number, one
+        number per step, or a `ksched.window`.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a value out of range, sigmas that are not a grid, a plan for
-        another process; two instructions of which only one could be followed, such as a schedule beside sigmas; fewer
-        calls than one step makes, or calls for an adaptive sampler
+    TypeError, ValueError
+        An unknown name or option; a value out of range; sigmas that are not strictly decreasing; a plan made for
+        another process; two arguments that exclude each other, such as a schedule and sigmas; fewer calls than one step
+        makes; calls for an adaptive sampler.
     """
     spec = plan_spec(sampler) if isinstance(sampler, Plan) else sampler_spec(sampler)
     process = process_given(process)
@@ -157,24 +173,26 @@ def build_sampler(
 
 
 def _check_alone(sigmas: ArrayLike, schedule: Any, steps: Any, calls: Any, process: Process) -> None:
-    """Refuse what would be ignored beside noise levels of one's own."""
+    """Refuse arguments that custom sigmas would override."""
     if schedule is not None:
         raise ValueError(
-            f"give either a schedule or sigmas, which are run as they are; got both, schedule={schedule!r}"
+            f"give either a schedule or sigmas, not both: sigmas are run exactly as given; got schedule={schedule!r}"
         )
     count = len(check_sigmas(sigmas, process.sigma_limit)) - 1
     if steps is not None and check_steps(steps) != count:
-        raise ValueError(f"steps must be left out where sigmas are given: they make {count} steps; got steps={steps}")
+        raise ValueError(f"leave out steps when you give sigmas: these sigmas make {count} steps; got steps={steps}")
     if calls is not None:
-        raise ValueError(f"calls must be left out where sigmas are given: they make {count} steps; got calls={calls}")
+        raise ValueError(f"leave out calls when you give sigmas: these sigmas make {count} steps; got calls={calls}")
 
 
 def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) -> Sampler:
-    """The sampler of the most steps that make no more than so many model calls."""
+    """The sampler with the most steps that makes at most ``calls`` model calls."""
     calls = check_calls(calls)
     if spec.adaptive:
-        raise TypeError(f"{spec.name} makes as many model calls as its error estimate asks for; leave out calls")
-    if spec.steps:  # a plan, which has its own
+        raise TypeError(
+            f"{spec.name} is adaptive: its error estimate decides the number of model calls; leave out calls"
+        )
+    if spec.steps:  # a plan brings its own steps
         fits = [own for own in map(build, sorted(spec.steps, reverse=True)) if own.nfe <= calls]
         if not fits:
             raise ValueError(f"{spec.name} makes {build(spec.steps[0]).nfe} model calls; got calls={calls}")
@@ -182,7 +200,7 @@ def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) 
     steps = _guessed_steps(spec, calls)
     built = build(steps)
     while built.nfe > calls:
-        # Down by what is too much at least, if a step makes a call or more; a guess is off by little.
+        # the excess shrinks steps quickly: every step makes at least one call, and the guess is only a little off
         if steps == 1:
             raise ValueError(f"one step of {spec.name} makes {built.nfe} model calls; got calls={calls}")
         steps = max(1, min(steps - 1, steps * calls // built.nfe + 1))
@@ -190,7 +208,7 @@ def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) 
     while built.nfe < calls:
         try:
             more = build(built.steps + 1)
-        except ValueError:  # a schedule or method that has no more steps
+        except ValueError:  # this schedule or method has no more steps
             break
         if more.nfe > calls:
             break
@@ -199,10 +217,10 @@ def _most_steps(spec: SamplerSpec, calls: int, build: Callable[[int], Sampler]) 
 
 
 def _guessed_steps(spec: SamplerSpec, calls: int) -> int:
-    """Steps of about so many model calls, from what the sampler declares."""
+    """Number of steps that makes about ``calls`` model calls, from the sampler's declaration."""
     try:
         return max(1, bisect_right(range(1, calls + 1), calls, key=lambda steps: spec.nfe(steps, True)))
-    except TypeError:  # it depends on the levels
+    except TypeError:  # the number of calls depends on the levels
         return calls
 
 
@@ -216,7 +234,7 @@ def _built(
     options: dict[str, Any],
 ) -> Sampler:
     if spec.levels is not None and schedule is not None:
-        raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
+        raise ValueError(f"sampler {spec.name} brings its own noise levels; leave out schedule, got {schedule!r}")
     schedule = NoiseSchedule.SIMPLE if schedule is None else schedule
     name = schedule_name(schedule)
     options = our_words(spec.options, options)
@@ -224,7 +242,7 @@ def _built(
     rest = {name: value for name, value in options.items() if name not in spec.options}
     owner = f"sampler {spec.name}"
     for option, value in own.items() if spec.adaptive else ():
-        one_number(f"{owner}: {option}", value, "the steps of an adaptive sampler are not known beforehand")
+        one_number(f"{owner}: {option}", value, "an adaptive sampler's steps are not known in advance")
     given = check_options(owner, spec.options, {**dialect_options(spec, dialect), **own})
 
     def made(levels: ArrayLike, name: NoiseSchedule | str | None) -> Sampler:
@@ -232,7 +250,7 @@ def _built(
         return Sampler(spec, grid, settled(owner, given, len(grid)), name, dialect)
 
     if sigmas is not None:
-        check_options(f"{owner} on custom sigmas", spec.options, rest, beside=_ARGUMENTS)  # refuses them all
+        check_options(f"{owner} on custom sigmas", spec.options, rest, beside=_ARGUMENTS)  # refuses all of them
         return made(sigmas, None)
     if spec.levels is not None:
         check_options(owner, spec.options, rest, beside=_ARGUMENTS)

@@ -1,4 +1,4 @@
-"""What a `ksched.Sampler` does with tensors. Torch is imported when a method needs it, and no sooner."""
+"""The tensor side of `ksched.Sampler`. Torch is imported only when a method needs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["TensorRuns"]
 
 
 class TensorRuns(StochasticSteps):
-    """Runs of a sampler on tensors, and their start states; it says what is run, and on which levels."""
+    """Runs of a sampler on tensors, and their start states; subclasses say what runs, and at which noise levels."""
 
     spec: SamplerSpec
     grid: Grid
@@ -51,11 +51,12 @@ class TensorRuns(StochasticSteps):
 
     @cached_property
     def matrices(self) -> CompiledStep:
-        """The plan as tensors for a step that is compiled, exported or captured once.
+        """The plan as tensors, for a step that is compiled, exported or captured once.
 
         Raises
         ------
-        TraceError : the sampler is adaptive: it has no plan
+        TraceError
+            The sampler is adaptive, so it has no plan.
         """
         need_torch("Sampler.matrices")
         from ksched.execution.compiled import CompiledStep
@@ -64,12 +65,12 @@ class TensorRuns(StochasticSteps):
 
     @cached_property
     def _levels(self) -> Levels:
-        """What a model that knows its process may check."""
+        """The levels that a model which knows its process checks."""
         return levels_of(self.process, self._heard)
 
     @cached_property
     def _heard(self) -> Array:
-        """Contract sigmas of the run, and those that the model is told, where these are others."""
+        """Contract sigmas of the run, and any other sigmas that the model is given."""
         plan = self._plan
         return self.sigmas if plan is None or not plan.tells_others else np.append(self.sigmas, plan.call_sigmas)
 
@@ -82,31 +83,37 @@ class TensorRuns(StochasticSteps):
         device: torch.device | str | None = None,
         noise: NoiseName | Correlated | None = None,
     ) -> torch.Tensor:
-        """Pure noise at the level ``sigmas[0]``, scaled as `sample` wants it: the start of a run from nothing.
+        """Pure noise at ``sigmas[0]``, scaled as `sample` expects: the start state of a run from noise.
 
         Parameters
         ----------
-        shape : of the state, batch first
-        seed : one whole number (item i takes ``seed + i``) or one per item. An item's noise depends on its seed and on
-            nothing else: not on the batch, the device, the sampler or the number of steps
-        dtype : floating point; None is torch's default
-        device : None is torch's default
-        noise : None is white; a name, such as "pink", or a kind of noise, such as ``ksched.noise.Offset(0.1)``, is
-            another law than that which the sampler is made for, see the page on noise
+        shape : sequence of int
+            Shape of the state, batch first.
+        seed : int or sequence of int
+            One whole number (item i takes ``seed + i``) or one per item. An item's noise depends only on its seed, not
+            on the batch, the device, the sampler or the number of steps.
+        dtype : dtype or None
+            A floating point dtype; None is torch's default.
+        device : device, str or None
+            None is torch's default.
+        noise : str, Correlated or None
+            None is white noise. A name, such as "pink", or an object, such as ``ksched.noise.Offset(0.1)``, gives noise
+            of another law than the sampler is made for (see the page on noise).
 
         Returns
         -------
-        tensor of that shape: noise std of the process at ``sigmas[0]``, times normal noise
+        tensor of that shape: standard normal noise times the process's noise std at ``sigmas[0]``
 
         Raises
         ------
-        TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item, a
-            dtype that is not floating point
+        TypeError, ValueError
+            The shape has no batch axis; seeds are not whole numbers, or not one per item; the dtype is not floating
+            point.
 
         Notes
         -----
-        The noise is independent of that of the steps, so the same seed may be given to `sample`. To start from an image
-        instead, noise it: ``process.add_noise(x0, noise, sigmas[0])``.
+        This noise is independent of the noise drawn in the steps, so you can give the same seed to `sample`. To start
+        from an image instead, add noise to it: ``process.add_noise(x0, noise, sigmas[0])``.
 
         Examples
         --------
@@ -128,12 +135,15 @@ class TensorRuns(StochasticSteps):
         return eps.mul_(float(self.process.noise_std(float(self.sigmas[0]))))
 
     def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Run | AdaptiveRun:
-        """A run to drive yourself; arguments and errors as for `Run`. That of an adaptive sampler is a `AdaptiveRun`.
+        """A run that you drive yourself: a `Run`, or an `AdaptiveRun` for an adaptive sampler.
+
+        Arguments and errors are those of `Run`.
 
         Warns
         -----
-        RuntimeWarning : when the first model call is answered: ``x`` cannot be a state at ``sigmas[0]``, its spread is
-            off by more than 3 times; looked at on the processor only, in 64 numbers, where noise hides the data
+        RuntimeWarning
+            At the first model call, if ``x`` cannot be a state at ``sigmas[0]`` because its spread is off by a factor
+            of more than 3. Checked only on the CPU, on 64 numbers, and only where noise hides the data.
         """
         need_torch("Sampler.start")
         from ksched.execution.adaptive_run import AdaptiveRun
@@ -165,38 +175,46 @@ class TensorRuns(StochasticSteps):
         callback: Callable[[StepInfo], object] | None = None,
         progress: bool = False,
     ) -> torch.Tensor:
-        """Run to the end.
+        """Sample: run from ``x`` to the last noise level.
 
         Parameters
         ----------
-        denoiser : ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond)
-        x : start state at the level ``sigmas[0]``, batch first: from pure noise that of `initial_state`, from an image
-            ``process.add_noise(x0, eps, sigmas[0])``
-        seed : one whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise
-        noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or, with a seed,
-            "brownian": parts of one path, which keep the picture when the number of steps changes; or, with a seed,
-            noise that changes the law of the results: "pink", "brown", "blue", "violet", "pyramid", "offset", or a
-            `ksched.noise.Colored`, `ksched.noise.Pyramid` or `ksched.noise.Offset`. That of the start is its own
-        callback : called with a `StepInfo` once a step; an exception it raises ends the run
-        progress : show a progress bar (needs the extra ``cli``)
+        denoiser : callable
+            ``(x, sigma) -> denoised``, sigma a float32 tensor of shape (batch,); may return (denoised, uncond).
+        x : Tensor
+            Start state at ``sigmas[0]``, batch first: from noise that of `initial_state`, from an image
+            ``process.add_noise(x0, eps, sigmas[0])``.
+        seed : int, sequence of int or None
+            One whole number (item i takes ``seed + i``) or one per item; needed if the sampler draws noise.
+        noise : callable, str or None
+            A function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a seed,
+            "brownian": increments of one Brownian path, which keep the picture when the number of steps changes; or,
+            with a seed, noise that changes the law of the results: "pink", "brown", "blue", "violet", "pyramid",
+            "offset", or a `ksched.noise.Colored`, `ksched.noise.Pyramid` or `ksched.noise.Offset`. It does not change
+            the noise of the start state.
+        callback : callable or None
+            Called with a `StepInfo` once per step; an exception that it raises ends the run.
+        progress : bool
+            Show a progress bar (needs the extra ``cli``).
 
         Returns
         -------
-        tensor of ``x``'s shape, dtype and device: the state at ``sigmas[-1]``, x0 itself where that is 0
+        tensor of ``x``'s shape, dtype and device: the state at ``sigmas[-1]``, which is x0 if that is 0
 
         Raises
         ------
-        TypeError, ValueError : bad arguments, before the first model call, among them a denoiser that knows its
-            process, as `ksched.Denoiser` does, where it means other states than the sampler's; a prediction of another
-            shape
+        TypeError, ValueError
+            Bad arguments, found before the first model call, including a denoiser whose own process (as a
+            `ksched.Denoiser` has one) does not match the sampler's; a prediction of the wrong shape.
 
         Warns
         -----
-        RuntimeWarning : as for `start`
+        RuntimeWarning
+            As for `start`.
 
         Notes
         -----
-        Gradients are recorded only if ``x`` asks for them.
+        Gradients are recorded only if ``x`` requires them.
         """
         need_torch("Sampler.sample")
         import torch
@@ -211,15 +229,21 @@ class TensorRuns(StochasticSteps):
     def invert(
         self, denoiser: Model, x: torch.Tensor, *, rounds: int = 25, tolerance: float | None = None
     ) -> torch.Tensor:
-        """The start that `sample` turns into ``x``: the grid run upwards, then corrected until the way back fits.
+        """Inversion: the start state that `sample` turns into ``x``.
+
+        The grid is run upwards, then the start is corrected until sampling from it returns ``x``.
 
         Parameters
         ----------
-        denoiser : as for `sample`, and the same
-        x : what the run should end at, at the level ``sigmas[-1]``, batch first
-        rounds : how often to correct, at most; each costs a run down and one up. 0 only runs upwards, which is what is
-            commonly called inversion (DDIM inversion with `euler`) and comes back roughly
-        tolerance : largest error of the way back, relative to ``x``, at which to stop; None is that of rounding
+        denoiser : callable
+            The same one as for `sample`.
+        x : Tensor
+            The result that the run should end at, at ``sigmas[-1]``, batch first.
+        rounds : int
+            Largest number of corrections; each costs one run down and one up. 0 only runs upwards, which is what is
+            usually called inversion (DDIM inversion with `euler`) and returns to ``x`` only roughly.
+        tolerance : float or None
+            Stop when sampling returns ``x`` with at most this relative error; None is the rounding error.
 
         Returns
         -------
@@ -227,18 +251,19 @@ class TensorRuns(StochasticSteps):
 
         Raises
         ------
-        TypeError, ValueError : a state or a denoiser that `sample` would not take; a sampler that draws noise, or is
-            adaptive
+        TypeError, ValueError
+            A state or denoiser that `sample` would refuse; a sampler that draws noise or is adaptive.
 
         Warns
         -----
-        RuntimeWarning : the way back does not fit for some items, which it names; the best start found is returned for
-            them, and the others do not depend on them
+        RuntimeWarning
+            Sampling does not return ``x`` for some items, which the warning names. Those items get the best start
+            found; the others are not affected.
 
         Notes
         -----
-        For linear models, such as the exact ones of normal data, it is exact. Upwards, a last level of 0 is one of at
-        most 0.0001. No gradients are recorded.
+        The result is exact for linear models, such as the exact denoisers of Gaussian data. On the way up, a last
+        level of 0 is replaced by at most 0.0001. No gradients are recorded.
         """
         need_torch("Sampler.invert")
         from ksched.execution.registers import check_state
@@ -253,7 +278,7 @@ class TensorRuns(StochasticSteps):
     def live(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> torch.Tensor:
-        """The same run without a plan: the sampler function executed on tensors, in ``x``'s dtype throughout.
+        """The same run without a plan: the sampler function itself, executed on tensors in ``x``'s dtype.
 
         Arguments, errors and warnings are those of `sample`.
         """

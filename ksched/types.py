@@ -23,6 +23,6 @@ def is_tensor(value: Any) -> bool:
 
 
 def set_fields(instance: object, **values: object) -> None:
-    """Set fields of a frozen dataclass while it is being made: what is derived from the others, or read from them."""
+    """Set fields of a frozen dataclass while it is being built, for values that follow from the other fields."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)

@@ -244,10 +244,10 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match="got 2 seeds for a batch of 3"):
         arrays.run(noisy, model, x, seed=[1, 2])
     init, step, tables = arrays.scan(noisy)
-    with pytest.raises(ValueError, match=r"a step of this sampler takes 1 noises, as \(table, noise\); got 0"):
+    with pytest.raises(ValueError, match=r"a step of this sampler needs 1 noises, as \(table, noise\); got 0"):
         step(model, init(x), tables[0])
     churned = build_sampler("heun", steps=4, s_churn=10.0)
-    with pytest.raises(ValueError, match=r"the start takes 1 noises, noise\[0\]; got 0"):
+    with pytest.raises(ValueError, match=r"the start needs 1 noises, noise\[0\]; got 0"):
         arrays.scan(churned).init(x)
     with pytest.raises(TypeError, match="batch first"):
         arrays.initial_state(plain, 3, seed=1)  # type: ignore[arg-type]

@@ -56,10 +56,10 @@ def test_few_calls_have_tables_and_many_a_general_pair(of: str, end: AutoEnd) ->
         assert chosen.table is not None
         assert chosen.table.calls == steps
         assert ("stretched" in chosen.why) == (steps in {"integral": {9, 11}, "denoised": {7, 9, 11}}[end])
-    assert "stretched from that of 8 calls" in choose(9, process, data_std=std, end=end).why
+    assert "stretched from the table for 8 calls" in choose(9, process, data_std=std, end=end).why
     beyond = choose(21, process, data_std=std, end=end)
     assert beyond.table is None
-    assert "the tables that end in this way are for 1, 2, 3" in beyond.why
+    assert "tables with this end exist for 1, 2, 3" in beyond.why
 
 
 @short(lambda of, steps: steps == in_turn(list(RANGES).index(of), [5, 8, 15]))
@@ -98,12 +98,12 @@ def test_it_runs_on_every_process(name: str) -> None:
 def test_an_unknown_range_gets_a_general_pair_and_is_said_to_be_unknown() -> None:
     process = VE(0.01, 30.0)
     assert choose(8, process).table is None
-    assert "no table is for a start at 30" in explain("auto", steps=8, process=process)
+    assert "there is no table for a start at 30" in explain("auto", steps=8, process=process)
 
 
 def test_a_table_below_the_range_of_training_is_not_used() -> None:
     assert choose(10, EDM(0.5, 80.0), data_std=0.5).table is None
-    assert "the lowest of the process" in choose(10, EDM(0.5, 80.0), data_std=0.5).why
+    assert "below the process's lowest" in choose(10, EDM(0.5, 80.0), data_std=0.5).why
 
 
 def test_on_other_levels_it_is_a_general_method() -> None:
@@ -147,7 +147,7 @@ def test_the_table_of_the_nearest_scale_of_guidance_is_taken() -> None:
 
 def test_guidance_without_a_table_of_its_own_is_borne_and_said() -> None:
     assert choose(20, VP(), guidance=5.0).table == choose(20, VP()).table
-    assert "no table of its own" in explain("auto", steps=20, guidance=5.0)
+    assert "there is no table for guidance 5" in explain("auto", steps=20, guidance=5.0)
     assert "is nearest to 5.5" in explain("auto", steps=6, guidance=5.5)
     assert build_sampler("auto", calls=40, guidance=5.0).plan == build_sampler("auto", calls=40).plan
 
@@ -243,7 +243,7 @@ def test_a_plan_is_the_same_in_the_coordinates_of_another_process(spec: SamplerS
 def test_a_plan_runs_on_the_end_of_its_levels_and_on_no_others() -> None:
     plan = built(sampler_spec("dpmpp_2m"), VP())
     assert build_sampler(plan, sigmas=plan.sigmas[2:]).steps == 3
-    with pytest.raises(ValueError, match="a plan runs on its own 6 levels, or the last of them"):
+    with pytest.raises(ValueError, match="a plan must run on its own 6 levels, or the last of them"):
         build_sampler(plan, sigmas=[10.0, 5.0, 3.0, 2.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="the plan has 5 steps and 5 model calls; got steps=8"):
         build_sampler(plan, steps=8)
@@ -278,8 +278,8 @@ def test_every_method_of_one_call_a_step_is_a_table(name: str) -> None:
 @pytest.mark.parametrize(
     ("levels", "weights", "said"),
     [
-        ((2.0, 1.0), ((),), "fall to 0"),
-        ((2.0, 3.0, 0.0), ((), (0.0,)), "fall to 0"),
+        ((2.0, 1.0), ((),), "fall strictly to 0"),
+        ((2.0, 3.0, 0.0), ((), (0.0,)), "fall strictly to 0"),
         ((2.0, 1.0, 0.0), ((), ()), "rows of 0, 1, 2"),
         ((2.0, 1.0, 0.0), ((), (math.nan,)), "finite"),
     ],

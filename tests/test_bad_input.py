@@ -52,7 +52,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "schedule not a name",
         build("euler", 3),
         TypeError,
-        "a noise schedule is named by a string, or is a function of the steps; got 3",
+        "a noise schedule must be a name or a function of the steps; got 3",
     ),
     ("dialect unknown", build("euler", dialect="klingon"), ValueError, "unknown dialect 'klingon'; known: ksched"),
     ("label unknown", lambda: ksched.parse_label("DPM++ 9X Karras"), ValueError, "unknown sampler"),
@@ -73,7 +73,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "untrained level",
         sigmas("simple", 5, sigma_max=99),
         ValueError,
-        "walks the training range, sigma 0.0291672 to 14",
+        "in the training range, 0.0291672 to 14",
     ),
     # options
     ("rho zero", sigmas("karras", 5, rho=0), ValueError, "schedule karras: rho must be at least 0.01 and at most 1000"),
@@ -110,7 +110,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("sigmas infinite inside", custom([9, math.inf], VP(variance_preserving=True)), ValueError, r"got sigmas\[1\]=inf"),
     ("sigmas empty", custom([]), ValueError, r"at least one number; got shape \(0,\)"),
-    ("sigmas a matrix", custom([[3, 2], [1, 0]]), ValueError, r"one list.*got shape \(2, 2\)"),
+    ("sigmas a matrix", custom([[3, 2], [1, 0]]), ValueError, r"one-dimensional list.*got shape \(2, 2\)"),
     ("sigmas words", custom(["high", "low"]), TypeError, "sigmas must be a list of numbers"),
     (
         "flow sigma above 1",
@@ -183,15 +183,15 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         "name taken",
         lambda: register_sampler("euler", never, order=1),
         ValueError,
-        "'euler' is taken by sampler 'euler'",
+        "must be new; 'euler' belongs to 'euler'",
     ),
     (
         "peer's name taken",
         lambda: register_sampler("Euler a", never, order=1),
         ValueError,
-        "taken by sampler 'euler_anc",
+        "belongs to 'euler_anc",
     ),
-    ("name empty", lambda: register_sampler("", never, order=1), TypeError, "a sampler is named by a string"),
+    ("name empty", lambda: register_sampler("", never, order=1), TypeError, "the name of a sampler must be a string"),
     ("not JSON", lambda: ksched.Plan.from_json("{"), ValueError, "not a ksched plan in JSON, version 1"),
     ("other JSON", lambda: ksched.Plan.from_json('{"a": 1}'), ValueError, "not a ksched plan in JSON, version 1"),
     ("no such name", lambda: ksched.nothing, AttributeError, "module 'ksched' has no attribute 'nothing'"),
@@ -253,7 +253,7 @@ def test_a_model_that_writes_to_its_state_is_found_out(name: str) -> None:
         calls.append(sigma)
         return x.mul_(0.5) if len(calls) == 2 else x / 2
 
-    with pytest.raises(RuntimeError, match=r"leave the x .* as it is; it wrote to it: give it x\.clone\(\)"):
+    with pytest.raises(RuntimeError, match=r"must not modify x, .* one of them wrote to it: use x\.clone\(\)"):
         sampler.sample(model, x)
     assert len(calls) == 2
     assert torch.equal(x, 14.0 * torch.ones(1, 3))

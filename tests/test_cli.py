@@ -254,7 +254,7 @@ MISTAKES = {
     "sigmas karras --steps 0": "steps must be at least 1; got 0",
     "sigmas karras --steps 2.5": "valid integer",
     "sigmas karras --sigma-min 3 --sigma-max 1": "sigma_min must be > 0 and < sigma_max",
-    "sigmas simple --sigma-max 99": "this schedule walks the training range",
+    "sigmas simple --sigma-max 99": "in the training range",
     "sigmas karras --process sd": "--process",
     "sigmas karras --shift 3": "--shift belongs to --process flow or cascade; got vp",
     "sigmas karras --dialect comfy": "unknown dialect 'comfy'; did you mean comfyui",
@@ -510,8 +510,8 @@ def test_row_35_calls(command: Command) -> None:
     assert "# 7 model calls" in succeed(command("plan", "heun", "--calls", "8"))
     for arguments, message in (
         (("plan", "rk4", "--calls", "3", "--steps", "2"), "give either steps or calls"),
-        (("plan", "heun", "--calls", "3", "--sigmas", "2,1,0"), "calls must be left out"),
-        (("plan", "dpm_adaptive", "--calls", "3"), "as its error estimate asks for"),
+        (("plan", "heun", "--calls", "3", "--sigmas", "2,1,0"), "leave out calls"),
+        (("plan", "dpm_adaptive", "--calls", "3"), "its error estimate decides"),
         (("plan", "heun", "--calls", "10000000"), "100000"),
     ):
         code, _, err = command(*arguments)

@@ -502,5 +502,5 @@ def test_ideogram_4_has_names_and_says_what_it_cannot() -> None:
     np.testing.assert_allclose(made.numpy(), expected, rtol=1e-6)
     with pytest.raises(ValueError, match="fall on one number"):
         ksched.calculate_sigmas("ideogram4", 200, ksched.Flow(), width=2**31, height=2**31, mu=10.0, std=5.0)
-    with pytest.raises(ValueError, match="takes no sigma_min"):
+    with pytest.raises(ValueError, match="sigma_min must be left out"):
         ksched.calculate_sigmas("ideogram4", 20, ksched.Flow(), sigma_min=0.1)

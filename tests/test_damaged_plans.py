@@ -94,11 +94,11 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a row in a list": (at("rows", 1, to=[]), r"rows\[1\] must be a mapping"),
     "no terms": (without("rows", 1, "terms"), "'terms' is missing"),
     "a term alone": (at(*TERM, to=["x0"]), "must have 2 values; got 1"),
-    "a coefficient of text": (at(*TERM, 1, to="1.5"), r"rows\[1\] must be numbers; got '1.5'"),
-    "a coefficient of infinity": (at(*TERM, 1, to="inf"), "has a coefficient of inf"),
+    "a coefficient of text": (at(*TERM, 1, to="1.5"), r"rows\[1\] must be a number; got '1.5'"),
+    "a coefficient of infinity": (at(*TERM, 1, to="inf"), "finite coefficients; got inf"),
     "an infinity of JSON": (at(*TERM, 1, to=math.inf), "Infinity is not a number in JSON"),
     "no number": (at(*TERM, 1, to=math.nan), "NaN is not a number in JSON"),
-    "a coefficient that is true": (at(*TERM, 1, to=True), "must be numbers; got True"),
+    "a coefficient that is true": (at(*TERM, 1, to=True), "must be a number; got True"),
     "a coefficient of 400 digits": (at(*TERM, 1, to=10**400), "more than 308 digits"),
     "x-1": (at(*TERM, 0, to="x-1"), "must name registers such as x0.*got 'x-1'"),
     "x1e5": (at(*TERM, 0, to="x1e5"), "must name registers"),
@@ -108,7 +108,7 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a register of many digits": (at(*TERM, 0, to="x" + "9" * 5000), "must name registers"),
     "a register to come": (at(*TERM, 0, to="x7"), "refers to x7, which does not exist yet"),
     "no pair": (at(*TERM, 0, to="U0"), "refers to U0, which does not exist yet"),
-    "a register twice": (at("rows", 1, "terms", 1, 0, to="x0"), "row x1 has two coefficients for one register"),
+    "a register twice": (at("rows", 1, "terms", 1, 0, to="x0"), "row x1 must read each register once"),
     "a step of a half": (at("rows", 1, "step", to=0.5), "must be a whole number; got 0.5"),
     "a step of text": (at("rows", 1, "step", to="0"), "must be a whole number; got '0'"),
     "a step below 0": (at("rows", 0, "step", to=-1), "steps of rows must not decrease.*got -1 in row x0"),
@@ -117,26 +117,29 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "both of a number": (at("rows", 0, "both", to=1), "must be true or false; got 1"),
     "a level of three": (at("rows", 0, "level", to=[1, 1, 1]), "must have 4 values; got 3"),
     "a level below 0": (at("rows", 0, "level", to=[-1, 1, -1, 0]), "row x0 must have a level"),
-    "a level of text": (at("rows", 0, "level", 1, to="nan"), "must be numbers; got 'nan'"),
+    "a level of text": (at("rows", 0, "level", 1, to="nan"), "must be a number; got 'nan'"),
     "a level of no signal and no noise": (at("end", to=[0, 0, 0, "inf"]), "end must have a level"),
-    "lam of another level": (at("rows", 0, "level", 3, to=2.0), r"whose lam is log\(alpha / sigma\)"),
-    "lam without an end": (at("rows", 0, "level", 3, to="inf"), r"whose lam is log\(alpha / sigma\)"),
-    "lam at no noise": (at("end", 3, to=0.0), r"whose lam is log\(alpha / sigma\)"),
-    "another start": (at("start", to=[1.0, 1.0, 1.0, 0.0]), "the start of a plan must be at that of its sigmas"),
-    "another end": (at("sigmas", -1, to=0.001), "the end of a plan must be at that of its sigmas"),
-    "fewer sigmas": (without("sigmas", 1), "must be below 2, as many as the schedule has"),
+    "lam of another level": (at("rows", 0, "level", 3, to=2.0), r"with lam = log\(alpha / sigma\)"),
+    "lam without an end": (at("rows", 0, "level", 3, to="inf"), r"with lam = log\(alpha / sigma\)"),
+    "lam at no noise": (at("end", 3, to=0.0), r"with lam = log\(alpha / sigma\)"),
+    "another start": (at("start", to=[1.0, 1.0, 1.0, 0.0]), "the start level of a plan must be that of its sigmas"),
+    "another end": (at("sigmas", -1, to=0.001), "the end level of a plan must be that of its sigmas"),
+    "fewer sigmas": (without("sigmas", 1), "must be below 2, the number of schedule steps"),
     "no sigmas": (at("sigmas", to=[]), "the sigmas of a plan must be"),
-    "sigmas below 0": (at("sigmas", 1, to=-1000.0), "must be at least one, of at least 0"),
-    "sigmas without an end": (at("sigmas", 2, to="inf"), "finite between the ends"),
+    "sigmas below 0": (at("sigmas", 1, to=-1000.0), "must be one or more numbers >= 0"),
+    "sigmas without an end": (at("sigmas", 2, to="inf"), "finite except at the two ends"),
     "sigmas in a mapping": (at("sigmas", to={"a": 1}), "sigmas must be a list"),
     "a draw below 0": (at("draws", 0, 0, to=-1.0), "noise xi0 must be between sigmas of at least 0"),
-    "a draw of text": (at("draws", 0, 0, to="one"), r"draws\[0\] must be numbers"),
+    "a draw of text": (at("draws", 0, 0, to="one"), r"draws\[0\] must be a number"),
     "a draw of three": (without("draws", 0, 3), r"draws\[0\] must have 4 values; got 3"),
     "a visit of a half": (at("draws", 0, 2, to=0.5), "must be a whole number"),
     "a visit below 0": (at("draws", 0, 2, to=-1), "must have a visit of at least 0"),
-    "a stream of 65 bits": (at("draws", 0, 3, to=1 << 64), "must have a visit of at least 0 and a stream, of 64 bits"),
-    "a noise that nothing reads": (at("draws", to=NOISE["draws"] + [[1.0, 0.5, 0, 0]]), "is never used"),
-    "a noise twice": (at("draws", 1, to=NOISE["draws"][0]), "every noise of a plan must be another one"),
+    "a stream of 65 bits": (
+        at("draws", 0, 3, to=1 << 64),
+        "must have a visit of at least 0 and a stream, both of 64 bits",
+    ),
+    "a noise that nothing reads": (at("draws", to=NOISE["draws"] + [[1.0, 0.5, 0, 0]]), "must be used by a row"),
+    "a noise twice": (at("draws", 1, to=NOISE["draws"][0]), "every noise of a plan must be different"),
     "no noises": (at("draws", to=[]), "refers to xi0, which does not exist yet"),
     "a report in a list": (at("report", to=[["a", 1]]), "report must be a mapping"),
 }
@@ -153,9 +156,9 @@ def test_a_damaged_plan_is_refused_when_it_is_read(what: str) -> None:
 
 def test_a_plan_that_was_changed_in_memory_is_checked_too() -> None:
     plan = PLANS["noise"]
-    with pytest.raises(ValueError, match="of at least 0"):
+    with pytest.raises(ValueError, match="one or more numbers >= 0"):
         dataclasses.replace(plan, sigmas=(1.0, math.nan))
-    with pytest.raises(ValueError, match=r"whose lam is log\(alpha / sigma\)"):
+    with pytest.raises(ValueError, match=r"with lam = log\(alpha / sigma\)"):
         dataclasses.replace(plan, start=plan.start._replace(lam=0.0))
 
 
@@ -226,7 +229,7 @@ def test_levels_of_any_size_meet_a_process_in_words() -> None:
     data["start"] = data["rows"][0]["level"] = far
     plan = Plan.from_json(json.dumps(data))
     for process in (VP(), Flow(), VE()):
-        with pytest.raises(ValueError, match="the plan starts at noise to signal"):
+        with pytest.raises(ValueError, match="the plan starts at a noise-to-signal ratio of"):
             placed(plan, process)
 
 

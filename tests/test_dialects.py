@@ -49,7 +49,7 @@ def test_ours_changes_nothing_and_strangers_have_no_dialect(monkeypatch: pytest.
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     mine = register_sampler("mine", lambda run, grid, x: run.denoise(x, grid.levels[0]), order=1)
     assert dialect_options(mine, Dialect.COMFYUI) == {}
-    with pytest.raises(ValueError, match="every sampler has an option 'as_ve' already"):
+    with pytest.raises(ValueError, match="every sampler already has an option 'as_ve'"):
         register_sampler("yours", lambda run, grid, x, *, as_ve=True: x, order=1)
 
 

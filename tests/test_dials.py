@@ -262,9 +262,9 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         "eta must be a window over steps of the run, 0 to 3 or -4 to -1; got 4",
     ),
     (with_eta(ksched.window(0.5, steps=[-5])), ValueError, "0 to 3 or -4 to -1; got -5"),
-    (with_eta(ksched.window(0.5, steps=[3, -1])), ValueError, "must be different ones; got 3 and -1"),
+    (with_eta(ksched.window(0.5, steps=[3, -1])), ValueError, "may be given only once; got 3 and -1"),
     (with_eta(ksched.window(-0.5, steps=[3])), ValueError, "eta must be a finite number of at least 0; got -0.5"),
-    (lambda: ksched.window(0.5, steps=[1, 2, 1]), ValueError, "must be different ones; got 1 and 1"),
+    (lambda: ksched.window(0.5, steps=[1, 2, 1]), ValueError, "may be given only once; got 1 and 1"),
     (lambda: ksched.window(0.5, steps=[1.0]), TypeError, "must be whole numbers; got 1.0"),  # type: ignore[list-item]
     (lambda: ksched.window(0.5, steps=[True]), TypeError, "must be whole numbers; got True"),
     (lambda: ksched.window(0.5, steps=2), TypeError, "must be a list of whole numbers; got 2"),  # type: ignore[arg-type]
@@ -272,23 +272,23 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         with_eta([0.1] * 4, "dpm_adaptive"),
         ValueError,
-        "sampler dpm_adaptive: eta must be one number, because the steps of an adaptive sampler are not known "
-        "beforehand; got [0.1, 0.1, 0.1, 0.1]",
+        "sampler dpm_adaptive: eta must be one number, because an adaptive sampler's steps are not known in advance; "
+        "got [0.1, 0.1, 0.1, 0.1]",
     ),
     (
         with_eta([0.1, 0, 0, 0], "dpm_fast", levels="range"),
         ValueError,
-        "dpm_fast: eta must be one number, because the steps with levels='range' are not those of the schedule",
+        "dpm_fast: eta must be one number, because the steps with levels='range' are not the schedule's steps",
     ),
     (
         lambda: build_sampler("restart", "karras", 24, s_noise=[1] * 24, levels="karras"),
         ValueError,
-        "restart: s_noise must be one number, because the steps with levels='karras' are not those of the schedule",
+        "restart: s_noise must be one number, because the steps with levels='karras' are not the schedule's steps",
     ),
     (
         lambda: build_sampler("lcm", "karras", 2, s_noise=[1, 0], s_noise_end=0.5),
         ValueError,
-        "lcm: s_noise must be one number, because s_noise_end says how it changes",
+        "lcm: s_noise must be one number, because s_noise_end sets how it changes",
     ),
     (
         lambda: build_sampler("euler", "karras", 2, s_tmin=[1, 0]),

@@ -127,9 +127,9 @@ def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
 def test_options_are_compared_in_their_dialects() -> None:
     text = explain("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras")
     assert (
-        "- as_ve of the sampler: False and True\n  as_ve: on a flow process, take states for x0 + sigma * eps" in text
+        "- as_ve of the sampler: False and True\n  as_ve: On a flow process, treat states as x0 + sigma * eps" in text
     )
-    assert "- start_after of the sampler: 0.0001 and 0.0\n  start_after: a run from pure noise" in text
+    assert "- start_after of the sampler: 0.0001 and 0.0\n  start_after: Start a run from pure noise" in text
     assert "= the same table of the run" in text
     on_flow = explain("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", process=Flow())
     assert "- another table of the run" in on_flow

@@ -61,7 +61,7 @@ def test_row_2_a_model_that_writes_to_its_input_is_told_that_alone(name: str) ->
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RuntimeError, match="must leave the x"):
+        with pytest.raises(RuntimeError, match="must not modify x"):
             sampler.sample(model, sampler.initial_state((2, 300), seed=0))
 
 
@@ -111,7 +111,7 @@ def test_row_28_noise_that_cannot_be_pickled_names_the_state(name: str) -> None:
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_row_47_a_batch_is_not_copied(way: Callable[[Batch], object]) -> None:
-    with pytest.raises(TypeError, match=r"a batch cannot be copied or pickled: keep the state_dict\(\) of each run"):
+    with pytest.raises(TypeError, match=r"a batch cannot be copied or pickled: save the state_dict\(\) of each run"):
         way(Batch())
 
 
@@ -134,7 +134,9 @@ STOCHASTIC = ["dpmpp_2m_sde", "er_sde", "seeds_2", "sa_solver", "euler", "heun",
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_row_56_a_start_below_the_second_level_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"start_after must begin above the second level, 0\.954545; got 0\.5"):
+    with pytest.raises(
+        ValueError, match=r"start_after must keep the start above the second level, 0\.954545; got 0\.5"
+    ):
         build_sampler(name, "simple", 8, process=Flow(3.0), start_after=0.5)
     assert build_sampler(name, "simple", 8, process=Flow(3.0), start_after=0.01).plan.levels[0].label < 1
 

@@ -201,7 +201,7 @@ def test_row_36_options_of_a_curve_are_checked(curve: str) -> None:
     assert build_sampler("euler", curve, 2, process=Flow(), power=2.0).sigmas[1] == 0.25
     assert "did you mean 'power'?" in said(lambda: calculate_sigmas(curve, 2, pwoer=2.0))
     assert "power must be a number" in said(lambda: calculate_sigmas(curve, 2, power="2"))
-    assert "without sigma_max" in said(lambda: calculate_sigmas(CURVES["steps"], 2, sigma_max=5.0))
+    assert "takes no sigma_max" in said(lambda: calculate_sigmas(CURVES["steps"], 2, sigma_max=5.0))
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_row_36_options_of_a_curve_are_checked(curve: str) -> None:
         (lambda n: np.linspace(2, 0, n + 1), "must be at most 1"),
         (lambda n: np.linspace(1, -1, n + 1), "must be >= 0"),
         (lambda n: np.full(n + 1, np.nan), "must be finite"),
-        (lambda n: None, "must be one list"),
+        (lambda n: None, "must be a one-dimensional list"),
         (lambda n: "karras", "must be a list of numbers"),
-        (lambda n: [[1, 0]], "must be one list"),
+        (lambda n: [[1, 0]], "must be a one-dimensional list"),
         (lambda a, b: a, r"function must take (steps)"),
     ],
 )
@@ -289,8 +289,8 @@ def test_row_38_a_place_is_a_sigma_a_share_or_a_timestep() -> None:
     vp = calculate_sigmas("normal", 20)
     assert schedules.step_at(vp, percent=0.5, process=VP()) in (10, 11)
     for bad, message in (
-        ({}, "takes one of"),
-        ({"sigma": 1.0, "percent": 0.5}, "takes one of"),
+        ({}, "takes exactly one of"),
+        ({"sigma": 1.0, "percent": 0.5}, "takes exactly one of"),
         ({"percent": 0.5}, "give process="),
         ({"percent": 1.5, "process": flow}, "at most 1"),
         ({"sigma": True}, "must be a number"),

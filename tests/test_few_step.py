@@ -103,7 +103,7 @@ def test_a_run_on_angles_is_scms_loop() -> None:
         ([1000, 500], {"rule": "warped"}, "rule"),
         ([1000, 500], {"shift": 0}, "shift"),
         ([1.6, 1.0], {"rule": "angles"}, r"at most 1\.5708"),
-        ([999, 499], {"shift": 3, "process": ksched.VP()}, "shift and rule are of flow models"),
+        ([999, 499], {"shift": 3, "process": ksched.VP()}, "shift and rule apply to flow models only"),
     ],
 )
 def test_lists_that_are_none_are_refused(timesteps: Any, how: dict[str, Any], message: str) -> None:

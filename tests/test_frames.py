@@ -343,7 +343,7 @@ def test_what_is_no_clip_or_no_order_is_refused_before_the_first_call() -> None:
         ({"schedule": [[0, -1, 0], [4, 4, 4]]}, "got -1 in row 0 for frame 1"),
         ({"schedule": [[0, 0, 0], [2, 3, 2], [4, 2, 4]]}, "must not decrease.*frame 1 has 3 and then 2 in row 2"),
         ({"schedule": [[0, 0, 0], [4, 4, 3]]}, "last row of schedule must be 4 for every frame; got 3 for frame 2"),
-        ({"schedule": [[4, 4, 4]]}, "nothing is left to denoise"),
+        ({"schedule": [[4, 4, 4]]}, "must leave something to denoise"),
         ({"seed": 1, "noise": lambda start, end: x}, "either seed or noise"),
     ]
     for how, text in wrong:
@@ -363,7 +363,7 @@ def test_what_is_no_clip_or_no_order_is_refused_before_the_first_call() -> None:
         frames(build_sampler("euler_ancestral", "karras", 4), x)
     plan = build_sampler(build_sampler("dpmpp_2m", "karras", 4).plan)
     assert torch.equal(frames(plan, x, offset=2).sample(model), plan.sample(model, x))
-    with pytest.raises(ValueError, match="a frame cannot begin at step 1"):
+    with pytest.raises(ValueError, match="a frame cannot start at step 1"):
         frames(plan, x, schedule=[[0, 1, 0], [4, 4, 4]])
     for how, text in ({"lag": -1}, "lag"), ({"context": 3}, "context"):
         with pytest.raises(ValueError, match=text):

@@ -354,7 +354,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: truncate(KARRAS8, "half"), TypeError, "strength must be a number; got 'half'"),  # type: ignore[arg-type]
     (lambda: truncate(KARRAS8, 0.5, rule="up"), ValueError, "rule must be one of 'down', 'nearest', 'a1111'; got 'up'"),  # type: ignore[arg-type]
     (lambda: split_at_strength(KARRAS8, -1), ValueError, "split_at_strength: strength must be at least 0"),
-    (lambda: stretch("karras", 8, 0), ValueError, "strength must be above 0 and at most 1; got 0.*take truncate"),
+    (lambda: stretch("karras", 8, 0), ValueError, "strength must be above 0 and at most 1; got 0.*use truncate"),
     (lambda: stretch("karras", 8, 1.01), ValueError, r"above 0 and at most 1; got 1\.01"),
     (lambda: stretch("karras", 8, 1e-7), ValueError, "steps / strength must be at most ten million; got 8 / 1e-07"),
     (lambda: stretch("karras", 0, 0.5), ValueError, "steps must be at least 1; got 0"),
@@ -377,7 +377,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: extend([1 + 2**-52, 1], 4, end_at=0),
         ValueError,
-        r"extend must keep the levels apart in float64; got result\[\d\]=1.0.*Take a milder",
+        r"extend must keep the levels apart in float64; got result\[\d\]=1.0.*Use a milder",
     ),
     (lambda: set_first(KARRAS8, 7), ValueError, r"strictly decreasing; got sigmas\[0\]=7.0, sigmas\[1\]=7.9029"),
     (lambda: set_first(KARRAS8, math.nan), ValueError, "set_first: sigma must be .*; got nan"),

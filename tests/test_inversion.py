@@ -64,8 +64,8 @@ def test_without_rounds_it_only_runs_upwards() -> None:
     [
         ("euler_ancestral", {}, "euler_ancestral draws some: give eta=0"),
         ("sa_solver", {}, "give tau=0"),
-        ("lcm", {}, "take a deterministic one"),
-        ("dpm_adaptive", {}, "cannot be run back"),
+        ("lcm", {}, "use a deterministic sampler"),
+        ("dpm_adaptive", {}, "cannot be inverted"),
     ],
 )
 def test_what_cannot_be_inverted_says_so(name: str, options: dict[str, Any], message: str) -> None:
@@ -85,7 +85,7 @@ def test_bad_rounds_are_refused() -> None:
 
 def test_a_model_that_cannot_be_inverted_warns() -> None:
     sampler = ksched.build_sampler("euler", "karras", 4)
-    with pytest.warns(RuntimeWarning, match="does not come back to x"):
+    with pytest.warns(RuntimeWarning, match="does not return x"):
         sampler.invert(lambda x, sigma: torch.zeros_like(x), torch.ones(1, 2), rounds=3)
 
 
@@ -120,7 +120,7 @@ def test_row_25_an_item_that_cannot_be_inverted_fails_alone(name: str, schedule:
     assert float(off.median()) < 1000 * torch.finfo(dtype).eps
     assert len(caught) == (failed > 0)
     if failed:
-        assert f"does not come back to x for {failed} of 64 items" in str(caught[0].message)
+        assert f"does not return x for {failed} of 64 items" in str(caught[0].message)
 
 
 def bent(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ def test_a_model_that_answers_with_no_number_for_an_item_spoils_no_other(wrong: 
                 answer[1] = wrong
             return answer
 
-        with pytest.warns(RuntimeWarning, match=r"does not come back to x for 1 of 3 items: item 1 (by|not at all)"):
+        with pytest.warns(RuntimeWarning, match=r"does not return x for 1 of 3 items: item 1 (by|not at all)"):
             start = sampler.invert(model, x)
         assert torch.equal(start[::2], alone)
         assert bool(start.isfinite().all())
@@ -164,7 +164,7 @@ def test_a_state_of_no_number_spoils_no_other() -> None:
     alone = sampler.invert(bent, x[::2])
     for wrong in (float("nan"), float("inf"), 1e308):
         x[1] = wrong
-        with pytest.warns(RuntimeWarning, match="does not come back to x for 1 of 3 items: item 1 "):
+        with pytest.warns(RuntimeWarning, match="does not return x for 1 of 3 items: item 1 "):
             start = sampler.invert(bent, x)
         assert torch.equal(start[::2], alone)
         assert bool(start.isfinite().all())
@@ -179,7 +179,7 @@ def test_large_states_are_inverted_as_well() -> None:
     x = torch.tensor([[1e6, -3e5], [0.1, 0.2]], dtype=torch.float64)
     assert bool((errors(sampler, bent, sampler.invert(bent, x), x) < torch.tensor([1e-6, 1e-12])).all())
     half = torch.tensor([[60000.0, 1.0]], dtype=torch.float16)  # its start is no number of float16
-    with pytest.warns(RuntimeWarning, match="does not come back to x"):
+    with pytest.warns(RuntimeWarning, match="does not return x"):
         start = sampler.invert(lambda x, sigma: x * 0, half)
     assert start.dtype == torch.float16
     assert bool(start.isfinite().all())

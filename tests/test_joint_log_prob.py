@@ -146,7 +146,7 @@ def test_what_cannot_be_scored_is_refused_in_words() -> None:
     still = ksched.Streams(still=STILL.start(STILL.initial_state((2, 3), seed=0)))
     adaptive = ksched.build_sampler("dpm_adaptive", "karras", 4)
     live = ksched.Streams(a=adaptive.start(adaptive.initial_state((2, 3), seed=0)))
-    with pytest.raises(ValueError, match="under way"):
+    with pytest.raises(ValueError, match="already started"):
         under_way.rollout(coupled(0.7))
     with pytest.raises(ValueError, match="no part draws noise"):
         still.rollout(coupled(0.7))

@@ -125,9 +125,9 @@ def test_numbers_rows_and_tables_are_the_same_thing(case: tuple[Process, float])
 def test_what_is_no_table_is_refused() -> None:
     table = free_table(VP(), 1.0)
     changes: dict[str, dict[str, Any]] = {
-        "must fall to 0": {"levels": table.levels[:-1]},
-        "tells as many levels": {"told": table.told[1:]},
-        "rows of 2, 3, 4": {"rows": table.rows[1:]},
+        "must fall strictly to 0": {"levels": table.levels[:-1]},
+        "told must have one level above 0 for each": {"told": table.told[1:]},
+        "must have 2, 3, 4": {"rows": table.rows[1:]},
         "finite": {"rows": ((math.nan, 1.0), *table.rows[1:])},
     }
     for said, change in changes.items():

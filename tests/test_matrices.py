@@ -326,7 +326,7 @@ def test_what_is_refused() -> None:
         form.sample(half, x)
     with pytest.raises(TypeError, match="must be a floating-point tensor"):
         form.start(x.int(), noises(-1))
-    with pytest.raises(ValueError, match=r"takes as many noises as a step, 1: noises\(-1\); got 0"):
+    with pytest.raises(ValueError, match=r"needs as many noises as a step, 1; pass noises\(-1\); got 0"):
         form.start(x)
     with pytest.raises(ValueError, match=r"got 2 registers, 0 noises, D, and a table of \(2, 5\)"):
         advance(state, tables[0], x)

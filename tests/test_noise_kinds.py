@@ -304,14 +304,17 @@ FUNCTION: Any = len
         (lambda: Pyramid(levels=0), "Pyramid: levels must be at least 1"),
         (lambda: Offset(unit_variance=WRONG), "Offset: unit_variance must be True or False"),
         (lambda: Offset(axes=WORDS), r"Offset: axes must be whole numbers, .* got \['a'\]"),
-        (lambda: source(Offset(axes=(0,)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different ones of a state"),
-        (lambda: source(Offset(axes=(1, -2)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different ones"),
+        (lambda: source(Offset(axes=(0,)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes of a state"),
+        (lambda: source(Offset(axes=(1, -2)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes"),
         (lambda: source(Offset(), (1,))(DRAW, torch.empty(2, 2, 2)), "one seed per item; got 1 for a batch of 2"),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=BROWNS), 'noise must be "white", .*"offset", .*browns'),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=FUNCTION), "noise must be a name, such as .* got builtin"),
         (lambda: SAMPLER.start(torch.ones(2, 3), noise="pink"), "give seed=<int>"),
-        (lambda: arrays.noise(SAMPLER, (2, 3), seed=0, noise="brownian"), "Brownian paths is made by runs on tensors"),
-        (lambda: steer.sample(SAMPLER, model, X, len, seed=0, proposal=model, noise="pink"), "weights of a proposal"),
+        (lambda: arrays.noise(SAMPLER, (2, 3), seed=0, noise="brownian"), "Brownian path needs a run on tensors"),
+        (
+            lambda: steer.sample(SAMPLER, model, X, len, seed=0, proposal=model, noise="pink"),
+            "proposal needs independent noise",
+        ),
     ],
 )
 def test_mistakes(case: tuple[Any, str]) -> None:

@@ -460,9 +460,9 @@ def test_a_network_inside_a_denoiser_tells_its_process() -> None:
     x = start_state(Flow(), 1.0, (2, DIMENSION))
     want = sampler.sample(guidance.observed(lambda x, s: network(x, s), MATRIX, Y, STD, process=Flow()), x)
     assert torch.equal(sampler.sample(guidance.observed(network, MATRIX, Y, STD), x), want)
-    with pytest.raises(ValueError, match="the observation is of VP"):
+    with pytest.raises(ValueError, match="the observation is for VP"):
         sampler.sample(guidance.observed(lambda x, s: network(x, s), MATRIX, Y, STD), x)
-    with pytest.raises(ValueError, match="they must mean the same states"):
+    with pytest.raises(ValueError, match="must mean the same states"):
         build_sampler("euler", "karras", 4).sample(guidance.observed(network, MATRIX, Y, STD), 14 * x)
 
 

@@ -204,16 +204,16 @@ def test_a_table_that_cannot_run_cannot_be_built() -> None:
     first, end = Row((), level, 0), Row(((d0, 1.0),), None, 0)
     assert with_rows(first, end).nfe == 1
     for rows, draws, message in [
-        ((first,), (), "a first row that is given and a last row"),
-        ((end, end), (), "a first row that is given"),
-        ((first, first), (), "a last row that is the result"),
+        ((first,), (), "a first row, which is given, and a last row"),
+        ((end, end), (), "a first row, which is given"),
+        ((first, first), (), "a last row, which is the result"),
         ((first._replace(level=None), end), (), "row x1 refers to D0, which does not exist yet"),
         ((first, Row(((x9, 1.0),), None, 0)), (), "row x1 refers to x9"),
         ((first, Row(((Register("U", 0), 1.0),), None, 0)), (), "row x1 refers to U0"),
         ((first, Row(((Register("xi", 0), 1.0),), None, 0)), (), "row x1 refers to xi0"),
-        ((first, Row(((d0, math.nan),), None, 0)), (), "coefficient of nan for D0"),
-        ((first, Row((), None, 0), end), (), "row x1 is empty"),
-        ((first, end), (Draw(1, 0),), r"noise xi0 \(1 to 0\) is never used"),
+        ((first, Row(((d0, math.nan),), None, 0)), (), "finite coefficients; got nan for D0"),
+        ((first, Row((), None, 0), end), (), "row x1 must have terms"),
+        ((first, end), (Draw(1, 0),), r"noise xi0 \(1 to 0\) must be used by a row"),
     ]:
         with pytest.raises(ValueError, match=message):
             with_rows(*rows, draws=draws)

@@ -362,7 +362,7 @@ def test_what_has_no_law_is_refused_in_words() -> None:
     assert sampler.transitions == ()
     with pytest.raises(ValueError, match=r"draws no noise.*eta > 0"):
         sampler.rollout(model, x, seed=0)
-    with pytest.raises(ValueError, match=r"cut off at 2\.5 standard deviations"):
+    with pytest.raises(ValueError, match=r"clipped at 2\.5 standard deviations"):
         ksched.build_sampler("lcm", "karras", 4, noise_clip_std=2.5).rollout(model, x, seed=0)
     with pytest.raises(TypeError, match="no plan"):
         _ = ksched.build_sampler("dpm_adaptive", "karras", 4, eta=1.0).transitions
@@ -376,7 +376,7 @@ def test_what_has_no_law_is_refused_in_words() -> None:
         (TypeError, "Trajectory|rollout", lambda: noisy.log_prob(model, path.states)),
         (ValueError, r"steps that draw noise, 0, 1, 2; got 3", lambda: noisy.log_prob(model, path, steps=[3])),
         (TypeError, "whole numbers", lambda: noisy.log_prob(model, path, steps=[0.5])),
-        (ValueError, "different ones", lambda: noisy.log_prob(model, path, steps=[1, 1])),
+        (ValueError, "all be different", lambda: noisy.log_prob(model, path, steps=[1, 1])),
         (ValueError, '"sum" or "mean"', lambda: noisy.log_prob(model, path, reduce="max")),
         (ValueError, "mask must broadcast", lambda: noisy.log_prob(model, path, mask=torch.ones(4))),
         (TypeError, "mask must be a tensor", lambda: noisy.log_prob(model, path, mask=[1.0])),
@@ -401,7 +401,7 @@ def test_a_model_that_writes_to_a_recorded_state_is_told() -> None:
     def careless(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return x.mul_(0.5)
 
-    with pytest.raises(RuntimeError, match="must leave the x"):
+    with pytest.raises(RuntimeError, match="must not modify x"):
         sampler.log_prob(careless, path)
 
 

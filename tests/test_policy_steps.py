@@ -98,7 +98,7 @@ def test_what_is_declared_of_the_variance_is_so(spec: SamplerSpec) -> None:
     )
     assert (excess < 1e-10) is spec.keeps_variance
     assert ("variance" in sampler_facts(spec)) is not spec.keeps_variance
-    assert sampler_facts(spec).get("runs on", "") == ("flow processes alone" if spec.flow_only else "")
+    assert sampler_facts(spec).get("runs on", "") == ("flow processes only" if spec.flow_only else "")
 
 
 def test_checks_of_ones_own_samplers_know_the_fact() -> None:

@@ -114,7 +114,7 @@ def test_a_registration_makes_all_facts(shipyard: dict[str, Any]) -> None:
         Dialect.RES4LYF: {"as_ve": True},
         Dialect.SDNEXT: {},
     }
-    with pytest.raises(ValueError, match="two samplers of the name 'mid'"):
+    with pytest.raises(ValueError, match="a sampler named 'mid' is already registered"):
         ships(name="mid", **how)(midpoint)
     with pytest.raises(ValueError, match="family must be one of euler"):
         ships(name="middle", **{**how, "family": "none"})(midpoint)

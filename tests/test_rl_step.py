@@ -285,7 +285,7 @@ class TestOurScheduler:
             ("euler", {}, {}, 1, "step 1 of the scheduler draws no noise"),
             ("euler_ancestral", {}, {"noise_level": 0.7}, 1, "noise_level=0.7 is for stock schedulers"),
             ("euler_ancestral", {}, {"rule": "flow_sde"}, 1, "rule='flow_sde' is for stock schedulers"),
-            ("lcm", {"noise_clip_std": 2.0}, {}, 1, "is cut off at 2 standard deviations"),
+            ("lcm", {"noise_clip_std": 2.0}, {}, 1, "is clipped at 2 standard deviations"),
         ],
     )
     def test_what_it_cannot_tell_is_refused(

@@ -476,7 +476,7 @@ def test_a_finished_run_says_so() -> None:
     for ask in (lambda: run.sigma, lambda: run.timestep, lambda: run.feed(run.x)):
         with pytest.raises(RuntimeError, match="the run is done"):
             ask()
-    with pytest.raises(RuntimeError, match="knows no timesteps"):
+    with pytest.raises(RuntimeError, match="has no timesteps"):
         _ = Run(build_sampler("euler").plan, torch.ones(1, 2)).timestep
 
 

@@ -29,7 +29,7 @@ def reaches_zero(schedule: NoiseSchedule) -> bool:
     try:
         calculate_sigmas(schedule, 3, sigma_min=0.1)
     except ValueError as error:
-        return "takes no sigma_min" in str(error)
+        return "sigma_min must be left out" in str(error)
     return False
 
 

@@ -313,7 +313,7 @@ def test_a_request_that_fails_is_told_of_and_the_others_have_advanced() -> None:
     outputs = [scheduler.start(x) for scheduler in schedulers]
     assert schedulers[1].run is not None
     schedulers[1].run.x.add_(1)  # nobody may
-    with pytest.raises(RuntimeError, match="it wrote to it"):
+    with pytest.raises(RuntimeError, match="one of them wrote to it"):
         step_together(schedulers, outputs)
     assert [scheduler.step_index for scheduler in schedulers] == [1, 0, 1]
 

@@ -283,7 +283,7 @@ def test_mistakes_are_told(how: Any, words: str) -> None:
 
 def test_adaptive_samplers_are_refused() -> None:
     for spec in ADAPTIVE:
-        with pytest.raises(TypeError, match="cannot be parted or copied"):
+        with pytest.raises(TypeError, match="cannot be split or copied"):
             call(sampler=ksched.build_sampler(str(spec.name), "karras", 5))
 
 

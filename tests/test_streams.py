@@ -123,7 +123,7 @@ def test_a_mistake_moves_no_part() -> None:
             r"'depth' does not fit: this sampler needs \(denoised, uncond\)",
         ),
         ({**good, "sound": good["audio"]}, ValueError, "names of the parts, video, audio.*got 'sound'"),
-        ({k: v for k, v in good.items() if k != "pose"}, ValueError, "a prediction is missing for 'pose'"),
+        ({k: v for k, v in good.items() if k != "pose"}, ValueError, "not done; 'pose' is missing"),
     ]
     for answers, kind, text in wrong:
         with pytest.raises(kind, match=text):
@@ -132,7 +132,7 @@ def test_a_mistake_moves_no_part() -> None:
         streams.sample(lambda x, sigma: x["audio"])  # type: ignore[arg-type,return-value]
     written = copy.copy(streams)
     written.x["audio"].add_(1)
-    with pytest.raises(RuntimeError, match="must leave the x"):
+    with pytest.raises(RuntimeError, match="must not modify x"):
         written.feed(**good)
     assert all(run.nfe == 0 for run in written.members)
     assert streams.nfe == 0
@@ -146,7 +146,7 @@ def test_a_model_that_writes_to_context_or_results_is_found() -> None:
     for name in ("context", "one"):
         other = copy.copy(streams)
         other.x[name].add_(1)
-        with pytest.raises(RuntimeError, match="must leave the x"):
+        with pytest.raises(RuntimeError, match="must not modify x"):
             other.feed(**apart(other.x, other.sigma))
         assert other.nfe == 1
 
@@ -211,9 +211,9 @@ def test_what_cannot_be_a_part_is_refused() -> None:
         any_streams(video=sampler)
     with pytest.raises(TypeError, match="got Streams"):
         any_streams(video=Streams(a=run))
-    with pytest.raises(ValueError, match="streams need a run"):
+    with pytest.raises(ValueError, match="streams must have a run"):
         Streams(video=x)
-    with pytest.raises(ValueError, match="one is there twice"):
+    with pytest.raises(ValueError, match="one occurs twice"):
         Streams(a=run, b=run)
     with pytest.raises(ValueError, match="a has 2 on cpu, b has 1 on cpu"):
         Streams(a=run, b=torch.ones(1, 3))
@@ -401,7 +401,7 @@ def test_a_mistake_in_a_batch_moves_nobody_and_a_part_may_be_left_out_when_all_a
     a, b, *_ = (batch.add(streams) for streams in requests())
     with pytest.raises(ValueError, match="'audio' does not fit"):
         batch.feed({**together(batch.x, batch.sigma), "audio": batch.x["audio"][1:]})
-    with pytest.raises(ValueError, match="missing for 'audio'"):
+    with pytest.raises(ValueError, match="'audio' is missing"):
         batch.feed({"video": together(batch.x, batch.sigma)["video"]})
     with pytest.raises(TypeError, match="must be a mapping"):
         batch.feed(batch.x["video"])
@@ -457,7 +457,7 @@ def test_what_cannot_share_a_batch_is_refused() -> None:
         with pytest.raises(ValueError, match="one shape, dtype and device"):
             batch.add(other)
     for taken in (streams, Streams(video=video, audio=torch.ones(1, 5))):
-        with pytest.raises(ValueError, match="in the batch already"):
+        with pytest.raises(ValueError, match="can be in a batch only once"):
             batch.add(taken)
     assert batch.remove(streams) is streams
     streams.sample(together)

@@ -153,7 +153,7 @@ def test_what_indices_may_be(indices: Any, means: list[int]) -> None:
 @pytest.mark.parametrize(
     ("indices", "error", "words"),
     [
-        ([4], IndexError, "those of the 4 items of the run, from -4 on; got 4"),
+        ([4], IndexError, "from -4 to 3, the run's items; got 4"),
         ([0, -5], IndexError, "got -5"),
         (3, TypeError, "got int"),
         (None, TypeError, "got NoneType"),
@@ -187,7 +187,7 @@ def test_what_was_handed_out_before_does_not_change() -> None:
 def test_a_state_that_was_written_to_is_refused() -> None:
     run = feed(start("dpmpp_2m"), 2)
     run.x.add_(1)
-    with pytest.raises(RuntimeError, match="leave the x"):
+    with pytest.raises(RuntimeError, match="must not modify x"):
         run.take([0])
 
 
@@ -284,7 +284,7 @@ def test_rows_that_change_under_a_call_are_an_error_and_lose_nothing() -> None:
 @pytest.mark.parametrize("name", sorted(set(EVERY_NAME) - set(NAMES)))
 def test_adaptive_runs_refuse_in_words(name: str) -> None:
     run = ksched.build_sampler(name, "karras", 5).start(torch.full((2, 3), 14.6), seed=1)
-    with pytest.raises(TypeError, match="its items cannot be parted or copied"):
+    with pytest.raises(TypeError, match="its items cannot be split or copied"):
         run.take([0])
 
 

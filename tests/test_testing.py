@@ -420,7 +420,7 @@ SAMPLERS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (only_ve, {"processes": [VE(), Flow()]}, r"on Flow\(.*is wrong. It is right on VE\("),
     (too_much_noise, {}, r"(the result|state x1) has noise of variance .* where its level, .* a coefficient is wrong"),
     (ends_early, {}, r"a step to sigma 0 must end at the denoised prediction, \+1 D1; the result is \+0.5 D1 \+0.5 D0"),
-    (overflows, {}, "it raised ValueError: .*has a coefficient of inf"),
+    (overflows, {}, "it raised ValueError: .*finite coefficients; got inf"),
     (log_of_zero, {}, r"sigmas=\[.*, 0.0\]: it raised ValueError: math domain error"),
     (looks_at_data, {}, r"a sampler may only add, subtract and scale.*calling or reading .clamp"),
     (remembers, {}, "two traces gave different tables"),

@@ -348,8 +348,8 @@ def test_json_is_version_2_where_it_tells_others_and_as_before_where_not() -> No
 def test_rows_that_contradict_themselves_are_refused() -> None:
     rows = list(TOLD.rows)
     cases = {
-        "must leave out its state_level": rows[1]._replace(level=rows[1].state_level),
-        "whose lam is": rows[1]._replace(state_level=ksched.Level(1.0, 1.0, 1.0, 3.0)),
+        "must leave out state_level": rows[1]._replace(level=rows[1].state_level),
+        "with lam =": rows[1]._replace(state_level=ksched.Level(1.0, 1.0, 1.0, 3.0)),
         "no state_level": rows[-1]._replace(state_level=rows[1].state_level),
     }
     for said, row in cases.items():
@@ -384,10 +384,10 @@ def test_explain_says_what_is_told_and_whether_a_constant_comes_out() -> None:
         ksched.explain(TOLD),
         replace(TOLD, rows=(*TOLD.rows[:-1], TOLD.rows[-1]._replace(terms=((Register("D", 5), 0.965),)))),
     )
-    assert "the model is told" in exact
+    assert "sigmas given to the model" in exact
     assert "= exact for a constant prediction" in exact
-    assert "not exact for a constant prediction: of one x0 it makes 0.965 x0" in ksched.explain(free)
-    assert "told" not in ksched.explain(build_sampler("uni_pc", "karras", 8).plan)
+    assert "not exact for a constant prediction: from one x0 it makes 0.965 x0" in ksched.explain(free)
+    assert "given to the model" not in ksched.explain(build_sampler("uni_pc", "karras", 8).plan)
     assert "= exact" in ksched.explain(build_sampler("dpmpp_2m_sde", "karras", 8, process=Flow()).plan)
     with pytest.raises(ValueError, match="explained alone"):
         ksched.explain(TOLD, "euler")

@@ -112,7 +112,7 @@ def test_many_sums_in_place_keep_the_sign_of_zero() -> None:
 
 def test_many_sums_take_one_dtype_of_a_model() -> None:
     entries = [([random(4, 1, dtype)], [1.0], torch.empty(4, device=DEVICE)) for dtype in DTYPES]
-    with pytest.raises(ValueError, match=r"may be of one dtype; got .*bfloat16.*float16"):
+    with pytest.raises(ValueError, match=r"may have only one dtype; got .*bfloat16.*float16"):
         triton_kernels.combine_many(entries)
 
 

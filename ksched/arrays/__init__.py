@@ -1,4 +1,4 @@
-"""Plans on any arrays that add and multiply by floats, without torch: NumPy, JAX, CuPy, MLX and others."""
+"""Plans on any arrays that can be added and multiplied by floats, without torch: NumPy, JAX, CuPy, MLX and others."""
 
 from ksched.arrays.noises import initial_state, noise
 from ksched.arrays.running import run

@@ -1,4 +1,4 @@
-"""Seeded noise as NumPy arrays: the numbers that a run on tensors draws from the same seed."""
+"""Seeded noise as NumPy arrays: the same numbers that a run on tensors draws from the seed."""
 
 from __future__ import annotations
 
@@ -28,24 +28,28 @@ def initial_state(
     dtype: npt.DTypeLike = np.float32,
     noise: NoiseName | Correlated | None = None,
 ) -> npt.NDArray[Any]:
-    """`ksched.Sampler.initial_state` as a NumPy array: pure noise at the level that a run starts from.
+    """`ksched.Sampler.initial_state` as a NumPy array: pure noise at the level where a run starts.
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    shape : of the state, batch first
-    seed : one whole number (item i takes ``seed + i``) or one per item
-    dtype : floating point
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    shape : sequence of int
+        Shape of the state, batch first.
+    seed : int or sequence of int
+        One whole number (item i takes ``seed + i``) or one per item.
+    dtype : dtype_like
+        A floating point dtype.
     noise : as for `ksched.Sampler.initial_state`
 
     Returns
     -------
-    array of that shape, with the numbers of the tensor that the sampler makes from the same seed
+    array of that shape, with the same numbers as the tensor that the sampler makes from the seed
 
     Raises
     ------
-    TypeError, ValueError : a shape without a batch axis, seeds that are not whole numbers or not one per item, a noise
-        that is none
+    TypeError, ValueError
+        A shape without a batch axis; seeds that are not whole numbers or not one per item; unknown noise.
     """
     plan, shape = plan_of(plan), checked_shape(shape)
     eps = named_numbers(noise, item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)
@@ -60,21 +64,24 @@ def noise(
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    shape : of the state, batch first
-    seed : as for `ksched.Sampler.sample`, whose noises these are
-    noise : None is white; else a name, such as "pink", or a kind of noise, as for `ksched.Sampler.sample`, but none of
-        a Brownian path
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    shape : sequence of int
+        Shape of the state, batch first.
+    seed : as for `ksched.Sampler.sample`, which draws the same noises
+    noise : str, Correlated or None
+        None is white; else a name, such as "pink", or a kind of noise, as for `ksched.Sampler.sample`, except noise on
+        a Brownian path.
 
     Returns
     -------
-    float32, of shape (nfe + 1, draws of a step) and then that of the state: first
-    the noises before the first model call, for ``init``, then those after every call, for ``step``. Where fewer are
-    drawn than a step takes, the rest is 0
+    float32, of shape (nfe + 1, draws of a step) followed by that of the state: first the noises before the first model
+    call, for ``init``, then those after each call, for ``step``. If a step draws fewer than the others, the rest is 0
 
     Raises
     ------
-    TypeError, ValueError : as for `initial_state`
+    TypeError, ValueError
+        As for `initial_state`.
     """
     form, shape = Matrices(plan_of(plan)), checked_shape(shape)
     seeds = item_seeds(seed, shape[0])

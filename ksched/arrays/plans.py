@@ -1,4 +1,4 @@
-"""What a caller may give for a plan, and what a model may answer."""
+"""The plans that a caller may pass, and the answers that a model may return."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ Model: TypeAlias = Callable[[Any, Any], Any]
 
 
 class HasPlan(Protocol):
-    """What a `ksched.Sampler` is here."""
+    """An object with a plan, such as a `ksched.Sampler`."""
 
     @property
     def plan(self) -> Plan:
-        """The table of numbers."""
+        """The plan."""
         ...
 
 
 def plan_of(what: Plan | HasPlan) -> Plan:
-    """The plan itself, or that of a sampler.
+    """The plan itself, or a sampler's plan.
 
     Raises
     ------
-    TypeError : neither of them
-    TraceError : the sampler is adaptive: it has no plan
+    TypeError
+        Neither a plan nor a sampler.
+    TraceError
+        The sampler is adaptive, so it has no plan.
     """
     plan = what if isinstance(what, Plan) else getattr(what, "plan", None)
     if not isinstance(plan, Plan):
@@ -38,16 +40,17 @@ def plan_of(what: Plan | HasPlan) -> Plan:
 
 
 def answered(denoise: Model, x: Any, sigma: Any, both: bool) -> tuple[Any, ...]:
-    """One model call: (denoised,), or (denoised, uncond) where both are needed.
+    """One model call: (denoised,), or (denoised, uncond) if both are needed.
 
     Raises
     ------
-    TypeError, ValueError : an answer without the unconditional prediction, or of another shape than the state
+    TypeError, ValueError
+        An answer without the unconditional prediction, or of the wrong shape.
     """
     answer = denoise(x, sigma)
     outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer,)
     if both and len(outputs) == 1:
-        raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
+        raise TypeError("this sampler needs (denoised, uncond) from the model; it returned only denoised")
     shape = getattr(x, "shape", ())
     for name, value in zip(("denoised", "uncond"), outputs, strict=False):
         if getattr(value, "shape", ()) != shape:

@@ -1,4 +1,4 @@
-"""A plan run on arrays, row by row."""
+"""Running a plan on arrays, row by row."""
 
 from __future__ import annotations
 
@@ -28,38 +28,45 @@ def run(
     seed: Seed | None = None,
     asarray: Callable[[Any], A] | None = None,
 ) -> A:
-    """The result of a plan on arrays of any kind that add, and multiply by floats.
+    """The result of a plan, on any arrays that can be added and multiplied by floats.
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
-    denoise : ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), where the sampler needs both. It must
-        leave x as it is
-    x : start state at the level ``sigmas[0]``, such as that of `initial_state`
-    noise : ``(sigma_from, sigma_to) -> array like x`` of unit variance, where the sampler draws noise
-    seed : instead of ``noise``, the seed of `ksched.Sampler.sample`, whose noises these are: one whole number (item i
-        takes ``seed + i``) or one per item
-    asarray : with a seed, what makes an array like ``x`` of one of NumPy, such as ``mlx.core.array``; None knows what
-        to do for NumPy and for arrays that have ``__array_namespace__``, such as those of JAX and CuPy
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
+    denoise : callable
+        ``(x, sigma) -> denoised``, sigma a float; or (denoised, uncond), if the sampler needs both. It must not modify
+        x.
+    x : array
+        Start state at ``sigmas[0]``, such as that of `initial_state`.
+    noise : callable or None
+        ``(sigma_from, sigma_to) -> array like x`` of unit variance, if the sampler draws noise.
+    seed : int, sequence of int or None
+        Instead of ``noise``, a seed as for `ksched.Sampler.sample`, with the same noises: one whole number (item i
+        takes ``seed + i``) or one per item.
+    asarray : callable or None
+        With a seed, a function that converts a NumPy array to an array like ``x``, such as ``mlx.core.array``. None
+        works for NumPy and for arrays with ``__array_namespace__``, such as those of JAX and CuPy.
 
     Returns
     -------
-    array like ``x``: the state at ``sigmas[-1]``, x0 itself where that is 0
+    array like ``x``: the state at ``sigmas[-1]``, which is x0 if that is 0
 
     Raises
     ------
-    TypeError, ValueError : no plan; a plan that draws noise without ``noise`` or ``seed``, or both given; an answer of
-        another shape
+    TypeError, ValueError
+        Not a plan; a plan that draws noise with neither ``noise`` nor ``seed``, or both given; an answer of the wrong
+        shape.
 
     Notes
     -----
-    Every sum is made of new arrays, and nothing is written into ``x`` or into what the model returned, which may be the
-    same buffer at every call. An array is let go as soon as no later row reads it.
+    Every sum makes new arrays. Nothing is written to ``x`` or to the model's output, which may be the same buffer at
+    every call. An array is released as soon as no later row reads it.
 
-    All arithmetic is that of the arrays: in float32 a result is that of `ksched.Sampler.sample` to rounding, in float64
-    to 1e-12. With 16-bit numbers, let the state be float32 and the model convert it.
+    All arithmetic is that of the arrays: a float32 result equals that of `ksched.Sampler.sample` up to rounding, a
+    float64 result to 1e-12. For 16-bit models, keep the state in float32 and let the model convert it.
 
-    A loop in Python, which a compiler unrolls: `scan` is for `jax.lax.scan`.
+    This is a Python loop, which a compiler unrolls; use `scan` with `jax.lax.scan`.
 
     Examples
     --------
@@ -90,9 +97,9 @@ def run(
 
 
 def _kept(plan: Plan, call: int, after: int, outputs: tuple[Any, ...]) -> dict[Register, Any]:
-    """What later rows read of an answer; copies of what they read after the next call, at the row ``after``.
+    """The values that later rows read of an answer; copies of those read after the next call, at row ``after``.
 
-    A model may use its buffers again then.
+    The model may reuse its buffers at the next call.
     """
     registers = (Register("D", call), Register("U", call))[: len(outputs)]
     return {
@@ -103,7 +110,7 @@ def _kept(plan: Plan, call: int, after: int, outputs: tuple[Any, ...]) -> dict[R
 
 
 def _formed(row: Row, held: dict[Register, Any], drawn: Callable[[int], Any]) -> Any:
-    """The state of a row; noises are drawn when they are first read, and put with what is held."""
+    """The state of a row; noises are drawn on first use and stored with the held registers."""
     for register, _ in sorted(row.terms):
         if register.kind == "xi" and register not in held:
             held[register] = drawn(register.number)
@@ -121,7 +128,7 @@ def _source(
     seed: Seed | None,
     asarray: Callable[[Any], Any] | None,
 ) -> Callable[[int], Any]:
-    """The noise of each number of the plan's draws."""
+    """A function that makes the noise of each of the plan's draws."""
     if noise is not None and seed is not None:
         raise ValueError("give either seed or noise, not both")
     if noise is not None:
@@ -129,14 +136,14 @@ def _source(
     if seed is None:
         if plan.draws:
             raise ValueError("this sampler draws noise: give seed=<int>, one seed per batch item, or noise=<callable>")
-        return plan.draws.__getitem__  # which is never asked
+        return plan.draws.__getitem__  # never called
     shape = tuple(x.shape)
     seeds, made = item_seeds(seed, shape[0]), asarray or _maker(x)
     return lambda number: made(seeded_numbers(seeds, plan.draws[number], shape))
 
 
 def _asked(draws: tuple[Draw, ...], noise: Callable[[float, float], Any], number: int) -> Any:
-    """A noise of the caller's own, cut off where the draw has a limit: of the whole array, whose law nobody knows."""
+    """Your own noise for a draw, clipped at the draw's limit relative to the whole array, whose law is unknown."""
     draw = draws[number]
     answer = noise(draw.sigma_from, draw.sigma_to)
     if draw.limit == math.inf:
@@ -146,11 +153,12 @@ def _asked(draws: tuple[Draw, ...], noise: Callable[[float, float], Any], number
 
 
 def _maker(x: Any) -> Callable[[Any], Any]:
-    """What makes an array like ``x`` of one of NumPy."""
+    """A function that converts a NumPy array to an array like ``x``."""
     if isinstance(x, np.ndarray):
         return lambda numbers: numbers.astype(x.dtype)
     if hasattr(x, "__array_namespace__"):
         return partial(x.__array_namespace__().asarray, dtype=x.dtype)
     raise TypeError(
-        f"seed= makes NumPy arrays, and how to make a {type(x).__name__} of one is not known: give asarray=<function>"
+        f"asarray must be given with seed= here: no way is known to make a {type(x).__name__} from a NumPy array; give "
+        "asarray=<function>"
     )

@@ -1,4 +1,4 @@
-"""A plan as one step that is compiled once, and the tables that tell the steps of a run apart."""
+"""A plan as one step that is compiled once, and the tables in which the steps of a run differ."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from ksched.types import Array
 __all__ = ["Scan", "scan"]
 
 
-# Arrays of one shape: what is held of a run between two model calls, of which the model sees the first.
+# Arrays of one shape: the registers held between two model calls; the model receives the first.
 State: TypeAlias = tuple[Any, ...]
 
 
 class Scan(NamedTuple):
-    """What `scan` returns.
+    """The result of `scan`.
 
     Attributes
     ----------
-    init : ``(x, noise) -> state``
-    step : ``(denoise, state, call) -> (state, None)``, as `jax.lax.scan` wants it of ``partial(step, denoise)``
-    tables : float64, (nfe, registers, columns), read-only
+    init : callable
+        ``(x, noise) -> state``.
+    step : callable
+        ``(denoise, state, call) -> (state, None)``; pass ``partial(step, denoise)`` to `jax.lax.scan`.
+    tables : ndarray
+        float64, (nfe, registers, columns), read-only.
     """
 
     init: Callable[..., State]
@@ -35,35 +38,37 @@ class Scan(NamedTuple):
 
 
 def scan(plan: Plan | HasPlan) -> Scan:
-    """A plan for `jax.lax.scan`, or for any loop over steps of which only the first is compiled.
+    """A plan for `jax.lax.scan`, or for any loop over steps that compiles only the first.
 
     Parameters
     ----------
-    plan : a `ksched.Plan`, or a `ksched.Sampler`
+    plan : Plan or Sampler
+        A `ksched.Plan`, or a `ksched.Sampler`.
 
     Returns
     -------
-    init : ``init(x)``, or ``init(x, noise[0])`` where the sampler draws noise: the state before the first model call, a
+    init : ``init(x)``, or ``init(x, noise[0])`` if the sampler draws noise: the state before the first model call, a
         tuple of arrays like ``x``
     step : ``step(denoise, state, call)`` is ``(next state, None)``. A call is one row of ``tables``, or (row, noises)
-        where the sampler draws noise. ``denoise`` is called with the state's first array and sigma, a number without
-        axes. A pure function, the same program for every step
-    tables : float64, one row for every model call: the weights of what is held, of the predictions and of the noises,
-        and sigma
+    if
+        the sampler draws noise. ``denoise`` is called with the state's first array and sigma, a scalar. It is a pure
+        function, the same program for every step
+    tables : float64, one row for each model call: the weights of the held registers, of the predictions and of the
+        noises, and sigma
 
     Notes
     -----
-    ``noise`` is that of `ksched.arrays.noise` for noises of a seed, or an array of the same shape of normal numbers.
-    After the last step the result is ``state[0]``.
+    ``noise`` comes from `ksched.arrays.noise` for seeded noise, or is an array of normal numbers with the same shape.
+    After the last step, the result is ``state[0]``.
 
-    The state has as many arrays as the plan must hold at most, and a step multiplies all of them, so `run` does less
-    arithmetic. Weights, sigma and noises are taken in the dtype of the state.
+    The state has as many arrays as the plan ever holds at once, and a step multiplies all of them, so `run` does less
+    arithmetic. Weights, sigma and noises are converted to the dtype of the state.
 
-    Samplers of which ``tables[0]`` has one shape can share a compiled program if the tables are arguments of it.
+    Samplers whose ``tables[0]`` have the same shape can share a compiled program if the tables are its arguments.
 
     Examples
     --------
-    Without JAX, the loop that `jax.lax.scan` is:
+    The loop that `jax.lax.scan` runs, without JAX:
 
     >>> import ksched
     >>> sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 8)
@@ -86,17 +91,17 @@ def scan(plan: Plan | HasPlan) -> Scan:
     def init(x: Any, noise: Iterable[Any] = ()) -> State:
         noises = [_like(value, x) for value in noise]
         if len(noises) != draws and (early or noises):
-            raise ValueError(f"the start takes {draws} noises, noise[0]; got {len(noises)}")
+            raise ValueError(f"the start needs {draws} noises, noise[0]; got {len(noises)}")
         return product(([float(w) for w in row[: 1 + len(noises)]] for row in first), (x, *noises))
 
     def step(denoise: Model, state: State, call: Any) -> tuple[State, None]:
         table, noise = call if isinstance(call, tuple) else (call, ())
         x = state[0]
-        # Numbers that are known are Python's own, which every kind of array takes.
+        # known numbers become Python floats, which every kind of array accepts
         weights = table.tolist() if isinstance(table, np.ndarray) else _like(table, x)
         noises = [_like(value, x) for value in noise]
         if len(noises) != draws:
-            raise ValueError(f"a step of this sampler takes {draws} noises, as (table, noise); got {len(noises)}")
+            raise ValueError(f"a step of this sampler needs {draws} noises, as (table, noise); got {len(noises)}")
         outputs = [_like(value, x) for value in answered(denoise, x, weights[0][-1], both)]
         return product(weights, (*state, *outputs, *noises)), None
 
@@ -104,7 +109,7 @@ def scan(plan: Plan | HasPlan) -> Scan:
 
 
 def _like(value: Any, x: Any) -> Any:
-    """An array in the dtype of another."""
+    """An array converted to another's dtype."""
     if not hasattr(value, "dtype") or value.dtype == x.dtype:
         return value
     return value.astype(x.dtype) if hasattr(value, "astype") else value.to(x.dtype)

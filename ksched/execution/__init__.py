@@ -1,1 +1,1 @@
-"""Running plans on tensors: layout in memory, buffers, runs, batches of runs."""
+"""Running plans on tensors: memory layout, buffers, runs and batches of runs."""

@@ -1,4 +1,4 @@
-"""Where a run of an adaptive sampler stands: its level, tries and model calls."""
+"""The progress of an adaptive run: its level, tries and model calls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["AdaptiveProgress", "ModelCall"]
 
 
 class ModelCall(NamedTuple):
-    """What a sampler waits for: a state, the level to call the model at, whether the unconditional twin is asked.
+    """A model call that a sampler waits for: state, level, and whether the unconditional prediction is needed.
 
-    Then writes to the state, and the level that it is at.
+    The remaining fields are the number of writes to the state, and the state's own level.
     """
 
     x: torch.Tensor
@@ -26,52 +26,53 @@ class ModelCall(NamedTuple):
 
 
 class AdaptiveProgress:
-    """What can be read of a run of an adaptive sampler, besides its numbers."""
+    """The readable progress of an adaptive sampler's run."""
 
     _grid: Grid
     _calls: int
-    _state: Any  # of the last checkpoint
+    _state: Any  # state of the last checkpoint
     _asked: ModelCall | None
 
     @property
     def level(self) -> Level:
-        """The level the model must be called at.
+        """The level at which the model must be called.
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self._waiting.level
 
     @property
     def state_level(self) -> Level:
-        """The level that the state is at: `level`, unless the sampler tells the model another one; errors as there."""
+        """The level of the state: `level`, unless the sampler gives the model another; errors as there."""
         return self._waiting.state_level
 
     @property
     def _waiting(self) -> ModelCall:
         if self._asked is None:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
+            raise RuntimeError("the run is done, so there is no level at which to call the model")
         return self._asked
 
     @property
     def end(self) -> Level:
-        """The level that the run ends at."""
+        """The level at which the run ends."""
         return self._grid.levels[-1]
 
     @property
     def step(self) -> int:
-        """Number of the try, from 0."""
+        """Index of the try, from 0."""
         return self.accepted + self.rejected
 
     @property
     def steps(self) -> None:
-        """None: nobody knows how many there will be."""
+        """None: the number of tries is not known in advance."""
         return None
 
     @property
     def state(self) -> Any:
-        """What the sampler knew at its last checkpoint, between two tries (ours: `ksched.samplers.adaptive.Tried`)."""
+        """The sampler's state at its last checkpoint, between two tries (ours: `ksched.samplers.adaptive.Tried`)."""
         return self._state
 
     @property
@@ -82,20 +83,20 @@ class AdaptiveProgress:
 
     @property
     def accepted(self) -> int:
-        """Tries that were accepted so far."""
+        """Number of tries accepted so far."""
         return 0 if self._state is None else int(self._state.accepted)
 
     @property
     def rejected(self) -> int:
-        """Tries that were rejected so far."""
+        """Number of tries rejected so far."""
         return 0 if self._state is None else int(self._state.rejected)
 
     @property
     def nfe(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls answered so far (NFE)."""
         return self._calls
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
+        """Whether the next answer must include the unconditional prediction."""
         return self._asked is not None and self._asked.both

@@ -1,4 +1,4 @@
-"""Runs without a plan: a sampler function executed on tensors, as an oracle or because it looks at its states."""
+"""Runs without a plan: a sampler function executed on tensors because it looks at its states, or as a test oracle."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = ["AdaptiveRun", "S", "finish"]
 
 S = TypeVar("S")
 
-#: a prediction and its unconditional twin, if that was asked for
+#: a prediction, and the unconditional prediction if it was requested
 Answer = tuple[torch.Tensor, torch.Tensor | None]
 
 NOT_PARTED = (
-    "a run of an adaptive sampler chooses its steps by the error of the whole batch, so its items cannot be parted or "
-    "copied: take needs a sampler that has a plan"
+    "an adaptive run chooses its steps from the error of the whole batch, so its items cannot be split or copied; take "
+    "needs a sampler that has a plan"
 )
 
 
-class _Waiting(Exception):  # noqa: N818 - it is none
-    """Leaves a sampler where it waits for the model. It is not kept, since it holds the frames that it came through."""
+class _Waiting(Exception):  # noqa: N818 - control flow, not an error
+    """Leaves a sampler where it waits for the model. It is never stored, because its traceback holds all frames."""
 
     def __init__(self, call: ModelCall) -> None:
         super().__init__("the sampler waits for the model")
@@ -45,22 +45,25 @@ class _Waiting(Exception):  # noqa: N818 - it is none
 
 
 class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
-    """One run of an adaptive sampler, driven by whoever holds it, as a `Run` is.
+    """One run of an adaptive sampler that you drive yourself, like a `Run`.
 
-    The sampler is called anew from its last checkpoint for every answer, with the answers since then: at most those of
-    one try. So a run can wait for its model, and be saved and resumed, without a thread. `finish` has the model at hand
-    and calls the sampler once.
+    For every answer, the sampler is called again from its last checkpoint with the answers given since then, at most
+    those of one try. The run can therefore wait for its model, and be saved and resumed, without a thread. `finish` has
+    the model available and calls the sampler once.
 
     Parameters
     ----------
-    spec, grid, options : what to run
-    x : start state, batch first; it is copied, never written to
+    spec, grid, options : SamplerSpec, Grid or mapping
+        Sampler, grid and options to run.
+    x : Tensor
+        Start state, batch first; it is copied and never modified.
     seed, noise : as for `Run`; needed if the sampler draws noise
     levels, check_start : as for `Run`
 
     Raises
     ------
-    TypeError, ValueError : as for `Run`
+    TypeError, ValueError
+        As for `Run`.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         self.levels = levels
         self._check_start = check_start
         self._fed = False
-        #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
+        #: the error with which the run left a batch early; None if it did not. `Batch.add` clears it
         self.error: Exception | None = None
         self._spec, self._grid, self._options = spec, grid, dict(options)
         self._dtype = x.dtype
@@ -88,10 +91,10 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         self._start = x.to(self._compute, copy=True)
         self._noise, self._seeds = noise_source(bool(self._options.get("eta")), x.shape[0], seed, noise, grid.process)
         self._calls = 0
-        self._state: Any = None  # of the last checkpoint
-        self._state_writes: list[int] = []  # to its tensors, as torch counts them
+        self._state: Any = None  # state of the last checkpoint
+        self._state_writes: list[int] = []  # torch's write counters of its tensors
         self._saved: Mapping[str, Any] | None = None  # the same, as loaded
-        self._answers: list[Answer] = []  # since then
+        self._answers: list[Answer] = []  # answers since the checkpoint
         self._drawn: dict[Draw, torch.Tensor] = {}
         self._asked: ModelCall | None = None
         self._result = self._start
@@ -99,17 +102,17 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
     @property
     def shape(self) -> torch.Size:
-        """Of the states, batch first."""
+        """Shape of the states, batch first."""
         return self._start.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the states that the model sees, and of the result."""
+        """Dtype of the states that the model receives, and of the result."""
         return self._dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the states are."""
+        """Device of the states."""
         return self._start.device
 
     @property
@@ -119,7 +122,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
     @property
     def x(self) -> torch.Tensor:
-        """The state the model must see next, or the result; errors as for `Run.x`."""
+        """The state that the model must evaluate next, or the result; errors as for `Run.x`."""
         if self.error is not None:
             raise RuntimeError(f"the run left its batch with an error: {self.error}") from self.error
         return (self._result if self._asked is None else self._asked.x).to(self._dtype)
@@ -128,18 +131,18 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
     def sigma(self) -> torch.Tensor:
         """Contract sigma for the model, shape (batch,); float32 (float64 if the state is)."""
         sigma = _filled(self._start, self._compute, self.level.label)
-        carry(sigma, (self.level.label,) * len(sigma), (math.nan,) * len(sigma))  # no step of it is a jump
+        carry(sigma, (self.level.label,) * len(sigma), (math.nan,) * len(sigma))  # no step of an adaptive run is a jump
         if self.levels is not None:
             mark(sigma, (self.levels,))
         return sigma
 
     @property
     def timestep(self) -> torch.Tensor:
-        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype."""
+        """The process's timestep for the network, shape (batch,), in `sigma`'s dtype."""
         return _filled(self._start, self._compute, self.process.timestep(self.level.label))
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
-        """Answer the model call at `x` and advance to the next one; arguments and errors as for `Run.feed`."""
+        """Answer the model call at `x` and advance to the next; arguments and errors as for `Run.feed`."""
         if self._fed:
             raise RuntimeError(FED_TWICE)
         self._fed = True
@@ -149,7 +152,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
             self._fed = False
 
     def _answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> None:
-        """Check an answer and go on with it."""
+        """Check an answer and continue with it."""
         answer = self._checked(denoised, uncond)
         try:
             with _taken_back_on_error(self):
@@ -161,9 +164,9 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
             raise
 
     def _checked(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> Answer:
-        """Copies of an answer to the model call that is asked, if it is one and the model wrote to nothing."""
+        """Copies of an answer to the requested model call, after checking it and that the model wrote to nothing."""
         if self._asked is None:
-            raise RuntimeError("the run is done: it takes no further prediction")
+            raise RuntimeError("the run is done and takes no further prediction")
         check_output("D", denoised, self.shape, self.device)
         if self._asked.both:
             check_output("U", uncond, self.shape, self.device)
@@ -175,7 +178,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         return denoised.to(self._compute, copy=True), uncond
 
     def _forget_what_is_not_finite(self) -> None:
-        """Ask again for an answer that was NaN: it shows only when the last stage of a try has been answered."""
+        """Request an answer again if it was NaN; this shows only when the last stage of a try has been answered."""
         finite = [all(value.isfinite().all() for value in pair if value is not None) for pair in self._answers]
         if not all(finite):
             self._calls -= len(finite) - finite.index(False)
@@ -183,11 +186,11 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
             self._advance()
 
     def take(self, indices: object) -> NoReturn:
-        """Refused with a TypeError: all items share their steps, which the error of the whole batch has chosen."""
+        """Refused with a TypeError: all items share their steps, chosen from the error of the whole batch."""
         raise TypeError(NOT_PARTED)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
+        """Everything needed to resume the run, in another process too: numbers, strings and copies of tensors."""
         return {
             "version": 1,
             "live": _key(self._spec, self._grid, self._options),
@@ -200,11 +203,12 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, bit for bit; this run's own state and seeds are forgotten.
+        """Resume from where `state_dict` was taken, bit for bit; this run's own state and seeds are replaced.
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another sampler or noise; the run is as it was then
+        ValueError
+            Not such a state, a damaged one, or one of another sampler or noise; the run is then unchanged.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or state["version"] is True:
             raise ValueError("state must come from Run.state_dict(), version 1")
@@ -225,10 +229,10 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
                 self._drawn = {}
                 self._advance()
         except Exception as error:
-            raise ValueError(f"the state is damaged: no run can go on from it ({error})") from error
+            raise ValueError(f"the state is damaged, so no run can resume from it ({error})") from error
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """A copy, or a pickle, is a run of its own that goes on from the same state."""
+        """A copy, or a pickle, is an independent run that continues from the same state."""
         if self._start.requires_grad:
             raise TypeError(
                 "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
@@ -239,7 +243,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         return _restored, (*parts, self.state_dict())
 
     def _advance(self, ask: Callable[[], Answer] | None = None) -> None:
-        """Call the sampler from its last checkpoint, up to the next model call or the result; past calls with `ask`."""
+        """Call the sampler from its last checkpoint to the next model call or the result; past calls with `ask`."""
         try:
             self._result = self._spec(_Replay(self, ask), self._grid, self._start, **self._options)
             self._asked = None
@@ -248,17 +252,20 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
 
 def finish(run: AdaptiveRun, model: Callable[[], Answer]) -> None:
-    """Go on to the end in one call of the sampler, which computes nothing twice; the result is that of `feed`.
+    """Run to the end in one call of the sampler, which computes nothing twice; the result is that of `feed`.
 
     Parameters
     ----------
-    run : it is where it was after an error, and takes no answers meanwhile
-    model : called at every model call, where ``run`` is what it is before `feed`; returns the prediction, and its
-        unconditional twin or None
+    run : AdaptiveRun
+        The run; after an error it is where it was before, and meanwhile it takes no other answers.
+    model : callable
+        Called for every model call, with ``run`` in the state that it has before `feed`; returns the prediction and the
+        unconditional prediction or None.
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError : as for `AdaptiveRun.feed`
+    TypeError, ValueError, RuntimeError
+        As for `AdaptiveRun.feed`.
     """
     if run._fed:
         raise RuntimeError(FED_TWICE)
@@ -271,7 +278,7 @@ def finish(run: AdaptiveRun, model: Callable[[], Answer]) -> None:
 
 @contextmanager
 def _taken_back_on_error(run: AdaptiveRun) -> Iterator[None]:
-    """Leave a run as it was if what is done with it ends in an error: a mistake loses nothing, nor does Ctrl-C."""
+    """Restore a run if an error ends the work on it, so that a mistake or Ctrl-C loses nothing."""
     before = dict(vars(run))
     try:
         yield
@@ -281,7 +288,7 @@ def _taken_back_on_error(run: AdaptiveRun) -> Iterator[None]:
 
 
 class _Replay:
-    """The verbs of a `AdaptiveRun`: what has been answered before is answered again, then `ask` is, if there is one."""
+    """The sampler context of an `AdaptiveRun`: it replays earlier answers, then uses `ask` if there is one."""
 
     def __init__(self, run: AdaptiveRun, ask: Callable[[], Answer] | None) -> None:
         self._run = run
@@ -342,28 +349,28 @@ def _restored(
     levels: Levels | None,
     state: Mapping[str, Any],
 ) -> AdaptiveRun:
-    """A run that goes on from a state, as copies and pickles need it."""
+    """A run that continues from a saved state, for copies and pickles."""
     run = AdaptiveRun(spec, grid, options, start, seed=seeds, noise=noise.function, levels=levels)
     run.load_state_dict(state)
     return run
 
 
 def _filled(x: torch.Tensor, dtype: torch.dtype, value: float) -> torch.Tensor:
-    """A number for every item of a state."""
+    """A tensor with one number per item of a state."""
     return torch.full((len(x),), value, dtype=dtype, device=x.device)
 
 
 def _key(spec: SamplerSpec, grid: Grid, options: Mapping[str, Any]) -> str:
-    """What a saved state must have in common with a run."""
+    """Text that a saved state and a run must share."""
     levels = [level.label for level in grid.levels]
-    process = repr(grid.process).replace("keep_every=", "every=")  # as the first version wrote it
+    process = repr(grid.process).replace("keep_every=", "every=")  # the form that the first version wrote
     return f"{spec.name} {sorted(options.items())!r} {levels!r} {process}"
 
 
 def _checked_parts(
     check: StateCheck, like: Any, compute: torch.dtype
 ) -> tuple[Mapping[str, Any], Sequence[tuple[Any, Any]]]:
-    """The checkpoint and the answers since then of a saved state; raises ValueError if they are damaged."""
+    """The checkpoint of a saved state and the answers since; raises ValueError if they are damaged."""
     saved, answers = check.part("state"), check.part("answers")
     names = {f.name for f in fields(like)}
     if not isinstance(saved, Mapping) or set(saved) != names:
@@ -380,12 +387,12 @@ def _checked_parts(
 
 
 def _writes_in(state: Any) -> list[int]:
-    """How often torch has counted writes to the tensors of a checkpoint."""
+    """Write counters, by torch, of the tensors of a checkpoint."""
     return [writes_to(value) for value in vars(state).values() if isinstance(value, torch.Tensor)]
 
 
 def _copied(value: Any, device: torch.device | None = None) -> Any:
-    """Numbers as they are, tensors as copies, tuples part by part."""
+    """A copy: numbers unchanged, tensors copied, tuples element by element."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone().to(device if device is not None else value.device)
     return tuple(_copied(part, device) for part in value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Continuous batching: runs of all kinds advance together, one model call for all of them at a time."""
+"""Continuous batching: runs of all kinds advance together and share each model call."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ _SINGLE = (Run, AdaptiveRun)
 
 
 class Batch:
-    """Runs that share their model calls: with different samplers, schedules, steps, processes, seeds and starts.
+    """Runs that share their model calls, with different samplers, schedules, steps, processes, seeds and starts.
 
-    Runs join with `add` and leave when they are done, or with `remove`, between any two calls. What a run sees is what
-    it would see alone, so its result is that of `Sampler.sample`, however the others come and go.
+    Runs join with `add`. They leave when they are done, or with `remove`, between any two calls. A run sees exactly
+    what it would see alone, so its result is that of `Sampler.sample` and does not depend on the other runs.
 
     Attributes
     ----------
-    runs : those in the batch, in the order of their rows; a run of several items has several rows
+    runs : tuple of object
+        The runs in the batch, in the order of their rows; a run of several items has several rows.
 
     Notes
     -----
-    All runs need states of one shape (but for the number of items), dtype and device. Between two ticks a run may
-    change how many it has, by `Run.take`; `rows` is then another.
+    All runs need states of the same item shape, dtype and device. Between two ticks, `Run.take` may change the number
+    of items of a run; `rows` then changes too.
 
-    `ksched.Streams` and `ksched.Frames` are members too, each among its own kind: of the same parts with states of
-    those shapes, or as many frames. With `Streams`, `x`, `sigma`, `timestep` and answers are mappings by the names of
-    the parts; with `Frames`, `sigma` and `timestep` have shape (rows, frames).
+    `ksched.Streams` and `ksched.Frames` can be members too. All members must be of one kind: `Streams` with the same
+    parts and shapes, or `Frames` with the same number of frames. With `Streams`, `x`, `sigma`, `timestep` and answers
+    are mappings by part name; with `Frames`, `sigma` and `timestep` have shape (rows, frames).
 
-    A run that fails, such as an adaptive one whose model answers NaN, leaves alone: it is returned with those that are
-    done, its ``error`` says why, and reading its ``x`` raises that. The others go on.
+    A run that fails, such as an adaptive one whose model returns NaN, leaves the batch. It is returned together with
+    the finished runs, its ``error`` says why, and reading its ``x`` raises that error. The other runs continue.
 
-    A batch belongs to one thread, and a second one gets an error; another thread hands it runs by a queue. On a GPU the
-    states of all runs are formed in one launch, or in two or three where samplers form one state from another.
+    A batch belongs to one thread; a second one gets an error, so hand runs over through a queue. On a GPU, the states
+    of all runs are formed in one kernel launch, or in two or three if samplers form one state from another.
 
     Examples
     --------
@@ -82,102 +83,111 @@ class Batch:
 
     @property
     def runs(self) -> tuple[Any, ...]:
-        """Those in the batch, in the order of their rows."""
+        """The runs in the batch, in the order of their rows."""
         return tuple(self._runs)
 
     def __len__(self) -> int:
         return len(self._runs)
 
     def add(self, run: M) -> M:
-        """Let a run join, from its present state on; it is returned.
+        """Add a run, which joins from its present state on; returns the run.
 
         Raises
         ------
-        TypeError, ValueError : no run, one that is done or in the batch already, or states that do not fit the others
-        RuntimeError : a model call of the batch is being made or answered
+        TypeError, ValueError
+            Not a run; a run that is done or already in the batch; states that do not fit the others.
+        RuntimeError
+            A model call of the batch is in progress.
         """
         self._check_idle()
         if not isinstance(run, Run | AdaptiveRun | JointRun):
             raise TypeError(f"run must come from Sampler.start; got {type(run).__name__}")
         if run.done:
-            raise ValueError("the run is done: there is no model call left to share")
+            raise ValueError("a run must not be done when it joins; this one has no model call left to share")
         if _shares_a_run(run, self._runs):
-            raise ValueError("the run is in the batch already")
+            raise ValueError("a run can be in a batch only once; this one is already in it")
         if self._runs:
             ours, new = _kind(self._runs[0]), _kind(run)
             if ours != new:
                 raise ValueError(
-                    f"runs of a batch must have items of one shape, dtype and device; here they are {ours}, got {new}"
+                    f"runs of a batch must have items of one shape, dtype and device; this batch has {ours}, got {new}"
                 )
         run.error = None
         self._runs.append(run)
         return run
 
     def remove(self, run: M) -> M:
-        """Let a run leave before it is done; it is returned, and may go on alone or join again.
+        """Remove a run before it is done and return it; it may continue alone or join again.
 
         Raises
         ------
-        ValueError : the run is not in the batch
-        RuntimeError : a model call of the batch is being made or answered
+        ValueError
+            The run is not in the batch.
+        RuntimeError
+            A model call of the batch is in progress.
         """
         self._check_idle()
         for i, other in enumerate(self._runs):
             if other is run:
                 del self._runs[i]
                 return run
-        raise ValueError("the run is not in the batch: it was never added, is done, or was removed")
+        raise ValueError("the run must be in the batch; it was never added, is done, or was removed")
 
     @property
     def rows(self) -> tuple[slice, ...]:
-        """Where in the batch the items of each run are."""
+        """The rows of each run in the batch."""
         ends = accumulate(map(_items, self._runs), initial=0)
         return tuple(slice(start, end) for start, end in pairwise(ends))
 
     @property
     def x(self) -> Any:
-        """The states that the model must see next, one below the other; never written again.
+        """The states that the model must evaluate next, concatenated along the batch; never modified later.
 
         Raises
         ------
-        RuntimeError : the batch is empty
+        RuntimeError
+            The batch is empty.
         """
         return _joined([run.x for run in self._runs])
 
     @property
     def sigma(self) -> Any:
-        """Contract sigma of every row, as each run's own process means it; shape (rows,)."""
+        """Contract sigma of each row, by each run's own process; shape (rows,)."""
         return _joined([run.sigma for run in self._runs], marked=True)
 
     @property
     def timestep(self) -> Any:
-        """The timestep that each run's own process gives its level, for the network; shape (rows,)."""
+        """Timestep of each row for the network, by each run's own process; shape (rows,)."""
         return _joined([run.timestep for run in self._runs])
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin, because a run needs it."""
+        """Whether the next answer must include the unconditional prediction, because some run needs it."""
         return any(run.needs_uncond for run in self._runs)
 
     def feed(self, denoised: Any, uncond: torch.Tensor | None = None) -> list[Any]:
-        """Answer the model call at `x` and advance all runs to their next ones.
+        """Answer the model call at `x` and advance all runs to their next call.
 
         Parameters
         ----------
-        denoised : the x0 predictions, of the shape of `x`; as free as that of `Run.feed`. Where `x` is a mapping, one
-            as `Streams.feed` takes it: with a prediction, or a pair of them, for every part that is not done everywhere
-        uncond : their unconditional twins, if `needs_uncond`
+        denoised : object
+            The x0 predictions, of the shape of `x`, with the same freedom as in `Run.feed`. If `x` is a mapping, a
+            mapping as for `Streams.feed`: a prediction, or a pair of them, for each part that is not done in all runs.
+        uncond : Tensor or None
+            The unconditional predictions, if `needs_uncond`.
 
         Returns
         -------
-        the runs that are done now, which have left the batch; their ``x`` is the result. With them those that failed,
-        whose ``error`` says why
+        the runs that are now done and have left the batch (their ``x`` is the result), and the runs that failed, whose
+        ``error`` says why
 
         Raises
         ------
-        RuntimeError : the batch is empty, or another thread is at work on it
-        TypeError, ValueError : as for `Run.feed`. All is checked, and own noise drawn, before any run advances, so that
-            a mistake loses nothing
+        RuntimeError
+            The batch is empty, or another thread is using it.
+        TypeError, ValueError
+            As for `Run.feed`. Everything is checked, and your own noise drawn, before any run advances, so a mistake
+            loses nothing.
         """
         with self._at_work():
             return self._feed(denoised, uncond)
@@ -201,21 +211,22 @@ class Batch:
         return self._advance(work)
 
     def tick(self, model: Callable[[Any, Any], Any]) -> list[Any]:
-        """One model call, and what `feed` makes of its answer.
+        """Make one model call and `feed` its answer.
 
         Parameters
         ----------
-        model : ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. The network of a
-            `Denoiser` is asked itself, as `Sampler.sample` does, if its process is that of all runs
+        model : callable
+            ``(x, sigma) -> denoised``, or (denoised, uncond), for states and sigmas of all rows. If the process of a
+            `Denoiser` is that of all runs, its network is called directly, as in `Sampler.sample`.
 
         Raises
         ------
-        RuntimeError, TypeError, ValueError : as for `feed`; and a model that knows its process, where it means other
-            states than that of a run
+        RuntimeError, TypeError, ValueError
+            As for `feed`; and if a model knows its process, and that means other states than a run's.
 
         Notes
         -----
-        Gradients are recorded only if a state asks for them.
+        Gradients are recorded only if a state requires them.
         """
         with self._at_work():
             return self._ticked(model)
@@ -236,7 +247,7 @@ class Batch:
         numbers = [denoiser.conversions(run.plan.call_sigmas)[run.nfe] for run in runs]
         inputs = [run.network_input(norm) for run, (norm, _, _) in zip(runs, numbers, strict=True)]
         output = denoiser.output(torch.cat(inputs), self.timestep)
-        del inputs  # whoever holds a state keeps a run from writing over it
+        del inputs  # a run cannot overwrite a state that somebody holds
         rows = self._checked("D", output)
         return self._advance(
             [
@@ -246,7 +257,7 @@ class Batch:
         )
 
     def _advance(self, work: Sequence[tuple[Any, Sequence[Answer]]]) -> list[Any]:
-        """Give every run its answer; returns those that are done or failed, which leave."""
+        """Give each run its answer; returns the runs that are done or failed, which leave the batch."""
         advance_together(work)
         for run in self._runs:
             if not isinstance(run, _SINGLE) and run.error is None:
@@ -257,7 +268,7 @@ class Batch:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Let nobody else in."""
+        """Lock the batch for the present thread."""
         if not self._lock.acquire(False):
             raise RuntimeError(_BUSY)
         try:
@@ -270,27 +281,28 @@ class Batch:
             raise RuntimeError(_BUSY)
 
     def _checked(self, kind: str, output: Any) -> tuple[slice, ...]:
-        """Raise unless there is a prediction for every row; returns the rows of each run."""
+        """The rows of each run, after checking that there is a prediction for every row."""
         if not self._runs:
-            raise RuntimeError("the batch is empty: there is no model call to answer")
+            raise RuntimeError("the batch is empty, so there is no model call to answer")
         rows, first = self.rows, self._runs[0]
         check_output(kind, output, (rows[-1].stop, *first.shape[1:]), first.device)
         return rows
 
 
 _NOT_COPIED = (
-    "a batch cannot be copied or pickled: keep the state_dict() of each run, and add runs that loaded these to a new "
-    "batch"
+    "a batch cannot be copied or pickled: save the state_dict() of each run, load these into new runs, and add those "
+    "to a "
+    "new batch"
 )
 
 _BUSY = (
-    "a batch belongs to one thread, and a model call of this one is being made or answered; hand runs to that thread "
-    "by a queue"
+    "a batch belongs to one thread, and a model call of this one is in progress; hand runs to that thread through a "
+    "queue"
 )
 
 
 def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
-    """What the next answer must be for every part; None unless the states are mappings."""
+    """What the next answer must contain for each part; None unless the states are mappings."""
     if not runs or isinstance(runs[0], _SINGLE) or isinstance(runs[0].asked, Asked):
         return None
     every = [run.asked for run in runs]
@@ -307,9 +319,9 @@ def _asked(runs: Sequence[Any]) -> Mapping[str, Asked] | None:
 
 
 def _joined(parts: list[Any], *, marked: bool = False) -> Any:
-    """A part of every run, one below the other; ``marked`` sigmas go on telling of their levels."""
+    """A value of all runs, concatenated along the batch; ``marked`` sigmas keep the levels attached to them."""
     if not parts:
-        raise RuntimeError("the batch is empty: there is no model call to make")
+        raise RuntimeError("the batch is empty, so there is no model call to make")
     if isinstance(parts[0], MappingProxyType):
         return MappingProxyType({name: _joined([p[name] for p in parts], marked=marked) for name in parts[0]})
     together = torch.cat(parts)
@@ -320,7 +332,7 @@ def _joined(parts: list[Any], *, marked: bool = False) -> Any:
 
 
 def _rows(pair: tuple[torch.Tensor, torch.Tensor | None], part: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The rows of one run."""
+    """The rows of one run, from both predictions."""
     denoised, uncond = pair
     return denoised[part], None if uncond is None else uncond[part]
 
@@ -330,7 +342,7 @@ def _items(run: Member) -> int:
 
 
 def _shares_a_run(run: Member, others: Sequence[Member]) -> bool:
-    """Whether a run, or one that it is made of, is among others."""
+    """Whether a run, or a run that it consists of, is among the others."""
     own = {id(part) for part in _parts(run)}
     return any(id(part) in own for other in others for part in _parts(other))
 

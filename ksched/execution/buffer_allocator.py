@@ -1,4 +1,4 @@
-"""Which buffer every register of a plan lives in, and when a buffer may be used again."""
+"""Which buffer holds each register of a plan, and when a buffer may be reused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["BufferAllocator"]
 
 
 class _Stay(NamedTuple):
-    """A register in a buffer, from one turn to the one before another."""
+    """A register's stay in a buffer, from one turn until before another."""
 
     register: Register
     buffer: int
@@ -20,10 +20,10 @@ class _Stay(NamedTuple):
 
 
 class _Held(Sequence[tuple[tuple[Register, int], ...]]):
-    """The registers that are held at every turn, in the order in which they came.
+    """The registers held at each turn, in order of arrival.
 
-    A tree of turns, each node of which has the stays that last all through it and not all through the node above: so
-    even registers that stay all the time take room once, and not once a turn.
+    A tree of turns: each node stores the stays that last through all of it but not through all of its parent. Registers
+    that stay all the time therefore take space once, not once per turn.
     """
 
     def __init__(self, stays: Sequence[_Stay], turns: int) -> None:
@@ -54,37 +54,37 @@ class _Held(Sequence[tuple[tuple[Register, int], ...]]):
 
 
 class BufferAllocator:
-    """Buffers that are taken and put back; the last one put back is taken first, while a processor still caches it."""
+    """Buffers that are taken and returned; the last one returned is taken first, while it is still in the cache."""
 
     def __init__(self) -> None:
         self.count = 0
         self.turn = 0
         self.place: dict[Register, int] = {}
         self._free: list[int] = []
-        self._came: dict[Register, tuple[int, int]] = {}  # in which order, and at which turn
+        self._came: dict[Register, tuple[int, int]] = {}  # order and turn of arrival
         self._stays: list[_Stay | None] = []
 
     def take(self, register: Register) -> int:
-        """A free buffer, which the register lives in from now on."""
+        """A free buffer for the register."""
         if not self._free:
             self._free.append(self.count)
             self.count += 1
         return self._put(register, self._free.pop())
 
     def put_back(self, registers: Iterable[Register]) -> None:
-        """Free the buffers of registers that nobody reads any more."""
+        """Free the buffers of registers that nothing reads any more."""
         self._free.extend(self._remove(register) for register in registers)
 
     def hand_over(self, old: Register, new: Register) -> int:
-        """The buffer of one register, which another one lives in from now on."""
+        """Pass the buffer of one register on to another, and return it."""
         return self._put(new, self._remove(old))
 
     def in_order(self, registers: Iterable[Register]) -> list[Register]:
-        """Those of some registers that are here, in the order in which they came."""
+        """The given registers that are held, in order of arrival."""
         return sorted((register for register in registers if register in self.place), key=self._came.__getitem__)
 
     def held(self) -> _Held:
-        """What was here when each turn began, the one that begins now included."""
+        """The registers held when each turn began, including the present turn."""
         self.turn += 1
         for register in [*self.place]:
             self._remove(register)
@@ -99,6 +99,6 @@ class BufferAllocator:
     def _remove(self, register: Register) -> int:
         buffer = self.place.pop(register)
         number, first = self._came.pop(register)
-        if first < self.turn:  # it came and went within a turn otherwise
+        if first < self.turn:  # otherwise it came and went within one turn
             self._stays[number] = _Stay(register, buffer, first, self.turn)
         return buffer

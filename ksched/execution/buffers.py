@@ -1,4 +1,4 @@
-"""The one arithmetic operation of a run, a linear combination of tensors, and the buffers that it writes into."""
+"""A run's only arithmetic operation, a linear combination of tensors, and the buffers that it writes to."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
 
     Parameters
     ----------
-    registers : tensors of one shape, dtype and device, to which the sources of the combination are indices
-    what : the combination
-    out : a buffer for the result; it may be the tensor of the first term, and overlaps no other. None: a new tensor,
-        through which gradients flow
+    registers : sequence of Tensor
+        Tensors of one shape, dtype and device; the combination's sources are indices into them.
+    what : Combination
+        The combination.
+    out : Tensor or None
+        A buffer for the result; it may be the tensor of the first term and overlaps no other. None makes a new tensor,
+        through which gradients flow.
 
     Returns
     -------
-    ``out``, or the new tensor; the numbers are the same
+    ``out``, or the new tensor; the numbers are the same either way
 
     Notes
     -----
-    A number comes out the same wherever in a tensor it stands, so that an item does not depend on its batch;
-    `torch.addr` and `torch.addmm` would be fewer passes but do not give that.
+    A number's value does not depend on its position in the tensor, so an item does not depend on its batch.
+    `torch.addr` and `torch.addmm` would need fewer passes but do not guarantee this.
     """
     _, terms, scale, means, sums = what
     first = registers[terms[0][0]]
-    if first is out:  # the same as out=, with less to do before it begins
+    if first is out:  # the same as out=, with less overhead
         total = first if scale == 1 else first.mul_(scale)
     elif means:
         (source, weight), means = means[0], means[1:]
@@ -64,7 +67,7 @@ def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Ten
 def _entry(
     module: Any, registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor
 ) -> tuple[list[torch.Tensor], list[float], torch.Tensor]:
-    """A combination as `triton_kernels` takes it; outputs of the model may be of any dtype."""
+    """A combination in the form that `triton_kernels` takes; model outputs may have any dtype."""
     tensors = [registers[source] for source, _ in what.terms]
     strides, dtypes = out.stride(), module.DTYPES
     for i, tensor in enumerate(tensors):
@@ -74,21 +77,21 @@ def _entry(
 
 
 def _laid_out(tensor: torch.Tensor, new: Callable[[], torch.Tensor], dtypes: Iterable[torch.dtype]) -> torch.Tensor:
-    """A tensor whose elements lie in memory in the order of a new one's: itself, or else a copy."""
+    """A tensor whose elements lie in memory in the order of a new one's: itself, or a copy."""
     copy = new()
     strides = zip(tensor.shape, tensor.stride(), copy.stride(), strict=True)
     same = tensor.dtype in dtypes and all(own == other for size, own, other in strides if size > 1)
-    # Neither a view that torch negates when it is read, nor zeros that are nowhere.
+    # exclude views that torch negates when it reads them, and zero tensors without memory
     if same and not tensor.is_neg() and tensor.data_ptr():
         return tensor
     return copy.copy_(tensor)
 
 
-# A tensor, its memory block, and the owners of that if we are alone.
+# a tensor, its memory block, and the number of the block's owners if nobody else holds it
 _Buffer: TypeAlias = tuple[Any, int, int]
 
 
-# Before there is one; of a block that has more owners than that.
+# placeholder before there is a tensor, or for a block with more owners
 _NOTHING = torch.empty(0, device="cpu")
 
 
@@ -96,25 +99,34 @@ _NONE: _Buffer = (None, block_of(_NOTHING), -1)
 
 
 class Buffers:
-    """The registers of a run: tensors like its state, of which each is written to only while nobody else can see it.
+    """The registers of a run: tensors like its state. Each is written only while nobody else can see it.
 
     Parameters
     ----------
-    like : a state, for shape, strides and device
-    dtype : what the registers are held in
-    count : how many registers there are
-    items : how many items a register has, if that is not the number of the state
+    like : Tensor
+        A state, for shape, strides and device.
+    dtype : dtype
+        Dtype of the registers.
+    count : int
+        Number of registers.
+    items : int or None
+        Number of items in a register, if it is not the state's.
 
     Attributes
     ----------
-    tensors : what the registers hold; after them room for the outputs of a model call, `UNCOND` and `DENOISED`
-    shape, device, dtype : of the registers
-    mixed : whether model outputs of half precision are taken as they are
+    tensors : list
+        The registers; after them room for the outputs of a model call, `UNCOND` and `DENOISED`.
+    shape : torch.Size
+        Shape of the registers.
+    device, dtype : device and dtype
+        Device and dtype of the registers.
+    mixed : bool
+        Whether model outputs in half precision are used without conversion.
 
     Notes
     -----
-    A tensor that leaves a run leaves as an alias. As long as that, a view of it, or an array made of either is alive,
-    torch counts more than one owner of the memory, and the register moves to a new block when it is next written.
+    A tensor that leaves a run is an alias. While that alias, a view of it, or an array made from either is alive, torch
+    counts more than one owner of the memory, and the register moves to a new block before it is written next.
     """
 
     def __init__(self, like: torch.Tensor, dtype: torch.dtype, count: int, *, items: int | None = None) -> None:
@@ -135,12 +147,12 @@ class Buffers:
         raise TypeError("the buffers of a run are memory of this process; save the run's state_dict() instead")
 
     def alias(self, register: int) -> torch.Tensor:
-        """What a register holds, for others to see."""
+        """A register's contents, as a tensor that others may hold."""
         tensor: torch.Tensor = self.tensors[register]
         return tensor.detach() if tensor is self._own[register][0] else tensor
 
     def writable(self, register: int) -> torch.Tensor:
-        """A tensor for what a register shall hold: its buffer, or a new one if others can see that."""
+        """A tensor to write a register's new value to: its buffer, or a new one if others can see the buffer."""
         buffer, block, owners = self._own[register]
         if owners_of(block) != owners:
             buffer = self._moved(register)
@@ -150,7 +162,7 @@ class Buffers:
     def _moved(self, register: int) -> torch.Tensor:
         """A register in a new block of memory."""
         if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):  # else it could not be written to outside of inference mode
+            with torch.inference_mode(False):  # an inference tensor could not be written outside inference mode
                 buffer = self._new()
         else:
             buffer = self._new()
@@ -159,12 +171,14 @@ class Buffers:
         return buffer
 
     def form(self, operations: Operations, recorded: bool = False) -> None:
-        """Do the operations of a turn.
+        """Execute the operations of a turn.
 
         Parameters
         ----------
-        operations : what to do
-        recorded : on new tensors, since something follows every value
+        operations : Operations
+            The operations.
+        recorded : bool
+            Whether to make new tensors, because gradients or something else track every value.
         """
         if recorded:
             for operation in operations:
@@ -180,7 +194,7 @@ class Buffers:
 
 
 def form_together(work: Sequence[tuple[Buffers, Operations]]) -> None:
-    """`Buffers.form` for many runs; on a GPU in one launch for all, or as many as the longest turn has rounds."""
+    """`Buffers.form` for many runs: on a GPU in one launch, or as many as the longest turn has rounds."""
     together = []
     for buffers, operations in work:
         if buffers._triton is None:

@@ -1,4 +1,4 @@
-"""Sigma and timestep of every model call of a run, as tensors for a model."""
+"""Sigma and timestep of each model call of a run, as tensors for the model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ __all__ = ["CallLevels"]
 
 
 class CallLevels:
-    """Sigmas and timesteps of all model calls, brought to the device at once when the first is asked for.
+    """Sigmas and timesteps of all model calls, uploaded to the device together on first use.
 
     Parameters
     ----------
-    registers : of the run
-    process : gives the timesteps; None knows none
-    levels : what the sigmas carry for a model that knows its process; None is nothing
+    registers : Registers
+        Registers of the run.
+    process : Process or None
+        Gives the timesteps; None if there are none.
+    levels : tuple or None
+        Levels attached to the sigmas for a model that knows its process; None attaches nothing.
     """
 
     def __init__(self, registers: Registers, process: Process | None, levels: Levels | None) -> None:
@@ -44,25 +47,26 @@ class CallLevels:
         return self._sigmas[call]
 
     def timestep(self) -> torch.Tensor:
-        """The process's timestep of the present call; raises RuntimeError if the run is done, or no process known."""
+        """The process's timestep of the present call; raises RuntimeError if the run is done or has no process."""
         if self._process is None:
-            raise RuntimeError("a bare plan knows no timesteps; start the run from a Sampler, or give a process")
+            raise RuntimeError("a bare plan has no timesteps; start the run from a Sampler, or give a process")
         call = self._call()
         if self._timesteps is None:
             self._timesteps = self._uploaded(self._process.timestep(self._registers.plan.call_sigmas))
         return self._timesteps[call]
 
     def _call(self) -> int:
-        """Number of the present call."""
+        """Index of the present call."""
         if self._registers.turn is None:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
+            raise RuntimeError("the run is done, so there is no level at which to call the model")
         return self._registers.calls
 
     def _uploaded(self, values: Any) -> Sequence[torch.Tensor]:
-        """Host numbers, each for every item of the batch, on the device."""
+        """Host numbers, each expanded to every item of the batch, on the device."""
         registers = self._registers
         device, batch, dtype = registers.device, registers.shape[0], registers.compute
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can come from the host then
+        # nothing can be copied from the host during capture
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return [torch.full((batch,), value, dtype=dtype, device=device) for value in values.tolist()]
         table = torch.tensor(values.tolist(), dtype=dtype, device="cpu").view(-1, 1)
         if batch != 1:

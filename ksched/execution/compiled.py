@@ -1,7 +1,7 @@
-"""A plan as one matrix for each model call, so that a step of a run is a function of tensors and of nothing else.
+"""A plan as one matrix per model call, so that a step of a run is a pure function of tensors.
 
-Between two model calls everything is linear in what is held of the run, the model's answer and the noises. So one step
-is compiled, exported or captured once, and is given other numbers at every call.
+Between two model calls, everything is linear in the run's registers, the model's answer and the noises. One step can
+therefore be compiled, exported or captured once and used with other numbers at every call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ksched.processes.agreement import check_agreement
 __all__ = ["CompiledStep", "advance", "step"]
 
 
-# Tensors of one shape: what is held of a run between two model calls, of which the model sees the first; noises.
+# Tensors of one shape: the registers held between two model calls, of which the model receives the first; or noises.
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
 
@@ -39,16 +39,22 @@ def step(
     both: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensors:
-    """One model call and what comes of it: a pure function, in which nothing but tensor values tells calls apart.
+    """One model call and the update after it: a pure function in which calls differ only in tensor values.
 
     Parameters
     ----------
-    model : ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,)
-    state : from `CompiledStep.start` or the step before
-    table : the call's, from `CompiledStep.tables`
-    noise : the call's, from `CompiledStep.noises`
-    both : whether the plan needs ``uncond``, `CompiledStep.both`
-    dtype : what the model is given ``x`` in; None is the dtype of ``state``
+    model : callable
+        ``(x, sigma) -> denoised``, or (denoised, uncond); sigma of shape (batch,).
+    state : tuple of Tensor
+        From `CompiledStep.start` or the step before.
+    table : Tensor
+        The table of the call, from `CompiledStep.tables`.
+    noise : tuple of Tensor
+        The noises of the call, from `CompiledStep.noises`.
+    both : bool
+        Whether the plan needs ``uncond``, see `CompiledStep.both`.
+    dtype : dtype or None
+        Dtype in which the model receives ``x``; None means the dtype of ``state``.
 
     Returns
     -------
@@ -56,16 +62,17 @@ def step(
 
     Raises
     ------
-    TypeError, ValueError : an answer that is no tensor like the state; arguments of different plans
+    TypeError, ValueError
+        An answer that is not a tensor like the state; arguments from different plans.
 
     Notes
     -----
-    Sampler, levels, number of steps and seed are all in the tensors: runs share what was compiled or captured if they
-    have equally many registers and noises and states of one kind. torch keeps eight versions of a function compiled and
-    with ``fullgraph=True`` refuses a ninth; `CompiledStep.compiled` is a function of its own each time.
+    Sampler, levels, number of steps and seed are all in the tensors. Runs with the same number of registers and noises
+    and with states of one kind therefore share what was compiled or captured. torch keeps eight compiled versions of a
+    function and with ``fullgraph=True`` refuses a ninth; `CompiledStep.compiled` returns a new function each time.
 
-    What a model keeps of its first call, as a `ksched.Denoiser` does its process's table, no compiler can follow: such
-    a model must have been called on the device before.
+    A compiler cannot follow what a model stores at its first call, as a `ksched.Denoiser` stores its process's table.
+    Call such a model once on the device before compiling.
     """
     x = state[0]
     sigma = table[0, -1].repeat(x.shape[0])
@@ -73,7 +80,7 @@ def step(
     if torch.compiler.is_compiling():
         denoised, uncond = answer(
             model, shown.clone(), sigma, both
-        )  # which costs nothing unless the model writes to it
+        )  # a lazy copy: it costs nothing unless the model writes to it
     else:
         writes = writes_to(x)
         denoised, uncond = answer(model, shown, sigma, both)
@@ -91,16 +98,16 @@ def advance(
     uncond: torch.Tensor | None = None,
     noise: Tensors = (),
 ) -> Tensors:
-    """`step` without the model, for whoever calls that by other means: on ``state[0]``, at sigma ``table[0, -1]``.
+    """`step` without the model, if you call the model yourself: on ``state[0]``, at sigma ``table[0, -1]``.
 
-    Only a plan that needs ``uncond`` takes it.
+    Pass ``uncond`` only for a plan that needs it.
     """
     outputs = {"D": denoised} if uncond is None else {"D": denoised, "U": uncond}
     for kind, value in outputs.items():
         check_output(kind, value, state[0].shape, state[0].device)
     if table.shape != (len(state), len(state) + len(outputs) + len(noise) + 1):
         raise ValueError(
-            "registers, noises and whether there is an uncond must be those of the table's plan; got "
+            "registers, noises and uncond must match the table's plan; got "
             f"{len(state)} registers, {len(noise)} noises, {' and '.join(outputs)}, and a table of {tuple(table.shape)}"
         )
     return product(table, (*state, *(value.to(state[0].dtype) for value in outputs.values()), *noise))
@@ -108,22 +115,24 @@ def advance(
 
 @dataclass(frozen=True)
 class CompiledStep(Matrices):
-    """A plan in the form that `ksched.execution.compiled.step` takes. `ksched.Sampler.matrices` is that of a sampler.
+    """A plan in the form that `ksched.execution.compiled.step` takes; `ksched.Sampler.matrices` makes it for a sampler.
 
     Parameters
     ----------
-    plan : what to run
-    process : what the levels mean; only ``noise="brownian"`` needs it
+    plan : Plan
+        The plan to run.
+    process : Process or None
+        The process of the levels; only ``noise="brownian"`` needs it.
 
     Notes
     -----
-    It is meant for compilers, which make one pass of a step. Without one, `ksched.Sampler.sample` is several times
-    faster, since it leaves out what has no weight; and also with one where states are small or the model is a call that
-    the compiler cannot join, as the step has no more then to gain than the model's last operations.
+    Use it with a compiler, which turns a step into one pass. Without a compiler, `ksched.Sampler.sample` is several
+    times faster because it leaves out terms of weight 0. It is also faster with a compiler if states are small, or if
+    the model is a call that the compiler cannot fuse: the step can then gain at most the model's last operations.
 
     Examples
     --------
-    The loop of a server or an exporter. The step is left uncompiled here, to be quick.
+    The loop of a server or an exporter. The step is not compiled here, to keep the example fast.
 
     >>> import ksched, torch
     >>> from ksched.execution.compiled import step
@@ -144,7 +153,7 @@ class CompiledStep(Matrices):
     process: Process | None = None
 
     def tables(self, x: torch.Tensor) -> torch.Tensor:
-        """`matrices`, each with the call's sigma in another last column; on ``x``'s device, in float32 at least."""
+        """`matrices`, each with the call's sigma as an additional last column; on ``x``'s device, at least float32."""
         return torch.tensor(self.with_sigmas.tolist(), dtype=_compute(x), device="cpu").to(x.device, non_blocking=True)
 
     def start(self, x: torch.Tensor, noise: Tensors = ()) -> Tensors:
@@ -152,24 +161,29 @@ class CompiledStep(Matrices):
 
         Parameters
         ----------
-        x : start state, batch first
-        noise : what is drawn before that call, ``noises(-1)``
+        x : Tensor
+            Start state, batch first.
+        noise : tuple of Tensor
+            The noises drawn before that call, ``noises(-1)``.
 
         Raises
         ------
-        TypeError, ValueError : no floating-point tensor with a batch axis; other than `draws` noises
+        TypeError, ValueError
+            Not a floating-point tensor with a batch axis; the number of noises is not `draws`.
         """
         check_state(x)
         if len(noise) != self.draws:
-            raise ValueError(f"the start takes as many noises as a step, {self.draws}: noises(-1); got {len(noise)}")
+            raise ValueError(
+                f"the start needs as many noises as a step, {self.draws}; pass noises(-1); got {len(noise)}"
+            )
         return product(self.first.tolist(), (x.to(_compute(x)), *noise))
 
     def noises(
         self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> Callable[[int], Tensors]:
-        """The noises of a run, as a function of the number of a call: those drawn after it, after -1 before the first.
+        """The noises of a run as a function of the call index: those drawn after it; -1 gives those before the first.
 
-        There are always `draws` of them, zeros where fewer are drawn. Arguments, errors and noises are those of
+        There are always `draws` noises, with zeros if fewer are drawn. Arguments, errors and noises are those of
         `ksched.Sampler.sample`.
         """
         check_state(x)
@@ -183,8 +197,8 @@ class CompiledStep(Matrices):
         return drawn
 
     def compiled(self, **how: Any) -> Callable[..., Tensors]:
-        """`step`, compiled; ``how`` are more arguments for ``torch.compile``."""
-        # A function of its own, or else torch would count all of them as versions of one.
+        """`step`, compiled; ``how`` are further arguments of ``torch.compile``."""
+        # a separate function, because torch would count all versions as one function's
         own = FunctionType(step.__code__.replace(), step.__globals__, "step", step.__defaults__)
         own.__kwdefaults__ = step.__kwdefaults__
         return torch.compile(own, fullgraph=True, **how)
@@ -202,24 +216,25 @@ class CompiledStep(Matrices):
         noise: Noise | None = None,
         step: Callable[..., Tensors] | None = None,
     ) -> torch.Tensor:
-        """`ksched.Sampler.sample` with model and arithmetic in one compiled step.
+        """`ksched.Sampler.sample` with the model and the arithmetic in one compiled step.
 
         Parameters
         ----------
-        model : as for `ksched.Sampler.sample`; ``torch.compile`` must be able to follow it
+        model : as for `ksched.Sampler.sample`; ``torch.compile`` must be able to trace it
         x, seed, noise : as for `ksched.Sampler.sample`
-        step : how a step is made, if not by what `compiled` returns, which is compiled at the first call and kept
+        step : callable or None
+            The step function; None means the result of `compiled`, compiled at the first call and cached.
 
         Returns
         -------
-        tensor of ``x``'s shape, dtype and device: the result of `ksched.Sampler.sample` to rounding
+        tensor of ``x``'s shape, dtype and device: the result of `ksched.Sampler.sample` up to rounding
         """
         if self.process is not None:
             check_agreement(model, self.process, self.plan.sigmas)
         noises, tables = self.noises(x, seed=seed, noise=noise), self.tables(x)
         process = model.process if isinstance(model, Denoiser) else self.process
         if process is not None:
-            process.timestep(tables[:, 0, -1])  # brings its table to the device
+            process.timestep(tables[:, 0, -1])  # uploads its table to the device
         turn = self._compiled if step is None else step
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             state = self.start(x, noises(-1))
@@ -229,5 +244,5 @@ class CompiledStep(Matrices):
 
 
 def _compute(x: torch.Tensor) -> torch.dtype:
-    """What sums are in: half precision is for the model."""
+    """Dtype of the sums: half precision is only for the model."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""What `ksched.Sampler` offers of runs in parallel. Torch is imported when it is asked for them, and no sooner."""
+"""Parallel-in-time sampling for `ksched.Sampler`. Torch is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["InParallel"]
 
 
 class _Sampler(Protocol):
-    """What `InParallel` needs of a `ksched.Sampler`."""
+    """The parts of a `ksched.Sampler` that `InParallel` needs."""
 
     @property
     def plan(self) -> Plan: ...
@@ -42,7 +42,7 @@ class _Sampler(Protocol):
 
 
 class InParallel:
-    """A sampler whose model calls may be made many at a time."""
+    """A sampler that can make many of its model calls at once."""
 
     def parallel(
         self: _Sampler,
@@ -56,19 +56,23 @@ class InParallel:
         anderson: int = 0,
         callback: Callable[[RoundInfo], object] | None = None,
     ) -> torch.Tensor:
-        """What `sample` returns, but for a tolerance, in fewer rounds of larger batches.
+        """The result of `sample` up to a tolerance, in fewer rounds of larger batches (Picard iteration).
 
         Parameters
         ----------
         denoiser, x, seed, noise : as for `sample`
-        window : how many calls of a run are guessed and corrected at a time
-        tolerance : how far a state may have moved in the last round, as a root mean square over the item and a share of
-            the noise at its level, when it is taken as final. 0 waits until nothing moves, and gives the bits of
-            `sample` in at most ``nfe`` rounds if the rows of the model do not depend on their batch; those of a
-            `Denoiser`, whose network `sample` asks itself, within rounding
-        anderson : over how many earlier rounds the guesses are extrapolated; 0 does not. It helps little at tolerances
-            as loose as the default
-        callback : called with a `RoundInfo` after every round; an exception it raises ends the run
+        window : int
+            Number of calls of a run that are guessed and corrected at a time.
+        tolerance : float
+            A state is final once it moved by no more than this in the last round, as a root mean square over the item
+            and as a share of the noise at its level. 0 waits until nothing moves; it returns the bits of `sample` in at
+            most ``nfe`` rounds if the rows of the model do not depend on their batch. For a `Denoiser`, whose network
+            `sample` calls directly, it agrees up to rounding.
+        anderson : int
+            Number of earlier rounds from which guesses are extrapolated (Anderson acceleration); 0 turns it off. It
+            helps little at tolerances as loose as the default.
+        callback : callable or None
+            Called with a `RoundInfo` after every round; an exception that it raises ends the run.
 
         Returns
         -------
@@ -76,23 +80,24 @@ class InParallel:
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; a window, tolerance or memory that is none
-        TraceError : the sampler is adaptive: nobody knows its levels beforehand
+        TypeError, ValueError
+            As for `sample`; an invalid window, tolerance or memory.
+        TraceError
+            The sampler is adaptive, so its levels are not known in advance.
 
         Notes
         -----
-        In all this is more work than `sample`: it takes less time only where a call on many rows takes hardly longer
-        than one on few, or where the rows are spread over devices. For that let the denoiser split the batch, which has
-        up to ``window`` rows for each item, and gather the answers; nothing else is needed, and every process gets the
-        same bits.
+        This is more work in total than `sample`. It is faster only if a call on many rows takes hardly longer than one
+        on few, or if the rows are spread over devices. In that case, let the denoiser split the batch, which has up to
+        ``window`` rows per item, and gather the answers. Nothing else is needed, and every process gets the same bits.
 
-        Every item has a window of its own, so what becomes of it does not depend on the others, if the rows of the
-        model do not. Noise is drawn once, as in `sample`. States are held in float32 at least, and the model sees the
-        dtype of ``x``. No gradients are recorded.
+        Each item has its own window, so its result does not depend on the other items if the model's rows do not. Noise
+        is drawn once, as in `sample`. States are held in at least float32, and the model receives the dtype of ``x``.
+        No gradients are recorded.
 
         Shih et al. 2023, "Parallel Sampling of Diffusion Models", arXiv:2305.16317, has the criterion and the sliding
-        window. Here the states are formed row by row, as by `sample`, of guessed answers and not of guessed slopes:
-        what a row does with the states before it is exact in every round.
+        window. Here, states are formed row by row from guessed answers, as in `sample`, and not from guessed slopes: a
+        row's use of earlier states is exact in every round.
 
         Examples
         --------

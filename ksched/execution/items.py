@@ -1,4 +1,4 @@
-"""Which items a run goes on with, and the seeds of their copies."""
+"""The items with which a run continues, and the seeds of their copies."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import torch
 __all__ = ["copy_seed", "item_numbers", "seeds_of"]
 
 
-#: The name of the rule of `copy_seed`. A new rule gets a new name; an old one never changes.
+#: name of the rule of `copy_seed`; a new rule gets a new name, and an old one never changes
 SCHEME = "ksched copy 1"
 
 
 _WANTED = (
-    "indices must be a list of whole numbers, each the number of an item, or a mask of True and False for all {} items"
+    "indices must be a list of whole numbers, each the index of an item, or a mask of True and False for all {} items"
 )
 
 
 def item_numbers(indices: Any, batch: int) -> list[int]:
-    """Numbers of items, from 0, from what `ksched.Run.take` is given; read back if they are on a device.
+    """Item indices, from 0, from the argument of `ksched.Run.take`; read back if they are on a device.
 
     Raises
     ------
-    TypeError, ValueError, IndexError : no list of whole numbers, or mask of the batch; a number of no item
+    TypeError, ValueError, IndexError
+        Not a list of whole numbers or a mask of the batch; an index without an item.
     """
     given = _listed(indices, batch)
     if given and all(isinstance(value, bool | np.bool_) for value in given):
@@ -43,13 +44,13 @@ def item_numbers(indices: Any, batch: int) -> list[int]:
         except TypeError:
             raise TypeError(f"{_WANTED.format(batch)}; got {value!r} among them") from None
         if not -batch <= number < batch:
-            raise IndexError(f"indices must be those of the {batch} items of the run, from {-batch} on; got {number}")
+            raise IndexError(f"indices must be from {-batch} to {batch - 1}, the run's items; got {number}")
         numbers.append(number + batch if number < 0 else number)
     return numbers
 
 
 def _listed(indices: Any, batch: int) -> list[Any]:
-    """What was given, as a list."""
+    """The argument as a list."""
     if isinstance(indices, torch.Tensor | np.ndarray):
         whole = (
             not (indices.is_floating_point() or indices.is_complex())
@@ -74,10 +75,10 @@ def copy_seed(seed: int, copy: int) -> int:
 
 
 def seeds_of(seeds: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
-    """Seeds of the items of these numbers: the first copy of an item has the item's own, each further one a new one.
+    """Seeds of the items at these indices: an item's first copy keeps its seed, each further copy gets a new one.
 
-    Copies of an item are numbered from 1. A number whose seed an item of the run has is passed over, so that copies of
-    copies, and those of an item that was copied before, are all of their own.
+    Copies of an item are numbered from 1. A number is skipped if its seed belongs to an item of the run, so copies of
+    copies, and later copies of the same item, all get their own seed.
     """
     taken, used, last = set(seeds), set[int](), dict[int, int]()
     found = []
@@ -93,7 +94,7 @@ def seeds_of(seeds: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
 
 
 def _free(seed: int, last: int, taken: set[int]) -> tuple[int, int]:
-    """Number and seed of the next copy that no item has."""
+    """Number and seed of the next copy whose seed no item has."""
     copy = last + 1
     while (found := copy_seed(seed, copy)) in taken:
         copy += 1

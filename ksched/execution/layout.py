@@ -1,4 +1,4 @@
-"""How a plan is laid out in memory: which buffer every register lives in, and when a buffer may be used again."""
+"""Memory layout of a plan: which buffer holds each register, and when a buffer may be reused."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
 ]
 
 
-#: Sources of a combination that are no buffer: the outputs of the model call that is being answered.
+#: sources of a combination that are not buffers: the outputs of the model call being answered
 DENOISED, UNCOND = -1, -2
 
 
 _OUTPUT = {"D": DENOISED, "U": UNCOND}
 
 
-# Predictions, and with them conversions, that a segment is asked for: one kind for nearly all programs.
+# number of prediction types (and conversions) cached per segment; nearly all programs use one
 _KEPT = 8
 
 
-# Terms that means are looked for among, since that takes the square of the time; rows of methods have ten at most.
+# largest number of terms among which means are looked for, which takes quadratic time; methods' rows have at most ten
 _LONGEST = 256
 
 
@@ -43,18 +43,23 @@ Terms = tuple[tuple[int, float], ...]
 
 
 class Combination(NamedTuple):
-    """A state to be formed, and the passes over memory that form it.
+    """A state to form, and the passes over memory that form it.
 
-    ``scale`` times the first term, or the first term itself where there are ``means``; then for every mean ``(1 -
-    weight) * result + weight * term``, and for every sum ``result + coefficient * term``.
+    The result starts as ``scale`` times the first term, or as the first term itself if there are ``means``. Each mean
+    then makes it ``(1 - weight) * result + weight * term``, and each sum ``result + coefficient * term``.
 
     Attributes
     ----------
-    out : the buffer it goes to; it may be that of the first term, which is then overwritten, and of no other
-    terms : (source, coefficient) pairs; a source is the number of a buffer, `DENOISED` or `UNCOND`
-    scale : coefficient of the first term
-    means : (source, weight) pairs
-    sums : (source, coefficient) pairs
+    out : int
+        The buffer of the result; it may be the buffer of the first term, which is then overwritten, but of no other.
+    terms : tuple
+        (source, coefficient) pairs; a source is a buffer index, `DENOISED` or `UNCOND`.
+    scale : float
+        Coefficient of the first term.
+    means : tuple
+        (source, weight) pairs.
+    sums : tuple
+        (source, coefficient) pairs.
     """
 
     out: int
@@ -70,13 +75,14 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
     Parameters
     ----------
     out : as for `Combination`
-    terms : as for `Combination`, the first one first
-    noises : how many of the last terms have no part in means
+    terms : as for `Combination`, with the first term first
+    noises : int
+        Number of last terms that take no part in means.
 
     Notes
     -----
-    Coefficients that add up to 1, as those of most rows do where alpha is 1, make weighted means, of which each is a
-    pass that saves the scaling. They are left alone if a mean would cancel numbers much larger than itself.
+    Coefficients that add up to 1, as in most rows where alpha is 1, make weighted means; each is one pass and saves the
+    scaling. Means are not used if one would cancel numbers much larger than its result.
     """
     scale = terms[0][1]
     if len(terms) > _LONGEST:
@@ -98,13 +104,13 @@ def combination(out: int, terms: Terms, noises: int = 0) -> Combination:
 
 
 class Operations(tuple[Combination, ...]):
-    """Operations in the order in which they are done."""
+    """Operations in execution order."""
 
     @cached_property
     def rounds(self) -> tuple[tuple[Combination, ...], ...]:
-        """The same in as few rounds as may be, of operations that need nothing of each other.
+        """The same operations in as few rounds as possible; operations of one round are independent.
 
-        An output that is kept is read where the model left it, so that its copy holds nothing up.
+        A kept model output is read where the model left it, so copying it delays nothing.
         """
         rounds: list[list[Combination]] = []
         kept: dict[int, int] = {}
@@ -124,18 +130,24 @@ class Operations(tuple[Combination, ...]):
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """What happens between an answer of the model and the next call of it.
+    """The work between a model answer and the next model call.
 
     Attributes
     ----------
-    x : the buffer of the state that the model was called on
-    both : whether the answer comes with the unconditional prediction
-    draws : (number of the noise, its buffer) of the noises to draw first
-    operations : in order; first copies of outputs that are read again after the next call, then the states to form
-    reader : the operation that alone reads `DENOISED`, while the state of the call is still there; None if there is no
-        such
-    state : that state as it was formed, if ``reader`` reads all it was formed of, else nothing
-    earlier : the buffers of states of earlier calls that are read: whoever was called on one may hold it still
+    x : int
+        The buffer of the state on which the model was called.
+    both : bool
+        Whether the answer includes the unconditional prediction.
+    draws : tuple of tuple of int
+        (noise index, buffer) of the noises to draw first.
+    operations : Operations
+        In order; first copies of outputs that are read again after the next call, then the states to form.
+    reader : int or None
+        The only operation that reads `DENOISED`, while the state of the call still exists; None if there is none.
+    state : tuple
+        The terms of that state, if ``reader`` reads all of them; else empty.
+    earlier : tuple of int
+        The buffers of earlier calls' states that are read; whoever was called on one may still hold it.
     """
 
     x: int
@@ -148,12 +160,14 @@ class Segment:
     _of_output: dict[tuple[float, float, bool], Operations] = field(default_factory=dict, init=False, repr=False)
 
     def of_output(self, of_x: float, of_output: float, *, replaced: bool = False) -> Operations:
-        """The operations for an answer where `DENOISED` is ``of_output`` times what is there, and ``of_x`` times x.
+        """The operations for an answer with `DENOISED` replaced by ``of_output`` times it plus ``of_x`` times x.
 
         Parameters
         ----------
-        of_x, of_output : host numbers
-        replaced : whether x is another state than the one that was formed
+        of_x, of_output : float
+            Host numbers.
+        replaced : bool
+            Whether x is another state than the one that the plan formed.
         """
         found = self._of_output.get((of_x, of_output, replaced))
         if found is None:
@@ -161,8 +175,8 @@ class Segment:
             if self.reader is None:
                 operations.insert(0, combination(DENOISED, ((self.x, of_x), (DENOISED, of_output))))
             else:
-                # What a stage was formed of is read anyway. So x is not, and its share, which cancels where the step
-                # is a slope of a small sigma, cancels in float64 here.
+                # The terms of a stage are read anyway, so x need not be. Where the step is a slope at a small sigma,
+                # its share cancels, and here it cancels in float64.
                 state = self.state if self.state and not replaced else ((self.x, 1.0),)
                 operations[self.reader] = _folded(operations[self.reader], state, of_x, of_output)
             if len(self._of_output) >= _KEPT:
@@ -172,16 +186,22 @@ class Segment:
 
 
 class Layout(NamedTuple):
-    """The segments of a plan.
+    """The segments of a plan, with their buffers.
 
     Attributes
     ----------
-    before : what happens before the first model call
-    segments : one for every model call
-    states : the buffer of the state of every model call, and of the result
-    held : for every segment, and the result after them, the registers that are there when it begins, with their buffers
-    buffers : how many buffers are needed
-    both : whether an answer must come with the unconditional prediction
+    before : Segment
+        The work before the first model call.
+    segments : tuple of Segment
+        One for each model call.
+    states : tuple of int
+        The buffer of each model call's state, and of the result.
+    held : sequence of tuple of tuple
+        The registers, with their buffers, that exist at the start of each segment, and at the end.
+    buffers : int
+        Number of buffers needed.
+    both : bool
+        Whether any answer must include the unconditional prediction.
     """
 
     before: Segment
@@ -193,9 +213,9 @@ class Layout(NamedTuple):
 
 
 def layout(plan: Plan) -> Layout:
-    """The rows of a plan laid out in memory, as the executor runs them.
+    """The rows of a plan laid out in memory, in the executor's form.
 
-    It is made once and kept with the plan, since both never change, and every run of a plan needs it.
+    It is computed once and cached with the plan, because both are immutable and every run of a plan needs it.
     """
     found: Layout | None = vars(plan).get(_LAYOUT)
     if found is None:
@@ -207,14 +227,14 @@ _LAYOUT = "_layout"
 
 
 def _laid_out(plan: Plan) -> Layout:
-    """A linear scan over the rows that writes states over those nobody reads any more."""
+    """A linear scan over the rows that writes states over registers that are no longer read."""
     rows = plan.rows
     calls = [k for k, row in enumerate(rows) if row.level is not None]
     shelf = BufferAllocator()
     shelf.take(Register("x", 0))
     ends = [*calls, len(rows) - 1]
-    # The registers that may be written over by each row, if they are there at all. A state that no row reads stays
-    # until the next one is formed, since the answer of the model may be told in terms of it.
+    # The registers that each row may overwrite, if they exist. A state that no row reads stays until the next one is
+    # formed, because the model's answer may be expressed in terms of it.
     going: list[list[Register]] = [[] for _ in range(len(rows) + 1)]
     for register, k in plan.last_use.items():
         going[k].append(register)
@@ -239,7 +259,7 @@ def _turn(
     outputs: list[Register],
     going: Sequence[Sequence[Register]],
 ) -> Segment:
-    """The segment from the state of one row to that of another."""
+    """The segment from one row's state to another's."""
     rows, state, formed = plan.rows, Register("x", row), range(row + 1, after + 1)
     x = shelf.place[state]
     noises = dict.fromkeys(r for j in formed for r, _ in sorted(rows[j].terms) if r.kind == "xi")
@@ -260,25 +280,25 @@ def _turn(
 
 
 def _sole(readers: Sequence[int]) -> int | None:
-    """The operation that alone reads the prediction while the state of its call is there; None if there is no such."""
+    """The only operation that reads the prediction while its call's state exists; None if there is none."""
     return readers[0] if len(readers) == 1 and readers[0] >= 0 else None
 
 
 def _earlier(plan: Plan, shelf: BufferAllocator, formed: range) -> tuple[int, ...]:
-    """The buffers of states of earlier model calls that the rows read."""
+    """The buffers of earlier model calls' states that the rows read."""
     rows = plan.rows
     read = {r for j in formed for r, _ in rows[j].terms if r.kind == "x" and r.number < formed.start - 1}
     return tuple(shelf.place[r] for r in sorted(read) if rows[r.number].level is not None)
 
 
 def _formed_of(plan: Plan, shelf: BufferAllocator, row: int) -> Terms:
-    """The terms of a state by buffers, if all that it was formed of is still there, else nothing."""
+    """The terms of a state by buffer, if all of them still exist; else empty."""
     terms = plan.rows[row].terms
     return tuple((shelf.place[r], value) for r, value in terms) if all(r in shelf.place for r, _ in terms) else ()
 
 
 def _formed(plan: Plan, shelf: BufferAllocator, row: int, state: Register, going: Iterable[Register]) -> Combination:
-    """The state of a row, written over a register that nobody reads any more, if there is one."""
+    """A row's state, written over a register that is no longer read, if there is one."""
     terms, dead, target = dict(plan.rows[row].terms), dict.fromkeys(going), Register("x", row)
     over = next((r for r in _by_use(terms, state) if r in dead), state if state in dead else None)
     sources = {r: shelf.place[r] if r in shelf.place else _OUTPUT[r.kind] for r in terms}
@@ -294,24 +314,24 @@ def _formed(plan: Plan, shelf: BufferAllocator, row: int, state: Register, going
 
 
 def _reads_all(operations: Sequence[Combination], reader: int, formed_of: Terms, x: int) -> bool:
-    """Whether an operation reads all that the state was formed of, unchanged, and not the state itself."""
+    """Whether an operation reads all terms of the state, unchanged, and not the state itself."""
     read = {source for source, _ in operations[reader].terms}
     written = {operation.out for operation in operations[:reader]}
     return x not in read and all(source in read and source not in written for source, _ in formed_of)
 
 
 def _by_use(terms: dict[Register, float], state: Register) -> list[Register]:
-    """Registers in the order in which a new state should rather be written over them: the state of the call first."""
+    """Registers in order of preference for being overwritten by a new state: the call's own state first."""
     return sorted(terms, key=lambda register: (register != state, register.kind != "x", register))
 
 
 def _in_order(terms: dict[Register, float], over: Register | None, state: Register) -> list[Register]:
-    """The order of the sum: what is written over first, noises last."""
+    """The order of the sum: the overwritten register first, noises last."""
     return sorted(_by_use(terms, state), key=lambda register: (register != over, register.kind == "xi"))
 
 
 def _folded(old: Combination, state: Terms, of_x: float, of_output: float) -> Combination:
-    """A combination where `DENOISED` is ``of_x`` times a state and ``of_output`` times an output."""
+    """A combination with `DENOISED` replaced by ``of_x`` times a state plus ``of_output`` times an output."""
     (weight,) = (value for source, value in old.terms if source == DENOISED)
     terms = [(source, value * of_output if source == DENOISED else value) for source, value in old.terms]
     for x, share in state:

@@ -1,4 +1,4 @@
-"""A sampler function run on tensors as it stands, without a plan."""
+"""A sampler function run directly on tensors, without a plan."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ __all__ = ["EagerContext"]
 
 
 class EagerContext:
-    """The verbs of a run on tensors: a sampler function called with it simply runs.
+    """A sampler context on tensors: the sampler function simply runs.
 
-    The oracle of the tests and the debugger's friend: put a breakpoint into the sampler. Nothing is fused or freed.
+    It is the oracle of the tests, and useful for debugging: put a breakpoint into the sampler. Nothing is fused or
+    freed.
 
     Parameters
     ----------
     denoiser, x : as for `ksched.Sampler.sample`
-    noise : makes unit noise
-    noise_scale : that of the process, which every noise is multiplied by
+    noise : NoiseSource
+        Source of unit noise.
+    noise_scale : float
+        Noise scale of the process; every noise is multiplied by it.
     """
 
     def __init__(self, denoiser: Model, x: torch.Tensor, noise: NoiseSource, *, noise_scale: float = 1.0) -> None:
@@ -53,12 +56,12 @@ class EagerContext:
         return self._call(x, told or level, both=True)
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> torch.Tensor:
-        """Noise of the interval, in the scale of the process."""
+        """Noise of the interval, in the process's noise scale."""
         self._visit += end.label > start.label
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream, limit)
         self._requests = [*(r for r in self._requests if r != request), request]
-        parts = disjoint(self._requests, self._clock)[-1]  # as in a plan, where the inner intervals come first
+        parts = disjoint(self._requests, self._clock)[-1]  # as in a plan: inner intervals come first
         for part, _ in parts:
             if part not in self._drawn:
                 self._drawn[part] = self._noise(part, self._like)
@@ -68,11 +71,11 @@ class EagerContext:
         return total * self._scale
 
     def keep(self, value: torch.Tensor) -> torch.Tensor:
-        """The value itself."""
+        """The value, unchanged."""
         return value
 
     def checkpoint(self, state: S) -> S:
-        """The state itself."""
+        """The state, unchanged."""
         return state
 
     def _call(self, x: torch.Tensor, level: Level, both: bool) -> tuple[torch.Tensor, Any]:

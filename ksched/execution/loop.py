@@ -1,4 +1,4 @@
-"""The loop around a run: ask the model, tell the run, until it is done."""
+"""The sampling loop: call the model and feed the run until it is done."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ __all__ = ["StepInfo", "drive", "progress_bar", "run_plan"]
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a callback is given once a step, when the step's first model call has been answered.
+    """What a callback receives once per step, after the step's first model call.
 
     Attributes
     ----------
-    step, steps : number of the step, from 0, and how many there are; for an adaptive sampler, of the try, and None
-    sigma, sigma_next : contract sigma of the level the step leaves and of the one it goes to; for an adaptive sampler,
-        of the last one above 0
-    x : the state at ``sigma`` that the model saw
-    denoised : its prediction of x0
-    nfe : model calls so far
+    step, steps : int or None
+        Index of the step, from 0, and number of steps; for an adaptive sampler, index of the try, and None.
+    sigma, sigma_next : float
+        Contract sigma of the level that the step leaves and of the one it goes to; for an adaptive sampler, of the last
+        one above 0.
+    x : Tensor
+        The state at ``sigma`` that the model received.
+    denoised : Tensor
+        The model's x0 prediction.
+    nfe : int
+        Number of model calls so far.
     """
 
     step: int
@@ -46,7 +51,7 @@ class StepInfo:
 
 
 class Driven(Protocol):
-    """What `drive` needs of a run: a `Run`, or one of an adaptive sampler."""
+    """The part of a `Run` or `AdaptiveRun` that `drive` needs."""
 
     @property
     def done(self) -> bool: ...
@@ -95,26 +100,30 @@ def drive(
 
 
 def run_plan(plan: Plan, denoiser: Model, x: torch.Tensor, noise: Noise | None = None) -> torch.Tensor:
-    """The result of a bare plan, whose process nobody needs to know.
+    """The result of a bare plan, without a process.
 
     Parameters
     ----------
-    plan : what to run
-    denoiser : ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,)
-    x : start state, batch first
-    noise : ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise
+    plan : Plan
+        The plan to run.
+    denoiser : callable
+        ``(x, sigma) -> denoised``, sigma a tensor of shape (batch,).
+    x : Tensor
+        Start state, batch first.
+    noise : callable, str or None
+        ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; needed if the plan draws noise.
     """
     return drive(Run(plan, x, noise=noise), denoiser)
 
 
 def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
-    """How to get one model call answered.
+    """A function that gets one model call answered.
 
-    Nothing may hold the state while the run is fed, since that would keep the run from writing over it.
+    Nothing may hold the state while the run is fed, because the run could not overwrite it then.
     """
 
     def ask(told: _Told | None) -> None:
-        # As `answer` does, without the cost of a call.
+        # the same as `answer`, without the overhead of a call
         denoised, uncond = denoiser(run.x, run.sigma), None
         if isinstance(denoised, tuple) and len(denoised) == 2:
             denoised, uncond = denoised
@@ -139,7 +148,7 @@ def _asking(run: Driven, denoiser: Model) -> Callable[[_Told | None], None]:
 
 
 def _answered(run: AdaptiveRun, denoiser: Model, told: _Told | None, bar: Any) -> tuple[Any, Any]:
-    """One model call of an adaptive run, as (denoised, uncond); the bar shows the tries before it."""
+    """One model call of an adaptive run, as (denoised, uncond); the progress bar shows the tries before it."""
     if bar is not None:
         bar.update(run.step - bar.n)
     denoised, uncond = answer(denoiser, run.x, run.sigma, both=True)
@@ -149,7 +158,7 @@ def _answered(run: AdaptiveRun, denoiser: Model, told: _Told | None, bar: Any) -
 
 
 class _Told:
-    """A callback, told of the first model call of every step."""
+    """A callback, called at the first model call of each step."""
 
     def __init__(self, callback: Callable[[StepInfo], object], run: Driven) -> None:
         self._callback = callback
@@ -174,7 +183,7 @@ class _Told:
 
 
 def progress_bar(steps: int | None, done: int) -> Any:
-    """A bar of tqdm over so many steps, None if nobody knows, of which some are done."""
+    """A tqdm bar over ``steps`` steps (None if unknown), ``done`` of them already made."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

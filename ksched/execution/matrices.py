@@ -1,6 +1,6 @@
-"""A plan as one matrix for each model call: numbers alone, for whatever runs it.
+"""A plan as one matrix per model call: plain numbers that any array library can run.
 
-Between two model calls everything is linear in what is held of the run, the model's answer and the noises.
+Between two model calls, everything is linear in the run's registers, the model's answer and the noises.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Matrices", "product"]
 
 
 def product(matrix: Iterable[Any], values: Sequence[Any]) -> tuple[Any, ...]:
-    """Matrix times arrays, written out: a compiler makes one pass of it, as it does not of a product of matrices."""
+    """Matrix times arrays, written out as sums: a compiler makes one pass of it, unlike of a matrix product."""
     rows = []
     for weights in matrix:
         total = weights[0] * values[0]
@@ -36,35 +36,36 @@ class Matrices:
 
     Attributes
     ----------
-    plan : what is run
+    plan : Plan
+        The plan.
 
     Notes
     -----
-    A matrix has a row for every register of the next state. Its columns are weights of the registers of the present
-    one, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model sees, in
-    the end the result; one that is not in use has a row of zeros.
+    A matrix has one row for each register of the next state. Its columns are the weights of the present state's
+    registers, of ``denoised``, of ``uncond`` if `both`, and of the noises. Register 0 is the state that the model
+    receives, and finally the result. An unused register has a row of zeros.
     """
 
     plan: Plan
 
     @property
     def nfe(self) -> int:
-        """Number of model calls."""
+        """Number of model calls (NFE)."""
         return self.plan.nfe
 
     @cached_property
     def registers(self) -> int:
-        """Number of arrays of a state: as many as must be held during a model call, at most."""
+        """Number of arrays in a state: the most that must be held during a model call."""
         return max(len(self._places(call)) for call in range(self.nfe + 1))
 
     @cached_property
     def both(self) -> bool:
-        """Whether the model must answer with (denoised, uncond), at every call."""
+        """Whether the model must return (denoised, uncond), at every call."""
         return layout(self.plan).both
 
     @cached_property
     def draws(self) -> int:
-        """Number of noises that a step takes: as many as one of them draws, at most."""
+        """Number of noises that a step takes: the most that any step draws."""
         return max(len(self.turn(call).draws) for call in range(-1, self.nfe))
 
     @cached_property
@@ -75,29 +76,29 @@ class Matrices:
 
     @cached_property
     def matrices(self) -> Array:
-        """That of every call; float64, (nfe, registers, registers + 1 + both + draws), read-only."""
+        """The matrix of every call; float64, (nfe, registers, registers + 1 + both + draws), read-only."""
         found = [self._matrix(call) for call in range(self.nfe)]
         return _frozen(np.array(found).reshape(self.nfe, self.registers, -1))
 
     @cached_property
     def with_sigmas(self) -> Array:
-        """`matrices`, each with the call's sigma in another last column; read-only."""
+        """`matrices`, each with the call's sigma as an additional last column; read-only."""
         column = np.broadcast_to(self.plan.call_sigmas.reshape(-1, 1, 1), (self.nfe, self.registers, 1))
         return _frozen(np.concatenate([self.matrices, column], axis=2))
 
     def turn(self, call: int) -> Segment:
-        """What follows a call; what comes before the first, if that is -1."""
+        """The work after a call; before the first call if ``call`` is -1."""
         return layout(self.plan).segments[call] if call >= 0 else layout(self.plan).before
 
     def _places(self, call: int) -> list[int]:
-        """The buffers of the registers that are held during a call, or at the end; that of the state first."""
+        """The buffers of the registers held during a call, or at the end; the state's buffer first."""
         program = layout(self.plan)
         state = program.states[call]
         held = program.held[call] if call < self.nfe else ()
         return [state, *(place for _, place in held if place != state)]
 
     def _matrix(self, call: int) -> Array:
-        """The operations of a turn, on one unit vector for each column instead of on arrays."""
+        """The matrix of a turn: its operations applied to unit vectors, one per column."""
         turn, output = self.turn(call), self.registers
         noises = output + 1 + self.both
         column = {place: k for k, place in enumerate(self._places(call) if call >= 0 else [turn.x])}

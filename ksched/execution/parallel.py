@@ -1,9 +1,9 @@
-"""A run whose model calls are made many at a time: guessed, answered together, and corrected until they stand.
+"""Parallel-in-time runs: model calls are guessed, answered together, and corrected until they no longer change.
 
-The states of a run follow from the start, the noises and the answers of the model: they are sums that the plan has. So
-a guess of the answers gives all states, a call of the model on all of them gives new answers, and these new states
-(Picard iteration). The answer at the first state of which all earlier answers are right is right itself: after as many
-rounds as a run has calls all are, and in practice after far fewer.
+The states of a run follow from the start, the noises and the model's answers, by the sums in the plan. So guessed
+answers give all states, one model call on all of them gives new answers, and these give new states (Picard iteration).
+The answer at a state is correct once all earlier answers are. After as many rounds as the run has calls, all are
+correct; in practice far fewer rounds are enough.
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ from ksched.processes.host_levels import carry
 __all__ = ["RoundInfo", "answered_in_rounds"]
 
 
-# What is added to the squares of Anderson acceleration, as a share of them: float32 leaves no more to solve.
+# regularisation of Anderson acceleration, as a share of the squares; float32 resolves nothing smaller
 _RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
 class RoundInfo:
-    """What a callback of `Sampler.parallel` is given when a round is over.
+    """What a callback of `Sampler.parallel` receives after each round.
 
     Attributes
     ----------
-    round : number of the round, from 1
-    rows : rows of the model's batch in this round
-    calls : rows of all rounds so far: what `Sampler.sample` would have made is ``nfe`` times the batch
-    settled : for every item, how many of its model calls are final; the result is when all ``nfe`` are
-    nfe : model calls of the run
+    round : int
+        Index of the round, from 1.
+    rows : int
+        Rows of the model's batch in this round.
+    calls : int
+        Rows of all rounds so far; `Sampler.sample` would need ``nfe`` times the batch.
+    settled : tuple of int
+        For each item, the number of its model calls that are final; the result is final when all ``nfe`` are.
+    nfe : int
+        Model calls of the run.
     """
 
     round: int
@@ -50,14 +55,14 @@ class RoundInfo:
 
 
 class _FixedNoise:
-    """Noise of a whole batch, drawn when it is first asked for and kept until no item is before it any more."""
+    """Noise of a whole batch, drawn on first use and kept until all items are past it."""
 
     def __init__(self, source: NoiseSource, like: torch.Tensor) -> None:
         self._source, self._like = source, like
         self._drawn: dict[Draw, torch.Tensor] = {}
 
     def of_item(self, item: int) -> NoiseSource:
-        """The same for one item, as a run of it alone asks for it."""
+        """The noise source of one item, as a run of that item alone would use it."""
 
         def noise(draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
             if draw not in self._drawn:
@@ -68,18 +73,21 @@ class _FixedNoise:
         return noise
 
     def forget(self, draws: set[Draw]) -> None:
-        """Let go of what is not among these."""
+        """Drop all noises except these."""
         self._drawn = {draw: noise for draw, noise in self._drawn.items() if draw in draws}
 
 
 class _Item:
-    """One item on its way: what is settled, and the calls behind that which are guessed.
+    """One item in progress: its settled calls, and the guessed calls after them.
 
     Attributes
     ----------
-    settled : how many answers are final; the state of the next call is then too
-    states : of the calls from that on, in the working dtype; the result alone when all are final
-    guesses : answers of these calls, with which the states behind each were formed; None before there are any
+    settled : int
+        Number of final answers; the state of the next call is then final too.
+    states : Tensor
+        States of the calls from there on, in the working dtype; only the result when all are final.
+    guesses : Tensor or None
+        Answers of these calls, from which the later states were formed; None before there are any.
     """
 
     def __init__(self, plan: Plan, x: torch.Tensor, noise: NoiseSource) -> None:
@@ -94,25 +102,26 @@ class _Item:
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result is final."""
         return self.settled == self._nfe
 
     def shown(self) -> torch.Tensor:
-        """The states as the model sees them, one below the other."""
+        """The states as the model receives them, concatenated along the batch."""
         return torch.cat(self.states).to(self._registers.dtype)
 
     def moves(self, answers: torch.Tensor) -> torch.Tensor:
-        """How far each state is from where the answers of this round to all calls before it put it: root mean square.
+        """Distance, as a root mean square, of each state from the state that this round's answers give.
 
         Parameters
         ----------
-        answers : to the calls of `states`, shape (calls, parts, *state)
+        answers : Tensor
+            Answers to the calls of `states`, shape (calls, parts, *state).
         """
         formed = torch.cat([self._settled_state(), *map(self._formed, answers[:-1])])
         return (formed - torch.cat(self.states)).flatten(1).square().mean(1).sqrt()
 
     def settle(self, answers: torch.Tensor, guesses: torch.Tensor) -> None:
-        """Take answers as final, and form the states of the next calls by guesses of theirs."""
+        """Accept answers as final, and form the states of the next calls from guesses."""
         self._settled_state()
         for each in answers:
             self._formed(each)
@@ -122,10 +131,10 @@ class _Item:
         self.states = [self._state(), *map(self._formed, guesses[:-1])]
 
     def mixed(self, answers: torch.Tensor, memory: int) -> torch.Tensor:
-        """Answers extrapolated over the last rounds, by Anderson acceleration.
+        """Answers extrapolated over the last rounds by Anderson acceleration.
 
-        Every call has weights of its own, those that make the residuals of the calls up to it least (triangular
-        Anderson acceleration, Tang et al. 2024, arXiv:2402.09970): so no call is moved by what comes after it.
+        Each call has its own weights, which minimise the residuals of the calls up to it (triangular Anderson
+        acceleration, Tang et al. 2024, arXiv:2402.09970), so no call is affected by later ones.
         """
         if self.guesses is None:
             return answers
@@ -147,7 +156,7 @@ class _Item:
         return result
 
     def _settled_state(self) -> torch.Tensor:
-        """Go back to the state of the first call that is not final."""
+        """Return to the state of the first call that is not final."""
         self._registers.resume(self.settled, False, self._held, self._noise)
         return self._state()
 
@@ -162,7 +171,7 @@ class _Item:
 
 
 class _Asked:
-    """The model, asked about the states of many items in one call."""
+    """The model, called once on the states of many items."""
 
     def __init__(self, plan: Plan, denoiser: Model, levels: Levels, dtype: torch.dtype) -> None:
         self._sigmas, self._goals = plan.call_sigmas.tolist(), plan.goals
@@ -170,7 +179,7 @@ class _Asked:
         self._both = any(row.both for row in plan.rows)
 
     def __call__(self, items: Sequence[_Item]) -> list[torch.Tensor]:
-        """The answers of every item, each of shape (calls, parts, *state), in the working dtype."""
+        """The answers for each item, of shape (calls, parts, *state), in the working dtype."""
         shown = [item.shown() for item in items]
         x = torch.cat(shown)
         calls = [item.settled + k for item, part in zip(items, shown, strict=True) for k in range(len(part))]
@@ -184,13 +193,13 @@ class _Asked:
         if self._both:
             check_output("U", uncond, x.shape, x.device)
             parts.append(uncond)
-        # a copy, since a model may answer with the same buffer at every call
+        # a copy, because a model may return the same buffer at every call
         together = torch.stack([part.to(self._dtype) for part in parts], 1)
         return list(torch.split(together, [len(part) for part in shown]))
 
 
 class _Rounds:
-    """The rounds until all items are done."""
+    """The rounds, until all items are done."""
 
     def __init__(self, plan: Plan, items: Sequence[_Item], tolerance: float, window: int, anderson: int) -> None:
         self._plan, self._items, self._window, self._anderson = plan, items, window, anderson
@@ -199,7 +208,7 @@ class _Rounds:
         self._needed = [set[Draw]().union(*draws[call:]) for call in range(plan.nfe + 1)]
 
     def over(self, asked: _Asked, noise: _FixedNoise) -> Iterator[RoundInfo]:
-        """Make the rounds, and tell of each."""
+        """Run the rounds and yield a `RoundInfo` for each."""
         number = calls = 0
         while going := [item for item in self._items if not item.done]:
             answers = asked(going)
@@ -211,8 +220,9 @@ class _Rounds:
             yield RoundInfo(number, rows, calls, settled, self._plan.nfe)
 
     def _settle(self, items: Sequence[_Item], answers: Sequence[torch.Tensor]) -> None:
-        """Take as final what stands after a round, and guess anew behind it."""
-        told = torch.cat([item.moves(own) for item, own in zip(items, answers, strict=True)]).tolist()  # the one wait
+        """Accept what no longer changes after a round, and guess again after it."""
+        # the only device synchronisation
+        told = torch.cat([item.moves(own) for item, own in zip(items, answers, strict=True)]).tolist()
         for item, own in zip(items, answers, strict=True):
             moves, told = told[: len(own)], told[len(own) :]
             stands = 1
@@ -235,7 +245,7 @@ def answered_in_rounds(
     anderson: int,
     told: Callable[[RoundInfo], object],
 ) -> torch.Tensor:
-    """The run of `ksched.Sampler.parallel`, whose arguments these are, checked; ``told`` is called after each round."""
+    """The run of `ksched.Sampler.parallel`, with its arguments checked; ``told`` is called after each round."""
     with torch.no_grad():
         x = x.detach()
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Where a run of a plan stands: its level, step and model calls."""
+"""The progress of a plan's run: its level, step and model calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """What can be read of a run of a plan, besides its numbers.
+    """The readable progress of a plan's run.
 
     Attributes
     ----------
-    plan : what is run
+    plan : Plan
+        The plan that is run.
     """
 
     plan: Plan
@@ -26,22 +27,22 @@ class Progress:
 
     @property
     def registers(self) -> Registers:
-        """The numbers of the run, for a `Batch`."""
+        """The registers of the run, for a `Batch`."""
         return self._registers
 
     @property
     def shape(self) -> torch.Size:
-        """Of the states, batch first."""
+        """Shape of the states, batch first."""
         return self._registers.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the states that the model sees, and of the result."""
+        """Dtype of the states that the model receives, and of the result."""
         return self._registers.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the states are."""
+        """Device of the states."""
         return self._registers.device
 
     @property
@@ -51,33 +52,35 @@ class Progress:
 
     @property
     def level(self) -> Level:
-        """The level the model must be called at.
+        """The level at which the model must be called.
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self.plan.levels[self._call]
 
     @property
     def state_level(self) -> Level:
-        """The level that the state is at: `level`, unless the plan tells the model another one.
+        """The level of the state: `level`, unless the plan gives the model another one.
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self.plan.state_levels[self._call]
 
     @property
     def _call(self) -> int:
         if self.done:
-            raise RuntimeError("the run is done: there is no level left to call the model at")
+            raise RuntimeError("the run is done, so there is no level at which to call the model")
         return self._registers.calls
 
     @property
     def end(self) -> Level:
-        """The level that the run ends at."""
+        """The level at which the run ends."""
         return self.plan.end
 
     @property
@@ -86,23 +89,25 @@ class Progress:
 
         Raises
         ------
-        RuntimeError : the run is done
+        RuntimeError
+            The run is done.
         """
         return self._call_levels.sigma()
 
     @property
     def timestep(self) -> torch.Tensor:
-        """The process's timestep for the network, shape (batch,), of `sigma`'s dtype.
+        """The process's timestep for the network, shape (batch,), in `sigma`'s dtype.
 
         Raises
         ------
-        RuntimeError : the run is done, or was started without a process
+        RuntimeError
+            The run is done, or was started without a process.
         """
         return self._call_levels.timestep()
 
     @property
     def step(self) -> int:
-        """The schedule step that the next model call belongs to; the number of steps when done."""
+        """Index of the schedule step of the next model call; the number of steps when the run is done."""
         return self.plan.steps if self.done else self.plan.call_steps[self._registers.calls]
 
     @property
@@ -112,21 +117,21 @@ class Progress:
 
     @property
     def sigma_next(self) -> float:
-        """Contract sigma that the present step goes to."""
+        """Contract sigma to which the present step goes."""
         return self.plan.sigmas[self.step + 1]
 
     @property
     def nfe(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls answered so far (NFE)."""
         return self._registers.calls
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
+        """Whether the next answer must include the unconditional prediction."""
         turn = self._registers.turn
         return turn is not None and turn.both
 
     @property
     def takes_output(self) -> bool:
-        """Whether `feed_output` will do for all calls: no sampler of classifier-free guidance's two predictions."""
+        """Whether `feed_output` works for all calls: not for samplers that need the unconditional prediction."""
         return not self._registers.layout.both

@@ -1,4 +1,4 @@
-"""The registers of a run: states, answers and noises of one layout, and what is checked of each."""
+"""The registers of a run (states, answers and noises of one layout) and their checks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from ksched.plan.plan import Plan
 __all__ = ["FED_TWICE", "WRITTEN", "Registers", "check_output", "check_state"]
 
 
-WRITTEN = (
-    "the model, like a callback, must leave the x that it is called with as it is; it wrote to it: give it x.clone()"
-)
+WRITTEN = "the model and the callback must not modify x, the state they receive; one of them wrote to it: use x.clone()"
 
 
-FED_TWICE = "a run belongs to one thread at a time, and another one is feeding it, or was interrupted while it did"
+FED_TWICE = "a run belongs to one thread at a time; another thread is feeding it, or was interrupted while it did"
 
 
 INTERRUPTED = (
-    "the run was interrupted while its next state was formed, and has none: start a new one, or load a state that was "
-    "saved before"
+    "the run was interrupted while its next state was formed, so it has no state: start a new run, or load a state "
+    "that "
+    "was saved before"
 )
 
 
@@ -42,12 +41,12 @@ def check_state(x: Any) -> None:
 
 
 def check_output(kind: str, value: Any, shape: Sequence[int], device: torch.device) -> None:
-    """Raise unless an output of the model, "D" or "U", is a tensor like the state."""
+    """Raise unless a model output, "D" or "U", is a tensor like the state."""
     if isinstance(value, torch.Tensor) and value.shape == shape and value.device == device:
         return
     what = {"D": "denoised", "U": "uncond"}[kind]
     if value is None and kind == "U":
-        raise TypeError("this sampler needs (denoised, uncond) from the model; it returned denoised alone")
+        raise TypeError("this sampler needs (denoised, uncond) from the model; it returned only denoised")
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{what} must be a tensor; got {type(value).__name__}")
     if value.device != device:
@@ -60,43 +59,54 @@ class Registers:
 
     Parameters
     ----------
-    plan : what is run
-    like : a state, for shape, dtype and device
+    plan : Plan
+        The plan that is run.
+    like : Tensor
+        A state, for shape, dtype and device.
 
     Attributes
     ----------
-    dtype : of the states that the model sees; registers are held in float32 at least
-    noise : where draws come from
-    calls : model calls answered so far
-    turn : what comes after the answer that is waited for; None when the run is done
-    replaced : whether the state is another one than the plan formed
-    whole : whether there is a state: not while one is being formed
-    recorded : whether gradients, or something else, follow every value, so that nothing is overwritten
-    busy : whether an answer is being taken
+    dtype : dtype
+        Dtype of the states that the model receives; registers are held in at least float32.
+    noise : NoiseSource
+        The source of draws.
+    calls : int
+        Number of model calls answered so far.
+    turn : Segment or None
+        The work after the awaited answer; None when the run is done.
+    replaced : bool
+        Whether the state was replaced by another than the plan's.
+    whole : bool
+        Whether there is a state; False while one is being formed.
+    recorded : bool
+        Whether gradients, or something else, track every value, so that nothing is overwritten.
+    busy : bool
+        Whether an answer is being processed.
     """
 
     def __init__(self, plan: Plan, like: torch.Tensor) -> None:
         self.plan, self.layout = plan, layout(plan)
         self.dtype = like.dtype
-        self.compute = torch.promote_types(like.dtype, torch.float32)  # half precision is for the model, not for sums
+        # half precision is only for the model, not for sums
+        self.compute = torch.promote_types(like.dtype, torch.float32)
         self.buffers = Buffers(like, self.compute, self.layout.buffers)
         self.noise: NoiseSource = SeededNoise(())
         self.recorded = self.replaced = self.busy = False
-        self._handed_out = [0] * self.layout.buffers  # writes to each state of a call when it was formed
+        self._handed_out = [0] * self.layout.buffers  # write counter of each call's state when it was formed
         self._shown: Buffers | None = None  # the state in the model's dtype
 
     @property
     def shape(self) -> torch.Size:
-        """Of the states, batch first."""
+        """Shape of the states, batch first."""
         return self.buffers.shape
 
     @property
     def device(self) -> torch.device:
-        """Where the states are."""
+        """Device of the states."""
         return self.buffers.device
 
     def begin(self, x: torch.Tensor) -> None:
-        """Take the start state, and form the one of the first model call."""
+        """Take the start state, and form the state of the first model call."""
         self.recorded = out_of_place(x)
         if self.recorded:
             self.buffers.tensors[0] = x.to(self.compute, copy=True)
@@ -108,7 +118,7 @@ class Registers:
         self.reach(0)
 
     def reach(self, calls: int) -> None:
-        """Stand after so many model calls."""
+        """Move to the position after so many model calls."""
         program = self.layout
         self.calls = calls
         self.turn = program.segments[calls] if calls < len(program.segments) else None
@@ -116,22 +126,22 @@ class Registers:
         self.replaced = False
         state = self.buffers.tensors[self.place]
         self._handed_out[self.place] = writes_to(state) if self.recorded else state._version
-        self.whole = True  # until the next state is being formed
+        self.whole = True  # until the next state is formed
 
     def check_whole(self) -> None:
-        """Raise RuntimeError if there is no state, since an exception ended the forming of it."""
+        """Raise RuntimeError if there is no state because an exception interrupted its forming."""
         if not self.whole:
             raise RuntimeError(INTERRUPTED)
 
     def state(self, norm: float = 1.0) -> torch.Tensor:
-        """The state that the model must see, over ``norm``, in the model's dtype; never written again."""
+        """The state that the model must evaluate, over ``norm``, in the model's dtype; never modified later."""
         if not self.whole:
             raise RuntimeError(INTERRUPTED)
         state = self.buffers.alias(self.place)
         return state if norm == 1 and self.compute is self.dtype else self._converted(state, 1 / norm)
 
     def full_state(self) -> torch.Tensor:
-        """The state as it is held, in float32 at least; never written again."""
+        """The state as it is held, in at least float32; never modified later."""
         self.check_whole()
         return self.buffers.alias(self.place)
 
@@ -146,7 +156,7 @@ class Registers:
         return self._shown.alias(0)
 
     def replace(self, x: torch.Tensor) -> None:
-        """Go on from another state of the same shape and device."""
+        """Continue from another state of the same shape and device."""
         buffers, place = self.buffers, self.place
         if x.shape != buffers.shape or x.device != buffers.device:
             wanted = f"{tuple(buffers.shape)} on {buffers.device}"
@@ -163,13 +173,15 @@ class Registers:
     def answer(
         self, denoised: torch.Tensor, uncond: torch.Tensor | None, conversion: tuple[float, float] | None = None
     ) -> None:
-        """Take an answer of the model, and form the state of the next call.
+        """Take a model answer, and form the state of the next call.
 
         Parameters
         ----------
-        denoised, uncond : what the model returned
-        conversion : None if that is the x0 prediction; else ``(of_x, of_output)``, and the prediction is
-            ``of_x * x + of_output * denoised``
+        denoised, uncond : Tensor or None
+            The model's outputs.
+        conversion : tuple of float or None
+            None if ``denoised`` is the x0 prediction; else ``(of_x, of_output)``, and the prediction is ``of_x * x +
+            of_output * denoised``.
         """
         self.hold()
         try:
@@ -184,30 +196,30 @@ class Registers:
             self.release()
 
     def hold(self) -> None:
-        """Let no other thread feed the run."""
+        """Block other threads from feeding the run."""
         if self.busy:
             raise RuntimeError(FED_TWICE)
         self.busy = True
 
     def release(self) -> None:
-        """Let go of the model's answer, and of the run."""
+        """Drop the model's answer, and unblock the run."""
         tensors = self.buffers.tensors
         tensors[DENOISED] = tensors[UNCOND] = None
         self.busy = False
 
     def operations(self, turn: Segment, conversion: tuple[float, float] | None) -> Operations:
-        """What an answer is followed by."""
+        """The operations that follow an answer."""
         return turn.operations if conversion is None else turn.of_output(*conversion, replaced=self.replaced)
 
     def hold_answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
-        """Check an answer and put it among the registers; says what to do now, and whether new tensors must be made."""
+        """Check an answer and store it in the registers; returns the next work, and whether to make new tensors."""
         turn, buffers = self.turn, self.buffers
         if not self.whole:
             raise RuntimeError(INTERRUPTED)
         if turn is None:
-            raise RuntimeError("the run is done: it takes no further prediction")
+            raise RuntimeError("the run is done and takes no further prediction")
         if type(denoised) is not torch.Tensor or denoised.shape != buffers.shape or denoised.device != buffers.device:
-            check_output("D", denoised, buffers.shape, buffers.device)  # most answers need not pay for the call
+            check_output("D", denoised, buffers.shape, buffers.device)  # saves the call for most answers
         recorded = self._follows(turn, denoised)
         tensors = buffers.tensors
         if turn.both:
@@ -220,10 +232,10 @@ class Registers:
         return turn, recorded
 
     def _follows(self, turn: Segment, denoised: torch.Tensor) -> bool:
-        """Whether new tensors must be made of an answer; raises if a state that was handed out has been written to."""
+        """Whether an answer needs new tensors; raises if a state that was handed out was written to."""
         tensors, handed_out = self.buffers.tensors, self._handed_out
         x = tensors[turn.x]
-        # Own buffers ask for no new tensors; what was recorded may.
+        # the run's own buffers need no new tensors; recorded ones may
         if self.recorded:
             recorded = out_of_place(denoised) or torch.is_grad_enabled() or out_of_place(x)
             written = writes_to(x) != handed_out[turn.x]
@@ -237,22 +249,22 @@ class Registers:
         return recorded
 
     def untouched(self) -> torch.Tensor | None:
-        """The state that the model was called on; None if it was written to or is followed, or the run is done."""
+        """The state on which the model was called; None if it was written to or is tracked, or the run is done."""
         if self.turn is None or self.recorded:
             return None
         state: torch.Tensor = self.buffers.tensors[self.turn.x]
         return state if state._version == self._handed_out[self.turn.x] else None
 
     def _as_read(self, output: torch.Tensor, recorded: bool) -> torch.Tensor:
-        """An output of the model as sums take it."""
+        """A model output in the form that sums take."""
         return output if self.buffers.mixed and not recorded else output.to(self.compute)
 
     def draw(self, turn: Segment, recorded: bool) -> None:
-        """Draw the noises of a segment, before anything is overwritten: own noise may fail, and loses nothing then."""
+        """Draw the noises of a segment before anything is overwritten: if your own noise fails, nothing is lost."""
         tensors, writable, source = self.buffers.tensors, self.buffers.writable, self.noise
         for number, place in turn.draws:
             draw, like = self.plan.draws[number], tensors[turn.x]
-            if isinstance(source, CallableNoise):  # a copy, since whoever draws may use the tensor again
+            if isinstance(source, CallableNoise):  # a copy, because the noise function may reuse its tensor
                 noise = source(draw, like)
                 tensors[place] = noise.clone() if recorded else writable(place).copy_(noise)
             else:
@@ -264,7 +276,7 @@ class Registers:
         return {str(r): tensors[place].detach().clone() for r, place in self.layout.held[self.calls]}
 
     def resume(self, calls: int, replaced: bool, tensors: Sequence[torch.Tensor], noise: NoiseSource) -> None:
-        """Stand after so many calls with the registers that `held` gave then, in their order."""
+        """Move to the position after so many calls, with the registers that `held` returned there, in that order."""
         self.whole = False
         buffers = Buffers(tensors[0].to(self.device), self.compute, self.layout.buffers)
         for (_, place), tensor in zip(self.layout.held[calls], tensors, strict=True):
@@ -276,12 +288,14 @@ class Registers:
         self.replaced = replaced
 
     def take(self, numbers: Sequence[int], noise: NoiseSource) -> None:
-        """Stand where the registers stand with the items of these numbers, in new memory.
+        """Continue with the items at these indices, in new memory.
 
         Parameters
         ----------
-        numbers : of items, each from 0
-        noise : of the new items
+        numbers : sequence of int
+            Item indices, from 0.
+        noise : NoiseSource
+            Noise of the new items.
         """
         if self.busy:
             raise RuntimeError(FED_TWICE)

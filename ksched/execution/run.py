@@ -1,4 +1,4 @@
-"""The executor: `Run` is one run of a plan, and holds everything that changes while it lasts."""
+"""The executor: a `Run` is one run of a plan and holds everything that changes during it."""
 
 from __future__ import annotations
 
@@ -23,28 +23,37 @@ __all__ = ["Run"]
 
 
 class Run(Progress, CopiedBySaving):
-    """One run of a plan, driven by whoever holds it: read `x` and `sigma`, call the model, `feed` the answer.
+    """One run of a plan that you drive yourself: read `x` and `sigma`, call the model, `feed` the answer.
 
     Parameters
     ----------
-    plan : what to run
-    x : start state, batch first; it is copied, never written to
-    seed : one whole number, or one per item of the batch; needed if the plan draws noise
-    noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
-        a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`); or another kind by its name
-    process : names the timesteps of the levels; None if the model needs none
-    levels : what a model that knows its process may check, of `ksched.processes.agreement.levels_of`; None is nothing
-    check_start : is called with the state of the first model call when that has been answered
+    plan : Plan
+        The plan to run.
+    x : Tensor
+        Start state, batch first; it is copied and never modified.
+    seed : int, sequence of int or None
+        One whole number, or one per item of the batch; needed if the plan draws noise.
+    noise : callable, str or None
+        A function ``(sigma_from, sigma_to) -> tensor like x`` of unit variance, instead of a seed; or, with a seed,
+        "brownian", which keeps the picture when the number of steps changes (see `ksched.noise.BrownianNoise`), or the
+        name of another kind of noise.
+    process : Process or None
+        Gives the timesteps of the levels; None if the model needs none.
+    levels : tuple or None
+        Levels for a model that checks its process, from `ksched.processes.agreement.levels_of`; None for none.
+    check_start : callable or None
+        Called with the state of the first model call when that call has been answered.
 
     Raises
     ------
-    TypeError, ValueError : a state that is not a floating-point tensor with a batch axis; seed and noise both missing
-        where noise is drawn, or both given
+    TypeError, ValueError
+        A state that is not a floating-point tensor with a batch axis; seed and noise both missing although noise is
+        drawn, or both given.
 
     Notes
     -----
-    Registers are held in float32 at least, in buffers of the run's own. A buffer that was handed out (`x`) is written
-    to again only when nobody holds it or a view of it any more. While gradients are recorded nothing is overwritten.
+    Registers are held in at least float32, in the run's own buffers. A buffer that was handed out (`x`) is overwritten
+    only when nobody holds it, or a view of it, any more. While gradients are recorded, nothing is overwritten.
     """
 
     def __init__(
@@ -71,22 +80,23 @@ class Run(Progress, CopiedBySaving):
         levels: Levels | None,
         check_start: Callable[[torch.Tensor], None] | None = None,
     ) -> None:
-        """All that does not depend on numbers: of ``x`` shape, dtype and device count."""
+        """Everything that does not depend on numbers; of ``x``, only shape, dtype and device matter."""
         self.plan, self.process, self.levels = plan, process, levels
         self._check_start = check_start
-        #: why the run left a batch before it was done, None if it did not; `Batch.add` clears it
+        #: the error with which the run left a batch early; None if it did not. `Batch.add` clears it
         self.error: Exception | None = None
         self._registers = Registers(plan, x)
         self._call_levels = CallLevels(self._registers, process, levels)
 
     @property
     def x(self) -> torch.Tensor:
-        """The state the model must see next, or the result; in the dtype of the start state, never written again.
+        """The state that the model must evaluate next, or the result; in the start's dtype, never modified later.
 
         Raises
         ------
-        RuntimeError : there is none: an exception such as Ctrl-C ended a call of `feed` while it was formed, or the run
-            left a batch with an error
+        RuntimeError
+            There is no state: an exception such as Ctrl-C interrupted `feed` while the state was formed, or the run
+            left a batch with an error.
         """
         if self.error is not None:
             raise self._failure()
@@ -94,11 +104,11 @@ class Run(Progress, CopiedBySaving):
 
     @property
     def seeds(self) -> tuple[int, ...] | None:
-        """Of the items; None if the run draws no noise, or noise of the caller's own."""
+        """Seeds of the items; None if the run draws no noise, or noise of your own."""
         return self._seeds
 
     def _failure(self) -> RuntimeError:
-        """Why there is no state."""
+        """The error that says why there is no state."""
         self._registers.check_whole()
         failure = RuntimeError(f"the run left its batch with an error: {self.error}")
         failure.__cause__ = self.error
@@ -109,66 +119,78 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        denoised : the model's x0 prediction, of the state's shape; it may be `x` itself, a view of it, or a buffer
-            that the next call will overwrite
-        uncond : its unconditional twin, for samplers that need it
+        denoised : Tensor
+            The model's x0 prediction, of the state's shape; it may be `x` itself, a view of it, or a buffer that the
+            next call will overwrite.
+        uncond : Tensor or None
+            The unconditional prediction, for samplers that need it.
 
         Raises
         ------
-        RuntimeError : the run is done, was interrupted, or is fed by another thread; `x` was written to
-        TypeError, ValueError : a prediction that is missing, no tensor, or of another shape
+        RuntimeError
+            The run is done, was interrupted, or is fed by another thread; `x` was written to.
+        TypeError, ValueError
+            A prediction that is missing, not a tensor, or of the wrong shape.
         """
         if self._check_start is not None:
             self._look_at_start()
         self._registers.answer(denoised, uncond)
 
     def feed_output(self, output: torch.Tensor, of_x: float, of_output: float) -> None:
-        """Answer with what a network returned, where the x0 prediction is ``of_x * x + of_output * output``.
+        """Answer with a network's raw output, from which the x0 prediction is ``of_x * x + of_output * output``.
 
-        The two numbers go into the coefficients of the plan, so that no pass over memory is spent on the prediction;
-        otherwise it is `feed`. `ksched.Denoiser.conversions` knows the numbers for epsilon, v, flow and EDM's F.
+        The two numbers go into the plan's coefficients, so converting the output costs no pass over memory. Otherwise
+        it is like `feed`. `ksched.Denoiser.conversions` gives the numbers for epsilon, v, flow and EDM's F.
 
         Parameters
         ----------
-        output : of the state's shape; as free as the prediction of `feed`
-        of_x, of_output : host numbers
+        output : Tensor
+            Of the state's shape, with the same freedom as the prediction of `feed`.
+        of_x, of_output : float
+            Host numbers.
 
         Raises
         ------
-        RuntimeError : the run is done
-        TypeError, ValueError : as for `feed`; a sampler that needs the unconditional twin, which must be fed
+        RuntimeError
+            The run is done.
+        TypeError, ValueError
+            As for `feed`; a sampler that needs the unconditional prediction, which `feed` takes.
         """
         if self.needs_uncond:
-            raise TypeError("this sampler needs (denoised, uncond), which feed takes")
+            raise TypeError("this sampler needs (denoised, uncond); pass both to feed instead of feed_output")
         if self._check_start is not None:
             self._look_at_start()
         self._registers.answer(output, None, (of_x, of_output))
 
     def replace(self, x: torch.Tensor) -> None:
-        """Go on from another state in place of `x`, such as an edited one; what earlier steps left stays.
+        """Continue from another state instead of `x`, such as an edited one; the sampler's memory stays.
 
         Parameters
         ----------
-        x : of the state's shape, on its device; it is copied, never written to
+        x : Tensor
+            Of the state's shape, on its device; it is copied and never modified.
 
         Raises
         ------
-        RuntimeError : the run is done
-        TypeError, ValueError : no floating-point tensor, or of another shape or device
+        RuntimeError
+            The run is done.
+        TypeError, ValueError
+            Not a floating-point tensor, or of the wrong shape or device.
         """
         if self._registers.turn is None:
-            raise RuntimeError("the run is done: there is no state left to replace")
+            raise RuntimeError("the run is done, so there is no state left to replace")
         check_state(x)
         self._registers.check_whole()
         self._registers.replace(x)
 
     def take(self, indices: Any) -> Self:
-        """Go on with these items, in place; the batch may shrink, grow or be none, and an item may be taken twice.
+        """Continue with these items, in place; the batch may shrink, grow or be empty, and an item may occur twice.
 
         Parameters
         ----------
-        indices : numbers of items in the order that they shall have, a list, tuple, range, array or tensor; those
-            below 0 count from the end. Or a mask, True for every item that stays
+        indices : object
+            Item indices in the new order: a list, tuple, range, array or tensor; negative ones count from the end. Or a
+            mask, with True for every item to keep.
 
         Returns
         -------
@@ -176,18 +198,20 @@ class Run(Progress, CopiedBySaving):
 
         Raises
         ------
-        TypeError, ValueError, IndexError : no such indices; the run is as it was then
-        RuntimeError : there is no state, as for `x`, or another thread is feeding the run
+        TypeError, ValueError, IndexError
+            Invalid indices; the run is then unchanged.
+        RuntimeError
+            There is no state, as for `x`, or another thread is feeding the run.
 
         Notes
         -----
-        The first copy of an item goes on as the item would have, bit for bit. Each further one has noise of its own
-        from now on: its seed is a hash of the item's seed and of the copy's number, from 1, where numbers are passed
-        over whose seed an item of the run has already. A noise function of one's own is asked for the new shape.
+        An item's first copy continues exactly as the item would have, bit for bit. Each further copy has its own noise
+        from now on: its seed is a hash of the item's seed and the copy's number, from 1. Numbers whose seed an item of
+        the run already has are skipped. Your own noise function is called with the new shape.
 
-        Tensors that were handed out before stay as they are. Gradients flow through, where the run records them. A run
-        that is done can be taken from too, and one in a `Batch` between any two ticks: its rows are others then. A
-        saved state is loaded by a run of as many items as were there when it was saved.
+        Tensors that were handed out before stay unchanged. Gradients flow through if the run records them. You can also
+        take from a finished run, and from a run in a `Batch` between any two ticks; its rows change then. A saved state
+        can be loaded by a run with as many items as there were when it was saved.
         """
         if self.error is not None:
             raise self._failure()
@@ -202,11 +226,11 @@ class Run(Progress, CopiedBySaving):
         return self
 
     def network_input(self, norm: float) -> torch.Tensor:
-        """The state over ``norm`` in the dtype of the start state, as a network wants it; never written again."""
+        """The state over ``norm`` in the start state's dtype, as a network's input; never modified later."""
         return self._registers.state(norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to go on, in another process too: numbers, strings and copies of tensors."""
+        """Everything needed to resume the run, in another process too: numbers, strings and copies of tensors."""
         registers = self._registers
         registers.check_whole()
         return {
@@ -221,16 +245,17 @@ class Run(Progress, CopiedBySaving):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, bit for bit; this run's own state and seeds are forgotten.
+        """Resume from where `state_dict` was taken, bit for bit; this run's own state and seeds are replaced.
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another plan or noise; the run is as it was then
+        ValueError
+            Not such a state, a damaged one, or one of another plan or noise; the run is then unchanged.
         """
         self.loading(state)()
 
     def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """Check all of a state without touching the run, which goes on from there when the result is called."""
+        """Check a whole state without changing the run; calling the result makes the run continue from it."""
         if not isinstance(state, Mapping) or state.get("version") != 3:
             raise ValueError("state must come from Run.state_dict(), version 3")
         if state.get("plan") != self.plan.digest:
@@ -251,7 +276,7 @@ class Run(Progress, CopiedBySaving):
         return load
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """A copy, or a pickle, is a run of its own that goes on from the same state."""
+        """A copy, or a pickle, is an independent run that continues from the same state."""
         if self._registers.recorded:
             raise TypeError(
                 "a run that records gradients cannot be copied or pickled; its state_dict() leaves them out"
@@ -261,14 +286,14 @@ class Run(Progress, CopiedBySaving):
         return _restored, (self.plan, self.process, self.levels, own, self.state_dict())
 
     def _look_at_start(self) -> None:
-        """Let the state of the first model call be looked at, once."""
+        """Run the check of the first model call's state, once."""
         registers, check = self._registers, self._check_start
         if check is not None and not registers.calls and (start := registers.untouched()) is not None:
             check(start)
         self._check_start = None
 
     def hold_answer(self, denoised: torch.Tensor, uncond: torch.Tensor | None) -> tuple[Segment, bool]:
-        """Check an answer and hold it, for a `Batch`, which then forms the states of all its runs."""
+        """Check an answer and store it, for a `Batch`, which then forms the states of all its runs."""
         if self._check_start is not None:
             self._look_at_start()
         return self._registers.hold_answer(denoised, uncond)
@@ -281,7 +306,7 @@ def _restored(
     noise: OwnNoise,
     state: Mapping[str, Any],
 ) -> Run:
-    """A run that goes on from a state, as copies and pickles need it."""
+    """A run that continues from a saved state, for copies and pickles."""
     like = next(iter(state["registers"].values()))
     run = Run.__new__(Run)
     run._set_up(plan, like.to(getattr(torch, state["dtype"])), process, levels)

@@ -1,4 +1,4 @@
-"""What was saved of a run, checked before anything of it is used: a damaged state is refused whole."""
+"""Saved states of runs, checked completely before any part is used."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["CopiedBySaving", "OwnNoise", "StateCheck", "saved_noise"]
 
 
 class CopiedBySaving:
-    """A run whose copies go on from its saved state: buffers are memory of one run and are never shared."""
+    """A run whose copies continue from its saved state, because runs never share their buffers."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where a state was saved; raises ValueError, and changes nothing, if it is damaged."""
+        """Resume from where a state was saved; raises ValueError, and changes nothing, if the state is damaged."""
         raise NotImplementedError
 
     def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """Check all of a state without touching the run, which goes on from there when the result is called.
+        """Check a whole state without changing the run; calling the result makes the run continue from it.
 
-        Where loading replaces what the run has and writes over nothing, it can be done and taken back.
+        Loading replaces objects of the run instead of writing over them, so it can be undone.
         """
         before = dict(vars(self))
         self.load_state_dict(state)
@@ -42,11 +42,12 @@ class CopiedBySaving:
 
 
 class OwnNoise:
-    """A noise function of one's own on its way into a copy or a pickle of a run.
+    """Your own noise function, on its way into a copy or a pickle of a run.
 
     Raises
     ------
-    TypeError : when it is pickled, if the function cannot be
+    TypeError
+        On pickling, if the function cannot be pickled.
     """
 
     def __init__(self, function: Callable[[float, float], Any] | None) -> None:
@@ -60,23 +61,27 @@ class OwnNoise:
             pickle.dumps(self.function)
         except Exception as error:
             raise TypeError(
-                f"the run draws noise by {self.function!r}, which cannot be pickled: save the run's state_dict(), and "
+                f"the run draws noise from {self.function!r}, which cannot be pickled: save the run's state_dict(), "
+                f"and "
                 "load it into a run that is started with noise=..."
             ) from error
         return OwnNoise, (self.function,)
 
 
 class StateCheck:
-    """The parts of a saved state, each checked as it is taken out.
+    """The parts of a saved state; each is checked when it is read.
 
     Parameters
     ----------
-    state : what `Run.state_dict` returned, or what has become of it
-    shape, dtype : of the states of the run that shall go on with it
+    state : mapping
+        The result of `Run.state_dict`, possibly damaged since.
+    shape, dtype : sequence of int or dtype
+        Of the states of the run that will continue from it.
 
     Raises
     ------
-    ValueError : by every method, where a part is missing or is not what it must be
+    ValueError
+        From every method, if a part is missing or invalid.
     """
 
     def __init__(self, state: Mapping[str, Any], shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -93,14 +98,14 @@ class StateCheck:
         return int(value)
 
     def truth(self, name: str) -> bool:
-        """True or False."""
+        """A boolean."""
         value = self._part(name)
         if not isinstance(value, bool):
             raise self._damaged(name, "True or False", value)
         return value
 
     def seeds(self) -> tuple[int, ...] | None:
-        """A seed for every item, None where the run had none."""
+        """One seed per item; None if the run had none."""
         value = self._part("seeds")
         if value is None:
             return None
@@ -119,7 +124,7 @@ class StateCheck:
         return value
 
     def tensors(self, name: str, wanted: Sequence[str], dtype: torch.dtype) -> list[torch.Tensor]:
-        """The tensors of these names, each a state of the run in its working dtype."""
+        """The tensors of these names, each like the run's states in the working dtype."""
         values = self._part(name)
         if not isinstance(values, Mapping) or set(values) != set(wanted):
             got = sorted(map(str, values)) if isinstance(values, Mapping) else values
@@ -127,7 +132,7 @@ class StateCheck:
         return [self.tensor(f"{name}[{key!r}]", values[key], dtype) for key in wanted]
 
     def tensor(self, name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor like the states of the run."""
+        """A tensor like the run's states."""
         fits = isinstance(value, torch.Tensor) and value.shape == self._shape and value.dtype == dtype
         if not fits:
             got = f"{tuple(value.shape)}, {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -136,7 +141,7 @@ class StateCheck:
         return found
 
     def like(self, name: str, value: Any, example: Any, dtype: torch.dtype) -> None:
-        """Raise unless a value is of the kind of another: a number, a tensor of the run, or a tuple of numbers."""
+        """Raise unless a value is of the same kind as an example: number, tensor of the run, or tuple of numbers."""
         if isinstance(value, torch.Tensor):
             if example is not None and not isinstance(example, torch.Tensor):
                 raise self._damaged(name, f"like {example!r}", "a tensor")
@@ -147,7 +152,7 @@ class StateCheck:
             raise self._damaged(name, wanted, value)
 
     def part(self, name: str) -> Any:
-        """Whatever stands there."""
+        """The part, unchecked."""
         return self._part(name)
 
     def _part(self, name: str) -> Any:
@@ -172,32 +177,38 @@ def _is_number(value: Any) -> bool:
 def saved_noise(
     check: StateCheck, draws: bool, noise: NoiseSource, seeds: tuple[int, ...] | None, process: Process | None
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
-    """The noise that a run goes on with from a saved state, and the seeds of its items.
+    """The noise, and the seeds of the items, with which a run continues from a saved state.
 
     Parameters
     ----------
-    check : the state
-    draws : whether the run draws noise at all
-    noise, seeds : of the run that shall go on
-    process : of that run
+    check : StateCheck
+        The state.
+    draws : bool
+        Whether the run draws noise.
+    noise, seeds : NoiseSource, tuple of int or None
+        Of the run that will continue.
+    process : Process or None
+        Of that run.
 
     Raises
     ------
-    ValueError : seeds that do not fit; a run with noise of its own, and a seed instead of that noise
+    ValueError
+        Seeds that do not fit; a state with noise of your own, and a run started with a seed.
     """
     saved = check.seeds()
     if saved is not None:
         return source_by_scheme(check.text("noise"), saved, process), saved
     if draws and seeds is not None:
         raise ValueError(
-            "the state is of a run with noise of its own, which no seed can go on with: start the run that loads it "
-            "with noise=..., not with a seed"
+            "the state is from a run with its own noise function, which a seed cannot replace: start the run that "
+            "loads "
+            "it with noise=..., not with a seed"
         )
     return noise, seeds
 
 
 def _wanted(value: Any, example: Any) -> str | None:
-    """What should be there in place of a value that is no tensor; None if it is of the kind of the example."""
+    """What should replace a value that is not a tensor; None if the value is of the example's kind."""
     match example:
         case torch.Tensor():
             return None if value is None else "a tensor"

@@ -1,4 +1,4 @@
-"""How many threads torch uses, for a while."""
+"""A context in which torch uses one thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["one_thread"]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one core: matrices as small as those of mixtures are slower on several."""
+    """Run torch on one core: matrices as small as those of mixtures are slower on several cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

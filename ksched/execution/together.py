@@ -1,4 +1,4 @@
-"""Runs that advance together: all answers are checked and all noise drawn before any of them moves."""
+"""Runs that advance together: all answers are checked and all noise is drawn before any run advances."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Answer", "Asked", "JointRun", "Member", "advance_together", "check_a
 
 
 class Answer(NamedTuple):
-    """A run, what the model answered for it, and how the answer of a network becomes a prediction."""
+    """A run, the model's answer for it, and the conversion of a network's output to a prediction."""
 
     run: Run | AdaptiveRun
     denoised: torch.Tensor
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the next answer for one part of a joint run must be; nothing is asked for one that is done."""
+    """Requirements on the next answer for one part of a joint run; a part that is done needs no answer."""
 
     shape: tuple[int, ...]
     device: torch.device
@@ -38,11 +38,12 @@ class Asked(NamedTuple):
 
 
 class JointRun(ABC):
-    """Several runs whose states the model sees in one call. They advance together or not at all.
+    """Several runs whose states the model receives in one call. Either all of them advance, or none.
 
     Attributes
     ----------
-    error : why it left a batch before it was done, None if it did not; `Batch.add` clears it
+    error : Exception or None
+        The error with which it left a batch early; None if it did not. `Batch.add` clears it.
     """
 
     error: Exception | None = None
@@ -50,73 +51,74 @@ class JointRun(ABC):
     @property
     @abstractmethod
     def done(self) -> bool:
-        """Whether all results have been reached."""
+        """Whether all runs are done."""
 
     @property
     @abstractmethod
     def items(self) -> int:
-        """Size of the batch axis, which all states have."""
+        """Size of the batch axis, which all states share."""
 
     @property
     @abstractmethod
     def kind(self) -> Hashable:
-        """What joint runs must have in common to share a model call."""
+        """A key that joint runs must share to share a model call."""
 
     @property
     @abstractmethod
     def asked(self) -> Asked | Mapping[str, Asked]:
-        """What the next answer must be; by the names of the parts where states are mappings."""
+        """Requirements on the next answer; by part name if states are mappings."""
 
     @property
     @abstractmethod
     def x(self) -> Any:
-        """What the model must see next."""
+        """The input of the next model call."""
 
     @property
     @abstractmethod
     def sigma(self) -> Any:
-        """Where that is."""
+        """The sigmas of the next model call."""
 
     @property
     @abstractmethod
     def timestep(self) -> Any:
-        """The timesteps that the networks take for it."""
+        """The timesteps of the next model call, for networks."""
 
     @property
     @abstractmethod
     def needs_uncond(self) -> bool:
-        """Whether an answer must come with its unconditional twin."""
+        """Whether an answer must include the unconditional prediction."""
 
     @property
     @abstractmethod
     def records(self) -> bool:
-        """Whether a state asks for gradients."""
+        """Whether a state requires gradients."""
 
     @property
     @abstractmethod
     def all_levels(self) -> tuple[Levels, ...]:
-        """What a model that knows its process may check, of all runs."""
+        """The levels of all runs, for a model that checks its process."""
 
     @property
     @abstractmethod
     def members(self) -> tuple[Run | AdaptiveRun, ...]:
-        """The runs that it is made of."""
+        """The runs that it consists of."""
 
     @abstractmethod
     def answers(self, denoised: Any, uncond: Any = None) -> list[Answer]:
-        """What each run is told that is to advance, of answers that have been checked.
+        """The answers for the runs that will advance, from predictions that have been checked.
 
         Parameters
         ----------
-        denoised, uncond : predictions for all states; where these are mappings, ``denoised`` alone, one of pairs
+        denoised, uncond : object
+            Predictions for all states; if these are mappings, only ``denoised``, a mapping of pairs.
         """
 
     @abstractmethod
     def advanced(self) -> None:
-        """Note that the runs of `answers` have advanced."""
+        """Record that the runs of `answers` have advanced."""
 
     def _advance(self, answers: list[Answer]) -> None:
-        """Advance alone, outside of a batch; an error leaves all runs where they are."""
+        """Advance outside a batch; after an error, all runs are where they were."""
         advance_together([(self, answers)])
         if self.error is not None:
             error, self.error = self.error, None
@@ -137,12 +139,15 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
 
     Parameters
     ----------
-    answers : mapping from names to predictions, or to pairs; what it has for a part that is done does not matter
-    asked : what they must be
+    answers : object
+        Mapping from names to predictions, or to pairs; entries for parts that are done are ignored.
+    asked : mapping
+        Requirements on them.
 
     Raises
     ------
-    TypeError, ValueError : no mapping; a name that is unknown, or missing; a prediction that `Run.feed` would not take
+    TypeError, ValueError
+        Not a mapping; an unknown or missing name; a prediction that `Run.feed` would refuse.
     """
     names = ", ".join(asked)
     if not isinstance(answers, Mapping):
@@ -150,7 +155,7 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
     if unknown := [name for name in answers if name not in asked]:
         raise ValueError(f"predictions must have the names of the parts, {names}; got {unknown[0]!r}")
     if missing := [name for name, part in asked.items() if not (part.done or name in answers)]:
-        raise ValueError(f"a prediction is missing for {missing[0]!r}, which is not done")
+        raise ValueError(f"predictions must have an entry for every part that is not done; {missing[0]!r} is missing")
     checked = {}
     for name, part in asked.items():
         if part.done:
@@ -166,21 +171,23 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
     return checked
 
 
-#: a run's registers, what comes after its answer, whether that makes new tensors, and the answer's conversion
+#: a run's registers, the work after its answer, whether it makes new tensors, and the answer's conversion
 _Turn: TypeAlias = tuple[Registers, Segment, bool, tuple[float, float] | None]
 
 
 def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
-    """Take all answers and draw all noise before any run advances; then form the states of all at once.
+    """Take all answers and draw all noise before any run advances, then form all states together.
 
     Parameters
     ----------
-    work : members of a batch, each with the answers for the runs that it is made of. An error of one of these runs is
-        the member's own: it is noted there, none of its runs advances, and the other members do
+    work : sequence of tuple
+        Members of a batch, each with the answers for its runs. An error of one of these runs is recorded on the member;
+        none of the member's runs advances, and the other members do.
 
     Raises
     ------
-    Exception : own noise failed, or whatever else is no run's own error; nobody has advanced, and no error is noted
+    Exception
+        Your own noise failed, or another error that belongs to no run; no run has advanced.
     """
     held: list[Registers] = []
     adaptive: list[tuple[Member, Sequence[Answer]]] = []
@@ -195,7 +202,7 @@ def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
                     adaptive.append(each)
         _advance_all(work, adaptive)
     except BaseException:
-        for member, _ in work:  # whoever calls learns of one error, and all runs stay
+        for member, _ in work:  # the caller gets one error, and no run advances
             member.error = None
         raise
     finally:
@@ -206,12 +213,12 @@ def advance_together(work: Sequence[tuple[Member, Sequence[Answer]]]) -> None:
 def _advance_all(
     work: Sequence[tuple[Member, Sequence[Answer]]], adaptive: Sequence[tuple[Member, Sequence[Answer]]]
 ) -> None:
-    """The same, of runs that nobody else feeds; ``adaptive`` are the members that have adaptive runs."""
+    """`advance_together` for runs that nobody else feeds; ``adaptive`` are the members with adaptive runs."""
     turns: list[tuple[Member, list[_Turn]]] = []
     for member, answers in work:
         try:
             turns.append((member, _taken(answers)))
-        except Exception as error:  # its own: the others go on
+        except Exception as error:  # this member's own error: the others continue
             member.error = error
     for _, taken in turns:
         for registers, turn, recorded, _ in taken:
@@ -237,7 +244,7 @@ def _advance_all(
 
 
 def _taken(answers: Sequence[Answer]) -> list[_Turn]:
-    """The answers of plain runs, checked and held."""
+    """The answers of plan runs, checked and stored."""
     taken = []
     for run, denoised, uncond, conversion in answers:
         if isinstance(run, Run):

@@ -1,4 +1,4 @@
-"""Plans as source code: a table and a reader of some twenty lines in another language."""
+"""Plans as source code in another language: a table, and about twenty lines that run it."""
 
 from ksched.export.formats import Format, export
 

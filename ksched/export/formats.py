@@ -1,4 +1,4 @@
-"""The table of a plan in the words of a language, put into that language's reader."""
+"""A plan's table in the syntax of a language, inserted into that language's reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Format", "export"]
 
 
 class Format(StrEnum):
-    """What a plan can be written as."""
+    """The formats in which a plan can be written."""
 
     JSON = "json"
     C = "c"
@@ -24,14 +24,14 @@ class Format(StrEnum):
 
 
 class _Call(NamedTuple):
-    """The model is asked about a buffer."""
+    """Call the model on a buffer."""
 
     buffer: int
     sigma: float
 
 
 class _Noise(NamedTuple):
-    """A noise is drawn into a buffer."""
+    """Draw noise into a buffer."""
 
     buffer: int
     sigma_from: float
@@ -40,7 +40,7 @@ class _Noise(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """A sum is formed in a buffer, which may be one of its sources."""
+    """Form a sum in a buffer, which may be one of its sources."""
 
     buffer: int
     terms: Terms
@@ -54,23 +54,27 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
 
     Parameters
     ----------
-    plan : what is run
-    format : "json", which `ksched.Plan.from_json` reads; or "c", "rust" or "js", for a file that needs no other
-    title : of the file, one line for a comment
+    plan : Plan
+        The plan to write.
+    format : Format or str
+        "json", which `ksched.Plan.from_json` reads; or "c", "rust" or "js", for a self-contained file.
+    title : str
+        Title of the file, a one-line comment.
 
     Returns
     -------
-    text of the file, which ends with a line break
+    text of the file, ending with a line break
 
     Raises
     ------
-    ValueError : another format
+    ValueError
+        An unknown format.
 
     Notes
     -----
-    The table is the plan as `ksched.Sampler.sample` lays it out in memory: model calls, noises and sums over numbered
-    buffers, each of which is used again as soon as nobody reads it any more. After these come the buffers of the
-    model's answer. Sums are in double precision.
+    The table is the plan in the memory layout of `ksched.Sampler.sample`: model calls, noises and sums over numbered
+    buffers, each of which is reused as soon as nothing reads it any more. The buffers of the model's answer come last.
+    Sums use double precision.
     """
     known = Format(format)
     if known is Format.JSON:
@@ -107,7 +111,7 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
 
 
 def _steps(plan: Plan) -> Iterable[_Step]:
-    """A run in the order in which it happens."""
+    """The steps of a run, in order."""
     program = layout(plan)
     yield from _turn(plan, program.before)
     for level, turn in zip(plan.levels, program.segments, strict=True):
@@ -116,7 +120,7 @@ def _steps(plan: Plan) -> Iterable[_Step]:
 
 
 def _turn(plan: Plan, turn: Segment) -> Iterable[_Step]:
-    """What follows a call: noises, then sums."""
+    """The steps after a call: noises, then sums."""
     for number, buffer in turn.draws:
         draw = plan.draws[number]
         yield _Noise(buffer, draw.sigma_from, draw.sigma_to, draw.limit)
@@ -159,7 +163,7 @@ def _js(steps: Iterable[_Step]) -> Iterable[str]:
 
 
 def _numbers(infinity: str) -> Callable[[float], str]:
-    """How a language writes a number of every bit."""
+    """A function that writes a float exactly in a language's syntax."""
 
     def written(value: float) -> str:
         return infinity if value == math.inf else repr(float(value))
@@ -170,7 +174,7 @@ def _numbers(infinity: str) -> Callable[[float], str]:
 _c_number, _rust_number, _js_number = map(_numbers, ("INFINITY", "f64::INFINITY", "Infinity"))
 
 
-# The file of a reader, how it writes steps, and how numbers.
+# for each language: the reader's file, how it writes steps, and how it writes numbers
 _LANGUAGES: dict[Format, tuple[str, Callable[[Iterable[_Step]], Iterable[str]], Callable[[float], str]]] = {
     Format.C: ("plan.h", _c, _c_number),
     Format.RUST: ("plan.rs", _rust, _rust_number),
@@ -178,7 +182,7 @@ _LANGUAGES: dict[Format, tuple[str, Callable[[Iterable[_Step]], Iterable[str]], 
 }
 
 
-# What a reader says of the unconditional prediction, where the plan does not need it and where it does.
+# the reader's comment on the unconditional prediction, for plans that do not need it and for plans that do
 _UNCOND = {
     Format.C: ("uncond is NULL", "uncond likewise, without the condition"),
     Format.RUST: ("`uncond` may be left as it is", "`uncond` likewise, without the condition"),

@@ -1,4 +1,4 @@
-"""Several noise levels in one model call: video and audio on their own schedules, frames that are denoised in turn."""
+"""Several noise levels in one model call: video and audio on separate schedules, or frames denoised in turn."""
 
 from ksched.joint_runs.orders import Table, autoregressive, pyramid
 

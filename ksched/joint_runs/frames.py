@@ -1,4 +1,4 @@
-"""`frames`: a clip whose frames are at noise levels of their own, in rolling, pyramid and autoregressive orders."""
+"""`frames`: a clip whose frames have separate noise levels, in rolling, pyramid and autoregressive orders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Frames", "frames"]
 
 
 class Frames(FramesProgress, CopiedBySaving):
-    """A run of a clip whose frames are at noise levels of their own; made by `frames`, and driven as a `Run` is."""
+    """A run of a clip whose frames have separate noise levels; `frames` makes it, and you drive it like a `Run`."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Frames(FramesProgress, CopiedBySaving):
         self._uploaded: dict[str, torch.Tensor] = {}
 
     def feed(self, denoised: torch.Tensor, uncond: torch.Tensor | None = None) -> None:
-        """Answer the model call at `x` and advance the frames whose turn it is; the others stay as they are.
+        """Answer the model call at `x` and advance the frames whose turn it is; the others do not change.
 
         Parameters
         ----------
@@ -69,28 +69,29 @@ class Frames(FramesProgress, CopiedBySaving):
 
         Raises
         ------
-        RuntimeError, TypeError, ValueError : as for `Run.feed`; no frame has moved then
+        RuntimeError, TypeError, ValueError
+            As for `Run.feed`; no frame has advanced then.
         """
         if self.done:
-            raise RuntimeError("the frames are done: they take no further prediction")
+            raise RuntimeError("the frames are done and take no further prediction")
         check_output("D", denoised, self._shape, self._device)
         if self.needs_uncond:
             check_output("U", uncond, self._shape, self._device)
         self._advance(self.answers(denoised, uncond))
 
     def tell(self, answer: Any) -> None:
-        """Feed what a model returned."""
+        """Feed a model's output."""
         self.feed(*pair_of(answer))
 
     def answers(self, denoised: Any, uncond: Any = None) -> list[Answer]:
-        """What the run of each frame is told whose turn it is."""
+        """The answers for the runs of the frames whose turn it is."""
         moving = self.moving
         outputs = _by_frame(denoised, moving)
         twins = _by_frame(uncond, moving) if self.needs_uncond else {}
         return [Answer(run, outputs[k], twins.get(k)) for k in moving if (run := self._runs[k]) is not None]
 
     def advanced(self) -> None:
-        """Count the call, and forget noise that nobody waits for."""
+        """Count the call, and drop noise that no frame waits for."""
         self._tick += 1
         self._noise.forget(self.order.calls[self._tick])
 
@@ -99,16 +100,18 @@ class Frames(FramesProgress, CopiedBySaving):
 
         Parameters
         ----------
-        model : ``(x, sigma) -> denoised``, or (denoised, uncond), with x of shape (batch, frames, ...) and sigma of
-            shape (batch, frames)
+        model : callable
+            ``(x, sigma) -> denoised``, or (denoised, uncond), with x of shape (batch, frames, ...) and sigma of shape
+            (batch, frames).
 
         Raises
         ------
-        TypeError, ValueError : as for `feed`; a model that knows its process, where it means other states
+        TypeError, ValueError
+            As for `feed`; a model whose own process means other states.
 
         Notes
         -----
-        Gradients are recorded only if the clip asks for them.
+        Gradients are recorded only if the clip requires them.
         """
         if not callable(model):
             raise TypeError(f"model must be callable, (x, sigma) -> denoised; got {type(model).__name__}")
@@ -119,7 +122,7 @@ class Frames(FramesProgress, CopiedBySaving):
         return self.x
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on, in another process too: numbers, strings and copies of tensors."""
+        """Everything needed to resume, in another process too: numbers, strings and copies of tensors."""
         return {
             "version": 1,
             "order": _digest(self.order),
@@ -135,16 +138,17 @@ class Frames(FramesProgress, CopiedBySaving):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, bit for bit; own seeds are forgotten.
+        """Resume from where `state_dict` was taken, bit for bit; this run's own seeds are replaced.
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then
+        ValueError
+            Not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then.
         """
         self.loading(state)()
 
     def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """Check all of a state without touching the run, which goes on from there when the result is called."""
+        """Check a whole state without changing the run; calling the result makes the run continue from it."""
         if not isinstance(state, Mapping) or state.get("version") != 1 or "order" not in state:
             raise ValueError("state must come from Frames.state_dict(), version 1")
         if state["order"] != _digest(self.order):
@@ -157,7 +161,7 @@ class Frames(FramesProgress, CopiedBySaving):
         loads = [run.loading(part) for run, part in zip(self._runs, frames, strict=True) if run is not None]
         answered = [calls for calls, run in zip(self.order.calls[tick], self._runs, strict=True) if run is not None]
         if [part["calls"] for part in frames if part is not None] != answered:
-            raise ValueError("the state is damaged: its frames are not where their order has them after its calls")
+            raise ValueError("the state is damaged: its frames are not where their order puts them after its calls")
         clean = _tensors(check, "clean", [(*self._shape[:1], *self._shape[2:])] * len(self._clean), self._dtype)
         pending = self._pending(tick, source)
         compute = torch.promote_types(self._dtype, torch.float32)
@@ -177,7 +181,7 @@ class Frames(FramesProgress, CopiedBySaving):
         return load
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """A copy, or a pickle, is a run of its own that goes on from the same state."""
+        """A copy, or a pickle, is an independent run that continues from the same state."""
         if any(run.registers.recorded for run in self.members):
             raise TypeError(
                 "frames that record gradients cannot be copied or pickled; their state_dict() leaves them out"
@@ -188,7 +192,7 @@ class Frames(FramesProgress, CopiedBySaving):
         return _restored, (self.sampler, like, self.order, own, self.state_dict())
 
     def _pending(self, tick: int, source: NoiseSource) -> list[Draw]:
-        """Draws of own noise that some frames have had and others have not; seeded ones can be made again."""
+        """Draws of your own noise that only some frames have used; seeded draws can be made again."""
         return self._noise.pending(self.order.calls[tick]) if isinstance(source, CallableNoise) else []
 
 
@@ -202,37 +206,43 @@ def frames(
     seed: Seed | None = None,
     noise: Noise | None = None,
 ) -> Frames:
-    """A run of a clip whose frames are denoised one after another, or overlapping, as an order says.
+    """A run of a clip whose frames are denoised in an order: one after another, or overlapping.
 
     Parameters
     ----------
-    sampler : from `build_sampler`; any but an adaptive one
-    x : start of the clip, shape (batch, frames, ...): of every frame the state at ``sampler.sigmas[0]``, or a clean
-        frame where it is context
-    offset : how many ticks, that is model calls, a frame begins after the one before it; None is 0: all at once. A
-        frame waits at its first level until then, and stays as it is when it is done
-    context : how many of the first frames are given clean, and stay so; the next one begins at once
-    schedule : instead of both, a table of step numbers, shape (rows, frames): how many steps each frame has made at
-        every row. The first row is where each frame begins, the number of steps for one that is clean; a frame that
-        begins at step n is given at ``sampler.sigmas[n]``. The last row has the number of steps everywhere. Between two
-        rows each frame makes its steps and then waits for the others, whatever calls a step takes.
-        `ksched.joint_runs.pyramid` and `ksched.joint_runs.autoregressive` make such tables
+    sampler : Sampler
+        From `build_sampler`; any sampler that is not adaptive.
+    x : Tensor
+        Start of the clip, shape (batch, frames, ...): for each frame the state at ``sampler.sigmas[0]``, or a clean
+        frame if it is context.
+    offset : int or None
+        Number of ticks (model calls) by which each frame starts after the one before it; None means 0, all at once. A
+        frame waits at its first level until then, and does not change once it is done.
+    context : int
+        Number of first frames that are given clean and stay so; the next frame starts at once.
+    schedule : object
+        Instead of both, a table of step numbers, shape (rows, frames): the number of steps that each frame has made at
+        each row. The first row is where each frame starts; a clean frame has the full number of steps there, and a
+        frame that starts at step n is given at ``sampler.sigmas[n]``. The last row has the full number of steps
+        everywhere. Between two rows, each frame makes its steps and then waits for the others, for any number of calls
+        per step. `ksched.joint_runs.pyramid` and `ksched.joint_runs.autoregressive` make such tables.
     seed, noise : as for `Sampler.sample`; a function returns noise for the whole clip, and is called once for each
         interval, when the first frame needs it
 
     Returns
     -------
-    `Frames`: drive it by ``x``, ``sigma`` and ``feed``, or with ``sample(model)``
+    `Frames`: drive it with ``x``, ``sigma`` and ``feed``, or call ``sample(model)``
 
     Raises
     ------
-    TypeError, ValueError : an adaptive sampler; no clip; an offset, context or schedule that is none, or both; seed and
-        noise as for `Sampler.sample`; a step at which a plan of one's own cannot begin
+    TypeError, ValueError
+        An adaptive sampler; a tensor that is not a clip; an invalid offset, context or schedule, or both kinds; seed
+        and noise as for `Sampler.sample`; a start at a step where a plan of your own cannot start.
 
     Notes
     -----
-    A frame's noise is its slice of the item's: with offset 0 the result is that of ``sampler.sample`` bit for bit, and
-    a frame gets the same noise in any order. Noise of one's own is kept until the last frame has had its part.
+    A frame's noise is its slice of the item's noise. With offset 0 the result is that of ``sampler.sample`` bit for
+    bit, and a frame gets the same noise in any order. Your own noise is kept until the last frame has used its part.
 
     Examples
     --------
@@ -255,8 +265,9 @@ def frames(
         raise TypeError(f"sampler must come from build_sampler; got {type(sampler).__name__}")
     if sampler.spec.adaptive:
         raise TypeError(
-            f"{sampler.spec.name} chooses its steps by what the model answers, so frames have no order: take a sampler "
-            "that has a plan"
+            f"frames need a sampler that has a plan; {sampler.spec.name} is adaptive: it chooses its steps from the "
+            f"model's "
+            "answers"
         )
     check_state(x)
     if x.ndim < 2 or not x.shape[1]:
@@ -265,7 +276,7 @@ def frames(
     if schedule is None:
         order = order_of_offset(0 if offset is None else offset, context, count, steps, sampler.nfe)
     elif offset is not None or context:
-        raise ValueError("give either offset and context, or schedule, whose first row says which frames are context")
+        raise ValueError("give either offset and context, or schedule; its first row says which frames are context")
     else:
         table = check_table(schedule, count, steps)
         begins = table[0].tolist()
@@ -276,17 +287,18 @@ def frames(
 
 
 def sampler_from(sampler: Sampler, step: int) -> Sampler:
-    """The same sampler on the levels from a step on.
+    """The same sampler on its levels from a step on.
 
     Raises
     ------
-    ValueError : a sampler with levels of its own, such as a plan, or one that refuses the levels that are left
+    ValueError
+        A sampler with its own levels, such as a plan, or one that refuses the remaining levels.
     """
     if not step:
         return sampler
-    refusal = f"a frame cannot begin at step {step} of {sampler.spec.name}"
+    refusal = f"a frame cannot start at step {step} of {sampler.spec.name}"
     if sampler.spec.levels is not None:
-        raise ValueError(f"{refusal}, which is made for its own levels as a whole")
+        raise ValueError(f"{refusal}, which runs only on all of its own levels")
     try:
         return replace(sampler, grid=Grid(sampler.grid.process, sampler.grid.levels[step:]))
     except (TypeError, ValueError) as error:
@@ -294,21 +306,21 @@ def sampler_from(sampler: Sampler, step: int) -> Sampler:
 
 
 def _call_steps(sampler: Sampler, begin: int) -> list[int]:
-    """The step of every call of a frame that begins at one."""
+    """The step of each call of a frame that starts at step ``begin``."""
     if begin == sampler.steps:
         return []
     return [begin + step for step in sampler_from(sampler, begin).plan.call_steps]
 
 
 def _needs(plan: Plan) -> dict[Draw, int]:
-    """The draws of a plan, each with the calls after which it has been made."""
+    """The draws of a plan, each with the number of calls after which it has been made."""
     laid_out = layout(plan)
     segments = (laid_out.before, *laid_out.segments)
     return {plan.draws[number]: calls for calls, segment in enumerate(segments) for number, _ in segment.draws}
 
 
 def _by_frame(output: torch.Tensor, moving: Sequence[int]) -> dict[int, torch.Tensor]:
-    """The predictions of some frames, each without gaps in memory, so that sums are those of a whole clip's."""
+    """The predictions of some frames, contiguous in memory, so that sums equal those of a whole clip."""
     if not moving:
         return {}
     first, last = moving[0], moving[-1] + 1
@@ -322,7 +334,7 @@ def _digest(order: Order) -> str:
 
 
 def _parts(check: StateCheck, name: str, count: int) -> list[Any]:
-    """A list in a state."""
+    """A list in a state, checked."""
     value = check.part(name)
     if not isinstance(value, list | tuple) or len(value) != count:
         raise ValueError(f"the state is damaged: its part {name!r} must be a list of {count}")
@@ -330,7 +342,7 @@ def _parts(check: StateCheck, name: str, count: int) -> list[Any]:
 
 
 def _tensors(check: StateCheck, name: str, shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Tensors in a state."""
+    """Tensors in a state, checked."""
     values = _parts(check, name, len(shapes))
     for value, shape in zip(values, shapes, strict=True):
         if not isinstance(value, torch.Tensor) or value.shape != tuple(shape) or value.dtype != dtype:
@@ -341,7 +353,7 @@ def _tensors(check: StateCheck, name: str, shapes: Sequence[Sequence[int]], dtyp
 
 
 def _restored(sampler: Sampler, like: torch.Tensor, order: Order, noise: OwnNoise, state: Mapping[str, Any]) -> Frames:
-    """Frames that go on from a state, as copies and pickles need them."""
+    """Frames that continue from a saved state, for copies and pickles."""
     own = noise.function
     silent = CallableNoise(lambda start, end: torch.zeros_like(like))  # nothing is drawn before the state is loaded
     restored = Frames(sampler, like.zero_(), order, silent, None)

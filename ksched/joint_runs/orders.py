@@ -1,4 +1,4 @@
-"""In which order the frames of a clip are denoised: tables of step numbers, and the model calls they lead to."""
+"""Orders in which the frames of a clip are denoised: tables of step numbers, and the model calls they imply."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from ksched.options import check_whole
 __all__ = ["Order", "Table", "autoregressive", "check_table", "order_of_offset", "order_of_table", "pyramid"]
 
 
-#: How many steps every frame has made at each row, shape (rows, frames).
+#: the number of steps that each frame has made at each row, shape (rows, frames)
 Table: TypeAlias = npt.NDArray[np.int64]
 
 
 def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table:
-    """The table in which every frame is some steps behind the one before it.
+    """The table in which each frame lags some steps behind the one before it.
 
     Parameters
     ----------
-    steps : of the sampler
-    frames : of the clip
-    lag : how many steps behind; 0 denoises all frames at once
-    context : how many frames are given clean; the next one begins at once
+    steps : int
+        Number of steps of the sampler.
+    frames : int
+        Number of frames of the clip.
+    lag : int
+        Number of steps by which each frame lags; 0 denoises all frames at once.
+    context : int
+        Number of frames that are given clean; the next frame starts at once.
 
     Returns
     -------
@@ -35,7 +39,8 @@ def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table
 
     Raises
     ------
-    TypeError, ValueError : numbers that are not whole, or out of range
+    TypeError, ValueError
+        Numbers that are not whole, or are out of range.
 
     Examples
     --------
@@ -55,12 +60,13 @@ def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table
 
 
 def autoregressive(steps: int, frames: int, *, block: int = 1, context: int = 0) -> Table:
-    """The table in which frames are finished one after another, or block after block.
+    """The table in which frames are finished one after another, or block by block.
 
     Parameters
     ----------
     steps, frames, context : as for `pyramid`
-    block : how many frames are denoised at once; the last block has what is left
+    block : int
+        Number of frames denoised at once; the last block has the remaining frames.
 
     Returns
     -------
@@ -68,7 +74,8 @@ def autoregressive(steps: int, frames: int, *, block: int = 1, context: int = 0)
 
     Raises
     ------
-    TypeError, ValueError : as for `pyramid`
+    TypeError, ValueError
+        As for `pyramid`.
 
     Examples
     --------
@@ -88,7 +95,7 @@ def autoregressive(steps: int, frames: int, *, block: int = 1, context: int = 0)
 
 
 def _checked(steps: int, frames: int, context: int) -> int:
-    """How many frames are not given."""
+    """Number of frames that are not context."""
     check_whole("steps", steps, 1)
     check_whole("frames", frames, 1)
     _check_context(context, frames)
@@ -107,12 +114,14 @@ def _with_context(table: Table, steps: int, context: int) -> Table:
 
 @dataclass(frozen=True)
 class Order:
-    """Which frames a run of frames advances at every model call.
+    """The frames that advance at each model call.
 
     Attributes
     ----------
-    begins : the step at which each frame begins; the number of steps for one that is clean
-    calls : for every tick, and once more for the end, the model calls that each frame has answered
+    begins : tuple of int
+        The step at which each frame starts; the number of steps for a clean frame.
+    calls : tuple of tuple of int
+        For each tick, and once more for the end, the number of model calls that each frame has answered.
     """
 
     begins: tuple[int, ...]
@@ -120,14 +129,18 @@ class Order:
 
 
 def order_of_offset(offset: int, context: int, frames: int, steps: int, calls: int) -> Order:
-    """Every frame begins some ticks after the one before it.
+    """The order in which each frame starts some ticks after the one before it.
 
     Parameters
     ----------
-    offset : ticks
-    context : how many frames are clean; the next one begins at once
-    frames : of the clip
-    steps, calls : of the sampler, of the model
+    offset : int
+        Number of ticks.
+    context : int
+        Number of clean frames; the next frame starts at once.
+    frames : int
+        Number of frames of the clip.
+    steps, calls : int
+        Number of steps of the sampler, and of its model calls.
     """
     check_whole("offset", offset, 0)
     _check_context(context, frames)
@@ -141,12 +154,14 @@ def order_of_offset(offset: int, context: int, frames: int, steps: int, calls: i
 
 
 def order_of_table(table: Table, call_steps: Sequence[Sequence[int]]) -> Order:
-    """Between two rows of a table every frame makes the calls of its steps, and waits for the others.
+    """The order in which, between two rows of a table, each frame makes its steps' calls and waits for the others.
 
     Parameters
     ----------
-    table : from `check_table`
-    call_steps : for each frame the step of every call that it makes, non-decreasing
+    table : ndarray
+        From `check_table`.
+    call_steps : sequence of sequence of int
+        For each frame, the step of each of its calls, non-decreasing.
     """
     now = [0] * len(call_steps)
     answered = [tuple(now)]
@@ -159,12 +174,13 @@ def order_of_table(table: Table, call_steps: Sequence[Sequence[int]]) -> Order:
 
 
 def check_table(table: Any, frames: int, steps: int) -> Table:
-    """A table of step numbers as int64, or one error that says what is wrong with it.
+    """A table of step numbers as int64, or an error that says what is wrong with it.
 
     Raises
     ------
-    ValueError : no table of whole numbers from 0 to ``steps`` with a column for each frame, a column that decreases, a
-        last row that is not all ``steps``, or nothing to denoise
+    ValueError
+        Not a table of whole numbers from 0 to ``steps`` with a column per frame; a column that decreases; a last row
+        that is not ``steps`` everywhere; nothing to denoise.
     """
     wanted = f"schedule must be a table of step numbers from 0 to {steps}, of shape (rows, {frames})"
     try:
@@ -180,7 +196,8 @@ def check_table(table: Any, frames: int, steps: int) -> Table:
     if (falling := np.argwhere(np.diff(values, axis=0) < 0)).size:
         row, frame = falling[0]
         raise ValueError(
-            f"schedule must not decrease in a column: a frame never goes back; frame {frame} has {values[row, frame]} "
+            f"schedule must not decrease in a column, because a frame never goes back; frame {frame} has "
+            f"{values[row, frame]} "
             f"and then {values[row + 1, frame]} in row {row + 1}"
         )
     if (values[-1] != steps).any():
@@ -189,5 +206,5 @@ def check_table(table: Any, frames: int, steps: int) -> Table:
             f"the last row of schedule must be {steps} for every frame; got {values[-1, frame]} for frame {frame}"
         )
     if (values[0] == steps).all():
-        raise ValueError(f"the first row of schedule has {steps} for every frame: nothing is left to denoise")
+        raise ValueError(f"the first row of schedule must leave something to denoise; it has {steps} for every frame")
     return values

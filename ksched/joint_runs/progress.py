@@ -1,4 +1,4 @@
-"""Where joint runs stand: what can be read of streams and of frames, besides their saving and feeding."""
+"""The progress of joint runs: everything that can be read of streams and frames."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 
 class FramesProgress(JointSteps):
-    """What can be read of a run of frames.
+    """The readable progress of a run of frames.
 
     Attributes
     ----------
-    sampler : what denoises the frames
-    order : which of them every model call advances
+    sampler : Sampler
+        The sampler of the frames.
+    order : int
+        The frames that advance at each model call.
     """
 
     sampler: Sampler
@@ -51,7 +53,7 @@ class FramesProgress(JointSteps):
 
     @property
     def runs(self) -> tuple[Run | None, ...]:
-        """The run of every frame; None for one that was given clean."""
+        """The run of each frame; None for a frame that was given clean."""
         return tuple(self._runs)
 
     @property
@@ -61,22 +63,22 @@ class FramesProgress(JointSteps):
 
     @property
     def places(self) -> tuple[Member, ...]:
-        """The same, and which frames they are."""
+        """These runs, each with its frame."""
         return tuple(Member(run, None, k) for k, run in enumerate(self._runs) if run is not None)
 
     @property
     def shape(self) -> torch.Size:
-        """Of the clip: batch, frames, and that of a frame."""
+        """Shape of the clip: batch, frames, and the shape of a frame."""
         return self._shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the states that the model sees, and of the result."""
+        """Dtype of the states that the model receives, and of the result."""
         return self._dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the states are."""
+        """Device of the states."""
         return self._device
 
     @property
@@ -86,22 +88,22 @@ class FramesProgress(JointSteps):
 
     @property
     def tick(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls answered so far."""
         return self._tick
 
     @property
     def nfe(self) -> int:
-        """The same, as runs call it."""
+        """The same as `tick`, under the name that runs use."""
         return self._tick
 
     @property
     def ticks(self) -> int:
-        """Model calls from the start to the end."""
+        """Total number of model calls."""
         return len(self.order.calls) - 1
 
     @property
     def moving(self) -> tuple[int, ...]:
-        """The frames that the next answer advances; the others wait, or are done."""
+        """The frames that the next answer advances; the others wait or are done."""
         if self.done:
             return ()
         now, then = self.order.calls[self._tick : self._tick + 2]
@@ -109,20 +111,21 @@ class FramesProgress(JointSteps):
 
     @property
     def x(self) -> torch.Tensor:
-        """The clip that the model must see next, or the result, shape (batch, frames, ...); never written again.
+        """The clip that the model must evaluate next, or the result, shape (batch, frames, ...); never modified later.
 
         Raises
         ------
-        RuntimeError : as for `Run.x`
+        RuntimeError
+            As for `Run.x`.
         """
         self._check_whole()
         return torch.stack([self._clean[k] if run is None else run.x for k, run in enumerate(self._runs)], dim=1)
 
     @property
     def sigma(self) -> torch.Tensor:
-        """Contract sigma of every frame, shape (batch, frames); that of its first call for one that has not begun.
+        """Contract sigma of each frame, shape (batch, frames); that of its first call if it has not started.
 
-        A frame that is done, or was given clean, is at 0, unless the sampler's levels end above that.
+        A frame that is done, or was given clean, is at 0, unless the sampler's last level is above 0.
         """
         sigma = self._row("sigma", self._sigmas)
         mark(sigma, self.all_levels)
@@ -131,12 +134,12 @@ class FramesProgress(JointSteps):
 
     @property
     def timestep(self) -> torch.Tensor:
-        """The process's timestep of every frame, shape (batch, frames); 0 where sigma is."""
+        """The process's timestep of each frame, shape (batch, frames); 0 where sigma is 0."""
         return self._row("timestep", self._timesteps)
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether the next answer must come with its unconditional twin."""
+        """Whether the next answer must include the unconditional prediction."""
         return any(run is not None and run.needs_uncond for run in map(self._runs.__getitem__, self.moving))
 
     @property
@@ -151,29 +154,29 @@ class FramesProgress(JointSteps):
 
     @property
     def asked(self) -> Asked:
-        """What the next answer must be."""
+        """Requirements on the next answer."""
         return Asked(tuple(self._shape), self._device, self.needs_uncond, self.done)
 
     @property
     def records(self) -> bool:
-        """Whether a state asks for gradients."""
+        """Whether a state requires gradients."""
         tensors = (*self._clean.values(), *(run.x for run in self.members))
         return any(tensor.requires_grad for tensor in tensors)
 
     @property
     def all_levels(self) -> tuple[Levels, ...]:
-        """What a model that knows its process may check."""
+        """The levels of all runs, for a model that checks its process."""
         return tuple({id(run.levels): run.levels for run in self.members if run.levels is not None}.values())
 
     def _sigmas(self) -> Array:
-        """Contract sigma of every frame at every tick, and after the last; shape (ticks + 1, frames)."""
+        """Contract sigma of each frame at each tick, and after the last; shape (ticks + 1, frames)."""
         end = self.sampler.grid.levels[-1].label
         columns = [[0.0] if plan is None else [*plan.call_sigmas.tolist(), end] for plan in self._plans]
         return np.array([[columns[k][calls] for k, calls in enumerate(row)] for row in self.order.calls])
 
     @cached_property
     def _hosted(self) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
-        """Of every tick, the sigmas of the frames and where they go; a frame that does not move goes nowhere."""
+        """For each tick, the frames' sigmas and targets; a frame that does not advance has none."""
         sigmas = [tuple(row) for row in self._sigmas().tolist()]
         goals = list(sigmas)
         for tick, (now, then) in enumerate(pairwise(self.order.calls)):
@@ -190,7 +193,7 @@ class FramesProgress(JointSteps):
         return timesteps
 
     def _row(self, name: str, values: Callable[[], Array]) -> torch.Tensor:
-        """The present row of a table that is brought to the device when it is first asked for."""
+        """The present row of a table that is uploaded to the device on first use."""
         if name not in self._uploaded:
             compute = torch.promote_types(self._dtype, torch.float32)
             table = torch.tensor(values().tolist(), dtype=compute, device="cpu")
@@ -199,15 +202,15 @@ class FramesProgress(JointSteps):
 
 
 class StreamsProgress(JointSteps):
-    """What can be read of streams."""
+    """The readable progress of streams."""
 
     _names: tuple[str, ...]
-    _runs: dict[str, Any]  # of Run, AdaptiveRun and Frames
+    _runs: dict[str, Any]  # a Run, AdaptiveRun or Frames for each name
     _settled: dict[str, Settled]
     _nfe: int
 
     def _like(self, name: str) -> Run | AdaptiveRun | FramesProgress | torch.Tensor:
-        """What knows shape, dtype and device of a part."""
+        """The object that has shape, dtype and device of a part."""
         return self._runs[name] if name in self._runs else self._settled[name].x
 
     @property
@@ -217,7 +220,7 @@ class StreamsProgress(JointSteps):
 
     @property
     def members(self) -> tuple[Run | AdaptiveRun, ...]:
-        """All runs, those of frames among them."""
+        """All runs, including those of frames."""
         return tuple(
             run
             for part in self._runs.values()
@@ -226,7 +229,7 @@ class StreamsProgress(JointSteps):
 
     @property
     def places(self) -> tuple[Member, ...]:
-        """The same, and where their parts are."""
+        """These runs, each with its part."""
         found: list[Member] = []
         for name, part in self._runs.items():
             if isinstance(part, FramesProgress):
@@ -242,43 +245,45 @@ class StreamsProgress(JointSteps):
 
     @property
     def nfe(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls answered so far (NFE)."""
         return self._nfe
 
     @property
     def x(self) -> Tensors:
-        """The state of every part that the model must see next, or its result; never written again.
+        """The state of each part that the model must evaluate next, or its result; never modified later.
 
         Raises
         ------
-        RuntimeError : as for `Run.x`
+        RuntimeError
+            As for `Run.x`.
         """
         self._check_whole()
         return MappingProxyType({name: self._shown(name).x for name in self._names})
 
     @property
     def sigma(self) -> Tensors:
-        """Contract sigma of every part, shape (batch,), of frames (batch, frames); 0 for a part that is done."""
+        """Contract sigma of each part, shape (batch,), or (batch, frames) for frames; 0 for a part that is done."""
         return MappingProxyType({name: self._shown(name).sigma for name in self._names})
 
     @property
     def timestep(self) -> Tensors:
-        """The timestep of every part by its own process, of the shape of its sigma; 0 for a part that is done.
+        """Timestep of each part by its own process, with the shape of its sigma; 0 for a part that is done.
 
         Raises
         ------
-        RuntimeError : a part is the run of a bare plan, which knows none
+        RuntimeError
+            A part is the run of a bare plan, which has no process.
         """
         return MappingProxyType({name: self._shown(name).timestep for name in self._names})
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether a part must be answered with its unconditional twin."""
+        """Whether a part needs the unconditional prediction."""
         return any(run.needs_uncond for run in self._runs.values())
 
     @property
     def asked(self) -> Mapping[str, Asked]:
-        """What the next answer must be, by name."""
+        """Requirements on the next answer, by name."""
         asked = {}
         for name in self._names:
             like = self._like(name)
@@ -293,7 +298,7 @@ class StreamsProgress(JointSteps):
 
     @property
     def kind(self) -> Hashable:
-        """Names of the parts, with the shape of an item, dtype and device of each, and how many levels it has."""
+        """Names of the parts, with item shape, dtype, device and number of levels of each."""
         kinds = []
         for name in sorted(self._names):
             like = self._like(name)
@@ -303,18 +308,18 @@ class StreamsProgress(JointSteps):
 
     @property
     def records(self) -> bool:
-        """Whether a state asks for gradients."""
+        """Whether a state requires gradients."""
         return any(run.x.requires_grad for run in self.members) or any(
             s.x.requires_grad for s in self._settled.values()
         )
 
     @property
     def all_levels(self) -> tuple[Levels, ...]:
-        """What a model that knows its process may check."""
+        """The levels of all runs, for a model that checks its process."""
         return tuple(run.levels for run in self.members if run.levels is not None)
 
     def _shown(self, name: str) -> Any:
-        """What has the state, sigma and timestep of a part."""
+        """The object that has state, sigma and timestep of a part."""
         if (settled := self._settled.get(name)) is not None:
             return settled
         run = self._runs[name]

@@ -1,4 +1,4 @@
-"""Joint runs with the log-probability of every model call: that of all parts together."""
+"""Joint runs with the log-probability of each model call, for all parts together."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ __all__ = ["JointSteps", "JointTrajectory", "Member"]
 
 
 class Member(NamedTuple):
-    """A run of a joint run, and where in states and predictions its part is.
+    """A run of a joint run, and the position of its part in states and predictions.
 
     Attributes
     ----------
-    run : of the part
-    name : of the part; None where states are no mappings
-    frame : which frame of the part; None: all of it
+    run : object
+        The run of the part.
+    name : str or None
+        Name of the part; None if states are not mappings.
+    frame : int or None
+        Frame of the part; None for all of it.
     """
 
     run: Any
@@ -36,7 +39,7 @@ class Member(NamedTuple):
     frame: int | None
 
     def part(self, whole: Any) -> Any:
-        """Its part of a state, a prediction or a mask."""
+        """The member's part of a state, a prediction or a mask."""
         own = whole if self.name is None else whole[self.name]
         return own if self.frame is None else own[:, self.frame]
 
@@ -51,15 +54,20 @@ class MemberPath(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class JointTrajectory:
-    """What `rollout` records of a joint run: plain tensors and numbers.
+    """The record of a joint run by `rollout`: plain tensors and numbers.
 
     Attributes
     ----------
-    x : the results
-    shown : state and sigma of every model call, as the model saw them
-    log_prob : of all parts together, for every model call that noise was drawn after; shape (noisy calls, batch)
-    ticks : which model call each row of ``log_prob`` is of
-    members : the record of every run, in the order of ``members`` of the joint run
+    x : object
+        The results.
+    shown : tuple of tuple of object
+        State and sigma of each model call, as the model received them.
+    log_prob : Tensor
+        Log-probability of all parts together, for each model call followed by noise; shape (noisy calls, batch).
+    ticks : tuple of int
+        Model call of each row of ``log_prob``.
+    members : tuple of MemberPath
+        The record of each run, in the order of the joint run's ``members``.
     """
 
     x: Any
@@ -69,10 +77,10 @@ class JointTrajectory:
     members: tuple[MemberPath, ...]
 
     def take(self, indices: Sequence[int] | torch.Tensor) -> JointTrajectory:
-        """The trajectory of some items, in that order, such as a minibatch."""
+        """The trajectory of some items, in the given order, such as a minibatch."""
         index = torch.as_tensor(indices)
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise TypeError(f"indices must be one list of whole numbers; got {indices!r}")
+            raise TypeError(f"indices must be a one-dimensional list of whole numbers; got {indices!r}")
         index = index.to(self.log_prob.device, torch.int64)
 
         def part(value: Any) -> Any:
@@ -91,19 +99,19 @@ class JointSteps(JointRun):
     @property
     @abstractmethod
     def places(self) -> tuple[Member, ...]:
-        """Its runs, and where their parts are."""
+        """Its runs, and the positions of their parts."""
 
     @property
     @abstractmethod
     def nfe(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls answered so far."""
 
     @abstractmethod
     def tell(self, answer: Any) -> None:
-        """Feed what a model returned."""
+        """Feed a model's output."""
 
     def rollout(self, model: Callable[[Any, Any], Any]) -> JointTrajectory:
-        """Drive the run to its end and record it, with the log-probability of every model call.
+        """Drive the run to its end and record it, with the log-probability of each model call.
 
         Parameters
         ----------
@@ -112,11 +120,12 @@ class JointSteps(JointRun):
         Returns
         -------
         the record; its ``x`` is the result of `sample`, bit for bit. The log-probability of a call is that of all
-        states that are formed after it, given everything before: the sum over the parts
+        states formed after it, given everything before: the sum over the parts
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; a run that is under way; an adaptive part; no part that draws noise
+        TypeError, ValueError
+            As for `sample`; a run that has already started; an adaptive part; no part that draws noise.
 
         Notes
         -----
@@ -150,31 +159,36 @@ class JointSteps(JointRun):
         *,
         mask: Any = None,
     ) -> torch.Tensor:
-        """Log-probabilities of the calls of a recorded joint run under a model, with gradients into it.
+        """Log-probabilities of a recorded joint run's calls under a model, with gradients into the model.
 
         Parameters
         ----------
         model : as for `sample`
-        path : from `rollout` of a joint run of the same samplers, which need not be this one
-        ticks : which noisy model calls; None is all of them. The model is called at these, and where the means of their
-            steps read an earlier prediction
-        reduce : "sum" or "mean" over all numbers that the call draws
-        mask : weights of the numbers, of the form of a state and broadcast to it; the mean is over what they add up to
+        path : JointTrajectory
+            From `rollout` of a joint run of the same samplers, which need not be this one.
+        ticks : sequence of int or None
+            The noisy model calls to use; None means all. The model is called at these, and where the means of their
+            steps read an earlier prediction.
+        reduce : str
+            "sum" or "mean" over all numbers that the call draws.
+        mask : object
+            Weights of the numbers, in the form of a state and broadcast to it; the mean divides by their sum.
 
         Returns
         -------
-        tensor of shape (ticks, batch), in the order of ``ticks``; the ``log_prob`` of the path, bit for bit, with the
-        model and the batch of the rollout
+        tensor of shape (ticks, batch), in the order of ``ticks``; with the rollout's model and batch, the ``log_prob``
+        of the path, bit for bit
 
         Raises
         ------
-        TypeError, ValueError : no such path, or one of other plans; calls that draw no noise
+        TypeError, ValueError
+            Not a recorded path, or one of other plans; calls that draw no noise.
         """
         if not isinstance(path, JointTrajectory):
             raise TypeError(f"path must come from rollout; got {type(path).__name__}")
         members, rows = self.places, self._rows()
         if [member.run.plan.digest for member in members] != [one.plan for one in path.members]:
-            raise ValueError("the path is of other plans: build the samplers with the same options and sigmas")
+            raise ValueError("the path belongs to other plans: build the samplers with the same options and sigmas")
         if reduce not in get_args(Reduction):
             raise ValueError(f'reduce must be "sum" or "mean"; got {reduce!r}')
         self._check_model(model)
@@ -199,11 +213,11 @@ class JointSteps(JointRun):
         return torch.stack([found[tick] for tick in wanted])
 
     def _check_rollout(self, model: Any) -> None:
-        """Raise unless a rollout can begin."""
+        """Raise unless a rollout can start."""
         if not callable(model):
             raise TypeError(f"model must be callable, (x, sigma) -> predictions; got {type(model).__name__}")
         if self.nfe or any(member.run.nfe for member in self.places):
-            raise ValueError("a rollout records a run from its start; this one is under way")
+            raise ValueError("a rollout must start with a new run; this run has already started")
         self._check_model(model)
 
     def _check_model(self, model: Any) -> None:
@@ -212,22 +226,22 @@ class JointSteps(JointRun):
                 check_once(own, levels)
 
     def _rows(self) -> list[tuple[GaussianRow, ...]]:
-        """The laws of every member, row by row."""
+        """The laws of each member, row by row."""
         found = []
         for member in self.places:
             if not isinstance(member.run, Run):
-                raise ValueError("an adaptive part chooses its steps by what the model answers, so they have no law")
+                raise ValueError("a rollout needs parts with plans; an adaptive part's steps have no probability law")
             found.append(tuple(row for law in transitions(member.run.plan) for row in law.rows))
         if not any(found):
             raise ValueError(
-                "no part draws noise, so the steps have no probabilities: take a sampler that does, such as "
-                "euler_ancestral or dpmpp_2m_sde, or give one eta > 0"
+                "no part draws noise, so the steps have no probabilities: use a sampler that does, such as "
+                "euler_ancestral or dpmpp_2m_sde, or set eta > 0 in one"
             )
         return found
 
 
 class _Record:
-    """One run while it is recorded."""
+    """One run while it is being recorded."""
 
     def __init__(self, member: Member, rows: Sequence[GaussianRow]) -> None:
         self.member, self.run = member, member.run
@@ -238,7 +252,7 @@ class _Record:
         self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
 
     def hold(self, told: Any) -> None:
-        """Hold the state of a model call, and the predictions, which the model may write over at its next call."""
+        """Store the state of a model call, and the predictions, which the model may overwrite at its next call."""
         self._held = None
         if not self.run.done:
             denoised, uncond = _own(self.member, told)
@@ -247,7 +261,7 @@ class _Record:
             self._held = self.run.registers.full_state(), denoised.to(compute, copy=True), twin
 
     def note(self, tick: int) -> Iterator[torch.Tensor]:
-        """Record the call, if the run has moved on; yields the log-probability of what was formed after it."""
+        """Record the call if the run has advanced; yields the log-probability of the states formed after it."""
         if self._held is None or self.run.nfe == len(self.ticks):
             return
         state, denoised, uncond = self._held
@@ -268,7 +282,7 @@ class _Record:
 
 
 class _Replayed:
-    """The predictions of a model at the recorded calls, each asked for once."""
+    """The predictions of a model at the recorded calls, each requested once."""
 
     def __init__(self, model: Callable[[Any, Any], Any], path: JointTrajectory, members: Sequence[Member]) -> None:
         self._model, self._path, self._members = model, path, members
@@ -288,7 +302,7 @@ class _Replayed:
         return found
 
     def _kept(self, told: Any) -> Any:
-        """An answer that no later one is written over; gradients go through it."""
+        """An answer that no later one overwrites; gradients flow through it."""
         if isinstance(told, Mapping):
             return {name: self._kept(value) for name, value in told.items()}
         if isinstance(told, tuple):
@@ -302,7 +316,7 @@ def _total(scores: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _own(member: Member, told: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A member's predictions in what a model returned."""
+    """A member's predictions from a model's output."""
     whole = told if member.name is None else told[member.name]
     denoised, uncond = pair_of(whole)
     if member.frame is None:
@@ -316,21 +330,21 @@ def _named(call: int, denoised: torch.Tensor, uncond: torch.Tensor | None) -> di
 
 
 def _expanded(mask: Any, state: Any) -> Any:
-    """A mask of the form of a state."""
+    """A mask expanded to the form of a state."""
     if isinstance(state, Mapping):
         return {name: _expanded(mask[name], value) if name in mask else None for name, value in state.items()}
     return mask.expand_as(state)
 
 
 def _wanted(path: JointTrajectory, ticks: Sequence[int] | None) -> list[int]:
-    """The calls that were asked for, checked."""
+    """The requested calls, checked."""
     if ticks is None:
         return list(path.ticks)
     for tick in ticks:
         if isinstance(tick, bool) or not isinstance(tick, Integral):
-            raise TypeError(f"ticks must be whole numbers, model calls of the run; got {tick!r}")
+            raise TypeError(f"ticks must be whole numbers, indices of model calls; got {tick!r}")
         if tick not in path.ticks:
             raise ValueError(f"ticks must be calls that draw noise, {', '.join(map(str, path.ticks))}; got {tick}")
     if len(set(ticks)) < len(ticks):
-        raise ValueError(f"ticks must be different ones; got {list(ticks)}")
+        raise ValueError(f"ticks must all be different; got {list(ticks)}")
     return [int(tick) for tick in ticks]

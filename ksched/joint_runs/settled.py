@@ -1,4 +1,4 @@
-"""What the model sees and no step changes: context that was given, and the result of a run that is done."""
+"""Parts that the model receives but no step changes: clean context, and the result of a run that is done."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ class Settled:
 
     Parameters
     ----------
-    x : the state, which is handed out as it is
-    sigma, timestep : where it is, host numbers
+    x : Tensor
+        The state, which is handed out directly.
+    sigma, timestep : float
+        Its level, as host numbers.
 
     Attributes
     ----------
-    x : the state
-    sigma, timestep : of shape (batch,), in float32 at least
+    x : Tensor
+        The state.
+    sigma, timestep : float
+        Of shape (batch,), in at least float32.
     """
 
     def __init__(self, x: torch.Tensor, sigma: float = 0.0, timestep: float = 0.0) -> None:
@@ -34,6 +38,6 @@ class Settled:
         self._writes = writes_to(x)
 
     def check(self) -> None:
-        """Raise RuntimeError if somebody has written to the state."""
+        """Raise RuntimeError if the state was written to."""
         if writes_to(self.x) != self._writes:
             raise RuntimeError(WRITTEN)

@@ -1,4 +1,4 @@
-"""`Streams`: parts with samplers and schedules of their own, such as video and audio, in one model call."""
+"""`Streams`: parts with separate samplers and schedules, such as video and audio, in one model call."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ __all__ = ["Streams"]
 class Streams(StreamsProgress):
     """Runs of several parts that one network denoises together, each with its own sampler, schedule and steps.
 
-    One `feed` advances every part that is not done. A part that needs fewer model calls than another is done earlier:
-    its result stays as it is, and the model sees it at sigma 0 until all are done.
+    One `feed` advances every part that is not done. A part with fewer model calls than another is done earlier: its
+    result stays unchanged, and the model receives it at sigma 0 until all parts are done.
 
     Parameters
     ----------
-    parts : for each name a run from `Sampler.start`, or `Frames`; or a tensor: clean context, which is done from the
-        start. A run may be under way, or done. All have equally many items, and are on one device
+    parts : Run, AdaptiveRun, Frames or Tensor
+        For each name a run from `Sampler.start`, or `Frames`; or a tensor as clean context, which is done from the
+        start. A run may have started already, or be done. All parts need the same number of items, on one device.
 
     Raises
     ------
-    TypeError, ValueError : a part that is neither, or is there twice; no run among them; other items, another device
+    TypeError, ValueError
+        A part that is none of these, or occurs twice; no run; different numbers of items or devices.
 
     Notes
     -----
-    The runs belong to the streams: what is fed to one of them alone moves it alone. A run whose levels end above 0
-    stays at its last level.
+    The runs belong to the streams; feeding one of them directly advances it alone. A run whose levels end above 0 stays
+    at its last level.
 
     Examples
     --------
@@ -75,24 +77,24 @@ class Streams(StreamsProgress):
                 self._settled[name] = Settled(part.clone() if part.requires_grad else part.detach().clone())
             else:
                 raise TypeError(
-                    f"{name} must be a run from Sampler.start, ksched.frames(...), or a tensor that is clean; got "
+                    f"{name} must be a run from Sampler.start, ksched.frames(...), or a clean tensor; got "
                     f"{type(part).__name__}"
                 )
         self._check_parts()
 
     def _check_parts(self) -> None:
-        """Raise unless the parts go together."""
+        """Raise unless the parts fit together."""
         if not self._runs:
-            raise ValueError("streams need a run: give one from Sampler.start for every part that is to be denoised")
+            raise ValueError("streams must have a run; give one from Sampler.start for every part to be denoised")
         members = self.members
         if len({id(run) for run in members}) < len(members):
-            raise ValueError("every part of streams must be a run of its own; one is there twice")
+            raise ValueError("every part of streams must be a separate run; one occurs twice")
         like = {name: self._like(name) for name in self._names}
         (first, ours), *others = like.items()
         for name, other in others:
             if other.shape[0] != ours.shape[0] or other.device != ours.device:
                 raise ValueError(
-                    f"all parts must have equally many items, on one device; {first} has {ours.shape[0]} on "
+                    f"all parts must have the same number of items, on one device; {first} has {ours.shape[0]} on "
                     f"{ours.device}, {name} has {other.shape[0]} on {other.device}"
                 )
 
@@ -101,28 +103,31 @@ class Streams(StreamsProgress):
 
         Parameters
         ----------
-        answers : for each of these parts the x0 prediction as `Run.feed` takes it, or a pair (denoised, uncond). What
-            is given for a part that is done is ignored, and may be left out
+        answers : object
+            For each of these parts the x0 prediction, as for `Run.feed`, or a pair (denoised, uncond). Answers for
+            parts that are done are ignored, and may be left out.
 
         Raises
         ------
-        RuntimeError : all parts are done; otherwise as for `Run.feed`
-        TypeError, ValueError : a name that is unknown, or missing; as for `Run.feed`. All is checked and own noise
-            drawn before any part advances, so that a mistake loses nothing
+        RuntimeError
+            All parts are done; otherwise as for `Run.feed`.
+        TypeError, ValueError
+            An unknown or missing name; as for `Run.feed`. Everything is checked and your own noise drawn before any
+            part advances, so a mistake loses nothing.
         """
         self._feed(answers)
 
     def tell(self, answer: Any) -> None:
-        """Feed what a model returned."""
+        """Feed a model's output."""
         self._feed(answer)
 
     def _feed(self, answers: Any) -> None:
         if self.done:
-            raise RuntimeError("the streams are done: they take no further prediction")
+            raise RuntimeError("the streams are done and take no further prediction")
         self._advance(self.answers(check_answers(answers, self.asked)))
 
     def answers(self, denoised: Any, uncond: Any = None) -> list[Answer]:
-        """What each run is told."""
+        """The answers for each run."""
         for settled in self._settled.values():
             settled.check()
         answers = []
@@ -144,16 +149,18 @@ class Streams(StreamsProgress):
 
         Parameters
         ----------
-        model : ``(x, sigma) -> predictions``, all three mappings by the names of the parts; a prediction may be a pair
-            (denoised, uncond), and be missing for a part that is done
+        model : callable
+            ``(x, sigma) -> predictions``, all three mappings by part name; a prediction may be a pair (denoised,
+            uncond), and may be missing for a part that is done.
 
         Raises
         ------
-        TypeError, ValueError : as for `feed`; a model that knows its process, where it means other states than a part
+        TypeError, ValueError
+            As for `feed`; a model whose own process means other states than a part's.
 
         Notes
         -----
-        Gradients are recorded only if a state asks for them.
+        Gradients are recorded only if a state requires them.
         """
         if not callable(model):
             raise TypeError(f"model must be callable, (x, sigma) -> predictions; got {type(model).__name__}")
@@ -166,7 +173,7 @@ class Streams(StreamsProgress):
         return self.x
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on, in another process too: numbers, strings and copies of tensors."""
+        """Everything needed to resume, in another process too: numbers, strings and copies of tensors."""
         return {
             "version": 1,
             "calls": self._nfe,
@@ -177,11 +184,12 @@ class Streams(StreamsProgress):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken, bit for bit.
+        """Resume from where `state_dict` was taken, bit for bit.
 
         Raises
         ------
-        ValueError : not such a state, a damaged one, or one of other parts; all parts are as they were then
+        ValueError
+            Not such a state, a damaged one, or one of other parts; all parts are unchanged then.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or "streams" not in state:
             raise ValueError("state must come from Streams.state_dict(), version 1")
@@ -201,7 +209,7 @@ class Streams(StreamsProgress):
         self._nfe, self._settled, self.error = calls, settled, None
 
     def _as_given(self, name: str, value: Any) -> torch.Tensor:
-        """A copy of the context in a state, which must be like our own."""
+        """A copy of the context in a state, which must match our own."""
         own = self._settled[name].x
         if not isinstance(value, torch.Tensor) or value.shape != own.shape or value.dtype != own.dtype:
             got = f"{tuple(value.shape)}, {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -219,7 +227,7 @@ class Streams(StreamsProgress):
 
 
 def _restored(parts: Mapping[str, Any], nfe: int) -> Streams:
-    """Streams that go on, as copies and pickles need them."""
+    """Streams that continue from a saved state, for copies and pickles."""
     streams = Streams(**parts)
     streams._nfe = nfe
     return streams

@@ -1,1 +1,1 @@
-"""Random words, the table of normal numbers, sums in Triton on a GPU, and what is asked of torch in private."""
+"""Random words, the table of normal numbers, Triton kernels for sums on a GPU, and access to torch's private names."""

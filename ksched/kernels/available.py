@@ -1,4 +1,4 @@
-"""Whether Triton's kernels run here."""
+"""Whether Triton kernels run on a device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _loaded: dict[torch.device, ModuleType | None] = {}
 
 
 def triton_kernels(device: torch.device) -> ModuleType | None:
-    """The module `ksched.kernels.triton_kernels` if a device can run it: a CUDA or ROCm device with a working Triton.
+    """The module `ksched.kernels.triton_kernels` if it works on a device: a CUDA or ROCm device with a working Triton.
 
-    Found out by a first launch, since Triton may be there without a C compiler or for newer devices only; torch's own
-    operations then do the same work in more passes. While a CUDA graph is captured or code compiled nothing is tried.
+    A first launch decides, because Triton may be installed without a C compiler or only support newer devices.
+    Otherwise torch's own operations do the same work in more passes. Nothing is tried during CUDA graph capture or
+    compilation.
     """
     if device.type != "cuda":
         return None
@@ -30,7 +31,7 @@ def triton_kernels(device: torch.device) -> ModuleType | None:
 
             trial = torch.zeros(16, device=device)
             module.combine([trial], [1.0], trial)
-        except Exception:  # whatever it is, there is a way without
+        except Exception:  # whatever the error, there is a fallback
             _loaded[device] = None
         else:
             _loaded[device] = module

@@ -1,7 +1,7 @@
-"""Linear maps along one axis of an array that take a few numbers for each: interpolation and blur, as data.
+"""Linear maps along an axis of an array, with a few weights per number: interpolation and blur, as data.
 
-NumPy and torch apply them by the same products and sums in the same order, so that float32 results agree bit for bit,
-and those of one item do not depend on the batch.
+NumPy and torch apply them with the same products and sums in the same order, so float32 results agree bit for bit, and
+an item's result does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 __all__ = ["AxisMap", "doubling", "halved", "halving", "interpolation", "last_axes", "map_axis"]
 
 
-#: of a blur before an axis is halved, and after it is doubled: the binomial kernel of Burt & Adelson 1983
+#: blur before an axis is halved and after it is doubled: the binomial kernel of Burt & Adelson 1983
 _BLUR = np.array([1, 4, 6, 4, 1]) / 16
 
 
@@ -26,8 +26,10 @@ class AxisMap:
 
     Attributes
     ----------
-    indices : which numbers make up each number of the result, shape (taps, size of the result)
-    weights : what each of them is multiplied by, float64, of the same shape
+    indices : ndarray
+        Indices of the numbers that make up each number of the result, shape (taps, size of the result).
+    weights : ndarray
+        Weight of each of them, float64, of the same shape.
     """
 
     indices: npt.NDArray[np.int64]
@@ -35,7 +37,7 @@ class AxisMap:
 
 
 def map_axis(mapping: AxisMap, array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
-    """A NumPy array mapped along an axis, in its own dtype; `ksched.kernels.on_device` does the same with a tensor."""
+    """A NumPy array mapped along an axis, in its own dtype; `ksched.kernels.on_device` does the same to a tensor."""
     size = [1] * array.ndim
     size[axis] = -1
     weights = mapping.weights.astype(array.dtype).reshape(len(mapping.weights), *size)
@@ -46,18 +48,20 @@ def map_axis(mapping: AxisMap, array: npt.NDArray[Any], axis: int) -> npt.NDArra
 
 
 def last_axes(ndim: int) -> tuple[int, ...]:
-    """The axes along which states of a rank vary in space: the last two, or what is behind batch and channel."""
+    """The spatial axes of a state of some rank: the last two, or those after batch and channel."""
     return tuple(range(ndim))[max(1, min(2, ndim - 1), ndim - 2) :]
 
 
 @cache
 def interpolation(coarse: int, fine: int, *, unit: bool = False) -> AxisMap:
-    """Linear interpolation from some numbers to others, both in the middle of cells that share the length of the axis.
+    """Linear interpolation between two sizes, with the numbers in the middle of cells that divide the axis.
 
     Parameters
     ----------
-    coarse, fine : how many numbers there are, and shall be
-    unit : scale the weights so that independent numbers of variance 1 become numbers of variance 1
+    coarse, fine : int
+        Size before and after.
+    unit : bool
+        Scale the weights so that independent numbers of variance 1 give numbers of variance 1.
     """
     matrix = _interpolated(np.eye(coarse), fine)
     return _sparse(matrix / np.linalg.norm(matrix, axis=1, keepdims=True) if unit else matrix)
@@ -65,16 +69,16 @@ def interpolation(coarse: int, fine: int, *, unit: bool = False) -> AxisMap:
 
 @cache
 def halving(size: int) -> AxisMap:
-    """From an axis to the next level of its Gaussian pyramid, half as many numbers, rounded up: blurred, then sampled.
+    """From an axis to the next level of its Gaussian pyramid, half the size rounded up: blurred, then sampled.
 
-    A number of the result lies between two of those before, as half-pixel centres have it.
+    A number of the result lies between two of the axis, in half-pixel coordinates.
     """
     return _sparse(_interpolated(_blurred(np.eye(size)), halved(size)))
 
 
 @cache
 def doubling(size: int) -> AxisMap:
-    """The way back from `halving` to an axis of that size: interpolated, then blurred."""
+    """The inverse direction of `halving`, to an axis of the given size: interpolated, then blurred."""
     return _sparse(_blurred(_interpolated(np.eye(halved(size)), size)))
 
 
@@ -93,7 +97,7 @@ def _interpolated(rows: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.fl
 
 
 def _blurred(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rows blurred, mirrored at their ends."""
+    """Rows blurred, with mirrored ends."""
     count, result = len(rows), np.zeros_like(rows)
     period = max(2 * count - 2, 1)
     for offset, weight in zip(range(-2, 3), _BLUR, strict=True):
@@ -103,9 +107,9 @@ def _blurred(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _sparse(matrix: npt.NDArray[np.float64]) -> AxisMap:
-    """A matrix, shape (numbers of the result, numbers), by its entries that are not 0."""
+    """A matrix, shape (numbers of the result, numbers), by its non-zero entries."""
     taps = int((matrix != 0).sum(1).max())
-    # stable, so that the taps of a number are added up from left to right
+    # a stable sort, so that the taps of a number are added from left to right
     indices = np.sort(np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps], axis=1)
     weights = np.take_along_axis(matrix, indices, 1)
     return AxisMap(np.ascontiguousarray(indices.T), np.ascontiguousarray(weights.T))

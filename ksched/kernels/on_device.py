@@ -1,4 +1,4 @@
-"""Random words, the table of normal numbers and maps of axes on a device, in plain operations: the host's bits."""
+"""Random words, the table of normals and axis maps on a device, in plain operations with the host's bits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LOW = 0xFFFFFFFF
 
 
 def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int = 0) -> torch.Tensor:
-    """Words of some streams on a device, int64 with the bits of the unsigned ones, shape (len(keys), count).
+    """Words of some streams on a device: int64 with the bits of uint64, shape (len(keys), count).
 
-    Of each stream those behind so many blocks.
+    In each stream, the words start after ``block`` blocks.
 
-    Nothing waits for the device and nothing is copied to it, so that a CUDA graph can be captured: the keys arrive as
-    scalars of operations. Two operations for each key, and some 350 for them all.
+    Nothing synchronises with the device and nothing is copied to it, so a CUDA graph can be captured: the keys arrive
+    as scalar arguments. It takes two operations per key, and about 350 for all keys together.
     """
     key = torch.empty((2, len(keys), 1), dtype=torch.int64, device=device)
     for i, pair in enumerate(keys):
@@ -42,12 +42,12 @@ def words_on(device: torch.device, keys: Sequence[Key], count: int, block: int =
 
 
 def lanes(random: torch.Tensor) -> torch.Tensor:
-    """Four indices below 65536 for each word of a device, lowest bits first; int32, one axis."""
+    """Four indices below 65536 from each word on a device, lowest bits first; int32, one axis."""
     return (random.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF).reshape(-1)
 
 
 def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low 64 bits of an unsigned product, by halves: int64 arithmetic wraps, and so loses the high ones."""
+    """High and low 64 bits of an unsigned product, computed by halves, because int64 arithmetic drops the high bits."""
     x_low, x_high = x & _LOW, (x >> 32) & _LOW
     low, high = factor & _LOW, factor >> 32
     cross, other = x_high * low, x_low * high
@@ -56,19 +56,19 @@ def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _signed(value: int) -> int:
-    """The number whose int64 has the bits of an unsigned one."""
+    """The number whose int64 has the bits of an unsigned number."""
     return value - (1 << 64) if value >> 63 else value
 
 
 @cache
 def table_on(device: torch.device) -> torch.Tensor:
-    """The table on a device; it gets there once."""
+    """The table on a device, uploaded once."""
     values = torch.tensor(table(), device="cpu")
     if device.type != "cuda":
         return values.to(device)
     if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("the first noise on a device brings its table there: draw once before you capture a graph")
-    # On a stream of its own, and awaited there: no other stream is held up, and each may use the table from now on.
+        raise RuntimeError("the first noise on a device uploads its table: draw once before you capture a graph")
+    # upload on a separate stream and wait there: other streams are not delayed, and each may use the table from now on
     with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         result = values.to(device, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -78,7 +78,7 @@ def table_on(device: torch.device) -> torch.Tensor:
 
 
 def map_axis_on(mapping: AxisMap, tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """A tensor mapped along an axis, in its own dtype: the bits of `ksched.kernels.axis_maps.map_axis`."""
+    """A tensor mapped along an axis, in its own dtype: the same bits as `ksched.kernels.axis_maps.map_axis`."""
     indices, weights = _taps_on(mapping, tensor.device, tensor.dtype)
     size = [1] * tensor.ndim
     size[axis] = -1
@@ -93,7 +93,7 @@ def map_axis_on(mapping: AxisMap, tensor: torch.Tensor, axis: int) -> torch.Tens
 
 @lru_cache(maxsize=256)
 def _taps_on(mapping: AxisMap, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The numbers of a map on a device, in a dtype; they get there once, before any graph is captured."""
+    """A map's numbers on a device, in a dtype; uploaded once, before any graph is captured."""
     indices = torch.tensor(mapping.indices.tolist(), dtype=torch.int64, device="cpu")
     weights = torch.tensor(mapping.weights.tolist(), dtype=dtype, device="cpu")
     return indices.to(device, non_blocking=True), weights.to(device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""Random words from a key: Philox4x64-10, on the host; `ksched.kernels.on_device` has the same bits on a device.
+"""Random words from a key by Philox4x64-10, on the host; `ksched.kernels.on_device` makes the same bits on a device.
 
-Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3". A counter-based generator: block
-number i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be had alone.
-The first block of a stream is that of counter 1, as in numpy.
+Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3". It is a counter-based generator:
+block i of a stream is a function of the key and of i, so there is no state, and any part of a stream can be made alone.
+The first block of a stream has counter 1, as in NumPy.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 
-#: Words in a block.
+#: words in a block
 BLOCK = 4
 
 
-#: A quarter of a word, 16 bits; the lowest come first.
+#: a quarter of a word, 16 bits; the lowest come first
 LANE = np.dtype("<u2")
 
 
@@ -46,18 +46,18 @@ _WORD = np.dtype("<u8")
 _LITTLE = sys.byteorder == "little"
 
 
-#: Two whole numbers below 2**64, which name a stream.
+#: two whole numbers below 2**64, which name a stream
 Key: TypeAlias = tuple[int, int]
 
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 
 
-#: By what the words of a block are multiplied, what is added to the key after a round, and how many there are.
+#: multipliers of the words in a block, increments of the key after each round, and number of rounds
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 
 
-BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and the root of 3 less 1, in 64 bits
+BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # the golden ratio and sqrt(3) - 1, in 64 bits
 
 
 ROUNDS = 10
@@ -67,9 +67,9 @@ _LOW = 0xFFFFFFFF
 
 
 class _Generator(threading.local):
-    """numpy's generator, one for every thread since its state is set for every use.
+    """NumPy's generator, one per thread, because its state is set at every use.
 
-    Setting the state takes a tenth of the time of another generator, and with Python's own numbers a quarter of what it
+    Setting the state takes a tenth of the time of a new generator, and with Python ints a quarter of the time that it
     takes with arrays.
     """
 
@@ -81,7 +81,7 @@ class _Generator(threading.local):
             "bit_generator": "Philox",
             "state": self.start,
             "buffer": (0, 0, 0, 0),
-            "buffer_pos": 4,  # used up: the next word is the first of a new block
+            "buffer_pos": 4,  # buffer used up: the next word starts a new block
             "has_uint32": 0,
             "uinteger": 0,
         }
@@ -95,9 +95,12 @@ def words(key: Key, block: int, count: int) -> Words:
 
     Parameters
     ----------
-    key : of the stream
-    block : how many blocks of the stream come before, less than 2**64
-    count : number of words
+    key : tuple of int
+        Key of the stream.
+    block : int
+        Number of blocks before the first word, below 2**64.
+    count : int
+        Number of words.
     """
     generator = _generator
     generator.counter[0] = block
@@ -110,8 +113,8 @@ def words(key: Key, block: int, count: int) -> Words:
 def words_of_many(keys: Sequence[Key], count: int) -> Words:
     """The first words of many streams on the host, little-endian in memory, shape (len(keys), count).
 
-    Some 300 passes of numpy's over all of them at once: for a few words of each of many streams, where `words` would
-    spend its time on calls.
+    About 300 NumPy passes over all streams at once, for a few words from each of many streams, where `words` would be
+    dominated by call overhead.
     """
     k0, k1 = np.array(keys, np.uint64).T[:, :, None]
     c0 = np.arange(1, -(-count // BLOCK) + 1, dtype=np.uint64)
@@ -126,7 +129,7 @@ def words_of_many(keys: Sequence[Key], count: int) -> Words:
 
 
 def _product_of(x: Words, factor: int) -> tuple[Words, Words]:
-    """High and low 64 bits of an unsigned product, by halves."""
+    """High and low 64 bits of an unsigned product, computed by halves."""
     mask, half = np.uint64(_LOW), np.uint64(32)
     low, high = np.uint64(factor & _LOW), np.uint64(factor >> 32)
     x_low, x_high = x & mask, x >> half

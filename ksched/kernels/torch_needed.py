@@ -1,4 +1,4 @@
-"""What is said where torch is not installed."""
+"""The error for features that need torch when it is not installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def need_torch(what: str) -> None:
 
     Raises
     ------
-    ImportError : torch is not installed; the error names what needs it, and what to do
+    ImportError
+        torch is not installed; the error names the feature that needs it, and what to do.
     """
     try:
         import torch  # noqa: F401 - only to know whether it is there
@@ -23,7 +24,7 @@ def need_torch(what: str) -> None:
 
 @contextmanager
 def torch_needed(what: str) -> Iterator[None]:
-    """For imports that may end at torch: `need_torch` only if they do. Another missing module is told as ever."""
+    """A context for imports that may need torch: `need_torch`'s error if it is missing; other errors pass unchanged."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,11 +1,11 @@
-"""The sums of a run and the numbers of its noise on a GPU, each in one kernel launch. Needs Triton.
+"""A run's sums and the numbers of its noise on a GPU, each in one kernel launch. Needs Triton.
 
-Nothing here waits for the device. `combine` and `normals` copy nothing to it either: coefficients and keys are
-arguments of the launch, so that a CUDA graph can be captured. Sizes of blocks are reasoned from the bytes that a
-multiprocessor must have in flight, not measured.
+Nothing here synchronises with the device. `combine` and `normals` copy nothing to it either: coefficients and keys are
+launch arguments, so a CUDA graph can be captured. Block sizes are derived from the bytes that a multiprocessor must
+keep in flight, not measured.
 """
 
-# No `from __future__ import annotations`: Triton's interpreter before 3.2 must find `tl.constexpr` itself there.
+# No `from __future__ import annotations`: before 3.2, Triton's interpreter must find `tl.constexpr` itself there.
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,43 +17,46 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 __all__ = ["DTYPES", "combine", "combine_many", "normals"]
 
 
-#: What a kernel reads; it adds up in float32.
+#: dtypes that a kernel reads; it sums in float32
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
-# Terms of one launch: more than the rows of all but the longest multistep samplers have, few enough for registers.
+# terms per launch: more than the rows of all but the longest multistep samplers have, few enough for registers
 _TERMS = 12
 
 
-# Elements of a program. With 128 threads that is eight each, two accesses of 16 bytes in float32 and one in half
-# precision, and a state of 4 x 64 x 64 already has 16 programs.
+# Elements per program. With 128 threads each has eight: two 16-byte accesses in float32 and one in half precision; a
+# state of 4 x 64 x 64 already has 16 programs.
 _BLOCK, _WARPS = 1024, 4
 
 
-# Every product is added by a fused multiply-add that the kernel asks for, and the additions of noise stand alone: the
-# compiler has nothing left to contract, and the same sum has the same bytes in every variant of a kernel.
+# Every product is added by an explicit fused multiply-add, and the additions of noise stand alone: nothing is left for
+# the compiler to fuse, so a sum has the same bytes in every variant of a kernel.
 _EXACT = {"enable_fp_fusion": False}
 
 
 def combine(tensors: Sequence[torch.Tensor], coefficients: Sequence[float], out: torch.Tensor) -> None:
-    """A sum of coefficient times tensor, in the order given; one launch for up to 12 terms.
+    """A sum of coefficient times tensor, in the given order; one launch for up to 12 terms.
 
     Parameters
     ----------
-    tensors : at least one, of a dtype in `DTYPES`, each with the strides of ``out``
-    coefficients : one host number for each; other numbers compile nothing anew
-    out : float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other
+    tensors : sequence of Tensor
+        At least one, of a dtype in `DTYPES`, each with the strides of ``out``.
+    coefficients : sequence of float
+        One host number per tensor; new numbers need no recompilation.
+    out : Tensor
+        float32, dense in some order of its axes; it may be the first tensor itself, and overlaps no other.
 
     Notes
     -----
-    Kernels are compiled for the number of terms and their dtypes, for whether the number of elements is a multiple of
-    16 and the tensors begin at one, and for more than 2**31 elements.
+    Kernels are compiled for the number of terms and their dtypes, for whether size and addresses are multiples of 16,
+    and for more than 2**31 elements.
     """
     count = out.numel()
     while count:
         sources, numbers = tensors[:_TERMS], [float(value) for value in coefficients[:_TERMS]]
         tensors, coefficients = tensors[_TERMS:], coefficients[_TERMS:]
-        # Every argument of a launch takes time, so those of short sums have few.
+        # every launch argument takes time, so short sums get kernels with few
         room, kernel = next((room, kernel) for room, kernel in _COMBINE if room >= len(sources))
         left = room - len(sources)
         arguments = (*sources, *[None] * left, *numbers, *[0.0] * left)
@@ -68,21 +71,23 @@ def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float]
 
     Parameters
     ----------
-    entries : (tensors, coefficients, out), each as for `combine`, all on one device; of the dtypes in half precision
-        only one may occur, that of the model that answered. What one entry writes no other reads or writes
+    entries : sequence of tuple
+        (tensors, coefficients, out), each as for `combine`, all on one device. Of the half precision dtypes only one
+        may occur: that of the model that answered. No entry may read or write what another entry writes.
 
     Raises
     ------
-    ValueError : sources of both float16 and bfloat16
+    ValueError
+        Sources of both float16 and bfloat16.
 
     Notes
     -----
-    Addresses and coefficients go to the device as one small table, out of pinned memory that torch keeps until the copy
-    is done. While a CUDA graph is captured, which would read that memory at each replay, every entry is a launch of its
-    own. The results are the same bytes.
+    Addresses and coefficients are uploaded as one small table, from pinned memory that torch keeps until the copy is
+    done. During CUDA graph capture each entry is a separate launch, because the graph would read that memory at each
+    replay. The results have the same bytes.
 
-    Whether a source is float32 or of the model's dtype differs from entry to entry. A kernel that branched on it would
-    wait for one source after the other, so each is loaded as both, of which masks let one reach memory.
+    Whether a source is float32 or has the model's dtype differs between entries. A kernel that branches on it would
+    wait for one source after the other, so each source is loaded as both, and masks let only one load reach memory.
     """
     if not entries:
         return
@@ -105,11 +110,11 @@ def _combine_at_once(
 ) -> None:
     halves = {tensor.dtype for tensors, _, _ in entries for tensor in tensors} - {torch.float32}
     if len(halves) > 1:
-        raise ValueError(f"besides float32, sources may be of one dtype; got {sorted(map(str, halves))}")
+        raise ValueError(f"besides float32, sources may have only one dtype; got {sorted(map(str, halves))}")
     width = max(len(tensors) for tensors, _, _ in entries)
-    width = next(size for size in (2, 4, 8, _TERMS) if size >= width)  # a kernel is compiled for each
+    width = next(size for size in (2, 4, 8, _TERMS) if size >= width)  # one compiled kernel per width
     addresses = np.zeros((len(entries), width), np.int64)
-    # Where there is no term, -0.0 times 0 is added: the one addition that changes nothing, a zero's sign included.
+    # Missing terms add -0.0 times 0: the only addition that changes nothing, not even the sign of a zero.
     numbers = np.full((len(entries), width), -0.0, np.float32)
     kinds = np.full((len(entries), width), -1, np.int64)
     for i, (tensors, coefficients, _) in enumerate(entries):
@@ -138,8 +143,8 @@ def _combine_at_once(
     )
 
 
-# Of one launch of `normals`: its items, and how many blocks of a quarter of a chunk a program makes numbers of. A warp
-# has that many threads, each with a block of every quarter, so that what is mixed with each other meets in registers.
+# per launch of `normals`: number of items, and blocks of a quarter chunk per program. A warp has that many threads,
+# each with one block of every quarter, so numbers that are mixed meet in registers.
 _ITEMS, _BLOCKS = 8, 32
 
 
@@ -150,24 +155,29 @@ def normals(
     count: int | None = None,
     chunk: int = 0,
 ) -> None:
-    """Numbers of `ksched.noise.SeededNoise` of some streams; one launch for up to eight.
+    """`SeededNoise`'s numbers from some streams; one launch for up to eight.
 
     Parameters
     ----------
-    keys : for every item the two words of its stream's key, signed or unsigned
-    table : the 65536 rows of four that a lane stands for, float32, contiguous, on the device
-    out : float32, shape (items, width), contiguous; items of one tensor, each in row-major order
-    count : how many numbers an item has; None is ``width``, which are all
-    chunk : how many chunks of 65536 of an item come before those that are wanted
+    keys : sequence of tuple of int
+        For each item, the two words of its stream's key, signed or unsigned.
+    table : Tensor
+        The 65536 rows of four numbers, float32, contiguous, on the device.
+    out : Tensor
+        float32, shape (items, width), contiguous; one item per row, in row-major order.
+    count : int or None
+        Number of numbers in an item; None means ``width``, which is all of them.
+    chunk : int
+        Number of the item's chunks of 65536 before the first number wanted.
 
     Notes
     -----
-    The keys are arguments, so there is one way for all, captured in a graph or not; eight make a batch of usual size
-    one launch, while an argument costs a fraction of a microsecond.
+    The keys are launch arguments, so captured graphs need no separate path. Eight keys cover a batch of usual size in
+    one launch, and an argument costs a fraction of a microsecond.
     """
     items, width = out.shape
     count = width if count is None else count
-    # An item's last chunk is made as a whole one would be, so as many programs as for a width that ends with a chunk.
+    # an item's last chunk is made like a whole one, so use as many programs as for a width that ends with a chunk
     whole, rest = divmod(min(-(-width // 65536) * 65536, count - 65536 * chunk), 65536)
     programs = whole * (256 // _BLOCKS) + -(-rest // (256 * _BLOCKS))
     for first in range(0, items if width else 0, _ITEMS):
@@ -181,12 +191,12 @@ def normals(
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of a word: nearly all that are not small are then of one type to Triton."""
+    """The int64 with a word's bits: Triton then sees nearly all words that are not small as one type."""
     return (word + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **options: Any) -> None:
-    """Launch a kernel on a device, which Triton only does on the present one."""
+    """Launch a kernel on a device; Triton launches only on the current one."""
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             kernel[grid](*args, **options, **_EXACT)
@@ -231,7 +241,7 @@ _COMBINE = ((2, _combine_2), (4, _combine_4), (_TERMS, _combine_12))
 
 @triton.jit
 def _place(count, BLOCK: tl.constexpr):
-    # All tensors lie in memory in one order, which is the order that they are walked through here.
+    # all tensors have the same memory order, and programs go through them in that order
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     return at, at < count
 
@@ -250,8 +260,8 @@ def _added(total, x, c, at, inside):
 
 @triton.jit
 def _combine_many(table, half, TERMS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
-    # A row: address of the result and number of elements; for every term the address and, in one word, its
-    # coefficient's bits below its kind, which is 0 for float32, 1 for half precision, -1 for no term.
+    # A row holds the result's address and number of elements; then for each term its address and one word with the bits
+    # of its coefficient below its kind: 0 for float32, 1 for half precision, -1 for no term.
     row = table + tl.program_id(1).to(tl.int64) * (2 + 2 * TERMS)
     count = tl.load(row + 1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -261,7 +271,7 @@ def _combine_many(table, half, TERMS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK
         c, kind = word.to(tl.int32).to(tl.float32, bitcast=True), word >> 32
         inside = _inside(at, tl.where(kind == 0, count, 0), ALIGNED)
         x = tl.load(_pointers(address.to(tl.pointer_type(tl.float32)), at, ALIGNED), mask=inside, other=0.0)
-        if half is not None:  # a tensor that only says which dtype it is
+        if half is not None:  # a tensor that is passed only for its dtype
             inside = _inside(at, tl.where(kind == 1, count, 0), ALIGNED)
             other = tl.load(_pointers(address.to(half.dtype), at, ALIGNED), mask=inside, other=0.0)
             x = tl.where(inside, other.to(tl.float32), x)
@@ -272,7 +282,7 @@ def _combine_many(table, half, TERMS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK
 
 @triton.jit
 def _pointers(start, at, ALIGNED: tl.constexpr):
-    # What the compiler cannot know of an address out of a table: that sixteen bytes may be read at once.
+    # tell the compiler what it cannot know of an address from a table: sixteen bytes may be read at once
     pointers = start + at
     if ALIGNED:
         pointers = tl.max_contiguous(tl.multiple_of(pointers, 16), 16)
@@ -303,12 +313,12 @@ def _normals(
     k0, k1 = tl.where(item == 6, a6, k0), tl.where(item == 6, b6, k1)
     k0, k1 = tl.where(item == 7, a7, k0), tl.where(item == 7, b7, k1)
     k0, k1 = k0.to(tl.uint64, bitcast=True), k1.to(tl.uint64, bitcast=True)
-    # A chunk has 65536 numbers, a block 64: there are 256 blocks in a quarter. The last chunk has fewer.
+    # A chunk has 65536 numbers and a block 64, so a quarter has 256 blocks. The last chunk has fewer.
     place = (program // (256 // BLOCKS)).to(tl.int64)
     chunk = place + before
     quarter = tl.minimum((count - 65536 * chunk + 255) // 256, 256)
     first = program % (256 // BLOCKS) * BLOCKS
-    block = (1 + 1024 * chunk + first + tl.arange(0, BLOCKS)).to(tl.uint64)  # a stream begins with block number 1
+    block = (1 + 1024 * chunk + first + tl.arange(0, BLOCKS)).to(tl.uint64)  # a stream starts with block 1
     step = quarter.to(tl.uint64)
     a0, a1, a2, a3 = _philox(block, k0, k1)
     b0, b1, b2, b3 = _philox(block + step, k0, k1)
@@ -326,7 +336,7 @@ def _normals(
 
 @triton.jit
 def _mixed(row, table, at, end, quarter, a, b, c, d):
-    # The numbers of one word of every block, at the same place in each quarter.
+    # the numbers from one word of every block, at the same position in each quarter
     a, b, c, d = _rows(table, a), _rows(table, b), _rows(table, c), _rows(table, d)
     sum1, sum2, difference1, difference2 = a + c, b + d, b - d, a - c
     tl.store(row + at, sum1 + difference1, mask=at < end)
@@ -340,7 +350,7 @@ def _mixed(row, table, at, end, quarter, a, b, c, d):
 
 @triton.jit
 def _rows(table, word):
-    # Four numbers for every quarter of a word, the lowest first.
+    # four numbers for each quarter of a word, the lowest first
     q0, q1 = (word & 0xFFFF).to(tl.int32), ((word >> 16) & 0xFFFF).to(tl.int32)
     q2, q3 = ((word >> 32) & 0xFFFF).to(tl.int32), (word >> 48).to(tl.int32)
     lanes = tl.interleave(tl.interleave(q0, q2), tl.interleave(q1, q3))
@@ -349,7 +359,7 @@ def _rows(table, word):
 
 @triton.jit
 def _philox(block, k0, k1):
-    # Philox4x64-10, see ksched.philox.
+    # Philox4x64-10, see ksched.kernels.philox
     M0: tl.constexpr = 0xD2E7470EE14C6C93
     M1: tl.constexpr = 0xCA5A826395121157
     BUMP0: tl.constexpr = 0x9E3779B97F4A7C15

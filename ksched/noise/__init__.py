@@ -1,7 +1,7 @@
-"""Noise as a value: each draw is a function of the item's seed and of where in the run it acts, and of nothing else.
+"""Noise as a value: each draw depends only on the item's seed and on where in the run it acts.
 
-So it does not depend on batch size or order, on the device, on how often anybody asked before, or on where a run was
-split; the global random state is neither read nor moved.
+It does not depend on batch size or order, on the device, on earlier draws, or on where a run was split. The global
+random state is neither read nor changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
     "source_by_scheme",
 ]
 
-# What draws tensors is imported when it is first used, so that the numbers alone need no torch.
+# Names that draw tensors are imported on first use, so that the numbers alone need no torch.
 _FILES = {"BrownianNoise": "brownian", "SeededNoise": "seeded"} | dict.fromkeys(
     ("Colored", "Correlated", "Offset", "Pyramid"), "kinds"
 )

@@ -1,4 +1,4 @@
-"""One Brownian path cut into intervals, so that a picture stays when the number of steps changes."""
+"""One Brownian path cut into intervals, so that a picture stays the same when the number of steps changes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ from ksched.processes import Process
 __all__ = ["SCHEME", "BrownianNoise"]
 
 
-#: The name of the rule of `BrownianNoise`. A new rule gets a new name; an old one never changes.
+#: name of the rule of `BrownianNoise`; a new rule gets a new name, and an old one never changes
 SCHEME = "ksched brownian 3"
 
 
-# Where a Brownian path is known: cells of equal width in lam. They are grouped into blocks of width 1, but for one wide
-# block at the noisy end, whose left end stands for all sigmas above 160000 and for pure noise. Sigmas below 4e-18 count
-# as that.
-_CELLS = (
-    64  # in a unit of lam: with half of them pictures move about twice as much, with twice a draw needs a normal more
-)
+# The points where a Brownian path is known: cells of equal width in lam. They are grouped into blocks of width 1,
+# except for one wide block at the noisy end, whose left end stands for pure noise and all sigmas above 160000. Sigmas
+# below 4e-18 count as 4e-18. With half as many cells, pictures move about twice as much; with twice as many, a draw
+# needs one more normal.
+_CELLS = 64  # per unit of lam
 
 
 _LOWEST, _WIDE, _HIGHEST = -12 * _CELLS, -4 * _CELLS, 40 * _CELLS
@@ -47,41 +46,43 @@ class _Path(NamedTuple):
 
 @dataclass(frozen=True)
 class BrownianNoise:
-    """Increments of one Brownian path for every (item seed, visit, stream), each scaled to unit variance.
+    """Increments of one Brownian path for each (item seed, visit, stream), each scaled to unit variance.
 
-    Grids of different length see the same path, so an item keeps its picture when the number of steps changes.
+    Grids of any length use the same path, so an item keeps its picture when the number of steps changes.
 
     Attributes
     ----------
-    seeds : one per item of the batch
-    process : tells the lam of a level
+    seeds : tuple of int
+        One per item of the batch.
+    process : Process
+        Gives the lam of a level.
 
     Notes
     -----
-    *Clock.* The path W runs in ``v = exp(2 lam) = (alpha / sigma)**2``, from 0 at pure noise: for a constant prediction
-    and eta = 1 the state over ``sigma**2 / alpha`` is a Brownian motion with drift in v, so that all grids reach the
-    same state at a common level. Noise of a rising interval acts in ``1 / v``, on a path of its own.
+    *Clock.* The path W runs in ``v = exp(2 lam) = (alpha / sigma)**2``, from 0 at pure noise. For a constant prediction
+    and eta = 1, the state over ``sigma**2 / alpha`` is a Brownian motion with drift in v, so all grids reach the same
+    state at a common level. Noise of a rising interval acts in ``1 / v``, on its own path.
 
-    *Path.* Blocks of the lam axis have independent increments, and each is refined by halving in lam with Brownian
+    *Path.* Blocks of the lam axis have independent increments. Each block is refined by halving in lam with Brownian
     bridges (Lévy and Ciesielski), down to cells of width 1/64, to which the ends of an interval are rounded. An
     increment is then a sum of independent normals, one per block and one per bridge, with coefficients that are host
-    numbers of the interval. Their squares add up to 1: no long increments are subtracted to get a short one.
+    numbers of the interval. Their squares add up to 1, so a short increment is never a difference of long ones.
 
-    *Law.* Noises of disjoint intervals are independent of each other and have variance 1, rounded or not; rounding only
-    lets the paths of two grids differ, by a cell at the ends. An interval that rounds to nothing or ends at sigma 0,
-    where v is infinite, has a noise of its own, of `SeededNoise`. The normals of the sum are looked up, four at a time,
-    in the table of `SeededNoise`, whose sums of four these are not: as a rule two to six of the up to twenty in a sum
-    carry its variance; it is one alone where the interval is a whole block, and then no number is above 4.4.
+    *Law.* Noises of disjoint intervals are independent and have variance 1, rounded or not. Rounding only lets the
+    paths of two grids differ by up to a cell at the ends. An interval that rounds to nothing, or ends at sigma 0 where
+    v is infinite, uses separate noise from `SeededNoise`. The normals of a sum are looked up, four at a time, in the
+    table of `SeededNoise`, but are not its sums of four. Usually two to six of the up to twenty normals in a sum carry
+    its variance; if the interval is a whole block, only one does, and then no number is above 4.4.
 
-    *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, half a byte per number of
-    the state each. They change nothing but the time it takes; a source should still belong to one run.
+    *State.* The random bits of the last end are kept for the next interval: at most 11 nodes, at half a byte per number
+    of the state. They affect only speed; still, use a separate source for each run.
 
-    *Rule.* A hash of path and node, keyed by the item's seed, is the key of a stream of random words, each of them four
-    indices of 16 bits into the table of rows. The numbers of each node are multiplied by twice its coefficient, rounded
-    to float32, and added up in the order of `_increment`, block by block and then down the bridges. The coefficients
-    come from exp and sqrt of the machine, so another C library may round one of them in 1e8 the other way.
+    *Rule.* A hash of path and node, keyed by the item's seed, is the key of a stream of random words. Each word holds
+    four 16-bit indices into the table of rows. The numbers of each node are multiplied by twice its coefficient,
+    rounded to float32, and added in the order of `_increment`: block by block, then down the bridges. The coefficients
+    use the machine's exp and sqrt, so another C library may round one in 1e8 of them differently.
 
-    k-diffusion's ``BrownianTreeNoiseSampler`` serves the same end with torchsde's tree, in the clock sigma.
+    k-diffusion's ``BrownianTreeNoiseSampler`` serves the same purpose with torchsde's tree, with sigma as the clock.
     """
 
     seeds: tuple[int, ...]
@@ -91,7 +92,7 @@ class BrownianNoise:
     )
 
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Noise of one draw for the whole batch; arguments and errors as for `SeededNoise`."""
+        """Noise of one draw for the whole batch; arguments and errors are those of `SeededNoise`."""
         found = self._along_path(draw)
         if found is None or not like.numel():
             return SeededNoise(self.seeds)(draw, like, out=out)
@@ -107,7 +108,7 @@ class BrownianNoise:
         return limited(out, draw)
 
     def streams(self, draw: Draw, count: int) -> list[Stream]:
-        """The numbers of one draw, before any limit, for whoever wants them part by part; as for `SeededNoise`.
+        """The numbers of one draw in parts, before any limit, as for `SeededNoise`.
 
         Nothing is kept for the next interval.
         """
@@ -122,7 +123,7 @@ class BrownianNoise:
         ]
 
     def slice_on(self, device: torch.device, draw: Draw, count: int, first: int, width: int) -> torch.Tensor:
-        """A part of the numbers of every item on a device, as for `SeededNoise`; nothing is kept."""
+        """A slice of each item's numbers, made on a device as for `SeededNoise`; nothing is kept."""
         found = self._along_path(draw)
         if found is None:
             return SeededNoise(self.seeds).slice_on(device, draw, count, first, width)
@@ -135,7 +136,7 @@ class BrownianNoise:
         return numbers[:, before : before + width]
 
     def _along_path(self, draw: Draw) -> tuple[_Path, tuple[tuple[int, float], ...], tuple[int, ...]] | None:
-        """Which path a draw is an increment of, as `_increment` says it; None if its noise is its own."""
+        """The path of a draw and its increment, as from `_increment`; None if the draw uses separate noise."""
         start, end = (self.process.level(sigma).lam for sigma in draw[:2])
         rising = start > end
         if rising:
@@ -155,36 +156,36 @@ class BrownianNoise:
             if node in known or node in keys
         }
         for other in [other for other in list(self._kept) if other[0].visit != path.visit]:
-            self._kept.pop(other, None)  # a visit is over when another begins
+            self._kept.pop(other, None)  # a visit ends when the next one begins
         self._kept[path, count, out.device] = kept
         return keys | known | kept
 
 
 def _words_of(out: torch.Tensor) -> int:
-    """Random words that the normals of one item take."""
+    """Number of random words for the normals of one item."""
     return -(-out[0].numel() // PER_WORD)
 
 
 def _cell(lam: float) -> int:
-    """The end of a cell that is nearest."""
+    """The nearest end of a cell."""
     return round(min(max(lam * _CELLS, _LOWEST), _HIGHEST))
 
 
 @cache
 def _clock(cell: int) -> float:
-    """The clock v at an end of a cell."""
+    """The clock v at a cell's end."""
     return math.exp(2 * cell / _CELLS) if cell > _LOWEST else 0.0
 
 
 def _block(cell: int) -> tuple[int, int]:
-    """The block that begins at or before a cell's end and goes on behind it."""
+    """The block that starts at or before a cell's end and extends beyond it."""
     if cell < _WIDE:
         return _LOWEST, _WIDE
     return cell // _CELLS * _CELLS, cell // _CELLS * _CELLS + _CELLS
 
 
 def _bridges(end: int) -> list[tuple[int, int, int]]:
-    """The bridges (left, middle, right) that lead from a block to an end inside it; none to the end of a block."""
+    """The bridges (left, middle, right) from a block to an end inside it; none for the end of a block."""
     left, right = _block(end)
     result = []
     while left < end < right:
@@ -196,15 +197,15 @@ def _bridges(end: int) -> list[tuple[int, int, int]]:
 
 @lru_cache(maxsize=1024)
 def _increment(a: int, b: int) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
-    """The path's increment over cells a to b, of unit variance, as (node, coefficient of the node's normal).
+    """The path's increment over cells a to b, with unit variance, as (node, coefficient of the node's normal).
 
-    A block's node is its left end, a bridge's its middle: no two are the same. Also the nodes that an increment from b
-    on will need.
+    A block's node is its left end and a bridge's node its middle, so no two coincide. The second result is the nodes
+    that an increment from b on will need.
     """
     v_a, v_b = _clock(a), _clock(b)
 
     def covered(v_left: float, v_right: float) -> float:
-        """How much of v the interval has in common with another."""
+        """Length in v that the interval shares with another."""
         return max(0.0, min(v_b, v_right) - max(v_a, v_left))
 
     terms = {}
@@ -236,11 +237,12 @@ def _stored(keys: list[Key], count: int, like: torch.Tensor) -> Any:
 
 
 def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: Floats) -> None:
-    """Sum of the normals of some nodes, each times its scale, on the host: a `Stream` once the terms are given.
+    """Weighted sum of the normals of some nodes, on the host; a `Stream` once the terms are bound.
 
     Parameters
     ----------
-    terms : the stream of each node, as its key or as its words, and the scale
+    terms : list of tuple
+        The stream of each node, as key or as words, and its scale.
     first, out : as for a `Stream`
     """
     count, before = -(-len(out) // PER_WORD), first // PER_WORD
@@ -262,9 +264,9 @@ def _combination(terms: list[tuple[Key | Words, np.float32]], first: int, out: F
 def _combination_on(
     device: torch.device, terms: list[tuple[list[Key] | torch.Tensor, np.float32]], count: int, block: int = 0
 ) -> torch.Tensor:
-    """The same for all items on a device, from ``count`` words each; no product is contracted with a sum.
+    """`_combination` for all items on a device, from ``count`` words each; no product is fused with a sum.
 
-    Words are those behind so many blocks where streams are told by their keys.
+    For streams given by keys, the words come after ``block`` blocks.
     """
     values = table_on(device)
     sums: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Noise of a clip, given out frame by frame: every frame's numbers are its slice of what the whole clip would get."""
+"""Noise of a clip, frame by frame: each frame gets its slice of the whole clip's noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ClipNoise", "FrameNoise"]
 
 
 class _Chunk(NamedTuple):
-    """A part of an item's numbers of one draw that several frames need."""
+    """A chunk of an item's numbers of one draw, which several frames may need."""
 
     draw: Draw
     item: int
@@ -31,25 +31,28 @@ class ClipNoise:
 
     Parameters
     ----------
-    source : makes the noise of the whole clip: seeded, or anything that is called as a `ksched.noise.NoiseSource`
-    shape : of the clip, (batch, frames, ...)
-    needs : for each frame the draws that it takes part in, each with the number of model calls after which it has
-        drawn it; empty for a frame that draws nothing
+    source : object
+        Makes the noise of the whole clip: seeded, or any `ksched.noise.NoiseSource`.
+    shape : sequence of int
+        Shape of the clip, (batch, frames, ...).
+    needs : sequence of mapping
+        For each frame the draws that it uses, each with the number of model calls after which it has used it; empty for
+        a frame that draws nothing.
 
     Notes
     -----
-    On the host seeded numbers are made by the chunk, and a chunk that several frames have a part of is made once, and
-    kept until the last of them has had it. Noise of one's own is kept likewise, a whole draw at a time. On a device,
-    which makes numbers faster than it has room for them, a frame's chunks are made for it alone.
+    On the host, seeded numbers are made in chunks. A chunk that several frames use is made once and kept until the last
+    of them has used it. Your own noise is kept in the same way, one whole draw at a time. A device makes numbers faster
+    than it can store them, so there each frame's chunks are made for it alone.
     """
 
     def __init__(self, source: Any, shape: Sequence[int], needs: Sequence[Mapping[Draw, int]]) -> None:
         self.source, self.shape, self.needs = source, tuple(shape), needs
-        #: whole draws of own noise that some frames have had and others have not
+        #: whole draws of your own noise that some frames have used and others have not
         self.clips: dict[Draw, torch.Tensor] = {}
         self._chunks: dict[_Chunk, Floats] = {}
-        self._asked: set[_Chunk] = set()  # those that were, since the last call of `forget`
-        self._free: list[Floats] = []  # memory of chunks that are forgotten: new memory costs more than what it holds
+        self._asked: set[_Chunk] = set()  # chunks requested since the last call of `forget`
+        self._free: list[Floats] = []  # memory of dropped chunks: allocating costs more than filling it
         frames = self.shape[1]
         self._size = int(np.prod(self.shape[2:], dtype=np.int64))  # numbers of a frame
         self._item = frames * self._size
@@ -64,7 +67,7 @@ class ClipNoise:
         return FrameNoise(self, number)
 
     def draw(self, draw: Draw, frame: int, like: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-        """The slice of a draw that belongs to a frame; arguments as for a `ksched.noise.NoiseSource`."""
+        """The slice of a draw that belongs to a frame; arguments are those of a `ksched.noise.NoiseSource`."""
         if not like.numel():
             return torch.empty_like(like) if out is None else out
         if not self.seeded:
@@ -79,21 +82,22 @@ class ClipNoise:
         return limited(out, draw)
 
     def forget(self, calls: Sequence[int]) -> None:
-        """Keep nothing that no frame will ask for again.
+        """Drop everything that no frame will request again.
 
         Parameters
         ----------
-        calls : for each frame the model calls that have been answered
+        calls : sequence of int
+            For each frame, the number of model calls answered.
         """
         every = range(self.shape[1])
         self.clips = {draw: clip for draw, clip in self.clips.items() if self._waited_for(draw, every, calls)}
-        for chunk in self._asked:  # one that nobody has asked for is waited for as before
+        for chunk in self._asked:  # chunks not requested are still waited for as before
             if not self._waited_for(chunk.draw, self._frames_in(chunk.number), calls):
                 self._free.append(self._chunks.pop(chunk))
         self._asked.clear()
 
     def pending(self, calls: Sequence[int]) -> list[Draw]:
-        """The draws that some frames have had and others have not, in an order that depends on nothing else."""
+        """Draws that some frames have used and others have not, in a reproducible order."""
         draws = dict.fromkeys(draw for needs in self.needs for draw in needs)
         users = {
             draw: [calls[k] >= needs[draw] for k, needs in enumerate(self.needs) if draw in needs] for draw in draws
@@ -101,7 +105,7 @@ class ClipNoise:
         return [draw for draw, had in users.items() if any(had) and not all(had)]
 
     def _waited_for(self, draw: Draw, frames: range, calls: Sequence[int]) -> bool:
-        """Whether one of some frames has yet to ask for a draw."""
+        """Whether one of some frames has yet to request a draw."""
         return any(draw in self.needs[k] and calls[k] < self.needs[k][draw] for k in frames)
 
     def _frames_in(self, chunk: int) -> range:
@@ -109,14 +113,14 @@ class ClipNoise:
         return range(chunk * CHUNK // self._size, (min((chunk + 1) * CHUNK, self._item) - 1) // self._size + 1)
 
     def _whole(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
-        """A draw for the whole clip, asked for once."""
+        """A draw for the whole clip, requested once."""
         if draw not in self.clips:
             clip = self.source(draw, like.new_empty(()).expand(self.shape))
-            self.clips[draw] = clip.clone()  # whoever draws may use the tensor again
+            self.clips[draw] = clip.clone()  # the noise function may reuse its tensor
         return self.clips[draw]
 
     def _part(self, stream: Stream, draw: Draw, item: int, frame: int, first: int, out: Floats) -> None:
-        """A `Stream` of a frame's own numbers, from that of its item."""
+        """A `Stream` of a frame's own numbers, cut from that of its item."""
         at = frame * self._size + first
         for number, inside, part in _pieces(at, out):
             start = number * CHUNK
@@ -133,7 +137,7 @@ class ClipNoise:
 
 
 class FrameNoise:
-    """A source of noise for the run of one frame."""
+    """The noise source of one frame's run."""
 
     def __init__(self, clip: ClipNoise, frame: int) -> None:
         self.clip, self.frame = clip, frame
@@ -144,7 +148,7 @@ class FrameNoise:
 
 
 def _pieces(at: int, out: Floats) -> Iterator[tuple[int, int, Floats]]:
-    """An array that is to hold the numbers from one on, chunk by chunk: the chunk, where in it, and the part."""
+    """Split an array that will hold the numbers from ``at`` on into chunks: the chunk, the offset in it, the part."""
     done = 0
     while done < len(out):
         number, inside = divmod(at + done, CHUNK)

@@ -1,4 +1,4 @@
-"""Noise of a kind that is chosen by name, as tensors."""
+"""Correlated noise, chosen by name, as tensors."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ __all__ = ["CorrelatedNoise"]
 
 @dataclass(frozen=True)
 class CorrelatedNoise:
-    """Noise of a kind for every (item seed, draw), made of the white noise of the same seeds.
+    """Noise of a kind for each (item seed, draw), made from white noise of the same seeds.
 
     Attributes
     ----------
-    kind : of noise
-    base : makes the white noise
+    kind : Correlated
+        The kind of noise.
+    base : SeededNoise or BrownianNoise
+        Makes the white noise.
     """
 
     kind: Correlated
     base: SeededNoise | BrownianNoise
 
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Noise of one draw for the whole batch; arguments and errors as for `SeededNoise`."""
+        """Noise of one draw for the whole batch; arguments and errors are those of `SeededNoise`."""
         out = target(self.base.seeds, like, out)
         if not out.numel():
             return out
@@ -47,7 +49,7 @@ class CorrelatedNoise:
         return limited(out, draw, self.kind.std(out.shape))
 
     def with_seeds(self, seeds: tuple[int, ...]) -> CorrelatedNoise:
-        """The same kind of noise for items of other seeds."""
+        """The same kind of noise, for items with other seeds."""
         if isinstance(self.base, BrownianNoise):
             return replace(self, base=BrownianNoise(seeds, self.base.process))
         return replace(self, base=SeededNoise(seeds))
@@ -59,7 +61,7 @@ class CorrelatedNoise:
 
 
 def _filtered_on(white: torch.Tensor, gains: Array, axes: Sequence[int]) -> torch.Tensor:
-    """Noise with its frequencies multiplied, item by item, so that no item depends on how many there are."""
+    """Noise with its frequencies scaled, item by item, so that no item depends on the batch size."""
     sizes, inner = [white.shape[axis] for axis in axes], [axis - 1 for axis in axes]
     factors = _gains_on(gains.tobytes(), gains.shape, white.device)
     return torch.stack(
@@ -69,7 +71,7 @@ def _filtered_on(white: torch.Tensor, gains: Array, axes: Sequence[int]) -> torc
 
 @lru_cache(maxsize=32)
 def _gains_on(gains: bytes, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Gains on a device; they get there once, before any graph is captured."""
+    """Gains on a device; they are uploaded once, before any graph is captured."""
     values = np.frombuffer(gains).reshape(shape).astype(np.float32)
     return torch.from_numpy(values).to(device, non_blocking=True)
 

@@ -1,6 +1,6 @@
-"""Noise that is chosen by name: Gaussian, of unit variance, but not independent from one place to the next.
+"""Noise chosen by name: Gaussian with unit variance, but correlated in space.
 
-Each kind is data: which white noise it is made of, and how. NumPy and torch form it by one formula.
+Each kind is data: the white noises that it is made from, and how. NumPy and torch use the same formula.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ __all__ = [
 NoiseName: TypeAlias = Literal["white", "brownian", "pink", "brown", "blue", "violet", "pyramid", "offset"]
 
 
-#: exponents of the colours: power falls as frequency to this power
+#: exponents of the colours: power is proportional to ``frequency ** -exponent``
 COLORS = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0, "violet": -2.0}
 
 
-# Further noises of a draw are those of streams from here on: no sampler numbers its own so high.
+# Additional noises of a draw use streams from here on; no sampler uses stream numbers this large.
 _LAYER = 1 << 32
 
 
 class Library(NamedTuple):
-    """What a kind of noise needs of an array library."""
+    """The operations that a kind of noise needs from an array library."""
 
     mapped: Callable[[AxisMap, Any, int], Any]
     filtered: Callable[[Any, Array, Sequence[int]], Any]
 
 
 def _filtered(white: Floats, gains: Array, axes: Sequence[int]) -> Floats:
-    """Noise with its frequencies multiplied, item by item, so that no item depends on how many there are."""
+    """Noise with its frequencies scaled, item by item, so that no item depends on the batch size."""
     sizes = [white.shape[axis] for axis in axes]
     result = np.empty_like(white)
     for item, out in zip(white, result, strict=True):
@@ -74,17 +74,19 @@ _NUMPY = Library(map_axis, _filtered)
 
 @dataclass(frozen=True, kw_only=True)
 class Correlated(ABC):
-    """A kind of noise that is correlated in space; `Colored`, `Pyramid` or `Offset`.
+    """A kind of noise that is correlated in space: `Colored`, `Pyramid` or `Offset`.
 
     Parameters
     ----------
-    axes : of the state along which it is correlated, the batch being 0; None is the last two, or fewer where only
-        fewer stand behind batch and channel. Along all others it is independent
-    brownian : take the white noise that it is made of from the paths of ``noise="brownian"``, so that a picture stays
-        when the number of steps changes
+    axes : tuple of int or None
+        Axes of the state along which the noise is correlated (0 is the batch); None means the last two, or those after
+        batch and channel if there are fewer. Along all other axes the noise is independent.
+    brownian : bool
+        Make it from the white noise of ``noise="brownian"``, so that a picture stays the same when the number of steps
+        changes.
     """
 
-    #: the name of the rule; a new rule gets a new name, an old one never changes
+    #: name of the rule; a new rule gets a new name, and an old one never changes
     SCHEME: ClassVar[str]
 
     axes: tuple[int, ...] | None = None
@@ -107,35 +109,36 @@ class Correlated(ABC):
 
     @property
     def scheme(self) -> str:
-        """The name of the rule with its options, for a state that is saved."""
+        """Name of the rule with its options, for saved states."""
         return f"{self.SCHEME} {json.dumps(asdict(self), sort_keys=True)}"
 
     def std(self, shape: Sequence[int]) -> float:
-        """Standard deviation of every number of a state of this shape."""
+        """Standard deviation of each number of a state of this shape."""
         return 1.0
 
     def layers(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """The shapes of the coarser white noises that it takes besides one of the state's shape."""
+        """Shapes of the coarser white noises that are needed besides one of the state's shape."""
         return []
 
     @abstractmethod
     def formed(self, white: Any, layers: Sequence[Any], library: Library) -> Any:
-        """The noise, of white noises of these shapes."""
+        """The noise, made from white noises of these shapes."""
 
     def covariance(self, shape: Sequence[int]) -> Array:
-        """The covariance of the numbers of an item, in row-major order, for `ksched.analysis.gaussian_covariance`.
+        """Covariance of an item's numbers, in row-major order, for `ksched.analysis.gaussian_covariance`.
 
         Parameters
         ----------
-        shape : of an item, without the batch
+        shape : sequence of int
+            Shape of an item, without the batch.
 
         Returns
         -------
-        float64, shape (n, n) for n numbers; exact, to rounding in float32
+        float64, shape (n, n) for n numbers; exact up to float32 rounding
         """
         sizes = [(1, *shape), *self.layers((1, *shape))]
         counts = [math.prod(size) for size in sizes]
-        # one item for each number of white noise, in which it is 1 and all others are 0
+        # one item per number of white noise, in which that number is 1 and all others are 0
         ones = np.split(np.eye(sum(counts), dtype=np.float32), np.cumsum(counts)[:-1], axis=1)
         white, *layers = (one.reshape(-1, *size[1:]) for one, size in zip(ones, sizes, strict=True))
         rows = np.asarray(self.formed(white, layers, _NUMPY), dtype=np.float64).reshape(sum(counts), -1)
@@ -143,41 +146,42 @@ class Correlated(ABC):
         return result
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
-        """Its axes in a state of so many."""
+        """The axes, for a state with ``ndim`` axes."""
         if self.axes is None:
             return last_axes(ndim)
         axes = tuple(sorted(axis + ndim if axis < 0 else axis for axis in self.axes))
         if len(set(axes)) != len(axes) or not all(0 < axis < ndim for axis in axes):
             raise ValueError(
-                f"{type(self).__name__}: axes must be different ones of a state of {ndim} axes, without that of the "
-                f"batch, 0; got {self.axes}"
+                f"{type(self).__name__}: axes must be different axes of a state with {ndim} axes, without the batch "
+                f"axis 0; got {self.axes}"
             )
         return axes
 
 
 @dataclass(frozen=True)
 class Colored(Correlated):
-    """Noise whose power falls with frequency as ``1 / frequency ** exponent``.
+    """Colored noise: its power falls with frequency as ``1 / frequency ** exponent``.
 
     Parameters
     ----------
-    exponent : 0 is white, 1 pink, 2 brown, -1 blue, -2 violet, as in skrample and RES4LYF; these are names too, as in
-        ``noise="pink"``. From -8 to 8
+    exponent : float
+        0 is white, 1 pink, 2 brown, -1 blue, -2 violet, as in skrample and RES4LYF; these are also names, as in
+        ``noise="pink"``. From -8 to 8.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
     -----
-    White noise is filtered in the Fourier domain. Frequency is radial, in cycles per number whatever the size of an
-    axis; frequency 0 counts as the lowest other one. The gains are scaled so that every number has variance 1, by the
-    law and not by the numbers drawn: the deviation of one draw varies, as it must for normal noise. It is periodic:
-    opposite edges are correlated as neighbours are.
+    White noise is filtered in the Fourier domain. Frequency is radial, in cycles per number for axes of any size;
+    frequency 0 counts as the lowest other frequency. The gains are scaled so that each number has variance 1 under the
+    law; the standard deviation of a single draw varies, as for any normal noise. The noise is periodic: opposite edges
+    are correlated like neighbours.
 
-    *What it does to a run.* The result of a deterministic sampler has the spectrum of the data times that of the start
-    noise. Noise of the steps changes each frequency by about what it is at the levels where the sampler decides that
-    frequency. No sampler is exact with it; see the page on noise for how far each one is off.
+    *Effect on a run.* The result of a deterministic sampler has the spectrum of the data times that of the start noise.
+    Noise in the steps changes each frequency by about its own gain at the levels where the sampler decides that
+    frequency. No sampler is exact with it; the page on noise says how far each one is off.
 
-    On a GPU the numbers agree with those of the processor to rounding, about 1e-6; on the processor they are computed
-    in float64, and rounded.
+    On a GPU the numbers agree with those of the CPU up to rounding, about 1e-6; on the CPU they are computed in float64
+    and rounded.
     """
 
     SCHEME: ClassVar[str] = "ksched colored 1"
@@ -190,7 +194,7 @@ class Colored(Correlated):
 
     @property
     def plain(self) -> bool:
-        """Whether it is white."""
+        """Whether the noise is white."""
         return self.exponent == 0
 
     def formed(self, white: Any, layers: Sequence[Any], library: Library) -> Any:
@@ -205,7 +209,7 @@ class Colored(Correlated):
 
 @dataclass(frozen=True)
 class _Layered(Correlated):
-    """White noise with coarser ones added."""
+    """White noise with coarser layers added."""
 
     strength: float = 0.1
     _: KW_ONLY
@@ -218,15 +222,15 @@ class _Layered(Correlated):
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is added."""
+        """Whether no layer is added."""
         return self.strength == 0
 
     def std(self, shape: Sequence[int]) -> float:
-        """1, or as much more as what is added brings."""
+        """1 with unit variance, else the standard deviation of the sum."""
         return 1.0 if self.unit_variance else self._total(len(self.layers(shape)))
 
     def formed(self, white: Any, layers: Sequence[Any], library: Library) -> Any:
-        """The sum, every layer interpolated to the size of the state."""
+        """The sum of white noise and all layers, interpolated to the state's size."""
         scale = 1 / self._total(len(layers)) if self.unit_variance else 1.0
         result = white * np.float32(scale).item()
         for k, layer in enumerate(layers, 1):
@@ -243,53 +247,58 @@ class _Layered(Correlated):
 
 @dataclass(frozen=True)
 class Offset(_Layered):
-    """White noise and one number more, the same at all places of a channel: offset noise.
+    """Offset noise: white noise plus one number that is the same everywhere in a channel.
 
     Parameters
     ----------
-    strength : standard deviation of the number that is added, from 0; 0.1 in the source. skrample squares its own
-    unit_variance : divide by ``sqrt(1 + strength**2)``; False is the published form, whose variance is above 1
+    strength : float
+        Standard deviation of the added number, at least 0; 0.1 in the source. skrample squares its strength.
+    unit_variance : bool
+        Divide by ``sqrt(1 + strength**2)``; False is the published form, with a variance above 1.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
     -----
-    N. Guttenberg 2023, "Diffusion with Offset Noise", where models are trained on it. Only the mean of a channel is
-    another: its variance is ``1 + n * strength**2`` times what it was, of n places, and with ``unit_variance`` that of
-    all others ``1 / (1 + strength**2)``.
+    N. Guttenberg 2023, "Diffusion with Offset Noise", which trains models on it. It changes only the mean of a channel:
+    the mean's variance is multiplied by ``1 + n * strength**2`` for n places. With ``unit_variance`` all other
+    variances are multiplied by ``1 / (1 + strength**2)``.
 
-    *What it does to a run.* The same to the result of a deterministic sampler, for the start. Where a schedule ends
-    at a level whose noise does not hide the mean of the data, white start noise gives means that vary too little, and
-    offset noise makes up for it: see the page on noise. The same bits on every device.
+    *Effect on a run.* As start noise, it changes the result of a deterministic sampler in the same way. If a schedule
+    starts at a level whose noise does not hide the mean of the data, white start noise gives means that vary too
+    little. Offset noise can compensate: see the page on noise. The bits are the same on every device.
     """
 
     SCHEME: ClassVar[str] = "ksched offset 1"
 
     def layers(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """One, of a single place."""
+        """One layer, with a single place."""
         axes = self._axes(len(shape))
         return [tuple(1 if k in axes else size for k, size in enumerate(shape))]
 
 
 @dataclass(frozen=True)
 class Pyramid(_Layered):
-    """White noise with coarser and coarser ones added: pyramid, or multi-resolution, noise.
+    """Pyramid (multi-resolution) noise: white noise plus coarser and coarser layers.
 
     Parameters
     ----------
-    strength : the layer of ``1 / 2**k`` the resolution has the standard deviation ``strength**k``; from 0
-    levels : how many layers to add, at least 1; None goes down to a single place
-    unit_variance : divide by the standard deviation of the sum
+    strength : float
+        The layer at ``1 / 2**k`` of the resolution has the standard deviation ``strength**k``; at least 0.
+    levels : int or None
+        Number of layers to add, at least 1; None continues down to a single place.
+    unit_variance : bool
+        Divide by the standard deviation of the sum.
     axes, brownian : as for all kinds, see `ksched.noise.Correlated`
 
     Notes
     -----
-    J. Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training". There every layer is smaller by a factor
-    that is drawn from 2 to 4, and the sum is divided by its own deviation, so that it is not normal; skrample does the
-    same. Here each has half the size, rounded up, and is interpolated linearly with weights that leave every number
-    its variance, so the law is normal and known.
+    J. Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training". There, each layer is smaller by a random
+    factor between 2 and 4, and the sum is divided by its own standard deviation, so it is not normal; skrample does the
+    same. Here, each layer has half the size, rounded up. It is interpolated linearly with weights that keep each
+    number's variance, so the law is normal and known.
 
-    *What it does to a run.* As `Colored` with an exponent above 0: low frequencies gain power, high ones lose. No
-    sampler is exact with it; see the page on noise. The same bits on every device.
+    *Effect on a run.* Like `Colored` with an exponent above 0: low frequencies gain power, high ones lose it. No
+    sampler is exact with it; see the page on noise. The bits are the same on every device.
     """
 
     SCHEME: ClassVar[str] = "ksched pyramid 1"
@@ -303,7 +312,7 @@ class Pyramid(_Layered):
             Option("levels", int, None, 1, 64).check("Pyramid", self.levels)
 
     def layers(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """Each half of the one before."""
+        """Each layer has half the size of the one before."""
         axes, found = self._axes(len(shape)), [tuple(shape)]
         while len(found) <= (self.levels or 64) and any(found[-1][axis] > 1 for axis in axes):
             found.append(tuple(halved(size) if k in axes else size for k, size in enumerate(found[-1])))
@@ -311,11 +320,12 @@ class Pyramid(_Layered):
 
 
 def kind_of(noise: Any) -> Correlated | Literal["seeded", "brownian"] | None:
-    """What a name or a kind of noise means; None for anything else.
+    """The noise behind a name or a kind; None for anything else.
 
     Raises
     ------
-    ValueError : a string that is no name
+    ValueError
+        An unknown name.
     """
     if isinstance(noise, str):
         names = get_args(NoiseName)
@@ -334,7 +344,7 @@ def kind_of(noise: Any) -> Correlated | Literal["seeded", "brownian"] | None:
 
 
 def chosen_kind(noise: Any) -> Correlated | Literal["seeded", "brownian"]:
-    """What a name or a kind of noise means, None being white; raises TypeError for anything else."""
+    """The noise behind a name or a kind, white for None; raises TypeError for anything else."""
     kind = "seeded" if noise is None else kind_of(noise)
     if kind is None:
         raise TypeError(f'noise must be a name, such as "pink", or a kind of ksched.noise; got {type(noise).__name__}')
@@ -342,7 +352,7 @@ def chosen_kind(noise: Any) -> Correlated | Literal["seeded", "brownian"]:
 
 
 def kind_of_scheme(scheme: str) -> Correlated | None:
-    """The kind of a saved state; None for a rule that is not one of these, or has other options."""
+    """The kind of a saved state's rule; None for a rule that is not one of these, or with other options."""
     for kind in (Colored, Pyramid, Offset):
         if scheme.startswith(kind.SCHEME + " {"):
             try:
@@ -360,11 +370,16 @@ def drawn(
 
     Parameters
     ----------
-    kind : of noise
-    draw : where in the run
-    shape : of the noise, batch first
-    white : makes white noise for a draw, of a shape
-    library : of the arrays that ``white`` makes
+    kind : Correlated
+        The kind of noise.
+    draw : Draw
+        The draw.
+    shape : sequence of int
+        Shape of the noise, batch first.
+    white : callable
+        Makes white noise for a draw, of a given shape.
+    library : Library
+        Library of the arrays that ``white`` makes.
     """
     bare = draw._replace(limit=math.inf)
     layers = [white(bare._replace(stream=draw.stream + k * _LAYER), s) for k, s in enumerate(kind.layers(shape), 1)]
@@ -381,23 +396,24 @@ def correlated_numbers(
 
 
 def named_numbers(noise: Any, seeds: Sequence[int], draw: Draw, shape: Sequence[int]) -> Floats:
-    """Seeded noise of a name or a kind, or plain for None, as a NumPy array: the numbers of a run on the processor.
+    """Seeded noise by name or kind (None is white) as a NumPy array: the numbers of a run on the CPU.
 
     Raises
     ------
-    TypeError, ValueError : no such noise; one of a path, which a run on tensors has alone
+    TypeError, ValueError
+        Unknown noise; noise from a Brownian path, which only runs on tensors can draw.
     """
     kind = chosen_kind(noise)
     if kind == "seeded":
         return seeded_numbers(seeds, draw, shape)
     if isinstance(kind, str) or kind.brownian:
-        raise ValueError("noise of Brownian paths is made by runs on tensors alone; leave out brownian")
+        raise ValueError("noise on a Brownian path needs a run on tensors; leave out brownian")
     return correlated_numbers(kind, draw, shape, lambda own, size: seeded_numbers(seeds, own, size))
 
 
 @lru_cache(maxsize=32)
 def _gains(exponent: float, sizes: tuple[int, ...]) -> Array:
-    """Gains of the frequencies that a real transform over axes of these sizes has, whose mean square is 1."""
+    """Gains of the frequencies of a real transform over axes of these sizes, with a mean square of 1."""
     squares = np.zeros(())
     for size in sizes:
         squares = squares[..., None] + np.fft.fftfreq(size) ** 2
@@ -410,6 +426,6 @@ def _gains(exponent: float, sizes: tuple[int, ...]) -> Array:
 
 
 def _set_number(kind: Correlated, name: str, limits: Between) -> None:
-    """Check a number of a kind and set it as a float."""
+    """Check a number of a kind and store it as a float."""
     value = Option(name, float, None, *limits).check(type(kind).__name__, getattr(kind, name))
     set_fields(kind, **{name: value})

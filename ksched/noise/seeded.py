@@ -1,4 +1,4 @@
-"""Independent noise for every draw as tensors, and the ways of a stream's numbers into a tensor."""
+"""Independent noise for each draw as tensors, and the filling of tensors from streams."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ __all__ = ["SeededNoise", "fill", "is_host", "limited", "normals", "target"]
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Independent noise for every (item seed, draw).
+    """Independent noise for each (item seed, draw).
 
     Attributes
     ----------
-    seeds : one per item of the batch
+    seeds : tuple of int
+        One per item of the batch.
 
     Notes
     -----
-    *Rule.* A hash of the draw, keyed by the item's seed, is the key of a stream of random words, and each word is four
-    indices of 16 bits into a table of rows of four numbers. An item's numbers are made in chunks of 65536; the last one
-    has the least multiple of 256 that holds the rest. The four quarters a, b, c, d of the numbers that a chunk looks up
-    become (a + c) + (b - d), (b + d) + (a - c), (a + c) - (b - d) and (b + d) - (a - c), and the item takes them in
-    row-major order. In row r of the table, column j is quantile number ``((2 r + 1) g_j mod 131072) // 2`` of 65536 of
-    the normal law, of variance 1/4, with g = (1, 13723, 35237, 36737).
+    *Rule.* A hash of the draw, keyed by the item's seed, is the key of a stream of random words. Each word holds four
+    16-bit indices into a table of rows of four numbers. An item's numbers are made in chunks of 65536; the last chunk
+    has the least multiple of 256 that holds the rest. Let a, b, c, d be the four quarters of the numbers that a chunk
+    looks up. They become (a + c) + (b - d), (b + d) + (a - c), (a + c) - (b - d) and (b + d) - (a - c), and the item
+    takes these in row-major order. In row r of the table, column j is quantile number ``((2 r + 1) g_j mod 131072) //
+    2`` of 65536 of the normal law of variance 1/4, with g = (1, 13723, 35237, 36737).
 
-    *Law.* A number is the sum of four independent ones. Its distribution function is that of the normal law within
-    1.5e-7, its variance 1 + 5e-10, its kurtosis 3 - 2.6e-5, its sixth moment 15 - 6.9e-4. The largest number is 8.80;
-    of the numbers that should be beyond 5, 6 and 7 there are 0.988, 0.93 and 0.73. Sixteen come from the same four
-    rows. Those of one column are uncorrelated, and their squares correlate by -1.3e-5; those of two columns correlate
-    by at most 1.5e-4, their squares by 5.2e-5, their joint distribution function is that of independent normals within
-    1.2e-5, no joint cumulant of order 4 is above 7.4e-4, and means of odd order are 0. All other numbers are
+    *Law.* A number is the sum of four independent ones. Its distribution function is the normal one within 1.5e-7, its
+    variance 1 + 5e-10, its kurtosis 3 - 2.6e-5, its sixth moment 15 - 6.9e-4. The largest number is 8.80; beyond 5, 6
+    and 7 there are 0.988, 0.93 and 0.73 of the numbers that there should be. Sixteen numbers come from the same four
+    rows. Those of one column are uncorrelated, and their squares correlate by -1.3e-5. Those of two columns correlate
+    by at most 1.5e-4 and their squares by 5.2e-5; their joint distribution function is that of independent normals
+    within 1.2e-5, no joint cumulant of order 4 is above 7.4e-4, and means of odd order are 0. All other numbers are
     independent.
     """
 
@@ -51,25 +52,29 @@ class SeededNoise:
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Noise of one draw for the whole batch.
 
-        Drawn in float32 whatever the state's dtype, so that all dtypes see the same numbers, and on the state's device
-        without waiting for it. There a table is needed that the first draw brings: before a CUDA graph is captured,
-        draw once.
+        Numbers are drawn in float32 for every dtype of the state, so all dtypes get the same numbers, and on the
+        state's device without synchronising. The first draw on a device uploads a table, so draw once before you
+        capture a CUDA graph.
 
         Parameters
         ----------
-        draw : where in the run
-        like : a tensor of the shape, dtype and device that the noise shall have, batch first
-        out : such a tensor to be filled and returned, in any layout
+        draw : Draw
+            Where in the run.
+        like : Tensor
+            A tensor with the shape, dtype and device that the noise should have, batch first.
+        out : Tensor or None
+            A tensor like that, in any layout, to fill and return.
 
         Raises
         ------
-        ValueError : not one seed per item; ``out`` is not like ``like``
+        ValueError
+            The number of seeds is not the number of items; ``out`` is not like ``like``.
         """
         out = target(self.seeds, like, out)
         return limited(self._filled(draw, out), draw) if out.numel() else out
 
     def _filled(self, draw: Draw, out: torch.Tensor) -> torch.Tensor:
-        """The tensor with the numbers of a draw in it, before any limit."""
+        """The tensor, filled with the numbers of a draw, before any limit."""
         numbers = out.numel()
         count = numbers // len(self.seeds)
         if is_host(out):
@@ -82,46 +87,52 @@ class SeededNoise:
         return out if plain else out.copy_(noise.view(out.shape))
 
     def _many(self, draw: Draw, count: int, out: torch.Tensor) -> torch.Tensor:
-        """Noise of many short items on the host, a group of them at a time."""
+        """Noise of many short items on the host, in groups."""
         for group, numbers in short_groups(self.keys(draw), count):
             out[group].copy_(torch.from_numpy(numbers).view(-1, *out.shape[1:]))
         return out
 
     def streams(self, draw: Draw, count: int) -> list[Stream]:
-        """The numbers of one draw for whoever wants them on the host and part by part.
+        """The numbers of one draw on the host, in parts.
 
         Parameters
         ----------
-        draw : where in the run
-        count : how many numbers an item has
+        draw : Draw
+            Where in the run.
+        count : int
+            Number of numbers in an item.
 
         Returns
         -------
-        for each item ``stream(first, out)``, which fills a contiguous float32 array of one axis with the numbers behind
-        the first so many, a multiple of 65536; the array is no longer than that, and may end anywhere
+        for each item a function ``stream(first, out)``. It fills a contiguous one-dimensional float32 array with the
+        numbers from ``first`` on, a multiple of 65536; the array has at most that length, and may end anywhere
         """
         return draw_streams(self.seeds, draw, count)
 
     def slice_on(self, device: torch.device, draw: Draw, count: int, first: int, width: int) -> torch.Tensor:
-        """A part of the numbers of every item on a device, before any limit; float32, shape (items, width).
+        """A slice of each item's numbers, made on a device, before any limit; float32, shape (items, width).
 
         Parameters
         ----------
-        device : of the result
-        draw : where in the run
-        count : how many numbers an item has
-        first, width : how many of them come before the part, and how many are in it
+        device : device
+            Device of the result.
+        draw : Draw
+            Where in the run.
+        count : int
+            Number of numbers in an item.
+        first, width : int
+            Start and length of the slice.
         """
         start = first // CHUNK * CHUNK
         return normals(self.keys(draw), count, device, part=(start, first + width - start))[:, first - start :]
 
     def keys(self, draw: Draw) -> list[Key]:
-        """Of the stream of each item, for one draw."""
+        """Keys of all items' streams, for one draw."""
         return draw_keys(self.seeds, draw)
 
 
 def limited(noise: torch.Tensor, draw: Draw, std: float | torch.Tensor = 1.0) -> torch.Tensor:
-    """Noise with what is beyond the limit of its draw, in standard deviations, set to that: in place."""
+    """Noise clipped in place at its draw's limit, in standard deviations."""
     if draw.limit == math.inf:
         return noise
     bound: Any = draw.limit * std
@@ -129,9 +140,9 @@ def limited(noise: torch.Tensor, draw: Draw, std: float | torch.Tensor = 1.0) ->
 
 
 def target(seeds: tuple[int, ...], like: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-    """The tensor to be filled, checked if it is given."""
+    """The tensor to fill, checked if it is given."""
     if len(seeds) != len(like):
-        raise ValueError(f"noise needs one seed per item; got {len(seeds)} for a batch of {len(like)}")
+        raise ValueError(f"noise must have one seed per item; got {len(seeds)} seeds for a batch of {len(like)}")
     if out is None:
         return torch.empty(like.shape, dtype=like.dtype, device=like.device)
     if out.shape != like.shape or out.dtype != like.dtype or out.device != like.device:
@@ -143,14 +154,14 @@ def target(seeds: tuple[int, ...], like: torch.Tensor, out: torch.Tensor | None)
 
 
 def is_host(x: torch.Tensor) -> bool:
-    """Whether numpy can write to a tensor."""
+    """Whether NumPy can write to a tensor."""
     return x.is_cpu
 
 
 def fill(out: torch.Tensor, streams: Sequence[Stream]) -> None:
-    """Fill a tensor on the host, each item with the numbers of its stream in row-major order.
+    """Fill a tensor on the host: each item gets the numbers of its stream in row-major order.
 
-    Float32 in that order is written to as it is, all else by way of small copies.
+    Contiguous float32 tensors are written directly, all others through small copies.
     """
     count = out.numel() // len(streams)
     if out.dtype == torch.float32 and out.is_contiguous():
@@ -165,14 +176,14 @@ def fill(out: torch.Tensor, streams: Sequence[Stream]) -> None:
 
 
 def _spread(numbers: torch.Tensor, item: torch.Tensor, first: int) -> None:
-    """Write numbers to an item, behind the first so many of its elements in row-major order."""
+    """Write numbers to an item, starting at element ``first`` in row-major order."""
     if item.is_contiguous():
         item.view(-1)[first : first + len(numbers)].copy_(numbers)
         return
     size = item[0].numel()
     while len(numbers):
         at, before = divmod(first, size)
-        if before or len(numbers) < size:  # a part of one
+        if before or len(numbers) < size:  # only part of an element group
             count = min(len(numbers), size - before)
             _spread(numbers[:count], item[at], before)
         else:
@@ -189,21 +200,26 @@ def normals(
     out: torch.Tensor | None = None,
     part: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Numbers of some items of `SeededNoise` on a device, float32, shape (len(keys), count).
+    """`SeededNoise`'s numbers for some items on a device, float32, shape (len(keys), count).
 
     Parameters
     ----------
-    keys : of the items' streams
-    count : how many numbers an item has
-    device : of the result
-    out : such a tensor to be filled and returned
-    part : None is all of them; else how many come before, a multiple of `CHUNK`, and how many there shall be
+    keys : sequence of tuple of int
+        Keys of the items' streams.
+    count : int
+        Number of numbers in an item.
+    device : device
+        Device of the result.
+    out : Tensor or None
+        A tensor like the result, to fill and return.
+    part : tuple of int or None
+        None for all numbers; else (start, length) of a slice, with start a multiple of `CHUNK`.
 
     Notes
     -----
-    One launch for up to eight items where Triton works. Elsewhere some 370 plain operations for the whole batch,
-    whatever its size, with four times the memory of the result beside it. The bytes are the same: integers, a table and
-    additions only, so there is no product that could be contracted with a sum.
+    Where Triton works, this is one launch for up to eight items. Elsewhere it takes about 370 plain operations for a
+    batch of any size, and four times the memory of the result in addition. The bytes are the same: there are only
+    integers, a table and additions, so no product could be fused with a sum.
     """
     start, width = part or (0, count)
     if out is None:

@@ -1,7 +1,7 @@
-"""Where a run takes its noise from: seeds, a Brownian path, a kind that has a name, or a function of your own.
+"""The noise source of a run: seeds, a Brownian path, a named kind, or your own function.
 
-Seeded numbers are ksched's own, the same bytes with every version of numpy and torch and on every device: random words
-of a published generator, Philox4x64-10, tables of float32 numbers, and single operations of float32.
+Seeded numbers are ksched's own, with the same bytes for every version of NumPy and torch and on every device: random
+words of a published generator, Philox4x64-10, tables of float32 numbers, and single float32 operations.
 """
 
 from __future__ import annotations
@@ -40,37 +40,38 @@ __all__ = [
 ]
 
 
-#: The rule from (seed, draw) to numbers, for each kind of `seeded_source`.
+#: the rule from (seed, draw) to numbers, for each kind of `seeded_source`
 SCHEMES = {"seeded": streams.SCHEME, "brownian": brownian.SCHEME}
 
 
 class NoiseSource(Protocol):
-    """What the executor asks for noise."""
+    """The noise interface that the executor uses."""
 
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit-normal noise of ``like``'s shape, dtype and device; ``out`` is such a tensor that may be filled."""
+        """Unit-normal noise with ``like``'s shape, dtype and device; ``out`` is such a tensor that may be filled."""
         ...
 
 
 @dataclass(frozen=True)
 class CallableNoise:
-    """Noise from the caller's own function ``(sigma_from, sigma_to) -> tensor like x``, of unit variance."""
+    """Noise from your own function ``(sigma_from, sigma_to) -> tensor like x``, of unit variance."""
 
     function: Callable[[float, float], Any]
 
     def __call__(self, draw: Draw, like: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The function's answer, checked; ``out`` is not used.
+        """The function's result, checked; ``out`` is not used.
 
         Raises
         ------
-        TypeError, ValueError : the answer is not a tensor of the state's shape
+        TypeError, ValueError
+            The result is not a tensor of the state's shape.
         """
         noise = self.function(draw.sigma_from, draw.sigma_to)
         if not isinstance(noise, torch.Tensor):
             raise TypeError(f"noise(sigma_from, sigma_to) must return a tensor; got {type(noise).__name__}")
         if noise.shape != like.shape:
             raise ValueError(f"noise must have the state's shape {tuple(like.shape)}; got {tuple(noise.shape)}")
-        if draw.limit < math.inf:  # of the whole tensor, as nothing is known of how its numbers are made
+        if draw.limit < math.inf:  # relative to the whole tensor, because the law of its numbers is unknown
             noise = limited(noise.clone(), draw, noise.std(correction=min(1, noise.numel() - 1)))
         return noise.to(device=like.device, dtype=like.dtype)
 
@@ -78,11 +79,12 @@ class CallableNoise:
 def seeded_source(
     kind: str | Correlated, seeds: tuple[int, ...], process: Process | None
 ) -> SeededNoise | BrownianNoise | CorrelatedNoise:
-    """The noise of a kind, "seeded", "brownian" or one of `ksched.noise.kinds`, for items of these seeds.
+    """The noise of a kind ("seeded", "brownian" or one of `ksched.noise.kinds`) for items with these seeds.
 
     Raises
     ------
-    ValueError : another kind; a Brownian path without a process to say where its levels are
+    ValueError
+        An unknown kind; a Brownian path without a process to place its levels.
     """
     if isinstance(kind, Correlated):
         base = seeded_source("brownian" if kind.brownian else "seeded", seeds, process)
@@ -98,35 +100,37 @@ def seeded_source(
 
 
 def start_source(seeds: tuple[int, ...], noise: Any, process: Process) -> NoiseSource:
-    """The noise of start states, white where ``noise`` is None.
+    """The noise of start states; white if ``noise`` is None.
 
     Raises
     ------
-    TypeError, ValueError : no name and no kind of noise
+    TypeError, ValueError
+        Neither a name nor a kind of noise.
     """
     return seeded_source(chosen_kind(noise), seeds, process)
 
 
 def reseeded(source: NoiseSource, seeds: tuple[int, ...]) -> NoiseSource:
-    """The same kind of noise for items of other seeds."""
+    """The same kind of noise, for items with other seeds."""
     if isinstance(source, CorrelatedNoise):
         return source.with_seeds(seeds)
     return BrownianNoise(seeds, source.process) if isinstance(source, BrownianNoise) else SeededNoise(seeds)
 
 
 def scheme_of(source: NoiseSource) -> str:
-    """The name of the rule that makes a source's numbers, for a state that is saved."""
+    """Name of the rule behind a source's numbers, for saved states."""
     if isinstance(source, CorrelatedNoise):
         return source.kind.scheme
     return SCHEMES["brownian" if isinstance(source, BrownianNoise) else "seeded"]
 
 
 def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | None) -> NoiseSource:
-    """The noise that goes on where a state was saved.
+    """The noise with which a saved state continues.
 
     Raises
     ------
-    ValueError : a rule that this version does not have, whose noise would be other noise
+    ValueError
+        A rule that this version does not have, so the noise would differ.
     """
     for kind, name in SCHEMES.items():
         if name == scheme:
@@ -135,28 +139,33 @@ def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | Non
         return seeded_source(correlated, seeds, process)
     known = " and ".join(map(repr, [*SCHEMES.values(), *(kind.SCHEME for kind in (Colored, Pyramid, Offset))]))
     raise ValueError(
-        f"this version of ksched makes noise by {known}; the state needs {scheme!r}: finish it with its own"
+        f"this version of ksched makes noise by {known}; the state needs {scheme!r}: finish it with the version that "
+        f"saved it"
     )
 
 
 def brownian_sampler(
     x: torch.Tensor, seed: Seed, process: Process | None = None
 ) -> Callable[[float | torch.Tensor, float | torch.Tensor], torch.Tensor]:
-    """The path of `BrownianNoise` as a function, for code that takes k-diffusion's ``noise_sampler``.
+    """The path of `BrownianNoise` as a function, for code that takes a ``noise_sampler`` as k-diffusion does.
 
     Parameters
     ----------
-    x : a tensor of the shape, dtype and device that the noise shall have, batch first
-    seed : one whole number (item i takes ``seed + i``) or one per item
-    process : what a sigma means; None is `default_process`, and right wherever states are ``x0 + sigma * eps``
+    x : Tensor
+        A tensor with the shape, dtype and device that the noise should have, batch first.
+    seed : int or sequence of int
+        One whole number (item i takes ``seed + i``) or one per item.
+    process : Process or None
+        The meaning of a sigma; None is `default_process`, correct wherever states are ``x0 + sigma * eps``.
 
     Returns
     -------
-    ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; sigmas may be floats or tensors of one element
+    ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; sigmas may be floats or one-element tensors
 
     Raises
     ------
-    TypeError, ValueError : seeds as for `item_seeds`
+    TypeError, ValueError
+        Seeds as for `item_seeds`.
     """
     source = BrownianNoise(item_seeds(seed, len(x)), default_process() if process is None else process)
 
@@ -172,7 +181,7 @@ Noise: TypeAlias = Callable[[float, float], Any] | NoiseName | Correlated
 def noise_source(
     draws: bool, batch: int, seed: Seed | None, noise: Noise | None, process: Process | None = None
 ) -> tuple[NoiseSource, tuple[int, ...] | None]:
-    """Where a run's noise comes from, and the seeds of its items; arguments and errors as for `Run`."""
+    """A run's noise source, and the seeds of its items; arguments and errors are those of `Run`."""
     if isinstance(noise, FrameNoise):
         return noise, None
     kind = kind_of(noise)

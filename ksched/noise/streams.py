@@ -1,4 +1,4 @@
-"""The numbers of seeded noise, in NumPy alone: which stream belongs to an item and a draw, and what is in it."""
+"""The numbers of seeded noise, in NumPy alone: the stream of each item and draw, and its contents."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ __all__ = [
 ]
 
 
-#: The name of the rule of `ksched.noise.SeededNoise`. A new rule gets a new name; an old one never changes.
+#: name of the rule of `ksched.noise.SeededNoise`; a new rule gets a new name, and an old one never changes
 SCHEME = "ksched noise 3"
 
 
-# From so many items on, each of no more numbers than that, they are made together, in groups that fit into a cache.
+# from _MANY items of at most _SHORT numbers on, items are made together, in groups of _GROUP that fit into a cache
 _MANY, _SHORT, _GROUP = 48, 512, 1024
 
 
-#: One whole number, or one per item of the batch.
+#: one whole number, or one per item of the batch
 Seed: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | npt.NDArray[np.integer[Any]]
 
 
-#: ``stream(first, out)`` fills a contiguous array of one axis with the numbers of one item behind the first so many, a
-#: multiple of `CHUNK`. The array is no longer than that, and may end anywhere.
+#: ``stream(first, out)`` fills a contiguous one-dimensional array with the numbers of one item from ``first`` on, a
+#: multiple of `CHUNK`; the array has at most that length, and may end anywhere
 Stream: TypeAlias = Callable[[int, Floats], None]
 
 
 def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
-    """One seed per item: those given, or ``seed, seed + 1, ...`` so that every item can be made again alone.
+    """One seed per item: those given, or ``seed, seed + 1, ...``, so that each item can be reproduced alone.
 
     Raises
     ------
-    TypeError, ValueError : seeds that are not whole numbers, or not one per item
+    TypeError, ValueError
+        Seeds that are not whole numbers, or not one per item.
     """
     one = not isinstance(seed, list | tuple | range | np.ndarray)
     given = [seed] if one else list(cast(Sequence[SupportsIndex], seed))
@@ -67,13 +68,13 @@ def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
         return tuple(seeds[0] + i for i in range(batch))
     if len(seeds) != batch:
         raise ValueError(
-            f"seed must be one number or one per batch item; got {len(seeds)} seeds for a batch of {batch}"
+            f"seed must be one whole number or one per batch item; got {len(seeds)} seeds for a batch of {batch}"
         )
     return seeds
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
-    """A shape with a batch axis, or a TypeError or ValueError."""
+    """``shape`` as a tuple with a batch axis, or a TypeError or ValueError."""
     try:
         sizes = tuple(shape)
     except TypeError as error:
@@ -87,37 +88,37 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 def key_of(position: bytes, scheme: str, seed: int) -> Key:
-    """128 bits of a hash, the key of a stream: every bit of seed and position matters."""
+    """The key of a stream: 128 bits of a hash that depends on every bit of seed and position."""
     salt = (seed % (1 << 128)).to_bytes(16, "little")
     digest = hashlib.blake2b(position, digest_size=16, key=scheme.encode(), salt=salt).digest()
     return struct.unpack("<QQ", digest)
 
 
 def draw_keys(seeds: Sequence[int], draw: Draw) -> list[Key]:
-    """Of the stream of each item, for one draw."""
+    """Keys of all items' streams, for one draw."""
     position = struct.pack("<ddqq", *draw[:4])
     return [key_of(position, SCHEME, seed) for seed in seeds]
 
 
 def draw_streams(seeds: Sequence[int], draw: Draw, count: int) -> list[Stream]:
-    """The streams of all items for one draw, each of so many numbers."""
+    """Streams of all items for one draw, with ``count`` numbers each."""
     return [partial(fill_normals, key, count) for key in draw_keys(seeds, draw)]
 
 
 def are_short(items: int, count: int) -> bool:
-    """Whether so many items of so many numbers are made together, by `short_groups`, and not one by one."""
+    """Whether items are so many and so short that `short_groups` makes them together instead of one by one."""
     return items >= _MANY and count <= _SHORT
 
 
 def short_groups(keys: Sequence[Key], count: int) -> Iterator[tuple[slice, Floats]]:
-    """The numbers of many short items: which items, and an array of their numbers, (items, count)."""
+    """The numbers of many short items in groups: a slice of items, and an array of shape (items, count)."""
     for first in range(0, len(keys), _GROUP):
         group = slice(first, first + _GROUP)
         yield group, short_normals(keys[group], count)
 
 
 def fill_items(out: Floats, streams: Sequence[Stream]) -> None:
-    """Fill a contiguous array of one axis with the numbers of all items, one item after the other."""
+    """Fill a contiguous one-dimensional array with the numbers of all items, one item after the other."""
     count = len(out) // len(streams)
     for i, stream in enumerate(streams):
         for first in range(0, count, CHUNK):
@@ -125,13 +126,16 @@ def fill_items(out: Floats, streams: Sequence[Stream]) -> None:
 
 
 def seeded_numbers(seeds: Sequence[int], draw: Draw, shape: Sequence[int]) -> Floats:
-    """What `ksched.noise.SeededNoise` draws, as an array: the same bytes.
+    """The numbers that `ksched.noise.SeededNoise` draws, as an array: the same bytes.
 
     Parameters
     ----------
-    seeds : one per item of the batch
-    draw : where in the run
-    shape : of the noise, batch first
+    seeds : sequence of int
+        One per item of the batch.
+    draw : Draw
+        Where in the run.
+    shape : sequence of int
+        Shape of the noise, batch first.
 
     Returns
     -------

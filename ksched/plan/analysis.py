@@ -1,7 +1,7 @@
-"""What a plan does, computed from its table: no model is called and nothing is sampled.
+"""Exact properties of a plan, computed from its table without calling a model or sampling.
 
-Every state of a plan is linear in what goes in. So a model whose prediction is affine in the state (a constant, or the
-exact denoiser of Gaussian data) turns the whole plan into a few vectors of numbers.
+Every state of a plan is linear in its inputs. If the model's prediction is affine in the state (a constant, or the
+exact denoiser of Gaussian data), the whole plan therefore reduces to a few vectors of numbers.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Answer = tuple[Array, Array]  # (denoised, uncond)
 
 
 class Marginal(NamedTuple):
-    """Law of one state when all data is one point x0: mean ``alpha * x0`` and variance ``variance``.
+    """Mean and variance of one state if all data is a single point x0: ``alpha * x0`` and ``variance``.
 
-    ``level`` is the level the state should be at: alpha equal to ``level.alpha``, variance to
-    ``(noise_scale * level.sigma) ** 2`` with the plan's ``noise_scale``, which is 1 as a rule.
-    ``rounding`` bounds what float64 can have done to alpha and to the standard deviation: little, but on grids whose
-    steps differ by orders of magnitude some methods subtract numbers that are far larger than the result.
+    ``level`` is the level that the state should have: alpha equal to ``level.alpha``, variance equal to
+    ``(noise_scale * level.sigma) ** 2`` with the plan's ``noise_scale``, which is usually 1. ``rounding`` bounds the
+    float64 error of alpha and of the standard deviation. It is small, except on grids whose steps differ by orders of
+    magnitude, where some methods subtract numbers much larger than the result.
     """
 
     row: int
@@ -58,7 +58,7 @@ class Law(NamedTuple):
 
 
 def _propagate(plan: Plan, first: Array, noises: Array, answer: Callable[[Level, Array], Answer]) -> list[Array]:
-    """All states of a plan as vectors over some basis, the model being ``answer(level, state)``."""
+    """All states of a plan as vectors over a basis, with ``answer(level, state)`` as the model."""
     registers: dict[str, list[Array]] = {"x": [], "D": [], "U": [], "xi": list(noises)}
     for row in plan.rows:
         state = np.zeros_like(first) if row.terms else first
@@ -73,10 +73,10 @@ def _propagate(plan: Plan, first: Array, noises: Array, answer: Callable[[Level,
 
 
 def marginals(plan: Plan) -> list[Marginal]:
-    """Mean and variance of every state that the model sees, and of the result, for a constant denoiser.
+    """Mean and variance of the result and of every state that the model evaluates, for a constant denoiser.
 
-    A sampler is consistent with its process exactly if each has ``alpha == level.alpha`` and ``variance ==
-    (plan.noise_scale * level.sigma) ** 2``: then it samples one-point data without error, whatever the grid.
+    A sampler is consistent with its process if and only if each has ``alpha == level.alpha`` and ``variance ==
+    (plan.noise_scale * level.sigma) ** 2``. It then samples one-point data without error, on any grid.
     """
     basis = np.eye(2 + len(plan.draws))  # x0, start noise, draws
     first = plan.start.alpha * basis[0] + _noise_std(plan, plan.start) * basis[1]
@@ -96,7 +96,7 @@ def _noise_std(plan: Plan, level: Level) -> float:
 
 
 def _rounding(plan: Plan, sizes: list[float]) -> list[float]:
-    """Bound on the error of every state: that of its terms, and a rounding of each of their products."""
+    """Bound on the error of each state: the errors of its terms plus one rounding per product."""
     bounds: list[float] = []
     for row, size in zip(plan.rows, sizes, strict=True):
         bound = float(np.spacing(size))
@@ -107,12 +107,12 @@ def _rounding(plan: Plan, sizes: list[float]) -> list[float]:
 
 
 def table(plan: Plan) -> Array:
-    """The plan in canonical form: every state the model sees, and the result, over start, outputs and draws.
+    """The plan in canonical form: every evaluated state and the result, over start, model outputs and draws.
 
     Returns
     -------
-    float64 array, shape (nfe + 1, 1 + 2 * nfe + draws). Columns are the start state, then D and U of every model call
-    in turn, then the draws. Two samplers are the same method on a grid exactly if their tables agree.
+    float64 array, shape (nfe + 1, 1 + 2 * nfe + draws). Columns are the start state, then D and U of each model call,
+    then the draws. Two samplers are the same method on a grid if and only if their tables agree.
     """
     outputs = 2 * plan.nfe
     basis = np.eye(1 + outputs + len(plan.draws))
@@ -123,7 +123,7 @@ def table(plan: Plan) -> Array:
 
 
 def _gaussian_result(plan: Plan, std: Array) -> Array:
-    """The result over (data mean, start state, draws) for normal data of every std and the exact model."""
+    """The result over (data mean, start state, draws) for normal data of each std and the exact model."""
     basis = np.eye(2 + len(plan.draws))[..., None] * np.ones(len(std))
 
     def answer(level: Level, state: Array) -> Answer:
@@ -135,16 +135,18 @@ def _gaussian_result(plan: Plan, std: Array) -> Array:
 
 
 def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0, *, start: Law | None = None) -> Law:
-    """Exact law of a plan's result for normal data and the exact denoiser.
+    """Exact law (mean and variance) of a plan's result for normal data and the exact denoiser.
 
-    The law it should have has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + (noise_scale *
-    end.sigma) ** 2``.
+    The correct law has mean ``end.alpha * mean`` and variance ``(end.alpha * std) ** 2 + (noise_scale * end.sigma) **
+    2``.
 
     Parameters
     ----------
-    mean, std : of the data
-    start : mean and variance of the start state; None is what they are at the first level. Pure noise where the level
-        has some signal left, as programs often start, is ``Law(0, (noise_scale * start.sigma) ** 2)``
+    mean, std : float
+        Mean and standard deviation of the data.
+    start : Law or None
+        Mean and variance of the start state; None means those of the first level. Programs often start from pure noise
+        although the first level still has some signal; that is ``Law(0, (noise_scale * start.sigma) ** 2)``.
     """
     result = _gaussian_result(plan, np.array([std]))[:, 0]
     if start is None:
@@ -157,11 +159,12 @@ def gaussian_law(plan: Plan, mean: float = 0.0, std: float = 1.0, *, start: Law 
 
 
 def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool = False) -> Array:
-    """`gaussian_error` for many means and standard deviations of data at once.
+    """`gaussian_error` for many means and standard deviations at once.
 
     Parameters
     ----------
-    means, stds : of the data, one-dimensional and of one length
+    means, stds : array_like
+        Means and standard deviations of the data, one-dimensional and of equal length.
     weak : as for `gaussian_error`
 
     Returns
@@ -182,17 +185,19 @@ def gaussian_errors(plan: Plan, means: ArrayLike, stds: ArrayLike, *, weak: bool
 
 
 def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: bool = False) -> float:
-    """Error of a plan on normal data with the exact denoiser.
+    """Error of a plan on normal data, with the exact denoiser.
 
     Parameters
     ----------
-    mean, std : of the data
-    weak : compare the laws of the results (for samplers that draw noise), not the results started from one state
+    mean, std : float
+        Mean and standard deviation of the data.
+    weak : bool
+        Compare the laws of the results (for samplers that draw noise) instead of results from the same start state.
 
     Returns
     -------
-    not weak: root mean square distance from the exact solution of the probability-flow ODE, over start states from
-    the exact law. weak: Wasserstein-2 distance of the two normal laws. Both are lengths in the units of the data
+    without weak: root mean square distance from the exact solution of the probability-flow ODE, over start states from
+    the exact law. With weak: Wasserstein-2 distance of the two normal laws. Both are lengths in units of the data
     """
     return float(gaussian_errors(plan, [mean], [std], weak=weak)[0])
 
@@ -200,14 +205,17 @@ def gaussian_error(plan: Plan, mean: float = 1.0, std: float = 1.0, *, weak: boo
 def gaussian_covariance(
     plan: Plan, covariance: ArrayLike, *, start: ArrayLike | None = None, steps: ArrayLike | None = None
 ) -> Array:
-    """Exact covariance of a plan's result for normal data of mean 0 and the exact denoiser, started from pure noise.
+    """Exact covariance of a plan's result for normal data of mean 0 and the exact denoiser, from pure noise.
 
     Parameters
     ----------
-    plan : what is run
-    covariance : of the data, shape (n, n)
-    start, steps : covariances of the noise of the start state and of the noise that the steps draw, shape (n, n), such
-        as those of `ksched.noise.Correlated.covariance`; None is white noise of variance 1
+    plan : Plan
+        The plan to analyse.
+    covariance : array_like
+        Covariance of the data, shape (n, n).
+    start, steps : array_like or None
+        Covariances of the start noise and of the noise drawn in the steps, shape (n, n), such as those of
+        `ksched.noise.Correlated.covariance`; None means white noise of variance 1.
 
     Returns
     -------
@@ -215,8 +223,8 @@ def gaussian_covariance(
 
     Notes
     -----
-    A plan acts on every principal axis of the data for itself, so in these axes the noise of the start and of each draw
-    is multiplied by a number on each: elementwise by the products of two of them.
+    A plan acts on each principal axis of the data separately. In these axes, the start noise and each draw are
+    multiplied by one number per axis, so their covariances are multiplied elementwise by products of two such numbers.
     """
     variances, axes = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
     result = _gaussian_result(plan, np.sqrt(np.maximum(variances, 0.0)))
@@ -230,9 +238,9 @@ def gaussian_covariance(
 
 
 def gaussian_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """Wasserstein-2 distance of two normal laws of mean 0, from their covariances of shape (n, n).
+    """Wasserstein-2 distance between two normal laws of mean 0, from their covariances of shape (n, n).
 
-    A length over all n numbers; ``sqrt(trace(b))`` is the size of the second.
+    It is a length over all n numbers; ``sqrt(trace(b))`` is the size of the second law.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     root = _root(second)
@@ -249,13 +257,16 @@ def _root(matrix: Array) -> Array:
 def warped_sigmas(
     process: Process, steps: int, sigma_max: float | None = None, sigma_min: float | None = None
 ) -> Array:
-    """A smooth grid that is even in no usual variable, to measure orders on: even grids hide errors.
+    """A smooth grid that is not evenly spaced in any common variable; even grids hide errors of the order.
 
     Parameters
     ----------
-    process : gives the range, and the variable that is warped: sigma / (alpha + sigma), finite for pure noise too
-    steps : number of steps
-    sigma_max, sigma_min : first and last contract sigma; by default those where sigma / alpha is 4 and 1/4
+    process : Process
+        Gives the range and the variable that is warped: sigma / (alpha + sigma), finite for pure noise too.
+    steps : int
+        Number of steps.
+    sigma_max, sigma_min : float or None
+        First and last contract sigma; by default the sigmas where sigma / alpha is 4 and 1/4.
 
     Returns
     -------
@@ -278,22 +289,27 @@ def measured_order(
     steps: Sequence[int] = (64, 128),
     sigma_max: float | None = None,
 ) -> float:
-    """Order of convergence of a sampler, from the exact errors of its plans on normal data.
+    """Measured order of convergence of a sampler, from the exact errors of its plans on normal data.
 
     Parameters
     ----------
-    build : the plan for given contract sigmas
-    process : the process they belong to
-    weak : order of the law, for samplers that draw noise
-    steps : the two numbers of steps to compare
-    sigma_max : start of the grid; see `warped_sigmas`
+    build : callable
+        Builds the plan for given contract sigmas.
+    process : Process
+        The process of these sigmas.
+    weak : bool
+        Measure the order of the law, for samplers that draw noise.
+    steps : sequence of int
+        The two numbers of steps to compare.
+    sigma_max : float or None
+        Start of the grid; see `warped_sigmas`.
 
     Returns
     -------
-    p if the largest error over data of std 0.3, 0.5, 1 and 2 falls as steps ** -p between the two
+    p such that the largest error over data of std 0.3, 0.5, 1 and 2 falls as steps ** -p between the two
     """
     few, many = steps
     plans = [build(warped_sigmas(process, n, sigma_max)) for n in (few, many)]
-    # the largest of several: a single error may happen to cross zero
+    # the largest of several errors, because a single error may cross zero by chance
     errors = [float(gaussian_errors(plan, np.ones(4), [0.3, 0.5, 1.0, 2.0], weak=weak).max()) for plan in plans]
     return math.log(errors[0] / errors[1]) / math.log(many / few)

@@ -1,4 +1,4 @@
-"""Noise draws that overlap, rewritten as independent increments."""
+"""Overlapping noise draws, rewritten as independent increments."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def snr(level: Level) -> float:
 
 
 def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tuple[Draw, float]]]:
-    """Each requested noise as a combination of noises of disjoint intervals: increments of one Brownian path.
+    """Each requested noise as a combination of noises on disjoint intervals: increments of one Brownian path.
 
-    Its clock is the signal-to-noise ratio: there the reverse SDE, for a constant prediction, adds the path itself.
+    Time on the path is the signal-to-noise ratio: in it, the reverse SDE for a constant prediction adds the path
+    itself.
     """
     result = []
-    paths: dict[tuple[int, int, bool], set[float]] = {}  # where the noises of each path end
+    paths: dict[tuple[int, int, bool], set[float]] = {}  # the ends of each path's noises
     for request in requests:
         paths.setdefault(_path(request), set()).update(request[:2])
     stops = {path: sorted(sigmas) for path, sigmas in paths.items()}
@@ -48,5 +49,5 @@ def disjoint(requests: list[Draw], clock: Mapping[float, float]) -> list[list[tu
 
 
 def _path(request: Draw) -> tuple[int, int, bool]:
-    """What two noises have in common whose intervals may overlap; noise added going up is no part of the path down."""
+    """Key of the path that overlapping noises share; noise added on the way up belongs to a separate path."""
     return request.visit, request.stream, request.sigma_to > request.sigma_from

@@ -1,4 +1,4 @@
-"""Where the steps of a plan jump to: what a network that is told two times must be told as the second."""
+"""Targets of a plan's steps: the second time for a network that is given two times (a flow map)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ksched.processes import Level
 
 __all__ = ["jump_goals"]
 
-#: how near a goal must be to a level of the plan, relative, to be that level and no rounding of it
+#: relative distance within which a target counts as a level of the plan, not a rounding of it
 _SAME = 1e-9
 
 
 def jump_goals(rows: Sequence[Row], ends: Iterable[float]) -> tuple[float, ...]:
-    """For every model call, the contract sigma that the prediction takes the state to; all NaN if one is no jump.
+    """For each model call, the contract sigma that its prediction takes the state to; all NaN if a step is no jump.
 
-    A step is a jump if it forms the next state of the present one, the present prediction and fresh noise: then the
-    first two are some multiple of the state at one level, on the line through state and prediction. That level is the
-    next one for `euler`, 0 for `lcm`, which makes the noise anew, and between them for ancestral steps. Steps that
-    read earlier states or predictions, or a prediction from elsewhere, are no jumps.
+    A step is a jump if the next state consists of the present state, the present prediction and fresh noise. The first
+    two then form a multiple of the state at one level, on the line through state and prediction. That level is the next
+    one for `euler`, 0 for `lcm`, which draws all noise afresh, and between the two for ancestral steps. Steps that read
+    earlier states or predictions, or a prediction at another state, are not jumps.
 
     Parameters
     ----------
-    rows, ends : of a plan, and contract sigmas of its schedule
+    rows, ends : sequence of Row or iterable of float
+        Rows of a plan, and contract sigmas at the ends of its steps.
     """
     called = [(k, row.level) for k, row in enumerate(rows) if row.level is not None]
     known = sorted({*ends, *(level.label for _, level in called)})
@@ -40,7 +41,7 @@ def jump_goals(rows: Sequence[Row], ends: Iterable[float]) -> tuple[float, ...]:
 
 
 def _parts(rows: Sequence[Row], first: int, last: int, call: int) -> tuple[float, float] | None:
-    """How much the last row has of the state and of the prediction of a call; None if it reads anything else."""
+    """The last row's weights of a call's state and prediction; None if it reads anything else."""
     found = {Register("x", first): (1.0, 0.0), Register("D", call): (0.0, 1.0)}
     for k in range(first + 1, last + 1):
         terms = [(register, value) for register, value in rows[k].terms if register.kind != "xi"]
@@ -51,9 +52,9 @@ def _parts(rows: Sequence[Row], first: int, last: int, call: int) -> tuple[float
 
 
 def _goal(level: Level, of_state: float, of_prediction: float) -> float:
-    """The contract sigma at which ``of_state * x + of_prediction * x0`` is a multiple of the state; NaN if at none."""
+    """The contract sigma where ``of_state * x + of_prediction * x0`` is a multiple of the state; NaN if none."""
     noise, signal = of_state * level.sigma, of_state * level.alpha + of_prediction
-    if level.label == level.sigma and level.alpha != 1:  # flow, whose sigma is the share of noise
+    if level.label == level.sigma and level.alpha != 1:  # flow: sigma is the share of noise
         signal += noise
     return max(noise, 0.0) / signal if signal > 0 and noise >= -_SAME * signal else math.nan
 

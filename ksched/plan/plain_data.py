@@ -1,4 +1,4 @@
-"""Plans as plain data, as JSON has it: what is written, and what is read back with an error for all that is not so."""
+"""Plans as plain data for JSON: writing them, and reading them with an error for anything invalid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Parts = tuple[tuple[Row, ...], tuple[Draw, ...], Level, Level, tuple[float, ...]
 def written(
     rows: Sequence[Row], draws: Sequence[Draw], ends: tuple[Level, Level], sigmas: tuple[float, ...]
 ) -> dict[str, Any]:
-    """A plan but for its report and noise scale. The order of keys is part of its digest."""
+    """A plan without its report and noise scale. The order of keys affects its digest."""
     packed = [
         {
             "terms": [[str(r), v] for r, v in row.terms],
@@ -29,7 +29,7 @@ def written(
         }
         for row in rows
     ]
-    # Version 1 is what every plan was before state levels: these keep their text, and with it their digest.
+    # Plans without state levels keep version 1, so their text and digest do not change.
     version = 1 if all(row.state_level is None for row in rows) else 2
     head = {"format": "ksched-plan", "version": version, "sigmas": _pack(sigmas)}
     start, end = map(_pack, ends)
@@ -37,30 +37,30 @@ def written(
 
 
 def read(data: Mapping[str, Any], version: int) -> Parts:
-    """Rows, draws, start, end, sigmas, report and noise scale of what `Plan.to_json` wrote."""
+    """Rows, draws, start, end, sigmas, report and noise scale from what `Plan.to_json` wrote."""
     if data["format"] != "ksched-plan" or data["version"] != version:
         raise ValueError(f"format {_short(data['format'])}, version {_short(data['version'])}")
     sigmas = tuple(_number("sigmas", value) for value in _typed("sigmas", data["sigmas"], list))
     start, end = (_level(name, data[name]) for name in ("start", "end"))
     draws = tuple(_draw(f"draws[{m}]", draw) for m, draw in enumerate(_typed("draws", data["draws"], list)))
-    known: dict[str, Register] = {}  # one object for each, however often it is read
+    known: dict[str, Register] = {}  # one shared object per register
     given = enumerate(_typed("rows", data["rows"], list))
     rows = tuple(_row(f"rows[{k}]", row, known, version) for k, row in given)
     if version == 2 and all(row.state_level is None for row in rows):
-        raise ValueError("it tells the model the levels of its states, which version 1 does")
+        raise ValueError("state levels need version 2; remove them or correct the version")
     report = _typed("report", data.get("report", {}), dict)
     scale = _number("noise_scale", data.get("noise_scale", 1.0))
     return rows, draws, start, end, sigmas, report, scale
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The value, if it is a mapping at all."""
+    """The value, or an error if it is not a mapping."""
     found: dict[str, Any] = _typed("it", value, dict)
     return found
 
 
 def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
-    """Numbers for JSON, which has no infinity."""
+    """Numbers as JSON can hold them, which has no infinity."""
     return values and [str(v) if isinstance(v, float) and math.isinf(v) else v for v in values]  # type: ignore[return-value]
 
 
@@ -74,7 +74,7 @@ _KINDS = {dict: "a mapping", list: "a list", int: "a whole number", bool: "true 
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
-    if type(value) is not kind:  # a bool is no whole number
+    if type(value) is not kind:  # a bool must not pass as an int
         raise ValueError(f"{name} must be {_KINDS[kind]}; got {_short(value)}")
     return value
 
@@ -89,7 +89,7 @@ def _number(name: str, value: Any) -> float:
     if type(value) is str and value in _INFINITE:
         return _INFINITE[value]
     if type(value) is not float and type(value) is not int:
-        raise ValueError(f"{name} must be numbers; got {_short(value)}")
+        raise ValueError(f"{name} must be a number; got {_short(value)}")
     return float(value)
 
 
@@ -112,7 +112,7 @@ def _draw(name: str, values: Any) -> Draw:
 
 
 def _draw_values(draw: Draw) -> tuple[Any, ...]:
-    """Without the limit, where there is none."""
+    """The values of a draw, without the limit if it has none."""
     return draw if draw.limit < math.inf else draw[:4]
 
 

@@ -1,7 +1,7 @@
-"""A sampler as data: the plan, a table of numbers.
+"""`Plan`: a sampler as data, a table of numbers.
 
 Every state of a run is a linear combination of earlier registers: states ``x``, model outputs ``D`` (denoised) and
-``U`` (unconditional), and unit noises ``xi``. Because the noise levels are known beforehand, so are the coefficients.
+``U`` (unconditional), and unit noises ``xi``. The noise levels are known in advance, so the coefficients are too.
 """
 
 from __future__ import annotations
@@ -30,22 +30,29 @@ __all__ = ["Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The table of a whole run: rows of float64 coefficients over registers.
+    """The table of numbers of a whole run: rows of float64 coefficients over registers.
 
     Attributes
     ----------
-    rows : states in the order they are formed; the first is the start, the last the result
-    draws : the noises that the rows refer to
-    start, end : levels of the first and the last state
-    sigmas : contract sigmas of the schedule, one more than there are steps
-    report : how it was made and measured, by `ksched.tune` or `skip`; plain data, no part of what the plan is
-    noise_scale : `Process.noise_scale` of the process it was made for. The coefficients of noises have it inside; it
-        tells how wide the states are, and is no part of what the plan is
+    rows : tuple of Row
+        States in the order in which they are formed; the first is the start, the last the result.
+    draws : tuple of Draw
+        The noises that the rows use.
+    start, end : Level
+        Levels of the first and the last state.
+    sigmas : tuple of float
+        Contract sigmas of the schedule, one more than the number of steps.
+    report : mapping
+        How `ksched.tune` or `skip` made and measured the plan; plain data, ignored when plans are compared.
+    noise_scale : float
+        `Process.noise_scale` of the process that it was made for. The noise coefficients already include it; it gives
+        the scale of the states and is ignored when plans are compared.
 
     Raises
     ------
-    ValueError : a table that cannot be run: a row that refers forward, a number that is not finite, a noise that is
-        never used, a level whose alpha, sigma and lam disagree, steps that decrease or that the schedule does not have
+    ValueError
+        A table that cannot be run: a row that refers forward, a number that is not finite, a noise that is never used,
+        a level whose alpha, sigma and lam disagree, steps that decrease or exceed the schedule's.
 
     Examples
     --------
@@ -72,7 +79,9 @@ class Plan:
         for name, level, sigma in (("start", self.start, self.sigmas[0]), ("end", self.end, self.sigmas[-1])):
             check_level(name, level)
             if level.label != sigma:
-                raise ValueError(f"the {name} of a plan must be at that of its sigmas, {sigma:g}; got {level.label:g}")
+                raise ValueError(
+                    f"the {name} level of a plan must be that of its sigmas, {sigma:g}; got {level.label:g}"
+                )
         check_rows(self.rows, len(self.draws), self.steps, (self.start, self.end))
         check_draws(self.draws, self.last_use)
 
@@ -83,42 +92,42 @@ class Plan:
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The level that the model is told at every call, in order."""
+        """The level that the model receives at each call, in order."""
         return tuple(row.level for row in self.rows if row.level is not None)
 
     @cached_property
     def state_levels(self) -> tuple[Level, ...]:
-        """The level of the state of every call: that of `levels` but where the plan tells the model another one."""
+        """The level of the state at each call: the one in `levels`, unless the plan gives the model another."""
         return tuple(row.at for row in self.rows if row.at is not None)
 
     @cached_property
     def tells_others(self) -> bool:
-        """Whether the model is told a level, at some call, that its state is not at."""
+        """Whether the model receives, at some call, another level than its state's."""
         return self.state_levels != self.levels
 
     @cached_property
     def call_sigmas(self) -> npt.NDArray[np.float64]:
-        """Contract sigma that the model is told at every call; read-only."""
+        """Contract sigma that the model receives at each call; read-only."""
         values = np.array([level.label for level in self.levels])
         values.setflags(write=False)
         return values
 
     @cached_property
     def call_steps(self) -> tuple[int, ...]:
-        """The schedule step of every model call."""
+        """The schedule step of each model call."""
         return tuple(row.step for row in self.rows if row.level is not None)
 
     @cached_property
     def goals(self) -> tuple[float, ...]:
-        """For every model call, the sigma that its prediction takes the state to, which `ksched.FlowMap` needs.
+        """For each model call, the sigma that its prediction takes the state to; `ksched.FlowMap` needs these.
 
-        NaN everywhere if a step is no jump: it reads earlier predictions, or calls the model more than once.
+        NaN everywhere if a step is not a jump, because it reads earlier predictions or calls the model more than once.
         """
         return jump_goals(self.rows, self.sigmas)
 
     @property
     def nfe(self) -> int:
-        """Number of model calls."""
+        """Number of model calls (NFE)."""
         return len(self.levels)
 
     @property
@@ -133,39 +142,41 @@ class Plan:
 
     @cached_property
     def live_registers(self) -> int:
-        """Largest number of registers that must be held at once, the one being formed included.
+        """Largest number of registers held at once, including the one being formed.
 
-        A noise is one only if a row after another model call needs it again.
+        A noise counts only if a row after another model call needs it again.
         """
         return most_held(self.rows, self.last_use)
 
     def skip(self, calls: str | Iterable[int], by: Literal["reuse", "line"] = "reuse") -> Plan:
-        """A plan that calls the model less often, as step caches do: some predictions are made of earlier ones.
+        """A plan that skips some model calls, as step caches do: earlier predictions replace theirs.
 
         Parameters
         ----------
-        calls : numbers of the model calls to skip, from 0; negative ones count from the end. Or a mask with an entry
-            for every call, 1 if the model is called and 0 if not, as cache-dit has it: a list, or text such as
-            "1,1,0,1"
-        by : what stands for a prediction that is skipped. "reuse", the last one that was made; "line", the line through
-            the last two, at different levels, in lam = log(alpha / sigma), and the last one alone where only one was
-            made or one was at pure noise
+        calls : str or iterable of int
+            Indices of the model calls to skip, from 0; negative indices count from the end. Or a mask with one entry
+            per call, 1 to call the model and 0 to skip, as in cache-dit: a list, or text such as "1,1,0,1".
+        by : str
+            Replacement for a skipped prediction: "reuse" takes the last one made; "line" takes the line through the
+            last two made at different levels, in lam = log(alpha / sigma), or only the last if there was just one or
+            one was at pure noise.
 
         Returns
         -------
-        an ordinary plan: `ksched.build_sampler` makes a sampler of it, and `ksched.explain` prints what it costs. A
-        step without a model call becomes part of the step before it. All noises stay as they were, so that a
-        seed draws the same ones. ``report["skipped"]`` has the calls, the rule and this plan; a report of `tune` no
-        longer holds and is left out. If nothing is skipped, this plan itself
+        an ordinary plan: pass it to `ksched.build_sampler` to sample, or to `ksched.explain` to see its cost. A step
+        without a model call becomes part of the step before it. All noises stay the same, so a seed draws the same
+        ones. ``report["skipped"]`` has the calls, the rule and this plan; a report from `tune` no longer holds and is
+        dropped. If nothing is skipped, you get this plan itself
 
         Raises
         ------
-        TypeError, ValueError : no such calls or rule; the first call, which nothing can stand for
+        TypeError, ValueError
+            No such calls or rule; the first call, which has no replacement.
 
         Notes
         -----
-        Both rules give a constant prediction back, so the plan keeps the mean and variance of every state that the
-        model sees, with noise or without.
+        Both rules reproduce a constant prediction, so the plan keeps the mean and variance of every state that the
+        model evaluates, with or without noise.
 
         Examples
         --------
@@ -189,21 +200,21 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Fingerprint of the table: equal for equal plans, on any machine."""
+        """Fingerprint of the table: the same for equal plans, on any machine."""
         return hashlib.sha256(json.dumps(self._table(), allow_nan=False).encode()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without what was derived from it: its layout knows addresses of this process.
+        # leave out derived values: the layout contains memory addresses of this process
         return Plan, (self.rows, self.draws, self.start, self.end, self.sigmas, self.report, self.noise_scale)
 
     def __deepcopy__(self, memo: object) -> Plan:
-        return self  # it never changes
+        return self  # immutable
 
     def _table(self) -> dict[str, Any]:
-        """All but the report, as plain data."""
+        """Everything except the report, as plain data."""
         return written(self.rows, self.draws, (self.start, self.end), self.sigmas)
 
     def to_json(self) -> str:
@@ -214,11 +225,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote.
+        """The plan from the text that `to_json` wrote.
 
         Raises
         ------
-        ValueError : text that is not such a plan, or a plan that cannot be run
+        ValueError
+            Text that is not such a plan, or a plan that cannot be run.
         """
         version = 1
         try:
@@ -239,7 +251,7 @@ class Plan:
 
 
 def _call_text(row: Row) -> str:
-    """The model call of a row as people read it."""
+    """The model call of a row, as printed."""
     if row.level is None:
         return ""
     apart = "" if row.state_level is None else f" at {row.state_level.label:g}"

@@ -1,4 +1,4 @@
-"""What a sampler function may ask of its run."""
+"""What a sampler function may ask of its run: the protocols of states and contexts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AdaptiveContext", "SamplerContext", "SamplerFunction", "Vector"]
 
 
 class Vector(Protocol):
-    """What a sampler may do with a state: a tensor can, and so can a symbol."""
+    """Operations that a sampler may apply to a state; tensors and symbols support them."""
 
     def __add__(self, other: Any, /) -> Self: ...
     def __sub__(self, other: Any, /) -> Self: ...
@@ -26,13 +26,13 @@ V = TypeVar("V", bound=Vector)
 
 
 class SamplerContext(Protocol[V]):
-    """What a sampler may ask of the run it belongs to."""
+    """The run as its sampler function sees it."""
 
     def denoise(self, x: V, level: Level, told: Level | None = None) -> V:
         """The model's x0 prediction for state ``x`` at ``level``.
 
-        ``told`` is the level that the model is called with, if that is another one: the denoiser as a whole hears it,
-        so its input scaling, its timestep and what it makes of its network's answer are those of that level.
+        ``told`` is the level that the model receives, if that is another one. It applies to the whole denoiser: input
+        scaling, timestep and the reading of the network's answer follow it.
         """
         ...
 
@@ -41,14 +41,14 @@ class SamplerContext(Protocol[V]):
         ...
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> V:
-        """Noise of the interval, of std `Process.noise_scale`, which is 1 as a rule; the same whenever it is asked.
+        """Noise of an interval, of std `Process.noise_scale` (usually 1); asking again returns the same noise.
 
-        Numbers further than ``limit`` standard deviations from 0 are set to that.
+        Numbers further than ``limit`` standard deviations from 0 are clipped to it.
         """
         ...
 
     def keep(self, value: V) -> V:
-        """Make a state of its own of a value that later steps use more than once."""
+        """Store a value that later steps use more than once as a state of its own."""
         ...
 
 
@@ -56,13 +56,13 @@ S = TypeVar("S")
 
 
 class AdaptiveContext(SamplerContext[V], Protocol[V]):
-    """What a sampler that looks at its states may ask of the run besides; such a sampler has no plan."""
+    """The run as a sampler that looks at its states sees it; such a sampler has no plan."""
 
     def checkpoint(self, state: S) -> S:
-        """Say where the run stands: ``state``, all that the sampler needs to go on from here.
+        """Record where the run stands: ``state`` has everything that the sampler needs to continue.
 
-        A sampler calls it with its start before its loop, and at the end of every turn of it. A run that is resumed
-        calls the sampler anew, and the first call returns the state of the last checkpoint instead.
+        A sampler calls it with its start before its loop, and at the end of each iteration. When a run is resumed, the
+        sampler is called again, and its first call of this method returns the state of the last checkpoint.
         """
         ...
 

@@ -14,7 +14,7 @@ __all__ = ["Draw", "Register", "Row", "form_text", "in_order", "most_held", "wit
 
 
 class Register(NamedTuple):
-    """What a row may refer to: state "x", output "D" or "U", noise "xi", and its number."""
+    """A value that a row may use: state "x", output "D" or "U", or noise "xi", with its number."""
 
     kind: str
     number: int
@@ -24,10 +24,10 @@ class Register(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """One unit-normal noise of a run, named by where in the run it acts, not by when it is asked for.
+    """One unit-normal noise of a run, named by where in the run it acts, not by when it is requested.
 
-    ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` tells apart
-    independent noises of one interval. Numbers beyond ``limit`` are set to it; it says nothing of where the noise acts.
+    ``visit`` counts how often the run was noised up again before it (churn, restarts); ``stream`` separates independent
+    noises of one interval. Numbers beyond ``limit`` are clipped to it; ``limit`` does not affect where the noise acts.
     """
 
     sigma_from: float
@@ -42,11 +42,16 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    terms : (register, coefficient) pairs whose sum is the state; empty for the first, which is given
-    level : the level that the model is told when it is called on it; None: it is not called
-    step : the step of the schedule it belongs to
-    both : whether the call must return the unconditional prediction too
-    state_level : the level that the state is at, where the model is told another; None: that of ``level``
+    terms : tuple of tuple
+        (register, coefficient) pairs whose sum is the state; empty for the first state, which is given.
+    level : Level or None
+        The level that the model receives when it is called on the state; None if it is not called.
+    step : int
+        The schedule step that the state belongs to.
+    both : bool
+        Whether the call must return the unconditional prediction too.
+    state_level : Level or None
+        The level of the state, if the model receives another one; None if it is ``level``.
     """
 
     terms: tuple[tuple[Register, float], ...]
@@ -57,12 +62,12 @@ class Row(NamedTuple):
 
     @property
     def at(self) -> Level | None:
-        """The level that the state is at; None where the model is not called."""
+        """The level of the state; None if the model is not called on it."""
         return self.level if self.state_level is None else self.state_level
 
 
 def form_text(terms: Iterable[tuple[Register, float]]) -> str:
-    """A linear combination as people read it."""
+    """A linear combination, as printed."""
     return "  ".join(f"{value:+.6f} {register}" for register, value in terms)
 
 
@@ -70,15 +75,15 @@ _KINDS = ("x", "D", "U", "xi")  # the order of terms in a row
 
 
 def in_order(terms: Mapping[Register, float]) -> tuple[tuple[Register, float], ...]:
-    """States, predictions, noises, the newest of each first: one order, so that equal tables are equal to the bit."""
+    """Terms by kind (states, predictions, noises), newest first: one order, so equal tables are equal bit by bit."""
     return tuple(sorted(terms.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number)))
 
 
 def most_held(rows: Sequence[Row], last_use: Mapping[Register, int]) -> int:
-    """`Plan.live_registers`, of rows and the last of them that reads each register."""
+    """`Plan.live_registers` from rows and the last row that reads each register."""
     before = [0, *accumulate(row.level is not None for row in rows)]  # calls before each row
     first_use = {register: k for k, row in reversed([*enumerate(rows)]) for register, _ in row.terms}
-    going = [0] * (len(rows) + 1)  # registers that are needed no more after each row
+    going = [0] * (len(rows) + 1)  # registers no longer needed after each row
     most = held = 0
     for k, row in enumerate(rows):
         formed = [Register("x", k)]
@@ -100,7 +105,7 @@ def most_held(rows: Sequence[Row], last_use: Mapping[Register, int]) -> int:
 
 
 def without_unused(rows: list[Row], draws: Sequence[Draw]) -> tuple[list[Row], tuple[Draw, ...]]:
-    """Rows without the states that nobody reads and the model is not called on, and the noises that they read."""
+    """Rows without unused states on which the model is not called, and the noises that they still read."""
     used = _read(rows)
     while dead := [k for k, row in enumerate(rows[1:-1], 1) if row.level is None and Register("x", k) not in used]:
         left = set(range(len(rows))).difference(dead)
@@ -115,7 +120,7 @@ def _read(rows: list[Row]) -> set[Register]:
 
 
 def _renamed(rows: list[Row], kind: str, gone: list[int]) -> list[Row]:
-    """Rows in which registers of a kind close the gaps that ``gone``, in order, leave."""
+    """Rows with the registers of a kind renumbered to close the gaps in ``gone``, which is sorted."""
 
     def shift(register: Register) -> Register:
         return (

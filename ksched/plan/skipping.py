@@ -1,4 +1,4 @@
-"""Plans that call the model less often: some predictions are made of earlier ones, as step caches do."""
+"""Plans that skip model calls: earlier predictions replace some, as in step caches."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["answers_of", "calls_to_skip", "in_steps", "rows_without"]
 
 
 def calls_to_skip(calls: str | Iterable[int], nfe: int) -> set[int]:
-    """Which calls are skipped, from their numbers or from a mask.
+    """The skipped calls, from their indices or from a mask.
 
-    Whether numbers are a mask is no guess: as numbers of calls, 0s and 1s for every call would skip the first.
+    A mask is unambiguous: read as indices, 0s and 1s for every call would skip the first call, which is not allowed.
     """
     if isinstance(calls, str):
         entries = [entry.strip() for entry in calls.split(",")]
         if not set(entries) <= {"0", "1"}:
-            raise ValueError(f"a mask in text is of 0 and 1 with commas between them; got {calls!r}")
+            raise ValueError(f"a mask as text must be 0s and 1s separated by commas; got {calls!r}")
         numbers, mask = [int(entry) for entry in entries], True
     else:
         numbers = _whole_numbers(calls)
         mask = len(numbers) == nfe and set(numbers) <= {0, 1}
     if mask and len(numbers) != nfe:
-        raise ValueError(f"a mask needs a 0 or 1 for each of the {nfe} model calls; got {len(numbers)} of them")
+        raise ValueError(f"a mask must have a 0 or 1 for each of the {nfe} model calls; got {len(numbers)} of them")
     if wrong := [number for number in numbers if not (mask or -nfe <= number < nfe)]:
-        raise ValueError(f"calls must be from {-nfe} to {nfe - 1}, those of the plan; got {wrong[0]}")
+        raise ValueError(f"calls must be from {-nfe} to {nfe - 1}, the plan's model calls; got {wrong[0]}")
     skipped = {k for k, made in enumerate(numbers) if not made} if mask else {number % nfe for number in numbers}
     if 0 in skipped:
-        raise ValueError("the first call cannot be skipped: there is no earlier prediction to take instead")
+        raise ValueError("the first call cannot be skipped, because no earlier prediction can replace it")
     return skipped
 
 
@@ -47,19 +47,22 @@ def _whole_numbers(calls: Iterable[Any]) -> list[int]:
         raise TypeError(f"calls must be whole numbers, or a mask such as '1,1,0,1'; got {calls!r}") from None
     if len(numbers) < len(entries):
         raise TypeError(
-            "a mask of True and False may mean either; write 1 for a call that is made, 0 for a skipped one"
+            "a mask of True and False is ambiguous; write 1 for a call that is made and 0 for a skipped one"
         )
     return numbers
 
 
 def answers_of(levels: Sequence[Level], skipped: set[int], by: str) -> list[dict[int, float]]:
-    """Every prediction as a combination of those that are made, which are numbered anew.
+    """Every prediction as a combination of the predictions made, which are renumbered.
 
     Parameters
     ----------
-    levels : of all calls
-    skipped : numbers of those that are not made, as of `calls_to_skip`
-    by : "reuse" or "line", as for `Plan.skip`
+    levels : sequence of Level
+        Levels of all calls.
+    skipped : set of int
+        Indices of the skipped calls, from `calls_to_skip`.
+    by : str
+        "reuse" or "line", as for `Plan.skip`.
     """
     if by not in ("reuse", "line"):
         raise ValueError(f"by must be 'reuse' or 'line'; got {by!r}")
@@ -75,7 +78,7 @@ def answers_of(levels: Sequence[Level], skipped: set[int], by: str) -> list[dict
         here, newest = level.lam, levels[made[last]].lam
         before = next((k for k in range(last - 1, -1, -1) if levels[made[k]].lam != newest), None)
         if by == "line" and before is not None and math.isfinite(here) and math.isfinite(newest):
-            # A prediction at pure noise is infinitely far away, so that the line through it is level.
+            # a prediction at pure noise is infinitely far away, so the line through it is constant
             beyond = (here - newest) / (newest - levels[made[before]].lam)
             answer = {last: 1 + beyond, before: -beyond} if beyond else answer
         answers.append(answer)
@@ -85,11 +88,12 @@ def answers_of(levels: Sequence[Level], skipped: set[int], by: str) -> list[dict
 def rows_without(
     rows: Sequence[Row], draws: Sequence[Draw], skipped: set[int], answers: Sequence[Mapping[int, float]]
 ) -> tuple[list[Row], tuple[Draw, ...]]:
-    """The rows of a plan, and the noises that they read, without the calls that are skipped.
+    """The rows of a plan without the skipped calls, and the noises that they read.
 
     Parameters
     ----------
-    answers : as `answers_of` makes them
+    answers : sequence of mapping
+        From `answers_of`.
     """
     without, idle, call = [], set[Register](), 0
     for k, row in enumerate(rows):
@@ -114,7 +118,7 @@ def _rewritten(row: Row, answers: Sequence[Mapping[int, float]]) -> Row:
 
 
 def _merged(rows: Sequence[Row], idle: set[Register]) -> list[Row]:
-    """Rows that read what a state is made of instead of the state, where it is idle and they alone read it."""
+    """Rows with idle states replaced by their terms, if only these rows read them."""
     readers = Counter(register for row in rows for register, _ in row.terms)
     inlined: dict[Register, tuple[tuple[Register, float], ...]] = {}
     merged = []
@@ -131,7 +135,7 @@ def _merged(rows: Sequence[Row], idle: set[Register]) -> list[Row]:
 
 
 def _with_pairs(rows: list[Row]) -> list[Row]:
-    """Rows whose calls return the unconditional prediction wherever it is read."""
+    """Rows whose calls return the unconditional prediction if any row reads it."""
     read = {register.number for row in rows for register, _ in row.terms if register.kind == "U"}
     paired, call = [], 0
     for row in rows:
@@ -141,7 +145,7 @@ def _with_pairs(rows: list[Row]) -> list[Row]:
 
 
 def in_steps(rows: Sequence[Row], sigmas: Sequence[float]) -> tuple[list[Row], tuple[float, ...]]:
-    """Rows and schedule in which a step without a model call is part of the step before it."""
+    """Rows and schedule in which a step without a model call is merged into the step before it."""
     called = {row.step for row in rows if row.level is not None} | {0}
     steps = [step for step in range(len(sigmas) - 1) if step in called]
     number = {step: sum(other <= step for other in steps) - 1 for step in {row.step for row in rows}}

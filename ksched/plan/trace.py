@@ -1,4 +1,4 @@
-"""How a plan is made: a sampler function runs on symbols, and the tape records the rows that they stand for."""
+"""Tracing: a sampler function runs on symbols, and a tracer records the rows of the plan."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ __all__ = ["Symbol", "TraceError", "Tracer", "trace"]
 
 
 class TraceError(TypeError):
-    """A sampler did something with a symbol that a table of numbers cannot hold."""
+    """A sampler did something with a symbol that a table of numbers cannot express."""
 
 
 def _refuse(doing: str) -> NoReturn:
     raise TraceError(
-        f"a sampler may only add, subtract and scale its states, and {doing} is none of these: the plan is a table of "
-        "numbers made before any tensor exists. Compute with the levels of the grid instead, or wrap the model if the "
-        "rule looks at the data."
+        f"a sampler may only add, subtract and scale its states; got {doing}. The plan is a table of numbers made "
+        f"before "
+        "any tensor exists. Compute with the levels of the grid instead, or wrap the model if the rule looks at the "
+        "data."
     )
 
 
 class Symbol:
-    """A symbol: a linear combination of registers. It adds, subtracts, scales by numbers, and refuses all else."""
+    """A linear combination of registers. It adds, subtracts and scales by numbers, and refuses everything else."""
 
     __slots__ = ("terms",)
-    __array_ufunc__ = None  # numpy scalars times a symbol come here
+    __array_ufunc__ = None  # so that numpy scalars times a symbol use __rmul__
 
     def __init__(self, terms: Mapping[Register, float]) -> None:
         self.terms = {register: value for register, value in terms.items() if value != 0}
@@ -119,7 +120,8 @@ class Tracer:
 
     Parameters
     ----------
-    noise_scale : that of the process, which every noise comes multiplied by
+    noise_scale : float
+        Noise scale of the process; every noise includes it.
     """
 
     def __init__(self, noise_scale: float = 1.0) -> None:
@@ -128,12 +130,12 @@ class Tracer:
         self.step = 0
         self._rows = [Row((), None, 0)]
         self._calls = 0
-        self._requests: dict[Draw, int] = {}  # the noises that were asked for, and which of them it is
-        self._clock: dict[float, float] = {}  # signal-to-noise ratio of the labels between which noise is asked for
+        self._requests: dict[Draw, int] = {}  # index of each requested noise
+        self._clock: dict[float, float] = {}  # signal-to-noise ratio at the ends of the requested noises
         self._visit = 0
 
     def denoise(self, x: Symbol, level: Level, told: Level | None = None) -> Symbol:
-        """A new output register; ``x`` becomes the state that the model saw."""
+        """A new output register; ``x`` becomes the state that the model evaluates."""
         return self._call(x, level, told, both=False)[0]
 
     def denoise_both(self, x: Symbol, level: Level, told: Level | None = None) -> tuple[Symbol, Symbol]:
@@ -142,7 +144,7 @@ class Tracer:
 
     def noise(self, start: Level, end: Level, stream: int = 0, limit: float = math.inf) -> Symbol:
         """The noise register of an interval, in the scale of the process."""
-        if end.label > start.label:  # noising up again: what follows is a new path
+        if end.label > start.label:  # the run goes up in noise: a new path begins
             self._visit += 1
         self._clock |= {level.label: snr(level) for level in (start, end)}
         request = Draw(start.label, end.label, self._visit, stream, limit)
@@ -150,20 +152,21 @@ class Tracer:
         return Symbol({Register("xi", number): self.noise_scale})
 
     def keep(self, value: Symbol) -> Symbol:
-        """A new state register; ``value`` becomes a name of it."""
+        """A new state register; ``value`` now refers to it."""
         self._check(value, "keep")
         self._state(value)
         return value
 
     def checkpoint(self, state: Any) -> NoReturn:
-        """Refused: only samplers that look at their states need it."""
+        """Refused: only samplers that look at their states use it."""
         raise TraceError(
-            "this sampler chooses its steps by what the model answers, so its run is no table of numbers: it has no "
-            "plan. Run it with sample() or start()."
+            "a sampler with a plan must not look at its states; this one chooses its steps from the model's answers, "
+            "so "
+            "it has no plan. Run it with sample() or start()."
         )
 
     def finish(self, result: Symbol, grid: Grid) -> Plan:
-        """The plan, without states and noises that nothing uses and with overlapping noises made disjoint."""
+        """The plan, without unused states and noises, and with overlapping noises made disjoint."""
         self._check(result, "return")
         rows = [*_in_steps(self._rows, grid), Row(in_order(result.terms), None, max(len(grid) - 1, 0))]
         pieces = disjoint([*self._requests], self._clock)
@@ -184,7 +187,7 @@ class Tracer:
         return (Symbol({Register("D", self._calls - 1): 1.0}), Symbol({Register("U", self._calls - 1): 1.0}))
 
     def _state(self, form: Symbol) -> int:
-        """Number of the state that ``form`` is: a new one, unless it is one that can still be evaluated."""
+        """Number of the state ``form``: a new one, unless it is a state that can still be evaluated."""
         if list(form.terms.values()) == [1.0]:
             ((kind, k),) = form.terms
             if kind == "x" and all(row.level is None for row in self._rows[k:]):
@@ -196,17 +199,19 @@ class Tracer:
     @staticmethod
     def _check(form: Any, verb: str) -> None:
         if not isinstance(form, Symbol):
-            raise TraceError(f"a sampler must {verb} a state it was given or made of such; got {form!r}")
+            raise TraceError(
+                f"a sampler must {verb} a state that it was given, or a combination of such states; got {form!r}"
+            )
 
 
 def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
-    """Rows with their steps; from their levels, if the sampler listed all steps before its first model call."""
+    """Rows with their steps; taken from their levels if the sampler listed all steps before its first model call."""
     first = next((row.step for row in rows if row.level is not None), 0)
     if first == 0:
         return rows
     labels, step, found = [level.label for level in grid.levels], 0, []
     for row in rows:
-        if row.at is not None:  # a step never goes back, as where noise is added again
+        if row.at is not None:  # steps never go back, even where noise is added again
             step = max(step, sum(label >= row.at.label for label in labels[:-1]) - 1)
         found.append(row._replace(step=step))
     return found
@@ -215,7 +220,7 @@ def _in_steps(rows: list[Row], grid: Grid) -> list[Row]:
 def _substitute(
     terms: tuple[tuple[Register, float], ...], pieces: list[list[tuple[Draw, float]]], numbers: Mapping[Draw, int]
 ) -> tuple[tuple[Register, float], ...]:
-    """Terms with every requested noise replaced by its disjoint pieces, which are numbered."""
+    """Terms with every requested noise replaced by its disjoint, numbered pieces."""
     total: dict[Register, float] = {}
     for register, value in terms:
         if register.kind != "xi":
@@ -229,13 +234,13 @@ def _substitute(
 
 @dataclass(frozen=True)
 class _WatchedGrid(Grid):
-    """A grid that tells the tape which step is being recorded."""
+    """A grid that tells the tracer which step is being recorded."""
 
     tape: Tracer
 
     def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
         for i, pair in enumerate(super().steps(levels)):
-            self.tape.step = max(self.tape.step, min(i, len(self) - 1))  # a second pass stays in the last step
+            self.tape.step = max(self.tape.step, min(i, len(self) - 1))  # a second pass counts as the last step
             yield pair
 
 
@@ -244,7 +249,8 @@ def trace(function: SamplerFunction, grid: Grid, options: Mapping[str, Any]) -> 
 
     Raises
     ------
-    TraceError : the sampler did something with a state that a table cannot hold
+    TraceError
+        The sampler did something with a state that a table cannot express.
     """
     tape = Tracer(grid.process.noise_scale)
     result = function(tape, _WatchedGrid(grid.process, grid.levels, tape), tape.x, **options)

@@ -1,1 +1,1 @@
-"""What a sampler is as a probability: the laws of its steps, and runs with their log-probabilities."""
+"""Samplers as probability laws: the laws of their steps, and runs with log-probabilities."""

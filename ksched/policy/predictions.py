@@ -1,4 +1,4 @@
-"""What a model answers at the states of a run: the same bits while the run lasts and when its record is read again."""
+"""A model's predictions at the states of a run: the same bits during the run and when its record is replayed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ __all__ = ["Predictions"]
 
 
 class Predictions:
-    """The predictions of a model, each asked for once and held while it is needed.
+    """The predictions of a model; each is requested once and kept while it is needed.
 
     Parameters
     ----------
     denoiser : as for `ksched.Sampler.sample`
-    plan, process, levels : of the run
-    dtype : of the states that the model sees
+    plan, process, levels : Plan, Process or tuple
+        Of the run.
+    dtype : dtype
+        Dtype of the states that the model receives.
 
     Notes
     -----
-    A `ksched.Denoiser` of the run's own process is asked as `ksched.Sampler.sample` asks it: its network directly.
+    A `ksched.Denoiser` with the run's own process is called as `ksched.Sampler.sample` calls it: its network directly.
     """
 
     def __init__(self, denoiser: Model, plan: Plan, process: Process, levels: Levels, dtype: torch.dtype) -> None:
@@ -48,24 +50,27 @@ class Predictions:
         self._known: dict[Register, torch.Tensor] = {}
 
     def __getitem__(self, register: Register) -> torch.Tensor:
-        """A prediction that is held, "D" or "U", in the dtype of the state's register."""
+        """A stored prediction, "D" or "U", in the dtype of the state's register."""
         return self._known[register]
 
     def __contains__(self, call: int) -> bool:
         return Register("D", call) in self._known
 
     def forget_before(self, call: int) -> None:
-        """Let go of the predictions of earlier calls."""
+        """Drop the predictions of earlier calls."""
         self._known = {register: value for register, value in self._known.items() if register.number >= call}
 
     def ask(self, call: int, state: torch.Tensor, run: Run | None = None) -> None:
-        """Ask the model and hold what it says.
+        """Call the model and store its predictions.
 
         Parameters
         ----------
-        call : number of the model call
-        state : what it is called on, as the run holds it
-        run : is fed with the answer; None: no run waits for it
+        call : int
+            Index of the model call.
+        state : Tensor
+            The state, as the run holds it.
+        run : Run or None
+            The run to feed with the answer; None if no run waits for it.
         """
         if self._conversions is not None:
             self._ask_network(call, state, run)
@@ -100,11 +105,11 @@ class Predictions:
     def _hold(self, kind: str, call: int, value: Any, state: torch.Tensor) -> None:
         check_output(kind, value, state.shape, state.device)
         held = value.to(state.dtype)
-        # A model may write its next answer over this one, unless gradients follow it.
+        # the model may overwrite this answer with its next, unless gradients track it
         self._known[Register(kind, call)] = held.clone() if held is value and not held.requires_grad else held
 
     def _host(self, call: int, state: torch.Tensor) -> torch.Tensor:
-        """Sigma of a call for the model, with the levels of the run for a model that knows its process."""
+        """Sigma of a call for the model, with the run's levels attached for a model that knows its process."""
         level, items = float(self._plan.call_sigmas[call]), len(state)
         sigma = _filled(level, state)
         carry(sigma, (level,) * items, (self._plan.goals[call],) * items)
@@ -113,5 +118,5 @@ class Predictions:
 
 
 def _filled(value: float, state: torch.Tensor) -> torch.Tensor:
-    """One number for every item."""
+    """A tensor with one number per item."""
     return torch.full((len(state),), value, dtype=state.dtype, device=state.device)

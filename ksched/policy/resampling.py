@@ -1,4 +1,4 @@
-"""Weights of items, and the drawing of items in proportion to them."""
+"""Weights of items, and resampling in proportion to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ksched.types import Array
 __all__ = ["Scheme", "drawn_of", "effective_sample_size", "log_mean_exp", "log_numbers", "normalized", "resampled"]
 
 
-#: The name of the rule from seeds to what is drawn. A new rule gets a new name; an old one never changes.
+#: name of the rule from seeds to draws; a new rule gets a new name, and an old one never changes
 _RULE = "ksched resampling 1"
 
 
@@ -25,7 +25,7 @@ Scheme: TypeAlias = Literal["systematic", "stratified", "residual", "multinomial
 
 
 def log_mean_exp(values: Array) -> Array:
-    """Log of the mean of exponentials along the last axis, which is kept."""
+    """Log of the mean of exponentials along the last axis, which is kept with length 1."""
     largest = values.max(-1, keepdims=True, initial=-math.inf)
     largest[~np.isfinite(largest)] = 0.0
     with np.errstate(divide="ignore"):
@@ -34,7 +34,7 @@ def log_mean_exp(values: Array) -> Array:
 
 
 def normalized(log_weights: Array) -> Array:
-    """Weights of sum 1 along the last axis; even ones where all are 0."""
+    """Weights with sum 1 along the last axis; equal weights if all are 0."""
     mean = log_mean_exp(log_weights)
     dead = np.isneginf(mean)
     shifted = np.where(dead, 0.0, log_weights - np.where(dead, 0.0, mean))
@@ -42,7 +42,7 @@ def normalized(log_weights: Array) -> Array:
 
 
 def log_numbers(name: str, values: Any) -> Array:
-    """Logs of weights, or rewards, on the host; -inf is one, NaN and inf are not."""
+    """Logs of weights, or rewards, on the host; -inf is allowed, NaN and inf are not."""
     array = np.array(values.tolist() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
     if np.isnan(array).any() or np.isposinf(array).any():
         raise ValueError(f"{name} must be numbers below infinity; got {array[~(array < math.inf)].flat[0]}")
@@ -50,19 +50,22 @@ def log_numbers(name: str, values: Any) -> Array:
 
 
 def effective_sample_size(log_weights: Any) -> Any:
-    """How many items of equal weight would be as good: ``(sum of weights)**2 / sum of squares``.
+    """Effective sample size (ESS), the equivalent number of equally weighted items.
+
+    It is ``(sum of weights)**2 / (sum of squared weights)``.
 
     Parameters
     ----------
-    log_weights : logs of weights, which need not be normalised, shape (..., items); a tensor, array or list
+    log_weights : object
+        Logs of weights, which need not be normalised, shape (..., items); a tensor, array or list.
 
     Returns
     -------
-    float64 of shape (...), from 1, where one item has all the weight, to the number of items; 0 where no item has any
+    float64 of shape (...): from 1, if one item has all the weight, to the number of items; 0 if no item has any weight
     """
     values = log_numbers("log_weights", log_weights)
     if not values.ndim or not values.shape[-1]:
-        raise ValueError(f"log_weights must have an item; got shape {values.shape}")
+        raise ValueError(f"log_weights must have at least one item; got shape {values.shape}")
     found = 1 / (normalized(values) ** 2).sum(-1)
     found = np.where(np.isneginf(values).all(-1), 0.0, found)
     return found if found.ndim else float(found)
@@ -75,32 +78,37 @@ def resampled(
 @overload
 def resampled(log_weights: Any, scheme: Scheme = ..., *, seed: Seed, count: int | None = None) -> Any: ...
 def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, count: int | None = None) -> Any:
-    """Numbers of items, drawn with replacement in proportion to their weights.
+    """Indices of items, drawn with replacement in proportion to their weights.
 
     Parameters
     ----------
-    log_weights : logs of weights, which need not be normalised, shape (items,) or (groups, items)
-    scheme : "systematic": one random number, an evenly spaced comb of which falls on the weights; "stratified": a
-        random number in each of as many equal parts; "residual": as often as the weight says rounded down, the rest at
-        random; "multinomial": all independent, the most random
-    seed : one whole number, or one per group; a group's indices depend on its weights and its seed alone, and the
-        global random state is neither read nor moved
-    count : how many to draw; None is as many as there are items
+    log_weights : object
+        Logs of weights, which need not be normalised, shape (items,) or (groups, items).
+    scheme : str
+        "systematic": one random number shifts an evenly spaced comb over the weights; "stratified": a random number in
+        each of ``count`` equal parts; "residual": each item as often as its weight rounded down, the rest at random;
+        "multinomial": all draws independent, the most random.
+    seed : int or sequence of int
+        One whole number, or one per group; a group's indices depend only on its weights and its seed, and the global
+        random state is neither read nor changed.
+    count : int or None
+        Number of draws; None means as many as there are items.
 
     Returns
     -------
-    int64, shape (count,) or (groups, count), rising: an array, or for a tensor a tensor on its device. An item of
-    weight w (of sum 1) is there ``count * w`` times on average, and with all schemes but the last never a whole time
-    off that
+    int64, shape (count,) or (groups, count), in rising order: an array, or for a tensor a tensor on its device. An item
+    of weight w (of sum 1) occurs ``count * w`` times on average, and in all schemes but "multinomial" always within
+    less than one of that
 
     Raises
     ------
-    TypeError, ValueError : an unknown scheme, weights of another shape, all 0 or not numbers, seeds as for
-        `Sampler.sample`
+    TypeError, ValueError
+        An unknown scheme; weights of the wrong shape, all 0, or not numbers; seeds as for `Sampler.sample`.
 
     Notes
     -----
-    They are computed on the host in float64: so they are the same on every device, and a run needs them there.
+    The indices are computed on the host in float64, so they are the same on every device; a run needs them there
+    anyway.
 
     Examples
     --------
@@ -113,7 +121,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
     if values.ndim not in (1, 2) or not values.shape[-1]:
         raise ValueError(f"log_weights must have shape (items,) or (groups, items); got {values.shape}")
     if np.isneginf(values).all(-1).any():
-        raise ValueError("log_weights must leave an item of weight above 0; got -inf for all")
+        raise ValueError("log_weights must have an item with a weight above 0; got -inf for all")
     number = values.shape[-1] if count is None else count
     check_whole("count", number, 0)
     rows = np.atleast_2d(normalized(values))
@@ -124,7 +132,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
 
 
 def drawn_of(weights: Array, scheme: Scheme, count: int, seed: int, number: int) -> np.ndarray[Any, Any]:
-    """Indices of one group, by the random numbers of a seed for the resampling of this number."""
+    """Indices of one group, from a seed's random numbers for resampling ``number``."""
     words = philox.words(key_of(struct.pack("<q", number), _RULE, seed), 0, max(count, 1))
     uniform: Array = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     match scheme:
@@ -135,7 +143,7 @@ def drawn_of(weights: Array, scheme: Scheme, count: int, seed: int, number: int)
         case "multinomial":
             return _at(weights, np.sort(uniform[:count]))
         case "residual":
-            whole = np.floor(count * weights + 1e-9)  # a weight of n / count, but for rounding, is n times one
+            whole = np.floor(count * weights + 1e-9)  # a weight of n / count means n draws, despite rounding
             rest, left = np.maximum(count * weights - whole, 0.0), count - int(whole.sum())
             sure = np.repeat(np.arange(len(weights)), whole.astype(np.int64))
             return np.sort(np.concatenate([sure, _at(rest, uniform[:left])])) if left > 0 else sure[:count]
@@ -144,6 +152,6 @@ def drawn_of(weights: Array, scheme: Scheme, count: int, seed: int, number: int)
 
 
 def _at(weights: Array, places: Array) -> np.ndarray[Any, Any]:
-    """Which items places from 0 to 1 fall on, if the items lie one after another, each as long as its weight."""
+    """The items at positions from 0 to 1, with the items laid end to end at lengths equal to their weights."""
     ends = weights.cumsum()
     return np.searchsorted(ends / ends[-1], places, side="right")

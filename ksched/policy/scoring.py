@@ -1,4 +1,4 @@
-"""Runs with their log-probabilities, and the same numbers again for another network, or with gradients."""
+"""Runs with their log-probabilities, and the same numbers recomputed for another network, or with gradients."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Reduction = Literal["sum", "mean"]
 
 
 class Known(Protocol):
-    """Predictions that can be looked up."""
+    """Predictions by register."""
 
     def __getitem__(self, register: Register, /) -> torch.Tensor: ...
 
 
 class States(Protocol):
-    """States that can be looked up by their numbers."""
+    """States by index."""
 
     def __getitem__(self, number: int, /) -> torch.Tensor: ...
 
@@ -40,9 +40,12 @@ def recorded(run: Run, laws: Sequence[Transition], predictions: Predictions) -> 
 
     Parameters
     ----------
-    run : at its start
-    laws : of the noisy steps of its plan
-    predictions : of the model
+    run : Run
+        A run at its start.
+    laws : sequence of Transition
+        Laws of the plan's noisy steps.
+    predictions : Predictions
+        Of the model.
     """
     states: list[torch.Tensor] = []
     scores = []
@@ -82,7 +85,7 @@ def divergences(
     reduce: Reduction,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """KL divergence of the steps of one model from those of another, given the recorded states, (steps, batch)."""
+    """KL divergence of one model's steps from another's, given the recorded states, (steps, batch)."""
     results = []
     for law in _asked(path, laws, [first, second]):
         total = None
@@ -96,27 +99,28 @@ def divergences(
 
 
 def chosen(laws: Sequence[Transition], steps: Sequence[int] | None) -> list[int]:
-    """Places among the noisy steps of the schedule's steps that were asked for; all if there were none.
+    """Positions of the requested schedule steps among the noisy steps; all if none were requested.
 
     Raises
     ------
-    TypeError, ValueError : not whole numbers, a step that draws no noise, or one twice
+    TypeError, ValueError
+        Steps that are not whole numbers, draw no noise, or occur twice.
     """
     if steps is None:
         return list(range(len(laws)))
     noisy = [law.step for law in laws]
     for step in steps:
         if isinstance(step, bool) or not isinstance(step, Integral):
-            raise TypeError(f"steps must be whole numbers, steps of the schedule; got {step!r}")
+            raise TypeError(f"steps must be whole numbers, indices of schedule steps; got {step!r}")
         if step not in noisy:
             raise ValueError(f"steps must be steps that draw noise, {', '.join(map(str, noisy))}; got {step}")
     if len(set(steps)) < len(steps):
-        raise ValueError(f"steps must be different ones; got {list(steps)}")
+        raise ValueError(f"steps must all be different; got {list(steps)}")
     return [noisy.index(int(step)) for step in steps]
 
 
 def _asked(path: Trajectory, laws: Sequence[Transition], models: Sequence[Predictions]) -> Iterator[Transition]:
-    """Steps in their order, each when all models have said what its mean reads; what none reads is never asked."""
+    """Steps in order, each once all models made the predictions that its mean reads; others are never requested."""
     waiting = list(laws)
     while waiting:
         law = waiting[0]
@@ -130,7 +134,7 @@ def _asked(path: Trajectory, laws: Sequence[Transition], models: Sequence[Predic
 
 
 def _forget(predictions: Predictions, waiting: Sequence[Transition]) -> None:
-    """Let go of what no later step reads."""
+    """Drop predictions that no later step reads."""
     predictions.forget_before(min((call for law in waiting for call in law.calls[:1]), default=len(_EVER)))
 
 
@@ -158,13 +162,13 @@ def _score(
 
 
 def density(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
-    """Log-density of every number of a state."""
+    """Log-density of each number of a state."""
     error = (states[row.state] - _mean(row, states, predictions)) * (1 / row.std)
     return error.square() * -0.5 - (math.log(row.std) + math.log(2 * math.pi) / 2)
 
 
 def _mean(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
-    """Mean of a state, made by the same operations in the same order however it comes to be asked for."""
+    """Mean of a state, computed by the same operations in the same order every time."""
     if not row.mean:
         return torch.zeros_like(states[row.state])
     read = [states[r.number] if r.kind == "x" else predictions[r] for r, _ in row.mean]
@@ -173,10 +177,10 @@ def _mean(row: GaussianRow, states: States, predictions: Known) -> torch.Tensor:
 
 
 def reduced(values: torch.Tensor, reduce: Reduction, mask: torch.Tensor | None) -> torch.Tensor:
-    """Sum or mean over all but the batch, of what a mask lets through.
+    """Sum or mean over all axes but the batch, of the numbers that a mask selects.
 
-    Halves are added up to each other, so that every item is summed in one order: that of a sum in torch depends on how
-    many items there are.
+    Halves are added to each other, so that every item is summed in the same order. The order of torch's own sum depends
+    on the number of items.
     """
     if mask is not None:
         values = values * mask
@@ -188,7 +192,7 @@ def reduced(values: torch.Tensor, reduce: Reduction, mask: torch.Tensor | None) 
 
 
 def _folded(values: torch.Tensor) -> torch.Tensor:
-    """Sum over all but the batch."""
+    """Sum over all axes but the batch."""
     values = values.reshape(len(values), math.prod(values.shape[1:]))
     if values.shape[1] == 0:
         return values.new_zeros(len(values))

@@ -1,31 +1,31 @@
-"""Steering a run by a reward: items are weighed by what their predictions promise, and the promising are multiplied.
+"""Steering a run by a reward: items are weighted by the rewards of their predictions, and good ones are duplicated.
 
-The target is the sampler's own law tilted by a reward, ``p(x) exp(scale * reward(x)) / Z``. At some steps of a run
-every item gets a factor, and the factors of a whole path multiply to ``exp(scale * reward(x))`` of its result. So the
-items, each with the product of its factors as its weight, stand for the target, whatever the factors before the end
-were: for any function f the mean of ``weight * f(x)`` over the items has the expectation ``Z E[f]``, and the mean of
-the weights the expectation Z. Good factors only make it less random. *Resampling* draws items in proportion to their
-weights, with replacement, and gives all that are drawn the mean of the weights, which changes neither expectation.
-Where the weights are still even it does more harm than good; then they are carried on to the next step, not dropped.
+The target is the sampler's own law tilted by a reward, ``p(x) exp(scale * reward(x)) / Z``. At some steps of a run each
+item gets a factor. Along a path the factors multiply to ``exp(scale * reward(x))`` of its result. The items, weighted
+by the products of their factors, therefore represent the target for any choice of the earlier factors: for any function
+f, the mean of ``weight * f(x)`` over the items has the expectation ``Z E[f]``, and the mean weight has the expectation
+Z. Good factors only reduce the variance. *Resampling* draws items with replacement in proportion to their weights and
+gives every drawn item the mean weight, which changes neither expectation. While the weights are still even, resampling
+does more harm than good; the weights are then carried over to the next step.
 
-The factors are Feynman-Kac potentials of the reward of the x0 prediction (FK steering: Singhal et al. 2025,
-arXiv:2501.06848). Write r_k for ``scale`` times the reward at the k-th weighing, and Phi_k for the log of the product
-of the factors so far:
+The factors are Feynman-Kac potentials of the x0 prediction's reward (FK steering: Singhal et al. 2025,
+arXiv:2501.06848). Let r_k be ``scale`` times the reward at the k-th weighting, and Phi_k the log of the product of the
+factors so far:
 
 =============  ===========================  ================================
 potential      log of the k-th factor       Phi_k
 =============  ===========================  ================================
 "difference"   r_k - r_(k-1)                r_k
-"max"          largest of r_1 ... r_k       sum of these over the weighings
-"sum"          r_1 + ... + r_k              sum of these over the weighings
+"max"          largest of r_1 ... r_k       sum of these over weightings
+"sum"          r_1 + ... + r_k              sum of these over weightings
 =============  ===========================  ================================
 
-At the end Phi is r of the result: the last factor takes back what the others were too much. "difference" keeps the
-weights closest to what they are in the end, and is the potential to begin with.
+At the end Phi is r of the result: the last factor corrects the excess of the others. "difference" keeps the weights
+closest to their final values; start with it.
 
-Twisted sequential Monte Carlo (TDS: Wu et al. 2023, arXiv:2306.17775) also moves the steps themselves along the
-gradient of the reward. Then a factor has the density of the sampler's step over that of the moved one besides: `sample`
-finds it for a ``proposal``, and `Particles.step` takes it as ``log_ratio``.
+Twisted sequential Monte Carlo (TDS: Wu et al. 2023, arXiv:2306.17775) also moves the steps along the gradient of the
+reward. A factor then includes the density of the sampler's step over that of the moved step: `sample` computes it for a
+``proposal``, and `Particles.step` takes it as ``log_ratio``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = ["Particles", "Steered", "effective_sample_size", "resampled", "sample
 Potential: TypeAlias = Literal["difference", "max", "sum"] | Callable[[Array], Array]
 
 
-#: log of the product of the factors so far, from the scaled rewards of all weighings, shape (weighings, items)
+#: log of the product of the factors so far, from the scaled rewards of all weightings, shape (weightings, items)
 _POTENTIALS: dict[str, Callable[[Array], Array]] = {
     "difference": lambda rewards: rewards[-1],
     "max": lambda rewards: np.maximum.accumulate(rewards).sum(0),
@@ -74,35 +74,44 @@ _POTENTIALS: dict[str, Callable[[Array], Array]] = {
 
 
 class Particles:
-    """The weights of the items of a run that is steered, for a loop of your own.
+    """The weights of the items of a steered run, for a loop of your own.
 
     Parameters
     ----------
-    size : number of items
-    seed : of what is resampled: one whole number or one per item, as for `Sampler.sample`, whose seed it may be. A
-        group goes by that of its first item
-    groups : items compete within their group alone: this many groups of equally many items, one after another, such
-        as the images of one prompt each. None is one group, and then there is no axis of groups in what is returned
-    potential : "difference", "max" or "sum"; or a function from the scaled rewards of all weighings so far, shape
-        (weighings, items), to the log of the product of all factors, shape (items,)
-    ess_threshold : a group is resampled when its effective sample size is below this share of its items; 0 never
-        resamples, above 1 always does
+    size : int
+        Number of items.
+    seed : int or sequence of int
+        Seed of the resampling: one whole number or one per item, as for `Sampler.sample`; the same seed may be used for
+        both. A group uses the seed of its first item.
+    groups : int or None
+        Number of groups of equal size, in order, such as the images of one prompt each; items compete only within their
+        group. None means one group, and results then have no axis of groups.
+    potential : str or callable
+        "difference", "max" or "sum"; or a function from the scaled rewards of all weightings so far, shape (weightings,
+        items), to the log of the product of all factors, shape (items,).
+    ess_threshold : float
+        A group is resampled when its effective sample size falls below this share of its items; 0 never resamples,
+        above 1 always does.
     scheme : as for `resampled`
-    scale : what the reward is multiplied by; the larger, the more it decides
+    scale : float
+        Factor on the reward; the larger it is, the more the reward decides.
 
     Attributes
     ----------
-    ancestors : for every item, the number of the item at the start that it descends from; array (size,)
-    effective : the effective sample size at every weighing, before resampling; a list of arrays, (groups,) each, or of
-        numbers
+    ancestors : ndarray of int64, shape (size,)
+        For each item, the index of its ancestor at the start.
+    effective : list
+        The effective sample size at each weighting, before resampling; a list of arrays of shape (groups,), or of
+        numbers.
 
     Raises
     ------
-    TypeError, ValueError : groups that do not divide the items; an unknown name; a number out of range
+    TypeError, ValueError
+        Groups that do not divide the items; an unknown name; a number out of range.
 
     Examples
     --------
-    The loop of `sample`, of which every part can be another one:
+    The loop of `sample`, any part of which you can replace:
 
     >>> import ksched, torch
     >>> model = ksched.exact.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.09)
@@ -153,12 +162,12 @@ class Particles:
 
     @property
     def log_weights(self) -> Array:
-        """Logs of the weights, float64, shape (items,) or (groups, items): their mean estimates Z, not 1."""
+        """Logs of the weights, float64, shape (items,) or (groups, items); their mean estimates Z, not 1."""
         return (self._base + self._product).reshape(self._shape)
 
     @property
     def weights(self) -> Array:
-        """The weights with sum 1 in every group, of the shape of `log_weights`."""
+        """The weights, scaled to sum 1 in each group, with the shape of `log_weights`."""
         return normalized(self.log_weights)
 
     @property
@@ -168,22 +177,25 @@ class Particles:
         return found if found.ndim else float(found)
 
     def step(self, rewards: Any, log_ratio: Any = None) -> np.ndarray[Any, Any]:
-        """Weigh the items by the rewards of their predictions, and resample the groups that need it.
+        """Weight the items by the rewards of their predictions, and resample the groups that need it.
 
         Parameters
         ----------
-        rewards : of every item, shape (items,); -inf forbids it
-        log_ratio : log of the density of the sampler's own steps since the last weighing over that of the steps that
-            were made; None where they were the sampler's own
+        rewards : object
+            Reward of each item, shape (items,); -inf forbids the item.
+        log_ratio : object
+            log of the density of the sampler's own steps since the last weighting over that of the steps made; None if
+            the steps were the sampler's own.
 
         Returns
         -------
-        numbers of the items to go on with, for `Run.take` and for all that belongs to the items: itself for each of a
-        group that was not resampled
+        indices of the items with which to continue, for `Run.take` and for all data that belongs to the items; items of
+        a group that was not resampled keep their index
 
         Raises
         ------
-        ValueError : rewards that are NaN or inf, or not one per item
+        ValueError
+            Rewards that are NaN or inf, or not one per item.
         """
         self._weigh(rewards, log_ratio)
         values = self.log_weights.reshape(self._groups, -1)
@@ -199,11 +211,11 @@ class Particles:
         return chosen
 
     def finish(self, rewards: Any, log_ratio: Any = None) -> None:
-        """Weigh the results by their own rewards; arguments as for `step`. Now the weights are those of the target."""
+        """Weight the results by their own rewards; arguments as for `step`. The weights are now those of the target."""
         self._weigh(rewards, log_ratio, last=True)
 
     def _weigh(self, rewards: Any, log_ratio: Any, last: bool = False) -> None:
-        """Give every item its next factor."""
+        """Give each item its next factor."""
         found = self._of_items("rewards", rewards)
         found = np.where(np.isneginf(found), found, self._scale * np.where(np.isneginf(found), 0.0, found))
         ratio = 0.0 if log_ratio is None else self._of_items("log_ratio", log_ratio)
@@ -229,19 +241,26 @@ def _number(name: str, value: Any, least: float) -> float:
 # ------------------------------------------------------------------------------------------------ whole runs
 @dataclass(frozen=True, eq=False)
 class Steered:
-    """What `sample` returns.
+    """The result of `sample`.
 
     Attributes
     ----------
-    x : results, as of `Sampler.sample`. They stand for the target with their weights; `resampled` draws such as need
-        none
-    rewards : of the results, not scaled, float64, shape (items,)
-    log_weights, weights : of the results, as of `Particles`
-    log_normalizer : estimate of log Z, as of `Particles`: ``exp`` of it is unbiased
-    effective : effective sample size at every weighing, the last one of the results; shape (weighings,) or (weighings,
-        groups)
-    steps : the steps of the weighings, without the last
-    ancestors : for every result, the number of the item of ``x`` that it descends from, shape (items,)
+    x : Tensor
+        Results, as from `Sampler.sample`. With their weights they represent the target; use `resampled` for unweighted
+        ones.
+    rewards : ndarray
+        Rewards of the results, unscaled, float64, shape (items,).
+    log_weights, weights : ndarray
+        Weights of the results, as in `Particles`.
+    log_normalizer : object
+        Estimate of log Z, as in `Particles`; its ``exp`` is unbiased.
+    effective : ndarray
+        Effective sample size at each weighting, the last one of the results; shape (weightings,) or (weightings,
+        groups).
+    steps : tuple of int
+        The steps of the weightings, without the last.
+    ancestors : ndarray
+        For each result, the index in ``x`` of its ancestor, shape (items,).
     """
 
     x: torch.Tensor
@@ -255,7 +274,7 @@ class Steered:
 
 
 class Startable(Protocol):
-    """What `sample` needs of a `ksched.Sampler`."""
+    """The part of a `ksched.Sampler` that `sample` needs."""
 
     @property
     def process(self) -> Process: ...
@@ -284,31 +303,36 @@ def sample(
 
     Parameters
     ----------
-    sampler : a `ksched.Sampler` that draws noise: without, copies of an item would stay copies
+    sampler : Startable
+        A `ksched.Sampler` that draws noise; without noise, copies of an item would stay copies.
     denoiser, x, noise : as for `Sampler.sample`; the items of x are the particles
-    reward : from x0 predictions, and at the end the results, to one number each: batch to (batch,). -inf forbids a
-        result. For a prediction it may discard what would have come back, and then Z is estimated too low
-    seed : as for `Sampler.sample`; a group's resampling goes by the seed of its first item
-    proposal : twisted SMC: a model that moves the items instead, such as the denoiser with a gradient of the reward
-        added; both are called. The weights make up for it, so the target is the same; the better the proposal, the
-        more even they are. The model itself moves where no noise is drawn, such as in the step to sigma 0
-    every : weigh at every so-manieth step, from that on; a reward is asked at no step that no fresh noise follows, and
-        at the end
+    reward : callable
+        Maps x0 predictions, and at the end the results, to one number each: batch to (batch,). -inf forbids a result.
+        For a prediction, -inf may discard an item that would have recovered, and Z is then estimated too low.
+    seed : as for `Sampler.sample`; a group's resampling uses the seed of its first item
+    proposal : callable or None
+        Twisted SMC: a model that moves the items instead, such as the denoiser plus a gradient of the reward; both are
+        called. The weights compensate for it, so the target is the same; a better proposal gives more even weights.
+        Where no noise is drawn, as in the step to sigma 0, the denoiser itself moves the items.
+    every : int
+        Weight the items at every n-th step, starting with the n-th, and at the end; steps without fresh noise after
+        them are left out.
     potential, ess_threshold, scale, scheme, groups : as for `Particles`
 
     Returns
     -------
-    the results with their weights. No gradients are recorded
+    the results with their weights; no gradients are recorded
 
     Raises
     ------
-    TypeError, ValueError : as for `Sampler.sample` and `Particles`; an adaptive sampler, or one that draws no noise; a
-        proposal with noise that is correlated in space
+    TypeError, ValueError
+        As for `Sampler.sample` and `Particles`; a sampler that is adaptive or draws no noise; a proposal together with
+        noise that is correlated in space.
 
     Notes
     -----
-    An item is resampled before its next state is formed, so that copies differ from that state on. Each goes on with
-    noise of its own, as `Run.take` says. A reward that is the same for all gives the results of `Sampler.sample`.
+    An item is resampled before its next state is formed, so copies differ from that state on. Each copy continues with
+    its own noise, as in `Run.take`. A reward that is the same for all items gives the results of `Sampler.sample`.
 
     Examples
     --------
@@ -324,7 +348,7 @@ def sample(
         check_agreement(model, sampler.process, sampler.sigmas)
     check_whole("every", every, 1)
     if proposal is not None and isinstance(kind_of(noise), Correlated):
-        raise ValueError(f"the weights of a proposal are those of independent noise; leave out noise={noise!r}")
+        raise ValueError(f"proposal needs independent noise for its weights; leave out noise={noise!r}")
     run = sampler.start(x, seed=seed, noise=noise)
     particles = Particles(
         len(x),
@@ -367,7 +391,7 @@ def sample(
 
 
 class _Mover:
-    """A model that moves the items itself, as `Twist` does with a proposal."""
+    """A model that moves the items itself, with the interface of `Twist`."""
 
     def __init__(self, denoiser: Model) -> None:
         self._denoiser = denoiser
@@ -385,12 +409,13 @@ class _Mover:
 
 
 def _weighed(run: Run, every: int) -> set[int]:
-    """The model calls at which items are weighed: first ones of a step, with fresh noise to follow."""
+    """The model calls at which items are weighted: the first call of a step, if fresh noise follows."""
     noisy = [call for call, segment in enumerate(run.registers.layout.segments) if segment.draws]
     if not noisy:
         raise ValueError(
-            "steering needs a sampler that draws noise, such as dpmpp_2m_sde or euler_ancestral: without, copies of an "
-            "item would stay copies"
+            "steering needs a sampler that draws noise, such as dpmpp_2m_sde or euler_ancestral; without noise, copies "
+            "of "
+            "an item would stay copies"
         )
     steps = run.plan.call_steps
     first = [call for call in range(noisy[-1] + 1) if not call or steps[call] != steps[call - 1]]

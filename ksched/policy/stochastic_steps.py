@@ -1,4 +1,4 @@
-"""What `ksched.Sampler` offers of its steps as probabilities."""
+"""The steps of a `ksched.Sampler` as probabilities: rollouts and log-probabilities."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["StochasticSteps"]
 
 
 class StochasticSteps:
-    """Rollouts and log-probabilities of a sampler; it says what the plan is, and starts runs."""
+    """Rollouts and log-probabilities of a sampler; subclasses give the plan and start runs."""
 
     @property
     @abstractmethod
     def plan(self) -> Plan:
-        """The table of numbers that is run."""
+        """The plan to run."""
 
     @property
     @abstractmethod
     def process(self) -> Process:
-        """What the model was trained on."""
+        """The noise process that the model was trained on."""
 
     @abstractmethod
     def start(self, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None) -> Any:
@@ -46,15 +46,17 @@ class StochasticSteps:
 
     @cached_property
     def transitions(self) -> tuple[Transition, ...]:
-        r"""The law of every noisy step given the states before: its ``step``, ``std``, and ``mean`` as terms.
+        r"""The law of each noisy step given the states before it: its ``step``, ``std``, and ``mean`` as terms.
 
-        Empty for a sampler that draws no noise. See `ksched.policy.transitions.transitions` for those that use a noise
-        in several rows.
+        Empty for a sampler that draws no noise. `ksched.policy.transitions.transitions` describes samplers that use a
+        noise in several rows.
 
         Raises
         ------
-        TraceError : the sampler is adaptive: it has no plan
-        ValueError : a step has no normal law, since its noise is cut off at a limit
+        TraceError
+            The sampler is adaptive, so it has no plan.
+        ValueError
+            A step has no normal law, because its noise is clipped at a limit.
 
         Examples
         --------
@@ -69,7 +71,7 @@ class StochasticSteps:
     def rollout(
         self, denoiser: Model, x: torch.Tensor, *, seed: Seed | None = None, noise: Noise | None = None
     ) -> Trajectory:
-        """A run that is recorded, with the log-probability of every noisy step.
+        """Run the sampler and record the run, with the log-probability of each noisy step.
 
         Parameters
         ----------
@@ -82,12 +84,13 @@ class StochasticSteps:
 
         Raises
         ------
-        TypeError, ValueError : as for `sample`; a sampler that draws no noise, or whose steps have no normal law
+        TypeError, ValueError
+            As for `sample`; a sampler that draws no noise, or whose steps have no normal law.
 
         Notes
         -----
-        No gradients are recorded: `log_prob` has them. A state is held for every model call. Noise that is added to
-        the first state is not counted.
+        No gradients are recorded; use `log_prob` for gradients. One state is stored per model call. Noise that is added
+        to the first state is not counted.
 
         Examples
         --------
@@ -122,17 +125,20 @@ class StochasticSteps:
         *,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Log-probabilities that the steps of a recorded run have under a model, with gradients into it.
+        """Log-probabilities of a recorded run's steps under a model, with gradients into the model.
 
         Parameters
         ----------
         denoiser : as for `sample`; a model with other weights, or the same one
-        path : from `rollout` of a sampler with the same plan
-        steps : which noisy steps of the schedule; None is all of them. The model is called at these steps alone, and
-            where their means read an earlier prediction; at most as many predictions are held as a mean reads
-        reduce : "sum" or "mean" over all but the batch
-        mask : weights of the numbers, of the shape of a state or one that broadcasts to it; the mean is over what they
-            add up to
+        path : Trajectory
+            From `rollout` of a sampler with the same plan.
+        steps : sequence of int or None
+            The noisy schedule steps to use; None means all. The model is called only at these steps, and where their
+            means read an earlier prediction; at most as many predictions are stored as a mean reads.
+        reduce : str
+            "sum" or "mean" over all axes but the batch.
+        mask : Tensor or None
+            Weights of the numbers, of a shape that broadcasts to a state; the mean divides by the sum of the weights.
 
         Returns
         -------
@@ -140,13 +146,14 @@ class StochasticSteps:
 
         Raises
         ------
-        TypeError, ValueError : no such path, or one of another plan; steps that draw no noise; a mask of another shape
+        TypeError, ValueError
+            Not a recorded path, or one of another plan; steps that draw no noise; a mask of another shape.
 
         Notes
         -----
-        A step without noise is conditioned on the recorded states. With the model of the rollout the result is the
-        ``log_prob`` of the path bit for bit, in another process too, as means are formed by the same operations; in
-        another batch as well, if the model's answer for an item does not depend on the batch.
+        A step without noise is conditioned on the recorded states. With the rollout's model, the result is the
+        ``log_prob`` of the path bit for bit, in another process too, because means are formed by the same operations.
+        The same holds in another batch if the model's answer for an item does not depend on the batch.
         """
         need_torch("Sampler.log_prob")
         from ksched.policy import scoring
@@ -167,11 +174,11 @@ class StochasticSteps:
         *,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Kullback-Leibler divergence of the steps of one model from those of another, in closed form.
+        """Kullback-Leibler divergence of one model's steps from another's, in closed form.
 
-        Both laws of a step are normal with the same standard deviation, so it is half the squared distance of their
-        means over the variance. Parameters, result and errors are those of `log_prob`. Gradients flow into both models;
-        freeze the parameters of ``reference`` to save their memory.
+        Both laws of a step are normal with the same standard deviation, so the divergence is half the squared distance
+        of their means over the variance. Parameters, result and errors are those of `log_prob`. Gradients flow into
+        both models; freeze the parameters of ``reference`` to save memory.
         """
         need_torch("Sampler.kl_divergence")
         from ksched.policy import scoring
@@ -184,12 +191,12 @@ class StochasticSteps:
         return _ordered(scoring.divergences(path, wanted, first, second, reduce, mask), places)
 
     def _laws(self) -> tuple[Transition, ...]:
-        """Of the noisy steps, of which there must be some."""
+        """Laws of the noisy steps, of which there must be at least one."""
         laws = self.transitions
         if not laws:
             raise ValueError(
-                "this sampler draws no noise, so its steps have no probabilities: take one that does, such as "
-                "euler_ancestral or dpmpp_2m_sde, or give it eta > 0"
+                "this sampler draws no noise, so its steps have no probabilities: use one that does, such as "
+                "euler_ancestral or dpmpp_2m_sde, or set eta > 0"
             )
         return laws
 
@@ -207,14 +214,14 @@ class StochasticSteps:
         reduce: Reduction,
         mask: torch.Tensor | None,
     ) -> list[int]:
-        """Places of the steps among those that draw noise, if everything fits."""
+        """Positions of the steps among the noisy ones, after checking all arguments."""
         from ksched.policy import scoring
         from ksched.policy.trajectory import Trajectory
 
         if not isinstance(path, Trajectory):
             raise TypeError(f"path must come from Sampler.rollout; got {type(path).__name__}")
         if path.plan != self.plan.digest:
-            raise ValueError("the path is of another plan: build the sampler with the same options and sigmas")
+            raise ValueError("the path belongs to another plan: build the sampler with the same options and sigmas")
         if reduce not in get_args(scoring.Reduction):
             raise ValueError(f'reduce must be "sum" or "mean"; got {reduce!r}')
         if mask is not None:
@@ -234,7 +241,7 @@ def _check_mask(mask: torch.Tensor, state: torch.Tensor) -> None:
 
 
 def _ordered(rows: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-    """Rows, which are in the order of the steps, in the order that was asked for."""
+    """Rows reordered from step order to the requested order."""
     order = sorted(range(len(places)), key=lambda k: places[k])
     if order == list(range(len(places))):
         return rows

@@ -13,16 +13,22 @@ __all__ = ["Trajectory"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What `ksched.Sampler.rollout` records of a run: plain tensors and numbers, which can be saved and sent.
+    """The record of a run by `ksched.Sampler.rollout`: plain tensors and numbers, which can be saved and sent.
 
     Attributes
     ----------
-    states : the state of every model call, and the result, float32 at least, each of shape (batch, ...)
-    log_prob : log-probability of every noisy step, summed over all numbers of an item; shape (noisy steps, batch)
-    steps : which step of the schedule each row of ``log_prob`` is
-    dtype : of the states that the model saw, and of the result
-    plan : digest of the plan that was run
-    seeds : of the items; None if the noise was the caller's own
+    states : tuple of Tensor
+        The state of each model call, and the result, in at least float32, each of shape (batch, ...).
+    log_prob : Tensor
+        Log-probability of each noisy step, summed over all numbers of an item; shape (noisy steps, batch).
+    steps : tuple of int
+        Schedule step of each row of ``log_prob``.
+    dtype : dtype
+        Dtype of the states that the model received, and of the result.
+    plan : str
+        Digest of the plan.
+    seeds : tuple of int or None
+        Seeds of the items; None for noise of your own.
     """
 
     states: tuple[torch.Tensor, ...]
@@ -42,22 +48,24 @@ class Trajectory:
         return len(self.states[0])
 
     def take(self, indices: Sequence[int] | torch.Tensor) -> Trajectory:
-        """The trajectory of some items, in that order, such as a minibatch.
+        """The trajectory of some items, in the given order, such as a minibatch.
 
         Parameters
         ----------
-        indices : whole numbers, or a tensor of such
+        indices : sequence of int or Tensor
+            Whole numbers, or a tensor of whole numbers.
 
         Raises
         ------
-        TypeError, IndexError : not whole numbers, or items that there are not
+        TypeError, IndexError
+            Indices that are not whole numbers, or have no item.
         """
         index = torch.as_tensor(indices, device="cpu")
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise TypeError(f"indices must be one list of whole numbers; got {indices!r}")
+            raise TypeError(f"indices must be a one-dimensional list of whole numbers; got {indices!r}")
         index = index.to(torch.int64)
         if index.numel() and not (-len(self) <= int(index.min()) and int(index.max()) < len(self)):
-            raise IndexError(f"indices must be of {len(self)} items; got {indices!r}")
+            raise IndexError(f"indices must be those of {len(self)} items; got {indices!r}")
         index = index.remainder(max(len(self), 1))
         seeds = None if self.seeds is None else tuple(self.seeds[i] for i in index.tolist())
         there = index.to(self.states[0].device)
@@ -65,7 +73,7 @@ class Trajectory:
         return replace(self, states=states, log_prob=self.log_prob.index_select(1, there), seeds=seeds)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Trajectory:
-        """The trajectory with its tensors on a device."""
+        """The trajectory with its tensors moved to a device."""
         moved: dict[str, Any] = {"log_prob": self.log_prob.to(device, non_blocking=non_blocking)}
         states = tuple(state.to(device, non_blocking=non_blocking) for state in self.states)
         return replace(self, states=states, **moved)

@@ -1,4 +1,4 @@
-"""The law of every noisy step of a plan, given the states and predictions before it."""
+"""The law of each noisy step of a plan, given the states and predictions before it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["GaussianRow", "Transition", "read_without_noise", "transitions"]
 
 Form = dict[Register, float]
 
-# Below that share of a state's noise, what is left of it once earlier states are known is rounding.
+# below this share of a state's noise, the noise that earlier states leave unknown is rounding
 _NOTHING = 1e-7
 
 _LOG_TAU = math.log(2 * math.pi)
 
-# What a run was started from, where noise is added to that before the first model call.
+# the start of a run whose state gets noise before the first model call
 _GIVEN = Register("given", 0)
 
 
@@ -30,10 +30,13 @@ class GaussianRow(NamedTuple):
 
     Attributes
     ----------
-    state : which state of a run, as `ksched.Trajectory` counts them: that of call k is k, the result is the last
-    std : of every number of the state, independently
-    mean : (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U`` of a model
-        call, by its number
+    state : int
+        Index of the state as in `ksched.Trajectory`: the state of call k is k, and the result is the last.
+    std : float
+        Standard deviation of each number of the state, independently.
+    mean : tuple of tuple
+        (register, coefficient) pairs: state ``x``, prediction ``D`` and unconditional prediction ``U``, each with the
+        index of its model call.
     """
 
     state: int
@@ -43,13 +46,15 @@ class GaussianRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """The law of what a noisy step draws, given all states of the run before.
+    """The law of a noisy step's draws, given all earlier states of the run.
 
     Attributes
     ----------
-    step : which step of the schedule
-    rows : the states that noise goes into, in order, each given the ones before; one for most samplers, and several
-        where noise enters between the model calls of a step
+    step : int
+        Index of the schedule step.
+    rows : tuple of GaussianRow
+        The states that noise enters, in order, each given those before it; one for most samplers, several if noise
+        enters between the model calls of a step.
     """
 
     step: int
@@ -57,22 +62,22 @@ class Transition:
 
     @property
     def state(self) -> int:
-        """Which state of a run the step ends in."""
+        """Index of the state in which the step ends."""
         return self.rows[-1].state
 
     @property
     def mean(self) -> tuple[tuple[Register, float], ...]:
-        """Mean of the state that the step ends in, as (register, coefficient) pairs."""
+        """Mean of the state in which the step ends, as (register, coefficient) pairs."""
         return self.rows[-1].mean
 
     @cached_property
     def std(self) -> float:
-        """Standard deviation of every number; the geometric mean of those of the rows where there are several."""
+        """Standard deviation of each number; the geometric mean over the rows if there are several."""
         return math.exp(math.fsum(math.log(row.std) for row in self.rows) / len(self.rows))
 
     @property
     def entropy(self) -> float:
-        """Differential entropy in nats of a state of one number; that of n numbers is n times as much."""
+        """Differential entropy, in nats, of a state of one number; n numbers have n times as much."""
         return len(self.rows) * (math.log(self.std) + (1 + _LOG_TAU) / 2)
 
     @cached_property
@@ -86,31 +91,33 @@ class Transition:
 
 
 def transitions(plan: Plan) -> tuple[Transition, ...]:
-    """The law of every noisy step of a plan.
+    """The law of each noisy step of a plan.
 
     Every state is a sum of earlier states, predictions and unit noises. Given a run up to a state, a noise that entered
-    an earlier state is known as far as that state tells; what is left is normal. Where noises are fresh in every step,
-    the mean is the row without its noise. Where a noise is used in several rows (`seeds_2`, `dpmpp_sde`, `sa_solver`),
-    this is the conditional law of their joint normal law, so the sum of all log-probabilities is that of the run.
+    an earlier state is known as far as that state reveals it, and the rest is normal. If each step has fresh noise, the
+    mean is the row without its noise. If a noise is used in several rows (`seeds_2`, `dpmpp_sde`, `sa_solver`), the law
+    is the conditional of their joint normal law, so the log-probabilities add up to that of the run.
 
     Parameters
     ----------
-    plan : of any sampler
+    plan : Plan
+        A plan of any sampler.
 
     Returns
     -------
-    one for each step that draws noise, in order; none for a deterministic sampler. Noise that is added to the state of
-    the first model call is not counted: that state is where a run starts
+    one law per step that draws noise, in order; none for a deterministic sampler. Noise that is added to the state of
+    the first model call is not counted, because that state is the start of a run
 
     Raises
     ------
-    ValueError : noise that is cut off at a limit, or that enters the first state and again a later one: the law of a
-        step is not a normal one of independent numbers then
+    ValueError
+        Noise that is clipped at a limit, or that enters both the first and a later state: the law of a step is then not
+        a normal law of independent numbers.
     """
     forms = list(_states(plan))
     _check_noises(plan, forms)
     rows = []
-    innovations: list[tuple[Form, Form]] = []  # unit vectors among the noises, and what is known of them, as a form
+    innovations: list[tuple[Form, Form]] = []  # orthonormal combinations of noises, and their known values as forms
     for state, form in enumerate(forms):
         noises = {r: value for r, value in form.items() if r.kind == "xi"}
         if not state or not noises:
@@ -123,7 +130,7 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
                 _add(mean, known, share)
                 _add(left, direction, -share)
         std = _length(left)
-        if std <= _NOTHING * size:  # earlier states tell all of it
+        if std <= _NOTHING * size:  # earlier states determine it completely
             continue
         terms = tuple((r, value) for r, value in _in_order(mean))
         rows.append(GaussianRow(state, std, terms))
@@ -136,15 +143,15 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
 
 
 def read_without_noise(plan: Plan) -> frozenset[int]:
-    """The model calls whose predictions go into a state, or the result, that nothing new is drawn for."""
+    """The model calls whose predictions enter a state, or the result, for which no fresh noise is drawn."""
     drawn = {row.state for law in transitions(plan) for row in law.rows}
     fixed = (form for state, form in enumerate(_states(plan)) if state and state not in drawn)
     return frozenset(r.number for form in fixed for r in form if r.kind in ("D", "U"))
 
 
 def _states(plan: Plan) -> Iterator[Form]:
-    """The state of every model call, and the result, as a sum of earlier ones, predictions and noises."""
-    forms: list[Form] = []  # of every row
+    """The state of each model call, and the result, as sums of earlier states, predictions and noises."""
+    forms: list[Form] = []  # form of each row
     calls = 0
     for k, row in enumerate(plan.rows):
         form: Form = {}
@@ -161,29 +168,30 @@ def _states(plan: Plan) -> Iterator[Form]:
 
 
 def _check_noises(plan: Plan, forms: list[Form]) -> None:
-    """Raise unless the steps have normal laws."""
+    """Raise unless all steps have normal laws."""
     for m, draw in enumerate(plan.draws):
         if draw.limit < math.inf:
             raise ValueError(
-                f"the steps of this sampler have no normal law: noise xi{m} ({draw.sigma_from:g} to {draw.sigma_to:g}) "
-                f"is cut off at {draw.limit:g} standard deviations; leave out the option that limits it"
+                f"the steps of this sampler must have normal laws, but noise xi{m} ({draw.sigma_from:g} to "
+                f"{draw.sigma_to:g}) is clipped at {draw.limit:g} standard deviations; leave out the option that "
+                f"limits it"
             )
     first = {r for r in forms[0] if r.kind == "xi"}
     if any(r in first or r == _GIVEN for form in forms[1:] for r in form):
         raise ValueError(
-            "the steps of this sampler have no law given its first state alone: what that state is made of enters a "
-            "later one again"
+            "the steps of this sampler must have laws given its first state, but a noise of the first state enters a "
+            "later state again"
         )
 
 
 def _needed(innovations: list[tuple[Form, Form]], later: list[Form]) -> list[tuple[Form, Form]]:
-    """Those that a later state has a part in."""
+    """The pairs in which a later state has a part."""
     read = {r for form in later for r in form if r.kind == "xi"}
     return [one for one in innovations if not read.isdisjoint(one[0])]
 
 
 def _add(form: Form, other: Mapping[Register, float], factor: float) -> None:
-    """Add another form, times a factor, to one."""
+    """Add a multiple of another form to a form."""
     for register, value in other.items():
         total = form.get(register, 0.0) + factor * value
         if total:
@@ -200,5 +208,5 @@ _KINDS = ("x", "D", "U")
 
 
 def _in_order(form: Form) -> list[tuple[Register, float]]:
-    """States, then predictions, the newest of each first."""
+    """Terms in order: states, then predictions, the newest first."""
     return sorted(form.items(), key=lambda term: (_KINDS.index(term[0].kind), -term[0].number))

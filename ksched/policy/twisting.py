@@ -1,4 +1,4 @@
-"""Runs whose steps are those of another model than the sampler's law is of, with the densities that make up for it."""
+"""Runs that another model's predictions move, with the log-ratio of densities that compensates for it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ __all__ = ["Twist"]
 
 
 class Twist:
-    """The answers of a model and of a proposal, and the log-ratio of the densities of what is drawn.
+    """The answers of a model and of a proposal, and the log-ratio of the densities of the draws.
 
-    A state that no noise goes into must be that of the model itself, since otherwise it could never be where it is. So
-    the proposal moves the run at those calls alone whose predictions are read where noise is drawn, and nowhere else.
+    A state that no noise enters must be the model's own, because no density ratio could compensate for it. The proposal
+    therefore moves the run only at calls whose predictions are read where noise is drawn, and nowhere else.
 
     Parameters
     ----------
-    plan : of the run
-    denoiser : the model whose law the run shall stand for
-    proposal : the model that moves the run
+    plan : Plan
+        The plan of the run.
+    denoiser : callable
+        The model whose law the run represents.
+    proposal : callable
+        The model that moves the run.
     """
 
     def __init__(self, plan: Plan, denoiser: Model, proposal: Model) -> None:
@@ -40,7 +43,7 @@ class Twist:
         self._ratio: Array = np.zeros(0)
 
     def ask(self, run: Run) -> tuple[Any, Any, Any]:
-        """The model's prediction of x0, and what to feed: (denoised, denoised to feed, uncond to feed)."""
+        """The model's x0 prediction, and what to feed: (denoised, denoised to feed, uncond to feed)."""
         call, both = run.nfe, run.needs_uncond
         told = [answer(model, run.x, run.sigma, both) for model in self._models]
         if call in self._own:
@@ -54,14 +57,14 @@ class Twist:
         return told[0][0], *told[1]
 
     def take(self, chosen: Any) -> None:
-        """Go on with these items."""
+        """Continue with these items."""
         index = torch.as_tensor(np.asarray(chosen))
         self._states = {call: state[index.to(state.device)] for call, state in self._states.items()}
         self._known = tuple({r: value[index.to(value.device)] for r, value in known.items()} for known in self._known)
         self._ratio = self._ratio[chosen] if self._ratio.size else self._ratio
 
     def fed(self, run: Run) -> None:
-        """Note what was drawn after the last answer."""
+        """Record the draws after the last answer."""
         self._states[run.nfe] = run.registers.full_state()
         while self._waiting and self._waiting[0].state == run.nfe:
             row = self._waiting.pop(0)
@@ -74,6 +77,6 @@ class Twist:
         self._known = tuple({r: v for r, v in known.items() if r.number >= first} for known in self._known)
 
     def ratio(self) -> Array | None:
-        """Log of the model's density over the proposal's, of all that was drawn since this was last asked for."""
+        """Log of the model's density over the proposal's, for all draws since the last call."""
         found, self._ratio = self._ratio, np.zeros(0)
         return found if found.size else None

@@ -1,4 +1,4 @@
-"""From an image back to the noise that a deterministic sampler makes it of."""
+"""Inversion: from an image back to the noise from which a deterministic sampler makes it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ksched.schedules.grid import Grid
 __all__ = ["invert", "rising_plans"]
 
 
-MEMORY = 5  # earlier corrections that the next one is chosen with
+MEMORY = 5  # number of earlier corrections used to choose the next one
 
 
-_GOOD = 100  # times the goal: so near, an item is not tried with another plan
+_GOOD = 100  # times the goal: an item this close is not tried with another plan
 
 
-_NAMED = 5  # items that a warning names, at most
+_NAMED = 5  # largest number of items that a warning names
 
 
 def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list[Plan]:
@@ -36,24 +36,27 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
 
     Parameters
     ----------
-    spec, options : of the sampler
-    grid : of the run down; a last level of 0, where nothing can be divided by it, becomes a small one
+    spec, options : SamplerSpec or dict
+        Of the sampler.
+    grid : Grid
+        Grid of the run down; a last level of 0, by which nothing can be divided, is replaced by a small one.
 
     Returns
     -------
-    the sampler's own plan, unless it has none on rising levels, as methods in log-SNR have not if the last of them is
-    pure noise; then Euler's
+    the sampler's own plan, then Euler's. Some samplers have no plan on rising levels, such as methods in log-SNR if the
+    last level is pure noise; then only Euler's
 
     Raises
     ------
-    ValueError : the sampler draws noise
+    ValueError
+        The sampler draws noise.
     """
     if spec.adaptive:
-        raise ValueError(f"{spec.name} chooses its steps by what it meets on the way, so it cannot be run back")
+        raise ValueError(f"{spec.name} chooses its steps from the model's answers, so it cannot be inverted")
     if spec.plan(grid, options).draws:
         hints = [f"{name}=0" for name, option in spec.own_options.items() if option.per_step and name != "s_noise"]
-        hint = f"give {' or '.join(hints)}" if hints else "take a deterministic one, such as euler or dpmpp_2m"
-        raise ValueError(f"only a sampler without noise can be run back; {spec.name} draws some: {hint}")
+        hint = f"give {' or '.join(hints)}" if hints else "use a deterministic sampler, such as euler or dpmpp_2m"
+        raise ValueError(f"only a sampler without noise can be inverted; {spec.name} draws noise: {hint}")
     levels = list(grid.levels[::-1])
     if levels[0].sigma == 0 and len(levels) > 1:
         levels[0] = grid.process.level(min(1e-4, levels[1].label / 10))
@@ -63,7 +66,7 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
         np.errstate(all="ignore"),
         contextlib.suppress(ArithmeticError, LookupError, ValueError, np.linalg.LinAlgError),
     ):
-        own = spec.plan(upwards, options)  # which refuses numbers that are not finite
+        own = spec.plan(upwards, options)  # refuses numbers that are not finite
         plans += [] if own.draws else [own]
     return [*plans, sampler_spec("euler").plan(upwards, {})]
 
@@ -81,15 +84,17 @@ def invert(
 
     Parameters
     ----------
-    down : the plan to invert
-    ups : roughly its inverse; the next is tried for the items that corrections with one do not lead there
+    down : Plan
+        The plan to invert.
+    ups : sequence of Plan
+        Approximate inverses; if corrections with one fail for some items, the next one is tried for these.
     denoiser, x, rounds, tolerance : as for `Sampler.invert`
 
     Notes
     -----
-    z is corrected by what ``up`` makes of the error of its image: z + up(x) - up(down(z)). The corrections are combined
-    by Anderson's method (1965) for each item, which for linear models solves the equations. An item that is done, or
-    that cannot be inverted, changes nothing for the others.
+    Each round corrects z by the image, under ``up``, of its error: z + up(x) - up(down(z)). Anderson's method (1965)
+    combines the corrections for each item; for linear models it solves the equations. An item that is done, or that
+    cannot be inverted, changes nothing for the others.
     """
     if x.numel() == 0:
         return x.clone()
@@ -112,13 +117,13 @@ def invert(
 
 
 def _report(failed: list[bool], off: list[float]) -> str:
-    """Which items cannot be inverted, and by how much they miss."""
+    """The items that cannot be inverted, and the size of their errors."""
     items = [i for i, fails in enumerate(failed) if fails]
     words = [f"item {i} by {off[i]:.2g}" if math.isfinite(off[i]) else f"item {i} not at all" for i in items]
     more = f", and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
     return (
-        f"the run does not come back to x for {len(items)} of {len(failed)} items: {', '.join(words[:_NAMED])}{more}. "
-        "Their best starts found are returned"
+        f"sampling does not return x for {len(items)} of {len(failed)} items: {', '.join(words[:_NAMED])}{more}. "
+        "The best starts found are returned for them"
     )
 
 
@@ -131,23 +136,24 @@ def _corrected(
     rounds: int,
     goal: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For every item, the best start found in a number of rounds from the best one known, and its error.
+    """For each item, the best start found in some rounds from the best one known, and its error.
 
-    An item that a correction takes out of sight goes back, and tries half of it. One that is at the goal stays there.
+    An item that a correction moves too far goes back and tries half of it. An item that has reached the goal stays.
     """
     best, least = known
     wanted = run_plan(up, denoiser, aim)
     settled = least <= _GOOD * goal
     size = aim.abs().flatten(1).amax(1).clamp(min=1.0) if aim.ndim > 1 else aim.abs().clamp(min=1.0)
     z, share = best, torch.ones_like(least)
-    origin, first_step = torch.zeros_like(best), best  # what leads to the best start, where that itself is out of sight
-    past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (z, correction, which items it counts for)
+    # the correction that led to the best start, which may be further back than `past`
+    origin, first_step = torch.zeros_like(best), best
+    past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (z, correction, items that it counts for)
     for _ in range(rounds):
         image = run_plan(down, denoiser, z)
         error = (image - aim).abs().reshape(len(aim), -1).amax(1) / size
         step = wanted - run_plan(up, denoiser, _finite(image, aim))
         usable = _whole(step.isfinite())
-        # nothing is nearer or near than NaN; for linear models far is no harm
+        # a comparison with NaN is false; for linear models, a distant point does no harm
         nearer, near = (error < least) & ~settled, (error < 1000 * least) & usable
         best, least = _where(nearer, z, best), torch.where(nearer, error, least)
         origin, first_step = _where(nearer & usable, z, origin), _where(nearer & usable, step, first_step)
@@ -162,7 +168,7 @@ def _corrected(
 
 
 def _whole(entries: torch.Tensor) -> torch.Tensor:
-    """For every item, whether all of its entries are true."""
+    """For each item, whether all of its entries are true."""
     return entries.reshape(len(entries), -1).all(1)
 
 
@@ -171,16 +177,16 @@ def _where(items: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.T
 
 
 def _finite(states: torch.Tensor, instead: torch.Tensor) -> torch.Tensor:
-    """States of finite numbers: an item that has another is replaced."""
+    """States of finite numbers; an item with any other number is replaced."""
     return _where(_whole(states.isfinite()), states, instead.nan_to_num(0.0, 0.0, 0.0))
 
 
 def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], items: torch.Tensor) -> torch.Tensor:
-    """Where Anderson's method goes from the last states and their corrections; for ``items``, each by itself."""
+    """The next states of Anderson's method, from the last states and corrections; computed separately for each item."""
     z, step, _ = past[-1]
     following = z + step
     counts = torch.stack([counted for _, _, counted in past]).tolist()
-    for i in items.nonzero().flatten().tolist():  # one after the other, so that no other item can change the last bit
+    for i in items.nonzero().flatten().tolist():  # one by one, so that no item changes the last bit of another
         first = next(k for k, counted in enumerate(counts) if counted[i])
         moves, changes = (
             torch.stack([(later[part][i] - earlier[part][i]).flatten() for earlier, later in pairwise(past[first:])], 1)
@@ -191,7 +197,7 @@ def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], items: to
         if moves is None or changes is None:
             continue
         moves, changes = moves.double(), changes.double()
-        sizes = changes.norm(dim=0).clamp(min=1e-300)  # the last are far smaller than the first
+        sizes = changes.norm(dim=0).clamp(min=1e-300)  # later changes are far smaller than earlier ones
         with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             weights = torch.linalg.pinv(changes / sizes, rtol=1e-8) @ step[i].flatten().double()
             following[i] -= ((moves + changes) @ (weights / sizes)).to(z.dtype).reshape(z.shape[1:])

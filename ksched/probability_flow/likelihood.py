@@ -25,7 +25,7 @@ __all__ = ["Likelihood", "log_likelihood"]
 
 
 class Likelihood(NamedTuple):
-    """Log-densities in nats, one per item, and how many model calls they took."""
+    """Log-densities in nats, one per item, and the number of model calls (NFE)."""
 
     value: torch.Tensor
     nfe: int
@@ -47,15 +47,22 @@ def log_likelihood(
 
     Parameters
     ----------
-    denoiser : ``(x, sigma) -> denoised``, differentiable; one that returns (denoised, uncond) is taken for denoised
-    x : states at ``sigma_min``, batch first; data itself, where that is small
-    process : what the model was trained on; None is that of the denoiser if it knows one, as a `Denoiser` does, else
-        Stable Diffusion's VP table
-    sigma_min, sigma_max : contract sigmas to integrate between; None are the process's own
-    seed : of the probes: one whole number, or one per item
-    probes : how many random directions the divergence is estimated from (Hutchinson); each costs a backward pass. In
-        one dimension one is exact
-    rtol, atol : errors allowed in a step, relative and absolute, of states and log-densities
+    denoiser : callable
+        ``(x, sigma) -> denoised``, differentiable; of (denoised, uncond), only denoised is used.
+    x : Tensor
+        States at ``sigma_min``, batch first; the data itself if that is small.
+    process : Process or None
+        The noise process that the model was trained on; None means the denoiser's, if it has one as a `Denoiser` does,
+        else Stable Diffusion's VP table.
+    sigma_min, sigma_max : float or None
+        Contract sigmas between which to integrate; None means the process's own.
+    seed : int or sequence of int
+        Seed of the probes: one whole number, or one per item.
+    probes : int
+        Number of random directions from which the divergence is estimated (Hutchinson); each costs a backward pass. In
+        one dimension, one is exact.
+    rtol, atol : float
+        Errors allowed in a step, relative and absolute, for states and log-densities.
 
     Returns
     -------
@@ -63,14 +70,16 @@ def log_likelihood(
 
     Raises
     ------
-    TypeError, ValueError : as for `Run`; levels out of order; probes below 1; a denoiser that knows its process, where
-        it means other states than ``process``
-    RuntimeError : the integration fails
+    TypeError, ValueError
+        As for `Run`; levels out of order; probes below 1; a denoiser that knows its process, if that means other states
+        than ``process``.
+    RuntimeError
+        The integration fails.
 
     Notes
     -----
-    Song et al. 2021, arXiv:2011.13456, appendix D.2; k-diffusion's ``log_likelihood``, with the same tolerances.
-    Dormand and Prince's pair of scipy, on the host in float64, in the log of sigma, or of flow's own time t, where
+    Song et al. 2021, arXiv:2011.13456, appendix D.2; k-diffusion's ``log_likelihood``, with the same tolerances. Uses
+    scipy's Dormand-Prince pair, on the host in float64, in the log of sigma or of flow's own time t, where
     dx / d log t = x - D.
     """
     check_state(x)
@@ -89,7 +98,7 @@ def log_likelihood(
     if not x.numel():
         return Likelihood(x.new_zeros(len(x), dtype=dtype), 0)
     signs = [noise(Draw(math.inf, math.inf, 0, stream), x.to(dtype)).sign() for stream in range(probes)]
-    shape = (len(x), math.prod(x.shape[1:]) + 1)  # a state has one more number per item: its log-density so far
+    shape = (len(x), math.prod(x.shape[1:]) + 1)  # each item's state has one more number, its log-density so far
 
     def slope(log_time: float, flat: Array) -> Array:
         level = top if log_time >= ends[1] else straight.level(math.exp(log_time))
@@ -114,5 +123,6 @@ def log_likelihood(
     end = solution.y[:, -1].reshape(shape)
     size, std = shape[1] - 1, process.noise_std(high) / straight.scale(top)
     prior = -0.5 * ((end[:, :-1] / std) ** 2).sum(1) - size * (0.5 * math.log(2 * math.pi) + math.log(std))
-    value = prior + end[:, -1] - size * math.log(straight.scale(bottom))  # the density of x, not of x over its scale
+    # the density of x itself, not of x over its scale
+    value = prior + end[:, -1] - size * math.log(straight.scale(bottom))
     return Likelihood(torch.from_numpy(value).to(x.device, dtype), int(solution.nfev))

@@ -1,8 +1,8 @@
-"""What a model was trained on: the maps between timestep, sigma and alpha.
+"""Noise processes that models are trained on: the maps between timestep, sigma and alpha.
 
-A *contract sigma* is k-diffusion's: for VP, VE and EDM models a state is ``x = x0 + sigma * eps``; for flow models it
-is ``x = (1 - sigma) * x0 + sigma * eps``. Formulas never assume either: they read ``alpha``, ``sigma`` (the noise std
-of the state) and ``lam`` from a `Level`, so the same sampler is right for all of them.
+A *contract sigma* is k-diffusion's sigma. For VP, VE and EDM models a state is ``x = x0 + sigma * eps``; for flow
+models it is ``x = (1 - sigma) * x0 + sigma * eps``. Formulas assume neither: they read ``alpha``, ``sigma`` (the noise
+std of the state) and ``lam`` from a `Level`, so one sampler works for all of them.
 """
 
 from ksched.processes.base import Level, Process

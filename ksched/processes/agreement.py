@@ -1,4 +1,4 @@
-"""Whether a model and a sampler mean the same states: a model that knows its process is believed, or contradicted.
+"""Checks that a model and a sampler mean the same states, for models that know their process.
 
 A state is ``alpha * x0 + std * eps``. Two processes agree on a run if alpha and std are the same at every level of it,
 and both have all the levels. Another shift, another table of betas or another class does not matter.
@@ -28,74 +28,81 @@ __all__ = [
 ]
 
 
-#: What a run tells about its levels: the process in words, and sigma, alpha and noise std of each. Plain data, so that
-#: a tensor that carries it can be saved and loaded anywhere.
+#: a run's levels: the process in words, and sigma, alpha and noise std of each level. It is plain data, so a tensor
+#: that carries it can be saved and loaded anywhere.
 Levels: TypeAlias = tuple[str, tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
 class KnowsProcess(Protocol):
-    """Something that knows what it was trained on, such as a `ksched.Denoiser`."""
+    """Something that knows the process it was trained on, such as a `ksched.Denoiser`."""
 
     @property
     def process(self) -> Process:
-        """What the model was trained on."""
+        """The noise process that the model was trained on."""
         ...
 
 
 _MARK = "_ksched_levels"
 
 
-_CLOSE = 1e-6  # of alpha and std, relative: far above rounding, far below any other process
+_CLOSE = 1e-6  # relative, for alpha and std: far above rounding errors, far below the difference between processes
 
 
 def levels_of(process: Process, sigmas: ArrayLike) -> Levels:
-    """The levels of a run on a process, as a model may check them."""
+    """The levels of a run on a process, in the form that a model checks."""
     values = np.asarray(sigmas, dtype=np.float64)
     alphas, stds = np.broadcast_to(process.alpha(values), values.shape), process.noise_std(values)
     return repr(process), tuple(values.tolist()), tuple(alphas.tolist()), tuple(stds.tolist())
 
 
 def process_of_model(model: Any) -> Process | None:
-    """The process that a model knows it was trained on; None if it knows none."""
+    """The process that a model says it was trained on; None if it does not say."""
     process = getattr(model, "process", None)
     return process if isinstance(process, Process) else None
 
 
 def process_given(process: Process | KnowsProcess | None, model: Any = None) -> Process:
-    """The process that a function shall work on.
+    """The process that a function works on.
 
     Parameters
     ----------
-    process : a process, or anything that has one, such as a `ksched.Denoiser`; None if nothing was said
-    model : then its process counts, if it knows one; Stable Diffusion's VP table if not
+    process : Process, KnowsProcess or None
+        A process, or anything that has one, such as a `ksched.Denoiser`; None if it was not given.
+    model : object
+        Used if ``process`` is None: its process if it knows one, else Stable Diffusion's VP table.
 
     Raises
     ------
-    TypeError : something else
+    TypeError
+        Anything else.
     """
     if process is None:
         return process_of_model(model) or default_process()
     found = process if isinstance(process, Process) else process_of_model(process)
     if found is None:
         raise TypeError(
-            "process must be a ksched process such as VP() or Flow(), or something that has one, such as a Denoiser; "
+            "process must be a ksched process such as VP() or Flow(), or an object that has one, such as a Denoiser; "
             f"got {process!r}"
         )
     return found
 
 
 def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser") -> None:
-    """Raise unless a model's process means the same states as a run at every level of it.
+    """Raise unless a model's process means the same states as a run, at every level of the run.
 
     Parameters
     ----------
-    model : the process of the model
-    levels : of the run, from `levels_of`
-    what : what the model is called in the message
+    model : Process
+        The process of the model.
+    levels : tuple
+        Levels of the run, from `levels_of`.
+    what : str
+        Name of the model in the message.
 
     Raises
     ------
-    ValueError : alpha or noise std differ at a level, or a level lies where the model's process has none
+    ValueError
+        alpha or noise std differ at a level, or a level lies outside the model's process.
     """
     words, *numbers = levels
     sigmas, alphas, stds = (np.array(column) for column in numbers)
@@ -103,8 +110,8 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
     if beyond.any():
         worst = float(sigmas[beyond].max())
         raise ValueError(
-            f"{what} is of {model!r}, the sampler of {words}: they must mean the same states, and the process of "
-            f"{what} ends at sigma {model.sigma_limit:g}, where the run has sigma {worst:g}. {_WHAT_TO_DO}"
+            f"{what} and the sampler must mean the same states; {what} is for {model!r}, the sampler for {words}. The "
+            f"process of {what} ends at sigma {model.sigma_limit:g}, but the run has sigma {worst:g}. {_WHAT_TO_DO}"
         )
     own_alphas, own_stds = model.alpha(sigmas), model.noise_std(sigmas)
     same = np.isclose(own_alphas, alphas, rtol=_CLOSE, atol=_CLOSE) & np.isclose(
@@ -114,23 +121,27 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
         k = int(np.flatnonzero(~same)[0])
         own, theirs = _state(own_alphas[k], own_stds[k]), _state(alphas[k], stds[k])
         raise ValueError(
-            f"{what} is of {model!r}, the sampler of {words}: they must mean the same states, and at sigma "
-            f"{sigmas[k]:g} the state of {what} is {own}, that of the sampler {theirs}. {_WHAT_TO_DO}"
+            f"{what} and the sampler must mean the same states; {what} is for {model!r}, the sampler for {words}. At "
+            f"sigma {sigmas[k]:g} the state of {what} is {own}, that of the sampler {theirs}. {_WHAT_TO_DO}"
         )
 
 
 def check_agreement(model: Any, process: Process | None, sigmas: ArrayLike) -> None:
-    """`check_levels_of` for a model that may know its process, and a run on one.
+    """`check_levels_of` for a run and a model that may know its process.
 
     Parameters
     ----------
-    model : any denoiser
-    process : of the sampler; None if nobody knows, which contradicts nothing
-    sigmas : contract sigmas of the run
+    model : object
+        Any denoiser.
+    process : Process or None
+        Process of the sampler; None if unknown, which is never an error.
+    sigmas : array_like
+        Contract sigmas of the run.
 
     Raises
     ------
-    ValueError : as for `check_levels_of`
+    ValueError
+        As for `check_levels_of`.
     """
     own = process_of_model(model)
     if own is None or process is None or own is process or own == process:
@@ -139,40 +150,43 @@ def check_agreement(model: Any, process: Process | None, sigmas: ArrayLike) -> N
 
 
 def mark(sigma: Any, levels: tuple[Levels, ...]) -> None:
-    """Let a tensor of sigmas that is handed to a model carry the levels of its run, or runs."""
+    """Attach the levels of one or more runs to the tensor of sigmas that a model receives."""
     setattr(sigma, _MARK, levels)
 
 
 def marks_of(sigma: Any) -> tuple[Levels, ...]:
-    """The levels that a sigma came with; none if it is a number, or made by somebody else."""
+    """The levels attached to a sigma; none if it is a number or comes from elsewhere."""
     return getattr(sigma, _MARK, ()) if is_tensor(sigma) else ()
 
 
 def check_sigma(process: Process, sigma: Any, what: str = "the denoiser") -> None:
-    """`check_levels_of` for whoever is called with a sigma that came with its run's levels; each run is checked once.
+    """`check_levels_of` from the sigma of a model call, which carries its run's levels; each run is checked once.
 
     Parameters
     ----------
-    process : of the model that is called
-    sigma : what it is called with
+    process : Process
+        Process of the model that is called.
+    sigma : object
+        The sigma that the model receives.
     what : as for `check_levels_of`
 
     Raises
     ------
-    ValueError : as for `check_levels_of`
+    ValueError
+        As for `check_levels_of`.
     """
     for levels in marks_of(sigma):
         check_once(process, levels, what)
 
 
 def check_once(process: Process, levels: Levels, what: str = "the denoiser") -> None:
-    """`check_levels_of`, which remembers what it found no fault with."""
+    """`check_levels_of` that remembers successful checks."""
     key = id(process), id(levels)
     if key not in _agreed:
         check_levels_of(process, levels, what=what)
         if len(_agreed) >= _MOST_AGREED:
             _agreed.clear()
-        _agreed[key] = process, levels  # held, so that no other object gets one of these identities
+        _agreed[key] = process, levels  # keep both alive, so that no other object can take their ids
 
 
 _MOST_AGREED = 256

@@ -1,4 +1,4 @@
-"""What every process answers: maps between timestep, sigma, alpha and its training table, and levels."""
+"""`Process`: maps between timestep, sigma, alpha and the training table, and noise levels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from ksched.types import Array, ArrayLike, Tensor, is_tensor
 
 __all__ = ["Level", "Process", "Value", "check_positive", "check_process", "clip"]
 
-Value = TypeVar("Value", bound="float | ArrayLike | Tensor")  # a float, an array or a tensor; answered in kind
+# a float, an array or a tensor; results have the same kind
+Value = TypeVar("Value", bound="float | ArrayLike | Tensor")
 
 
 class Level(NamedTuple):
-    """One noise level, in the coordinates the state lives in.
+    """One noise level, in the coordinates of the state.
 
-    ``x = alpha * x0 + sigma * eps`` with eps normal, of std `Process.noise_scale` (1 for all but some flow models);
-    ``lam`` = log(alpha / sigma), half the log-SNR of unit noise (+inf at sigma 0, -inf at alpha 0); ``label`` is the
-    contract sigma that the denoiser is called with and that users see.
+    ``x = alpha * x0 + sigma * eps`` with normal eps of std `Process.noise_scale` (1 except for some flow models).
+    ``lam`` = log(alpha / sigma) is half the log-SNR of unit noise (+inf at sigma 0, -inf at alpha 0). ``label`` is the
+    contract sigma that the denoiser receives and that users see.
     """
 
     label: float
@@ -33,7 +34,7 @@ class Level(NamedTuple):
 
 
 def _answer(formula: Callable[[Any, Any], Any], value: Value) -> Value:
-    """``formula(value, array library)`` of the same kind as ``value``: float, float64 array or tensor."""
+    """``formula(value, array library)``, with a result of the kind of ``value``: float, float64 array or tensor."""
     if is_tensor(value):
         import torch
 
@@ -43,45 +44,45 @@ def _answer(formula: Callable[[Any, Any], Any], value: Value) -> Value:
 
 
 def clip(value: Any, low: Any, high: Any, xp: Any) -> Any:
-    """``value`` inside two bounds; for short numpy arrays much faster than ``numpy.clip``."""
+    """``value`` inside two bounds; much faster than ``numpy.clip`` for short numpy arrays."""
     return np.minimum(np.maximum(value, low), high) if xp is np else xp.clip(value, low, high)
 
 
 class Process(ABC):
-    """Base of the processes: what every one of them answers, and what follows from the answers."""
+    """Base class of the noise processes: the maps that each defines, and everything that follows from them."""
 
-    #: whether rules over the training table take whole entries of it, as peers do for discrete models
+    #: whether rules over the training table use whole entries of it, as other programs do for discrete models
     is_discrete: ClassVar[bool] = False
 
     #: whether states are ``(1 - sigma) * x0 + sigma * eps``, with sigma from 0 to 1
     is_flow: ClassVar[bool] = False
 
-    #: std of the data that networks were trained for, as their preconditioning takes it
+    #: std of the data that networks were trained on, for their preconditioning
     sigma_data: float = 1.0
 
-    #: whether the last level of training is pure noise, of which eps says nothing
+    #: whether the last training level is pure noise, where eps contains nothing of the data
     zero_terminal_snr: bool = False
 
-    #: whether ``alpha ** 2 + std ** 2`` is 1 for states
+    #: whether ``alpha ** 2 + std ** 2`` is 1 at every level
     variance_preserving: bool = False
 
-    #: the shift of a flow's time; 1 is none
+    #: shift of a flow process's time; 1 means none
     shift: float = 1.0
 
-    #: std of the noise that sigma multiplies; every draw of a sampler is multiplied by it
+    #: std of the noise that sigma multiplies; samplers multiply every draw by it
     noise_scale: float = 1.0
 
     @property
     def sigma_limit(self) -> float:
-        """Largest contract sigma that a state can hold."""
+        """Largest contract sigma that a state can have."""
         return sys.float_info.max
 
     @property
     def predictions(self) -> tuple[str, ...]:
-        """What networks of this process may predict, in the words of `ksched.Denoiser`."""
+        """What networks of this process may predict, as names of `ksched.Prediction`."""
         return "epsilon", "score", "v_prediction", "sample", "flow", "velocity_to_data", "edm"
 
-    #: smallest and largest contract sigma of training; the largest is the level of start noise
+    #: smallest and largest contract sigma of training; the largest is the level of the start noise
     sigma_min: float
     sigma_max: float
 
@@ -93,18 +94,18 @@ class Process(ABC):
         return table
 
     def timestep(self, sigma: Value) -> Value:
-        """What the network is told at contract sigma: exact inverse of `sigma` inside the training range.
+        """Timestep that the network receives at a contract sigma: exact inverse of `sigma` inside the training range.
 
-        Like all the maps of a process it takes a float, an array or a tensor and answers in kind.
+        Like all maps of a process, it takes a float, an array or a tensor and returns the same kind.
         """
         return _answer(self._timestep, sigma)
 
     def sigma(self, timestep: Value) -> Value:
-        """Contract sigma of what the network calls ``timestep``."""
+        """Contract sigma of the network's ``timestep``."""
         return _answer(self._sigma, timestep)
 
     def time(self, sigma: Value) -> Value:
-        """The process's own time, in which rules such as `normal` are even; increasing in sigma."""
+        """The process's own time, in which rules such as `normal` are evenly spaced; increasing in sigma."""
         return _answer(self._time, sigma)
 
     def sigma_at(self, time: Value) -> Value:
@@ -112,24 +113,24 @@ class Process(ABC):
         return _answer(self._sigma_at, time)
 
     def position(self, sigma: Value) -> Value:
-        """Where sigma stands in the training table `sigmas`, as an index with a fraction."""
+        """Position of sigma in the training table `sigmas`, as an index with a fraction."""
         return _answer(self._position, sigma)
 
     @cached_property
     def end_positions(self) -> tuple[float, float]:
-        """Places of sigma_min and sigma_max in the training table."""
+        """Positions of sigma_min and sigma_max in the training table."""
         return self.position(self.sigma_min), self.position(self.sigma_max)
 
     def sigma_at_position(self, position: Value) -> Value:
-        """Contract sigma at a place in the training table: inverse of `position`."""
+        """Contract sigma at a position in the training table: inverse of `position`."""
         return _answer(self._sigma_at_position, position)
 
     def alpha(self, sigma: Value) -> Value:
-        """Signal scale of a state at contract sigma; 1 for everything but flow and variance-preserving states."""
+        """Signal scale of a state at a contract sigma; 1 except for flow and variance-preserving states."""
         return _answer(self._alpha, sigma)
 
     def noise_std(self, sigma: Value) -> Value:
-        """Noise std of a state at contract sigma; sigma itself but for variance-preserving states and `noise_scale`."""
+        """Noise std of a state at a contract sigma: sigma, except for variance-preserving states and `noise_scale`."""
         return _answer(self._noise_std, sigma)
 
     @abstractmethod
@@ -162,7 +163,7 @@ class Process(ABC):
         return sigma
 
     def input_norm(self, sigma: Any) -> Any:
-        """What a network's input is divided by, so that it has the variance the network was trained on."""
+        """Divisor of a network's input that gives it the variance the network was trained on."""
         return self.alpha(sigma)
 
     def level(self, sigma: float) -> Level:
@@ -175,15 +176,16 @@ class Process(ABC):
         return self.level(math.exp(-lam))
 
     def sigma_after(self, share: float) -> float:
-        """The level that divides a run at a share of its time, as programs mean "start at 20 %".
+        """The level at a share of the process's time, as other programs mean "start at 20 %".
 
         Parameters
         ----------
-        share : 0 is before everything (sigma infinite, or 1 for flow), 1 the very end (sigma 0)
+        share : float
+            0 is the start (sigma infinite, or 1 for flow), 1 the end (sigma 0).
 
         Notes
         -----
-        ComfyUI's ``percent_to_sigma``, whose stand-in for infinity is 999999999.9.
+        ComfyUI's ``percent_to_sigma``, which uses 999999999.9 in place of infinity.
         """
         if not 0 < share < 1:
             return 0.0 if share >= 1 else 1.0 if self.is_flow else math.inf
@@ -193,12 +195,14 @@ class Process(ABC):
         return self.sigma_at_position((len(self.sigmas) - 1) * (1 - share))
 
     def add_noise(self, x0: Any, noise: Any, sigma: Any) -> Any:
-        """Noised state ``alpha * x0 + std * noise``.
+        """The noised state ``alpha * x0 + std * noise``.
 
         Parameters
         ----------
-        x0, noise : tensors or arrays of one shape, batch first
-        sigma : contract sigma; a float, or one per item of the batch
+        x0, noise : object
+            Tensors or arrays of one shape, batch first.
+        sigma : object
+            Contract sigma; a float, or one per item of the batch.
 
         Returns
         -------
@@ -219,7 +223,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_process(process: object) -> Process:
-    """The same, if it is a `Process`; else a TypeError."""
+    """``process`` itself, or a TypeError if it is not a `Process`."""
     if not isinstance(process, Process):
         raise TypeError(f"process must be a ksched process such as VP() or Flow(); got {process!r}")
     return process

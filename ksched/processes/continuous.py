@@ -1,4 +1,4 @@
-"""Processes trained on a continuous range of noise; states ``x0 + sigma * eps`` but for those of `TrigFlow`."""
+"""Processes trained on a continuous range of noise. States are ``x0 + sigma * eps``, except for `TrigFlow`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ksched.types import Array, set_fields
 __all__ = ["EDM", "VE", "AngleV", "Cascade", "FlowVE", "TrigFlow"]
 
 
-#: angles above this are pi / 2, which pipelines write with five digits
+#: angles above this are read as pi / 2, which pipelines write with five digits
 _RIGHT_ANGLE = 1.5707
 
 
@@ -24,7 +24,7 @@ def _check_range(sigma_min: float, sigma_max: float) -> None:
 
 
 class _LogRange(Process):
-    """A process trained on a continuous range, whose table is 1000 sigmas even in log sigma, as in ComfyUI."""
+    """A process trained on a continuous range. Its table is 1000 sigmas evenly spaced in log sigma, as in ComfyUI."""
 
     def _table_sigmas(self) -> Array:
         return np.geomspace(self.sigma_min, self.sigma_max, 1000)
@@ -38,16 +38,19 @@ class _LogRange(Process):
 
 @dataclass(frozen=True)
 class EDM(_LogRange):
-    """Karras et al.'s process: states ``x0 + sigma * eps``, the network is told ``log(sigma) / 4``.
+    """The EDM process of Karras et al.: states ``x0 + sigma * eps``, timestep ``log(sigma) / 4``.
 
     Parameters
     ----------
-    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
-    sigma_data : std of the data, for the network's preconditioning (see `Denoiser`)
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
+    sigma_data : float
+        Std of the data, for the network's preconditioning (see `Denoiser`).
 
     Raises
     ------
-    ValueError : a range out of order, or sigma_data that is not positive
+    ValueError
+        A range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -80,16 +83,19 @@ class EDM(_LogRange):
 
 @dataclass(frozen=True)
 class AngleV(EDM):
-    """A v-prediction process told its angle: the timestep is ``2 / pi * atan(sigma)`` (Stable Audio).
+    """A v-prediction process that uses an angle as timestep: ``2 / pi * atan(sigma)`` (Stable Audio).
 
     Parameters
     ----------
-    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
-    sigma_data : std of the data, for the network's preconditioning
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
+    sigma_data : float
+        Std of the data, for the network's preconditioning.
 
     Raises
     ------
-    ValueError : a range out of order, or sigma_data that is not positive
+    ValueError
+        A range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -109,17 +115,19 @@ class AngleV(EDM):
 
 @dataclass(frozen=True)
 class FlowVE(_LogRange):
-    """Flow matching with states ``x0 + sigma * eps``: the network is told ``sigma / (1 + sigma)`` (Cosmos).
+    """Flow matching with states ``x0 + sigma * eps`` and timestep ``sigma / (1 + sigma)`` (Cosmos).
 
-    The network sees ``x / (1 + sigma)``, which is a `Flow` state at that time.
+    The network receives ``x / (1 + sigma)``, which is a `Flow` state at that time.
 
     Parameters
     ----------
-    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
 
     Raises
     ------
-    ValueError : a range out of order
+    ValueError
+        A range out of order.
     """
 
     sigma_min: float = 0.002
@@ -146,15 +154,17 @@ class FlowVE(_LogRange):
 
 @dataclass(frozen=True)
 class VE(_LogRange):
-    """Variance-exploding diffusion: states ``x0 + sigma * eps``, sigma geometric in a time from 0 to 1.
+    """Variance-exploding (VE) diffusion: states ``x0 + sigma * eps``, with sigma geometric in a time from 0 to 1.
 
     Parameters
     ----------
-    sigma_min, sigma_max : range of training, 0 < sigma_min < sigma_max
+    sigma_min, sigma_max : float
+        Training range, 0 < sigma_min < sigma_max.
 
     Raises
     ------
-    ValueError : a range out of order
+    ValueError
+        A range out of order.
 
     Notes
     -----
@@ -187,16 +197,20 @@ class Cascade(Process):
 
     Parameters
     ----------
-    shift : > 0; Stable Cascade takes 2 for its first stage and 1 for its second
-    num_timesteps : length of the training table
+    shift : float
+        Above 0; Stable Cascade uses 2 for its first stage and 1 for its second.
+    num_timesteps : int
+        Length of the training table.
 
     Raises
     ------
-    ValueError : a shift or table length that is not positive
+    ValueError
+        A shift or table length that is not positive.
 
     Notes
     -----
-    Pernias et al. 2023, arXiv:2306.00637. ComfyUI's map back from sigma to time forgets the shift; this one does not.
+    Pernias et al. 2023, arXiv:2306.00637. ComfyUI's map from sigma back to time leaves out the shift; this one does
+    not.
     """
 
     shift: float = 2.0
@@ -249,26 +263,30 @@ class Cascade(Process):
 
 @dataclass(frozen=True)
 class TrigFlow(_LogRange):
-    """States ``cos(t) * x0 + sin(t) * sigma_data * eps`` of an angle t, which the network is told; sigma is ``tan(t)``.
+    """States ``cos(t) * x0 + sin(t) * sigma_data * eps`` for an angle t, the network's timestep; sigma is ``tan(t)``.
 
-    The process of sCM, whose sampler is `lcm`: the network answers for t = 0, and the noise is made anew.
+    This is the process of sCM. Its sampler is `lcm`: the network predicts t = 0, and fresh noise is added.
 
     Parameters
     ----------
-    noise_scale : ``sigma_data``, std of the data and of the noise
-    sigma_min, sigma_max : range of rules for levels; the second is where the paper starts, ``atan(80 / 0.5)``
-    noise_angle : angle that the network is told for pure noise, pi / 2 to five digits: SANA-Sprint's is 1.57080
+    noise_scale : float
+        ``sigma_data``, std of the data and of the noise.
+    sigma_min, sigma_max : float
+        Range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``.
+    noise_angle : float
+        Angle that the network is told for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
 
     Raises
     ------
-    ValueError : a range out of order, noise_scale that is not positive, or noise_angle that is no right angle
+    ValueError
+        A range out of order, noise_scale that is not positive, or noise_angle that is not pi / 2.
 
     Notes
     -----
-    A network F of the paper, which is shown x over ``sigma_data``, predicts v in units of the data:
-    ``Denoiser(lambda x, t: sigma_data * F(x / sigma_data, t), TrigFlow(sigma_data), "v_prediction")``. Angles that are
-    pi / 2 to five digits, such as SANA-Sprint's 1.57080, are pi / 2, where sigma is infinite. The levels of a list of
-    angles: ``few_step([1.5708, 1.3], process=TrigFlow())``.
+    The paper's network F receives x over ``sigma_data`` and predicts v in units of the data: ``Denoiser(lambda x, t:
+    sigma_data * F(x / sigma_data, t), TrigFlow(sigma_data), "v_prediction")``. Angles equal to pi / 2 to five digits,
+    such as SANA-Sprint's 1.57080, count as pi / 2, where sigma is infinite. To get the levels of a list of angles:
+    ``few_step([1.5708, 1.3], process=TrigFlow())``.
 
     Lu & Song 2024, arXiv:2410.11081.
 
@@ -297,7 +315,7 @@ class TrigFlow(_LogRange):
 
     @property
     def sigma_limit(self) -> float:
-        """Infinity: an angle of pi / 2 is pure noise."""
+        """Infinite: an angle of pi / 2 is pure noise."""
         return math.inf
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
@@ -314,7 +332,7 @@ class TrigFlow(_LogRange):
         return sine * self.noise_scale
 
     def input_norm(self, sigma: Any) -> Any:
-        """1: its networks are shown states as they are."""
+        """1: its networks receive states unscaled."""
         return self.alpha(sigma) * 0 + 1
 
     def level(self, sigma: float) -> Level:

@@ -1,4 +1,4 @@
-"""What a network is shown at a level, and what its answer says of the data."""
+"""The input that a network receives at a noise level, and the x0 prediction from its output."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ __all__ = ["conversion"]
 
 
 def conversion(process: Process, prediction: str, sigma: Any) -> tuple[Any, Any, Any]:
-    """How the x0 prediction follows from the output of a network.
+    """Factors that turn a network's output into the x0 prediction.
 
     Parameters
     ----------
-    process : what the network was trained on
-    prediction : what it returns, a member of `ksched.Prediction`
-    sigma : contract sigma: a number, an array or a tensor
+    process : Process
+        The noise process that the network was trained on.
+    prediction : str
+        The network's prediction type, a member of `ksched.Prediction`.
+    sigma : object
+        Contract sigma: a number, an array or a tensor.
 
     Returns
     -------
-    (norm, of_x, of_output): the network sees the state over ``norm``, and the x0 prediction is ``of_x * x + of_output *
+    (norm, of_x, of_output): the network receives the state over ``norm``; the x0 prediction is ``of_x * x + of_output *
     output``
     """
-    # What a network calls noise has the scale of the process inside: a velocity is that noise less the data.
+    # The network's noise includes the process's noise scale: a velocity is that noise minus the data.
     a, s, norm = process.alpha(sigma), process.noise_std(sigma) / process.noise_scale, process.input_norm(sigma)
     if prediction == "sample":
         return norm, 0 * norm, 1.0
     if prediction == "epsilon":
         return norm, 1 / a, -s / a
-    if prediction == "score":  # of the network's input, whose noise has std / norm
+    if prediction == "score":  # the score of the network's input, whose noise has std / norm
         return norm, 1 / a, process.noise_std(sigma) ** 2 / (a * norm)
     if prediction in ("flow", "velocity_to_data"):
         sign = -1 if prediction == "flow" else 1

@@ -1,4 +1,4 @@
-"""Flow matching on straight paths."""
+"""Flow matching on straight paths (rectified flow)."""
 
 from __future__ import annotations
 
@@ -18,37 +18,44 @@ __all__ = ["Flow"]
 class Flow(Process):
     """Flow matching on straight paths (rectified flow): states ``(1 - sigma) * x0 + sigma * eps``, sigma from 0 to 1.
 
-    With a ``noise_scale`` they are ``(1 - sigma) * x0 + sigma * noise_scale * eps``.
+    With a ``noise_scale``, states are ``(1 - sigma) * x0 + sigma * noise_scale * eps``.
 
-    The network is told ``timestep_scale * sigma``, whatever the shift: sigma is the noise level that it sees; with
-    ``reverse_time``, ``timestep_scale * (1 - sigma)``, time that runs from 0, noise, to data. The shift
+    The network's timestep is ``timestep_scale * sigma``, with any shift: sigma is the noise level that it receives.
+    With ``reverse_time`` it is ``timestep_scale * (1 - sigma)``, a time that runs from noise at 0 to data. The shift
     bends the process's own time u, in which spacing rules are even: ``sigma = shift * u / (1 + (shift - 1) * u)``.
 
     Parameters
     ----------
-    shift : > 0; 1 leaves time even, larger values spend more steps at high noise (SD3 takes 3; Flux's mu is log(shift))
-    num_timesteps : length of the training table; its smallest sigma is that of u = 1 / num_timesteps
-    timestep_scale : the timestep at sigma 1, or at sigma 0 with ``reverse_time``; None is 1000, as for most networks,
-        and 1 with ``reverse_time``
-    noise_scale : > 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). Levels and timesteps are the
-        same for any; start noise and every draw of a sampler are multiplied by it
-    reverse_time : the network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is
-        the noise level all the same. Most of these networks predict "velocity_to_data" (see `Denoiser`)
+    shift : float
+        Above 0; 1 leaves time unchanged, larger values spend more steps at high noise (SD3 uses 3; Flux's mu is
+        log(shift)).
+    num_timesteps : int
+        Length of the training table; its smallest sigma is that of u = 1 / num_timesteps.
+    timestep_scale : float
+        The timestep at sigma 1, or at sigma 0 with ``reverse_time``; None means 1000, as for most networks, and 1 with
+        ``reverse_time``.
+    noise_scale : float
+        Above 0, std of the noise (about 8 for HiDream-O1, which denoises pixels). It does not change levels or
+        timesteps; start noise and every draw of a sampler are multiplied by it.
+    reverse_time : bool
+        The network's time runs from noise to data, as in Meta's flow_matching, torchcfm and GR00T. Sigma is still the
+        noise level. Most of these networks predict "velocity_to_data" (see `Denoiser`).
 
     Raises
     ------
-    ValueError : a shift, table length or scale that is not positive
+    ValueError
+        A shift, table length or scale that is not positive.
 
     Notes
     -----
-    A state with a noise scale is ``noise_scale`` times one without, of data divided by it. So a sampler's deterministic
-    coefficients do not depend on it, and its error is that on data of that size.
+    A state with a noise scale is ``noise_scale`` times a state without one, of data divided by it. A sampler's
+    deterministic coefficients therefore do not depend on it, and its error is that on data of the divided size.
     Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747; shift: Esser et al. 2024, arXiv:2403.03206.
     """
 
     shift: float = 1.0
     num_timesteps: int = 1000
-    timestep_scale: float = field(default=cast(float, None))  # a number once made
+    timestep_scale: float = field(default=cast(float, None))  # a number after __post_init__
     noise_scale: float = field(default=1.0, kw_only=True)
     reverse_time: bool = field(default=False, kw_only=True)
     sigma_min: float = field(init=False, repr=False, compare=False)
@@ -73,7 +80,7 @@ class Flow(Process):
         noise_scale: float = 1.0,
         reverse_time: bool = False,
     ) -> Flow:
-        """Flow with shift ``exp(mu)``, as Flux writes it; see `mu_for_tokens` for the mu of a resolution."""
+        """Flow with shift ``exp(mu)``, in Flux's notation; see `mu_for_tokens` for the mu of a resolution."""
         return cls(math.exp(mu), num_timesteps, timestep_scale, noise_scale=noise_scale, reverse_time=reverse_time)
 
     is_flow: ClassVar[bool] = True
@@ -124,7 +131,7 @@ class Flow(Process):
         return sigma * 0 + 1
 
     def level(self, sigma: float) -> Level:
-        """The level at a contract sigma in [0, 1]; above, where only other programs' churn goes, alpha is negative."""
+        """The level at a contract sigma in [0, 1]; above 1, where only other programs' churn goes, alpha is below 0."""
         lam = math.inf if sigma == 0 else -math.inf if sigma >= 1 else math.log1p(-sigma) - math.log(sigma)
         return Level(sigma, 1 - sigma, sigma, lam)
 
@@ -134,6 +141,6 @@ class Flow(Process):
         return Level(sigma, 1 / (1 + math.exp(-lam)), sigma, lam)
 
     def __repr__(self) -> str:
-        plain = {"noise_scale": 1.0, "reverse_time": False}  # not shown
+        plain = {"noise_scale": 1.0, "reverse_time": False}  # defaults that repr leaves out
         shown = [f.name for f in fields(self) if f.repr and getattr(self, f.name) != plain.get(f.name)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

@@ -1,4 +1,4 @@
-"""What a tensor of sigmas tells on the host: its values, and where the steps from there go; nobody reads them back."""
+"""Host-side copies of the values in a tensor of sigmas, and of where the steps go, so that nothing is read back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _GOALS = "_ksched_host_goals"
 
 
 def carry(sigma: Any, levels: Iterable[float] | None, goals: Iterable[float] | None = None) -> None:
-    """Let a tensor of sigmas for a model carry numbers on the host; None is nothing.
+    """Attach host numbers to a tensor of sigmas for a model; None attaches nothing.
 
     Parameters
     ----------
-    sigma : of any shape
-    levels : its values, one per number of it, in order
-    goals : the sigmas that the steps from there jump to; NaN where the step is no jump (see `ksched.plan.jumps`)
+    sigma : object
+        A tensor of any shape.
+    levels : iterable of float or None
+        Its values in order, one per number.
+    goals : iterable of float or None
+        The sigmas that the steps from there jump to; NaN where the step is not a jump (see `ksched.plan.jumps`).
     """
     if levels is not None:
         setattr(sigma, _LEVELS, tuple(levels))
@@ -30,23 +33,23 @@ def carry(sigma: Any, levels: Iterable[float] | None, goals: Iterable[float] | N
 
 
 def host_levels(sigma: Any) -> tuple[float, ...] | None:
-    """The values that a tensor of sigmas came with, one per number of it; None if it came with none."""
+    """The values attached to a tensor of sigmas, one per number; None if there are none."""
     return getattr(sigma, _LEVELS, None) if is_tensor(sigma) else None
 
 
 def host_goals(sigma: Any) -> tuple[float, ...] | None:
-    """Where the steps from a tensor of sigmas go, as it came with it; None if it came with nothing."""
+    """The sigmas attached to a tensor of sigmas as the steps' targets; None if there are none."""
     return getattr(sigma, _GOALS, None) if is_tensor(sigma) else None
 
 
 def carry_joined(joined: Any, parts: Sequence[Any]) -> None:
-    """Let sigmas that were put one below the other carry what the parts did, if all did."""
+    """Attach to concatenated sigmas the values of their parts, if every part has some."""
     known = [[found for part in parts if (found := read(part)) is not None] for read in (host_levels, host_goals)]
     carry(joined, *(sum(found, ()) if len(found) == len(parts) else None for found in known))
 
 
 def carry_rows(chosen: Any, sigma: Any, rows: Iterable[int], *, highest: float = math.inf) -> None:
-    """Let some rows of sigmas carry what they did in the whole; values above ``highest`` as that."""
+    """Attach to some rows of sigmas their values from the whole; values above ``highest`` become ``highest``."""
     every = list(rows)
     width = math.prod(sigma.shape[1:])
     numbers = [row * width + k for row in every for k in range(width)]

@@ -1,4 +1,4 @@
-"""Mu, the logarithm of a flow process's shift, for a resolution: larger images need more of the run at high noise."""
+"""Mu, the log of a flow process's shift, for a resolution: larger images need more steps at high noise."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def mu_for_tokens(
     base_tokens: float = 256,
     max_tokens: float = 4096,
 ) -> float:
-    """Mu of a resolution, for `shift_mu` and `ksched.Flow.of_mu`: on a line through two points, and beyond them.
+    """Mu for a resolution, for `shift_mu` and `ksched.Flow.of_mu`: a straight line through two points.
 
     Parameters
     ----------
-    tokens : length of the latent sequence; for Flux ``width * height / 256`` of the image in pixels
-    base_mu, max_mu : mu at ``base_tokens`` and at ``max_tokens``
+    tokens : float
+        Length of the latent sequence; for Flux ``width * height / 256`` of the image in pixels.
+    base_mu, max_mu : float
+        mu at ``base_tokens`` and at ``max_tokens``.
 
     Returns
     -------
@@ -35,12 +37,13 @@ def mu_for_tokens(
 
     Raises
     ------
-    TypeError, ValueError : tokens that are not positive, two points with one number of tokens
+    TypeError, ValueError
+        Tokens that are not positive, or two points at the same number of tokens.
 
     Notes
     -----
-    The defaults are Flux's (diffusers' ``calculate_shift``; ComfyUI's ModelSamplingFlux, where the two mu are called
-    base_shift and max_shift). LTX-Video takes base_mu 0.95, max_mu 2.05, base_tokens 1024.
+    The defaults are Flux's (diffusers' ``calculate_shift``; ComfyUI's ModelSamplingFlux calls the two mu base_shift and
+    max_shift). LTX-Video uses base_mu 0.95, max_mu 2.05, base_tokens 1024.
     """
     given = {"tokens": tokens, "base_tokens": base_tokens, "max_tokens": max_tokens}
     tokens, base, most = (_number("mu_for_tokens", k, v, sys.float_info.min) for k, v in given.items())
@@ -51,12 +54,14 @@ def mu_for_tokens(
 
 
 def mu_for_flux2(tokens: float, steps: int) -> float:
-    """Mu of a resolution and a number of steps, fitted for FLUX.2.
+    """Mu for a resolution and a number of steps, as fitted for FLUX.2.
 
     Parameters
     ----------
-    tokens : length of the latent sequence, ``round(width * height / 256)`` of the image in pixels
-    steps : number of steps; it matters up to 4300 tokens
+    tokens : float
+        Length of the latent sequence, ``round(width * height / 256)`` of the image in pixels.
+    steps : int
+        Number of steps; it has an effect up to 4300 tokens.
 
     Returns
     -------
@@ -64,12 +69,13 @@ def mu_for_flux2(tokens: float, steps: int) -> float:
 
     Raises
     ------
-    TypeError, ValueError : tokens that are not positive, steps below 1
+    TypeError, ValueError
+        Tokens that are not positive, steps below 1.
 
     Notes
     -----
-    Up to 4300 tokens a line in steps, through one value at 10 and one at 200, each a line in tokens; the one at 200
-    alone beyond. The numbers are those of ComfyUI's Flux2Scheduler.
+    Up to 4300 tokens, mu is a line in steps through its values at 10 and at 200 steps, each of which is a line in
+    tokens. Beyond, it is the value at 200 steps. The numbers are those of ComfyUI's Flux2Scheduler.
     """
     tokens = _number("mu_for_flux2", "tokens", tokens, sys.float_info.min)
     steps = check_steps(steps)

@@ -16,33 +16,40 @@ from ksched.types import Array, ArrayLike, is_tensor, set_fields
 __all__ = ["VP", "default_process"]
 
 
-#: alpha-bar that stands in for exactly zero at the end of a zero-terminal-SNR table, because a state
-#: ``x0 + sigma * eps`` cannot hold sigma = inf (ComfyUI's figure, sigma 4518.8; diffusers takes 2 ** -24, sigma 4096).
+#: alpha-bar in place of exactly zero at the end of a zero-terminal-SNR table, because a state ``x0 + sigma * eps``
+#: cannot have sigma = inf (ComfyUI's value, sigma 4518.8; diffusers uses 2 ** -24, sigma 4096)
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 
 
 @dataclass(frozen=True, repr=False)
 class VP(Process):
-    """Variance-preserving diffusion over a table of betas (DDPM, Stable Diffusion); scaled-linear unless given.
+    """Variance-preserving (VP) diffusion over a table of betas (DDPM, Stable Diffusion); scaled-linear by default.
 
-    ``sigma`` is ``sqrt((1 - alpha_bar) / alpha_bar)``. A timestep is an index of the table, interpolated linearly in
-    log sigma between entries as k-diffusion does; outside the table it is the nearest end.
+    ``sigma`` is ``sqrt((1 - alpha_bar) / alpha_bar)``. A timestep is an index of the table. Between entries, log sigma
+    is interpolated linearly as in k-diffusion; outside the table, the nearest end counts.
 
     Parameters
     ----------
-    betas : noise added by each training step, each in (0, 1) (1 allowed for the last); None is `scaled_linear`
-    zero_terminal_snr : rescale so that the last training step is pure noise (Lin et al. 2023, arXiv:2305.08891). Its
-        sigma would be infinite, so the table ends at 4518.8 (see ``TERMINAL_ALPHA_BAR``)
-    variance_preserving : states are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as DDIM papers write them, not
-        ``x0 + sigma * eps``. Then a run may start at sigma = inf, exact zero signal: pass ``sigmas=[inf, ...]``
-    snr_shift : > 0, sigma grows by its square root (CogVideoX takes 3, before zero terminal SNR)
-    keep_every : keep each so-manieth training step, the last among them (a model distilled to 50 of 1000 takes 20)
-    log_sigma_timesteps : the network is told ``log(sigma) / 4`` instead of the index (Stable Video Diffusion); then
-        time is that, and only the table stays what it is
+    betas : tuple of float
+        Noise added by each training step, each in (0, 1) (1 allowed for the last); None means `scaled_linear`.
+    zero_terminal_snr : bool
+        Rescale the table so that the last training step is pure noise (Lin et al. 2023, arXiv:2305.08891). Its sigma
+        would be infinite, so the table ends at 4518.8 (see ``TERMINAL_ALPHA_BAR``).
+    variance_preserving : bool
+        States are ``(x0 + sigma * eps) / sqrt(1 + sigma ** 2)``, as in the DDIM papers, instead of ``x0 + sigma *
+        eps``. A run may then start at sigma = inf, exactly zero signal: pass ``sigmas=[inf, ...]``.
+    snr_shift : float
+        Above 0; multiplies sigma by its square root (CogVideoX uses 3, before zero terminal SNR).
+    keep_every : int
+        Keep every n-th training step, including the last (a model distilled to 50 of 1000 steps uses 20).
+    log_sigma_timesteps : bool
+        The network's timestep is ``log(sigma) / 4`` instead of the index (Stable Video Diffusion); time changes with
+        it, the table does not.
 
     Raises
     ------
-    ValueError : betas that are not one list of at least two numbers in (0, 1]; options out of range
+    ValueError
+        Betas that are not one list of at least two numbers in (0, 1]; options out of range.
 
     Notes
     -----
@@ -120,7 +127,7 @@ class VP(Process):
 
     @classmethod
     def exponential(cls, steps: int = 1000, rate: float = 12.0, max_beta: float = 0.999, **how: Any) -> VP:
-        """alpha-bar that falls as ``exp(-rate * t)``, betas all the same (diffusers' "exp")."""
+        """alpha-bar that falls as ``exp(-rate * t)``, which gives equal betas (diffusers' "exp")."""
         return cls.of_alpha_bar(lambda t: np.exp(-rate * t), steps, max_beta, **how)
 
     @cached_property
@@ -157,7 +164,7 @@ class VP(Process):
         return {}
 
     def _table(self, like: Any) -> Any:
-        """``sigmas`` as an array or as a tensor beside ``like``, uploaded once per device and dtype."""
+        """``sigmas`` as an array, or as a tensor on the device of ``like``; uploaded once per device and dtype."""
         if not is_tensor(like):
             return self.sigmas
         key = like.device, like.dtype
@@ -176,7 +183,7 @@ class VP(Process):
         place = clip(position, 0, len(table) - 1, xp)
         low = xp.asarray(place, dtype=xp.int64)
         high = clip(low + 1, 0, len(table) - 1, xp)
-        return table[low] * (table[high] / table[low]) ** (place - low)  # a table entry itself at whole positions
+        return table[low] * (table[high] / table[low]) ** (place - low)  # exactly a table entry at whole positions
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
         if self.log_sigma_timesteps:
@@ -189,7 +196,7 @@ class VP(Process):
         return self._sigma_at_position((timestep - (self.keep_every - 1)) / self.keep_every, xp)
 
     def _sigma_after(self, share: float) -> float:
-        place = (len(self.betas) - 1) * (1 - share)  # a training step, also where only some are kept
+        place = (len(self.betas) - 1) * (1 - share)  # counted in training steps, even if only some are kept
         return self.sigma_at_position((place - (self.keep_every - 1)) / self.keep_every)
 
     def _alpha(self, sigma: Any, xp: Any) -> Any:
@@ -201,11 +208,11 @@ class VP(Process):
         return xp.where(sigma < 1e8, sigma * self._alpha(xp.clip(sigma, 0, 1e8), xp), 1.0)
 
     def input_norm(self, sigma: Any) -> Any:
-        """``sqrt(1 + sigma ** 2)``, or 1 for states that have it inside."""
+        """``sqrt(1 + sigma ** 2)``, or 1 for states that already include this factor."""
         return self.alpha(sigma) * 0 + 1 if self.variance_preserving else (1 + sigma * sigma) ** 0.5
 
     def level(self, sigma: float) -> Level:
-        """The level at a contract sigma, infinity included for variance-preserving states."""
+        """The level at a contract sigma; infinite is allowed for variance-preserving states."""
         ve = super().level(sigma)
         return Level(sigma, self.alpha(sigma), self.noise_std(sigma), ve.lam) if self.variance_preserving else ve
 
@@ -221,5 +228,5 @@ def _scaled_linear_betas(start: float, end: float, steps: int) -> Array:
 
 @cache
 def default_process() -> VP:
-    """Stable Diffusion's process, used where none is given: scaled-linear VP, sigma 0.0292 to 14.6146."""
+    """Stable Diffusion's process, the default: scaled-linear VP, sigma 0.0292 to 14.6146."""
     return VP()

@@ -1,1 +1,1 @@
-"""Samplers, each a pure function in its paper's notation: ``(run, grid, x, *, options) -> x``."""
+"""Samplers. Each is a pure function in its paper's notation: ``(run, grid, x, *, options) -> x``."""

@@ -1,4 +1,4 @@
-"""One model call per step and a memory of earlier slopes: Adams-Bashforth methods in sigma, or in flow's own time."""
+"""Adams-Bashforth methods in sigma, or in flow's own time: one model call per step and a memory of earlier slopes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ V = TypeVar("V", bound=Vector)
 UpToFour = Annotated[int, Between(1, 4)]
 End = Annotated[Literal["denoised", "integral"], PeerValue("integral")]
 
-#: Adams-Bashforth weights of the last slopes for even steps, the newest first.
+#: Adams-Bashforth weights of the last slopes for equal steps, the newest first.
 EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-#: the step to sigma 0 as k-diffusion and diffusers make it
+#: the step to sigma 0 in k-diffusion and diffusers
 _TO_ZERO = {"end": "integral"}
 
 
@@ -46,7 +46,9 @@ _TO_ZERO = {"end": "integral"}
         k_diffusion("order"),
         diffusers("LMSDiscreteScheduler"),
         a1111("LMS"),
-        sd_cpp("lms", "its lms_shift of 1, the default, takes each earlier slope for the one before; 0 is this"),
+        sd_cpp(
+            "lms", "its default lms_shift of 1 uses each earlier slope in place of the one before it; 0 is this sampler"
+        ),
         sdnext("LMSD"),
     ),
     dialects={Dialect.K_DIFFUSION: _TO_ZERO, Dialect.DIFFUSERS: _TO_ZERO},
@@ -59,19 +61,22 @@ def lms(
     order: Order = 4,
     end: End = "denoised",
 ) -> V:
-    """Linear multistep: Adams-Bashforth with the exact weights of uneven steps.
+    """Linear multistep: Adams-Bashforth with exact weights for uneven steps.
 
-    Second order, because its first steps are of lower order, with a small error; one model call per step,
-    deterministic. ``order`` = 1 is `euler`.
+    Second order: the first steps are of lower order, and their error is small. One model call per step, deterministic.
+    ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : how many slopes are used, at most
-    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in k-diffusion and diffusers
+    order : int
+        Largest number of slopes used.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in k-diffusion
+        and diffusers.
 
     Notes
     -----
-    Bashforth & Adams 1883; k-diffusion's ``sample_lms``, which integrates numerically what is a polynomial.
+    Bashforth & Adams 1883; k-diffusion's ``sample_lms``, which integrates the polynomials numerically.
     """
     straight = StraightLine(grid)
     past: list[tuple[Level, V]] = []
@@ -90,19 +95,19 @@ def lms(
 
 
 class _Slopes(Protocol):
-    """What a mean of slopes may be taken in: `StraightLine`, or what diffusers takes instead."""
+    """Coordinates in which slopes are averaged: `StraightLine`, or one of diffusers' alternatives."""
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
         """Slope at a state."""
         ...
 
     def move(self, s: Level, t: Level, x: V, slope: V) -> V:
-        """The state at ``t`` along a slope."""
+        """The state at ``t`` reached along a slope."""
         ...
 
 
 class _Eps:
-    """eps as the slope, also of pure noise, whose prediction it does not hold."""
+    """eps as the slope, even from pure noise, where eps does not contain the prediction."""
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
         return (x - level.alpha * denoised) / level.sigma
@@ -114,7 +119,7 @@ class _Eps:
 
 
 class _Velocity:
-    """v as the slope: ``alpha * eps - sigma * D`` of the state scaled to variance 1."""
+    """v as the slope: ``alpha * eps - sigma * D``, for the state scaled to variance 1."""
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
         scale = math.hypot(level.alpha, level.sigma)
@@ -128,7 +133,7 @@ class _Velocity:
 def _remembered(
     run: SamplerContext[V], straight: _Slopes, past: list[tuple[Level, V]], s: Level, x: V, denoised: V, order: int
 ) -> list[tuple[Level, V]]:
-    """The last slopes with their levels, the newest first; a method of order 1 needs none of its own."""
+    """The last slopes with their levels, the newest first; a method of order 1 stores none."""
     slope = straight.slope(s, x, denoised)
     return [(s, run.keep(slope) if order > 1 else slope), *past][:order]
 
@@ -139,10 +144,10 @@ def _remembered(
     family="linear_multistep",
     peers=(
         comfyui(),
-        diffusers("IPNDMScheduler", "on levels of its own"),
+        diffusers("IPNDMScheduler", "on its own levels"),
         a1111("IPNDM", OF_FORGE),
         sd_cpp("ipndm"),
-        sdnext("IPNDM", "on levels of its own"),
+        sdnext("IPNDM", "on its own levels"),
     ),
     dialects={Dialect.DIFFUSERS: {"slopes": "eps", "end": "integral"}},
 )
@@ -155,22 +160,25 @@ def ipndm(
     slopes: Annotated[Literal["straight", "eps"], PeerValue("eps")] = "straight",
     end: End = "denoised",
 ) -> V:
-    """Improved PNDM: Adams-Bashforth with the weights of even steps, whatever the steps are.
+    """Improved PNDM: Adams-Bashforth with the weights of equal steps, even where the steps are uneven.
 
-    Second order, because real steps are uneven and the first ones of lower order; one model call per step,
-    deterministic. ``order`` = 1 is `euler`.
+    Second order: real steps are uneven, and the first ones are of lower order. One model call per step, deterministic.
+    ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : how many slopes are used, at most
-    slopes : "straight"; "eps", the same but from pure noise, whose eps is the state itself: as in diffusers, a first
-        step from there then loses the prediction
-    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
+    order : int
+        Largest number of slopes used.
+    slopes : str
+        "straight"; "eps" differs only from pure noise, where eps is the state itself: a first step from there loses the
+        prediction, as in diffusers.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers.
 
     Notes
     -----
-    Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler runs it on levels
-    of its own, which start at pure noise.
+    Liu et al. 2022, arXiv:2202.09778; Zhang & Chen 2022, arXiv:2204.13902. diffusers' IPNDMScheduler runs it on noise
+    levels of its own, which start at pure noise.
     """
     straight = StraightLine(grid) if slopes == "straight" else _Eps()
     past: list[tuple[Level, V]] = []
@@ -197,9 +205,9 @@ def _pndm_calls(steps: int, to_zero: bool) -> int:
     calls=_pndm_calls,
     spellings="k_plms sample_plms",
     peers=(
-        diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; timesteps are whole there'),
-        a1111("PLMS", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
-        sdnext("PNDM", "with skip_prk_steps False, as ours by default"),
+        diffusers("PNDMScheduler", 'with skip_prk_steps, warm_up="heun"; there timesteps are whole numbers'),
+        a1111("PLMS", "on its own levels", schedule=NoiseSchedule.DDIM_UNIFORM),
+        sdnext("PNDM", "with skip_prk_steps False, like our default"),
     ),
     dialects={Dialect.DIFFUSERS: {"end": "integral"}, Dialect.A1111: {"warm_up": "heun"}},
 )
@@ -213,24 +221,28 @@ def pndm(
     slopes: Annotated[Literal["straight", "v"], PeerValue("v")] = "straight",
     end: End = "denoised",
 ) -> V:
-    """PNDM, or PLMS: `ipndm` with a start of higher order.
+    """PNDM, or PLMS: `ipndm` with a higher-order start.
 
-    Second order, because real steps are uneven; one model call per step, and three more in each of the first three;
-    deterministic. ``order`` = 1 is `euler`.
+    Second order, because real steps are uneven. One model call per step, and three more in each of the first three
+    steps. Deterministic. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : how many slopes are used, at most
-    warm_up : "prk", the first three steps by the classical Runge-Kutta method, with the middle of a step at the middle
-        of its timesteps: PNDM; "heun", the first step by Heun's method, for one more call in all: PLMS
-    slopes : of which means are taken: "straight"; "v", as diffusers does for models that predict v, which is not on the
-        way that a constant prediction takes
-    end : the step to sigma 0: "denoised", the prediction; "integral", as any other, as in diffusers
+    order : int
+        Largest number of slopes used.
+    warm_up : str
+        "prk" is PNDM: the first three steps use the classical Runge-Kutta method, with the middle of a step at the
+        middle of its timesteps. "heun" is PLMS: the first step uses Heun's method, for one more call in all.
+    slopes : str
+        Which slopes are averaged: "straight"; "v", as diffusers does for models that predict v, which leaves the path
+        that a constant prediction takes.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" steps as everywhere else, as in diffusers.
 
     Notes
     -----
-    Liu et al. 2022, arXiv:2202.09778; PLMS is the form in the code of latent diffusion, diffusers' PNDMScheduler with
-    skip_prk_steps. That has its steps end where the next begins only if the steps divide the training timesteps.
+    Liu et al. 2022, arXiv:2202.09778. PLMS is the form in the code of latent diffusion, diffusers' PNDMScheduler with
+    skip_prk_steps. There, each step ends where the next begins only if the steps divide the training timesteps.
     """
     straight = StraightLine(grid) if slopes == "straight" else _Velocity()
     past: list[tuple[Level, V]] = []
@@ -248,7 +260,7 @@ def pndm(
 
 
 def _half_way(grid: Grid, s: Level, t: Level) -> Level:
-    """The level at the middle of two timesteps; where that is not between them, the middle of a straight way."""
+    """The level midway between two timesteps; if that is not between the levels, the middle of a straight line."""
     process, straight = grid.process, StraightLine(grid)
     level = process.level(process.sigma((process.timestep(s.label) + process.timestep(t.label)) / 2))
     return level if s.lam < level.lam < t.lam else straight.level((straight.time(s) + straight.time(t)) / 2)
@@ -257,7 +269,7 @@ def _half_way(grid: Grid, s: Level, t: Level) -> Level:
 def _mean_slope(
     run: SamplerContext[V], straight: _Slopes, s: Level, levels: Sequence[Level], x: V, denoised: V, slope: V
 ) -> V:
-    """Mean slope of a step that tries one level after another, each with the slope found before: Heun's, Kutta's."""
+    """Mean slope of a step that tries levels in turn, each with the slope found before it (Heun's and Kutta's way)."""
     first, *weights = (1 / 2, 1 / 2) if len(levels) == 1 else (1 / 6, 1 / 3, 1 / 3, 1 / 6)
     mean, state = first * slope, ddim(s, levels[0], x, denoised)
     for weight, level, after in zip(weights, levels, (*levels[1:], None), strict=True):
@@ -275,7 +287,7 @@ def _mean_slope(
     peers=(
         comfyui(note="its weights are wrong from order 3 on"),
         a1111("IPNDM_V", OF_FORGE, weights="published"),
-        sd_cpp("ipndm_v", "its weights are those of even steps from order 3 on"),
+        sd_cpp("ipndm_v", "from order 3 on it uses the weights of equal steps"),
     ),
     dialects={Dialect.COMFYUI: {"weights": "published"}},
 )
@@ -287,20 +299,23 @@ def ipndm_v(
     order: UpToFour = 4,
     weights: Annotated[Literal["exact", "published"], PeerValue("published")] = "exact",
 ) -> V:
-    """`ipndm` with the weights of uneven steps.
+    """`ipndm` with exact weights for uneven steps.
 
-    Second order, because its first steps are of lower order, with a small error; one model call per step,
-    deterministic. The table of `lms` with the same order; ``order`` = 1 is `euler`.
+    Second order: the first steps are of lower order, and their error is small. One model call per step, deterministic.
+    It has the same table as `lms` of that order; ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : how many slopes are used, at most
-    weights : "exact"; "published", those of the program that introduced the name, wrong from order 3 on: of first order
+    order : int
+        Largest number of slopes used.
+    weights : str
+        "exact"; "published" for those of the program that introduced the name, which are wrong from order 3 on and make
+        it first order.
 
     Notes
     -----
-    Zhou et al., diff-sampler, whose text ComfyUI has: at order 3 a bracket is misplaced, at order 4 also a sign and a
-    ratio, and the weights do not sum to 1.
+    Zhou et al., diff-sampler; ComfyUI has the same code. There, order 3 has a misplaced bracket, order 4 also a wrong
+    sign and a wrong ratio, and the weights do not sum to 1.
     """
     if weights == "exact":
         return lms(run, grid, x, order=order)
@@ -318,13 +333,13 @@ def ipndm_v(
 
 
 def _published_weights(steps: list[float]) -> list[float]:
-    """The wrong weights of ``ipndm_v`` for up to four steps, the newest first, as divided differences."""
+    """The faulty published weights of ``ipndm_v`` for up to four steps, the newest first, as divided differences."""
     h, *past = steps
     first = h / (2 * past[0]) if past else 0.0
     if len(past) < 2:
         return [1 + first, -first][: len(steps)]
     one, two = h + past[0], past[0] + past[1]
-    second = (1 - h / (3 * one) * (h * one) / (past[0] * two)) / 2  # rightly (1 - h / (3 * one)) * ...
+    second = (1 - h / (3 * one) * (h * one) / (past[0] * two)) / 2  # should be (1 - h / (3 * one)) * ...
     ratio = past[0] / past[1]
     weights = [1 + first + second, -first - (1 + ratio) * second, ratio * second]
     if len(past) < 3:
@@ -338,7 +353,7 @@ def _published_weights(steps: list[float]) -> list[float]:
         weights[0] + third,
         weights[1] - (1 + ratio + far) * third,
         weights[2] + (ratio + far * (1 + past[1] / past[2])) * third,
-        -third * far * ratio,  # rightly past[1] / past[2]
+        -third * far * ratio,  # should be past[1] / past[2]
     ]
 
 
@@ -372,23 +387,30 @@ def gradient_estimation(
 
     Parameters
     ----------
-    ge_gamma : how far to extrapolate, 1 being not at all
-    mu : how far below the next level a step goes, in powers of sigma, before noise is added; 0 adds none, 1/2 is like
-        DDPM. With an extrapolated slope the noise of the states is then not that of their levels
-    eta : the same as a share of the noise that is drawn anew, as `euler_ancestral` has it; not with ``mu``
-    split : how eta divides the noise on flow processes, as for `euler_ancestral`
-    s_noise : factor of the noise
+    ge_gamma : float
+        How far to extrapolate; 1 does not extrapolate.
+    mu : float or tuple of float
+        How far below the next level a step goes before noise is added, as a power of sigma: 0 adds none, 1/2 resembles
+        DDPM. With an extrapolated slope, states then do not have the noise of their levels.
+    eta : float or tuple of float
+        The same amount as a share of the noise that is drawn afresh, as in `euler_ancestral`; not together with ``mu``.
+    split : str
+        How eta divides the noise on flow processes, as for `euler_ancestral`.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
-    Permenter & Yuan 2023, arXiv:2306.04848; with mu it is the sampler of their program, smalldiffusion,
-    with eta stable-diffusion.cpp's ``euler_ge``.
+    Permenter & Yuan 2023, arXiv:2306.04848. With mu it is the sampler of their program, smalldiffusion; with eta it is
+    stable-diffusion.cpp's ``euler_ge``.
     """
     straight = StraightLine(grid)
     last: V | None = None
     for s, t, mu, eta, s_noise in grid.steps_with(mu, eta, s_noise):
         if mu > 0 and eta > 0:
-            raise ValueError(f"gradient_estimation: mu and eta are two ways to say one thing; got mu={mu}, eta={eta}")
+            raise ValueError(
+                f"gradient_estimation: give mu or eta, not both: both set the noise; got mu={mu}, eta={eta}"
+            )
         denoised = run.denoise(x, s)
         if t.sigma == 0:
             return denoised

@@ -1,4 +1,4 @@
-"""Samplers that choose their steps by an estimate of the error. They look at the data, and so have no plan."""
+"""Samplers that choose their steps from an estimate of the error. They look at the data, so they have no plan."""
 
 from __future__ import annotations
 
@@ -26,27 +26,34 @@ from ksched.types import Tensor
 
 __all__ = ["Tried", "dpm_adaptive", "pid_factor", "rk_adaptive"]
 
-#: tries after which a run is given up: hundreds of times as many as any that gets somewhere
+#: tries after which a run is given up: hundreds of times as many as a run that succeeds needs
 MOST_TRIES = 5000
 
-#: of the controller: methods take at most about 1, and powers of the error stay numbers
+#: of the PID controller: methods use at most about 1, and this limit keeps powers of the error finite
 Coefficient = Annotated[float, Between(0.0, 10.0)]
 End = Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """Where an adaptive run stands between two tries.
+    """State of an adaptive run between two tries.
 
     Attributes
     ----------
-    level, x : level and state reached
-    h : length of the next try, in log-SNR
-    before : state that errors are compared with: the lower-order result of the last accepted step
-    denoised : prediction at ``x``, once it is known
-    errors : inverse errors of the last two accepted steps
-    error : of the last try, accepted or not; 1 is what is allowed
-    accepted, rejected : how many tries were what
+    level, x : Level or Tensor
+        Noise level and state reached.
+    h : float
+        Length of the next try, in log-SNR.
+    before : Tensor
+        State that errors are compared with: the lower-order result of the last accepted step.
+    denoised : Tensor or None
+        Prediction at ``x``; None before the model is called there.
+    errors : tuple of float
+        Inverse errors of the last two accepted steps.
+    error : float
+        Error of the last try, accepted or not; 1 is the largest allowed.
+    accepted, rejected : int
+        Number of tries accepted and rejected.
     """
 
     level: Level
@@ -61,10 +68,10 @@ class Tried:
 
 
 def pid_factor(inverse_errors: Sequence[float], powers: Sequence[float]) -> float:
-    """What a PID controller multiplies a step size by, before limits: inverse errors, the newest first, to powers."""
+    """Factor on the step size by a PID controller, before limits, from inverse errors (newest first) and powers."""
     try:
         return float(math.prod(e**power for e, power in zip(inverse_errors, powers, strict=True)))
-    except OverflowError:  # far more than any limiter lets through
+    except OverflowError:  # far above what any limiter lets through
         return math.inf
 
 
@@ -74,10 +81,14 @@ class Controller:
 
     Attributes
     ----------
-    rtol, atol : error allowed, relative to the state and absolute
-    pcoeff, icoeff, dcoeff : of the error, its sum and its change
-    order : of the error estimate
-    accept_safety : smallest factor of the step size at which a try is accepted
+    rtol, atol : float
+        Allowed error, relative to the state and absolute.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the error, its sum and its change.
+    order : float
+        Order of the error estimate.
+    accept_safety : float
+        Smallest factor of the step size at which a try is accepted.
 
     Notes
     -----
@@ -95,26 +106,28 @@ class Controller:
     def judge(self, state: Tried, low: Tensor, high: Tensor) -> tuple[bool, Tried]:
         """Whether a try is accepted, and the state with the new step size and errors.
 
-        The error is a root mean square over the whole batch, read back from the device.
+        The error is the root mean square over the whole batch, read back from the device.
 
         Raises
         ------
-        ValueError : the model's answers are not finite, or no step is short enough for the tolerances
+        ValueError
+            The model's answers are not finite, or no step is short enough to meet the tolerances.
         """
-        low, high, before = low.detach(), high.detach(), state.before.detach()  # so that sums may be written over
+        # detached, so that results can be written in place
+        low, high, before = low.detach(), high.detach(), state.before.detach()
         allowed = low.abs().maximum(before.abs()).mul_(self.rtol).clamp_(min=self.atol)
         error = float((low - high).div_(allowed).square_().mean().sqrt()) if low.numel() else 0.0
         sigma = f"sigma {state.level.label:g}"
         if not math.isfinite(error) and not (low.isfinite().all() and high.isfinite().all()):
             raise ValueError(
                 f"the error of a step must be a finite number; got {error} at {sigma}: "
-                "the model answered with something that is not finite"
+                "the model returned values that are not finite; check the model and its dtype"
             )
         if not math.isfinite(error) or state.accepted + state.rejected >= MOST_TRIES:
             reached = f"after {MOST_TRIES} tries {sigma}" if math.isfinite(error) else f"an error of {error} at {sigma}"
             raise ValueError(
-                f"rtol and atol must be errors that steps can keep to; got rtol={self.rtol}, atol={self.atol}, "
-                f"and {reached}. Allow more, or compute in float64"
+                f"rtol and atol must be errors that a run can reach; got rtol={self.rtol}, atol={self.atol}, "
+                f"and {reached}. Raise them, or compute in float64"
             )
         now = 1 / (error + 1e-8)
         last, older = state.errors or (now, now)
@@ -134,9 +147,9 @@ def _adapted(
     end: str,
     attempt: Callable[[Tried, Level, Level], Tried],
 ) -> Tensor:
-    """Tries, from the first level to the last above 0, each of which is given its start and its end.
+    """Run tries from the first level to the last one above 0; each try gets the level it starts from and its target.
 
-    Where log-SNR is infinite, a step of a thousandth of the run leads to where it is not.
+    Where log-SNR is infinite, one step of a thousandth of the run leads to a level where it is finite.
     """
     above = grid.levels[:-1] if grid.levels[-1].sigma == 0 and len(grid) else grid.levels
     last = above[-1]
@@ -156,7 +169,7 @@ def _adapted(
     return run.denoise(state.x, last) if state.denoised is None else state.denoised
 
 
-#: what k-diffusion's code does
+#: k-diffusion's behaviour
 _PUBLISHED = {"end": "sigma_min", "reuse": False}
 
 
@@ -197,23 +210,32 @@ def dpm_adaptive(
     end: End = "denoised",
     reuse: bool = True,
 ) -> Tensor:
-    """DPM-Solver-12 or -23 with steps chosen by the difference of its two orders.
+    """DPM-Solver-12 or -23, with steps chosen from the difference between its two orders.
 
-    Of the levels only the first and the last above 0 are used. ``order`` model calls per try, one less after a
-    rejected one; deterministic unless ``eta`` > 0. All items of a batch share their steps.
+    Of the noise levels, only the first and the last above 0 are used. ``order`` model calls per try, one fewer after a
+    rejected try; deterministic unless ``eta`` > 0. All items of a batch share their steps.
 
     Parameters
     ----------
-    order : of the higher of the two methods
-    rtol, atol : error allowed in a step, relative to the state and absolute
-    h_init : length of the first try, in log-SNR
-    pcoeff, icoeff, dcoeff : of the PID controller of the step size
-    accept_safety : smallest factor of the step size at which a try is accepted
-    eta : share of the noise that each step draws anew
-    s_noise : factor of the noise
-    end : where the last level is 0: "denoised", a model call at the last level above it; "sigma_min", stop there with
-        the noise that is left, as k-diffusion does
-    reuse : keep the first prediction of a rejected try; k-diffusion calls the model again
+    order : int
+        Order of the higher of the two methods.
+    rtol, atol : float
+        Error allowed in a step, relative to the state and absolute.
+    h_init : float
+        Length of the first try, in log-SNR.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the PID controller of the step size.
+    accept_safety : float
+        Smallest factor on the step size at which a try is accepted.
+    eta : float
+        Share of the noise that each step draws afresh.
+    s_noise : float
+        Factor on the noise.
+    end : str
+        If the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with the
+        remaining noise, as k-diffusion does.
+    reuse : bool
+        Keep the first prediction of a rejected try; k-diffusion calls the model again.
 
     Notes
     -----
@@ -250,7 +272,7 @@ def _dpm_pair(
     eps, h = [eps_at(s, x, denoised)], t.lam - s.lam
     nodes = [1 / 2] if order == 2 else [1 / 3, 2 / 3]
     for k, node in enumerate(nodes):
-        # at the second node: 2 times the change over the first third, weighed by the growth of eps
+        # at the second node: twice the change over the first third, weighted by the growth of eps
         bend = 2 * phi(2, node * h) / phi(1, node * h)
         level, state = to(node, [1.0] if k == 0 else [1 - bend, bend])
         eps.append(eps_at(level, state, run.denoise(state, level)))
@@ -262,7 +284,7 @@ def _dpm_pair(
     return halves, to(1.0, [1 - third, 0.0, third])[1]
 
 
-#: weights of the embedded methods, the prediction at the end of the step last
+#: weights of the embedded methods; the last weighs the prediction at the end of the step
 _EMBEDDED = {
     "bogacki_shampine": (3, "7/24 1/4 1/3 1/8"),
     "dormand_prince": (5, "5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40"),
@@ -296,20 +318,27 @@ def rk_adaptive(
     accept_safety: Annotated[float, Between(0.0, 2.5)] = 0.81,
     end: End = "denoised",
 ) -> Tensor:
-    """An embedded Runge-Kutta pair in sigma, or in flow's own time, with steps chosen by the difference of its orders.
+    """An embedded Runge-Kutta pair in sigma or in flow's own time, with steps from the difference of its orders.
 
-    Of the levels only the first and the last above 0 are used. Three model calls per try ("bogacki_shampine") or six,
-    the last of which is the first of the next; deterministic. All items of a batch share their steps.
+    Of the noise levels, only the first and the last above 0 are used. A try makes three model calls
+    ("bogacki_shampine") or six; the last one is the first call of the next try. Deterministic. All items of a batch
+    share their steps.
 
     Parameters
     ----------
-    pair : orders 3 and 2 of Bogacki and Shampine, or 5 and 4 of Dormand and Prince
-    rtol, atol : error allowed in a step, relative to the state and absolute
-    h_init : length of the first try, in log-SNR
-    pcoeff, icoeff, dcoeff : of the PID controller of the step size
-    accept_safety : smallest factor of the step size at which a try is accepted
-    end : where the last level is 0: "denoised", the prediction at the last level above it, which is known;
-        "sigma_min", the state there
+    pair : str
+        Orders 3 and 2 of Bogacki and Shampine, or 5 and 4 of Dormand and Prince.
+    rtol, atol : float
+        Error allowed in a step, relative to the state and absolute.
+    h_init : float
+        Length of the first try, in log-SNR.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the PID controller of the step size.
+    accept_safety : float
+        Smallest factor on the step size at which a try is accepted.
+    end : str
+        If the last level is 0: "denoised" returns the prediction at the last level above it, which is already known;
+        "sigma_min" returns the state there.
 
     Notes
     -----

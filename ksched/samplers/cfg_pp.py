@@ -1,6 +1,6 @@
-"""CFG++: samplers that go to the guided prediction with the noise of the unconditional one.
+"""CFG++: samplers that step to the guided prediction with the noise of the unconditional one.
 
-They ask the model for both. Where the two are equal, each is the sampler of its name without ``_cfg_pp``.
+They ask the model for both predictions. If the two are equal, each equals the sampler of its name without ``_cfg_pp``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ V = TypeVar("V", bound=Vector)
 
 
 def _guided(s: Level, t: Level, x: V, denoised: V, uncond: V) -> V:
-    """`ddim` with the noise that the unconditional prediction leaves: Chung et al. 2024, arXiv:2406.08070, eq. 14."""
+    """`ddim` with the unconditional prediction's noise: Chung et al. 2024, arXiv:2406.08070, eq. 14."""
     r = t.sigma / s.sigma
     return r * x + t.alpha * denoised - r * s.alpha * uncond
 
@@ -67,16 +67,19 @@ def euler_ancestral_cfg_pp(
     s_noise: Dial = 1.0,
     from_pure_noise: Literal["eta", "all_new"] = "eta",
 ) -> V:
-    """CFG++ with Euler's method to less noise than the next level has, then fresh noise up to it.
+    """CFG++ with Euler's method: a step to less noise than the next level has, then fresh noise up to that level.
 
     First order, one model call and one noise per step. ``eta`` = 0 is `euler_cfg_pp`.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    from_pure_noise : share of the noise that a step from pure noise draws anew: "eta", as any other; "all_new", all of
-        it unless eta is 0, as in ComfyUI, where the rule for others is not a number
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    from_pure_noise : str
+        Share of the noise that a step from pure noise draws afresh: "eta", as in every other step; "all_new" draws all
+        of it unless eta is 0, as in ComfyUI, whose formula is undefined there.
 
     Notes
     -----
@@ -117,8 +120,9 @@ def euler_cfg_pp(
 
     Parameters
     ----------
-    version : "regular", the paper's; "alternative", an older one: Euler's method with twice the guided prediction less
-        the unconditional one, and so also in the step to sigma 0
+    version : str
+        "regular" is the paper's; "alternative" is an older one: Euler's method with twice the guided prediction minus
+        the unconditional one, including in the step to sigma 0.
 
     Notes
     -----
@@ -186,16 +190,19 @@ def dpmpp_2s_ancestral_cfg_pp(
     s_noise: Dial = 1.0,
     shift_by: Annotated[Literal["first", "second"], PeerValue("second")] = "first",
 ) -> V:
-    """CFG++ with `dpmpp_2s_ancestral`: the state is moved by what guidance adds, then steps to the guided predictions.
+    """CFG++ with `dpmpp_2s_ancestral`: guidance shifts the state, then the state steps to the guided predictions.
 
     Second order without guidance; two model calls per step and one for the step to sigma 0, one noise per step.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    shift_by : which unconditional prediction the state is moved by in the second half: that of the "first" call, or of
-        the "second", which an older ComfyUI had overwritten it with
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    shift_by : str
+        Unconditional prediction that shifts the state in the second half: that of the "first" call, or of the "second",
+        with which an older ComfyUI overwrote it.
 
     Notes
     -----
@@ -232,21 +239,23 @@ def dpmpp_2s_ancestral_cfg_pp(
 def res_multistep_ancestral_cfg_pp(
     run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 1.0, s_noise: Dial = 1.0
 ) -> V:
-    """CFG++ with `res_multistep_ancestral`: the state is moved by what guidance adds, then steps unconditionally.
+    """CFG++ with `res_multistep_ancestral`: guidance shifts the state, then the state steps unconditionally.
 
-    Second order without guidance; one model call per step, one noise per step if ``eta`` > 0. The first step is that of
-    Euler.
+    Second order without guidance; one model call per step, one noise per step if ``eta`` > 0. The first step is
+    Euler's.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
     ComfyUI's ``sample_res_multistep_ancestral_cfg_pp``, in units of sigma / alpha.
     """
-    last: tuple[V, Level] | None = None  # unconditional prediction, and where it was made
+    last: tuple[V, Level] | None = None  # unconditional prediction and its level
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta)
         denoised, uncond = run.denoise_both(x, s)
@@ -294,13 +303,14 @@ def res_multistep_cfg_pp() -> None:
     ),
 )
 def gradient_estimation_cfg_pp(run: SamplerContext[V], grid: Grid, x: V, *, ge_gamma: Finite = 2.0) -> V:
-    """CFG++ with `gradient_estimation`: the slope is that of the unconditional prediction.
+    """CFG++ with `gradient_estimation`: the slope comes from the unconditional prediction.
 
     First order, one model call per step, deterministic. ``ge_gamma`` = 1 is `euler_cfg_pp`.
 
     Parameters
     ----------
-    ge_gamma : how far to extrapolate the slope, 1 being not at all
+    ge_gamma : float
+        How far to extrapolate the slope; 1 does not extrapolate.
 
     Notes
     -----
@@ -339,16 +349,19 @@ def cfgpp_ud10_ab(
     uncond_history: Share = 0.1,
     zero: Share = 1.0,
 ) -> V:
-    """CFG++ whose step is blended with the step before, and whose end is extrapolated to sigma 0.
+    """CFG++ that blends each step with the step before and extrapolates the end to sigma 0.
 
     One model call per step, deterministic. All weights 0 is `euler_cfg_pp`. With ``uncond_history`` above 0 it does not
     converge to the ODE: every step, however small, adds a share of the last change of the noise.
 
     Parameters
     ----------
-    history : weight of the two-step Adams-Bashforth step in each step
-    uncond_history : how much of its last change the slope of the unconditional prediction is extrapolated by
-    zero : weight, in the step to sigma 0, of the line through the last two predictions, continued to 0
+    history : float
+        Weight of a two-step Adams-Bashforth step within each step.
+    uncond_history : float
+        How far the unconditional slope is extrapolated, as a share of its last change.
+    zero : float
+        Weight, in the step to sigma 0, of the line through the last two predictions, extended to 0.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Churn as models of proteins and of the weather are sampled with it."""
+"""Samplers with churn for models of proteins and weather."""
 
 from __future__ import annotations
 
@@ -41,25 +41,30 @@ def af3(
     noise_scale: Dial = 1.003,
     step_scale: Positive = 1.5,
 ) -> V:
-    """AlphaFold 3's sampler, also Boltz's and RFdiffusion3's: EDM's churn without its limit, then steps that overshoot.
+    """AlphaFold 3's sampler, also used by Boltz and RFdiffusion3: EDM's churn without its cap, then longer Euler steps.
 
-    One model call per step, one noise per step that ends above ``gamma_min``. With ``step_scale`` = 1 and
-    ``noise_scale`` = 1 states have the law of their levels, and with ``gamma_0`` = 0 as well it is `euler`. A
-    ``step_scale`` above 1 makes results alike and more probable than the model's, on purpose, so no order is declared.
+    One model call per step, and one noise per step that ends above ``gamma_min``. With ``step_scale`` = 1 and
+    ``noise_scale`` = 1, states have the law of their levels; with ``gamma_0`` = 0 as well it is `euler`. A
+    ``step_scale`` above 1 deliberately makes results more alike and more probable than the model's, so no order is
+    declared.
 
     Parameters
     ----------
-    gamma_0 : by how much of itself sigma is raised before a step; EDM's churn raises it by at most 41 %
-    gamma_min : the sigma that a step must end above for noise to be added
-    noise_scale : factor of the noise
-    step_scale : length of a step over that of Euler's (eta in the paper)
+    gamma_0 : float or sequence of float
+        Share of itself by which sigma is raised before a step; EDM's churn raises it by at most 41 %.
+    gamma_min : float
+        Noise is added only in steps that end above this sigma.
+    noise_scale : float or sequence of float
+        Factor on the noise.
+    step_scale : float
+        Length of a step over that of Euler's (eta in the paper).
 
     Notes
     -----
-    Abramson et al. 2024, algorithm 18, without centring and random augmentation, which are no part of the plan: a
-    callback or the model may do them. The direction is that at the noised state, as in the authors' program; the line
-    that is printed has the state before. Noise is added and steps are scaled in sigma / alpha; from pure noise, where
-    that is infinite, the step is Euler's.
+    Abramson et al. 2024, algorithm 18, without centring and random augmentation, which are not part of the plan: do
+    them in a callback or in the model. The direction is taken at the noised state, as in the authors' program; the
+    printed algorithm takes it at the state before. Noise is added and steps are scaled in sigma / alpha; from pure
+    noise, where that is infinite, the step is Euler's.
     """
     for s, t, gamma_0, noise_scale in grid.steps_with(gamma_0, noise_scale):
         hat, x = raised(run, grid, s, x, gamma_0 if t.label > gamma_min else 0.0, noise_scale)
@@ -68,7 +73,7 @@ def af3(
 
 
 def _scaled_step(s: Level, t: Level, x: V, denoised: V, step_scale: float) -> V:
-    """A step of Euler's method in sigma / alpha, times a number."""
+    """A step of Euler's method in sigma / alpha, scaled by a factor."""
     if step_scale == 1 or s.alpha == 0:
         return ddim(s, t, x, denoised)
     change = step_scale * (t.sigma * s.alpha / (s.sigma * t.alpha) - 1)
@@ -95,16 +100,20 @@ def dpmpp_2s(
     s_noise: Dial = 1.0,
     capped: bool = True,
 ) -> V:
-    """DPM-Solver++ (2S), the exponential midpoint rule, with EDM's churn, as GenCast is sampled.
+    """DPM-Solver++ (2S), the exponential midpoint rule, with EDM's churn: GenCast's sampler.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic unless ``s_churn`` > 0.
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----

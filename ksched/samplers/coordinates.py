@@ -1,4 +1,4 @@
-"""How a sampler reads the levels of a run: options that every sampler has, each what some program does throughout."""
+"""Options that every sampler has: how it reads the noise levels of a run. Each is the habit of some other program."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ __all__ = ["VIEW_OPTIONS", "VECoordinates", "view"]
 
 @dataclass(frozen=True)
 class VECoordinates(Process):
-    """A process whose states are taken for ``x0 + sigma * eps`` whatever they are.
+    """A process whose states are treated as ``x0 + sigma * eps``, whatever they are.
 
     Attributes
     ----------
-    process : what the model was trained on
+    process : Process
+        The noise process that the model was trained on.
     """
 
     process: Process
 
     def sigma_after(self, share: float) -> float:
-        """That of the process."""
+        """`Process.sigma_after` of the process."""
         return self.process.sigma_after(share)
 
     def _table_sigmas(self) -> Any:
@@ -51,21 +52,27 @@ def view(
     start_after: Annotated[float, Between(0.0, 0.5), PeerValue(0.1)] = 0.0,
     end_at: Annotated[NonNegative, PeerValue(0.01)] = 0.0,
 ) -> Grid:
-    """The grid as a sampler of another program sees it.
+    """The grid as a sampler of another program reads it.
 
     Parameters
     ----------
-    grid : levels of the run
-    as_ve : on a flow process, take states for ``x0 + sigma * eps``, as programs do whose formulas know nothing else.
-        The ODE is the same in these coordinates, so deterministic samplers keep their order and only step evenly in
-        another variable, -log(sigma); the noise that a stochastic sampler adds is wrong. No effect on other processes
-    start_after : a run from pure noise starts at the level after this share of it instead (ComfyUI: 0.0001 for samplers
-        in log-SNR, which is infinite there)
-    end_at : a last level of 0 becomes this one, at which the run stops (ComfyUI's UniPC: 0.001)
+    grid : Grid
+        Noise levels of the run.
+    as_ve : bool
+        On a flow process, treat states as ``x0 + sigma * eps``, as programs do whose formulas know no other form. The
+        ODE is the same in these coordinates: deterministic samplers keep their order and only space their steps evenly
+        in another variable, -log(sigma). The noise that a stochastic sampler adds is wrong. No effect on other
+        processes.
+    start_after : float
+        Start a run from pure noise at the level that lies this share of the run later (ComfyUI: 0.0001 for samplers in
+        log-SNR, which is infinite at pure noise).
+    end_at : float
+        Replace a last level of 0 by this one and stop there (ComfyUI's UniPC: 0.001).
 
     Raises
     ------
-    ValueError : ``end_at`` not below the level before, ``start_after`` not above the level after
+    ValueError
+        ``end_at`` is not below the level before it, or ``start_after`` is not above the level after it.
     """
     process, levels = grid.process, list(grid.levels)
     flow = process.is_flow
@@ -73,8 +80,9 @@ def view(
         begun = process.level(process.sigma_after(start_after))
         if begun.label <= levels[1].label:
             raise ValueError(
-                f"start_after must begin above the second level, {levels[1].label:g}; got {start_after}, which is at "
-                f"{begun.label:g}"
+                f"start_after must keep the start above the second level, {levels[1].label:g}; got {start_after}, "
+                f"which "
+                f"starts at {begun.label:g}"
             )
         levels[0] = begun
     if end_at > 0 and levels[-1].sigma == 0 and len(levels) > 1:

@@ -62,20 +62,24 @@ def deis(
     lower_order_final: bool = False,
     repeat_last: bool = False,
 ) -> V:
-    """DEIS: exponential Adams-Bashforth in eps, the integral over sigma of a polynomial through the last slopes.
+    """DEIS: exponential Adams-Bashforth in eps. The polynomial through the last slopes is integrated over sigma.
 
-    Second order, because its first steps are of lower order, with a small error; one model call per step,
-    deterministic. ``order`` = 1 is `euler`.
+    Second order: the first steps are of lower order, and their error is small. One model call per step, deterministic.
+    ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : how many slopes are used, at most
-    variable : in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`; "vp_time", the
-        time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs; "vp_time_sum", the
-        same with the integral as a sum of 10000 terms, both ends counted whole
-    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
-    repeat_last : count the last level twice, so that orders fall one step earlier (diffusers, whose last level is often
-        a repeat, a step of length 0)
+    order : int
+        Largest number of slopes used.
+    variable : str
+        The variable in which eps is a polynomial: "log_sigma", log of sigma / alpha; "sigma", which is `lms`;
+        "vp_time", the time of a continuous VP process whose sigma goes from 0.002 to 80, as in the first programs;
+        "vp_time_sum", the same with the integral as a sum of 10000 terms that counts both ends in full.
+    lower_order_final : bool
+        End runs of fewer than 15 steps with steps of orders 2 and 1.
+    repeat_last : bool
+        Count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is often a
+        repeat, a step of length 0.
 
     Notes
     -----
@@ -93,7 +97,7 @@ def deis(
         known = past[-order_left(order, len(grid) + repeat_last - i, i) :] if lower_order_final else past
         if len(known) < 2:
             x = ddim(s, t, x, denoised)
-        # the time of that process means nothing far below its range
+        # that process's time has no meaning far below its range
         elif variable == "log_sigma" or (variable == "vp_time" and t.lam > log(1000)):
             x = adams(s, t, x, known, 0.0, denoised=denoised)
         else:
@@ -115,7 +119,7 @@ def deis(
     ),
 )
 def deis_2m() -> None:
-    """DEIS with the last two slopes: `deis` with order 2.
+    """DEIS with two slopes: `deis` with order 2.
 
     Second order, one model call per step, deterministic.
 
@@ -130,15 +134,15 @@ def deis_2m() -> None:
 
 
 def _vp_time_weights(sigmas: list[float], as_sum: bool) -> list[float]:
-    """Weights of slopes at ``sigmas[1:]`` in the integral over sigma from the second to the first of them all.
+    """Weights of slopes at ``sigmas[1:]`` in the integral over sigma from ``sigmas[1]`` to ``sigmas[0]``.
 
-    The slopes are a polynomial in the time u of a VP process with log(1 + sigma ** 2) = a * u ** 2 + b * u, where sigma
-    is 0.002 at u = 0.001 and 80 at u = 1.
+    The slopes form a polynomial in the time u of a VP process with log(1 + sigma ** 2) = a * u ** 2 + b * u, where
+    sigma is 0.002 at u = 0.001 and 80 at u = 1.
     """
     low, high = log1p(0.002**2), log1p(80.0**2)
     a = (low / 1e-3 - high) / (1e-3 - 1)
     b = high - a
-    times = (np.sqrt(b**2 + 4 * a * np.log1p(np.square(sigmas))) - b) / (2 * a)  # b is below 0
+    times = (np.sqrt(b**2 + 4 * a * np.log1p(np.square(sigmas))) - b) / (2 * a)  # b is negative
     end, start, *_ = times
     if as_sum:
         points = np.linspace(start, end, 10000)

@@ -1,4 +1,4 @@
-"""The midpoint rule of DPM-Solver-2, whose middle is half way in log sigma: with churn, and ancestral."""
+"""DPM-Solver-2's midpoint rule, with the middle half way in log sigma: with churn, and ancestral."""
 
 from __future__ import annotations
 
@@ -49,16 +49,20 @@ def dpm_2(
     s_noise: Dial = 1.0,
     capped: bool = True,
 ) -> V:
-    """A midpoint rule whose middle is half way in log sigma, with EDM's churn.
+    """A midpoint rule with its middle half way in log sigma, and with EDM's churn.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic unless ``s_churn`` > 0.
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----
@@ -99,16 +103,19 @@ def dpm_2_ancestral(
     s_noise: Dial = 1.0,
     split: AncestralRule = "variance",
 ) -> V:
-    """The midpoint rule of `dpm_2` to less noise than the next level has, then fresh noise up to it.
+    """The midpoint rule of `dpm_2` to less noise than the next level has, then fresh noise up to that level.
 
-    Second order, in law for every ``eta``; two model calls per step and one for the step to sigma 0, one noise per
+    Second order, for every ``eta`` (in law). Two model calls per step and one for the step to sigma 0, one noise per
     step. ``eta`` = 0 is `dpm_2`.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui", linear in eta
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta.
 
     Notes
     -----
@@ -122,10 +129,10 @@ def dpm_2_ancestral(
 
 
 def _by_the_middle(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V, *, last: bool) -> V:
-    """A step with the slope half way in log sigma; the last step, with that at ``s``."""
+    """A step with the slope half way in log sigma; the last step uses the slope at ``s``."""
     mixed = denoised = run.denoise(x, s)
     if not last:
-        # a step from pure noise may keep none of it: the middle is then that of sigma
+        # a step from pure noise may keep no noise: then take the middle in sigma
         middle = straight.between(s, t) if t.sigma > 0 else straight.level(straight.time(s) / 2)
         mixed = straight.seen_from(s, middle, denoised, run.denoise(ddim(s, middle, x, denoised), middle))
     return ddim(s, t, x, mixed)

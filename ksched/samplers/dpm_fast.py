@@ -1,4 +1,4 @@
-"""DPM-Solver-fast: single steps of DPM-Solver that fit a number of model calls."""
+"""DPM-Solver-fast: single-step DPM-Solver steps that use exactly a given number of model calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _METHODS: dict[int, tuple[list[float], Rows]] = {
 }
 
 
-#: what k-diffusion's code does
+#: k-diffusion's behaviour
 _PUBLISHED = {"levels": "range", "end": "sigma_min"}
 
 
@@ -60,19 +60,23 @@ def dpm_fast(
     levels: Literal["grid", "range"] = "grid",
     end: Annotated[Literal["denoised", "sigma_min"], PeerValue("sigma_min")] = "denoised",
 ) -> V:
-    """DPM-Solver-fast: steps of order 3, then 2 and 1, as many as fit the number of model calls.
+    """DPM-Solver-fast: steps of order 3, then 2 and 1, chosen to fit the number of model calls.
 
-    Third order but for its last steps, so second; one model call per step of the grid, whose levels the method's stages
-    use; deterministic unless ``eta`` > 0.
+    Second order: it is third order except for its last steps. One model call per step of the grid, whose levels are the
+    method's stages; deterministic unless ``eta`` > 0.
 
     Parameters
     ----------
-    eta : share of the noise that each step of the method draws anew; where eta or s_noise changes a new one begins
-    s_noise : factor of the noise
-    levels : "grid", those given, two or three steps at a time; "range", as published: even in log-SNR between the first
-        and the last above 0, whatever lies between
-    end : where the last level is 0: "denoised", a model call at the last level above it; "sigma_min", stop there with
-        the noise that is left, as k-diffusion does, and use the call before
+    eta : float or sequence of float
+        Share of the noise that each step of the method draws afresh; where eta or s_noise changes, a new step begins.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    levels : str
+        "grid" uses the given levels, two or three steps at a time; "range", as published, spaces levels evenly in
+        log-SNR between the first level and the last above 0, and ignores those in between.
+    end : str
+        If the last level is 0: "denoised" calls the model at the last level above it; "sigma_min" stops there with the
+        remaining noise, as k-diffusion does, and spends the saved call earlier.
 
     Notes
     -----
@@ -80,15 +84,15 @@ def dpm_fast(
     """
     finish = grid.levels[-1].sigma == 0
     above = list(grid.levels[:-1] if finish else grid.levels)
-    last = finish and end == "denoised"  # a call at the last level above 0 is left for the end
-    if not above:  # a run that begins at 0 has no step
+    last = finish and end == "denoised"  # keep one call, at the last level above 0, for the end
+    if not above:  # a run that starts at 0 has no step
         return x
     if len(above) < 2:
         denoised = run.denoise(x, above[0]) if finish else x
-        return denoised if last else x  # a run of no length calls the model all the same, in k-diffusion
+        return denoised if last else x  # k-diffusion calls the model even in a run of length 0
     by_grid = levels == "grid"
     parts = _of_grid(grid, above, eta, s_noise) if by_grid else _of_range(grid, above, eta, s_noise, len(grid) - last)
-    walk = grid.steps()  # one for every model call
+    walk = grid.steps()  # one step per model call
     for order, part, eta, s_noise in parts:
         s, t = part[0], part[-1]
         down, up = ancestral_above(grid, s, t, eta, above[-1])
@@ -102,7 +106,7 @@ def dpm_fast(
 
 
 def fast_orders(calls: int) -> list[int]:
-    """Orders of the steps that use this many model calls: as many threes as leave a lower one for the end."""
+    """Orders of the steps that use this many model calls: as many 3s as leave a lower order for the end."""
     threes, rest = divmod(calls, 3)
     return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]
 
@@ -111,7 +115,7 @@ _Part = tuple[int, Sequence[Level], float, float]  # a step of the method: order
 
 
 def _of_grid(grid: Grid, above: Sequence[Level], eta: Dial, s_noise: Dial) -> list[_Part]:
-    """Steps whose stages are levels of the grid; those of one step have the same noise."""
+    """Steps whose stages are levels of the grid; eta and s_noise are constant within a step."""
     noises = [*zip(per_step(eta, len(grid)), per_step(s_noise, len(grid)), strict=True)]
     changes = [k for k in range(1, len(above) - 1) if noises[k] != noises[k - 1]]
     cuts = sorted({0, *accumulate(fast_orders(len(above) - 1)), *changes})
@@ -119,8 +123,8 @@ def _of_grid(grid: Grid, above: Sequence[Level], eta: Dial, s_noise: Dial) -> li
 
 
 def _of_range(grid: Grid, above: Sequence[Level], eta: Dial, s_noise: Dial, calls: int) -> list[_Part]:
-    """Steps between the first and the last level, even in log-SNR, as many as make so many model calls."""
-    why = "the steps with levels='range' are not those of the schedule"
+    """Steps evenly spaced in log-SNR between the first and last level, which make the given number of model calls."""
+    why = "the steps with levels='range' are not the schedule's steps"
     noise = one_number("dpm_fast: eta", eta, why), one_number("dpm_fast: s_noise", s_noise, why)
     orders = fast_orders(calls)
     first = above[0].lam

@@ -1,4 +1,4 @@
-"""DPM-Solver and DPM-Solver++ of orders 1 to 3 over the levels of a run: one formula, from two kinds of start."""
+"""DPM-Solver and DPM-Solver++ of orders 1 to 3, multistep and single-step: one formula with two kinds of start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UpToThree = Annotated[int, Between(1, 3)]
 
 
 def _curved(factor: float, offset: float) -> Integrals:
-    """The exact integrals, but for that of the square where three values are known."""
+    """The exact integrals, except for the square's where three values are known."""
 
     def rule(z: float, exact: list[float]) -> list[float]:
         return [*exact[:2], exact[2] * factor + offset] if len(exact) == 3 else exact
@@ -46,7 +46,7 @@ def _curved(factor: float, offset: float) -> Integrals:
         ),
         diffusers(
             "DPMSolverMultistepInverseScheduler",
-            "upwards, from data to noise: `Sampler.invert` does better",
+            "runs upwards, from data to noise: `Sampler.invert` does better",
             read=False,
         ),
         sdnext("DPM++", read=False, order=1),
@@ -77,38 +77,48 @@ def dpm_multistep(
     curvature: Annotated[Literal["exact", "published", "diffusers"], PeerValue("published", "diffusers")] = "exact",
     sde: Annotated[Literal["exact", "published"], PeerValue("published")] = "exact",
 ) -> V:
-    """DPM-Solver and DPM-Solver++, multistep: the polynomial through the last predictions, integrated exactly.
+    """DPM-Solver and DPM-Solver++, multistep: the polynomial through the last predictions is integrated exactly.
 
-    Second order, because its first step is of first order, with a small error at order 3; one model call per step, one
-    noise per step if ``eta`` > 0. ``order`` = 1 is `euler`; 2 is `dpmpp_2m_sde` with the same eta and solver_type; with
-    solver_type "heun" 3 is `dpmpp_3m_sde`, and any order in eps is `deis`.
+    Second order: the first step is of first order, and at order 3 its error is small. One model call per step, one
+    noise per step if ``eta`` > 0. ``order`` = 1 is `euler`; 2 is `dpmpp_2m_sde` with the same eta and solver_type. With
+    solver_type "heun", 3 is `dpmpp_3m_sde`, and in eps every order is `deis`.
 
     Parameters
     ----------
-    order : how many predictions are used, at most
-    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver, unless ``sde`` says
-        otherwise of a run with noise
-    eta : of the reverse SDE; 0 is the ODE, 1 is SDE-DPM-Solver++
-    s_noise : factor of the noise
-    solver_type : weight of the change where two predictions are used: "midpoint", half that of the step; "heun", the
-        exact integral of the line through them
-    lower_order_final : end runs of fewer than 15 steps with steps of orders 2 and 1
-    euler_at_final : end with a step of order 1
-    repeat_last : count the last level twice, so that orders fall one step earlier (diffusers, whose last level is often
-        a repeat, a step of length 0)
-    curvature : weight of the second difference where three predictions are used: "exact", the integral of the parabola;
-        "published", half of it, as in the code of DPM-Solver; "diffusers", the same, but with noise off by 1, a wrong
-        sign, which makes it first order
-    sde : with eps and noise: "exact", takes the denoised prediction, as eps is not the same all along a step that adds
-        noise; "published", SDE-DPM-Solver, which takes it for that, and whose states have too much noise
+    order : int
+        Largest number of predictions used.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver, unless ``sde``
+        overrides it in a run with noise.
+    eta : float or sequence of float
+        Noise of the reverse SDE: 0 is the ODE, 1 is SDE-DPM-Solver++.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weight of the change between predictions where two are used: "midpoint" gives it half the step's weight; "heun"
+        is the exact integral of the line through them.
+    lower_order_final : bool
+        End runs of fewer than 15 steps with steps of orders 2 and 1.
+    euler_at_final : bool
+        End with a step of order 1.
+    repeat_last : bool
+        Count the last level twice, so that orders fall one step earlier. diffusers does so: its last level is often a
+        repeat, a step of length 0.
+    curvature : str
+        Weight of the second difference where three predictions are used: "exact", the integral of the parabola;
+        "published", half of it, as in DPM-Solver's code; "diffusers", the same, but with noise it has a wrong sign (the
+        weight is off by 1), which makes it first order.
+    sde : str
+        With eps and noise: "exact" uses the denoised prediction, because eps is not constant along a step that adds
+        noise; "published" is SDE-DPM-Solver, which treats eps as constant, so its states have too much noise.
 
     Notes
     -----
     Lu et al. 2022, arXiv:2206.00927, for eps; arXiv:2211.01095, algorithm 2 and appendix B, for denoised predictions
-    and noise. From pure noise a first step keeps its denoised prediction, and eps is known from the second on.
+    and noise. From pure noise, a first step keeps its denoised prediction, and eps is known from the second step on.
     """
     eps = predict == "eps" and (sde == "published" or not any(per_step(eta, len(grid))))
-    past: list[tuple[float, V]] = []  # (lam, prediction), the newest last
+    past: list[tuple[float, V]] = []  # (lam, prediction), newest last
     for i, (s, t, eta, s_noise) in enumerate(grid.steps_with(eta, s_noise)):
         denoised, known = run.denoise(x, s), [p for p in past if isfinite(p[0])]
         if t.sigma == 0:
@@ -150,32 +160,41 @@ def dpm_singlestep(
     noises: Literal["path", "independent"] = "path",
     curvature: Annotated[Literal["exact", "diffusers"], PeerValue("diffusers")] = "exact",
 ) -> V:
-    """DPM-Solver and DPM-Solver++, single-step: as many steps of the grid as the order says are stages of one.
+    """DPM-Solver and DPM-Solver++, single-step: ``order`` consecutive steps of the grid are the stages of one step.
 
-    Second order, and third with ``order`` = 3 where it divides the steps; one model call per step of the grid, whose
-    levels are those of the stages, one noise per step if ``eta`` > 0. ``order`` = 1 is `euler`.
+    Second order; third with ``order`` = 3 if that divides the number of steps. One model call per step of the grid,
+    whose levels are the stages' levels; one noise per step if ``eta`` > 0. ``order`` = 1 is `euler`.
 
     Parameters
     ----------
-    order : number of stages; the last of the run has fewer where that does not divide the steps, and one where it goes
-        to sigma 0. Where eta or s_noise changes a new step begins
-    predict : what is taken for a polynomial: "denoised", DPM-Solver++; "eps", DPM-Solver. With noise it is always the
-        denoised prediction, as eps is not the same all along a step that adds noise
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
-    solver_type : weights of the stages: "heun", the polynomial through all of them, integrated exactly; "midpoint", of
-        two stages half the step for the change between them, of three the line through the first and the last
-    lower_order_final : where the steps divide, end with a step of order 1 nevertheless
-    repeat_last : call the model once more at a last level above 0, as one more stage of the last step if that has not
-        all (diffusers, where the last level is a repeat)
-    noises : of the stages of one step: "path", parts of one Brownian path; "independent", as in diffusers
-    curvature : weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise off by
-        2, a wrong sign, which makes it first order
+    order : int
+        Number of stages. If it does not divide the steps, the last step of the run has fewer stages; a last step to
+        sigma 0 has one. Where eta or s_noise changes, a new step begins.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised" is DPM-Solver++; "eps" is DPM-Solver. With noise it is
+        always the denoised prediction, because eps is not constant along a step that adds noise.
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weights of the stages: "heun" is the exact integral of the polynomial through all of them; "midpoint" uses, for
+        two stages, half the step for the change between them, and for three, the line through first and last.
+    lower_order_final : bool
+        End with a step of order 1 even if ``order`` divides the steps.
+    repeat_last : bool
+        Call the model once more at a last level above 0, as one more stage of the last step if that step is not
+        complete (diffusers, where the last level is a repeat).
+    noises : str
+        Noise of the stages of one step: "path" takes parts of one Brownian path; "independent", as in diffusers.
+    curvature : str
+        Weight of the second difference of three stages: "exact"; "diffusers", the same, but with noise it has a wrong
+        sign (the weight is off by 2), which makes it first order.
 
     Notes
     -----
-    Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2, with the stages where the grid has levels; arXiv:2211.01095
-    for denoised predictions and noise. `dpm_fast` is its mix of orders for a number of calls.
+    Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2, with the stages at levels of the grid; arXiv:2211.01095 for
+    denoised predictions and noise. `dpm_fast` mixes its orders to fit a number of calls.
     """
     etas, s_noises = per_step(eta, len(grid)), per_step(s_noise, len(grid))
     levels, places = _places(grid, order, lower_order_final, repeat_last, [*zip(etas, s_noises, strict=True)])
@@ -199,16 +218,16 @@ def dpm_singlestep(
     return x
 
 
-#: by stage: the exact line through one or two predictions but in the second
+#: by stage: the exact line through one or two predictions, except in the second stage
 _MIDPOINTS = (None, midpoint, None)
 
 
 def _places(
     grid: Grid, order: int, lower_order_final: bool, repeat_last: bool, noises: Sequence[object]
 ) -> tuple[Sequence[Level], list[int]]:
-    """The levels of a run, and for every step between them which stage of a longer one it is.
+    """The levels of a run, and for each step between them its place among the stages of a longer step.
 
-    ``noises`` are settings of every step; stages of one step have the same.
+    ``noises`` are the noise settings of each step; the stages of one step share theirs.
     """
     levels = with_last_twice(grid) if repeat_last else grid.levels
     steps = len(levels) - 1
@@ -218,7 +237,7 @@ def _places(
         places.append(0 if i == 0 or changed else (places[-1] + 1) % order)
     if lower_order_final and steps and steps % order == 0:
         places[-1] = 0
-    if len(levels) > len(grid.levels) and places[-1] == 0:  # a step of length 0 and nothing before it
+    if len(levels) > len(grid.levels) and places[-1] == 0:  # a step of length 0 with nothing before it
         levels, places = grid.levels, places[:-1]
     return levels, places
 
@@ -226,7 +245,7 @@ def _places(
 def _noise(
     run: SamplerContext[V], start: Level, s: Level, t: Level, noise: V | None, eta: float, stream: int | None
 ) -> V:
-    """Noise of a step from ``start`` up to ``t``: new, or what ``noise`` up to ``s`` grows to."""
+    """Noise of a step from ``start`` up to ``t``: fresh, or grown from the ``noise`` up to ``s``."""
     if stream is not None:
         return fresh_std(start, t, eta) * run.noise(start, t, stream)
     return noise if noise is not None and t == s else grown(run, s, t, noise, eta)

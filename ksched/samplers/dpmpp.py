@@ -1,4 +1,4 @@
-"""One model call per step and a memory of earlier ones: multistep methods in log-SNR."""
+"""Multistep methods in log-SNR: one model call per step and a memory of earlier predictions."""
 
 from __future__ import annotations
 
@@ -65,23 +65,26 @@ def dpmpp_2m_sde(
     s_noise: Dial = 1.0,
     solver_type: Solver = "midpoint",
 ) -> V:
-    """DPM-Solver++ (2M) on the reverse SDE: exponential integrator of the last two predictions, extrapolated.
+    """DPM-Solver++ (2M) on the reverse SDE: an exponential integrator that extrapolates the last two predictions.
 
     Second order at ``eta`` = 0, where it is `dpmpp_2m`; one model call per step, one noise per step if ``eta`` > 0.
     The first step is of first order.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
-    solver_type : weight of the change between the predictions: "midpoint", half that of the step; "heun", the exact
-        integral of the line through them
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    solver_type : str
+        Weight of the change between predictions: "midpoint" gives it half the step's weight; "heun" is the exact
+        integral of the line through them.
 
     Notes
     -----
     Lu et al. 2022, arXiv:2211.01095, algorithm 2; SDE form and eta as in k-diffusion's ``sample_dpmpp_2m_sde``.
     """
-    last: tuple[V, float] | None = None  # prediction and step size before
+    last: tuple[V, float] | None = None  # previous prediction and step size
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
@@ -109,7 +112,7 @@ def dpmpp_2m_sde(
         k_diffusion(),
         diffusers(
             "DPMSolverMultistepScheduler",
-            "as configured by default; `dpm_multistep` has all that can be configured, such as order and eps",
+            "as configured by default; `dpm_multistep` has all its settings, such as order and eps",
         ),
         diffusers("EDMDPMSolverMultistepScheduler", "on `EDM()`"),
         a1111("DPM++ 2M", schedule=NoiseSchedule.KARRAS),
@@ -131,7 +134,8 @@ def dpmpp_2m() -> None:
 
     Parameters
     ----------
-    solver_type : weight of the change between the predictions, as for `dpmpp_2m_sde`
+    solver_type : str
+        Weight of the change between the predictions, as for `dpmpp_2m_sde`.
 
     Notes
     -----
@@ -152,13 +156,15 @@ def dpmpp_2m() -> None:
 def dpmpp_2m_sde_heun() -> None:
     """`dpmpp_2m_sde` with the exact integral of the line through two predictions.
 
-    Second order at ``eta`` = 0, where it is `res_multistep`; one model call per step, one noise per step if ``eta`` >
-    0.
+    Second order at ``eta`` = 0, where it is `res_multistep`. One model call per step, one noise per step if ``eta`` is
+    above 0.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
     solver_type : as for `dpmpp_2m_sde`
 
     Notes
@@ -198,17 +204,20 @@ def dpmpp_3m_sde(
     s_noise: Dial = 1.0,
     curvature: Literal["exact", "published"] = "exact",
 ) -> V:
-    """DPM-Solver++ (3M) on the reverse SDE: exponential integrator of the parabola through the last three predictions.
+    """DPM-Solver++ (3M) on the reverse SDE: an exponential integrator of the parabola through three predictions.
 
-    Second order at ``eta`` = 0, because its first step is of first order, with a small error; one model call per step,
-    one noise per step if ``eta`` > 0.
+    Second order at ``eta`` = 0: the first step is of first order, and its error is small. One model call per step, one
+    noise per step if ``eta`` > 0.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
-    curvature : weight of the second difference of the predictions: "exact", the integral of the parabola; "published",
-        half of it, as in k-diffusion, ComfyUI and the code of DPM-Solver
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    curvature : str
+        Weight of the second difference of the predictions: "exact", the integral of the parabola; "published", half of
+        it, as in k-diffusion, ComfyUI and the code of DPM-Solver.
 
     Notes
     -----
@@ -229,12 +238,13 @@ def dpmpp_3m_sde(
 def dpmpp_3m() -> None:
     """DPM-Solver++ (3M): `dpmpp_3m_sde` at eta 0.
 
-    Second order, because its first step is of first order, with a small error; one model call per step, deterministic.
-    The table of `exp_ab`, but that ``curvature`` can be halved.
+    Second order: the first step is of first order, and its error is small. One model call per step, deterministic. It
+    has the same table as `exp_ab`, except that ``curvature`` can be halved.
 
     Parameters
     ----------
-    curvature : weight of the second difference of the predictions, as for `dpmpp_3m_sde`
+    curvature : str
+        Weight of the second difference of the predictions, as for `dpmpp_3m_sde`.
 
     Notes
     -----

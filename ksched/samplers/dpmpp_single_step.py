@@ -35,7 +35,7 @@ V = TypeVar("V", bound=Vector)
         comfyui("SamplerDPMPP_2S_Ancestral"),
         k_diffusion("eta s_noise noise_sampler"),
         a1111("DPM++ 2S a", schedule=NoiseSchedule.KARRAS),
-        sd_cpp("dpm++2s_a", "the first step from pure noise has one call there"),
+        sd_cpp("dpm++2s_a", "there the first step from pure noise makes one call"),
         sdnext("DPM2++ 2S FlowMatch", f"on `Flow(shift)`; {TREE}"),
     ),
     dialects={
@@ -54,15 +54,18 @@ def dpmpp_2s_ancestral(
 ) -> V:
     """DPM-Solver++ (2S), the exponential midpoint rule, to less noise than the next level has, then fresh noise.
 
-    Second order, in law for every ``eta`` (each step solves the ODE and then adds noise exactly); two model calls per
+    Second order, for every ``eta`` (in law): each step solves the ODE and then adds noise exactly. Two model calls per
     step and one for the step to sigma 0, one noise per step. At ``eta`` = 0 it is DPM-Solver++ (2S).
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui", linear in eta, with
-        the middle of a step from pure noise at sigma 0.9999
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta and puts
+        the middle of a step from pure noise at sigma 0.9999.
 
     Notes
     -----
@@ -117,18 +120,22 @@ def dpmpp_sde(
     r: Node = 0.5,
     noises: Literal["path", "independent"] = "path",
 ) -> V:
-    """DPM-Solver++ (SDE): a two-stage exponential method, each stage with an ancestral step of its own.
+    """DPM-Solver++ (SDE): a two-stage exponential method, with an ancestral step in each stage.
 
     Second order at ``eta`` = 0, where it is DPM-Solver++ (2S); two model calls per step and one for the step to sigma
     0, two noises per step.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
-    r : how far into the step, in log-SNR, the second call is
-    noises : of the half step and of the whole one: "path", parts of one Brownian path; "independent", one for each, as
-        k-diffusion asks for them (its own tree answers with parts of one path)
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r : float
+        How far into the step the second call is, in log-SNR.
+    noises : str
+        Noise of the half step and of the whole step: "path" takes parts of one Brownian path; "independent" draws one
+        for each, as k-diffusion requests them (its own tree returns parts of one path).
 
     Notes
     -----

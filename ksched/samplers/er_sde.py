@@ -32,12 +32,12 @@ __all__ = ["er_sde"]
         comfyui("SamplerER_SDE", 'its solver_type "Reverse-time SDE" is "reverse_time", "ODE" is "ode"'),
         a1111("ER SDE", OF_REFORGE, integral="published"),
         sd_cpp("er_sde", "its eta is s_noise"),
-        sdnext("ER-SDE", "a class of its own; not compared", read=False, max_stage=1),
-        sdnext("ER-SDE FlowMatch", "on `Flow(shift)`; a class of its own; not compared", read=False, max_stage=1),
-        sdnext("ER-SDE 2M", "a class of its own; not compared", read=False, max_stage=2),
-        sdnext("ER-SDE 2M FlowMatch", "on `Flow(shift)`; a class of its own; not compared", read=False, max_stage=2),
-        sdnext("ER-SDE 3M", "a class of its own; not compared"),
-        sdnext("ER-SDE 3M FlowMatch", "on `Flow(shift)`; a class of its own; not compared"),
+        sdnext("ER-SDE", "a separate class; not compared", read=False, max_stage=1),
+        sdnext("ER-SDE FlowMatch", "on `Flow(shift)`; a separate class; not compared", read=False, max_stage=1),
+        sdnext("ER-SDE 2M", "a separate class; not compared", read=False, max_stage=2),
+        sdnext("ER-SDE 2M FlowMatch", "on `Flow(shift)`; a separate class; not compared", read=False, max_stage=2),
+        sdnext("ER-SDE 3M", "a separate class; not compared"),
+        sdnext("ER-SDE 3M FlowMatch", "on `Flow(shift)`; a separate class; not compared"),
     ),
     dialects={
         Dialect.COMFYUI: {**IN_LOG_SNR, "integral": "published"},
@@ -55,25 +55,30 @@ def er_sde(
     s_noise: Dial = 1.0,
     integral: Literal["exact", "published"] = "exact",
 ) -> V:
-    """Extended reverse-time SDE: a multistep method on an SDE whose noise is a function of sigma / alpha.
+    """Extended reverse-time SDE solver: a multistep method for an SDE whose noise is a function of sigma / alpha.
 
-    Second order where ``eta`` = 0, because its first step is of first order; one model call per step, one noise per
-    step if ``eta`` > 0 and ``solver_type`` is not "ode". ``max_stage`` = 1 without noise is `euler`.
+    Second order if ``eta`` = 0, because the first step is of first order. One model call per step, one noise per step
+    if ``eta`` > 0 and ``solver_type`` is not "ode". ``max_stage`` = 1 without noise is `euler`.
 
     Parameters
     ----------
-    max_stage : how many predictions are used, at most
-    solver_type : noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time",
-        ``r ** (1 + eta)``, the reverse SDE; "ode", ``r``, which draws nothing
-    eta : see ``solver_type``
-    s_noise : factor of the noise
-    integral : of 1 / f: "exact", or "published", the sum of 200 terms of the paper's program
+    max_stage : int
+        Largest number of predictions used.
+    solver_type : str
+        Noise function f of r = sigma / alpha: "er_sde", ``r * (exp(r ** 0.3) + 10) ** eta``; "reverse_time", ``r ** (1
+        + eta)``, the reverse SDE; "ode", ``r``, which draws nothing.
+    eta : float or sequence of float
+        See ``solver_type``.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    integral : str
+        Of 1 / f: "exact"; "published" is the sum of 200 terms in the paper's program.
 
     Notes
     -----
     Cui et al. 2023, arXiv:2309.06169, algorithms 1 to 3, in sigma / alpha.
     """
-    past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), the newest last
+    past: list[tuple[float, V]] = []  # (sigma / alpha, prediction), newest last
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:

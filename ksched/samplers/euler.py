@@ -1,4 +1,4 @@
-"""One model call per step, no memory: Euler's method and its stochastic relatives."""
+"""Euler's method and its stochastic relatives: one model call per step and no memory."""
 
 from __future__ import annotations
 
@@ -64,16 +64,21 @@ def euler(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
-    churn_after : add the noise after the model call and go on with the eps found before, as diffusers does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
+    churn_after : bool
+        Add the noise after the model call and continue with the eps from before it, as diffusers does.
 
     Notes
     -----
-    Karras et al. 2022, arXiv:2206.00364, algorithm 2 without its second-order part. Churn is done in sigma / alpha, so
-    that it is right for flow processes as well, where k-diffusion's formula is not.
+    Karras et al. 2022, arXiv:2206.00364, algorithm 2 without its second-order part. Churn is applied in sigma / alpha,
+    so it is correct for flow processes too; k-diffusion's formula is not.
     """
     for s, t, s_churn, s_noise in grid.steps_with(s_churn, s_noise):
         if churn_after and s_churn > 0 and s.alpha > 0:
@@ -119,15 +124,18 @@ def euler_ancestral(
     s_noise: Dial = 1.0,
     split: AncestralRule = "variance",
 ) -> V:
-    """Euler's method to less noise than the next level has, then fresh noise up to it.
+    """Euler's method to less noise than the next level has, then fresh noise up to that level.
 
     First order, one model call and one noise per step. ``eta`` = 0 is `euler`.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew; 1 is DDPM
-    s_noise : factor of the noise
-    split : how eta divides the noise on flow processes: "variance", as everywhere else; "comfyui", linear in eta
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh; 1 is DDPM.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    split : str
+        How eta divides the noise on flow processes: "variance", as everywhere else; "comfyui" is linear in eta.
 
     Notes
     -----
@@ -153,10 +161,8 @@ def euler_ancestral(
         ),
         diffusers("DDIMParallelScheduler", "as DDIMScheduler"),
         diffusers("CogVideoXDDIMScheduler", "on `VP(snr_shift=3.0)`"),
-        diffusers("DDIMInverseScheduler", "upwards, from data to noise: `Sampler.invert` does better", read=False),
-        a1111(
-            "DDIM", "on levels of its own; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM
-        ),
+        diffusers("DDIMInverseScheduler", "runs upwards, from data to noise: `Sampler.invert` does better", read=False),
+        a1111("DDIM", "on its own levels; its eta is an option of the same name", schedule=NoiseSchedule.DDIM_UNIFORM),
         sd_cpp("ddim_trailing", "its `euler_ancestral` without noise, on simple levels", read=False),
         res4lyf("ddim"),
         sdnext("DDIM"),
@@ -165,14 +171,16 @@ def euler_ancestral(
     ),
 )
 def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noise: Dial = 1.0) -> V:
-    """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. The table of `euler_ancestral` with the same eta.
+    """DDIM: deterministic at ``eta`` = 0, DDPM's posterior at 1. It has the table of `euler_ancestral` at the same eta.
 
     First order, one model call per step, one noise per step if ``eta`` > 0.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
@@ -189,11 +197,11 @@ def ddim_eta(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 0.0, s_noi
     weak_order=1,
     spellings="k_ddpm",
     peers=(
-        comfyui(note="leaves out a flow model's noise scale, which ours has"),
+        comfyui(note="leaves out a flow model's noise scale, which ours includes"),
         diffusers("DDPMScheduler", "with its default variance_type; clips the prediction by default"),
         diffusers("DDPMParallelScheduler", "as DDPMScheduler"),
         diffusers("DDPMWuerstchenScheduler", "on `Cascade()`"),
-        diffusers("UnCLIPScheduler", "on `VP.cosine()`; the model predicts the variance as well there"),
+        diffusers("UnCLIPScheduler", "on `VP.cosine()`; there the model predicts the variance too"),
         a1111("DDPM", OF_FORGE),
         sdnext("DDPM"),
         sdnext("DDPM Parallel", "as DDPM"),
@@ -207,16 +215,18 @@ def ddpm(
     s_noise: Dial = 1.0,
     variance: Annotated[Literal["posterior", "beta", "beta_to_end"], PeerValue("beta", "beta_to_end")] = "posterior",
 ) -> V:
-    """Ancestral sampling of DDPM with the posterior variance. The table of `euler_ancestral` at eta 1.
+    """Ancestral sampling of DDPM with the posterior variance. It has the table of `euler_ancestral` at eta 1.
 
     First order, one model call and one noise per step.
 
     Parameters
     ----------
-    s_noise : factor of the noise
-    variance : of the noise: "posterior", the smaller one of the paper, right for data of one point; "beta", the larger
-        one, right for normal data of variance 1, with which states of other data have too much noise; "beta_to_end",
-        the larger one in the step to sigma 0 too, as in diffusers unless the last timestep is 0
+    s_noise : float or sequence of float
+        Factor on the noise.
+    variance : str
+        Variance of the noise: "posterior" is the paper's smaller one, correct for data of a single point; "beta" is the
+        larger one, correct for normal data of variance 1 (other data then has states with too much noise);
+        "beta_to_end" is the larger one in the step to sigma 0 too, as in diffusers unless the last timestep is 0.
 
     Notes
     -----
@@ -226,7 +236,7 @@ def ddpm(
         return euler_ancestral(run, grid, x, eta=1.0, s_noise=s_noise)
     for s, t, s_noise in grid.steps_with(s_noise):
         down, _ = ancestral(grid, s, t, 1.0)
-        size = math.hypot(t.alpha, t.sigma)  # of a state that is scaled to variance 1
+        size = math.hypot(t.alpha, t.sigma)  # of a state scaled to variance 1
         kept = s.alpha * size / (math.hypot(s.alpha, s.sigma) * t.alpha)
         beta = (1 - kept) * (1 + kept) if t.sigma > 0 or variance == "beta_to_end" else 0.0
         x = renoise(run, s, t, ddim(s, down, x, run.denoise(x, s)), s_noise * size * math.sqrt(beta))
@@ -234,13 +244,15 @@ def ddpm(
 
 
 def boundary_scaling(s: Level, timestep: float, boundary: float, sigma_data: float = 0.5) -> tuple[float, float]:
-    """What a consistency function makes of a state and of the prediction there: (factor of the state, of the other).
+    """Factors by which a consistency function multiplies a state and the prediction there, in this order.
 
     Parameters
     ----------
-    s : level of the state
-    timestep : of that level
-    boundary, sigma_data : see `lcm`
+    s : Level
+        Noise level of the state.
+    timestep : float
+        Timestep of that level.
+    boundary, sigma_data : as for `lcm`
     """
     time = boundary * timestep
     skip, out = sigma_data**2 / (time**2 + sigma_data**2), time / math.hypot(time, sigma_data)
@@ -287,31 +299,35 @@ def lcm(
     boundary: Annotated[NonNegative, PeerValue(10.0)] = 0.0,
     sigma_data: NonNegative = 0.5,
 ) -> V:
-    """Multistep consistency sampling: the prediction, noised up to the next level with all new noise.
+    """Multistep consistency sampling: the prediction, noised up to the next level with fresh noise only.
 
-    For distilled models, whose prediction is the end of the ODE itself; one model call and one noise per step. With any
-    other model the variance collapses, so no order is declared for it.
+    For distilled models, which predict the end point of the ODE. One model call and one noise per step. With any other
+    model the variance collapses, so no order is declared.
 
     Parameters
     ----------
-    s_noise : factor of the noise
-    s_noise_end : its factor in the last step, linear in the number of the step; None is ``s_noise``, throughout
-    noise_clip_std : set what is beyond so many standard deviations of the noise to that (HiDream-O1: 2.5); 0 leaves all
-        as drawn
-    boundary : the consistency function's own boundary scaling, of timesteps times this number (diffusers: 10); 0 where
-        the model has it inside
-    sigma_data : of the boundary scaling
+    s_noise : float or sequence of float
+        Factor on the noise.
+    s_noise_end : float or None
+        Factor on the noise in the last step, reached linearly over the steps; None keeps ``s_noise``.
+    noise_clip_std : float
+        Clip the noise at this many of its standard deviations (HiDream-O1: 2.5); 0 does not clip.
+    boundary : float
+        Apply the consistency function's boundary scaling, with timesteps multiplied by this number (diffusers: 10); 0
+        if the model applies the scaling itself.
+    sigma_data : float
+        Data std of the boundary scaling.
 
     Notes
     -----
-    Song et al. 2023, arXiv:2303.01469, algorithm 1; Luo et al. 2023, arXiv:2310.04378. Its noise is that of the process
-    (ComfyUI's ``noise_scaling``), so it holds on flow. The last step is that to the last level, where no noise is added
-    if that is 0. Noise that a run makes has std 1, whatever its numbers; of noise of your own, and in ComfyUI, what
-    counts is the std of the tensor drawn. With boundary scaling the prediction becomes
-    ``c_out * D + c_skip * x``, x being the variance-preserving state.
+    Song et al. 2023, arXiv:2303.01469, algorithm 1; Luo et al. 2023, arXiv:2310.04378. The noise is scaled for the
+    process (ComfyUI's ``noise_scaling``), so the sampler is correct on flow too. The last step goes to the last level;
+    no noise is added if that is 0. Noise that a run draws counts as std 1, whatever its values; for noise of your own,
+    and in ComfyUI, the std of the drawn tensor counts. With boundary scaling, the prediction becomes
+    ``c_out * D + c_skip * x``, where x is the variance-preserving state.
     """
     if s_noise_end is not None:
-        one_number("lcm: s_noise", s_noise, "s_noise_end says how it changes")
+        one_number("lcm: s_noise", s_noise, "s_noise_end sets how it changes")
     last, limit = max(len(grid) - 1, 1), noise_clip_std if noise_clip_std > 0 else math.inf
     for i, (s, t, s_noise) in enumerate(grid.steps_with(s_noise)):
         denoised = run.denoise(x, s)
@@ -344,16 +360,19 @@ def tcd(
     s_noise: Dial = 1.0,
     whole_timesteps: bool = False,
 ) -> V:
-    """Trajectory consistency sampling: a step to a lower level of the table, then noise up to the next one.
+    """Trajectory consistency sampling: a step to a lower level of the table, then noise up to the next level.
 
-    First order, one model call and one noise per step. ``eta`` = 0 is `euler`; 1 is `lcm` but for the lowest level of
-    the training table, below which no step goes.
+    First order, one model call and one noise per step. ``eta`` = 0 is `euler`. 1 is `lcm`, except that no step goes
+    below the lowest level of the training table.
 
     Parameters
     ----------
-    eta : how far below the next level a step goes, as a share of that level's place in the table (the paper's gamma)
-    s_noise : factor of the noise
-    whole_timesteps : round that place down to a whole one, as in the program of the paper and in diffusers
+    eta : float or sequence of float
+        How far below the next level a step goes, as a share of that level's position in the table (the paper's gamma).
+    s_noise : float or sequence of float
+        Factor on the noise.
+    whole_timesteps : bool
+        Round that position down to a whole number, as the paper's program and diffusers do.
 
     Notes
     -----
@@ -365,13 +384,13 @@ def tcd(
         if t.sigma == 0:
             return denoised
         place = max(process.position(t.label), 0.0)
-        # rounded before it is cut, before and after the product: a whole place must not fall below itself
+        # round before flooring, both before and after the product: a whole position must not fall to the one below
         share = 1 - eta
         place = float(math.floor(round(share * round(place), 6))) if whole_timesteps else share * place
         low = process.level(process.sigma_at_position(place))
         if eta == 0 or low.lam <= t.lam:
             low = t
-        # noise is added to the lower state brought to the next level's alpha
+        # the lower state is scaled to the next level's alpha, then noise is added
         down = t._replace(sigma=t.alpha / low.alpha * low.sigma)
         x = renoise(run, s, t, ddim(s, down, x, denoised), s_noise * math.sqrt(max(t.sigma**2 - down.sigma**2, 0.0)))
     return x

@@ -31,7 +31,7 @@ Start = Literal["adams", "runge_kutta"]
 End = Literal["denoised", "integral"]
 
 
-#: by order: inner levels and weights of single steps that begin a multistep method
+#: by order: inner levels and weights of the single steps that start a multistep method
 _STARTS: dict[int, tuple[list[float], Rows]] = {2: ([0.5], linear), 3: ([0.5, 1.0], res_3s_rows)}
 
 
@@ -50,35 +50,40 @@ def exp_pc(
     start: Start = "adams",
     end: End = "denoised",
 ) -> V:
-    """Exponential Adams predictor and corrector in half log-SNR, at their full orders to the end.
+    """Exponential Adams predictor and corrector in half log-SNR, at full order to the end of the run.
 
     The order is the smaller of ``predictor_order`` + 1 and ``corrector_order``, but at most 3 with ``start`` "adams":
-    third order by default, fourth with "runge_kutta". One model call per step: a state is corrected with the call that
-    the next step makes anyway, and not called on again. Deterministic. ``corrector_order`` = 0 is `exp_ab`,
-    ``predictor_order`` = 1 as well `euler`; the default is `sa_solver` without noise where that lowers no order.
+    third order by default, fourth with "runge_kutta". One model call per step: each state is corrected with the call
+    that the next step makes anyway, and the corrected state is not evaluated again. Deterministic. ``corrector_order``
+    = 0 is `exp_ab`, with ``predictor_order`` = 1 as well `euler`; the default is `sa_solver` without noise, where that
+    does not lower the order.
 
     Parameters
     ----------
-    predictor_order : how many predictions the predictor uses, at most
-    corrector_order : how many the corrector uses, that of the level it corrects among them; 0 is no corrector
-    start : the steps before there is a memory: "adams", those of lower order; "runge_kutta", single steps of one order
-        less than the whole, which cost model calls: one more for order 3 without a corrector, two for order 4 with one,
-        and four for order 4 without
-    end : the step to sigma 0: "denoised", the prediction; "integral", the corrected state and the line through the last
-        two eps, which is more exact from a low level and amplifies the errors of a network
+    predictor_order : int
+        Largest number of predictions that the predictor uses.
+    corrector_order : int
+        Largest number that the corrector uses, including the one at the level it corrects; 0 turns it off.
+    start : str
+        How the run starts without a memory: "adams" takes steps of lower order; "runge_kutta" takes single steps of one
+        order less than the whole, which cost extra model calls: one for order 3 without a corrector, two for order 4
+        with one, and four for order 4 without.
+    end : str
+        The step to sigma 0: "denoised" returns the prediction; "integral" combines the corrected state with the line
+        through the last two eps, which is more exact from a low level but amplifies a network's errors.
 
     Notes
     -----
-    In y = x / sigma the ODE is dy / dlam = exp(lam) * D, exactly; D is the polynomial through its values at the
-    levels the run has, wherever they are, and the integral is exact: exponential Adams methods, Hochbruck & Ostermann
-    2011, https://doi.org/10.1007/s10543-011-0332-6, in the mode predict, evaluate, correct of Adams-Moulton methods
-    (Hairer, Norsett & Wanner 1993, III.1 and III.8). From pure noise the first step is in alpha / sigma and its
-    prediction is not remembered, as nothing is known of levels infinitely far away.
+    In y = x / sigma the ODE is exactly dy / dlam = exp(lam) * D. D is replaced by the polynomial through its values at
+    the run's levels, however they are spaced, and the integral is exact: exponential Adams methods, Hochbruck &
+    Ostermann 2011, https://doi.org/10.1007/s10543-011-0332-6, in the predict-evaluate-correct mode of Adams-Moulton
+    methods (Hairer, Norsett & Wanner 1993, III.1 and III.8). From pure noise, the first step is taken in alpha / sigma
+    and its prediction is not remembered, because the polynomial cannot use a level that is infinitely far away.
     """
     order = min(predictor_order + 1, corrector_order) if corrector_order else predictor_order
-    past: list[tuple[float, V]] = []  # (lam, prediction), the newest last
+    past: list[tuple[float, V]] = []  # (lam, prediction), newest last
     eps: list[tuple[Level, V]] = []  # of the last two levels
-    before: tuple[Level, Level, V] | None = None  # of the last step, if it was an Adams predictor
+    before: tuple[Level, Level, V] | None = None  # the last step, if it was an Adams predictor
     for s, t in grid.steps():
         denoised = run.denoise(x, s)
         if t.sigma == 0 and (end == "denoised" or s.alpha == 0):
@@ -100,7 +105,7 @@ def exp_pc(
 
 
 def _into_zero(s: Level, t: Level, x: V, past: Sequence[tuple[Level, V]]) -> V:
-    """The state at sigma 0: x / alpha less the integral over sigma / alpha, from 0, of the line through eps."""
+    """The state at sigma 0: x / alpha minus the integral over sigma / alpha, from 0, of the line through eps."""
     (_, own), *others = reversed([(level, eps) for level, eps in past if level.alpha > 0])
     nodes = [0.0, *(1 - level.sigma * s.alpha / (level.alpha * s.sigma) for level, _ in others)]
     weights = lagrange_weights(nodes, [1.0, 0.5][: len(nodes)])
@@ -137,13 +142,14 @@ def exp_ab(
 ) -> V:
     """Exponential Adams-Bashforth method in half log-SNR: `exp_pc` without a corrector.
 
-    Second order with ``start`` "adams", because its first step is of first order, with a small error; of any ``order``
-    with "runge_kutta". One model call per step, deterministic. ``order`` = 1 is `euler`, 2 `res_multistep`; 3 is
-    DPM-Solver++ (3M) with its second difference counted whole, `dpmpp_3m_sde` without noise.
+    Second order with ``start`` "adams": the first step is of first order, and its error is small. With "runge_kutta" it
+    has the full ``order``. One model call per step, deterministic. ``order`` = 1 is `euler`, 2 is `res_multistep`; 3 is
+    DPM-Solver++ (3M) with its second difference in full, which is `dpmpp_3m_sde` without noise.
 
     Parameters
     ----------
-    order : how many predictions are used, at most
+    order : int
+        Largest number of predictions used.
     start : as for `exp_pc`: "runge_kutta" costs one more model call for order 3, and four for order 4
     end : as for `exp_pc`
 

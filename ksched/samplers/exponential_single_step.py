@@ -1,4 +1,4 @@
-"""Several model calls per step, no memory: single-step exponential methods in log-SNR."""
+"""Single-step exponential methods in log-SNR: several model calls per step and no memory."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ __all__ = [
 V = TypeVar("V", bound=Vector)
 
 
-Node = Annotated[float, Between(0.01, 1.0)]  # share of a step at which a stage lies
+Node = Annotated[float, Between(0.01, 1.0)]  # position of a stage, as a share of the step
 
 
 InnerNode = Annotated[float, Between(0.01, 0.99)]
 
 
-# --------------------------------------------------------------- the methods as rows of weights, each summing to 1
+# --------------------------------------------------------------- the methods as rows of weights; each row sums to 1
 def _ramp(z: float) -> float:
-    """Weight of a change of the prediction that grows linearly over a step of length z: 1/2 where z is small."""
+    """Weight of a change of the prediction that grows linearly over a step of length z; 1/2 for small z."""
     return phi(2, -z) / phi(1, -z)
 
 
 def halves(shares: list[float], z: float) -> list[list[float]]:
-    """DPM-Solver-2 and SEEDS-2: the second prediction counts 1 / (2 r)."""
+    """DPM-Solver-2 and SEEDS-2: the second prediction has the weight 1 / (2 r)."""
     r = shares[0]
     return [[1.0], [1 - 1 / (2 * r), 1 / (2 * r)]]
 
@@ -60,7 +60,7 @@ def linear(shares: list[float], z: float) -> list[list[float]]:
 
 
 def thirds(shares: list[float], z: float) -> list[list[float]]:
-    """DPM-Solver-3 and SEEDS-3: the last stage decides."""
+    """DPM-Solver-3 and SEEDS-3: only the last stage counts."""
     r1, r2, _ = shares
     second, third = r2 / r1 * _ramp(r2 * z), _ramp(z) / r2
     return [[1.0], [1 - second, second], [1 - third, 0.0, third]]
@@ -93,7 +93,7 @@ def single_step(
     eta: Dial = 0.0,
     s_noise: Dial = 1.0,
 ) -> V:
-    """A method with inner levels at given shares of each step, and one model call in the step to sigma 0."""
+    """A method with inner levels at given shares of each step; the step to sigma 0 makes one model call."""
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         if t.sigma == 0:
             return run.denoise(x, s)
@@ -127,18 +127,22 @@ def seeds_2(
     r: Node = 0.5,
     solver_type: Literal["phi_1", "phi_2"] = "phi_1",
 ) -> V:
-    """SEEDS-2: a two-stage exponential method on the reverse SDE, with the noise that the stages share.
+    """SEEDS-2: a two-stage exponential method on the reverse SDE; its stages share their noise.
 
     Second order at ``eta`` = 0, where it is DPM-Solver++ (2S); two model calls per step and one for the step to sigma
     0, two noises per step.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
-    r : how far into the step, in log-SNR, the second call is
-    solver_type : weights of the two predictions: "phi_1", 1 / (2 r) for the second; "phi_2", the exact integral of the
-        line through them
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r : float
+        How far into the step the second call is, in log-SNR.
+    solver_type : str
+        Weights of the two predictions: "phi_1" gives the second 1 / (2 r); "phi_2" is the exact integral of the line
+        through them.
 
     Notes
     -----
@@ -160,7 +164,7 @@ def seeds_2(
     ),
 )
 def exp_heun_2_x0() -> None:
-    """Heun's method as an exponential integrator of the prediction: `seeds_2` without noise, with the stage at the end.
+    """Heun's method as an exponential integrator of the prediction: `seeds_2` without noise and with r = 1.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic.
 
@@ -178,14 +182,16 @@ def exp_heun_2_x0() -> None:
     peers=(comfyui(),),
 )
 def exp_heun_2_x0_sde() -> None:
-    """`exp_heun_2_x0` on the reverse SDE: `seeds_2` with the stage at the end.
+    """`exp_heun_2_x0` on the reverse SDE: `seeds_2` with r = 1.
 
     Second order at ``eta`` = 0; two model calls per step and one for the step to sigma 0, one noise per step.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
@@ -217,16 +223,19 @@ def seeds_3(
     r_1: InnerNode = 1 / 3,
     r_2: InnerNode = 2 / 3,
 ) -> V:
-    """SEEDS-3: a three-stage exponential method on the reverse SDE, with the noise that the stages share.
+    """SEEDS-3: a three-stage exponential method on the reverse SDE; its stages share their noise.
 
     Third order at ``eta`` = 0, where it is DPM-Solver-3 in data prediction; three model calls per step and one for the
     step to sigma 0, three noises per step.
 
     Parameters
     ----------
-    eta : of the reverse SDE; 0 is the ODE
-    s_noise : factor of the noise
-    r_1, r_2 : how far into the step, in log-SNR, the second and third calls are; third order needs r_2 = 2/3
+    eta : float or sequence of float
+        Noise of the reverse SDE; 0 is the ODE.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    r_1, r_2 : float
+        How far into the step the second and third calls are, in log-SNR; third order needs r_2 = 2/3.
 
     Notes
     -----
@@ -260,7 +269,8 @@ def res_2s(run: SamplerContext[V], grid: Grid, x: V, *, c2: Node = 0.5) -> V:
 
     Parameters
     ----------
-    c2 : how far into the step, in log-SNR, the second call is
+    c2 : float
+        How far into the step the second call is, in log-SNR.
 
     Notes
     -----
@@ -292,7 +302,8 @@ def res_3s(
 
     Parameters
     ----------
-    c2, c3 : how far into the step, in log-SNR, the second and third calls are
+    c2, c3 : float
+        How far into the step the second and third calls are, in log-SNR.
 
     Notes
     -----

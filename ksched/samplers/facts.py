@@ -1,4 +1,4 @@
-"""The facts of a sampler and its options in words."""
+"""The facts of a sampler and its options, in words."""
 
 from __future__ import annotations
 
@@ -14,55 +14,61 @@ __all__ = ["allowed", "option_texts", "sampler_facts"]
 
 # ------------------------------------------------------------------------------------------- declared facts, in words
 def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
-    """What is declared of a sampler, as sentences without a full stop."""
+    """The declared facts of a sampler, as phrases without a full stop."""
     order = str(spec.order) if spec.order else "0: it does not converge to the ODE"
-    facts = {"order": order if spec.weak_order is None else f"{order}; of the law with noise {spec.weak_order}"}
+    facts = {"order": order if spec.weak_order is None else f"{order}; weak order with noise {spec.weak_order}"}
     if spec.adaptive:
-        calls = f"{spec.calls} per try; as many tries as its estimate of the error asks for"
+        calls = f"{spec.calls} per try; the error estimate decides the number of tries"
     elif spec.calls is None:
-        calls = "as many as its levels ask for"
+        calls = "depends on the noise levels"
     elif callable(spec.calls):
-        calls = f"not the same in every step: {spec.nfe(10)} for 10 steps to sigma 0"
+        calls = f"varies by step: {spec.nfe(10)} for 10 steps to sigma 0"
     else:
         calls = f"{spec.calls} per step"
         calls += f", {spec.calls_to_zero} for the step to sigma 0" if spec.calls != spec.calls_to_zero else ""
     noise = "none with its default options" if "s_noise" in spec.own_options else "none"
     if spec.draws is None:
-        noise = "depends on the levels"
+        noise = "depends on the noise levels"
     elif spec.draws:
         noise = f"{spec.draws} per step that does not end at sigma 0"
     facts |= {"model calls": calls, "noise": noise}
     if not spec.keeps_variance:
-        facts["variance"] = "of a state is not that of its level"
+        facts["variance"] = "states do not have the variance of their levels"
     if spec.flow_only:
-        facts["runs on"] = "flow processes alone"
+        facts["runs on"] = "flow processes only"
     if spec.uncond:
-        facts["needs"] = "the unconditional prediction as well"
+        facts["needs"] = "the unconditional prediction too"
     if spec.adaptive:
-        facts["plan"] = "none: it chooses its steps by what the model answers"
+        facts["plan"] = "none: the sampler chooses its steps from the model's answers"
     return facts
 
 
+#: a type in a docstring, such as "float or sequence of float"; the description then stands below it
+_TYPE = re.compile(r"[\w.]+((, | or |, or | of )[\w.]+)*")
+
+
 def option_texts(function: Callable[..., Any]) -> dict[str, str]:
-    """What every parameter of a function does, from the "Parameters" of its docstring, each on one line."""
+    """Description of each parameter of a function, on one line, from the "Parameters" of its docstring."""
     lines = (function.__doc__ or "").splitlines()
     start = next((k + 2 for k, line in enumerate(lines) if line.strip() == "Parameters"), len(lines))
-    found: dict[str, str] = {}
-    names: list[str] = []
+    entries: list[tuple[list[str], list[str]]] = []
     for line in lines[start:]:
         begins = re.match(r" {4}([\w, ]+) : (.+)", line)
         if begins:
-            names = begins[1].split(", ")
-            found |= dict.fromkeys(names, begins[2])
-        elif names and line.startswith(" " * 8):
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+            entries.append((begins[1].split(", "), [begins[2]]))
+        elif entries and line.startswith(" " * 8):
+            entries[-1][1].append(line.strip())
         else:
             break
-    return {name: re.sub(r"`+", "", text) for name, text in found.items()}
+    texts: dict[str, str] = {}
+    for names, (first, *below) in entries:
+        described = below if below and _TYPE.fullmatch(first) else [first, *below]
+        texts |= dict.fromkeys(names, re.sub(r"`+", "", " ".join(described)).removesuffix("."))
+    return texts
 
 
 def allowed(option: Option, quote: str = "") -> str:
-    """The values that an option takes, each between quotes of your choice: "'bh1', 'bh2'", "number from 0 to 1"."""
+    """The values that an option takes, quoted with ``quote``: "'bh1', 'bh2'", "number from 0 to 1"."""
     if get_origin(option.kind) is Literal:
         return ", ".join(f"{quote}{value!r}{quote}" for value in get_args(option.kind)).replace("'", '"')
     if option.kind is bool:

@@ -1,4 +1,4 @@
-"""The midpoint rule at one model call per step."""
+"""FireFlow: the midpoint rule at one model call per step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _calls(steps: int, to_zero: bool) -> int:
     dialects=AS_THEY_ARE,
 )
 def fireflow(run: SamplerContext[V], grid: Grid, x: V) -> V:
-    """The midpoint rule whose first stage is the slope in the middle of the step before: one model call per step.
+    """The midpoint rule, with the slope in the middle of the previous step as its first stage.
 
-    Second order, one model call per step and one more in the first; deterministic.
+    Second order. One model call per step and one more in the first; deterministic.
 
     Notes
     -----
-    Deng et al. 2024, arXiv:2412.07517, algorithm 1. In flow's own time, or in sigma on other processes. The step to
-    sigma 0 is as the others, with a call in its middle.
+    Deng et al. 2024, arXiv:2412.07517, algorithm 1, in flow's own time, or in sigma on other processes. The step to
+    sigma 0 is like the others, with a call in its middle.
     """
     straight = StraightLine(grid)
     slope: V | None = None
@@ -43,7 +43,7 @@ def fireflow(run: SamplerContext[V], grid: Grid, x: V) -> V:
         if slope is None:
             slope = straight.slope(s, x, run.denoise(x, s))
         else:
-            x = run.keep(x)  # which is never called on, so that rows would grow
+            x = run.keep(x)  # the model never evaluates this state, so without keep its rows would grow
         middle = straight.level((straight.time(s) + straight.time(t)) / 2)
         state = run.keep(straight.move(s, middle, x, slope))
         slope = run.keep(straight.slope(middle, state, run.denoise(state, middle)))

@@ -1,4 +1,4 @@
-"""A plan as a sampler: on its own levels, in the coordinates of any process that has them."""
+"""A plan as a sampler: it runs on the plan's own levels, on any process that has them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ksched.schedules.grid import Grid
 __all__ = ["own_levels", "placed", "replay"]
 
 
-_CLOSE = 1e-5  # levels may have been through float32
+_CLOSE = 1e-5  # levels may have been rounded to float32
 
 
 def placed(plan: Plan, process: Process) -> Plan:
-    """A plan in the coordinates of a process: the same run, of states that are scaled otherwise.
+    """A plan in the coordinates of a process: the same run, with states scaled for that process.
 
     Raises
     ------
-    ValueError : the process does not start where the plan does
+    ValueError
+        The process does not start where the plan does.
     """
     if plan.noise_scale != process.noise_scale:
         return placed(_rescaled(plan, process.noise_scale), process)
@@ -36,8 +37,8 @@ def placed(plan: Plan, process: Process) -> Plan:
         return plan
     if not (math.isclose(start.lam, plan.start.lam, rel_tol=0, abs_tol=_CLOSE) or start.lam == plan.start.lam):
         raise ValueError(
-            f"the plan starts at noise to signal {_ratio(plan.start):.6g}, and {process!r} at {_ratio(start):.6g}. "
-            "Make a plan for this process"
+            f"the plan starts at a noise-to-signal ratio of {_ratio(plan.start):.6g}, but {process!r} starts at "
+            f"{_ratio(start):.6g}. Make a plan for this process"
         )
     moved = {level: _there(plan, process, level) for level in levels}
     scales = _scales(plan, moved)
@@ -60,7 +61,7 @@ def placed(plan: Plan, process: Process) -> Plan:
             if same_words:
                 return sigma
             raise ValueError(
-                f"the plan has a noise at sigma {sigma:g}, where it calls no model: it fits only its own process"
+                f"the plan draws noise at sigma {sigma:g}, where it calls no model, so it runs only on its own process"
             )
         return labels[sigma]
 
@@ -72,10 +73,10 @@ def placed(plan: Plan, process: Process) -> Plan:
 
 
 def _scales(plan: Plan, moved: Mapping[Level, Level]) -> list[float]:
-    """What the state of every row is multiplied by where its level becomes another one.
+    """Factor by which the state of each row is multiplied when its level changes.
 
-    The level is the one that the model is told, since its answer must be the same.
-    A state that is no call's is formed for a step; what it is scaled by cancels, so it keeps that of the call before.
+    The level is the one that the model is given, because the model's answer must stay the same. A state at which the
+    model is not called is an intermediate of a step; its scale cancels, so it keeps the scale of the call before.
     """
     scales: list[float] = []
     for k, row in enumerate(plan.rows):
@@ -85,7 +86,7 @@ def _scales(plan: Plan, moved: Mapping[Level, Level]) -> list[float]:
 
 
 def _rescaled(plan: Plan, noise_scale: float) -> Plan:
-    """The plan for states of another noise scale: its noises are multiplied."""
+    """The plan for states with another noise scale: its noise terms are multiplied."""
     factor = noise_scale / plan.noise_scale
     rows = tuple(
         row._replace(terms=tuple((r, value * factor if r.kind == "xi" else value) for r, value in row.terms))
@@ -107,7 +108,7 @@ def _scale(level: Level) -> float:
 
 
 def _there(plan: Plan, process: Process, level: Level) -> Level:
-    """The level of the process with the signal-to-noise ratio of one of a plan."""
+    """The process's level with the signal-to-noise ratio of a plan's level."""
     if level == plan.start:
         return process.level(process.sigma_max)
     same = process.level(level.label)
@@ -116,7 +117,7 @@ def _there(plan: Plan, process: Process, level: Level) -> Level:
     try:
         return process.level_at(level.lam)
     except OverflowError:
-        raise ValueError(f"{process!r} has no level with half log-SNR {level.lam:g}, where the plan has one") from None
+        raise ValueError(f"the plan needs a level at half log-SNR {level.lam:g}; {process!r} has none there") from None
 
 
 def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
@@ -124,12 +125,15 @@ def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
 
     Parameters
     ----------
-    steps : as many as the plan has steps, or model calls
-    process : what the model was trained on
+    steps : int
+        The plan's number of steps, or its number of model calls.
+    process : Process
+        The noise process that the model was trained on.
 
     Raises
     ------
-    ValueError : another number, or a process that does not start where the plan does
+    ValueError
+        Another number of steps, or a process that does not start where the plan does.
     """
     if steps not in (plan.steps, plan.nfe):
         raise ValueError(f"the plan has {plan.steps} steps and {plan.nfe} model calls; got steps={steps}")
@@ -137,10 +141,10 @@ def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
 
 
 def replay(plan: Plan) -> SamplerFunction:
-    """The sampler function that a plan is on its own levels.
+    """A plan as a sampler function on its own levels.
 
-    On the last few of them, as an image to be changed starts from, it is the method of `ksched.samplers.auto.general`;
-    so it is on the last few of those that it tells the model. On any others there is none.
+    On the last few of its levels, as in image-to-image, it runs the method of `ksched.samplers.auto.general`; the same
+    holds for the last few of the levels that it gives the model. It refuses any other levels.
     """
 
     def replayed(run: Any, grid: Grid, x: Any) -> Any:
@@ -150,7 +154,9 @@ def replay(plan: Plan) -> SamplerFunction:
         if not same_levels(sigmas, here.sigmas):
             told = [*here.call_sigmas.tolist(), here.end.label]
             if not any(same_levels(sigmas, own[max(len(own) - len(sigmas), 0) :]) for own in (here.sigmas, told)):
-                raise ValueError(f"a plan runs on its own {plan.steps + 1} levels, or the last of them; got {sigmas}")
+                raise ValueError(
+                    f"a plan must run on its own {plan.steps + 1} levels, or the last of them; got {sigmas}"
+                )
             return general(run, grid, x)
         return _rows(here, run, grid, x)
 
@@ -167,7 +173,7 @@ def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
                 draw = plan.draws[number]
                 ends = grid.process.level(draw.sigma_from), grid.process.level(draw.sigma_to)
                 noises[number] = run.noise(*ends, draw.stream)
-            unit = _unit(value, plan.noise_scale) if kind == "xi" else value  # noise comes in the scale of the process
+            unit = _unit(value, plan.noise_scale) if kind == "xi" else value  # noise arrives in the process's scale
             state = state + unit * (noises if kind == "xi" else registers[kind])[number]
         if row.level is not None and row.both:
             denoised, uncond = run.denoise_both(state, row.at, row.level)
@@ -181,7 +187,7 @@ def _rows(plan: Plan, run: Any, grid: Grid, x: Any) -> Any:
 
 
 def _unit(value: float, scale: float) -> float:
-    """The number that ``scale`` multiplies to ``value``, to the bit where there is one."""
+    """The number that ``scale`` multiplies to ``value``, exact to the last bit if one exists."""
     near = value / scale
     return next(
         (u for u in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)) if u * scale == value), near

@@ -1,4 +1,4 @@
-"""One model call per step, and the weights of all predictions so far as numbers: what every linear method is."""
+"""Linear multistep methods by their weights: one model call per step, and a mean of all predictions so far."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ __all__ = ["Table", "ratio", "same_levels", "sigmas_of", "weighted"]
 V = TypeVar("V", bound=Vector)
 
 
-#: Noise to signal that a start without signal counts as when levels are laid out by its logarithm.
+#: noise-to-signal ratio that stands for a start without signal where levels are laid out by its logarithm
 _INFINITE = 100.0
 
 
 def weighted(run: SamplerContext[V], grid: Grid, x: V, *, weights: Sequence[Sequence[float]]) -> V:
-    """DDIM steps with a weighted mean of all predictions so far in place of the last one.
+    """DDIM steps that use a weighted mean of all predictions so far instead of the last one.
 
-    One model call per step, deterministic. Exact for a constant prediction, whatever the weights and the process. Every
-    linear method of one call per step is this with some weights: all 0 is `euler`; those of `dpmpp_2m`, `lms`, `deis`
-    or `exp_pc` follow from the levels.
+    One model call per step, deterministic. Exact for a constant prediction, with any weights and on any process. Every
+    linear method with one call per step has this form: all weights 0 is `euler`; the weights of `dpmpp_2m`, `lms`,
+    `deis` or `exp_pc` follow from the levels.
 
     Parameters
     ----------
-    weights : a row for every step, with a weight for every prediction before that of the step, which has the rest of 1
+    weights : sequence of sequence of float
+        One row per step, with one weight per earlier prediction; the step's own prediction gets 1 minus their sum.
     """
     known: list[V] = []
     for row, (s, t) in zip(weights, grid.steps(), strict=True):
@@ -48,34 +49,37 @@ def weighted(run: SamplerContext[V], grid: Grid, x: V, *, weights: Sequence[Sequ
 
 
 def ratio(level: Level) -> float:
-    """Noise to signal of a level, in units of the process's noise scale; infinite for pure noise."""
+    """Noise-to-signal ratio of a level, in units of the process's noise scale; infinite for pure noise."""
     return level.sigma / level.alpha if level.alpha > 0 else math.inf
 
 
 def same_levels(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two lists of contract sigmas are the same, though one may have been through float32."""
+    """Whether two lists of contract sigmas agree, even if one was rounded to float32."""
     return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-5, atol=0))
 
 
 def sigmas_of(levels: Sequence[float], process: Process, data_std: float) -> list[float]:
-    """Levels of a table as contract sigmas, of which the first is the largest of the process and the last is 0."""
+    """Levels of a table as contract sigmas; the first becomes the process's largest, and the last is 0."""
     lams = (-math.log(level * (data_std / process.noise_scale)) for level in levels[1:-1])
     return [process.sigma_max, *(process.level_at(lam).label for lam in lams), 0.0]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Noise levels, and the weights of all predictions in every step, apart from any process and scale of data.
+    """Noise levels and the weights of all predictions in each step, independent of process and data scale.
 
     Attributes
     ----------
-    levels : noise to signal, sigma / alpha, over the standard deviation of the data; falling, one more than there are
-        calls. The first is where the table was made for and may be infinite; the last is 0
-    weights : of `weighted`: a row for every call, as long as there are calls before it
+    levels : tuple of float
+        Noise-to-signal ratios, sigma / alpha, over the standard deviation of the data; falling, one more than the
+        number of calls. The first is the start that the table was made for and may be infinite; the last is 0.
+    weights : tuple of tuple of float
+        Weights for `weighted`: one row per call, with one entry per earlier call.
 
     Raises
     ------
-    ValueError : levels that do not fall to 0, rows of another length, a number that is not finite
+    ValueError
+        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]
@@ -84,15 +88,15 @@ class Table:
     def __post_init__(self) -> None:
         levels, rows = self.levels, [len(row) for row in self.weights]
         if not all(a > b for a, b in pairwise(levels)) or len(levels) < 2 or levels[-1] != 0:
-            raise ValueError(f"levels of a table must fall to 0; got {levels}")
+            raise ValueError(f"levels of a table must fall strictly to 0; got {levels}")
         if rows != list(range(len(levels) - 1)):
-            raise ValueError(f"a table of {len(levels) - 1} calls has rows of 0, 1, 2, ... weights; got {rows}")
+            raise ValueError(f"rows of a table of {len(levels) - 1} calls must have 0, 1, 2, ... weights; got {rows}")
         if not all(math.isfinite(value) for row in self.weights for value in row):
             raise ValueError("weights of a table must be finite")
 
     @property
     def last(self) -> tuple[float, ...]:
-        """Weights of all predictions in the result."""
+        """Weights of all predictions in the final result."""
         row = self.weights[-1]
         return (*row, 1 - sum(row))
 
@@ -102,13 +106,13 @@ class Table:
         return len(self.weights)
 
     def sigmas(self, process: Process, data_std: float = 1.0) -> list[float]:
-        """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
+        """The levels as contract sigmas of a process; the first is the process's largest, where a run starts."""
         return sigmas_of(self.levels, process, data_std)
 
     def stretched(self, calls: int) -> Table:
-        """A table of more calls: levels in between those of this one, weights by how many calls ago a prediction was.
+        """The table interpolated to more calls: levels between this table's, and weights by age of a prediction.
 
-        Each step stays exact for a constant prediction. From one call there is nothing to go by.
+        Each step stays exact for a constant prediction. A table of one call cannot be interpolated.
         """
         first = self.levels[0] if math.isfinite(self.levels[0]) else _INFINITE
         logs = np.log([first, *self.levels[1:-1]])
@@ -128,5 +132,5 @@ class Table:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Table:
-        """The table that `to_dict` wrote."""
+        """The table from the data of `to_dict`."""
         return cls(tuple(map(float, data["levels"])), tuple(tuple(map(float, row)) for row in data["weights"]))

@@ -1,4 +1,4 @@
-"""One model call per step with free rows, which may be no means, and levels of their own that the model is told."""
+"""Linear methods with free rows, which need not be means, and with separate levels given to the model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ V = TypeVar("V", bound=Vector)
 
 @dataclass(frozen=True)
 class LinearTable:
-    """Noise levels, what the model is told at them, and free rows, apart from any process and scale of data.
+    """Noise levels, the levels given to the model, and free rows, independent of process and data scale.
 
     Attributes
     ----------
-    levels : as of `Table`: of the states, falling to 0, one more than there are calls
-    told : what the model is told at every call, in the same unit
-    rows : for every step what is kept of the state, then the weights of all predictions up to that of the step: between
-        flow states (1 - s) * x0 + s * eps of data of standard deviation 1, at the levels that the model is told
+    levels : tuple of float
+        Levels of the states, as in `Table`; falling to 0, one more than the number of calls.
+    told : tuple of float
+        The level given to the model at each call, in the same unit.
+    rows : tuple of tuple of float
+        For each step, the factor on the state, then the weights of all predictions up to that step's. They hold between
+        flow states (1 - s) * x0 + s * eps of data of standard deviation 1, at the levels given to the model.
 
     Raises
     ------
-    ValueError : levels that do not fall to 0, rows of another length, a number that is not finite
+    ValueError
+        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]
@@ -42,11 +46,11 @@ class LinearTable:
     def __post_init__(self) -> None:
         levels, calls = self.levels, len(self.levels) - 1
         if not all(a > b for a, b in pairwise(levels)) or calls < 1 or levels[-1] != 0:
-            raise ValueError(f"levels of a table must fall to 0; got {levels}")
+            raise ValueError(f"levels of a table must fall strictly to 0; got {levels}")
         if len(self.told) != calls or not all(level > 0 for level in self.told):
-            raise ValueError(f"a table of {calls} calls tells as many levels, above 0; got {self.told}")
+            raise ValueError(f"told must have one level above 0 for each of {calls} calls; got {self.told}")
         if [len(row) for row in self.rows] != list(range(2, calls + 2)):
-            raise ValueError(f"a table of {calls} calls has rows of 2, 3, 4, ... numbers; got {self.rows}")
+            raise ValueError(f"rows of a table of {calls} calls must have 2, 3, 4, ... numbers; got {self.rows}")
         if not all(math.isfinite(value) for row in self.rows for value in row):
             raise ValueError("rows of a table must be finite")
 
@@ -56,11 +60,11 @@ class LinearTable:
         return len(self.rows)
 
     def sigmas(self, process: Process, data_std: float = 1.0) -> list[float]:
-        """The levels as contract sigmas of a process; the first is its largest, which a run starts from."""
+        """The levels as contract sigmas of a process; the first is the process's largest, where a run starts."""
         return sigmas_of(self.levels, process, data_std)
 
     def told_levels(self, process: Process, data_std: float = 1.0) -> list[Level]:
-        """What the model is told, as levels of a process; what is told of the first level is its largest too."""
+        """The levels given to the model, as levels of a process; the one for the first level is its largest too."""
         first, *others = self.told
         begins = process.sigma_max if first == self.levels[0] else sigmas_of((1.0, first, 0.0), process, data_std)[1]
         sigmas = [begins, *sigmas_of((1.0, *others, 0.0), process, data_std)[1:-1]]
@@ -76,21 +80,23 @@ class LinearTable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LinearTable:
-        """The table that `to_dict` wrote."""
+        """The table from the data of `to_dict`."""
         levels, told = (tuple(map(float, data[name])) for name in ("levels", "told"))
         return cls(levels, told, tuple(tuple(map(float, row)) for row in data["rows"]))
 
 
 def linear(run: SamplerContext[V], grid: Grid, x: V, *, table: LinearTable, data_std: float = 1.0) -> V:
-    """The rows of a table, on its levels.
+    """Run the rows of a table on its levels.
 
-    One model call per step, deterministic. Every linear method of one call per step is this with some rows; it is exact
-    for a constant prediction only if these make it so.
+    One model call per step, deterministic. Every linear method with one call per step is this with suitable rows. It is
+    exact for a constant prediction only if the rows make it so.
 
     Parameters
     ----------
-    table : rows, and what the model is told
-    data_std : standard deviation of the data
+    table : LinearTable
+        Rows, and the levels given to the model.
+    data_std : float
+        Standard deviation of the data.
     """
     unit_std = data_std / grid.process.noise_scale
     told = table.told_levels(grid.process, data_std)

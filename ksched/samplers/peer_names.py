@@ -1,4 +1,4 @@
-"""What other programs call a sampler, as a registration says it."""
+"""Names of a sampler in other programs, as its registration declares them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,26 @@ __all__ = [
 
 
 class PeerName(NamedTuple):
-    """One name of another program for a sampler.
+    """A sampler's name in another program.
 
     Attributes
     ----------
-    program : whose name it is
-    name : as that program writes it; "{}" in it is the sampler's own name
-    note : what differs there, or which descendant has it
-    options : what the name says beyond our dialect of that program, or the defaults of its class
-    read : whether `SamplerType.parse` reads it; not where the name says more than the sampler
-    arguments : options that its function or its ``step`` takes there; None if that is not known
-    inpaint : options of ComfyUI's own for runs under a mask
-    schedule : what A1111's "Automatic" takes for this label; None is its uniform schedule
+    program : Dialect
+        The program that uses the name.
+    name : str
+        The name as that program writes it; "{}" stands for the sampler's own name.
+    note : str
+        What differs there, or which descendant of the program has it.
+    options : mapping
+        Options that the name implies beyond our dialect of that program, or the defaults of its class.
+    read : bool
+        Whether `SamplerType.parse` reads it; False if the name implies more than the sampler.
+    arguments : tuple of str or None
+        Options that its function or its ``step`` takes there; None if that is not known.
+    inpaint : mapping
+        ComfyUI's own options for runs under a mask.
+    schedule : NoiseSchedule or None
+        The schedule that A1111's "Automatic" takes for this label; None is its uniform schedule.
     """
 
     program: Dialect
@@ -49,17 +57,17 @@ class PeerName(NamedTuple):
 def comfyui(
     name: str = "{}", note: str = "", *, read: bool = True, inpaint: Mapping[str, Any] | None = None, **options: Any
 ) -> PeerName:
-    """A name in ComfyUI's menu, of one of its nodes, or of a package of nodes; arguments as for `PeerName`."""
+    """A name in ComfyUI's menu, in one of its nodes or in a package of nodes; arguments as for `PeerName`."""
     return PeerName(Dialect.COMFYUI, name, note, options, read, inpaint=inpaint or {})
 
 
 def k_diffusion(arguments: str = "", note: str = "") -> PeerName:
-    """The function of k-diffusion, and what it takes behind ``disable``, or before for what has no default."""
+    """A function of k-diffusion, with the arguments it takes after ``disable`` and those without a default before."""
     return PeerName(Dialect.K_DIFFUSION, "sample_{}", note, arguments=tuple(arguments.split()))
 
 
 def diffusers(name: str, note: str = "", *, read: bool = True, arguments: str = "", **options: Any) -> PeerName:
-    """A class of diffusers, or one of its settings; ``arguments`` are those of ``step``, with spaces between."""
+    """A class of diffusers, or a setting of one; ``arguments`` are those of ``step``, separated by spaces."""
     return PeerName(Dialect.DIFFUSERS, name, note, options, read, tuple(arguments.split()))
 
 
@@ -81,7 +89,7 @@ def skrample(name: str, note: str = "", *, read: bool = True) -> PeerName:
 
 
 def res4lyf(name: str, note: str = "", *, read: bool = True, **options: Any) -> PeerName:
-    """A method of RES4LYF's samplers, or a name that it adds to ComfyUI's menu; arguments as for `PeerName`."""
+    """A method of RES4LYF's samplers, or a name it adds to ComfyUI's menu; arguments as for `PeerName`."""
     return PeerName(Dialect.RES4LYF, name, note, options, read)
 
 
@@ -91,12 +99,14 @@ def sdnext(name: str, note: str = "", *, read: bool = True, **options: Any) -> P
 
 
 def words_for(peer: PeerName, sampler: str) -> list[str]:
-    """What `SamplerType.parse` reads because of a name: also the function behind one of ComfyUI, and a class in short.
+    """Spellings that `SamplerType.parse` reads for a name, with ComfyUI's function names and short class names.
 
     Parameters
     ----------
-    peer : the name
-    sampler : our name of the sampler
+    peer : PeerName
+        The name.
+    sampler : str
+        Our name for the sampler.
     """
     if not peer.read:
         return []

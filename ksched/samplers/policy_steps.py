@@ -1,4 +1,4 @@
-"""Steps that reinforcement learning takes through flow models: Euler's method with noise, by its programs' rules."""
+"""Stochastic Euler steps through flow models, as reinforcement learning programs take them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ V = TypeVar("V", bound=Vector)
 
 
 class StepTerms(NamedTuple):
-    """A step of a flow process as numbers: ``of_x * x + of_velocity * u``, u being ``(x - D) / sigma``, and noise."""
+    """A step of a flow process as numbers: ``of_x * x + of_velocity * u`` plus noise, with u = ``(x - D) / sigma``."""
 
     of_x: float
     of_velocity: float
@@ -26,10 +26,10 @@ class StepTerms(NamedTuple):
 
 
 def euler_maruyama(sigma: float, after: float, rate: float) -> StepTerms:
-    """A step from one sigma to another of the SDE with noise of std ``rate`` per root of sigma.
+    """A step from one sigma to another of the SDE with noise of std ``rate`` per square root of sigma.
 
-    That is ``dx = (u + rate ** 2 / (2 * sigma) * (x + (1 - sigma) * u)) * dsigma`` and noise. What the step takes away
-    of the noise that is there is of first order in its length, and what it adds is exact: states have too much of it.
+    The SDE is ``dx = (u + rate ** 2 / (2 * sigma) * (x + (1 - sigma) * u)) * dsigma`` plus noise. The step removes
+    existing noise only to first order in its length but adds noise exactly, so states have too much noise.
     """
     length = sigma - after
     less = rate**2 * length / (2 * sigma)
@@ -37,7 +37,7 @@ def euler_maruyama(sigma: float, after: float, rate: float) -> StepTerms:
 
 
 def flow_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
-    """Flow-GRPO's step; at pure noise the second level of the run stands for it, where the noise would be infinite."""
+    """Flow-GRPO's step; at pure noise, where the noise would be infinite, the run's second level stands in."""
     return euler_maruyama(sigma, after, noise_level * math.sqrt(sigma / (1 - (second if sigma == 1 else sigma))))
 
 
@@ -47,20 +47,23 @@ def dance_sde_terms(sigma: float, after: float, second: float, noise_level: floa
 
 
 def flow_cps_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
-    """The step of coefficients-preserving sampling: the prediction, part of the noise that is there, fresh noise."""
+    """The step of coefficients-preserving sampling: the prediction, part of the existing noise, and fresh noise."""
     angle = noise_level * math.pi / 2
     kept = after * math.cos(angle)
     return StepTerms(1 - after + kept, kept * (1 - sigma) - (1 - after) * sigma, after * math.sin(angle))
 
 
 class PolicyRule(NamedTuple):
-    """How a program of reinforcement learning steps.
+    """The step rule of a reinforcement learning program.
 
     Attributes
     ----------
-    terms : (sigma, sigma after it, second sigma of the run, noise level) -> the step
-    noise_level, most : by default, and at most
-    per_root : whether its program counts the std of the noise per root of the step's length
+    terms : callable
+        (sigma, next sigma, second sigma of the run, noise level) -> the step.
+    noise_level, most : float
+        Default and largest noise level.
+    per_root : bool
+        Whether the program gives the noise's std per square root of the step's length.
     """
 
     terms: Callable[[float, float, float, float], StepTerms]
@@ -69,7 +72,7 @@ class PolicyRule(NamedTuple):
     per_root: bool = True
 
 
-#: by the name of the sampler
+#: by name of the sampler
 POLICY_RULES: Mapping[str, PolicyRule] = {
     "flow_sde": PolicyRule(flow_sde_terms, 0.7),
     "dance_sde": PolicyRule(dance_sde_terms, 0.3),
@@ -78,7 +81,7 @@ POLICY_RULES: Mapping[str, PolicyRule] = {
 
 
 def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_level: Dial, s_noise: Dial) -> V:
-    """The steps of a rule, the last of which, where it is to sigma 0, returns the prediction."""
+    """The steps of a rule; a last step to sigma 0 returns the prediction."""
     for s, t, level, factor in grid.steps_with(noise_level, s_noise):
         denoised = run.denoise(x, s)
         if t.sigma == 0:
@@ -103,19 +106,21 @@ def _steps(run: SamplerContext[V], grid: Grid, x: V, rule: PolicyRule, noise_lev
 def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.7, s_noise: Dial = 1.0) -> V:
     """Flow-GRPO's step: Euler-Maruyama on an SDE with the ODE's marginals, whose noise grows towards pure noise.
 
-    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
+    First order, one model call and one noise per step; flow processes only. ``noise_level`` = 0 is `euler`. States have
     more noise than their levels, by a first-order amount.
 
     Parameters
     ----------
-    noise_level : a, the noise being ``a * sqrt(sigma / (1 - sigma))`` per root of sigma
-    s_noise : factor of the noise that is added
+    noise_level : float or sequence of float
+        A, in noise of std ``a * sqrt(sigma / (1 - sigma))`` per square root of sigma.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----
-    Liu et al. 2025, arXiv:2505.05470. At sigma 1, where the noise is infinite, the second level of the run stands for
-    sigma in ``1 - sigma``, as in the paper's program. That program also draws noise in the step to sigma 0; this
-    sampler returns the prediction there.
+    Liu et al. 2025, arXiv:2505.05470. At sigma 1, where the noise is infinite, the run's second level replaces sigma in
+    ``1 - sigma``, as in the paper's program. That program also draws noise in the step to sigma 0; this sampler returns
+    the prediction there.
     """
     return _steps(run, grid, x, POLICY_RULES["flow_sde"], noise_level, s_noise)
 
@@ -134,13 +139,15 @@ def flow_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.
 def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0.3, s_noise: Dial = 1.0) -> V:
     """DanceGRPO's step: Euler-Maruyama on an SDE with the ODE's marginals and the same noise at every level.
 
-    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`. States have
-    more noise than their levels, the more so the lower these are.
+    First order, one model call and one noise per step; flow processes only. ``noise_level`` = 0 is `euler`. States have
+    more noise than their levels, and the excess grows as levels fall.
 
     Parameters
     ----------
-    noise_level : of the noise, per root of sigma
-    s_noise : factor of the noise that is added
+    noise_level : float or sequence of float
+        Std of the noise, per square root of sigma.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----
@@ -159,17 +166,18 @@ def dance_sde(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: Dial = 0
     dialects=AS_THEY_ARE,
 )
 def flow_cps(run: SamplerContext[V], grid: Grid, x: V, *, noise_level: DialShare = 0.7, s_noise: Dial = 1.0) -> V:
-    """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to it.
+    """Coefficients-preserving sampling: a step to part of the next level's noise, then fresh noise up to that level.
 
-    First order, one model call and one noise per step; on flow processes. ``noise_level`` = 0 is `euler`, 1 is `lcm`.
-    The part is the same whatever the length of a step, so with more steps the results do not come nearer to the data:
-    they lose variance, and no weak order is declared.
+    First order, one model call and one noise per step; flow processes only. ``noise_level`` = 0 is `euler`, 1 is `lcm`.
+    The part does not depend on the step's length, so more steps do not bring the results closer to the data: they lose
+    variance, and no weak order is declared.
 
     Parameters
     ----------
-    noise_level : angle between the noise that is kept and all of it, in right angles: the sine is the share that is
-        drawn anew
-    s_noise : factor of the noise that is added
+    noise_level : float or sequence of float
+        Angle between the kept noise and all of it, in right angles; its sine is the share that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the added noise.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Samplers by name: those that ship, and those that others register."""
+"""Samplers by name: the built-in ones and those registered by users."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["AUTO", "families", "plan_spec", "register_sampler", "sampler_spec", 
 
 
 def _all_shipped() -> dict[str, SamplerSpec]:
-    """Every sampler that a file of this folder registers, in the order of `SamplerType`; the newest are last."""
+    """Every sampler that a file of this folder registers, in the order of `SamplerType`; the newest come last."""
     folder = __name__.rpartition(".")[0]
     for file in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
         if file.name != __name__:
@@ -37,23 +37,24 @@ def _all_shipped() -> dict[str, SamplerSpec]:
 _REGISTRY: dict[str, SamplerSpec] = _all_shipped()
 
 
-#: a choice among samplers, not one of them
+#: "auto" chooses among samplers and is not one of them
 AUTO = SamplerSpec(
     "auto", auto.auto, 2, "ksched", ends_at_denoised=False, levels=auto.auto_levels, family="exponential_multistep"
 )
 
 
 def samplers() -> Iterator[SamplerSpec]:
-    """Every sampler, ours first, then those registered by others."""
+    """Every sampler: ksched's own first, then those registered by users."""
     return iter(tuple(_REGISTRY.values()))
 
 
 def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[SamplerSpec]]:
-    """Samplers by family: headings and what stands under them, in a fixed order.
+    """Samplers by family heading, in a fixed order.
 
     Parameters
     ----------
-    specs : which ones; None is every sampler
+    specs : iterable of SamplerSpec or None
+        The samplers to group; None means every sampler.
     """
     members = list(samplers() if specs is None else specs)
     found = {heading: [spec for spec in members if spec.family == family] for family, heading in FAMILIES.items()}
@@ -61,13 +62,14 @@ def families(specs: Iterable[SamplerSpec] | None = None) -> dict[str, list[Sampl
 
 
 def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
-    """The sampler of a name: one registered by that very name, else by any spelling `SamplerType.parse` knows.
+    """The sampler of a name: a registered name if it matches exactly, else any spelling `SamplerType.parse` reads.
 
-    "auto" is `ksched.samplers.auto.auto`; and the JSON of a `Plan` is a sampler too, on the levels of the plan.
+    "auto" is `ksched.samplers.auto.auto`. The JSON of a `Plan` is a sampler too, on the plan's own levels.
 
     Raises
     ------
-    TypeError, ValueError : no such sampler; the message lists near names
+    TypeError, ValueError
+        No such sampler; the message lists similar names.
     """
     if isinstance(name, str) and name.lstrip().startswith("{"):
         return plan_spec(Plan.from_json(name))
@@ -80,7 +82,7 @@ def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
 
 @dataclass(frozen=True, eq=False)
 class _OfPlan(SamplerSpec):
-    """A plan as a sampler; equal if the plans are."""
+    """A plan as a sampler; two are equal if their plans are."""
 
     whole: Plan | None = None
 
@@ -91,7 +93,7 @@ class _OfPlan(SamplerSpec):
         return hash(self.whole)
 
     def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
-        """The plan itself on its own levels."""
+        """The plan itself, on its own levels."""
         assert self.whole is not None
         here = placed(self.whole, grid.process)
         own = same_levels([level.label for level in grid.levels], here.sigmas)
@@ -99,7 +101,7 @@ class _OfPlan(SamplerSpec):
 
 
 def plan_spec(plan: Plan) -> SamplerSpec:
-    """A plan as a sampler, on its own levels and, with a general method, on the last few of them."""
+    """A plan as a sampler: on its own levels, or on the last few of them with a general method."""
 
     def calls(steps: int, to_zero: bool) -> int:
         return plan.nfe
@@ -111,7 +113,7 @@ def plan_spec(plan: Plan) -> SamplerSpec:
 
 
 def dialect_options(spec: SamplerSpec, dialect: Dialect) -> Mapping[str, Any]:
-    """What a sampler's name means in a dialect, as options: nothing for samplers that others registered."""
+    """Options that a sampler's name implies in a dialect; none for samplers that users registered."""
     return spec.dialects.get(dialect, {})
 
 
@@ -132,23 +134,27 @@ def register_sampler(
     flow_only: bool = False,
     family: str = "other",
 ) -> SamplerSpec:
-    """Add a sampler of your own; it then works with every schedule and process, and by name everywhere.
+    """Add a sampler of your own. It then works by name with every schedule and process.
 
     Parameters
     ----------
-    name : the name to give `build_sampler`; must be new
-    function : ``(run, grid, x, *, options) -> x``
-    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about it (see
-        `SamplerSpec`)
-    keeps_variance, flow_only, family : the same
+    name : str
+        The name that you will give to `build_sampler`; it must be new.
+    function : callable
+        ``(run, grid, x, *, options) -> x``.
+    order, source, calls, calls_to_zero, draws, weak_order, uncond, adaptive, ends_at_denoised : facts about the sampler
+        (see `SamplerSpec`)
+    keeps_variance, flow_only, family : bool or str
+        Further facts (see `SamplerSpec`).
 
     Raises
     ------
-    ValueError : the name is taken, by a sampler or by a peer's spelling of one; an option that every sampler has; a
-        family that there is not
+    ValueError
+        The name is taken, by a sampler or by another program's spelling of one; an option has the name of one that
+        every sampler has; the family is unknown.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"a sampler is named by a string; got {name!r}")
+        raise TypeError(f"the name of a sampler must be a string; got {name!r}")
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {family!r}")
     try:
@@ -163,9 +169,10 @@ def register_sampler(
         facts |= {"uncond": uncond, "adaptive": adaptive, "ends_at_denoised": ends_at_denoised, "family": family}
         facts |= {"keeps_variance": keeps_variance, "flow_only": flow_only}
         spec = SamplerSpec(name, function, order, source, **facts)
-        if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():  # a mistake in the signature shows here too
-            raise ValueError(f"every sampler has an option {min(clash)!r} already; rename that of {name!r}") from None
+        # reading the options also finds mistakes in the signature
+        if clash := spec.own_options.keys() & VIEW_OPTIONS.keys():
+            raise ValueError(f"every sampler already has an option {min(clash)!r}; rename that of {name!r}") from None
         _REGISTRY[name] = spec
         SamplerType.registered().append(name)
         return spec
-    raise ValueError(f"the name {name!r} is taken by sampler {taken.name!r}; choose another")
+    raise ValueError(f"the name of a sampler must be new; {name!r} belongs to {taken.name!r}. Choose another")

@@ -33,22 +33,24 @@ __all__ = ["res_multistep", "res_multistep_ancestral"]
     ),
 )
 def res_multistep_ancestral(run: SamplerContext[V], grid: Grid, x: V, *, eta: Dial = 1.0, s_noise: Dial = 1.0) -> V:
-    """RES, two steps, to less noise than the next level has, then fresh noise up to it.
+    """RES, two steps, to less noise than the next level has, then fresh noise up to that level.
 
     Second order at ``eta`` = 0, where it is `res_multistep`; at ``eta`` = 1 it is `dpmpp_2m_sde_heun`. One model call
     per step, one noise per step if ``eta`` > 0. The first step is of first order.
 
     Parameters
     ----------
-    eta : share of the noise that is drawn anew
-    s_noise : factor of the noise
+    eta : float or sequence of float
+        Share of the noise that is drawn afresh.
+    s_noise : float or sequence of float
+        Factor on the noise.
 
     Notes
     -----
-    Zhang et al. 2023, arXiv:2308.02157, algorithm 2; ancestral form of ComfyUI, in units of sigma / alpha. As there,
-    steps are measured down to the noise that is kept.
+    Zhang et al. 2023, arXiv:2308.02157, algorithm 2; ancestral form of ComfyUI, in units of sigma / alpha. As in
+    ComfyUI, a step's length is measured down to the noise that is kept.
     """
-    last: tuple[V, Level] | None = None  # prediction, and where it was made
+    last: tuple[V, Level] | None = None  # prediction and its level
     for s, t, eta, s_noise in grid.steps_with(eta, s_noise):
         down, up = ancestral(grid, s, t, eta)
         denoised = run.denoise(x, s)
@@ -81,9 +83,10 @@ def res_multistep_ancestral(run: SamplerContext[V], grid: Grid, x: V, *, eta: Di
 def res_multistep() -> None:
     """RES, two steps: the exact integral of the line through the last two predictions.
 
-    Second order, one model call per step, deterministic. The table of `dpmpp_2m` with solver_type "heun".
+    Second order, one model call per step, deterministic. It has the table of `dpmpp_2m` with solver_type "heun".
 
     Notes
     -----
-    Zhang et al. 2023, arXiv:2308.02157, algorithm 2. ComfyUI's draws noise and multiplies it by 0; this one draws none.
+    Zhang et al. 2023, arXiv:2308.02157, algorithm 2. ComfyUI's version draws noise and multiplies it by 0; this one
+    draws none.
     """

@@ -14,9 +14,9 @@ __all__ = ["res_5s", "res_5s_rows", "res_6s", "res_6s_rows"]
 
 
 def _through(share: float, nodes: list[float], z: float) -> list[float]:
-    """Weights of predictions at 0 and at ``nodes`` that integrate the polynomial through them exactly up to ``share``.
+    """Weights of predictions at 0 and at ``nodes`` that integrate the polynomial through them exactly to ``share``.
 
-    They sum to 1. Everything is in shares of a step of length z.
+    They sum to 1. All positions are shares of a step of length z.
     """
     whole = moments(-share * z, len(nodes) + 1)
     integrals = [integral / whole[0] for integral in whole]
@@ -24,7 +24,7 @@ def _through(share: float, nodes: list[float], z: float) -> list[float]:
 
 
 def res_5s_rows(shares: list[float], z: float) -> list[list[float]]:
-    """The method of five stages of Hochbruck & Ostermann 2005, eq. 5.19, with nodes 1/2, 1/2, 1 and 1/2."""
+    """The five-stage method of Hochbruck & Ostermann 2005, eq. 5.19, with nodes 1/2, 1/2, 1 and 1/2."""
     (two, three), (two_half, three_half) = ([phi(k, -step) for k in (2, 3)] for step in (z, z / 2))
     one, half = phi(1, -z), phi(1, -z / 2) / 2
     second, fourth = two_half / half, two / one
@@ -41,11 +41,11 @@ def res_5s_rows(shares: list[float], z: float) -> list[list[float]]:
 
 
 def res_6s_rows(shares: list[float], z: float) -> list[list[float]]:
-    """The method of six stages of Luan 2021: two of every two stages stand side by side.
+    """The six-stage method of Luan 2021, whose stages come in independent pairs.
 
-    Stages 3 and 4 follow the line through the first two predictions, stages 5 and 6 the parabola through the first,
-    third and fourth, the step the parabola through the first, fifth and sixth. With c6 = (4 c5 - 3) / (6 c5 - 4), as
-    between 1/3 and 5/6, that parabola is exact for cubics where z is small, which is what order 4 asks of it.
+    Stages 3 and 4 follow the line through the first two predictions; stages 5 and 6 follow the parabola through the
+    first, third and fourth; the step follows the parabola through the first, fifth and sixth. With c6 = (4 c5 - 3) /
+    (6 c5 - 4), as between 1/3 and 5/6, that parabola is exact for cubics at small z, as order 4 requires.
     """
     c2, c3, c4, c5, c6, _ = shares
     fifth, sixth = (_through(share, [c3, c4], z) for share in (c5, c6))
@@ -76,8 +76,8 @@ def res_6s_rows(shares: list[float], z: float) -> list[list[float]]:
 def res_5s(run: SamplerContext[V], grid: Grid, x: V) -> V:
     """RES, five stages: an exponential Runge-Kutta method of stiff order 4.
 
-    Fourth order, five model calls per step and one for the step to sigma 0; deterministic. Where the ODE is not stiff,
-    `etdrk4` has the same order with a call less.
+    Fourth order, five model calls per step and one for the step to sigma 0; deterministic. If the ODE is not stiff,
+    `etdrk4` has the same order with one call fewer.
 
     Notes
     -----

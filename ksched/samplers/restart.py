@@ -1,4 +1,4 @@
-"""Restart sampling: Heun's method that goes back up and down again."""
+"""Restart sampling: Heun's method that jumps back up in noise and runs down again."""
 
 from __future__ import annotations
 
@@ -45,21 +45,26 @@ def restart(
     s_noise: Dial = 1.0,
     levels: Literal["grid", "karras"] = "grid",
 ) -> V:
-    """Heun's method that goes back: at a low level noise is added up to a higher one, and the way down run again.
+    """Restart sampling with Heun's method: at a low level, noise is added up to a higher one and the run repeats.
 
-    Second order between the restarts; two model calls per step and one for the step to sigma 0, one noise per restart.
+    Second order between the restarts. Two model calls per step and one for the step to sigma 0, one noise per restart.
     Without a restart it is `heun`.
 
     Parameters
     ----------
-    s_min, s_max : where to go back, and to where, in sigma / alpha; the nearest levels of the grid are taken, and there
-        is no restart if they are the same
-    restart_steps : steps of the way down, on a Karras grid; 0 chooses as A1111 does: none for runs below 20 steps, 9
-        once below 36, and a quarter of the steps twice from there on
-    restarts : how often, if ``restart_steps`` is given
-    s_noise : factor of the noise; one per step is that of the noise that is added behind the step
-    levels : "grid", those given, and restarts come on top; "karras", as A1111 does where it chooses: a Karras grid of
-        so many steps less that the restarts fit into the number asked for
+    s_min, s_max : float
+        The level to restart from and the level to go back to, in sigma / alpha. The nearest levels of the grid are
+        used; there is no restart if they are the same.
+    restart_steps : int
+        Steps of each way down, on a Karras grid. 0 chooses as A1111 does: none for runs below 20 steps, 9 steps once
+        below 36, and from there a quarter of the steps, twice.
+    restarts : int
+        Number of restarts, if ``restart_steps`` is given.
+    s_noise : float or sequence of float
+        Factor on the noise; with one per step, the noise added after a step uses that step's factor.
+    levels : str
+        "grid" uses the given levels, and restarts come on top; "karras" uses a Karras grid, shortened so that the run
+        with restarts makes the number of steps asked for, as A1111 does when it chooses.
 
     Notes
     -----
@@ -72,7 +77,7 @@ def restart(
     if steps == 0:
         return x
     if levels == "karras" and restart_steps and steps - restart_steps * restarts > 1 and main[-1].sigma == 0:
-        one_number("restart: s_noise", s_noise, "the steps with levels='karras' are not those of the schedule")
+        one_number("restart: s_noise", s_noise, "the steps with levels='karras' are not the schedule's steps")
         main = [*_karras(grid, main[0], main[-2], steps - restart_steps * restarts - 1), main[-1]]
     low, high = (min(main[:-1], key=lambda v: abs(math.exp(-v.lam) - limit)) for limit in (s_min, s_max))
     way = _karras(grid, high, low, restart_steps) if restart_steps and high.lam < low.lam else []
@@ -89,7 +94,7 @@ def restart(
 
 
 def _karras(grid: Grid, high: Level, low: Level, steps: int) -> list[Level]:
-    """Levels of the Karras rule in sigma / alpha, with the two given ends."""
+    """Levels of the Karras rule in sigma / alpha, between two given ends."""
     ends = math.exp(-high.lam), math.exp(-low.lam)
     inner = calculate_karras_sigmas(steps + 1, ends[1], ends[0])[1:-2].tolist()
     return [high, *(grid.at(-math.log(ratio)) for ratio in inner), low]

@@ -1,4 +1,4 @@
-"""Several model calls per step, no memory: Runge-Kutta methods in sigma, or in flow's own time."""
+"""Runge-Kutta methods in sigma, or in flow's own time: several model calls per step and no memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Tableau:
 
     Raises
     ------
-    ValueError : rows of the wrong length, or that do not sum to their node; weights that do not sum to 1
+    ValueError
+        Rows of the wrong length, or that do not sum to their node; weights that do not sum to 1.
     """
 
     a: tuple[tuple[Fraction, ...], ...]
@@ -52,13 +53,13 @@ class Tableau:
 
     @classmethod
     def of(cls, *rows: str) -> Tableau:
-        """A tableau of rows as books print them, the weights last: ``"1/2"``, ``"0 3/4"``."""
+        """A tableau from rows as books print them, with the weights last: ``"1/2"``, ``"0 3/4"``."""
         *a, b = (tuple(map(Fraction, row.split())) for row in rows)
         return cls(tuple(a), b)
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.a] != list(range(1, len(self.b))):
-            raise ValueError(f"row i of a must have i + 1 entries and b one more; got {self}")
+            raise ValueError(f"row i of a must have i + 1 entries, and b one more; got {self}")
         if sum(self.b) != 1:
             raise ValueError(f"the weights b must sum to 1; got {sum(self.b)}")
 
@@ -91,7 +92,7 @@ def runge_kutta(
 
     Returns
     -------
-    (prediction with which `ddim` reaches ``t``, slope of every stage as the prediction that gives it at ``s``)
+    (prediction with which `ddim` reaches ``t``, slope of each stage as the prediction that gives that slope at ``s``)
     """
     start, length = straight.time(s), straight.time(t) - straight.time(s)
     seen = [denoised]
@@ -143,7 +144,7 @@ def midpoint(run: SamplerContext[V], grid: Grid, x: V) -> V:
     ),
 )
 def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
-    """Ralston's method: the two-stage rule of the smallest error bound.
+    """Ralston's method: the two-stage rule with the smallest error bound.
 
     Second order, two model calls per step and one for the step to sigma 0; deterministic.
 
@@ -163,13 +164,13 @@ def ralston(run: SamplerContext[V], grid: Grid, x: V) -> V:
     peers=(res4lyf("bogacki-shampine_4s"),),
 )
 def bogacki_shampine(run: SamplerContext[V], grid: Grid, x: V) -> V:
-    """The third-order method of Bogacki and Shampine's pair.
+    """The third-order method of Bogacki and Shampine's embedded pair.
 
     Third order, three model calls per step and one for the step to sigma 0; deterministic.
 
     Notes
     -----
-    Bogacki & Shampine 1989. `rk_adaptive` chooses its steps with the whole pair.
+    Bogacki & Shampine 1989. `rk_adaptive` uses the whole pair to choose its steps.
     """
     return _fixed(run, grid, x, TABLEAUS["bogacki_shampine"])
 
@@ -206,13 +207,13 @@ def rk4(run: SamplerContext[V], grid: Grid, x: V) -> V:
     peers=(res4lyf("dormand-prince_6s"),),
 )
 def dormand_prince(run: SamplerContext[V], grid: Grid, x: V) -> V:
-    """The fifth-order method of Dormand and Prince's pair.
+    """The fifth-order method of Dormand and Prince's embedded pair.
 
     Fifth order, six model calls per step and one for the step to sigma 0; deterministic.
 
     Notes
     -----
-    Dormand & Prince 1980. `rk_adaptive` chooses its steps with the whole pair.
+    Dormand & Prince 1980. `rk_adaptive` uses the whole pair to choose its steps.
     """
     return _fixed(run, grid, x, TABLEAUS["dormand_prince"])
 
@@ -254,10 +255,14 @@ def heun(
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
 
     Notes
     -----
@@ -307,23 +312,28 @@ def heunpp2(
     capped: bool = True,
     weights: Annotated[Literal["quadrature", "published"], PeerValue("published")] = "quadrature",
 ) -> V:
-    """Heun's method that also looks at the level after the next one.
+    """Heun's method that also evaluates the level after the next one.
 
-    Second order; three model calls per step, two in the last but one, one in the step to sigma 0; deterministic unless
-    ``s_churn`` > 0.
+    Second order. Three model calls per step, two in the last step but one, and one in the step to sigma 0.
+    Deterministic unless ``s_churn`` > 0.
 
     Parameters
     ----------
-    s_churn : noise added before the steps, in all: each raises sigma by this over the number of steps
-    s_tmin, s_tmax : sigmas between which noise is added
-    s_noise : factor of the noise
-    capped : raise sigma by 41 % at most, as EDM does
-    weights : of the slopes at the three levels. "quadrature": of the parabola through them. "published": sigma of the
-        level over two or three times the first sigma of the run, which is of first order, and ends with an Euler step
+    s_churn : float or sequence of float
+        Total churn: before each step, sigma is raised by the share ``s_churn / steps`` of itself.
+    s_tmin, s_tmax : float
+        Range of sigmas in which noise is added.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    capped : bool
+        Raise sigma by at most 41 % in a step, as EDM does.
+    weights : str
+        Weights of the slopes at the three levels: "quadrature" integrates the parabola through them; "published" is the
+        level's sigma over two or three times the run's first sigma, which is first order and ends with an Euler step.
 
     Notes
     -----
-    No paper; from the Carzit sampler pack, in ComfyUI and Forge with the published weights.
+    No paper; from the Carzit sampler pack. ComfyUI and Forge have it with the published weights.
     """
     straight, last = StraightLine(grid), grid.levels[-1]
     first = straight.time(grid.levels[0])

@@ -79,38 +79,51 @@ def sa_solver(
 ) -> V:
     """SA-Solver: a stochastic Adams predictor and corrector on the reverse SDE.
 
-    Third order without noise, because its first step is; one model call per step, one noise per step that ends within
-    the noisy part of the run. ``tau`` = 0 and no corrector is an exponential Adams-Bashforth method.
+    Third order without noise, limited by its first step. One model call per step, one noise per step that ends within
+    the noisy part of the run. With ``tau`` = 0 and no corrector it is an exponential Adams-Bashforth method.
 
     Parameters
     ----------
-    predictor_order : how many predictions the predictor uses, at most
-    corrector_order : how many the corrector uses, that of the level it corrects among them; 0 is no corrector
-    predict : what is taken for a polynomial: "denoised"; "eps", which it is not where noise is added: the states then
-        have too much of it
-    tau : noise of the SDE; its square is the eta of other samplers
-    tau_start, tau_end : shares of the run between which there is noise
-    tau_at : whether a step is in that part of the run by its end or by its start
-    tau_range : "closed", with both ends; "comfyui" without the end, its levels rounded to float32 and the ends not
-    s_noise : factor of the noise
-    use_pece : call the model again on the corrected state
-    simple_order_2 : where two denoised predictions are used, take the closed approximation of the paper's program
-    lower_order_final : lower the orders towards a last level above 0
-    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
-        last level is a repeat)
-    last_prediction : where the last level is above 0, return the state there; False returns the state at the level
-        before, as an older ComfyUI did
+    predictor_order : int
+        Largest number of predictions that the predictor uses.
+    corrector_order : int
+        Largest number that the corrector uses, including the one at the level it corrects; 0 turns it off.
+    predict : str
+        The quantity that is taken to be a polynomial: "denoised"; or "eps", which is not one where noise is added, so
+        that states then have too much noise.
+    tau : float or sequence of float
+        Noise of the SDE; its square is the eta of other samplers.
+    tau_start, tau_end : float
+        Shares of the run between which there is noise.
+    tau_at : str
+        Whether a step counts as inside that part of the run by its end or by its start.
+    tau_range : str
+        "closed" includes both ends; "comfyui" excludes the end, and rounds levels, but not the ends, to float32.
+    s_noise : float or sequence of float
+        Factor on the noise.
+    use_pece : bool
+        Call the model again on the corrected state.
+    simple_order_2 : bool
+        Where two denoised predictions are used, use the closed-form approximation of the paper's program.
+    lower_order_final : bool
+        Lower the orders towards a last level above 0.
+    repeat_last : bool
+        Call the model once more at a last level above 0, to correct the state there (diffusers, where the last level is
+        a repeat).
+    last_prediction : bool
+        If the last level is above 0, return the state there; False returns the state one level earlier, as an older
+        ComfyUI did.
 
     Notes
     -----
-    Xue et al. 2023, arXiv:2309.05019, algorithm 1. Where the last level is 0, orders fall towards it and the last step
+    Xue et al. 2023, arXiv:2309.05019, algorithm 1. If the last level is 0, orders fall towards it and the last step
     returns the prediction.
     """
     eps, rule = predict == "eps", half_step if simple_order_2 and predict == "denoised" else None
     levels, above = with_last_twice(grid) if repeat_last else grid.levels, grid.levels[-1].sigma > 0
     left = len(levels) - 1 + (12 if above and not lower_order_final else 0)
-    past: list[tuple[float, V]] = []  # (lam, output), the newest last
-    # of the last step: level, state, prediction if in eps, eta, s_noise
+    past: list[tuple[float, V]] = []  # (lam, output), newest last
+    # the last step: level, state, prediction if in eps, eta, s_noise
     before: tuple[Level, V, V | None, float, float] | None = None
     for i, (s, t, tau, s_noise) in enumerate(grid.steps_with(tau, s_noise, levels=levels)):
         denoised = run.denoise(x, s)
@@ -118,7 +131,8 @@ def sa_solver(
         order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
             corrected = run.keep(_sa_step(run, *before, s, past[-order:], rule))
-            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
+            # eps is not updated
+            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected
             if use_pece:
                 denoised = run.denoise(x, s)
                 past[-1] = s.lam, output(run, s, x, denoised, eps)
@@ -128,7 +142,7 @@ def sa_solver(
             return x
         noisy = _within(grid, s if tau_at == "start" else t, tau_start, tau_end, tau_range)
         now = s, x, denoised if eps else None, tau**2 if noisy else 0.0, s_noise
-        past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # nothing is known of levels infinitely far away
+        past = [p for p in past if isfinite(p[0]) or p[0] == s.lam]  # no polynomial reaches a level infinitely far away
         x = _sa_step(run, *now, t, past[-min(predictor_order, left - i - (not above)) :], rule)
         before = now if s.alpha > 0 or not eps else None
     return x
@@ -173,10 +187,10 @@ def _pece_calls(steps: int, to_zero: bool) -> int:
     dialects={Dialect.DIFFUSERS: {}},
 )
 def sa_solver_pece() -> None:
-    """`sa_solver` that calls the model again on every corrected state.
+    """`sa_solver` that calls the model again on each corrected state.
 
-    Third order without noise, because its first step is; two model calls per step but for the first, one noise per step
-    that ends within the noisy part of the run.
+    Third order without noise, limited by its first step. Two model calls per step except in the first, one noise per
+    step that ends within the noisy part of the run.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""How a sampler that ships is registered: `ships` above its function, `preset` above the docstring of what has none.
+"""Registration of built-in samplers: `ships` decorates a sampler's function, `preset` a stub with its docstring.
 
-A registration is all that the library knows of the sampler. The names in `ksched.names.sampler_type`, the dialects and
-the tables of other programs' names are made from it.
+A registration holds everything that the library knows of the sampler. The names in `ksched.names.sampler_type`, the
+dialects and the tables of other programs' names are made from it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Dialects = Mapping[Dialect, Mapping[str, Any]]
 
 _SHIPPED: dict[str, SamplerSpec] = {}
 
-#: programs whose samplers take every state for ``x0 + sigma * eps``, unless a registration says ``as_ve=False``
+#: programs whose samplers treat every state as ``x0 + sigma * eps``, unless a registration has ``as_ve=False``
 _AS_VE = (Dialect.COMFYUI, Dialect.K_DIFFUSION, Dialect.A1111, Dialect.SD_CPP, Dialect.RES4LYF)
-#: programs that have another one's samplers, and so mean what it means unless a registration says otherwise
+#: programs that take over another program's samplers; a name means the same there unless a registration differs
 _INHERIT = {
     Dialect.A1111: Dialect.K_DIFFUSION,
     Dialect.SD_CPP: Dialect.K_DIFFUSION,
     Dialect.SDNEXT: Dialect.DIFFUSERS,
 }
-#: for samplers that these programs do not have: states are what they are
+#: for samplers that these programs do not have: states are read as they are
 AS_THEY_ARE: Mapping[Dialect, Mapping[str, Any]] = {dialect: {"as_ve": False} for dialect in _AS_VE}
-#: what ComfyUI does where it computes in log-SNR: right on flow processes, but for a start a little below pure noise
+#: ComfyUI where it computes in log-SNR: correct on flow processes, except that it starts slightly below pure noise
 IN_LOG_SNR: Mapping[str, Any] = {"as_ve": False, "start_after": 1e-4}
 
 
 class Facts(TypedDict, total=False):
-    """Facts of a sampler, as for `SamplerSpec`."""
+    """Facts of a sampler, as in `SamplerSpec`."""
 
     order: int
     source: str
@@ -64,20 +64,25 @@ def ships(
     dialects: Dialects | None = None,
     **facts: Unpack[Facts],
 ) -> Callable[[F], F]:
-    """Register the function below as a sampler that ships.
+    """Register the decorated function as a built-in sampler.
 
     Parameters
     ----------
-    name : its name, where that is not the function's
-    spellings : what else it is called, with spaces between; the names of ``peers`` are read anyway
-    peers : what other programs call it
-    dialects : options that make its name mean what it does in a program. "as_ve" is there for every program that has
-        it for all samplers; A1111 and stable-diffusion.cpp have what k-diffusion has, SD.Next what diffusers has
-    facts : as for `SamplerSpec`; order, source and family are needed
+    name : str
+        The sampler's name, if it is not the function's.
+    spellings : str
+        Other names, separated by spaces; the names of ``peers`` are read anyway.
+    peers : sequence of PeerName
+        Its names in other programs.
+    dialects : mapping or None
+        Options that reproduce the name's meaning in a program. "as_ve" is set for each program that has it for all
+        samplers; A1111 and stable-diffusion.cpp take k-diffusion's options, SD.Next takes diffusers'.
+    facts : as for `SamplerSpec`; order, source and family are required
 
     Raises
     ------
-    ValueError : a second sampler of the name, or a family that there is not
+    ValueError
+        A second sampler with this name, or an unknown family.
     """
 
     def decorate(function: F) -> F:
@@ -99,21 +104,27 @@ def preset(
     dialects: Dialects | None = None,
     **facts: Unpack[Facts],
 ) -> Callable[[Callable[[], None]], SamplerFunction]:
-    """Register another sampler with some options decided; the function below has its name and its docstring alone.
+    """Register another sampler with some options preset; the decorated stub gives only its name and docstring.
 
     Parameters
     ----------
-    of : the function of the other sampler, which is registered
-    fixed : options that it no longer has
-    defaults : other defaults of options that it keeps
+    of : callable
+        The function of the other sampler, which must be registered.
+    fixed : mapping or None
+        Options that are set and no longer available.
+    defaults : mapping or None
+        New defaults for options that it keeps.
     spellings, peers : as for `ships`
-    dialects : as for `ships`; a program that is not among them means what it does for the other sampler
-    facts : those that are not the other sampler's
+    dialects : as for `ships`; programs left out take the meaning of the other sampler
+    facts : object
+        Facts that differ from the other sampler's.
 
     Raises
     ------
-    TypeError : ``of`` has no such option
-    ValueError : as for `ships`
+    TypeError
+        ``of`` has no such option.
+    ValueError
+        As for `ships`.
     """
     other = next(spec for spec in _SHIPPED.values() if spec.function is of)
     fixed, defaults = fixed or {}, defaults or {}
@@ -129,7 +140,7 @@ def preset(
         kept = [parameter for parameter in whole.parameters.values() if parameter.name not in fixed]
         shown = [parameter.replace(default=defaults.get(parameter.name, parameter.default)) for parameter in kept]
         function.__signature__ = whole.replace(parameters=shown)  # type: ignore[attr-defined]
-        function.__wrapped__ = of  # whose annotations the signature has
+        function.__wrapped__ = of  # the signature takes its annotations from there
         said = _in_dialects(dialects or {})
         means = {
             dialect: {option: value for option, value in options.items() if option not in fixed}
@@ -144,13 +155,13 @@ def preset(
 
 
 def _names(own: str, spellings: str, peers: Sequence[PeerName]) -> dict[str, Any]:
-    """Spellings and names of peers, as fields of `SamplerSpec`."""
+    """Spellings and names in other programs, as fields of `SamplerSpec`."""
     named = tuple(peer._replace(name=peer.name.replace("{}", own)) for peer in peers)
     return {"spellings": tuple(spellings.split()), "peers": named}
 
 
 def _in_dialects(given: Dialects) -> dict[Dialect, dict[str, Any]]:
-    """All that a name means in every dialect."""
+    """Options that a name implies, for each dialect."""
     found = {}
     for dialect in Dialect:
         inherited = given.get(_INHERIT[dialect], {}) if dialect in _INHERIT else {}
@@ -163,7 +174,7 @@ def _add(spec: SamplerSpec) -> None:
     if spec.family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {spec.family!r}")
     if spec.name in _SHIPPED:
-        raise ValueError(f"there are two samplers of the name {spec.name!r}")
+        raise ValueError(f"a sampler named {spec.name!r} is already registered")
     _SHIPPED[spec.name] = spec
 
 

@@ -1,4 +1,4 @@
-"""Papers, and notes on other programs, that several registrations have."""
+"""Papers, and notes on other programs, that several registrations share."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ RES = "Zhang et al. 2023, arXiv:2308.02157"
 SEEDS = "Gonzalez et al. 2023, arXiv:2305.14267"
 
 # ---------------------------------------------------------------------------------------------------------------- notes
-TREE = 'Brownian noise there: `noise="brownian"`'
+TREE = 'uses Brownian noise there: `noise="brownian"`'
 ON_DEVICE = f"{TREE}, drawn on the device"
-WHOLE_SCHEDULE = "of the levels only the first and the last above 0 are used"
-DROPS = "drops the last level but one: `drop_penultimate`"
-NEVER_ZERO = "its levels end on a repeat, never on 0"
-NOISY = "of RES4LYF, which adds noise of its own to it"
-STARTED = "of RES4LYF, which starts with single steps of the same order"
-OF_FORGE = "of Forge and reForge"
-OF_REFORGE = "of reForge"
+WHOLE_SCHEDULE = "uses only the first level and the last above 0"
+DROPS = "drops the second-last level: `drop_penultimate`"
+NEVER_ZERO = "its levels end with a repeat, never with 0"
+NOISY = "RES4LYF's, which adds its own noise"
+STARTED = "RES4LYF's, which starts with single steps of the same order"
+OF_FORGE = "in Forge and reForge"
+OF_REFORGE = "in reForge"
 SINGLE = "starts with single steps of the same order there"
-PORTED = "its own version of RES4LYF's; not compared"
-UPWARDS = "upwards, from data to noise: `Sampler.invert` does better"
+PORTED = "its own port of RES4LYF's; not compared"
+UPWARDS = "runs upwards, from data to noise: `Sampler.invert` does better"

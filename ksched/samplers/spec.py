@@ -1,4 +1,4 @@
-"""What the library knows of a sampler."""
+"""`SamplerSpec`: everything the library knows of a sampler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ksched.schedules.grid import Grid
 __all__ = ["FAMILIES", "Calls", "SamplerSpec"]
 
 
-#: families of samplers, and what they are called in a heading
+#: families of samplers, and their headings
 FAMILIES: Mapping[str, str] = {
     "euler": "Euler and its stochastic relatives",
     "runge_kutta": "Runge-Kutta",
@@ -42,37 +42,58 @@ OwnLevels = Callable[..., Sequence[float]]  # (steps, process, *, options) -> co
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """What the library knows of a sampler.
+    """Everything the library knows of a sampler.
 
     Attributes
     ----------
-    name : `SamplerType` value, or the name it was registered under
-    function : ``(run, grid, x, *, options) -> x``
-    order : order of convergence of the deterministic form, low-order start and end counted; 0 for a sampler that does
-        not converge to the ODE
-    source : paper or program
-    calls : model calls per step; or a function ``(steps, to_zero) -> calls`` where steps differ; None where they depend
-        on the levels
-    calls_to_zero : model calls of the step into sigma 0
-    draws : noises per step that does not end at 0, with default options; 0 for deterministic samplers, None where it
-        depends on the levels
-    weak_order : order of the mean and variance of the stochastic form; None if there is none
-    uncond : whether it needs the unconditional prediction too
-    adaptive : whether it chooses its steps by what the model answers, and so has no plan; order and calls are those of
-        a step
-    ends_at_denoised : whether a step to sigma 0 returns the prediction
-    keeps_variance : whether every state has the variance of its level where all data is one point; with the mean of it
-        that is what the proofs ask of a sampler
-    flow_only : whether it is made for flow processes and has no meaning on others
-    levels : ``(steps, process, *, options) -> sigmas``, where the sampler has levels of its own and takes no schedule
-    family : the kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not
-        the prediction alone, which tells a host program what becomes of a state that is edited between two stages
-    text : what finds it, if it is not in the registry: a plan as JSON
-    steps : numbers of steps that it has levels for; () is any
-    brownian_tree : whether ComfyUI and k-diffusion cut its noise from a Brownian tree
-    spellings : what `SamplerType.parse` reads besides the names of ``peers``
-    peers : what other programs call it
-    dialects : what its name means in other programs, as options
+    name : str
+        `SamplerType` value, or the name that it was registered under.
+    function : callable
+        ``(run, grid, x, *, options) -> x``.
+    order : int
+        Order of convergence of the deterministic form, including its low-order start and end; 0 for a sampler that does
+        not converge to the ODE.
+    source : str
+        Paper or program.
+    calls : int, callable or None
+        Model calls per step; a function ``(steps, to_zero) -> calls`` if steps differ; None if they depend on the
+        levels.
+    calls_to_zero : int
+        Model calls of the step to sigma 0.
+    draws : int or None
+        Noises per step that does not end at 0, with default options; 0 for deterministic samplers, None if it depends
+        on the levels.
+    weak_order : int or None
+        Order of the mean and variance of the stochastic form; None if there is none.
+    uncond : bool
+        Whether it needs the unconditional prediction too.
+    adaptive : bool
+        Whether it chooses its steps from the model's answers and so has no plan; order and calls are then those of one
+        step.
+    ends_at_denoised : bool
+        Whether a step to sigma 0 returns the prediction.
+    keeps_variance : bool
+        Whether every state has the variance of its level if all data is a single point. Together with the mean of the
+        level, this is what the proofs require of a sampler.
+    flow_only : bool
+        Whether it is made for flow processes and has no meaning on others.
+    levels : callable or None
+        ``(steps, process, *, options) -> sigmas``, for a sampler with its own levels, which takes no schedule.
+    family : str
+        The kind of method, one of `FAMILIES`. A stage of a "runge_kutta" method uses the slope at its state, not only
+        the prediction; host programs need this when they edit a state between two stages.
+    text : str
+        The text that finds the sampler if it is not in the registry: a plan as JSON.
+    steps : tuple of int
+        Numbers of steps that it has levels for; () means any.
+    brownian_tree : bool
+        Whether ComfyUI and k-diffusion take its noise from a Brownian tree.
+    spellings : tuple of str
+        Names that `SamplerType.parse` reads besides those of ``peers``.
+    peers : tuple of PeerName
+        Its names in other programs.
+    dialects : mapping
+        Options that its name implies in other programs.
     """
 
     name: str
@@ -99,16 +120,16 @@ class SamplerSpec:
 
     @property
     def key(self) -> str:
-        """What `sampler_spec` finds it by."""
+        """The name or text by which `sampler_spec` finds it."""
         return self.text or self.name
 
     @property
     def words(self) -> list[str]:
-        """Every spelling of its name but its own."""
+        """Every spelling of its name except its own."""
         return [*self.spellings, *(word for peer in self.peers for word in words_for(peer, self.name))]
 
     def arguments(self, program: Dialect) -> tuple[str, ...] | None:
-        """Options that some function or class of a program takes for it; None if there is none."""
+        """Options that a function or class of a program takes for it; None if the program has no such function."""
         taken = [peer.arguments for peer in self.peers if peer.program is program and peer.arguments is not None]
         return tuple(dict.fromkeys(name for names in taken for name in names)) if taken else None
 
@@ -119,7 +140,7 @@ class SamplerSpec:
 
     @cached_property
     def options(self) -> Mapping[str, Option]:
-        """The sampler's options and those of every sampler on a schedule, see `ksched.samplers.coordinates.view`."""
+        """The sampler's options and those that all samplers have, see `ksched.samplers.coordinates.view`."""
         return self.own_options if self.levels else {**self.own_options, **VIEW_OPTIONS}
 
     @property
@@ -132,25 +153,27 @@ class SamplerSpec:
 
         Raises
         ------
-        TypeError : steps do not tell: the sampler is adaptive, or reads the levels
+        TypeError
+            The number of steps does not determine the calls: the sampler is adaptive, or depends on the levels.
         """
         if self.adaptive or self.calls is None:
-            what = "its error estimate asks" if self.adaptive else "its levels ask"
-            raise TypeError(f"{self.name} makes as many model calls as {what} for")
+            what = "its error estimate requires" if self.adaptive else "its levels require"
+            raise TypeError(f"{self.name} makes as many model calls as {what}; the number of steps does not tell")
         if callable(self.calls):
             return self.calls(steps, to_zero)
         return self.calls * steps - (self.calls - self.calls_to_zero if to_zero and steps else 0)
 
     def runs_on(self, process: Process) -> bool:
-        """Whether it has a meaning on a process."""
+        """Whether the sampler has a meaning on a process."""
         return process.is_flow or not self.flow_only
 
     def __call__(self, run: Any, grid: Grid, x: Any, **options: Any) -> Any:
-        """The sampler on a grid as its options let it see it; arguments as for the function.
+        """Run the sampler on a grid, read as the options say; arguments as for the function.
 
         Raises
         ------
-        ValueError : a sampler of flow processes alone on another one
+        ValueError
+            A flow-only sampler on another process.
         """
         shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
         own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}
@@ -158,13 +181,13 @@ class SamplerSpec:
         if not self.runs_on(seen.process):
             raise ValueError(
                 f"sampler {self.name} must run on a flow process, whose states are (1 - sigma) * x0 + sigma * noise; "
-                f"got {seen.process!r}. On every process 'dpmpp_2m_sde' and 'euler_ancestral' take stochastic steps, "
-                "and keep the variance of a level"
+                f"got {seen.process!r}. For stochastic steps that keep a level's variance on any process, use "
+                "'dpmpp_2m_sde' or 'euler_ancestral'"
             )
         return self.function(run, seen, x, **own)
 
     def plan(self, grid: Grid, options: Mapping[str, Any]) -> Plan:
-        """The plan of the sampler on a grid; its levels are those of the process, however the sampler saw them."""
+        """The plan of the sampler on a grid, with the process's own levels even if the sampler read them otherwise."""
         plan = trace(self, grid, options)
         if not options.get("as_ve"):
             return plan

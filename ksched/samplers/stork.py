@@ -1,4 +1,4 @@
-"""Stabilized Runge-Kutta methods whose stages are extrapolated from earlier steps and not called."""
+"""STORK: stabilized Runge-Kutta methods whose stages are extrapolated from earlier steps instead of evaluated."""
 
 from __future__ import annotations
 
@@ -41,24 +41,27 @@ def stork(
     stages: Annotated[int, Between(2, 1000)] = 50,
     abscissae: Annotated[Abscissae, PeerValue("published")] = "exact",
 ) -> V:
-    """STORK-2: a stabilized Runge-Kutta-Gegenbauer method whose stages are Taylor expansions of the slope in time.
+    """STORK-2: a stabilized Runge-Kutta-Gegenbauer method with stages from Taylor expansions of the slope in time.
 
     Second order, one model call per step and one more in the first; deterministic.
 
     Parameters
     ----------
-    order : how many slopes are used: one more than there are derivatives in the expansion
-    stages : of the method; none of them calls the model
-    abscissae : the times of the stages: "exact"; "published", which are those of a Legendre method, so that the slope's
-        derivative has less than its weight of 1/2: first order, with 2 % of the error of Euler's method for 50 stages
+    order : int
+        Largest number of slopes used, one more than the number of derivatives in the expansion.
+    stages : int
+        Number of stages; none of them calls the model.
+    abscissae : str
+        Times of the stages: "exact"; "published" are those of a Legendre method, which give the slope's derivative less
+        than its weight of 1/2. That is first order, with 2 % of Euler's error at 50 stages.
 
     Notes
     -----
     Tan et al. 2025, arXiv:2505.24210, STORK-2 with the derivatives of uneven steps, in flow's own time, or in sigma on
-    other processes. An expanded slope does not see the state of its stage, so the stages come to one sum of the slopes:
-    that of `lms`, but for the weights of the derivatives. With exact abscissae the first has its own, so that after
-    the first step ``order`` = 2 is `lms` of that order; the second has about 3/4 of its own. In STORK-4 all have the
-    weights of `lms`.
+    other processes. An expanded slope does not depend on the state of its stage, so the stages reduce to one sum of
+    slopes: that of `lms`, except for the weights of the derivatives. With exact abscissae the first derivative has its
+    exact weight, so after the first step ``order`` = 2 is `lms` of that order; the second derivative has about 3/4 of
+    its exact weight. In STORK-4 all derivatives have the weights of `lms`.
     """
     straight = StraightLine(grid)
     past: list[tuple[Level, V]] = []
@@ -76,7 +79,7 @@ def stork(
 
 
 def _first_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Level, x: V, slope: V) -> V:
-    """Two halves: Euler's, and that of Adams and Bashforth of order 2."""
+    """Two half steps: Euler's, then Adams-Bashforth of order 2."""
     middle = straight.level((straight.time(s) + straight.time(t)) / 2)
     x = run.keep(straight.move(s, middle, x, slope))
     after = straight.slope(middle, x, run.denoise(x, middle))
@@ -85,12 +88,12 @@ def _first_step(run: SamplerContext[V], straight: StraightLine, s: Level, t: Lev
 
 @cache
 def _integrals(stages: int, abscissae: Abscissae) -> tuple[float, ...]:
-    """What the stages make of the powers 0 to 2 of time, from 0 to 1 over a step, in place of their integrals.
+    """The stages' results for the powers 0 to 2 of time, from 0 to 1 over a step, in place of exact integrals.
 
     The recursion of RKG2, whose stability polynomials are Gegenbauer's of index 3/2 (Skaras et al. 2021).
     """
 
-    def share(j: int) -> float:  # of the j-th polynomial in its stage
+    def share(j: int) -> float:  # weight of the j-th polynomial in its stage
         return 4 * (j - 1) * (j + 4) / (3 * j * (j + 1) * (j + 2) * (j + 3)) if j > 1 else (1.0, 1 / 3)[j]
 
     def time(j: int) -> float:

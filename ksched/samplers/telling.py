@@ -1,4 +1,4 @@
-"""Plans whose model is told other noise levels than those of its states."""
+"""Plans that give the model other noise levels than those of its states."""
 
 from __future__ import annotations
 
@@ -18,33 +18,39 @@ __all__ = ["tell"]
 
 
 def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Prediction | str | None = None) -> Plan:
-    """The plan with a network that is told other noise levels than those of the states that it sees.
+    """The plan with other noise levels given to the network than those of the states it receives.
 
     Parameters
     ----------
-    plan : what is run
-    sigmas : contract sigma that the network is told at every model call, above 0
-    process : what it was trained on
-    prediction : None, its answer is read as the x0 prediction of the level that it is told; or what the network
-        predicts, as for `Denoiser`: its answer is taken for that of the level of the state, so that a slope or a noise
-        stays as it is
+    plan : Plan
+        The plan to run.
+    sigmas : array_like
+        Contract sigma given to the network at each model call, above 0.
+    process : Process
+        The noise process that the network was trained on.
+    prediction : Prediction, str or None
+        None reads the network's answer as the x0 prediction at the level that it is given. If you say what the network
+        predicts, as for `Denoiser`, its answer is read at the level of the state, so that a velocity or a noise
+        prediction stays as it is.
 
     Returns
     -------
-    a plan of the same steps, whose rows make up for what a denoiser makes of another level
+    a plan of the same steps, with rows that undo how a denoiser reads the answer at the other level
 
     Raises
     ------
-    ValueError : another number of sigmas than the plan has model calls, or sigmas that the process does not have
+    ValueError
+        The number of sigmas is not the plan's number of model calls, or the process does not have them.
 
     Notes
     -----
-    A denoiser is a function of a state and a sigma, and it hears what it is told as a whole: its input scaling, its
-    timestep and what it makes of the network's answer are those of that sigma. Programs that decouple the two times
-    differ in what else they change: LD3 (Tong et al. 2024, arXiv:2405.15506) reads the answer as x0 of the told time
-    where its solver predicts data (DPM-Solver++, UniPC), and leaves noise as it is where its solver predicts noise
-    (iPNDM). All of it is linear, so it is a matter of the rows. The network sees the state scaled for its own level, as
-    there; but EDM's scaling is a part of the network there, and hears what that is told.
+    A denoiser is a function of a state and a sigma. The sigma that it is given sets everything: its input scaling, its
+    timestep and how it reads the network's answer. Programs that decouple the two times differ in what else they
+    change. LD3 (Tong et al. 2024, arXiv:2405.15506) reads the answer as x0 at the given time where its solver predicts
+    data (DPM-Solver++, UniPC), and keeps the noise prediction as it is where its solver predicts noise (iPNDM). All of
+    this is linear, so the rows can express it. As in those programs, the network sees the state scaled for the state's
+    own level. EDM is the exception: its scaling is part of the network, so it follows the level that the network is
+    given.
 
     Examples
     --------
@@ -58,10 +64,10 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
     told = [process.level(float(sigma)) for sigma in np.asarray(sigmas, dtype=np.float64).ravel()]
     if len(told) != plan.nfe or not all(0 < level.label <= process.sigma_limit for level in told):
         raise ValueError(
-            f"sigmas must be one for each of {plan.nfe} model calls, above 0 and at most {process.sigma_limit:g}; got "
-            f"{[level.label for level in told]}"
+            f"sigmas must be one for each of the {plan.nfe} model calls, above 0 and at most {process.sigma_limit:g}; "
+            f"got {[level.label for level in told]}"
         )
-    known: dict[Register, Mapping[Register, float]] = {}  # what is no longer its register, as a sum of new ones
+    known: dict[Register, Mapping[Register, float]] = {}  # old registers as sums of new ones
     rows: list[Row] = []
     calls = 0
     for k, row in enumerate(plan.rows):
@@ -73,7 +79,7 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
             continue
         new = told[calls]
         share = _scale(process, new) / _scale(process, old)
-        if not k and share != 1:  # the start is given as it is
+        if not k and share != 1:  # the start state is not scaled yet
             rows.append(Row((), None, row.step))
             terms = {Register("x", 0): 1.0}
         scaled = {register: value * share for register, value in terms.items()}
@@ -89,7 +95,7 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
 
 
 def _summed(row: Row, known: Mapping[Register, Mapping[Register, float]]) -> dict[Register, float]:
-    """The terms of a row over new registers."""
+    """The terms of a row, in new registers."""
     total: dict[Register, float] = {}
     for register, value in row.terms:
         for own, share in known.get(register, {register: 1.0}).items():
@@ -98,12 +104,12 @@ def _summed(row: Row, known: Mapping[Register, Mapping[Register, float]]) -> dic
 
 
 def _scale(process: Process, level: Level) -> float:
-    """What the network's input is divided by, where that is no part of the network."""
+    """Divisor of the network's input, if scaling is not part of the network."""
     return 1.0 if isinstance(process, EDM) else float(process.input_norm(level.label))
 
 
 def _read(process: Process, prediction: Prediction | str, old: Level, new: Level, share: float) -> tuple[float, float]:
-    """What the prediction at one level is, of a state and of the denoiser's answer at another one."""
+    """Factors that turn a state and the denoiser's answer at one level into the prediction at another."""
     kind = Prediction.parse(prediction)
     (_, of_x, of_output), (_, told_x, told_output) = (
         tuple(map(float, conversion(process, kind, level.label))) for level in (old, new)

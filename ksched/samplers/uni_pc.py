@@ -33,7 +33,7 @@ __all__ = ["uni_pc", "uni_pc_bh2"]
     peers=(
         comfyui(note=f"KSampler {DROPS}"),
         diffusers("UniPCMultistepScheduler"),
-        a1111("UniPC", "on levels of its own", schedule=NoiseSchedule.DDIM_UNIFORM),
+        a1111("UniPC", "on its own levels", schedule=NoiseSchedule.DDIM_UNIFORM),
         skrample("UniPC", "its orders go up to 9"),
         sdnext("UniPC"),
         sdnext("UniPC FlowMatch", "on `Flow(shift)`"),
@@ -57,30 +57,37 @@ def uni_pc(
     lower_order_final: bool = True,
     repeat_last: bool = False,
 ) -> V:
-    """UniPC: an exponential multistep predictor whose result is corrected with the model call of the next step.
+    """UniPC: an exponential multistep predictor, corrected with the model call of the next step.
 
     Nominal order 3; second order with ``lower_order_final``, which ends with a step of order 1. One model call per
     step, deterministic. ``order`` = 1 without corrector is `euler`.
 
     Parameters
     ----------
-    order : of the predictor; the corrector gains one more
-    variant : B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known
-    predict : what is taken for a polynomial: the denoised prediction, or eps
-    corrector : whether to correct; costs no model call
-    first_corrected : number of the first step whose result is corrected
-    lower_order_final : lower the order towards the end, for few steps
-    repeat_last : call the model once more at a last level above 0, to correct the state there (diffusers, where the
-        last level is a repeat)
+    order : int
+        Order of the predictor; the corrector adds one.
+    variant : str
+        B(h) = h ("bh1") or exp(h) - 1 ("bh2"); they differ only where one difference is known.
+    predict : str
+        The quantity that is taken to be a polynomial: the denoised prediction, or eps.
+    corrector : bool
+        Whether to correct; this costs no model call.
+    first_corrected : int
+        Index of the first step whose result is corrected.
+    lower_order_final : bool
+        Lower the order towards the end, for few steps.
+    repeat_last : bool
+        Call the model once more at a last level above 0, to correct the state there (diffusers, where the last level is
+        a repeat).
 
     Notes
     -----
-    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8. With two or more differences B(h) cancels, and a step is that
-    of an Adams method. As in the paper's program, eps stays that of the state before it was corrected. ComfyUI's
+    Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8. With two or more differences B(h) cancels, and a step equals
+    an Adams step. As in the paper's program, eps is not updated after the state is corrected. ComfyUI's
     ``uni_pc`` is bh1 with order 3, diffusers' default bh2 with order 2.
     """
     rule, eps = half_step if variant == "bh1" else midpoint, predict == "eps"
-    past: list[tuple[float, V]] = []  # (lam, output), the newest last
+    past: list[tuple[float, V]] = []  # (lam, output), newest last
     before: tuple[Level, V, V] | None = None  # level, state and prediction of the last step
     levels = with_last_twice(grid) if repeat_last else grid.levels
     for i, (s, t) in enumerate(grid.steps(levels)):
@@ -91,7 +98,7 @@ def uni_pc(
         if corrector and i > first_corrected and before is not None:
             start, old, own = before
             corrected = run.keep(adams(start, s, old, [*past, new], 0.0, rule=rule, denoised=own if eps else None))
-            denoised, x = (corrected - s.sigma * new[1]) / s.alpha if eps else denoised, corrected  # eps stays
+            denoised, x = (corrected - s.sigma * new[1]) / s.alpha if eps else denoised, corrected  # eps is not updated
         if t == s:
             return x
         past = [*(p for p in past if isfinite(p[0])), new][-order:]

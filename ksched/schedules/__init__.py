@@ -1,7 +1,7 @@
-"""Noise schedules: pure functions from a number of steps to the noise levels of a run; and functions of noise levels.
+"""Noise schedules, from a number of steps to the noise levels (sigmas) of a run, and functions that edit noise levels.
 
-Every schedule returns float64 of shape (steps + 1,), strictly decreasing, the first the level of start noise, the last
-0. The functions of levels (`truncate`, `stretch`, `shift` ...) take levels and return new ones.
+Every schedule returns float64 of shape (steps + 1,), strictly decreasing. The first level is that of the start noise,
+the last is 0. The editing functions (`truncate`, `stretch`, `shift` ...) take levels and return new ones.
 """
 
 from ksched.schedules import curves, distilled, places, power, published, training_table, transforms

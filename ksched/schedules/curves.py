@@ -1,8 +1,8 @@
-"""Schedules that are curves from 1 to 0, made for flow or few steps, and scaled to a process.
+"""Schedules that are curves from 1 to 0, made for flow models or few steps and scaled to a process.
 
-A curve gives ``steps + 1`` shares of the noise, 1 first and 0 last. On a flow process a share is a sigma (before the
-part of the range that was asked for); on others it is a share of sigma_max or of the training table, as each says.
-Arguments, errors and results as in `ksched.schedules.training_table`.
+A curve gives ``steps + 1`` shares of the noise, from 1 to 0. On a flow process a share is a sigma, before it is scaled
+to the requested part of the range; on other processes it is a share of sigma_max or of the training table, as each
+schedule documents. Arguments, errors and results are those of `ksched.schedules.training_table`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def _scaled(span: Span, curve: Array) -> Array:
 def _no_sigma_min(name: str, sigma_min: float | None) -> None:
     if sigma_min is not None:
         raise ValueError(
-            f"{name} reaches 0 along its own curve and takes no sigma_min; got {sigma_min}. Give sigma_max."
+            f"sigma_min must be left out for {name}, which reaches 0 along its own curve; got {sigma_min}. Give "
+            f"sigma_max."
         )
 
 
@@ -54,17 +55,20 @@ def calculate_linear_quadratic_sigmas(
     threshold_noise: Positive = 0.025,
     linear_steps: Count = 0,
 ) -> Array:
-    """Noise levels that fall slowly and evenly at first, then quadratically to 0, as shares of sigma_max.
+    """Noise levels that fall slowly and evenly at first, then quadratically to 0, in shares of sigma_max.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    threshold_noise : share of the noise that the linear part removes, below 1
-    linear_steps : steps of the linear part; 0 is half of them
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    threshold_noise : float
+        Share of the noise that the linear part removes, below 1.
+    linear_steps : int
+        Number of steps in the linear part; 0 means half of all steps.
 
     Notes
     -----
-    Mochi's schedule, multiplied by sigma_max as ComfyUI does.
+    Mochi's schedule, multiplied by sigma_max as in ComfyUI.
     """
     steps = check_steps(steps)
     _no_sigma_min("linear_quadratic", sigma_min)
@@ -77,7 +81,7 @@ def calculate_linear_quadratic_sigmas(
     if linear >= steps:
         raise ValueError(f"linear_steps must be below steps; got {linear} of {steps}")
     slope, rest = threshold_noise / linear, steps - linear
-    # the parabola that goes on with the same value and slope and reaches 1 at the last step
+    # the parabola that continues with the same value and slope and reaches 1 at the last step
     i = np.arange(rest)
     bend = (1 - threshold_noise - slope * rest) / rest**2
     removed = np.concatenate([np.arange(linear) * slope, threshold_noise + slope * i + bend * i**2, [1.0]])
@@ -87,16 +91,17 @@ def calculate_linear_quadratic_sigmas(
 def calculate_bong_tangent_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """Noise levels along two arctangents that meet half way down, as shares of sigma_max.
+    """Noise levels along two arctangents that meet half way down, in shares of sigma_max.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
 
     Notes
     -----
-    RES4LYF's ``bong_tangent`` with its constants: pivots at 0.6 of the points, slopes 8 / points. There it runs from 1
-    to 0 whatever the model; for flow processes that is the same.
+    RES4LYF's ``bong_tangent`` with its constants: pivots at 0.6 of the points, slopes 8 / points. There it always runs
+    from 1 to 0; for flow processes that is the same.
     """
     steps = check_steps(steps)
     _no_sigma_min("bong_tangent", sigma_min)
@@ -120,11 +125,11 @@ def calculate_bong_tangent_sigmas(
 def calculate_cosine_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """Noise levels on half a cosine over the square root of the share of steps done, then 0.
+    """Noise levels on half a cosine of the square root of the share of steps done, then 0.
 
     Notes
     -----
-    reForge's "Cosine". One step starts from sigma_max, where the source starts from its square root.
+    reForge's "Cosine". A single step starts from sigma_max; reForge's starts from its square root.
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)
@@ -133,7 +138,7 @@ def calculate_cosine_sigmas(
 
 
 def stretched_to(levels: Array, terminal: float) -> Array:
-    """Non-zero flow levels with alpha scaled so that the last of them is exactly ``terminal``."""
+    """Non-zero flow levels with alpha scaled so that the last level is exactly ``terminal``."""
     result: Array = 1 - (1 - levels) * ((1 - terminal) / (1 - levels[-1]))
     result[-1] = terminal
     return result
@@ -147,7 +152,7 @@ def _shifted(steps: int, mu: float) -> Array:
 
 
 def _on(span: Span, curve: Array) -> Array:
-    """A curve as the sigmas of a flow process, or as places in the training table of another."""
+    """A curve as sigmas of a flow process, or as positions in the training table of another process."""
     if span.process.is_flow:
         return _scaled(span, curve)
     low, high = span.positions
@@ -166,17 +171,20 @@ def calculate_ltxv_sigmas(
     stretch: bool = True,
     terminal: Positive = 0.1,
 ) -> Array:
-    """Even levels of a flow process, shifted for the number of tokens and stretched to end at a given level.
+    """Evenly spaced flow levels, shifted for the number of tokens and stretched to end at a given level.
 
-    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
-    on top.
+    On non-flow processes the same curve runs over the training table. The process's own shift is not applied on top.
 
     Parameters
     ----------
-    sigma_min : must be None: ``terminal`` says where the curve ends
-    tokens : length of the latent sequence
-    base_shift, max_shift : mu for 1024 and for 4096 tokens, linear between and beyond
-    stretch, terminal : move the last non-zero level to ``terminal``, the others in proportion; one step stays
+    sigma_min : float or None
+        Must be None: ``terminal`` sets where the curve ends.
+    tokens : int
+        Length of the latent sequence.
+    base_shift, max_shift : float
+        mu at 1024 and at 4096 tokens, linear between them and beyond.
+    stretch, terminal : bool or float
+        Move the last non-zero level to ``terminal`` and the others in proportion; a single step is unchanged.
 
     Notes
     -----
@@ -203,15 +211,16 @@ def calculate_flux2_sigmas(
     width: WholePositive = 1024,
     height: WholePositive = 1024,
 ) -> Array:
-    """Even levels of a flow process, shifted for the size of the image and the number of steps.
+    """Evenly spaced flow levels, shifted for the image size and the number of steps.
 
-    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
-    on top.
+    On non-flow processes the same curve runs over the training table. The process's own shift is not applied on top.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    width, height : of the image, in pixels
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    width, height : int
+        Image size in pixels.
 
     Notes
     -----
@@ -231,26 +240,27 @@ def calculate_sway_sigmas(
     sigma_max: float | None = None,
     coefficient: Annotated[float, Between(-1.0, 1.75)] = -1.0,
 ) -> Array:
-    """Even levels of a flow process, moved towards noise by a cosine.
+    """Evenly spaced flow levels, moved towards noise by a cosine.
 
-    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
-    on top.
+    On non-flow processes the same curve runs over the training table. The process's own shift is not applied on top.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    coefficient : below 0 the steps near noise are small; 0 is even; above 0 those near data are
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    coefficient : float
+        Below 0, steps near noise are small; above 0, steps near data are small; 0 spaces levels evenly.
 
     Notes
     -----
-    Sway sampling of F5-TTS, Chen et al. 2024, arXiv:2410.06885, section 3.3: t + s * (cos(pi / 2 * t) - 1 + t), whose t
-    is 1 - sigma. There the coefficient is -1.
+    Sway sampling of F5-TTS, Chen et al. 2024, arXiv:2410.06885, section 3.3: t + s * (cos(pi / 2 * t) - 1 + t) with
+    t = 1 - sigma. F5-TTS uses the coefficient -1.
     """
     steps = check_steps(steps)
     _no_sigma_min("sway", sigma_min)
     span = Span.of(process, None, sigma_max)
     share = np.linspace(0, 1, steps + 1)
-    # 1 - cos through the sine of half the angle, whose small values do not cancel
+    # 1 - cos, written with the sine of half the angle to avoid cancellation at small values
     bend = share - 2 * np.sin(math.pi / 4 * share) ** 2
     curve: Array = 1 - share - coefficient * bend
     curve[-1] = 0.0
@@ -268,26 +278,30 @@ def calculate_logit_normal_sigmas(
     clamp: bool = False,
     domain: Literal["table", "sigma"] = "table",
 ) -> Array:
-    """Levels of a flow process at even quantiles of a logit-normal distribution.
+    """Flow levels at evenly spaced quantiles of a logit-normal distribution.
 
-    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
-    on top.
+    On non-flow processes the same curve runs over the training table. The process's own shift is not applied on top.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    mu, std : mean and standard deviation of the logit of sigma
-    clamp : keep sigma between the log-SNRs 15 and -18, so that the first level is 0.99988
-    domain : "sigma" takes the curve for shares of sigma_max on every process (skrample)
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    mu, std : float
+        Mean and standard deviation of the logit of sigma.
+    clamp : bool
+        Keep the log-SNR between -18 and 15, so that the first level is 0.99988.
+    domain : str
+        "sigma" reads the curve as shares of sigma_max on every process (skrample).
 
     Raises
     ------
-    ValueError : options with which levels fall on one number
+    ValueError
+        The options put two levels on one number.
 
     Notes
     -----
     The distribution of training times of Esser et al. 2024, arXiv:2403.03206, section 3.1, with mean 0 and std 1.
-    skrample's ``Probit`` has std 3, Ideogram 4's own program 1.5 and 1.75.
+    skrample's ``Probit`` has std 3; Ideogram 4's own program has 1.5 and 1.75.
     """
     from scipy.special import expit, ndtri
 
@@ -300,7 +314,9 @@ def calculate_logit_normal_sigmas(
         curve[:-1] = np.clip(curve[:-1], expit(-7.5), expit(9.0))
         return span.sigma_max * curve if whole else _on(span, curve)
     if not (np.diff(curve) < 0).all():
-        raise ValueError("levels fall on one number; take a smaller image, mu or std, or fewer steps")
+        raise ValueError(
+            "levels must differ, but two fall on one number; use a smaller image, mu or std, or fewer steps"
+        )
     return _scaled(span, curve) if whole else _on(span, curve)
 
 
@@ -316,27 +332,32 @@ def calculate_ideogram4_sigmas(
     std: Annotated[float, Between(0.1, 5.0)] = 1.5,
     clamp: bool = False,
 ) -> Array:
-    """`calculate_logit_normal_sigmas` with a mean for the size of the image.
+    """`calculate_logit_normal_sigmas` with a mean that depends on the image size.
 
-    On other processes than flow it is the same curve over the training table. The process's own shift is not applied
-    on top.
+    On non-flow processes the same curve runs over the training table. The process's own shift is not applied on top.
 
     Parameters
     ----------
-    sigma_min : must be None: the curve reaches 0 by itself
-    width, height : of the image, in pixels
-    mu : mean of the logit of sigma for 512 x 512 pixels; half the logarithm of how many times more there are is added
-    std : its standard deviation
-    clamp : keep sigma between the log-SNRs 15 and -18, so that the first level is 0.99988, as the model's own program
+    sigma_min : float or None
+        Must be None: the curve reaches 0 by itself.
+    width, height : int
+        Image size in pixels.
+    mu : float
+        Mean of the logit of sigma at 512 x 512 pixels; half the log of the ratio of pixels is added for other sizes.
+    std : float
+        Standard deviation of the logit of sigma.
+    clamp : bool
+        Keep the log-SNR between -18 and 15, so that the first level is 0.99988, as in the model's own program.
 
     Raises
     ------
-    ValueError : options with which levels fall on one number
+    ValueError
+        The options put two levels on one number.
 
     Notes
     -----
-    Ideogram 4's own program, https://github.com/ideogram-oss/ideogram4, docs/pipeline.md, "Noise schedule". It has mu 0
-    and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
+    Ideogram 4's own program, https://github.com/ideogram-oss/ideogram4, docs/pipeline.md, "Noise schedule". It uses mu
+    0 and std 1.5 for 48 steps, std 1.75 for 20, and mu 0.5 and std 1.75 for 12.
     """
     _no_sigma_min("ideogram4", sigma_min)
     mean = mu + 0.5 * (math.log(width) + math.log(height) - 2 * math.log(512))

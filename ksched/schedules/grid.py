@@ -17,18 +17,18 @@ from ksched.types import Array, ArrayLike
 __all__ = ["Grid", "as_numbers", "check_sigmas"]
 
 
-# A method of order n takes ratios of levels to powers of about n.
+# A method of order n raises ratios of levels to powers of about n; these limits keep such powers finite.
 _SMALLEST, _LARGEST = 1e-60, 1e60
 
 
 def as_numbers(sigmas: ArrayLike) -> Array:
-    """A new one-dimensional float64 array of at least one number."""
+    """A new one-dimensional float64 array with at least one number."""
     try:
-        values = np.asarray(sigmas, dtype=np.float64).copy()  # asarray, because tensors refuse array
+        values = np.asarray(sigmas, dtype=np.float64).copy()  # np.asarray works on tensors, np.array does not
     except (TypeError, ValueError) as error:
         raise TypeError(f"sigmas must be a list of numbers; got {sigmas!r}") from error
     if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"sigmas must be one list of at least one number; got shape {values.shape}")
+        raise ValueError(f"sigmas must be a one-dimensional list of at least one number; got shape {values.shape}")
     return values
 
 
@@ -37,8 +37,10 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
 
     Raises
     ------
-    TypeError : not numbers
-    ValueError : anything else; the message names the first offending index and value
+    TypeError
+        Not numbers.
+    ValueError
+        Anything else; the message names the first offending index and value.
     """
     values = as_numbers(sigmas)
     for i, value in enumerate(values):
@@ -51,13 +53,13 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
             raise ValueError(f"sigmas must be >= 0; got sigmas[{i}]={value}")
         if 0 < value < _SMALLEST or _LARGEST < value < math.inf:
             raise ValueError(
-                f"sigmas must be 0 or between {_SMALLEST:g} and {_LARGEST:g}, or their powers are no numbers; got "
+                f"sigmas must be 0 or between {_SMALLEST:g} and {_LARGEST:g}, so that their powers stay finite; got "
                 f"sigmas[{i}]={value:g}"
             )
         if i and value >= values[i - 1]:
             raise ValueError(
                 f"sigmas must be strictly decreasing; got sigmas[{i - 1}]={values[i - 1]}, sigmas[{i}]={value}. "
-                "They are run exactly as given: sort them or remove repeated levels yourself."
+                "They are run exactly as given: sort them and remove repeated levels first."
             )
     if values[0] > limit:
         raise ValueError(f"sigmas must be at most {limit:g} on this process; got sigmas[0]={values[0]}")
@@ -66,12 +68,14 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
 
 @dataclass(frozen=True)
 class Grid:
-    """Levels of one run on one process.
+    """Noise levels of one run on one process.
 
     Attributes
     ----------
-    process : gives the levels between those of the grid too, for samplers with intermediate stages
-    levels : one more than there are steps, from noise to data
+    process : Process
+        The process; it also gives levels between those of the grid, for samplers with intermediate stages.
+    levels : tuple of Level
+        Steps + 1 levels, from noise to data.
     """
 
     process: Process
@@ -79,17 +83,18 @@ class Grid:
 
     @classmethod
     def of(cls, sigmas: ArrayLike, process: Process) -> Grid:
-        """Grid of contract sigmas, exactly as given.
+        """Grid of contract sigmas, used exactly as given.
 
         Raises
         ------
-        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`)
+        TypeError, ValueError
+            Sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`).
         """
         values = check_sigmas(sigmas, process.sigma_limit)
         return cls(process, tuple(process.level(float(value)) for value in values))
 
     def steps(self, levels: Sequence[Level] | None = None) -> Iterator[tuple[Level, Level]]:
-        """(level left, level reached) of every step; of other levels than its own, if a method has some."""
+        """(level left, level reached) of every step; of ``levels`` instead, for a method that uses others."""
         return itertools.pairwise(self.levels if levels is None else levels)
 
     @overload
@@ -113,13 +118,14 @@ class Grid:
     def steps_with(
         self, *dials: float | Sequence[float], levels: Sequence[Level] | None = None
     ) -> Iterator[tuple[Any, ...]]:
-        """`steps` with the value of each dial there: options that may be one number, or one per step of the grid.
+        """`steps` together with each dial's value at the step; a dial is one number, or one number per step.
 
-        Where a method has more levels than the grid, the steps between them go on with the last value.
+        If a method has more levels than the grid, the steps between them reuse the last value.
 
         Raises
         ------
-        ValueError : another number of values than the grid has steps
+        ValueError
+            The number of values is not the number of steps of the grid.
         """
         values = [per_step(dial, len(self)) or (0.0,) for dial in dials]
         return (

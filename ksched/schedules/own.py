@@ -1,4 +1,4 @@
-"""Schedules of one's own: how a function from a number of steps to levels is called, and a check of what it returns."""
+"""User-defined schedules: how a function from steps to levels is called, and a check of what it returns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _RANGE = ("sigma_min", "sigma_max")
 
 
 class CallForm(NamedTuple):
-    """What a schedule function takes behind the number of steps, by its signature.
+    """The arguments that a schedule function takes after the number of steps, from its signature.
 
     Attributes
     ----------
-    by_name : the rest is given by name, not by place
-    ranged : whether it takes sigma_min, sigma_max
-    process : whether it takes a process, and whether it must have one
+    by_name : bool
+        Whether the remaining arguments are passed by name instead of by position.
+    ranged : tuple of bool
+        Whether it takes sigma_min and sigma_max.
+    process : tuple of bool
+        Whether it accepts a process, and whether it requires one.
     """
 
     by_name: bool
@@ -32,7 +35,7 @@ class CallForm(NamedTuple):
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> CallForm:
-        """The form of a function, or a TypeError that says which there are."""
+        """The form of a function, or a TypeError that lists the supported forms."""
         try:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):  # some compiled functions have no signature
@@ -54,12 +57,12 @@ class CallForm(NamedTuple):
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """What a function is called in messages."""
+    """Name of a function in error messages."""
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def own_options(function: Callable[..., Any]) -> Mapping[str, Option]:
-    """Options of a schedule function: its keywords that are numbers, choices or True or False by annotation or default.
+    """Options of a schedule function: keywords that are numbers, choices or booleans, by annotation or default.
 
     Parameters
     ----------
@@ -96,21 +99,27 @@ def ask_own(
     sigma_max: float | None,
     options: Mapping[str, Any],
 ) -> Array:
-    """Levels of a schedule of one's own, checked.
+    """Levels of a user-defined schedule, checked.
 
     Parameters
     ----------
-    name : of the schedule, for messages
-    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, told apart by its signature; a
-        parameter ``process`` and either end of the range alone are given by name
-    steps, process : of the run
-    sigma_min, sigma_max : ends of the range; None is the end of the process's
-    options : of the function
+    name : str
+        The schedule's name, for error messages.
+    function : callable
+        ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, recognised by its signature; a parameter
+        ``process``, and one end of the range without the other, are passed by name.
+    steps, process : int or Process
+        Steps and process of the run.
+    sigma_min, sigma_max : float or None
+        Ends of the range; None means the process's end.
+    options : mapping
+        Options of the function.
 
     Raises
     ------
-    TypeError, ValueError : an end of the range that the function does not take; levels that are not ``steps + 1``
-        falling numbers within what the process has
+    TypeError, ValueError
+        An end of the range that the function does not take; levels that are not ``steps + 1`` falling numbers within
+        the process's limits.
     """
     form = CallForm.of(function)
     given = dict(zip(_RANGE, (sigma_min, sigma_max), strict=True))
@@ -118,7 +127,7 @@ def ask_own(
         if given[end] is None:
             given[end] = getattr(process, end)
         elif not taken:
-            raise TypeError(f"schedule {name} is a function without {end}; leave it out")
+            raise TypeError(f"schedule {name} takes no {end}; leave it out")
     if form.by_name:
         named: dict[str, Any] = {end: given[end] for end, taken in zip(_RANGE, form.ranged, strict=True) if taken}
         levels = function(steps, **named, **({"process": process} if form.process[0] else {}), **options)

@@ -1,4 +1,4 @@
-"""Where in a run something is: the step of a sigma, of a share of the model's time, or of a timestep."""
+"""Positions in a run: the step at a sigma, at a share of the model's time, or at a timestep."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ def step_at(
     timestep: float | None = None,
     process: Process | None = None,
 ) -> int:
-    """The step at which a run passes a place: how many of its steps start there or before.
+    """The step at which a run passes a position: the number of steps that start there or earlier.
 
     Parameters
     ----------
-    sigmas : levels of the run, strictly decreasing
-    sigma : the place as a noise level; a step that starts at that very level counts
-    percent : the place as a share of the model's time, 0 to 1, as programs mean "start at 20 %"; not of the steps
-    timestep : the place as what the network is told
-    process : what the model was trained on, for percent and timestep
+    sigmas : array_like
+        Levels of the run, strictly decreasing.
+    sigma : float or None
+        The position as a noise level; a step that starts exactly at this level counts.
+    percent : float or None
+        The position as a share of the model's time, 0 to 1, as in "start at 20 %"; not a share of the steps.
+    timestep : float or None
+        The position as a timestep of the network.
+    process : Process or None
+        The noise process that the model was trained on; needed for percent and timestep.
 
     Returns
     -------
-    0 to the number of steps; what `split` takes, or what to compare `ksched.Run.step` with
+    0 to the number of steps; pass it to `split`, or compare `ksched.Run.step` with it
 
     Raises
     ------
-    TypeError, ValueError : levels out of order; not exactly one place; no process where one is needed
+    TypeError, ValueError
+        Levels out of order; none or several positions; no process where one is needed.
 
     Notes
     -----
-    ``percent`` is that of ComfyUI's start_percent and end_percent, see `ksched.Process.sigma_after`. A boundary of
-    Wan 2.2, 0.875, is a sigma, or the timestep 875.
+    ``percent`` is the meaning of ComfyUI's start_percent and end_percent, see `ksched.Process.sigma_after`. Wan 2.2's
+    boundary, 0.875, is a sigma; as a timestep it is 875.
 
     Examples
     --------
@@ -62,38 +68,43 @@ def step_at(
     places = {"sigma": sigma, "percent": percent, "timestep": timestep}
     given = [name for name, value in places.items() if value is not None]
     if len(given) != 1:
-        raise TypeError(f"step_at takes one of sigma, percent and timestep; got {' and '.join(given) or 'none'}")
+        raise TypeError(
+            f"step_at takes exactly one of sigma, percent and timestep; got {' and '.join(given) or 'none'}"
+        )
     limits = (0.0, 1.0) if percent is not None else (-math.inf, math.inf)
     (name,) = given
     place: float = Option(name, float, None, *limits).check("step_at", places[name])
     if name != "sigma":
         if process is None:
-            raise TypeError(f"step_at: a {name} is one of the model's time; give process=")
+            raise TypeError(f"step_at: a {name} needs a process, which defines the model's time; give process=")
         check_process(process)
         place = process.sigma_after(place) if name == "percent" else float(process.sigma(place))
     starts = values[:-1]
-    return int(np.count_nonzero(starts >= place * (1 - 1e-9)))  # but for rounding
+    return int(np.count_nonzero(starts >= place * (1 - 1e-9)))  # tolerance for rounding
 
 
 def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
-    """`split` at a noise level: the steps that start at it or above, and the rest. No level is inserted.
+    """`split` at a noise level: the steps that start at it or above, and the rest. It inserts no level.
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    sigma : the boundary; a step that starts at that very level belongs to the first part
+    sigmas : array_like
+        Levels, strictly decreasing.
+    sigma : float
+        The boundary; a step that starts exactly at this level belongs to the first part.
 
     Returns
     -------
-    (high, low): the last level of ``high``, the first below the boundary, is the first of ``low``
+    (high, low): the last level of ``high``, the first one below the boundary, is also the first of ``low``
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a boundary that is no number
+    TypeError, ValueError
+        Levels out of order, a boundary that is not a number.
 
     Notes
     -----
-    So models with an expert for high noise and one for low noise are run, such as Wan 2.2 with its boundary 0.875.
+    Use it for models with one expert for high noise and one for low noise, such as Wan 2.2 with its boundary 0.875.
 
     Examples
     --------

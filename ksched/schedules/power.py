@@ -1,9 +1,9 @@
-"""Schedules between two bounds, even in some function of sigma; they need no process.
+"""Schedules between two bounds, evenly spaced in some function of sigma; they need no process.
 
-Every function takes ``steps``, ``sigma_min`` and ``sigma_max``, the noise std of the last non-zero and of the first
-level, 0 < sigma_min < sigma_max, and raises a TypeError or ValueError for anything else; it returns float64 of shape
+Every function takes ``steps``, ``sigma_min`` and ``sigma_max``: the noise std of the last non-zero level and of the
+first level, 0 < sigma_min < sigma_max. Anything else raises a TypeError or ValueError. It returns float64 of shape
 (steps + 1,), strictly decreasing from exactly sigma_max to exactly sigma_min and then 0, unless an option says
-otherwise. One step runs from sigma_max to 0.
+otherwise. A single step runs from sigma_max to 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def check_bounds(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """The two bounds as floats, 0 < sigma_min < sigma_max < inf, or a ValueError that says so."""
+    """The two bounds as floats, or a ValueError unless 0 < sigma_min < sigma_max < inf."""
     low, high = float(sigma_min), float(sigma_max)
     if not 0 < low < high < math.inf:
         raise ValueError(
@@ -41,7 +41,7 @@ def check_bounds(sigma_min: float, sigma_max: float) -> tuple[float, float]:
 
 
 def finish(levels: Array, sigma_min: float, sigma_max: float) -> Array:
-    """Levels from exactly ``sigma_max`` to exactly ``sigma_min``, free of rounding, and a last 0."""
+    """Levels with the ends set to exactly ``sigma_max`` and ``sigma_min``, and a final 0."""
     levels[-1], levels[0] = sigma_min, sigma_max
     return np.append(levels, 0.0)
 
@@ -51,7 +51,8 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
 
     Parameters
     ----------
-    rho : 7 in the paper; 1 is linear in sigma, large values approach exponential
+    rho : float
+        7 in the paper; 1 is linear in sigma, large values approach exponential.
 
     Notes
     -----
@@ -61,7 +62,7 @@ def calculate_karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho:
     low, high = check_bounds(sigma_min, sigma_max)
     if not 0.01 <= rho <= 1000:
         raise ValueError(f"rho must be at least 0.01 and at most 1000; got {rho}")
-    # high * (...) ** rho, not high ** (1 / rho) first: no overflow for any rho in range
+    # high * (...) ** rho instead of high ** (1 / rho) first: it does not overflow for any rho in range
     ratio = (low / high) ** (1 / rho)
     return finish(high * np.linspace(1, ratio, steps) ** rho, low, high)
 
@@ -79,11 +80,12 @@ def calculate_exponential_sigmas(steps: int, sigma_min: float, sigma_max: float)
 
 
 def calculate_polyexponential_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: Exponent = 1.0) -> Array:
-    """Noise levels whose log sigma goes down as a power of the remaining share of steps.
+    """Noise levels whose log sigma falls as a power of the remaining share of steps.
 
     Parameters
     ----------
-    rho : 1 is `exponential`; larger values spend more steps at low noise
+    rho : float
+        1 is `exponential`; larger values spend more steps at low noise.
 
     Notes
     -----
@@ -100,7 +102,7 @@ def calculate_linear_sigmas(steps: int, sigma_min: float, sigma_max: float) -> A
 
     Notes
     -----
-    On a flow process the curve that reaches 0 by even steps, ``linspace(1, 0, steps + 1)``, is `simple` with shift 1.
+    On a flow process, the evenly spaced curve that reaches 0, ``linspace(1, 0, steps + 1)``, is `simple` with shift 1.
     """
     return calculate_karras_sigmas(steps, sigma_min, sigma_max, rho=1.0)
 
@@ -112,11 +114,12 @@ def calculate_kl_optimal_sigmas(
 
     Parameters
     ----------
-    final : "sigma_min" ends there after ``steps`` even strides, without a 0 (A1111)
+    final : str
+        "sigma_min" ends at sigma_min after ``steps`` equal strides, without a 0 (A1111).
 
     Notes
     -----
-    Sabour et al. 2024, arXiv:2404.14507, the schedule that is optimal for Gaussian data of unit variance.
+    Sabour et al. 2024, arXiv:2404.14507, the optimal schedule for Gaussian data of unit variance.
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)
@@ -138,9 +141,11 @@ def calculate_vp_sigmas(
 
     Parameters
     ----------
-    beta_d, beta_min : slope and start of the linear beta of that process
-    eps_s, own_range : with ``own_range`` the levels run from time 1 to ``eps_s``, sigma 152 to 0.0105 by default,
-        whatever sigma_min and sigma_max are (k-diffusion)
+    beta_d, beta_min : float
+        Slope and start of that process's linear beta.
+    eps_s, own_range : float or bool
+        With ``own_range``, levels run from time 1 to ``eps_s`` (by default sigma 152 to 0.0105) and ignore sigma_min
+        and sigma_max (k-diffusion).
 
     Notes
     -----
@@ -170,9 +175,11 @@ def calculate_laplace_sigmas(
 
     Parameters
     ----------
-    mu, beta : centre and width of the distribution
-    ends : "truncate" takes the part of the distribution inside the range; "clamp" takes all of it and repeats the ends
-        of the range, with neither a 0 nor one level more than steps (ComfyUI)
+    mu, beta : float
+        Centre and width of the distribution.
+    ends : str
+        "truncate" uses the part of the distribution inside the range; "clamp" uses all of it and repeats the ends of
+        the range, with no final 0 and only ``steps`` levels (ComfyUI).
 
     Notes
     -----
@@ -184,7 +191,7 @@ def calculate_laplace_sigmas(
     if ends == "clamp":
         log_sigma = mu - beta * np.sign(0.5 - u) * np.log(1 - 2 * np.abs(0.5 - u) + 1e-5)
         return np.clip(np.exp(np.clip(log_sigma, math.log(low) - 1, math.log(high) + 1)), low, high)
-    # distances of the ends from the centre in widths; quantiles through log probabilities, whose tails do not cancel
+    # Distances of the ends from the centre, in widths. Log probabilities give quantiles whose tails do not cancel.
     top, bottom = (math.log(high) - mu) / beta, (math.log(low) - mu) / beta
     above_top, above_bottom = (0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z) for z in (top, bottom))
     below_top, below_bottom = (0.5 * math.exp(z) if z < 0 else 1 - 0.5 * math.exp(-z) for z in (top, bottom))
@@ -196,15 +203,16 @@ def calculate_laplace_sigmas(
 
 
 def calculate_phi_sigmas(steps: int, sigma_min: float, sigma_max: float, power: Exponent = 2.0) -> Array:
-    """Noise levels that fall towards sigma_min as a power of the remaining share, the power of the golden ratio.
+    """Noise levels that fall towards sigma_min as the remaining share of steps to a power of the golden ratio.
 
     Parameters
     ----------
-    power : p of the exponent ``phi ** p``
+    power : float
+        p in the exponent ``phi ** p``.
 
     Notes
     -----
-    reForge's "Phi". One step starts from sigma_max, where the source starts from its square root.
+    reForge's "Phi". A single step starts from sigma_max; reForge's starts from its square root.
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)
@@ -220,22 +228,25 @@ def calculate_piecewise_sigmas(
     high_steps: Count = 0,
     rho: Exponent = 7.0,
 ) -> Array:
-    """Noise levels that fall exponentially to a level between, and from there to sigma_min as `karras` does.
+    """Noise levels that fall exponentially to a middle level, and from there to sigma_min as `karras` does.
 
     Parameters
     ----------
-    sigma_between : the level at which the rule changes; 0 is the geometric mean of sigma_min and sigma_max
-    high_steps : steps down to it; 0 is half of them, rounded up. At most steps - 2 are, so that sigma_min is reached
+    sigma_between : float
+        The level at which the rule changes; 0 means the geometric mean of sigma_min and sigma_max.
+    high_steps : int
+        Steps down to that level, at most steps - 2 so that sigma_min is reached; 0 means half of all steps, rounded up.
     rho : as for `karras`
 
     Raises
     ------
-    ValueError : sigma_between outside of the range
+    ValueError
+        sigma_between is outside the range.
 
     Notes
     -----
-    ECMWF's anemoi, ``PiecewiseSigmaSchedule``, for models of weather, with sigma_between 10. Two and three steps end
-    there at the level between.
+    ECMWF's anemoi, ``PiecewiseSigmaSchedule``, for weather models, with sigma_between 10. There, two and three steps
+    end at the middle level.
     """
     steps = check_steps(steps)
     low, high = check_bounds(sigma_min, sigma_max)

@@ -1,7 +1,7 @@
-"""Schedules that were searched for and published as tables of numbers; the numbers and their sources are data files.
+"""Schedules that were searched for and published as tables of numbers. Data files hold the numbers and their sources.
 
-Between the published step counts a table is interpolated, log sigma over the share of steps done, and its last level is
-replaced by 0. Arguments, errors and results as in `ksched.schedules.training_table`.
+Between the published step counts a table is interpolated: log sigma over the share of steps done. Its last level is
+replaced by 0. Arguments, errors and results are those of `ksched.schedules.training_table`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Coefficient = Annotated[float, Between(0.8, 1.5)]
 
 @cache
 def published_tables() -> dict[str, Any]:
-    """The data file: by family, its source and its tables."""
+    """The data file: for each family, its source and tables."""
     text = (resources.files("ksched") / "data" / "published_grids.json").read_text()
     data: dict[str, Any] = json.loads(text)
     return data
@@ -40,14 +40,14 @@ def published_tables() -> dict[str, Any]:
 def _from_table(steps: int, span: Span, table: list[float], *, fit_range: bool, keep_last: bool = False) -> Array:
     """Levels of a table: interpolated, fitted to the span, ending in 0."""
     levels = np.array(table)
-    if fit_range:  # affine in log sigma; the identity where the table was made for this range
+    if fit_range:  # affine in log sigma; the identity if the table was made for this range
         share = np.log(levels / levels[-1]) / math.log(levels[0] / levels[-1])
         levels = span.sigma_min * np.exp(share * math.log(span.sigma_max / span.sigma_min))
         levels[0] = span.sigma_max
     points = steps if keep_last else steps + 1
     if points != len(levels):
         places = np.linspace(0, 1, points)
-        # up from the last level, so that a single point is the last, as in the programs that keep it
+        # upwards from the last level, so that a single point is the last one, as in the programs that keep it
         levels = np.exp(np.interp(places, np.linspace(0, 1, len(levels)), np.log(levels[::-1])))[::-1]
         if fit_range and points > 1:
             levels[0] = span.sigma_max
@@ -69,10 +69,14 @@ def calculate_align_your_steps_sigmas(
 
     Parameters
     ----------
-    model : what the table was optimised for; "svd" has the published version only
-    version : "a1111" and "forge_11" have three digits, "forge_32" more points, "forge_gits" levels after GITS
-    fit_range : stretch the table in log sigma to the range of the process; False takes its numbers as they are
-    last : "replace" puts 0 for the table's last level, "keep" puts 0 after it (A1111)
+    model : str
+        The family that the table was optimised for; "svd" has only the published version.
+    version : str
+        "a1111" and "forge_11" have three digits, "forge_32" has more points, "forge_gits" has levels after GITS.
+    fit_range : bool
+        Stretch the table in log sigma to the process's range; False uses its numbers unchanged.
+    last : str
+        "replace" replaces the table's last level by 0, "keep" appends 0 after it (A1111).
 
     Notes
     -----
@@ -100,8 +104,10 @@ def calculate_gits_sigmas(
 
     Parameters
     ----------
-    coefficient : 0.8 to 1.5 in steps of 0.05; larger values spend more steps at low noise
-    fit_range : stretch the table in log sigma to the range of the process; False takes its numbers as they are
+    coefficient : float
+        0.8 to 1.5 in steps of 0.05; larger values spend more steps at low noise.
+    fit_range : bool
+        Stretch the table in log sigma to the range of the process; False uses its numbers unchanged.
 
     Notes
     -----
@@ -129,8 +135,10 @@ def calculate_optimal_steps_sigmas(
 
     Parameters
     ----------
-    model : what the table was optimised for
-    fit_range : stretch the table in log sigma to the range of the process; False takes its numbers as they are
+    model : str
+        The model that the table was optimised for.
+    fit_range : bool
+        Stretch the table in log sigma to the range of the process; False uses its numbers unchanged.
 
     Notes
     -----

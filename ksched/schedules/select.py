@@ -1,4 +1,4 @@
-"""One door to every schedule: name in, noise levels out."""
+"""Every schedule by name: name in, noise levels out."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 
-#: families of schedules, and what they are called in a heading
+#: families of schedules, and their headings
 FAMILIES: Mapping[str, str] = {
-    "sigma": "Even in some function of sigma",
+    "sigma": "Evenly spaced in some function of sigma",
     "training_table": "Over the training steps",
     "curve": "Curves from 1 to 0",
     "published": "Published tables",
@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, str] = {
 
 
 class ScheduleSpec(NamedTuple):
-    """What the library knows of a schedule: family (one of `FAMILIES`), function, rule in words, and source."""
+    """Everything the library knows of a schedule: family (one of `FAMILIES`), function, rule in words, and source."""
 
     family: str
     function: Callable[..., Array]
@@ -62,7 +62,7 @@ def _needs_process(function: Callable[..., Array]) -> bool:
     return "process" in inspect.signature(function).parameters
 
 
-#: what names a schedule, or is one
+#: a schedule, or something that names one
 Schedule: TypeAlias = ScheduleName | NoiseSchedule | str | Callable[..., Any]
 
 _ARGUMENTS = ("schedule", "steps", "process", "sigma_min", "sigma_max", "dialect")  # of `calculate_sigmas`
@@ -206,11 +206,11 @@ _MEANT: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
     Dialect.SKRAMPLE: {_N.LOGIT_NORMAL: {"std": 3.0, "domain": "sigma"}},
 }
 
-#: What a name means elsewhere, as options of ours: a dialect is nothing but this table.
+#: what a name means in other programs, as our options; this table is the whole dialect
 DIALECTS: Mapping[Dialect, Mapping[str, Mapping[str, Any]]] = {
     **_MEANT,
     Dialect.RES4LYF: _MEANT[Dialect.COMFYUI],  # it adds to ComfyUI's menu
-    Dialect.SDNEXT: _MEANT[Dialect.DIFFUSERS],  # whose classes it configures
+    Dialect.SDNEXT: _MEANT[Dialect.DIFFUSERS],  # it configures diffusers' classes
 }
 
 
@@ -218,25 +218,30 @@ _REGISTERED: dict[str, ScheduleSpec] = {}
 
 
 def register_schedule(name: str, function: Callable[..., Any], *, formula: str = "", source: str = "") -> ScheduleSpec:
-    """Add a schedule of your own; it then works with every sampler and process, and by name everywhere.
+    """Add a schedule of your own. It then works by name with every sampler and process.
 
     Parameters
     ----------
-    name : the name to give `build_sampler`; must be new
-    function : ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, returning ``steps + 1`` levels
-        that fall from the first to 0. Parameters named sigma_min, sigma_max and process are given by name. Other
-        keywords that are numbers are the schedule's options
-    formula, source : its rule in words, and where it is from
+    name : str
+        The name that you will give to `build_sampler`; it must be new.
+    function : callable
+        ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``. It returns ``steps + 1`` levels that
+        fall from the first level to 0. Parameters named sigma_min, sigma_max and process are passed by name. Other
+        keywords that are numbers become the schedule's options.
+    formula, source : str
+        Its rule in words, and where it comes from.
 
     Raises
     ------
-    TypeError : a name that is no string, a function of other arguments
-    ValueError : the name is taken, by a schedule, a sampler, or a spelling of one
+    TypeError
+        The name is not a string, or the function takes other arguments.
+    ValueError
+        The name is taken by a schedule, a sampler, or a spelling of one.
 
     Notes
     -----
-    What the function returns is checked at every call. `ksched.testing.check_schedule` tries it at many numbers of
-    steps and over many ranges.
+    Every call checks what the function returns. `ksched.testing.check_schedule` tries it with many numbers of steps and
+    many ranges.
 
     Examples
     --------
@@ -248,51 +253,52 @@ def register_schedule(name: str, function: Callable[..., Any], *, formula: str =
     >>> ksched.build_sampler("euler", sway, 4, process=ksched.Flow()).sigmas.round(3)
     array([1.   , 0.924, 0.707, 0.383, 0.   ])
 
-    After ``ksched.register_schedule("sway_of_speech", sway)`` its name does the same.
+    After ``ksched.register_schedule("sway_of_speech", sway)``, that name does the same.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"a schedule is named by a string; got {name!r}")
+        raise TypeError(f"the name of a schedule must be a string; got {name!r}")
     if not callable(function):
         raise TypeError(f"function must be callable, (steps) -> levels; got {function!r}")
     CallForm.of(function)
     for kind, word in ((NoiseSchedule, "noise schedule"), (SamplerType, "sampler")):
         if kind.is_name(name):
-            raise ValueError(f"the name {name!r} is taken by a {word}; choose another")
-    spec = ScheduleSpec("own", function, formula or "a function of its own", source)
+            raise ValueError(f"the name of a schedule must be new; {name!r} is taken by a {word}. Choose another")
+    spec = ScheduleSpec("own", function, formula or "a user-defined function", source)
     _REGISTERED[name] = spec
     NoiseSchedule.registered().append(name)
     return spec
 
 
 def schedules() -> Mapping[str, ScheduleSpec]:
-    """Every schedule by its name, ours first, then those registered by others."""
+    """Every schedule by name: ksched's own first, then those registered by users."""
     return {**{str(name): spec for name, spec in SCHEDULES.items()}, **_REGISTERED}
 
 
 def schedule_name(schedule: Schedule) -> NoiseSchedule | str:
-    """The name of a schedule: a registered one's own, else ours for any spelling; of a function, what it is called.
+    """The name of a schedule: a registered name, ksched's name for any spelling, or a function's name in messages.
 
     Raises
     ------
-    TypeError, ValueError : no such schedule; the message says what it is instead, or lists near names
+    TypeError, ValueError
+        No such schedule; the message says what the name is instead, or lists similar names.
     """
     if isinstance(schedule, str):
         return schedule if schedule in _REGISTERED else NoiseSchedule.parse(schedule)
     if not callable(schedule):
-        raise TypeError(f"a noise schedule is named by a string, or is a function of the steps; got {schedule!r}")
+        raise TypeError(f"a noise schedule must be a name or a function of the steps; got {schedule!r}")
     return name_of(schedule)
 
 
 def schedule_spec(schedule: Schedule) -> ScheduleSpec:
-    """What is known of a schedule; errors as for `schedule_name`."""
+    """Facts about a schedule; errors are those of `schedule_name`."""
     name = schedule_name(schedule)
     if not isinstance(schedule, str):
-        return ScheduleSpec("own", schedule, "a function of its own", "")
+        return ScheduleSpec("own", schedule, "a user-defined function", "")
     return SCHEDULES[name] if isinstance(name, NoiseSchedule) else _REGISTERED[name]
 
 
 def schedule_options(schedule: Schedule) -> Mapping[str, Option]:
-    """Options of a schedule beside its range."""
+    """Options of a schedule besides its range."""
     spec = schedule_spec(schedule)
     if spec.family == "own":
         return own_options(spec.function)
@@ -309,27 +315,34 @@ def calculate_sigmas(
     dialect: Dialect | str = Dialect.KSCHED,
     **options: Any,
 ) -> Array:
-    """Noise levels of a run by the name of the schedule.
+    """Noise levels of a run, from the name of a schedule.
 
     Parameters
     ----------
-    schedule : a `NoiseSchedule`, any spelling `NoiseSchedule.parse` knows, or a name given to `register_schedule`; or
-        a function as that takes it
-    steps : number of steps, >= 1
-    process : what the model was trained on; None is Stable Diffusion's VP table
-    sigma_min, sigma_max : noise std of the last non-zero and of the first level; None takes the process's own
-    dialect : whose numbers the name means, where programs differ: a table of options (see `DIALECTS`)
-    options : what the schedule has beside its range, such as ``rho`` for karras (see `schedule_options`)
+    schedule : str, NoiseSchedule or callable
+        A `NoiseSchedule`, any spelling that `NoiseSchedule.parse` reads, a name registered with `register_schedule`, or
+        a function of the same form.
+    steps : int
+        Number of steps, at least 1.
+    process : Process or None
+        The noise process that the model was trained on; None means Stable Diffusion's VP table.
+    sigma_min, sigma_max : float or None
+        Noise std of the last non-zero level and of the first level; None means the process's own.
+    dialect : Dialect or str
+        The program whose numbers the name means, where programs differ: a table of options (see `DIALECTS`).
+    options : object
+        Options of the schedule besides its range, such as ``rho`` for karras (see `schedule_options`).
 
     Returns
     -------
-    float64 array, shape (steps + 1,), strictly decreasing, first the level of start noise, last 0; another dialect
-    than ours may give more or fewer levels, repeat some, or leave out the 0
+    float64 array, shape (steps + 1,), strictly decreasing from the level of the start noise to 0. In another dialect
+    than ours there may be more or fewer levels, repeats, or no 0
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, steps below 1, a range out of order or outside the process's;
-        options out of sense, with which levels rise, repeat, or are no numbers
+    TypeError, ValueError
+        An unknown name or option, steps below 1, a range out of order or outside the process's; extreme options that
+        make levels rise, repeat, or overflow.
     """
     name, spec = schedule_name(schedule), schedule_spec(schedule)
     process = default_process() if process is None else process
@@ -340,12 +353,12 @@ def calculate_sigmas(
     if spec.family == "own":
         return ask_own(name, spec.function, check_steps(steps), process, sigma_min, sigma_max, options)
     try:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what comes of it is looked at below
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the result is checked below
             levels = _levels_of(spec, steps, process, sigma_min, sigma_max, options)
     except (OverflowError, ZeroDivisionError) as error:
-        raise ValueError(_out_of_sense(name, known, options, "are no numbers")) from error
+        raise ValueError(_out_of_sense(name, known, options, "are not finite")) from error
     fault = _fault_of(levels)
-    if fault == _REPEAT:  # which some kinds of levels do by themselves, as those of other programs
+    if fault == _REPEAT:  # some choices repeat levels by design, as in other programs
         kinds = {option: value for option, value in options.items() if isinstance(value, str | bool)}
         if kinds == options or _fault_of(_levels_of(spec, steps, process, sigma_min, sigma_max, kinds)):
             return levels
@@ -366,7 +379,7 @@ def _levels_of(
     sigma_max: float | None,
     options: Mapping[str, Any],
 ) -> Array:
-    """What the function of a schedule that ships gives."""
+    """Levels from the function of a built-in schedule."""
     if spec.needs_process:
         return spec.function(steps, process, sigma_min=sigma_min, sigma_max=sigma_max, **options)
     low = process.sigma_min if sigma_min is None else sigma_min
@@ -377,9 +390,9 @@ def _levels_of(
 
 
 def _fault_of(levels: Array) -> str:
-    """What is wrong with the levels of a schedule; empty if nothing is."""
+    """What is wrong with the levels of a schedule; an empty string if nothing is."""
     if np.isnan(levels).any() or np.isinf(levels[1:]).any():
-        return "are no numbers"
+        return "are not finite"
     falls = levels[:-1] - levels[1:]
     if (falls < 0).any():
         return "rise on the way"
@@ -391,5 +404,5 @@ def _fault_of(levels: Array) -> str:
 def _out_of_sense(name: str, known: Mapping[str, Option], options: Mapping[str, Any], fault: str) -> str:
     given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "its defaults"
     defaults = ", ".join(str(known[option]) for option in options)
-    nearer = f": take values nearer to {defaults}" if defaults else ""
-    return f"schedule {name} has levels that {fault} with {given}{nearer}"
+    nearer = f"; use values closer to {defaults}" if defaults else ""
+    return f"schedule {name} must have falling, finite levels; they {fault} with {given}{nearer}"

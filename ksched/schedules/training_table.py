@@ -1,10 +1,10 @@
-"""Schedules that walk what the model was trained on: its table of noise levels, or its own time.
+"""Schedules over the range that the model was trained on: its table of noise levels, or its own time.
 
-The table is `Process.sigmas`, walked by index; time is the index again for a discrete (VP) process, the unshifted u for
-flow, log sigma for EDM and VE, an angle for v-prediction. Every function takes ``steps``, the process, and
-``sigma_min`` and ``sigma_max`` for a part of the training range, and raises a TypeError or ValueError for steps below 1
-or a range that was not trained; it returns float64 of shape (steps + 1,), strictly decreasing, the last 0, unless an
-option says otherwise.
+The table is `Process.sigmas`, walked by index. Time is the index again for a discrete (VP) process, the unshifted u for
+flow, log sigma for EDM and VE, and an angle for v-prediction. Every function takes ``steps``, the process, and
+``sigma_min`` and ``sigma_max`` for a part of the training range. It raises a TypeError or ValueError for steps below 1
+or a range outside training. It returns float64 of shape (steps + 1,), strictly decreasing to 0, unless an option says
+otherwise.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ def calculate_simple_sigmas(
     sigma_max: float | None = None,
     entries: Entries = "auto",
 ) -> Array:
-    """Noise levels of evenly strided training steps, counted down from the noisiest.
+    """Noise levels at evenly strided training steps, counted down from the noisiest.
 
     Parameters
     ----------
-    entries : "auto" takes whole entries of a discrete table and strides evenly through others; "never" strides evenly;
-        "always" takes whole entries, and repeats some where steps outnumber them
+    entries : str
+        "auto" uses whole entries of a discrete table and even strides on other processes; "never" strides evenly;
+        "always" uses whole entries, and repeats some if there are more steps than entries.
 
     Notes
     -----
     ComfyUI's ``simple``: table entry ``L - 1 - floor(i L / steps)`` of L. On a flow process this is even in unshifted
     time, ``linspace(1, 0, steps + 1)`` for shift 1; on EDM and VE it is even in log sigma. With more steps than
-    entries the levels are spread evenly over the table.
+    entries, levels are spread evenly over the table.
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)
@@ -76,19 +77,20 @@ def calculate_ddim_uniform_sigmas(
     sigma_max: float | None = None,
     stride: Literal["even", "whole"] = "even",
 ) -> Array:
-    """Noise levels of evenly strided training steps, counted up from the second cleanest.
+    """Noise levels at evenly strided training steps, counted up from the second cleanest.
 
     The first level is one stride below sigma_max, as in the paper; a single step starts from sigma_max.
 
     Parameters
     ----------
-    stride : "even" has exactly the steps asked for; "whole" rounds the stride down to whole entries, so that there may
-        be more of them (ComfyUI)
+    stride : str
+        "even" makes exactly the requested number of steps; "whole" rounds the stride down to whole entries, which can
+        make more steps (ComfyUI).
 
     Notes
     -----
     The linear subsequence of DDIM (Song et al. 2020, arXiv:2010.02502, appendix D.2), entries ``1 + floor(i L /
-    steps)`` of L. Where steps divides L the two strides agree.
+    steps)`` of L. If steps divides L, the two strides agree.
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)
@@ -102,14 +104,14 @@ def calculate_ddim_uniform_sigmas(
         return span.spread(steps)
     low, high = span.positions
     length = high - low + 1
-    # the entry after the cleanest, as long as the stride leaves room for it
+    # the entry after the cleanest, if the stride leaves room for it
     start = min(1.0, max(0.0, length / steps - 1))
     offsets = start + np.arange(steps)[::-1] * length / steps
     return span.at(low + (np.floor(offsets) if process.is_discrete else offsets))
 
 
 def _times(span: Span, shift_twice: bool) -> tuple[float, float]:
-    """Highest and lowest time of a span; with the shift applied once more than it should be if that is wanted."""
+    """Highest and lowest time of a span, with the shift applied twice if requested."""
     process = span.process
     if shift_twice and process.shift != 1:
         process = dataclasses.replace(process, shift=1.0)  # type: ignore[type-var]
@@ -124,11 +126,12 @@ def calculate_sgm_uniform_sigmas(
     sigma_max: float | None = None,
     shift_twice: bool = False,
 ) -> Array:
-    """Noise levels evenly spaced in timestep from the noisiest, the last of ``steps + 1`` points replaced by 0.
+    """Noise levels evenly spaced in timestep from the noisiest; the last of ``steps + 1`` points is replaced by 0.
 
     Parameters
     ----------
-    shift_twice : take shifted levels for unshifted times, so that the process's shift acts twice (ComfyUI)
+    shift_twice : bool
+        Treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI).
 
     Notes
     -----
@@ -152,8 +155,10 @@ def calculate_normal_sigmas(
 
     Parameters
     ----------
-    shift_twice : take shifted levels for unshifted times, so that the process's shift acts twice (ComfyUI)
-    zero : "unless_reached" spaces one point more and appends no 0 where sigma_min is below 1e-5 (ComfyUI)
+    shift_twice : bool
+        Treat shifted levels as unshifted times, so that the process's shift acts twice (ComfyUI).
+    zero : str
+        "unless_reached" uses one more point and appends no 0 if sigma_min is below 1e-5 (ComfyUI).
 
     Notes
     -----
@@ -170,12 +175,12 @@ def calculate_normal_sigmas(
 def calculate_trailing_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """Noise levels of training steps ``round(L - i L / steps) - 1`` of L: even strides down from the noisiest.
+    """Noise levels at training steps ``round(L - i L / steps) - 1`` of L: even strides down from the noisiest.
 
     Notes
     -----
-    diffusers' "trailing" (Lin et al. 2023, arXiv:2305.08891, table 2); Forge's "Turbo". The strides are rounded where
-    `simple` cuts them.
+    diffusers' "trailing" (Lin et al. 2023, arXiv:2305.08891, table 2); Forge's "Turbo". It rounds the strides where
+    `simple` truncates them.
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)
@@ -183,7 +188,7 @@ def calculate_trailing_sigmas(
         return span.spread(steps)
     low, high = span.positions
     strides: Array = np.arange(steps) * (high - low + 1) / steps
-    if process.is_discrete:  # rounded as counted from below, in whole entries below the top
+    if process.is_discrete:  # round as counted from below, in whole entries below the top
         strides = math.floor(high) - np.rint(math.floor(high) - strides)
     return span.at(np.maximum(high - strides, low))
 
@@ -196,17 +201,18 @@ def calculate_leading_sigmas(
     sigma_max: float | None = None,
     steps_offset: NonNegative = 1.0,
 ) -> Array:
-    """Noise levels of training steps ``i (L // steps) + offset``: whole strides up from the cleanest.
+    """Noise levels at training steps ``i (L // steps) + offset``: whole strides up from the cleanest.
 
     The first level may lie far below sigma_max; a single step starts from sigma_max.
 
     Parameters
     ----------
-    steps_offset : place of the last level in the table
+    steps_offset : float
+        Position of the last level in the table.
 
     Notes
     -----
-    diffusers' "leading", with the offset of Stable Diffusion.
+    diffusers' "leading", with Stable Diffusion's offset.
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)
@@ -223,9 +229,9 @@ def calculate_leading_sigmas(
 def calculate_sd_turbo_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """The first of ten even strides of training steps, then 0: for models distilled to few steps.
+    """The first levels of ten even strides of training steps, then 0: for models distilled to few steps.
 
-    With more than ten steps it goes on as `trailing`. Start lower with `truncate`.
+    Beyond ten steps it equals `trailing`. To start lower, use `truncate`.
 
     Notes
     -----
@@ -251,13 +257,16 @@ def calculate_beta_sigmas(
 
     Parameters
     ----------
-    alpha, beta : of the distribution; 1, 1 is even
-    entries : "always" rounds to whole entries and drops repeats, so that there may be fewer steps (ComfyUI)
-    domain : "sigma" takes the quantiles between sigma_min and sigma_max themselves, both included (A1111, diffusers)
+    alpha, beta : float
+        Parameters of the distribution; 1, 1 is even.
+    entries : str
+        "always" rounds to whole entries and drops repeats, so there may be fewer steps (ComfyUI).
+    domain : str
+        "sigma" applies the quantiles between sigma_min and sigma_max themselves, both included (A1111, diffusers).
 
     Notes
     -----
-    Lee et al. 2024, arXiv:2407.12173, as ComfyUI writes it: places ``(L - 1) * quantile(1 - i / steps)``.
+    Lee et al. 2024, arXiv:2407.12173, in ComfyUI's form: positions ``(L - 1) * quantile(1 - i / steps)``.
     """
     from scipy.special import betaincinv
 
@@ -305,11 +314,12 @@ def calculate_smoothstep_sigmas(
     sigma_max: float | None = None,
     entries: Entries = "never",
 ) -> Array:
-    """Noise levels at places ``u ** 2 * (3 - 2 * u)`` of the training table for even u: dense at both ends.
+    """Noise levels at positions ``u ** 2 * (3 - 2 * u)`` of the training table for even u: dense at both ends.
 
     Parameters
     ----------
-    entries : "always" rounds to whole entries, so that levels may repeat (stable-diffusion.cpp)
+    entries : str
+        "always" rounds to whole entries, so levels may repeat (stable-diffusion.cpp).
 
     Notes
     -----
@@ -329,12 +339,12 @@ def calculate_smoothstep_sigmas(
 def calculate_logsnr_sigmas(
     steps: int, process: Process, *, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Array:
-    """Noise levels evenly spaced in log-SNR, then 0; from pure noise, even from the table's second level on.
+    """Noise levels evenly spaced in log-SNR, then 0; from pure noise, evenly spaced from the table's second level on.
 
     Notes
     -----
-    DPM-Solver's "logSNR" (Lu et al. 2022, arXiv:2206.00927). On VE and VP it is `exponential`; on flow the log-SNR is
-    that of sigma / (1 - sigma).
+    DPM-Solver's "logSNR" (Lu et al. 2022, arXiv:2206.00927). On VE and VP it is `exponential`; on flow, the log-SNR is
+    computed from sigma / (1 - sigma).
     """
     steps = check_steps(steps)
     span = Span.of(process, sigma_min, sigma_max)

@@ -1,7 +1,7 @@
-"""The noise levels of one run, validated once, on the host, in float64; and functions from levels to levels.
+"""Functions that edit the noise levels of a run: validated once, on the host, in float64.
 
-The functions are pure: they take levels as any list of numbers, return a new float64 array, and are applied where you
-call them and nowhere else. ``truncate`` and ``stretch`` are the two meanings of an image-to-image strength.
+The functions are pure: they take levels as any list of numbers and return a new float64 array. Nothing applies them but
+your own call. ``truncate`` and ``stretch`` are the two meanings of an image-to-image strength.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ Rule = Literal["down", "nearest", "a1111"]
 
 
 def _option(owner: str, name: str, kind: Any, value: Any, low: float = -LARGEST, high: float = LARGEST) -> Any:
-    """``value`` in the type ``kind``, or an error that names the function, the argument and what must hold."""
+    """``value`` as the type ``kind``, or an error that names the function, the argument and the rule."""
     return Option(name, kind, None, low, high).check(owner, value)
 
 
 def _distinct(owner: str, values: Array) -> Array:
-    """``values``, or a ValueError if rounding has put two levels on one number."""
+    """``values``, or a ValueError if rounding made two levels equal."""
     same = np.flatnonzero(~(np.diff(values) < 0))
     if len(same):
         i = int(same[0])
         raise ValueError(
             f"{owner} must keep the levels apart in float64; got result[{i}]={values[i]}, "
-            f"result[{i + 1}]={values[i + 1]}. Take a milder argument or fewer levels."
+            f"result[{i + 1}]={values[i + 1]}. Use a milder argument or fewer levels."
         )
     return values
 
 
 def _kept(owner: str, steps: int, strength: float, rule: Rule) -> int:
-    """How many of ``steps`` steps a strength keeps."""
+    """Number of steps, out of ``steps``, that a strength keeps."""
     strength = _option(owner, "strength", float, strength, 0, 1)
     _option(owner, "rule", Rule, rule)
     if rule == "nearest":
@@ -71,20 +71,20 @@ def _kept(owner: str, steps: int, strength: float, rule: Rule) -> int:
 
 
 def truncate(sigmas: ArrayLike, strength: float, *, rule: Rule = "down") -> Array:
-    """The end of a grid: fewer steps, for an image that is to be changed by ``strength`` only.
+    """The last part of a grid, with fewer steps, to change an image by ``strength`` (image-to-image).
 
     Parameters
     ----------
     sigmas : levels of all steps, strictly decreasing
     strength : share of the steps to keep, 0 to 1
-    rule : how many of n steps that is. "down": ``int(n * strength)``, in floating point (50 steps at 0.58 keep 28);
+    rule : how n steps are cut. "down": keep ``int(n * strength)``, in floating point (50 steps at 0.58 keep 28);
         "nearest": ``round(n * strength)``, half to even; "a1111": ``int(n * min(strength, 0.999)) + 1``, at most n
 
     Returns
     -------
-    float64 array: the last ``kept + 1`` levels. Start from the image noised to the first of them. Strength 1 is all of
-    them (with "a1111" up to 1000 steps), and none kept is the last level alone: a run of no steps, which returns the
-    image as it came
+    float64 array: the last ``kept + 1`` levels. Start from the image noised to the first of them. Strength 1 keeps all
+    levels (with "a1111" up to 1000 steps). If no step is kept, only the last level is left: a run of no steps, which
+    returns the image unchanged
 
     Raises
     ------
@@ -92,8 +92,8 @@ def truncate(sigmas: ArrayLike, strength: float, *, rule: Rule = "down") -> Arra
 
     Notes
     -----
-    "down" is diffusers' image-to-image, "nearest" what ComfyUI's table schedulers and SplitSigmasDenoise do, "a1111"
-    A1111's. ComfyUI's KSampler means something else by denoise: `stretch`.
+    "down" is diffusers' image-to-image, "nearest" is ComfyUI's table schedulers and SplitSigmasDenoise, and "a1111" is
+    A1111's. ComfyUI's KSampler means something else by denoise: see `stretch`.
     """
     values = check_sigmas(sigmas, math.inf)
     kept = _kept("truncate", len(values) - 1, strength, rule)
@@ -109,18 +109,18 @@ def stretch(
     drop_penultimate: bool = False,
     **options: Any,
 ) -> Array:
-    """The end of a longer grid: always ``steps`` steps, for an image that is to be changed by ``strength`` only.
+    """The last ``steps`` steps of a longer grid, to change an image by ``strength`` (image-to-image).
 
     Parameters
     ----------
     schedule, process, options : as for `ksched.calculate_sigmas`
-    steps : steps to run
-    strength : above 0, at most 1; the grid is built with ``int(steps / strength)`` steps, the last ``steps`` are kept
-    drop_penultimate : build one step more and leave out the last level but one, see `drop_penultimate`
+    steps : number of steps to run
+    strength : above 0, at most 1. The grid is built with ``int(steps / strength)`` steps; the last ``steps`` are kept
+    drop_penultimate : build one more step and leave out the second-last level, see `drop_penultimate`
 
     Returns
     -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0; strength 1 is the schedule itself
+    float64 array, shape (steps + 1,), strictly decreasing, last element 0; strength 1 returns the schedule itself
 
     Raises
     ------
@@ -129,13 +129,13 @@ def stretch(
 
     Notes
     -----
-    ComfyUI's ``denoise`` of KSampler and BasicScheduler. For fewer steps instead, as in diffusers, see `truncate`.
+    ComfyUI's ``denoise`` of KSampler and BasicScheduler. `truncate` keeps fewer steps instead, as diffusers does.
     """
     steps = check_steps(steps)
     strength = _option("stretch", "strength", float, strength)
     if not 0 < strength <= 1:
         raise ValueError(
-            f"stretch: strength must be above 0 and at most 1; got {strength}. To change nothing, run nothing, or take "
+            f"stretch: strength must be above 0 and at most 1; got {strength}. To change nothing, skip the run or use "
             "truncate, which then keeps no step."
         )
     if not steps / strength <= 1e7:
@@ -146,26 +146,26 @@ def stretch(
 
 
 def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
-    """The two parts of a grid before and after a step, to run one after the other.
+    """The two parts of a grid before and after a step, to run in turn.
 
     Parameters
     ----------
     sigmas : levels, strictly decreasing
-    step : steps of the first part, 0 to all of them
+    step : number of steps in the first part, 0 to all
 
     Returns
     -------
-    (high, low): the last level of ``high`` is the first of ``low``. A part of one level is a run of no steps
+    (high, low): the last level of ``high`` is the first of ``low``. A part with one level is a run of no steps
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a step that the grid does not have
+    TypeError, ValueError : levels out of order, a step outside the grid
 
     Notes
     -----
-    With the same seeds the two runs are the whole run where the sampler remembers nothing from step to step. One that
-    does begins the second part anew; drive one `ksched.Run` of the whole grid instead, which two models may answer, and
-    which `ksched.Run.state_dict` carries to another process.
+    With the same seeds, the two runs equal the whole run if the sampler remembers nothing between steps. A sampler with
+    memory starts the second part without it. In that case drive one `ksched.Run` over the whole grid instead: two
+    models may answer it, and `ksched.Run.state_dict` carries it to another process.
     """
     values = check_sigmas(sigmas, math.inf)
     step = _option("split", "step", int, step, 0, len(values) - 1)
@@ -173,12 +173,12 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
 
 
 def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
-    """`split` at a level: the steps that begin at ``sigma`` or above, and the rest.
+    """`split` at a noise level: the steps that start at ``sigma`` or above, and the rest.
 
     Parameters
     ----------
     sigmas : levels, strictly decreasing
-    sigma : lowest level at which a step of the first part begins, as for `ksched.guidance.experts`
+    sigma : lowest level at which a step of the first part starts, as for `ksched.guidance.experts`
 
     Returns
     -------
@@ -194,17 +194,17 @@ def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
 
 
 def split_at_strength(sigmas: ArrayLike, strength: float, *, rule: Rule = "nearest") -> tuple[Array, Array]:
-    """`split` where ``low`` is what `truncate` keeps at this strength.
+    """`split` so that ``low`` is what `truncate` keeps at this strength.
 
     Parameters
     ----------
     sigmas : levels, strictly decreasing
-    strength : share of the steps of the second part, 0 to 1
+    strength : share of the steps in the second part, 0 to 1
     rule : as for `truncate`
 
     Returns
     -------
-    (high, low), sharing one level; at strength 0 ``high`` is everything and ``low`` the last level
+    (high, low), sharing one level; at strength 0, ``high`` has all levels and ``low`` only the last
 
     Raises
     ------
@@ -212,23 +212,23 @@ def split_at_strength(sigmas: ArrayLike, strength: float, *, rule: Rule = "neare
 
     Notes
     -----
-    ComfyUI's SplitSigmasDenoise, whose ``high`` is empty at 0 where this one's is everything.
+    ComfyUI's SplitSigmasDenoise, except that its ``high`` is empty at strength 0.
     """
     steps = len(as_numbers(sigmas)) - 1
     return split(sigmas, steps - _kept("split_at_strength", steps, strength, rule))
 
 
 def flip(sigmas: ArrayLike, *, zero: float = 1e-4) -> Array:
-    """The levels in reverse: rising if they fall, falling if they rise.
+    """The levels in reverse order: rising if they fall, falling if they rise.
 
     Parameters
     ----------
     sigmas : levels, strictly decreasing or strictly increasing
-    zero : what a 0 becomes that would come first, where nothing can be divided by it; 0 leaves it
+    zero : replacement for a 0 that would come first, because samplers cannot divide by it; 0 keeps it
 
     Returns
     -------
-    float64 array of the same length; flipped twice it is the input, but for a replaced 0
+    float64 array of the same length; flipping twice returns the input, except for a replaced 0
 
     Raises
     ------
@@ -236,7 +236,7 @@ def flip(sigmas: ArrayLike, *, zero: float = 1e-4) -> Array:
 
     Notes
     -----
-    ComfyUI's FlipSigmas. Rising levels are for inversion, from data to noise; a sampler here refuses them.
+    ComfyUI's FlipSigmas. Rising levels are for inversion, from data to noise; ksched's samplers refuse them.
     """
     values = as_numbers(sigmas)
     if len(values) > 1 and values[0] < values[1]:
@@ -256,24 +256,24 @@ Spacing = Literal["linear", "cosine", "sine"]
 def extend(
     sigmas: ArrayLike, steps: int = 2, *, start_at: float = -1.0, end_at: float = 12.0, spacing: Spacing = "linear"
 ) -> Array:
-    """Every step that starts in a range of sigma, cut into several.
+    """Split every step that starts in a range of sigmas into several.
 
     Parameters
     ----------
     sigmas : levels, strictly decreasing
-    steps : what one step becomes, >= 1; 1 changes nothing
-    start_at, end_at : a step is cut if it leaves a level of at most ``start_at`` and at least ``end_at``; a negative
-        ``start_at`` is no limit
-    spacing : where the new levels lie between the two: "linear"; "cosine", crowded at the lower one; "sine", crowded
-        at the upper one
+    steps : number of steps that replace each step, at least 1; 1 changes nothing
+    start_at, end_at : a step is split if it starts at a level of at most ``start_at`` and at least ``end_at``; a
+        negative ``start_at`` means no limit
+    spacing : how the new levels are spaced: "linear"; "cosine", denser at the lower level; "sine", denser at the upper
+        level
 
     Returns
     -------
-    float64 array, strictly decreasing, with the given levels among its own
+    float64 array, strictly decreasing, including the given levels
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, an unknown spacing, a cut from an infinite level
+    TypeError, ValueError : levels out of order, an unknown spacing, a split from an infinite level
 
     Notes
     -----
@@ -298,7 +298,7 @@ def extend(
 
 
 def set_first(sigmas: ArrayLike, sigma: float) -> Array:
-    """The levels with another first one: ComfyUI's SetFirstSigma.
+    """The levels with the first one replaced: ComfyUI's SetFirstSigma.
 
     Parameters
     ----------
@@ -319,7 +319,7 @@ def set_first(sigmas: ArrayLike, sigma: float) -> Array:
 
 
 def drop_penultimate(sigmas: ArrayLike) -> Array:
-    """The levels without the last but one, so that the last step goes to the end from further up.
+    """The levels without the second-last one, so the last step starts from a higher level.
 
     Parameters
     ----------
@@ -335,8 +335,8 @@ def drop_penultimate(sigmas: ArrayLike) -> Array:
 
     Notes
     -----
-    ComfyUI's KSampler does this for dpm_2, dpm_2_ancestral and uni_pc, A1111 for DPM2 and DPM++ 3M SDE, after asking
-    for one step more. Off here unless you call it.
+    ComfyUI's KSampler does this for dpm_2, dpm_2_ancestral and uni_pc, A1111 for DPM2 and DPM++ 3M SDE, after adding
+    one step. ksched does it only if you call this function.
     """
     return _without_penultimate(check_sigmas(sigmas, math.inf))
 
@@ -352,32 +352,32 @@ def _flow_sigmas(owner: str, sigmas: ArrayLike) -> Array:
     if values[0] > 1:
         raise ValueError(
             f"{owner}: sigmas must be levels of a flow process, at most 1; got sigmas[0]={values[0]}. "
-            "On other processes change sigma_min and sigma_max instead."
+            "On other processes, change sigma_min and sigma_max instead."
         )
     return values
 
 
 def shift(sigmas: ArrayLike, s: float) -> Array:
-    """Flow levels moved towards noise: ``s * sigma / (1 + (s - 1) * sigma)``, which multiplies sigma / alpha by ``s``.
+    """Shift flow levels towards noise: ``s * sigma / (1 + (s - 1) * sigma)``, which multiplies sigma / alpha by ``s``.
 
     Parameters
     ----------
     sigmas : levels of a flow process, strictly decreasing, from at most 1
-    s : > 0; above 1 more steps are spent at high noise, 1 changes nothing
+    s : above 0; values above 1 spend more steps at high noise, 1 changes nothing
 
     Returns
     -------
-    float64 array of the same length; 1 and 0 stay what they are
+    float64 array of the same length; 1 and 0 are unchanged
 
     Raises
     ------
-    TypeError, ValueError : levels out of order or above 1, a shift that is not positive or so extreme that two levels
-        would be one
+    TypeError, ValueError : levels out of order or above 1; a shift that is not positive, or so extreme that two levels
+        become equal
 
     Notes
     -----
-    Esser et al. 2024, arXiv:2403.03206, eq. 23. ``shift(shift(x, a), b)`` is ``shift(x, a * b)``, and so
-    ``shift(x, 1 / s)`` undoes it. The levels that a schedule makes for ``Flow(s)`` have their shift already.
+    Esser et al. 2024, arXiv:2403.03206, eq. 23. ``shift(shift(x, a), b)`` is ``shift(x, a * b)``, so ``shift(x, 1 /
+    s)`` undoes it. Levels that a schedule makes for ``Flow(s)`` already include the shift.
     """
     values = _flow_sigmas("shift", sigmas)
     s = _option("shift", "s", float, s, sys.float_info.min)
@@ -385,11 +385,11 @@ def shift(sigmas: ArrayLike, s: float) -> Array:
 
 
 def _shifted(owner: str, values: Array, s: float) -> Array:
-    return _distinct(owner, values / (values + (1 - values) / s))  # this form leaves 1 and 0 exact
+    return _distinct(owner, values / (values + (1 - values) / s))  # this form keeps 1 and 0 exact
 
 
 def shift_mu(sigmas: ArrayLike, mu: float) -> Array:
-    """`shift` by ``exp(mu)``, as Flux writes it.
+    """`shift` by ``exp(mu)``, in Flux's notation.
 
     Parameters
     ----------
@@ -405,7 +405,7 @@ def shift_mu(sigmas: ArrayLike, mu: float) -> Array:
     TypeError, ValueError : as for `shift`
     """
     values = _flow_sigmas("shift_mu", sigmas)
-    mu = _option("shift_mu", "mu", float, mu, -700, 700)  # exp of more leaves float64
+    mu = _option("shift_mu", "mu", float, mu, -700, 700)  # the exponential of more overflows float64
     return _shifted("shift_mu", values, math.exp(mu))
 
 
@@ -419,7 +419,7 @@ def stretch_terminal(sigmas: ArrayLike, terminal: float) -> Array:
 
     Returns
     -------
-    float64 array of the same length; 1 and a final 0 stay what they are. One step has only its start, which stays
+    float64 array of the same length; 1 and a final 0 are unchanged. A single step has only its start, which is kept
 
     Raises
     ------
@@ -427,7 +427,7 @@ def stretch_terminal(sigmas: ArrayLike, terminal: float) -> Array:
 
     Notes
     -----
-    diffusers' ``shift_terminal`` and ComfyUI's LTXVScheduler, both of which are not a number at one step.
+    diffusers' ``shift_terminal`` and ComfyUI's LTXVScheduler; both return NaN for a single step.
     """
     values = _flow_sigmas("stretch_terminal", sigmas)
     terminal = _option("stretch_terminal", "terminal", float, terminal, 0, 1)

@@ -1,1 +1,1 @@
-"""Reading and writing what users keep: whole files or none, JSON and TOML with clear errors."""
+"""Reading and writing the files that users keep: atomic writes, and JSON and TOML with clear errors."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whoever else writes, and whenever a process is killed or a disk is full."""
+"""Atomic file writes: a file is whole or absent, even with other writers, killed processes and full disks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 
-_PROBE = 1 << 16  # bytes; plans and pictures are of this order
+_PROBE = 1 << 16  # bytes; plans and pictures have about this size
 
 
 _ATTEMPTS = 3
@@ -34,26 +34,28 @@ _PART = re.compile(r"\.(?P<name>.+?)(?:\.(?:[0-9]+-)?[0-9a-f]{8})?\.part", re.DO
 
 
 def path_of(name: str, path: str | os.PathLike[str]) -> Path:
-    """A path, which must not be empty: ``Path("")`` is the current folder, and seldom what was meant.
+    """A path, which must not be empty: ``Path("")`` is the current folder, which is rarely intended.
 
     Raises
     ------
-    ValueError : an empty path; ``name`` is what the error calls it
+    ValueError
+        An empty path; ``name`` is its name in the error.
     """
     if not os.fspath(path):
         raise ValueError(
-            f"{name} must be a path; got an empty text, as an unset variable of a shell gives. "
+            f"{name} must be a path; got an empty text, which an unset shell variable produces. "
             "Write . for the current folder"
         )
     return Path(path)
 
 
 def check_writable(path: Path) -> None:
-    """Raise unless a file can be written, before the work that fills it begins. What is there stays as it is.
+    """Raise unless a file can be written, before the work that fills it begins. An existing file is not changed.
 
     Raises
     ------
-    OSError : there is a folder of this name, or none to write to; it is read-only, or the disk is full
+    OSError
+        The path is a folder; its folder does not exist; it is read-only, or the disk is full.
     """
     with _named(path):
         if path.is_dir():
@@ -73,21 +75,26 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a file beside the one of a path, and give it the name at the end.
+    """Write a file next to a path, then rename it to that path.
 
     Parameters
     ----------
-    path : in a folder that exists; where a link leads is written, not the link
-    data : what the file shall contain
-    replace : whether a file that is there already may go
+    path : Path
+        In an existing folder; for a link, its target is written, not the link.
+    data : bytes
+        Contents of the file.
+    replace : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
-    FileExistsError : there is a file, and ``replace`` is false
-    OSError : it cannot be written; a file that is there is as it was, and nothing else is left behind
+    FileExistsError
+        The file exists, and ``replace`` is false.
+    OSError
+        The file cannot be written; an existing file is unchanged, and nothing else is left behind.
     """
     with _named(path):
-        if path.is_dir():  # of which the parts have a name of their own, but not the file
+        if path.is_dir():  # the part file would be written, but could not be renamed to a folder's name
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target = _target(path)
         if _is_device(target):
@@ -100,7 +107,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
                 _write(part, data)
                 _rename(part, target, replace)
                 return
-            except FileNotFoundError:  # who finished the same file took our part for one of a dead process
+            except FileNotFoundError:  # another writer of the same file removed our part as a dead process's
                 if part.exists() or attempt == _ATTEMPTS - 1 or not target.parent.is_dir():
                     raise
             finally:
@@ -108,7 +115,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def remove_parts(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of files that are whole now, all of one folder."""
+    """Remove parts that killed processes left of files that are now whole, all in one folder."""
     targets = [_target(path) for path in paths]
     names = {name for target in targets for name in (target.name, _short(target.name))}
     if not targets:
@@ -122,13 +129,14 @@ def remove_parts(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Raise if another process has a folder for itself, and have it until the end, which may be that of the process.
+    """Raise if another process uses a folder exclusively; else use it exclusively until the end of the context.
 
-    Where the system cannot lock folders, nothing happens.
+    The lock also ends with the process. On systems that cannot lock folders, nothing happens.
 
     Raises
     ------
-    BlockingIOError : another process has it
+    BlockingIOError
+        Another process uses the folder.
     """
     if fcntl is None:
         yield
@@ -139,7 +147,7 @@ def sole_user(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(errno.EAGAIN, f"{folder} is in use: another process writes to it") from None
-        except OSError:  # some network file systems lock no folders; files are whole without that
+        except OSError:  # some network file systems cannot lock folders; writes are atomic without it
             pass
         yield
     finally:
@@ -148,7 +156,7 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors that say which file it was, and not which part of it."""
+    """Errors that name the file instead of its part."""
     try:
         yield
     except OSError as error:
@@ -165,7 +173,7 @@ def _is_device(path: Path) -> bool:
 
 
 def _short(name: str) -> str:
-    """A name, or something shorter if the name of its parts were too long for a file system."""
+    """A name, shortened if its part files' names would be too long for a file system."""
     return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
@@ -177,7 +185,7 @@ def _write(part: Path, data: bytes) -> None:
     with part.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # some disks say only now that they are full
+        os.fsync(file.fileno())  # some disks report only here that they are full
 
 
 def _rename(part: Path, target: Path, replace: bool) -> None:
@@ -185,7 +193,7 @@ def _rename(part: Path, target: Path, replace: bool) -> None:
         part.replace(target)
         return
     try:
-        os.link(part, target)  # the one way to name a file that fails where there is one
+        os.link(part, target)  # the only way to rename that fails if the target exists
     except FileExistsError:
         raise
     except OSError:  # a file system without links

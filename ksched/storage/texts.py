@@ -1,4 +1,4 @@
-"""JSON and TOML that may be damaged or hostile: whatever the text, the answer is data or a ValueError."""
+"""Reading JSON and TOML that may be damaged or hostile: the result is always data or a ValueError."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ from typing import Any, NoReturn
 __all__ = ["parse_json", "parse_toml"]
 
 
-#: how deeply lists and mappings may be nested; a file of ours nests five
+#: largest nesting depth of lists and mappings; our own files nest five deep
 _DEEPEST = 64
 
 
-#: digits of a whole number; one with more may be too large for a float
+#: largest number of digits in a whole number; one with more may be too large for a float
 _DIGITS = 308
 
 
 _BITS = 1023
 
 
-#: a dotted name of TOML with hundreds of parts, which takes tomllib a time that grows with their square
+#: a dotted TOML name with hundreds of parts, for which tomllib takes quadratic time
 _LONG_NAME = re.compile(r"""(?<![\w-])(?>["']?[\w-]++["']?[ \t]*+\.[ \t]*+){256}""")
 
 
 def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
-    """The data that JSON text stands for.
+    """The data in a JSON text.
 
     Parameters
     ----------
-    text : JSON; bytes are UTF-8, UTF-16 or UTF-32
-    constants : accept ``NaN``, ``Infinity`` and ``-Infinity`` too, which Python writes and JSON does not have
+    text : str or bytes
+        JSON; bytes are UTF-8, UTF-16 or UTF-32.
+    constants : bool
+        Accept ``NaN``, ``Infinity`` and ``-Infinity`` too, which Python writes but JSON does not allow.
 
     Raises
     ------
-    TypeError : neither text nor bytes
-    ValueError : text that is not JSON, has a name twice in a mapping, a whole number of more than 308 digits or lists
-        nested more than 64 deep; the message says what is wrong and leaves it to the caller to say of what
+    TypeError
+        Neither text nor bytes.
+    ValueError
+        Text that is not JSON, repeats a name in a mapping, or has a whole number of more than 308 digits or lists
+        nested more than 64 deep; the message says what is wrong, and the caller adds where.
     """
     how: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant}
     return _checked(lambda: json.loads(text, object_pairs_hook=_mapping, parse_int=_whole, **how))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The data that TOML text stands for; errors as for `parse_json`."""
+    """The data in a TOML text; errors as for `parse_json`."""
     if _LONG_NAME.search(text):
         raise ValueError("a name has more than 256 parts")
     read: dict[str, Any] = _checked(lambda: tomllib.loads(text))
@@ -60,7 +64,7 @@ def _checked(parse: Callable[[], Any]) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: {error.msg}") from None
     except ValueError as error:
-        if "integer string conversion" in str(error):  # whose advice is for who wrote the program
+        if "integer string conversion" in str(error):  # Python's own message advises the programmer, not the user
             raise ValueError(f"a whole number has more than {_DIGITS} digits") from None
         raise
     layer, depth = [data], 0
@@ -78,7 +82,7 @@ def _inside(group: list[Any] | dict[str, Any]) -> Any:
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs of a JSON object, of which Python would keep the last of each name without a word."""
+    """The pairs of a JSON object; Python would silently keep the last of a repeated name."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]

@@ -1,4 +1,4 @@
-"""Formulas that samplers share, by kind. They read alpha, sigma and lam of a level, and so hold on every process."""
+"""Formulas that samplers share, by kind. They use a level's alpha, sigma and lam, so they hold on every process."""
 
 from ksched.samplers.blocks.noise_split import (
     AncestralRule,

@@ -1,4 +1,4 @@
-"""How a stochastic step divides an interval between noise and the ODE."""
+"""How a stochastic step divides an interval between fresh noise and the ODE."""
 
 from __future__ import annotations
 
@@ -23,21 +23,25 @@ __all__ = [
 ]
 
 
-#: How ``eta`` splits the noise of a level on a flow process; elsewhere both are the same.
+#: how ``eta`` splits a level's noise on a flow process; on other processes both rules agree
 AncestralRule = Literal["variance", "comfyui"]
 
 
 # ------------------------------------------------------------------------------------------------ noise added to states
 def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = "variance") -> tuple[Level, float]:
-    """Split of ``t``'s noise into what a step from ``s`` keeps and what it draws anew.
+    """Split of ``t``'s noise into the part that a step from ``s`` keeps and the part it draws afresh.
 
     Parameters
     ----------
-    grid : of the run
-    s, t : level left and level reached
-    eta : 0 draws nothing; 1 is the posterior of DDPM
-    rule : "variance", the published one, in units of sigma / alpha; "comfyui" on flow processes keeps
-        ``sigma_t * (1 + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, linear in eta
+    grid : Grid
+        Grid of the run.
+    s, t : Level
+        Level left and level reached.
+    eta : float
+        0 draws nothing; 1 is the posterior of DDPM.
+    rule : str
+        "variance" is the published rule, in units of sigma / alpha; "comfyui" keeps, on flow processes, ``sigma_t * (1
+        + eta * (sigma_t / sigma_s - 1))`` of flow's own sigma, which is linear in eta.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
         return t, 0.0
     if rule == "comfyui" and grid.process.is_flow and t.sigma > 0:
         share = max(1 + eta * (t.sigma / s.sigma - 1), 0.0)
-        down = t.sigma * share  # of a state whose alpha is 1 - down
+        down = t.sigma * share  # for a state whose alpha is 1 - down
         kept = share * t.alpha / (1 - down)
         fresh = math.sqrt(max((1 - kept) * (1 + kept), 0.0))
     else:
@@ -66,7 +70,7 @@ def ancestral(grid: Grid, s: Level, t: Level, eta: float, rule: AncestralRule = 
 
 
 def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> tuple[Level, float]:
-    """`ancestral` that keeps at least the noise of the last level, below which DPM-Solver's steps do not go."""
+    """`ancestral` that keeps at least the noise of the last level; DPM-Solver's steps do not go below it."""
     down, up = ancestral(grid, s, t, eta)
     if eta == 0 or down.lam <= last.lam:
         return down, up
@@ -75,7 +79,7 @@ def ancestral_above(grid: Grid, s: Level, t: Level, eta: float, last: Level) -> 
 
 
 def length(grid: Grid, s: Level, t: Level, eta: float) -> float:
-    """Length in log-SNR of a step that keeps what `ancestral` keeps at an eta."""
+    """Length in log-SNR of a step that keeps the noise `ancestral` keeps at this eta."""
     down, _ = ancestral(grid, s, t, eta)
     return down.lam - s.lam
 
@@ -83,7 +87,7 @@ def length(grid: Grid, s: Level, t: Level, eta: float) -> float:
 def renoise(
     run: SamplerContext[V], s: Level, t: Level, x: V, std: float, stream: int = 0, limit: float = math.inf
 ) -> V:
-    """``x`` with noise of the interval from ``s`` to ``t`` added; none is drawn where ``std`` is 0."""
+    """``x`` plus noise for the interval from ``s`` to ``t``; none is drawn if ``std`` is 0."""
     return x + std * run.noise(s, t, stream, limit) if std > 0 else x
 
 
@@ -103,7 +107,7 @@ def churn(
     Notes
     -----
     Karras et al. 2022, algorithm 2: sigma grows by gamma = min(s_churn / steps, sqrt(2) - 1) where s_tmin <= sigma <=
-    s_tmax; without the minimum if it is not capped.
+    s_tmax. If it is not capped, gamma is s_churn / steps.
     """
     limit = math.sqrt(2) - 1 if capped else math.inf
     gamma = min(s_churn / len(grid), limit) if s_tmin <= s.label <= s_tmax else 0.0
@@ -111,9 +115,9 @@ def churn(
 
 
 def raised(run: SamplerContext[V], grid: Grid, s: Level, x: V, gamma: float, s_noise: float) -> tuple[Level, V]:
-    """Raise the noise of ``x`` by ``gamma`` of itself: the level reached and the state there.
+    """Raise the noise of ``x`` by the share ``gamma`` of itself: the level reached and the state there.
 
-    It is sigma / alpha that grows, which is sigma for VE and VP, and right for flow. Pure noise has nothing to add to.
+    sigma / alpha grows: this is sigma for VE and VP, and correct for flow. Pure noise cannot be raised.
     """
     if gamma == 0 or s.alpha == 0:
         return s, x
@@ -123,7 +127,7 @@ def raised(run: SamplerContext[V], grid: Grid, s: Level, x: V, gamma: float, s_n
 
 
 def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
-    """Std of the noise that an `exponential` step needs to keep the law of its level; for eps, SDE-DPM-Solver's."""
+    """Std of the noise that an `exponential` step needs to keep its level's law; with ``eps``, SDE-DPM-Solver's std."""
     h = t.lam - s.lam
     if eta == 0:
         return 0.0
@@ -131,7 +135,7 @@ def fresh_std(s: Level, t: Level, eta: float, eps: bool = False) -> float:
 
 
 def grown(run: SamplerContext[V], before: Level, level: Level, noise: V | None, eta: float) -> V:
-    """Noise of a step of the reverse SDE up to ``level``, from that up to the level before, None at the start."""
+    """Noise of a reverse-SDE step up to ``level``, grown from that up to the level before (None at the start)."""
     new = fresh_std(before, level, eta) * run.noise(before, level)
     if noise is None:
         return new

@@ -13,6 +13,6 @@ __all__ = ["gauss_legendre"]
 
 @cache
 def gauss_legendre(count: int) -> tuple[Array, Array]:
-    """Places between -1 and 1, and weights, of Gauss and Legendre's rule."""
+    """Nodes in (-1, 1) and weights of the Gauss-Legendre rule."""
     places, weights = np.polynomial.legendre.leggauss(count)
     return places, weights

@@ -1,4 +1,4 @@
-"""Stages of a step: levels inside it, and Runge-Kutta tables."""
+"""Stages of a step: levels inside the step, and Runge-Kutta tables."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["inner", "middle", "stages"]
 
 
 def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
-    """The level a share of the way in log-SNR from ``s`` to ``t``.
+    """The level at a given share of the way from ``s`` to ``t``, in log-SNR.
 
-    From pure noise it is that share of ``t``'s alpha / sigma, the variable in which the step is an integral of the
+    From pure noise it is that share of ``t``'s alpha / sigma instead, because in this variable the step integrates the
     prediction over a finite range.
     """
     if share == 1:
@@ -28,21 +28,21 @@ def inner(grid: Grid, s: Level, t: Level, share: float) -> Level:
 
 
 def middle(grid: Grid, s: Level, down: Level, t: Level) -> Level:
-    """The level half way to ``down``, the noise that a step to ``t`` keeps; ``t`` itself where nothing is kept."""
+    """The level half way to ``down``, which a step to ``t`` keeps as noise; ``t`` itself if no noise is kept."""
     if s.alpha == 0:
         return inner(grid, s, down if down.lam < t.lam else t, 0.5)
     return t if down.sigma == 0 else inner(grid, s, down, 0.5)
 
 
 def shares(s: Level, levels: Iterable[Level]) -> list[float]:
-    """How far into a step its levels are, the last being 1: what `inner` was asked for."""
+    """Positions of levels inside a step, as shares with the last one 1: the inverse of `inner`."""
     lams = [level.lam for level in levels]
     if math.isinf(s.lam):
         return [math.exp(lam - lams[-1]) for lam in lams]
     return [(lam - s.lam) / (lams[-1] - s.lam) for lam in lams]
 
 
-#: (shares of the levels, z of the whole step) -> weights of the predictions so far for every level; each row sums to 1
+#: (shares of the levels, z of the whole step) -> weights of the predictions so far, for each level; each row sums to 1
 Rows = Callable[[list[float], float], list[list[float]]]
 
 
@@ -64,14 +64,21 @@ def stages(
 
     Parameters
     ----------
-    levels : inner levels, then the one that is reached
-    rows : of the method; z is the step in log-SNR, times 1 + eta
-    nodes : where the inner levels are, if they were made by `inner`, free of the rounding of levels
-    eta, s_noise : of the reverse SDE; its noise at the inner levels is part of that of the whole step
-    predict : what is taken for a polynomial: the denoised prediction, or eps (with eta 0; not from pure noise, where
-        eps says nothing of the data)
-    each_call : called before every model call, for methods whose stages are steps of the grid
-    known : the prediction at ``s``, if the model has been called there
+    levels : sequence of Level
+        Inner levels, then the level reached.
+    rows : callable
+        Rows of the method; z is the step in log-SNR, times 1 + eta.
+    nodes : sequence of float or None
+        Positions of the inner levels, if `inner` made them; these are free of the levels' rounding.
+    eta, s_noise : float
+        Noise of the reverse SDE; noise at the inner levels is part of the whole step's noise.
+    predict : str
+        The quantity that is taken to be a polynomial: the denoised prediction, or eps (only with eta 0, and not from
+        pure noise, where eps contains nothing of the data).
+    each_call : callable
+        Called before every model call, for methods whose stages are steps of the grid.
+    known : Tensor or None
+        The prediction at ``s``, if the model was already called there.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Formulas that samplers share. They read alpha, sigma and lam of a level, and so hold on VE, VP and flow alike."""
+"""Step formulas that samplers share. They use a level's alpha, sigma and lam, so they hold on VE, VP and flow alike."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ __all__ = [
 
 
 def ddim(s: Level, t: Level, x: V, denoised: V) -> V:
-    """The state at ``t`` if the prediction stays what it is: exact step of the ODE for constant ``denoised``."""
+    """The DDIM step: the exact ODE step from ``s`` to ``t`` for a constant prediction."""
     r = t.sigma / s.sigma
     return r * x + (t.alpha - r * s.alpha) * denoised
 
 
 def eps_step(s: Level, t: Level, x: V, denoised: V, weights: Sequence[float], eps: Sequence[V]) -> V:
-    """The state at ``t`` if eps is what ``weights`` make of it, the first being that of ``x`` and ``denoised``.
+    """The step to ``t`` with a weighted sum of eps; the first eps belongs to ``x`` and ``denoised``.
 
-    Written as `ddim` and what changes of eps add to it, which cancels nothing. Pure noise (alpha 0) has no use for eps.
+    It is written as `ddim` plus the changes of eps, which avoids cancellation. From pure noise (alpha 0), eps is
+    unused.
     """
     gain = t.sigma - t.alpha / s.alpha * s.sigma
     state = ddim(s, t, x, denoised)
@@ -48,44 +49,44 @@ def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
 
     Notes
     -----
-    Lu et al. 2022, arXiv:2211.01095, eq. 14, with the noise term scaled by eta; see `fresh_std` for what is missing.
+    Lu et al. 2022, arXiv:2211.01095, eq. 14, with the noise term scaled by eta; `fresh_std` gives the missing noise.
     """
     if eta == 0:
         return ddim(s, t, x, denoised)
-    h = t.lam - s.lam  # infinite from pure noise, of which nothing is kept
+    h = t.lam - s.lam  # infinite from pure noise, so that nothing of x is kept
     return (math.exp(-eta * h) * t.sigma / s.sigma) * x - (t.alpha * math.expm1(-(1 + eta) * h)) * denoised
 
 
-#: steps below which a run is short: DPM-Solver's program, and all that have it from there, lower the order at its end
+#: runs below this number of steps are short: DPM-Solver's program and its descendants lower the order at their end
 FEW_STEPS = 15
 
 
 def with_last_twice(grid: Grid) -> tuple[Level, ...]:
-    """Levels of a run whose last step, where it is not to sigma 0, is followed by one of length 0."""
+    """Levels of a run, with the last one repeated if it is above 0, for a final step of length 0."""
     return grid.levels if grid.levels[-1].sigma == 0 else (*grid.levels, grid.levels[-1])
 
 
 def order_left(order: int, left: int, done: int) -> int:
-    """Order with ``left`` steps to go after ``done``: in a short run it falls, and the last step is of order 1."""
+    """Order with ``left`` steps to go after ``done``: it falls in a short run, and the last step has order 1."""
     return min(order, left) if done + left < FEW_STEPS else order
 
 
-#: (step in log-SNR times 1 + eta, exact integrals of the powers of a step's share) -> those that a method takes
+#: (step in log-SNR times 1 + eta, exact integrals of powers of the step's share) -> the integrals that a method uses
 Integrals = Callable[[float, list[float]], list[float]]
 
 
 def half_step(z: float, exact: list[float]) -> list[float]:
-    """Where two values are known, half of the step for the change between them: UniPC with B(h) = h, SA-Solver."""
+    """With two known values, half the step for the change between them: UniPC with B(h) = h, SA-Solver."""
     return [exact[0], z / 2] if len(exact) == 2 else exact
 
 
 def midpoint(z: float, exact: list[float]) -> list[float]:
-    """Where two values are known, half of the first for the change between them: DPM-Solver, UniPC with its other B."""
+    """With two known values, half the first integral for the change between them: DPM-Solver, UniPC's other B(h)."""
     return [exact[0], exact[0] / 2] if len(exact) == 2 else exact
 
 
 def output(run: SamplerContext[V], s: Level, x: V, denoised: V, eps: bool) -> V:
-    """What `adams` remembers of a model call: the prediction, or eps, which pure noise does not have."""
+    """The quantity `adams` remembers of a model call: the prediction, or eps, which pure noise does not have."""
     return run.keep((x - s.alpha * denoised) / s.sigma) if eps and s.alpha > 0 else denoised
 
 
@@ -99,23 +100,27 @@ def adams(
     rule: Integrals | None = None,
     denoised: V | None = None,
 ) -> V:
-    """A step of the reverse SDE, without its noise, with the polynomial through known predictions.
+    """A step of the reverse SDE, without its noise, from the polynomial through known predictions.
 
     Parameters
     ----------
-    past : (lam, `output`) of levels, that of ``s`` among them and perhaps that of ``t``; or of one level alone
-    eta : of the SDE
-    rule : the integrals that a method takes where it departs from the exact ones; not from pure noise
-    denoised : where the outputs are eps, the prediction that with ``x`` makes the eps of ``s``. With noise that is the
-        published SDE-DPM-Solver, which does not keep the law of a level, as eps is not the same all along a step
+    past : sequence of tuple
+        (lam, `output`) of levels, including ``s`` and possibly ``t``; or of only one level.
+    eta : float
+        Noise of the SDE.
+    rule : callable or None
+        The integrals of a method that departs from the exact ones; not from pure noise.
+    denoised : Tensor or None
+        If the outputs are eps, the prediction that gives the eps of ``s`` together with ``x``. With noise this is the
+        published SDE-DPM-Solver, which does not keep a level's law because eps is not constant along a step.
 
     Notes
     -----
-    Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095; the weights are exact integrals of Lagrange polynomials in
-    log-SNR times an exponential; from pure noise, in alpha / sigma.
+    Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095. The weights are exact integrals of Lagrange polynomials times
+    an exponential, in log-SNR; from pure noise, in alpha / sigma.
     """
     h = t.lam - s.lam
-    known = sorted(past, key=lambda p: p[0] != s.lam)  # that of s first
+    known = sorted(past, key=lambda p: p[0] != s.lam)  # s comes first
     if math.isinf(h):
         nodes = [math.exp(lam - t.lam) for lam, _ in known]
         weights = lagrange_weights(nodes, [(1 + eta) / (1 + eta + k) for k in range(len(known))])
@@ -133,7 +138,7 @@ def adams(
 def _adams_eps(
     s: Level, t: Level, x: V, denoised: V, weights: Sequence[float], known: Sequence[tuple[float, V]], eta: float
 ) -> V:
-    """`adams` in eps: as for `eps_step`, written as `ddim` and what changes of eps add to it."""
+    """`adams` in eps, written like `eps_step`: as `ddim` plus the changes of eps."""
     lam, own = known[0]
     if lam != s.lam:
         own = (x - s.alpha * denoised) / s.sigma

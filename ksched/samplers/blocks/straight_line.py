@@ -1,4 +1,4 @@
-"""Steps along a straight line in a coordinate."""
+"""Steps along straight lines in a coordinate of the process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ __all__ = ["StraightLine"]
 # ------------------------------------------------------------------------------------------------- methods in sigma
 @dataclass(frozen=True)
 class StraightLine:
-    """Coordinates in which a state moves along a line while the prediction stays what it is.
+    """Coordinates in which a state moves along a straight line while the prediction is constant.
 
-    In ``x / scale`` and ``time`` the ODE is dx/dt = (x - D) / t, the slope (x - D) / t of a state does not change on a
-    line, and time 0 is D itself. They are sigma / alpha for states ``x0 + sigma * eps``, and flow's own sigma for flow
-    processes and for runs from pure noise, where sigma / alpha is infinite.
+    In ``x / scale`` and ``time`` the ODE is dx/dt = (x - D) / t: the slope (x - D) / t of a state is constant along a
+    line, and time 0 is D itself. The coordinates use sigma / alpha for states ``x0 + sigma * eps``. They use flow's own
+    sigma for flow processes and for runs from pure noise, where sigma / alpha is infinite.
 
     Attributes
     ----------
-    grid : of the run
+    grid : Grid
+        Grid of the run.
     """
 
     grid: Grid
@@ -34,7 +35,7 @@ class StraightLine:
         return self.grid.process.is_flow or self.grid.levels[0].alpha == 0
 
     def scale(self, level: Level) -> float:
-        """What the state of a level is divided by."""
+        """Divisor of a state at a level."""
         return level.alpha + level.sigma if self._flow else level.alpha
 
     def time(self, level: Level) -> float:
@@ -46,7 +47,7 @@ class StraightLine:
         return self.grid.at(math.log((1 - time) / time) if self._flow else -math.log(time))
 
     def between(self, s: Level, t: Level) -> Level:
-        """The level half way in log time, as DPM-Solver-2 takes it."""
+        """The level half way in log time, which DPM-Solver-2 uses."""
         return self.level(math.sqrt(self.time(s) * self.time(t)))
 
     def slope(self, level: Level, x: V, denoised: V) -> V:
@@ -58,22 +59,22 @@ class StraightLine:
         return (target / self.scale(t) - x / self.scale(s)) / (self.time(t) - self.time(s))
 
     def advance(self, s: Level, t: Level, slope: V) -> V:
-        """What a slope adds to the state at ``t``."""
+        """The change that a slope makes to the state at ``t``."""
         return (self.scale(t) * (self.time(t) - self.time(s))) * slope
 
     def move(self, s: Level, t: Level, x: V, slope: V) -> V:
-        """The state at ``t`` along a slope."""
+        """The state at ``t`` reached along a slope."""
         return (self.scale(t) / self.scale(s)) * x + self.advance(s, t, slope)
 
     def seen_from(self, s: Level, level: Level, mixed: V, denoised: V) -> V:
-        """The prediction that at ``s`` gives the slope found at ``level``.
+        """The prediction at ``s`` that has the slope found at ``level``.
 
-        ``mixed`` is the one with which `ddim` went from ``s`` to ``level``, ``denoised`` the answer there. So a
-        Runge-Kutta method in this time is `ddim` with mixed predictions, and no slope needs to be kept.
+        ``mixed`` is the prediction with which `ddim` went from ``s`` to ``level``; ``denoised`` is the answer there. A
+        Runge-Kutta method in this time is therefore `ddim` with mixed predictions, and stores no slopes.
         """
         return mixed + (self.time(s) / self.time(level)) * (denoised - mixed)
 
     def nodes(self, s: Level, t: Level, levels: Iterable[Level]) -> list[float]:
-        """Times of levels, 0 at ``s`` and 1 at ``t``."""
+        """Times of levels, scaled to 0 at ``s`` and 1 at ``t``."""
         start, length = self.time(s), self.time(t) - self.time(s)
         return [(self.time(level) - start) / length for level in levels]

@@ -17,7 +17,7 @@ V = TypeVar("V", bound=Vector)
 
 
 def combine(weights: Iterable[float], values: Iterable[V]) -> V:
-    """Sum of ``weight * value``, without those of weight 0."""
+    """Sum of ``weight * value``, leaving out terms of weight 0."""
     terms = [weight * value for weight, value in zip(weights, values, strict=True) if weight != 0]
     total = terms[0]
     for term in terms[1:]:
@@ -28,7 +28,7 @@ def combine(weights: Iterable[float], values: Iterable[V]) -> V:
 # --------------------------------------------------------------------------------------------- methods in log-SNR
 def phi(k: int, z: float) -> float:
     """phi_k(z) of exponential integrators: phi_0 = exp, phi_k = (phi_{k-1} - 1 / (k-1)!) / z; phi_k(0) = 1 / k!."""
-    if abs(z) < 1:  # the recursion cancels, the series does not
+    if abs(z) < 1:  # here the recursion cancels and the series does not
         term = total = 1 / math.factorial(k)
         for n in range(1, 20):
             term *= z / (n + k)
@@ -43,17 +43,19 @@ def moments(z: float, count: int) -> list[float]:
 
 
 def lagrange_weights(nodes: Sequence[float], integrals: Sequence[float]) -> list[float]:
-    """Weights of values at nodes, the first of which is 0, in the integral of the polynomial through them.
+    """Weights of values at nodes in the integral of the polynomial through them; the first node is 0.
 
     Parameters
     ----------
-    nodes : all different
-    integrals : of the powers 0, 1, ... of the variable, with whatever weight function; one for each node
+    nodes : sequence of float
+        All different.
+    integrals : sequence of float
+        Integrals of the powers 0, 1, ... of the variable, with any weight function; one for each node.
     """
     others = np.array(nodes[1:])
     if not len(others):
         return [integrals[0]]
     powers = others ** np.arange(1, len(nodes))[:, None]
-    scale = np.abs(powers).max(axis=1)  # rows of one size: nodes may lie far apart
+    scale = np.abs(powers).max(axis=1)  # rows scaled to one size, because nodes may lie far apart
     weights = np.linalg.solve(powers / scale[:, None], np.array(integrals[1:]) / scale).tolist()
     return [integrals[0] - sum(weights), *weights]
