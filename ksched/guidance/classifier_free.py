@@ -256,7 +256,7 @@ def perp_neg(cond: Model, negative: Model, uncond: Model, scale: Scale, *, negat
 
     Parameters
     ----------
-    cond, uncond, scale : Model or Scale
+    cond, uncond, scale : callable or float
         As for `cfg`, or if ``uncond`` has no condition at all.
     negative : callable
         Denoiser conditioned on what to avoid.

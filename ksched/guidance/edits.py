@@ -132,7 +132,7 @@ def inpaint(
         x0, with the shape and device of the state.
     process : Process
         The sampler's process.
-    noise : Tensor or Seed
+    noise : Tensor, int or sequence of int
         Unit-variance noise of ``original``'s shape, preferably that of the start state; or a seed, as for
         `ksched.Sampler.sample`. One draw is used for the whole run.
 

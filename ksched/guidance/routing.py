@@ -24,7 +24,7 @@ class _Experts:
 
     Attributes
     ----------
-    models : mapping of float to Model
+    models : mapping of float to callable
         Networks by the lowest sigma of each, in rising order.
     process : Process or None
         The process they were trained on, if all know it and agree.
@@ -115,7 +115,7 @@ def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tens
 
     Parameters
     ----------
-    models : mapping of float to Model
+    models : mapping of float to callable
         Denoisers by the lowest sigma that each is for, inclusive: ``{0.875: high, 0.0: low}`` calls ``high`` at sigma
         0.875 and above, ``low`` below.
 

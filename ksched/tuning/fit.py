@@ -65,7 +65,7 @@ class Problem:
         Weight of the root mean square of the errors relative to their mean, so that no item is left far behind.
     """
 
-    denoise: callable
+    denoise: Denoise
     start: torch.Tensor
     ends: torch.Tensor
     spread: torch.Tensor
