@@ -56,7 +56,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("dialect unknown", build("euler", dialect="klingon"), ValueError, "unknown dialect 'klingon'; known: ksched"),
     ("label unknown", lambda: ksched.parse_label("DPM++ 9X Karras"), ValueError, "unknown sampler"),
-    ("label not text", lambda: ksched.parse_label(7), TypeError, "a label is a string"),  # type: ignore[arg-type]
+    ("label not text", lambda: ksched.parse_label(7), TypeError, "label must be a string"),  # type: ignore[arg-type]
     # steps
     ("steps zero", build("euler", "karras", 0), ValueError, "steps must be at least 1; got 0"),
     ("steps negative", sigmas("simple", -3), ValueError, "steps must be at least 1; got -3"),

@@ -370,7 +370,7 @@ def test_what_is_raised_is_told() -> None:
         (lambda x, t: None, "must return a tensor"),
         (lambda x, t: "text", "got str"),
         (lambda x, t: x[:, :2], "(256, 4); got (256, 2)"),
-        (lambda x, t: torch.cat([x, x, x], 1), "keep those of the prediction"),
+        (lambda x, t: torch.cat([x, x, x], 1), "keep only those of the prediction"),
         (lambda x, t: x.sum(), "got ()"),
     ],
 )
@@ -399,7 +399,7 @@ def test_what_nothing_explains() -> None:
         lambda x, t: (x @ torch_weights).sin(), VP(), prediction="epsilon", data=DATA, levels=FEW_LEVELS
     )
     assert report.kinds == ("unknown",), str(report)
-    text(report, "worse than a linear prediction", "std 0.5", "Is it trained")
+    text(report, "worse than a linear prediction", "std 0.5", "Check that it is trained")
 
 
 def test_data_of_another_range_are_told() -> None:
@@ -407,7 +407,7 @@ def test_data_of_another_range_are_told() -> None:
         network(VP(), "epsilon", mixture(VP())), VP(), prediction="epsilon", data=255 * (DATA + 1), levels=FEW_LEVELS
     )
     assert not report.ok
-    text(report, "are these its data?")
+    text(report, "that these are its data")
 
 
 def test_chance_in_a_model_is_noted() -> None:
@@ -464,7 +464,7 @@ def test_own_pairs_and_a_seed() -> None:
         ({"noise": torch.ones(3, 3)}, ValueError, "noise must have the shape of data"),
         ({"levels": 2}, ValueError, "levels must be a whole number, at least 3"),
         ({"prediction": "flow"}, ValueError, "a VP network predicts"),
-        ({"model": Denoiser(lambda x, t: x, VP()), "process": VE()}, ValueError, "a Denoiser has a process"),
+        ({"model": Denoiser(lambda x, t: x, VP()), "process": VE()}, ValueError, "must be left out or match the Denoiser"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -315,14 +315,14 @@ def test_row_42_what_is_known_under_other_names() -> None:
 @pytest.mark.parametrize("name", ["res_8s", "abnorsett_2m", "stork_4"])
 def test_row_42_a_sampler_that_is_not_here_names_the_nearest(name: str) -> None:
     message = said(lambda: build_sampler(name))
-    assert f"{name!r} is no sampler here: " in message
+    assert f"ksched has no sampler {name!r}: " in message
     assert any(f"'{member}'" in message for member in SamplerType)
 
 
 @pytest.mark.parametrize("name", ["lognormal", "epss", "manual"])
 def test_row_42_a_schedule_that_is_not_here_names_the_nearest(name: str) -> None:
     message = said(lambda: calculate_sigmas(name, 5))
-    assert f"{name!r} is no noise schedule here: " in message
+    assert f"ksched has no noise schedule {name!r}: " in message
     assert "'" in message.partition(": ")[2] or "sigmas=" in message
 
 

@@ -322,7 +322,11 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
         (np.random.default_rng(0).standard_normal((100, 4)), {"steps": 0}, "at least 1"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"level": 2}, "level 2 needs a denoiser"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"level": 7}, "level must be 0, 1 or 2"),
-        (np.random.default_rng(0).standard_normal((100, 4)), {"labels": [1, 2]}, "labels must have one entry for each of the 100"),
+        (
+            np.random.default_rng(0).standard_normal((100, 4)),
+            {"labels": [1, 2]},
+            "labels must have one entry for each of the 100",
+        ),
         (np.random.default_rng(0).standard_normal((100, 4)), {"end": "sigma_min"}, "end must be 'integral'"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"guidance": 0.5}, "guidance must be from 1"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"items": 2}, "items must be from 16"),
