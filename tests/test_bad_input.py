@@ -46,7 +46,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     # names
     ("sampler misspelt", build("dpmpp2mm"), ValueError, "unknown sampler 'dpmpp2mm'; did you mean dpmpp_2m"),
     ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; 'ksched list' has all"),
-    ("sampler not a name", build(3), TypeError, "a sampler is named by a string; got 3"),
+    ("sampler not a name", build(3), TypeError, "a sampler name must be a string; got 3"),
     ("schedule misspelt", build("euler", "karas"), ValueError, "unknown noise schedule 'karas'; did you mean karras"),
     (
         "schedule not a name",

@@ -464,7 +464,11 @@ def test_own_pairs_and_a_seed() -> None:
         ({"noise": torch.ones(3, 3)}, ValueError, "noise must have the shape of data"),
         ({"levels": 2}, ValueError, "levels must be a whole number, at least 3"),
         ({"prediction": "flow"}, ValueError, "a VP network predicts"),
-        ({"model": Denoiser(lambda x, t: x, VP()), "process": VE()}, ValueError, "must be left out or match the Denoiser"),
+        (
+            {"model": Denoiser(lambda x, t: x, VP()), "process": VE()},
+            ValueError,
+            "must be left out or match the Denoiser",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

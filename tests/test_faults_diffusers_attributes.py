@@ -65,13 +65,13 @@ def loop(
         (lambda: KSchedScheduler(1000, 0.1, 0.2, "linear", "dpmpp_2m"), "trained_betas must be .*sampler='dpmpp_2m'"),
         (lambda: KSchedScheduler("dpmpp_2m", "karras"), "give sampler='dpmpp_2m', schedule='karras' by keyword"),
         (lambda: KSchedScheduler("DPM++ 2M Karras"), "If this is a label, give sampler='dpmpp_2m', schedule='karras'"),
-        (lambda: KSchedScheduler(Flow().config), "Write KSchedScheduler.from_config"),
+        (lambda: KSchedScheduler(Flow().config), "Use KSchedScheduler.from_config"),
         (lambda: KSchedScheduler.from_config(Flow().config, "euler"), "return_unused_kwargs .* sampler='euler' by"),
-        (lambda: KSchedScheduler.from_config("euler"), r"comes first; got 'euler'.*sampler='euler'"),
-        (lambda: KSchedScheduler.from_config("beta"), r"comes first; got 'beta'.*schedule='beta'"),
-        (lambda: KSchedScheduler.from_config("dpmpp2m karas"), "comes first; got"),
-        (lambda: KSchedScheduler.from_config(Flow(), sampler="euler"), "Give its .config"),
-        (lambda: KSchedScheduler.from_diffusers("euler"), "takes a scheduler of diffusers or its configuration"),
+        (lambda: KSchedScheduler.from_config("euler"), r"must be the configuration of the scheduler to replace; got 'euler'.*sampler='euler'"),
+        (lambda: KSchedScheduler.from_config("beta"), r"scheduler to replace; got 'beta'.*schedule='beta'"),
+        (lambda: KSchedScheduler.from_config("dpmpp2m karas"), "scheduler to replace; got"),
+        (lambda: KSchedScheduler.from_config(Flow(), sampler="euler"), "Pass its .config"),
+        (lambda: KSchedScheduler.from_diffusers("euler"), "takes a diffusers scheduler or its configuration"),
     ],
 )
 def test_row_8_names_by_place(made: Callable[[], Any], says: str) -> None:
@@ -235,7 +235,7 @@ def test_row_18_sigmas_amid_a_run_are_refused() -> None:
     ours.set_timesteps(6)
     x = loop(ours, 0, 2)
     ours.sigmas[-1] = ours.sigmas[-2]
-    with pytest.raises(ValueError, match="the run has begun: write sigmas after set_timesteps"):
+    with pytest.raises(ValueError, match="sigmas must be written after set_timesteps and before the first step"):
         ours.step(x, ours.timesteps[2], x)
     ours.set_timesteps(6)
     assert float(ours.sigmas[-1]) == 0  # a new run has the levels of the class
@@ -442,7 +442,7 @@ def test_row_23_another_table(name: str) -> None:
     torch.testing.assert_close(ends[2:], ends[:2], rtol=2e-4, atol=2e-4, check_dtype=False)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr=True"):
         ours.alphas_cumprod = torch.linspace(1, 0, 1000)
-    with pytest.raises(ValueError, match="must be num_train_timesteps numbers"):
+    with pytest.raises(ValueError, match="must have num_train_timesteps numbers"):
         ours.alphas_cumprod = other[:5]
 
 
@@ -518,7 +518,7 @@ def test_row_23_a_state_that_changes_its_size_alone() -> None:
     ours.set_timesteps(8)
     x = loop(ours, 0, 4)[..., :1]
     ours.last_sample = ours.last_sample[..., :1]
-    with pytest.raises(ValueError, match="write to all of model_outputs that is not None, and to last_sample"):
+    with pytest.raises(ValueError, match="write to every entry of model_outputs that is not None and to last_sample"):
         ours.step(x, ours.timesteps[4], x)
 
 

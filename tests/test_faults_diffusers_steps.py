@@ -415,7 +415,7 @@ def test_row_20_those_that_cannot_say_so(sampler: str) -> None:
     ours = named(Flow(), sampler=sampler)
     ours.set_timesteps(8)
     x = start(2, 5, 4)
-    with pytest.raises(ValueError, match="samplers of one model call per step"):
+    with pytest.raises(ValueError, match="a sampler with one model call per step"):
         ours.step(x, ours.timesteps[0], x, per_token_timesteps=torch.full((2, 5), 1000.0))
 
 

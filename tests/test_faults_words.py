@@ -55,7 +55,7 @@ def curve() -> Iterator[str]:
     ],
 )
 def test_row_33_a_schedule_where_a_sampler_is_asked(call: Callable[[], object]) -> None:
-    assert "arras' is a noise schedule: swap the two, or name a sampler such as 'euler'" in said(call)
+    assert "arras' is a noise schedule; swap the two, or pass a sampler such as 'euler'" in said(call)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_row_33_a_schedule_where_a_sampler_is_asked(call: Callable[[], object]) 
 )
 def test_row_33_a_sampler_where_a_schedule_is_asked(call: Callable[[], object]) -> None:
     message = said(call)
-    assert "uler' is a sampler: swap the two, or name a noise schedule such as 'simple'" in message
+    assert "uler' is a sampler; swap the two, or pass a noise schedule such as 'simple'" in message
 
 
 def test_row_33_registered_names_are_known_to_be_swapped(curve: str) -> None:
-    assert "'even_curve' is a noise schedule: swap the two" in said(lambda: build_sampler(curve, "euler"))
+    assert "'even_curve' is a noise schedule; swap the two" in said(lambda: build_sampler(curve, "euler"))
     assert said(lambda: build_sampler("euler", "evn_curve")).endswith("did you mean even_curve?")
 
 

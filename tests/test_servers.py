@@ -332,7 +332,7 @@ def test_what_the_contracts_cannot_do_is_refused() -> None:
     waiting.step(torch.ones(1, 2))
     with pytest.raises(RuntimeError, match="the request is done"):
         waiting.step(torch.ones(1, 2))
-    with pytest.raises(ValueError, match="prepare makes them"):
+    with pytest.raises(ValueError, match="call prepare on each"):
         sglang.build_batched_solver(
             [SimpleNamespace(denoising_context=SimpleNamespace(scheduler=None))], torch.device("cpu")
         )
