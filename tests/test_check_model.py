@@ -346,7 +346,7 @@ def test_a_k_diffusion_wrapper_is_a_denoiser() -> None:
             return x - s * self.inner_model(x / (1 + s**2).sqrt(), self.sigma_to_t(sigma))
 
     assert check_model(Wrapper(), VP(), data=DATA, levels=FEW_LEVELS).ok
-    with pytest.raises(ValueError, match="is a denoiser already"):
+    with pytest.raises(ValueError, match="is already a denoiser"):
         check_model(Wrapper(), VP(), data=DATA, prediction="epsilon")
 
 

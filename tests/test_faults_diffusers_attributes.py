@@ -67,7 +67,10 @@ def loop(
         (lambda: KSchedScheduler("DPM++ 2M Karras"), "If this is a label, give sampler='dpmpp_2m', schedule='karras'"),
         (lambda: KSchedScheduler(Flow().config), "Use KSchedScheduler.from_config"),
         (lambda: KSchedScheduler.from_config(Flow().config, "euler"), "return_unused_kwargs .* sampler='euler' by"),
-        (lambda: KSchedScheduler.from_config("euler"), r"must be the configuration of the scheduler to replace; got 'euler'.*sampler='euler'"),
+        (
+            lambda: KSchedScheduler.from_config("euler"),
+            r"must be the configuration of the scheduler to replace; got 'euler'.*sampler='euler'",
+        ),
         (lambda: KSchedScheduler.from_config("beta"), r"scheduler to replace; got 'beta'.*schedule='beta'"),
         (lambda: KSchedScheduler.from_config("dpmpp2m karas"), "scheduler to replace; got"),
         (lambda: KSchedScheduler.from_config(Flow(), sampler="euler"), "Pass its .config"),
@@ -465,7 +468,7 @@ def test_row_23_what_is_assigned() -> None:
     with pytest.raises(AttributeError, match="final_alpha_cumprod cannot be assigned here: it follows from the conf"):
         ours.final_alpha_cumprod = torch.tensor(0.5)
     ours.final_alpha_cumprod = ours.final_alpha_cumprod
-    with pytest.raises(AttributeError, match="what a step leaves for the next is in the run here"):
+    with pytest.raises(AttributeError, match="the data that a step leaves for the next is stored in the run"):
         _ = KSchedScheduler.from_diffusers(diffusers.PNDMScheduler(skip_prk_steps=True)).ets
     with pytest.warns(UserWarning, match="ets has no effect here"):
         KSchedScheduler.from_diffusers(diffusers.IPNDMScheduler()).ets = [X]

@@ -230,7 +230,7 @@ def test_what_is_no_set_of_experts_is_refused() -> None:
     with pytest.raises(ValueError, match="lowest sigma"):
         guidance.experts({-0.1: Counted(0.0)})
     only_high = guidance.experts({0.875: Counted(0.0)})
-    with pytest.raises(ValueError, match=r"none is for sigma 0\.5"):
+    with pytest.raises(ValueError, match=r"no expert is for sigma 0\.5"):
         only_high(torch.zeros(1, 1), torch.tensor([0.5]))
 
 

@@ -963,7 +963,7 @@ def test_mistakes_in_inpainting(change: dict[str, Any], message: str) -> None:
         (lambda: guidance.batched(lambda x, s: x[:2], {}, {}), r"model must return the state's shape \(4, 3, 4\)"),
         (
             lambda: guidance.batched(conditioned, {"c": torch.ones(3, 2)}, {"c": torch.ones(3, 2)}),
-            r"inputs\['c'\] must be for a batch of 2 or 1; got 3",
+            r"inputs\['c'\] must have a batch axis of length 2 or 1; got 3",
         ),
         (
             lambda: guidance.inpaint(cond, torch.ones(1, 1, 1), torch.ones(1, 3, 4), VP(), noise=0),

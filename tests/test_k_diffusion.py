@@ -589,7 +589,11 @@ def test_mistakes_show_before_the_first_model_call(
         ("dpm_fast", (0.0, 10.0, 5), "first sigma, must be above 0, finite and different; got 0.0 and 10.0"),
         ("dpm_fast", (10.0, 10.0, 5), "sample_dpm_fast: sigma_min and sigma_max, the last and first sigma, must be"),
         ("dpm_fast", (0.1, 10.0, 0), "steps must be at least 1; got 0"),
-        ("dpm_adaptive", (0.1, math.inf), "sample_dpm_adaptive: sigma_min and sigma_max must be above 0"),
+        (
+            "dpm_adaptive",
+            (0.1, math.inf),
+            "sample_dpm_adaptive: sigma_min and sigma_max, the last and first sigma, must be above 0",
+        ),
         ("dpm_adaptive", (10.0, 0.1), "sample_dpm_adaptive must run from a higher to a lower sigma; got 0.1 to 10.0"),
     ],
 )

@@ -88,7 +88,7 @@ def test_the_table_of_a_wrapper() -> None:
 
     found = process_of(Wrapper())
     np.testing.assert_allclose(found.sigmas, VP().sigmas, rtol=1e-6)
-    with pytest.raises(TypeError, match="is a denoiser already"):
+    with pytest.raises(TypeError, match="is already a denoiser"):
         from_diffusers(Wrapper(), SD)  # type: ignore[arg-type]
 
 

@@ -115,7 +115,7 @@ def test_points_get_the_weights_of_bayes_and_labels_stay() -> None:
         (MATRIX[:, :4], Y, STD, r"got \(3, 4\) and \(3,\)"),
         (MATRIX, Y, -1.0, "std must be at least 0 and finite; got -1.0"),
         (MATRIX, Y * math.nan, STD, "y must be finite"),
-        (MATRIX[[0, 0, 1]], Y, 0.0, "must have a density under every component, and with std=0.0 it has none"),
+        (MATRIX[[0, 0, 1]], Y, 0.0, "must have a density under every component, but with std=0.0 it has none"),
     ],
 )
 def test_observations_without_a_posterior(operator: Any, y: Any, std: float, message: str) -> None:

@@ -78,7 +78,9 @@ def test_every_row_gives_what_it_says(program: Dialect, process: ksched.Process)
 @each("peer", LACK)
 def test_a_name_without_a_schedule_says_why(peer: Peer) -> None:
     assert (peer.call, dict(peer.options)) == ("", {})
-    with pytest.raises(ValueError, match=re.escape(f"{peer.program}'s {peer.name!r} is no schedule here: {peer.note}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"ksched has no schedule for {peer.program}'s {peer.name!r}: {peer.note}")
+    ):
         peer_sigmas(peer.program, peer.name, 10)
     for name in re.findall(r"`([a-z_.]+)`", peer.note):  # what it sends the reader to is there
         assert name in SCHEDULES or callable(attrgetter(name)(ksched))

@@ -330,7 +330,11 @@ def test_bad_arguments_are_one_clear_error() -> None:
             "sample must have a batch axis and at least",
         ),
         (call(timestep=time[:2]), ValueError, "timestep must be one number, or one for each of the 3 items; got 2"),
-        (call(timestep=12.5), ValueError, "timestep must be one of scheduler.timesteps, exactly as it is there; got 12.5"),
+        (
+            call(timestep=12.5),
+            ValueError,
+            "timestep must be one of scheduler.timesteps, exactly as it is there; got 12.5",
+        ),
         (call(scheduler=object()), TypeError, "scheduler must have timesteps and sigmas"),
         (call(scheduler=vp, timestep=999.0), ValueError, "scheduler must be for flow models"),
         (call(noise_level=-1), ValueError, "noise_level must be a number of at least 0; got -1"),
