@@ -572,7 +572,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("DDIM", {"sampler": "euler", "schedule": "karras", "eta": 1.0}, "no parameter 'eta'"),
     ("EulerDiscrete", {"sampler": "euler_ancestral", "eta": 0.0, "sampler_options": {"eta": 1.0}}, "given twice"),
     ("EulerDiscrete", {"schedule": "karras", "rho": 5.0, "schedule_options": {"rho": 7.0}}, "given twice"),
-    ("EulerDiscrete", {"sampler": "euler", "schedule": "simple", "use_karras_sigmas": True}, "schedule='simple' replaces"),
+    ("EulerDiscrete", {"sampler": "euler", "schedule": "simple", "use_karras_sigmas": True}, "'simple' replaces"),
     ("EulerDiscrete", {"schedule": "karras", "timestep_spacing": "trailing"}, "schedule='karras' replaces"),
     ("DPMSolverMultistep", {"sampler": "euler", "algorithm_type": "sde-dpmsolver++"}, "sampler='euler' replaces"),
     ("DPMSolverMultistep", {"sampler": "euler", "solver_order": 3}, "sampler='euler' replaces"),
