@@ -239,7 +239,7 @@ def test_a_wrong_timestep_scale_is_named(process: Process, kind: Prediction) -> 
     wrong = network(process, kind, mixture(process), told=lambda t: t * factor)
     report = check_model(wrong, process, prediction=kind, data=DATA, levels=FEW_LEVELS)
     assert report.kinds == ("timestep",), str(report)
-    text(report, "it wants timesteps from 0 to 1," if large else "it wants timesteps from 0 to 1000")
+    text(report, "it needs timesteps from 0 to 1," if large else "it needs timesteps from 0 to 1000")
 
 
 def test_time_that_counts_the_other_way_is_named() -> None:
@@ -431,7 +431,7 @@ def test_what_cannot_be_told_is_said() -> None:
         wrong = network(VP(), "v_prediction", truth, times=times)
         report = check_model(wrong, VP(), prediction="v_prediction", data=data, levels=3)
         assert report.ok, str(report)
-        text(report, "the negative of v_prediction would fit these data as well")
+        text(report, "the negative of v_prediction would fit these data equally well")
 
 
 # Calling it

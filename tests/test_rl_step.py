@@ -305,7 +305,7 @@ class TestOurScheduler:
         integration = pytest.importorskip("ksched.integrations.diffusers")
         scheduler = integration.KSchedScheduler(beta_schedule="scaled_linear", sampler="ddpm", clip_sample=True)
         scheduler.set_timesteps(4)
-        with pytest.raises(ValueError, match="where predictions are edited: leave out clip_sample"):
+        with pytest.raises(ValueError, match="if predictions are edited; leave out clip_sample"):
             sde_step_with_logprob(scheduler, torch.ones(1, 2), scheduler.timesteps[0], torch.ones(1, 2))
 
 

@@ -133,7 +133,7 @@ class Claim:
         if self.prediction is None:
             process = self.process
             return TimestepConvention("timestep", "sigma", lambda rho: sigma_at(process, rho))
-        return TimestepConvention("timestep", "its timesteps", timesteps_of(self.process))
+        return TimestepConvention("timestep", "the process's timesteps", timesteps_of(self.process))
 
     @cached_property
     def output(self) -> OutputType:

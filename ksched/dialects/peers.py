@@ -51,7 +51,7 @@ def _find(known: Mapping[tuple[Dialect, str], P], program: Dialect | str, name: 
     elif own:
         hint = f"known: {few(own.values())}."
     else:
-        hint = f"these are the names of other programs; use {ours} instead."
+        hint = f"only names of other programs are looked up here; use {ours}."
     raise ValueError(f"{program} has no {kind} {name!r}; {hint}")
 
 
