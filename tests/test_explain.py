@@ -152,7 +152,9 @@ def test_what_only_one_sampler_has_is_said_if_it_is_not_the_default() -> None:
 
 def test_adaptive_samplers_with_the_same_options() -> None:
     text = explain("comfyui:dpm_adaptive+karras", "k_diffusion:sample_dpm_adaptive+karras")
-    assert text.splitlines()[-1].startswith("= the same sampler with the same options; dpm_adaptive takes its steps by")
+    assert text.splitlines()[-1].startswith(
+        "= the same sampler with the same options; dpm_adaptive chooses its steps by"
+    )
 
 
 def test_levels_that_no_run_can_have() -> None:

@@ -441,7 +441,7 @@ def test_answers_that_are_no_numbers() -> None:
     model = StableDiffusion(build("sd15").pipe)
     with torch.no_grad():
         model.pipeline.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="returned nan or infinity in .*; load it with"):
+    with pytest.raises(FloatingPointError, match=r"returned nan or infinity in .*; load it with"):
         model.generate(CONFIG)
 
 

@@ -69,9 +69,9 @@ def table_on(device: torch.device) -> torch.Tensor:
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError("the first noise on a device brings its table there: draw once before you capture a graph")
     # On a stream of its own, and awaited there: no other stream is held up, and each may use the table from now on.
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]  # torch's stub
         result = values.to(device, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
         arrived.record()
     arrived.synchronize()
     return result
