@@ -45,7 +45,7 @@ def custom(values: Any, process: ksched.Process | None = None) -> Callable[[], o
 CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     # names
     ("sampler misspelt", build("dpmpp2mm"), ValueError, "unknown sampler 'dpmpp2mm'; did you mean dpmpp_2m"),
-    ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; 'ksched list' has all"),
+    ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; 'ksched list' shows all"),
     ("sampler not a name", build(3), TypeError, "a sampler name must be a string; got 3"),
     ("schedule misspelt", build("euler", "karas"), ValueError, "unknown noise schedule 'karas'; did you mean karras"),
     (

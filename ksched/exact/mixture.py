@@ -330,7 +330,7 @@ class Gaussian(GaussianMixture):
         return Gaussian(m[0], c[0], self.process)
 
     def _path(self, y: torch.Tensor, s: float, target: float) -> torch.Tensor:
-        """Every axis keeps its z-score."""
+        """States on the exact path, along which every axis keeps its z-score."""
         _, means, variances, centres, *_ = self._parameters(y)
         if s == 0 < target and self._floor > 0:
             return super()._path(y, s, target)  # raises the error

@@ -30,7 +30,6 @@ from ksched.processes import Process
 __all__ = ["Momentum", "apg", "cfg", "cfg_zero_star", "perp_neg", "rescale"]
 
 
-# Guidance
 def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
     """Classifier-free guidance (CFG): ``uncond + scale * (cond - uncond)``.
 

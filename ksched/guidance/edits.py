@@ -23,7 +23,6 @@ from ksched.processes.base import check_process
 __all__ = ["clip", "dynamic_thresholding", "inpaint"]
 
 
-# Edits of the prediction
 def clip(denoiser: Model, low: float = -1.0, high: float = 1.0) -> Model:
     """A denoiser whose prediction, and ``uncond`` too, is clipped to a range.
 

@@ -55,7 +55,7 @@ def tcfg(cond: Model, uncond: Model | None, scale: Scale, process: Process, pred
         difference = item_dot(cond_output, cond_output) - item_dot(uncond_output, uncond_output)
         twice = 2 * item_dot(cond_output, uncond_output)
         length = (difference.square() + twice.square()).clamp_min(TINY).sqrt()
-        sine, cosine = twice / length, difference / length  # of 2 t
+        sine, cosine = twice / length, difference / length  # of the angle 2 t
         free = (difference == 0) & (twice == 0)
         of_cond = sine / 2
         of_uncond = torch.where(free, torch.ones_like(cosine), (1 - cosine) / 2)

@@ -49,7 +49,6 @@ SHARE = Between(0.0, 1.0)
 TINY = torch.finfo(torch.float32).tiny
 
 
-# Common arithmetic
 def sum_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype that sums are computed in: at least float32."""
     return torch.promote_types(x.dtype, torch.float32)

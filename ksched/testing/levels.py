@@ -13,7 +13,6 @@ from ksched.types import Array, ArrayLike, is_tensor
 __all__ = ["as_levels", "check_sigma_curve", "curve_problem", "same_values", "spoil"]
 
 
-# Levels
 def as_levels(sigmas: Any) -> Array | str:
     """The levels as a new float64 array, or a message if their type is wrong."""
     if is_tensor(sigmas):

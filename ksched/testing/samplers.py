@@ -20,7 +20,6 @@ from ksched.types import Array
 __all__ = ["check_plan", "check_sampler"]
 
 
-# Samplers
 def _plan_problem(plan: Plan, keeps_variance: bool) -> str | None:
     for row, level, alpha, variance, rounding in marginals(plan):
         tolerance = max(1e-10, 4 * rounding)

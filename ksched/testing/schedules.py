@@ -30,7 +30,6 @@ STEPS = (*range(1, 34), 40, 50, 64, 100, 250, 999, 1000, 1001)
 PLAIN_RANGE = (0.03, 14.6)
 
 
-# Schedules
 class _Schedule(NamedTuple):
     """A schedule function to be checked, called by the parameter names in its signature."""
 

@@ -29,7 +29,6 @@ __all__ = ["grids", "processes", "sigma_curves", "smallest_problem", "step_count
 T = TypeVar("T")
 
 
-# Strategies
 def step_counts(most: int = 1001) -> st.SearchStrategy[int]:
     """Numbers of steps from 1 to ``most``; half of them are at most 4, where rules tend to break."""
     return st.integers(1, min(4, most)) | st.integers(1, most)
