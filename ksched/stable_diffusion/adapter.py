@@ -92,10 +92,10 @@ class StableDiffusion(Components):
         ----------
         config : SamplingConfig
             What to draw.
-        init_image : Picture or None
+        init_image : Image, str, Path or None
             An image or its path, to change by ``config.strength``. It is resized to the configuration's size if it has
             one, and otherwise down to multiples of `multiple`.
-        mask : Picture or None
+        mask : Image, str, Path or None
             White where to change the image, black where to keep every pixel as it is; grey blends.
         batch_size : int
             Number of images to draw at once. Images are the same to rounding for any value, and byte for byte with 1;
@@ -142,7 +142,7 @@ class StableDiffusion(Components):
             A new folder, or the folder of the same batch, as recorded in its ``manifest.json``.
         numbers : sequence of int or None
             Numbers of the images to draw, from 0; None is all. Processes that share a folder take different ones.
-        init_image, mask, batch_size, progress, preview, cancel : Picture, int, callable, bool, Cancel or None
+        init_image, mask, batch_size, progress, preview, cancel : Image, str, Path, int, callable, bool, Cancel or None
             As for `generate`.
 
         Returns

@@ -244,13 +244,13 @@ def request_of(
     ----------
     scheduler : str
         Name of the class.
-    config : Settings
+    config : mapping
         Its configuration; missing settings have the class's defaults.
     levels : DiffusersLevels
         Sigmas and timesteps of the run, from `ksched.dialects.diffusers.levels.diffusers_levels`.
     steps : int
         Number of steps passed to its ``set_timesteps``.
-    given : Settings or None
+    given : mapping or None
         Arguments of its ``step``.
 
     Raises

@@ -117,13 +117,13 @@ def stock_iterations(
 
     Parameters
     ----------
-    stock, config : str or Settings
+    stock, config : str or mapping
         Class and configuration.
     steps, timesteps, sigmas, mu, original_inference_steps, strength : int, array_like, float or None
         Arguments of ``set_timesteps``.
-    given : Settings or None
+    given : mapping or None
         Arguments of ``step``.
-    options : Settings or None
+    options : mapping or None
         Options of the sampler, which override the class's.
     layout : str or None
         With "calls", ``steps`` counts model calls, and as many steps as fit are taken.
@@ -202,7 +202,7 @@ def own_iterations(
 
     Parameters
     ----------
-    config, stock : Settings, str or None
+    config, stock : mapping, str or None
         Configuration and class of the model's scheduler.
     steps, timesteps, sigmas, mu : int, array_like, float or None
         Arguments of ``set_timesteps``; lists are run unchanged, except for the shift of flow models, which loops leave
@@ -213,7 +213,7 @@ def own_iterations(
         For SANA-Sprint: max_timesteps and intermediate_timesteps, from which the class makes its sigmas.
     sampler, schedule : str or None
         None uses the class's own.
-    dialect, sampler_options, schedule_options : Dialect, Settings or None
+    dialect, sampler_options, schedule_options : Dialect, mapping or None
         As for `ksched.build_sampler`.
     layout : str
         With "calls", ``steps`` counts model calls, and as many steps as fit are taken; with "steps" it counts steps of

@@ -129,7 +129,7 @@ def churned_flow_request(process: Process, sigmas: Sequence[float], given: Setti
 
     Parameters
     ----------
-    process, given : Process or Settings
+    process, given : Process or mapping
         Process of the run, and arguments of ``step``.
     sigmas : sequence of float
         Sigmas of the run, each twice except the first and the last.

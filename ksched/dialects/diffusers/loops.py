@@ -40,7 +40,7 @@ def lms_by_place(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[L
 
     Parameters
     ----------
-    levels : sequence of {0, 1, 2}
+    levels : sequence of Level
         Levels of the whole run.
     begin : int
         Number of the first step.
@@ -71,7 +71,7 @@ def ddim_by_strides(
 
     Parameters
     ----------
-    levels, arrivals : sequence of {0, 1, 2}
+    levels, arrivals : sequence of Level
         Levels of the steps; the noise of a step leads up to the next level.
     eta : float
         Share of the noise that is drawn anew.
@@ -108,9 +108,9 @@ def plms_by_strides(
 
     Parameters
     ----------
-    levels : sequence of {0, 1, 2}
+    levels : sequence of Level
         Levels of the model calls.
-    steps : sequence of tuple of {0, 1, 2}
+    steps : sequence of tuple of Level
         For every call (level left, level reached).
     slopes : str
         "eps", or "v" if the model predicts that.
@@ -140,9 +140,9 @@ def prk_by_strides(
 
     Parameters
     ----------
-    levels : sequence of {0, 1, 2}
+    levels : sequence of Level
         Levels of the model calls; the first twelve are four for each Runge-Kutta step.
-    steps : sequence of tuple of {0, 1, 2}
+    steps : sequence of tuple of Level
         For every call (level left, level reached).
     slopes : str
         As for `plms_by_strides`.
@@ -183,7 +183,7 @@ def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], a
 
     Parameters
     ----------
-    levels : sequence of {0, 1, 2}
+    levels : sequence of Level
         Levels of the run.
     anew : bool
         Draw all noise anew in each step.
@@ -217,7 +217,7 @@ def euler_churned(
 
     Parameters
     ----------
-    levels, begin : sequence of {0, 1, 2} or int
+    levels, begin : sequence of Level or int
         Levels of the whole run, and number of the first step.
     hats : sequence of float
         Sigmas to which the levels are raised.
@@ -251,7 +251,7 @@ def heun_churned_off_flow(
 
     Parameters
     ----------
-    levels : sequence of {0, 1, 2}
+    levels : sequence of Level
         Levels of the steps.
     begin : int
         Number of the first model call; of an unfinished step only its end is known.
@@ -292,7 +292,7 @@ def ddim_upwards(
 
     Parameters
     ----------
-    reached, left : sequence of {0, 1, 2}
+    reached, left : sequence of Level
         Levels of the steps.
     prediction : str
         What the network predicts, in diffusers' words.
@@ -326,7 +326,7 @@ def cogvideox_dpm(
 
     Parameters
     ----------
-    levels, arrivals : sequence of {0, 1, 2}
+    levels, arrivals : sequence of Level
         Levels of the steps.
     inside : sequence of bool
         Whether the arrival is a training level; that of the last step is not, so it is of first order.

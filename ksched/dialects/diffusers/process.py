@@ -153,9 +153,9 @@ def scheduled_sigmas(
 
     Parameters
     ----------
-    config, process : Settings or Process
+    config, process : mapping or Process
         Configuration of the model's scheduler, and its process from `process_of`.
-    schedule, steps, dialect, options : str, callable, int, Dialect, Settings or None
+    schedule, steps, dialect, options : str, callable, int, Dialect, mapping or None
         As for `ksched.calculate_sigmas`.
     stock : str or None
         Class of the configuration; only its settings count.

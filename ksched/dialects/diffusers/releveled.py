@@ -24,7 +24,7 @@ def releveled(made: Iterations, levels: Array, config: Settings, stock: str | No
         The original iterations.
     levels : ndarray of float64
         Contract sigma of each iteration, and of the end.
-    config, stock : Settings, str or None
+    config, stock : mapping, str or None
         Configuration and class of the model's scheduler.
 
     Raises

@@ -90,11 +90,11 @@ def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[s
 
     Parameters
     ----------
-    keywords : Settings
+    keywords : mapping
         The keywords.
-    config : Settings
+    config : mapping
         Configuration that they change, with ``stock_class`` if its class is known.
-    parameters : Settings
+    parameters : mapping
         Parameters of the constructor, with their defaults.
     own : set of str
         Those of them that no diffusers scheduler has.

@@ -55,14 +55,14 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
     Parameters
     ----------
     sigma_from, sigma_to : object
-        Sigmas before and after the step; numbers or tensors.
+        Object Sigmas before and after the step; numbers or tensors.
     eta : float
         Share of the noise that is new; 0 is none.
 
     Returns
     -------
     tuple of object
-        (sigma_down, sigma_up), whose squares sum to that of ``sigma_to``.
+        Tuple of object (sigma_down, sigma_up), whose squares sum to that of ``sigma_to``.
     """
     if not eta:
         return sigma_to, 0.0
@@ -84,11 +84,11 @@ def linear_multistep_coeff(order: int, t: Any, i: int, j: int) -> float:
     order : int
         Number of slopes used, at most ``i + 1``.
     t : object
-        Times; here sigmas.
+        Object Times; here sigmas.
     i : int
         Index of the step.
     j : int
-        0 is the newest slope.
+        Int 0 is the newest slope.
 
     Raises
     ------
@@ -111,11 +111,18 @@ def linear_multistep_coeff(order: int, t: Any, i: int, j: int) -> float:
 class PIDStepSizeController:
     """A PID controller of step sizes.
 
-    h : length of the first step
-    pcoeff, icoeff, dcoeff : coefficients of the error, its sum and its change
-    order : order of the error estimate
-    accept_safety : smallest factor of the step size with which a step is accepted
-    eps : added to errors, so that they can be inverted
+    Parameters
+    ----------
+    h : float
+        Length of the first step.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the error, its sum and its change.
+    order : float
+        Order of the error estimate.
+    accept_safety : float
+        Smallest factor of the step size with which a step is accepted.
+    eps : float
+        Added to errors, so that they can be inverted.
     """
 
     def __init__(
