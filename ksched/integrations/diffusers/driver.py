@@ -217,8 +217,8 @@ class Driver(Course):
             raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
         if index < iterations.beyond:
             raise ValueError(
-                f"timestep {iterations.timesteps[index]:g} must be within the training table and is beyond it; use "
-                f"one step fewer, or begin with iteration {iterations.beyond} as image to image does"
+                f"timestep {iterations.timesteps[index]:g} is beyond the training table; use one step fewer, "
+                f"or begin with iteration {iterations.beyond} as image to image does"
             )
         request = iterations.method.request or Request("", (), iterations.process)  # ksched's samplers have no extras
         self._noise.take(generator, output, told.noise)
