@@ -45,8 +45,8 @@ def custom(values: Any, process: ksched.Process | None = None) -> Callable[[], o
 CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     # names
     ("sampler misspelt", build("dpmpp2mm"), ValueError, "unknown sampler 'dpmpp2mm'; did you mean dpmpp_2m"),
-    ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; 'ksched list' has all"),
-    ("sampler not a name", build(3), TypeError, "a sampler is named by a string; got 3"),
+    ("sampler unlike any", build("zzz"), ValueError, "unknown sampler 'zzz'; 'ksched list' shows all"),
+    ("sampler not a name", build(3), TypeError, "a sampler name must be a string; got 3"),
     ("schedule misspelt", build("euler", "karas"), ValueError, "unknown noise schedule 'karas'; did you mean karras"),
     (
         "schedule not a name",
@@ -56,7 +56,7 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("dialect unknown", build("euler", dialect="klingon"), ValueError, "unknown dialect 'klingon'; known: ksched"),
     ("label unknown", lambda: ksched.parse_label("DPM++ 9X Karras"), ValueError, "unknown sampler"),
-    ("label not text", lambda: ksched.parse_label(7), TypeError, "a label is a string"),  # type: ignore[arg-type]
+    ("label not text", lambda: ksched.parse_label(7), TypeError, "label must be a string"),  # type: ignore[arg-type]
     # steps
     ("steps zero", build("euler", "karras", 0), ValueError, "steps must be at least 1; got 0"),
     ("steps negative", sigmas("simple", -3), ValueError, "steps must be at least 1; got -3"),

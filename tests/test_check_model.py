@@ -239,7 +239,7 @@ def test_a_wrong_timestep_scale_is_named(process: Process, kind: Prediction) -> 
     wrong = network(process, kind, mixture(process), told=lambda t: t * factor)
     report = check_model(wrong, process, prediction=kind, data=DATA, levels=FEW_LEVELS)
     assert report.kinds == ("timestep",), str(report)
-    text(report, "it wants timesteps from 0 to 1," if large else "it wants timesteps from 0 to 1000")
+    text(report, "it needs timesteps from 0 to 1," if large else "it needs timesteps from 0 to 1000")
 
 
 def test_time_that_counts_the_other_way_is_named() -> None:
@@ -346,7 +346,7 @@ def test_a_k_diffusion_wrapper_is_a_denoiser() -> None:
             return x - s * self.inner_model(x / (1 + s**2).sqrt(), self.sigma_to_t(sigma))
 
     assert check_model(Wrapper(), VP(), data=DATA, levels=FEW_LEVELS).ok
-    with pytest.raises(ValueError, match="is a denoiser already"):
+    with pytest.raises(ValueError, match="is already a denoiser"):
         check_model(Wrapper(), VP(), data=DATA, prediction="epsilon")
 
 
@@ -370,7 +370,7 @@ def test_what_is_raised_is_told() -> None:
         (lambda x, t: None, "must return a tensor"),
         (lambda x, t: "text", "got str"),
         (lambda x, t: x[:, :2], "(256, 4); got (256, 2)"),
-        (lambda x, t: torch.cat([x, x, x], 1), "keep those of the prediction"),
+        (lambda x, t: torch.cat([x, x, x], 1), "keep only those of the prediction"),
         (lambda x, t: x.sum(), "got ()"),
     ],
 )
@@ -399,7 +399,7 @@ def test_what_nothing_explains() -> None:
         lambda x, t: (x @ torch_weights).sin(), VP(), prediction="epsilon", data=DATA, levels=FEW_LEVELS
     )
     assert report.kinds == ("unknown",), str(report)
-    text(report, "worse than a linear prediction", "std 0.5", "Is it trained")
+    text(report, "worse than a linear prediction", "std 0.5", "Check that it is trained")
 
 
 def test_data_of_another_range_are_told() -> None:
@@ -407,7 +407,7 @@ def test_data_of_another_range_are_told() -> None:
         network(VP(), "epsilon", mixture(VP())), VP(), prediction="epsilon", data=255 * (DATA + 1), levels=FEW_LEVELS
     )
     assert not report.ok
-    text(report, "are these its data?")
+    text(report, "that these are its data")
 
 
 def test_chance_in_a_model_is_noted() -> None:
@@ -431,7 +431,7 @@ def test_what_cannot_be_told_is_said() -> None:
         wrong = network(VP(), "v_prediction", truth, times=times)
         report = check_model(wrong, VP(), prediction="v_prediction", data=data, levels=3)
         assert report.ok, str(report)
-        text(report, "the negative of v_prediction would fit these data as well")
+        text(report, "the negative of v_prediction would fit these data equally well")
 
 
 # Calling it
@@ -464,7 +464,11 @@ def test_own_pairs_and_a_seed() -> None:
         ({"noise": torch.ones(3, 3)}, ValueError, "noise must have the shape of data"),
         ({"levels": 2}, ValueError, "levels must be a whole number, at least 3"),
         ({"prediction": "flow"}, ValueError, "a VP network predicts"),
-        ({"model": Denoiser(lambda x, t: x, VP()), "process": VE()}, ValueError, "a Denoiser has a process"),
+        (
+            {"model": Denoiser(lambda x, t: x, VP()), "process": VE()},
+            ValueError,
+            "must be left out or match the Denoiser",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

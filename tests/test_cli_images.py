@@ -511,7 +511,7 @@ MISTAKES = {
     "generate fox --strength 0": "strength must be above 0",
     "generate fox -o eta=1": "sampler euler with schedule simple has no option 'eta'",
     "generate fox -o eta": "--option must be name=value",
-    "generate fox --mask mask.png": "mask says where to change init_image, and that is missing",
+    "generate fox --mask mask.png": "mask needs init_image",
     "generate fox --init none.png": "init_image must be a file; there is none at none.png",
     "generate --from none.png": "picture must be a file; there is none at none.png",
     "generate --from plain.png": "plain.png carries no configuration of ksched",
@@ -634,7 +634,7 @@ def test_a_failure_is_code_1(command: Command, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(StableDiffusion, "decode", lambda self, latents: torch.full((1, 3, 16, 16), torch.nan))
         code, out, err = command("generate", "fox", *SMALL)
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "answered with what is no number" in err
+        assert "returned nan or infinity" in err
 
     def too_large(*_: object) -> None:
         raise torch.OutOfMemoryError

@@ -634,8 +634,8 @@ def test_installing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_installing_replaces_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["install", str(tmp_path)]) == 2
-    assert "has a folder custom_nodes" in capsys.readouterr().err
+    assert "must contain a folder custom_nodes" in capsys.readouterr().err
     (tmp_path / "custom_nodes" / "ksched").mkdir(parents=True)
     (tmp_path / "custom_nodes" / "ksched" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
     assert command.main(["install", str(tmp_path)]) == 2
-    assert "is something else already" in capsys.readouterr().err
+    assert "was not written by ksched" in capsys.readouterr().err

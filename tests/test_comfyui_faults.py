@@ -174,7 +174,7 @@ def test_row_11_the_tooltip_says_so() -> None:
     for name in ("KSchedSampler", "KSchedSampler_ddpm"):
         (shown,) = (given for given in NODE[name].inputs if given.name == "dialect")
         assert (shown.default, shown.choices) == ("auto", ("auto", "comfyui", "ksched"))
-        assert "on flow models where ComfyUI's own overshoots" in shown.tooltip
+        assert "on flow models where ComfyUI's overshoots" in shown.tooltip
         assert "comfyui: ComfyUI's own numbers on flow models too" in shown.tooltip
     (shown,) = (given for given in NODE["KSchedSigmas"].inputs if given.name == "dialect")
     assert (shown.default, shown.choices) == ("comfyui", ("comfyui", "ksched"))

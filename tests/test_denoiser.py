@@ -169,7 +169,7 @@ def test_a_denoiser_is_refused_as_a_network() -> None:
             return x
 
     for network in (DiscreteEpsDDPMDenoiser(), Denoiser(plain, VP())):
-        with pytest.raises(TypeError, match="is a denoiser already"):
+        with pytest.raises(TypeError, match="is already a denoiser"):
             Denoiser(network, VP())
 
 

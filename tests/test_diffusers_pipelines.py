@@ -228,7 +228,7 @@ def test_rows_18_to_24_with_own_schedules(name: str) -> None:
 def test_row_6_pipelines_whose_list_goes_before_a_schedule(name: str) -> None:
     tiny, shipped = pipeline(name)
     ours = KSchedScheduler.from_diffusers(shipped, sampler="dpmpp_2m", schedule="karras")
-    with pytest.warns(UserWarning, match="goes before schedule='karras'"):
+    with pytest.warns(UserWarning, match="overrides schedule='karras'"):
         got = tiny.use(ours).run(3)
     np.testing.assert_array_equal(got, tiny.use(KSchedScheduler.from_diffusers(shipped, sampler="dpmpp_2m")).run(3))
 

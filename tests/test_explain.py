@@ -47,7 +47,7 @@ def test_configurations_are_read_in_every_form() -> None:
     ("a", "b", "said"),
     [
         ("comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", ["= the same noise levels", "= the same table"]),
-        ("beta", "diffusers:beta", ["- domain of the schedule: 'table' and 'sigma'", "most apart at level"]),
+        ("beta", "diffusers:beta", ["- domain of the schedule: 'table' and 'sigma'", "most different at level"]),
         ("kl_optimal", "a1111:kl_optimal", ["- final of the schedule: 'zero' and 'sigma_min'", "- noise levels"]),
         (
             "euler+karras",
@@ -74,7 +74,7 @@ def test_lengths_may_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        (3, TypeError, "a configuration is text such as 'comfyui:dpmpp_2m_sde"),
+        (3, TypeError, "a configuration must be a string such as 'comfyui:dpmpp_2m_sde"),
         ("klingon:euler+karras", ValueError, "unknown dialect 'klingon'"),
         ("euler+karas", ValueError, r"unknown noise schedule 'karas'; did you mean karras\?"),
         ("frobnicate", ValueError, "unknown sampler 'frobnicate'"),
@@ -89,7 +89,7 @@ def test_nonsense(text: str, kind: type[Exception], message: str) -> None:
 def test_every_name_of_another_program(program: Dialect) -> None:
     for peer in (peer for peer in SAMPLER_PEERS if peer.program is program):
         if peer.sampler is None:
-            with pytest.raises(ValueError, match="is no sampler here: "):
+            with pytest.raises(ValueError, match="ksched has no sampler"):
                 explain(f"{peer.program}:{peer.name}")
         else:
             check_explanation(peer, sampler_spec(peer.sampler))
@@ -115,7 +115,7 @@ def test_the_table_is_that_of_the_dialect(spec: SamplerSpec) -> None:
     text = explain(f"comfyui:{spec.name}+karras", f"{spec.name}+karras", steps=7, process=process)
     said = text.splitlines()[-1]
     if spec.adaptive:
-        assert said == f"- {spec.name} takes its steps by what the model answers: no table to compare"
+        assert said == f"- {spec.name} chooses its steps by the model's answers: no table to compare"
     elif {*dialect_options(spec, Dialect.COMFYUI)} <= {"as_ve", "start_after", "split"}:
         assert said.startswith("= the same table of the run")
     else:
@@ -147,12 +147,14 @@ def test_what_only_one_sampler_has_is_said_if_it_is_not_the_default() -> None:
     text = explain("comfyui:dpm_adaptive+karras", "euler+karras")
     assert "- end of the sampler: 'sigma_min' and 'not an option'" in text
     assert "rtol" not in text
-    assert "- dpm_adaptive takes its steps by what the model answers: no table to compare" in text
+    assert "- dpm_adaptive chooses its steps by the model's answers: no table to compare" in text
 
 
 def test_adaptive_samplers_with_the_same_options() -> None:
     text = explain("comfyui:dpm_adaptive+karras", "k_diffusion:sample_dpm_adaptive+karras")
-    assert text.splitlines()[-1].startswith("= the same sampler with the same options; dpm_adaptive takes its steps by")
+    assert text.splitlines()[-1].startswith(
+        "= the same sampler with the same options; dpm_adaptive chooses its steps by"
+    )
 
 
 def test_levels_that_no_run_can_have() -> None:

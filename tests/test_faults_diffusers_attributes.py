@@ -65,13 +65,16 @@ def loop(
         (lambda: KSchedScheduler(1000, 0.1, 0.2, "linear", "dpmpp_2m"), "trained_betas must be .*sampler='dpmpp_2m'"),
         (lambda: KSchedScheduler("dpmpp_2m", "karras"), "give sampler='dpmpp_2m', schedule='karras' by keyword"),
         (lambda: KSchedScheduler("DPM++ 2M Karras"), "If this is a label, give sampler='dpmpp_2m', schedule='karras'"),
-        (lambda: KSchedScheduler(Flow().config), "Write KSchedScheduler.from_config"),
+        (lambda: KSchedScheduler(Flow().config), "Use KSchedScheduler.from_config"),
         (lambda: KSchedScheduler.from_config(Flow().config, "euler"), "return_unused_kwargs .* sampler='euler' by"),
-        (lambda: KSchedScheduler.from_config("euler"), r"comes first; got 'euler'.*sampler='euler'"),
-        (lambda: KSchedScheduler.from_config("beta"), r"comes first; got 'beta'.*schedule='beta'"),
-        (lambda: KSchedScheduler.from_config("dpmpp2m karas"), "comes first; got"),
-        (lambda: KSchedScheduler.from_config(Flow(), sampler="euler"), "Give its .config"),
-        (lambda: KSchedScheduler.from_diffusers("euler"), "takes a scheduler of diffusers or its configuration"),
+        (
+            lambda: KSchedScheduler.from_config("euler"),
+            r"must be the configuration of the scheduler to replace; got 'euler'.*sampler='euler'",
+        ),
+        (lambda: KSchedScheduler.from_config("beta"), r"scheduler to replace; got 'beta'.*schedule='beta'"),
+        (lambda: KSchedScheduler.from_config("dpmpp2m karas"), "scheduler to replace; got"),
+        (lambda: KSchedScheduler.from_config(Flow(), sampler="euler"), "Pass its .config"),
+        (lambda: KSchedScheduler.from_diffusers("euler"), "takes a diffusers scheduler or its configuration"),
     ],
 )
 def test_row_8_names_by_place(made: Callable[[], Any], says: str) -> None:
@@ -235,11 +238,11 @@ def test_row_18_sigmas_amid_a_run_are_refused() -> None:
     ours.set_timesteps(6)
     x = loop(ours, 0, 2)
     ours.sigmas[-1] = ours.sigmas[-2]
-    with pytest.raises(ValueError, match="the run has begun: write sigmas after set_timesteps"):
+    with pytest.raises(ValueError, match="sigmas must be written after set_timesteps and before the first step"):
         ours.step(x, ours.timesteps[2], x)
     ours.set_timesteps(6)
     assert float(ours.sigmas[-1]) == 0  # a new run has the levels of the class
-    with pytest.raises(ValueError, match="sigmas must be a list of 7 here"):
+    with pytest.raises(ValueError, match="sigmas must be a list of 7 numbers here"):
         ours.sigmas = [1.0, 0.0]
     stages = KSchedScheduler.from_diffusers(diffusers.KDPM2DiscreteScheduler())
     stages.set_timesteps(4)
@@ -442,7 +445,7 @@ def test_row_23_another_table(name: str) -> None:
     torch.testing.assert_close(ends[2:], ends[:2], rtol=2e-4, atol=2e-4, check_dtype=False)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr=True"):
         ours.alphas_cumprod = torch.linspace(1, 0, 1000)
-    with pytest.raises(ValueError, match="must be num_train_timesteps numbers"):
+    with pytest.raises(ValueError, match="must have num_train_timesteps numbers"):
         ours.alphas_cumprod = other[:5]
 
 
@@ -462,10 +465,12 @@ def test_row_23_what_is_assigned() -> None:
             setattr(euler, name, 1.0)
     with pytest.raises(ValueError, match=r"set_timesteps\(timesteps=...\)"):
         ours.timesteps = ours.timesteps[1:]
-    with pytest.raises(AttributeError, match="final_alpha_cumprod cannot be assigned here: it follows from the conf"):
+    with pytest.raises(
+        AttributeError, match="final_alpha_cumprod cannot be assigned, because it follows from the conf"
+    ):
         ours.final_alpha_cumprod = torch.tensor(0.5)
     ours.final_alpha_cumprod = ours.final_alpha_cumprod
-    with pytest.raises(AttributeError, match="what a step leaves for the next is in the run here"):
+    with pytest.raises(AttributeError, match="the data that a step leaves for the next is stored in the run"):
         _ = KSchedScheduler.from_diffusers(diffusers.PNDMScheduler(skip_prk_steps=True)).ets
     with pytest.warns(UserWarning, match="ets has no effect here"):
         KSchedScheduler.from_diffusers(diffusers.IPNDMScheduler()).ets = [X]
@@ -518,7 +523,7 @@ def test_row_23_a_state_that_changes_its_size_alone() -> None:
     ours.set_timesteps(8)
     x = loop(ours, 0, 4)[..., :1]
     ours.last_sample = ours.last_sample[..., :1]
-    with pytest.raises(ValueError, match="write to all of model_outputs that is not None, and to last_sample"):
+    with pytest.raises(ValueError, match="write to every entry of model_outputs that is not None and to last_sample"):
         ours.step(x, ours.timesteps[4], x)
 
 

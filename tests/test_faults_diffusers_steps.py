@@ -82,7 +82,7 @@ LISTS: dict[str, dict[str, Any]] = {
 def test_row_6_a_list_that_goes_before_a_schedule_is_said(given: dict[str, Any], schedule: str) -> None:
     ours = named(Flow(shift=2.0), sampler="dpmpp_2m", schedule=schedule)
     for _ in range(2):
-        with pytest.warns(UserWarning, match=f"goes before schedule='{schedule}'") as caught:
+        with pytest.warns(UserWarning, match=f"overrides schedule='{schedule}'") as caught:
             ours.set_timesteps(**given)
         assert len(caught) == 1
         assert caught[0].filename == __file__
@@ -93,7 +93,7 @@ def test_row_6_a_list_that_goes_before_a_schedule_is_said(given: dict[str, Any],
 
 def test_row_6_levels_of_a_sampler_are_said_too() -> None:
     ours = named(Flow(), sampler="auto")
-    with pytest.warns(UserWarning, match="goes before the noise levels of its own"):
+    with pytest.warns(UserWarning, match="overrides the sampler's own sigmas"):
         ours.set_timesteps(sigmas=[1.0, 0.8, 0.3])
     ours.set_timesteps(sigmas=np.linspace(1, 1 / 4, 4))  # the even list is a number
     assert len(ours.timesteps) == 4
@@ -119,7 +119,7 @@ def test_row_6_a_number_and_an_even_list_say_nothing() -> None:
     [([900.0, 500.0], [1.0, 0.2]), ([900.0, 500.0, 100.0], [0.9, 0.5]), ([1000, 400, 300], [1.0, 0.4, 0.25])],
 )
 def test_row_6_lists_that_contradict_each_other(timesteps: list[float], sigmas: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"contradict each other|must have one length"):
+    with pytest.raises(ValueError, match=r"must agree|must have the same length"):
         named(Flow(), sampler="dpmpp_2m").set_timesteps(timesteps=timesteps, sigmas=sigmas)
 
 
@@ -171,7 +171,7 @@ def test_row_7_options_that_step_is_given(sampler: str, given: dict[str, Any]) -
     ],
 )
 def test_row_7_what_changes_nothing_is_said(sampler: str, given: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match="changes nothing") as caught:
+    with pytest.warns(UserWarning, match="has no effect") as caught:
         got = result(sampler, **given)
     assert len(caught) == 1
     assert all(name in str(caught[0].message) for name in given)
@@ -248,7 +248,7 @@ def test_row_7_unknown_keywords_are_refused_with_the_near_word(function: str, gi
 
 
 def test_row_7_mu_of_a_model_that_is_no_flow_model() -> None:
-    with pytest.warns(UserWarning, match=r"mu=1.0 changes nothing"):
+    with pytest.warns(UserWarning, match=r"mu=1.0 has no effect"):
         of_sd(sampler="euler").set_timesteps(5, mu=1.0)
     named(Flow(), sampler="euler").set_timesteps(5, mu=1.0)  # pipelines of flow models pass it always
 
@@ -415,7 +415,7 @@ def test_row_20_those_that_cannot_say_so(sampler: str) -> None:
     ours = named(Flow(), sampler=sampler)
     ours.set_timesteps(8)
     x = start(2, 5, 4)
-    with pytest.raises(ValueError, match="samplers of one model call per step"):
+    with pytest.raises(ValueError, match="a sampler with one model call per step"):
         ours.step(x, ours.timesteps[0], x, per_token_timesteps=torch.full((2, 5), 1000.0))
 
 
@@ -472,7 +472,7 @@ def test_row_21_own_samplers(sampler: str) -> None:
     torch.testing.assert_close(run(ours, x), run(plain, risen), rtol=1e-4, atol=1e-5)
     ours.set_timesteps(sigmas=[0.6, 0.909, 0.844, 0.4])
     torch.testing.assert_close(run(ours, x, first=1), run(plain_again(plain), x), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="but for a rise at the first step"):
+    with pytest.raises(ValueError, match="except at the first step"):
         ours.set_timesteps(sigmas=[0.9, 0.6, 0.8, 0.3])
 
 
@@ -523,7 +523,7 @@ def test_row_24_scm_with_a_list_and_its_refusals() -> None:
     stock.set_timesteps(2, timesteps=[1.5, 1.0, 0.0], max_timesteps=None)
     ours.set_timesteps(2, timesteps=[1.5, 1.0, 0.0])
     torch.testing.assert_close(ours.timesteps, stock.timesteps)
-    with pytest.raises(ValueError, match="intermediate_timesteps is of two steps"):
+    with pytest.raises(ValueError, match="intermediate_timesteps needs steps=2"):
         ours.set_timesteps(3, intermediate_timesteps=1.3)
     with pytest.raises(ValueError, match="not both"):
         ours.set_timesteps(2, timesteps=[1.5, 1.0, 0.0], max_timesteps=1.5)
@@ -588,10 +588,10 @@ def test_row_24_lists_of_networks_of_two_times(given: dict[str, Any]) -> None:
 )
 def test_row_24_other_samplers_are_warned_of_where_networks_answer_with_a_mean_velocity(how: dict[str, Any]) -> None:
     stock = diffusers.FlowMapEulerDiscreteScheduler(shift=3.0)
-    with pytest.warns(UserWarning, match="answer with the mean velocity") as told:
+    with pytest.warns(UserWarning, match="return the mean velocity") as told:
         KSchedScheduler.from_diffusers(stock, **how)
     assert len(told) == 1
-    with pytest.warns(UserWarning, match="answer with the mean velocity"):
+    with pytest.warns(UserWarning, match="return the mean velocity"):
         KSchedScheduler.from_config({**stock.config, "_class_name": type(stock).__name__}, schedule="karras", **how)
 
 

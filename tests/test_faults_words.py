@@ -55,7 +55,7 @@ def curve() -> Iterator[str]:
     ],
 )
 def test_row_33_a_schedule_where_a_sampler_is_asked(call: Callable[[], object]) -> None:
-    assert "arras' is a noise schedule: swap the two, or name a sampler such as 'euler'" in said(call)
+    assert "arras' is a noise schedule; swap the two, or pass a sampler such as 'euler'" in said(call)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_row_33_a_schedule_where_a_sampler_is_asked(call: Callable[[], object]) 
 )
 def test_row_33_a_sampler_where_a_schedule_is_asked(call: Callable[[], object]) -> None:
     message = said(call)
-    assert "uler' is a sampler: swap the two, or name a noise schedule such as 'simple'" in message
+    assert "uler' is a sampler; swap the two, or pass a noise schedule such as 'simple'" in message
 
 
 def test_row_33_registered_names_are_known_to_be_swapped(curve: str) -> None:
-    assert "'even_curve' is a noise schedule: swap the two" in said(lambda: build_sampler(curve, "euler"))
+    assert "'even_curve' is a noise schedule; swap the two" in said(lambda: build_sampler(curve, "euler"))
     assert said(lambda: build_sampler("euler", "evn_curve")).endswith("did you mean even_curve?")
 
 
@@ -315,14 +315,14 @@ def test_row_42_what_is_known_under_other_names() -> None:
 @pytest.mark.parametrize("name", ["res_8s", "abnorsett_2m", "stork_4"])
 def test_row_42_a_sampler_that_is_not_here_names_the_nearest(name: str) -> None:
     message = said(lambda: build_sampler(name))
-    assert f"{name!r} is no sampler here: " in message
+    assert f"ksched has no sampler {name!r}: " in message
     assert any(f"'{member}'" in message for member in SamplerType)
 
 
 @pytest.mark.parametrize("name", ["lognormal", "epss", "manual"])
 def test_row_42_a_schedule_that_is_not_here_names_the_nearest(name: str) -> None:
     message = said(lambda: calculate_sigmas(name, 5))
-    assert f"{name!r} is no noise schedule here: " in message
+    assert f"ksched has no noise schedule {name!r}: " in message
     assert "'" in message.partition(": ")[2] or "sigmas=" in message
 
 

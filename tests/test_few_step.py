@@ -210,7 +210,7 @@ def test_pairs_are_joined_and_guidance_goes_around_or_inside() -> None:
     around = guidance.cfg(cond, guidance.experts({0.0: Counted(0.0)}), 3.0)
     assert around(torch.zeros(2, 1), torch.tensor([0.9, 0.1]))[0].flatten().tolist() == [3.0, 6.0]
     mixed = guidance.experts({0.5: Counted(1.0, pair=True), 0.0: Counted(0.0)})
-    with pytest.raises(ValueError, match="must all return"):
+    with pytest.raises(ValueError, match="either all experts or none must return"):
         mixed(torch.zeros(2, 1), torch.tensor([0.9, 0.1]))
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_set_of_experts_is_refused() -> None:
     with pytest.raises(ValueError, match="lowest sigma"):
         guidance.experts({-0.1: Counted(0.0)})
     only_high = guidance.experts({0.875: Counted(0.0)})
-    with pytest.raises(ValueError, match=r"none is for sigma 0\.5"):
+    with pytest.raises(ValueError, match=r"no expert is for sigma 0\.5"):
         only_high(torch.zeros(1, 1), torch.tensor([0.5]))
 
 

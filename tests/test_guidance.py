@@ -573,10 +573,10 @@ def test_batched_network_behind_a_denoiser() -> None:
     ("positive", "negative", "message"),
     [
         ({"c": torch.ones(1, 2)}, {"d": torch.ones(1, 2)}, r"inputs must have the same names in both; got \['c'\]"),
-        ({"c": torch.ones(1, 3, 2)}, {"c": torch.ones(1, 4, 2)}, r"inputs\['c'\] must have one shape in both"),
+        ({"c": torch.ones(1, 3, 2)}, {"c": torch.ones(1, 4, 2)}, r"inputs\['c'\] must have the same shape in both"),
         ({"c": torch.ones(())}, {"c": torch.ones(())}, "batch axis first"),
         ({"c": torch.ones(1)}, {"c": 1.0}, r"inputs\['c'\] must be tensors in both or in neither"),
-        ({"c": 1.0}, {"c": 2.0}, "is no tensor, so it must be equal in both; got 1.0 and 2.0"),
+        ({"c": 1.0}, {"c": 2.0}, "must be equal in both, as it is not a tensor; got 1.0 and 2.0"),
         ({"m": {"c": 1}}, {"m": {}}, r"inputs\['m'\] must have the same names"),
         (torch.ones(1), {"c": 2.0}, "inputs must be mappings of names to values; got Tensor and dict"),
         (3, 3, "inputs must be mappings of names to values; got int and int"),
@@ -851,7 +851,7 @@ def test_momentum_belongs_to_one_run() -> None:
     while not second.done:
         second.feed(*model(taken_along)(second.x, second.sigma))
     assert torch.equal(second.x, whole)
-    with pytest.raises(ValueError, match=r"belongs to one run; this one has seen states of shape \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"in one run only; this one has shape \(2, 3, 4\)"):
         model(used)(x[:1], torch.ones(1))
 
 
@@ -935,7 +935,7 @@ def test_mistakes_in_arguments(build: Callable[[], Any], message: str) -> None:
         ({"mask": torch.ones(4)}, r"mask must have the rank of original, \(2, 4\), .*; got \(4,\)"),
         ({"mask": torch.ones(3, 4)}, r"got \(3, 4\)"),
         ({"mask": 255 * torch.ones(2, 4)}, r"mask must lie in \[0, 1\], 1 where to sample; got 255.0 to 255.0"),
-        ({"mask": 1.0}, "mask must be a tensor, or a function sigma -> tensor; got float"),
+        ({"mask": 1.0}, "mask must be a tensor or a function sigma -> tensor; got float"),
         ({"noise": torch.ones(1, 4)}, r"noise must have original's shape \(2, 4\); got \(1, 4\)"),
         ({"noise": [1, 2, 3]}, "got 3 seeds for a batch of 2"),
         ({"noise": 0.5}, "seed must be a whole number"),
@@ -955,7 +955,7 @@ def test_mistakes_in_inpainting(change: dict[str, Any], message: str) -> None:
             lambda: guidance.cfg(cond, lambda x, s: x[0], 3),
             r"uncond must return the state's shape \(2, 3, 4\); got \(3, 4\)",
         ),
-        (lambda: guidance.cfg(cond, None, 3), r"cond must return \(cond, uncond\) where uncond is None"),
+        (lambda: guidance.cfg(cond, None, 3), r"with uncond=None, cond must return the pair \(cond, uncond\)"),
         (lambda: guidance.cfg(cond, uncond, lambda s: torch.ones(3)), r"one per item, shape \(2,\); got \(3,\)"),
         (lambda: guidance.cfg(cond, uncond, lambda s: math.nan), r"cfg: scale\(sigma\) must be a finite number"),
         (lambda: guidance.clip(lambda x, s: (x, None, 3)), "denoiser must return a tensor; got tuple"),
@@ -963,7 +963,7 @@ def test_mistakes_in_inpainting(change: dict[str, Any], message: str) -> None:
         (lambda: guidance.batched(lambda x, s: x[:2], {}, {}), r"model must return the state's shape \(4, 3, 4\)"),
         (
             lambda: guidance.batched(conditioned, {"c": torch.ones(3, 2)}, {"c": torch.ones(3, 2)}),
-            r"inputs\['c'\] must be for a batch of 2 or 1; got 3",
+            r"inputs\['c'\] must have a batch axis of length 2 or 1; got 3",
         ),
         (
             lambda: guidance.inpaint(cond, torch.ones(1, 1, 1), torch.ones(1, 3, 4), VP(), noise=0),

@@ -266,7 +266,7 @@ def test_a_folder_of_another_batch_is_left_alone(model: StableDiffusion, tmp_pat
         ({"seed": 8}, "another seed;"),
         ({"sampler": "heun", "schedule": "beta"}, "another sampler, another schedule;"),
     ):
-        with pytest.raises(ValueError, match=f"holds another batch, with {said}"):
+        with pytest.raises(ValueError, match=f"belongs to another batch, with {said}"):
             model.run(replace(CONFIG, **other), tmp_path)
     with pytest.raises(ValueError, match="another init_image"):
         model.run(CONFIG, tmp_path, init_image=toy_image())
@@ -308,7 +308,7 @@ def test_pictures_that_carry_nothing(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     toy_image().save(buffer, "PNG")
     (tmp_path / "half.png").write_bytes(buffer.getvalue()[:100])
-    with pytest.raises(ValueError, match=r"must be a picture that can be read; .*half\.png"):
+    with pytest.raises(ValueError, match=r"must be a readable image; .*half\.png"):
         read_config(tmp_path / "half.png")
 
 

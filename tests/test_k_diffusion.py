@@ -547,7 +547,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "sample_euler must run from a higher to a lower sigma; got 0.0 to 1.0",
     ),
-    ("euler_ancestral", {"sigmas": [0.1, 1.0]}, ValueError, "run those that draw none and are not adaptive"),
+    ("euler_ancestral", {"sigmas": [0.1, 1.0]}, ValueError, "use a sampler that draws no noise"),
     ("euler", {"sigmas": [2.0, math.nan, 0.0]}, ValueError, r"sigmas\[1\]=nan"),
     ("euler", {"sigmas": [2.0, 1.0, -0.1]}, ValueError, r"sigmas must be >= 0; got sigmas\[2\]=-0.1"),
     ("euler", {"sigmas": levels()[None]}, ValueError, "sigmas must be one list of numbers; got shape"),
@@ -564,7 +564,7 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("euler_ancestral", {"eta": "much"}, TypeError, "eta must be a number; got 'much'"),
     ("euler_ancestral", {"eta": [1.0]}, ValueError, "one for each of the 8 steps; got 1 numbers"),
     ("euler_ancestral", {"noise_sampler": 1}, TypeError, "noise_sampler must be callable; got int"),
-    ("euler_ancestral", {"noise_sampler": exact, "seed": 1}, ValueError, "give either seed or noise_sampler, not both"),
+    ("euler_ancestral", {"noise_sampler": exact, "seed": 1}, ValueError, "pass either seed or noise_sampler, not both"),
     ("dpmpp_2m_sde", {"solver_type": "euler"}, ValueError, "solver_type must be one of 'midpoint', 'heun'"),
     ("lms", {"order": 0}, ValueError, "order must be at least 1 and at most 8; got 0"),
     ("euler", {"dialect": "nobody"}, ValueError, "unknown dialect 'nobody'"),
@@ -586,10 +586,14 @@ def test_mistakes_show_before_the_first_model_call(
 @pytest.mark.parametrize(
     ("name", "given", "text"),
     [
-        ("dpm_fast", (0.0, 10.0, 5), "sigma_min and sigma_max must be above 0, finite and apart; got 0.0 and 10.0"),
-        ("dpm_fast", (10.0, 10.0, 5), "sample_dpm_fast: sigma_min and sigma_max must be above 0, finite and apart"),
+        ("dpm_fast", (0.0, 10.0, 5), "first sigma, must be above 0, finite and different; got 0.0 and 10.0"),
+        ("dpm_fast", (10.0, 10.0, 5), "sample_dpm_fast: sigma_min and sigma_max, the last and first sigma, must be"),
         ("dpm_fast", (0.1, 10.0, 0), "steps must be at least 1; got 0"),
-        ("dpm_adaptive", (0.1, math.inf), "sample_dpm_adaptive: sigma_min and sigma_max must be above 0"),
+        (
+            "dpm_adaptive",
+            (0.1, math.inf),
+            "sample_dpm_adaptive: sigma_min and sigma_max, the last and first sigma, must be above 0",
+        ),
         ("dpm_adaptive", (10.0, 0.1), "sample_dpm_adaptive must run from a higher to a lower sigma; got 0.1 to 10.0"),
     ],
 )

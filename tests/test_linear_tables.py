@@ -138,7 +138,7 @@ def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(ValueError, match="draw no noise"):
         linear_of(build_sampler("dpmpp_2m_sde", "karras", 4).plan)
     plan = build_sampler("dpmpp_2m", "karras", 4).plan
-    with pytest.raises(ValueError, match="other levels than those of its states"):
+    with pytest.raises(ValueError, match="sigmas other than its states' own"):
         table_of(tell(plan, [*plan.call_sigmas[:-1], 0.02], process=VP()))
 
 

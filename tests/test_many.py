@@ -163,7 +163,7 @@ def test_a_batch_grows(model: StableDiffusion, tmp_path: Path) -> None:
     run_many(model, of(5), tmp_path / "out", batch_size=2)
     run_many(model, of(5), tmp_path / "whole", batch_size=2)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    with pytest.raises(ValueError, match="cannot become more"):
+    with pytest.raises(ValueError, match="cannot be extended"):
         run_many(model, of(6), tmp_path / "out", batch_size=2)
     with pytest.raises(ValueError, match="holds 5 images of a batch, more than 4"):
         run_many(model, of(4), tmp_path / "out", batch_size=2)
@@ -183,12 +183,12 @@ def test_a_folder_is_drawn_in_one_way(model: StableDiffusion, tmp_path: Path, ot
 
 def test_a_folder_of_something_else(model: StableDiffusion, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "an app"}')
-    with pytest.raises(ValueError, match="is no manifest of a batch"):
+    with pytest.raises(ValueError, match="must be a batch's manifest"):
         run_many(model, CONFIG, tmp_path)
     assert contents(tmp_path) == {"manifest.json": b'{"name": "an app"}'}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "00003.png").write_bytes(b"a holiday")
-    with pytest.raises(ValueError, match="not the image of this batch"):
+    with pytest.raises(ValueError, match="but is not that image"):
         run_many(model, CONFIG, tmp_path / "out")
     assert (tmp_path / "out" / "00003.png").read_bytes() == b"a holiday"
 
@@ -316,7 +316,7 @@ def test_two_batches_do_not_begin_in_one_folder(
 @pytest.mark.parametrize("text", ["[" * 50_000, "[]", '{"config": ' + "[" * 50_000, "3", '{"config": {"prompt": 3}}'])
 def test_a_manifest_that_makes_no_sense(model: StableDiffusion, tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="is no manifest of a batch; choose another folder"):
+    with pytest.raises(ValueError, match="must be a batch's manifest; choose another folder"):
         run_many(model, CONFIG, tmp_path)
     assert contents(tmp_path) == {"manifest.json": text.encode()}
 

@@ -113,9 +113,9 @@ def test_points_get_the_weights_of_bayes_and_labels_stay() -> None:
     [
         (MATRIX, Y[:2], STD, r"operator must have shape \(observations, 5\) and y shape \(observations,\)"),
         (MATRIX[:, :4], Y, STD, r"got \(3, 4\) and \(3,\)"),
-        (MATRIX, Y, -1.0, "std must be a number of at least 0; got -1.0"),
+        (MATRIX, Y, -1.0, "std must be at least 0 and finite; got -1.0"),
         (MATRIX, Y * math.nan, STD, "y must be finite"),
-        (MATRIX[[0, 0, 1]], Y, 0.0, "must have a density under every component, and with std=0.0 it has none"),
+        (MATRIX[[0, 0, 1]], Y, 0.0, "must have a density under every component, but with std=0.0 it has none"),
     ],
 )
 def test_observations_without_a_posterior(operator: Any, y: Any, std: float, message: str) -> None:
@@ -448,7 +448,7 @@ def test_with_guidance_inside_and_outside() -> None:
     c, u = (model.given(MATRIX, Y, STD)(x, sigma) for model in (first, second))
     torch.testing.assert_close(outside(x, sigma)[0], u + 2 * (c - u), rtol=1e-8, atol=1e-8)
     again = guidance.observed(guidance.observed(first, MATRIX[:1], Y[:1], STD), MATRIX[1:], Y[1:], STD)
-    with pytest.raises(ValueError, match="must have a gradient by x"):
+    with pytest.raises(ValueError, match="must have a gradient with respect to x"):
         again(x, sigma)
     sampler = build_sampler("euler_cfg_pp", "karras", 6)
     assert torch.isfinite(sampler.sample(inside, start_state(VP(), sampler.sigmas[0], (2, DIMENSION)))).all()
@@ -485,7 +485,7 @@ def never(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         (lambda: guidance.observed(never, MATRIX * math.nan, Y, STD), "operator must be finite"),
         (lambda: guidance.observed(never, MATRIX, NOT_ONE, STD), "y must be a floating-point tensor; got int"),
         (lambda: guidance.observed(never, MATRIX, Y * math.inf, STD), "y must be finite where it is observed"),
-        (lambda: guidance.observed(never, MASK, Y, STD), r"y must fit the mask; got shape \(3,\)"),
+        (lambda: guidance.observed(never, MASK, Y, STD), r"y must broadcast with the mask; got shape \(3,\)"),
         (lambda: guidance.observed(never, MATRIX, Y, -0.1), "observed: std must be .* at least 0; got -0.1"),
         (lambda: guidance.observed(never, MATRIX, Y, 0.0, "dps"), "std must be above 0 for rule 'dps'"),
         (lambda: guidance.observed(never, MATRIX, Y, 0.0, "tmpd"), "std must be above 0 for rule 'tmpd'"),
@@ -505,14 +505,14 @@ def test_mistakes_in_arguments(build: Callable[[], Any], message: str) -> None:
     ("operator", "y", "message"),
     [
         (MATRIX[:, :4], Y, r"a matrix must have a column for each of the 5 values.*as in mask\[None\]"),
-        (MATRIX, Y[:2], r"y must broadcast to what the operator makes .*, which is \(2, 3\); got \(2,\)"),
+        (MATRIX, Y[:2], r"y must broadcast to the operator's result.* has shape \(2, 3\); got \(2,\)"),
         (MASK[:4], HIDDEN_Y[:4], r"a mask must broadcast to the state's shape \(2, 5\); got \(4,\)"),
         (lambda v: v.sum(), Y, "operator must return a batch of 2"),
         (lambda v: None, Y, "operator must return a tensor; got NoneType"),
         (lambda v: v.detach()[:, :3], Y, "operator must be differentiable by torch"),
         (lambda v: v[:, :3] + 1, Y, "operator must be linear for this rule"),
         ((lambda v: v[:, :3], lambda v: v), Y, "transpose must return the state's shape"),
-        ((lambda v: v @ MATRIX.T.to(v), lambda v: 2 * v @ MATRIX.to(v)), Y, "transpose must be that of its forward"),
+        ((lambda v: v @ MATRIX.T.to(v), lambda v: 2 * v @ MATRIX.to(v)), Y, "transpose must match its forward"),
     ],
 )
 def test_mistakes_are_seen_before_the_first_model_call(operator: Any, y: torch.Tensor, message: str) -> None:
@@ -526,5 +526,7 @@ def test_a_denoiser_that_hides_its_gradient() -> None:
         with torch.no_grad():
             return x / 2
 
-    with pytest.raises(ValueError, match=r"must have a gradient by x, and it has none: take torch.no_grad\(\)"):
+    with pytest.raises(
+        ValueError, match=r"must have a gradient with respect to x, and it has none; remove torch.no_grad\(\)"
+    ):
         guidance.observed(hidden, MATRIX, Y, STD)(torch.ones(2, DIMENSION), torch.ones(2))

@@ -78,7 +78,9 @@ def test_every_row_gives_what_it_says(program: Dialect, process: ksched.Process)
 @each("peer", LACK)
 def test_a_name_without_a_schedule_says_why(peer: Peer) -> None:
     assert (peer.call, dict(peer.options)) == ("", {})
-    with pytest.raises(ValueError, match=re.escape(f"{peer.program}'s {peer.name!r} is no schedule here: {peer.note}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"ksched has no schedule for {peer.program}'s {peer.name!r}: {peer.note}")
+    ):
         peer_sigmas(peer.program, peer.name, 10)
     for name in re.findall(r"`([a-z_.]+)`", peer.note):  # what it sends the reader to is there
         assert name in SCHEDULES or callable(attrgetter(name)(ksched))
@@ -138,7 +140,7 @@ def test_what_descendants_do_otherwise() -> None:
         ("diffusers", "use_karras", "did you mean 'use_karras_sigmas'"),
         ("a1111", "Align Steps", "did you mean 'Align Your Steps'"),
         ("k_diffusion", "zzz", "k_diffusion has no schedule 'zzz'; known: get_sigmas_karras, get_sigmas_exponential"),
-        ("ksched", "karras", "these are the names of other programs: take calculate_sigmas"),
+        ("ksched", "karras", "only names of other programs are looked up here; use calculate_sigmas"),
         ("comfy", "karras", "unknown dialect 'comfy'; did you mean comfyui"),
     ],
 )
@@ -148,7 +150,7 @@ def test_a_miss_lists_near_names(program: str, name: str, message: str) -> None:
 
 
 def test_a_name_is_a_string() -> None:
-    with pytest.raises(TypeError, match="named by a string; got 3"):
+    with pytest.raises(TypeError, match="must be a string; got 3"):
         find_peer("comfyui", 3)  # type: ignore[arg-type]
 
 
@@ -235,7 +237,7 @@ def test_every_scheduler_class_of_diffusers_has_a_row() -> None:
         ("diffusers", "UniPCMultistep", "did you mean 'UniPCMultistepScheduler'"),
         ("a1111", "DPM 2M", "did you mean 'DPM2"),
         ("k_diffusion", "zzz", "k_diffusion has no sampler 'zzz'; known: sample_euler, sample_euler_ancestral"),
-        ("ksched", "euler", "these are the names of other programs: take build_sampler"),
+        ("ksched", "euler", "only names of other programs are looked up here; use build_sampler"),
         ("comfy", "euler", "unknown dialect 'comfy'; did you mean comfyui"),
     ],
 )
@@ -245,5 +247,5 @@ def test_a_missed_sampler_lists_near_names(program: str, name: str, message: str
 
 
 def test_a_name_of_a_sampler_is_a_string() -> None:
-    with pytest.raises(TypeError, match="a sampler of comfyui is named by a string; got 3"):
+    with pytest.raises(TypeError, match="the name of a sampler of comfyui must be a string; got 3"):
         find_sampler("comfyui", 3)  # type: ignore[arg-type]

@@ -276,12 +276,12 @@ class TestOurScheduler:
     @pytest.mark.parametrize(
         ("sampler", "options", "how", "index", "said"),
         [
-            ("dpmpp_2m_sde", {}, {}, 2, "the step reads 1 earlier prediction(s): give history="),
+            ("dpmpp_2m_sde", {}, {}, 2, "the step reads 1 earlier prediction(s): pass them as history="),
             ("dpmpp_3m_sde", {}, {"history": [torch.zeros(2, 4)]}, 3, "the step reads 2 earlier prediction(s)"),
             ("dpmpp_2m_sde", {}, {}, 2, "sampler.rollout"),
             ("dpmpp_2m_sde", {}, {"history": [torch.zeros(2, 5)]}, 2, "history must have sample's shape (2, 4)"),
             ("dpmpp_2m_sde", {}, {"history": ["x"]}, 2, "each of history must be (model_output, sample)"),
-            ("seeds_2", {}, {}, 3, "reads earlier states, which this function does not have: take sampler.rollout"),
+            ("seeds_2", {}, {}, 3, "reads earlier states, which this function does not have; use sampler.rollout"),
             ("euler", {}, {}, 1, "step 1 of the scheduler draws no noise"),
             ("euler_ancestral", {}, {"noise_level": 0.7}, 1, "noise_level=0.7 is for stock schedulers"),
             ("euler_ancestral", {}, {"rule": "flow_sde"}, 1, "rule='flow_sde' is for stock schedulers"),
@@ -298,14 +298,14 @@ class TestOurScheduler:
     def test_it_needs_the_steps_first(self) -> None:
         integration = pytest.importorskip("ksched.integrations.diffusers")
         scheduler = integration.KSchedScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", sampler="lcm")
-        with pytest.raises(ValueError, match="call set_timesteps first"):
+        with pytest.raises(ValueError, match="set_timesteps must be called first"):
             sde_step_with_logprob(scheduler, torch.ones(1, 2), 1000.0, torch.ones(1, 2))
 
     def test_edited_predictions_are_refused(self) -> None:
         integration = pytest.importorskip("ksched.integrations.diffusers")
         scheduler = integration.KSchedScheduler(beta_schedule="scaled_linear", sampler="ddpm", clip_sample=True)
         scheduler.set_timesteps(4)
-        with pytest.raises(ValueError, match="where predictions are edited: leave out clip_sample"):
+        with pytest.raises(ValueError, match="if predictions are edited; leave out clip_sample"):
             sde_step_with_logprob(scheduler, torch.ones(1, 2), scheduler.timesteps[0], torch.ones(1, 2))
 
 
@@ -330,15 +330,19 @@ def test_bad_arguments_are_one_clear_error() -> None:
             "sample must have a batch axis and at least",
         ),
         (call(timestep=time[:2]), ValueError, "timestep must be one number, or one for each of the 3 items; got 2"),
-        (call(timestep=12.5), ValueError, "timestep must be one of scheduler.timesteps, as it stands there; got 12.5"),
+        (
+            call(timestep=12.5),
+            ValueError,
+            "timestep must be one of scheduler.timesteps, exactly as it is there; got 12.5",
+        ),
         (call(scheduler=object()), TypeError, "scheduler must have timesteps and sigmas"),
-        (call(scheduler=vp, timestep=999.0), ValueError, "scheduler must be one of flow models"),
+        (call(scheduler=vp, timestep=999.0), ValueError, "scheduler must be for flow models"),
         (call(noise_level=-1), ValueError, "noise_level must be a number of at least 0; got -1"),
         (call(noise_level="a"), ValueError, "noise_level must be a number of at least 0; got 'a'"),
         (call(noise_level=1.5, rule="flow_cps"), ValueError, "at least 0 and at most 1; got 1.5"),
         (call(rule="ddim"), ValueError, "rule must be one of 'flow_sde', 'dance_sde', 'flow_cps'; got 'ddim'"),
         (call(sde_type="ode"), ValueError, "sde_type must be one of 'sde', 'cps'; got 'ode'"),
-        (call(rule="flow_sde", sde_type="sde"), ValueError, "give either rule or sde_type, not both"),
+        (call(rule="flow_sde", sde_type="sde"), ValueError, "pass either rule or sde_type, not both"),
         (call(history=[output]), ValueError, "history is for samplers with a memory"),
         (call(generator=7), TypeError, "generator must be a torch.Generator, or one for each of the 3 items"),
     ):

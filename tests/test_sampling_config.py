@@ -93,14 +93,14 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (FOX | {"process": {"prediction_type": 3}}, TypeError, "prediction_type must be text; got 3"),
     (FOX | {"stepz": 30}, ValueError, "unknown field 'stepz'; did you mean 'steps'"),
     (FOX | {"what": 30}, ValueError, "unknown field 'what'; known: prompt, .*label, preset"),
-    (FOX | {"scheduler": "euler"}, ValueError, "'scheduler' is retired.*give 'sampler'.*and 'schedule'"),
+    (FOX | {"scheduler": "euler"}, ValueError, "'scheduler' is no longer used.*pass 'sampler'.*and 'schedule'"),
     (
         FOX | {"scheduler": "dpmpp_2m_karras"},
         ValueError,
         "'dpmpp_2m_karras' is sampler 'dpmpp_2m' with schedule 'karras'",
     ),
     (FOX | {"preset": "quick"}, ValueError, "preset must be one of fast, balanced, high_quality; got 'quick'"),
-    (FOX | {"label": "DPM++ 2M Karras", "schedule": "beta"}, ValueError, "label names sampler and schedule; leave out"),
+    (FOX | {"label": "DPM++ 2M Karras", "schedule": "beta"}, ValueError, "label sets sampler and schedule; leave out"),
     (FOX | {"label": "Eulr b"}, ValueError, "unknown sampler"),
 ]
 
@@ -115,7 +115,7 @@ def test_mistakes(entries: dict[str, Any], kind: type[Exception], said: str) -> 
 def test_text_that_is_no_configuration() -> None:
     with pytest.raises(ValueError, match="must be JSON; line 1"):
         SamplingConfig.from_json("{'prompt': 1}")
-    with pytest.raises(TypeError, match="must map names of fields to values; got list"):
+    with pytest.raises(TypeError, match="must be a mapping of field names to values; got list"):
         SamplingConfig.from_json("[]")
     with pytest.raises(ValueError, match="must be TOML"):
         SamplingConfig.from_toml("prompt = a red fox")

@@ -319,7 +319,7 @@ def test_a_request_that_fails_is_told_of_and_the_others_have_advanced() -> None:
 
 
 def test_what_the_contracts_cannot_do_is_refused() -> None:
-    with pytest.raises(TypeError, match="needs the unconditional prediction too"):
+    with pytest.raises(TypeError, match="also needs the unconditional one"):
         RequestScheduler(build_sampler("euler_cfg_pp", steps=3), prediction="epsilon")
     with pytest.raises(TypeError, match="it has no plan"):
         RequestScheduler(build_sampler("dpm_adaptive"), prediction="epsilon")
@@ -332,7 +332,7 @@ def test_what_the_contracts_cannot_do_is_refused() -> None:
     waiting.step(torch.ones(1, 2))
     with pytest.raises(RuntimeError, match="the request is done"):
         waiting.step(torch.ones(1, 2))
-    with pytest.raises(ValueError, match="prepare makes them"):
+    with pytest.raises(ValueError, match="call prepare on each"):
         sglang.build_batched_solver(
             [SimpleNamespace(denoising_context=SimpleNamespace(scheduler=None))], torch.device("cpu")
         )

@@ -301,9 +301,9 @@ def test_modules_by_name(name: str) -> None:
 
 
 def test_what_is_no_model() -> None:
-    with pytest.raises(TypeError, match="give a pipeline of diffusers, or its modules by name"):
+    with pytest.raises(TypeError, match="pass either a diffusers pipeline or its modules by name"):
         StableDiffusion()
-    with pytest.raises(TypeError, match="pipeline must be a pipeline of diffusers; got int"):
+    with pytest.raises(TypeError, match="pipeline must be a diffusers pipeline; got int"):
         StableDiffusion(3)
     modules = dict(tiny("sd15").pipeline.components)
     with pytest.raises(ValueError, match=r"modules must have .*; vae is missing"):
@@ -360,7 +360,7 @@ def test_a_vae_that_overflows_is_run_in_single_precision(folder: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"a folder of diffusers with model_index.json; there is none in"):
+    with pytest.raises(FileNotFoundError, match=r"a diffusers folder with model_index.json; .* has none"):
         StableDiffusion.from_folder(tmp_path / "nothing")
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match=r"model_index\.json cannot be read"):
@@ -422,7 +422,7 @@ def test_a_folder_with_our_scheduler_in_it(folder: Path, tmp_path: Path) -> None
 
 def test_masks_and_images_that_do_not_fit() -> None:
     model = tiny("sd15")
-    with pytest.raises(ValueError, match="mask says where to change init_image, and that is missing"):
+    with pytest.raises(ValueError, match="mask needs init_image"):
         model.generate(CONFIG, mask=toy_mask())
     with pytest.raises(ValueError, match=r"mask must have the size of init_image, \(32, 32\); got \(64, 64\)"):
         model.generate(CONFIG, init_image=toy_image(), mask=toy_mask(64))
@@ -441,7 +441,7 @@ def test_answers_that_are_no_numbers() -> None:
     model = StableDiffusion(build("sd15").pipe)
     with torch.no_grad():
         model.pipeline.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="answered with what is no number; load it with"):
+    with pytest.raises(FloatingPointError, match=r"returned nan or infinity in .*; load it with"):
         model.generate(CONFIG)
 
 

@@ -109,7 +109,7 @@ SCHEDULES: list[tuple[str, Callable[..., Any], str]] = [
     (
         "wrong end at one step",
         lambda steps, sigma_min, sigma_max: np.append(np.linspace(sigma_min, sigma_max, steps)[::-1], 0.0),
-        r"steps=1, .*must be sigma_max=14.6; got levels\[0\]=0.03, which is sigma_min.*one step takes the wrong end",
+        r"steps=1, .*must be sigma_max=14.6; got levels\[0\]=0.03, which is sigma_min.*one step uses the wrong end",
     ),
     ("one too few", but(lambda levels, n: levels[1:]), r"steps \+ 1 = 2 numbers; got 1$"),
     ("one too many", but(lambda levels, n: np.append(levels, -1)), r"steps \+ 1 = 2 numbers; got 3$"),
@@ -176,8 +176,8 @@ SCHEDULES: list[tuple[str, Callable[..., Any], str]] = [
     ("global numpy noise", numpy_noise, "moved the global random state of numpy"),
     ("global Python noise", python_noise, "moved the global random state of Python"),
     ("global torch noise", torch_noise, "moved the global random state of torch"),
-    ("other levels each time", own_noise, r"steps=3, .*must be a function of its arguments: two calls gave different"),
-    ("keeps its array", kept, "keeps the array that it returned: writing to the result changes"),
+    ("other levels each time", own_noise, r"steps=3, .*must be a function of its arguments; two calls gave different"),
+    ("keeps its array", kept, "must return a new array every time; writing to the result changes"),
     (
         "wrong at one number of steps only",
         lambda steps, sigma_min, sigma_max: karras(steps + (steps == 20), sigma_min, sigma_max),
@@ -293,7 +293,7 @@ def test_our_flow_schedules_shift_once(name: str) -> None:
     ("function", "how", "kind", "message"),
     [
         (lambda a, b: [1.0, 0.0], {}, TypeError, r"function must take \(steps\).*got \(a, b\)"),
-        (lambda steps, process: [1.0, 0.0], {}, TypeError, "the function takes a process: give"),
+        (lambda steps, process: [1.0, 0.0], {}, TypeError, "the function needs a process; pass"),
         (karras, {"sigma_min": 3, "sigma_max": 2}, ValueError, "sigma_min must be above 0 and below sigma_max; got 3"),
         (karras, {"steps": 0}, ValueError, "steps must be at least 1; got 0"),
     ],
@@ -416,7 +416,7 @@ def moves_noise(run: Any, grid: Grid, x: Any) -> Any:
 
 SAMPLERS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (wrong_coefficient, {}, r"on VE\(.*the result holds 1.0\d* of the data where its level, .* has 1: a coefficient"),
-    (only_ve, {}, r"on VP\(.*holds .* a coefficient is wrong. It is right on VE\(.*read alpha of the levels"),
+    (only_ve, {}, r"on VP\(.*holds .* a coefficient is wrong. It is right on VE\(.*use the alpha of the levels"),
     (only_ve, {"processes": [VE(), Flow()]}, r"on Flow\(.*is wrong. It is right on VE\("),
     (too_much_noise, {}, r"(the result|state x1) has noise of variance .* where its level, .* a coefficient is wrong"),
     (ends_early, {}, r"a step to sigma 0 must end at the denoised prediction, \+1 D1; the result is \+0.5 D1 \+0.5 D0"),

@@ -316,13 +316,17 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (np.zeros((10, 4)), {}, "at least 64 samples"),
         (np.ones((100, 4)), {}, "samples must differ"),
-        (np.full((100, 4), np.nan), {}, "samples must be finite; got 400 values of 400"),
+        (np.full((100, 4), np.nan), {}, "samples must be finite; got 400 of 400 values"),
         ("data.npy", {}, "source must be samples or a denoiser; got str"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"steps": 51}, "at most 50"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"steps": 0}, "at least 1"),
-        (np.random.default_rng(0).standard_normal((100, 4)), {"level": 2}, "level 2 goes through a model"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"level": 2}, "level 2 needs a denoiser"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"level": 7}, "level must be 0, 1 or 2"),
-        (np.random.default_rng(0).standard_normal((100, 4)), {"labels": [1, 2]}, "labels must be one for each of 100"),
+        (
+            np.random.default_rng(0).standard_normal((100, 4)),
+            {"labels": [1, 2]},
+            "labels must have one entry for each of the 100",
+        ),
         (np.random.default_rng(0).standard_normal((100, 4)), {"end": "sigma_min"}, "end must be 'integral'"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"guidance": 0.5}, "guidance must be from 1"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"items": 2}, "items must be from 16"),
@@ -331,8 +335,8 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
         (np.random.default_rng(0).standard_normal((100, 4)), {"eta": 1}, "tune has no option 'eta'"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"process": "vp"}, "process must be a ksched process"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "dpmpp_2m_sde"}, "draws noise"),
-        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "dpm_adaptive"}, "no levels that could be"),
-        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "auto"}, "no levels that could be"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "dpm_adaptive"}, "no sigmas to tune"),
+        (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "auto"}, "no sigmas to tune"),
         (np.random.default_rng(0).standard_normal((100, 4)), {"sampler": "euler", "eta": 2}, "euler has no option"),
     ],
 )
@@ -395,7 +399,7 @@ def test_level_2_says_so_where_there_are_no_gradients() -> None:
     def cut(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return model(x, sigma)
 
-    with pytest.raises(ValueError, match="its answer has no gradient"):
+    with pytest.raises(ValueError, match="its answer has none"):
         tune(cut, 4, shape=(8,), level=2, items=16)
 
 
@@ -452,8 +456,8 @@ def wrong(kind: str) -> Callable[[torch.Tensor, torch.Tensor], Any]:
     ("kind", "said"),
     [
         ("nan", "finite numbers; got nan or infinity at sigma 14.6"),
-        ("shape", r"a tensor like the state, \(16, 8\); got shape \(16, 3\)"),
-        ("no tensor", "a tensor like the state.*got float"),
+        ("shape", r"a tensor of the state's shape, \(16, 8\); got shape \(16, 3\)"),
+        ("no tensor", "a tensor of the state's shape.*got float"),
         ("noise", "denoiser"),
         ("state", "denoiser"),
         ("velocity", "denoiser"),
@@ -467,10 +471,10 @@ def test_a_wrong_model_is_an_error_that_says_what_is_wrong(kind: str, said: str)
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({}, "shape must say what one item is"),
-        ({"shape": (0, 3)}, "numbers of at least 1"),
+        ({}, "shape must be the shape of one item"),
+        ({"shape": (0, 3)}, "positive integers"),
         ({"shape": (8,), "batch": 0}, "batch must be"),
-        ({"shape": (8,), "guidance": 3.0}, "a denoiser has its guidance inside"),
+        ({"shape": (8,), "guidance": 3.0}, "apply guidance inside the denoiser"),
         ({"shape": (8,), "data_std": -1.0}, "data_std must be above 0"),
     ],
 )

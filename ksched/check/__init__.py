@@ -1,4 +1,4 @@
-"""Whether a network is what it is taken for: `check_model`."""
+"""`check_model`: find out whether a network predicts what its user believes."""
 
 from ksched.check.model_check import check_model
 from ksched.check.report import Finding, LevelFigures, Mistake, ModelReport

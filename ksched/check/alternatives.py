@@ -1,4 +1,4 @@
-"""Ways to use a model other than the claimed one, from those that differ least."""
+"""Ways to use a model other than the claimed one, starting with the most similar."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ksched.types import Array
 __all__ = ["OF_THE_LEVEL", "Alternatives", "Usage", "output_types"]
 
 
-#: timesteps that a supposed denoiser wants if it is a raw network
+#: timesteps of a raw network that was passed as a denoiser
 OF_THE_LEVEL = "the timestep of the level"
 
 
 class Usage(NamedTuple):
-    """A way to call a model: how its input is scaled, what timestep it gets, how far that is from the claim."""
+    """A way to call a model: its input scaling, its timestep, and how far both are from the claim."""
 
     scaling: InputScaling
     timesteps: TimestepConvention
@@ -37,16 +37,16 @@ class Usage(NamedTuple):
 
 
 class Alternatives:
-    """Ways to call a model other than the claimed one; two that agree at every level of the check are one."""
+    """Ways to call a model other than the claimed one, without those that agree at every level of the check."""
 
     def __init__(self, claim: Claim, ratios: Array) -> None:
         self.claim = claim
         self.ratios = ratios
 
-    # In the order in which they are tried
+    # In the order in which they are tried.
 
     def near(self) -> Iterator[Usage]:
-        """The claim and its neighbours: what can be tried on any model without harm."""
+        """The claim and its neighbours, which are safe to try on any model."""
         ours, timesteps = self.claim.scaling, self.claim.timesteps
         yield Usage(ours, timesteps, 0)
         for scaling in self.scalings[1:]:
@@ -55,10 +55,10 @@ class Alternatives:
             yield Usage(ours, table, 1)
 
     def far(self) -> Iterator[Usage]:
-        """Timesteps that a model may never have seen, for one that is not what is claimed."""
+        """Timesteps that a model may never have been trained on, for one that does not match the claim."""
         for timesteps in self.timesteps:
             yield Usage(self.claim.scaling, timesteps, 1)
-        if self.claim.prediction is None:  # a network given raw
+        if self.claim.prediction is None:  # a raw network was passed
             yield Usage(input_scaling_of(self.claim.process), self.timesteps[0], 1)
         for name, process in _common_processes():
             if process != self.claim.process:
@@ -66,12 +66,12 @@ class Alternatives:
                 yield Usage(input_scaling_of(process), timesteps, 2)
 
     def combined(self) -> Iterator[Usage]:
-        """Another scale of the input together with another timestep."""
+        """Another input scale together with other timesteps."""
         for scaling in self.scalings[1:]:
             for timesteps in self.timesteps:
                 yield Usage(scaling, timesteps, 2)
 
-    # What they are made of
+    # Their parts.
 
     @cached_property
     def scalings(self) -> list[InputScaling]:
@@ -104,7 +104,7 @@ class Alternatives:
 
     @cached_property
     def timesteps(self) -> list[TimestepConvention]:
-        """Other timesteps than claimed, those of a range that may be unsafe for the model included."""
+        """Other timesteps than the claimed ones, including ranges that may be unsafe for the model."""
         ours = self.claim.timesteps.timestep
         top = max(ours(float(rho)) for rho in self.ratios)
         functions: dict[str, Callable[[float], float]]
@@ -138,7 +138,7 @@ class Alternatives:
         return self._distinct([self.claim.timesteps, *others], lambda way: way.timestep)[1:]
 
     def _distinct(self, ways: Sequence[Any], curve: Callable[[Any], Callable[[float], float]]) -> list[Any]:
-        """Those whose curves over the levels are not the same as an earlier one's."""
+        """The ways whose curves over the levels differ from all earlier ones."""
         distinct: list[Any] = []
         curves: list[Array] = []
         for way in ways:
@@ -150,7 +150,7 @@ class Alternatives:
 
 
 def output_types(claim: Claim, scaling: InputScaling, timesteps: TimestepConvention) -> list[OutputType]:
-    """What the answers to a way of calling could be, the claimed type first if it is the claimed way."""
+    """The possible output types for a way of calling; the claimed type comes first if it is the claimed way."""
     bases: tuple[Base, ...] = ("epsilon", "sample", "v_prediction", "flow", "score")
     plain = [OutputType(base, sign) for sign in (1, -1) for base in bases]
     if claim.prediction is not None:
@@ -162,7 +162,7 @@ def output_types(claim: Claim, scaling: InputScaling, timesteps: TimestepConvent
 
 
 def _other_tables(process: VP) -> dict[str, VP]:
-    """Processes that differ from one by their table of betas alone."""
+    """Processes that differ only in their table of betas."""
     how: dict[str, Any] = {"snr_shift": process.snr_shift, "keep_every": process.keep_every}
     zero, steps = process.zero_terminal_snr, len(process.betas)
     others = {

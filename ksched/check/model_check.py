@@ -1,11 +1,11 @@
-"""A check on clean data and known noise: whether a model is the kind of network that it is taken for.
+"""A check on clean data and known noise: whether a model is the kind of network that its user believes.
 
-The check knows data x0 and noise eps, so it knows what every kind of network should answer to ``x0 + rho * eps``: a
-*target* ``p * x0 + q * eps``, with the p and q of its prediction type. No network can hit a target, but one that was
-trained for it comes nearer than the best linear function of the state does; that, not zero, is the yardstick. One that
-was trained for something else misses by the size of the target itself, at most levels. A *reading* is a way to show
-states to the network (scale and timestep) and a way to take its answer (prediction type and sign). If the claimed
-reading misses, the others say what is wrong.
+The check knows data x0 and noise eps, so it knows the answer of an ideal network of each kind to ``x0 + rho * eps``: a
+*target* ``p * x0 + q * eps`` with the p and q of its prediction type. No network can reach its target, but one trained
+for it does better than the best linear function of the state; that, not zero, is the yardstick. A network trained for
+another target misses by the size of the target itself at most levels. A *reading* is a way to pass states to the
+network (scale and timestep) together with a way to interpret its answer (prediction type and sign). If the claimed
+reading fails, the others show what is wrong.
 """
 
 from __future__ import annotations
@@ -38,34 +38,43 @@ def check_model(
     levels: int = 8,
     seed: int = 0,
 ) -> ModelReport:
-    """Whether a model is what it is taken for, found on clean data and known noise.
+    """Check on clean data and known noise whether a model predicts what you believe.
 
     Parameters
     ----------
-    model : a `Denoiser`; or a network ``(scaled x, timestep) -> output`` with its ``prediction``; or, without, a
-        denoiser ``(x, sigma) -> denoised``, such as a k-diffusion wrapper
-    process : what the model was trained on; None is the model's own, if it knows one as a `Denoiser` does
-    data : clean items, tensor ``(batch, *shape)``, on the model's device and in its dtype: what it was trained on,
-        scaled as in training. The model is called on batches of this length, with what conditioning is bound to it
-        (`Denoiser.given`). Eight pictures, or some hundred rows of a table, are plenty
-    prediction : what the network is claimed to predict, as for `Denoiser`
-    noise : unit noise like ``data``, for pairs of one's own; None draws it from ``seed``, 16 states a level or more
-    levels : how many noise levels, 3 or more, besides the ends of the process's range
-    seed : of the noise
+    model : callable
+        A `Denoiser`; or a network ``(scaled x, timestep) -> output`` with its ``prediction``; or, without
+        ``prediction``, a denoiser ``(x, sigma) -> denoised``, such as a k-diffusion wrapper.
+    process : Process or None
+        Process that the model was trained on; None takes the model's own, if it knows one as a `Denoiser` does.
+    data : Tensor
+        Clean items that the model was trained on, scaled as in training: a tensor ``(batch, *shape)`` with the model's
+        device and dtype. The model is called on batches of this length, with whatever conditioning is bound to it
+        (`Denoiser.given`). Eight images, or a few hundred rows of a table, are plenty.
+    prediction : Prediction, str or None
+        What you believe the network predicts, as for `Denoiser`.
+    noise : Tensor or None
+        Unit noise like ``data``, to use your own pairs; None draws it from ``seed``, at least 16 states per level.
+    levels : int
+        Number of noise levels, at least 3, in addition to the ends of the process's range.
+    seed : int
+        Seed of the noise.
 
     Returns
     -------
-    `ModelReport`: ``ok``, ``findings`` in words, and figures. A model may do anything and nothing is raised; see
-    `ModelReport.raise_if_wrong`
+    ModelReport
+        Report with ``ok``, ``findings`` in words, and errors per level. Whatever the model does, nothing is raised; to
+        raise an error for a wrong model, call `ModelReport.raise_if_wrong`.
 
     Raises
     ------
-    TypeError, ValueError : arguments that are no such thing: no process, data that is constant or not finite, a
-        prediction that the process cannot have
+    TypeError, ValueError
+        If an argument is invalid: the process is not one, the data is constant or not finite, or the process cannot
+        have the prediction.
 
     Notes
     -----
-    Some things cannot be told from data: see the how-to page. A model in training mode is left in it.
+    Some mistakes cannot be seen in data: see the how-to page. A model in training mode stays in it.
 
     Examples
     --------
@@ -99,7 +108,7 @@ def check_model(
 
 
 def _first_answers(probe: Probe) -> Finding | None:
-    """Call the model as claimed: what is wrong with answers of which nothing can be made, else they are cached."""
+    """Call the model as claimed and cache its answers; returns a finding if they cannot be used."""
     claim, shape = probe.claim, tuple(probe.data.shape)
     products = probe.no_products()
     bad: dict[float, None] = {}
@@ -107,7 +116,7 @@ def _first_answers(probe: Probe) -> Finding | None:
     while True:
         try:
             level, row, answer = next(answers, (-1, 0, None))
-        except Exception as error:  # whatever a model raises is what is wrong with it
+        except Exception as error:  # any error of the model is a finding
             return words.raises(claim, shape, error)
         if level < 0:
             break
@@ -127,7 +136,7 @@ def _first_answers(probe: Probe) -> Finding | None:
 
 
 def _is_repeatable(probe: Probe) -> bool:
-    """Whether the model answers the same question twice in the same way."""
+    """Whether the model gives the same answer to the same question twice."""
     middle = len(probe.ratios) // 2
     state = next(probe.states(middle, probe.claim.scaling))
     timestep = probe.claim.timesteps.timestep(float(probe.ratios[middle]))
@@ -136,11 +145,11 @@ def _is_repeatable(probe: Probe) -> bool:
 
 
 def _search(ranking: Ranking, claimed: Hypothesis) -> tuple[Hypothesis | None, list[Hypothesis]]:
-    """The best reading and all that were tried: the claim and its neighbours, and more if it is none of them."""
+    """The best reading, and all that were tried: the claim and its neighbours, then more if none of them fits."""
     alternatives = Alternatives(ranking.claim, ranking.probe.ratios)
     readings = [*ranking.hypotheses(alternatives.near()), *ranking.rescaled()]
     best = ranking.best(claimed, readings)
-    # a score depends so little on its timestep that a wrong one may pass for poor training
+    # a score depends so weakly on its timestep that a wrong one may look like poor training
     doubtful = ranking.claim.prediction == "score" and claimed.excess.max() > CLOSE
     if doubtful or best is not claimed or not ranking.knows_data(claimed):
         readings += ranking.hypotheses(alternatives.far())
@@ -152,7 +161,7 @@ def _search(ranking: Ranking, claimed: Hypothesis) -> tuple[Hypothesis | None, l
 
 
 def _unexplained(ranking: Ranking, claimed: Hypothesis) -> Finding:
-    """The finding if no reading fits."""
+    """The finding if no reading explains the answers."""
     probe = ranking.probe
     sigmas = [probe.sigma(rho) for rho in probe.ratios[claimed.excess > ranking.tolerance]]
     return words.unexplained(
@@ -166,7 +175,7 @@ def _unexplained(ranking: Ranking, claimed: Hypothesis) -> Finding:
 
 
 def _figures(ranking: Ranking, claimed: Hypothesis) -> tuple[LevelFigures, ...]:
-    """The claimed reading at every level."""
+    """Errors of the claimed reading at every level."""
     probe, timestep = ranking.probe, ranking.claim.timesteps.timestep
     levels = zip(probe.ratios.tolist(), claimed.errors, ranking.linear_errors.tolist(), strict=True)
     return tuple(

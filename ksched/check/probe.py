@@ -1,4 +1,4 @@
-"""Noised states, the calls of a model on them, and what is kept of its answers."""
+"""Calls a model on noised data and stores what is needed of its answers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,23 @@ _ROWS = 16
 class Probe:
     """Noises clean data at every level, calls the model on the states, and caches inner products of its answers.
 
-    Everything is in units of the noise: the model sees states at the process's own scale, and its answers are brought
-    back.
+    All stored values are in units of the noise: the model is called at the process's own scale, and its answers are
+    scaled back.
 
     Attributes
     ----------
-    count : items in the data, and in every batch that the model is called on
-    x0 : (rows, *shape), the data as often as it takes to have enough noised states at a level
-    noise : (levels, rows, *shape)
-    ratios : (levels,), noise over signal
-    mean, variance : of the data
-    calls : how often the model was called
+    count : int
+        Number of items in the data and in every batch that the model is called on.
+    x0 : Tensor
+        The data, repeated until there are enough noised states at a level, shape (rows, *shape).
+    noise : Tensor
+        Noise, shape (levels, rows, *shape).
+    ratios : ndarray of float64
+        Ratios of noise to signal, shape (levels,).
+    mean, variance : float
+        Mean and variance of the data.
+    calls : int
+        Number of calls of the model so far.
     """
 
     def __init__(self, claim: Claim, data: Any, noise: Any, levels: int, seed: int, rows: int = _ROWS) -> None:
@@ -51,7 +57,7 @@ class Probe:
         values = self.x0[: self.count]
         self.mean, self.variance = float(values.mean()), float(values.var(correction=0))
         if not self.variance > 0:
-            raise ValueError("data must not be constant: nothing can be told from it")
+            raise ValueError("data must not be constant; all its values are the same, so the check has nothing to see")
         self.ratios = self._spread_ratios(levels)
         if noise is None:
             generator = torch.Generator().manual_seed(seed)
@@ -63,7 +69,7 @@ class Probe:
         self._products: dict[tuple[str, str], Array | None] = {}
 
     def _spread_ratios(self, levels: int) -> Array:
-        """Noise over signal at every level: around the size of the data, and at the ends of the process's range."""
+        """Noise-to-signal ratios of all levels: around the size of the data, and at the ends of the process's range."""
         process = self.claim.process
         ends = [noise_to_signal(process, sigma) for sigma in (process.sigma_min, process.sigma_max)]
         std = math.sqrt(self.variance)
@@ -74,19 +80,19 @@ class Probe:
         return np.array([*ends[: ends[0] < low / 2], *grid, *ends[1 : 1 + (ends[1] > 2 * high)]])
 
     def finer(self, rows: int) -> Probe | None:
-        """The same with more noised states at every level; None where the noise was given, or it has as many."""
+        """The same with more noised states per level; None if the noise was given or there are already as many."""
         if rows <= len(self.x0) or self._arguments[1] is not None:
             return None
         return Probe(self.claim, *self._arguments, rows=rows)
 
     def sigma(self, rho: float) -> float:
-        """Contract sigma of a ratio of noise to signal."""
+        """Contract sigma of a noise-to-signal ratio."""
         return sigma_at(self.claim.process, rho)
 
     # Calls
 
     def call(self, state: torch.Tensor, timestep: float) -> Any:
-        """The model's answer to one call, as it gives it."""
+        """The model's answer to one call, unchecked."""
         self.calls += 1
         claim = self.claim
         dtype = torch.promote_types(self.data.dtype, torch.float32)
@@ -98,7 +104,7 @@ class Probe:
             return tensor_of(ask(claim.model, self._argument_name, state, value, {}), state)
 
     def states(self, level: int, scaling: InputScaling) -> Iterator[torch.Tensor]:
-        """The states of a level as the model gets them, a batch at a time."""
+        """The states of a level as they are passed to the model, one batch at a time."""
         rho = float(self.ratios[level])
         scaled = (self.x0 + rho * self.noise[level]) * (self.scale / scaling.divisor(rho))
         for part in torch.split(scaled, self.count):
@@ -114,16 +120,16 @@ class Probe:
     # Inner products of the answers
 
     def products(self, scaling: InputScaling, timesteps: TimestepConvention) -> Array | None:
-        """Inner products of (answer, x0, eps, 1), of every level and row: (levels, rows, 4, 4).
+        """Inner products of (answer, x0, eps, 1) for every level and row: (levels, rows, 4, 4).
 
-        All that any reading asks of the answers is in them. None if the model cannot be called that way.
+        They hold all that any reading needs of the answers. None if the model cannot be called that way.
         """
         key = (scaling.description, timesteps.description)
         if key not in self._products:
             try:
                 answers = self.answers(scaling, timesteps)
                 parts = [(level, row, self.products_of(level, row, answer)) for level, row, answer in answers]
-            except Exception:  # of a model asked what it was not made for
+            except Exception:  # the model may not have been made for such a call
                 self._products[key] = None
             else:
                 whole = self.no_products()
@@ -133,7 +139,7 @@ class Probe:
         return self._products[key]
 
     def no_products(self) -> Array:
-        """An array for the products of one way of calling, yet to be filled."""
+        """An empty array for the products of one way of calling."""
         return np.empty((len(self.ratios), len(self.x0), 4, 4))
 
     def products_of(self, level: int, row: int, answer: torch.Tensor) -> Array:
@@ -164,13 +170,13 @@ class Probe:
 
 
 def mean_squares(vector: Array, products: Array) -> Array:
-    """Mean square of a combination of (answer, x0, eps, 1), of every row."""
+    """Mean square of a combination of (answer, x0, eps, 1) for every row."""
     values: Array = np.einsum("a,rab,b->r", vector, products, vector)
     return values
 
 
 def _checked(name: str, value: Any, like: torch.Tensor | None = None) -> torch.Tensor:
-    """A floating-point tensor with a batch axis, finite."""
+    """A finite floating-point tensor with a batch axis."""
     tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
     if not tensor.numel():
         raise ValueError(f"{name} must hold at least one item and number; got shape {tuple(tensor.shape)}")
@@ -181,5 +187,5 @@ def _checked(name: str, value: Any, like: torch.Tensor | None = None) -> torch.T
     if like is not None and tensor.shape != like.shape:
         raise ValueError(f"{name} must have the shape of data, {tuple(like.shape)}; got {tuple(tensor.shape)}")
     if not bool(tensor.isfinite().all()):
-        raise ValueError(f"{name} must be finite")
+        raise ValueError(f"{name} must be finite; got nan or infinity")
     return tensor

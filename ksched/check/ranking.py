@@ -1,4 +1,4 @@
-"""How well hypotheses fit the answers of a model, and which of them explains the answers best."""
+"""How well hypotheses fit the answers of a model, and which one explains them best."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from ksched.types import Array
 __all__ = ["CLOSE", "Ranking"]
 
 
-#: How far above the linear yardstick, in units of the target's power, a network may be that still counts as trained
-#: for that target: noise of 0.3 times the target. What was trained for another one is off by 0.5 to 4 at most levels.
+#: How far above the linear yardstick, in units of the target's power, a network may be and still count as trained for
+#: that target: noise of 0.3 times the target. A network trained for another target is off by 0.5 to 4 at most levels.
 _TOLERANCE = 0.1
 
 
-#: how far above the yardstick a reading may be to be looked no further from, and chance may put one above another
+#: excess over the yardstick below which a reading needs no further search; also the effect of chance on a comparison
 CLOSE = 0.03
 
 
-#: how many standard errors better a reading must be, of two that both fit, to be called the right one
+#: standard errors by which the better of two fitting readings must be better to be called right
 _SURE = 5.0
 
 
-#: and by how much less its error must be: of one table against another, and of anything else
+#: and how much lower its error must be: for a table against another one, and for anything else
 _BETTER_TABLE, _BETTER = 0.001, 0.003
 
 
-#: relative difference of two errors that is none
+#: relative difference below which two errors count as equal
 _EQUAL = 0.01
 
 
-#: x0 error, over the linear one, of a network that surely knows its data
+#: ratio of the x0 error to the linear one below which a network surely knows its data
 _KNOWS = 0.95
 
 
-#: where two readings are nearly as good: smallest number of values in the noised states of a level, which takes more
-#: than one call of the model at most so often
+#: if two readings are nearly equally good: least number of values in the noised states of a level, and the largest
+#: number of model calls to get them
 _VALUES, _REPEATS = 2**14, 64
 
 
 class Ranking:
-    """Hypotheses about one probe's model, fitted to its answers and compared with each other."""
+    """Hypotheses about the model of one probe, fitted to its answers and compared."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
@@ -68,7 +68,7 @@ class Ranking:
         for scaling, timesteps, cost in ways:
             for output in output_types(self.claim, scaling, timesteps):
                 same = output.base == claimed.base
-                extra = output.sign != claimed.sign if same else 1 + (output.sign < 0)  # a sign is claimed of a base
+                extra = output.sign != claimed.sign if same else 1 + (output.sign < 0)  # the claim includes a sign
                 reading = self.fit(scaling, timesteps, output, cost + extra)
                 if reading is not None:
                     yield reading
@@ -76,7 +76,7 @@ class Ranking:
     def fit(
         self, scaling: InputScaling, timesteps: TimestepConvention, output: OutputType, cost: float
     ) -> Hypothesis | None:
-        """How well one reading fits; None if the model cannot be called that way."""
+        """The fit of one reading; None if the model cannot be called that way."""
         probe = self.probe
         products = probe.products(scaling, timesteps)
         if products is None:
@@ -85,15 +85,15 @@ class Ranking:
         for rho, here in zip(probe.ratios.tolist(), products, strict=True):
             p, q = target_weights(output, rho, scaling)
             target = np.array([-output.sign, p, q, 0.0])
-            if output.skip:  # the answer carried over a part of the scaled state, and should have of the state
+            if output.skip:  # the answer passed through a part of the scaled state instead of the state
                 data_power = scaling.data_std**2
                 part = 1.0 if output.skip == "all" else data_power / (data_power + rho**2)
                 missing = part * (1 - 1 / scaling.divisor(rho))
                 target -= output.sign * np.array([0.0, missing, missing * rho, 0.0])
             error = mean_squares(target, here)
-            of_x0 = (p - q / rho) ** 2  # target - answer is the root of that times the error of x0
+            of_x0 = (p - q / rho) ** 2  # target - answer is the root of this times the error of x0
             power = p * p * probe.variance + q * q
-            if output.base == "denoised":  # made of a network that has an error of its own, in unknown units
+            if output.base == "denoised":  # computed from a network that has an error of its own, in unknown units
                 power = max(power, rho * rho)
             excess.append((error.mean() - of_x0 * probe.linear_error(rho, here)) / power)
             errors.append(error / of_x0)
@@ -107,7 +107,7 @@ class Ranking:
         return reading
 
     def rescaled(self) -> Iterator[Hypothesis]:
-        """The claimed reading with the output times a number, which its ``timesteps.description`` is."""
+        """The claimed reading with the output times a factor, stored in its ``timesteps.description``."""
         claim, probe = self.claim, self.probe
         products = probe.claimed_products
         inner = outer = 0.0
@@ -130,18 +130,18 @@ class Ranking:
 
     @cached_property
     def tolerance(self) -> float:
-        """Largest excess that fits: `_TOLERANCE`, and more where the data is too little to know its variance."""
+        """Largest excess that still fits: `_TOLERANCE`, and more if there is too little data to know its variance."""
         probe = self.probe
         power = ((probe.x0[: probe.count] - probe.mean) ** 2).flatten(1).mean(1)
         spread = float(power.std()) / math.sqrt(probe.count) if probe.count > 1 else math.sqrt(2 / power.numel())
         return _TOLERANCE + min(0.3, 3 * spread / probe.variance)
 
     def fits(self, reading: Hypothesis) -> bool:
-        """Whether the model is as good under this reading as one that was trained for it."""
+        """Whether the model is as good under this reading as a model trained for it."""
         return bool((reading.excess <= self.tolerance).all())
 
     def knows_data(self, claimed: Hypothesis) -> bool:
-        """Whether the claimed reading knows more of the data than its mean and variance, at some level."""
+        """Whether, at some level, the claimed reading knows more about the data than its mean and variance."""
         return bool((claimed.errors.mean(1) / self.linear_errors < _KNOWS).any())
 
     @cached_property
@@ -154,7 +154,7 @@ class Ranking:
     # Comparing
 
     def best(self, claimed: Hypothesis, readings: Iterable[Hypothesis]) -> Hypothesis | None:
-        """The simplest reading of those that fit and are as good as the best; None if none fits."""
+        """The simplest of the readings that fit and are about as good as the best; None if none fits."""
         fitting = [reading for reading in readings if self.fits(reading)]
         if not fitting:
             return None
@@ -177,9 +177,9 @@ class Ranking:
         ]
 
     def _better(self, claimed: Hypothesis, others: Iterable[Hypothesis]) -> Hypothesis:
-        """One of the readings of the same output type that is better, if only by little, or else the claimed one.
+        """A reading of the same output type that is better, even if only by little; otherwise the claimed one.
 
-        Errors of one output type can be compared level by level, which shows smaller differences.
+        Errors of the same output type can be compared level by level, which shows smaller differences.
         """
         gains = [(*self._gain(claimed, other), other) for other in others if other.cost == 1]
         if any(_may_be_better(*each) and not _is_better(*each) for each in gains):
@@ -192,7 +192,7 @@ class Ranking:
         return max(sure, key=lambda pair: pair[0], default=(0.0, claimed))[1]
 
     def _gains_again(self, doubtful: Sequence[Hypothesis]) -> list[tuple[float, float, Hypothesis]]:
-        """The gains of readings of another probe over the claimed one, with the answers to this one."""
+        """Gains over the claimed reading, recomputed for another probe's readings with the answers to this probe."""
         claim = self.claim
         claimed = self.fit(claim.scaling, claim.timesteps, claim.output, 0)
         gains = []
@@ -203,20 +203,20 @@ class Ranking:
         return gains
 
     def _gain(self, claimed: Hypothesis, other: Hypothesis) -> tuple[float, float]:
-        """How much smaller the error of another reading of the same output is: relative, and in standard errors.
+        """How much smaller the error of another reading of the same output is, relative and in standard errors.
 
-        Surely not at all if it is larger at some level by more than chance.
+        The second is -inf if the error is larger at some level by more than chance.
         """
         ratios, rows = self.probe.ratios, len(self.probe.x0)
         if rows < 8 or other.timesteps.kind == "scale":
             return 0.0, 0.0
         here = np.ones(len(ratios), dtype=bool)
-        if other.timesteps.process is not None:  # what lies outside the other's range says nothing
+        if other.timesteps.process is not None:  # levels outside the other process's range say nothing
             trained = other.timesteps.process
             low, high = (noise_to_signal(trained, sigma) for sigma in (trained.sigma_min, trained.sigma_max))
             here = (ratios > 0.99 * low) & (ratios < 1.01 * high)
         size = other.errors[here].mean(1, keepdims=True)
-        size = np.maximum(size, 1e-12 * self.probe.variance)  # points are hit exactly
+        size = np.maximum(size, 1e-12 * self.probe.variance)  # finite data sets may be predicted exactly
         share = (claimed.errors - other.errors)[here] / size
         each = share.mean(0)
         gain, spread = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(rows)
@@ -227,8 +227,8 @@ class Ranking:
     def _weight(self) -> Array:
         """Weight of the levels' x0 errors, (levels, 1).
 
-        The noise of a network's own is in units of the data or of eps, depending on its output; at these weights both
-        are small.
+        A network's own noise is in units of the data or of eps, depending on its output. With these weights both are
+        small.
         """
         ratios = self.probe.ratios
         weight: Array = (1 / np.maximum(self.probe.variance, ratios**2))[:, None] / len(ratios)
@@ -238,7 +238,7 @@ class Ranking:
         return float((self._weight * reading.errors).sum(0).mean())
 
     def _as_good(self, reading: Hypothesis, best: Hypothesis) -> bool:
-        """Whether a reading is worse than the best by nothing but chance, or next to nothing."""
+        """Whether a reading is no worse than the best, up to chance or a negligible difference."""
         each = (self._weight * (reading.errors - best.errors)).sum(0)
         chance = 4 * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 7 else math.inf
         return float(each.mean()) <= max(_EQUAL * self._loss(best), min(chance, CLOSE))

@@ -1,4 +1,4 @@
-"""What a network may be taken for: how it wants its input scaled, what its timesteps mean, what its output is."""
+"""Possible readings of a network: how its input is scaled, what its timesteps mean, what its output is."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ Base: TypeAlias = Literal["epsilon", "score", "sample", "v_prediction", "flow", 
 
 
 class InputScaling(NamedTuple):
-    """What a state ``x0 + rho * eps`` is divided by before the network sees it."""
+    """The number that a state ``x0 + rho * eps`` is divided by before it is passed to the network."""
 
     description: str
     divisor: Callable[[float], float]
-    data_std: float = 1.0  # that goes with it
+    data_std: float = 1.0  # standard deviation of the data that the scaling assumes
 
 
 class TimestepConvention(NamedTuple):
-    """The number that the network gets as its timestep, for every ratio of noise to signal."""
+    """The timestep passed to the network for every noise-to-signal ratio."""
 
     kind: Mistake
     description: str
     timestep: Callable[[float], float]
-    process: Process | None = None  # whose timesteps they are, of another table
+    process: Process | None = None  # the process whose timesteps they are, if it is another one
 
 
 class OutputType(NamedTuple):
-    """What an answer is: a prediction type in its plain sign, or its negative.
+    """What an answer is: a prediction type, or its negative.
 
-    "denoised" is the answer of a denoiser; ``skip`` says how much of the state it carries over itself, for one that
-    forgot to scale the state for its network.
+    "denoised" is the answer of a denoiser. ``skip`` is for denoisers that forgot to scale the state for their network:
+    it says how much of the state they pass through.
     """
 
     base: Base
@@ -64,7 +64,7 @@ class OutputType(NamedTuple):
     skip: Literal["", "all", "v"] = ""
 
 
-#: what is claimed with each prediction type: two of them are another one with the opposite sign
+#: the output type of each prediction type; two of them are the negative of another one
 _OUTPUTS: Mapping[Prediction, OutputType] = {
     Prediction.EPSILON: OutputType("epsilon"),
     Prediction.SCORE: OutputType("score"),
@@ -82,14 +82,14 @@ class Hypothesis(NamedTuple):
     scaling: InputScaling
     timesteps: TimestepConvention
     output: OutputType
-    excess: Array  # (levels,): squared error of the target beyond the linear yardstick, over the target's power
+    excess: Array  # (levels,): squared error to the target, minus that of the linear yardstick, over the target's power
     errors: Array  # (levels, rows): squared error of x0
-    cost: float  # how many things about the claim must be wrong
+    cost: float  # number of mistakes that the claim must contain
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a model is taken for: a network of a process with a prediction type, or with None a denoiser."""
+    """What the user believes: a network of a process with a prediction type, or a denoiser if that is None."""
 
     model: Callable[..., Any]
     process: Process
@@ -97,11 +97,11 @@ class Claim:
 
     @classmethod
     def of(cls, model: Callable[..., Any], process: Process | None, prediction: Prediction | str | None) -> Claim:
-        """The claim that the arguments of `ksched.check_model` make, or an error where they contradict each other."""
+        """The claim made by the arguments of `ksched.check_model`; an error if they contradict each other."""
         prediction = None if prediction is None else Prediction.parse(prediction)
         if isinstance(model, Denoiser):
             if process not in (None, model.process) or prediction not in (None, model.prediction):
-                raise ValueError("a Denoiser has a process and a prediction already; got others beside it")
+                raise ValueError("process and prediction must be left out or match the Denoiser; got different ones")
             denoiser = model
             model, process, prediction = denoiser.network, denoiser.process, Prediction.parse(denoiser.prediction)
         if not callable(model):
@@ -110,9 +110,9 @@ class Claim:
         process = check_process(process)
         if is_denoiser(model):
             if prediction is not None:
-                raise ValueError(f"{type(model).__name__} is a denoiser already; leave the prediction out")
+                raise ValueError(f"{type(model).__name__} is already a denoiser; leave out the prediction")
         elif prediction is not None:
-            Denoiser(model, process, prediction)  # refuses what the process cannot have
+            Denoiser(model, process, prediction)  # an error if the process cannot have this prediction
         return cls(model, process, prediction)
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ class Claim:
 
     @cached_property
     def scaling(self) -> InputScaling:
-        """How the claim has the state scaled."""
+        """How the state is scaled, according to the claim."""
         if self.prediction is None:
             process = self.process
             return InputScaling("the state", lambda rho: 1 / process.alpha(sigma_at(process, rho)))
@@ -129,27 +129,27 @@ class Claim:
 
     @cached_property
     def timesteps(self) -> TimestepConvention:
-        """What the claim gives the model as its timestep: sigma, for a denoiser."""
+        """The timestep passed to the model, according to the claim; sigma for a denoiser."""
         if self.prediction is None:
             process = self.process
             return TimestepConvention("timestep", "sigma", lambda rho: sigma_at(process, rho))
-        return TimestepConvention("timestep", "its timesteps", timesteps_of(self.process))
+        return TimestepConvention("timestep", "the process's timesteps", timesteps_of(self.process))
 
     @cached_property
     def output(self) -> OutputType:
-        """What the claim takes the answer for."""
+        """What the answer is, according to the claim."""
         if self.prediction is None:
             return OutputType("denoised")
         return _OUTPUTS[self.prediction]
 
 
 def target_weights(output: OutputType, rho: float, scaling: InputScaling) -> tuple[float, float]:
-    """The target's p and q, of x0 and of eps."""
+    """The target's p and q, the weights of x0 and of eps."""
     data_std = scaling.data_std
     norm = math.hypot(data_std, rho)
     p, q = {
         "epsilon": (0.0, 1.0),
-        "score": (0.0, -scaling.divisor(rho) / rho),  # one over the std of the noise in the input
+        "score": (0.0, -scaling.divisor(rho) / rho),  # one over the noise's standard deviation in the input
         "sample": (1.0, 0.0),
         "denoised": (1.0, 0.0),
         "flow": (-1.0, 1.0),
@@ -159,7 +159,7 @@ def target_weights(output: OutputType, rho: float, scaling: InputScaling) -> tup
 
 
 def input_scaling_of(process: Process) -> InputScaling:
-    """How networks of a process have the state scaled."""
+    """How the state is scaled for networks of a process."""
 
     def divisor(rho: float) -> float:
         sigma = sigma_at(process, rho)
@@ -172,15 +172,15 @@ def input_scaling_of(process: Process) -> InputScaling:
 
 
 def timesteps_of(process: Process) -> Callable[[float], float]:
-    """Timestep of a ratio of noise to signal."""
+    """The function from noise-to-signal ratio to timestep."""
     return lambda rho: float(process.timestep(sigma_at(process, rho)))
 
 
 def sigma_at(process: Process, rho: float) -> float:
-    """Contract sigma of a ratio of noise to signal."""
+    """Contract sigma of a noise-to-signal ratio."""
     return process.level_at(-math.log(rho)).label
 
 
 def noise_to_signal(process: Process, sigma: float) -> float:
-    """Ratio of noise to signal at a contract sigma; a flow's at the last level with a signal."""
+    """Noise-to-signal ratio at a contract sigma; for a flow, at most that of the last level with a signal."""
     return math.exp(-process.level(min(sigma, 0.999) if process.is_flow else sigma).lam)

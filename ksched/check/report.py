@@ -1,4 +1,4 @@
-"""What `ksched.check_model` reports."""
+"""The report that `ksched.check_model` returns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ class Finding(NamedTuple):
 
     Attributes
     ----------
-    kind : "raises" or "output" (no tensor, or of another shape), "not_finite", "prediction", "sign", "scale" (of the
-        output), "input" (its scaling), "timestep", "table" (of betas), "process" (more than one of these), or "unknown"
-    message : what is wrong and what to do
+    kind : str
+        "raises" or "output" (not a tensor, or of another shape), "not_finite", "prediction", "sign", "scale" (of the
+        output), "input" (its scaling), "timestep", "table" (of betas), "process" (more than one of these), or
+        "unknown".
+    message : str
+        What is wrong and what to do.
     """
 
     kind: Mistake
@@ -28,14 +31,18 @@ class Finding(NamedTuple):
 
 
 class LevelFigures(NamedTuple):
-    """What was found at one noise level.
+    """Errors of the model at one noise level.
 
     Attributes
     ----------
-    sigma : contract sigma
-    told : what the model was told, timestep or sigma
-    error : root mean square error of the x0 prediction
-    linear : that of the best linear prediction, which knows no more of the data than mean and variance
+    sigma : float
+        Contract sigma.
+    told : float
+        Timestep or sigma that the model was called with.
+    error : float
+        Root mean square error of the x0 prediction.
+    linear : float
+        Root mean square error of the best linear prediction, which uses only mean and variance of the data.
     """
 
     sigma: float
@@ -46,15 +53,20 @@ class LevelFigures(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What `check_model` found; ``print`` it.
+    """The result of `check_model`; ``print`` it.
 
     Attributes
     ----------
-    claim : what the model was taken for
-    findings : mistakes, the most likely explanation first; empty for a model that is what it was taken for
-    notes : what is no mistake but good to know, and what the data cannot tell
-    levels : figures of the claimed reading at every noise level
-    calls : how often the model was called
+    claim : str
+        What the model was believed to be.
+    findings : tuple of Finding
+        Mistakes, the most likely explanation first; empty if the claim is right.
+    notes : tuple of str
+        Remarks that are not mistakes, and questions that the data cannot answer.
+    levels : tuple of LevelFigures
+        Errors of the model, called as claimed, at every noise level.
+    calls : int
+        Number of calls of the model.
     """
 
     claim: str

@@ -1,4 +1,4 @@
-"""From a raw network to ``(x, sigma) -> denoised``."""
+"""Denoisers: they turn a raw network into a function ``(x, sigma) -> denoised``."""
 
 from ksched.denoisers.denoiser import Denoiser
 from ksched.denoisers.flow_map import FlowMap

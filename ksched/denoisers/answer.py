@@ -1,4 +1,4 @@
-"""One call of a model, whatever form its answer has."""
+"""One call of a model, whether it returns one prediction or a pair."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Model: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
 def answer(model: Model, x: torch.Tensor, sigma: torch.Tensor, both: bool) -> tuple[Any, Any]:
-    """One model call, as (denoised, uncond); a model may always return the pair, a sampler may not need it."""
+    """One model call, as (denoised, uncond); uncond is None if the model returns none or ``both`` is False."""
     denoised, uncond = pair_of(model(x, sigma))
     return denoised, uncond if both else None
 
 
 def pair_of(result: Any) -> tuple[Any, Any]:
-    """What a model returned, as (denoised, uncond); None where it returned no pair."""
+    """A model's return value as (denoised, uncond); uncond is None if it is not a pair."""
     return result if isinstance(result, tuple) and len(result) == 2 else (result, None)

@@ -1,4 +1,4 @@
-"""How a network of any make is called: where it takes the timestep, and where in its answer the prediction is."""
+"""How to call any network: where it takes the timestep, and where the prediction is in its answer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TIME_NAMES = ("timestep", "timesteps", "timestep_ratio")
 
 
 def time_name(network: Callable[..., Any]) -> str | None:
-    """The keyword by which a network must be given its timestep; None if it is the second argument.
+    """The keyword by which a network takes its timestep; None if it is the second argument.
 
-    Transformers of diffusers have the text second, and the timestep third or later.
+    Transformers of diffusers take the text second, and the timestep third or later.
     """
     while isinstance(network, functools.partial) and not network.args:
         network = network.func
@@ -42,15 +42,15 @@ def ask(
     timestep: torch.Tensor,
     inputs: Mapping[str, Any],
 ) -> Any:
-    """One call; ``name`` as from `time_name`."""
+    """One call of a network, with ``name`` from `time_name`."""
     return network(shown, timestep, **inputs) if name is None else network(shown, **{name: timestep}, **inputs)
 
 
 def tensor_of(answer: Any, shown: torch.Tensor) -> Any:
-    """The prediction in a network's answer: ``.sample`` of an object, the first of a tuple, half of twice the channels.
+    """The prediction in a network's answer: ``.sample`` of an object, the first of a tuple, the first half of channels.
 
-    The second half is a learned variance (Nichol & Dhariwal 2021, arXiv:2102.09672), of which samplers here have no
-    use. What holds no tensor is returned as it is.
+    If there are twice as many channels, the second half is a learned variance (Nichol & Dhariwal 2021,
+    arXiv:2102.09672), which no sampler here uses. An answer that holds no tensor is returned unchanged.
     """
     if not isinstance(answer, torch.Tensor):
         found = getattr(answer, "sample", None)

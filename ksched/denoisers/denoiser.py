@@ -1,4 +1,4 @@
-"""From a raw network to a denoiser: input scaling, timestep and prediction type."""
+"""Turns a raw network into a denoiser: input scaling, timestep and prediction type."""
 
 from __future__ import annotations
 
@@ -22,35 +22,42 @@ from ksched.types import ArrayLike, set_fields
 __all__ = ["Denoiser", "Prediction"]
 
 
-# Grids whose conversions a denoiser remembers, since runs come in crowds on the same few.
+# Number of grids whose conversions are cached, since many runs usually share few grids.
 _KEPT = 64
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A denoiser ``(x, sigma) -> x0 prediction`` made of a network ``(scaled x, timestep) -> output``.
+    """A denoiser ``(x, sigma) -> x0 prediction`` made from a network ``(scaled x, timestep) -> output``.
 
     Parameters
     ----------
-    network : called with the scaled state and a timestep tensor of shape (batch,), the latter by its name where it is
-        not the second argument. It returns a tensor, an object with ``.sample``, or a tuple with the tensor first, as
-        UNets and transformers of diffusers do; of twice as many channels the first half counts, the rest is a variance
-    process : what the network was trained on; it must be the sampler's process
-    prediction : what the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
+    network : callable
+        Called with the scaled state and a timestep tensor of shape (batch,); if the timestep is not its second
+        argument, it is passed by name. It returns a tensor, an object with ``.sample``, or a tuple with the tensor
+        first, as UNets and transformers of diffusers do. If the output has twice as many channels, the first half is
+        used and the rest, a variance, ignored.
+    process : Process
+        The process that the network was trained on; it must be the sampler's process.
+    prediction : Prediction or str
+        What the network returns, with x0 the data, eps the noise and a, s their scales in the network's input:
         "epsilon" eps; "v_prediction" a * eps - s * x0; "sample" x0; "flow" eps - x0; "velocity_to_data" x0 - eps;
         "score" the gradient of the log density of that input, -eps / s; "edm" the F of EDM's preconditioning; or any
-        other word for one of them that `Prediction.parse` knows, such as "v" or "x0"
+        other name for one of them that `Prediction.parse` knows, such as "v" or "x0".
 
     Raises
     ------
-    TypeError : a network that cannot be called, or is a denoiser already, as k-diffusion's wrappers are
-    ValueError : an unknown prediction type, or one that this process cannot have; epsilon or a score with zero
-        terminal SNR, where the first state holds no signal and they tell nothing of x0
+    TypeError
+        If the network cannot be called, or is already a denoiser, as k-diffusion's wrappers are.
+    ValueError
+        If the prediction type is unknown, or this process cannot have it; or it is "epsilon" or "score" with zero
+        terminal SNR, where the first state holds no signal and neither says anything about x0.
 
     Notes
     -----
-    The network sees x divided by `Process.input_norm`: ``sqrt(1 + sigma ** 2)`` for VP, ``sqrt(sigma_data ** 2 +
-    sigma ** 2)`` for EDM, 1 for VE and flow. Karras et al. 2022, table 1; Salimans & Ho 2022, arXiv:2202.00512, for v.
+    The network is called with x divided by `Process.input_norm`: ``sqrt(1 + sigma ** 2)`` for VP,
+    ``sqrt(sigma_data ** 2 + sigma ** 2)`` for EDM, 1 for VE and flow. Karras et al. 2022, table 1; Salimans & Ho 2022,
+    arXiv:2202.00512, for v.
     """
 
     network: Callable[..., Any]
@@ -66,8 +73,8 @@ class Denoiser:
             raise TypeError(f"network must be callable, (x, timestep) -> output; got {type(self.network).__name__}")
         if isinstance(self.network, Denoiser) or is_denoiser(self.network):
             raise TypeError(
-                f"{type(self.network).__name__} is a denoiser already, (x, sigma) -> denoised: give it to the sampler "
-                "as it is, or put the network that is inside it into a Denoiser"
+                f"network must be a raw network; got {type(self.network).__name__}, which is already a denoiser "
+                "(x, sigma) -> denoised. Pass it to the sampler as it is, or wrap the network inside it"
             )
         check_process(self.process)
         word, prediction = self.prediction, Prediction.parse(self.prediction)
@@ -81,7 +88,7 @@ class Denoiser:
             what = "eps" if prediction == "epsilon" else "its score"
             raise ValueError(
                 f"{prediction} cannot be predicted with zero terminal SNR: the first state is pure noise, and {what} "
-                "says nothing of x0 there. Such networks are trained for v_prediction or sample."
+                "says nothing about x0 there. Such networks are trained for v_prediction or sample."
             )
         set_fields(self, prediction=prediction, _time_name=time_name(self.network))
 
@@ -90,14 +97,18 @@ class Denoiser:
 
         Parameters
         ----------
-        x : states, batch first
-        sigma : contract sigma, a number or one per item
-        inputs : handed to the network (conditioning)
+        x : Tensor
+            States, batch first.
+        sigma : Tensor or float
+            Contract sigma, one number or one per item.
+        inputs : object
+            Conditioning, passed to the network.
 
         Raises
         ------
-        ValueError : sigma is that of a run whose process means other states than `process`, or one that `process` does
-            not have (looked at on the host alone)
+        ValueError
+            If sigma comes from a run on a process with other states, or `process` does not have this sigma (checked
+            only if it is on the host).
         """
         if not torch.compiler.is_compiling():
             check_sigma(self.process, sigma)
@@ -111,26 +122,29 @@ class Denoiser:
         return denoised
 
     def _check_range(self, sigma: torch.Tensor | float) -> None:
-        """Raise for a sigma that the process does not have, if nobody has to wait for a device to know it."""
-        limit = self.process.sigma_limit * (1 + 1e-2)  # whoever computes in half precision rounds
+        """Raise an error for a sigma that the process does not have, if it can be read without waiting for a device."""
+        limit = self.process.sigma_limit * (1 + 1e-2)  # room for half-precision rounding
         if isinstance(sigma, torch.Tensor):
             if limit > 1e300 or marks_of(sigma) or not sigma.is_cpu or not sigma.numel() or out_of_place(sigma):
                 return
             sigma = float(sigma.max())
         if sigma > limit:
             raise ValueError(
-                f"the denoiser is of {self.process!r}, whose sigma is at most {self.process.sigma_limit:g}; got "
-                f"{sigma:g}, a level of another process"
+                f"sigma must be at most {self.process.sigma_limit:g} for the denoiser's process {self.process!r}; got "
+                f"{sigma:g}, which belongs to another process"
             )
 
     def output(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """What the network itself answers, whatever it wraps its answer in.
+        """The network's own output, unwrapped from whatever container it returns.
 
         Parameters
         ----------
-        shown : the scaled state
-        timestep : of every item, shape (batch,)
-        inputs : handed to the network
+        shown : Tensor
+            Scaled state.
+        timestep : Tensor
+            Timestep of every item, shape (batch,).
+        inputs : object
+            Conditioning, passed to the network.
         """
         answer = ask(self.network, self._time_name, shown, timestep, inputs)
         plain = isinstance(answer, torch.Tensor) and answer.shape == shown.shape
@@ -138,7 +152,7 @@ class Denoiser:
         return output
 
     def given(self, **inputs: Any) -> Denoiser:
-        """The same denoiser with conditioning that is handed to the network at every call.
+        """The same denoiser with conditioning that is passed to the network at every call.
 
         Examples
         --------
@@ -152,16 +166,18 @@ class Denoiser:
         return replace(self, network=partial(self.network, **inputs))
 
     def conversions(self, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
-        """What a run needs to talk to the network itself, in host numbers.
+        """The numbers with which a run can call the network itself, on the host.
 
         Parameters
         ----------
-        sigmas : contract sigmas
+        sigmas : array_like
+            Contract sigmas.
 
         Returns
         -------
-        for each (norm, of_x, of_output): the network sees the state over ``norm``, and the x0 prediction is
-        ``of_x * x + of_output * output``
+        list of tuple of float
+            For each sigma (norm, of_x, of_output): the network is called with the state over ``norm``, and the x0
+            prediction is ``of_x * x + of_output * output``.
         """
         levels = np.asarray(sigmas, dtype=np.float64)
         key = levels.tobytes()

@@ -1,4 +1,4 @@
-"""Networks of two times: told where the state is and where it goes, they answer with the mean velocity between."""
+"""Flow maps: networks that take the time of the state and the time to reach, and return the mean velocity between."""
 
 from __future__ import annotations
 
@@ -19,42 +19,47 @@ from ksched.types import set_fields
 
 __all__ = ["FlowMap"]
 
-#: how networks call the second time where they take it by name
+#: keyword by which networks take the second time
 _SECOND = "r_timestep"
 
 
 @dataclass(frozen=True)
 class FlowMap:
-    """A denoiser ``(x, sigma)`` made of a network of two times, which is told the level that the step goes to as well.
+    """A denoiser ``(x, sigma)`` made from a flow map, a network that also takes the sigma at which the step ends.
 
-    Its prediction is the one that takes the state to that level: one step of `euler` is the network's jump, whatever
-    the distance. MeanFlow and AnyFlow train such networks.
+    Its prediction is the one that takes the state to that sigma: one step of `euler` is the network's jump, however
+    long. MeanFlow and AnyFlow train such networks.
 
     Parameters
     ----------
-    network : called as ``(x, timestep, r_timestep)``, or with ``r_timestep`` by that name where it has it, as AnyFlow's
-        transformers do: where the state is, and where it goes, both in timesteps of the process, shape (batch,)
-    process : what the network was trained on
-    prediction : what it answers, as for `Denoiser`: "flow" and "velocity_to_data" for the mean velocity between the two
-        times; "sample" for the x0 on whose straight line to the state the jump lies
+    network : callable
+        Called as ``(x, timestep, r_timestep)``, or with ``r_timestep`` by name if it has such an argument, as AnyFlow's
+        transformers do. Both are timesteps of the process, shape (batch,): that of the state, and that at which the
+        step ends.
+    process : Process
+        The process that the network was trained on.
+    prediction : Prediction or str
+        What the network returns, as for `Denoiser`: "flow" and "velocity_to_data" for the mean velocity between the two
+        times; "sample" for the x0 on whose straight line to the state the jump lies.
 
     Raises
     ------
-    TypeError, ValueError : as for `Denoiser`. At a call, a sigma that does not know where its step goes: of a sampler
-        whose steps are no jumps, or one that came from no run
+    TypeError, ValueError
+        As for `Denoiser`; at a call, sigma does not say where its step ends, because the sampler's steps are not jumps
+        or sigma does not come from a run.
 
     Notes
     -----
-    Sigmas of a run carry where its steps go (`ksched.Plan.goals`), also in `Batch`, `Streams`, `frames` and
-    `Sampler.parallel`, and through guidance. `euler` and `ddim` jump to the next level; `lcm` jumps to 0 and makes the
-    noise anew; ancestral steps, `ddpm` and `tcd` jump below the next level and add noise. Every other sampler reads
-    predictions from which it wants the velocity at one time, and is refused.
+    Sigmas of a run carry the sigma at which their step ends (`ksched.Plan.goals`), also in `Batch`, `Streams`, `frames`
+    and `Sampler.parallel`, and through guidance. `euler` and `ddim` jump to the next sigma. `lcm` jumps to 0 and adds
+    new noise. Ancestral steps, `ddpm` and `tcd` jump below the next sigma and add noise. All other samplers need the
+    velocity at a single time, so they raise an error.
 
     Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447.
 
     Examples
     --------
-    The mean velocity for data of mean 2 and standard deviation 0.5, whose path from noise to data is known:
+    The mean velocity for data of mean 2 and standard deviation 0.5, whose path from noise to data is known exactly:
 
     >>> import ksched
     >>> def network(x, t, r):
@@ -92,9 +97,12 @@ class FlowMap:
 
         Parameters
         ----------
-        x, sigma : as for `Denoiser`
-        sigma_next : contract sigma that the step goes to; None is what ``sigma`` came with from its run
-        inputs : handed to the network (conditioning)
+        x, sigma : Tensor
+            As for `Denoiser`.
+        sigma_next : Tensor, float or None
+            Contract sigma at which the step ends; None takes the one that ``sigma`` carries from its run.
+        inputs : object
+            Conditioning, passed to the network.
         """
         if sigma_next is None:
             sigma_next = _goals_of(sigma)
@@ -106,22 +114,22 @@ class FlowMap:
         return denoised
 
     def given(self, **inputs: Any) -> FlowMap:
-        """The same with conditioning that is handed to the network at every call; see `Denoiser.given`."""
+        """The same with conditioning that is passed to the network at every call; see `Denoiser.given`."""
         return replace(self, network=partial(self.network, **inputs))
 
 
 def _goals_of(sigma: Any) -> torch.Tensor:
-    """Where the steps from sigmas of a run go, like them."""
+    """The sigmas at which the steps from a run's sigmas end, as a tensor like them."""
     goals = host_goals(sigma)
     if goals is None:
         raise ValueError(
-            "a network of two times must be told where the step goes, and this sigma is from no run, or from one that "
-            "was changed on the way: use Sampler.sample, start, parallel, Batch, Streams or frames, or give sigma_next"
+            "a flow map must know where the step ends, and this sigma comes from no run or was changed since; use "
+            "Sampler.sample, start, parallel, Batch, Streams or frames, or pass sigma_next"
         )
     if any(map(math.isnan, goals)):
         raise ValueError(
-            "the sampler's steps are no jumps from level to level: they read earlier predictions, or several in one "
-            "step, where a network of two times answers for one jump. Take euler, or lcm, which makes the noise anew"
+            "a flow map needs a sampler whose steps jump from sigma to sigma; this one reads earlier predictions or "
+            "several in one step. Use euler, or lcm, which adds new noise"
         )
     told: torch.Tensor = torch.full_like(sigma, goals[0]) if len({*goals}) == 1 else sigma.new_tensor(goals)
     return told.reshape(sigma.shape)

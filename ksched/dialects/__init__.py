@@ -1,1 +1,1 @@
-"""What other programs mean by their names and settings. The core imports none of it."""
+"""The names and settings of other programs, and what they mean in ksched. The core imports none of this."""

@@ -1,4 +1,4 @@
-"""Samplers of other programs that are none here, each with the reason."""
+"""Samplers of other programs that ksched does not have, each with the reason."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def _not_here(program: Dialect, note: str, *names: str) -> list[SamplerPeer]:
 
 _COMFYUI = (
     *_not_here(COMFYUI, "runs one of the names above", "KSamplerSelect"),
-    *_not_here(COMFYUI, "enlarges the picture between steps; the steps are those of `lcm`", "SamplerLCMUpscale"),
-    *_not_here(COMFYUI, "made for one model, whose memory of earlier frames it drives", "SamplerARVideo"),
-    *_not_here(COMFYUI, "of RES4LYF, which has 118 methods under this name", "rk_beta"),
+    *_not_here(COMFYUI, "enlarges the image between steps; the steps are those of `lcm`", "SamplerLCMUpscale"),
+    *_not_here(COMFYUI, "made for one model, whose memory of earlier frames it controls", "SamplerARVideo"),
+    *_not_here(COMFYUI, "from RES4LYF, which has 118 methods under this name", "rk_beta"),
 )
 
 
 _K_DIFFUSION = _not_here(
-    K_DIFFUSION, "measures how likely data is, and draws nothing: `log_likelihood`", "log_likelihood"
+    K_DIFFUSION, "computes the likelihood of data instead of sampling: `log_likelihood`", "log_likelihood"
 )
 
 
@@ -33,14 +33,14 @@ _ONE_MODEL = "made for one model"
 
 
 _DIFFUSERS = (
-    *_not_here(DIFFUSERS, f"{_ONE_MODEL}: the model answers with a policy, which it rolls out", "PiflowScheduler"),
-    *_not_here(DIFFUSERS, "its corrector's step size is read from the data", "ScoreSdeVeScheduler"),
-    *_not_here(DIFFUSERS, "Euler-Maruyama on the reverse SDE: `ddpm` does better", "ScoreSdeVpScheduler"),
-    *_not_here(DIFFUSERS, "`heun` with s_churn, on levels whose square was meant", "KarrasVeScheduler"),
-    *_not_here(DIFFUSERS, "goes back and forth in time for inpainting: `ddim` with a mask", "RePaintScheduler"),
+    *_not_here(DIFFUSERS, f"{_ONE_MODEL}: the model returns a policy, which it rolls out", "PiflowScheduler"),
+    *_not_here(DIFFUSERS, "the step size of its corrector depends on the data", "ScoreSdeVeScheduler"),
+    *_not_here(DIFFUSERS, "Euler-Maruyama on the reverse SDE; `ddpm` is more accurate", "ScoreSdeVpScheduler"),
+    *_not_here(DIFFUSERS, "`heun` with s_churn, on sigmas that should have been squared", "KarrasVeScheduler"),
+    *_not_here(DIFFUSERS, "goes back and forth in time for inpainting; use `ddim` with a mask", "RePaintScheduler"),
     *_not_here(DIFFUSERS, f"{_ONE_MODEL}: two steps of `lcm` in a decoder", "ConsistencyDecoderScheduler"),
-    *_not_here(DIFFUSERS, f"{_ONE_MODEL}: stages of a pyramid of video", "HeliosScheduler", "HeliosDMDScheduler"),
-    *_not_here(DIFFUSERS, "states are rotations as well", "RFD4ProteinaScheduler"),
+    *_not_here(DIFFUSERS, f"{_ONE_MODEL}: stages of a video pyramid", "HeliosScheduler", "HeliosDMDScheduler"),
+    *_not_here(DIFFUSERS, "states include rotations", "RFD4ProteinaScheduler"),
     *_not_here(
         DIFFUSERS,
         "states are tokens, not numbers with Gaussian noise",
@@ -55,7 +55,7 @@ _A1111 = (
         f"{OF_REFORGE}; `rk_adaptive` has pairs of higher order",
         *("ODE (Fehlberg2)", "ODE (Adaptive Heun)", "ODE Custom"),
     ),
-    *_not_here(A1111, f"{OF_REFORGE}: `res_2s` with noise of its own", "RES Solver"),
+    *_not_here(A1111, f"{OF_REFORGE}: `res_2s` with its own noise", "RES Solver"),
     *_not_here(
         A1111,
         f"{OF_REFORGE}; not a published method",
@@ -63,18 +63,18 @@ _A1111 = (
     ),
     *_not_here(
         A1111,
-        f"{OF_REFORGE}; works on parts or smaller copies of the picture between steps",
+        f"{OF_REFORGE}; works on parts or smaller copies of the image between steps",
         *("Euler Dy", "Euler SMEA Dy", "Euler Negative Dy", "DPM++ 2M DY", "DPM++ 3M DY", "DPM++ 3M SDE DY"),
     ),
 )
 
 
 def _in_names(program: Dialect) -> tuple[SamplerPeer, ...]:
-    """Rows of names whose reasons `SamplerType.parse` gives as well."""
+    """Rows of names; `SamplerType.parse` gives the same reasons."""
     return tuple(row for note, names in ABSENT[program].items() for row in _not_here(program, note, *names))
 
 
-#: by program: names that are no sampler here
+#: for each program, the names that no ksched sampler has
 NOT_HERE: Mapping[Dialect, tuple[SamplerPeer, ...]] = {
     COMFYUI: _COMFYUI,
     K_DIFFUSION: tuple(_K_DIFFUSION),

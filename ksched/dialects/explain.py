@@ -1,4 +1,4 @@
-"""What a name means, and what differs between two configurations: in words, options, noise levels, the run's table."""
+"""What a name means, and how two configurations differ: in words, options, sigmas and plans."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ class Configuration:
 
     Attributes
     ----------
-    dialect : whose names they are
-    sampler, schedule : None where the text names none
-    preset : the sampler's options that are in its name there, beyond the dialect
-    note : what `ksched.peers` says of the sampler's name
+    dialect : Dialect
+        Program whose names they are.
+    sampler, schedule : SamplerType, NoiseSchedule, str or None
+        None if the text does not name one.
+    preset : tuple of tuple of (str, object)
+        Options implied by the sampler's name in that program, in addition to its dialect.
+    note : str
+        Note on the sampler's name in `ksched.peers`.
     """
 
     dialect: Dialect
@@ -57,20 +61,22 @@ class Configuration:
     def parse(cls, text: str) -> Configuration:
         """Read "dialect:sampler+schedule", "dialect:label", "dialect:sampler" or "dialect:schedule".
 
-        Without a dialect it is ours. A label of A1111's kind that names no schedule has that of "Automatic"; a sampler
+        The default dialect is ksched. A label in A1111's style without a schedule has the one of "Automatic"; a sampler
         of another program has none.
 
         Raises
         ------
-        TypeError : not text
-        ValueError : an unknown dialect, sampler or schedule; a name of another program for what is no sampler here
+        TypeError
+            If the text is not a string.
+        ValueError
+            If the dialect, sampler or schedule is unknown, or ksched has no sampler for the name.
         """
         if not isinstance(text, str):
-            raise TypeError(f"a configuration is text such as 'comfyui:dpmpp_2m_sde+karras'; got {text!r}")
+            raise TypeError(f"a configuration must be a string such as 'comfyui:dpmpp_2m_sde+karras'; got {text!r}")
         head, colon, body = text.partition(":")
         dialect = Dialect.parse(head.strip()) if colon else Dialect.KSCHED
         body = body if colon else head
-        # a plus between names, not those of "DPM++"
+        # a plus between two names, not one of "DPM++"
         name, plus, schedule = body.replace("++", "pp").partition("+")
         if plus:
             return cls._of(dialect, name.strip(), schedule_name(schedule.strip()))
@@ -85,7 +91,7 @@ class Configuration:
 
     @classmethod
     def _label(cls, dialect: Dialect, label: str) -> Configuration:
-        """A sampler and a schedule in words, split where both are names."""
+        """A sampler and a schedule in words, split so that both parts are names."""
         words = label.split()
         for cut in range(len(words) - 1, 0, -1):
             found = cls._named(dialect, " ".join(words[:cut]))
@@ -93,7 +99,7 @@ class Configuration:
                 sampler, schedule = parse_label(f"{found.sampler if found else ''} {' '.join(words[cut:])}")
                 if found and sampler is found.sampler:
                     return replace(found, schedule=schedule)
-        return cls(dialect, *parse_label(label))  # which raises, with the nearest names
+        return cls(dialect, *parse_label(label))  # raises an error with similar names
 
     @classmethod
     def _of(cls, dialect: Dialect, name: str, schedule: NoiseSchedule | str) -> Configuration:
@@ -101,7 +107,7 @@ class Configuration:
 
     @classmethod
     def _named(cls, dialect: Dialect, name: str) -> Configuration | None:
-        """The sampler that a program's own name, or any spelling, means there; None if nothing has that name."""
+        """The sampler of a program's own name, or of any spelling; None if nothing has that name."""
         try:
             peer = find_sampler(dialect, name)
         except ValueError:
@@ -110,7 +116,7 @@ class Configuration:
             except ValueError:
                 return None
         if peer.sampler is None:
-            raise ValueError(f"{peer.program}'s {peer.name!r} is no sampler here: {peer.note}")
+            raise ValueError(f"ksched has no sampler for {peer.program}'s {peer.name!r}: {peer.note}")
         return cls(dialect, peer.sampler, None, tuple(peer.options.items()), peer.note)
 
     @property
@@ -132,7 +138,7 @@ class Configuration:
 
     @property
     def in_ours(self) -> Configuration:
-        """The same names in our dialect."""
+        """The same names in ksched's dialect."""
         return Configuration(Dialect.KSCHED, self.sampler, self.schedule)
 
     def __str__(self) -> str:
@@ -143,30 +149,34 @@ class Configuration:
 def explain(
     a: str | Plan, b: str | None = None, *, steps: int = 10, process: Process | None = None, **options: Any
 ) -> str:
-    """Print, and return, what differs between two configurations; or what one is, and how it differs from ours.
+    """Print and return how two configurations differ, or what one is and how it differs from ksched's.
 
     Parameters
     ----------
-    a, b : such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler",
-        "beta"; "auto" alone says what it chooses and why. Or a `Plan`, alone: what it tells the model, its exact
-        errors, and what `Plan.skip` did to them
-    steps, process : the run on which their noise levels and tables are compared
-    options : of "auto": end, data_std and guidance
+    a, b : str, Plan or None
+        Texts such as "comfyui:dpmpp_2m_sde+karras", "a1111:DPM++ 2M SDE Karras", "diffusers:UniPCMultistepScheduler" or
+        "beta". "auto", without ``b``, explains what it chooses and why. A `Plan`, without ``b``, explains which sigmas
+        it tells the model, its exact errors, and what `Plan.skip` did to them.
+    steps, process : int, Process or None
+        The run on which sigmas and plans are compared.
+    options : object
+        Options of "auto": end, data_std and guidance.
 
     Raises
     ------
-    TypeError, ValueError : a text that names no configuration; steps or process that cannot be
+    TypeError, ValueError
+        If a text names no configuration, or steps or process are invalid.
     """
     process = default_process() if process is None else process
     if isinstance(a, Plan):
         check_options("explain, of a plan", {}, options)
         if b is not None:
-            raise ValueError("a plan is explained alone, since it has levels of its own: give no second configuration")
+            raise ValueError("a plan must be explained alone, since it has its own sigmas; leave out b")
         print(text := "\n".join(_filled(described(a))))
         return text
     if AUTO.name in (a, b):
         if b is not None:
-            raise ValueError('"auto" is explained alone, since it has levels of its own: give no second configuration')
+            raise ValueError('"auto" must be explained alone, since it has its own sigmas; leave out the other')
         text = "\n".join(_chosen(steps, process, check_options(f"sampler {AUTO.name}", AUTO.options, options)))
         print(text)
         return text
@@ -190,7 +200,7 @@ def _filled(lines: list[str]) -> list[str]:
 
 
 def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[str]:
-    """What "auto" runs, and why."""
+    """The plan that "auto" chooses, and why."""
     choice = choose(steps, process, **options)
     levels = ", ".join(f"{sigma:.4g}" for sigma in choice.sigmas)
     lines = [f"auto, {steps} model calls on {process!r}: {choice.name}", f"  why: {choice.why}"]
@@ -199,7 +209,7 @@ def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[st
     else:
         size = math.sqrt(sum(value**2 for value in choice.table.last))
         lines.append("  method: DDIM steps, each with a weighted mean of all predictions so far")
-        lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoise' once")
+        lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoise' unchanged")
     return [*lines, f"  sigmas: {levels}"]
 
 
@@ -208,7 +218,7 @@ def _described(one: Configuration) -> list[str]:
     if one.sampler is not None:
         spec = sampler_spec(one.sampler)
         lines.append(f"  {one.sampler}: {spec.summary.replace('`', '')} {spec.source}.")
-        lines += [f"  there: {one.note.replace('`', '')}"] if one.note else []
+        lines += [f"  note: {one.note.replace('`', '')}"] if one.note else []
     if one.schedule is not None:
         rule = schedule_spec(one.schedule)
         lines.append(f"  {one.schedule}: {rule.formula}." + (f" {rule.source}." if rule.source else ""))
@@ -241,7 +251,7 @@ def _compare_options(what: Literal["sampler", "schedule"], first: Configuration,
         if values[0] == values[1] or (
             what == "sampler" and not shared and owner.in_ours.sampler_options[name] in values
         ):
-            continue  # the same, or what only one of two samplers has, as it is in ours
+            continue  # both are equal, or only one sampler has the option and it is at ksched's default
         lines.append(f"- {name} of the {what}: {values[0]!r} and {values[1]!r}")
         texts = _texts(owner, what)
         lines += [f"  {name}: {texts[name].partition('. ')[0]}"] if name in texts else []
@@ -255,7 +265,7 @@ def _texts(one: Configuration, what: Literal["sampler", "schedule"]) -> Mapping[
 
 
 def _levels(one: Configuration, other: Configuration, steps: int, process: Process) -> Array:
-    """Levels of a configuration; of the other's schedule, or the default one, where it names none."""
+    """Sigmas of a configuration; if it names no schedule, of the other's schedule, or of the default one."""
     schedule = one.schedule or other.schedule or NoiseSchedule.default()
     dialect = one.dialect if one.schedule is not None else other.dialect
     return calculate_sigmas(schedule, steps, process, dialect=dialect)
@@ -268,7 +278,7 @@ def _compare_levels(a: Array, b: Array, where: str) -> str:
     worst = int(apart.argmax())
     if apart[worst] < 1e-9:
         return f"= the same noise levels, {where}"
-    return f"- noise levels, {where}: most apart at level {worst}, {a[worst]:.6g} and {b[worst]:.6g}"
+    return f"- noise levels, {where}: most different at level {worst}, {a[worst]:.6g} and {b[worst]:.6g}"
 
 
 def _end(levels: Array) -> str:
@@ -281,7 +291,7 @@ def _compare_tables(first: Configuration, second: Configuration, levels: Array, 
 
     adaptive = [one.sampler for one in (first, second) if one.sampler and sampler_spec(one.sampler).adaptive]
     if adaptive:
-        why = f"{' and '.join(dict.fromkeys(adaptive))} takes its steps by what the model answers: no table to compare"
+        why = f"{' and '.join(dict.fromkeys(adaptive))} chooses its steps by the model's answers: no table to compare"
         same = first.sampler == second.sampler and first.sampler_options == second.sampler_options
         return f"= the same sampler with the same options; {why}" if same else f"- {why}"
     try:
@@ -291,7 +301,7 @@ def _compare_tables(first: Configuration, second: Configuration, levels: Array, 
             ).plan
             for one in (first, second)
         ]
-    except ValueError as error:  # levels that a program's schedule makes, and no run here can have
+    except ValueError as error:  # a program's schedule may make sigmas that no ksched run can have
         return f"- no table of the run on the first's levels: {error}"
     costs = [f"{plan.nfe} model calls and {len(plan.draws)} noises" for plan in plans]
     if costs[0] != costs[1]:

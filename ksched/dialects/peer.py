@@ -1,4 +1,4 @@
-"""What is known of another program's name: which of ours it is, with which options."""
+"""One name of another program: the ksched sampler or schedule that it means, and its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Peer(NamedTuple):
-    """One name of another program for a schedule."""
+    """One name that another program has for a schedule."""
 
     program: Dialect
     name: str
@@ -37,21 +37,21 @@ class Peer(NamedTuple):
 
     @property
     def dialect(self) -> Dialect:
-        """The dialect to read our name in: the program's own."""
+        """The dialect in which to read ksched's name: the program's own."""
         return self.program
 
     @property
     def call(self) -> str:
-        """What to write for it: a call of `calculate_sigmas`; empty if there is no schedule."""
+        """The call of `calculate_sigmas` to write instead; empty if there is no schedule."""
         if self.schedule is None:
             return ""
         return f'calculate_sigmas("{self.schedule}", steps, process, dialect="{self.dialect}"{_written(self.options)})'
 
 
 class SamplerPeer(NamedTuple):
-    """One name of another program for a sampler.
+    """One name that another program has for a sampler.
 
-    ``options`` are what its name says beyond our dialect of that program, or the defaults of its class.
+    ``options`` are implied by the name in addition to the program's dialect, or are the defaults of its class.
     """
 
     program: Dialect
@@ -62,12 +62,12 @@ class SamplerPeer(NamedTuple):
 
     @property
     def dialect(self) -> Dialect:
-        """The dialect to read our name in: the program's own."""
+        """The dialect in which to read ksched's name: the program's own."""
         return self.program
 
     @property
     def call(self) -> str:
-        """What to write for it: a call of `build_sampler`; empty if there is no sampler."""
+        """The call of `build_sampler` to write instead; empty if there is no sampler."""
         if self.sampler is None:
             return ""
         how = f'process=process, dialect="{self.dialect}"{_written(self.options)}'

@@ -1,4 +1,4 @@
-"""Every sampler of the other programs, as ours with options: those that registrations name, then those not here."""
+"""Every sampler of other programs as a ksched sampler with options: registered names, then names without an equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SAMPLER_PEERS"]
 
 
 def _here(program: Dialect) -> list[SamplerPeer]:
-    """What a program calls our samplers; one that has no member yet is left out, so that the member can be written."""
+    """A program's names for ksched's samplers, without samplers that have no enum member yet."""
     members = {member.value: member for member in SamplerType}
     return [
         SamplerPeer(program, peer.name, members[spec.name], peer.options, peer.note)
@@ -21,7 +21,7 @@ def _here(program: Dialect) -> list[SamplerPeer]:
     ]
 
 
-#: every name of a sampler, in the order of the programs
+#: every sampler name of other programs, in the order of the programs
 SAMPLER_PEERS: tuple[SamplerPeer, ...] = tuple(
     peer for program, absent in NOT_HERE.items() for peer in (*_here(program), *absent)
 )

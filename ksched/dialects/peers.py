@@ -1,7 +1,7 @@
-"""What other programs call their noise schedules and samplers, and what is the same here: `PEERS`, `SAMPLER_PEERS`.
+"""Names that other programs have for noise schedules and samplers, and their ksched equals: `PEERS`, `SAMPLER_PEERS`.
 
-A row with no schedule or sampler says that there is none, and why. Rows of `Dialect.A1111` whose name ends in "(Forge)"
-or "(reForge)" exist, or differ, in that descendant alone. Where numbers are not the program's own, the note says so.
+A row without a schedule or sampler says why ksched has none. Rows of `Dialect.A1111` whose name ends in "(Forge)" or
+"(reForge)" exist only in that fork, or differ there. If ksched's numbers are not the program's own, the note says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ P = TypeVar("P", Peer, SamplerPeer)
 def _find(known: Mapping[tuple[Dialect, str], P], program: Dialect | str, name: str, kind: str, ours: str) -> P:
     program = Dialect.parse(program)
     if not isinstance(name, str):
-        raise TypeError(f"a {kind} of {program} is named by a string; got {name!r}")
+        raise TypeError(f"the name of a {kind} of {program} must be a string; got {name!r}")
     found = known.get((program, _name_key(name)))
     if found is not None:
         return found
@@ -51,7 +51,7 @@ def _find(known: Mapping[tuple[Dialect, str], P], program: Dialect | str, name: 
     elif own:
         hint = f"known: {few(own.values())}."
     else:
-        hint = f"these are the names of other programs: take {ours}."
+        hint = f"only names of other programs are looked up here; use {ours}."
     raise ValueError(f"{program} has no {kind} {name!r}; {hint}")
 
 
@@ -60,15 +60,19 @@ def find_peer(program: Dialect | str, name: str) -> Peer:
 
     Parameters
     ----------
-    program : a `Dialect` other than ours
-    name : what that program calls it, whatever the case and punctuation: a scheduler or node of ComfyUI, a function of
-        k-diffusion, a flag, spacing or class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of
-        stable-diffusion.cpp, a class of skrample
+    program : Dialect or str
+        A `Dialect` other than ksched's.
+    name : str
+        The program's name, in any case and punctuation: a scheduler or node of ComfyUI, a function of k-diffusion, a
+        flag, spacing or class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of
+        stable-diffusion.cpp, a class of skrample.
 
     Raises
     ------
-    TypeError : not strings
-    ValueError : the program has no such name; the message lists near ones
+    TypeError
+        If an argument is not a string.
+    ValueError
+        If the program has no such name; the message lists similar ones.
     """
     return _find(_KNOWN, program, name, "schedule", "calculate_sigmas")
 
@@ -78,36 +82,44 @@ def find_sampler(program: Dialect | str, name: str) -> SamplerPeer:
 
     Parameters
     ----------
-    program : a `Dialect` other than ours
-    name : what that program calls it, whatever the case and punctuation: a sampler or node of ComfyUI, a function of
-        k-diffusion, a class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of stable-diffusion.cpp,
-        a class of skrample, a method of RES4LYF
+    program : Dialect or str
+        A `Dialect` other than ksched's.
+    name : str
+        The program's name, in any case and punctuation: a sampler or node of ComfyUI, a function of k-diffusion, a
+        class of diffusers, a label of A1111, Forge, reForge or SD.Next, a word of stable-diffusion.cpp, a class of
+        skrample, a method of RES4LYF.
 
     Raises
     ------
-    TypeError : not strings
-    ValueError : the program has no such name; the message lists near ones
+    TypeError
+        If an argument is not a string.
+    ValueError
+        If the program has no such name; the message lists similar ones.
     """
     return _find(_KNOWN_SAMPLERS, program, name, "sampler", "build_sampler")
 
 
 def peer_sigmas(program: Dialect | str, name: str, steps: int, process: Process | None = None, **options: Any) -> Array:
-    """Noise levels of a run by another program's name for the schedule.
+    """Sigmas of a run for another program's name of the schedule.
 
     Parameters
     ----------
-    program, name : as for `find_peer`
-    steps, process, options : as for `calculate_sigmas`; options go before those of the table
+    program, name : Dialect or str
+        As for `find_peer`.
+    steps, process, options : int, Process, object or None
+        As for `calculate_sigmas`; options override those of the table.
 
     Returns
     -------
-    as `calculate_sigmas`
+    ndarray of float64
+        As from `calculate_sigmas`.
 
     Raises
     ------
-    TypeError, ValueError : as for `find_peer` and `calculate_sigmas`; or a name that has no schedule here, and why
+    TypeError, ValueError
+        As for `find_peer` and `calculate_sigmas`; or ksched has no schedule for the name; the message says why.
     """
     peer = find_peer(program, name)
     if peer.schedule is None:
-        raise ValueError(f"{peer.program}'s {peer.name!r} is no schedule here: {peer.note}")
+        raise ValueError(f"ksched has no schedule for {peer.program}'s {peer.name!r}: {peer.note}")
     return calculate_sigmas(peer.schedule, steps, process, dialect=peer.dialect, **{**peer.options, **options})

@@ -1,4 +1,4 @@
-"""Denoisers whose truth is known: to measure samplers against."""
+"""Exact denoisers: distributions whose posterior mean and ODE are known, for measuring samplers."""
 
 from ksched.exact.empirical import Empirical
 from ksched.exact.handwritten import digits

@@ -1,4 +1,4 @@
-"""Gaussian mixtures given a noisy linear observation of a draw: the posterior is a mixture again."""
+"""The exact posterior of a Gaussian mixture given a noisy linear observation, which is a mixture again."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ __all__ = ["posterior"]
 def posterior(
     weights: Array, means: Array, covariances: Array, matrix: Array, y: Array, std: float
 ) -> tuple[Array, Array, Array]:
-    """Weights, means and covariances given ``y = matrix @ x0 + std * noise``.
+    """Weights, means and covariances of the posterior given ``y = matrix @ x0 + std * noise``.
 
     Parameters
     ----------
-    weights, means, covariances : of the prior, shapes as in `GaussianMixture`
-    matrix : shape (observations, dimension)
-    y : shape (observations,)
-    std : of the noise, at least 0
+    weights, means, covariances : ndarray of float64
+        Parts of the prior, with shapes as in `GaussianMixture`.
+    matrix : ndarray of float64
+        Shape (observations, dimension).
+    y : ndarray of float64
+        Shape (observations,).
+    std : float
+        Standard deviation of the noise, at least 0.
 
     Returns
     -------
-    float64; weights may be 0 by underflow. Covariances are matrices, or variances where all of them were 0
+    tuple of ndarray of float64
+        float64 arrays. Weights may be 0 by underflow. Covariances are matrices, or variances if all of them were 0.
 
     Raises
     ------
-    ValueError : shapes that do not fit, a negative std, an observation that a component forbids or leaves no density
+    ValueError
+        If shapes do not fit, std is negative, or the observation is impossible or has no density under a component.
     """
     if matrix.ndim != 2 or matrix.shape[1] != means.shape[1] or y.shape != matrix.shape[:1]:
         raise ValueError(
@@ -35,7 +41,7 @@ def posterior(
             f"{matrix.shape} and {y.shape}"
         )
     if not 0 <= std < np.inf:
-        raise ValueError(f"std must be a number of at least 0; got {std}")
+        raise ValueError(f"std must be at least 0 and finite; got {std}")
     flat = covariances.ndim == 2
     seen = matrix * covariances[:, None] if flat else matrix @ covariances  # A C, (components, observations, dimension)
     total = seen @ matrix.T + std**2 * np.eye(len(y))
@@ -44,8 +50,8 @@ def posterior(
         root = np.linalg.cholesky(total)
     except np.linalg.LinAlgError:
         raise ValueError(
-            f"the observation must have a density under every component, and with std={std} it has none: give a std "
-            "above 0, or an operator whose rows do not depend on each other"
+            f"the observation must have a density under every component, but with std={std} it has none; pass a std "
+            "above 0, or an operator with linearly independent rows"
         ) from None
     white = np.linalg.solve(root, apart[..., None])[..., 0]
     reached = np.linalg.solve(root, seen)

@@ -1,4 +1,4 @@
-"""Flow coordinates ``y = x / (alpha + std)``, in which every process is the same one.
+"""Flow coordinates ``y = x / (alpha + std)``, in which all processes become the same.
 
 A state is ``y = a * x0 + s * eps`` with ``s = std / (alpha + std)`` in [0, 1] and ``a = 1 - s``.
 """
@@ -15,13 +15,13 @@ from ksched.processes import Process
 __all__ = ["Level", "Place", "flattened", "here", "level_of", "place_of"]
 
 
-# Stands in for an a or s of 0, per working dtype: its square is a normal number, and a squared distance over its square
-# still finite.
+# Replaces an a or s of 0, per working dtype. Its square is a normal number, and a squared distance divided by that
+# square is still finite.
 _TINY = {torch.float32: 1e-15, torch.float64: 1e-140}
 
 
 class Level(NamedTuple):
-    """A level in flow coordinates; x = scale * y."""
+    """A noise level in flow coordinates; x = scale * y."""
 
     a: float
     s: float
@@ -29,21 +29,21 @@ class Level(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a batch stands in flow coordinates."""
+    """States and levels of a batch in flow coordinates."""
 
     y: torch.Tensor  # (batch, dimension)
-    a: torch.Tensor  # (batch, 1) or (1, 1), as are the next two
+    a: torch.Tensor  # (batch, 1) or (1, 1), like the next two
     s: torch.Tensor
     scale: torch.Tensor
 
     def divisors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``a`` and ``s`` kept off 0."""
+        """``a`` and ``s``, kept away from 0."""
         tiny = _TINY[self.y.dtype]
         return self.a.clamp_min(tiny), self.s.clamp_min(tiny)
 
 
 def here(y: torch.Tensor, s: float) -> Place:
-    """Float64 states on the host, all at one s."""
+    """The place of float64 states on the host that share one s."""
     return Place(y, y.new_full((1, 1), 1 - s), y.new_full((1, 1), s), y.new_ones((1, 1)))
 
 
@@ -56,7 +56,7 @@ def level_of(process: Process, sigma: float) -> Level:
 
 
 def flattened(x: torch.Tensor, dimension: int) -> torch.Tensor:
-    """States as (batch, dimension), or an error if they are of another dimension."""
+    """States as (batch, dimension); an error if they have another dimension."""
     if x.ndim < 2 or math.prod(x.shape[1:]) != dimension or not x.is_floating_point():
         raise ValueError(
             f"x must be floating point, of shape (batch, *shape) with prod(shape) = {dimension}; "
@@ -66,7 +66,7 @@ def flattened(x: torch.Tensor, dimension: int) -> torch.Tensor:
 
 
 def place_of(process: Process, flat: torch.Tensor, sigma: float | torch.Tensor) -> Place:
-    """Where states (batch, dimension) of a process at contract sigmas stand, in float32 unless they are float64."""
+    """The place of states (batch, dimension) at contract sigmas, in float32 unless they are float64."""
     flat = flat if flat.dtype == torch.float64 else flat.float()
     if isinstance(sigma, torch.Tensor):
         if sigma.numel() not in (1, len(flat)):

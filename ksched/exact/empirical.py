@@ -14,26 +14,29 @@ __all__ = ["Empirical"]
 
 
 class Empirical(GaussianMixture):
-    """Finitely many points, all equally likely, as a denoiser: the mean of the points weighted by nearness.
+    """Finitely many equally likely points as an exact denoiser: the mean of the points, weighted by nearness.
 
     Parameters
     ----------
-    data : shape ``(points, *shape)``; a plain list of numbers is dimension 1
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
+    data : array_like
+        Points, shape ``(points, *shape)``; a plain list of numbers has dimension 1.
+    process : Process or None
+        Process of the states; None is `default_process`, states ``x0 + sigma * eps``.
 
     Raises
     ------
-    ValueError : no points, or a number that is not finite
+    ValueError
+        If there are no points, or a number is not finite.
 
     Notes
     -----
-    The mixture whose components have no width. At sigma 0 the result is the nearest point.
+    This is a mixture whose components have zero width. At sigma 0 the result is the nearest point.
     """
 
     def __init__(self, data: ArrayLike, process: Process | None = None) -> None:
         points = finite_array("data", data)
         if not (points.ndim and points.size):
-            raise ValueError(f"data must have shape (points, *shape) and hold a point; got shape {points.shape}")
+            raise ValueError(f"data must have shape (points, *shape) with at least one point; got shape {points.shape}")
         n = len(points)
         super().__init__(np.full(n, 1 / n), points.reshape(n, -1), 0.0, process)
 
@@ -52,7 +55,7 @@ class Empirical(GaussianMixture):
         return (at.y - self._denoised(at)) / at.s
 
     def _settled(self, at: Place) -> torch.Tensor:
-        # Once the nearest point has all the weight it keeps it: on the way down its odds only grow.
+        # Once the nearest point has all the weight, it keeps it: as s falls, its odds only grow.
         joint, points = self._joint(at)
         apart = (joint.softmax(1) @ points - points[joint.argmax(1)]).abs().amax(1)
         return (apart <= 1e-14 * points.abs().max()) | super()._settled(at)

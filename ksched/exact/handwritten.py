@@ -1,4 +1,4 @@
-"""Scanned digits as a data set whose denoiser is exact."""
+"""Scanned digits as a data set with an exact denoiser."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ __all__ = ["digits"]
 
 
 def digits(process: Process | None = None) -> GaussianMixture:
-    """Handwritten digits, 8x8 pixels, paper -1 and ink 1: a mixture of 50 fitted to real ones, labelled 0 to 9.
+    """Handwritten digits as an exact denoiser: a mixture of 50 Gaussians fitted to scans, labelled 0 to 9.
+
+    Images have 8x8 pixels; paper is -1 and ink 1.
 
     Parameters
     ----------
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
+    process : Process or None
+        Process of the states; None is `default_process`, states ``x0 + sigma * eps``.
 
     Notes
     -----
     Fitted by ``benchmarks/fit_digits.py`` to scikit-learn's ``load_digits`` (Alpaydin and Kaynak 1998, UCI repository).
-    It does not change, so it is made once for each process.
+    The result is cached for each process.
     """
     return _digits(default_process() if process is None else process)
 

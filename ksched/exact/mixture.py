@@ -1,9 +1,9 @@
-"""Denoisers with closed-form truth, for measuring samplers: Gaussian mixtures, single Gaussians, finitely many points.
+"""Exact denoisers for measuring samplers: Gaussian mixtures, single Gaussians, finitely many points.
 
-For such data the posterior mean ``E[x0 | x]`` that a network only approximates is a formula, and the probability-flow
-ODE can be followed to 1e-10, so what a sampler gets wrong is its own error and nothing else. All formulas live in flow
-coordinates ``y = x / (alpha + std)``, ``s = std / (alpha + std)``, ``a = 1 - s``: there ``y = a * x0 + s * eps`` and
-``dy/ds = (y - E[x0 | y]) / s``, so that every process is the same one, on s in [0, 1].
+For such data the posterior mean ``E[x0 | x]``, which a network only approximates, has a closed form, and the
+probability-flow ODE can be solved to 1e-10. The measured error is therefore the sampler's own. All formulas use flow
+coordinates ``y = x / (alpha + std)``, ``s = std / (alpha + std)``, ``a = 1 - s``. There ``y = a * x0 + s * eps`` and
+``dy/ds = (y - E[x0 | y]) / s``, so all processes become the same, on s in [0, 1].
 """
 
 from __future__ import annotations
@@ -33,21 +33,27 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class GaussianMixture:
-    """A mixture of Gaussians as a denoiser, ``denoiser(x, sigma) -> E[x0 | x]``.
+    """A mixture of Gaussians as an exact denoiser, ``denoiser(x, sigma) -> E[x0 | x]``.
 
     Parameters
     ----------
-    weights : share of every component, shape (components,), positive, sum 1
-    means : shape (components, dimension)
-    covariances : matrices (components, dimension, dimension), variances of the coordinates (components, dimension), one
-        variance per component (components,), or one number for all
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
-    labels : what every component stands for, shape (components,); () says nothing
+    weights : ndarray of float64
+        Weight of every component, shape (components,), positive, with sum 1.
+    means : ndarray of float64
+        Shape (components, dimension).
+    covariances : ndarray of float64
+        Matrices (components, dimension, dimension), variances of the coordinates (components, dimension), one variance
+        per component (components,), or one number for all.
+    process : Process
+        Process of the states; None is `default_process`, states ``x0 + sigma * eps``.
+    labels : tuple of int
+        Class of every component, shape (components,); () for none.
 
     Raises
     ------
-    ValueError : shapes that do not fit, weights that are not positive or do not sum to 1, covariances that are not
-        symmetric positive semi-definite, or a number that is not finite
+    ValueError
+        If shapes do not fit, weights are not positive or do not sum to 1, covariances are not symmetric positive
+        semi-definite, or a number is not finite.
     """
 
     weights: Array
@@ -67,16 +73,16 @@ class GaussianMixture:
     ) -> None:
         w, m, c = _parts(weights, means, covariances)
         if len(labels) not in (0, len(w)):
-            raise ValueError(f"labels must name all {len(w)} components or none; got {len(labels)}")
+            raise ValueError(f"labels must name all of the {len(w)} components, or none; got {len(labels)}")
         for array in (w, m, c):
             array.setflags(write=False)
         owner = process or default_process()
         set_fields(self, weights=w, means=m, covariances=c, process=owner, labels=tuple(labels))
-        _ = self._spread  # refuses a wrong covariance now
+        _ = self._spread  # an error now if a covariance is wrong
 
     @cached_property
     def _spread(self) -> tuple[Array, Array | None]:
-        """Variances (components, dimension) along axes (components, dimension, axis), where None is the coordinates."""
+        """Variances (components, dimension) along axes (components, dimension, axis); None for coordinate axes."""
         return _principal(self.covariances)
 
     @property
@@ -101,7 +107,7 @@ class GaussianMixture:
         return _draws(np.random.default_rng(seed), n, self.weights, self.means, *self._spread)
 
     def only(self, label: int) -> GaussianMixture:
-        """The components that carry ``label``, as a mixture of their own: the conditional distribution."""
+        """The components with ``label`` as a mixture of their own: the conditional distribution."""
         keep = np.array([own == label for own in self.labels], dtype=bool)
         if not keep.any():
             raise ValueError(f"label must be one of {sorted(set(self.labels))}; got {label!r}")
@@ -111,51 +117,59 @@ class GaussianMixture:
         )
 
     def given(self, operator: ArrayLike, y: ArrayLike, std: float) -> GaussianMixture:
-        """The exact posterior of x0 given ``y = operator @ x0 + std * noise``: again a mixture, or a `Gaussian`.
+        """The exact posterior of x0 given ``y = operator @ x0 + std * noise``, a mixture or `Gaussian` again.
 
         Parameters
         ----------
-        operator : shape (observations, dimension); rows of the unit matrix for a mask
-        y : shape (observations,)
-        std : of the noise, at least 0
+        operator : array_like
+            Shape (observations, dimension); for a mask, rows of the identity matrix.
+        y : array_like
+            Shape (observations,).
+        std : float
+            Standard deviation of the noise, at least 0.
 
         Raises
         ------
-        ValueError : shapes that do not fit, a number that is not finite, an observation without a density
+        ValueError
+            If shapes do not fit, a number is not finite, or the observation has no density.
         """
         a, b = finite_array("operator", _host(operator)), finite_array("y", _host(y))
         w, m, c = posterior(self.weights, self.means, self.covariances, a, b, float(std))
         return self._posterior(w, m, c)
 
     def _posterior(self, w: Array, m: Array, c: Array) -> GaussianMixture:
-        kept = np.flatnonzero(w > 0)  # what underflows has no share
+        kept = np.flatnonzero(w > 0)  # weights may underflow to 0
         labels = [self.labels[k] for k in kept] if self.labels else ()
         return GaussianMixture(w[kept], m[kept], c[kept], self.process, labels=labels)
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Posterior mean ``E[x0 | x]`` of states at a noise level.
+        """Posterior mean ``E[x0 | x]`` of states at a sigma.
 
         Parameters
         ----------
-        x : states, shape ``(batch, *shape)`` with prod(shape) = `dimension`
-        sigma : contract sigma; a float, or a tensor of shape (batch,), each item at its own level
+        x : Tensor
+            States, shape ``(batch, *shape)`` with prod(shape) = `dimension`.
+        sigma : float or Tensor
+            Contract sigma, a float or a tensor of shape (batch,) with one sigma per item.
 
         Returns
         -------
-        tensor like x; computed in float64 if x is float64, else in float32
+        Tensor
+            Tensor like x, computed in float64 if x is float64 and in float32 otherwise.
 
         Raises
         ------
-        ValueError : x or sigma of another shape, a float that is no noise level of the process, or sigmas of a run
-            whose process means other states
+        ValueError
+            If x or sigma has another shape, a float is not a sigma of the process, or sigma comes from a run on a
+            process with other states.
         """
         check_sigma(self.process, sigma)
         return self._denoised(self._place(x, sigma)).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """Log-density of states at a noise level, in nats, shape (batch,); parameters and errors as for a call.
+        """Log-density of states at a sigma, in nats, shape (batch,); parameters and errors as for a call.
 
-        Where the data fills no volume (finitely many points) there is a density at sigma > 0 only.
+        If the data fills no volume (finitely many points), there is a density only at sigma > 0.
         """
         at = self._place(x, sigma)
         return self._joint(at)[0].logsumexp(1) - self.dimension * (at.scale[:, 0].log() + _LOG_2PI / 2)
@@ -169,44 +183,50 @@ class GaussianMixture:
     @overload
     def solve(self, x: Array, sigmas: ArrayLike) -> Array: ...
     def solve(self, x: torch.Tensor | Array, sigmas: ArrayLike) -> torch.Tensor | Array:
-        """States of the exact probability-flow ODE at every one of ``sigmas``, to 1e-10 or better.
+        """States of the exact probability-flow ODE at each of ``sigmas``, to 1e-10 or better.
 
         Parameters
         ----------
-        x : states at ``sigmas[0]``, shape ``(batch, *shape)`` with prod(shape) = `dimension`; tensor or array
-        sigmas : contract sigmas in the order of the visit, falling or rising; 0 is allowed
+        x : Tensor or ndarray of float64
+            States at ``sigmas[0]``, shape ``(batch, *shape)`` with prod(shape) = `dimension`; tensor or array.
+        sigmas : array_like
+            Contract sigmas in the order in which they are visited, falling or rising; 0 is allowed.
 
         Returns
         -------
-        float64, shape ``(len(sigmas), *x.shape)``, the first x; a tensor on x's device for a tensor, else an array
+        Tensor or ndarray of float64
+            float64, shape ``(len(sigmas), *x.shape)``, starting with x; a tensor on x's device if x is a tensor,
+            otherwise an array.
 
         Raises
         ------
-        ValueError : x of another shape, sigmas that are no noise levels of the process, or a path that rises from sigma
-            0 although the data fills no volume (the state there does not tell which path led to it)
+        ValueError
+            If x has another shape, a sigma is not one of the process, or a path rises from sigma 0 although the data
+            fills no volume (the state at 0 does not determine the path).
 
         Notes
         -----
-        Closed form for a `Gaussian`; else DOP853 (Hairer, Norsett and Wanner 1993) with relative tolerance 1e-13.
+        A `Gaussian` has a closed form. Otherwise DOP853 (Hairer, Norsett and Wanner 1993) is used with a relative
+        tolerance of 1e-13.
         """
         levels = [level_of(self.process, float(sigma)) for sigma in np.ravel(np.asarray(sigmas, dtype=np.float64))]
         if not levels:
-            raise ValueError("sigmas must start with the level x stands at; got none")
+            raise ValueError("sigmas must start with the sigma of x; got an empty list")
         host = x.detach().cpu().double() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, np.float64))
         result = _visited(self._path, host, flattened(host, self.dimension), levels)
         return result.to(x.device) if isinstance(x, torch.Tensor) else result.numpy()
 
     @cached_property
     def _floor(self) -> float:
-        """The s below which paths are straight, because the noise hides no detail of the data; 0 if it always does."""
+        """The s below which paths are straight, because noise no longer blurs any detail; 0 if it always does."""
         return 0.0 if self._spread[0].min() > 0 else 1e-8
 
     def _settled(self, at: Place) -> torch.Tensor:
-        """Which items follow straight lines from here down to s = 0, shape (batch,)."""
+        """Items whose path is straight from here down to s = 0, shape (batch,)."""
         return (at.s[:, 0] <= self._floor).expand(len(at.y))
 
     def _path(self, y: torch.Tensor, s: float, target: float) -> torch.Tensor:
-        """The states at ``target`` of the paths through y at s."""
+        """States at ``target`` on the paths that pass through y at s."""
         if s == 0 < target and self._floor > 0:
             raise ValueError("a path can rise from sigma 0 only if the data fills a volume; start at a sigma above 0")
         return follow(
@@ -227,7 +247,7 @@ class GaussianMixture:
         return {}
 
     def _parameters(self, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`_arrays` as tensors beside ``like``, uploaded once per device and dtype."""
+        """`_arrays` as tensors with the device and dtype of ``like``, uploaded once for each."""
         key = like.device, like.dtype
         if key not in self._uploaded:
             kind = np.float64 if like.dtype == torch.float64 else np.float32
@@ -246,10 +266,10 @@ class GaussianMixture:
         return parts.flatten(1) @ basis[0].T if basis else parts.sum(1)
 
     def _joint(self, at: Place) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log of weight times density, and what pulls y to each component.
+        """Log of weight times density, and the pull of y to each component.
 
-        Shapes (batch, components), without the factor ``(2 pi) ** (-dimension / 2)``, and (batch, components,
-        dimension): ``(a^2 C + s^2)^-1 (y - a m)`` along the component's axes.
+        The first has shape (batch, components) and leaves out the factor ``(2 pi) ** (-dimension / 2)``. The second has
+        shape (batch, components, dimension): ``(a^2 C + s^2)^-1 (y - a m)`` along the component's axes.
         """
         log_weights, _, variances, centres, *_ = self._parameters(at.y)
         a, s = at.a[..., None], at.divisors()[1][..., None]
@@ -261,8 +281,8 @@ class GaussianMixture:
     def _denoised(self, at: Place) -> torch.Tensor:
         """Posterior mean, shape (batch, dimension).
 
-        ``(y + s^2 score) / a`` where the signal is the larger, so that sigma 0 returns x bit for bit; the mean of
-        ``m + a C (a^2 C + s^2)^-1 (y - a m)`` where the noise is, so that alpha may be 0.
+        Where the signal is larger it is ``(y + s^2 score) / a``, so that sigma 0 returns x bit for bit. Where the noise
+        is larger it is the mean of ``m + a C (a^2 C + s^2)^-1 (y - a m)``, so that alpha may be 0.
         """
         _, means, variances, *_ = self._parameters(at.y)
         joint, pull = self._joint(at)
@@ -272,7 +292,7 @@ class GaussianMixture:
         return base + self._together(share[..., None] * gain * pull)
 
     def _slope(self, at: Place) -> torch.Tensor:
-        """dy/ds, shape (batch, dimension): ``(y - D) / s`` with D as above, divided by hand, no 0 / 0 at s = 0."""
+        """dy/ds, shape (batch, dimension): ``(y - D) / s`` with D as above, simplified to avoid 0 / 0 at s = 0."""
         _, means, variances, *_ = self._parameters(at.y)
         joint, pull = self._joint(at)
         share, clear, (a, s) = joint.softmax(1), at.a > at.s, at.divisors()
@@ -285,18 +305,21 @@ class GaussianMixture:
 
 
 class Gaussian(GaussianMixture):
-    """One Gaussian as a denoiser, ``denoiser(x, sigma) -> E[x0 | x]``: a mixture of one, whose ODE has a closed form.
+    """One Gaussian as an exact denoiser, ``denoiser(x, sigma) -> E[x0 | x]``; its ODE has a closed form.
 
     Parameters
     ----------
-    mean : shape (dimension,); a number is dimension 1
-    covariance : one variance, the variances of the coordinates (dimension,), or a matrix (dimension, dimension)
-    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
+    mean : array_like
+        Shape (dimension,); a number has dimension 1.
+    covariance : array_like
+        One variance, the variances of the coordinates (dimension,), or a matrix (dimension, dimension).
+    process : Process or None
+        Process of the states; None is `default_process`, states ``x0 + sigma * eps``.
 
     Raises
     ------
-    ValueError : shapes that do not fit, a covariance that is not symmetric positive semi-definite, or a number that is
-        not finite
+    ValueError
+        If shapes do not fit, the covariance is not symmetric positive semi-definite, or a number is not finite.
     """
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike, process: Process | None = None) -> None:
@@ -307,10 +330,10 @@ class Gaussian(GaussianMixture):
         return Gaussian(m[0], c[0], self.process)
 
     def _path(self, y: torch.Tensor, s: float, target: float) -> torch.Tensor:
-        """Every axis keeps its z-score."""
+        """States on the exact path, along which every axis keeps its z-score."""
         _, means, variances, centres, *_ = self._parameters(y)
         if s == 0 < target and self._floor > 0:
-            return super()._path(y, s, target)  # which says why not
+            return super()._path(y, s, target)  # raises the error
         ratio = ((1 - target) ** 2 * variances + target**2) / ((1 - s) ** 2 * variances + s**2)
         apart = self._along(y) - (1 - s) * centres
         return (1 - target) * means + self._together(apart * ratio.nan_to_num(1.0).sqrt())  # 0 / 0: from 0 to 0
@@ -351,7 +374,7 @@ def _draws(
 
 
 def _host(values: Any) -> Any:
-    """A tensor as an array; anything else as it is."""
+    """A tensor as an array; anything else unchanged."""
     return values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
 
 
@@ -369,19 +392,19 @@ def _parts(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> tupl
     if c.ndim < 2 and c.size in (1, len(w)):
         c = np.repeat(np.broadcast_to(c, w.shape)[:, None], m.shape[1], axis=1)
     if c.shape not in (m.shape, (*m.shape, m.shape[1])):
-        raise ValueError(f"covariances must be variances or matrices that fit means of {m.shape}; got {c.shape}")
+        raise ValueError(f"covariances must be variances or matrices that fit means of shape {m.shape}; got {c.shape}")
     return w / w.sum(), m, c
 
 
 def _principal(c: Array) -> tuple[Array, Array | None]:
-    """Variances along the principal axes of covariances, and the axes; None for those that are variances already."""
+    """Variances along the principal axes of covariances, and the axes; axes are None if variances were given."""
     if c.ndim == 2:
         variances, axes, rounding = c, None, np.zeros(())
     else:
         if np.abs(c - c.swapaxes(1, 2)).max() > 1e-6 * np.abs(c).max():
             raise ValueError("covariances must be symmetric; got a matrix that differs from its transpose")
         variances, axes = np.linalg.eigh(c)
-        # The zeros of a singular matrix come back with rounding size and either sign.
+        # eigh returns the zeros of a singular matrix with rounding errors of either sign.
         rounding = 1e-14 * variances.max(axis=1, keepdims=True)
     if variances.min() < -1e-6 * np.abs(variances).max():
         raise ValueError(f"covariances must have no negative eigenvalue or variance; got {variances.min():.6g}")
@@ -389,7 +412,7 @@ def _principal(c: Array) -> tuple[Array, Array | None]:
 
 
 def finite_array(name: str, values: ArrayLike) -> Array:
-    """A float64 array of its own; raises ValueError unless all of it is finite."""
+    """A new float64 array; raises ValueError unless all of it is finite."""
     array = np.array(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)].flat[0]}")

@@ -23,20 +23,25 @@ def follow(
     settled: Callable[[Place], torch.Tensor],
     halves: bool,
 ) -> torch.Tensor:
-    """The states at ``target`` of the paths through y at s.
+    """States at ``target`` on the ODE paths that pass through y at s.
 
     Parameters
     ----------
-    y : float64 states on the host, shape (batch, dimension)
-    s, target : where they stand and where to go
-    denoised, slope : posterior mean of x0 and dy/ds at a place, both (batch, dimension)
-    settled : which items follow straight lines from a place down to s = 0, shape (batch,)
-    halves : whether to go down by halves of s, after each of which the settled items leave the integrator
+    y : Tensor
+        float64 states on the host, shape (batch, dimension).
+    s, target : float
+        Level of the states, and level to reach.
+    denoised, slope : callable
+        Posterior mean of x0 and dy/ds at a place, both (batch, dimension).
+    settled : callable
+        Items whose path is straight from a place down to s = 0, shape (batch,).
+    halves : bool
+        Whether to go down by halving s, removing settled items from the integrator after each halving.
     """
     while s != target:
         at, falling = here(y, s), target < s
         straight = settled(at) if falling else torch.zeros(len(y), dtype=torch.bool)
-        # An item that has settled must leave the integrator, where (y - D) / s is soon nothing but rounding.
+        # A settled item must leave the integrator, where (y - D) / s soon consists only of rounding errors.
         halve = falling and halves and not straight.all()
         stop = max(target, s / 2) if halve else target
         following = torch.empty_like(y)
@@ -50,7 +55,7 @@ def follow(
 
 
 def _integrated(y: torch.Tensor, s: float, target: float, slope: Callable[[Place], torch.Tensor]) -> torch.Tensor:
-    """The same by DOP853, all items as one system."""
+    """The same by DOP853, with all items as one system."""
 
     def derivative(s: float, flat: Array) -> Array:
         result: Array = slope(here(torch.from_numpy(flat).reshape(y.shape), s)).reshape(-1).numpy()

@@ -1,17 +1,18 @@
-"""Wrappers that change a prediction, not a sampler: guidance, clipping, thresholding, inpainting, observations.
+"""Wrappers around denoisers: guidance, clipping, thresholding, inpainting, observations.
 
-Each takes denoisers and returns one, so all of them work with every sampler and inside one another. A denoiser is
-called ``(x, sigma)``, x batch first and sigma of shape (batch,), and returns ``denoised`` or ``(denoised, uncond)``.
-Guidance knows the unconditional prediction and returns the pair, which CFG++ samplers need and others leave alone.
-Clipping, thresholding and inpainting do to ``uncond``, if it is there, what they do to ``denoised``: where the two are
-equal they stay equal.
+Each takes denoisers and returns a denoiser, so all of them work with every sampler and nest in each other. A denoiser
+is called as ``(x, sigma)``, with x batch first and sigma of shape (batch,), and returns ``denoised`` or
+``(denoised, uncond)``. Guidance computes the unconditional prediction and returns the pair, which CFG++ samplers need
+and other samplers ignore. Clipping, thresholding and inpainting treat ``uncond``, if there is one, like ``denoised``,
+so predictions that are equal stay equal.
 
-`experts` asks one of several denoisers, by the noise level.
+`experts` chooses one of several denoisers by sigma.
 
-`observed` and `chunked` look through the denoiser by autograd, whether or not gradients are on, and return none.
+`observed` and `chunked` differentiate the denoiser by autograd, even where gradients are off; their results carry no
+gradient.
 
-Sums are formed in at least float32 and returned in x's dtype; nothing is read back from the device, but for the first
-call of `observed`. A wrapper holds no state, with the one exception that `Momentum` says.
+Sums are computed in at least float32 and returned in x's dtype. Nothing is read back from the device except in the
+first call of `observed`. Wrappers hold no state, except `Momentum`.
 """
 
 from ksched.guidance.chunking import chunked

@@ -1,4 +1,4 @@
-"""Real-time chunking: a chunk of actions that goes on from the one a robot is still executing."""
+"""Real-time chunking: action chunks that continue the chunk that a robot is still executing."""
 
 from __future__ import annotations
 
@@ -28,44 +28,53 @@ def chunked(
     *,
     process: Process | KnowsProcess | None = None,
 ) -> Model:
-    """The denoiser of an action chunk that continues the one before it: real-time chunking.
+    """A denoiser whose action chunks continue the previous chunk: real-time chunking.
 
-    Actions below ``delay`` are executed before the new chunk is there, so they shall be those of ``previous``. From
-    there to ``horizon`` the new chunk is drawn to it less and less, and beyond it is free.
+    Actions before ``delay`` are executed while the new chunk is computed, so they should equal those of ``previous``.
+    From there to ``horizon`` the new chunk is pulled towards ``previous`` less and less; beyond, it is free.
 
     Parameters
     ----------
-    denoiser : denoiser of chunks (batch, time, dim), differentiable by x
-    previous : what is left of the chunk before, from the action at which the new one starts: (time, dim), or (batch,
-        time, dim) with a batch of 1 or the state's; its time may be shorter than the state's
-    delay : number of actions that are executed meanwhile, 0 to ``horizon``
-    horizon : action at which the overlap ends; no further than ``previous`` goes
-    max_weight : limit of the guidance weight, at least 0; 0 is ``denoiser`` exactly. The unlimited weight is large at
-        both ends, and few steps do not bear it
-    process : a `Flow`; None is the denoiser's own if it knows one, else ``Flow()``
+    denoiser : callable
+        Denoiser of chunks (batch, time, dim), differentiable with respect to x.
+    previous : Tensor
+        The rest of the previous chunk, from the action at which the new chunk starts: (time, dim), or (batch, time,
+        dim) with a batch of 1 or the state's. Its time may be shorter than the state's.
+    delay : int
+        Number of actions executed meanwhile, 0 to ``horizon``.
+    horizon : int
+        Action at which the overlap ends; at most the length of ``previous``.
+    max_weight : float
+        Limit of the guidance weight, at least 0; 0 is ``denoiser`` exactly. Without a limit the weight is large at both
+        ends, which is unstable in few steps.
+    process : Process, KnowsProcess or None
+        A `Flow`; None takes the denoiser's own if it knows one, and otherwise ``Flow()``.
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor, without gradient; ``uncond`` is moved by as much
-    as the prediction
+    callable
+        Denoiser that returns a pair or a tensor as ``denoiser`` does, without gradient; ``uncond`` is moved by as much
+        as the prediction.
 
     Raises
     ------
-    TypeError, ValueError : arguments of the wrong type or size, a process that is no flow; at a call, a state that
-        ``previous`` does not fit, or a denoiser without gradient
+    TypeError, ValueError
+        If an argument has the wrong type or size, or the process is not a flow; at a call, ``previous`` does not fit
+        the state, or the denoiser has no gradient.
 
     Notes
     -----
-    Black, Galliker and Levine 2025, arXiv:2506.07339, equations 2 to 5. With ``sigma = 1 - tau`` the velocity gets
-    ``min(max_weight, sigma / ((1 - sigma) r ** 2))`` times the transposed Jacobian of the prediction on the weighted
-    error, ``r ** 2 = sigma ** 2 / (sigma ** 2 + (1 - sigma) ** 2)``; the prediction gets sigma times that.
+    Black, Galliker and Levine 2025, arXiv:2506.07339, equations 2 to 5. With ``sigma = 1 - tau``, the velocity is moved
+    by ``min(max_weight, sigma / ((1 - sigma) r ** 2))`` times the transposed Jacobian of the prediction applied to the
+    weighted error, with ``r ** 2 = sigma ** 2 / (sigma ** 2 + (1 - sigma) ** 2)``. The prediction is moved by sigma
+    times that.
     """
     check_callable("denoiser", denoiser)
     if process is None and process_of_model(denoiser) is None:
         process = Flow()
     world = process_given(process, denoiser)
     if not world.is_flow:
-        raise ValueError(f"chunked: process must be a Flow, as chunk policies are; got {world!r}")
+        raise ValueError(f"chunked: process must be a Flow, as for all chunk policies; got {world!r}")
     limit = checked_number("chunked", "max_weight", max_weight, Between(0.0, sys.float_info.max))
     if not isinstance(previous, torch.Tensor) or not previous.is_floating_point() or previous.ndim not in (2, 3):
         got = tuple(previous.shape) if isinstance(previous, torch.Tensor) else type(previous).__name__
@@ -87,8 +96,8 @@ def chunked(
             or x.shape[2] != wanted.shape[2]
         ):
             raise ValueError(
-                f"previous must fit the state (batch, time, dim), with no more time than it: {tuple(wanted.shape)} "
-                f"before a state of shape {tuple(x.shape)}"
+                f"previous must fit the state (batch, time, dim) with no more time; got {tuple(wanted.shape)} "
+                f"for a state of shape {tuple(x.shape)}"
             )
         here = placed(world, math.inf, x, sigma, "the chunking")
         if limit == 0:
@@ -97,7 +106,7 @@ def chunked(
         error = torch.zeros_like(found.denoised)
         share = weights.to(error)[:, None]
         error[:, :length] = share * (wanted.to(error) - found.denoised[:, :length])
-        # sigma times the weight of the velocity, which at alpha 0 is the limit
+        # sigma times the weight of the velocity; at alpha 0 this is the limit
         size = torch.minimum(limit * here.std, (here.alpha**2 + here.std**2) / here.alpha.clamp_min(0))
         return found.moved(size * found.pull(error), x.dtype)
 
@@ -105,24 +114,28 @@ def chunked(
 
 
 def chunk_weights(length: int, delay: int, horizon: int) -> torch.Tensor:
-    """How much each action is drawn to the chunk before: 1 below delay, falling to the horizon, 0 beyond.
+    """Weight of each action's pull towards the previous chunk: 1 before delay, falling to the horizon, 0 beyond.
 
     Parameters
     ----------
-    length : number of weights
-    delay, horizon : as for `chunked`, delay at most horizon, and that at most length
+    length : int
+        Number of weights.
+    delay, horizon : int
+        As for `chunked`, or if ``delay`` is at most ``horizon``, and ``horizon`` at most ``length``.
 
     Returns
     -------
-    float64, shape (length,)
+    Tensor
+        float64, shape (length,).
 
     Raises
     ------
-    TypeError, ValueError : counts that are not whole, or out of order
+    TypeError, ValueError
+        If a count is not a whole number, or the counts are out of order.
 
     Notes
     -----
-    Equation 5 of arXiv:2506.07339: ``c (exp(c) - 1) / (e - 1)`` with c falling evenly from 1 at ``delay - 1`` to 0 at
+    Equation 5 of arXiv:2506.07339: ``c (exp(c) - 1) / (e - 1)`` with c falling linearly from 1 at ``delay - 1`` to 0 at
     ``horizon``.
     """
     horizon = Option("horizon", int, None, 0, length).check("chunked", horizon)

@@ -30,25 +30,30 @@ from ksched.processes import Process
 __all__ = ["Momentum", "apg", "cfg", "cfg_zero_star", "perp_neg", "rescale"]
 
 
-# Guidance
 def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
-    """Classifier-free guidance, ``uncond + scale * (cond - uncond)``.
+    """Classifier-free guidance (CFG): ``uncond + scale * (cond - uncond)``.
 
     Parameters
     ----------
-    cond : denoiser with the condition
-    uncond : denoiser without it, or with a negative one; None if ``cond`` returns the pair itself (see `batched`)
-    scale : 1 is ``cond`` exactly, 0 is ``uncond`` to rounding; a function of sigma (shape (batch,), on the device)
-        returns a number or one per item
+    cond : callable
+        Denoiser with the condition.
+    uncond : callable or None
+        Denoiser without the condition, or with a negative one; None if ``cond`` returns the pair itself (see
+        `batched`).
+    scale : float or callable
+        Guidance scale. 1 is ``cond`` exactly, 0 is ``uncond`` to rounding. It may be a function of sigma (shape
+        (batch,), on the device) that returns one number or one per item.
 
     Returns
     -------
-    denoiser that returns (guided, uncond). ``uncond`` is called at scale 1 too: CFG++ samplers need it
+    callable
+        Denoiser that returns (guided, uncond). ``uncond`` is also called at scale 1, because CFG++ samplers need it.
 
     Raises
     ------
-    TypeError, ValueError : something that cannot be called, a scale that is not finite; at a call, a prediction or
-        scale of the wrong type or shape
+    TypeError, ValueError
+        If an argument cannot be called, or the scale is not finite; at a call, a prediction or scale has the wrong type
+        or shape.
 
     Notes
     -----
@@ -65,28 +70,35 @@ def cfg(cond: Model, uncond: Model | None, scale: Scale) -> PairModel:
 def rescale(
     cond: Model, uncond: Model | None, scale: Scale, process: Process, prediction: Prediction | str, *, phi: float = 0.7
 ) -> PairModel:
-    """Guidance whose result is given back the standard deviation of the conditional network output.
+    """CFG with the result rescaled to the standard deviation of the conditional network output.
 
     Parameters
     ----------
-    cond, uncond, scale : as for `cfg`
-    process : what the network was trained on
-    prediction : in which output the deviations are measured, as for `Denoiser`. What the network itself predicts is the
-        paper and diffusers' ``guidance_rescale``; "v_prediction" for all is ComfyUI's RescaleCFG; "sample" is x0
-    phi : share of the rescaled result, 0 to 1; 0 is `cfg` exactly
+    cond, uncond, scale : callable, float or None
+        As for `cfg`.
+    process : Process
+        The process that the network was trained on.
+    prediction : Prediction or str
+        The output, as for `Denoiser`, in which standard deviations are measured. The one that the network predicts
+        gives the paper and diffusers' ``guidance_rescale``; "v_prediction" for all networks gives ComfyUI's RescaleCFG;
+        "sample" is x0.
+    phi : float
+        Share of the rescaled result, 0 to 1; 0 is `cfg` exactly.
 
     Returns
     -------
-    denoiser that returns (guided, uncond)
+    callable
+        Denoiser that returns (guided, uncond).
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; a phi out of range; a prediction that this process cannot have
+    TypeError, ValueError
+        As for `cfg`, or if ``phi`` is out of range; the process cannot have this prediction.
 
     Notes
     -----
-    Lin et al. 2023, arXiv:2305.08891, section 3.4; deviations are over all axes but the batch. An item whose guided
-    output is constant has nothing to rescale and stays as it is.
+    Lin et al. 2023, arXiv:2305.08891, section 3.4; standard deviations are over all axes but the batch. An item whose
+    guided output is constant cannot be rescaled and stays as it is.
     """
     weigh = scale_function("rescale", scale)
     phi = checked_number("rescale", "phi", phi, SHARE)
@@ -95,7 +107,7 @@ def rescale(
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         raised = towards(c, c - u, weigh(sigma, x))
         zero = origin(x, sigma)
-        # A network output is a multiple of D - zero, the same for both, and multiples cancel in the ratio.
+        # A network output is a multiple of D - zero, the same for both, so the factor cancels in the ratio.
         wanted, found = item_std(c - zero), item_std(raised - zero)
         ratio = torch.where(found > 0, wanted / found.clamp_min(TINY), torch.ones_like(found))
         return raised + phi * (ratio - 1) * (raised - zero)
@@ -107,14 +119,16 @@ def rescale(
 class Momentum:
     """The running sum of guidance directions in one run of `apg`.
 
-    It changes at every model call, so it belongs to one run: make a new one, and a new `apg` around it, for each. To
-    resume a run elsewhere, take ``average`` along.
+    It changes at every model call, so it belongs to one run. For each run make a new one, and a new `apg` around it. To
+    resume a run elsewhere, keep ``average`` and pass it to the new one.
 
     Parameters
     ----------
-    beta : share of the old sum that is kept, -1 to 1; negative in the paper (-0.75 to -0.5), which pushes away from
-        where guidance has been going
-    average : the sum so far, shape of the state; None before the first call
+    beta : float
+        Share of the old sum that is kept, -1 to 1. It is negative in the paper (-0.75 to -0.5), which pushes away from
+        the direction that guidance has taken.
+    average : Tensor or None
+        The sum so far, in the shape of the state; None before the first call.
     """
 
     beta: float
@@ -128,12 +142,13 @@ class Momentum:
 
         Raises
         ------
-        ValueError : a direction of another shape than those before
+        ValueError
+            If the direction has another shape than the earlier ones.
         """
         if self.average is not None:
             if self.average.shape != direction.shape:
                 raise ValueError(
-                    f"a Momentum belongs to one run; this one has seen states of shape {tuple(self.average.shape)} and "
+                    f"a Momentum must be used in one run only; this one has shape {tuple(self.average.shape)} and "
                     f"got {tuple(direction.shape)}. Make a new one for each run"
                 )
             direction = direction + self.beta * self.average
@@ -150,28 +165,36 @@ def apg(
     norm_threshold: float = math.inf,
     momentum: Momentum | None = None,
 ) -> PairModel:
-    """Adaptive projected guidance: less of the direction along the conditional prediction, which oversaturates.
+    """Adaptive projected guidance (APG): CFG with less of the part along the conditional prediction.
+
+    That part causes oversaturation.
 
     Parameters
     ----------
-    cond, uncond, scale : as for `cfg`
-    eta : share of the parallel part that is kept; 0 in the paper, 1 keeps it all
-    norm_threshold : largest norm of the direction of an item, > 0; inf is none (where peers write 0). 2.5 to 15 in the
-        paper, for latents
-    momentum : a new `Momentum` for each run; None is none, and then there is no state
+    cond, uncond, scale : callable, float or None
+        As for `cfg`.
+    eta : float
+        Share of the parallel part that is kept; 0 in the paper, 1 keeps it all.
+    norm_threshold : float
+        Largest norm of an item's direction, > 0; inf is no limit (where peers write 0). 2.5 to 15 in the paper, for
+        latents.
+    momentum : Momentum or None
+        A new `Momentum` for each run; None is no momentum, and then the wrapper holds no state.
 
     Returns
     -------
-    denoiser that returns (guided, uncond); with eta 1, no threshold and no momentum it is `cfg` exactly
+    callable
+        Denoiser that returns (guided, uncond); with eta 1, no threshold and no momentum it is `cfg` exactly.
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; options out of range; a `Momentum` that has seen another shape
+    TypeError, ValueError
+        As for `cfg`, or if an option is out of range; the `Momentum` has been used with another shape.
 
     Notes
     -----
     Sadat et al. 2024, arXiv:2410.02416, algorithm 1: ``cond + (scale - 1) * update``, on x0 predictions, norms over all
-    axes but the batch. diffusers adds ``scale * update`` to ``uncond``, which is the same only without threshold,
+    axes but the batch. diffusers adds ``scale * update`` to ``uncond``, which gives the same only without threshold,
     projection and momentum.
     """
     weigh = scale_function("apg", scale)
@@ -192,58 +215,68 @@ def apg(
 
 
 def cfg_zero_star(cond: Model, uncond: Model | None, scale: Scale, process: Process) -> PairModel:
-    """Guidance of flow models with the unconditional velocity scaled to fit the conditional one best.
+    """CFG-Zero*: CFG for flow models, with the unconditional velocity scaled to fit the conditional one best.
 
     Parameters
     ----------
-    cond, uncond, scale : as for `cfg`
-    process : `Flow` or `FlowVE`
+    cond, uncond, scale : callable, float or None
+        As for `cfg`.
+    process : Process
+        `Flow` or `FlowVE`.
 
     Returns
     -------
-    denoiser that returns (guided, uncond), uncond unscaled
+    callable
+        Denoiser that returns (guided, uncond), uncond unscaled.
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; a process that has no flow networks
+    TypeError, ValueError
+        As for `cfg`, or if the process has no flow networks.
 
     Notes
     -----
     Fan et al. 2025, arXiv:2503.18886: ``s * v_uncond + scale * (v_cond - s * v_uncond)`` with s the least-squares fit
-    of v_cond by v_uncond, per item. The paper's other half, zero velocity in the first k steps, needs no wrapper: it is
-    a run on ``sigmas=sampler.sigmas[k:]`` from the unchanged start noise.
+    of v_cond by v_uncond, per item. The paper's other half, zero velocity in the first k steps, needs no wrapper: run
+    on ``sigmas=sampler.sigmas[k:]`` from the unchanged start noise.
     """
     weigh = scale_function("cfg_zero_star", scale)
     origin = output_origin(process, "flow")
 
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        zero = origin(x, sigma)  # velocities are one multiple of D - zero
+        zero = origin(x, sigma)  # velocities are the same multiple of D - zero
         return towards(c, (c - zero) - along(c - zero, u - zero), weigh(sigma, x))
 
     return guided(cond, uncond, rule)
 
 
 def perp_neg(cond: Model, negative: Model, uncond: Model, scale: Scale, *, negative_scale: float = 1.0) -> PairModel:
-    """Guidance away from a negative condition, but only across the positive one.
+    """Guidance away from a negative condition, only in directions perpendicular to the positive one (Perp-Neg).
 
     Parameters
     ----------
-    cond, uncond, scale : as for `cfg`, ``uncond`` without any condition
-    negative : denoiser with what is not wanted
-    negative_scale : weight of its part that is perpendicular to ``cond - uncond``; 0 is `cfg` exactly
+    cond, uncond, scale : callable or float
+        As for `cfg`, or if ``uncond`` has no condition at all.
+    negative : callable
+        Denoiser conditioned on what to avoid.
+    negative_scale : float
+        Weight of its part that is perpendicular to ``cond - uncond``; 0 is `cfg` exactly.
 
     Returns
     -------
-    denoiser that returns (guided, uncond)
+    callable
+        Denoiser that returns (guided, uncond).
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`
+    TypeError, ValueError
+        As for `cfg`.
 
     Notes
     -----
-    Armandpour et al. 2023, arXiv:2304.04968: ``uncond + scale * (p - negative_scale * (n - n along p))`` with p, n the
-    differences to ``uncond``; per item, so a batch is sampled as its items are alone. Three model calls.
+    Armandpour et al. 2023, arXiv:2304.04968: ``uncond + scale * (p - negative_scale * (n - n along p))`` with p and n
+    the differences to ``uncond``. Projections are per item, so an item's result does not depend on its batch. Three
+    model calls.
     """
     weigh = scale_function("perp_neg", scale)
     factor = checked_number("perp_neg", "negative_scale", negative_scale, FINITE)

@@ -1,4 +1,4 @@
-"""Denoisers that edit the prediction of another: clipping, thresholds, masks."""
+"""Denoisers that edit the prediction of another one: clipping, thresholding, inpainting."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ from ksched.processes.base import check_process
 __all__ = ["clip", "dynamic_thresholding", "inpaint"]
 
 
-# Edits of the prediction
 def clip(denoiser: Model, low: float = -1.0, high: float = 1.0) -> Model:
-    """The prediction kept between two bounds, and ``uncond`` too.
+    """A denoiser whose prediction, and ``uncond`` too, is clipped to a range.
 
     Parameters
     ----------
-    denoiser : denoiser
-    low, high : range of the data, low < high; for pixels, as latents have none
+    denoiser : callable
+        Denoiser to wrap.
+    low, high : float
+        Range of the data, low < high. Meant for pixels, since latents have no fixed range.
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor
+    callable
+        Denoiser that returns a pair or a tensor as ``denoiser`` does.
 
     Raises
     ------
-    TypeError, ValueError : something that cannot be called, bounds out of order; at a call, a prediction of the wrong
-        type or shape
+    TypeError, ValueError
+        If ``denoiser`` cannot be called, or the bounds are out of order; at a call, a prediction has the wrong type or
+        shape.
 
     Notes
     -----
-    diffusers' ``clip_sample``.
+    This is diffusers' ``clip_sample``.
     """
     low, high = (
         checked_number("clip", name, value, Between(-math.inf, math.inf))
@@ -55,23 +58,30 @@ def clip(denoiser: Model, low: float = -1.0, high: float = 1.0) -> Model:
 
 
 def dynamic_thresholding(denoiser: Model, percentile: float = 0.995, max_value: float = math.inf) -> Model:
-    """The prediction clipped to its own size s and divided by it, item by item, and ``uncond`` by its own.
+    """A denoiser whose prediction is clipped to [-s, s] and divided by s, where s is a quantile of each item.
+
+    ``uncond``, if there is one, has its own s.
 
     Parameters
     ----------
-    denoiser : denoiser
-    percentile : s is this quantile of the absolute values of an item, but at least 1; 0 to 1
-    max_value : largest s, above 0; one of less than 1 is s itself, as in diffusers, whose default of 1 makes it `clip`
-        to [-1, 1]
+    denoiser : callable
+        Denoiser to wrap.
+    percentile : float
+        s is this quantile of the absolute values of an item, but at least 1; 0 to 1.
+    max_value : float
+        Largest s, above 0. If it is below 1, s is ``max_value`` itself, as in diffusers, whose default of 1 makes this
+        `clip` to [-1, 1].
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor, with values in [-1, 1]
+    callable
+        Denoiser that returns a pair or a tensor as ``denoiser`` does, with values in [-1, 1].
 
     Raises
     ------
-    TypeError, ValueError : something that cannot be called, options out of range; at a call, a prediction of the wrong
-        type or shape
+    TypeError, ValueError
+        If ``denoiser`` cannot be called, or an option is out of range; at a call, a prediction has the wrong type or
+        shape.
 
     Notes
     -----
@@ -85,7 +95,7 @@ def dynamic_thresholding(denoiser: Model, percentile: float = 0.995, max_value: 
         size = item_rows(denoised).abs()
         place = percentile * (size.shape[1] - 1)
         rank = math.floor(place)
-        # torch.quantile refuses more than 2 ** 24 values, and sorts all of them.
+        # torch.quantile raises an error for more than 2 ** 24 values, and sorts all of them.
         largest = size.topk(size.shape[1] - rank, dim=1).values
         below, above = largest[:, -1], largest[:, -2:][:, 0]
         s = per_item(torch.lerp(below, above, place - rank).clamp(1, max_value), denoised)
@@ -102,30 +112,39 @@ def inpaint(
     *,
     noise: torch.Tensor | Seed,
 ) -> Model:
-    """Only the masked part sampled, around what is given for the rest.
+    """A denoiser that samples only the masked part of an image and keeps the rest.
 
-    Before a call the rest of x is replaced by ``original`` noised to sigma, after it the rest of the prediction by
-    ``original``. A run to sigma 0 therefore returns ``original`` where the mask is 0: bit for bit with a sampler whose
-    last step returns the prediction, as all but `cfgpp_ud10_ab` do, and to rounding with that.
+    Before each call, the kept part of x is replaced by ``original`` noised to sigma; after it, the kept part of the
+    prediction is replaced by ``original``. A run to sigma 0 therefore returns ``original`` where the mask is 0. This
+    holds bit for bit with samplers whose last step returns the prediction, which is all but `cfgpp_ud10_ab`; with that
+    one it holds to rounding.
 
     Parameters
     ----------
-    denoiser : denoiser
-    mask : 1 where to sample, 0 where to keep, anything between for a soft edge; of ``original``'s rank, each axis of
-        its length or 1. A function of sigma (shape (batch,), on the device) returns such a mask: differential diffusion
-    original : x0, of the state's shape and on its device
-    process : the sampler's
-    noise : unit-variance noise of ``original``'s shape, best that of the start state; or a seed, as for
-        `ksched.Sampler.sample`. One draw serves the whole run
+    denoiser : callable
+        Denoiser to wrap.
+    mask : Tensor or callable
+        1 where to sample, 0 where to keep, values between for a soft edge. It has the rank of ``original``, and each
+        axis has the same length or 1. A function of sigma (shape (batch,), on the device) that returns such a mask
+        gives differential diffusion.
+    original : Tensor
+        x0, with the shape and device of the state.
+    process : Process
+        The sampler's process.
+    noise : Tensor, int or sequence of int
+        Unit-variance noise of ``original``'s shape, preferably that of the start state; or a seed, as for
+        `ksched.Sampler.sample`. One draw is used for the whole run.
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor; ``original`` is put into ``uncond`` too
+    callable
+        Denoiser that returns a pair or a tensor as ``denoiser`` does; ``original`` is put into ``uncond`` too.
 
     Raises
     ------
-    TypeError, ValueError : arguments of the wrong type or shape, a mask outside [0, 1]; at a call, x of another shape
-        or device than ``original``, or a prediction or mask of the wrong type or shape
+    TypeError, ValueError
+        If an argument has the wrong type or shape, or the mask leaves [0, 1]; at a call, x has another shape or device
+        than ``original``, or the prediction or mask has the wrong type or shape.
 
     Notes
     -----
@@ -161,7 +180,7 @@ def inpaint(
 
 
 def _edited(denoiser: Model, edit: Callable[[torch.Tensor], torch.Tensor]) -> Model:
-    """A denoiser with every prediction edited, a pair or one."""
+    """A denoiser with each of its predictions edited."""
     check_callable("denoiser", denoiser)
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> Any:
@@ -173,7 +192,7 @@ def _edited(denoiser: Model, edit: Callable[[torch.Tensor], torch.Tensor]) -> Mo
 
 
 def _mixed(kept: torch.Tensor, sampled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The blend of two states; where the mask is 0 it is ``kept`` itself, whatever the other holds."""
+    """The blend of two states; where the mask is 0 it is exactly ``kept``, even if the other has nan."""
     return torch.where(mask > 0, torch.lerp(kept, sampled, mask), kept)
 
 
@@ -181,7 +200,7 @@ def _mask_function(mask: Any, original: torch.Tensor) -> Callable[[torch.Tensor]
     """The mask as a function of sigma, checked."""
     if not isinstance(mask, torch.Tensor):
         if not callable(mask):
-            raise TypeError(f"mask must be a tensor, or a function sigma -> tensor; got {type(mask).__name__}")
+            raise TypeError(f"mask must be a tensor or a function sigma -> tensor; got {type(mask).__name__}")
         return lambda sigma: _fitting(mask(sigma), original)
     fixed = _fitting(mask, original).to(original.device)
     if not bool(((fixed >= 0) & (fixed <= 1)).all()):
@@ -194,8 +213,8 @@ def _fitting(mask: Any, original: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"mask(sigma) must return a tensor; got {type(mask).__name__}")
     if mask.ndim != original.ndim or any(m not in (1, n) for m, n in zip(mask.shape, original.shape, strict=True)):
         raise ValueError(
-            f"mask must have the rank of original, {tuple(original.shape)}, each axis of its length or 1; got "
-            f"{tuple(mask.shape)}. Give it the missing axes, as in mask[None, None]"
+            f"mask must have the rank of original, {tuple(original.shape)}, each axis of equal length or 1; got "
+            f"{tuple(mask.shape)}. Add the missing axes, as in mask[None, None]"
         )
     return mask
 

@@ -1,4 +1,4 @@
-"""Guidance with a scale for each band of frequencies."""
+"""Guidance with a separate scale for each frequency band."""
 
 from __future__ import annotations
 
@@ -17,33 +17,40 @@ __all__ = ["fdg"]
 
 
 def fdg(cond: Model, uncond: Model | None, scales: Sequence[Scale], *, parallel: float = 1.0) -> PairModel:
-    """Frequency-decoupled guidance: details are guided more than the composition, by a Laplacian pyramid.
+    """Frequency-decoupled guidance (FDG): bands of a Laplacian pyramid with separate scales.
+
+    Details can then be guided more strongly than the composition.
 
     Parameters
     ----------
-    cond, uncond : as for `cfg`
-    scales : of the bands from the finest to the coarsest, each as for `cfg`, so `within` may limit one; each band has
-        half the resolution of the one before. (10, 5) is diffusers' default. One number alone is `cfg`
-    parallel : share that is kept of each band's direction along the conditional prediction's band; 1 keeps it all
+    cond, uncond : callable or None
+        As for `cfg`.
+    scales : sequence of (float or callable)
+        Scales of the bands from the finest to the coarsest, each as for `cfg`, so `within` may limit one. Each band has
+        half the resolution of the one before. diffusers' default is (10, 5). A single scale gives `cfg`.
+    parallel : float
+        Share that is kept of each band's component parallel to the conditional prediction's band; 1 keeps it all.
 
     Returns
     -------
-    denoiser that returns (guided, uncond); with ``parallel=1`` and equal scales it is `cfg` to rounding
+    callable
+        Denoiser that returns (guided, uncond); with ``parallel=1`` and equal scales it is `cfg` to rounding.
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; scales that are not a list of at least one; a share that is not finite
+    TypeError, ValueError
+        As for `cfg`, or if ``scales`` is not a list with at least one scale; ``parallel`` is not finite.
 
     Notes
     -----
-    Sadat et al. 2025, arXiv:2506.19713: ``cond + (scale - 1) * update`` in every band. With ``parallel=1`` it is
-    diffusers' on x0 and on every other prediction alike; otherwise diffusers adds ``scale * update`` to ``uncond``, and
-    with ``use_original_formulation`` and scales that are 1 less it is the same.
+    Sadat et al. 2025, arXiv:2506.19713: ``cond + (scale - 1) * update`` in every band. With ``parallel=1`` this equals
+    diffusers, for x0 and every other prediction. Otherwise diffusers adds ``scale * update`` to ``uncond``; to get the
+    same there, pass ``use_original_formulation`` and scales that are lower by 1.
 
-    Bands lie along the last two axes of a state, or as many as are behind batch and channel. A level of the pyramid is
-    the one before blurred by (1, 4, 6, 4, 1) / 16, mirrored at the ends, and interpolated to half its size, which is
-    kornia's. Axes of any length do: half a size is rounded up, where kornia makes a larger image of sizes that are not
-    powers of two, which diffusers then refuses.
+    Bands lie along the last two axes of a state, or along as many as follow batch and channel. A level of the pyramid
+    is the one before it, blurred by (1, 4, 6, 4, 1) / 16 with mirrored ends and interpolated to half the size, as in
+    kornia. Axes may have any length, since half sizes are rounded up. (kornia enlarges images whose size is not a power
+    of two, and diffusers then raises an error.)
     """
     if not isinstance(scales, Sequence) or isinstance(scales, str) or not scales:
         raise TypeError(f"fdg: scales must be a list of scales, finest band first, such as (10, 5); got {scales!r}")
@@ -62,7 +69,7 @@ def fdg(cond: Model, uncond: Model | None, scales: Sequence[Scale], *, parallel:
 
 
 def laplacian(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
-    """The bands of a Laplacian pyramid, finest first; the last is what is left."""
+    """The bands of a Laplacian pyramid, finest first; the last is the remaining coarse image."""
     bands = []
     for _ in range(levels - 1):
         smaller = x
@@ -74,7 +81,7 @@ def laplacian(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
 
 
 def collapsed(bands: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What has these bands."""
+    """The tensor that has these bands."""
     result = bands[-1]
     for band in reversed(bands[:-1]):
         result = _enlarged(result, band) + band
@@ -82,7 +89,7 @@ def collapsed(bands: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _enlarged(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A level at the size of the one before it."""
+    """A level resized to the size of the one before it."""
     for axis in last_axes(x.ndim):
         x = map_axis_on(doubling(like.shape[axis]), x, axis)
     return x

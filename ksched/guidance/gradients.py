@@ -1,4 +1,4 @@
-"""A prediction together with products of its Jacobian, for rules that look through the denoiser."""
+"""A prediction together with products of its Jacobian, for rules that differentiate the denoiser."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from ksched.processes.host_levels import carry_rows
 __all__ = ["Looked", "Placed", "gradients", "highest_level", "look", "placed"]
 
 
-# Smallest alpha at which a Jacobian is read. The covariance of x0 is the Jacobian over alpha, 0 / 0 at alpha 0. Here it
-# is right to 1e-3, in float32 too, where a velocity's Jacobian has lost three digits.
+# Smallest alpha at which a Jacobian is read. The covariance of x0 is the Jacobian over alpha, which is 0 / 0 at alpha
+# 0. At this alpha it is accurate to 1e-3 even in float32, where a velocity's Jacobian has lost three digits.
 _LEAST_ALPHA = 1e-3
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the items of a batch stand.
+    """Sigma, alpha and noise standard deviation of the items of a batch.
 
     Attributes
     ----------
-    sigma : what the denoiser is called with
-    alpha, std : of the states, made to multiply them; alpha is at least 1e-3
+    sigma : Tensor
+        sigma that the denoiser is called with.
+    alpha, std : Tensor
+        alpha and noise standard deviation, shaped to multiply states; alpha is at least 1e-3.
     """
 
     sigma: torch.Tensor
@@ -41,13 +43,16 @@ class Placed:
 
 @dataclass(frozen=True)
 class Looked:
-    """A prediction and what it is a function of.
+    """A prediction with products of its Jacobian.
 
     Attributes
     ----------
-    denoised : prediction without a gradient, in the dtype of sums
-    uncond : its twin, as the denoiser returned it; None if there is none
-    pull : the transposed Jacobian of ``denoised`` by x, times a vector of the state's shape
+    denoised : Tensor
+        Prediction without a gradient, in the dtype of sums.
+    uncond : Tensor or None
+        Its unconditional twin, as the denoiser returned it; None if there is none.
+    pull : callable
+        Maps a vector of the state's shape to the transposed Jacobian of ``denoised`` by x times that vector.
     """
 
     denoised: torch.Tensor
@@ -55,30 +60,35 @@ class Looked:
     pull: Callable[[torch.Tensor], torch.Tensor]
 
     def moved(self, step: torch.Tensor, dtype: torch.dtype) -> Any:
-        """The denoiser's answer with a step added to the prediction, and to its twin if there is one."""
+        """The denoiser's answer with a step added to the prediction and, if there is one, to its twin."""
         denoised = (self.denoised + step).to(dtype)
         return denoised if self.uncond is None else (denoised, (self.uncond + step).to(dtype))
 
 
 def highest_level(process: Process) -> float:
-    """The largest sigma at which a Jacobian is read; inf where the signal of a state never fades."""
+    """The largest sigma at which a Jacobian is read; inf if states always keep some signal."""
     level = process.level_at(math.log(_LEAST_ALPHA))
     return level.label if level.alpha < 0.5 else math.inf
 
 
 def placed(process: Process, highest: float, x: torch.Tensor, sigma: Any, what: str) -> Placed:
-    """Where a batch stands, moved off alpha 0.
+    """Sigma, alpha and noise standard deviation of a batch, moved away from alpha 0.
 
     Parameters
     ----------
-    process : of the states
-    highest : from `highest_level`
-    x, sigma : what a denoiser is called with
-    what : whose process it is, for the message
+    process : Process
+        Process of the states.
+    highest : float
+        Limit of sigma, from `highest_level`.
+    x, sigma : Tensor or object
+        Arguments that a denoiser is called with.
+    what : str
+        Name of what has the process, for the error message.
 
     Raises
     ------
-    ValueError : sigma comes from a run on another process
+    ValueError
+        If sigma comes from a run on another process.
     """
     if not torch.compiler.is_compiling():
         check_sigma(process, sigma, what)
@@ -95,12 +105,14 @@ def placed(process: Process, highest: float, x: torch.Tensor, sigma: Any, what: 
 
 
 def look(denoiser: Model, x: torch.Tensor, sigma: torch.Tensor) -> Looked:
-    """One model call whose Jacobian can be asked for; x is not written to, and the results hold no gradient.
+    """One model call whose Jacobian can be multiplied; x is not modified, and the results carry no gradient.
 
     Raises
     ------
-    ValueError : a prediction that autograd cannot follow back to x, or of another shape
-    TypeError : no tensor
+    ValueError
+        If autograd cannot trace the prediction back to x, or the prediction has another shape.
+    TypeError
+        If the prediction is not a tensor.
     """
     with gradients():
         leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
@@ -108,8 +120,8 @@ def look(denoiser: Model, x: torch.Tensor, sigma: torch.Tensor) -> Looked:
         denoised = checked_prediction("denoiser", first, x)
     if not denoised.requires_grad:
         raise ValueError(
-            "the denoiser's prediction must have a gradient by x, and it has none: take torch.no_grad(), "
-            "torch.inference_mode() and detach() out of it"
+            "the denoiser's prediction must have a gradient with respect to x, and it has none; remove "
+            "torch.no_grad(), torch.inference_mode() and detach() from it"
         )
 
     def pull(vector: torch.Tensor) -> torch.Tensor:
@@ -122,6 +134,6 @@ def look(denoiser: Model, x: torch.Tensor, sigma: torch.Tensor) -> Looked:
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Autograd on, also inside of ``torch.no_grad`` and ``torch.inference_mode``."""
+    """Turn autograd on, also inside of ``torch.no_grad`` and ``torch.inference_mode``."""
     with torch.inference_mode(False), torch.enable_grad():
         yield

@@ -1,4 +1,4 @@
-"""Two predictions from one batch, where a network takes conditions."""
+"""Conditional and unconditional prediction in one call, for networks that take conditions as inputs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ __all__ = ["batched"]
 
 
 def batched(model: Callable[..., Any], cond_inputs: Mapping[str, Any], uncond_inputs: Mapping[str, Any]) -> PairModel:
-    """One call of a network for both predictions, on a doubled batch.
+    """Both predictions from one call of a network, on a doubled batch.
 
     Parameters
     ----------
-    model : ``(x, sigma, **inputs) -> denoised``, such as a `Denoiser`
-    cond_inputs, uncond_inputs : its keyword arguments with and without the condition, of the same names. Tensors have
-        the batch axis first, of the batch's length or 1, and are joined, also inside mappings; everything else must be
-        equal in both and is handed on
+    model : callable
+        ``(x, sigma, **inputs) -> denoised``, such as a `Denoiser`.
+    cond_inputs, uncond_inputs : mapping
+        Keyword arguments of the model with and without the condition; both must have the same names. Tensors, also
+        inside mappings, have a batch axis first, of the batch's length or 1, and are concatenated. All other values
+        must be equal in both and are passed on.
 
     Returns
     -------
-    denoiser that returns (cond, uncond), to be given to guidance as ``cond`` with ``uncond=None``
+    callable
+        Denoiser that returns (cond, uncond). Pass it to guidance as ``cond`` with ``uncond=None``.
 
     Raises
     ------
-    TypeError, ValueError : inputs whose names, kinds or shapes do not fit together; at a call, a prediction of the
-        wrong type or shape
+    TypeError, ValueError
+        If names, kinds or shapes of the inputs do not match; at a call, the prediction has the wrong type or shape.
 
     Notes
     -----
@@ -54,12 +57,12 @@ def batched(model: Callable[..., Any], cond_inputs: Mapping[str, Any], uncond_in
 
 
 def _check_inputs(path: str, uncond: Any, cond: Any) -> None:
-    """Raise unless the inputs of both predictions can be joined."""
+    """Raise an error unless the inputs of both predictions can be concatenated."""
     if isinstance(cond, torch.Tensor) and isinstance(uncond, torch.Tensor):
         if cond.ndim == 0 or cond.shape[1:] != uncond.shape[1:] or uncond.ndim == 0:
             raise ValueError(
-                f"{path} must have one shape in both, batch axis first; got {tuple(cond.shape)} and "
-                f"{tuple(uncond.shape)}. Pad the shorter one, or give cfg two denoisers"
+                f"{path} must have the same shape in both, batch axis first; got {tuple(cond.shape)} and "
+                f"{tuple(uncond.shape)}. Pad the shorter one, or pass cfg two denoisers"
             )
     elif isinstance(cond, Mapping) and isinstance(uncond, Mapping):
         if cond.keys() != uncond.keys():
@@ -71,7 +74,7 @@ def _check_inputs(path: str, uncond: Any, cond: Any) -> None:
         wanted = "mappings of names to values" if path == "inputs" else "tensors in both or in neither"
         raise TypeError(f"{path} must be {wanted}; got {kinds}")
     elif not (cond is uncond or cond == uncond):
-        raise ValueError(f"{path} is no tensor, so it must be equal in both; got {cond!r} and {uncond!r}")
+        raise ValueError(f"{path} must be equal in both, as it is not a tensor; got {cond!r} and {uncond!r}")
 
 
 def _joined(path: str, uncond: Any, cond: Any, batch: int) -> Any:
@@ -82,5 +85,5 @@ def _joined(path: str, uncond: Any, cond: Any, batch: int) -> Any:
         return cond
     for value in (uncond, cond):
         if value.shape[0] not in (1, batch):
-            raise ValueError(f"{path} must be for a batch of {batch} or 1; got {value.shape[0]}")
+            raise ValueError(f"{path} must have a batch axis of length {batch} or 1; got {value.shape[0]}")
     return torch.cat([value.expand(batch, *value.shape[1:]) for value in (uncond, cond)])

@@ -1,4 +1,4 @@
-"""Guidance that looks at the sizes and angles of the two network outputs."""
+"""Guidance that depends on the lengths and angles of the two network outputs."""
 
 from __future__ import annotations
 
@@ -15,41 +15,47 @@ __all__ = ["mag", "tcfg"]
 
 
 def tcfg(cond: Model, uncond: Model | None, scale: Scale, process: Process, prediction: Prediction | str) -> PairModel:
-    """Tangential damping guidance: of the unconditional output only what it shares with the conditional one.
+    """Tangential damping guidance (TCFG): only the part of the unconditional output shared with the conditional one.
 
     Parameters
     ----------
-    cond, uncond, scale : as for `cfg`
-    process : what the network was trained on
-    prediction : in which output directions are measured, as for `Denoiser`; what the network itself predicts is the
-        paper, for which that is eps, and diffusers
+    cond, uncond, scale : callable, float or None
+        As for `cfg`.
+    process : Process
+        The process that the network was trained on.
+    prediction : Prediction or str
+        The output, as for `Denoiser`, in which directions are measured. Pass the one that the network predicts, as the
+        paper (with eps) and diffusers do.
 
     Returns
     -------
-    denoiser that returns (guided, uncond), uncond undamped
+    callable
+        Denoiser that returns (guided, uncond), uncond undamped.
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; a prediction that this process cannot have
+    TypeError, ValueError
+        As for `cfg`, or if the process cannot have this prediction.
 
     Notes
     -----
-    Kwon et al. 2025, arXiv:2503.18137. Of the two outputs, as rows of a matrix with two singular vectors, the first is
-    kept of the unconditional one: ``u' + scale * (c - u')`` with u' its projection. It is the axis of the plane of c
-    and u that holds most of both, so u' is ``sin(t) cos(t) c + sin(t)**2 u`` with ``tan(2 t) = 2 c.u / (c.c - u.u)``:
-    no decomposition is needed, and no axis is free but where c and u are of one length and perpendicular. There u stays
-    as it is. Where c and u are parallel it is `cfg`.
+    Kwon et al. 2025, arXiv:2503.18137. The two outputs c and u form a matrix with two rows and two singular vectors.
+    The unconditional output is projected on the first, and the result is ``u' + scale * (c - u')`` with u' the
+    projection. The first singular vector is the axis in the plane of c and u that holds most of both, so u' is
+    ``sin(t) cos(t) c + sin(t)**2 u`` with ``tan(2 t) = 2 c.u / (c.c - u.u)``, and no decomposition is needed. If c and
+    u have equal length and are perpendicular, the axis is undefined and u stays as it is. If they are parallel, the
+    result is that of `cfg`.
     """
     weigh = scale_function("tcfg", scale)
     origin = output_origin(process, prediction)
 
     def rule(x: torch.Tensor, sigma: torch.Tensor, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        zero = origin(x, sigma)  # outputs are one multiple of D - zero
+        zero = origin(x, sigma)  # outputs are the same multiple of D - zero
         cond_output, uncond_output = c - zero, u - zero
         difference = item_dot(cond_output, cond_output) - item_dot(uncond_output, uncond_output)
         twice = 2 * item_dot(cond_output, uncond_output)
         length = (difference.square() + twice.square()).clamp_min(TINY).sqrt()
-        sine, cosine = twice / length, difference / length  # of 2 t
+        sine, cosine = twice / length, difference / length  # of the angle 2 t
         free = (difference == 0) & (twice == 0)
         of_cond = sine / 2
         of_uncond = torch.where(free, torch.ones_like(cosine), (1 - cosine) / 2)
@@ -67,24 +73,31 @@ def mag(
     *,
     alpha: float = 8.0,
 ) -> PairModel:
-    """Magnitude-aware guidance: a lower scale where the two outputs are far apart, as they are in the first steps.
+    """Magnitude-aware guidance (MAMBO-G): a lower scale where the two outputs differ much, as in the first steps.
 
     Parameters
     ----------
-    cond, uncond : as for `cfg`
-    scale : the highest, where the outputs are the same; as for `cfg`
-    process : what the network was trained on
-    prediction : in which output distances are measured, as for `Denoiser`; what the network itself predicts is the
-        paper, for which that is a flow's velocity, and diffusers
-    alpha : how fast the scale falls towards 1, from 0; 8 in diffusers, 0 is `cfg` exactly
+    cond, uncond : callable or None
+        As for `cfg`.
+    scale : float or callable
+        Highest scale, used where the two outputs are equal; as for `cfg`.
+    process : Process
+        The process that the network was trained on.
+    prediction : Prediction or str
+        The output, as for `Denoiser`, in which distances are measured. Pass the one that the network predicts, as the
+        paper (with a flow's velocity) and diffusers do.
+    alpha : float
+        Rate at which the scale falls towards 1, at least 0; diffusers uses 8, and 0 is `cfg` exactly.
 
     Returns
     -------
-    denoiser that returns (guided, uncond)
+    callable
+        Denoiser that returns (guided, uncond).
 
     Raises
     ------
-    TypeError, ValueError : as for `cfg`; an alpha out of range; a prediction that this process cannot have
+    TypeError, ValueError
+        As for `cfg`, or if ``alpha`` is out of range; the process cannot have this prediction.
 
     Notes
     -----
@@ -104,5 +117,5 @@ def mag(
 
 
 def _norm(a: torch.Tensor) -> torch.Tensor:
-    """The length of every item, kept off 0."""
+    """The length of every item, kept away from 0."""
     return item_dot(a, a).clamp_min(TINY).sqrt()

@@ -1,4 +1,4 @@
-"""What is observed of an item: masks, matrices and functions, with their transposes."""
+"""Operators that turn an item into an observation: masks, matrices and functions, with their transposes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ _Solve: TypeAlias = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 @dataclass(frozen=True)
 class Observed:
-    """An operator at one batch of predictions.
+    """An operator applied to one batch of predictions.
 
     Attributes
     ----------
-    value : what is seen of them
-    push : the operator, or its derivative there, times a change of them
-    pull : its transpose, times a vector of ``value``'s shape
-    solve : the u of ``(variance * A A^T + noise) u = r`` from r, variance and noise; None if only products are known
+    value : Tensor
+        Observation of the predictions.
+    push : callable
+        Multiplies a change of the predictions by the operator, or by its derivative there.
+    pull : callable
+        Multiplies a vector of ``value``'s shape by the transpose.
+    solve : callable or None
+        The solution u of ``(variance * A A^T + noise) u = r`` from r, variance and noise; None if only products are
+        available.
     """
 
     value: torch.Tensor
@@ -41,23 +46,23 @@ class Observed:
 
 
 class Operator(Protocol):
-    """From items to observations."""
+    """A map from items to observations."""
 
     def at(self, denoised: torch.Tensor) -> Observed:
-        """The operator at a batch of predictions."""
+        """The operator applied to a batch of predictions."""
         ...
 
     def seen(self, values: torch.Tensor) -> torch.Tensor:
-        """Observations with 0 where nothing is observed."""
+        """Observations, with 0 where nothing is observed."""
         ...
 
     def count(self, value: torch.Tensor) -> torch.Tensor | int:
-        """How many values of an item are observed."""
+        """The number of observed values of an item."""
         ...
 
 
 class _Whole:
-    """An operator all of whose values are observed."""
+    """An operator whose values are all observed."""
 
     def seen(self, values: torch.Tensor) -> torch.Tensor:
         return values
@@ -68,12 +73,12 @@ class _Whole:
 
 @dataclass(frozen=True)
 class Mask:
-    """Every value times a weight; where it is 0 nothing is observed."""
+    """Multiplies every value by a weight; where it is 0, nothing is observed."""
 
     weights: torch.Tensor
 
     def at(self, denoised: torch.Tensor) -> Observed:
-        """The masked predictions, of the state's shape."""
+        """The masked predictions, in the state's shape."""
         weights = self.weights.to(denoised)
         if not fits(weights, denoised.shape):
             raise ValueError(
@@ -86,18 +91,18 @@ class Mask:
         return Observed(weights * denoised, lambda v: weights * v, lambda v: weights * v, solve)
 
     def seen(self, values: torch.Tensor) -> torch.Tensor:
-        """Zeros where the mask is."""
+        """Values with zeros where the mask is 0."""
         return torch.where(self.weights.to(values.device) != 0, values, torch.zeros_like(values))
 
     def count(self, value: torch.Tensor) -> torch.Tensor:
-        """Values of each item whose weight is not 0."""
+        """The number of values of each item whose weight is not 0."""
         shown = (self.weights.to(value.device) != 0).expand(value.shape)
         return shown.flatten(1).sum(1).clamp_min(1).reshape(-1, *[1] * (value.ndim - 1))
 
 
 @dataclass(frozen=True)
 class Matrix(_Whole):
-    """A matrix times the flattened item, shape (observations, values)."""
+    """Multiplies the flattened item by a matrix of shape (observations, values)."""
 
     matrix: torch.Tensor
 
@@ -107,8 +112,8 @@ class Matrix(_Whole):
         if matrix.shape[1] != math.prod(shape[1:]):
             raise ValueError(
                 f"a matrix must have a column for each of the {math.prod(shape[1:])} values of an item of shape "
-                f"{tuple(shape[1:])}; got shape {tuple(matrix.shape)}. A float tensor of rank 2 is a matrix: a mask of "
-                "that rank must be bool, or have one axis more, as in mask[None]"
+                f"{tuple(shape[1:])}; got shape {tuple(matrix.shape)}. A float tensor of rank 2 is taken as a matrix; "
+                "make a mask of that rank bool, or add an axis, as in mask[None]"
             )
 
         def solve(r: torch.Tensor, variance: torch.Tensor, noise: float) -> torch.Tensor:
@@ -120,7 +125,7 @@ class Matrix(_Whole):
 
     @cached_property
     def _gram(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eigenvalues and eigenvectors of ``A A^T``; what is rounding of 0 is 0."""
+        """Eigenvalues and eigenvectors of ``A A^T``; eigenvalues that are 0 to rounding are set to 0."""
         with torch.inference_mode(False), torch.no_grad():
             matrix = self.matrix.detach().double()
             sizes, axes = torch.linalg.eigh(matrix @ matrix.T)
@@ -135,7 +140,7 @@ class Pair(_Whole):
     transpose: _Map
 
     def at(self, denoised: torch.Tensor) -> Observed:
-        """What the function makes of a batch."""
+        """The function's result for a batch."""
 
         def pull(v: torch.Tensor) -> torch.Tensor:
             back = _tensor("transpose", self.transpose(v), v)
@@ -154,20 +159,20 @@ class Pair(_Whole):
 
 @dataclass(frozen=True)
 class Function(_Whole):
-    """A differentiable function, whose transpose is that of its derivative, by autograd."""
+    """A differentiable function; its transpose is that of its derivative, by autograd."""
 
     forward: _Map
     linear: bool
 
     def at(self, denoised: torch.Tensor) -> Observed:
-        """What the function makes of a batch, and its derivative there."""
+        """The function's result for a batch, and its derivative there."""
         with gradients():
             leaf = denoised.detach().clone().requires_grad_()
             value = _tensor("operator", self.forward(leaf), denoised)
         if not value.requires_grad:
             raise ValueError(
-                "the operator must be differentiable by torch, and its result has no gradient: take torch.no_grad() "
-                "and detach() out of it, or give (forward, transpose)"
+                "the operator must be differentiable by torch, and its result has no gradient; remove torch.no_grad() "
+                "and detach() from it, or pass (forward, transpose)"
             )
 
         def pull(v: torch.Tensor) -> torch.Tensor:
@@ -177,7 +182,7 @@ class Function(_Whole):
         def push(v: torch.Tensor) -> torch.Tensor:
             if self.linear:
                 return _tensor("operator", self.forward(v), denoised)
-            # The transposed product is linear in its vector, and the derivative by that is what is wanted.
+            # The transposed product is linear in its vector, so its derivative is the product itself.
             with gradients():
                 probe = torch.zeros_like(value).requires_grad_()
                 (back,) = torch.autograd.grad(value, leaf, probe, create_graph=True)
@@ -188,16 +193,19 @@ class Function(_Whole):
 
 
 def operator_of(operator: Any, linear: bool) -> Operator:
-    """An operator in any form that is taken.
+    """An operator from any of the accepted forms.
 
     Parameters
     ----------
-    operator : what the user gave
-    linear : whether a function without a transpose must be linear
+    operator : object
+        The user's argument.
+    linear : bool
+        Whether a function without a transpose must be linear.
 
     Raises
     ------
-    TypeError, ValueError : something else
+    TypeError, ValueError
+        If the argument has none of these forms.
     """
     if isinstance(operator, torch.Tensor):
         if operator.dtype != torch.bool and not operator.is_floating_point():
@@ -219,16 +227,19 @@ def operator_of(operator: Any, linear: bool) -> Operator:
 
 
 def check_operator(operator: Operator, x: torch.Tensor) -> None:
-    """Raise unless a function is what it is taken for, on random vectors.
+    """Raise an error unless a function is linear and its transpose correct, tested on random vectors.
 
     Parameters
     ----------
-    operator : any; a mask and a matrix are linear
-    x : states, for their shape
+    operator : Operator
+        Operator to test; masks and matrices are always linear.
+    x : Tensor
+        States that give the shape.
 
     Raises
     ------
-    ValueError : a function that is not linear, a transpose that is not one
+    ValueError
+        If the function is not linear, or the transpose is wrong.
     """
     if isinstance(operator, (Mask, Matrix)):
         return
@@ -239,8 +250,8 @@ def check_operator(operator: Operator, x: torch.Tensor) -> None:
     linear = isinstance(operator, Pair) or (isinstance(operator, Function) and operator.linear)
     if linear and not torch.allclose(both.value, one.value + 2 * two.value, rtol=0, atol=1e-3 * size):
         raise ValueError(
-            "the operator must be linear for this rule, A(a + 2 b) = A(a) + 2 A(b), and it is not: subtract a constant "
-            "from it and from y, or take rule='dps' or 'pgdm', which take its derivative"
+            "the operator must be linear for this rule, A(a + 2 b) = A(a) + 2 A(b), and it is not; subtract a constant "
+            "from it and from y, or use rule='dps' or 'pgdm', which work with its derivative"
         )
     if isinstance(operator, Pair):
         v = torch.randn(one.value.shape, generator=generator).to(x)
@@ -248,13 +259,13 @@ def check_operator(operator: Operator, x: torch.Tensor) -> None:
         scale = (item_dot(one.value, one.value) * item_dot(v, v)).flatten().sqrt()
         if not bool(((forth - back).abs() <= 1e-3 * scale).all()):
             raise ValueError(
-                f"the operator's transpose must be that of its forward: (A a) . v is {float(forth[0]):.6g} and "
+                f"the operator's transpose must match its forward: (A a) . v is {float(forth[0]):.6g}, but "
                 f"a . (A^T v) is {float(back[0]):.6g}"
             )
 
 
 def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
-    """What a function of the user returned, if it is a batch."""
+    """The return value of a user's function, checked to be a batch."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"the operator's {name} must return a tensor; got {type(value).__name__}")
     if value.ndim == 0 or value.shape[0] != like.shape[0]:
@@ -266,7 +277,7 @@ def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 def _divided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The quotient, and 0 where the divisor is."""
+    """The quotient, with 0 where the divisor is 0."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0)
 
 

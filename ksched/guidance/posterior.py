@@ -1,7 +1,7 @@
 """Posterior sampling: a denoiser of the data given an observation, ``E[x0 | x, y]`` for ``y = A x0 + noise``.
 
 With ``x = alpha * x0 + s * eps`` the posterior mean is ``D + s ** 2 / alpha * grad log p(y | x)``, and the covariance
-of x0 given x is ``C = s ** 2 / alpha * dD/dx`` (Tweedie). The rules differ in what they take for p(y | x).
+of x0 given x is ``C = s ** 2 / alpha * dD/dx`` (Tweedie). The rules differ in how they approximate p(y | x).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ksched.processes.agreement import KnowsProcess, process_given
 __all__ = ["Rule", "observed"]
 
 
-#: How the law of an observation given a noised state is approximated.
+#: Name of an approximation of the distribution of an observation given a noised state.
 Rule: TypeAlias = Literal["mmps", "pgdm", "tmpd", "dps"]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a rule works with: vectors of the observation's shape, and maps to and from the state's."""
+    """The inputs of a rule: vectors of the observation's shape, and maps between it and the state's."""
 
     residual: torch.Tensor  # y - A D
     count: torch.Tensor | int  # observed values of an item
@@ -45,14 +45,14 @@ class _Seen:
     solve: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None  # (variance A A^T + noise)^-1 r
 
 
-# The rules: what to add to the prediction.
+# The rules. Each returns what to add to the prediction.
 
 
 def _mmps(seen: _Seen, iterations: int) -> torch.Tensor:
     """``C A^T (A C A^T + std^2)^-1 r``: p(y | x) is normal with the covariance of x0 given x, by Tweedie.
 
-    Exact for Gaussian data, once there are as many iterations as different eigenvalues of ``A C A^T``. For other data
-    the first two moments are right and the shape is not.
+    Exact for Gaussian data once there are as many iterations as distinct eigenvalues of ``A C A^T``. For other data the
+    first two moments are right and the shape is not.
     """
 
     def times(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,7 +65,7 @@ def _mmps(seen: _Seen, iterations: int) -> torch.Tensor:
 def _pgdm(seen: _Seen, data_std: float, iterations: int) -> torch.Tensor:
     """``C A^T (v A A^T + std^2)^-1 r`` with ``v = s^2 d^2 / (s^2 + alpha^2 d^2)``, d the std of the data.
 
-    Exact for Gaussian data of covariance ``d^2`` times one, and for no other.
+    Exact for Gaussian data with covariance ``d^2`` times the identity, and for no other.
     """
     variance = seen.ratio * data_std**2 / (seen.ratio + data_std**2)
     if seen.solve is not None:
@@ -79,19 +79,19 @@ def _pgdm(seen: _Seen, data_std: float, iterations: int) -> torch.Tensor:
 
 
 def _tmpd(seen: _Seen) -> torch.Tensor:
-    """``C A^T r / (A C A^T 1 + std^2)``: `_mmps` with a diagonal in place of the matrix, the sums of its rows.
+    """``C A^T r / (A C A^T 1 + std^2)``: `_mmps` with the matrix replaced by a diagonal, the sums of its rows.
 
-    Exact for Gaussian data where ``A C A^T`` is diagonal, as under a mask of data with independent coordinates.
+    Exact for Gaussian data where ``A C A^T`` is diagonal, such as data with independent coordinates under a mask.
     """
     rows = seen.push(seen.covariance(seen.pull(torch.ones_like(seen.residual))))
     return seen.covariance(seen.pull(seen.residual / (rows.clamp_min(0) + seen.noise)))
 
 
 def _dps(seen: _Seen, zeta: float) -> torch.Tensor:
-    """``zeta C A^T r / max(std^2, mean r^2)``: x0 is taken for its prediction.
+    """``zeta C A^T r / max(std^2, mean r^2)``: x0 is replaced by its prediction.
 
-    Exact for data of one point alone. The paper divides by the norm of the residual as well, which keeps the step from
-    running away where the prediction is still far off; here it is the mean square, so that zeta has no unit.
+    Exact only for data that is a single point. The paper also divides by the norm of the residual, which keeps the step
+    from diverging where the prediction is still far off. Here it is the mean square, so zeta has no unit.
     """
     mean = item_dot(seen.residual, seen.residual) / seen.count
     return zeta * seen.covariance(seen.pull(seen.residual / mean.clamp_min(seen.noise)))
@@ -109,48 +109,62 @@ def observed(
     data_std: float | None = None,
     zeta: float | None = None,
 ) -> Model:
-    """The denoiser of what an observation leaves open: samples of ``p(x0 | y)`` for ``y = A x0 + std * noise``.
+    """A denoiser for sampling given an observation: ``p(x0 | y)`` for ``y = A x0 + std * noise``.
 
     Parameters
     ----------
-    denoiser : denoiser, differentiable by x; guidance too
-    operator : A. A mask, bool or floating point, that broadcasts to the state, and what it hides in ``y`` is not looked
-        at; a matrix, floating point of rank 2, on flattened items; a differentiable function of a batch; a linear one
-        with its transpose, ``(forward, transpose)``; an object with ``forward`` and ``transpose``, or with ``A`` and
-        ``A_adjoint`` as in deepinv
-    y : the observation, of the shape that A makes, or of one that broadcasts to it: one for all items, or one for each
-    std : of its noise, at least 0; above 0 for "tmpd" and "dps"
-    rule : "mmps" is exact for Gaussian data, and for data of few modes the nearest of the four. "pgdm" is exact for
-        Gaussian data of covariance ``data_std ** 2`` times one. "tmpd" is exact for Gaussian data where the covariance
-        of the observation is diagonal, as under a mask of independent coordinates. "dps" is an approximation for all
-        data but a single point. "pgdm" and "dps" take functions that are not linear, by their derivative
-    process : what a state is; None is the denoiser's own if it knows one, else states ``x0 + sigma * eps``
-    iterations : of conjugate gradients, for "mmps" (5; each is a product with the Jacobian of the denoiser) and for
-        "pgdm" with functions (50; no work for the denoiser)
-    data_std : standard deviation of the data, for "pgdm"; 1
-    zeta : strength, for "dps"; 1
+    denoiser : callable
+        Denoiser, differentiable with respect to x; it may have guidance.
+    operator : object
+        A, in one of these forms. A mask, bool or floating point, that broadcasts to the state; values of ``y`` that it
+        hides are ignored. A floating-point matrix of rank 2 that acts on flattened items. A differentiable function of
+        a batch. A linear function with its transpose, ``(forward, transpose)``. An object with ``forward`` and
+        ``transpose``, or with ``A`` and ``A_adjoint`` as in deepinv.
+    y : Tensor
+        The observation, in the shape that A returns or one that broadcasts to it: one for all items, or one for each.
+    std : float
+        Standard deviation of the observation's noise, at least 0; above 0 for "tmpd" and "dps".
+    rule : {"mmps", "pgdm", "tmpd", "dps"}
+        "mmps" is exact for Gaussian data, and the most accurate of the four for data with few modes. "pgdm" is exact
+        for Gaussian data with covariance ``data_std ** 2`` times the identity. "tmpd" is exact for Gaussian data if the
+        covariance of the observation is diagonal, as with independent coordinates under a mask. "dps" is an
+        approximation for all data but a single point. "pgdm" and "dps" also take functions that are not linear, by
+        their derivative.
+    process : Process, KnowsProcess or None
+        Process that the states belong to; None takes the denoiser's own if it knows one, and otherwise uses states
+        ``x0 + sigma * eps``.
+    iterations : int or None
+        Number of conjugate-gradient iterations. For "mmps" the default is 5, and each is a product with the Jacobian of
+        the denoiser. For "pgdm" with functions it is 50, which cost the denoiser nothing.
+    data_std : float or None
+        Standard deviation of the data, for "pgdm"; default 1.
+    zeta : float or None
+        Strength, for "dps"; default 1.
 
     Returns
     -------
-    denoiser that returns what ``denoiser`` does, a pair or a tensor, without gradient; ``uncond`` is moved by as much
-    as the prediction
+    callable
+        Denoiser that returns a pair or a tensor as ``denoiser`` does, without gradient; ``uncond`` is moved by as much
+        as the prediction.
 
     Raises
     ------
-    TypeError, ValueError : arguments of the wrong type or size, an option of another rule; at the first call, before
-        the denoiser's, shapes that do not fit, an operator that is not linear or a wrong transpose; a denoiser without
-        gradient
+    TypeError, ValueError
+        If an argument has the wrong type or size, or an option belongs to another rule; at the first call, before the
+        denoiser is called, shapes do not fit, the operator is not linear or the transpose is wrong; the denoiser has no
+        gradient.
 
     Notes
     -----
     Chung et al. 2022, arXiv:2209.14687 (DPS, with its own normalization of the step); Song et al. 2023, ICLR, PiGDM;
-    Boys et al. 2023, arXiv:2310.06721 (TMPD with the sums of rows as diagonal; in full it is MMPS); Rozet et al. 2024,
+    Boys et al. 2023, arXiv:2310.06721 (TMPD with row sums as the diagonal; in full it is MMPS); Rozet et al. 2024,
     arXiv:2405.13712 (MMPS).
 
-    Model calls are those of the denoiser; beside each, the products with its Jacobian, each of the cost of a backward
-    pass: 1 for "pgdm" and "dps", 2 for "tmpd", ``iterations`` for "mmps". Nothing is read back from the device but at
-    the first call, which tries a function on random vectors. Where alpha is less than 1e-3, as at the start of a flow,
-    the denoiser is called at the level where it is 1e-3, since a state of pure noise does not show the covariance.
+    Each model call is one call of the denoiser, plus products with its Jacobian that cost as much as a backward pass
+    each: 1 for "pgdm" and "dps", 2 for "tmpd", ``iterations`` for "mmps". Nothing is read back from the device except
+    in the first call, which tests functions on random vectors. Where alpha is below 1e-3, as at the start of a flow,
+    the denoiser is called at the sigma where alpha is 1e-3, since a state of pure noise says nothing about the
+    covariance.
     """
     check_callable("denoiser", denoiser)
     world = process_given(process, denoiser)
@@ -197,7 +211,7 @@ _OPTIONS: dict[str, tuple[Callable[..., torch.Tensor], dict[str, Option]]] = {
 
 
 def _rule_of(rule: str, given: dict[str, Any]) -> Callable[[_Seen], torch.Tensor]:
-    """The rule with its options, checked."""
+    """The chosen rule with its options, checked."""
     if rule not in _OPTIONS:
         known = tuple(_OPTIONS)
         hint = did_you_mean(str(rule), known)
@@ -215,7 +229,7 @@ def _rule_of(rule: str, given: dict[str, Any]) -> Callable[[_Seen], torch.Tensor
 
 
 def _noise_of(rule: str, std: float) -> float:
-    """The variance of an observation's noise, checked."""
+    """The variance of the observation's noise, checked."""
     number = checked_number("observed", "std", std, Between(0.0, sys.float_info.max))
     if number == 0 and rule in ("tmpd", "dps"):
         raise ValueError(f"observed: std must be above 0 for rule {rule!r}, which divides by it; got {std}")
@@ -223,7 +237,7 @@ def _noise_of(rule: str, std: float) -> float:
 
 
 def _target(operator: Operator, y: Any) -> torch.Tensor:
-    """The observation, a tensor of its own, with nothing in it that a mask hides."""
+    """The observation as a new tensor, with 0 wherever the mask hides it."""
     if not isinstance(y, torch.Tensor) or not y.is_floating_point():
         kind = y.dtype if isinstance(y, torch.Tensor) else type(y).__name__
         raise TypeError(f"y must be a floating-point tensor; got {kind}")
@@ -231,18 +245,18 @@ def _target(operator: Operator, y: Any) -> torch.Tensor:
         try:
             target = operator.seen(y.detach().clone())
         except RuntimeError:
-            raise ValueError(f"y must fit the mask; got shape {tuple(y.shape)}") from None
+            raise ValueError(f"y must broadcast with the mask; got shape {tuple(y.shape)}") from None
     if not bool(target.isfinite().all()):
         raise ValueError("y must be finite where it is observed; got nan or infinity")
     return target
 
 
 def _check_shapes(operator: Operator, target: torch.Tensor, x: torch.Tensor, first: bool) -> None:
-    """Raise unless operator and observation fit the state, and, the first time, a function is what it must be."""
+    """Raise an error unless operator and observation fit the state; the first time, also test a function."""
     shape = operator.at(x).value.shape
     if not fits(target, shape):
         raise ValueError(
-            f"y must broadcast to what the operator makes of a state of shape {tuple(x.shape)}, which is "
+            f"y must broadcast to the operator's result, which for a state of shape {tuple(x.shape)} has shape "
             f"{tuple(shape)}; got {tuple(target.shape)}"
         )
     if first:

@@ -1,4 +1,4 @@
-"""Several networks for one model, each for the noise levels that it was trained on."""
+"""Several networks that act as one model, each for the sigmas that it was trained on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ __all__ = ["experts"]
 
 
 class _Experts:
-    """A denoiser that asks one of several; made by `experts`.
+    """A denoiser that calls one of several networks; made by `experts`.
 
     Attributes
     ----------
-    models : by the lowest sigma of each, rising
-    process : what they were trained on, if all know it and it is the same
+    models : mapping of float to callable
+        Networks by the lowest sigma of each, in rising order.
+    process : Process or None
+        The process they were trained on, if all know it and agree.
     """
 
     def __init__(self, models: Mapping[float, Model]) -> None:
@@ -35,11 +37,11 @@ class _Experts:
         self.process: Process | None = known[0] if all(own == known[0] for own in known) else None
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> Any:
-        """The prediction of the expert of this sigma, or of each item's, or of each frame's."""
+        """The prediction of the expert for this sigma, or for that of each item or frame."""
         if not isinstance(sigma, torch.Tensor):
             raise TypeError(
                 "experts choose by one tensor of sigmas, shape (batch,) or (batch, frames); got "
-                f"{type(sigma).__name__}. In streams give each part experts of its own: "
+                f"{type(sigma).__name__}. For streams, give each part its own experts: "
                 "lambda x, sigma: {name: experts_of[name](x[name], sigma[name]) for name in x}"
             )
         owners = self._owners_of(sigma)
@@ -52,26 +54,26 @@ class _Experts:
         return self._of_frames(x, sigma, torch.tensor(of_items, device="cpu").reshape(sigma.shape))
 
     def _owners_of(self, sigma: torch.Tensor) -> list[int]:
-        """Which expert answers for each item."""
+        """The index of the expert for each item."""
         levels, lowest = host_levels(sigma), self._lowest
         if levels is None and torch.compiler.is_compiling():
             raise RuntimeError(
-                "experts choose by noise levels on the host, which a compiled step does not have: compile the networks "
-                "instead, and give the experts to Sampler.sample"
+                "experts choose by noise levels on the host, which a compiled step does not have; compile the networks "
+                "instead, and pass the experts to Sampler.sample"
             )
-        if levels is None:  # read back, where a bound is as near as its dtype has it
+        if levels is None:  # read back; bounds are then rounded to sigma's dtype too
             levels = tuple(sigma.reshape(-1).tolist())
             lowest = torch.tensor(lowest, dtype=torch.float64).to(sigma.dtype).tolist()
         owners = [bisect_right(lowest, level) - 1 for level in levels]
         if min(owners) < 0:
             raise ValueError(
-                f"experts: none is for sigma {min(levels):g}, the lowest is for {self._lowest[0]:g} and above. Add one "
-                "for 0, or end the run there"
+                f"experts: no expert is for sigma {min(levels):g}; the lowest is for {self._lowest[0]:g} and above. "
+                "Add one for 0, or end the run there"
             )
         return owners
 
     def _of_each(self, x: torch.Tensor, sigma: torch.Tensor, owners: Sequence[int]) -> Any:
-        """Every expert is asked once, for its own items."""
+        """Call every expert once, on its own items."""
         parts = _parts(owners)
         answers: dict[int, list[Any]] = {}  # by the first row of each part
         for owner in sorted(set(owners)):
@@ -89,7 +91,7 @@ class _Experts:
         return _joined(found, torch.cat)
 
     def _of_frames(self, x: torch.Tensor, sigma: torch.Tensor, owners: torch.Tensor) -> Any:
-        """Every expert is asked for all frames, which it sees together, and answers for its own."""
+        """Call every expert on all frames, since frames depend on each other, and keep its own frames' predictions."""
         owners = owners.to(x.device, non_blocking=True).reshape(owners.shape + (1,) * (x.ndim - owners.ndim))
         asked = sorted(set(self._owners_of(sigma)))
         found = [
@@ -107,32 +109,37 @@ class _Experts:
 
 
 def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """A denoiser that asks one of several networks, by the noise level: one network per model call.
+    """A denoiser that chooses one of several networks by sigma, such as Wan 2.2's two experts.
+
+    Each model call is one call of one network.
 
     Parameters
     ----------
-    models : denoisers by the lowest sigma that each is for, inclusive: ``{0.875: high, 0.0: low}`` asks ``high`` at
-        sigma 0.875 and above, ``low`` below
+    models : mapping of float to callable
+        Denoisers by the lowest sigma that each is for, inclusive: ``{0.875: high, 0.0: low}`` calls ``high`` at sigma
+        0.875 and above, ``low`` below.
 
     Returns
     -------
-    denoiser. It returns pairs if its denoisers do, and has their ``process`` if they all know the same one
+    callable
+        A denoiser. It returns pairs if its denoisers do, and has their ``process`` if they all know the same one.
 
     Raises
     ------
-    TypeError, ValueError : no mapping, or an empty one; keys that are no levels; something that cannot be called. At a
-        call, a sigma below all keys, predictions of the wrong type or shape
+    TypeError, ValueError
+        If ``models`` is not a mapping or is empty, a key is not a sigma, or a value cannot be called; at a call, a
+        sigma is below all keys, or a prediction has the wrong type or shape.
 
     Notes
     -----
-    In a `ksched.batch.Batch` whose rows are at levels of different experts, each of them is asked once, for its own
-    rows. In a clip of `ksched.frames` whose frames are at levels of different experts, each of them is asked for the
-    whole clip, as frames see one another, and answers for its own frames. Sigmas that come from a run carry their
-    values on the host, and nothing is read back; others are read.
+    If the rows of a `ksched.batch.Batch` need different experts, each expert is called once, on its own rows. If the
+    frames of a `ksched.frames` clip need different experts, each of them is called on the whole clip, because frames
+    depend on each other, and predicts its own frames. Sigmas that come from a run carry their values on the host, so
+    nothing is read back from the device; other sigmas are read back.
     Wan 2.2's boundary is 0.875 for text and 0.9 for images, in sigma after the shift.
     """
     if not isinstance(models, Mapping) or not models:
-        raise TypeError(f"experts takes a mapping from the lowest sigma of each denoiser to it; got {models!r}")
+        raise TypeError(f"experts takes a mapping from lowest sigmas to denoisers; got {models!r}")
     checked: dict[float, Model] = {}
     for lowest, model in models.items():
         check_callable(f"the expert of {lowest!r}", model)
@@ -141,17 +148,17 @@ def experts(models: Mapping[float, Model]) -> Callable[[torch.Tensor, torch.Tens
 
 
 def _joined(pairs: Sequence[Sequence[Any]], join: Callable[[Any], torch.Tensor]) -> Any:
-    """Answers of several experts as one: pairs (denoised, uncond) if all are."""
+    """Answers of several experts as one: pairs (denoised, uncond) if all are pairs."""
     together, unconds = join([denoised for denoised, _ in pairs]), [uncond for _, uncond in pairs]
     if all(uncond is None for uncond in unconds):
         return together
     if any(uncond is None for uncond in unconds):
-        raise ValueError("experts must all return (denoised, uncond), or none; wrap each in the same guidance")
+        raise ValueError("either all experts or none must return (denoised, uncond); wrap each in the same guidance")
     return together, join(unconds)
 
 
 def _parts(owners: Sequence[int]) -> list[tuple[int, slice]]:
-    """Rows that follow one another and have one owner."""
+    """Runs of consecutive rows with the same owner."""
     parts, start = [], 0
     for owner, group in groupby(owners):
         stop = start + len(list(group))

@@ -1,4 +1,4 @@
-"""What rules of guidance share: two predictions asked for and combined, and the network outputs behind them."""
+"""Common parts of all guidance rules: calling both denoisers, and the network outputs behind the predictions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ksched.processes import Process
 __all__ = ["Rule", "guided", "output_origin"]
 
 
-#: From the state, sigma, and the predictions with the condition and without, to the guided one.
+#: Computes the guided prediction from the state, sigma, the conditional and the unconditional prediction.
 Rule: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def guided(cond: Model, uncond: Model | None, rule: Rule) -> PairModel:
-    """A denoiser that returns (what the rule makes of the two predictions, uncond)."""
+    """A denoiser that returns (guided, uncond), where the rule combines the two predictions into ``guided``."""
     check_callable("cond", cond)
     if uncond is not None:
         check_callable("uncond", uncond)
@@ -29,8 +29,8 @@ def guided(cond: Model, uncond: Model | None, rule: Rule) -> PairModel:
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = answer(cond, x, sigma, both=uncond is None)
         if uncond is None and second is None:
-            raise TypeError("cond must return (cond, uncond) where uncond is None; it returned one prediction")
-        # A copy if another call follows: captured networks return the same buffer every time.
+            raise TypeError("with uncond=None, cond must return the pair (cond, uncond); it returned one prediction")
+        # Copied if another call follows: captured networks return the same buffer every time.
         c = checked_prediction("cond", first, x, copy=uncond is not None)
         if uncond is not None:
             second = answer(uncond, x, sigma, both=False)[0]
@@ -43,11 +43,11 @@ def guided(cond: Model, uncond: Model | None, rule: Rule) -> PairModel:
 def output_origin(
     process: Process, prediction: Prediction | str
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The x0 prediction that a network output of 0 stands for; an output is a multiple of the distance to it."""
-    prediction = Denoiser(torch.zeros_like, process, prediction).prediction  # refuses what the process cannot have
+    """The x0 prediction for a network output of 0; an output is proportional to the distance from it."""
+    prediction = Denoiser(torch.zeros_like, process, prediction).prediction  # an error if the process cannot have it
 
     def origin(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        # `Denoiser` with its output at 0, without its walk of the training table for the timestep.
+        # `Denoiser` with an output of 0, without looking up the timestep in the training table.
         sigma = per_item(sigma.to(x.dtype), x)
         a, s = process.alpha(sigma), process.noise_std(sigma)
         if prediction == "sample":

@@ -1,4 +1,4 @@
-"""The guidance scale: a number, or a function of sigma; intervals of it."""
+"""The guidance scale: a number or a function of sigma, and intervals of sigma."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ksched.options import Between, Option
 __all__ = ["Scale", "checked_number", "interval", "scale_function", "within"]
 
 
-#: A number, or a function of the sigma tensor that returns a number or one per item.
+#: A number, or a function of the sigma tensor that returns one number or one per item.
 Scale: TypeAlias = float | Callable[[torch.Tensor], Any]
 
 
 def within(scale: float, sigma_low: float, sigma_high: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A guidance scale for an interval of sigma, ``sigma_low < sigma <= sigma_high``, and 1 outside of it.
+    """A guidance scale that applies where ``sigma_low < sigma <= sigma_high`` and is 1 elsewhere.
 
-    Give it to guidance as ``scale``. Both denoisers are called outside of the interval too, because sigma is on the
+    Pass it to guidance as ``scale``. Both denoisers are also called outside of the interval, because sigma is on the
     device.
 
     Raises
     ------
-    TypeError, ValueError : a scale that is not finite, bounds out of order
+    TypeError, ValueError
+        If the scale is not finite, or the bounds are out of order.
 
     Notes
     -----
@@ -42,27 +43,31 @@ def within(scale: float, sigma_low: float, sigma_high: float) -> Callable[[torch
 
 
 def interval(guided: Model, unguided: Model, sigma_low: float, sigma_high: float) -> Model:
-    """One denoiser where ``sigma_low < sigma <= sigma_high``, another elsewhere.
+    """A denoiser that uses ``guided`` where ``sigma_low < sigma <= sigma_high`` and ``unguided`` elsewhere.
 
     Parameters
     ----------
-    guided, unguided : denoisers
-    sigma_low, sigma_high : bounds in contract sigma, 0 <= sigma_low < sigma_high; 0 to inf is ``guided`` everywhere
+    guided, unguided : callable
+        Denoisers.
+    sigma_low, sigma_high : float
+        Bounds in contract sigma, 0 <= sigma_low < sigma_high; 0 to inf is ``guided`` everywhere.
 
     Returns
     -------
-    denoiser that returns a pair if ``guided`` does, with ``guided``'s uncond at every sigma
+    callable
+        Denoiser that returns a pair if ``guided`` does, with ``guided``'s uncond at every sigma.
 
     Raises
     ------
-    TypeError, ValueError : something that cannot be called, bounds out of order; at a call, a prediction of the wrong
-        type or shape
+    TypeError, ValueError
+        If an argument cannot be called, or the bounds are out of order; at a call, a prediction has the wrong type or
+        shape.
 
     Notes
     -----
-    Kynkäänniemi et al. 2024, arXiv:2404.07724. Both are called at every sigma, because sigma is on the device: for
-    plain guidance `within` takes fewer calls, and a run driven by hand, where ``run.level.label`` is on the host, the
-    fewest.
+    Kynkäänniemi et al. 2024, arXiv:2404.07724. Both denoisers are called at every sigma, because sigma is on the
+    device. For plain guidance, `within` takes fewer calls. A run driven by hand takes the fewest, since it has
+    ``run.level.label`` on the host.
     """
     check_callable("guided", guided)
     check_callable("unguided", unguided)
@@ -78,7 +83,7 @@ def interval(guided: Model, unguided: Model, sigma_low: float, sigma_high: float
 
 
 def scale_function(owner: str, scale: Scale) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """The scale as a function of sigma and the state it multiplies."""
+    """The scale as a function of sigma and of the state that it multiplies."""
     if not callable(scale):
         number = checked_number(owner, "scale", scale, FINITE)
         return lambda sigma, x: number
@@ -98,7 +103,7 @@ def scale_function(owner: str, scale: Scale) -> Callable[[torch.Tensor, torch.Te
 
 
 def _interval(owner: str, low: float, high: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Whether sigma lies in an interval."""
+    """A function that says where sigma lies in an interval."""
     bounds = [("sigma_low", low), ("sigma_high", high)]
     low, high = (checked_number(owner, name, value, NOT_NEGATIVE) for name, value in bounds)
     if not low < high:
@@ -107,6 +112,6 @@ def _interval(owner: str, low: float, high: float) -> Callable[[torch.Tensor], t
 
 
 def checked_number(owner: str, name: str, value: Any, limits: Between) -> float:
-    """A number of an option, within its limits."""
+    """The number given for an option, checked against its limits."""
     number: float = Option(name, float, None, *limits).check(owner, value)
     return number

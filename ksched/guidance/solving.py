@@ -1,4 +1,4 @@
-"""Linear systems in the space of observations, item by item."""
+"""Linear systems in the space of observations, solved for each item separately."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ __all__ = ["conjugate_gradients"]
 def conjugate_gradients(
     times: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], right: torch.Tensor, iterations: int
 ) -> torch.Tensor:
-    """``B u`` for the u that solves ``M u = right``, M symmetric and not negative.
+    """``B u`` for the solution u of ``M u = right``, with M symmetric and positive semidefinite.
 
     Parameters
     ----------
-    times : v to (M v, B v), both linear, item by item
-    right : right side, batch first
-    iterations : products with M; an item that is solved, or along whose direction M is not positive, stays as it is
+    times : callable
+        Maps v to (M v, B v); both are linear and act on each item separately.
+    right : Tensor
+        Right-hand side, batch first.
+    iterations : int
+        Number of products with M. An item stops changing once it is solved or M is not positive along its direction.
 
     Returns
     -------
-    of the shape of ``B v``; the sum comes along with the products, so no product with u itself is needed
+    Tensor
+        The sum, in the shape of ``B v``. It is accumulated from the products, so no product with u itself is needed.
     """
     residual = direction = right
     size = item_dot(right, right)
@@ -36,7 +40,7 @@ def conjugate_gradients(
         curvature = item_dot(direction, product)
         going = going & (curvature > 0)
         step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
-        # A rank of its own: the image has the state's shape, the step that of the observation.
+        # Reshaped to the image's own rank: the image has the state's shape, the step that of the observation.
         share = step.reshape(-1, *[1] * (image.ndim - 1))
         result = share * image if result is None else result + share * image
         residual = residual - step * product
@@ -44,5 +48,5 @@ def conjugate_gradients(
         ratio = torch.where(going, left / torch.where(going, size, 1.0), 0.0)
         direction, size = residual + ratio * direction, left
         going = going & (size > enough)
-    assert result is not None  # there is an iteration at least
+    assert result is not None  # there is at least one iteration
     return result

@@ -1,1 +1,1 @@
-"""Adapters for other programs; nothing else imports them."""
+"""Adapters for other programs; no other part of ksched imports them."""

@@ -69,9 +69,9 @@ def table_on(device: torch.device) -> torch.Tensor:
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError("the first noise on a device uploads its table: draw once before you capture a graph")
     # upload on a separate stream and wait there: other streams are not delayed, and each may use the table from now on
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]  # torch's stub
         result = values.to(device, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
         arrived.record()
     arrived.synchronize()
     return result

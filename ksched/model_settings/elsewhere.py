@@ -1,4 +1,4 @@
-"""What to set in other programs for a recipe: diffusers' class, and the sampler and scheduler of ComfyUI and A1111."""
+"""A recipe's settings in other programs: diffusers' class, and the sampler and scheduler of ComfyUI and A1111."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from ksched.schedules.select import calculate_sigmas
 
 __all__ = ["Elsewhere", "elsewhere"]
 
-#: how far the levels of another program's scheduler may lie from the recipe's, relative, to be named as nearest
+#: largest relative distance at which another program's scheduler is still named as the nearest
 _NEAR = 0.05
 
 
 class Elsewhere(NamedTuple):
-    """What to set in one program.
+    """A recipe's settings in one program.
 
     Attributes
     ----------
-    sampler : its name there; empty if the program has none
-    scheduler : its name there, of the nearest levels; empty if none is near
-    apart : the largest relative distance of its levels, 0 to rounding if they are the same
-    shift : of a flow model, where the program asks for one
+    sampler : str
+        The program's name of the sampler; empty if it has none.
+    scheduler : str
+        The program's scheduler with the nearest sigmas; empty if none is near.
+    apart : float
+        Largest relative distance of its sigmas, 0 to rounding if they are the same.
+    shift : float or None
+        Shift of a flow model, if the program asks for one.
     """
 
     sampler: str
@@ -42,16 +46,16 @@ class Elsewhere(NamedTuple):
     def __str__(self) -> str:
         sampler = self.sampler or "no such sampler"
         if not self.scheduler:
-            return f"{sampler}; no scheduler has these levels: give it the sigmas"
+            return f"{sampler}; no scheduler has these levels, so pass the sigmas"
         same = "the same levels" if self.apart < 1e-6 else f"levels up to {self.apart:.2g} apart"
         shift = "" if self.shift is None else f", shift {self.shift:.4g}"
         return f"{sampler}, {self.scheduler}{shift}; {same}"
 
 
 def elsewhere(recipe: Recipe) -> Mapping[Dialect, Elsewhere]:
-    """What to set in ComfyUI and A1111 for a recipe at its own steps and size; diffusers has ``recipe.scheduler``."""
+    """The settings of ComfyUI and A1111 for a recipe at its own steps and size; for diffusers see ``scheduler``."""
     shift = _shift_of(recipe)
-    # ComfyUI's table of a model whose mu depends on the size is ten times as long
+    # if a model's mu depends on the size, ComfyUI's table is ten times as long
     process = recipe.process if shift is None else Flow(shift, 10_000 if recipe.mu_rule else 1000)
     found = {}
     for program in (Dialect.COMFYUI, Dialect.A1111):
@@ -73,7 +77,7 @@ def _shift_of(recipe: Recipe) -> float | None:
 
 
 def _nearest(recipe: Recipe, process: Process, program: Dialect) -> tuple[str, float]:
-    """The scheduler of a program whose levels are nearest to the recipe's, and how far the farthest is away."""
+    """The program's scheduler with the sigmas nearest to the recipe's, and its largest relative distance."""
     distances = {
         peer.name: _distance(recipe, process, peer)
         for peer in PEERS

@@ -1,4 +1,4 @@
-"""The rules by which reference pipelines make what they hand to a scheduler: lists of sigmas, and mu."""
+"""Rules by which reference pipelines compute what they pass to a scheduler: lists of sigmas, and mu."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LISTS", "Size", "list_of", "mu_of", "rule_text"]
 
 
 class Size(NamedTuple):
-    """Of what is generated, in pixels and frames; None is not said."""
+    """Size of the result in pixels and frames; None is unspecified."""
 
     width: int | None = None
     height: int | None = None
@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 
 class ListRule(NamedTuple):
-    """A list of levels by the number of steps, and the rule in words."""
+    """A list of sigmas for a number of steps, and the rule in words."""
 
     make: Callable[[int, Mapping[str, Any]], Array]
     text: str
@@ -53,20 +53,20 @@ def _sway(steps: int, rule: Mapping[str, Any]) -> Array:
 def _angles(steps: int, rule: Mapping[str, Any]) -> Array:
     angles = [math.atan(rule["sigma_max"]), *rule["angles"]]
     if steps > len(angles):
-        raise ValueError(f"there are levels for at most {len(angles)} steps; got {steps}")
+        raise ValueError(f"steps must be at most {len(angles)}, the number of known angles; got {steps}")
     return few_step(angles[:steps], rule="angles")[:-1]
 
 
 LISTS: Mapping[str, ListRule] = {
-    "to 1/n": ListRule(lambda n, rule: np.linspace(1.0, 1 / n, n), "even in time from 1 to 1/n"),
-    "to 0": ListRule(lambda n, rule: np.linspace(1.0, 0.0, n + 1)[:-1], "even in time from 1 to 0"),
+    "to 1/n": ListRule(lambda n, rule: np.linspace(1.0, 1 / n, n), "uniform in time from 1 to 1/n"),
+    "to 0": ListRule(lambda n, rule: np.linspace(1.0, 0.0, n + 1)[:-1], "uniform in time from 1 to 0"),
     "shifted to 0": ListRule(
         lambda n, rule: Flow(rule["shift"]).sigma_at(np.linspace(1.0, 0.0, n + 1)[:-1]),
-        "even in time from 1 to 0, shifted",
+        "uniform in time from 1 to 0, shifted",
     ),
-    "whole timesteps": ListRule(_whole, "even in timesteps from 1000 to 1, rounded down"),
-    "sway": ListRule(_sway, "sway: denser at the noisy end by a cosine"),
-    "log-SNR": ListRule(_log_snr, "even in log-SNR"),
+    "whole timesteps": ListRule(_whole, "uniform in timesteps from 1000 to 1, rounded down"),
+    "sway": ListRule(_sway, "sway: a cosine makes it denser at the noisy end"),
+    "log-SNR": ListRule(_log_snr, "uniform in log-SNR"),
     "linear, quadratic": ListRule(
         lambda n, rule: calculate_linear_quadratic_sigmas(n, Flow(), threshold_noise=rule["threshold"])[:-1],
         "linear, then quadratic",
@@ -82,7 +82,7 @@ def list_of(rule: Mapping[str, Any], steps: int) -> Array:
 
 
 def mu_of(rule: Mapping[str, Any], steps: int, size: Size) -> float:
-    """Mu of a rule, for a size and a number of steps."""
+    """The mu of a rule for a size and a number of steps."""
     if rule["rule"] == "constant":
         return float(rule["mu"])
     tokens = _tokens(rule, size)
@@ -98,20 +98,20 @@ def _tokens(rule: Mapping[str, Any], size: Size) -> int:
     if "tokens" in rule:
         return int(rule["tokens"])
     if size.width is None or size.height is None:
-        raise ValueError("mu depends on the size: give width and height")
+        raise ValueError("mu depends on the size; pass width and height")
     cell = rule["cell"]
     frames = 1 if "frame_cell" not in rule else ((size.frames or 1) - 1) // rule["frame_cell"] + 1
     return int((size.width // cell) * (size.height // cell) * frames)
 
 
 def rule_text(levels: Mapping[str, Any], mu: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Both rules in words; where the pipeline hands over no list, what the configuration of the scheduler says."""
+    """Both rules in words; without a list, the spacing in the scheduler's configuration."""
     spaced = LISTS[levels["rule"]].text if levels else _spacing_text(config)
     shifts = {
-        "constant": "mu is one number",
-        "tokens": "mu on a line through tokens",
-        "root": "mu by the root of tokens",
-        "flux2": "mu by tokens and steps, as fitted for FLUX.2",
+        "constant": "mu is constant",
+        "tokens": "mu is linear in the number of tokens",
+        "root": "mu grows with the square root of the number of tokens",
+        "flux2": "mu depends on tokens and steps, as fitted for FLUX.2",
     }
     return spaced + (f"; {shifts[mu['rule']]}" if mu else "")
 
@@ -122,7 +122,7 @@ def _spacing_text(config: Mapping[str, Any]) -> str:
     if "sigma_schedule" in config:
         return str(config["sigma_schedule"])
     if "original_inference_steps" in config:
-        return "a part of the training table, as LCM takes it"
+        return "a part of the training table, as for LCM"
     if "beta_start" in config:
         return f"{config.get('timestep_spacing', 'leading')} timesteps"
-    return "two angles" if config.get("prediction_type") == "trigflow" else "even in time, shifted"
+    return "two angles" if config.get("prediction_type") == "trigflow" else "uniform in time, shifted"

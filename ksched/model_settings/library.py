@@ -1,4 +1,4 @@
-"""The mapping of all recipes, read from its data file when it is first asked."""
+"""The mapping of all recipes, read from its data file when first used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Recipes", "recipes"]
 
 
 class Recipes(Mapping[str, Recipe]):
-    """What public models are sampled with: a read-only mapping from the name of a model to its `Recipe`.
+    """Sampling settings of public models: a read-only mapping from the name of a model to its `Recipe`.
 
-    Names are lower-case, with hyphens, and with versions as the authors write them. Another spelling of a name is found
-    too, if it differs in nothing but case, spaces, dashes and dots.
+    Names are lower-case with hyphens, and with versions as the authors write them. Other spellings are also found if
+    they differ only in case, spaces, dashes and dots.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Recipes(Mapping[str, Recipe]):
         return f"<{len(self)} recipes: {few(self._rows)}>"
 
     def search(self, words: str) -> list[Recipe]:
-        """Recipes whose name, title or kind has all of these words."""
+        """Recipes whose name, title or kind contains all of these words."""
         keys = [spelling_key(word) for word in words.split()]
         texts = {name: spelling_key(f"{name} {own.title} {own.makes}") for name, own in self._rows.items()}
         return [own for name, own in self._rows.items() if all(key in texts[name] for key in keys)]

@@ -1,4 +1,4 @@
-"""How one public model is sampled: its facts, each with its source, and the sampler that its pipeline runs."""
+"""How one public model is sampled: facts with their sources, and the sampler that its pipeline runs."""
 
 from __future__ import annotations
 
@@ -32,45 +32,61 @@ if TYPE_CHECKING:
 
 __all__ = ["GUIDANCE_KINDS", "Recipe"]
 
-#: kinds of guidance, and what the scale of each is
+#: kinds of guidance, with what each scale means
 GUIDANCE_KINDS: Mapping[str, str] = {
-    "cfg": "classifier-free guidance, two predictions a step",
-    "embedded": "the network is told the scale; one prediction a step",
+    "cfg": "classifier-free guidance, two predictions per step",
+    "embedded": "the network takes the scale as an input; one prediction per step",
     "frames": "classifier-free guidance with a scale that grows over the frames",
-    "apg": "adaptive projected guidance, two predictions a step",
-    "autoguidance": "a weaker network of the same kind in the place of the unconditional prediction",
-    "none": "distilled without; one prediction a step",
+    "apg": "adaptive projected guidance, two predictions per step",
+    "autoguidance": "a weaker network of the same kind replaces the unconditional prediction",
+    "none": "distilled without guidance; one prediction per step",
 }
 
-#: what SANA-Sprint's scheduler is handed for two steps alone
+#: argument that SANA-Sprint's scheduler takes only for two steps
 _OF_TWO_STEPS = "intermediate_timesteps"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a public model is sampled with.
+    """Sampling settings of a public model.
 
     Attributes
     ----------
-    name, title : its name here, and as its authors write it
-    makes : "image", "video", "audio", "video and audio" or "protein"
-    scheduler, config : the scheduler class of diffusers that its reference pipeline runs, and that class's settings;
-        None if diffusers has no class that does the same
-    prediction : what its network answers
-    steps : number of steps its authors or its pipeline take
-    guidance : ``kind`` (one of `GUIDANCE_KINDS`) and ``scale``; what is not published is left out
-    experts : networks of one model, each with the lowest sigma that it is asked at, as `ksched.guidance.experts` takes
-    size : width, height and frames by default
-    resolution : what width, height and frames must be, and other sizes that its authors name
-    latent : of the latent space, where a source says so: ``channels``; ``spatial`` and ``temporal``, how many pixels
-        and frames one latent is; ``scale`` and ``shift``, with which a latent of the autoencoder is given to the
-        network as ``(z - shift) * scale``; ``normalised``, where each channel has a mean and std of its own instead
-    streams : names of what is denoised together, each with its own levels
-    listed : levels that the model was distilled for, before shift and end; None if it has none
-    notes : where sources differ, and what is peculiar
-    sources : for each fact, where it can be read
-    pipeline : the pipeline class of diffusers that runs it, if there is one
-    distilled : whether it was trained for its number of steps, and for no other
+    name, title : str
+        Its name in ksched, and its name as its authors write it.
+    makes : str
+        "image", "video", "audio", "video and audio" or "protein".
+    scheduler, config : str, mapping or None
+        The diffusers scheduler class that its reference pipeline runs, and that class's settings; None if diffusers has
+        no class that does the same.
+    prediction : str
+        What its network predicts.
+    steps : int
+        Number of steps that its authors or its pipeline use.
+    guidance : mapping
+        ``kind`` (one of `GUIDANCE_KINDS`) and ``scale``; values that are not published are left out.
+    experts : mapping of str to float
+        Networks of one model, each with the lowest sigma at which it is used, as `ksched.guidance.experts` takes them.
+    size : Size
+        Default width, height and frames.
+    resolution : Resolution
+        Rules for width, height and frames, and other sizes that its authors name.
+    latent : mapping
+        Facts about the latent space, if a source has them: ``channels``; ``spatial`` and ``temporal``, the number of
+        pixels and frames per latent; ``scale`` and ``shift``, with which a latent of the autoencoder is passed to the
+        network as ``(z - shift) * scale``; ``normalised``, if each channel has a mean and std of its own instead.
+    streams : tuple of str
+        Names of the parts that are denoised together, each with its own sigmas.
+    listed : tuple of float or None
+        Sigmas that the model was distilled for, before shift and end; None if it has none.
+    notes : tuple of str
+        Differences between sources, and peculiarities.
+    sources : mapping of str to tuple of str
+        For each fact, where it was published.
+    pipeline : str or None
+        The diffusers pipeline class that runs it, if there is one.
+    distilled : bool
+        Whether it was trained for its number of steps and no other.
     """
 
     name: str
@@ -95,7 +111,7 @@ class Recipe:
 
     @classmethod
     def of(cls, name: str, row: Mapping[str, Any], places: Mapping[str, str]) -> Recipe:
-        """The recipe of a row of the data file, whose sources are short names of places."""
+        """The recipe of a row of the data file, with the short names of its sources resolved."""
 
         def place(said: str) -> str:
             short, _, rest = said.partition(":")
@@ -129,17 +145,17 @@ class Recipe:
 
     @cached_property
     def default(self) -> Sampler:
-        """What `build` makes of nothing."""
+        """The sampler that `build` returns without arguments."""
         return self.build()
 
     @property
     def process(self) -> Process:
-        """What the model was trained on, as its pipeline runs it; the shift of a run is in its levels."""
+        """The process of the model in its pipeline; the shift of a run is in its sigmas."""
         return self.default.process
 
     @property
     def sampler(self) -> str:
-        """Our name of the sampler; what is peculiar to a class's own loop is in the plan."""
+        """Name of the sampler in ksched; peculiarities of a class's own loop are in the plan."""
         if self.scheduler is None:
             return str(self._rules["own"]["sampler"])
         found, counted = self._levels(self.scheduler, self.steps, self.size)
@@ -147,19 +163,19 @@ class Recipe:
 
     @property
     def sigmas(self) -> tuple[float, ...] | None:
-        """Levels of the run, if the model was distilled for these; None if a schedule makes them."""
+        """Sigmas of the run, if the model was distilled for them; None if a schedule makes them."""
         return None if self.listed is None else tuple(self.default.sigmas.tolist())
 
     @property
     def schedule(self) -> str | None:
-        """How levels are made, in words; None if the model was distilled for a list of them."""
+        """The schedule in words; None if the model was distilled for a list of sigmas."""
         if self._rules["own"]:
             return str(self._rules["own"]["schedule"])
         return None if self.listed is not None else rule_text(self._rules["levels"], self._rules["mu"], self.config)
 
     @property
     def mu_rule(self) -> Mapping[str, Any]:
-        """How mu is found for a size, as the data file has it; empty if the model has none."""
+        """The rule for mu, as in the data file; empty if the model has none."""
         return MappingProxyType(dict(self._rules["mu"]))
 
     def build(
@@ -175,19 +191,23 @@ class Recipe:
 
         Parameters
         ----------
-        steps : number of steps; None is what the authors take
-        width, height, frames : of what is generated; they change the levels where mu depends on the size, and must
-            keep to ``resolution``
-        guidance : the scale that you mean to use. It changes no level, and is refused where the model takes none
+        steps : int or None
+            Number of steps; None uses the authors' number.
+        width, height, frames : int or None
+            Size of the result; it changes the sigmas if mu depends on the size, and must follow ``resolution``.
+        guidance : float or None
+            Scale that you intend to use. It does not change the sigmas; it is an error if the model takes none.
 
         Returns
         -------
-        `Sampler`, with the sigmas and timesteps of the pipeline
+        Sampler
+            Sampler with the sigmas and timesteps of the pipeline.
 
         Raises
         ------
-        TypeError, ValueError : steps that a distilled model has no levels for; a size that is none, or that the model
-            cannot make; guidance of a model that was distilled without
+        TypeError, ValueError
+            If a distilled model has no sigmas for these steps; the size is invalid, or the model cannot make it; the
+            model was distilled without guidance.
         """
         self._check_guidance(guidance)
         given = {"width": width, "height": height, "frames": frames}
@@ -199,7 +219,7 @@ class Recipe:
         return self._own(self._steps(steps)) if self.scheduler is None else self._of_class(self._steps(steps), size)
 
     def _own(self, steps: int) -> Sampler:
-        """A sampler and a schedule of ours, where diffusers has no class for the model."""
+        """A ksched sampler and schedule, for a model without a diffusers class."""
         own, process = self._rules["own"], EDM(**self._rules["own"]["process"])
         how: Any = own.get("options", {})
         rho = {"rho": own["rho"]} if "rho" in own else {}
@@ -210,7 +230,7 @@ class Recipe:
         return build_sampler(own["sampler"], sigmas=sigmas, process=process, **how)
 
     def _of_class(self, steps: int, size: Size) -> Sampler:
-        """The sampler that a class of diffusers is."""
+        """The sampler that represents a diffusers class."""
         assert self.scheduler is not None
         found, counted = self._levels(self.scheduler, steps, size)
         request = request_of(self.scheduler, self.config, found, counted)
@@ -224,7 +244,7 @@ class Recipe:
         return sampler if process is request.process else _built(request, process)
 
     def _levels(self, scheduler: str, steps: int, size: Size) -> tuple[DiffusersLevels, int]:
-        """What the pipeline's call of ``set_timesteps`` gives."""
+        """The result of the pipeline's call of ``set_timesteps``."""
         handed = {name: value for name, value in self._rules["handed"].items() if steps == 2 or name != _OF_TWO_STEPS}
         if self._rules["mu"]:
             handed["mu"] = mu_of(self._rules["mu"], steps, size)
@@ -232,7 +252,7 @@ class Recipe:
             handed[handed.pop("as", "sigmas")] = list(self.listed)
         elif rule := self._rules["levels"]:
             handed["sigmas"] = list_of(rule, steps)
-            if "timestep_scale" in rule:  # told as they are before the shift
+            if "timestep_scale" in rule:  # timesteps without the shift
                 handed["timesteps"] = handed["sigmas"] * rule["timestep_scale"]
         lists = {"sigmas", "timesteps"} & handed.keys()
         found, counted = stock_levels(scheduler, self.config, None if lists else steps, **handed)
@@ -244,7 +264,7 @@ class Recipe:
     def _steps(self, steps: int | None) -> int:
         steps = self.steps if steps is None else check_steps(steps)
         if self.distilled and steps != self.steps:
-            raise ValueError(f"{self.name} was distilled for {self.steps} steps; got {steps}")
+            raise ValueError(f"steps must be {self.steps} for {self.name}, which was distilled for them; got {steps}")
         return steps
 
     def _check_guidance(self, guidance: float | None) -> None:
@@ -252,7 +272,7 @@ class Recipe:
             return
         scale = Option("guidance", float, None, 0.0, 1e6).check(f"recipe {self.name}", guidance)
         if self.guidance.get("kind") == "none" and scale not in (0.0, 1.0):
-            raise ValueError(f"{self.name} was distilled without guidance: leave it out; got {guidance}")
+            raise ValueError(f"{self.name} was distilled without guidance; leave guidance out, got {guidance}")
 
 
 def _built(request: Request, process: Process) -> Sampler:
@@ -265,7 +285,7 @@ def _falls(sigmas: Sequence[float]) -> bool:
 
 
 def _same_numbers(plan: Plan, other: Plan) -> bool:
-    """Whether two plans are one method at the same levels, to rounding."""
+    """Whether two plans are the same method at the same sigmas, to rounding."""
     if len(plan.rows) != len(other.rows) or len(plan.levels) != len(other.levels):
         return False
     rows = [(dict(a.terms), dict(b.terms)) for a, b in zip(plan.rows, other.rows, strict=True)]
@@ -276,12 +296,12 @@ def _same_numbers(plan: Plan, other: Plan) -> bool:
 
 
 def _told(request: Request, scheduler: str, config: Mapping[str, Any], plan: Plan, told: Array) -> Process:
-    """The process of a request, with the timesteps that the class tells the network."""
+    """The process of a request, with the timesteps that the class passes to the network."""
     calls = plan.call_sigmas
     if len(told) < len(calls):
         return request.process
     sharing = []
-    if not request.process.is_flow:  # whose process may name another time
+    if not request.process.is_flow:  # its process may use another time
         trained = process_of(config, scheduler)
         sharing = [trained] if _same_states(trained, request, calls) else []
     return as_told([request.process, *sharing], calls, told[: len(calls)])

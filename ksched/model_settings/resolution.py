@@ -1,4 +1,4 @@
-"""The sizes that a model can make: of what pixels and frames must be a multiple, and what it was trained on."""
+"""The sizes that a model can make: multiples of pixels and frames, and sizes that it was trained on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ __all__ = ["Resolution"]
 
 
 class Resolution(NamedTuple):
-    """Rules for the size of what is generated.
+    """Rules for the size of the result.
 
     Attributes
     ----------
-    multiple_of : that width and height must be multiples of; None if no source says one
-    frames : (step, first): frames must be ``step * k + first``; None likewise
-    sizes : (width, height) that its authors name, besides the recipe's own ``size``
+    multiple_of : int or None
+        Divisor of width and height; None if no source gives one.
+    frames : tuple of int or None
+        (step, first): the number of frames must be ``step * k + first``; None if no source says so.
+    sizes : tuple of tuple of int
+        (width, height) that its authors name, in addition to the recipe's own ``size``.
     """
 
     multiple_of: int | None = None
@@ -32,7 +35,7 @@ class Resolution(NamedTuple):
         return cls(row.get("multiple_of"), None if frames is None else (frames[0], frames[1]), sizes)
 
     def check(self, model: str, size: Size) -> None:
-        """Raise ValueError for a size that the rules forbid; what is None is not looked at."""
+        """Raise ValueError for a size that breaks the rules; None is not checked."""
         for name, value in (("width", size.width), ("height", size.height)):
             if value is not None and self.multiple_of is not None and value % self.multiple_of:
                 raise ValueError(
@@ -55,4 +58,4 @@ class Resolution(NamedTuple):
 
 def _nearest(value: int, step: int, first: int) -> str:
     below = (value - first) // step * step + first
-    return f"Nearest are {below} and {below + step}" if below > 0 else f"The least is {below + step}"
+    return f"Nearest are {below} and {below + step}" if below > 0 else f"The smallest is {below + step}"

@@ -1,4 +1,4 @@
-"""A flow process whose network is told a timestep that is not exactly ``timestep_scale * sigma``."""
+"""A flow process whose network takes timesteps that are not exactly ``timestep_scale * sigma``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from ksched.types import Array, is_tensor
 
 __all__ = ["FlowAsTold", "as_told"]
 
-#: how far a told timestep may lie from the process's own, relative, and still be the same
+#: relative difference below which a timestep counts as the process's own
 _SAME = 1e-9
 
 
 @dataclass(frozen=True, repr=False)
 class FlowAsTold(Flow):
-    """A `Flow` whose network is told a table of timesteps; linear between the levels of the table.
+    """A `Flow` with a table of timesteps for the network, interpolated linearly between its sigmas.
 
-    UniPC and DPM-Solver of diffusers tell whole numbers, which their levels are not.
+    diffusers' UniPC and DPM-Solver round timesteps to whole numbers, so they do not match the sigmas.
 
     Parameters
     ----------
-    shift, num_timesteps, timestep_scale, noise_scale : as for `Flow`
-    levels : sigmas of the table, rising
-    told : what the network is told at each, rising
+    shift, num_timesteps, timestep_scale, noise_scale : float
+        As for `Flow`.
+    levels : tuple of float
+        Rising sigmas of the table.
+    told : tuple of float
+        Rising timesteps of the table.
     """
 
     levels: tuple[float, ...] = field(default=(0.0, 1.0), kw_only=True)
@@ -47,13 +50,16 @@ class FlowAsTold(Flow):
 
 
 def as_told(processes: Sequence[Process], levels: Array, told: Array) -> Process:
-    """The process that tells a network these timesteps at these levels.
+    """The process with these timesteps at these sigmas.
 
     Parameters
     ----------
-    processes : that mean the states of the run, the likeliest first
-    levels : of the model calls
-    told : the timestep of each
+    processes : sequence of Process
+        Processes with the states of the run, the most likely first.
+    levels : ndarray of float64
+        Sigmas of the model calls.
+    told : ndarray of float64
+        Timestep of each call.
     """
     for process in processes:
         if np.allclose(process.timestep(levels), told, rtol=_SAME, atol=_SAME):

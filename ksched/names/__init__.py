@@ -1,4 +1,4 @@
-"""The names of samplers, noise schedules, dialects and prediction types, in every spelling that programs use."""
+"""Names of samplers, noise schedules, dialects and prediction types, in every spelling that programs use."""
 
 from ksched.names.enums import Dialect, NoiseSchedule, Prediction, SamplerType
 from ksched.names.labels import parse_label

@@ -1,4 +1,4 @@
-"""Samplers of four programs that are none here: why, and the nearest that is, which stands in backticks."""
+"""Samplers of four programs that ksched does not have: why, and the nearest that it has, in backticks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from collections.abc import Mapping
 
 __all__ = ["ABSENT"]
 
-_IMPLICIT = "implicit: it asks the model again until its stages agree, as no sampler here does"
-_OTHER_STAGES = "stages of another table; the nearest is"
+_IMPLICIT = "implicit: it calls the model until its stages converge, which no ksched sampler does"
+_OTHER_STAGES = "its stages use another table; the nearest is"
 _LAWSON = "Runge-Kutta in x / sigma and log sigma; the nearest are `res_2s` and `etdrk4`"
-_MEMORY = "stages and a memory of earlier steps together; with a memory alone there is `exp_ab`"
-_MANY_STAGES = "more stages than any exponential method here; the nearest is `res_6s`"
+_MEMORY = "it combines stages with a memory of earlier steps; `exp_ab` has a memory without stages"
+_MANY_STAGES = "it has more stages than any exponential method in ksched; the nearest is `res_6s`"
 _THIRD, _FOURTH, _FIFTH = (
-    f"of order {order} there is `{name}`"
+    f"the sampler of order {order} is `{name}`"
     for order, name in ((3, "bogacki_shampine"), (4, "rk4"), (5, "dormand_prince"))
 )
-_DISTILLED = "made for one model, which is distilled"
+_DISTILLED = "made for one distilled model"
 
 
-_SD_CPP = {"the weights of `dpmpp_2m` changed by hand": ("dpm++2mv2",)}
+_SD_CPP = {"`dpmpp_2m` with weights changed by hand": ("dpm++2mv2",)}
 
 
 _SKRAMPLE = {
-    "Adams-Bashforth of even steps, on the prediction alone; the nearest is `exp_ab`": ("Adams",),
-    "`uni_pc` without its corrector, which is an option": ("UniP",),
-    "a mean of two samplers of your choice; the nearest is `exp_pc`": ("SPC",),
-    "a method for every order up to 15; there are `midpoint`, `rk4` and `dormand_prince`": ("RKUltra",),
+    "Adams-Bashforth for uniform steps, on the prediction alone; the nearest is `exp_ab`": ("Adams",),
+    "use `uni_pc` with its corrector turned off by an option": ("UniP",),
+    "it averages two samplers of your choice; the nearest is `exp_pc`": ("SPC",),
+    "one method for every order up to 15; ksched has `midpoint`, `rk4` and `dormand_prince`": ("RKUltra",),
     "not a published method: its weights change from step to step": ("DynasauRK",),
     "it chooses its steps by an embedded pair, as `rk_adaptive` does": ("RKMoire",),
 }
 
 
 _RES4LYF = {
-    "the node's own name, with a menu of methods, such as `res_2s`, `res_3s`, `etdrk4` and `rk4`": ("rk_beta",),
+    "name of a node with a menu of methods, such as `res_2s`, `res_3s`, `etdrk4` and `rk4`": ("rk_beta",),
     f"{_OTHER_STAGES} `res_2s`": ("res_2s_rkmk2e", "res_2s_stable"),
     f"{_OTHER_STAGES} `res_3s`": (
         *(f"res_3s_{name}" for name in ("non-monotonic", "alt", "cox_matthews", "lie", "sunstar", "strehmel_weiner")),
@@ -67,16 +67,16 @@ _RES4LYF = {
 _SDNEXT = {
     "the sampler that the model comes with, or that of the other pass": ("Default", "Same as primary"),
     "`uni_pc` with factors that were searched for one model": ("DC Solver",),
-    f"{_DISTILLED}; `lcm` noises a prediction as well": ("UFOGen", "Flash FlowMatch"),
-    f"{_DISTILLED} to a few windows of time": ("PeRFlow", "TDD"),
+    f"{_DISTILLED}; like `lcm`, it adds noise to a prediction": ("UFOGen", "Flash FlowMatch"),
+    f"{_DISTILLED} on a few windows of time": ("PeRFlow", "TDD"),
     "`ddpm` on a process in continuous log-SNR": ("VDM Solver",),
-    "`ddim` with a step back that makes it invertible; there is `Sampler.invert`": ("BDIA DDIM",),
+    "`ddim` with a backward step that makes it invertible; see `Sampler.invert`": ("BDIA DDIM",),
     _LAWSON: ("Lawson 2S A", "Lawson 2S B", "Lawson 4S"),
     f"{_OTHER_STAGES} `res_3s`": ("ETD-RK 3S A", "ETD-RK 3S B"),
     f"{_OTHER_STAGES} `etdrk4`": ("ETD-RK 4S B",),
     _MEMORY: ("PEC 423", "PEC 433"),
-    "`res_2s` or `res_3s` with noise of its own; published are `seeds_2` and `seeds_3`": ("RES-SDE 2S", "RES-SDE 3S"),
-    "`euler` on levels of its own": tuple(
+    "`res_2s` or `res_3s` with its own noise; `seeds_2` and `seeds_3` are published": ("RES-SDE 2S", "RES-SDE 3S"),
+    "`euler` on its own sigmas": tuple(
         f"{name} Sigma" for name in ("Sigmoid", "Sine", "Easing", "Arcsine", "Smoothstep")
     ),
     "not a published method": (
@@ -93,7 +93,7 @@ _SDNEXT = {
 }
 
 
-#: by program, as `ksched.Dialect` has it: reasons, and the names that have them
+#: for each program, by its name in `ksched.Dialect`: reasons, and the names that they apply to
 ABSENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sd_cpp": _SD_CPP,
     "skrample": _SKRAMPLE,

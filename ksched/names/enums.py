@@ -12,7 +12,7 @@ __all__ = ["SCHEDULE_SPELLINGS", "Dialect", "NoiseSchedule", "Prediction", "Samp
 
 
 class NoiseSchedule(Name):
-    """Which noise levels a run visits; the values are ComfyUI's words."""
+    """The noise levels (sigmas) that a run visits; the values are ComfyUI's words."""
 
     SIMPLE = "simple"
     KARRAS = "karras"
@@ -65,7 +65,7 @@ class NoiseSchedule(Name):
 
 
 class Dialect(Name):
-    """Whose behaviour a name means; ``ksched`` is the published mathematics."""
+    """The program whose behaviour a name refers to; ``ksched`` is the published mathematics."""
 
     KSCHED = "ksched"
     COMFYUI = "comfyui"
@@ -91,13 +91,13 @@ class Dialect(Name):
 
 
 class Prediction(Name):
-    """What a network answers with; a, s are the scales of the data x0 and of the noise eps in its input."""
+    """What a network predicts; a, s are the scales of the data x0 and of the noise eps in its input."""
 
     EPSILON = "epsilon"  # eps
     V_PREDICTION = "v_prediction"  # a * eps - s * x0
     SAMPLE = "sample"  # x0
     FLOW = "flow"  # eps - x0
-    SCORE = "score"  # the gradient of log p with respect to that input, -eps over the std of its noise
+    SCORE = "score"  # the gradient of log p with respect to that input: -eps over its noise's standard deviation
     VELOCITY_TO_DATA = "velocity_to_data"  # x0 - eps
     EDM = "edm"  # the F of EDM's preconditioning
 

@@ -10,23 +10,28 @@ __all__ = ["parse_label"]
 
 
 def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
-    """Sampler and schedule of a label as A1111 and its relatives print it.
+    """Sampler and schedule of a label as A1111 and related programs print it.
 
     Parameters
     ----------
-    label : sampler name, then optionally a schedule name: "DPM++ 2M SDE Karras", "Euler a"
+    label : str
+        Sampler name, optionally followed by a schedule name: "DPM++ 2M SDE Karras", "Euler a".
 
     Returns
     -------
-    (sampler, schedule); where the label names no schedule, the one A1111's "Automatic" takes for that sampler
+    tuple of (SamplerType, NoiseSchedule)
+        (sampler, schedule). If the label names no schedule, it is the one that A1111's "Automatic" uses for that
+        sampler.
 
     Raises
     ------
-    TypeError : ``label`` is not a string
-    ValueError : no split of the words names a sampler and a schedule; the message lists near sampler names
+    TypeError
+        If ``label`` is not a string.
+    ValueError
+        If the label does not consist of a sampler and a schedule; the message lists similar sampler names.
     """
     if not isinstance(label, str):
-        raise TypeError(f"a label is a string such as 'DPM++ 2M Karras'; got {label!r}")
+        raise TypeError(f"label must be a string such as 'DPM++ 2M Karras'; got {label!r}")
     words = label.split() if " " in label.strip() else label.replace("_", " ").split()
     for cut in range(len(words), 0, -1):
         head, tail = " ".join(words[:cut]), " ".join(words[cut:])
@@ -35,6 +40,6 @@ def parse_label(label: str) -> tuple[SamplerType, NoiseSchedule]:
             schedule = NoiseSchedule.parse(tail) if tail and spelling_key(tail) != "automatic" else None
         except ValueError:
             continue
-        # every label without a schedule of its own runs A1111's uniform one
+        # every other label without a schedule runs on A1111's uniform one
         return sampler, schedule or NoiseSchedule(AUTOMATIC.get(sampler, NoiseSchedule.NORMAL))
-    return SamplerType.parse(label), NoiseSchedule.default()  # raises, with the nearest names
+    return SamplerType.parse(label), NoiseSchedule.default()  # raises an error with similar names

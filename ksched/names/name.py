@@ -1,4 +1,4 @@
-"""Enums whose members are read from every spelling that programs use."""
+"""Enums whose members can be parsed from every spelling that programs use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ksched.names.spelling import nearest, spelling_key
 
 __all__ = ["Name"]
 
-_FEW = 10  # names that a message may list
+_FEW = 10  # most names that a message lists
 
 
 class Name(StrEnum):
-    """A name that can be read from any spelling a peer uses."""
+    """A name that can be parsed from any spelling a peer uses."""
 
     @classmethod
     def _kind(cls) -> str:
@@ -27,18 +27,18 @@ class Name(StrEnum):
 
     @classmethod
     def _absent(cls) -> Mapping[str, str]:
-        """Names that people ask for and that are nothing here, with what to take instead."""
+        """Names that people ask for and ksched does not have, with what to use instead."""
         return {}
 
     @classmethod
     def _pairs(cls) -> bool:
-        """Whether it stands beside another kind of name, as sampler and schedule do, and may be swapped with it."""
+        """Whether it is used together with another kind of name, as sampler and schedule are, and may be swapped."""
         return True
 
     @classmethod
     @cache
     def registered(cls) -> list[str]:
-        """Names that others registered beside the members, for messages."""
+        """Names that users registered in addition to the members, for messages."""
         return []
 
     @classmethod
@@ -51,21 +51,24 @@ class Name(StrEnum):
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Member for a name in our spelling or a peer's, whatever its case and punctuation.
+        """The member for a name in ksched's or a peer's spelling, ignoring case and punctuation.
 
         Parameters
         ----------
-        name : our value ("dpmpp_2m"), or what ComfyUI, A1111, k-diffusion or diffusers call the same thing
+        name : str
+            Ksched's own value ("dpmpp_2m"), or the name in ComfyUI, A1111, k-diffusion or diffusers.
 
         Raises
         ------
-        TypeError : ``name`` is not a string
-        ValueError : nothing has that name; the message says what it is instead, or lists the nearest ones
+        TypeError
+            If ``name`` is not a string.
+        ValueError
+            If nothing has that name; the message says what to use instead, or lists similar names.
         """
         if isinstance(name, cls):
             return name
         if not isinstance(name, str):
-            raise TypeError(f"a {cls._kind()} is named by a string; got {name!r}")
+            raise TypeError(f"a {cls._kind()} name must be a string; got {name!r}")
         found = cls._known().get(spelling_key(name))
         if found is None:
             raise ValueError(cls._unknown(name))
@@ -73,20 +76,20 @@ class Name(StrEnum):
 
     @classmethod
     def _unknown(cls, name: str) -> str:
-        """What to say of a name that is no member's."""
+        """The error message for a name that no member has."""
         shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
         absent = {spelling_key(word): instead for word, instead in cls._absent().items()}
         if instead := absent.get(spelling_key(name)):
-            return f"{shown} is no {cls._kind()} here: {instead}"
+            return f"ksched has no {cls._kind()} {shown}: {instead}"
         for other in _kinds():
             if cls._pairs() and other is not cls and other.is_name(name):
                 return (
-                    f"{shown} is a {other._kind()}: swap the two, or name a {cls._kind()} such as "
+                    f"{shown} is a {other._kind()}; swap the two, or pass a {cls._kind()} such as "
                     f"{next(iter(cls)).value!r}"
                 )
         if cls._pairs() and (parts := _parts(name)):
             meant = " with ".join(f"{part._kind()} {part.value!r}" for part in parts)
-            return f"{shown} is {meant}: give each in its place; ksched.parse_label reads such labels"
+            return f"{shown} is {meant}; pass each separately, or read such labels with ksched.parse_label"
         known = {**{key: member.value for key, member in cls._known().items()}, **{n: n for n in cls.registered()}}
         near = dict.fromkeys(known[key] for key in nearest(name, known, most=5))
         if near:
@@ -94,22 +97,22 @@ class Name(StrEnum):
         elif len(cls) <= _FEW:
             hint = f"known: {', '.join(cls)}."
         else:
-            hint = f"'ksched list' has all {len(cls)}, {', '.join(list(cls)[:3])} among them"
+            hint = f"'ksched list' shows all {len(cls)}, such as {', '.join(list(cls)[:3])}"
         return f"unknown {cls._kind()} {shown}; {hint}"
 
     @classmethod
     def is_name(cls, name: str) -> bool:
-        """Whether a name is a member's in any spelling, or was registered."""
+        """Whether it is the name of a member in any spelling, or was registered."""
         return spelling_key(name) in cls._known() or name in cls.registered()
 
 
 def _kinds() -> Iterator[type[Name]]:
-    """The kinds of names that pair."""
+    """The kinds of names that are used together."""
     return (kind for kind in Name.__subclasses__() if kind._pairs())
 
 
 def _parts(label: str) -> tuple[Name, ...]:
-    """The names of two kinds, one after the other, that a label is made of; nothing if it is not."""
+    """Two names of different kinds that make up a label; empty if it has none."""
     words = label.replace("_", " ").split()
     for cut in range(len(words) - 1, 0, -1):
         heads, tails = _members(" ".join(words[:cut])), list(_members(" ".join(words[cut:])))
@@ -121,7 +124,7 @@ def _parts(label: str) -> tuple[Name, ...]:
 
 
 def _members(name: str) -> Iterator[Name]:
-    """What a name means, one of every kind that has it."""
+    """The members that a name refers to, at most one of each kind."""
     for kind in _kinds():
         member = kind._known().get(spelling_key(name))
         if member is not None:

@@ -61,6 +61,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def _pack(values: tuple[Any, ...] | None) -> list[Any] | None:
     """Numbers as JSON can hold them, which has no infinity."""
+    # an empty tuple stays one, which mypy sees as another type
     return values and [str(v) if isinstance(v, float) and math.isinf(v) else v for v in values]  # type: ignore[return-value]
 
 

@@ -88,7 +88,7 @@ class Symbol:
         _refuse("comparing symbols")
 
     __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say unhashable
 
     def __float__(self) -> NoReturn:
         _refuse("making a number of a symbol")

@@ -198,7 +198,7 @@ def _next(past: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], items: to
             continue
         moves, changes = moves.double(), changes.double()
         sizes = changes.norm(dim=0).clamp(min=1e-300)  # later changes are far smaller than earlier ones
-        with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]  # torch's stub omits it
             weights = torch.linalg.pinv(changes / sizes, rtol=1e-8) @ step[i].flatten().double()
             following[i] -= ((moves + changes) @ (weights / sizes)).to(z.dtype).reshape(z.shape[1:])
     return following

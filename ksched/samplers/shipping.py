@@ -139,7 +139,7 @@ def preset(
         whole = inspect.signature(of)
         kept = [parameter for parameter in whole.parameters.values() if parameter.name not in fixed]
         shown = [parameter.replace(default=defaults.get(parameter.name, parameter.default)) for parameter in kept]
-        function.__signature__ = whole.replace(parameters=shown)  # type: ignore[attr-defined]
+        function.__signature__ = whole.replace(parameters=shown)  # type: ignore[attr-defined]  # not declared
         function.__wrapped__ = of  # the signature takes its annotations from there
         said = _in_dialects(dialects or {})
         means = {

@@ -114,7 +114,7 @@ def _times(span: Span, shift_twice: bool) -> tuple[float, float]:
     """Highest and lowest time of a span, with the shift applied twice if requested."""
     process = span.process
     if shift_twice and process.shift != 1:
-        process = dataclasses.replace(process, shift=1.0)  # type: ignore[type-var]
+        process = dataclasses.replace(process, shift=1.0)  # type: ignore[type-var]  # every process is a dataclass
     return process.time(span.sigma_max), process.time(span.sigma_min)
 
 

@@ -1,9 +1,9 @@
-"""Images from text with diffusers' weights: the sampler and the schedule are ksched's, everything else is diffusers'.
+"""Images from text with diffusers' weights: ksched provides sampler and schedule, diffusers everything else.
 
 >>> from ksched.stable_diffusion import SamplingConfig, StableDiffusion
 >>> config = SamplingConfig(prompt="a red fox", sampler="euler_ancestral", schedule="karras", steps=30)
 
-``StableDiffusion.from_folder("path/to/model").generate(config)`` then returns pictures.
+``StableDiffusion.from_folder("path/to/model").generate(config)`` then returns images.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""`StableDiffusion`: images of a configuration, in memory or as files of a folder."""
+"""`StableDiffusion`: generates the images of a configuration, in memory or as files in a folder."""
 
 from __future__ import annotations
 
@@ -25,39 +25,48 @@ class StableDiffusion(Components):
 
     Parameters
     ----------
-    pipeline : a pipeline of diffusers with such a model, whatever it is for; or None, and its modules by name. Devices,
-        dtypes, slicing, tiling and offload are set on the pipeline, which is `pipeline` here too
-    modules : ``unet=`` or ``transformer=``, ``vae=``, ``text_encoder=``, ``tokenizer=``, ``scheduler=``, and what else
-        the pipeline of the family takes
+    pipeline : DiffusionPipeline or None
+        A diffusers pipeline with such a model, for any task; or None, with the modules passed by name. Set devices,
+        dtypes, slicing, tiling and offload on the pipeline, which is also the attribute `pipeline`.
+    modules : object
+        ``unet=`` or ``transformer=``, ``vae=``, ``text_encoder=``, ``tokenizer=``, ``scheduler=``, and any other module
+        of the family's pipeline.
 
     Raises
     ------
-    TypeError : neither a pipeline nor modules, or both
-    ValueError : a model of another family, a module that is missing
+    TypeError
+        If neither a pipeline nor modules are given, or both.
+    ValueError
+        If the model is of another family, or a module is missing.
 
     Notes
     -----
-    Start noise is what diffusers draws from ``torch.Generator("cpu").manual_seed(seed)``, in float32 on every device;
-    the noise of stochastic samplers is ksched's own of that seed. So an image depends on its own seed, and not on how
-    many are drawn with it.
+    Start noise is drawn from ``torch.Generator("cpu").manual_seed(seed)`` as in diffusers, in float32 on every device.
+    The noise of stochastic samplers is ksched's own, with the same seed. An image therefore depends on its own seed
+    only, and not on how many are drawn together.
     """
 
     @classmethod
     def from_folder(
         cls, path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> StableDiffusion:
-        """The model in a folder of diffusers; nothing is downloaded.
+        """Load the model from a diffusers folder; nothing is downloaded.
 
         Parameters
         ----------
-        path : with ``model_index.json``
-        device : None leaves it on the processor
-        dtype : of all weights; None is float32 on the processor and float16 elsewhere
+        path : str or Path
+            Folder with ``model_index.json``.
+        device : device, str or None
+            None leaves the model on the CPU.
+        dtype : dtype or None
+            Dtype of all weights; None is float32 on the CPU and float16 elsewhere.
 
         Raises
         ------
-        FileNotFoundError : no such folder, or a part of it is missing
-        ValueError : a part that cannot be read, or a model of another family
+        FileNotFoundError
+            If there is no such folder, or a part of it is missing.
+        ValueError
+            If a part cannot be read, or the model is of another family.
         """
         on_host = device is None or torch.device(device).type == "cpu"
         folder = path_of("path", path)
@@ -77,24 +86,33 @@ class StableDiffusion(Components):
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> list[Image.Image]:
-        """Pictures of a configuration, which carry it (see `save_png`).
+        """Generate the images of a configuration; each image carries it (see `save_png`).
 
         Parameters
         ----------
-        config : what to draw
-        init_image : a picture or its path, to change by ``config.strength``; resized to the configuration's size if it
-            has one, and else down to multiples of `multiple`
-        mask : white where to change the picture, black where to keep it, every pixel as it is; grey blends
-        batch_size : images to draw at once. Images are the same to rounding whatever it is, and byte for byte if it is
-            1; more is faster on a GPU
-        progress : called with a `Progress` at every step; True shows a bar (needs the extra ``cli``)
-        preview : called at every step with a small picture of what is coming, of a pixel for each latent cell
-        cancel : a function that returns True to stop, or a `threading.Event`; asked at every step
+        config : SamplingConfig
+            What to draw.
+        init_image : Image, str, Path or None
+            An image or its path, to change by ``config.strength``. It is resized to the configuration's size if it has
+            one, and otherwise down to multiples of `multiple`.
+        mask : Image, str, Path or None
+            White where to change the image, black where to keep every pixel as it is; grey blends.
+        batch_size : int
+            Number of images to draw at once. Images are the same to rounding for any value, and byte for byte with 1;
+            larger values are faster on a GPU.
+        progress : callable or bool
+            Called with a `Progress` at every step; True shows a bar (needs the extra ``cli``).
+        preview : callable or None
+            Called at every step with a small preview image, one pixel per latent cell.
+        cancel : Cancel or None
+            A function that returns True to stop, or a `threading.Event`; checked at every step.
 
         Raises
         ------
-        Cancelled : ``cancel`` said so; its ``finished`` are the pictures so far
-        TypeError, ValueError : what does not fit together, before the first model call
+        Cancelled
+            If ``cancel`` stopped the job; its ``finished`` are the images so far.
+        TypeError, ValueError
+            If arguments do not fit together; raised before the first model call.
         """
         how: dict[str, Any] = {"progress": progress, "preview": preview, "cancel": cancel, "batch_size": batch_size}
         return jobs.generate(self, config, init_image=init_image, mask=mask, **how)
@@ -112,26 +130,35 @@ class StableDiffusion(Components):
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> list[Path]:
-        """Pictures of a configuration as files ``00000.png`` and on, which carry it; what is there already stays.
+        """Generate images into files ``00000.png`` and so on, each with its configuration; existing files stay.
 
-        Run the same again after an end of any kind, and it goes on where it was.
+        After an interruption of any kind, run the same again to continue.
 
         Parameters
         ----------
-        config : what to draw
-        out_dir : a new folder, or that of the same batch, which its ``manifest.json`` tells
-        numbers : images of the batch to draw, from 0; None is all. Those who share a folder take different ones
-        init_image, mask, batch_size, progress, preview, cancel : as for `generate`
+        config : SamplingConfig
+            What to draw.
+        out_dir : str or Path
+            A new folder, or the folder of the same batch, as recorded in its ``manifest.json``.
+        numbers : sequence of int or None
+            Numbers of the images to draw, from 0; None is all. Processes that share a folder take different ones.
+        init_image, mask, batch_size, progress, preview, cancel : Image, str, Path, int, callable, bool, Cancel or None
+            As for `generate`.
 
         Returns
         -------
-        the files of these numbers
+        list of Path
+            The files of these numbers.
 
         Raises
         ------
-        Cancelled : ``cancel`` said so; its ``finished`` are the files so far
-        OSError : a full disk, a folder that cannot be written to; no file is half written
-        TypeError, ValueError : what does not fit together, a folder of another batch, before the first model call
+        Cancelled
+            If ``cancel`` stopped the job; its ``finished`` are the files so far.
+        OSError
+            If the disk is full, or the folder cannot be written to; no file is left half written.
+        TypeError, ValueError
+            If arguments do not fit together, or the folder belongs to another batch; raised before the first model
+            call.
         """
         how: dict[str, Any] = {"progress": progress, "preview": preview, "cancel": cancel, "batch_size": batch_size}
         return jobs.run(

@@ -1,7 +1,7 @@
-"""A pipeline of diffusers taken apart into a denoiser, a process, an encoder and a decoder.
+"""A diffusers pipeline taken apart into a denoiser, a process, an encoder and a decoder.
 
-Prompts, weights and pictures are the pipeline's business, through its own methods; what is here is how its network
-becomes a denoiser, and how a `SamplingConfig` becomes a run.
+Prompts, weights and images are handled by the pipeline's own methods. This module turns its network into a denoiser,
+and a `SamplingConfig` into a run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Components:
 
     def __init__(self, pipeline: Any = None, **modules: Any) -> None:
         if (pipeline is None) == (not modules):
-            raise TypeError("give a pipeline of diffusers, or its modules by name (unet=, vae=, ...), and not both")
+            raise TypeError("pass either a diffusers pipeline or its modules by name (unet=, vae=, ...)")
         self.pipeline: Any = for_text(assembled(modules) if pipeline is None else pipeline)
         self._network: Any = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
         self.name = "model"
@@ -46,7 +46,7 @@ class Components:
 
     @property
     def process(self) -> Process:
-        """What the model was trained on, at its own size; states are as its scheduler holds them."""
+        """The process that the model was trained on, at its own size, with states as its scheduler holds them."""
         return self._trained({}).process(self._tokens(*self.size))
 
     @property
@@ -56,20 +56,20 @@ class Components:
 
     @property
     def device(self) -> torch.device:
-        """Where states live."""
+        """The device of the states."""
         found: torch.device = self.pipeline._execution_device
         return found
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the model's own images."""
+        """Width and height of the images that the model was trained on."""
         sample = self._network.config.sample_size
         high, wide = (sample, sample) if isinstance(sample, int) else sample
         return wide * self._scale, high * self._scale
 
     @property
     def multiple(self) -> int:
-        """What width and height must be multiples of."""
+        """The number that width and height must be multiples of."""
         return math.lcm(8, self._scale * self._patch)
 
     @property
@@ -95,19 +95,22 @@ class Components:
 
         Parameters
         ----------
-        config : sampler, schedule, steps, options, and the size
-        whole : False leaves out the steps that ``strength`` leaves out
+        config : SamplingConfig
+            Configuration with sampler, schedule, steps, options and size.
+        whole : bool
+            False leaves out the steps that ``strength`` skips.
 
         Raises
         ------
-        TypeError, ValueError : options or a size that do not fit the model; a strength that leaves no step
+        TypeError, ValueError
+            If options or size do not fit the model, or the strength leaves no step.
         """
         trained, tokens = self._trained(config.process), self._tokens(*self._size(config))
         process = trained.process(tokens)
         for name, value in config.process.items():
             if not self._trained({}).is_changed_by(self._trained({name: value}), name, tokens):
-                raise ValueError(f"process: {name}={value!r} changes nothing in {process!r}; leave it out")
-        Denoiser(self._asked(), process, trained.prediction)  # refuses what does not go together
+                raise ValueError(f"process: {name}={value!r} has no effect on {process!r}; leave it out")
+        Denoiser(self._asked(), process, trained.prediction)  # an error if they do not go together
         own = sampler_spec(config.sampler).levels
         if own is not None:
             sigmas = np.asarray(own(config.steps, process, **config.sampler_options))
@@ -117,12 +120,14 @@ class Components:
             sigmas = scheduled_sigmas(
                 trained.settings, process, config.schedule, config.steps, options=config.schedule_options
             )
-        if not whole and hasattr(self.pipeline, "transformer"):  # whose pipelines round the steps that are left out
+        if not whole and hasattr(self.pipeline, "transformer"):  # these pipelines round the number of skipped steps
             kept = split(sigmas, int(config.steps - config.steps * config.strength))[1]
         else:
             kept = sigmas if whole else truncate(sigmas, config.strength)
         if len(kept) < 2:
-            raise ValueError(f"steps * strength must be at least 1; got {config.steps} * {config.strength}: raise one")
+            raise ValueError(
+                f"steps * strength must be at least 1; got {config.steps} * {config.strength}. Raise one of them"
+            )
         return build_sampler(config.sampler, sigmas=kept, process=process, **config.sampler_options)
 
     def denoiser(
@@ -138,21 +143,28 @@ class Components:
         prediction: Prediction | str | None = None,
         uncond: bool = False,
     ) -> Model:
-        """The denoiser of a prompt, for latents of any batch size.
+        """The denoiser for a prompt, for latents of any batch size.
 
         Parameters
         ----------
-        prompt, negative_prompt : texts
-        guidance_scale : 1 is none, and asks the network once
-        guidance_rescale : as for `SamplingConfig`
-        width, height : of the image in pixels; None is the model's own
-        process, prediction : other than the model's
-        uncond : return (denoised, uncond) at scale 1 too, as CFG++ samplers want it
+        prompt, negative_prompt : str
+            Texts.
+        guidance_scale : float
+            Scale of classifier-free guidance; 1 is none, with one network call per model call.
+        guidance_rescale : float
+            As for `SamplingConfig`.
+        width, height : int or None
+            Size of the image in pixels; None is the model's own.
+        process, prediction : Process, Prediction, str or None
+            Override the model's own.
+        uncond : bool
+            Return (denoised, uncond) at scale 1 too, for CFG++ samplers.
 
         Returns
         -------
-        ``(x, sigma) -> (denoised, uncond)``, or ``-> denoised`` without guidance; x float32, of shape
-        (batch, channels, height, width) in latent cells
+        callable
+            Denoiser ``(x, sigma) -> (denoised, uncond)``, or ``-> denoised`` without guidance. x is float32, of shape
+            (batch, channels, height, width) in latent cells.
         """
         model = Denoiser(self._asked(), process or self.process, prediction or self.prediction)
         size = (width or self.size[0], height or self.size[1])
@@ -165,7 +177,7 @@ class Components:
         return guidance.cfg(pair, None, guidance_scale)
 
     def _asked(self) -> Callable[..., torch.Tensor]:
-        """The network, in its own dtype whatever the state's."""
+        """The network, called in its own dtype whatever the state's."""
         network, dtype = self._network, self._network.dtype
 
         def ask(x: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
@@ -183,18 +195,20 @@ class Components:
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Latents of images, drawn from what the VAE says of them, as diffusers does.
+        """Latents of images, drawn from the VAE's distribution as in diffusers.
 
         Parameters
         ----------
-        pixels : in [-1, 1], shape (1, 3, height, width)
-        generators : one for each item of the result
+        pixels : Tensor
+            Pixels in [-1, 1], shape (1, 3, height, width).
+        generators : sequence of Generator
+            One for each item of the result.
         """
         return parts.encode(self.pipeline, pixels, generators)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images in [0, 1] of latents, float32, shape (batch, 3, height, width)."""
+        """Images in [0, 1] from latents, float32, shape (batch, 3, height, width)."""
         return parts.decode(self.pipeline, latents)
 
     # ---------------------------------------------------------------------------------------------------- whole runs
@@ -203,13 +217,16 @@ class Components:
     def prepare(
         self, config: SamplingConfig, *, init: torch.Tensor | None = None, mask: torch.Tensor | None = None
     ) -> Drawing:
-        """All that the images of a configuration have in common: call it with seeds.
+        """Everything that the images of a configuration share; call the result with seeds.
 
         Parameters
         ----------
-        config : what to draw
-        init : pixels in [-1, 1], shape (1, 3, height, width), to start from; ``strength`` says how much of it changes
-        mask : 1 where to draw and 0 where to keep ``init``, shape (1, 1, height, width)
+        config : SamplingConfig
+            What to draw.
+        init : Tensor or None
+            Pixels in [-1, 1], shape (1, 3, height, width), to start from; ``strength`` says how much they change.
+        mask : Tensor or None
+            1 where to draw and 0 where to keep ``init``, shape (1, 1, height, width).
         """
         width, height = self._size(config)
         trained = self._trained(config.process)
@@ -226,7 +243,7 @@ class Components:
             uncond=sampler.spec.uncond,
         )
         shape = (1, self.pipeline.vae.config.latent_channels, height // self._scale, width // self._scale)
-        # a cell is drawn if any of its pixels is
+        # a cell is drawn if any of its pixels is drawn
         cells = None if mask is None else torch.nn.functional.adaptive_max_pool2d(mask, shape[2:]).to(self.device)
         std = start_std(sampler.process, float(sampler.sigmas[0]), trained.settings)
         anew = init is None or (mask is not None and config.strength == 1)
@@ -235,14 +252,18 @@ class Components:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What `Components.prepare` returns.
+    """The result of `Components.prepare`.
 
     Attributes
     ----------
-    model, sampler, denoiser : of the run
-    shape : of one latent
-    std : of start noise; None where the run starts from ``init`` with noise
-    init, mask : pixels, and cells
+    model, sampler, denoiser : Components, Sampler or callable
+        Model, sampler and denoiser of the run.
+    shape : tuple of int
+        Shape of one latent.
+    std : float or None
+        Standard deviation of the start noise; None if the run starts from ``init`` with noise.
+    init, mask : Tensor or None
+        Pixels, and latent cells.
     """
 
     model: Components
@@ -255,10 +276,10 @@ class Drawing:
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], callback: Callable[[StepInfo], object] | None = None) -> torch.Tensor:
-        """Latents of images of these seeds, drawn at once; ``callback`` as for `ksched.Sampler.sample`."""
+        """Latents of the images for these seeds, drawn at once; ``callback`` as for `ksched.Sampler.sample`."""
         process, first, denoiser = self.sampler.process, self.sampler.sigmas[0], self.denoiser
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        # in this order, as pipelines draw from their generator
+        # in this order, because pipelines draw from their generator like this
         clean = None if self.init is None else self.model.encode(self.init, generators)
         eps = torch.cat([torch.randn(self.shape, generator=generator) for generator in generators])
         eps = eps.to(self.model.device)

@@ -1,4 +1,4 @@
-"""`SamplingConfig`: all that a picture depends on but the model, checked field by field, in JSON and TOML."""
+"""`SamplingConfig`: everything that an image depends on except the model, checked field by field, as JSON and TOML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ksched.types import set_fields
 
 __all__ = ["POPULAR", "PRESETS", "SamplingConfig"]
 
-#: settings by what one wants; the pairs are those of "How to choose a sampler" for so many model calls
+#: settings by purpose; the pairs are those of "How to choose a sampler" for these numbers of model calls
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast": {"sampler": "deis", "schedule": "karras", "steps": 8},
@@ -31,7 +31,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "high_quality": {"sampler": "dpmpp_2m", "schedule": "karras", "steps": 50},
     }
 )
-#: labels of the pairs that people use most, for menus; `SamplingConfig.from_label` takes any other too
+#: labels of the most popular pairs, for menus; `SamplingConfig.from_label` accepts any other
 POPULAR = (
     "DPM++ 2M Karras",
     "DPM++ 2M SDE Karras",
@@ -47,7 +47,7 @@ POPULAR = (
     "DPM++ 2M Beta",
 )
 
-#: what ``process`` may say otherwise than the scheduler of the model does, in its words
+#: settings of the model's scheduler that ``process`` may override, by the scheduler's names
 _PROCESS: Mapping[str, Option] = {
     "prediction_type": Option("prediction_type", str, None),
     "beta_schedule": Option("beta_schedule", str, None),
@@ -57,7 +57,7 @@ _PROCESS: Mapping[str, Option] = {
     "shift": Option("shift", float, None, 1e-3, 1000.0),
 }
 _RANGE = {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
-_LARGEST_SEED = 2**63 - 1  # of a torch.Generator, on every device
+_LARGEST_SEED = 2**63 - 1  # largest seed of a torch.Generator on every device
 _LARGEST_SIDE = 16384
 _MOST_STEPS = 1000
 _SHORTHANDS = ("label", "preset")
@@ -65,30 +65,43 @@ _SHORTHANDS = ("label", "preset")
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """What to draw and how: a picture is a function of this, the model, and the images that are given.
+    """What to draw and how: an image is a function of this, the model, and the given images.
 
     Parameters
     ----------
-    prompt, negative_prompt : what to draw, and what to keep away from
-    steps : of the schedule, 1 to 1000; with ``strength`` the last part of them is run
-    guidance_scale : of classifier-free guidance, 0 to 100; 1 is none
-    guidance_rescale : share of the contrast that guidance added which is taken away, 0 to 1 (see
-        `ksched.guidance.rescale`)
-    seed : one whole number, image i takes ``seed + i``; or a list with one for each image
-    width, height : in pixels, multiples of 8; None is the size of the given image, or that of the model
-    count : number of images; None is as many as there are seeds
-    sampler, schedule : names as for `ksched.build_sampler`, kept as ours; CFG++ samplers get what they need. "auto" and
-        the JSON of a plan have noise levels of their own: leave the schedule as it is then
-    sampler_options, schedule_options : their options; the latter may have ``sigma_min`` and ``sigma_max``
-    process : settings of the model's scheduler to override: prediction_type, beta_schedule, beta_start, beta_end,
-        rescale_betas_zero_snr, shift
-    strength : how much a given image is changed, above 0 to 1: the share of the steps that are run
-    sigmas : noise levels to run exactly as given, instead of a schedule; leave the schedule as it is then
+    prompt, negative_prompt : str
+        What to draw, and what to avoid.
+    steps : int
+        Number of steps of the schedule, 1 to 1000; with ``strength``, only the last part of them is run.
+    guidance_scale : float
+        Scale of classifier-free guidance (CFG), 0 to 100; 1 is none.
+    guidance_rescale : float
+        Share of the contrast added by guidance that is removed again, 0 to 1 (see `ksched.guidance.rescale`).
+    seed : int or sequence of int
+        One whole number, and then image i uses ``seed + i``; or a list with one for each image.
+    width, height : int or None
+        Size in pixels, multiples of 8; None is the size of the given image, or the model's.
+    count : int or None
+        Number of images; None is the number of seeds.
+    sampler, schedule : str
+        Names as for `ksched.build_sampler`, stored in ksched's spelling; CFG++ samplers get the predictions they need.
+        "auto" and the JSON of a plan have their own sigmas; leave out the schedule then.
+    sampler_options, schedule_options : mapping
+        Options of the two; the latter may include ``sigma_min`` and ``sigma_max``.
+    process : mapping
+        Settings of the model's scheduler to override: prediction_type, beta_schedule, beta_start, beta_end,
+        rescale_betas_zero_snr, shift.
+    strength : float
+        How much a given image is changed, above 0 to 1: the share of the steps that are run.
+    sigmas : sequence of float or None
+        Sigmas to run exactly as given, instead of a schedule; leave out the schedule then.
 
     Raises
     ------
-    TypeError : a value of the wrong type, an unknown option
-    ValueError : a value out of range, an unknown name; the message lists near ones
+    TypeError
+        If a value has the wrong type, or an option is unknown.
+    ValueError
+        If a value is out of range, or a name is unknown; the message lists similar ones.
 
     Examples
     --------
@@ -136,15 +149,15 @@ class SamplingConfig:
         if spec.levels is not None:
             if spec.steps and given["steps"] not in spec.steps:
                 numbers = " or ".join(map(str, spec.steps))
-                raise ValueError(f"steps must be {numbers}, as sampler {spec.name} has; got {given['steps']}")
-            self._check_no_schedule(f"sampler {spec.name} has noise levels of its own", schedule)
+                raise ValueError(f"steps must be {numbers} for sampler {spec.name}; got {given['steps']}")
+            self._check_no_schedule(f"sampler {spec.name} has its own sigmas", schedule)
             if self.sigmas is not None:
-                raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out sigmas")
+                raise ValueError(f"sampler {spec.name} has its own sigmas; leave out sigmas")
         elif self.sigmas is not None:
             self._check_no_schedule("sigmas are run as they are", schedule)
             given |= _own_levels(self.sigmas, given["steps"])
         if given["strength"] == 0:
-            raise ValueError("strength must be above 0; got 0. At 0 there is nothing to run: take the image as it is")
+            raise ValueError("strength must be above 0; got 0. With 0 no step is run: use the image as it is")
         tables: dict[str, tuple[str, Mapping[str, Option]]] = {
             "sampler_options": (f"sampler {spec.name}", spec.options),
             "schedule_options": (f"schedule {schedule}", {**schedule_options(schedule), **_RANGE}),
@@ -162,44 +175,46 @@ class SamplingConfig:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """One for each image."""
+        """One seed for each image."""
         if isinstance(self.seed, int):
             return tuple(self.seed + i for i in range(self.count or 1))
         return tuple(self.seed)
 
     def single(self, number: int) -> SamplingConfig:
-        """The configuration of one image of the batch, which draws that image alone."""
+        """The configuration of one image of the batch, which draws only that image."""
         return replace(self, seed=self.seeds[number], count=1)
 
     # ---------------------------------------------------------------------------------------------------- shorthands
 
     @classmethod
     def from_label(cls, prompt: str, label: str, **changes: Any) -> SamplingConfig:
-        """With the sampler and schedule of a label such as "DPM++ 2M Karras" (see `ksched.parse_label`)."""
+        """A configuration with the sampler and schedule of a label such as "DPM++ 2M Karras"; see `parse_label`."""
         return cls.from_dict({"prompt": prompt, "label": label, **changes})
 
     @classmethod
     def from_preset(cls, prompt: str, preset: str, **changes: Any) -> SamplingConfig:
-        """With the sampler, schedule and steps of one of `PRESETS`, and what is changed of them."""
+        """A configuration with sampler, schedule and steps of one of `PRESETS`, and any changes to them."""
         return cls.from_dict({"prompt": prompt, "preset": preset, **changes})
 
     # -------------------------------------------------------------------------------------------------- in and out
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> SamplingConfig:
-        """From the fields by name, and the shorthands ``label`` and ``preset``.
+        """A configuration from its fields by name, with the shorthands ``label`` and ``preset``.
 
         Raises
         ------
-        TypeError : no mapping of names to values
-        ValueError : an unknown field, no prompt, a label beside what it stands for
+        TypeError
+            If the entries are not a mapping of names to values.
+        ValueError
+            If a field is unknown, the prompt is missing, or a label is combined with the fields it stands for.
         """
         if not isinstance(entries, Mapping):
-            raise TypeError(f"a configuration must map names of fields to values; got {type(entries).__name__}")
+            raise TypeError(f"a configuration must be a mapping of field names to values; got {type(entries).__name__}")
         names = [f.name for f in fields(cls)]
         if "scheduler" in entries:
             raise ValueError(
-                "the field 'scheduler' is retired, since it named two things at once: give 'sampler' (such as "
+                "the field 'scheduler' is no longer used, since it meant two things; pass 'sampler' (such as "
                 "'dpmpp_2m') and 'schedule' (such as 'karras')." + _split_of(entries["scheduler"])
             )
         for name in entries:
@@ -218,15 +233,15 @@ class SamplingConfig:
             preset = PRESETS[chosen]
         if "label" in given:
             if beside := {"sampler", "schedule"} & given.keys():
-                raise ValueError(f"label names sampler and schedule; leave out {' and '.join(sorted(beside))}, or it")
+                raise ValueError(f"label sets sampler and schedule; leave out {' and '.join(sorted(beside))}, or it")
             sampler, schedule = parse_label(given.pop("label"))
             given |= {"sampler": sampler.value, "schedule": schedule}
         return cls(**{**preset, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain data, without sigmas where there are none; None where the size is left to others."""
+        """All fields as plain data; ``sigmas`` only if there are any, and None for an open size."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.sigmas is None:  # as configurations were before there was this field
+        if self.sigmas is None:  # keeps the form of configurations from before this field existed
             del plain["sigmas"]
         else:
             plain["sigmas"] = list(self.sigmas)
@@ -234,12 +249,12 @@ class SamplingConfig:
         return plain | listed | {"seed": self.seed if isinstance(self.seed, int) else list(self.seed)}
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """As JSON, which `from_json` reads."""
+        """The configuration as JSON, for `from_json`."""
         return json.dumps(self.to_dict(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SamplingConfig:
-        """From JSON; errors as for `from_dict`, and a ValueError for text that is no JSON."""
+        """A configuration from JSON; errors as for `from_dict`, and ValueError for text that is not JSON."""
         try:
             entries = parse_json(text, constants=True)
         except ValueError as error:
@@ -247,7 +262,7 @@ class SamplingConfig:
         return cls.from_dict(entries)
 
     def to_toml(self) -> str:
-        """As TOML, which `from_toml` reads; fields without a value are left out, as TOML has no null."""
+        """The configuration as TOML, for `from_toml`; fields that are None are left out, as TOML has no null."""
         plain = self.to_dict()
         lines = [f"{name} = {_toml(v)}" for name, v in plain.items() if v is not None and not isinstance(v, dict)]
         for name, table in plain.items():
@@ -257,7 +272,7 @@ class SamplingConfig:
 
     @classmethod
     def from_toml(cls, text: str) -> SamplingConfig:
-        """From TOML; errors as for `from_dict`, and a ValueError for text that is no TOML."""
+        """A configuration from TOML; errors as for `from_dict`, and ValueError for text that is not TOML."""
         try:
             entries = parse_toml(text)
         except ValueError as error:
@@ -275,7 +290,7 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text; got {value!r}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{name} must be text that can be written as UTF-8; it has half a surrogate pair")
+        raise ValueError(f"{name} must be text that can be written as UTF-8; it contains half a surrogate pair")
     return str(value)
 
 
@@ -292,15 +307,15 @@ def _steps(value: Any) -> int:
     try:
         return _whole("steps", value, 1, _MOST_STEPS)
     except ValueError as error:
-        raise ValueError(str(error).replace(";", ", as many as models are trained with;")) from None
+        raise ValueError(str(error).replace(";", ", the number that models are trained with;")) from None
 
 
 def _own_levels(sigmas: Any, steps: int) -> dict[str, Any]:
-    """Noise levels of one's own, checked, and how many steps they make."""
+    """The user's own sigmas, checked, and their number of steps."""
     levels = check_sigmas(sigmas, math.inf).tolist()
     count = _steps(len(levels) - 1)
-    if steps not in (count, 20):  # the default, where nothing was said
-        raise ValueError(f"steps must be left out where sigmas are given: they make {count} steps; got {steps}")
+    if steps not in (count, 20):  # 20 is the default, which means not given
+        raise ValueError(f"steps must be left out if sigmas are given, which make {count} steps; got {steps}")
     return {"sigmas": tuple(levels), "steps": count}
 
 
@@ -321,7 +336,7 @@ def _side(name: str, value: Any) -> int | None:
         return None
     side = _whole(name, value, 8, _LARGEST_SIDE)
     if side % 8:
-        raise ValueError(f"{name} must be a multiple of 8; got {side}: take {side - side % 8} or {side - side % 8 + 8}")
+        raise ValueError(f"{name} must be a multiple of 8; got {side}. Use {side - side % 8} or {side - side % 8 + 8}")
     return side
 
 
@@ -341,18 +356,18 @@ def _seeds(seed: Any, count: int | None) -> int | tuple[int, ...]:
 
 def _options(name: str, owner: str, known: Mapping[str, Option], given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise TypeError(f"{name} must map names of options to values; got {given!r}")
+        raise TypeError(f"{name} must be a mapping of option names to values; got {given!r}")
     given = our_words(known, given)
     for key, value in given.items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{owner}: {key} must be a number; got nan")
     texts = {key: _text(key, value) for key, value in given.items() if key in known and known[key].kind is str}
-    Prediction.parse(texts.get("prediction_type", Prediction.EPSILON))  # refuses an unknown one
+    Prediction.parse(texts.get("prediction_type", Prediction.EPSILON))  # an error for an unknown one
     return {**check_options(owner, known, {key: value for key, value in given.items() if key not in texts}), **texts}
 
 
 def _split_of(label: Any) -> str:
-    """What a name of two things at once stands for, where that can be told."""
+    """The sampler and schedule that a label stands for, if they can be found."""
     try:
         sampler, schedule = parse_label(str(label).replace("_", " "))
     except ValueError:
@@ -361,7 +376,7 @@ def _split_of(label: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML, whose strings and lists are those of JSON but for one character."""
+    """A value in TOML, whose strings and lists are those of JSON except for one character."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # inf, which JSON does not have
     if isinstance(value, Mapping):

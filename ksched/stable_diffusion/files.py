@@ -1,6 +1,6 @@
-"""Pictures as files: what they carry, written whole or not at all, and the folder of a batch.
+"""Images as files: the metadata they carry, atomic writing, and the folder of a batch.
 
-A file has its own name only when it is whole, and is never written again.
+A file gets its name only when it is complete, and is never overwritten.
 """
 
 from __future__ import annotations
@@ -35,29 +35,34 @@ __all__ = [
     "write_manifest",
 ]
 
-#: a picture, or where one is
+#: an image, or its path
 Picture: TypeAlias = Image.Image | str | Path
 
-#: names of the texts in a PNG: the configuration, and what else the picture depends on
+#: names of the texts in a PNG: the configuration, and what else the image depends on
 CONFIG, ORIGIN = "ksched", "ksched_origin"
-#: what a folder of images is the folder of
+#: the file that says which batch a folder belongs to
 MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
 def save_png(image: Image.Image, path: str | Path, *, replace: bool = True) -> None:
-    """Write a picture with the configuration that it came with, whole or not at all.
+    """Write an image with the configuration that made it, completely or not at all.
 
     Parameters
     ----------
-    image : such as `StableDiffusion.generate` returns
-    path : in a folder that exists
-    replace : whether a file that is there already may go
+    image : Image
+        An image, for example from `StableDiffusion.generate`.
+    path : str or Path
+        Path in an existing folder.
+    replace : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
-    FileExistsError : there is a file, and ``replace`` is false
-    OSError : the disk is full, the folder cannot be written to; nothing is left behind
+    FileExistsError
+        If the file exists, and ``replace`` is false.
+    OSError
+        If the disk is full, or the folder cannot be written to; nothing is left behind.
     """
     notes = PngImagePlugin.PngInfo()
     for key in (CONFIG, ORIGIN):
@@ -69,52 +74,55 @@ def save_png(image: Image.Image, path: str | Path, *, replace: bool = True) -> N
 
 
 def read_config(picture: Picture) -> SamplingConfig:
-    """The configuration that a picture carries, which draws it again.
+    """The configuration that an image carries, with which it can be drawn again.
 
     Raises
     ------
-    FileNotFoundError, ValueError : no such file, no picture, or one that carries none
+    FileNotFoundError, ValueError
+        If there is no such file, it is not an image, or it carries no configuration.
     """
     text = opened("picture", picture).info.get(CONFIG)
     name = "the picture" if isinstance(picture, Image.Image) else picture
     if text is None:
-        raise ValueError(f"{name} carries no configuration of ksched: another program made it, or took it out")
+        raise ValueError(f"{name} must carry a ksched configuration; another program made it, or removed the metadata")
     try:
         return SamplingConfig.from_json(text)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} carries a configuration that cannot be used: {error}") from None
+        raise ValueError(f"the configuration that {name} carries cannot be used: {error}") from None
 
 
 def origin_of(picture: Image.Image) -> dict[str, Any]:
-    """What else a picture depends on, as it says itself; nothing if it does not say.
+    """What else an image depends on, according to its metadata; empty if they do not say.
 
     Raises
     ------
-    ValueError : what it says makes no sense
+    ValueError
+        If the metadata are invalid.
     """
     text = picture.info.get(ORIGIN)
     return {} if text is None else _mapping(ORIGIN, parse_json(text))
 
 
 def opened(name: str, picture: Picture) -> Image.Image:
-    """A picture, read if it is a path.
+    """An image, read from a file if it is a path.
 
     Raises
     ------
-    TypeError, FileNotFoundError, ValueError : none of these; ``name`` is what the error calls it
+    TypeError, FileNotFoundError, ValueError
+        If it is neither, or cannot be read; ``name`` is its name in the message.
     """
     if isinstance(picture, Image.Image):
         return picture
     if not isinstance(picture, str | Path):
-        raise TypeError(f"{name} must be a picture of Pillow or a path; got {type(picture).__name__}")
+        raise TypeError(f"{name} must be a Pillow image or a path; got {type(picture).__name__}")
     if not Path(picture).is_file():
-        raise FileNotFoundError(f"{name} must be a file; there is none at {picture}")
+        raise FileNotFoundError(f"{name} must be an existing file; there is none at {picture}")
     try:
         with Image.open(picture) as image:
             image.load()
             return image
-    except Exception as error:  # damaged files raise errors of many kinds
-        raise ValueError(f"{name} must be a picture that can be read; {picture}: {error}") from None
+    except Exception as error:  # damaged files raise many kinds of errors
+        raise ValueError(f"{name} must be a readable image; {picture}: {error}") from None
 
 
 def digest(image: Image.Image | None) -> str | None:
@@ -123,12 +131,14 @@ def digest(image: Image.Image | None) -> str | None:
 
 
 def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> None:
-    """Make a folder that of a batch, or find that it is; a batch may have grown.
+    """Make a folder the folder of a batch, or check that it is; the batch may have grown.
 
     Raises
     ------
-    OSError : it cannot be made or written to
-    ValueError : it is that of another batch
+    OSError
+        If the folder cannot be created or written to.
+    ValueError
+        If the folder belongs to another batch.
     """
     manifest = folder / MANIFEST
     try:
@@ -138,15 +148,15 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
     except OSError as error:
         raise OSError(error.errno, f"cannot use {folder} for images: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{manifest} is no manifest of a batch; choose another folder ({error})") from None
+        raise ValueError(f"{manifest} must be a batch's manifest; choose another folder ({error})") from None
     if found is not None and before is not None:
         common = min(len(config.seeds), len(before.seeds))
         kept, ours = (replace(one, seed=one.seeds[:common], count=common).to_dict() for one in (before, config))
         kept, ours = {**kept, **_mapping("origin", found.get("origin", {}))}, {**ours, **origin}
         if different := [name for name in ours if kept.get(name) != ours[name]]:
             raise ValueError(
-                f"{folder} holds another batch, with another {', another '.join(different)}; choose another folder, or "
-                f"go on with what its {MANIFEST} says"
+                f"{folder} belongs to another batch, with another {', another '.join(different)}; choose another "
+                f"folder or continue with the settings in its {MANIFEST}"
             )
         if common == len(config.seeds):
             return
@@ -158,17 +168,18 @@ def claim(folder: Path, config: SamplingConfig, origin: Mapping[str, Any]) -> No
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder of images is the folder of.
+    """The manifest of a folder of images.
 
     Raises
     ------
-    OSError, ValueError : there is no manifest, or it is none
+    OSError, ValueError
+        If there is no manifest, or it is not one.
     """
     return _mapping(MANIFEST, parse_json((folder / MANIFEST).read_text(encoding="utf-8"), constants=True))
 
 
 def write_manifest(folder: Path, entries: Mapping[str, Any], *, replace: bool = True) -> None:
-    """Write what a folder of images is the folder of; arguments and errors as for `save_png`."""
+    """Write the manifest of a folder of images; arguments and errors as for `save_png`."""
     _write(folder / MANIFEST, json.dumps(entries, indent=1).encode(), replace=replace)
 
 
@@ -179,11 +190,12 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def is_finished(path: Path, config: SamplingConfig) -> bool:
-    """Whether the image of a configuration is there.
+    """Whether the image of a configuration exists.
 
     Raises
     ------
-    ValueError : a file of its name that is another one
+    ValueError
+        If another file has its name.
     """
     if not path.exists():
         return False
@@ -192,17 +204,17 @@ def is_finished(path: Path, config: SamplingConfig) -> bool:
     except ValueError:
         same = False
     if not same:
-        raise ValueError(f"{path} is not the image of this batch that has its name; move it away")
+        raise ValueError(f"{path} has the name of an image of this batch, but is not that image; move it away")
     return True
 
 
 def _write(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """As `ksched.storage.files.write_whole`, with advice."""
+    """As `ksched.storage.files.write_whole`, with advice in the error message."""
     try:
         write_whole(path, data, replace=replace)
     except FileExistsError:
         raise
     except OSError as error:
         raise OSError(
-            error.errno, f"{error.strerror}. What was finished is intact; mend that and run the same again"
+            error.errno, f"{error.strerror}. Finished files are intact; fix the problem and run the same again"
         ) from error

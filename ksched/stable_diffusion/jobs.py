@@ -1,4 +1,4 @@
-"""Jobs: pictures of a configuration one after another, or into files, with an end at any moment and a way on."""
+"""Jobs: generate the images of a configuration, in memory or into files, with cancellation and continuation."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ Cancel: TypeAlias = Callable[[], object] | _Flag
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job is, once a step.
+    """Progress of a job, reported once per step.
 
     Attributes
     ----------
-    image, images : number of the image, from 0, and how many there are; of those drawn at once, the first
-    step, steps : of this image; steps is None for an adaptive sampler
-    sigma : noise level
+    image, images : int
+        Number of the image, from 0, and number of images; for images drawn at once, the first one.
+    step, steps : int or None
+        Step of this image, and number of steps; None for an adaptive sampler.
+    sigma : float
+        Current sigma.
     """
 
     image: int
@@ -53,8 +56,8 @@ class Progress:
     sigma: float
 
 
-class Cancelled(Exception):  # noqa: N818 - the caller wanted it
-    """A job that was told to stop; ``finished`` are the pictures or files so far."""
+class Cancelled(Exception):  # noqa: N818 - not an error: the caller asked for it
+    """A job was cancelled; ``finished`` are the images or files so far."""
 
     def __init__(self, finished: Sequence[Any] = ()) -> None:
         super().__init__(f"cancelled; {len(finished)} finished")
@@ -64,7 +67,7 @@ class Cancelled(Exception):  # noqa: N818 - the caller wanted it
 def generate(
     model: Components, config: SamplingConfig, *, init_image: Picture | None, mask: Picture | None, **how: Any
 ) -> list[Image.Image]:
-    """Images; arguments and errors as for `StableDiffusion.generate`."""
+    """Generate images; arguments and errors as for `StableDiffusion.generate`."""
     job = Job.of(model, config, init_image, mask)
     made = list[Image.Image]()
     try:
@@ -85,7 +88,7 @@ def run(
     numbers: Sequence[int] | None,
     **how: Any,
 ) -> list[Path]:
-    """Images into files of a folder; arguments and errors as for `StableDiffusion.run`."""
+    """Generate images into the files of a folder; arguments and errors as for `StableDiffusion.run`."""
     job = Job.of(model, config, init_image, mask)
     count = len(job.config.seeds)
     paths = {number: folder / f"{number:05d}.png" for number in (range(count) if numbers is None else numbers)}
@@ -105,7 +108,7 @@ def run(
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration with all that was left open decided, and its pictures read."""
+    """A configuration with all open values set, and its images loaded."""
 
     model: Components
     config: SamplingConfig
@@ -114,11 +117,11 @@ class Job:
 
     @classmethod
     def of(cls, model: Components, config: SamplingConfig, init_image: Picture | None, mask: Picture | None) -> Job:
-        """The job, or an error for what does not fit together."""
+        """The job; an error if the arguments do not fit together."""
         original, shape = _opened(init_image, mask)
         width, height = model.size if original is None else _size_of(original, shape, model.multiple, config)
         config = replace(config, width=config.width or width, height=config.height or height)
-        model.sampler(config, whole=original is None)  # refuses what cannot run, before anything is written
+        model.sampler(config, whole=original is None)  # an error for an invalid run, before anything is written
         size = (config.width or 0, config.height or 0)
         if original is not None and original.size != size:
             original = model.pipeline.image_processor.resize(original, size[1], size[0])
@@ -141,9 +144,9 @@ class Job:
         preview: Callable[[Image.Image, Progress], object] | None = None,
         cancel: Cancel | None = None,
     ) -> Iterator[tuple[int, Image.Image]]:
-        """Images of these numbers but those that are done.
+        """Images with these numbers, except those in ``done``.
 
-        Which ones are drawn at once does not depend on what is done: it would show in the last bits of a picture.
+        Which images are drawn together does not depend on ``done``, because it affects the last bits of an image.
         """
         parts = [part for part in _parts(numbers, batch_size) if not done.issuperset(part)]
         stop = _asking(cancel)
@@ -183,11 +186,11 @@ class Job:
         values = processor.pt_to_numpy(self.model.decode(latents))
         if not np.isfinite(values).all():
             raise FloatingPointError(
-                f"the model in {self.model.pipeline.dtype} answered with what is no number; load it with "
-                "dtype=torch.bfloat16 or float32, or take more steps or another sampler"
+                f"the model must return finite numbers, but returned nan or infinity in {self.model.pipeline.dtype}; "
+                "load it with dtype=torch.bfloat16 or float32, or use more steps or another sampler"
             )
         drawn: list[Image.Image] = processor.numpy_to_pil(values)
-        if self.original is not None and self.mask is not None:  # the very pixels of the original where the mask is 0
+        if self.original is not None and self.mask is not None:  # keep the original's exact pixels where the mask is 0
             drawn = [Image.composite(image, self.original, self.mask) for image in drawn]
         for number, image in zip(numbers, drawn, strict=True):
             image.info |= {CONFIG: self.config.single(number).to_json(), ORIGIN: json.dumps(self.origin)}
@@ -196,7 +199,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Watch:
-    """Who learns of every step, and who may stop the job."""
+    """Reports every step to its listeners, and may stop the job."""
 
     images: int
     stop: Callable[[], object]
@@ -205,7 +208,7 @@ class _Watch:
     paint: Callable[[torch.Tensor, Progress], object] | None
 
     def step(self, image: int, info: StepInfo) -> None:
-        """One step of the images from number ``image`` on is done."""
+        """Called after one step of the images from number ``image`` on."""
         if self.stop():
             raise Cancelled
         place = Progress(image, self.images, info.step, info.steps, info.sigma)
@@ -224,15 +227,15 @@ def _painted(
 
 
 def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Numbers of images as batches of one size, the last of them perhaps smaller."""
+    """Numbers of images as batches of one size; the last batch may be smaller."""
     check_whole("batch_size", size, 1)
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
 def _opened(init_image: Picture | None, mask: Picture | None) -> tuple[Image.Image | None, Image.Image | None]:
-    """The picture to start from and its mask, in colours and in greys, or an error if they do not fit."""
+    """The initial image in RGB and its mask in grey; an error if they do not fit."""
     if mask is not None and init_image is None:
-        raise ValueError("mask says where to change init_image, and that is missing; give both")
+        raise ValueError("mask needs init_image, since it says where to change it; pass both")
     original = None if init_image is None else opened("init_image", init_image).convert("RGB")
     shape = None if mask is None else opened("mask", mask).convert("L")
     if original is not None and shape is not None and original.size != shape.size:
@@ -243,31 +246,31 @@ def _opened(init_image: Picture | None, mask: Picture | None) -> tuple[Image.Ima
 def _size_of(
     original: Image.Image, shape: Image.Image | None, multiple: int, config: SamplingConfig
 ) -> tuple[int, int]:
-    """Width and height of a picture, rounded down to what the model can draw."""
+    """Width and height of an image, rounded down to what the model can draw."""
     width, height = (max(side - side % multiple, multiple) for side in original.size)
     if shape is not None and original.size != (width, height) and not (config.width and config.height):
         raise ValueError(
-            f"both sides of a picture that is changed under a mask must be multiples of {multiple}, as "
-            f"the rest of it stays as it is; got {original.width} x {original.height}. Crop it, or give width "
+            f"both sides of a masked image must be multiples of {multiple}, because the rest of it is kept; got "
+            f"{original.width} x {original.height}. Crop it, or pass width "
             "and height to resize it"
         )
     return width, height
 
 
 def _check_memory(model: Components, config: SamplingConfig, images: int) -> None:
-    """Raise where the decoder cannot do with the memory of the processor: a system would end the process instead."""
+    """Raise an error if the decoder needs more memory than the machine has; the system might kill the process."""
     vae = model.pipeline.vae
     if model.device.type != "cpu" or getattr(vae, "use_tiling", False) or not hasattr(os, "sysconf"):
         return
     images = 1 if getattr(vae, "use_slicing", False) else images
-    # a block at the end of a decoder holds what comes in, what it makes of that, and what it adds
+    # the last block of a decoder holds its input, its output and the residual
     widest = 3 * images * (config.width or 0) * (config.height or 0) * 4 * vae.config.block_out_channels[0]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if widest > memory:
         raise MemoryError(
             f"{images} image{'s' * (images > 1)} of {config.width} x {config.height} at once need more than "
-            f"{widest / 2**30:.0f} GiB of memory, and there are {memory / 2**30:.0f}: take smaller ones, or fewer at "
-            "once, or a VAE that works on tiles"
+            f"{widest / 2**30:.0f} GiB of memory, and there are {memory / 2**30:.0f}; draw smaller ones or fewer at "
+            "once, or use a VAE with tiling"
         )
 
 

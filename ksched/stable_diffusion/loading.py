@@ -1,6 +1,6 @@
-"""Pipelines of diffusers for `StableDiffusion`, and what they were trained on.
+"""Loading diffusers pipelines for `StableDiffusion`, and finding what they were trained on.
 
-They are read from a folder, put together, or taken from another task.
+Pipelines are read from a folder, assembled from modules, or converted from another task.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ksched.storage.texts import parse_json
 
 __all__ = ["Trained", "assembled", "for_text", "read_folder"]
 
-#: the library's names are found when they are asked for, so nothing knows their types
+#: diffusers' names are resolved lazily, so type checkers do not know them
 _LIBRARY: Any = diffusers
 
 _FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
@@ -33,29 +33,29 @@ _FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiff
 
 @dataclass(frozen=True)
 class Trained:
-    """What the scheduler that comes with a model says of it."""
+    """What a model's scheduler says about its training."""
 
     settings: Mapping[str, Any]
     stock: str | None
 
     @classmethod
     def of(cls, scheduler: Any, overrides: Mapping[str, Any]) -> Trained:
-        """From the scheduler, some of whose settings are said to be others."""
+        """The facts in a scheduler's configuration, with some settings overridden."""
         if "prediction_type" in overrides:
             overrides = {**overrides, "prediction_type": prediction_word(overrides["prediction_type"])}
         config = {**scheduler.config, "_class_name": type(scheduler).__name__, **overrides}
         config["_use_default_values"] = [
             name for name in config.get("_use_default_values", ()) if name not in overrides
         ]
-        # the names only say that the class's own method is not asked for
+        # sampler and schedule are named only so that the class's own method is not needed
         ours: Any = KSchedScheduler.from_diffusers(config, sampler="euler", schedule="simple")
         settings = {name: value for name, value in ours.config.items() if name[0] != "_" and value is not None}
         if settings["invert_sigmas"]:
-            raise ValueError(f"no model of this family has invert_sigmas=True; leave it out. {_ELSE}")
+            raise ValueError(f"invert_sigmas must be False, as for all models of this family; leave it out. {_ELSE}")
         return cls(settings, ours.config.stock_class)
 
     def process(self, tokens: float) -> Process:
-        """For an image of so many tokens, which some flow models are shifted by."""
+        """The process for an image with this many tokens, by which some flow models are shifted."""
         s, mu = self.settings, None
         if s.get("use_dynamic_shifting"):
             names = {"base_mu": "base_shift", "max_mu": "max_shift"}
@@ -64,7 +64,7 @@ class Trained:
         return process_of(s, self.stock, mu)
 
     def is_changed_by(self, other: Trained, name: str, tokens: float) -> bool:
-        """Whether a setting that is another one means anything; one that is the same is fine."""
+        """Whether a changed setting has an effect; an unchanged one is fine."""
         same = self.settings.get(name) == other.settings.get(name)
         return same or self.process(tokens) != other.process(tokens) or self.prediction != other.prediction
 
@@ -74,22 +74,23 @@ class Trained:
         return prediction_of({**self.settings, "_class_name": self.stock or ""})
 
 
-#: what to do with a model of another family
+#: advice for a model of another family
 _ELSE = (
-    "In any other pipeline ksched runs as its scheduler: from ksched.integrations.diffusers import KSchedScheduler, "
+    "With any other pipeline, use ksched as its scheduler: from ksched.integrations.diffusers import KSchedScheduler, "
     "then pipe.scheduler = KSchedScheduler.from_diffusers(pipe.scheduler, sampler=..., schedule=...)"
 )
 
-#: how ``from_pretrained`` calls the dtype of weights; 0.42 is the first release looked at that warns of the old name
+#: name of the dtype argument of ``from_pretrained``; from 0.42 on (the first release checked) the old name warns
 _DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
 
 
 def read_folder(folder: Path, dtype: torch.dtype) -> Any:
-    """The pipeline in a folder, from its own files alone.
+    """The pipeline in a folder, loaded only from its own files.
 
     Raises
     ------
-    FileNotFoundError, ValueError : a part is missing, or cannot be read
+    FileNotFoundError, ValueError
+        If a part is missing, or cannot be read.
     """
     _check_parts(folder)
     how: dict[str, Any] = {_DTYPE: dtype, "local_files_only": True}
@@ -97,9 +98,9 @@ def read_folder(folder: Path, dtype: torch.dtype) -> Any:
     if weights and all(".fp16." in name for name in weights):
         how["variant"] = "fp16"
     try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
+        with torch.random.fork_rng(devices=[]):  # modules draw initial weights before theirs are loaded
             return _LIBRARY.DiffusionPipeline.from_pretrained(folder, **how)
-    except Exception as error:  # of many kinds, and few name the file
+    except Exception as error:  # there are many kinds, and few name the file
         culprit = _culprit(folder)
         if culprit.suffix == ".json":
             part = culprit.relative_to(folder)
@@ -108,7 +109,7 @@ def read_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def assembled(modules: Mapping[str, Any]) -> Any:
-    """The pipeline of a family from its modules."""
+    """The pipeline of a family, assembled from its modules."""
     needed = {"vae", "text_encoder", "tokenizer", "scheduler", "transformer" if "transformer" in modules else "unet"}
     if missing := needed - modules.keys():
         raise ValueError(f"modules must have {', '.join(sorted(needed))}; {', '.join(sorted(missing))} is missing")
@@ -122,9 +123,9 @@ def assembled(modules: Mapping[str, Any]) -> Any:
 
 
 def for_text(pipeline: Any) -> Any:
-    """The pipeline that makes images of text, with the modules of one that may make them of something else."""
+    """The text-to-image pipeline with the modules of a given one, which may be for another task."""
     if not isinstance(pipeline, _LIBRARY.DiffusionPipeline):
-        raise TypeError(f"pipeline must be a pipeline of diffusers; got {type(pipeline).__name__}")
+        raise TypeError(f"pipeline must be a diffusers pipeline; got {type(pipeline).__name__}")
     families = tuple(getattr(_LIBRARY, name) for name in _FAMILIES)
     if not isinstance(pipeline, families):
         with contextlib.suppress(ValueError):
@@ -137,31 +138,31 @@ def for_text(pipeline: Any) -> Any:
     seen, latent = network.config.in_channels, pipeline.vae.config.latent_channels
     if seen != latent:
         raise ValueError(
-            f"the network must see the {latent} channels of a latent and nothing else; it sees {seen}, as those "
-            "trained for inpainting do. Any other model inpaints too, with a mask"
+            f"the network's input must be the {latent} channels of a latent; it has {seen}, as networks trained for "
+            "inpainting do. Use another model with a mask; any of them can inpaint"
         )
     return pipeline
 
 
 def _check_parts(folder: Path) -> None:
-    """Raise unless a folder has an index and every part that the index lists."""
+    """Raise an error unless a folder has an index and every part that the index lists."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise FileNotFoundError(f"a model is a folder of diffusers with model_index.json; there is none in {folder}")
+        raise FileNotFoundError(f"a model must be a diffusers folder with model_index.json; {folder} has none")
     try:
         listed = parse_json(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{index} cannot be read: {error}") from None
     made_for = str(listed.get("_class_name")) if isinstance(listed, dict) else "list"
     if not made_for.startswith("StableDiffusion"):
-        raise ValueError(f"{folder} must hold one of Stable Diffusion 1, 2, XL or 3; it holds a {made_for}. {_ELSE}")
+        raise ValueError(f"{folder} must contain Stable Diffusion 1, 2, XL or 3; it contains {made_for}. {_ELSE}")
     parts = {name for name, made in listed.items() if isinstance(made, list) and made and made[0]}
     if missing := sorted(name for name in parts if not (folder / name).is_dir()):
-        raise FileNotFoundError(f"{folder} is missing {', '.join(missing)}, which its model_index.json lists")
+        raise FileNotFoundError(f"{folder} must contain the parts in model_index.json; {', '.join(missing)} is missing")
 
 
 def _culprit(folder: Path) -> Path:
-    """The first configuration or file of weights that is damaged, or the folder if none is."""
+    """The first damaged configuration or weights file, or the folder if none is damaged."""
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*/*.json")):

@@ -1,7 +1,8 @@
-"""Many images in a folder, drawn by one process or by many that share it, on one machine or more.
+"""Many images in a folder, drawn by one process or by many that share it, on one or more machines.
 
-Image i always belongs to batch ``i // batch_size``, which one process draws with one number of threads, since both show
-in the last bits of a picture. So the files depend neither on how many processes there were nor on when one was killed.
+Image i always belongs to batch ``i // batch_size``, and one process draws a batch with a fixed number of threads,
+because both affect the last bits of an image. The files therefore do not depend on the number of
+processes or on interruptions.
 """
 
 from __future__ import annotations
@@ -29,20 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_THREADS", "Place", "run_many", "threads_of_torch"]
 
-#: threads of torch; libraries end the process where they cannot start as many as they are told
+#: largest number of torch threads; some libraries end the process if they cannot start enough threads
 MOST_THREADS = 1024
 
-_PATIENCE = timedelta(days=30)  # the others wait at the end for the slowest; one that died is noticed at once
+_PATIENCE = timedelta(days=30)  # at the end, processes wait for the slowest; one that died is noticed at once
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes this is, as ``torchrun`` tells it in the environment.
+    """The place of this process among all, as ``torchrun`` sets it in the environment.
 
     Attributes
     ----------
-    rank, size : of this process, from 0, and how many there are, on all machines
-    local : of this process on its machine: the number of its GPU
+    rank, size : int
+        Number of this process, from 0, and number of processes on all machines.
+    local : int
+        Number of this process on its machine, which is the number of its GPU.
     """
 
     rank: int = 0
@@ -51,11 +54,12 @@ class Place:
 
     @classmethod
     def of_environment(cls) -> Place:
-        """From RANK, WORLD_SIZE and LOCAL_RANK; alone without them.
+        """The place from RANK, WORLD_SIZE and LOCAL_RANK; a single process without them.
 
         Raises
         ------
-        ValueError : no whole numbers, or only some of them
+        ValueError
+            If they are not whole numbers, or only some are set.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         given = [os.environ.get(name) for name in names]
@@ -82,35 +86,45 @@ def run_many(
     progress: bool = False,
     cancel: Cancel | None = None,
 ) -> list[Path]:
-    """Pictures of a configuration as files of a folder, byte for byte the same from any number of processes.
+    """Generate the images of a configuration into a folder, byte for byte the same with any number of processes.
 
-    Under ``torchrun`` (or in a process group of torch.distributed that is there already) every process calls this with
-    the same arguments, and draws its share. Run the same again after an end of any kind, with as many processes as you
-    like, and it goes on where it was.
+    Under ``torchrun`` (or in an existing process group of torch.distributed), every process calls this with the same
+    arguments and draws its share. After an interruption of any kind, run the same again with any number of processes to
+    continue.
 
     Parameters
     ----------
-    model : on the device of this process
-    config, init_image, mask, cancel : as for `StableDiffusion.run`
-    out_dir : a folder that all processes see: new, or that of the same batch
-    batch_size : images to draw at once; kept in the manifest
-    threads : of the processor in each process; kept in the manifest. With 1, start as many processes as there are cores
-    progress : show a bar over the steps of the first process (needs the extra ``cli``)
+    model : StableDiffusion
+        Model on the device of this process.
+    config, init_image, mask, cancel : SamplingConfig, Picture, Cancel or None
+        As for `StableDiffusion.run`.
+    out_dir : str or Path
+        Folder that all processes can access: a new one, or that of the same batch.
+    batch_size : int
+        Number of images to draw at once; recorded in the manifest.
+    threads : int
+        Number of CPU threads in each process; recorded in the manifest. With 1, start one process per core.
+    progress : bool
+        Show a bar over the steps of the first process (needs the extra ``cli``).
 
     Returns
     -------
-    all files
+    list of Path
+        All files.
 
     Raises
     ------
-    Cancelled, OSError, TypeError, ValueError : as for `StableDiffusion.run`
-    BlockingIOError : another process, or team of processes, draws into the folder
-    ValueError : a folder that was begun with another batch size, number of threads, dtype or kind of device
+    Cancelled, OSError, TypeError, ValueError
+        As for `StableDiffusion.run`.
+    BlockingIOError
+        If another process, or group of processes, is drawing into the folder.
+    ValueError
+        If the folder was begun with another batch size, number of threads, dtype or kind of device.
 
     Notes
     -----
-    ``manifest.json`` holds the configuration from the start, and at the end the SHA-256 of each file. Processes speak
-    to each other before and after drawing only, over gloo.
+    ``manifest.json`` has the configuration from the start, and at the end the SHA-256 of each file. Processes
+    communicate only before and after drawing, over gloo.
     """
     folder = path_of("out_dir", out_dir)
     how: dict[str, Any] = {"batch_size": _positive("batch_size", batch_size), "threads": _positive("threads", threads)}
@@ -124,25 +138,26 @@ def run_many(
             _claim(folder, config, how, lambda: model.run(config, folder, numbers=[], **given))
             if is_new:
                 until_the_end.enter_context(_alone(folder))
-        team.gather(None)  # the folder is there
-        whole = SamplingConfig.from_dict(read_manifest(folder)["config"])  # with the size that was left open
+        team.gather(None)  # wait until the folder exists
+        whole = SamplingConfig.from_dict(read_manifest(folder)["config"])  # includes a size that was left open
         count = len(config.seeds)
         mine = _undrawn(team, folder, whole, batch_size)
         shown = progress and team.rank == 0
         model.run(config, folder, numbers=mine, batch_size=batch_size, progress=shown, cancel=cancel, **given)
-        team.gather(None)  # every file is there
+        team.gather(None)  # wait until every file exists
         _finish(team, folder, count, how)
-        team.gather(None)  # who comes back finds all of it
+        team.gather(None)  # no process returns before everything is finished
     return [_path(folder, number) for number in range(count)]
 
 
 @contextmanager
 def threads_of_torch(threads: int) -> Iterator[None]:
-    """So many threads within, and what there were after.
+    """Set torch's number of threads, and restore it afterwards.
 
     Raises
     ------
-    ValueError : more than 1024, for which a process dies sooner or later
+    ValueError
+        If the number is above 1024, with which a process may crash.
     """
     if threads > MOST_THREADS:
         raise ValueError(f"threads must be at most {MOST_THREADS}; got {threads}")
@@ -166,11 +181,11 @@ class _Team:
     group: Any
 
     def share(self, things: Sequence[int]) -> Sequence[int]:
-        """Those that are this process's."""
+        """The items that belong to this process."""
         return things[self.rank :: self.size]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process has, once all have it."""
+        """The values of all processes, once every process has one."""
         found = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(found, value, group=self.group)
@@ -179,7 +194,7 @@ class _Team:
 
 @contextmanager
 def _team() -> Iterator[_Team]:
-    if dist.is_available() and dist.is_initialized():  # by the caller, over what may not be gloo
+    if dist.is_available() and dist.is_initialized():  # by the caller, perhaps not with gloo
         group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
         try:
             yield _Team(dist.get_rank(), dist.get_world_size(), group)
@@ -208,28 +223,28 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise BlockingIOError(
                 error.errno,
-                f"{folder} is in use: another process draws into it. Wait for its end, choose another folder, or let "
-                "torchrun start processes that share the work",
+                f"{folder} is in use by another process that draws into it. Wait until it ends, choose another folder, "
+                "or let torchrun start processes that share the work",
             ) from None
         yield
 
 
 def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: Callable[[], object]) -> None:
-    """Make a folder that of a batch, drawn in one way."""
+    """Make a folder the folder of a batch that is drawn in one way."""
     try:
         before = read_manifest(folder)
         counted = len(SamplingConfig.from_dict(before["config"]).seeds)
-    except (OSError, ValueError, TypeError, KeyError):  # there is none yet, or `claim` says what is wrong with it
+    except (OSError, ValueError, TypeError, KeyError):  # there is none yet, or `claim` will report what is wrong
         before, counted = {}, 0
     if different := [name for name in how if before.get(name, how[name]) != how[name]]:
         said = ", ".join(f"{name.replace('_', ' ')} {before[name]} and not {how[name]}" for name in different)
-        raise ValueError(f"{folder} was begun with {said}, which shows in the last bits of pictures: go on as it began")
+        raise ValueError(f"{folder} was begun with {said}, which affects the last bits of images; use the former")
     if counted > len(config.seeds):
-        raise ValueError(f"{folder} holds {counted} images of a batch, more than {len(config.seeds)}; ask for as many")
+        raise ValueError(f"{folder} has {counted} images of a batch, more than {len(config.seeds)}; ask for as many")
     if counted < len(config.seeds) and counted % how["batch_size"]:
         raise ValueError(
-            f"the {counted} images of {folder}, drawn {how['batch_size']} at a time, cannot become more, since the "
-            "last ones were not drawn with those that would come now; choose another folder"
+            f"the {counted} images of {folder}, drawn {how['batch_size']} at a time, cannot be extended, because the "
+            "last ones were not drawn together with those that would follow; choose another folder"
         )
     claim()
     now = read_manifest(folder)
@@ -238,7 +253,7 @@ def _claim(folder: Path, config: SamplingConfig, how: Mapping[str, Any], claim: 
 
 
 def _undrawn(team: _Team, folder: Path, config: SamplingConfig, batch_size: int) -> list[int]:
-    """The images that this process is to draw: its share of the batches of which a file is missing."""
+    """The images that this process must draw: its share of the batches with missing files."""
     count = len(config.seeds)
     parts = [range(k, min(k + batch_size, count)) for k in range(0, count, batch_size)]
     done = {k for k in team.share(range(len(parts))) if _all_there(folder, config, parts[k])}
@@ -248,7 +263,7 @@ def _undrawn(team: _Team, folder: Path, config: SamplingConfig, batch_size: int)
 
 
 def _finish(team: _Team, folder: Path, count: int, how: Mapping[str, Any]) -> None:
-    """Write the hash of every file into the manifest, and remove what killed processes left half written."""
+    """Write the hash of every file into the manifest, and remove half-written files of killed processes."""
     digests = {number: _digest(_path(folder, number)) for number in team.share(range(count))}
     digests = {number: digest for found in team.gather(digests) for number, digest in found.items()}
     if team.rank == 0:

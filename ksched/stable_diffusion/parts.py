@@ -1,4 +1,4 @@
-"""What the modules of a pipeline do for `StableDiffusion`, by the pipeline's own methods where it has them."""
+"""What `StableDiffusion` uses of a pipeline's modules, through the pipeline's own methods if it has them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ __all__ = ["decode", "encode", "expanded", "text_inputs"]
 def text_inputs(
     pipe: Any, prompt: str, negative: str, scale: float, size: tuple[int, int]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the network is told beside the state, with the prompt and with the negative one, for a batch of 1.
+    """Inputs of the network besides the state, with the prompt and with the negative one, for a batch of 1.
 
     Parameters
     ----------
-    pipe : the pipeline
-    prompt, negative : texts
-    scale : of guidance, for networks that have it inside: they are told nothing second
-    size : width and height in pixels
+    pipe : object
+        The pipeline.
+    prompt, negative : str
+        Texts.
+    scale : float
+        Guidance scale, for networks with guidance built in; they get no second inputs.
+    size : tuple of int
+        Width and height in pixels.
     """
     device = pipe._execution_device
-    # None is not "" to SDXL, which has zeros for it
+    # SDXL treats None differently from "": it uses zeros
     encode_prompt = partial(
         pipe.encode_prompt,
         prompt=prompt,
@@ -53,14 +57,14 @@ def text_inputs(
         ).to(device)
         for inputs, pooled in zip((cond, uncond), rest, strict=True):
             inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": told}
-    if dim := pipe.unet.config.time_cond_proj_dim:  # distilled with guidance inside, as LCM is
+    if dim := pipe.unet.config.time_cond_proj_dim:  # distilled with guidance built in, like LCM
         weight = pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), embedding_dim=dim)
         return {**cond, "timestep_cond": weight.to(device, with_text.dtype)}, None
     return cond, uncond
 
 
 def expanded(model: Denoiser, inputs: Mapping[str, Any], x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """A denoiser whose inputs for one item are those of every item."""
+    """A denoiser whose inputs for one item are used for every item."""
 
     def expand(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -92,7 +96,7 @@ def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     plain = None
     if getattr(pipe, "safety_checker", None) is not None:
         image, flagged = pipe.run_safety_checker(image, image.device, pipe.dtype)
-        plain = [not black for black in flagged]  # a picture that was blacked out is black already
+        plain = [not black for black in flagged]  # blacked-out images need no denormalization
     if getattr(pipe, "watermark", None) is not None:
         image = pipe.watermark.apply_watermark(image)
     pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt", do_denormalize=plain).float()
@@ -100,7 +104,7 @@ def decode(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(config: Any, like: torch.Tensor) -> tuple[Any, Any]:
-    """Mean and std of a VAE's latents, by which those of the network differ from them."""
+    """Mean and std of a VAE's latents, by which they are normalized for the network."""
     mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is not None and std is not None:
         mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
@@ -110,7 +114,7 @@ def _scale(config: Any, like: torch.Tensor) -> tuple[Any, Any]:
 
 @contextmanager
 def _in_float32(vae: Any) -> Iterator[None]:
-    """A VAE that overflows in half precision, as its configuration says, run in single precision."""
+    """Run a VAE in single precision if its configuration says that it overflows in half precision."""
     overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
     if overflows:
         vae.to(dtype=torch.float32)

@@ -1,6 +1,6 @@
-"""Checks for schedules and samplers of your own, and the hypothesis strategies that they draw from.
+"""Checks for your own schedules and samplers, and the hypothesis strategies that they use.
 
-One line in a test of yours says what is wrong with a function, on the smallest example that shows it::
+One line in a test of yours reports what is wrong with a function, with the smallest example that shows it::
 
     from ksched.testing import check_sampler, check_schedule
 
@@ -12,7 +12,7 @@ One line in a test of yours says what is wrong with a function, on the smallest 
     def test_my_sampler():
         check_sampler(my_sampler, order=2)  # my_sampler(run, grid, x, *, ...), as ksched.register_sampler takes it
 
-A check returns nothing, or raises an AssertionError of one sentence. The examples are the same in every run.
+A check returns nothing, or raises an AssertionError with one sentence. The examples are the same in every run.
 """
 
 from ksched.testing.levels import check_sigma_curve

@@ -1,4 +1,4 @@
-"""What any sigma curve must hold."""
+"""Properties that every sigma curve must have."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from ksched.types import Array, ArrayLike, is_tensor
 __all__ = ["as_levels", "check_sigma_curve", "curve_problem", "same_values", "spoil"]
 
 
-# Levels
 def as_levels(sigmas: Any) -> Array | str:
-    """The levels as a float64 array of their own, or what is wrong with their type."""
+    """The levels as a new float64 array, or a message if their type is wrong."""
     if is_tensor(sigmas):
         kind = str(sigmas.dtype).removeprefix("torch.")
         values = sigmas.detach().cpu().numpy() if kind != "bfloat16" else np.zeros(1)
@@ -35,9 +34,9 @@ def as_levels(sigmas: Any) -> Array | str:
 
 
 def _is_float32(levels: Array) -> int | None:
-    """Index of a level that shows that all were rounded to float32, or None.
+    """Index of a level that shows that all of them were rounded to float32, or None.
 
-    Rounded are levels that all survive float32, unless they are short binary fractions such as 0.75, which do anyway.
+    Levels count as rounded if float32 can represent all of them; short binary fractions such as 0.75 prove nothing.
     """
     inner = np.arange(len(levels))[levels > 0]
     inner = inner[1:-1] if len(inner) >= 4 else inner  # the ends are often copied from the arguments
@@ -52,7 +51,7 @@ def _is_float32(levels: Array) -> int | None:
 def curve_problem(
     sigmas: Any, steps: int | None, sigma_min: float | None, sigma_max: float | None, final_zero: bool | None
 ) -> str | None:
-    """What is wrong with a sigma curve, in a sentence; None if nothing is."""
+    """A sentence that says what is wrong with a sigma curve; None if nothing is."""
     levels = as_levels(sigmas)
     if isinstance(levels, str):
         return levels
@@ -82,7 +81,7 @@ def _value_problem(levels: Array) -> str | None:
 
 
 def _order_problem(levels: Array, sigma_min: float | None, sigma_max: float | None) -> str | None:
-    """Levels that rise; before that, the two mistakes that make them rise or repeat at many places."""
+    """Problems with the order, after two mistakes that make levels rise or repeat in many places."""
     positive = levels[levels > 0]
     if len(positive) > 1 and sigma_min is not None and sigma_max is not None:
         ends = np.array((sigma_min, sigma_max), float)
@@ -112,7 +111,7 @@ def _range_problem(levels: Array, sigma_min: float | None, sigma_max: float | No
     if sigma_max is not None and abs(levels[0] - sigma_max) > 1e-9 * sigma_max:
         hint = ""
         if sigma_min is not None and abs(levels[0] - sigma_min) <= 1e-6 * sigma_min:
-            hint = ", which is sigma_min: the two are swapped, or one step takes the wrong end"
+            hint = ", which is sigma_min: the two are swapped, or one step uses the wrong end"
         return f"the first level must be sigma_max={sigma_max}; got levels[0]={levels[0]}{hint}"
     positive = levels[levels > 0]
     if sigma_min is not None and len(positive) and positive[-1] < sigma_min * (1 - 1e-9):
@@ -131,19 +130,25 @@ def check_sigma_curve(
     sigma_max: float | None = None,
     final_zero: bool | None = True,
 ) -> None:
-    """Noise levels of a run keep the contract: float64, finite, strictly decreasing, >= 0, the ends where they must be.
+    """Check that noise levels keep the contract: float64, finite, strictly decreasing, >= 0, with the right ends.
 
     Parameters
     ----------
-    sigmas : an array, list or tensor
-    steps : number of steps they are for; None is any
-    sigma_min : no level but a final 0 may be below; None does not check it
-    sigma_max : the first level, to 1e-9; None does not check it
-    final_zero : whether the last level must be 0; None does not check it
+    sigmas : array_like
+        An array, list or tensor.
+    steps : int or None
+        Number of steps; None allows any.
+    sigma_min : float or None
+        Lowest level allowed, except for a final 0; None does not check it.
+    sigma_max : float or None
+        First level, to 1e-9; None does not check it.
+    final_zero : bool or None
+        Whether the last level must be 0; None does not check it.
 
     Raises
     ------
-    AssertionError : one sentence with the index and the values of the first level that is wrong
+    AssertionError
+        If the levels break the contract; one sentence with index and values of the first wrong level.
     """
     problem = curve_problem(sigmas, steps, sigma_min, sigma_max, final_zero)
     if problem:
@@ -151,12 +156,12 @@ def check_sigma_curve(
 
 
 def same_values(a: Any, b: Any) -> bool:
-    """Whether two results hold the same numbers."""
+    """Whether two results contain the same numbers."""
     return bool(np.shape(a) == np.shape(b) and np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True))
 
 
 def spoil(result: Any) -> None:
-    """Write into a result, where that is possible."""
+    """Overwrite a result, if that is possible."""
     if is_tensor(result):
         result.fill_(0)
     elif isinstance(result, list):

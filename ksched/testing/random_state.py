@@ -1,4 +1,4 @@
-"""Whether a function reads or moves the global random state."""
+"""Detects whether a function changes the global random state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["random_states", "what_moved"]
 
 
 class _State(NamedTuple):
-    """A global random state: its owner, what to compare it by, and how to put it back."""
+    """A global random state: its owner, a value for comparison, and a function that restores it."""
 
     owner: str
     value: Any
@@ -21,8 +21,8 @@ class _State(NamedTuple):
 
 
 def random_states() -> list[_State]:
-    """The global random states of Python, numpy and torch as they are now."""
-    python, back = random.getstate(), cast(Any, np.random.get_state())  # noqa: NPY002 - this is what must not move
+    """The current global random states of Python, numpy and torch."""
+    python, back = random.getstate(), cast(Any, np.random.get_state())  # noqa: NPY002 - the state that must not change
     numpy = (back[0], back[1].tobytes(), *back[2:])
     states = [
         _State("Python", python, lambda: random.setstate(python)),
@@ -37,10 +37,10 @@ def random_states() -> list[_State]:
 
 
 def what_moved(before: Sequence[_State]) -> str | None:
-    """What to say of global random states that are no longer what they were; they are put back."""
+    """A message about global random states that have changed, or None; changed states are restored."""
     now = {state.owner: state.value for state in random_states()}
     moved = [state for state in before if state.value != now[state.owner]]
     for state in moved:
         state.restore()
     owners = " and ".join(state.owner for state in moved)
-    return f"it moved the global random state of {owners}; draw from a generator of your own" if moved else None
+    return f"it changed the global random state of {owners}; use a generator of your own" if moved else None

@@ -1,4 +1,4 @@
-"""Properties of a sampler: its states keep mean and variance, its order is what it declares."""
+"""Properties of a sampler: the mean and variance of its states, and its declared order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ksched.types import Array
 __all__ = ["check_plan", "check_sampler"]
 
 
-# Samplers
 def _plan_problem(plan: Plan, keeps_variance: bool) -> str | None:
     for row, level, alpha, variance, rounding in marginals(plan):
         tolerance = max(1e-10, 4 * rounding)
@@ -35,16 +34,19 @@ def _plan_problem(plan: Plan, keeps_variance: bool) -> str | None:
 
 
 def check_plan(plan: Plan, *, keeps_variance: bool = True) -> None:
-    """Every state of a plan has the mean and the variance of its level if all data is one point, and so has the result.
+    """Check that every state of a plan, and the result, has the mean and variance of its level for one-point data.
 
     Parameters
     ----------
-    plan : of a sampler whose noise has unit variance (``s_noise`` = 1)
-    keeps_variance : whether the variance is looked at; False for a sampler that declares that it does not keep it
+    plan : Plan
+        Plan of a sampler whose noise has unit variance (``s_noise`` = 1).
+    keeps_variance : bool
+        Whether to check the variance; False for a sampler that declares that it does not keep it.
 
     Raises
     ------
-    AssertionError : one sentence that names the first state that has not
+    AssertionError
+        If a state is wrong; one sentence that names the first one.
     """
     if problem := _plan_problem(plan, keeps_variance):
         raise AssertionError(problem)
@@ -59,7 +61,7 @@ def _end_problem(plan: Plan) -> str | None:
 
 
 class _SamplerCheck(NamedTuple):
-    """What must hold for a sampler on one process; `problem` says what does not on one grid."""
+    """The properties of a sampler on one process; `problem` says what is wrong on one grid."""
 
     function: SamplerFunction
     options: Mapping[str, Any]
@@ -80,21 +82,21 @@ class _SamplerCheck(NamedTuple):
             plan = self.plan(sigmas)
             said = _plan_problem(plan, self.keeps_variance) or (_end_problem(plan) if self.ends_at_denoised else None)
             if said is None and self.plan(sigmas) != plan:
-                said = "it must be a function of its arguments: two traces gave different tables"
+                said = "it must be a function of its arguments; two traces gave different tables"
         except TraceError as error:
             said = str(error)
-        except Exception as error:  # whatever it raises is the finding
+        except Exception as error:  # any error is a finding
             said = f"it raised {type(error).__name__}: {error}"
         said = what_moved(before) or said
         return said and f"{self.name} on {self.process!r}, sigmas={sigmas.tolist()}: {said}"
 
     def order_problem(self, order: float | None, weak_order: float | None) -> str | None:
-        """What is wrong with the declared orders."""
+        """A message about the declared orders; None if they are right."""
         draws = bool(self.plan(np.array([0.9, 0.5, 0.2])).draws)
         if order is not None and draws:
             return (
-                f"{self.name} draws noise, so single runs have no order: declare weak_order=, or give options that "
-                "switch the noise off"
+                f"{self.name} draws noise, so single runs have no order; declare weak_order=, or pass options that "
+                "turn the noise off"
             )
         for declared, weak, word in ((order, False, "order"), (weak_order, True, "weak order")):
             if declared is None:
@@ -102,8 +104,8 @@ class _SamplerCheck(NamedTuple):
             measured = measured_order(self.plan, self.process, weak=weak)
             if not measured >= declared - 0.15:
                 return (
-                    f"{self.name} on {self.process!r}: {word} {declared:g} is declared; {measured:.2f} is measured on "
-                    "normal data between 64 and 128 steps"
+                    f"{self.name} on {self.process!r}: {word} {declared:g} is declared, but {measured:.2f} is measured "
+                    "on normal data between 64 and 128 steps"
                 )
         return None
 
@@ -119,26 +121,35 @@ def check_sampler(
     keeps_variance: bool = True,
     max_examples: int = 60,
 ) -> None:
-    """A sampler of yours is right on any grid of VE, variance-preserving and flow processes.
+    """Check that your sampler is right on any grid of VE, variance-preserving and flow processes.
 
-    That is: it can be traced to a table of finite numbers, the same twice; each state has the mean and variance of its
-    level for one-point data; a step to sigma 0 returns the denoised prediction; and it converges with its order.
+    The checks are: it can be traced to a table of finite numbers, the same twice; each state has the mean and variance
+    of its level for one-point data; a step to sigma 0 returns the denoised prediction; and it converges with its order.
 
     Parameters
     ----------
-    function : ``(run, grid, x, *, options) -> x``, as `ksched.register_sampler` takes it
-    options : values of its keyword-only arguments
-    order : declared order of convergence, measured on normal data; None does not measure it
-    weak_order : declared order of the law of the results, for a sampler that draws noise
-    processes : None is VE, VP with variance-preserving states, and Flow
-    ends_at_denoised : False for a sampler that ends otherwise at sigma 0, on purpose
-    keeps_variance : False for a sampler whose states have another variance than their levels, as those of
-        reinforcement learning have; their mean is looked at all the same
-    max_examples : how many grids to draw for each process
+    function : SamplerFunction
+        ``(run, grid, x, *, options) -> x``, as for `ksched.register_sampler`.
+    options : mapping or None
+        Values of its keyword-only arguments.
+    order : float or None
+        Declared order of convergence, measured on normal data; None does not measure it.
+    weak_order : float or None
+        Declared order of the distribution of the results, for a sampler that draws noise.
+    processes : sequence of Process or None
+        Processes to try; None is VE, VP with variance-preserving states, and Flow.
+    ends_at_denoised : bool
+        False for a sampler that deliberately ends differently at sigma 0.
+    keeps_variance : bool
+        False for a sampler whose states have another variance than their levels, like those for reinforcement learning;
+        their mean is checked nevertheless.
+    max_examples : int
+        Number of grids to draw for each process.
 
     Raises
     ------
-    AssertionError : one sentence: process and the smallest grid found that shows a mistake, and which state is wrong
+    AssertionError
+        If the sampler is wrong; one sentence with the process, the smallest grid that shows it, and the wrong state.
 
     Examples
     --------
@@ -156,7 +167,7 @@ def check_sampler(
         check = _SamplerCheck(function, dict(options or {}), process, ends_at_denoised, keeps_variance)
         if said := smallest_problem(sigma_curves(process), check.problem, max_examples):
             if right and "a coefficient is wrong" in said:
-                said += f". It is right on {right[0]}: read alpha of the levels, and do not take it for 1"
+                said += f". It is right on {right[0]}: use the alpha of the levels instead of 1"
             raise AssertionError(said)
         right.append(repr(process))
         if said := check.order_problem(order, weak_order):

@@ -1,4 +1,4 @@
-"""Properties of a noise schedule, tried on every process."""
+"""Properties of a noise schedule, tested on every process."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from ksched.types import Array
 __all__ = ["check_schedule", "check_shift"]
 
 
-#: Step counts that are always tried: every small one, and the round and odd ones around the length of a table.
+#: Step counts that are always tested: all small ones, and round and odd ones around the length of a table.
 STEPS = (*range(1, 34), 40, 50, 64, 100, 250, 999, 1000, 1001)
 
 
-#: Range of the first tries, of which no end is a float32 number.
+#: Range of the first tests; neither end is a float32 number.
 PLAIN_RANGE = (0.03, 14.6)
 
 
-# Schedules
 class _Schedule(NamedTuple):
-    """A schedule function as it is checked: called by the names that its signature has."""
+    """A schedule function to be checked, called by the parameter names in its signature."""
 
     function: Callable[..., Any]
     process: Process | None
@@ -45,7 +44,7 @@ class _Schedule(NamedTuple):
         form = CallForm.of(function)
         takes, must = form.process
         if must and process is None:
-            raise TypeError("the function takes a process: give check_schedule(..., process=)")
+            raise TypeError("the function needs a process; pass check_schedule(..., process=)")
         return cls(function, process, form.by_name, form.ranged, takes and process is not None)
 
     def arguments(self, steps: int, low: float | None, high: float | None) -> tuple[list[Any], dict[str, Any]]:
@@ -67,7 +66,7 @@ class _Schedule(NamedTuple):
 
 
 class _Try(NamedTuple):
-    """What a schedule is asked for."""
+    """The arguments of one call of a schedule."""
 
     steps: int
     low: float | None
@@ -89,10 +88,10 @@ def _even_problem(levels: Array, process: Process) -> str | None:
 
 
 class _ScheduleCheck(NamedTuple):
-    """What must hold for a schedule; `problem` says what does not for one try."""
+    """The properties of a schedule; `problem` says what is wrong in one call."""
 
     schedule: _Schedule
-    moves: tuple[bool, bool]  # whether sigma_min, sigma_max may be moved to see whether they matter
+    moves: tuple[bool, bool]  # whether sigma_min, sigma_max may be changed to see whether they matter
     known: tuple[bool, bool]  # whether the levels must respect them
     final_zero: bool | None
     even: bool
@@ -101,7 +100,7 @@ class _ScheduleCheck(NamedTuple):
         before = random_states()
         try:
             said = self._problem(tried)
-        except Exception as error:  # whatever it raises is the finding
+        except Exception as error:  # any error is a finding
             said = f"it raised {type(error).__name__}: {error}"
         said = what_moved(before) or said
         return said and f"{self.schedule.text(*tried)}: {said}"
@@ -122,11 +121,11 @@ class _ScheduleCheck(NamedTuple):
             return wrong
         second = call(steps, low, high)
         if not same_values(second, levels):
-            return "it must be a function of its arguments: two calls gave different levels"
+            return "it must be a function of its arguments; two calls gave different levels"
         spoil(first)
         spoil(second)
         if not same_values(call(steps, low, high), levels):
-            return "it keeps the array that it returned: writing to the result changes what the next call returns"
+            return "it must return a new array every time; writing to the result changes what the next call returns"
         return None
 
     def _ignored(self, tried: _Try, levels: Array) -> str | None:
@@ -134,7 +133,7 @@ class _ScheduleCheck(NamedTuple):
         if low is None or high is None:
             return None
         middle = math.sqrt(low * high)
-        # one step has no level at sigma_min, and one that takes it for sigma_max is told so
+        # one step has no level at sigma_min; using it for sigma_max is reported elsewhere
         above = steps > 1 or abs(levels[0] - low) > 1e-6 * low
         for name, moves, other, values in (
             ("sigma_max", self.moves[1] and above, (low, middle), (high, middle)),
@@ -146,7 +145,7 @@ class _ScheduleCheck(NamedTuple):
 
 
 def _ranges(process: Process | None, sigma_min: float | None, sigma_max: float | None) -> st.SearchStrategy[Any]:
-    """(sigma_min, sigma_max) to ask for: given ends as they are, others inside the process or over many orders."""
+    """Strategy for (sigma_min, sigma_max): given ends unchanged, others inside the process or over many orders."""
     if process is None:
         highs = st.floats(-2, 4).map(lambda e: 10**e) if sigma_max is None else st.just(sigma_max)
         ratios = st.floats(0.1, 6).map(lambda e: 10**e)
@@ -170,7 +169,7 @@ def _ranges(process: Process | None, sigma_min: float | None, sigma_max: float |
 
 
 def _step_counts(steps: int | Iterable[int] | None) -> tuple[int, ...]:
-    """The numbers of steps to try, checked, the smallest first."""
+    """The numbers of steps to test, checked, the smallest first."""
     counts = STEPS if steps is None else tuple(steps) if isinstance(steps, Iterable) else (steps,)
     counts = tuple(sorted(map(check_steps, counts)))
     if not counts:
@@ -179,12 +178,12 @@ def _step_counts(steps: int | Iterable[int] | None) -> tuple[int, ...]:
 
 
 def _first_range(process: Process | None, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
-    """(sigma_min, sigma_max) of the first tries: what is given, else the ends of the process or of a plain range."""
+    """(sigma_min, sigma_max) of the first tests: the given ends, or those of the process or of a plain range."""
     plain = (process.sigma_min, process.sigma_max) if process else PLAIN_RANGE
     low, high = plain[0] if sigma_min is None else sigma_min, plain[1] if sigma_max is None else sigma_max
     if low < high:
         return low, high
-    return (high / 500, high) if sigma_min is None else (low, low * 500)  # one given end beyond the plain range
+    return (high / 500, high) if sigma_min is None else (low, low * 500)  # one given end is beyond the plain range
 
 
 def check_schedule(
@@ -198,29 +197,39 @@ def check_schedule(
     final_zero: bool | None = True,
     max_examples: int = 100,
 ) -> None:
-    """A schedule of yours keeps the contract of a noise schedule, at every number of steps and over any range.
+    """Check that your schedule keeps the contract of a noise schedule, for every number of steps and over any range.
 
-    That is: float64, ``steps + 1`` levels, finite, strictly decreasing, the first ``sigma_max``, the last 0, no other
-    below ``sigma_min``; defined from one step on; both ends of the range matter; not rounded to float32; the same
-    levels for the same arguments, in an array of their own; no global random state moved.
+    The contract is: float64, ``steps + 1`` levels, finite, strictly decreasing, the first ``sigma_max``, the last 0, no
+    other below ``sigma_min``; defined from one step on; both ends of the range matter; not rounded to float32; the same
+    levels for the same arguments, in a new array; no change of the global random state.
 
     Parameters
     ----------
-    function : ``(steps, sigma_min, sigma_max) -> levels`` or ``(steps) -> levels``; it is told apart by its signature.
-        Parameters named sigma_min, sigma_max and process are given by name, either end of the range alone too. Or the
-        name of a schedule, such as one given to `ksched.register_schedule`
-    steps : the number or numbers of steps to try; None is 1 to 33 and some up to 1001
-    sigma_min, sigma_max : ends of the range; None draws them. For a function of steps alone, what its levels must
-        respect; None does not check it
-    process : what the levels are for: ranges are drawn inside it, and the function gets it if it takes a process
-    even : the levels above 0 must be even in ``process.time``; on a shifted flow process that is: shifted exactly once
-    final_zero : whether the last level must be 0; None does not check it
-    max_examples : how many drawn examples to try, after one range at all numbers of steps
+    function : callable or str
+        ``(steps, sigma_min, sigma_max) -> levels`` or ``(steps) -> levels``, recognised by its signature. Parameters
+        named sigma_min, sigma_max and process are passed by name, even one end of the range alone. Or the name of a
+        schedule, such as one given to `ksched.register_schedule`.
+    steps : int, iterable of int or None
+        Number or numbers of steps to test; None is 1 to 33 and some up to 1001.
+    sigma_min, sigma_max : float or None
+        Ends of the range; None draws them. For a function of steps alone, limits of its levels; None does not check
+        them.
+    process : Process or None
+        Process that the levels are for: ranges are drawn inside it, and a function with such a parameter gets it.
+    even : bool
+        Require the levels above 0 to be uniform in ``process.time``; on a shifted flow process this means that they are
+        shifted exactly once.
+    final_zero : bool or None
+        Whether the last level must be 0; None does not check it.
+    max_examples : int
+        Number of drawn examples, after one range with all numbers of steps.
 
     Raises
     ------
-    AssertionError : one sentence: the smallest call found that shows a mistake, and what is wrong with its levels
-    TypeError : a function of other arguments
+    AssertionError
+        If the schedule is wrong; one sentence with the smallest call that shows it, and what is wrong.
+    TypeError
+        If the function has other parameters.
 
     Examples
     --------
@@ -253,17 +262,22 @@ def check_schedule(
 def check_shift(
     function: Callable[[int, float], Any], *, steps: int | Iterable[int] = (1, 2, 5, 20), max_examples: int = 50
 ) -> None:
-    """A flow schedule of yours applies its shift once: with shift s it is `ksched.schedules.shift` of that with 1.
+    """Check that your flow schedule applies its shift once, as `ksched.schedules.shift` does to the unshifted levels.
 
     Parameters
     ----------
-    function : ``(steps, shift) -> levels`` of a flow process
-    steps : numbers of steps to try
-    max_examples : how many drawn shifts to try
+    function : callable
+        ``(steps, shift) -> levels`` of a flow process.
+    steps : int or iterable of int
+        Numbers of steps to test.
+    max_examples : int
+        Number of drawn shifts.
 
     Raises
     ------
-    AssertionError : one sentence: the call, and whether the shift acts twice, not at all, inversely or otherwise
+    AssertionError
+        If the shift is wrong; one sentence with the call, and whether the shift acts twice, not at all, inversely or
+        otherwise.
 
     Examples
     --------
@@ -296,7 +310,7 @@ def check_shift(
         fitting = [act for act, other in acts.items() if np.allclose(np.asarray(shifted), other, rtol=1e-9, atol=0)]
         what = fitting[0] if fitting else "is not applied as one shift"
         i = int(np.flatnonzero(far)[0])
-        return called + f"the shift {what}: levels[{i}]={shifted[i]}, and one shift by {s} of {plain[i]} is {once[i]}"
+        return called + f"the shift {what}: levels[{i}]={shifted[i]}, but one shift by {s} of {plain[i]} is {once[i]}"
 
     shifts = st.one_of(st.sampled_from((3.0, 0.5)), st.floats(-1.5, 1.5).map(lambda e: 10**e))
     if said := smallest_problem(st.tuples(st.sampled_from(counts), shifts), problem, max_examples):

@@ -29,9 +29,8 @@ __all__ = ["grids", "processes", "sigma_curves", "smallest_problem", "step_count
 T = TypeVar("T")
 
 
-# Strategies
 def step_counts(most: int = 1001) -> st.SearchStrategy[int]:
-    """Numbers of steps from 1 to ``most``; the short runs, where rules break, as often as all others."""
+    """Numbers of steps from 1 to ``most``; half of them are at most 4, where rules tend to break."""
     return st.integers(1, min(4, most)) | st.integers(1, most)
 
 
@@ -54,7 +53,7 @@ def processes() -> st.SearchStrategy[Process]:
 
 @st.composite
 def _gaps(draw: st.DrawFn, count: int) -> Array:
-    """Positive distances between neighbours, in units of their own: even, smoothly uneven, or any."""
+    """Positive gaps between neighbours, in arbitrary units: even, smoothly uneven, or any."""
     if count > 40 or not draw(st.booleans()):
         u = (np.arange(count) + 0.5) / max(count, 1)
         tilt, depth = draw(st.floats(-6, 6)), draw(st.floats(0, 0.9))
@@ -64,7 +63,7 @@ def _gaps(draw: st.DrawFn, count: int) -> Array:
 
 
 def _levels_of_process(draw: st.DrawFn, process: Process, gaps: Array) -> Array:
-    """Levels anywhere: drawn in log-SNR, which reaches every order of sigma and, on flow, comes close to 1."""
+    """Levels drawn in log-SNR, which reach every order of magnitude and, on flow, come close to 1."""
     first = draw(st.floats(-5, 3))
     span = min(float(gaps.sum()), 20.0) if draw(st.booleans()) else draw(st.floats(0.1, 20))
     lam = first + np.concatenate([[0.0], np.cumsum(gaps)]) * (span / gaps.sum() if len(gaps) else 0.0)
@@ -77,7 +76,7 @@ def _levels_of_process(draw: st.DrawFn, process: Process, gaps: Array) -> Array:
 def _levels_in_range(
     draw: st.DrawFn, process: Process, gaps: Array, sigma_min: float | None, sigma_max: float | None
 ) -> Array:
-    """Levels from sigma_max to sigma_min, of which one is drawn if it is None."""
+    """Levels from sigma_max to sigma_min; an end that is None is drawn."""
     if sigma_max is None:
         room = math.log10(min(process.sigma_limit, 1e300) / sigma_min) if sigma_min else 0.0
         sigma_max = (sigma_min or 1.0) * 10 ** draw(st.floats(min(0.1, room), min(6.0, room)))
@@ -106,19 +105,24 @@ def sigma_curves(
     most: int = 12,
     final_zero: bool | None = None,
 ) -> Array:
-    """Valid levels: smooth, warped or clustered curves, close pairs, jumps over many orders.
+    """Valid levels: smooth, warped or clustered curves, close pairs, jumps over many orders of magnitude.
 
     Parameters
     ----------
-    process : whose contract sigmas they are; None is a process without a range, `ksched.VE`'s
-    sigma_min, sigma_max : the last non-zero and the first level; None draws it
-    steps : how many steps; None draws 1 to ``most``
-    final_zero : whether the last level is 0; None draws it
+    process : Process or None
+        Process of the contract sigmas; None is a process without a range, that of `ksched.VE`.
+    sigma_min, sigma_max : float or None
+        Last non-zero and first level; None draws it.
+    steps : int or None
+        Number of steps; None draws 1 to ``most``.
+    final_zero : bool or None
+        Whether the last level is 0; None draws it.
 
     Returns
     -------
-    strategy of float64 arrays, strictly decreasing, that `ksched.build_sampler` takes as ``sigmas``. Where no
-    ``sigma_max`` is given a curve may start at pure noise if the process has a level of it
+    ndarray of float64
+        Strategy for strictly decreasing float64 arrays that `ksched.build_sampler` accepts as ``sigmas``. Without
+        ``sigma_max``, a curve may start at pure noise if the process has such a level.
     """
     process = VE() if process is None else process
     n = draw(st.integers(1, most)) if steps is None else check_steps(steps)
@@ -139,22 +143,24 @@ def grids(draw: st.DrawFn, /, process: Process | None = None, **how: Any) -> Gri
 
     Parameters
     ----------
-    process : None draws it from `processes`
-    how : as for `sigma_curves`
+    process : Process or None
+        None draws it from `processes`.
+    how : object
+        As for `sigma_curves`.
     """
     process = draw(processes()) if process is None else process
     return Grid.of(draw(sigma_curves(process, **how)), process)
 
 
-# How a counterexample is found
+# The search for a counterexample
 def smallest_problem(examples: st.SearchStrategy[T], problem: Callable[[T], str | None], tries: int) -> str | None:
-    """The problem of the simplest example that has one, or None. The same in every run."""
+    """The problem of the simplest example that has one, or None; the same in every run."""
     settings = hypothesis.settings(
         derandomize=True,
         database=None,
         deadline=None,
         max_examples=tries,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),  # explaining would answer with a larger example
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),  # the explain phase may return a larger example
     )
     try:
         found = hypothesis.find(examples, lambda example: problem(example) is not None, settings=settings)

@@ -1,4 +1,4 @@
-"""Plans made for a number of model calls: tables fitted to exact runs, of many synthetic mixtures or of one model."""
+"""Plans made for a given number of model calls: tables fitted to exact runs of synthetic mixtures or of one model."""
 
 from ksched.tuning.tuner import tune
 

@@ -1,4 +1,4 @@
-"""What a tuned plan must beat: the pairs that are best at few model calls on one range or another."""
+"""The plans that a tuned plan must beat: the pairs that are best in few model calls on some range of sigmas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PC23: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3, "end": "
 _AYS_SDXL, _AYS_SVD = ({"model": model} for model in ("sdxl", "svd"))
 
 
-#: sampler, its options, schedule, its options
+#: sampler, its options, schedule, options of the schedule
 _PAIRS: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
     ("exp_pc", _PC23, "beta57", {}),
     ("exp_pc", _PC23, "gits", {}),
@@ -48,7 +48,7 @@ _PAIRS: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
 )
 
 
-#: the same from pure noise, where what is in log-SNR begins with a step that is infinite
+#: for runs from pure noise, where the first step is infinite in log-SNR
 _FROM_NOISE: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] = (
     ("lms", {"end": "integral"}, "beta", {}),
     ("lms", {"end": "integral"}, "beta57", {}),
@@ -65,15 +65,16 @@ _FROM_NOISE: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any]], ...] =
 
 
 def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str, Plan]]:
-    """Plans of pairs that can be built, with names.
+    """Plans of all pairs that can be built, with their names.
 
     Parameters
     ----------
-    end : "denoised" leaves out those that end with more than the last prediction
+    end : str or None
+        "denoised" leaves out plans whose result is more than the last prediction.
     """
     noise = process.level(process.sigma_max).alpha == 0
     pairs = _FROM_NOISE if noise else _PAIRS
-    for sampler, how, schedule, options in pairs if steps > 1 else pairs[-1:]:  # one step is the prediction
+    for sampler, how, schedule, options in pairs if steps > 1 else pairs[-1:]:  # one step returns the prediction
         if end == "denoised" and how.get("end") == "integral":
             continue
         for shift in (1.0, 3.0) if noise and process.is_flow else (1.0,):
@@ -81,7 +82,7 @@ def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str
                 sigmas = calculate_sigmas(schedule, steps, _shifted(process, shift), **options)
                 plan = build_sampler(sampler, sigmas=sigmas, process=process, **how).plan
             except ValueError:
-                continue  # a table that has no such count, or levels that another process has
+                continue  # a table without this number of steps, or a schedule for another process
             if plan.nfe == steps and plan.sigmas[0] == process.sigma_max:
                 words = [f"{key}={value}" for key, value in {**how, **options}.items()]
                 words += [f"shift={shift:g}"] if shift != 1 else []
@@ -89,14 +90,14 @@ def untuned(steps: int, process: Process, end: str | None) -> Iterator[tuple[str
 
 
 def _shifted(process: Process, shift: float) -> Process:
-    """The process whose schedules are those of another shift; states are the same."""
+    """The process with the schedules of another shift; its states are the same."""
     if shift == 1:
         return process
     return Flow(shift * process.shift)
 
 
 def shipped(steps: int, process: Process, data_std: float, end: AutoEnd | None) -> Iterator[tuple[str, Plan]]:
-    """Tables of `auto` that are for the process."""
+    """Shipped tables of `auto` for this process."""
     for how in ENDS if end is None else (end,):
         chosen = choose(steps, process, end=how, data_std=data_std)
         if chosen.table is not None:

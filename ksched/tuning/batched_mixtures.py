@@ -1,4 +1,4 @@
-"""Many mixtures of Gaussians at once, as exact denoisers that gradients go through."""
+"""Many mixtures of Gaussians at once, as exact and differentiable denoisers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ __all__ = ["Mixtures"]
 
 
 class Mixtures:
-    """Mixtures of Gaussians of one shape as a denoiser of states (members, items, dimension) in flow coordinates.
+    """Mixtures of Gaussians of equal size, as one denoiser of states (members, items, dimension) in flow coordinates.
 
-    `ksched.exact.GaussianMixture` is one mixture; this is many at once, with or without guidance, which is several
-    times as fast to fit to.
+    `ksched.exact.GaussianMixture` is one mixture. This class batches many, with or without guidance, which makes
+    fitting several times as fast.
 
     Parameters
     ----------
-    logs : log-weights (members, components)
-    means : (members, components, dimension)
-    variances : (members, components, dimension), or (members, components) where they are the same in all directions
-    axes : of the variances (members, components, dimension, axis); None is the coordinates
-    outside, scales : -1e9 for every component that an item is not guided to (members, items, components), and how far
-        to go from the prediction of the whole to that of the component (members, 1, 1); None is 0
+    logs : ndarray of float64
+        Log-weights (members, components).
+    means : ndarray of float64
+        Means (members, components, dimension).
+    variances : ndarray of float64
+        Variances (members, components, dimension), or (members, components) if equal in all directions.
+    axes : ndarray of float64 or None
+        Axes of the variances (members, components, dimension, axis); None uses the coordinates.
+    outside, scales : ndarray of float64 or None
+        ``outside`` is -1e9 for every component that an item is not guided to (members, items, components); ``scales``
+        says how far to go from the prediction of the whole mixture to that of the component (members, 1, 1). None is no
+        guidance.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class Mixtures:
         return other
 
     def __call__(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """Posterior means, or what guidance makes of them."""
+        """Posterior means, with guidance applied if there is any."""
         a, means, variances = 1 - s, self.of["means"], self.of["variances"]
         logits, total, pull = self._logits(y, s)
         share = self._share(logits)
@@ -62,14 +68,14 @@ class Mixtures:
         return share @ means + inside
 
     def log_density(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """Log-density of states, but for a constant, without guidance: (members, items)."""
+        """Log-density of states up to a constant, without guidance: (members, items)."""
         return self._logits(y, s)[0].logsumexp(-1)
 
     def _logits(self, y: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Log of weight times density, variances of y, and what pulls y to each component, along its axes.
+        """Log of weight times density, variances of y, and the pull of y to each component along the component's axes.
 
-        Shapes (members, items, components), as the variances, and (members, items, components, dimension); no pull
-        where the variances are the same in all directions.
+        Shapes are (members, items, components), that of the variances, and (members, items, components, dimension). The
+        pull is None if the variances are equal in all directions.
         """
         a, of = 1 - s, self.of
         means, variances = of["means"], of["variances"]
@@ -86,7 +92,7 @@ class Mixtures:
         return log[:, None] - (apart * pull).sum(-1) / 2, total, pull
 
     def _share(self, logits: torch.Tensor) -> torch.Tensor:
-        """Weights of the components: posterior probabilities, which guidance moves apart."""
+        """Weights of the components: posterior probabilities, pushed apart by guidance."""
         share = logits.softmax(-1)
         if "scales" not in self.of:
             return share

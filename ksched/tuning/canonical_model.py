@@ -1,4 +1,4 @@
-"""A user's denoiser as one in flow coordinates of data of standard deviation 1, and what can be wrong with it."""
+"""A user's denoiser in flow coordinates for data of standard deviation 1, with checks of its answers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ __all__ = ["Canonical"]
 
 
 class Canonical:
-    """``(y, s) -> prediction`` for states (items, dimension).
+    """A model ``(y, s) -> prediction`` of states (items, dimension).
 
     Parameters
     ----------
-    denoiser : ``(x, sigma) -> denoised``, as for `ksched.Sampler.sample`
-    process : what a state is
-    shape : of one item
-    data_std : standard deviation of the data
-    like : a tensor of the dtype and on the device that the denoiser wants
-    batch : items of one call, at most
+    denoiser : callable
+        ``(x, sigma) -> denoised``, as for `ksched.Sampler.sample`.
+    process : Process
+        Process that the denoiser's states belong to.
+    shape : tuple of int
+        Shape of one item.
+    data_std : float
+        Standard deviation of the data.
+    like : Tensor
+        A tensor with the dtype and device that the denoiser expects.
+    batch : int
+        Largest number of items in one call.
 
     Attributes
     ----------
-    calls : model calls so far, every item counted
+    calls : int
+        Model calls so far, counted per item.
     """
 
     def __init__(
@@ -48,19 +55,19 @@ class Canonical:
         self.calls = 0
 
     def scaled(self, data_std: float) -> Canonical:
-        """The same for another standard deviation of the data."""
+        """The same model with another standard deviation of the data."""
         made = Canonical(self._denoiser, self.process, self.shape, data_std, self._like, self._batch)
         made.calls = self.calls
         return made
 
     @property
     def first(self) -> float:
-        """Level that a run starts from, noise to signal over the std of the data."""
+        """Level that a run starts from: noise-to-signal ratio divided by the std of the data."""
         return ratio(self.process.level(self.process.sigma_max)) / self._unit_std
 
     @property
     def low(self) -> float:
-        """Lowest level of training, likewise."""
+        """Lowest level of training, in the same unit."""
         return ratio(self.process.level(self.process.sigma_min)) / self._unit_std
 
     @property
@@ -73,9 +80,10 @@ class Canonical:
 
         Raises
         ------
-        TypeError, ValueError : a denoiser that answers with another shape or with what is no number
+        TypeError, ValueError
+            If the denoiser answers with another shape, or with values that are not finite.
         """
-        sigma: torch.Tensor = _Sigma.apply(s.double(), self)  # type: ignore[no-untyped-call]
+        sigma: torch.Tensor = _Sigma.apply(s.double(), self)  # type: ignore[no-untyped-call]  # torch's stub
         scale = self.process.alpha(sigma) * self.data_std + self.process.noise_std(sigma)
         parts = []
         for first in range(0, len(y), self._batch):
@@ -92,13 +100,13 @@ class Canonical:
         if not isinstance(found, torch.Tensor) or found.shape != x.shape:
             got = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
             raise ValueError(
-                f"the denoiser must answer with a tensor like the state, {tuple(x.shape)}; got {got}. "
-                "See ksched.Denoiser for networks that predict noise or velocity"
+                f"the denoiser must return a tensor of the state's shape, {tuple(x.shape)}; got {got}. "
+                "For networks that predict noise or velocity, use ksched.Denoiser"
             )
         if not bool(found.isfinite().all()):
             raise ValueError(
-                f"the denoiser must answer with finite numbers; got nan or infinity at sigma {sigma.item():.6g}. "
-                "Half precision overflows like that: try float32"
+                f"the denoiser must return finite numbers; got nan or infinity at sigma {sigma.item():.6g}. "
+                "If it runs in half precision, that may overflow: try float32"
             )
 
     def sigma_of(self, s: float) -> float:
@@ -108,24 +116,25 @@ class Canonical:
         return self.process.level_at(-math.log(s / (1 - s) * self._unit_std)).label
 
     def check_gradients(self, y: torch.Tensor) -> None:
-        """Raise if gradients do not go through it."""
+        """Raise an error if gradients do not pass through the denoiser."""
         with torch.enable_grad():
             answer = self(y[:1].detach().requires_grad_(), torch.tensor(0.5, dtype=torch.float64))
         if not answer.requires_grad:
             raise ValueError(
-                "level 2 goes through the denoiser by autograd, and its answer has no gradient: take away "
-                "torch.no_grad() and detach() in it, or take level 1"
+                "level 2 needs gradients through the denoiser, and its answer has none; remove torch.no_grad() and "
+                "detach() from it, or pass level=1"
             )
 
     def check(self, ends: torch.Tensor, generator: torch.Generator) -> float:
-        """Raise if it is no denoiser; else how much two answers to the same question differ, over the std of the data.
+        """The difference between two answers to the same question, over the std of the data; an error if no denoiser.
 
         Parameters
         ----------
-        ends : clean data, as it makes it
+        ends : Tensor
+            Clean data made with the denoiser.
         """
 
-        def typical(apart: torch.Tensor) -> float:  # of items, since some few may have exploded
+        def typical(apart: torch.Tensor) -> float:  # the median over items, since a few may have exploded
             return apart.square().mean(1).sqrt().median().item()
 
         s = 0.2
@@ -137,8 +146,8 @@ class Canonical:
         away, kept = typical(one - ends), typical(one - y / (1 - s))
         if not 0.2 < size < 5 or away > 1.5 * added or kept < 0.02 * added:
             raise ValueError(
-                "the denoiser must return the clean data that it predicts, denoiser(x, sigma) -> x0. What it samples "
-                f"has {size:.3g} times the std of the data; with noise of {added:.3g} of that added, its answer is "
+                "the denoiser must return the clean data that it predicts: denoiser(x, sigma) -> x0. Its samples have "
+                f"{size:.3g} times the std of the data. With noise of {added:.3g} of that std added, its answer is "
                 f"{away:.3g} away from the data and {kept:.3g} from the state. Wrap the network in ksched.Denoiser; "
                 "ksched.check_model finds out what it predicts"
             )
@@ -146,7 +155,7 @@ class Canonical:
 
 
 class _Sigma(torch.autograd.Function):
-    """Contract sigma of a level, with its derivative by differences, as a process may read a table."""
+    """Contract sigma of a level, differentiated by differences, because a process may read a table."""
 
     @staticmethod
     def forward(ctx: Any, s: torch.Tensor, model: Canonical) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Methods with free numbers, fitted to runs whose exact ends are known.
+"""Methods with free numbers, fitted to runs whose exact results are known.
 
-All in flow coordinates of data of standard deviation 1: states ``y = a * x0 + s * eps`` with a = 1 - s, whatever the
-process; s = 1 is pure noise and s = 0 the data. A step is there ``y' = r * y + (1 - r) * mean`` with r = s' / s and a
-weighted mean of the predictions so far.
+Everything is in flow coordinates for data of standard deviation 1, whatever the process: states are
+``y = a * x0 + s * eps`` with a = 1 - s; s = 1 is pure noise and s = 0 the data. A step is then
+``y' = r * y + (1 - r) * mean`` with r = s' / s and a weighted mean of the predictions so far.
 """
 
 from __future__ import annotations
@@ -28,35 +28,41 @@ __all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "Linear", "OnGrid", "Proble
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
 
-#: Noise to signal above which a state of an exact run is taken for pure noise.
+#: Noise-to-signal ratio above which a state of an exact run is treated as pure noise.
 NO_SIGNAL = 1e4
-#: Where a start without signal counts as when levels are laid out in log noise to signal.
+#: Ratio that stands for infinity when levels are laid out in log noise to signal.
 _INFINITE = 100.0
-#: Error below which a problem is solved well enough: what is gained there is not worth a loss elsewhere.
+#: Error below which a problem counts as solved: a further gain there is not worth a loss elsewhere.
 _SOLVED = 0.001
-#: Weight of the worst models beside that of all.
+#: Weight of the worst models relative to that of all.
 _WORST = 0.2
 _TEACHER: Mapping[str, Any] = {"predictor_order": 4, "start": "runge_kutta"}
-#: in fewer steps than that, where order 4 explodes under guidance
+#: for fewer steps than this, where order 4 explodes under guidance
 _SAFE: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3}
 _SAFE_BELOW = 64
-#: Share of white noise that predictions are taken to have, when it is asked how much alike they are.
+#: Share of white noise that predictions are assumed to contain when their similarity is measured.
 _ALIKE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A denoiser, start states, and where the exact ODE ends.
+    """A denoiser, start states, and the exact results of the ODE.
 
     Attributes
     ----------
-    denoise : exact denoiser in flow coordinates
-    start, ends : states of shape (items, ...), or of several models at once (models, items, ...)
-    spread : standard deviation of the exact ends, for every model, shape () or (models, 1)
-    noise : relative white noise that every prediction of a network is assumed to have besides; its part in the result
-        counts as an error
-    weight : how much it counts
-    tail : how much the root mean square of the errors counts beside their mean, so that no item is left far behind
+    denoise : callable
+        Exact denoiser in flow coordinates.
+    start, ends : Tensor
+        States of shape (items, ...), or (models, items, ...) for several models at once.
+    spread : Tensor
+        Standard deviation of the exact results for every model, shape () or (models, 1).
+    noise : float
+        Relative white noise that every prediction of a network is assumed to add; what reaches the result counts as an
+        error.
+    weight : float
+        Weight of this problem among all.
+    tail : float
+        Weight of the root mean square of the errors relative to their mean, so that no item is left far behind.
     """
 
     denoise: Denoise
@@ -78,7 +84,7 @@ class Problem:
         noise: float = 0.0,
         weight: float = 1.0,
     ) -> Problem:
-        """With the spread of the ends; ``models`` says that the first axis is one of models."""
+        """A problem with its spread computed; ``models`` says that the first axis counts models."""
         apart = ends - ends.mean(int(models), keepdim=True)
         spread = apart.square().flatten(1 + models).mean(-1).mean(-1, keepdim=models).sqrt()
         return cls(denoise, start, ends, spread, noise, weight)
@@ -88,8 +94,10 @@ class Problem:
 
         Parameters
         ----------
-        levels : s of every model call, shape (calls,)
-        rows : every state and the result over the start and the predictions, shape (calls + 1, calls + 1)
+        levels : Tensor
+            s of every model call, shape (calls,).
+        rows : Tensor
+            Every state and the result as combinations of the start and predictions, shape (calls + 1, calls + 1).
         """
         levels, rows = levels.to(self.start.dtype), rows.to(self.start.dtype)
         *_, y = self.run(levels, rows)[0]
@@ -100,7 +108,7 @@ class Problem:
         return (away + 1e-12).sqrt()
 
     def run(self, levels: torch.Tensor, rows: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Every state, the result among them, and every prediction; arguments as for `errors`, in the start's dtype."""
+        """All states, with the result last, and all predictions; arguments as for `errors`, in the start's dtype."""
         states, known = [self.start], list[torch.Tensor]()
         for i, s in enumerate(levels):
             known.append(self.denoise(states[-1], s))
@@ -110,8 +118,8 @@ class Problem:
     def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Mean error of every model, float64.
 
-        Errors above 1 count by their logarithm, so that the few items which end in another mode, or explode under
-        guidance, do not set the result and are not given up either.
+        Errors above 1 count by their logarithm. The few items that end in another mode, or explode under guidance,
+        then neither dominate the mean nor are given up.
         """
         errors = self.errors(levels, rows).double().nan_to_num(nan=1e6, posinf=1e6)
         bounded = errors.asinh()
@@ -124,13 +132,16 @@ class Problem:
 def exact_ends(
     denoise: Denoise, start: torch.Tensor, s: float, *, steps: int = 150, low: float = 1e-4, end: str = "integral"
 ) -> torch.Tensor:
-    """Where the ODE from states at ``s`` ends, by a method of order 4, or 3 in few steps, on levels even in log-SNR.
+    """Results of the ODE from states at ``s``, by a method of order 4 (3 in few steps) on levels uniform in log-SNR.
 
     Parameters
     ----------
-    steps : more than a few; three of them take more than one call
-    low : the last level above 0, as noise to signal
-    end : as for `exp_pc`; "integral" is more exact, and many times as sensitive to noise of the denoiser
+    steps : int
+        Number of steps, more than a few; three of them take more than one call.
+    low : float
+        Last level above 0, as noise-to-signal ratio.
+    end : str
+        As for `exp_pc`; "integral" is more accurate, and many times as sensitive to noise of the denoiser.
     """
     top = math.log(s / (1 - s)) if s < 1 else math.log(max(NO_SIGNAL, 10 * low))
     levels = np.exp(np.linspace(top, math.log(low), steps + 1)).tolist()
@@ -148,22 +159,26 @@ class Family(Protocol):
     """Methods with free numbers."""
 
     def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Levels of the model calls and rows as for `Problem.errors`, differentiable in the numbers."""
+        """Levels of the model calls, and rows as for `Problem.errors`; both differentiable in the numbers."""
         ...
 
 
 class Free:
-    """All tables of some calls: free levels and free weights.
+    """All tables with a given number of calls: free levels and free weights.
 
-    The numbers are logits of the gaps between the levels, in log noise to signal from the first level down to the
-    lowest allowed one, whose last gap is left below the last call; then the weights, row by row.
+    The numbers are first the logits of the gaps between the levels, in log noise to signal, from the first level down
+    to the lowest allowed one; the last gap lies below the last call. Then come the weights, row by row.
 
     Parameters
     ----------
-    calls : number of model calls
-    first : level of the first call, fixed; infinite is pure noise
-    low : no call is below it
-    end : "denoised", the last prediction is the result; "integral", the result is a mean of all predictions
+    calls : int
+        Number of model calls.
+    first : float
+        Level of the first call, which is fixed; infinity is pure noise.
+    low : float
+        Lowest level of a call.
+    end : str
+        "denoised" makes the last prediction the result, "integral" a mean of all predictions.
     """
 
     def __init__(self, calls: int, first: float, low: float, end: str) -> None:
@@ -176,7 +191,7 @@ class Free:
             self._free[-1] = False
 
     def numbers(self, table: Table) -> Array:
-        """Those of a table; its first level is taken to be that of the family."""
+        """The numbers of a table, whose first level is taken to be the family's."""
         logs = [self._top, *(math.log(level) for level in table.levels[1:-1]), self._top - self._depth]
         gaps = np.maximum(-np.diff(logs) / self._depth, 2 * self._least)
         weights = np.zeros((self.calls, self.calls))
@@ -191,11 +206,11 @@ class Free:
 
     @property
     def _least(self) -> float:
-        """Smallest gap, as a share of all."""
+        """Smallest gap, as a share of the sum of all gaps."""
         return 1e-3 / self.calls
 
     def _parts(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Levels s, the 0 at the end among them, and weights."""
+        """Levels s, including the final 0, and weights."""
         gaps = (numbers[: self.calls].softmax(0) + self._least) / (1 + self.calls * self._least)
         logs = self._top - self._depth * gaps.cumsum(0)[:-1]
         levels = torch.cat([numbers.new_tensor([self._s]), logs.sigmoid(), numbers.new_zeros(1)])
@@ -213,7 +228,7 @@ class Free:
         return levels[:-1], torch.stack(rows)
 
     def table(self, numbers: Array) -> Table:
-        """The table of some numbers."""
+        """The table that the numbers stand for."""
         levels, weights = self._parts(torch.from_numpy(numbers))
         first = math.inf if self._s == 1 else self._s / (1 - self._s)
         ratios = [first, *(level / (1 - level) for level in levels[1:-1].tolist()), 0.0]
@@ -221,32 +236,34 @@ class Free:
 
 
 class Linear:
-    """All linear methods of some calls: rows that are free, and what the model is told.
+    """All linear methods with a given number of calls: free rows, and free sigmas told to the model.
 
-    The numbers are logits of what it is told at each call but the first, between the lowest level and the first one,
-    both as s; then the rows of a `LinearTable`, one after the other, in units of `conditioned`. The first call is told
-    the level of its state.
+    The numbers are first the logits of the levels told at each call but the first, between the lowest level and the
+    first one, all as s. Then come the rows of a `LinearTable`, one after the other, in the units of `conditioned`. At
+    the first call the model is told the level of its state.
 
     Parameters
     ----------
-    calls, first, low : as for `Free`
+    calls, first, low : int or float
+        As for `Free`.
     """
 
     def __init__(self, calls: int, first: float, low: float) -> None:
         self.calls = calls
         self._high, self._low = flow_level(first), flow_level(low)
-        self._free = torch.ones(calls, calls + 1, dtype=torch.bool).tril(1)  # what is kept, then weights
+        self._free = torch.ones(calls, calls + 1, dtype=torch.bool).tril(1)  # the weight of the state, then the others
         self._units = torch.eye(calls - 1 + int(self._free.sum()), dtype=torch.float64)
 
     def conditioned(self, problem: Problem, table: LinearTable) -> Linear:
-        """The same with the numbers of every row in units that move its state by as much, whichever they are.
+        """The same family, with units for the numbers in which each of them moves the state of its row equally far.
 
-        Predictions are much alike, so that a difference of two weights moves a state little and their sum moves it far.
-        In these units a quasi-Newton method needs a third of the steps.
+        Predictions resemble each other. The difference of two weights therefore moves a state little, and their sum
+        moves it far. In these units a quasi-Newton method needs a third of the steps.
 
         Parameters
         ----------
-        problem : whose states and predictions are taken, on a run of the table
+        problem : Problem
+            Problem on which a run of the table gives the states and predictions.
         """
         levels, rows = self.rows(torch.from_numpy(self.numbers(table)))
         with torch.no_grad():
@@ -262,7 +279,7 @@ class Linear:
         return made
 
     def numbers(self, table: LinearTable) -> Array:
-        """Those of a table; what is told at its first call is taken to be the first level."""
+        """The numbers of a table; the level told at its first call is taken to be the first level."""
         told = np.array([flow_level(level) for level in table.told[1:]])
         shares = np.clip((told - self._low) / (self._high - self._low), 1e-4, 1 - 1e-4)
         plain = np.concatenate([np.log(shares / (1 - shares)), *table.rows])
@@ -270,7 +287,7 @@ class Linear:
         return found
 
     def _parts(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model is told, as s, and rows, filled up with 0."""
+        """Levels told to the model, as s, and rows padded with 0."""
         plain = self._units @ numbers
         others = self._low + (self._high - self._low) * plain[: self.calls - 1].sigmoid()
         told = torch.cat([plain.new_tensor([self._high]), others])
@@ -286,7 +303,7 @@ class Linear:
         return told, torch.stack(rows)
 
     def table(self, numbers: Array, levels: tuple[float, ...]) -> LinearTable:
-        """The table of some numbers, for states at some levels."""
+        """The table that the numbers stand for, for states at the given levels."""
         told, steps = (part.tolist() for part in self._parts(torch.from_numpy(numbers)))
         ratios = [levels[0], *(s / (1 - s) for s in told[1:])]
         return LinearTable(levels, tuple(ratios), tuple(tuple(row[: i + 2]) for i, row in enumerate(steps)))
@@ -299,13 +316,16 @@ def _block_diagonal(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 class OnGrid:
     """One sampler with free levels.
 
-    The numbers are those of `Free` without weights: logits of the gaps between the levels.
+    The numbers are those of `Free` without the weights: logits of the gaps between the levels.
 
     Parameters
     ----------
-    plan_of : the plan on levels, given as noise to signal over the std of the data
-    data_std : of the data
-    steps, first, low : as for `Free`
+    plan_of : callable
+        Makes the plan on levels given as noise-to-signal ratios divided by the std of the data.
+    data_std : float
+        Standard deviation of the data.
+    steps, first, low : int or float
+        As for `Free`.
     """
 
     def __init__(
@@ -316,12 +336,12 @@ class OnGrid:
         self._steps = steps
 
     def numbers(self, levels: Sequence[float]) -> Array:
-        """Those of levels."""
+        """The numbers of a list of levels."""
         euler = Table(tuple(levels), tuple((0.0,) * i for i in range(self._steps)))
         return self._gaps.numbers(euler)[: self._steps]
 
     def levels(self, numbers: Array) -> tuple[float, ...]:
-        """Noise to signal over the std of the data."""
+        """Noise-to-signal ratios divided by the std of the data."""
         padded = np.concatenate([numbers, np.zeros(self._gaps.size - self._steps)])
         return self._gaps.table(padded).levels
 
@@ -331,15 +351,15 @@ class OnGrid:
         return np.concatenate([levels, rows.ravel()])
 
     def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As for `Family`; derivatives are differences, as a sampler is a function of its levels and no more."""
-        flat: torch.Tensor = _Differences.apply(numbers, self._flat)  # type: ignore[no-untyped-call]
+        """As for `Family`; derivatives are differences, since a sampler is only known as a function of its levels."""
+        flat: torch.Tensor = _Differences.apply(numbers, self._flat)  # type: ignore[no-untyped-call]  # torch's stub
         calls = math.isqrt(len(flat))  # calls + (calls + 1) ** 2 numbers
         calls -= 1 if calls + (calls + 1) ** 2 > len(flat) else 0
         return flat[:calls], flat[calls:].view(calls + 1, calls + 1)
 
 
 class _Differences(torch.autograd.Function):
-    """A function on the host, with derivatives by central differences."""
+    """A function on the host, differentiated by central differences."""
 
     @staticmethod
     def forward(ctx: Any, numbers: torch.Tensor, function: Callable[[Array], Array]) -> torch.Tensor:
@@ -360,7 +380,7 @@ class _Differences(torch.autograd.Function):
 
 
 def _loss(means: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Log of the geometric mean of errors, for what is gained; and of their root mean square, for the worst."""
+    """Log of the geometric mean error, to reward any gain, and of the root mean square, to hold the worst models."""
     return weights @ (means + _SOLVED).log() + _WORST / 2 * (weights @ means.square()).log()
 
 
@@ -374,14 +394,18 @@ def fit(
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _loss,
     progress: Callable[[float], object] | None = None,
 ) -> Array:
-    """Numbers of a family with small errors on some problems, near those it is started from.
+    """Numbers of a family with small errors on some problems, near the numbers that the fit starts from.
 
     Parameters
     ----------
-    iterations : at most so many of L-BFGS
-    ridge : what a squared distance from the start costs
-    loss_of : of the mean errors of all models, in the order of the problems, and of their weights, whose sum is 1
-    progress : told the loss of every one of them
+    iterations : int
+        Largest number of L-BFGS iterations.
+    ridge : float
+        Cost of the squared distance from the start.
+    loss_of : callable
+        Function of the mean errors of all models, in the order of the problems, and of their weights, whose sum is 1.
+    progress : callable or None
+        Called with the loss after every iteration.
     """
     origin = torch.from_numpy(np.array(start, dtype=np.float64))
     best, done = (math.inf, origin.numpy().copy()), 0
@@ -409,9 +433,9 @@ def fit(
     while done < iterations:
         before, begun = best[0], done
         limits = {"maxiter": iterations - done, "maxfun": 2 * (iterations - done), "maxcor": 30}
-        # its stubs know only one-dimensional arrays, and no callbacks by name
+        # SciPy's stubs know only one-dimensional arrays, and no callbacks by name
         minimize(loss, best[1], jac=True, method="L-BFGS-B", callback=after, options=limits)  # type: ignore[call-overload]
-        # Rounding of float32 may end a line search early; from the best point, without its past, it mostly goes on.
+        # Rounding of float32 may end a line search early. Restarted from the best point, it usually continues.
         if done < begun + 3 or best[0] > before - 1e-3:
             break
     return best[1]

@@ -1,4 +1,4 @@
-"""Tuning from a denoiser, which is the judge."""
+"""Tuning for a denoiser: plans are judged by running the denoiser itself."""
 
 from __future__ import annotations
 
@@ -23,45 +23,48 @@ from ksched.tuning.trial import objection, typical
 __all__ = ["of_denoiser"]
 
 
-_TEACHER = 96  # steps
+_TEACHER = 96  # steps of the reference runs
 
 
-_NOISY = 0.003  # two answers to one question that differ by more are of a model for which plans of both ends are fitted
+_NOISY = 0.003  # if two answers to the same question differ by more, plans with both kinds of end are fitted
 
 
-#: where they differ by more, the teacher ends at its last prediction: an integral has 4 to 16 times their noise, and is
-#: nearer by 0.003 at most
+#: if two answers differ by more than this, reference runs end at their last prediction: an integral has 4 to 16 times
+#: the noise of the answers, and is more accurate by 0.003 at most
 _INEXACT = 0.0003
 
 
-#: noise that the ends of a teacher may have: by asking again, so many times at most, at this share of the levels. They
-#: are the lowest; what follows averages the noise at the others.
+#: Noise allowed in the results of reference runs. More is reduced by averaging repeated calls, at most so many, at this
+#: share of the levels: the lowest, since the later steps average out the noise at the others.
 _ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
 
 
-_DRAWN = 512  # samples of a model, for a mixture to be fitted to
+_DRAWN = 512  # samples drawn from a model to fit a mixture to
 
 
-_DRAWN_WITH = 24  # steps
+_DRAWN_WITH = 24  # steps of the runs that draw them
 
 
-_FITTED = 32  # runs that means are fitted to through the model, at least
+_FITTED = 32  # least number of runs for fitting means through the model
 
 
-#: Of what was drawn: how many runs free rows are fitted to, then how many more. They are many numbers, and the mean of
-#: few runs, some of which end in another mode, is not that of others; most of the way can be gone with few.
+#: Number of drawn runs that free rows are fitted to: first few, then more. Free rows are many numbers, and in few runs
+#: those that end in another mode weigh too much; but few runs are enough for most of the way.
 _FREED_WITH = 40, 160
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Runs of a model.
+    """Reference runs of a model.
 
     Attributes
     ----------
-    model : of data of unit standard deviation
-    generator : of their starts
-    noise : by how much two answers of the model to one question differ
+    model : Canonical
+        The model, on data scaled to unit standard deviation.
+    generator : Generator
+        Generator of the start states.
+    noise : float
+        Difference between two answers of the model to the same question.
     """
 
     model: Canonical
@@ -74,7 +77,7 @@ class _Runs:
         return self.model.s * torch.randn(shape, generator=self.generator, dtype=torch.float64)
 
     def ends(self, start: torch.Tensor, steps: int, repeats: int = 1) -> torch.Tensor:
-        """Where the model's ODE ends; of a noisy one, of the mean of some answers at the last levels."""
+        """Results of the model's ODE; for a noisy model, from averaged answers at the last levels."""
         model = self.model
         last = flow_level(model.low ** (1 - _LAST) * min(model.first, NO_SIGNAL) ** _LAST)
 
@@ -85,7 +88,7 @@ class _Runs:
         return exact_ends(mean, start, model.s, steps=steps, low=model.low, end=end)
 
     def problem(self, items: int) -> Problem:
-        """New runs to fit to."""
+        """New runs to fit a plan to."""
         start = self.starts(items)
         return Problem.of(self.model, start, self.ends(start, _TEACHER), noise=max(ERROR, self.noise))
 
@@ -98,7 +101,7 @@ def of_denoiser(
     like: torch.Tensor,
     batch: int,
 ) -> Source:
-    """A denoiser, which is the judge itself, on two sets of start states."""
+    """A source that judges plans by running a denoiser on two sets of start states."""
     check_whole("batch", batch, 1)
     if data_std is not None and not 0 < data_std < math.inf:
         raise ValueError(f"data_std must be above 0 and finite; got {data_std}")
@@ -126,16 +129,16 @@ def of_denoiser(
 
 
 def _measured(job: Job, model: Canonical, of_unknown_std: bool) -> _Runs:
-    """Runs of a model, once the std of what it samples and the noise of its answers are known."""
+    """Reference runs of a model, after measuring the std of its samples and the noise of its answers."""
     generator = torch.Generator().manual_seed(job.seed)
-    unknown = _Runs(model, generator, math.inf)  # nothing is known of its noise yet
+    unknown = _Runs(model, generator, math.inf)  # its noise is not measured yet
     pilot = unknown.ends(unknown.starts(min(job.items, 64)), _DRAWN_WITH)
     if of_unknown_std:
         std = _spread(pilot)
         if not 1e-6 < std < 1e6:
             raise ValueError(
-                f"what the denoiser samples has a std of {std:.3g}: it is no denoiser, or the process is another "
-                "one. ksched.check_model finds out what it predicts"
+                f"the denoiser's samples must have a std from 1e-6 to 1e6; got {std:.3g}. It is no denoiser, or "
+                "the process is wrong; ksched.check_model finds out what it predicts"
             )
         model, pilot = model.scaled(std), pilot / std
     noise = model.check(pilot, generator)
@@ -170,6 +173,6 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
 
 
 def _spread(ends: torch.Tensor) -> float:
-    """Standard deviation of the values of items, without such items as exploded."""
+    """Standard deviation of the values of all items, leaving out items that exploded."""
     sizes = ends.square().mean(1).sqrt()
     return ends[sizes < 4 * sizes.median()].std().item()

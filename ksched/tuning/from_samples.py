@@ -1,4 +1,4 @@
-"""Tuning from samples: a mixture fitted to some of them is the model, and one fitted to others the judge."""
+"""Tuning for samples: a mixture fitted to some of them stands in for the model, one fitted to others is the judge."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ksched.types import Array
 __all__ = ["of_samples"]
 
 
-_JUDGES = (16, 12, 8, 6, 4, 3, 2, 1)  # numbers of components, other ones than what is fitted to has
+_JUDGES = (16, 12, 8, 6, 4, 3, 2, 1)  # numbers of components of the judge, which differ from the fitted mixture's
 
 
 def of_samples(job: Job, samples: Array, data_std: float | None) -> Source:
-    """Samples, with mixtures for a model: the one that is fitted to, on new states, and one of another part of them."""
+    """A source made of mixtures fitted to the samples: one to choose plans on, one of other samples to judge them."""
     if job.level == 2:
-        raise ValueError("level 2 goes through a model; give a denoiser, or level 1")
+        raise ValueError("level 2 needs a denoiser, since it works through the model; pass a denoiser, or level=1")
     if job.labels is not None and len(job.labels) != len(samples):
-        raise ValueError(f"labels must be one for each of {len(samples)} samples; got {len(job.labels)}")
+        raise ValueError(f"labels must have one entry for each of the {len(samples)} samples; got {len(job.labels)}")
     std = float(samples.std()) if data_std is None else float(data_std)
     if not 0 < std < math.inf:
         raise ValueError(f"data_std must be above 0 and finite; got {std}")

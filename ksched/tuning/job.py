@@ -1,4 +1,4 @@
-"""What is tuned: the problem of one call of `tune`."""
+"""The arguments of one call of `tune`, checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Job"]
 
 @dataclass(frozen=True)
 class Job:
-    """What `tune` was asked for."""
+    """The request of one call of `tune`."""
 
     steps: int
     process: Process
@@ -42,7 +42,7 @@ class Job:
     consistent: bool
 
     def check(self) -> None:
-        """Raise for what cannot be."""
+        """Raise an error if an argument is out of range or the sampler cannot be tuned."""
         check_process(self.process)
         if self.level not in (0, 1, 2) or isinstance(self.level, bool):
             raise ValueError(f"level must be 0, 1 or 2; got {self.level!r}")
@@ -59,12 +59,14 @@ class Job:
         spec = sampler_spec(self.sampler)
         check_options(f"sampler {spec.name}", spec.options, self.options)
         if spec.adaptive or spec.uncond or spec.levels is not None:
-            raise ValueError(f"sampler {spec.name} has no levels that could be chosen; take another, or None")
+            raise ValueError(f"sampler {spec.name} has no sigmas to tune; choose another sampler, or sampler=None")
         if build_sampler(self.sampler, "karras", 4, process=self.process, **self.options).plan.draws:
-            raise ValueError(f"sampler {spec.name} draws noise, so it ends nowhere exactly; give it eta=0, or another")
+            raise ValueError(
+                f"sampler {spec.name} draws noise, so no exact result can be fitted; pass eta=0 or another"
+            )
 
     def untuned(self) -> dict[str, Plan]:
-        """Plans to beat, by name."""
+        """The plans to beat, by name."""
         if self.sampler is not None:
             return dict(of_sampler(self.sampler, self.options, self.steps, self.process))
         return dict(untuned(self.steps, self.process, self.end))
@@ -78,9 +80,9 @@ class Job:
 
     @property
     def frees(self) -> bool:
-        """Whether rows that are no means may be fitted, through a model."""
+        """Whether rows need not take means of predictions; possible at level 2, which fits through the model."""
         return self.level == 2 and self.sampler is None and not self.consistent and self.end != "denoised"
 
     def ends(self) -> tuple[AutoEnd, ...]:
-        """Kinds of end to try."""
+        """The kinds of end to try."""
         return ENDS if self.end is None else (self.end,)

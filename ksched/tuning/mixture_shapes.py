@@ -1,4 +1,4 @@
-"""Shapes of synthetic data: what one member of a zoo is drawn as."""
+"""Shapes of synthetic data: the distributions that members of a zoo are drawn from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SHAPES", "Member"]
 
 
 class Member(NamedTuple):
-    """As for `Mixtures`, with the cluster that every component belongs to."""
+    """One drawn distribution: arrays as for `Mixtures`, and the cluster of every component."""
 
     logs: Array
     means: Array
@@ -30,7 +30,7 @@ def _turn(rng: np.random.Generator, dimension: int) -> Array:
 
 
 def _spectrum(dimension: int, slope: float) -> Array:
-    """Variances that fall as a power of the number of the axis, of mean 1."""
+    """Variances with mean 1 that fall as a power of the axis number."""
     variances = np.arange(1, dimension + 1.0) ** -slope
     falling: Array = np.maximum(variances / variances.mean(), 1e-4)
     return falling
@@ -42,7 +42,7 @@ def _gaussian(rng: np.random.Generator, dimension: int, components: int) -> Memb
 
 
 def _cloud(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """Points in clusters, each with the same width."""
+    """Clusters of points, each smoothed to the same width."""
     clusters, between = int(rng.integers(3, 12)), rng.uniform(0.3, 0.8)
     root = _turn(rng, dimension) * np.sqrt(_spectrum(dimension, rng.uniform(0.8, 3.0)))
     centres = rng.standard_normal((clusters, dimension)) @ root.T
@@ -58,7 +58,7 @@ def _cloud(rng: np.random.Generator, dimension: int, components: int) -> Member:
 
 
 def _mixture(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """Components whose covariances are more or less those of the whole, of different size."""
+    """Components of different size with covariances more or less like that of the whole."""
     count = components
     slope, between = rng.uniform(0.8, 3.0), rng.uniform(0.15, 0.75)
     common = _turn(rng, dimension)
@@ -77,13 +77,13 @@ def _mixture(rng: np.random.Generator, dimension: int, components: int) -> Membe
 
 
 def _spectra(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """One Gaussian, from white to a power of 3."""
+    """One Gaussian with a spectrum between white and a power of 3."""
     variances = _spectrum(dimension, rng.uniform(0.0, 3.0))
     return Member(np.zeros(1), np.zeros((1, dimension)), variances[None], np.arange(1))
 
 
 def _smoothed(points: Array, width: float, clusters: npt.NDArray[np.int_]) -> Member:
-    """Points of mean 0, each with the same isotropic Gaussian around it, of mean variance 1 in all."""
+    """Points of mean 0, each with the same isotropic Gaussian around it; the mean variance in all is 1."""
     points = points - points.mean(0)
     points = points * math.sqrt((1 - width**2) / (points**2).mean())
     count = len(points)
@@ -91,7 +91,7 @@ def _smoothed(points: Array, width: float, clusters: npt.NDArray[np.int_]) -> Me
 
 
 def _tree(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """Points in groups of groups of groups, each level nearer together than the one above."""
+    """Points in groups of groups of groups, closer together at each level down."""
     branches, points = rng.integers(2, 7, 2), np.zeros((1, dimension))
     root = _turn(rng, dimension) * np.sqrt(_spectrum(dimension, rng.uniform(0.0, 2.0)))
     size, shrink = 1.0, rng.uniform(0.2, 0.6)
@@ -106,7 +106,7 @@ def _tree(rng: np.random.Generator, dimension: int, components: int) -> Member:
 
 
 def _curve(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """Points along a closed curve of a few frequencies, uneven."""
+    """Points spaced unevenly along a closed curve of a few frequencies."""
     t = np.sort(rng.random(components)) * 2 * np.pi
     frequencies = np.arange(1, rng.integers(3, 7))
     waves = np.concatenate([np.cos(np.outer(t, frequencies)), np.sin(np.outer(t, frequencies))], 1)
@@ -117,7 +117,7 @@ def _curve(rng: np.random.Generator, dimension: int, components: int) -> Member:
 
 
 def _flakes(rng: np.random.Generator, dimension: int, components: int) -> Member:
-    """Components of any shape: each wide in a few directions of its own, thin in the others; in groups or apart."""
+    """Components of any shape, each wide in a few directions of its own and thin in the others, in groups or apart."""
     groups = int(rng.integers(2, 6))
     centres = rng.uniform(0.5, 2.0) * rng.standard_normal((groups, dimension))
     cluster = np.arange(components) % groups

@@ -1,9 +1,9 @@
-"""Synthetic mixtures of Gaussians that stand in for all models: `auto` is fitted to them, and `tune` to some besides.
+"""Synthetic mixtures of Gaussians that stand in for all models: `auto` is fitted to them, and `tune` also uses some.
 
-Members have a standard deviation of 1 give or take a quarter, as data is scaled for a network: single Gaussians with
-the spectrum of images; mixtures of 4 to 12 Gaussians in 16 to 64 dimensions with covariances that are partly alike,
-whose variance falls as a power of the number of the axis; clouds of 100 points smoothed; and mixtures under
-classifier-free guidance of scale 2 to 9, every item towards a component of its own.
+Members have a standard deviation of 1, give or take a quarter, as data is scaled for a network. There are single
+Gaussians with the spectrum of images; mixtures of 4 to 12 Gaussians in 16 to 64 dimensions with partly similar
+covariances, whose variance falls as a power of the axis number; clouds of 100 smoothed points; and mixtures under
+classifier-free guidance of scale 2 to 9, where each item is guided to its own component.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ class Kind:
 
     Attributes
     ----------
-    members : how many
-    dimension, components : of each
-    of : one of `ksched.tuning.mixture_shapes.SHAPES`
-    guided : towards one component, another for every run
-    items : runs of every member; guided ones need more, since few of them explode
-    scales : between which scales of guidance lie
-    blocks : so many independent draws make one item, whose modes are those of all of them together
+    members : int
+        Number of members.
+    dimension, components : int
+        Dimension and number of components of each member.
+    of : str
+        Name of the shape, one of `ksched.tuning.mixture_shapes.SHAPES`.
+    guided : bool
+        Whether each run is guided to a component of its own.
+    items : int
+        Runs of each member; guided members need more, since few of their runs explode.
+    scales : tuple of float
+        Range of the guidance scales.
+    blocks : int
+        Number of independent draws that together make one item, whose modes are the combinations of theirs.
     """
 
     members: int
@@ -46,7 +53,7 @@ class Kind:
     blocks: int = 1
 
 
-#: of every kind, for what is fitted once and for all
+#: members of every kind, for tables that are fitted once and shipped
 LARGE = (
     Kind(4, 16, 12),
     Kind(4, 32, 5),
@@ -58,8 +65,8 @@ LARGE = (
 )
 
 
-#: of many more kinds: from 2 dimensions to 1000, from white to steep, from one mode to thousands. What a step costs
-#: hardly goes by the size of a kind, so that there are few, of many members each
+#: many more kinds: from 2 dimensions to 1000, from white to steep spectra, from one mode to thousands. The time of a
+#: step hardly depends on the size of a kind, so there are few kinds with many members each
 WIDE = (
     Kind(8, 1000, 1, "spectra", items=6),
     Kind(6, 24, 8),
@@ -76,7 +83,7 @@ WIDE = (
 )
 
 
-#: under guidance alone, for what is told its scale
+#: guided members only, for tables that take the guidance scale
 GUIDED = (
     Kind(6, 24, 8, guided=True, items=32),
     Kind(4, 64, 10, guided=True, items=32),
@@ -85,7 +92,7 @@ GUIDED = (
 )
 
 
-#: some, for what is fitted on the spot
+#: some members, for tables that are fitted on the spot
 SMALL = (
     Kind(4, 16, 6),
     Kind(2, 32, 10),
@@ -95,7 +102,7 @@ SMALL = (
 )
 
 
-#: fewer, where a fit takes many calls
+#: fewer, for fits with many calls
 SMALLEST = (
     Kind(4, 16, 6),
     Kind(2, 32, 40, "cloud"),
@@ -123,7 +130,7 @@ def _members(kind: Kind, seed: int) -> Mixtures:
 
 @dataclass(frozen=True)
 class _InBlocks:
-    """Items that are several independent draws of a mixture, one after the other."""
+    """Items made of several independent draws of a mixture, one after the other."""
 
     members: Mixtures
     dimension: int
@@ -145,10 +152,14 @@ def zoo(
 
     Parameters
     ----------
-    s : level that runs start from, in flow coordinates
-    seed : of the members and their start states
-    steps : of the runs whose ends are taken for exact
-    dtype : of what is fitted to; in float32 a line search may end early
+    s : float
+        Level that the runs start from, in flow coordinates.
+    seed : int
+        Seed of the members and their start states.
+    steps : int
+        Steps of the reference runs, whose results are taken as exact.
+    dtype : dtype
+        Dtype of the problems; in float32 a line search may end early.
     """
     problems = []
     for number, kind in enumerate(kinds):

@@ -1,4 +1,4 @@
-"""The course of tuning, the same for samples and for a model: try what there is, fit, guard."""
+"""The course of tuning, for samples and denoisers alike: rank the untuned pairs, fit plans, accept or refuse."""
 
 from __future__ import annotations
 
@@ -27,51 +27,57 @@ from ksched.tuning.trial import Trial, objection, typical
 __all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Source", "Tuning"]
 
 
-TRAJECTORIES = 96  # that a table is fitted to
+TRAJECTORIES = 96  # runs that a table is fitted to
 
 
-ERROR = 0.001  # of a model, relative to the data, that every plan is made to bear
+ERROR = 0.001  # relative error assumed for every model, so that plans tolerate it
 
 
 ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
 
 
-FREE_ITERATIONS = (14, 12)  # of free rows through a model, on few runs and on more
+FREE_ITERATIONS = (14, 12)  # for free rows through a model: on few runs, then on more
 
 
-_CALLS = 8 * 80  # of a surrogate's fit, calls times iterations: with more calls it takes no longer
+_CALLS = 8 * 80  # calls times iterations of a fit to a surrogate, so that more calls take no longer
 
 
-MORE_ITERATIONS = 30  # with the worst items first, if that is not good enough
+MORE_ITERATIONS = 30  # with the worst items first, if the first fit is not good enough
 
 
-TAIL = 2.0  # how much the worst items count then
+TAIL = 2.0  # weight of the worst items in that fit
 
 
-_FINALISTS = 5  # of the pairs that were not tuned, judged on the held-out items too
+_FINALISTS = 5  # untuned pairs that are also judged on the held-out items
 
 
-_OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models in what a plan is fitted to, and which
+_OTHERS, _OTHERS_SEED = 0.5, 7  # share of other models among the runs that a plan is fitted to, and their seed
 
 
-_FEW = 6  # calls that a mixture says least of, and that are soon fitted, so that there are more of the others
+_FEW = 6  # with so few calls a mixture says least, and fits are fast enough for more of the other models
 
 
-#: Of free rows. They are for one model, so no others have a share: on these, which are not guided as it is, they lose.
+#: For free rows. They are made for one model and would lose accuracy on the others, which are guided differently; so
+#: the others have no share here.
 _RIDGE_FREED = 1e-6
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model, or samples, as `Tuning` sees it.
+    """A denoiser or samples, as `Tuning` reads them.
 
     Attributes
     ----------
-    data_std : standard deviation of the data
-    first, low : noise over signal of the first level and of the lowest, over the std of the data
-    judges : problems to choose plans on, and held out
-    fitted : plans that are made for it, by a `Tuning`, as they are wanted: name and plan
-    facts : what the report says of it, when it is written
+    data_std : float
+        Standard deviation of the data.
+    first, low : float
+        Ratio of noise to signal of the first and of the lowest level, divided by the std of the data.
+    judges : tuple of Problem
+        Two problems: one to choose plans on, one held out.
+    fitted : callable
+        Makes fitted plans for a `Tuning`, one at a time: name and plan.
+    facts : callable
+        What the report says about the source; called when the report is written.
     """
 
     data_std: float
@@ -84,7 +90,7 @@ class Source:
 
 @dataclass
 class Tuning:
-    """The course that is the same for samples and for a model: try what there is, tune, guard."""
+    """The course of one call of `tune`."""
 
     job: Job
     source: Source
@@ -92,7 +98,7 @@ class Tuning:
     trials: list[Trial] = field(default_factory=list, init=False)
 
     def plan(self) -> Plan:
-        """The plan, with its report."""
+        """The chosen plan, with its report."""
         judges = self.source.judges
         plans = self.job.untuned()
         if not plans:
@@ -130,12 +136,12 @@ class Tuning:
     def _report(self, chosen: Trial, best: Trial, plain: list[Trial], tuned: list[Trial]) -> dict[str, Any]:
         job = self.job
         if chosen is not best:
-            why = f"{chosen.name} is better than {best.name} in mean, 90th percentile and worst item"
+            why = f"{chosen.name} has a lower mean, 90th-percentile and worst error than {best.name}"
         elif tuned:
             nearest = min(tuned, key=lambda trial: trial.score)
             why = f"no tuned plan was better than {best.name}; {nearest.name}: {nearest.why_not}"
         else:
-            why = f"{best.name} is the best of the pairs, and nothing was tuned"
+            why = f"{best.name} is the best of the untuned pairs; no plan was fitted"
         compared = [*sorted(tuned, key=lambda t: t.held_out.mean()), *sorted(plain, key=lambda t: t.held_out.mean())]
         return {
             "made_by": "ksched.tune",
@@ -159,13 +165,13 @@ class Tuning:
     # parts
 
     def family(self, end: AutoEnd) -> Free | OnGrid:
-        """What is fitted."""
+        """The methods to fit."""
         if self.job.sampler is None:
             return Free(self.job.steps, self.source.first, self.source.low, end)
         return OnGrid(self.on_levels, self.source.data_std, self.job.steps, self.source.first, self.source.low)
 
     def on_levels(self, levels: Sequence[float]) -> Plan:
-        """The fixed sampler on levels, noise to signal over the std of the data."""
+        """The fixed sampler on levels given as noise-to-signal ratios, divided by the std of the data."""
         assert self.job.sampler is not None
         sigmas = Table(tuple(levels), tuple((0.0,) * i for i in range(len(levels) - 1))).sigmas(
             self.job.process, self.source.data_std
@@ -175,7 +181,7 @@ class Tuning:
     def fits(
         self, problem: Problem, end: AutoEnd, words: str, told: Callable[[float], object]
     ) -> Iterator[tuple[str, Plan]]:
-        """Plans fitted to a problem: for the mean, and from there for the worst items too."""
+        """Plans fitted to a problem: first for the mean error, then, from there, for the worst items too."""
         with one_thread():
             plan = self.improved(self.starts(end), problem, end, self.iterations, told)
         yield f"fitted to {words} ({end})", plan
@@ -185,17 +191,17 @@ class Tuning:
 
     @property
     def iterations(self) -> int:
-        """Of a fit to a surrogate."""
+        """Iterations of a fit to a surrogate."""
         if self.job.sampler is not None:
             return ITERATIONS["grid"]
         return min(ITERATIONS["surrogate"], max(_CALLS // self.job.steps, MORE_ITERATIONS))
 
     @cached_property
     def others(self) -> list[Problem]:
-        """Models of all kinds.
+        """Problems of other models of all kinds.
 
-        A mixture is not quite the model, nor are some runs of it all its runs. A plan that is fitted to others as well
-        gains a little less on these, and loses little where they mislead.
+        A mixture does not match the model exactly, nor do some of its runs stand for all of them. A plan that is also
+        fitted to other models gains a little less on this one, and loses little where the mixture misleads.
         """
         kinds = SMALL if self.job.steps <= _FEW else SMALLEST
         return zoo(flow_level(self.source.first), kinds, _OTHERS_SEED, steps=100)
@@ -203,7 +209,7 @@ class Tuning:
     def improved(
         self, start: Plan, problem: Problem, end: AutoEnd, iterations: int, told: Callable[[float], object]
     ) -> Plan:
-        """A plan fitted to a problem and to other models, from another one."""
+        """A plan fitted to a problem and to other models, starting from another plan."""
         family = self.family(end)
         weight = _OTHERS / (1 - _OTHERS) / sum(other.spread.numel() for other in self.others)
         problems = [problem, *(replace(p, noise=problem.noise, tail=problem.tail, weight=weight) for p in self.others)]
@@ -222,11 +228,12 @@ class Tuning:
         return self.job.built(family.table(numbers), self.source.data_std)
 
     def freed(self, start: Plan, problems: Sequence[Problem], told: Callable[[float], object]) -> Plan:
-        """A plan with free rows, and levels of their own that the model is told, fitted from another one.
+        """A plan with free rows and free sigmas told to the model, fitted starting from another plan.
 
         Parameters
         ----------
-        problems : to fit to one after the other
+        problems : sequence of Problem
+            Problems to fit to, one after the other.
         """
         std = self.source.data_std
         table = linear_of(start, std)
@@ -237,14 +244,14 @@ class Tuning:
         return self.job.built(family.table(numbers, table.levels), std)
 
     def starts(self, end: AutoEnd) -> Plan:
-        """The plan to start from: the best of the shipped ones that can have that end, and the best untuned."""
+        """The plan to start from: the best untuned pair or the best shipped plan with this end."""
         assert self.best_untuned is not None
         ready = [trial for trial in self.trials if end == "integral" or trial.name == f"auto ({end})"]
         return min([*ready, self.best_untuned], key=lambda trial: typical(trial.chosen_on)).plan
 
     @contextmanager
     def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
-        """A progress bar over the iterations of so many fits, and of one through the model."""
+        """A progress bar over the iterations of some fits and, if asked, of one through the model."""
         last = sum(FREE_ITERATIONS) if self.job.frees else ITERATIONS["model"]
         total = fits * (self.iterations + MORE_ITERATIONS) + through * last
         bar = progress_bar(total, 0) if self.job.progress else None

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians fitted to samples, which stands in for the model: its denoiser is exact and costs nothing."""
+"""A mixture of Gaussians fitted to samples. It stands in for the model: its denoiser is exact and costs nothing."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from ksched.types import Array
 
 __all__ = ["Surrogate", "fit_surrogate", "problem_of"]
 
-#: directions that the mixture lives in, and those beyond, in which the data counts as one Gaussian
+#: number of directions that the mixture models, and of further ones, in which the data is treated as one Gaussian
 _DIRECTIONS, _BEYOND = 64, 256
 _COMPONENTS = (1, 2, 4, 8, 16, 24)
-#: where densities are compared: finer detail than this says little of how a run goes
+#: noise at which densities are compared: finer detail says little about how a run goes
 _NOISED = 0.15
-_LEAST = 1e-4  # of a variance, of the mean one
+_LEAST = 1e-4  # smallest variance, relative to the mean variance
 
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A denoiser of states (1, items, dimension) in flow coordinates of data of standard deviation 1.
+    """A denoiser of states (1, items, dimension), in flow coordinates, for data of standard deviation 1.
 
     Attributes
     ----------
-    mixture : of the first directions; None if the data counts as one Gaussian
-    rest : of the other directions, one Gaussian
-    split : number of the first
-    dimension : of all
-    components : of the mixture, 1 for one Gaussian
+    mixture : Mixtures or None
+        Mixture in the leading directions; None if the data is treated as one Gaussian.
+    rest : Mixtures or None
+        One Gaussian in the other directions.
+    split : int
+        Number of leading directions.
+    dimension : int
+        Number of all directions.
+    components : int
+        Number of components of the mixture; 1 for one Gaussian.
     """
 
     mixture: Mixtures | None
@@ -49,14 +54,14 @@ class Surrogate:
         return torch.cat([part(own, s) for part, own in parts if part is not None], -1)
 
     def to(self, dtype: torch.dtype) -> Surrogate:
-        """The same in another dtype."""
+        """The same denoiser in another dtype."""
         mixture, rest = (part and part.to(dtype) for part in (self.mixture, self.rest))
         return Surrogate(mixture, rest, self.split, self.dimension, self.components)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Weights, means, variances and axes of components, and the label of each."""
+    """Weights, means, variances, axes and labels of components."""
 
     weights: Array
     means: Array
@@ -65,7 +70,7 @@ class _Parts:
     labels: Array
 
     def mixture(self, items: int = 0, guidance: float = 1.0, rng: np.random.Generator | None = None) -> Mixtures:
-        """As a denoiser; with guidance, of so many items, each towards a label drawn by the weights."""
+        """A denoiser of these parts; with guidance, for a number of items, each guided to a label drawn by weight."""
         outside = scales = None
         if rng is not None and guidance != 1:
             towards = rng.choice(self.labels, items, p=self.weights)
@@ -84,21 +89,28 @@ def fit_surrogate(
     items: int = 0,
     components: Sequence[int] = _COMPONENTS,
 ) -> Surrogate:
-    """A mixture of as many components as predict samples best that were left out.
+    """A mixture with the number of components that best predicts samples left out of the fit.
 
     Parameters
     ----------
-    samples : shape (samples, dimension), of standard deviation 1
-    rng : of the cells and the split
-    labels : what every sample is, for guidance; None guides towards single components
-    guidance : scale of classifier-free guidance; 1 is none
-    items : how many states it will be called on, if it is guided
-    components : numbers to choose from
+    samples : ndarray of float64
+        Samples of standard deviation 1, shape (samples, dimension).
+    rng : Generator
+        Generator for k-means and for the split.
+    labels : ndarray of float64 or None
+        Class of each sample, for guidance; None guides towards single components.
+    guidance : float
+        Scale of classifier-free guidance; 1 is none.
+    items : int
+        Number of states that a guided mixture will be called on.
+    components : sequence of int
+        Numbers of components to choose from.
 
     Notes
     -----
-    Cells of k-means in the leading principal directions, each with its own mean and covariance, which is drawn towards
-    that of all cells the more the fewer samples it has. Directions beyond count as one Gaussian.
+    The components are cells of k-means in the leading principal directions, each with its own mean and covariance. The
+    fewer samples a cell has, the more its covariance is shrunk towards the average over all cells. The remaining
+    directions are treated as one Gaussian.
     """
     count, dimension = samples.shape
     mean = samples.mean(0)
@@ -133,12 +145,14 @@ def fit_surrogate(
 
 
 def problem_of(surrogate: Surrogate, s: float, items: int, rng: np.random.Generator, noise: float = 0.0) -> Problem:
-    """Runs of a surrogate from noise at level s, with their exact ends, in float32, which is enough to fit to.
+    """Runs of a surrogate from noise at level s with their exact results, in float32, which is enough for fitting.
 
     Parameters
     ----------
-    items : how many
-    noise : as for `Problem`
+    items : int
+        Number of runs.
+    noise : float
+        As for `Problem`.
     """
     start = s * torch.from_numpy(rng.standard_normal((1, items, surrogate.dimension)))
     ends = exact_ends(surrogate, start, s, steps=100)
@@ -146,10 +160,10 @@ def problem_of(surrogate: Surrogate, s: float, items: int, rng: np.random.Genera
 
 
 def _shrunk(variances: Array, count: int, dimension: int) -> Array:
-    """Variances of principal directions of ``count`` samples, less far apart than those of the samples.
+    """Variances along the principal directions of ``count`` samples, shrunk towards their mean.
 
-    The largest of few samples are too large and the smallest too small: of all they are drawn to the mean by the share
-    that Ledoit & Wolf 2004 (https://doi.org/10.1016/S0047-259X(03)00096-4) find best for normal data.
+    With few samples the largest variances come out too large and the smallest too small. The amount of shrinkage is the
+    one that Ledoit & Wolf 2004 (https://doi.org/10.1016/S0047-259X(03)00096-4) find best for normal data.
     """
     total, squares = variances.sum(), (variances**2).sum()
     mean = total / dimension
@@ -160,7 +174,7 @@ def _shrunk(variances: Array, count: int, dimension: int) -> Array:
 
 
 def _cells(points: Array, names: npt.NDArray[np.int_], count: int, rng: np.random.Generator) -> _Parts:
-    """A Gaussian for every cell of k-means; with more than one label, cells of each label in proportion."""
+    """One Gaussian per cell of k-means; with several labels, each gets cells in proportion to its samples."""
     groups = []
     for name in np.unique(names):
         own = points[names == name]
@@ -170,7 +184,7 @@ def _cells(points: Array, names: npt.NDArray[np.int_], count: int, rng: np.rando
         else:
             _, cells = kmeans2(own, share, iter=30, minit="++", missing="warn", rng=rng)
         groups += [(name, own[cells == k]) for k in np.unique(cells)]
-    single = np.unique(names).size == 1  # then components stand for themselves
+    single = np.unique(names).size == 1  # then every component is its own label
     dimension = points.shape[1]
     within = sum(((g - g.mean(0)).T @ (g - g.mean(0)) for _, g in groups), np.zeros((dimension, dimension)))
     within /= max(len(points) - len(groups), 1)

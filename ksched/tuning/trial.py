@@ -11,20 +11,20 @@ from ksched.plan.plan import Plan
 __all__ = ["Trial", "objection", "typical"]
 
 
-_GROUP = 64  # items whose worst is taken
+_GROUP = 64  # "worst" is the worst of so many items
 
 
-_LEAST_GAIN = 0.92  # of an error: what is gained with less may be chance
+_LEAST_GAIN = 0.92  # ratio of errors; a smaller gain may be chance
 
 
-#: What the error of a shipped plan counts: it is known to be safe under guidance, where one run in fifty may explode,
-#: which those that plans are compared on need not show.
+#: Factor on the error of a shipped plan. Shipped plans are known to be safe under guidance, where one run in fifty may
+#: explode; the items that plans are compared on may not show that.
 _SHIPPED = 0.85
 
 
 @dataclass
 class Trial:
-    """A plan and its errors on the items that it is chosen on, and on those that were held out."""
+    """A plan with its errors on the items used to choose and on those held out."""
 
     name: str
     plan: Plan
@@ -35,42 +35,42 @@ class Trial:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Mean, 90th percentile and worst of the held out, the worst of 64 where they are more."""
+        """Mean, 90th percentile and worst error of the held-out items; of more than 64, the worst of 64 on average."""
         return _figures(self.held_out)
 
     @property
     def score(self) -> float:
-        """What tuned plans are chosen by."""
+        """The number by which tuned plans are ranked."""
         return typical(self.chosen_on) * (_SHIPPED if self.shipped else 1)
 
     @property
     def typical(self) -> float:
-        """Of all items, none of which a plan was fitted to."""
+        """Typical error over all items; the plan was fitted to none of them."""
         return typical(torch.cat([self.chosen_on, self.held_out]))
 
 
 def typical(errors: torch.Tensor) -> float:
-    """Mean, in which no item counts for more than thrice the 90th percentile.
+    """Mean error, in which no item counts for more than three times the 90th percentile.
 
-    Some few end in another mode, and their errors, as large as the data, would choose by chance among methods that are
-    equally good.
+    A few items end in another mode. Their errors are as large as the data and would otherwise decide by chance between
+    equally good methods.
     """
     return errors.clamp(max=3 * errors.quantile(0.9).item()).mean().item()
 
 
 def _figures(errors: torch.Tensor) -> dict[str, float]:
-    """Of many items the worst is one that ends in another mode, with any method, by chance; of some 64 it says more."""
+    """Of many items the worst is one that ends in another mode by chance, so "worst" is that of 64."""
     groups = errors[: len(errors) // _GROUP * _GROUP].view(-1, _GROUP) if len(errors) >= _GROUP else errors[None]
     found = {"mean": errors.mean(), "p90": errors.quantile(0.9), "worst": groups.amax(1).mean()}
     return {name: float(f"{value.item():.5g}") for name, value in found.items()}
 
 
 def objection(trial: Trial, best: Trial) -> str:
-    """Why a tuned plan is not accepted; nothing if it is."""
+    """The reason why a tuned plan is not accepted; empty if it is."""
     ours, theirs = trial.figures, best.figures
     for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
         if not ours[name] < theirs[name]:
-            return f"its {words} on the held-out items is {ours[name]:.4g}, that of {best.name} {theirs[name]:.4g}"
+            return f"its {words} error on the held-out items is {ours[name]:.4g}; {best.name} has {theirs[name]:.4g}"
     if trial.typical > _LEAST_GAIN * best.typical:
-        return f"it gains less than {1 - _LEAST_GAIN:.0%} on {best.name}, which may be chance"
+        return f"it is better than {best.name} by less than {1 - _LEAST_GAIN:.0%}, which may be chance"
     return ""

@@ -1,4 +1,4 @@
-"""`tune`: a plan for one model and one number of calls, if it is better than all that are not made for it."""
+"""`tune`: a plan for one model and number of steps, returned only if it beats every plan not made for that model."""
 
 from __future__ import annotations
 
@@ -50,59 +50,81 @@ def tune(
     progress: bool = False,
     **options: Any,
 ) -> Plan:
-    """A plan of so many steps for one model: levels and weights that fit it, if they are better than all others.
+    """A plan fitted to one model: its sigmas and weights, if they are better than every untuned pair.
+
+    A pair is a sampler with a schedule.
 
     Parameters
     ----------
-    source : samples of the data, or latents, shape ``(samples, *shape)``, a few hundred or more: no model is called; or
-        a denoiser, ``(x, sigma) -> denoised`` as for `ksched.Sampler.sample`, guidance and all
-    steps : of the plan, 1 to 50; model calls, unless the sampler makes several a step
-    process : what the model was trained on; None is that of the source if it knows one, as a `Denoiser` does, else
-        Stable Diffusion's VP table
-    sampler : keep this sampler and choose the levels alone; None is any plan of one model call per step
-    level : how much is done. 0, choose among the shipped plans and the best pairs of sampler and schedule; 1, fit a
-        mixture of Gaussians to the samples, or to what the model draws, and a plan to exact runs of it; 2, go on from
-        there through the model itself by autograd, which needs a denoiser
-    consistent : fit only plans that are exact for a constant prediction, whose steps take means of predictions and
-        whose model is told the level of its state; otherwise level 2 frees the rows, and what the model is told
-    end : "denoised", the result is the last prediction, for models that are noisy; None, what is better
-    guidance : with samples, scale of the classifier-free guidance that the plan is for
-    labels : with guidance, what every sample is; None guides towards the parts that are found in the samples
-    data_std : standard deviation of the data; None measures it
-    shape : of one item that a denoiser takes; None asks its attribute ``dimension``
-    items : start states that plans are compared on, half of them held out; None is 128 for a denoiser, which is called
-        about 200 times on each, and 1024 for samples, where that costs little
-    batch : items of one call of a denoiser, at most
-    device, dtype : of the states that a denoiser is called on
-    seed : of everything random; the same seed makes the same plan on the same machine
-    progress : show a progress bar (needs the extra ``cli``)
-    options : of the sampler
+    source : callable, ndarray of float64 or Tensor
+        Samples of the data, or latents, shape ``(samples, *shape)``, a few hundred or more; no model is called then. Or
+        a denoiser ``(x, sigma) -> denoised`` as for `ksched.Sampler.sample`, with its guidance inside.
+    steps : int
+        Number of steps of the plan, 1 to 50. This is also its number of model calls (NFE), unless the sampler makes
+        several calls per step.
+    process : Process or None
+        The process that the model was trained on. None takes it from a source that knows it, such as a `Denoiser`, and
+        otherwise uses Stable Diffusion's VP table.
+    sampler : str or None
+        Keep this sampler and tune only the sigmas; None allows any plan with one model call per step.
+    level : {0, 1, 2}
+        How much work is done. 0 chooses among the shipped plans and the best pairs of sampler and schedule. 1 also fits
+        a mixture of Gaussians to the samples, or to what the model draws, and then fits a plan to exact runs of that
+        mixture. 2 continues from there through the model itself by autograd, which needs a denoiser.
+    consistent : bool
+        Fit only plans that are exact for a constant prediction: their steps take means of predictions, and the model is
+        told the sigma of its state. Otherwise level 2 frees the rows and the sigmas that the model is told.
+    end : {"integral", "denoised"} or None
+        "denoised" returns the last prediction, for models whose predictions are noisy; None takes whichever is better.
+    guidance : float
+        With samples, scale of the classifier-free guidance (CFG) that the plan is for.
+    labels : sequence of int, ndarray of float64, Tensor or None
+        With guidance, the class of each sample; None guides towards the clusters found in the samples.
+    data_std : float or None
+        Standard deviation of the data; None measures it.
+    shape : sequence of int or None
+        Shape of one item, for a denoiser; None reads the denoiser's attribute ``dimension``.
+    items : int or None
+        Number of start states on which plans are compared; half of them are held out. None is 128 for a denoiser, which
+        is called about 200 times on each, and 1024 for samples, where that costs little.
+    batch : int
+        Largest number of items in one call of a denoiser.
+    device, dtype : device, str, dtype or None
+        Device and dtype of the states passed to a denoiser.
+    seed : int
+        Seed of all random numbers; the same seed gives the same plan on the same machine.
+    progress : bool
+        Show a progress bar (needs the extra ``cli``).
+    options : object
+        Options of the sampler.
 
     Returns
     -------
-    a plan like any other, whose `Plan.report` says what was compared and why it was chosen. Errors there are root mean
-    squares over the values of an item, relative to the spread of the data; those of a plan are mean, 90th percentile
-    and worst of the items that were held out, the worst of 64 in the mean where there are more
+    Plan
+        A plan like any other. Its `Plan.report` says what was compared and why this plan was chosen. Errors in the
+        report are root mean squares over the values of an item, relative to the spread of the data. Each plan has the
+        mean, the 90th percentile and the worst error of the held-out items; with more than 64 of them, "worst" is the
+        worst of 64 on average.
 
     Raises
     ------
-    TypeError, ValueError : too few samples, or such as are not finite; a denoiser that answers with another shape, nan,
-        or something that is not the clean data, or that knows its process where it means other states than ``process``;
-        arguments out of range
+    TypeError, ValueError
+        If the samples are too few or not finite; the denoiser answers with another shape, with nan or with something
+        that is not the clean data, or knows a process with other states than ``process``; an argument is out of range.
 
     Notes
     -----
-    A plan is accepted only if, on the start states that it was not chosen on, it is better than the best pair that was
-    not tuned, in the mean, in the 90th percentile and in the worst item; and by 8 % in the mean without outliers, since
-    less may be chance. Without a model these are runs of a second mixture. A pair is returned otherwise, and the report
-    says so.
+    A tuned plan is returned only if it beats the best untuned pair on start states that it was not chosen on: its mean,
+    90th-percentile and worst error must all be lower, and its mean without outliers at least 8 % lower, since a smaller
+    gain may be chance. Without a model, those runs come from a second mixture. Otherwise you get the best untuned pair,
+    and the report says so.
 
-    No mixture is quite the model, so half of what a plan is fitted to are runs of other mixtures, some of those that
-    ``auto`` was fitted to (`ksched.tuning.zoo`): samples that mislead cost little then.
+    No mixture matches the model exactly. Half of what a plan is fitted to are therefore runs of other mixtures, some of
+    those that ``auto`` was fitted to (`ksched.tuning.zoo`), so samples that mislead cost little.
 
-    Fitting a table of weights by gradients to runs whose ends are known is in the line of Bespoke solvers (Shaul et al.
-    2023, arXiv:2310.19075), LD3 (Tong et al. 2024, arXiv:2405.15506) and S4S (Frankel et al. 2025, arXiv:2502.17423);
-    running a mixture in place of the model is new as far as we know.
+    Fitting a table of weights by gradients to runs with known results follows Bespoke solvers (Shaul et al. 2023,
+    arXiv:2310.19075), LD3 (Tong et al. 2024, arXiv:2405.15506) and S4S (Frankel et al. 2025, arXiv:2502.17423). Running
+    a mixture in place of the model is new as far as we know.
     """
     process = process_given(process, source)
     check_agreement(source, process, process.sigmas)
@@ -121,10 +143,10 @@ def tune(
         progress=progress,
     )
     job.check()
-    with torch.inference_mode(False):  # tensors that are made in that mode cannot be fitted to
+    with torch.inference_mode(False):  # tensors made in inference mode cannot be fitted to
         if callable(source) and not isinstance(source, torch.Tensor):
             if job.labels is not None or guidance != 1:
-                raise ValueError("guidance and labels are for samples; a denoiser has its guidance inside")
+                raise ValueError("guidance and labels are for samples; apply guidance inside the denoiser instead")
             like = torch.empty(0, dtype=dtype, device=device)
             return Tuning(job, of_denoiser(job, source, _shape_of(source, shape), data_std, like, batch)).plan()
         with one_thread():
@@ -134,7 +156,7 @@ def tune(
 def _checked_steps(steps: int) -> int:
     check_steps(steps)
     if steps > _MOST_STEPS:
-        raise ValueError(f"steps must be at most {_MOST_STEPS}; got {steps}. With more, any good pair is exact enough")
+        raise ValueError(f"steps must be at most {_MOST_STEPS}; got {steps}. With more, any good pair is accurate")
     return steps
 
 
@@ -146,14 +168,14 @@ def _samples_of(source: Any) -> Array:
         raise TypeError(f"source must be samples or a denoiser; got {type(source).__name__}") from error
     if raw.ndim < 1 or raw.size == 0 or len(raw) < _LEAST_SAMPLES:
         raise ValueError(
-            f"samples must have shape (samples, *shape) with at least {_LEAST_SAMPLES} samples, better some hundred; "
+            f"samples must have shape (samples, *shape) with at least {_LEAST_SAMPLES} samples, better a few hundred; "
             f"got shape {raw.shape}"
         )
     if not np.isfinite(raw).all():
-        raise ValueError(f"samples must be finite; got {(~np.isfinite(raw)).sum()} values of {raw.size} that are not")
+        raise ValueError(f"samples must be finite; got {(~np.isfinite(raw)).sum()} of {raw.size} values that are not")
     flat: Array = raw.reshape(len(raw), -1)
     if not (flat.std(0) > 0).any() or len(np.unique(flat, axis=0)) < len(flat) // 2:
-        raise ValueError("samples must differ; most of those given are the same")
+        raise ValueError("samples must differ from each other; more than half of these are repeated")
     return flat
 
 
@@ -161,8 +183,8 @@ def _shape_of(denoiser: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     if shape is None and isinstance(getattr(denoiser, "dimension", None), int):
         return (denoiser.dimension,)
     if shape is None:
-        raise ValueError("shape must say what one item is, such as shape=(4, 64, 64); a denoiser does not tell")
+        raise ValueError("shape must be the shape of one item, such as shape=(4, 64, 64); the denoiser has none")
     made = tuple(int(n) for n in shape)
     if not made or min(made) < 1:
-        raise ValueError(f"shape must be numbers of at least 1; got {tuple(shape)}")
+        raise ValueError(f"shape must be positive integers; got {tuple(shape)}")
     return made

@@ -1,1 +1,1 @@
-"""diffusers' scheduler classes and their configurations, as data. Needs no diffusers."""
+"""diffusers' scheduler classes and their configurations, as data. diffusers need not be installed."""

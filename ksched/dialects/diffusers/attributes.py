@@ -1,6 +1,6 @@
-"""What programs read, call and assign on a scheduler of diffusers beside its loop, as data.
+"""What programs read, call and assign on a diffusers scheduler besides its loop, as data.
 
-A name that is not here is no attribute of `ksched.integrations.diffusers.KSchedScheduler`, unless that has it itself.
+A name that is not here is no attribute of `ksched.integrations.diffusers.KSchedScheduler`, unless that defines it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["ATTRIBUTES", "REFUSED_ATTRIBUTES", "Of"]
 
 
 class Of(Enum):
-    """What an attribute of a scheduler class of diffusers belongs to."""
+    """The part of a scheduler that an attribute belongs to."""
 
-    MODEL = "the model and the settings: always what the class has"
-    LEVELS = "the levels: those of the run, once `set_timesteps` was called"
-    RUN = "the run: what ksched's own is at"
+    MODEL = "the model and the settings: always the class's own value"
+    LEVELS = "the sigmas: those of the run, once `set_timesteps` was called"
+    RUN = "the run: ksched's own position and history"
 
 
 _NAMES: Mapping[Of, str] = {
@@ -43,17 +43,17 @@ _NAMES: Mapping[Of, str] = {
 }
 
 
-#: names of attributes that the classes have, where the class that is replaced has them
+#: names of attributes of the classes, available if the replaced class has them
 ATTRIBUTES: Mapping[str, Of] = {name: of for of, names in _NAMES.items() for name in names.split()}
 
 
-_HELD = "what a step leaves for the next is in the run here, not in the scheduler; copy.deepcopy(scheduler) keeps it"
+_HELD = "the data that a step leaves for the next is stored in the run, not in the scheduler; copy.deepcopy copies it"
 
 
-_STEPS = "steps are taken by `step` alone here"
+_STEPS = "only `step` takes steps here"
 
 
-#: attributes that the classes have and ours refuse, with the reason
+#: attributes of the classes that `KSchedScheduler` does not have, with the reason
 REFUSED_ATTRIBUTES: Mapping[str, str] = {
     **dict.fromkeys(
         (
@@ -74,6 +74,6 @@ REFUSED_ATTRIBUTES: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("set_scale_factors", "_scale_factors", "_init_size", "_upscale_mode"),
-        "no sampler here resizes the state between steps",
+        "no ksched sampler resizes the state between steps",
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The process that the settings of a diffusers scheduler describe: tables of betas, and shifts of flow models."""
+"""The process of a diffusers scheduler's settings: tables of betas, and shifts of flow models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ksched.processes import VP
 __all__ = ["BETA_SCHEDULES", "TERMINAL_ALPHA_BAR", "Settings", "flow_shift", "vp_of"]
 
 
-#: what ``beta_schedule`` may be, in one class or another
+#: possible values of ``beta_schedule``, in one class or another
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp", "laplace")
 
 
-#: alpha-bar that stands in for the 0 at the end of a zero-terminal-SNR table: sigma 4096
+#: alpha-bar that replaces the 0 at the end of a zero-terminal-SNR table: sigma 4096
 TERMINAL_ALPHA_BAR = 2.0**-24
 
 
@@ -27,17 +27,20 @@ Settings = Mapping[str, Any]
 
 # ---------------------------------------------------------------- blocks
 def vp_of(config: Mapping[str, Any], **how: Any) -> VP:
-    """The process of a configuration with betas; what it does not say is as in most classes.
+    """The process of a configuration with betas; missing settings are as in most classes.
 
     Parameters
     ----------
-    config : ``beta_schedule``, ``beta_start``, ``beta_end``, ``num_train_timesteps``, or ``trained_betas``;
-        ``rescale_betas_zero_snr`` and ``snr_shift_scale``
-    how : as for `VP`
+    config : mapping
+        ``beta_schedule``, ``beta_start``, ``beta_end``, ``num_train_timesteps``, or ``trained_betas``;
+        ``rescale_betas_zero_snr`` and ``snr_shift_scale``.
+    how : object
+        Further arguments of `VP`.
 
     Raises
     ------
-    ValueError : another ``beta_schedule``
+    ValueError
+        If ``beta_schedule`` is unknown.
     """
     s: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
     s |= {name: config[name] for name in s if config.get(name) is not None}
@@ -67,21 +70,22 @@ def _vp(start: float, end: float, kind: str | tuple[float, ...], length: int, fl
             return VP.exponential(length, **how)
     raise ValueError(
         "beta_schedule must be one of linear, scaled_linear, sigmoid, squaredcos_cap_v2, exp; "
-        f"got {kind!r}. Give trained_betas instead."
+        f"got {kind!r}. Pass trained_betas instead."
     )
 
 
 def flow_shift(s: Settings, mu: float | None) -> float:
-    """The flow shift of settings: the static one, or what ``mu`` says where shifting is dynamic.
+    """The flow shift of the settings: the static one, or the one from ``mu`` if shifting is dynamic.
 
     Raises
     ------
-    ValueError : no mu where it is needed; an unknown kind of shift
+    ValueError
+        If mu is missing, or the kind of shift is unknown.
     """
     if not s["use_dynamic_shifting"]:
         return float(s["flow_shift"] if "shift" not in s else s["shift"])
     if mu is None:
-        raise ValueError("mu must be given where use_dynamic_shifting is True")
+        raise ValueError("use_dynamic_shifting=True needs mu; pass set_timesteps(..., mu=...)")
     if s["time_shift_type"] not in ("exponential", "linear"):
         raise ValueError(f"time_shift_type must be 'exponential' or 'linear'; got {s['time_shift_type']!r}")
     return math.exp(mu) if s["time_shift_type"] == "exponential" else float(mu)

@@ -1,4 +1,4 @@
-"""The noise levels of a scheduler class for a whole configuration, of which only a part bears on them."""
+"""The sigmas of a scheduler class for a whole configuration, including settings that do not affect them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stock_levels(
     strength: float = 1.0,
     **angles: float | None,
 ) -> tuple[DiffusersLevels, int]:
-    """Levels of a class, and the number of steps it counts."""
+    """Sigmas and timesteps of a class, and the number of steps that it counts."""
     given: dict[str, Any] = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
     given |= {"original_inference_steps": original_inference_steps, **angles}
     known = settings_of(stock)

@@ -1,7 +1,7 @@
-"""How each scheduler class of diffusers steps, as what it asks of `ksched.build_sampler`: sampler, levels, options.
+"""How each diffusers scheduler class steps, as its request to `ksched.build_sampler`: sampler, sigmas, options.
 
-Classes that go by timesteps step to ``t - N // n``, which is not always where the next step starts from:
-`ddim_by_strides` and `plms_by_strides` do that literally.
+Classes that count timesteps step to ``t - N // n``, which is not always where the next step starts.
+`ddim_by_strides` and `plms_by_strides` reproduce that literally.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ __all__ = [
 ]
 
 
-# ------------------------------------------------------------------- classes that hold x0 + sigma * eps, or flow states
+# --------------------------------------------------------------- classes with states x0 + sigma * eps, or flow states
 def _sigma_states(run: Run) -> Process:
-    """``x0 + sigma * eps``, of any range: the table only names timesteps."""
+    """The process of ``x0 + sigma * eps`` in any range: the table only names timesteps."""
     s = run.config
     data = s.get("sigma_data", 0.5 if run.scheduler.startswith("EDM") else None)
     if data is not None:
@@ -75,7 +75,7 @@ def _sigma_states(run: Run) -> Process:
 def euler_request(run: Run) -> Request:
     """Euler, which churns after the model call."""
     process, prediction = _sigma_states(run), run.config.get("prediction_type", "epsilon")
-    # a table of one level too many is walked as far as there are timesteps
+    # if the table has one level too many, it is used as far as there are timesteps
     levels = run.sigmas[: len(run.timesteps) + 1]
     churn = {name: value for name, value in run.given.items() if name.startswith("s_")}
     if churn.get("s_churn", 0) > 0 and (has_sigma_data(process) or prediction != "epsilon"):
@@ -86,7 +86,7 @@ def euler_request(run: Run) -> Request:
 
 
 def in_sigma(sampler: str) -> Callable[[Run], Request]:
-    """A class whose levels are all that is particular to it."""
+    """A class whose only peculiarity is its sigmas."""
 
     def request(run: Run) -> Request:
         return Request(sampler, falling(run.sigmas)[0], _sigma_states(run), run.given)
@@ -95,7 +95,7 @@ def in_sigma(sampler: str) -> Callable[[Run], Request]:
 
 
 def lms_request(run: Run) -> Request:
-    """LMS, as a rule over places in the list of levels."""
+    """LMS, as a rule over positions in the list of sigmas."""
     process, sigmas = _sigma_states(run), falling(run.sigmas)[0]
     order = int(run.given.get("order", 4))
 
@@ -114,11 +114,11 @@ def flow_euler_request(run: Run) -> Request:
     process = _flow_states(run)
     if stands_still(sigmas):
         return walk_request(process, sigmas)
-    return Request("euler", falling(sigmas)[0], process)  # it takes s_churn and its like, and does nothing
+    return Request("euler", falling(sigmas)[0], process)  # it accepts s_churn and related arguments and ignores them
 
 
 def _flow_states(run: Run) -> Process:
-    """Those of a flow model, or ``x0 + sigma * eps`` where a rule was given larger sigmas (Cosmos 2)."""
+    """The process of flow states, or of ``x0 + sigma * eps`` if a rule goes to larger sigmas (Cosmos 2)."""
     if max(run.sigmas) <= 1:
         return flow_of(run)
     scale = float(run.config.get("num_train_timesteps", 1000))
@@ -154,13 +154,13 @@ def edm_solver_request(run: Run) -> Request:
     return _solver_on(run, _sigma_states(run), cosine=run.scheduler.startswith("Cosine"))
 
 
-# --------------------------------------------------- classes that go by sigmas and hold variance-preserving states
+# ----------------------------------------------------- classes that use sigmas and have variance-preserving states
 def _solver_process(run: Run) -> Process:
     return flow_of(run) if run.config.get("use_flow_sigmas") else vp_of(run.config, variance_preserving=True)
 
 
 def solver_request(run: Run) -> Request:
-    """DPM-Solver in all its kinds."""
+    """DPM-Solver in all its variants."""
     return _solver_on(run, _solver_process(run))
 
 
@@ -195,7 +195,7 @@ def uni_pc_request(run: Run) -> Request:
     s = run.config
     without = sorted(s.get("disable_corrector") or [])
     if without != list(range(len(without))):
-        raise NotRepresentedError("it leaves out the corrector of steps amid the others")
+        raise NotRepresentedError("it leaves out the corrector of single steps in the middle")
     if s.get("solver_p") is not None:
         raise NotRepresentedError("its predictor is another scheduler")
     levels, repeat_last = falling(run.sigmas)
@@ -223,10 +223,10 @@ def deis_request(run: Run) -> Request:
 
 
 def sa_solver_request(run: Run) -> Request:
-    """SA-Solver, whose noise is on in an interval of timesteps."""
+    """SA-Solver, whose noise is turned on in an interval of timesteps."""
     s, sigmas = run.config, run.sigmas
     if s.get("tau_func") is not None:
-        raise NotRepresentedError("tau_func is a function; take sampler sa_solver, whose tau holds in an interval")
+        raise NotRepresentedError("tau_func is a function; use sampler sa_solver, whose tau is constant in an interval")
     levels, repeat_last = falling(sigmas)
     process = _solver_process(run)
     tau = s.get("tau") or {"eta": 1.0, "t_lo": 200, "t_hi": 800}
@@ -241,7 +241,7 @@ def sa_solver_request(run: Run) -> Request:
         "repeat_last": repeat_last,
     }
     if noisy:
-        # timesteps are rounded, so the ends of tau lie somewhere between the levels with and without noise
+        # timesteps are rounded, so the ends of tau are placed between the sigmas with and without noise
         above = [sigma for sigma in sigmas if sigma > max(noisy)]
         below = [sigma for sigma in sigmas if 0 < sigma < min(noisy)]
         loud = math.sqrt(max(noisy) * min(above)) if above else max(noisy) * 1.01
@@ -251,12 +251,12 @@ def sa_solver_request(run: Run) -> Request:
 
 
 def _share_of(process: Process, sigma: float) -> float:
-    """The share of a run after which it is at sigma: inverse of `Process.sigma_after`."""
+    """The share of a run after which it is at sigma: the inverse of `Process.sigma_after`."""
     place = process.time(sigma) if process.is_flow else process.position(sigma) / (len(process.sigmas) - 1)
     return min(max(1 - place, 0.0), 1.0)
 
 
-# --------------------------------------------------------------------------------------- classes that go by timesteps
+# ----------------------------------------------------------------------------------- classes that use timesteps
 def ddim_request(run: Run) -> Request:
     """DDIM, which steps by strides."""
     s, step, timesteps = run.config, stride_of(run), run.timesteps
@@ -277,14 +277,14 @@ def ddim_request(run: Run) -> Request:
 
 
 def ddpm_request(run: Run) -> Request:
-    """DDPM, with the variance that the settings name."""
+    """DDPM, with the variance chosen by the settings."""
     s = run.config
     kind = s.get("variance_type", "fixed_small")
     if kind == "fixed_large_log":
         raise NotRepresentedError(NOT_A_NUMBER)
     process = vp_of(s, variance_preserving=True)
     levels = [*(level_of(process, t) for t in run.timesteps), 0.0]
-    if kind.startswith("learned"):  # the noise is added beside the plan
+    if kind.startswith("learned"):  # the noise is added outside the plan
         return Request("ddpm", levels, process, {"s_noise": 0.0}, learned_variance=kind)
     larger = "beta" if run.timesteps[-1] == 0 else "beta_to_end"
     return Request("ddpm", levels, process, {"variance": "posterior" if kind.startswith("fixed_small") else larger})
@@ -321,7 +321,7 @@ def pndm_request(run: Run) -> Request:
 
 
 def _prk_by_strides(run: Run, process: VP, slopes: str) -> Request:
-    """PNDM's Runge-Kutta start where its steps arrive at other levels than the next ones start from."""
+    """PNDM's Runge-Kutta start, if its steps arrive at other sigmas than those from which the next ones start."""
     step, timesteps = stride_of(run), run.timesteps
     calls = [level_of(process, t) for t in timesteps]
 
@@ -362,6 +362,6 @@ def tcd_request(run: Run) -> Request:
 
 
 def ipndm_request(run: Run) -> Request:
-    """Its timesteps are angles."""
+    """IPNDM, whose timesteps are angles."""
     levels = [math.inf if t >= 1 else math.tan(t * math.pi / 2) for t in run.timesteps]
     return Request("ipndm", [*levels, 0.0], VP(variance_preserving=True))

@@ -1,6 +1,6 @@
-"""The scheduler classes of diffusers as data: how each steps, the settings it goes by, and what has no counterpart.
+"""diffusers' scheduler classes as data: how each steps, the settings it uses, and which have no counterpart.
 
-The levels that a class runs at are in `ksched.dialects.diffusers.levels`. Nothing here imports diffusers.
+Their sigmas and timesteps are in `ksched.dialects.diffusers.levels`. Nothing here imports diffusers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-#: settings of the classes' methods, which a sampler takes the place of
+#: settings of the classes' methods, which a named sampler replaces
 METHOD = frozenset((
     "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "predict_x0",
     "solver_p", "disable_corrector", "predictor_order", "corrector_order", "tau", "tau_func", "skip_prk_steps",
@@ -65,7 +65,7 @@ METHOD = frozenset((
 ))  # fmt: skip
 
 
-#: settings of the classes' levels, which a schedule takes the place of; the others are of the model and of its range
+#: settings of the classes' sigmas, which a named schedule replaces; the others belong to the model and its range
 LEVELS = frozenset((
     "timestep_spacing", "steps_offset", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "use_lu_lambdas", "interpolation_type", "sigma_schedule", "rho",
@@ -73,20 +73,30 @@ LEVELS = frozenset((
 
 
 class DiffusersClass(NamedTuple):
-    """What is particular to a class beside its levels.
+    """The peculiarities of a class, except for its sigmas.
 
     Attributes
     ----------
-    request : its method
-    uses : settings of the method, beside those of the levels and the process
-    calls : model calls of a step, as its timesteps are laid out
-    levels : the class whose levels it has, if not its own
-    prediction : what its networks predict, if there is no setting for it
-    noises_by_timestep : whether ``add_noise`` takes the level of the whole timestep, and not that of the run
-    told_share : whether networks are told the share of data, from 0 to 1, and answer with ``x0 - eps``
-    tells_end : whether the end is among the timesteps
-    mean_velocity : whether networks are told two times and answer with the mean velocity between them
-    begins_untold : whether it steps through the timesteps of the training where nobody called ``set_timesteps``
+    request : callable
+        Function that returns what the class needs from a sampler.
+    uses : str
+        Settings of the method, in addition to those of the sigmas and the process.
+    calls : int
+        Model calls per step, as its timesteps are laid out.
+    levels : str or None
+        The class whose sigmas it uses, if not its own.
+    prediction : str or None
+        What its networks predict, if there is no setting for it.
+    noises_by_timestep : bool
+        Whether ``add_noise`` uses the sigma of the whole timestep, and not that of the run.
+    told_share : bool
+        Whether networks are called with the share of data, from 0 to 1, and return ``x0 - eps``.
+    tells_end : bool
+        Whether the timesteps include the end.
+    mean_velocity : bool
+        Whether networks are called with two times and return the mean velocity between them.
+    begins_untold : bool
+        Whether it steps through the training timesteps if ``set_timesteps`` was not called.
     """
 
     request: Callable[[Run], Request]
@@ -176,11 +186,12 @@ CLASSES: Mapping[str, DiffusersClass] = {
 
 
 def stock_class(name: str) -> DiffusersClass:
-    """What is known of a class.
+    """The facts about a class.
 
     Raises
     ------
-    ValueError : a class that is unknown or has no counterpart; the message says why, or lists near names
+    ValueError
+        If the class is unknown or has no counterpart; the message says why, or lists similar names.
     """
     if name in CLASSES:
         return CLASSES[name]
@@ -190,35 +201,36 @@ def stock_class(name: str) -> DiffusersClass:
         peer = find_sampler(Dialect.DIFFUSERS, name)
     except ValueError:
         raise ValueError(f"unknown scheduler class {name!r}; {hint}") from None
-    why = f"its loop is its own; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
-    raise NotRepresentedError(f"{name} has no drop-in here: {why}")
+    why = f"it has its own loop; the nearest sampler is {peer.sampler} {peer.note}" if peer.sampler else peer.note
+    raise NotRepresentedError(f"{name} has no drop-in in ksched: {why}")
 
 
 def check_replaced(scheduler: str | None, config: Settings) -> None:
-    """Raise for a class, or a setting of it, that no sampler or schedule of ours can take over.
+    """Raise an error for a class, or a setting, that no ksched sampler or schedule can replace.
 
     Raises
     ------
-    NotRepresentedError : the message says what to do
+    NotRepresentedError
+        If the message says what to do.
     """
     if scheduler is not None and scheduler.endswith("InverseScheduler"):
         raise NotRepresentedError(
-            f"{scheduler} goes from data to noise, and a sampler would go back: leave sampler and schedule out, or "
+            f"{scheduler} goes from data to noise, but a sampler would go back; leave out sampler and schedule, or "
             "invert with ksched.build_sampler(...).invert"
         )
     if scheduler == "IPNDMScheduler":
         raise NotRepresentedError(
-            f"networks of {scheduler} are told an angle, which is on no table of betas: leave sampler and schedule out"
+            f"networks of {scheduler} are called with an angle, not a table's timestep; leave out sampler and schedule"
         )
     if config.get("scale_factors") and (scheduler is None or "scale_factors" in settings_of(scheduler)):
         raise NotRepresentedError(
-            f"scale_factors={config['scale_factors']} resizes the state between steps, which no sampler here does: "
-            "set scale_factors=None, or keep the scheduler that the pipeline has"
+            f"scale_factors={config['scale_factors']} resizes the state between steps, which no ksched sampler does; "
+            "set scale_factors=None, or keep the pipeline's own scheduler"
         )
 
 
 def settings_of(scheduler: str) -> frozenset[str]:
-    """Names of the settings that a class goes by; it has others that do nothing here, or nothing at all."""
+    """Names of the settings that a class uses; its other settings have no effect."""
     facts = CLASSES[scheduler]
     return frozenset(level_settings(facts.levels or scheduler)) | frozenset(facts.uses.split())
 
@@ -226,20 +238,27 @@ def settings_of(scheduler: str) -> frozenset[str]:
 def request_of(
     scheduler: str, config: Settings, levels: DiffusersLevels, steps: int, given: Settings | None = None
 ) -> Request:
-    """What a class asks of `ksched.build_sampler` on levels that are known.
+    """The request of a class to `ksched.build_sampler` on known sigmas.
 
     Parameters
     ----------
-    scheduler : name of the class
-    config : its configuration; what is missing has the class's default
-    levels : of the run, from `ksched.dialects.diffusers.levels.diffusers_levels`
-    steps : number of steps that its ``set_timesteps`` was asked for
-    given : arguments of its ``step``
+    scheduler : str
+        Name of the class.
+    config : mapping
+        Its configuration; missing settings have the class's defaults.
+    levels : DiffusersLevels
+        Sigmas and timesteps of the run, from `ksched.dialects.diffusers.levels.diffusers_levels`.
+    steps : int
+        Number of steps passed to its ``set_timesteps``.
+    given : mapping or None
+        Arguments of its ``step``.
 
     Raises
     ------
-    NotRepresentedError : something that no option of ours repeats
-    ValueError : an unknown class
+    NotRepresentedError
+        If no ksched option can represent a setting.
+    ValueError
+        If the class is unknown.
     """
     facts = stock_class(scheduler)
     known = settings_of(scheduler)

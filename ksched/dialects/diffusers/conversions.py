@@ -1,4 +1,4 @@
-"""What a network's output says of x0, as the classes of diffusers read it."""
+"""The x0 prediction in a network's output, as diffusers' classes read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["conversions_of"]
 
 
 def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
-    """(norm, of_x, of_output) for levels; see `Denoiser.conversions`."""
+    """(norm, of_x, of_output) for each sigma; see `Denoiser.conversions`."""
     if prediction == "trigflow":  # the velocity along the circle of angles
         return [(1.0, level.alpha, -level.sigma) for level in _levels(process, sigmas)]
     kind = _meant(process, Prediction.parse(prediction))
@@ -23,7 +23,7 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
         return _of_noise_in_a_flow(process, sigmas)
     if kind == "epsilon" and process.zero_terminal_snr:
         process = _with_an_eps_at_its_end(process, sigmas)
-    from ksched.denoisers.denoiser import Denoiser  # needs torch, which what is asked of a class does not
+    from ksched.denoisers.denoiser import Denoiser  # needs torch, which the other functions here do not
 
     found = Denoiser(_no_network, process, kind).conversions(sigmas)
     if is_told_data(process) and kind == "flow":
@@ -32,10 +32,10 @@ def conversions_of(process: Process, prediction: str, sigmas: ArrayLike) -> list
 
 
 def _meant(process: Process, kind: Prediction) -> Prediction:
-    """What is predicted, where the class has its word from models of another process."""
+    """The actual prediction, for classes that use the word of another process."""
     if kind == "flow" and kind not in process.predictions:  # the velocity of states x0 + sigma * eps is eps
         return Prediction.EPSILON
-    if kind == "epsilon" and has_sigma_data(process):  # whose classes call F so
+    if kind == "epsilon" and has_sigma_data(process):  # these classes call F "epsilon"
         return Prediction.EDM
     return kind
 
@@ -45,17 +45,17 @@ def _levels(process: Process, sigmas: ArrayLike) -> list[Level]:
 
 
 def _of_noise_in_a_flow(process: Process, sigmas: ArrayLike) -> list[tuple[float, float, float]]:
-    """Of eps in flow states: no model is trained so, but a class of diffusers has it."""
+    """Conversions for eps in flow states: no model is trained like this, but one of diffusers' classes has it."""
     levels = _levels(process, sigmas)
     if any(level.alpha <= 0 for level in levels):
-        raise ValueError("prediction_type 'epsilon' says nothing at sigma 1 of a flow: the first state is noise")
+        raise ValueError("prediction_type 'epsilon' is impossible at sigma 1 of a flow, where the state is pure noise")
     return [(1.0, 1 / level.alpha, -level.sigma / level.alpha) for level in levels]
 
 
 def _with_an_eps_at_its_end(process: Process, sigmas: ArrayLike) -> Process:
-    """The same process where its end is a large sigma, which has an eps; pure noise has none."""
+    """The same process with a large sigma at its end, since pure noise does not determine x0 from eps."""
     if not np.all(np.isfinite(np.asarray(sigmas, dtype=np.float64))):
-        raise ValueError("prediction_type 'epsilon' says nothing at zero terminal SNR: the first state is noise")
+        raise ValueError("prediction_type 'epsilon' is impossible at zero terminal SNR, where the state is pure noise")
     return VP(variance_preserving=process.variance_preserving)
 
 

@@ -1,4 +1,4 @@
-"""Lists of noise levels or timesteps that a loop hands to ``set_timesteps``, for a sampler of ours."""
+"""Lists of sigmas or timesteps that a loop passes to ``set_timesteps``, for a ksched sampler."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ __all__ = ["GivenLevels", "check_agreement", "given_levels", "given_lists", "res
 
 
 class GivenLevels(NamedTuple):
-    """Levels of a list.
+    """Sigmas of a list.
 
     Attributes
     ----------
-    levels : falling, with the end
-    lead : levels before these from which a list rises
-    told : timesteps that were given for all of them but the end, None if there are none
+    levels : ndarray of float64
+        Falling sigmas, with the end.
+    lead : tuple of float
+        Sigmas before these, if the list rises from them.
+    told : ndarray of float64 or None
+        Timesteps given for all of them but the end; None if none were given.
     """
 
     levels: Array
@@ -34,8 +37,8 @@ class GivenLevels(NamedTuple):
 def given_lists(
     process: Process, sigmas: ArrayLike | None, timesteps: ArrayLike | None
 ) -> tuple[ArrayLike | None, Array | None]:
-    """The lists of ``set_timesteps``: a class whose network is told how much data there is inverts either of them."""
-    if isinstance(process, SigmaTold):  # its timesteps say what its sigmas do
+    """The lists of ``set_timesteps``; inverted for a class whose network is called with the share of data."""
+    if isinstance(process, SigmaTold):  # its timesteps carry the same information as its sigmas
         return sigmas, None
     listed = None if timesteps is None else np.asarray(timesteps, dtype=np.float64)
     if sigmas is not None and listed is not None:
@@ -46,7 +49,7 @@ def given_lists(
 
 
 def respaces(config: Settings, stock: str | None) -> bool:
-    """Whether a class of flow models spaces the levels of a list anew, by a rule that its settings name."""
+    """Whether a class of flow models spaces the sigmas of a list anew, by a rule in its settings."""
     rules = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     if stock is None or not is_flow(config, stock):
         return False
@@ -54,15 +57,16 @@ def respaces(config: Settings, stock: str | None) -> bool:
 
 
 def check_agreement(process: Process, sigmas: Array, timesteps: Array) -> None:
-    """Raise for timesteps that are not those of the sigmas beside them, before the shift or after it.
+    """Raise an error for timesteps that do not belong to the sigmas passed with them, before or after the shift.
 
     Raises
     ------
-    ValueError : lists of different lengths, or that mean different levels; timesteps may be whole numbers
+    ValueError
+        If the lists have different lengths or mean different levels; timesteps may be whole numbers.
     """
     count = len(timesteps)
     if count not in (len(sigmas), len(sigmas) - 1) or (count < len(sigmas) and sigmas[-1] != 0):
-        raise ValueError(f"timesteps and sigmas must have one length; got {count} and {len(sigmas)}")
+        raise ValueError(f"timesteps and sigmas must have the same length; got {count} and {len(sigmas)}")
     given = sigmas[:count]
     meant = [process.timestep(given[given > 0])]
     unit, listed = 1.0, timesteps[given > 0]
@@ -74,19 +78,20 @@ def check_agreement(process: Process, sigmas: Array, timesteps: Array) -> None:
     apart = min(float(np.abs(values - listed).max(initial=0.0)) for values in meant)
     if not apart <= 1.01 * unit:
         raise ValueError(
-            f"timesteps and sigmas contradict each other: they are up to {apart:.4g} timesteps apart. Give one of the "
-            f"two; got timesteps={timesteps.tolist()}, sigmas={sigmas.tolist()}"
+            f"timesteps and sigmas must agree; they differ by up to {apart:.4g} timesteps. Pass one of the two; got "
+            f"timesteps={timesteps.tolist()}, sigmas={sigmas.tolist()}"
         )
 
 
 def given_levels(
     sigmas: ArrayLike, listed: Array | None, process: Process, config: Settings, stock: str | None
 ) -> GivenLevels:
-    """Levels of a list: as it is, but for the shift and the end of flow models.
+    """Sigmas of a list, unchanged except for the shift and the end of flow models.
 
     Raises
     ------
-    ValueError : a list of a flow model that rises elsewhere than at its first step
+    ValueError
+        If a list for a flow model rises at another step than its first.
     """
     levels = np.asarray(sigmas, dtype=np.float64)
     if not process.is_flow:
@@ -99,8 +104,8 @@ def given_levels(
     lead = 1 if len(levels) > 2 and levels[1] > levels[0] else 0
     rest = levels[lead:]
     if np.any(np.diff(rest) > 0):
-        raise ValueError(f"sigmas must be strictly decreasing, but for a rise at the first step; got {levels.tolist()}")
-    kept = np.append(True, np.diff(rest) < 0)  # a repeat is a step of no length
+        raise ValueError(f"sigmas must be strictly decreasing, except at the first step; got {levels.tolist()}")
+    kept = np.append(True, np.diff(rest) < 0)  # repeated sigmas are steps of length 0
     if told is not None:
         told = np.append(told[:lead], told[lead:][kept[: len(told) - lead]])
     return GivenLevels(np.array(falling(rest[kept].tolist())[0]), tuple(levels[:lead].tolist()), told)

@@ -1,6 +1,6 @@
-"""What a loop of diffusers goes through, one model call after another: `stock_iterations`, `own_iterations`.
+"""The iterations of a diffusers loop, one model call after another: `stock_iterations`, `own_iterations`.
 
-Such a loop fixes its model calls before it begins, may begin at any of them, and hands over whatever state it likes.
+Such a loop fixes its model calls before it begins, may begin at any of them, and may pass in any state.
 """
 
 from __future__ import annotations
@@ -47,15 +47,24 @@ class Iterations:
 
     Attributes
     ----------
-    method : what is done in them; it may have fewer model calls than there are iterations, whose rest changes nothing
-    timesteps : what the network is told, one for each
-    whole : whether timesteps are whole numbers
-    sigmas : contract sigma of each, and of the end
-    init_noise_sigma : what the loop multiplies its start noise by
-    order : iterations of a step, as the loop counts them
-    conversions : for each, what the network's input is divided by, and x0 as a combination of state and output
-    beyond : how many of the first are for timesteps that the training table does not have; a run begins after them
-    read : the same as the class takes them, where that is not what the output says at the level of the call
+    method : Method
+        The method; if it has fewer model calls than there are iterations, the rest changes nothing.
+    timesteps : ndarray of float64
+        The network's timestep for each iteration.
+    whole : bool
+        Whether timesteps are whole numbers.
+    sigmas : ndarray of float64
+        Contract sigma of each iteration, and of the end.
+    init_noise_sigma : float
+        Factor of the loop's start noise.
+    order : int
+        Iterations per step, as the loop counts them.
+    conversions : sequence of tuple of float
+        For each iteration, the divisor of the network's input and the coefficients of state and output in x0.
+    beyond : int
+        Number of first iterations whose timesteps are beyond the training table; a run begins after them.
+    read : sequence of tuple of float or None
+        Conversions as the class reads answers, if it reads them at other levels than those of the calls.
     """
 
     method: Method
@@ -70,7 +79,7 @@ class Iterations:
 
     @property
     def process(self) -> Process:
-        """In whose coordinates states are."""
+        """The process in whose coordinates states are."""
         return self.method.process
 
     def __len__(self) -> int:
@@ -78,7 +87,7 @@ class Iterations:
 
     @property
     def shown(self) -> Array:
-        """``sigmas`` as the class has them: with ``invert_sigmas`` the share of data."""
+        """``sigmas`` in the class's form: the share of data with ``invert_sigmas``."""
         return 1 - self.sigmas if shows_data(self.process) else self.sigmas
 
     @cached_property
@@ -104,21 +113,29 @@ def stock_iterations(
     levels: Array | None = None,
     **angles: float | None,
 ) -> Iterations:
-    """The iterations of a class of diffusers, as that would go through them.
+    """The iterations of an unchanged diffusers class.
 
     Parameters
     ----------
-    stock, config : the class and its configuration
-    steps, timesteps, sigmas, mu, original_inference_steps, strength : of ``set_timesteps``
-    given : of ``step``
-    options : of the sampler, which go before those of the class
-    layout : "calls", steps are model calls, of which there are as many as fit into their number
-    levels : contract sigmas that a program has written over those of the class
-    angles : max_timesteps and intermediate_timesteps of ``set_timesteps``
+    stock, config : str or mapping
+        Class and configuration.
+    steps, timesteps, sigmas, mu, original_inference_steps, strength : int, array_like, float or None
+        Arguments of ``set_timesteps``.
+    given : mapping or None
+        Arguments of ``step``.
+    options : mapping or None
+        Options of the sampler, which override the class's.
+    layout : str or None
+        With "calls", ``steps`` counts model calls, and as many steps as fit are taken.
+    levels : ndarray of float64 or None
+        Contract sigmas that a program has written over the class's.
+    angles : float or None
+        max_timesteps and intermediate_timesteps of ``set_timesteps``.
 
     Raises
     ------
-    TypeError, ValueError : what the class refuses, or no option of ours repeats; unknown options
+    TypeError, ValueError
+        If the class does not support the arguments, ksched cannot represent a setting, or an option is unknown.
     """
     order = stock_class(stock).calls
     if layout == "calls":
@@ -131,13 +148,13 @@ def stock_iterations(
     process, told = request.process, np.asarray(found.timesteps)
     own = our_words(sampler_spec(request.sampler).options, options or {})
     if request.literal is not None and (others := own.keys() - ({"eta"} if request.sampler == "ddim" else set())):
-        raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; give the sampler by name for that")
+        raise TypeError(f"{stock} takes no sampler option {min(others)!r} here; to use it, choose the sampler by name")
     every = {**request.options, **own}
     method = Method(request.sampler, tuple(request.sigmas), process, Dialect.DIFFUSERS, every, request, own)
     plan_calls = list(request.calls) if request.calls is not None else method.whole.call_sigmas.tolist()
     if not 0 <= len(told) - len(plan_calls) <= 1:
         raise ValueError(
-            f"{stock} repeats levels on the way: {len(told)} timesteps, {len(plan_calls)} model calls; take fewer"
+            f"{stock} must not repeat sigmas; got {len(told)} timesteps for {len(plan_calls)} calls. Use fewer steps"
         )
     calls = plan_calls + [request.sigmas[-1]] * (len(told) - len(plan_calls))
     shown = [*calls, request.sigmas[-1]]
@@ -157,9 +174,9 @@ def stock_iterations(
 
 
 def _written_over(found: DiffusersLevels, levels: Array, config: Settings) -> DiffusersLevels:
-    """Levels of a class with other sigmas, of which it has one list and no further tables."""
+    """Levels of a class with other sigmas; possible if it has one list of them and no further tables."""
     if found.sigmas is None or len(found.sigmas) != len(levels) or found.sigmas_interpol is not None:
-        raise ValueError("sigmas cannot be written here: the class steps by more than these. Give set_timesteps a list")
+        raise ValueError("sigmas cannot be written here, as the class has further tables; pass set_timesteps a list")
     return found._replace(sigmas=1 - levels if config.get("invert_sigmas") else levels)
 
 
@@ -181,23 +198,31 @@ def own_iterations(
     strength: float = 1.0,
     **angles: float | None,
 ) -> Iterations:
-    """Iterations of a sampler of ours, on a schedule of ours, for the model that a configuration describes.
+    """Iterations of a ksched sampler on a ksched schedule, for the model of a configuration.
 
     Parameters
     ----------
-    config, stock : of the model's scheduler
-    steps, timesteps, sigmas, mu : of ``set_timesteps``; lists are run as they are, but for the shift of flow models,
-        which loops leave to the scheduler
-    original_inference_steps, strength : of ``set_timesteps`` too: which part of a training table is run on
-    angles : of SANA-Sprint: its max_timesteps and intermediate_timesteps, which are levels of the class
-    sampler, schedule : None is what the class has
-    dialect, sampler_options, schedule_options : as for `ksched.build_sampler`
-    layout : "calls", steps are model calls, of which there are as many as fit into their number; "steps", steps of the
-        schedule, each of which may take several
+    config, stock : mapping, str or None
+        Configuration and class of the model's scheduler.
+    steps, timesteps, sigmas, mu : int, array_like, float or None
+        Arguments of ``set_timesteps``; lists are run unchanged, except for the shift of flow models, which loops leave
+        to the scheduler.
+    original_inference_steps, strength : int, float or None
+        Arguments of ``set_timesteps`` that select a part of a training table.
+    angles : float or None
+        For SANA-Sprint: max_timesteps and intermediate_timesteps, from which the class makes its sigmas.
+    sampler, schedule : str or None
+        None uses the class's own.
+    dialect, sampler_options, schedule_options : Dialect, mapping or None
+        As for `ksched.build_sampler`.
+    layout : str
+        With "calls", ``steps`` counts model calls, and as many steps as fit are taken; with "steps" it counts steps of
+        the schedule, each of which may take several calls.
 
     Raises
     ------
-    TypeError, ValueError : unknown names or options, levels that are no grid, a sampler that no loop can drive
+    TypeError, ValueError
+        If a name or option is unknown, sigmas are no valid grid, or no loop can drive the sampler.
     """
     check_replaced(stock, config)
     mu = mu if config.get("use_dynamic_shifting") else None
@@ -230,7 +255,7 @@ def own_iterations(
         given = given_levels(sigmas, listed, process, config, stock)
         made, told = method(given.levels, given.lead), given.told
     elif listed is not None:
-        rest = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # as LCM's scheduler cuts a list
+        rest = listed[max(len(listed) - int(len(listed) * strength), 0) :]  # LCM's scheduler cuts a list like this
         made = method(np.append(process_of(config, stock, mu).sigma(rest), 0.0))
     else:
         asked = check_steps(steps)
@@ -241,7 +266,7 @@ def own_iterations(
 
 
 class _Base(NamedTuple):
-    """A sampler, its options, and what is added beside its plan."""
+    """A sampler, its options, and what is added to its plan."""
 
     sampler: str
     dialect: Dialect
@@ -250,23 +275,24 @@ class _Base(NamedTuple):
 
 
 def check_drivable(spec: SamplerSpec, schedule: str | None) -> None:
-    """Raise for a sampler that no loop of diffusers can drive, or not on a schedule.
+    """Raise an error for a sampler that a diffusers loop cannot drive, or not on a schedule.
 
     Raises
     ------
-    ValueError : the message says why, and what to take
+    ValueError
+        If the message says why, and what to use instead.
     """
     if spec.levels is not None and schedule is not None:
-        raise ValueError(f"sampler {spec.name} has noise levels of its own; leave out schedule, got {schedule!r}")
+        raise ValueError(f"sampler {spec.name} has its own sigmas; leave out schedule, got {schedule!r}")
     if spec.uncond:
         raise ValueError(
-            f"sampler {spec.name} needs the prediction without guidance too, and pipelines hand over the guided one "
-            "alone; take the sampler without cfg_pp in its name"
+            f"sampler {spec.name} also needs the prediction without guidance, but pipelines only pass on the guided "
+            "one; use the sampler without cfg_pp in its name"
         )
     if spec.adaptive:
         raise ValueError(
-            f"sampler {spec.name} chooses its steps by what the model answers, and a pipeline fixes its iterations "
-            "beforehand; take another, or run it with ksched.build_sampler(...).sample"
+            f"sampler {spec.name} chooses its steps by the model's answers, but a pipeline fixes its iterations "
+            "beforehand; use another, or run it with ksched.build_sampler(...).sample"
         )
 
 
@@ -277,25 +303,25 @@ def _process_of_part(
     process = process_of(config, stock, mu)
     if original is None and strength == 1:
         return process
-    if not isinstance(process, VP):  # parts are of a table of betas, which this class is
+    if not isinstance(process, VP):  # only VP has a table of betas
         raise ValueError(
-            "original_inference_steps and strength are of models with a table of betas, as LCM's; "
-            f"this one is {process!r}. Leave them out."
+            "original_inference_steps and strength need a model with a table of betas, such as LCM's; "
+            f"got {process!r}. Leave them out."
         )
     whole = process_of({**config, "original_inference_steps": None}, stock, mu)
-    assert isinstance(whole, VP)  # as the part of it is
+    assert isinstance(whole, VP)  # since its part is
     return distilled(whole, original or config.get("original_inference_steps"), strength)
 
 
 def _sampler_of(stock: str | None, config: Settings, process: Process, mu: float | None) -> _Base:
-    """The sampler that a class of diffusers is, or Euler."""
+    """The sampler that represents a diffusers class, or Euler."""
     stock = stock or "EulerDiscreteScheduler"
     levels, counted = stock_levels(stock, config, 10, mu=mu)
     request = request_of(stock, config, levels, counted)
     beside = None
-    if request.learned_variance:  # the noise that is added beside the plan
+    if request.learned_variance:  # the noise is added outside the plan
         beside = Request(request.sampler, (), process, learned_variance=request.learned_variance)
-    # what is told by the last level belongs to the class
+    # repeat_last follows from the class's own sigmas
     options = {name: value for name, value in request.options.items() if name != "repeat_last"}
     return _Base(request.sampler, Dialect.DIFFUSERS, options, beside)
 
@@ -307,8 +333,10 @@ def _iterations_of(
 
     Parameters
     ----------
-    told : timesteps that were given for the levels of the method; None is those of the training
-    order : iterations of a step, as the loop counts them
+    told : ndarray of float64 or None
+        Timesteps given for the method's sigmas; None uses the training timesteps.
+    order : int
+        Iterations per step, as the loop counts them.
     """
     process, calls = method.process, method.whole.call_sigmas
     if stock is not None and stock_class(stock).tells_end:  # its loops drop the last timestep
@@ -332,30 +360,30 @@ def _iterations_of(
 def _levels_of(
     stock: str, config: Settings, steps: int | None, mu: float | None, part: Mapping[str, Any]
 ) -> list[float]:
-    """Noise levels of a class for another sampler: each once, down to 0."""
-    # what is of the method is replaced; levels are of noise, and the process inverts time
+    """Sigmas of a class for another sampler: each once, down to 0."""
+    # settings of the method are replaced; sigmas are noise, and the process inverts time
     settings = {key: value for key, value in config.items() if key not in {*METHOD, "thresholding", "clip_sample"}}
     settings |= {"skip_prk_steps": True, "invert_sigmas": False, "variance_type": None}
     low = ends_low(config, stock)
     if is_flow(config, stock) and config.get("num_train_timesteps") == 1:
-        settings["num_train_timesteps"] = 1000  # a table of one level says nothing of the others
+        settings["num_train_timesteps"] = 1000  # a table with one entry says nothing about the others
     levels, counted = stock_levels(stock, settings, steps, mu=mu, **part)
     found = falling(list(request_of(stock, settings, levels, counted).sigmas))[0]
     if found[0] > 1 and is_flow(config, stock) and not takes_above_one(config, stock):
         raise ValueError(
-            f"the levels of {stock} are of no flow model, and prediction_type='flow_prediction' says this is one: "
-            "give a schedule too"
+            f"prediction_type='flow_prediction' says that this is a flow model, but {stock} has no sigmas for one; "
+            "choose a schedule too"
         )
     positive = [sigma for sigma in found if sigma > 0]
     return positive if low and len(positive) > 1 else [*positive[:counted], 0.0]
 
 
 def _steps_within(spec: SamplerSpec, calls: int, build: Callable[[int], Method]) -> int:
-    """The most steps whose model calls are at most ``calls``, at least 1."""
+    """The largest number of steps with at most ``calls`` model calls, at least 1."""
     if isinstance(spec.calls, int):
         return max((calls + spec.calls - spec.calls_to_zero) // spec.calls, 1)
     low, high = 1, calls
-    while low < high:  # options and levels may change the number of calls, so it is counted
+    while low < high:  # counted, because options and sigmas may change the number of calls
         middle = (low + high + 1) // 2
         low, high = (middle, high) if build(middle).whole.nfe <= calls else (low, middle - 1)
     return low

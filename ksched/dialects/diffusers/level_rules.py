@@ -1,7 +1,7 @@
-"""The noise levels that diffusers' scheduler classes run at, in float64, without diffusers.
+"""The sigmas and timesteps of diffusers' scheduler classes, in float64, without diffusers.
 
-What the classes differ in is data (`ksched.dialects.diffusers.levels`); the formulas are written once. Timesteps are
-placed in three ways:
+The formulas are written once; the differences between the classes are data (`ksched.dialects.diffusers.levels`).
+Timesteps are placed in three ways:
 
 A  Euler, Heun, LMS, KDPM2, DPMSolverSDE: n places with both ends of the table, not rounded
 B  DPM-Solver, UniPC, DEIS, SA-Solver: n + 1 places, the lowest dropped, whole numbers
@@ -52,26 +52,26 @@ __all__ = [
 ]
 
 
-# ---------------------------------------------------------------- classes of two stages; their sigmas end with 0
+# ---------------------------------------------------------------- classes with two stages; their sigmas end with 0
 def _doubled(values: Array) -> Array:
-    """Every value twice but the first."""
+    """Every value but the first twice."""
     return np.concatenate([values[:1], np.repeat(values[1:], 2)])
 
 
 def heun_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
-    """Levels and timesteps of Heun's method, which calls the model twice at every level but the first and last."""
+    """Levels and timesteps of Heun's method, which calls the model twice at every level except the first and last."""
     return DiffusersLevels(_doubled(sigmas)[:-1], _doubled(timesteps))
 
 
 def _midpoint(timesteps: Array, between: Array, table: Array) -> Array:
-    """Timesteps with those of the levels between put between."""
+    """Timesteps with those of the intermediate levels inserted."""
     both = _doubled(timesteps)
     both[1::2] = timesteps_of(between, table)
     return both
 
 
 def sde_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
-    """Heun's sigmas; that the second stages are half way in log sigma shows in the timesteps alone."""
+    """Heun's sigmas; only the timesteps show that second stages are half-way in log sigma."""
     between = np.sqrt(sigmas[:-2] * sigmas[1:-1])
     return DiffusersLevels(_doubled(sigmas)[:-1], _midpoint(timesteps, between, table))
 
@@ -79,15 +79,15 @@ def sde_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels
 def kdpm2_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
     """Levels and timesteps of KDPM2: every step has a second call at the geometric mean of its sigmas."""
     between = np.sqrt(sigmas[:-1] * sigmas[1:])
-    interpol = _as_long(np.append(np.nan, between))  # nothing comes before the first
+    interpol = _as_long(np.append(np.nan, between))  # there is nothing before the first
     return DiffusersLevels(_as_long(sigmas), _midpoint(timesteps, between[:-1], table), sigmas_interpol=interpol)
 
 
 def kdpm2_ancestral_levels(sigmas: Array, timesteps: Array, table: Array) -> DiffusersLevels:
-    """As `kdpm2_levels`, where a step goes down below its end first."""
+    """As `kdpm2_levels`, but each step first goes down below its end."""
     here, after = sigmas[:-1], sigmas[1:]
     up = np.sqrt(after**2 * (here**2 - after**2) / here**2)
-    down = np.sqrt(after**2 - up**2)  # after ** 2 / here, but for what the difference loses on long steps
+    down = np.sqrt(after**2 - up**2)  # equals after ** 2 / here, except for cancellation on long steps
     between = np.exp((np.log(here[:-1]) + np.log(down[:-1])) / 2)
     tables = sigmas, np.append(between, [0.0, 0.0]), np.append(up, np.nan), np.append(down, 0.0)
     levels, *others = (_as_long(values) for values in tables)
@@ -95,22 +95,22 @@ def kdpm2_ancestral_levels(sigmas: Array, timesteps: Array, table: Array) -> Dif
 
 
 def _as_long(values: Array) -> Array:
-    """Values per level as KDPM2 holds them: every one twice but the first, the last thrice."""
+    """Values per level as stored by KDPM2: each twice, except the first once and the last three times."""
     return np.concatenate([_doubled(values), values[-1:]])
 
 
 # ---------------------------------------------------------------- families of classes
 def family_a(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """Levels of the classes that came from k-diffusion, such as EulerDiscrete: sigmas are interpolated in a table."""
+    """Levels of the classes derived from k-diffusion, such as EulerDiscrete: sigmas are interpolated in a table."""
     table, rule = sigma_table(s), rule_of(s)
     continuous = s["timestep_type"] == "continuous" and s["prediction_type"] == "v_prediction"
     if ask.timesteps is not None and (rule or continuous):
-        raise ValueError("a list of timesteps goes with no karras, exponential, beta or continuous timesteps")
-    if ask.sigmas is not None:  # the last one is there already
+        raise ValueError("a list of timesteps excludes karras, exponential, beta and continuous timesteps")
+    if ask.sigmas is not None:  # the list includes the last one
         sigmas, timesteps = ask.sigmas, timesteps_of(ask.sigmas[:-1], table)
     else:
         sigmas, timesteps = _interpolated(s, ask, table)
-        if rule:  # between the ends of the levels chosen, not of the table
+        if rule:  # between the ends of the chosen levels, not of the table
             sigmas = between(rule, *rule_bounds(s, sigmas[0], sigmas[-1]), ask.steps)
             timesteps = timesteps_of(sigmas, table)
             timesteps = timesteps.round() if rule in facts.whole.split() else timesteps
@@ -123,11 +123,11 @@ def family_a(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLeve
 
 
 def _interpolated(s: Settings, ask: LevelRequest, table: Array) -> tuple[Array, Array]:
-    """Sigmas and timesteps before any rule."""
+    """Sigmas and timesteps before a rule is applied."""
     timesteps = places_of(s, ask.steps)[::-1] if ask.timesteps is None else ask.timesteps
     if s["interpolation_type"] == "linear":
         return np.interp(timesteps, np.arange(len(table)), table), timesteps
-    if s["interpolation_type"] == "log_linear":  # over the whole table and one level too many, n + 2 in all
+    if s["interpolation_type"] == "log_linear":  # over the whole table, and one level too many: n + 2 in all
         return between("exponential", table[-1], table[0], ask.steps + 1), timesteps
     raise ValueError(f"interpolation_type must be 'linear' or 'log_linear'; got {s['interpolation_type']!r}")
 
@@ -145,7 +145,7 @@ def family_c(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLeve
 
 
 def pndm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """Runge-Kutta calls for the first strides, half strides between, then the rest; or one step taken twice."""
+    """Runge-Kutta calls for the first strides, with half strides between, then the rest; or one step taken twice."""
     places = places_of(s, ask.steps).round()
     if s["skip_prk_steps"]:
         timesteps = np.concatenate([places[:-1], places[-2:-1], places[-1:]])[::-1]
@@ -159,7 +159,7 @@ def pndm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersL
 
 
 def distilled_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """LCM and TCD: even picks, from the top, among the timesteps the model was distilled on."""
+    """LCM and TCD: even picks, from the top, among the timesteps that the model was distilled on."""
     length, given = s["num_train_timesteps"], ask.original_inference_steps
     original = check_steps(s["original_inference_steps"] if given is None else given)
     if facts.every_timestep and given is not None:
@@ -178,20 +178,20 @@ def distilled_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> Diffu
 
 
 def ipndm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """Timesteps are the angle whose sine is the noise std; that is sin(pi t / 2) ** 2 at even t."""
+    """Timesteps are the angle whose sine is the noise std, which is sin(pi t / 2) ** 2 at uniform t."""
     std = np.sin(np.linspace(1, 0, ask.steps + 1) * math.pi / 2) ** 2
     std = std if s["trained_betas"] is None else np.asarray(s["trained_betas"], dtype=np.float64)
     return DiffusersLevels(None, np.arctan2(std, np.sqrt(1 - std**2))[:-1] / math.pi * 2)
 
 
 def flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """Levels of the classes of flow matching, such as FlowMatchEulerDiscrete."""
+    """Levels of the flow-matching classes, such as FlowMatchEulerDiscrete."""
     length, rule, shift = s["num_train_timesteps"], rule_of(s), flow_shift(s, ask.mu)
     if ask.sigmas is not None:
         sigmas = ask.sigmas
     elif ask.timesteps is not None:
         sigmas = ask.timesteps / length
-    else:  # even down to the table's lowest level, which a static shift is in already: it acts on that one twice
+    else:  # uniform down to the table's lowest level, which already includes a static shift, so that acts twice there
         lowest = 1 / length if s["use_dynamic_shifting"] else Flow(shift).sigma_at(1 / length)
         sigmas = np.linspace(1, lowest, ask.steps)
     sigmas = stretched(Flow(shift).sigma_at(sigmas), s.get("shift_terminal"))
@@ -204,7 +204,7 @@ def flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersL
 
 
 def given_flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
-    """LTX: a list is taken as it is, its last entry counted among the timesteps, and a list of timesteps as sigmas."""
+    """LTX: lists are used unchanged, with the last entry as a timestep, and a list of timesteps counts as sigmas."""
     sigmas = ask.timesteps if ask.sigmas is None else ask.sigmas
     return flow_levels(facts, s, ask) if sigmas is None else DiffusersLevels(sigmas, sigmas * s["num_train_timesteps"])
 
@@ -212,9 +212,9 @@ def given_flow_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> Diff
 def edm_levels(facts: ClassFacts, s: Settings, ask: LevelRequest) -> DiffusersLevels:
     """Levels of the EDM classes."""
     low, high, rule = s["sigma_min"], s["sigma_max"], s["sigma_schedule"]
-    if rule == "karras":  # a list of "sigmas" is one of shares
+    if rule == "karras":  # a list of "sigmas" is actually a list of shares
         sigmas = karras(np.linspace(0, 1, ask.steps) if ask.sigmas is None else ask.sigmas, high, low, s["rho"])
-    elif rule == "exponential":  # a single level is the lowest
+    elif rule == "exponential":  # a single level is the lowest one
         sigmas = between(rule, low if ask.steps == 1 else high, low, ask.steps)
     else:
         raise ValueError(f"sigma_schedule must be 'karras' or 'exponential'; got {rule!r}")

@@ -1,4 +1,4 @@
-"""The noise levels that each scheduler class of diffusers runs for its settings."""
+"""The sigmas and timesteps that each diffusers scheduler class runs at, by its settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ksched.types import Array, ArrayLike
 __all__ = ["diffusers_levels", "level_settings"]
 
 
-#: groups of settings that bear on levels, with their defaults
+#: groups of settings that affect the levels, with their defaults
 _SETTINGS: Mapping[str, Settings] = {
     "betas": {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None},
     "latent": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "trained_betas": None},
@@ -64,7 +64,7 @@ _SETTINGS: Mapping[str, Settings] = {
 }
 
 
-#: what a class goes by that does not have a setting
+#: values for settings that a class does not have
 _WITHOUT = "lu rules zero_snr final range how clipped solver vp_flow dynamic invert spacing trained"
 
 
@@ -147,31 +147,38 @@ def diffusers_levels(
     max_timesteps: float | None = None,
     intermediate_timesteps: float | None = None,
 ) -> DiffusersLevels:
-    """The levels a diffusers scheduler runs at, in float64 where it computes them in float32.
+    """The sigmas and timesteps of a diffusers scheduler, in float64 where diffusers computes them in float32.
 
     Parameters
     ----------
-    scheduler : name of the class, such as "EulerDiscreteScheduler"
-    config : its configuration, as in a ``scheduler_config.json``; settings that the class does not have are ignored
-    steps, timesteps, sigmas, mu, original_inference_steps, strength, max_timesteps, intermediate_timesteps : what
-        ``set_timesteps`` is given; classes differ in which of them they take. Lists and arrays are the same
+    scheduler : str
+        Name of the class, such as "EulerDiscreteScheduler".
+    config : mapping
+        Its configuration, as in a ``scheduler_config.json``; settings that the class does not have are ignored.
+    steps, timesteps, sigmas, mu : int, array_like, float or None
+        Arguments of ``set_timesteps``; classes accept different ones. Lists and arrays are equivalent.
+    original_inference_steps, strength, max_timesteps, intermediate_timesteps : int, float or None
+        Further arguments of ``set_timesteps``.
 
     Returns
     -------
-    `DiffusersLevels`: sigmas, timesteps, the std of start noise, and the further tables of KDPM2
+    DiffusersLevels
+        Sigmas, timesteps, the std of the start noise, and the further tables of KDPM2.
 
     Raises
     ------
-    TypeError : ``scheduler`` is not a string, or ``steps`` not a whole number
-    ValueError : an unknown class, or something the class refuses
+    TypeError
+        If ``scheduler`` is not a string, or ``steps`` not a whole number.
+    ValueError
+        If the class is unknown, or does not support the arguments or settings.
 
     Notes
     -----
-    The rules of diffusers 0.42.1, with what is peculiar to them: levels may end on a repeat instead of on 0, stop one
-    early, start at the lowest for a single step, or have a shift in them twice.
+    These are the rules of diffusers 0.42.1 with their peculiarities: sigmas may end with a repeat instead of 0, stop
+    one early, start at the lowest for a single step, or be shifted twice.
     """
     if not isinstance(scheduler, str):
-        raise TypeError(f"a scheduler class is named by a string; got {scheduler!r}")
+        raise TypeError(f"scheduler must be the name of a class, a string; got {scheduler!r}")
     if scheduler not in _CLASSES:
         near = difflib.get_close_matches(scheduler, _CLASSES, n=4, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {few(_CLASSES)}."
@@ -195,7 +202,7 @@ def diffusers_levels(
 
 
 def level_settings(scheduler: str) -> Mapping[str, Any]:
-    """The settings of a class that bear on its levels, with their defaults; none for an unknown class."""
+    """The settings of a class that affect its levels, with their defaults; empty for an unknown class."""
     return {"num_train_timesteps": 1000} | _merged(_CLASSES[scheduler].has) if scheduler in _CLASSES else {}
 
 
@@ -208,16 +215,16 @@ def _listed(name: str, values: ArrayLike | None) -> Array | None:
         return None
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1 or not len(array) or not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} must be a list of finite numbers, at least one; got {values!r}")
+        raise ValueError(f"{name} must be a list of at least one finite number; got {values!r}")
     return array
 
 
 def _count(scheduler: str, facts: ClassFacts, steps: int | None, lengths: list[int]) -> int:
-    """Number of steps, from ``steps`` or from the lists."""
+    """The number of steps, from ``steps`` or from the lists."""
     if not lengths:
         return check_steps(steps)
     if facts.steps_beside_lists == "never" and (steps is not None or len(lengths) > 1):
         raise ValueError(f"{scheduler} takes one of steps, timesteps and sigmas; got more than one")
     if facts.steps_beside_lists == "same" and len({*lengths, lengths[0] if steps is None else steps}) > 1:
-        raise ValueError(f"{scheduler} takes lists as long as each other and as steps; got {lengths}, steps={steps}")
+        raise ValueError(f"{scheduler} takes lists of equal length, which is also steps; got {lengths}, steps={steps}")
     return lengths[-1]

@@ -1,4 +1,4 @@
-"""Classes of diffusers whose loop no sampler repeats, and runs of others on levels that no grid has."""
+"""diffusers classes whose loop no sampler reproduces, and runs of others on sigmas that no grid can have."""
 
 from __future__ import annotations
 
@@ -53,23 +53,24 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------- levels that no grid has
+# --------------------------------------------------------------------------------- sigmas that no grid can have
 def rises(sigmas: Sequence[float]) -> bool:
-    """Whether some level is above the one before it."""
+    """Whether any sigma is above the one before it."""
     return any(t > s for s, t in pairwise(sigmas))
 
 
 def stands_still(sigmas: Sequence[float]) -> bool:
-    """Whether some step has no length."""
+    """Whether any step has length 0."""
     return len(falling(sigmas)[0]) < len(sigmas)
 
 
 def rising_plan(sampler: str, process: Process, sigmas: Sequence[float], options: Settings) -> Plan:
-    """The plan of a sampler on levels that rise, in diffusers' dialect.
+    """The plan of a sampler on rising sigmas, in diffusers' dialect.
 
     Raises
     ------
-    ValueError : a method that has no step upwards, such as one that draws the noise which a step down leaves out
+    ValueError
+        If the method has no upward step; for example, it draws the noise that a step down leaves out.
     """
     spec, levels = sampler_spec(sampler), tuple(process.level(float(sigma)) for sigma in sigmas)
     how = dict(settled(f"sampler {spec.name}", options, len(levels) - 1))
@@ -78,18 +79,20 @@ def rising_plan(sampler: str, process: Process, sigmas: Sequence[float], options
     except (ValueError, ArithmeticError) as error:
         low, high = next((s, t) for s, t in pairwise(sigmas) if t > s)
         raise ValueError(
-            f"sampler {spec.name} has no step to a higher level, and these levels rise from {low:g} to {high:g}; take "
+            f"sampler {spec.name} has no step to a higher sigma, but these sigmas rise from {low:g} to {high:g}; use "
             "other timesteps, or a sampler that draws no noise"
         ) from error
 
 
 def walk_request(process: Process, sigmas: Sequence[float], anew: bool = False) -> Request:
-    """Euler steps from each level to the next, whichever of them is higher.
+    """Euler steps from each sigma to the next, up or down.
 
     Parameters
     ----------
-    process, sigmas : of the run
-    anew : all noise is drawn anew in each step
+    process, sigmas : Process or sequence of float
+        Of the run.
+    anew : bool
+        Draw all noise anew in each step.
     """
     levels = [process.level(sigma) for sigma in sigmas]
 
@@ -101,7 +104,7 @@ def walk_request(process: Process, sigmas: Sequence[float], anew: bool = False) 
 
 # --------------------------------------------------------------------------------------------------------------- churn
 def _hats(sigmas: Sequence[float], given: Settings) -> list[float]:
-    """Where churn takes the levels of a run."""
+    """The sigmas to which churn raises those of a run."""
     most = min(float(given["s_churn"]) / (len(sigmas) - 1), math.sqrt(2) - 1)
     low, high = given.get("s_tmin") or 0.0, given.get("s_tmax")
     high = math.inf if high is None else high
@@ -109,9 +112,9 @@ def _hats(sigmas: Sequence[float], given: Settings) -> list[float]:
 
 
 def churned_request(process: Process, sigmas: Sequence[float], prediction: str, given: Settings) -> Request:
-    """Euler that churns after the model call and takes the answer to be of the new state.
+    """Euler that churns after the model call and treats the answer as one about the new state.
 
-    EDM's class takes it to be of the new level too, Euler's class with v prediction of the old one.
+    EDM's class also treats it as being at the new sigma; Euler's class with v prediction uses the old one.
     """
     hats = _hats(sigmas, given)
     of_call = conversions_of(process, prediction, sigmas[:-1])
@@ -126,8 +129,10 @@ def churned_flow_request(process: Process, sigmas: Sequence[float], given: Setti
 
     Parameters
     ----------
-    process, given : of the run
-    sigmas : every level twice but the first and the last
+    process, given : Process or mapping
+        Process of the run, and arguments of ``step``.
+    sigmas : sequence of float
+        Sigmas of the run, each twice except the first and the last.
     """
     levels = [*sigmas[:1], *sigmas[1::2]]
     hats = _hats_of(sigmas, levels, given)
@@ -146,13 +151,13 @@ def churned_flow_request(process: Process, sigmas: Sequence[float], given: Setti
 
 
 def _hats_of(doubled: Sequence[float], levels: Sequence[float], given: Settings) -> list[float]:
-    """Where churn takes levels, whose number counts as often as the class has them in its list."""
+    """The churned sigmas, where churn is shared over the sigmas as often as the class lists them."""
     share = (len(levels) - 1) / (len(doubled) - 1)
     return _hats(levels, {**given, "s_churn": float(given["s_churn"]) * share})
 
 
 def _by_place(sampler: str, process: Process, sigmas: Sequence[float], loop: Any, how: Mapping[str, Any]) -> Request:
-    """A loop over levels that begins at any of them and knows the place of each."""
+    """A loop over sigmas that can begin at any of them and knows its position."""
     levels = [process.level(sigma) for sigma in sigmas]
 
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
@@ -163,7 +168,7 @@ def _by_place(sampler: str, process: Process, sigmas: Sequence[float], loop: Any
 
 # ------------------------------------------------------------------------------------------------- from data to noise
 def ddim_inverse_request(run: Run) -> Request:
-    """DDIM upwards: a call is told the timestep that it goes to, and its answer is taken to be of the one before."""
+    """DDIM upwards: a call gets the timestep that it goes to, and its answer is read at the one before."""
     s, step, timesteps = run.config, stride_of(run), run.timesteps
     process, prediction = vp_of(s, variance_preserving=True), str(s.get("prediction_type", "epsilon"))
     calls = [level_of(process, t) for t in timesteps]
@@ -174,8 +179,8 @@ def ddim_inverse_request(run: Run) -> Request:
     def literal(begin: int, options: Mapping[str, Any]) -> Plan:
         if prediction == "sample" and 0 in starts[begin:]:
             raise NotRepresentedError(
-                "DDIMInverseScheduler with prediction_type 'sample' divides by the noise of its first state, which has "
-                "none; set set_alpha_to_one to False, which starts at the lowest level of the training"
+                "DDIMInverseScheduler with prediction_type 'sample' divides by the noise of its first state, which "
+                "is 0; set set_alpha_to_one=False to start at the lowest sigma of the training"
             )
         reached, left = ([process.level(v) for v in values[begin:]] for values in (calls, starts))
         function = partial(ddim_upwards, reached=reached, left=left, prediction=prediction, pair=pair)
@@ -189,8 +194,10 @@ def solver_inverse_request(run: Run, request: Request) -> Request:
 
     Parameters
     ----------
-    run : of the class
-    request : what DPM-Solver asks for on the same levels
+    run : Run
+        Run of the class.
+    request : Request
+        DPM-Solver's request on the same sigmas.
     """
     process, repeat_last = request.process, run.sigmas[-1] == run.sigmas[-2]
     sigmas = run.sigmas[:-1] if repeat_last else run.sigmas
@@ -222,7 +229,7 @@ def cogvideox_dpm_request(run: Run) -> Request:
 
 
 def scm_request(run: Run) -> Request:
-    """SCM: all noise anew at every angle but the last, which no call is made at."""
+    """SCM: all noise is drawn anew at every angle except the last, at which there is no call."""
     process = TrigFlow(float(run.config.get("sigma_data", 0.5)))
     sigmas = [process.sigma(angle) for angle in run.timesteps]
     return Request("lcm", sigmas, process, {"boundary": 0.0})
@@ -235,5 +242,5 @@ def flow_map_request(run: Run) -> Request:
 
 
 def minimax_request(run: Run) -> Request:
-    """Euler on a flow model that is told how much data there is, from 0 to 1."""
+    """Euler on a flow model that is called with the share of data, from 0 to 1."""
     return Request("euler", falling(run.sigmas)[0], FlowToData(timestep_scale=1.0, shows_data=False))

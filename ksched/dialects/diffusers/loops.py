@@ -1,4 +1,4 @@
-"""Sampling loops that only schedulers of diffusers have."""
+"""Sampling loops that only diffusers' schedulers have."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ V = TypeVar("V", bound=Vector)
 
 
 def lms_by_place(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], begin: int, order: int) -> V:
-    """LMS whose weights are those of its place in the whole run, also where it has not seen so many slopes.
+    """LMS with weights for its position in the whole run, even if fewer slopes are known.
 
     Parameters
     ----------
-    levels : of the whole run
-    begin : number of the step to begin with
-    order : how many slopes are used, at most
+    levels : sequence of Level
+        Levels of the whole run.
+    begin : int
+        Number of the first step.
+    order : int
+        Largest number of slopes used.
     """
     straight, past = StraightLine(grid), list[V]()
     for i in range(begin, len(levels) - 1):
@@ -64,13 +67,16 @@ def ddim_by_strides(
     eta: float,
     pair: bool,
 ) -> V:
-    """DDIM from every level to one of its own, wherever the next step starts from.
+    """DDIM from every level to its own arrival level, which may differ from where the next step starts.
 
     Parameters
     ----------
-    levels, arrivals : of the steps; the noise of a step is that up to the next level
-    eta : share of the noise that is drawn anew
-    pair : the prediction is an edited one, and eps comes from the one before
+    levels, arrivals : sequence of Level
+        Levels of the steps; the noise of a step leads up to the next level.
+    eta : float
+        Share of the noise that is drawn anew.
+    pair : bool
+        Whether the prediction is edited, and eps comes from the unedited one.
     """
     for i, (s, t) in enumerate(zip(levels, arrivals, strict=True)):
         denoised, source = run.denoise_both(x, s) if pair else (run.denoise(x, s),) * 2
@@ -81,11 +87,11 @@ def ddim_by_strides(
 
 
 def traced(function: SamplerFunction, process: Process, first: Level) -> Plan:
-    """The plan of a loop that has levels of its own."""
+    """The plan of a loop with its own levels."""
     return trace(function, Grid(process, (first, process.level(0.0))), {})
 
 
-#: slopes that were kept, the newest first, in the linear multistep steps of even length
+#: weights of stored slopes, the newest first, in linear multistep steps of equal length
 _PLMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
@@ -98,13 +104,16 @@ def plms_by_strides(
     steps: Sequence[tuple[Level, Level]],
     slopes: str,
 ) -> V:
-    """PLMS, with the calls and steps of its program: the second call does the first step again, with the mean slope.
+    """PLMS with the calls and steps of its program: the second call repeats the first step with the mean slope.
 
     Parameters
     ----------
-    levels : of the model calls
-    steps : for every call (level left, level reached)
-    slopes : "eps", or "v" where that is what the model answers with
+    levels : sequence of Level
+        Levels of the model calls.
+    steps : sequence of tuple of Level
+        For every call (level left, level reached).
+    slopes : str
+        "eps", or "v" if the model predicts that.
     """
     start, past = x, list[V]()
     for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
@@ -131,9 +140,12 @@ def prk_by_strides(
 
     Parameters
     ----------
-    levels : of the model calls, of which the first twelve are four for each Runge-Kutta step
-    steps : for every call (level left, level reached)
-    slopes : as for `plms_by_strides`
+    levels : sequence of Level
+        Levels of the model calls; the first twelve are four for each Runge-Kutta step.
+    steps : sequence of tuple of Level
+        For every call (level left, level reached).
+    slopes : str
+        As for `plms_by_strides`.
     """
     past, start, mean = list[V](), x, x
     for i, (level, (s, t)) in enumerate(zip(levels, steps, strict=True)):
@@ -152,7 +164,7 @@ def prk_by_strides(
 
 
 def _slope(run: SamplerContext[V], level: Level, x: V, slopes: str) -> V:
-    """What the model answers at a level, as eps or v."""
+    """The model's answer at a level, as eps or v."""
     denoised = run.denoise(x, level)
     if slopes == "eps":
         return run.keep((x - level.alpha * denoised) / level.sigma)
@@ -167,12 +179,14 @@ def _strided(s: Level, t: Level, x: V, mean: V, slopes: str) -> V:
 
 
 def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], anew: bool) -> V:
-    """Euler steps through levels in any order; a step of no length, or from data, changes nothing.
+    """Euler steps through levels in any order; a step of length 0, or from data, changes nothing.
 
     Parameters
     ----------
-    levels : of the run
-    anew : all noise is drawn anew in each step
+    levels : sequence of Level
+        Levels of the run.
+    anew : bool
+        Draw all noise anew in each step.
     """
     for s, t in pairwise(levels):
         denoised = run.denoise(x, s)
@@ -183,7 +197,7 @@ def walk(run: SamplerContext[V], grid: Grid, x: V, *, levels: Sequence[Level], a
     return x
 
 
-#: of an answer: (what the input is divided by, x0 as a combination of state and output)
+#: how to read an answer: (divisor of the input, then coefficients of state and output in x0)
 Conversion = tuple[float, float, float]
 
 
@@ -203,10 +217,14 @@ def euler_churned(
 
     Parameters
     ----------
-    levels, begin : of the whole run, and the number of the step to begin with
-    hats : sigmas that the levels are raised to
-    of_call, of_hat : how the denoiser reads an answer at a level, and how the loop reads it at the raised one
-    s_noise : factor of the noise
+    levels, begin : sequence of Level or int
+        Levels of the whole run, and number of the first step.
+    hats : sequence of float
+        Sigmas to which the levels are raised.
+    of_call, of_hat : sequence of Conversion
+        How the denoiser reads an answer at a level, and how the loop reads it at the raised one.
+    s_noise : float
+        Factor of the noise.
     """
     for i in range(begin, len(levels) - 1):
         s, t, hat = levels[i], levels[i + 1], hats[i]
@@ -233,10 +251,14 @@ def heun_churned_off_flow(
 
     Parameters
     ----------
-    levels : of the steps
-    begin : number of the model call to begin with; of a step that is under way nothing more is known than its end
-    stretch : raised sigma over sigma, of every level
-    s_noise : factor of the noise
+    levels : sequence of Level
+        Levels of the steps.
+    begin : int
+        Number of the first model call; of an unfinished step only its end is known.
+    stretch : sequence of float
+        Raised sigma over sigma, for every level.
+    s_noise : float
+        Factor of the noise.
     """
     first = (begin + 1) // 2
     if begin % 2:
@@ -270,9 +292,12 @@ def ddim_upwards(
 
     Parameters
     ----------
-    reached, left : levels of the steps
-    prediction : what the network predicts, in the words of diffusers
-    pair : the model answers with the edited prediction at the level left too, before that at the level reached
+    reached, left : sequence of Level
+        Levels of the steps.
+    prediction : str
+        What the network predicts, in diffusers' words.
+    pair : bool
+        Whether the model also returns the edited prediction at the level left, before that at the level reached.
     """
     for s, t in zip(left, reached, strict=True):
         edited, source = run.denoise_both(x, t) if pair else (None, run.denoise(x, t))
@@ -297,12 +322,14 @@ def cogvideox_dpm(
     arrivals: Sequence[Level],
     inside: Sequence[bool],
 ) -> V:
-    """DPM-Solver++(2M) with noise from every level to one of its own.
+    """DPM-Solver++(2M) with noise, from every level to its own arrival level.
 
     Parameters
     ----------
-    levels, arrivals : of the steps
-    inside : whether the arrival is a level of the training; the last one is not, and that step is of first order
+    levels, arrivals : sequence of Level
+        Levels of the steps.
+    inside : sequence of bool
+        Whether the arrival is a training level; that of the last step is not, so it is of first order.
     """
     before: tuple[float, V] | None = None
     for s, t, within in zip(levels, arrivals, inside, strict=True):

@@ -1,4 +1,4 @@
-"""How a scheduler of diffusers steps: a plan for each number of calls."""
+"""How a diffusers scheduler steps: one plan for each model call at which a loop may begin."""
 
 from __future__ import annotations
 
@@ -29,21 +29,26 @@ from ksched.schedules.grid import Grid
 __all__ = ["Method"]
 
 
-#: plans of a method that are remembered: a loop begins nearly always at the same call
+#: number of plans that a method caches; a loop nearly always begins at the same call
 _KEPT = 8
 
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler on the levels of a run, which may also begin in the middle.
+    """A sampler on the sigmas of a run, which may also begin in the middle.
 
     Attributes
     ----------
-    sampler, process, dialect, options : as for `ksched.build_sampler`
-    sigmas : levels of the whole run
-    request : of a stock class, where that has something that no sampler has
-    changed : those of the options that are not the class's own
-    lead : levels before the first of ``sigmas``, at which the run begins with Euler steps up to that
+    sampler, process, dialect, options : str, Process, Dialect or mapping
+        As for `ksched.build_sampler`.
+    sigmas : tuple of float
+        Sigmas of the whole run.
+    request : Request or None
+        Request of a stock class, if it needs something that no sampler has.
+    changed : mapping
+        Options that differ from the class's own.
+    lead : tuple of float
+        Sigmas before the first of ``sigmas``; the run begins with Euler steps through them.
     """
 
     sampler: str
@@ -57,12 +62,14 @@ class Method:
     _plans: dict[Any, Plan | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, begin: int = 0, extra: Mapping[str, Any] | None = None) -> Plan | None:
-        """The plan from a model call on, None if none is left.
+        """The plan from a model call on; None if no call is left.
 
         Parameters
         ----------
-        begin : number of the first model call, of the whole run
-        extra : options that were not known before
+        begin : int
+            Number of the first model call, counted in the whole run.
+        extra : mapping or None
+            Options that were not known before.
         """
         key = begin, tuple(sorted((extra or {}).items()))
         if key not in self._plans:
@@ -72,7 +79,7 @@ class Method:
         return self._plans[key]
 
     def same_calls(self, begin: int, extra: Mapping[str, Any]) -> bool:
-        """Whether the model is called at the levels that are known, with options that were not known before."""
+        """Whether further options leave the sigmas of the model calls unchanged."""
         known, plan = self.plan(begin), self.plan(begin, extra)
         if known is None or plan is None:
             return known is plan
@@ -94,18 +101,19 @@ class Method:
         return None if begin >= whole.nfe else self._tail(whole, begin, options)
 
     def share_of_state(self, run: Run) -> float | None:
-        """How a prediction is corrected that was made at another state than the run's own, amid a step.
+        """How to correct a prediction made at another state than the run's own, within a step.
 
-        That state is not gone on from: the next ones are formed from the prediction and from where the step began. A
-        method of slopes takes the slope that was found at it.
+        The run does not continue from that state: later states are formed from the prediction and from the start of the
+        step. A Runge-Kutta method uses the slope found at that state.
 
         Returns
         -------
-        how much of the difference of the two states is added to the prediction; None if the run goes on from the
-        state that it was made at, as it does between steps
+        float or None
+            Share of the difference of the two states to add to the prediction; None if the run continues from the state
+            that the prediction was made at, as it does between steps.
         """
         plan, calls = run.plan, run.nfe
-        literal = self.request is not None and self.request.literal is not None  # all of it is one step, as traced
+        literal = self.request is not None and self.request.literal is not None  # traced as a single step
         if run.done or calls == 0 or literal or plan.call_steps[calls] != plan.call_steps[calls - 1]:
             return None
         row = [k for k, formed in enumerate(plan.rows) if formed.level is not None][calls]
@@ -137,14 +145,14 @@ class Method:
             return build_sampler(self.sampler, sigmas=sigmas, process=self.process, dialect=self.dialect, **how).plan
 
         made = plan()
-        if made.rows[0].level is None:  # the loop has called the model before anything here could add noise
+        if made.rows[0].level is None:  # the loop calls the model before the plan can add noise
             made = plan(**self._quiet_start(sigmas, options))
         if made.rows[0].level is None:
-            raise ValueError(f"sampler {self.sampler} changes the state before the first model call, as no loop does")
+            raise ValueError(f"sampler {self.sampler} must not change the state before the first model call of a loop")
         return made
 
     def _quiet_start(self, sigmas: Sequence[float], options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options with which no noise is added before the first model call, where the sampler has such."""
+        """Options that prevent noise before the first model call, if the sampler has any."""
         if options.get("s_churn"):
             return {"s_tmax": min(options.get("s_tmax", math.inf), math.nextafter(sigmas[0], 0.0))}
         raised = sampler_spec(self.sampler).own_options.get("gamma_0")
@@ -155,40 +163,40 @@ class Method:
     def _tail(self, whole: Plan, begin: int, options: Mapping[str, Any]) -> Plan:
         """The plan from a model call in the middle of a run on.
 
-        A step that is under way goes on with steps of first order to the next one's level. The single-step solver makes
-        one step of the stages that are left, as its class does.
+        An unfinished step continues with first-order steps to the next step's sigma. The single-step solver makes one
+        step of the remaining stages, as its class does.
         """
         steps, labels = whole.call_steps, [level.label for level in whole.levels]
         first = steps[begin]
-        if begin > 0 and steps[begin - 1] == first:  # amid the stages of a step
+        if begin > 0 and steps[begin - 1] == first:  # between the stages of a step
             first += 1
-        if self.sampler == "dpm_singlestep":  # whose stages are steps of the grid
+        if self.sampler == "dpm_singlestep":  # its stages are steps of the grid
             first += -first % int(options.get("order", 2))
         first = min(first, whole.steps)
         lead = [whole.levels[k] for k in range(begin, whole.nfe) if steps[k] < first]
-        # where noise was added before the call, the step begins above its level
+        # if noise was added before the call, the step begins above its sigma
         called = next((labels[k] for k in range(begin, whole.nfe) if steps[k] == first), None)
         sub = self.sigmas[first:] if called is None else (called, *self.sigmas[first + 1 :])
         shorter = self._on_fewer(options, whole.steps, first)
-        if whole.tells_others:  # a loop that begins here noises its state to the level that the model is told
+        if whole.tells_others:  # a loop that begins here noises its state to the sigma told to the model
             lead, sub = [], (*labels[begin:], whole.end.label)
         falls = all(s > t for s, t in pairwise(sub))
         for sampler, how in ((self.sampler, shorter), ("ipndm", {}), ("euler", {})) if falls else ():
             rest = None if len(sub) < 2 else replace(self, sampler=sampler, options=how, request=None)._built(sub, how)
             made = [level.label for level in lead] + ([level.label for level in rest.levels] if rest else [])
             if len(made) == len(labels) - begin and np.allclose(made, labels[begin:], rtol=1e-9, atol=0):
-                own = _of_steps(options, whole.steps, max(first - len(lead), 0), first)  # of stages that are steps
+                own = _of_steps(options, whole.steps, max(first - len(lead), 0), first)  # for stages that are steps
                 return _led(lead, sampler, sub, self.process, self.dialect, how, own)
-        # calls that no shorter run makes, as after a restart: from each to the next
+        # no shorter run makes these calls, for example after a restart: step from each to the next
         return _led([*whole.levels[begin:]], "euler", self.sigmas[-1:], self.process, self.dialect, {})
 
     def _on_fewer(self, options: Mapping[str, Any], steps: int, first: int) -> dict[str, Any]:
-        """Options that count steps, for a run that begins after the first ones."""
+        """Options that count steps, adjusted for a run that begins after the first ones."""
         how = _of_steps(options, steps, first, steps)  # one per step
         if steps >= FEW_STEPS and self.sampler in ("dpm_multistep", "deis") and how.get("lower_order_final", True):
             defaults = {**dialect_options(sampler_spec(self.sampler), self.dialect), **how}
             if defaults.get("lower_order_final"):
-                how["lower_order_final"] = False  # it is long as a whole
+                how["lower_order_final"] = False  # the whole run is long enough
         if how.get("first_corrected"):
             how["first_corrected"] = max(how["first_corrected"] - first, 0)
         if how.get("s_churn") and first < steps:
@@ -198,7 +206,7 @@ class Method:
 
 
 def _of_steps(options: Mapping[str, Any], steps: int, first: int, end: int) -> dict[str, Any]:
-    """Options of a run of ``steps`` steps for those from ``first`` on up to ``end``, where they are one per step."""
+    """Options of a run of ``steps`` steps, cut to the steps from ``first`` to ``end`` if there is one per step."""
     return {name: each[first:end] if isinstance(each, tuple) else each for name, each in settled("", options, steps)}
 
 
@@ -211,7 +219,7 @@ def _led(
     options: Mapping[str, Any],
     of_lead: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Steps through some levels, of first order or as what is left of a longer one, then a sampler on the rest."""
+    """Steps through some sigmas, of first order or as the rest of a longer step, then a sampler on the others."""
     spec = sampler_spec(sampler)
     rest = Grid.of(sigmas, process)
     how = {**dialect_options(spec, dialect), **dict(settled(spec.name, options, len(rest)))}
@@ -233,7 +241,7 @@ def _led(
             return spec(run, rest, x, **how) if len(rest) else x
         for s, t in pairwise(before):
             denoised = run.denoise(x, s)
-            x = run.keep(ddim(s, t, x, denoised) if s != t else 1.0 * x)  # a call at the same level once more
+            x = run.keep(ddim(s, t, x, denoised) if s != t else 1.0 * x)  # a repeated call at the same sigma
         return spec(run, rest, x, **how) if len(rest) else x
 
     return trace(function, Grid(process, (lead[0], *rest.levels)), {})

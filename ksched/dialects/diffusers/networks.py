@@ -1,7 +1,7 @@
-"""Networks of other libraries: which process a network was trained on, read from what comes with it.
+"""Networks of other libraries: the process that a network was trained on, read from its scheduler or wrapper.
 
-`Denoiser` takes any network; here is what tells it the process and the prediction type. Nothing here imports another
-library: configurations are mappings, wrappers are known by what they have.
+`Denoiser` takes any network; the functions here find its process and prediction type. No other library is imported:
+configurations are mappings, and wrappers are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ksched.processes import EDM, VP, AngleV, Flow, Process
 __all__ = ["from_diffusers", "prediction_of", "process_of"]
 
 
-#: transformers of diffusers that are told sigma itself, where the others are told 1000 times that (pipelines of 0.42)
+#: diffusers transformers that are called with sigma itself; the others get 1000 times that (pipelines of 0.42)
 _TOLD_SIGMA = frozenset({"QwenImageTransformer2DModel", "QwenImage21Transformer2DModel"}) | frozenset(
     f"{name}Transformer2DModel"
     for name in ("AuraFlow", "Chroma", "Flux", "Flux2", "Krea2", "LongCatImage", "OvisImage", "PRX")
 )
 
 
-#: those whose velocity points from noise to data; the second are told how much data there is, 1 - sigma
+#: transformers whose velocity points from noise to data; those in the second set are called with 1 - sigma
 _NEGATED = frozenset({"HiDreamImageTransformer2DModel", "NucleusMoEImageTransformer2DModel"})
 
 
@@ -43,11 +43,11 @@ _OTHERS = ("CMStochasticIterative", "DDPMWuerstchen", "IPNDM", "ScoreSde", "Karr
 
 @dataclass(frozen=True)
 class _Adapted:
-    """A network with its timesteps and its sign turned into what a `Denoiser` means."""
+    """A network whose timesteps and sign are converted to those that `Denoiser` uses."""
 
     network: Callable[..., Any]
-    whole: bool = False  # timesteps are whole numbers, for a network that looks them up
-    of_data: float | None = None  # it is told that, the timestep of noise, minus the timestep
+    whole: bool = False  # round timesteps, for a network that looks them up
+    of_data: float | None = None  # call it with this number, the timestep of noise, minus the timestep
     negated: bool = False
 
     def __call__(self, shown: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> Any:
@@ -69,32 +69,39 @@ def from_diffusers(
     mu: float | None = None,
     **conditioning: Any,
 ) -> Denoiser:
-    """The denoiser of a UNet or transformer of diffusers, as the scheduler that comes with it says.
+    """The denoiser of a diffusers UNet or transformer, with process and prediction type from its scheduler.
 
     Parameters
     ----------
-    network : such as ``pipe.unet`` or ``pipe.transformer``
-    scheduler : ``pipe.scheduler``, or its configuration as a mapping
-    prediction : overrides that of the configuration
-    timestep_scale : for flow networks, what they are told at sigma 1; None is 1 for those that are known to want that
-        (Flux and its kin) or whose scheduler has ``num_train_timesteps=1``, and else 1000
-    whole_timesteps : round timesteps, for a network that looks them up in a table
-    mu : for flow networks whose scheduler has ``use_dynamic_shifting``: the log of their shift (see `mu_for_tokens`);
-        the network does not depend on it, but noise schedules do
-    conditioning : handed to the network at every call, such as ``encoder_hidden_states=``; more can be given later with
-        `Denoiser.given`
+    network : callable
+        Such as ``pipe.unet`` or ``pipe.transformer``.
+    scheduler : object
+        ``pipe.scheduler``, or its configuration as a mapping.
+    prediction : Prediction, str or None
+        Overrides the prediction type of the configuration.
+    timestep_scale : float or None
+        For flow networks, the timestep at sigma 1. None is 1 for networks that are known to use it (Flux and related
+        ones) or whose scheduler has ``num_train_timesteps=1``, and otherwise 1000.
+    whole_timesteps : bool
+        Round timesteps, for a network that looks them up in a table.
+    mu : float or None
+        For flow networks whose scheduler has ``use_dynamic_shifting``: the log of their shift (see `mu_for_tokens`).
+        The network does not depend on it, but noise schedules do.
+    conditioning : object
+        Passed to the network at every call, such as ``encoder_hidden_states=``; add more with `Denoiser.given`.
 
     Raises
     ------
-    TypeError, ValueError : as for `process_of` and `prediction_of`
+    TypeError, ValueError
+        As for `process_of` and `prediction_of`.
 
     Notes
     -----
-    Networks whose velocity points the other way (Lumina, HiDream) are known by the names of their classes, and turned.
-    So are those whose scheduler has ``invert_sigmas``, which are told how much data there is (OmniGen, Mochi).
+    Networks whose velocity points the other way (Lumina, HiDream) are recognised by their class names and converted. So
+    are networks whose scheduler has ``invert_sigmas``, which are called with the share of data (OmniGen, Mochi).
     """
     if is_denoiser(network):
-        raise TypeError(f"{type(network).__name__} is a denoiser already: give it to the sampler as it is")
+        raise TypeError(f"{type(network).__name__} is already a denoiser; pass it to the sampler as it is")
     name = type(getattr(network, "_orig_mod", network)).__name__
     cls, settings = _settings(scheduler)
     inverted = _is_flow(cls, settings) and bool(settings.get("invert_sigmas"))
@@ -111,18 +118,22 @@ def from_diffusers(
 
 
 def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None = None) -> Process:
-    """The process that a network was trained on, read from what comes with it.
+    """The process that a network was trained on, read from its scheduler or wrapper.
 
     Parameters
     ----------
-    source : a scheduler of diffusers or its configuration as a mapping, with ``_class_name`` if it leaves settings to
-        the defaults of its class; or a wrapper of k-diffusion with a table ``sigmas``
-    timestep_scale, mu : for flow networks, as for `from_diffusers`
+    source : object
+        A diffusers scheduler, or its configuration as a mapping, with ``_class_name`` if settings are left at the
+        defaults of its class; or a k-diffusion wrapper with a table ``sigmas``.
+    timestep_scale, mu : float or None
+        For flow networks, as for `from_diffusers`.
 
     Raises
     ------
-    TypeError : something else
-    ValueError : a scheduler class whose process is none of ours, or settings that are none of the class's
+    TypeError
+        If the source is none of these.
+    ValueError
+        If ksched does not have the process of the scheduler class, or settings are not the class's.
 
     Examples
     --------
@@ -136,7 +147,7 @@ def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None 
         return _of_table(source)
     name, s = _settings(source)
     if name.startswith(_OTHERS):
-        raise ValueError(f"{name} is on a process that has no equal here; make a Denoiser of your own process")
+        raise ValueError(f"ksched does not have the process of {name}; create a Denoiser with a process of your own")
     if name.startswith("CosineDPMSolver"):
         return AngleV(s["sigma_min"], s["sigma_max"], s["sigma_data"])
     if name.startswith("EDM"):
@@ -145,7 +156,7 @@ def process_of(source: Any, *, timestep_scale: float = 1000.0, mu: float | None 
         return _flow_of(s, timestep_scale, mu)
     if s.get("timestep_type") == "continuous" and s["prediction_type"] == "v_prediction":
         if s.get("sigma_min") and s.get("sigma_max"):
-            return EDM(s["sigma_min"], s["sigma_max"], sigma_data=1.0)  # told log(sigma) / 4, scaled as VP is
+            return EDM(s["sigma_min"], s["sigma_max"], sigma_data=1.0)  # called with log(sigma) / 4, scaled as VP
         return vp_of(s, log_sigma_timesteps=True)
     return vp_of(s)
 
@@ -154,41 +165,43 @@ def _flow_of(s: Mapping[str, Any], timestep_scale: float, mu: float | None) -> F
     """The process of a flow model's configuration."""
     if s.get("invert_sigmas"):
         raise ValueError(
-            "invert_sigmas=True says how the network is told and answers, which a process does not: take "
-            "ksched.networks.from_diffusers(network, scheduler), or hand it 1 - sigma and negate its output"
+            "invert_sigmas=True changes the network's timesteps and sign, which a process does not express; use "
+            "ksched.networks.from_diffusers(network, scheduler), or pass it 1 - sigma and negate its output"
         )
     length = int(s["num_train_timesteps"])
-    length = 1000 if length == 1 else length  # the network is told sigma itself, and there is no table
+    length = 1000 if length == 1 else length  # the network is called with sigma itself, so there is no table
     if s.get("use_dynamic_shifting"):
         return Flow(1.0 if mu is None else float(np.exp(mu)), length, timestep_scale)
     return Flow(float(s["shift"] if "shift" in s else s.get("flow_shift", 1.0)), length, timestep_scale)
 
 
 def prediction_of(scheduler: Any) -> Prediction:
-    """What a network predicts, as its scheduler of diffusers says.
+    """The prediction type of a network, read from its diffusers scheduler.
 
     Parameters
     ----------
-    scheduler : a scheduler or its configuration as a mapping
+    scheduler : object
+        A scheduler or its configuration as a mapping.
 
     Raises
     ------
-    ValueError : a prediction type that is none of ours
+    ValueError
+        If the prediction type is unknown.
     """
     name, s = _settings(scheduler)
     said = s.get("prediction_type", "epsilon")
     if _is_flow(name, s):
         return Prediction.parse(said) if is_velocity(said) else Prediction.FLOW
-    # what these classes call epsilon is the F of EDM's preconditioning
+    # these classes call the F of EDM's preconditioning "epsilon"
     of_edm = name.startswith(("EDM", "CosineDPMSolver")) and said == "epsilon"
     return Prediction.EDM if of_edm else Prediction.parse(said)
 
 
 def _settings(source: Any) -> tuple[str, dict[str, Any]]:
-    """Name of the class, and all settings that bear on the process."""
+    """The name of the class, and all settings that affect the process."""
     config = source if isinstance(source, Mapping) else getattr(source, "config", None)
     if not isinstance(config, Mapping):
-        raise TypeError(f"scheduler must be a scheduler of diffusers or its configuration; got {source!r}")
+        raise TypeError(f"scheduler must be a diffusers scheduler or its configuration; got {source!r}")
     name = str(config.get("_class_name", "")) if isinstance(source, Mapping) else type(source).__name__
     defaults: dict[str, Any] = {
         "num_train_timesteps": 1000,
@@ -209,7 +222,7 @@ def _settings(source: Any) -> tuple[str, dict[str, Any]]:
     elif name in ("LCMScheduler", "TCDScheduler"):
         defaults |= {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     settings = defaults | {key: value for key, value in config.items() if key[0] != "_"}
-    settings["prediction_type"] = prediction_word(settings["prediction_type"])  # one's own may be in other words
+    settings["prediction_type"] = prediction_word(settings["prediction_type"])  # a user may use other words
     return name, settings
 
 
@@ -223,7 +236,7 @@ def _of_table(wrapper: Any) -> Process:
     table = getattr(wrapper, "sigmas", None)
     if table is None:
         raise TypeError(
-            "source must be a scheduler of diffusers, its configuration, or a k-diffusion wrapper with a table of "
+            "source must be a diffusers scheduler, its configuration, or a k-diffusion wrapper with a table of "
             f"sigmas; got {type(wrapper).__name__}"
         )
     sigmas = torch.as_tensor(table).detach().cpu().double().numpy()

@@ -1,4 +1,4 @@
-"""What a configuration of a diffusers scheduler says of its model: process, prediction, levels."""
+"""Process, prediction and sigmas of a diffusers scheduler's configuration."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ Settings = Mapping[str, Any]
 
 
 def prediction_of(config: Settings, stock: str | None) -> str:
-    """What the network predicts, in the words of diffusers."""
+    """What the network predicts, in diffusers' words."""
     said = prediction_word(config.get("prediction_type"))
     fixed = CLASSES[stock].prediction if stock else None
     if fixed == "flow_prediction" and is_velocity(said):
-        return str(said)  # which may be of the other sign
+        return str(said)  # it may have the opposite sign
     return str(fixed or said or ("flow_prediction" if is_flow(config, stock) else "epsilon"))
 
 
 def is_flow(config: Settings, stock: str | None) -> bool:
-    """Whether a configuration is one of a flow model."""
+    """Whether a configuration is that of a flow model."""
     if stock is not None and CLASSES[stock].prediction == "flow_prediction":
         return True
     return is_velocity(config.get("prediction_type")) or bool(config.get("use_flow_sigmas"))
@@ -52,8 +52,8 @@ def is_flow(config: Settings, stock: str | None) -> bool:
 
 # ----------------------------------------------------------------------------------------- any sampler, any schedule
 def process_of(config: Settings, stock: str | None, mu: float | None = None) -> Process:
-    """What a model was trained on, by the configuration of its scheduler; states are as that holds them."""
-    if stock is not None:  # what is left over from another class means nothing here
+    """The process of a model, with states as its scheduler holds them."""
+    if stock is not None:  # settings left over from another class have no effect
         others = {"sigma_data", "snr_shift_scale", "original_inference_steps"} - settings_of(stock)
         config = {name: value for name, value in config.items() if name not in others}
     if is_flow(config, stock):
@@ -72,19 +72,19 @@ def process_of(config: Settings, stock: str | None, mu: float | None = None) -> 
 
 
 def _range_of(config: Settings, low: float, high: float) -> tuple[float, float]:
-    """The range of levels that a configuration names, or else one."""
+    """The range of sigmas in a configuration, or else the given one."""
     return config.get("sigma_min") or low, config.get("sigma_max") or high
 
 
 def takes_above_one(config: Settings, stock: str | None) -> bool:
-    """Whether a flow class is told by a rule to go to levels above 1, at which states are no flow states."""
+    """Whether a rule takes a flow class to sigmas above 1, where states are not flow states."""
     rules = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     by_rule = stock is not None and "sigma_max" in settings_of(stock) and any(config.get(name) for name in rules)
     return bool(by_rule and is_flow(config, stock) and (config.get("sigma_max") or 0.0) > 1)
 
 
 def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Process:
-    """The process of a configuration of a flow model."""
+    """The process of a flow model's configuration."""
     length = int(config.get("num_train_timesteps") or 1000)
     names = ("shift",) if stock and "shift" in settings_of(stock) else ("flow_shift", "shift")
     shifts = [float(config[name]) for name in names if config.get(name) not in (None, 1.0)]
@@ -95,22 +95,26 @@ def _flow_of(config: Settings, stock: str | None, mu: float | None) -> Process:
     if takes_above_one(config, stock):
         return SigmaTold(config.get("sigma_min") or 0.002, config["sigma_max"], float(length))
     kind = FlowToData if config.get("invert_sigmas") else Flow
-    # where the network is told sigma itself, the class has a table of one level, which is no spacing
+    # a network called with sigma itself has a table with one entry, which says nothing about spacing
     return kind(shift, 1000 if length == 1 else length, float(length))
 
 
 def distilled(table: VP, original: int | None = None, strength: float = 1.0) -> VP:
-    """The part of a training table that a model is run on, as LCM's and TCD's schedulers count it.
+    """The part of a training table that a model runs on, as LCM's and TCD's schedulers count it.
 
     Parameters
     ----------
-    table : of the training
-    original : number of the entries that the model was distilled on, evenly spaced; None is all of them
-    strength : share of these that is gone through, from the lowest
+    table : VP
+        Process with the whole table.
+    original : int or None
+        Number of evenly spaced entries that the model was distilled on; None is all of them.
+    strength : float
+        Share of these to run, from the lowest.
 
     Raises
     ------
-    ValueError : more entries than the table has; fewer than two left
+    ValueError
+        If ``original`` is larger than the table, or fewer than two entries are left.
     """
     length = len(table.betas)
     original = length if original is None else original
@@ -125,14 +129,14 @@ def distilled(table: VP, original: int | None = None, strength: float = 1.0) -> 
     if kept == length:
         how: dict[str, Any] = {"zero_terminal_snr": table.zero_terminal_snr, "snr_shift": table.snr_shift}
         betas = table.betas
-    else:  # what is left of a table that was rescaled is as it was
+    else:  # the rest of a rescaled table is not rescaled again
         how, alpha_bar = {}, table.alphas_cumprod[:kept]
         betas = tuple((1 - alpha_bar / np.append(1.0, alpha_bar[:-1])).tolist())
     return VP(betas, variance_preserving=table.variance_preserving, keep_every=every, **how)
 
 
 def _preserves(stock: str) -> bool:
-    """Whether the states of a class have the size of the data, whatever the noise."""
+    """Whether the states of a class keep the size of the data at every sigma."""
     return not stock.startswith(("Euler", "Heun", "LMS", "KDPM2", "DPMSolverSDE"))
 
 
@@ -145,13 +149,16 @@ def scheduled_sigmas(
     options: Settings | None = None,
     stock: str | None = None,
 ) -> Array:
-    """Levels of a schedule of ours, within the range and with the end that the model's configuration asks for.
+    """Sigmas of a ksched schedule, within the range and with the end that the model's configuration requires.
 
     Parameters
     ----------
-    config, process : of the model's scheduler; the second as `process_of` reads it
-    schedule, steps, dialect, options : as for `ksched.calculate_sigmas`
-    stock : class of the configuration, whose settings alone count
+    config, process : mapping or Process
+        Configuration of the model's scheduler, and its process from `process_of`.
+    schedule, steps, dialect, options : str, callable, int, Dialect, mapping or None
+        As for `ksched.calculate_sigmas`.
+    stock : str or None
+        Class of the configuration; only its settings count.
     """
     span = _span(config, process)
     made = calculate_sigmas(schedule, steps, process, dialect=dialect, **{**span, **(options or {})})
@@ -164,12 +171,12 @@ def scheduled_sigmas(
 
 
 def _span(config: Settings, process: Process) -> dict[str, float]:
-    """The part of a training table that the settings leave; EDM has it as its range, and flows have none."""
-    if not isinstance(process, VP):  # a configuration of betas is a table of this class
+    """The part of a training table allowed by the settings; EDM has it as its range, and flows have none."""
+    if not isinstance(process, VP):  # only VP has a table of betas
         return {}
     span = {name: config[name] for name in ("sigma_min", "sigma_max") if config.get(name) is not None}
     clipped = config.get("lambda_min_clipped", -math.inf)
-    if clipped > -math.inf and "sigma_max" not in span:  # of a half log-SNR
+    if clipped > -math.inf and "sigma_max" not in span:  # it is a half log-SNR
         below = process.sigmas[-np.log(process.sigmas) >= clipped]
         if not len(below):
             raise ValueError(f"lambda_min_clipped={clipped} cuts every level of {process!r}; lower it")
@@ -178,7 +185,7 @@ def _span(config: Settings, process: Process) -> dict[str, float]:
 
 
 def ends_low(config: Settings, stock: str | None) -> bool:
-    """Whether a run ends at the lowest level and not at 0, by ``final_sigmas_type``; others' means nothing."""
+    """Whether ``final_sigmas_type`` ends a run at the lowest sigma instead of at 0; ignored in other classes."""
     if stock is not None and "final_sigmas_type" not in settings_of(stock):
         return False
     final = config.get("final_sigmas_type") or "zero"
@@ -188,9 +195,9 @@ def ends_low(config: Settings, stock: str | None) -> bool:
 
 
 def start_std(process: Process, sigma: float, config: Settings) -> float:
-    """What start noise is multiplied by: states of the data's size have it at 1."""
+    """The factor of the start noise: 1 for states with the size of the data."""
     if process.is_flow or process.variance_preserving:
         return 1.0
-    # classes with sigma_data have the network's input norm in it as those that lead have
+    # classes with sigma_data include the network's input norm, as those with "leading" do
     leading = config.get("timestep_spacing") == "leading" or has_sigma_data(process)
     return math.hypot(sigma, 1.0) if leading else sigma

@@ -1,4 +1,4 @@
-"""What a scheduler class of diffusers asks for, and why some of it is refused."""
+"""What a diffusers scheduler class needs from a sampler, and reasons why some settings have no equal."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ __all__ = [
 
 
 ENDS_ON_NOISE = (
-    "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which takes the "
-    "inverted time as it is meant"
+    "invert_sigmas=True makes its stochastic steps end on noise; choose a sampler, such as lcm, which handles "
+    "inverted time correctly"
 )
 
 
-NOT_A_NUMBER = "its noise is not a number: the square root of a logarithm"
+NOT_A_NUMBER = "its noise is nan: the square root of a negative logarithm"
 
 
-EDITED_TCD = "it edits the prediction and keeps the noise of the one before, which tcd here has no place for"
+EDITED_TCD = "it edits the prediction but takes the noise from the unedited one, which ksched's tcd cannot do"
 
 
 class NotRepresentedError(ValueError):
-    """A setting of a class that no option of ours repeats; the text says why."""
+    """A setting of a class that no ksched option can represent; the text says why."""
 
 
 @dataclass(frozen=True)
 class FlowToData(Flow):
-    """A `Flow` whose network is told how much data there is, and answers ``x0 - eps`` (``invert_sigmas``).
+    """A `Flow` whose network is called with the share of data and returns ``x0 - eps`` (``invert_sigmas``).
 
-    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere; the class has it
-    the other way round too if ``shows_data``.
+    Its time runs from 0, noise, to ``timestep_scale``, data. Sigma is the noise std, as everywhere. With
+    ``shows_data``, the class's own list of sigmas is inverted as well.
     """
 
     timestep_scale: float = 1000.0
@@ -63,9 +63,9 @@ class FlowToData(Flow):
 
 @dataclass(frozen=True)
 class SigmaTold(VE):
-    """States ``x0 + sigma * eps`` under a class of flow models, whose list of levels goes above 1 (Cosmos 2).
+    """States ``x0 + sigma * eps`` in a class of flow models whose sigmas go above 1 (Cosmos 2).
 
-    The velocity that it is handed is eps. Timesteps are ``timestep_scale`` times sigma.
+    The velocity passed to the class is eps. Timesteps are ``timestep_scale`` times sigma.
     """
 
     timestep_scale: float = 1000.0
@@ -78,35 +78,45 @@ class SigmaTold(VE):
 
 
 def is_told_data(process: Process) -> TypeGuard[FlowToData]:
-    """Whether the network is told how much data there is: ``invert_sigmas`` means that, which no process says."""
+    """Whether the network is called with the share of data (``invert_sigmas``), which no process expresses."""
     return isinstance(process, FlowToData)
 
 
 def has_sigma_data(process: Process) -> bool:
-    """Whether networks answer with the F of EDM's preconditioning, as those of classes with ``sigma_data`` do."""
+    """Whether networks return the F of EDM's preconditioning, as in classes with ``sigma_data``."""
     return "edm" in process.predictions
 
 
 def shows_data(process: Process) -> bool:
-    """Whether the class has the share of data in its list of sigmas."""
+    """Whether the class has shares of data in its list of sigmas."""
     return is_told_data(process) and process.shows_data
 
 
 class Request(NamedTuple):
-    """What a class asks for.
+    """What a class needs from a sampler.
 
     Attributes
     ----------
-    sampler, process, options : as for `ksched.build_sampler`, in the diffusers dialect
-    sigmas : levels of the run, falling
-    calls : levels of the model calls where they are no falling list, and are not the plan's own
-    literal : the class's own loop over the levels of its calls, in place of the sampler; it may start at any of them
-    pair : the model answers with the edited prediction and the one that eps comes from
-    noise_by_step : one noise is drawn at every step, used or not
-    draws_before : how many noises nobody uses are drawn before that, at each step but the first of a run
-    read_at : levels at which the class takes the answers of the calls to be, where they are other ones
-    learned_variance : of "learned" or "learned_range", if the noise is scaled by an output of the model
-    boundary : of LCM, whose ``step`` returns the consistency function's answer beside the next state (see `lcm`)
+    sampler, process, options : str, Process or mapping
+        As for `ksched.build_sampler`, in the diffusers dialect.
+    sigmas : sequence of float
+        Falling sigmas of the run.
+    calls : sequence of float or None
+        Sigmas of the model calls, if they do not fall or are not the plan's own.
+    literal : callable or None
+        The class's own loop over the sigmas of its calls, instead of the sampler; it may start at any of them.
+    pair : bool
+        Whether the model's answer is the edited prediction together with the one that eps comes from.
+    noise_by_step : bool
+        Whether noise is drawn in every step, even if it is not used.
+    draws_before : sequence of int
+        For each step but the first of a run, how many unused noises are drawn before that.
+    read_at : sequence of float or None
+        Sigmas at which the class assumes the answers to be, if they differ from those of the calls.
+    learned_variance : str or None
+        "learned" or "learned_range" if an output of the model scales the noise.
+    boundary : float
+        For LCM, whose ``step`` also returns the consistency function's answer (see `lcm`).
     """
 
     sampler: str
@@ -124,7 +134,7 @@ class Request(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run of a class: its name, configuration, levels, number of steps, and what ``step`` is told every time."""
+    """A run of a class: its name, configuration, sigmas, number of steps, and the arguments of every ``step``."""
 
     scheduler: str
     config: Settings
@@ -134,7 +144,7 @@ class Run(NamedTuple):
 
     @property
     def sigmas(self) -> list[float]:
-        """Levels of a class that has a list of them."""
+        """Sigmas, for a class with a list of them."""
         assert self.levels.sigmas is not None
         return [float(sigma) for sigma in self.levels.sigmas]
 
@@ -146,36 +156,36 @@ class Run(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------------ processes
 def level_of(process: VP, timestep: float) -> float:
-    """Sigma over alpha at a whole timestep; above all others where that is beyond the table, as steps_offset may be."""
+    """Sigma over alpha at a whole timestep; above all others if steps_offset moves it beyond the table."""
     beyond = max(int(timestep) - len(process.betas) + 1, 0)
     alpha_bar = float(process.alphas_cumprod[int(timestep) - beyond])
     return math.sqrt((1 - alpha_bar) / alpha_bar) * (1 + 1e-3 * beyond) if alpha_bar > 0 else math.inf
 
 
 def level_after(process: VP, s: Settings, timestep: float, to_one: bool) -> float:
-    """The level of a timestep, or of the end where that is below all."""
+    """The level of a timestep; for a negative one, that of the end."""
     if timestep >= 0:
         return level_of(process, timestep)
     return 0.0 if s.get("set_alpha_to_one", to_one) else level_of(process, 0)
 
 
 def flow_of(run: Run) -> Flow:
-    """The process of a flow class's run; the shift is in the levels already."""
+    """The process of a flow class's run; the shift is already in the sigmas."""
     kind = FlowToData if run.config.get("invert_sigmas") else Flow
     return kind(timestep_scale=float(run.config.get("num_train_timesteps", 1000)))
 
 
 def stride_of(run: Run) -> int:
-    """Timesteps of a step, in classes that go by them."""
+    """Number of timesteps per step, in classes that count them."""
     return int(run.config.get("num_train_timesteps", 1000) // run.steps)
 
 
-#: ratio of two levels that only rounding tells apart
+#: ratio of two sigmas above which they differ only by rounding
 _SAME = 1 - 1e-12
 
 
 def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
-    """Levels without the repeats, which are steps of length 0; and whether the last was one."""
+    """Sigmas without repeats, which are steps of length 0; and whether the last one was a repeat."""
     kept = [sigmas[0]]
     for sigma in sigmas[1:]:
         if sigma < _SAME * kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise

@@ -1,7 +1,7 @@
-"""What the pipelines of diffusers 0.42.1 do with a scheduler, as data: each use works with ours, or is refused.
+"""How the pipelines of diffusers 0.42.1 use a scheduler, as data: each use works with ksched's or raises an error.
 
 A use is written as ``read timesteps``, ``call step()``, ``call step(eta=)`` for a keyword, ``assign sigmas[...]`` for a
-part of it, ``ask order`` where a pipeline asks whether there is such a thing, ``isinstance DDIMScheduler``.
+part of it, ``ask order`` if a pipeline asks whether it exists, ``isinstance DDIMScheduler``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _keywords(method: str, names: str) -> tuple[str, ...]:
     return tuple(f"call {method}({name}=)" for name in names.split())
 
 
-#: uses that do here what they do with the class that is replaced
+#: uses that have the same effect as with the replaced class
 SUPPORTED_USE: tuple[str, ...] = (
     *_each("ask", "add_noise betas init_noise_sigma order scale_model_input set_begin_index"),
     *_each("ask", "set_timesteps(sigmas=) set_timesteps(timesteps=) step(eta=) step(generator=)"),
@@ -58,39 +58,39 @@ SUPPORTED_USE: tuple[str, ...] = (
 )
 
 
-#: what a pipeline learns that asks whether the scheduler is of a class: no, and it goes on as with any other
+#: isinstance checks, which are answered with no, and what the pipeline does then
 ANSWERED_NO: Mapping[str, str] = {
-    "isinstance CogVideoXDPMScheduler": "step is then called as other schedulers' is",
-    "isinstance DDIMScheduler": "Bria leaves the scheduler's betas as they are; LEDITS++ puts in its own scheduler",
-    "isinstance DDPMWuerstchenScheduler": "Stable Cascade then tells the network timesteps of a table",
-    "isinstance DPMSolverMultistepScheduler": "LEDITS++ puts in its own scheduler",
-    "isinstance EulerAncestralDiscreteScheduler": "Bria leaves the scheduler's betas as they are",
-    "isinstance FlowMatchEulerDiscreteScheduler": "the number of steps is asked for, and not a list",
-    "isinstance LTXEulerAncestralRFScheduler": "LTX's long videos then go by a list of sigmas",
-    "isinstance PNDMScheduler": "a message of the pipeline is left out",
-    "isinstance UniPCMultistepScheduler": "HiDream then gives mu",
+    "isinstance CogVideoXDPMScheduler": "step is then called as for other schedulers",
+    "isinstance DDIMScheduler": "Bria does not change the scheduler's betas; LEDITS++ installs its own scheduler",
+    "isinstance DDPMWuerstchenScheduler": "Stable Cascade then passes the network timesteps of a table",
+    "isinstance DPMSolverMultistepScheduler": "LEDITS++ installs its own scheduler",
+    "isinstance EulerAncestralDiscreteScheduler": "Bria does not change the scheduler's betas",
+    "isinstance FlowMatchEulerDiscreteScheduler": "a number of steps is passed, and not a list",
+    "isinstance LTXEulerAncestralRFScheduler": "LTX's long videos then use a list of sigmas",
+    "isinstance PNDMScheduler": "the pipeline leaves out a message",
+    "isinstance UniPCMultistepScheduler": "HiDream then passes mu",
 }
 
 
-_TOKENS = "of schedulers of tokens, which have no noise level"
+_TOKENS = "for schedulers of tokens, which have no sigmas"
 
 
-_STOCHASTIC = "of ScoreSdeVeScheduler and KarrasVeScheduler alone, whose loops are their own"
+_STOCHASTIC = "only for ScoreSdeVeScheduler and KarrasVeScheduler, which have loops of their own"
 
 
-_HELIOS = "of Helios' schedulers alone, whose stages are their own"
+_HELIOS = "only for Helios' schedulers, which have stages of their own"
 
 
-#: keywords of `step` that are not there
+#: keywords of `step` that do not exist here
 _NOT_YET: Mapping[str, str] = {
     **dict.fromkeys(
         _keywords("step", "prev_timestep"),
-        "step has no such keyword here",
+        "step does not have this keyword",
     ),
 }
 
 
-#: uses that are refused, with the reason
+#: uses that raise an error, with the reason
 REFUSED_USE: Mapping[str, str] = {
     **_NOT_YET,
     **dict.fromkeys(
@@ -134,9 +134,9 @@ REFUSED_USE: Mapping[str, str] = {
         ),
         _HELIOS,
     ),
-    "call undo_step()": "of RePaintScheduler alone, whose loop goes back and forth",
-    "assign eta": "of RePaintScheduler alone, whose loop goes back and forth",
-    "call set_timesteps(start_time=)": "of RFD4ProteinaScheduler alone, whose loop is its own",
-    "assign lower_order_nums": "of LEDITS++, which puts in its own scheduler",
-    "call append()": "of a list of schedulers, not of one",
+    "call undo_step()": "only for RePaintScheduler, whose loop goes back and forth",
+    "assign eta": "only for RePaintScheduler, whose loop goes back and forth",
+    "call set_timesteps(start_time=)": "only for RFD4ProteinaScheduler, which has a loop of its own",
+    "assign lower_order_nums": "only in LEDITS++, which installs its own scheduler",
+    "call append()": "on a list of schedulers, not on a scheduler",
 }

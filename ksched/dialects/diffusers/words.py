@@ -1,4 +1,4 @@
-"""What diffusers calls the predictions of networks."""
+"""diffusers' words for the predictions of networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORDS: Mapping[Prediction, str] = {
 
 
 def prediction_word(said: Any) -> Any:
-    """A ``prediction_type`` in the words of diffusers, whosever it was; what is none of ours stays as it is."""
+    """A ``prediction_type`` from any program in diffusers' words; unknown values are returned unchanged."""
     if isinstance(said, str) and said not in _WORDS.values():
         with contextlib.suppress(ValueError):
             meant = Prediction.parse(said)
@@ -28,5 +28,5 @@ def prediction_word(said: Any) -> Any:
 
 
 def is_velocity(said: Any) -> bool:
-    """Whether a ``prediction_type`` is that of a flow model, of either sign: diffusers has no word for x0 - eps."""
+    """Whether a ``prediction_type`` is a flow model's, of either sign; diffusers has no word for x0 - eps."""
     return prediction_word(said) in ("flow_prediction", Prediction.VELOCITY_TO_DATA.value)

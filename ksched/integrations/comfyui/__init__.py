@@ -1,8 +1,8 @@
-"""ksched inside ComfyUI: sampler functions, noise levels, nodes, and names for the menus.
+"""ksched inside ComfyUI: sampler functions, noise levels, nodes, and menu entries.
 
-A folder in ComfyUI's ``custom_nodes`` whose ``__init__.py`` says ``from ksched.integrations.comfyui import *`` has the
-nodes; ``python -m ksched.integrations.comfyui install PATH`` writes it. Nothing here imports ComfyUI before something
-of it is needed.
+To have the nodes, put a folder into ComfyUI's ``custom_nodes`` whose ``__init__.py`` says
+``from ksched.integrations.comfyui import *``; ``python -m ksched.integrations.comfyui install PATH`` writes it. ComfyUI
+is imported only when a part of it is needed.
 """
 
 from ksched.integrations.comfyui.menus import register

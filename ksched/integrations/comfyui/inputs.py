@@ -1,4 +1,4 @@
-"""Inputs of nodes: options of samplers and schedules as ComfyUI shows them, and read back from what it hands over."""
+"""Inputs of nodes: options of samplers and schedules as ComfyUI shows them, and how their values are read back."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = [
     "read_options",
 ]
 
-#: ComfyUI's own stand-in for infinity, which its numbers cannot be
+#: ComfyUI's stand-in for infinity, which its number inputs cannot hold
 LARGEST = 999999999.9
-#: the value of an option that a dialect decides
+#: the value of an option that the dialect decides
 _AS_DIALECT = "as the dialect"
-#: ours are all right; others change numbers that a node's inputs say
+#: ksched's own schedules are all correct; the other dialects would change numbers that the node's inputs show
 _DIALECTS = (Dialect.COMFYUI, Dialect.KSCHED)
 
 
@@ -48,11 +48,16 @@ class Input:
 
     Attributes
     ----------
-    name, tooltip : as ComfyUI shows them
-    kind : "MODEL", "INT", "FLOAT", "BOOLEAN", "STRING" or "COMBO"
-    default, low, high, step : of a number; default of all others but MODEL
-    choices : of a COMBO; those of a function are what it returns whenever ComfyUI asks
-    required : whether the node runs only with it
+    name, tooltip : str
+        As ComfyUI shows them.
+    kind : str
+        "MODEL", "INT", "FLOAT", "BOOLEAN", "STRING" or "COMBO".
+    default, low, high, step : object, float or None
+        For numbers; all other kinds but MODEL have only a default.
+    choices : tuple of str or callable
+        Choices of a COMBO, or a function that returns them whenever ComfyUI asks.
+    required : bool
+        Whether the node needs it to run.
     """
 
     name: str
@@ -76,7 +81,7 @@ class Input:
 
     @property
     def v1(self) -> tuple[Any, dict[str, Any]]:
-        """As an entry of INPUT_TYPES."""
+        """The entry of INPUT_TYPES."""
         how: dict[str, Any] = {"tooltip": self.tooltip, **self._numbers}
         if self.default is not None:
             how["default"] = self.default
@@ -85,7 +90,7 @@ class Input:
         return (self._menu if self.kind == "COMBO" else self.kind), how
 
     def v3(self, io: Any) -> Any:
-        """As an input of a schema."""
+        """The input of a schema."""
         how: dict[str, Any] = {"tooltip": self.tooltip, "optional": not self.required, **self._numbers}
         if self.default is not None:
             how["default"] = self.default
@@ -97,7 +102,7 @@ class Input:
 
 
 def input_of(option: Option, text: str, decided: bool) -> Input:
-    """An option as an input; one that a dialect decides has a value for that."""
+    """An option as an input; if a dialect decides it, the choices include leaving it to the dialect."""
     if decided or get_origin(option.kind) is Literal:
         values = (True, False) if option.kind is bool else get_args(option.kind)
         choices = tuple(map(str, values))
@@ -115,7 +120,7 @@ def input_of(option: Option, text: str, decided: bool) -> Input:
 
 
 def _value_of(option: Option, given: Any) -> Any:
-    """What an input says, as a value of the option."""
+    """The value of an input as a value of the option."""
     if isinstance(given, str) and option.kind is bool:
         return {"true": True, "false": False}.get(given.lower(), given)
     if get_origin(option.kind) is Literal:
@@ -124,22 +129,22 @@ def _value_of(option: Option, given: Any) -> Any:
         try:
             return option.kind(given)
         except ValueError:
-            return given  # for the option to refuse
+            return given  # the option will raise an error
     return math.inf if given == LARGEST and option.high == math.inf else given
 
 
 def option_values(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the inputs give, those left to the dialect not among them."""
+    """The options given by the inputs, without those left to the dialect."""
     return {name: _value_of(known[name], value) for name, value in given.items() if value != _AS_DIALECT}
 
 
 def read_options(text: str, owner: str, known: Mapping[str, Option]) -> dict[str, Any]:
-    """Options written as text, "eta=0.5, s_noise=1.01", checked."""
+    """Options written as text, such as "eta=0.5, s_noise=1.01", checked."""
     given: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.replace(";", ",").replace("\n", ",").split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise ValueError(f"options are written name=value, such as eta=0.5, with commas between; got {part!r}")
+            raise ValueError(f"options must be name=value, separated by commas, such as eta=0.5; got {part!r}")
         given[name] = _value_of(known[name], value) if name in known else value
     return check_options(owner, known, given)
 
@@ -157,35 +162,36 @@ def decided_of_schedule(schedule: NoiseSchedule) -> set[str]:
 DIALECT = Input(
     "dialect",
     "COMBO",
-    "whose levels the name means. comfyui: as ComfyUI computes them. ksched: as published",
+    "program whose noise levels the name means. comfyui: as ComfyUI computes them. ksched: as published",
     Dialect.COMFYUI.value,
     choices=tuple(dialect.value for dialect in _DIALECTS),
 )
 METHOD = Input(
     "dialect",
     "COMBO",
-    "whose method the name means. auto: ComfyUI's own where that is right; the published one on flow models where "
-    "ComfyUI's own overshoots, as some with CFG++ or noise do. comfyui: ComfyUI's own numbers on flow models too. "
-    "ksched: the published method on all models",
+    "program whose method the name means. auto: ComfyUI's own where it is right, and the published one on flow models "
+    "where ComfyUI's overshoots, as with some CFG++ and noisy samplers. comfyui: ComfyUI's own numbers on flow models "
+    "too. ksched: the published method on all models",
     AUTO,
     choices=(AUTO, *(dialect.value for dialect in _DIALECTS)),
 )
 NOISE = Input(
     "noise",
     "COMBO",
-    "of the steps. seeded: an image's noise depends on the seed plus its place in the batch alone, or its index where "
-    "ksched noise is the NOISE. brownian: the same, and the picture stays when the number of steps changes. comfyui: "
-    "what ComfyUI's own sampler would draw, also under a mask. pink, brown, blue, violet, pyramid, offset: noise that "
-    "is not white; it moves the law of the results",
+    "noise of the steps. seeded: an image's noise depends only on the seed plus its place in the batch, or its "
+    "index if NOISE comes from ksched noise. brownian: the same, and the image stays similar at other numbers of "
+    "steps. "
+    "comfyui: the noise of ComfyUI's own sampler, also under a mask. pink, brown, blue, violet, pyramid, offset: noise "
+    "that is not white; it changes the distribution of the results",
     "seeded",
     choices=get_args(NoiseKind),
 )
-MODEL = Input("model", "MODEL", "the model that will be sampled: its noise levels are used", required=True)
+MODEL = Input("model", "MODEL", "the model to be sampled; its noise levels are used", required=True)
 STEPS = Input("steps", "INT", "number of steps", 20, 1, 10000, 1, required=True)
 DENOISE = Input(
     "denoise",
     "FLOAT",
-    "1 is the whole schedule; below, the last steps of a longer one, as for KSampler",
+    "1 is the whole schedule; less is the last steps of a longer one, as in KSampler",
     1.0,
     0.0,
     1.0,
@@ -196,7 +202,7 @@ DENOISE = Input(
 
 def options_input(example: str) -> Input:
     """An input for options written as text."""
-    return Input("options", "STRING", f"name=value with commas between, such as {example}; empty leaves all as is", "")
+    return Input("options", "STRING", f"name=value, separated by commas, such as {example}; empty for the defaults", "")
 
 
 RANGE = {
@@ -204,6 +210,6 @@ RANGE = {
     "sigma_max": Option("sigma_max", float, 0.0, 0.0, LARGEST),
 }
 RANGE_TEXTS = {
-    "sigma_min": "lowest noise level above 0; 0 is that of the model",
-    "sigma_max": "highest noise level; 0 is that of the model",
+    "sigma_min": "lowest sigma above 0; 0 uses the model's",
+    "sigma_max": "highest sigma; 0 uses the model's",
 }

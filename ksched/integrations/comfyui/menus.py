@@ -29,26 +29,31 @@ def register(
     prefix: str = "ksched_",
     dialect: NodeDialect | str = AUTO,
 ) -> list[str]:
-    """Put our samplers and schedules into the menus of KSampler, for every workflow.
+    """Add ksched's samplers and schedules to the menus of KSampler, for every workflow.
 
-    Nothing that is there is replaced: a name that ComfyUI or somebody else has is left out, so calling it twice adds
-    nothing the second time. KSampler builds one level more and drops the last but one for ours where it does so for its
-    own sampler of the name.
+    Existing names, ComfyUI's or others', are never replaced, so a second call adds nothing. For some of its own
+    samplers KSampler builds one more level and drops the last but one; it does the same for ksched's samplers of those
+    names.
 
     Parameters
     ----------
-    samplers, schedules : what to put there
-    prefix : before every name, such as "ksched_dpmpp_2m"
-    dialect : whose method or levels a name means; "auto" is ComfyUI's own, but for samplers that overshoot on flow
-        models (see `sampler_function`)
+    samplers, schedules : bool
+        What to add.
+    prefix : str
+        Prefix of every name, such as "ksched_dpmpp_2m".
+    dialect : NodeDialect or str
+        Program whose method or noise levels a name means; "auto" is ComfyUI, except for samplers that overshoot on flow
+        models (see `sampler_function`).
 
     Returns
     -------
-    the names that were added
+    list of str
+        The names that were added.
 
     Raises
     ------
-    ImportError : ComfyUI is not there: this must be called from within, such as by a node package
+    ImportError
+        If ComfyUI is not there; call this from within ComfyUI, for example in a node package.
     """
     comfy: Any = importlib.import_module("comfy.samplers")
     spoken = node_dialect(dialect)
@@ -65,7 +70,7 @@ def _samplers(comfy: Any, prefix: str, dialect: NodeDialect) -> list[str]:
     added = []
     for spec in all_samplers():
         name = prefix + spec.name
-        attribute = f"sample_{name}"  # where ComfyUI looks a sampler's name up
+        attribute = f"sample_{name}"  # where ComfyUI looks up a sampler
         if any(name in menu for menu in menus) or hasattr(functions, attribute):
             continue
         setattr(functions, attribute, sampler_function(spec.name, dialect=dialect))
@@ -97,5 +102,5 @@ def _handler(schedule: str, dialect: Dialect) -> Callable[[Any, int], torch.Tens
 
 
 def _distinct(*lists: list[str]) -> list[list[str]]:
-    """Lists without those that are one and the same."""
+    """The lists without duplicates of the same object."""
     return list({id(names): names for names in lists}.values())

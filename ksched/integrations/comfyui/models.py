@@ -1,4 +1,4 @@
-"""What a model of ComfyUI's was trained on, read from what it is made of."""
+"""The process of a ComfyUI model, read from its parts."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ __all__ = ["process_around", "process_of"]
 
 
 def process_of(model_sampling: Any) -> Process:
-    """The process of a model, read from what ComfyUI calls its ``model_sampling``.
+    """The process of a model, read from its ``model_sampling``.
 
     Parameters
     ----------
-    model_sampling : as ``model.get_model_object("model_sampling")`` returns it
+    model_sampling : object
+        Object from ``model.get_model_object("model_sampling")``.
 
     Returns
     -------
-    ``Flow`` with its shift and noise scale for CONST models; ``FlowVE`` for Cosmos; ``Cascade``, ``AngleV`` and ``EDM``
-    for those; ``VP`` with the model's own table for discrete models, whatever they predict; ``VE`` over its range for
-    all else
+    Process
+        ``Flow`` with its shift and noise scale for CONST models; ``FlowVE`` for Cosmos; ``Cascade``, ``AngleV`` and
+        ``EDM`` for their classes; ``VP`` with the model's own table for discrete models, whatever they predict; ``VE``
+        over the model's range for all others.
 
     Notes
     -----
-    Classes are known by their names, so that a subclass made on the spot, as ComfyUI's nodes make them, is what its
-    bases are. States of VP models are ``x0 + sigma * eps``, as ComfyUI holds them.
+    Classes are recognised by name, so a subclass that a node creates at run time counts as what its bases are. States
+    of VP models are ``x0 + sigma * eps``, as in ComfyUI.
     """
     kinds = {kind.__name__ for kind in type(model_sampling).__mro__}
     if "CONST" in kinds:
@@ -40,7 +42,7 @@ def process_of(model_sampling: Any) -> Process:
     if "StableCascadeSampling" in kinds:
         return Cascade(float(model_sampling.shift))
     if "ModelSamplingDiscrete" in kinds:
-        with contextlib.suppress(ValueError):  # a table that repeats levels, or is none of betas
+        with contextlib.suppress(ValueError):  # the table may repeat levels or come from no betas
             return _discrete(model_sampling, "ModelSamplingDiscreteEDM" in kinds)
     ends = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
     if "ModelSamplingCosmosRFlow" in kinds:
@@ -56,7 +58,7 @@ def _table(model_sampling: Any) -> Array:
 
 
 def _flow(model_sampling: Any, writes_mu: bool) -> Flow:
-    """The flow process of a table: its shift as declared, or as measured where the table is another one."""
+    """The flow process of a table, with the declared shift, or a measured one if the table differs from it."""
     table = _table(model_sampling)
     place = max(len(table) // 2, 1)
     u, sigma = place / len(table), float(table[place - 1])
@@ -70,10 +72,10 @@ def _flow(model_sampling: Any, writes_mu: bool) -> Flow:
 
 
 def _discrete(model_sampling: Any, log_sigma: bool) -> VP:
-    """The VP process whose table is that of the model, in the float32 that ComfyUI holds it in."""
+    """The VP process with the model's table, at the float32 precision of ComfyUI."""
     logs = np.log(_table(model_sampling))
     every = int(getattr(model_sampling, "skip_steps", 1))
-    if every > 1:  # a table of some training steps; those between lie on the line that ComfyUI draws between two
+    if every > 1:  # the table has only some training steps; ComfyUI interpolates the others linearly
         places = (np.arange(len(logs) * every) - (every - 1)) / every
         below = np.minimum(places, 0) * (logs[1] - logs[0])
         logs = np.interp(places, np.arange(len(logs)), logs) + below
@@ -87,9 +89,10 @@ def process_around(model: Any, levels: list[float]) -> Process:
 
     Parameters
     ----------
-    model : what stands between KSAMPLER and a network, or a denoiser that knows its process, such as a
-        `ksched.Denoiser`
-    levels : sigmas of the run; a model that tells nothing is VE over them
+    model : object
+        The object between KSAMPLER and a network, or a denoiser that knows its process, such as a `ksched.Denoiser`.
+    levels : list of float
+        Sigmas of the run; a model without any information is VE over them.
     """
     for path in ("inner_model.inner_model", "inner_model", ""):
         with contextlib.suppress(AttributeError):

@@ -1,7 +1,6 @@
 """Nodes made from the registry: every sampler and schedule with its options, and noise by item.
 
-A node is data, `Node`, from which both forms are made that ComfyUI knows: classes with INPUT_TYPES (V1), and schemas
-(V3).
+A `Node` is data, from which both forms that ComfyUI knows are made: classes with INPUT_TYPES (V1), and schemas (V3).
 """
 
 from __future__ import annotations
@@ -50,11 +49,16 @@ class Node:
 
     Attributes
     ----------
-    name : unique among all nodes of ComfyUI
-    title, category, description : as ComfyUI shows them
-    output : "SAMPLER", "SIGMAS", "NOISE" or "FLOAT"
-    inputs : what it is given
-    run : from the inputs by name to the output; those that are not required may be left out
+    name : str
+        Name that is unique among all nodes of ComfyUI.
+    title, category, description : str
+        As ComfyUI shows them.
+    output : str
+        "SAMPLER", "SIGMAS", "NOISE" or "FLOAT".
+    inputs : tuple of Input
+        Inputs of the node.
+    run : callable
+        Function from the inputs, by name, to the output; inputs that are not required may be left out.
     """
 
     name: str
@@ -67,7 +71,7 @@ class Node:
 
     @property
     def v1(self) -> type:
-        """As a class with INPUT_TYPES."""
+        """The node as a class with INPUT_TYPES."""
         inputs = self.inputs
 
         def input_types(cls: type, /) -> dict[str, dict[str, Any]]:
@@ -93,7 +97,7 @@ class Node:
         return type(self.name, (), members)
 
     def v3(self, io: Any) -> type:
-        """As a subclass of ``io.ComfyNode``."""
+        """The node as a subclass of ``io.ComfyNode``."""
         node = self
 
         def define_schema(cls: type, /) -> Any:
@@ -124,16 +128,16 @@ _UNDER = "sampling/custom_sampling"
 
 
 def _ksampler(name: str, dialect: str, noise: NoiseKind, options: Mapping[str, Any]) -> Any:
-    """A SAMPLER of ComfyUI's with our function."""
+    """A SAMPLER for ComfyUI with a ksched function."""
     function = sampler_function(name, dialect=dialect, noise=noise, **options)
-    # under a mask, some of ComfyUI's own have noise of the whole batch, not of the item
+    # under a mask, some of ComfyUI's own samplers draw noise for the whole batch, not by item
     own = noise == "comfyui" and node_dialect(dialect) in (AUTO, Dialect.COMFYUI)
     inpaint = _inpainting(sampler_spec(name)) if own else {}
     return importlib.import_module("comfy.samplers").KSAMPLER(function, {}, inpaint)
 
 
 def _inpainting(spec: SamplerSpec) -> dict[str, Any]:
-    """Options of ComfyUI's own sampler of the name for runs under a mask."""
+    """Options of ComfyUI's own sampler with this name for runs under a mask."""
     return {name: value for peer in spec.peers for name, value in peer.inpaint.items()}
 
 
@@ -145,12 +149,12 @@ def _any_sampler() -> Node:
     def names() -> list[str]:
         return [spec.name for spec in samplers()]
 
-    choice = Input("sampler", "COMBO", "how a run steps between noise levels", "euler", choices=names, required=True)
+    choice = Input("sampler", "COMBO", "method that steps between noise levels", "euler", choices=names, required=True)
     return Node(
         "KSchedSampler",
         "ksched sampler",
         f"{_UNDER}/samplers/ksched",
-        "Any sampler of ksched.",
+        "Any ksched sampler.",
         "SAMPLER",
         (choice, METHOD, NOISE, options_input("eta=0.5, s_noise=1.01")),
         run,
@@ -180,7 +184,7 @@ def _one_sampler(spec: SamplerSpec) -> Node:
 
 
 def _with_number(spec: SamplerSpec, option: Option) -> Option:
-    """An option whose default is no number, with that of ComfyUI's node of the sampler: its inputs are numbers."""
+    """An option whose default is not a number, with the default of ComfyUI's node, whose inputs are numbers."""
     if option.default is not None:
         return option
     of_nodes = (peer.options for peer in spec.peers if peer.program is Dialect.COMFYUI and option.name in peer.options)
@@ -190,7 +194,7 @@ def _with_number(spec: SamplerSpec, option: Option) -> Option:
 def _levels(
     model: Any, schedule: str, steps: int, denoise: float, dialect: str, options: Mapping[str, Any]
 ) -> torch.Tensor:
-    """As BasicScheduler: less than 1 is the end of a longer schedule, 0 nothing."""
+    """Sigmas as from BasicScheduler: denoise below 1 is the end of a longer schedule, 0 is empty."""
     if denoise <= 0:
         return torch.zeros(0)
     total = int(steps / denoise) if denoise < 1 else steps
@@ -211,13 +215,13 @@ def _any_schedule() -> Node:
         known = {**schedule_options(name), **RANGE}
         return _levels(model, name, steps, denoise, dialect, read_options(options, f"schedule {name}", known))
 
-    text = "which noise levels a run visits"
+    text = "schedule of the run's noise levels"
     choice = Input("schedule", "COMBO", text, "karras", choices=schedules, required=True)
     return Node(
         "KSchedSigmas",
         "ksched sigmas",
         f"{_UNDER}/schedulers/ksched",
-        "Any noise schedule of ksched.",
+        "Any ksched noise schedule.",
         "SIGMAS",
         (MODEL, choice, STEPS, DENOISE, DIALECT, options_input("rho=5, sigma_max=12")),
         run,
@@ -231,7 +235,7 @@ def _plan_sampler() -> Node:
     def run(plan: str) -> Any:
         return _ksampler(sampler_spec(plan.strip()).key, Dialect.KSCHED.value, "seeded", {})
 
-    text = "The sampler of a tuned plan, or the best one known; on levels of its own, which 'ksched plan sigmas' makes."
+    text = "The sampler of a tuned plan, or the best one known. It needs the sigmas of 'ksched plan sigmas'."
     where = f"{_UNDER}/samplers/ksched"
     return Node("KSchedPlanSampler", "ksched plan sampler", where, text, "SAMPLER", (_PLAN,), run)
 
@@ -244,7 +248,7 @@ def _plan_sigmas() -> Node:
         process = process_of(model.get_model_object("model_sampling"))
         return torch.tensor(list(spec.levels(steps, process)), dtype=torch.float32)
 
-    text = "The noise levels of a tuned plan, or of the best one known for a number of steps."
+    text = "The sigmas of a tuned plan, or of the best plan known for this number of steps."
     where = f"{_UNDER}/schedulers/ksched"
     return Node("KSchedPlanSigmas", "ksched plan sigmas", where, text, "SIGMAS", (MODEL, _PLAN, STEPS), run)
 
@@ -256,14 +260,14 @@ def _percent() -> Node:
             return process.sigma_min if percent else process.sigma_max
         return min(process.sigma_after(percent), LARGEST)
 
-    text = "share of the run that is done: 0 is the start, 1 the end"
+    text = "completed share of the run: 0 is the start, 1 the end"
     share = Input("percent", "FLOAT", text, 0.0, 0.0, 1.0, 0.0001, required=True)
-    text = "at 0 and 1, the highest and lowest level of the model, instead of one above all and 0"
+    text = "at 0 and 1, return the model's highest and lowest sigma instead of one above all others and 0"
     return Node(
         "KSchedPercentToSigma",
         "ksched percent to sigma",
         f"{_UNDER}/sigmas/ksched",
-        "The noise level at a share of a run's time, as ComfyUI's SamplingPercentToSigma: where a patch that says "
+        "The sigma at a share of a run, as ComfyUI's SamplingPercentToSigma computes it: where a patch that says "
         '"start at 20 %" starts.',
         "FLOAT",
         (MODEL, share, Input("actual", "BOOLEAN", text, False)),
@@ -273,7 +277,7 @@ def _percent() -> Node:
 
 def _one_schedule(schedule: NoiseSchedule) -> Node:
     spec, own = SCHEDULES[schedule], schedule_options(schedule)
-    names = {"table": "model"} if "model" in own else {}  # there is a model among the inputs already
+    names = {"table": "model"} if "model" in own else {}  # the inputs already include a model
 
     def run(model: Any, steps: int, denoise: float, dialect: str = Dialect.COMFYUI.value, **given: Any) -> torch.Tensor:
         options = option_values({**own, **RANGE}, {names.get(name, name): value for name, value in given.items()})
@@ -301,15 +305,15 @@ def _noise() -> Node:
     def run(seed: int, start: bool = True) -> NoiseByItem:
         return NoiseByItem(seed, start)
 
-    text = "of the first image of the batch; the next has the next one"
+    text = "seed of the first image of the batch; the next image has the next seed"
     seed = Input("seed", "INT", text, 0, 0, 2**64 - 1, 1, required=True)
-    text = "off for a run that goes on where another ended: no noise at its start, that of the seed in its steps"
+    text = "off to continue a run that ended elsewhere: no noise at its start, and this seed's noise in its steps"
     return Node(
         "KSchedNoise",
         "ksched noise",
         f"{_UNDER}/noise",
-        "Noise by item, at the start and in the steps of ksched's samplers: an image taken out of a batch is the image "
-        "in its batch, on every machine.",
+        "Noise by item, at the start and in the steps of ksched's samplers: an image is the same alone and in a batch, "
+        "on every machine.",
         "NOISE",
         (seed, Input("start", "BOOLEAN", text, True)),
         run,
@@ -331,21 +335,22 @@ def _nodes() -> Iterator[Node]:
     yield from map(_one_schedule, NoiseSchedule)
 
 
-#: All nodes: one for any sampler, one for any schedule, two for a plan, one each for a share of a run and for noise,
-#: then one for each sampler and each schedule.
+#: All nodes: one for any sampler, one for any schedule, two for plans, one for a share of a run, one for noise, then
+#: one for each sampler and each schedule.
 NODES: tuple[Node, ...] = tuple(_nodes())
-#: What ComfyUI looks for in a node package.
+#: The classes that ComfyUI looks for in a node package.
 NODE_CLASS_MAPPINGS: dict[str, type] = {node.name: node.v1 for node in NODES}
 #: Their titles.
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {node.name: node.title for node in NODES}
 
 
 async def comfy_entrypoint() -> Any:
-    """What ComfyUI looks for in a node package of the newer kind: the same nodes, as schemas.
+    """The entry point that ComfyUI looks for in a node package of the newer kind: the same nodes, as schemas.
 
     Raises
     ------
-    ImportError : this ComfyUI does not know them
+    ImportError
+        If this ComfyUI has no ``comfy_api.latest``.
     """
     api: Any = importlib.import_module("comfy_api.latest")
 

@@ -1,4 +1,4 @@
-"""Noise of ComfyUI's by item: the NOISE of the start, and how the steps learn which items run."""
+"""Noise by item in ComfyUI: the NOISE of the start, and how the steps learn which items are in the batch."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from ksched.samplers.spec import SamplerSpec
 
 __all__ = ["ItemSeed", "NoiseByItem", "NoiseKind", "NoiseSampler", "asked_with_tensors", "comfyui_noise", "seeds_of"]
 
-#: Where noise comes from: by item and place in the run; parts of one path by item; ComfyUI's own stream, of the batch;
-#: or by item and place again, and not white (`ksched.noise`)
+#: Source of the noise: by item and place in the run; one Brownian path per item; ComfyUI's own stream for the batch; or
+#: by item and place again, but not white (`ksched.noise`).
 NoiseKind = Literal["seeded", "brownian", "comfyui", "pink", "brown", "blue", "violet", "pyramid", "offset"]
 
 NoiseSampler: TypeAlias = Callable[[Any, Any], Any]
 
 
 class ItemSeed(int):
-    """A seed that knows which items of a batch it is for.
+    """A seed that also says which items of a batch it is for.
 
-    ComfyUI gives a sampler function the seed of the NOISE and nothing else of it. As a number this is that seed.
+    ComfyUI passes a sampler function only the seed of the NOISE. As a number, this is that seed.
     """
 
     items: Sequence[int] | None = None
 
 
 class NoiseByItem:
-    """A NOISE of ComfyUI's: the noise of an item, of start and steps, depends on its seed and nothing else.
+    """A NOISE for ComfyUI that depends only on an item's seed, at the start and in the steps.
 
     Parameters
     ----------
-    seed : of item 0; item i has the seed plus i
-    start : False starts without noise, as DisableNoise, where a run goes on that another began; the steps have theirs
+    seed : int
+        Seed of item 0; item i has the seed plus i.
+    start : bool
+        False starts without noise, like DisableNoise, to continue a run begun elsewhere; its steps have theirs.
     """
 
     def __init__(self, seed: int, start: bool = True) -> None:
@@ -45,9 +47,9 @@ class NoiseByItem:
         self.start = start
 
     def generate_noise(self, latent: Mapping[str, Any]) -> Any:
-        """Noise for a LATENT, on the processor, item i by its place or by its batch index; `seed` then knows them.
+        """Noise for a LATENT, on the CPU, for each item by its place or its batch index; `seed` then has the items.
 
-        A latent of several parts, such as of pictures and sound, has independent noise for each.
+        A latent with several parts, such as images and sound, gets independent noise for each.
         """
         samples = latent["samples"]
         items = tuple(int(i) for i in latent.get("batch_index") or range(samples.shape[0]))
@@ -64,9 +66,9 @@ class NoiseByItem:
 
 
 def seeds_of(seed: Any, batch: int) -> Any:
-    """The seed of a run, as `ksched.Sampler.sample` takes it: one for each item, where the seed knows the items.
+    """The seed of a run for `ksched.Sampler.sample`: one per item if the seed knows the items.
 
-    Items of another latent, which is not as long, are none of this run.
+    If the number of items differs, the seed comes from another latent and its items are ignored.
     """
     if not isinstance(seed, ItemSeed):
         return seed
@@ -75,12 +77,12 @@ def seeds_of(seed: Any, batch: int) -> Any:
 
 
 def asked_with_tensors(noise_sampler: NoiseSampler, x: torch.Tensor) -> Callable[[float, float], Any]:
-    """A noise sampler asked with tensors, as those of k-diffusion expect."""
+    """A noise sampler that is called with tensors, as those of k-diffusion expect."""
     return lambda sigma, sigma_next: noise_sampler(x.new_full((), sigma), x.new_full((), sigma_next))
 
 
 def comfyui_noise(spec: SamplerSpec, x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSampler:
-    """The noise of ComfyUI's own sampler of that name, as the version that runs makes it."""
+    """The noise of ComfyUI's own sampler with that name, as the installed version makes it."""
     comfy: Any = importlib.import_module("comfy.k_diffusion.sampling")
     made: NoiseSampler
     if spec.brownian_tree:

@@ -1,4 +1,4 @@
-"""Samplers as ComfyUI's KSAMPLER calls them, and noise levels for its models."""
+"""Samplers in the form that ComfyUI's KSAMPLER calls, and noise levels for ComfyUI models."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ksched.schedules.grid import Grid
 
 __all__ = ["AUTO", "NodeDialect", "SamplerFunction", "calculate_sigmas", "node_dialect", "sampler_function"]
 
-#: ComfyUI's own method, and the published one where its own is wrong for the model
+#: ComfyUI's own method, or the published one where ComfyUI's is wrong for the model
 AUTO: Literal["auto"] = "auto"
 
-#: Whose method a name means: a dialect, or "auto", ComfyUI's where it is right.
+#: Program whose method a name means: a dialect, or "auto", which is ComfyUI's where it is right.
 NodeDialect: TypeAlias = Dialect | Literal["auto"]
 
 
 class SamplerFunction(Protocol):
-    """What KSAMPLER takes for a sampler; see `sampler_function` for the arguments."""
+    """A sampler in the form that KSAMPLER takes; see `sampler_function` for the arguments."""
 
     def __call__(
         self,
@@ -63,23 +63,30 @@ def calculate_sigmas(
     dialect: Dialect | str = Dialect.COMFYUI,
     **options: Any,
 ) -> torch.Tensor:
-    """Noise levels of a model by the name of the schedule: ComfyUI's function of this name, for all of ours.
+    """Sigmas of a model for a named schedule: ComfyUI's function of this name, extended to all of ksched's schedules.
 
     Parameters
     ----------
-    model_sampling : as for `process_of`
-    name : a `ksched.NoiseSchedule`, or any spelling that its ``parse`` knows
-    steps : number of steps, >= 1
-    dialect : whose numbers the name means; ComfyUI's unless you say otherwise
-    options : of the schedule, and ``sigma_min`` and ``sigma_max``, as for `ksched.calculate_sigmas`
+    model_sampling : object
+        As for `process_of`.
+    name : str or NoiseSchedule
+        A `ksched.NoiseSchedule`, or any spelling that its ``parse`` knows.
+    steps : int
+        Number of steps, at least 1.
+    dialect : Dialect or str
+        Program whose numbers the name means; ComfyUI by default.
+    options : object
+        Options of the schedule, and ``sigma_min`` and ``sigma_max``, as for `ksched.calculate_sigmas`.
 
     Returns
     -------
-    float32 tensor on the processor; ``steps + 1`` levels unless ComfyUI gives more or fewer for the name
+    Tensor
+        float32 tensor on the CPU, with ``steps + 1`` levels unless ComfyUI gives more or fewer for the name.
 
     Raises
     ------
-    TypeError, ValueError : as for `ksched.calculate_sigmas`
+    TypeError, ValueError
+        As for `ksched.calculate_sigmas`.
     """
     levels = schedules.calculate_sigmas(name, steps, process_of(model_sampling), dialect=dialect, **options)
     return torch.tensor(levels.tolist(), dtype=torch.float32)
@@ -99,31 +106,38 @@ def sampler_function(
 
     Parameters
     ----------
-    name : a `ksched.SamplerType`, any spelling that its ``parse`` knows, or a name that was registered
-    dialect : whose method the name means. "auto" is ComfyUI's, but on a flow model, where ComfyUI's own of this name
-        takes states for what they are not and adds noise or guidance that overshoots, it is "ksched", the published
-        one. "comfyui" is ComfyUI's own numbers there too
-    noise : "seeded", that of item i depends on the run's seed plus i and on the place in the run alone; "brownian", the
-        same with one path for all numbers of steps; "comfyui", the numbers that ComfyUI's own sampler would draw; a
-        name of `ksched.noise` such as "pink", noise that is not white. Where the seed is that of a `NoiseByItem`, i is
-        the item's index in the batch it was taken from
-    options : of the sampler
+    name : str or SamplerType
+        A `ksched.SamplerType`, any spelling that its ``parse`` knows, or a registered name.
+    dialect : Dialect or str
+        Program whose method the name means. "comfyui" uses ComfyUI's own numbers on all models. "auto" does too, except
+        for samplers that treat states of a flow model as VE states and whose noise or guidance then overshoots; for
+        these it is "ksched", the published method.
+    noise : {"seeded", "brownian", "comfyui", "pink", "brown", "blue", "violet", "pyramid", "offset"}
+        "seeded": the noise of item i depends only on the run's seed plus i and on the place in the run; "brownian": the
+        same, with one path for all numbers of steps; "comfyui": the numbers that ComfyUI's own sampler would draw; or a
+        name from `ksched.noise`, such as "pink", for noise that is not white. If the seed comes from a `NoiseByItem`, i
+        is the item's index in its original batch.
+    options : object
+        Options of the sampler.
 
     Returns
     -------
-    ``(model, x, sigmas, extra_args, callback, disable, noise_sampler=None, **options) -> x``, where options go before
-    those given here, and a ``noise_sampler`` of your own, ``(sigma, sigma_next) -> tensor like x``, before ``noise``.
-    The process is read from the model. Callbacks get one dictionary a step: x, i, sigma, sigma_hat and denoised
+    SamplerFunction
+        Function ``(model, x, sigmas, extra_args, callback, disable, noise_sampler=None, **options) -> x``. Its options
+        override those given here, and a ``noise_sampler`` of your own, ``(sigma, sigma_next) -> tensor like x``,
+        overrides ``noise``. The process is read from the model. A callback gets one dictionary per step, with x, i,
+        sigma, sigma_hat and denoised.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a value out of range; at a call, levels that neither fall nor
-        rise throughout, or rise for a sampler that draws noise
+    TypeError, ValueError
+        If a name or option is unknown, or a value out of range; at a call, the sigmas neither fall nor rise throughout,
+        or rise for a sampler that draws noise.
 
     Notes
     -----
-    CFG++ samplers get the unconditional prediction from a function after guidance, put into a copy of the model
-    options. Without a seed in ``extra_args`` it is that of torch's own generator, which is not moved.
+    CFG++ samplers get the unconditional prediction through a post-CFG function in a copy of the model options. Without
+    a seed in ``extra_args``, the seed of torch's global generator is used, which is not advanced.
     """
     spec, spoken = sampler_spec(name), node_dialect(dialect)
     if noise not in get_args(NoiseKind):
@@ -171,11 +185,12 @@ def sampler_function(
 
 
 def node_dialect(dialect: NodeDialect | str) -> NodeDialect:
-    """The dialect of a name, or "auto".
+    """The dialect with a name, or "auto".
 
     Raises
     ------
-    TypeError, ValueError : neither
+    TypeError, ValueError
+        If the name is neither.
     """
     return AUTO if dialect == AUTO else Dialect.parse(dialect)
 
@@ -183,9 +198,9 @@ def node_dialect(dialect: NodeDialect | str) -> NodeDialect:
 def _sampler_on(
     spec: SamplerSpec, levels: Sequence[float], process: Process, dialect: NodeDialect, options: dict[str, Any]
 ) -> Sampler:
-    """The sampler on the levels of a run, which may rise if it draws no noise: a run from data to noise."""
+    """The sampler on a run's sigmas, which may rise (a run from data to noise) if it draws no noise."""
     limit = process.sigma_limit
-    # the table of a flow model may end a rounding error above pure noise
+    # the table of a flow model may end above pure noise by a rounding error
     levels = [limit if limit < level <= limit * (1 + 1e-6) else level for level in levels]
     rises = all(low < high for low, high in pairwise(levels))
     sampler = _on_falling(spec, levels[::-1] if rises else levels, process, dialect, options)
@@ -193,7 +208,7 @@ def _sampler_on(
         return sampler
     if spec.adaptive or sampler.plan.draws:
         raise ValueError(
-            f"sigmas rise, and only a deterministic sampler can run from data to noise; {spec.name} "
+            f"sigmas must fall, since only a deterministic sampler can run from data to noise; {spec.name} "
             + ("chooses its own steps" if spec.adaptive else "draws noise")
         )
     return replace(sampler, grid=Grid(process, tuple(process.level(level) for level in levels)))
@@ -202,21 +217,21 @@ def _sampler_on(
 def _on_falling(
     spec: SamplerSpec, levels: Sequence[float], process: Process, dialect: NodeDialect, options: dict[str, Any]
 ) -> Sampler:
-    """The sampler in the dialect, which "auto" chooses by what the sampler does on such a process."""
+    """The sampler in the dialect; "auto" chooses it by how the sampler behaves on the process."""
     spoken = Dialect.COMFYUI if dialect == AUTO else dialect
     end = dialect_options(spec, spoken).get("end_at", 0.0)
-    # a dialect that ends above 0 cannot where a level is lower: such a run ends at 0
+    # a dialect that ends above 0 cannot do so where a level is lower; such a run ends at 0
     given = {"end_at": 0.0, **options} if end and levels[-2] <= end else options
     sampler = build_sampler(spec.key, sigmas=levels, process=process, dialect=spoken, **given)
     if dialect != AUTO or "as_ve" in options or not (process.is_flow and dict(sampler.options).get("as_ve")):
         return sampler
     noisy = bool(dict(sampler.options).get("eta")) if spec.adaptive else bool(sampler.plan.draws)
-    # the ODE is the same for states taken for x0 + sigma * eps; the noise to be added and CFG++ are not
+    # the ODE is the same if states are treated as x0 + sigma * eps; the added noise and CFG++ are not
     return _on_falling(spec, levels, process, Dialect.KSCHED, options) if noisy or spec.uncond else sampler
 
 
 def _asked(model: Any, extra_args: Mapping[str, Any], both: bool) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """The model as a denoiser; one that knows its process is not ComfyUI's, and not told what its own are."""
+    """The model as a denoiser; one that knows its process is not ComfyUI's and does not get ComfyUI's own arguments."""
     given = dict(extra_args)
     if process_of_model(model) is not None:
         given = {name: value for name, value in given.items() if name not in ("model_options", "seed", "denoise_mask")}
@@ -229,7 +244,7 @@ def _asked(model: Any, extra_args: Mapping[str, Any], both: bool) -> Callable[[t
 
 
 def _both(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    """The model, and beside its prediction the unconditional one, which a function after guidance is shown."""
+    """The model with the unconditional prediction beside its own, taken from a post-CFG function."""
     seen: list[Any] = []
 
     def keep(shown: dict[str, Any]) -> Any:
@@ -238,7 +253,7 @@ def _both(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, 
 
     options = dict(extra_args.get("model_options") or {})
     options["sampler_post_cfg_function"] = [*options.get("sampler_post_cfg_function", []), keep]
-    options["disable_cfg1_optimization"] = True  # at scale 1 there would be no unconditional prediction
+    options["disable_cfg1_optimization"] = True  # otherwise scale 1 has no unconditional prediction
     given = {**extra_args, "model_options": options}
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> Any:
@@ -246,8 +261,8 @@ def _both(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, 
         denoised = model(x, sigma, **given)
         if not seen:
             raise RuntimeError(
-                "a CFG++ sampler needs the unconditional prediction, which this model does not show: its guider calls "
-                "no sampler_post_cfg_function. Take one that does, such as CFGGuider, or another sampler"
+                "a CFG++ sampler needs the unconditional prediction, but this model's guider calls no "
+                "sampler_post_cfg_function. Use a guider that does, such as CFGGuider, or another sampler"
             )
         return denoised, seen[-1]
 
@@ -255,7 +270,7 @@ def _both(model: Any, extra_args: Mapping[str, Any]) -> Callable[[torch.Tensor, 
 
 
 def _dictionaries(callback: Callable[[dict[str, Any]], object], sigmas: torch.Tensor) -> Callable[[StepInfo], object]:
-    """A callback of ComfyUI's as one of ours."""
+    """One of ComfyUI's callbacks as a ksched callback."""
 
     def told(info: StepInfo) -> object:
         hat = sigmas.new_full((), info.sigma)
@@ -266,7 +281,7 @@ def _dictionaries(callback: Callable[[dict[str, Any]], object], sigmas: torch.Te
 
 
 def _as_if_at(last: float, end: float, x: torch.Tensor, process: Process) -> torch.Tensor:
-    """A state at ``end`` in the scale of one at ``last``: KSAMPLER scales what it gets by the last of its levels."""
+    """A state at ``end`` rescaled as if at ``last``, since KSAMPLER scales results by the last of its sigmas."""
     if last > 0 or end == 0:
         return x
     scale = process.alpha(last) / process.alpha(end)

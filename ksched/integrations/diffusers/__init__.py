@@ -1,4 +1,4 @@
-"""`KSchedScheduler`: any sampler with any schedule inside a pipeline of diffusers, in place of its scheduler.
+"""`KSchedScheduler`: any sampler with any schedule inside a diffusers pipeline, in place of the pipeline's scheduler.
 
 Import this module before ``from_pretrained`` loads a pipeline that was saved with it.
 
@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
-# diffusers looks among the names of this module for the base class by which it loads what a pipeline was saved with
+# diffusers searches this module's names for the base class by which it loads a saved pipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 
 from ksched.integrations.diffusers.class_of import Translation
@@ -26,5 +26,5 @@ from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedSchedule
 
 __all__ = ["KSchedOutput", "KSchedScheduler", "Translation"]
 
-# diffusers writes it to model_index.json, and loads the class from there.
+# diffusers writes the module's name to model_index.json and loads the class from there.
 KSchedScheduler.__module__ = __name__

@@ -1,4 +1,4 @@
-"""How `KSchedScheduler.from_config` takes the configuration of another scheduler, and the keywords beside it."""
+"""How `KSchedScheduler.from_config` converts the configuration of another scheduler and sorts its keywords."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from ksched.samplers.registry import sampler_spec
 __all__ = ["Adoption", "adopt", "complete", "fill_in", "named"]
 
 
-#: parameters that no scheduler of diffusers has
+#: parameters that no diffusers scheduler has
 OURS = frozenset((
     "sampler", "schedule", "sampler_options", "schedule_options", "dialect", "noise_seed", "layout", "stock_class",
 ))  # fmt: skip
 
 
 class Adoption(NamedTuple):
-    """What `KSchedScheduler.from_config` was given, sorted.
+    """The arguments of `KSchedScheduler.from_config`, sorted.
 
     Attributes
     ----------
-    known : settings of the configuration that the constructor takes
-    changes : keywords that it takes
-    hidden : settings of the class that is replaced, which the constructor has no parameter for
-    unknown : keywords that may be options of the class's own method
-    unused : keywords that diffusers hands to everything that it loads
-    keywords : all others
+    known : dict
+        Settings of the configuration that are parameters of the constructor.
+    changes : dict
+        Keywords that are parameters of the constructor.
+    hidden : dict
+        Settings of the replaced class for which the constructor has no parameter.
+    unknown : dict
+        Keywords that may be options of the class's own method.
+    unused : dict
+        Keywords that diffusers passes to everything that it loads.
+    keywords : dict
+        All other keywords.
     """
 
     known: dict[str, Any]
@@ -44,16 +50,19 @@ class Adoption(NamedTuple):
 
 
 def adopt(cls: Any, config: Mapping[str, Any], keywords: Mapping[str, Any]) -> Adoption:
-    """Sort a configuration, of ours or of diffusers, and keywords.
+    """Sort the entries of a configuration, ksched's or diffusers', and keywords.
 
     Parameters
     ----------
-    cls : the class that will be made
-    config, keywords : as ``from_config`` takes them
+    cls : object
+        Class to construct.
+    config, keywords : mapping
+        Arguments of ``from_config``.
 
     Raises
     ------
-    TypeError, ValueError : a class that cannot be told, or a keyword that nothing would heed
+    TypeError, ValueError
+        If the class of the configuration is unknown, or a keyword would have no effect.
     """
     parameters = {
         name: parameter.default
@@ -76,12 +85,14 @@ def adopt(cls: Any, config: Mapping[str, Any], keywords: Mapping[str, Any]) -> A
 
 
 def named(cls: Any, scheduler: Any) -> dict[str, Any]:
-    """The configuration of a scheduler of diffusers, or one of its configurations, with its class.
+    """The configuration of a diffusers scheduler, or a copy of its configuration, with its class.
 
     Parameters
     ----------
-    cls : our class, whose own parameters are kept if the scheduler is one of it, and are left over from it otherwise
-    scheduler : an instance or a configuration
+    cls : object
+        Ksched's class. Its own parameters are kept if the scheduler is an instance of it, and dropped otherwise.
+    scheduler : object
+        An instance or a configuration.
     """
     config = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
     if not isinstance(scheduler, Mapping):
@@ -92,22 +103,24 @@ def named(cls: Any, scheduler: Any) -> dict[str, Any]:
 
 
 def _kept_settings(cls: Any, config: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what nobody chose: that is filled in anew, by the class that this is."""
+    """The configuration without values that nobody chose, which the new class fills in again."""
     unchosen = {"_use_default_values", *config.get("_use_default_values", ())}
     foreign = is_foreign(config, cls.__name__)
     kept = adopted(dict(config), keywords) if foreign else dict(config)
     if foreign and "stock_class" not in kept:
-        unchosen = {"_use_default_values"}  # no class is known that would fill them in
+        unchosen = {"_use_default_values"}  # there is no known class to fill them in
     return {key: value for key, value in kept.items() if key not in unchosen}
 
 
 def complete(made: Any, adoption: Adoption, unknown_is_fine: bool) -> dict[str, Any]:
-    """Give a new scheduler what its constructor could not take; return the keywords that nothing uses.
+    """Set what the constructor of a new scheduler could not take; return the unused keywords.
 
     Raises
     ------
-    TypeError : a keyword that is nothing, unless that is fine
-    ValueError : a setting of the class that no sampler represents
+    TypeError
+        If a keyword is unknown, unless that is allowed.
+    ValueError
+        If no sampler can represent a setting of the class.
     """
     made.register_to_config(**adoption.hidden)
     fill_in(made, adoption.hidden.keys())
@@ -121,9 +134,9 @@ def complete(made: Any, adoption: Adoption, unknown_is_fine: bool) -> dict[str, 
 
 
 def fill_in(made: Any, chosen: Set[str] = frozenset()) -> None:
-    """Let what nobody chose be as it is in the class that a scheduler stands for.
+    """Fill in values that nobody chose with the defaults of the class that a scheduler replaces.
 
-    `_use_default_values` lists it: it goes when the configuration is given to a class with other defaults.
+    They are listed in `_use_default_values`, so they are dropped when the configuration moves to another class.
     """
     stock, parameters = made.config.stock_class, inspect.signature(type(made).__init__).parameters
     unchosen = set(made.config.get("_use_default_values", ())) - chosen
@@ -132,14 +145,14 @@ def fill_in(made: Any, chosen: Set[str] = frozenset()) -> None:
         its = {key: value for key, value in its.items() if key in unchosen or key not in parameters}
         made.register_to_config(**its)
         unchosen |= its.keys()
-    if "_use_default_values" in made.config:  # else everything was chosen, as in a file
+    if "_use_default_values" in made.config:  # otherwise everything was chosen, as in a file
         made.register_to_config(_use_default_values=sorted(unchosen - {"stock_class"}))
 
 
 def _take_options(
     made: Any, given: Mapping[str, Any], keywords: Mapping[str, Any], unknown_is_fine: bool
 ) -> dict[str, Any]:
-    """Take options of the class's own method, where no sampler is named; return, or refuse, what is none."""
+    """Set options of the class's own method if no sampler is named; return, or raise an error for, unknown ones."""
     configuration = Configuration(made.config)
     stock, options = configuration.entries.stock_class, _options_of_class(configuration)
     if taken := {name: value for name, value in given.items() if name in options}:
@@ -152,15 +165,15 @@ def _take_options(
         own = () if stock is None else settings_of(stock)
         names = {*made.config, *own, *options, *configuration.option_names}
         hint = near(name, (known for known in names if known[0] != "_"))
-        hint = hint or ", and neither the sampler nor the schedule has such an option. Leave it out"
+        hint = hint or "; neither the sampler nor the schedule has such an option, so leave it out"
         raise TypeError(f"from_config has no parameter {name!r}{hint}")
     return rest
 
 
 def _options_of_class(configuration: Configuration) -> Set[str]:
-    """Options of the sampler that a class of diffusers is; none where another one is named."""
+    """Options of the sampler that represents a diffusers class; empty if another sampler is named."""
     if configuration.entries.sampler is None and configuration.entries.stock_class is not None:
-        with contextlib.suppress(ValueError):  # ten steps are not for everyone
+        with contextlib.suppress(ValueError):  # not every method has a run of ten steps
             return frozenset(sampler_spec(configuration.ten_steps().method.sampler).options)
     return frozenset()
 
@@ -168,7 +181,7 @@ def _options_of_class(configuration: Configuration) -> Set[str]:
 def _merged(
     key: str, given: Mapping[str, Any], config: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options that were given one by one with those that were given, or are configured, as a whole."""
+    """Options given one by one, merged with those given or configured as a dictionary."""
     whole = given.get(key) or {}
     for name, value in options.items():
         if name in whole and whole[name] != value:

@@ -1,4 +1,4 @@
-"""What the output of a network says of x0 at an iteration."""
+"""The x0 prediction in a network's output at an iteration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ __all__ = ["Answer", "answer_of", "split_variance"]
 
 
 class Answer(NamedTuple):
-    """A model call of a step.
+    """One model call of a step.
 
     Attributes
     ----------
-    sample, output : the state, and what the network made of it
-    of_x, of_output : x0 as a combination of the two
-    denoised, edited : that combination, and what the settings make of it; None if they leave it
-    said : what the class takes the prediction to be, where that is another combination
+    sample, output : Tensor
+        State, and the network's output for it.
+    of_x, of_output : float
+        Coefficients of the two in x0.
+    denoised, edited : Tensor or None
+        That combination, and its edited form; None if the settings do not edit it.
+    said : Tensor or None
+        The prediction as the class reads it, if that is another combination.
     """
 
     sample: torch.Tensor
@@ -33,7 +37,7 @@ class Answer(NamedTuple):
 
     @property
     def prediction(self) -> torch.Tensor:
-        """The x0 prediction that counts."""
+        """The x0 prediction to use."""
         said = self.denoised if self.said is None else self.said
         return said if self.edited is None else self.edited
 
@@ -41,13 +45,16 @@ class Answer(NamedTuple):
 def answer_of(
     iterations: Iterations, configuration: Configuration, index: int, output: torch.Tensor, sample: torch.Tensor
 ) -> Answer:
-    """What a network's output at an iteration says of x0, as the settings have it edited.
+    """The x0 prediction in a network's output at an iteration, edited as the settings require.
 
     Parameters
     ----------
-    iterations, configuration : of the run
-    index : number of the iteration
-    output, sample : of the network, and the state
+    iterations, configuration : Iterations or Configuration
+        Parts of the run.
+    index : int
+        Number of the iteration.
+    output, sample : Tensor
+        Output of the network, and the state.
     """
     _, of_x, of_output = iterations.conversions[index]
     compute = torch.promote_types(sample.dtype, torch.float32)
@@ -65,7 +72,7 @@ def _combined(
 
 
 def split_variance(output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The prediction of a network, and the variance it may have predicted beside it."""
+    """The prediction in a network's output, and the variance if the network predicts one."""
     if not isinstance(output, torch.Tensor) or not isinstance(sample, torch.Tensor):
         raise TypeError(f"model_output and sample must be tensors; got {type(output)} and {type(sample)}")
     if output.shape == sample.shape:

@@ -1,4 +1,4 @@
-"""What programs read of a `KSchedScheduler` beside its loop, and what they assign."""
+"""Attributes that programs read from a `KSchedScheduler` or assign to it, besides those of its loop."""
 
 from __future__ import annotations
 
@@ -22,28 +22,33 @@ from ksched.processes import VP, Flow
 __all__ = ["ASSIGNED", "Attributes", "Shown"]
 
 
-#: those that nothing goes by in the classes either: they are what was assigned
+#: attributes without effect in the diffusers classes too; they just keep what was assigned
 _KEPT = frozenset(("betas", "alphas", "one", "init_noise_sigma", "num_inference_steps", "is_scale_input_called"))
 
 
-#: those that have an effect when they are assigned
+#: attributes that have an effect when assigned
 _EFFECTIVE = frozenset(("timesteps", "sigmas", "alphas_cumprod", "model_outputs", "last_sample"))
 
 
-#: names whose assignment is looked at
+#: names whose assignment is intercepted
 ASSIGNED = frozenset((*ATTRIBUTES, *REFUSED_ATTRIBUTES, *_KEPT, *_EFFECTIVE))
 
 
 class Attributes:
-    """The attributes of a scheduler that follow from its class, its settings and its run.
+    """The attributes of a scheduler that depend on its class, its settings and its run.
 
     Attributes
     ----------
-    stock : the scheduler of diffusers that is replaced
-    assigned : settings that programs have changed by what they assigned
-    kept : attributes that are what was assigned
-    history : what the run holds of earlier steps, as programs see it
-    levels : noise levels that programs may write to
+    stock : Stock
+        The diffusers scheduler that is replaced.
+    assigned : dict
+        Settings that programs have changed by assignment.
+    kept : dict
+        Attributes that just keep what was assigned.
+    history : History
+        Earlier predictions and states of the run, as programs see them.
+    levels : WrittenLevels
+        Sigmas that programs may write to.
     """
 
     def __init__(self) -> None:
@@ -54,14 +59,14 @@ class Attributes:
         self.levels = WrittenLevels()
 
     def copied(self) -> Attributes:
-        """These, for a copy of the scheduler that goes on by itself."""
+        """The same for an independent copy of the scheduler."""
         made = Attributes()
         made.assigned, made.kept = dict(self.assigned), dict(self.kept)
         made.history, made.levels = self.history.copied(), self.levels.copied()
         return made
 
     def forget(self) -> None:
-        """Be as before the first step."""
+        """Return to the state before the first step."""
         self.levels = WrittenLevels()
         self.history = History()
         for name in ("is_scale_input_called", "timesteps", "sigmas"):
@@ -70,11 +75,12 @@ class Attributes:
     # --------------------------------------------------------------------------------------------------------- reading
 
     def read(self, scheduler: Any, name: str) -> Any:
-        """An attribute that a scheduler has if the class that it replaces has it.
+        """An attribute that a scheduler has if the replaced class has it.
 
         Raises
         ------
-        AttributeError : there is none
+        AttributeError
+            If the class does not have it.
         """
         run: Driver = scheduler._run
         stock = self.stock.of(run.configuration)
@@ -107,16 +113,17 @@ class Attributes:
                 return getattr(self.history.of(run), name)
 
     def _set_shift(self, run: Driver, shift: float) -> None:
-        """Shift the levels of the next `set_timesteps` by as much."""
+        """Shift the sigmas of the next `set_timesteps`."""
         self.assigned["shift"] = Flow(shift).shift
         self._reconfigure(run)
 
     def check_setting(self, scheduler: Any, name: str) -> None:
-        """Raise for a setting that is an attribute of other classes than the one that is replaced.
+        """Raise an error for settings that are attributes only of classes other than the replaced one.
 
         Raises
         ------
-        AttributeError : of such a one
+        AttributeError
+            If the setting is such an attribute.
         """
         stock = self.stock.of(scheduler._run.configuration)
         parameters = inspect.signature(type(scheduler).__init__).parameters
@@ -124,18 +131,19 @@ class Attributes:
             raise AttributeError(f"{type(scheduler).__name__!r} object has no attribute {name!r}; its config has it")
 
     def before(self, name: str, run: Driver) -> Any:
-        """What the class says of itself before `set_timesteps`; NotImplemented where that is no matter."""
+        """The value in the replaced class before `set_timesteps`; NotImplemented if there is none."""
         if name in self.kept:
             return self.kept[name]
         stock = self.stock.before_a_run(run)
         return NotImplemented if stock is None else getattr(stock, name, NotImplemented)
 
     def table(self, name: str, run: Driver) -> torch.Tensor:
-        """A table of the training: the class's own where it has one.
+        """A training table, the replaced class's own if it has one.
 
         Raises
         ------
-        AttributeError : the model has none
+        AttributeError
+            If the model has none.
         """
         if name in self.kept:
             kept: torch.Tensor = self.kept[name]
@@ -145,35 +153,35 @@ class Attributes:
             table: torch.Tensor = getattr(stock, name)
             return table
         process = run.configuration.trained
-        if not isinstance(process, VP):  # betas are what this class alone has
-            raise AttributeError(f"'KSchedScheduler' object has no table {name!r}: the model is no VP model")
+        if not isinstance(process, VP):  # only VP models have betas
+            raise AttributeError(f"'KSchedScheduler' object has no table {name!r}, since the model is not a VP model")
         return torch.tensor(np.asarray(getattr(process, name)).tolist(), dtype=torch.float32)
 
     def timesteps(self, run: Driver) -> torch.Tensor:
-        """What the network is told at every iteration."""
+        """The network's timestep at every iteration."""
         made = self.before("timesteps", run)
         return run.timesteps if made is NotImplemented else made
 
     def init_noise_sigma(self, run: Driver) -> Any:
-        """What a pipeline multiplies its start noise by."""
+        """The factor by which a pipeline multiplies its start noise."""
         made = self.before("init_noise_sigma", run)
         return torch.tensor(run.init_noise_sigma, dtype=torch.float32) if made is NotImplemented else made
 
     def num_inference_steps(self, run: Driver) -> int | None:
-        """What `set_timesteps` was told, or how long its list was."""
+        """The number passed to `set_timesteps`, or the length of its list."""
         made = self.before("num_inference_steps", run)
         return None if made is NotImplemented else made
 
     def betas(self, run: Driver) -> torch.Tensor:
-        """Of the training table."""
+        """Betas of the training table."""
         return self.table("betas", run)
 
     def alphas_cumprod(self, run: Driver) -> torch.Tensor:
-        """Of the training table."""
+        """Cumulative products of the training table."""
         return self.table("alphas_cumprod", run)
 
     def sigmas(self, run: Driver) -> torch.Tensor:
-        """Noise levels, which programs may write to; see `WrittenLevels`."""
+        """Sigmas, which programs may write to; see `WrittenLevels`."""
         made: Any = self.before("sigmas", run)
         levels: torch.Tensor = self.levels.of(run) if made is NotImplemented else made
         return levels
@@ -181,24 +189,27 @@ class Attributes:
     # ------------------------------------------------------------------------------------------------------- assigning
 
     def assign(self, name: str, value: Any, run: Driver) -> bool:
-        """Take what a program assigns to one of `ASSIGNED`.
+        """Accept a program's assignment to one of `ASSIGNED`.
 
         Returns
         -------
-        whether that is done; False for a name that is an attribute like any other
+        bool
+            Whether the assignment is done; False for a name that is an ordinary attribute.
 
         Raises
         ------
-        AttributeError : an attribute that cannot be assigned, here or in the class
-        ValueError : a value that it cannot have
+        AttributeError
+            If the attribute cannot be assigned, here or in the replaced class.
+        ValueError
+            If the attribute cannot have this value.
         """
         stock = self.stock.of(run.configuration)
         there = getattr(type(stock), name, None)
         if isinstance(there, property) and there.fset is None:
-            raise AttributeError(f"{name} of {type(stock).__name__} cannot be assigned, and so it cannot here")
+            raise AttributeError(f"{name} cannot be assigned, because in {type(stock).__name__} it cannot be either")
         if stock is not None and not hasattr(stock, name) and not hasattr(type(self), name) and name not in _EFFECTIVE:
-            return False  # the class would have one more attribute
-        if name in REFUSED_ATTRIBUTES:  # programs restore what they have saved of another scheduler
+            return False  # in the replaced class it would become a new attribute
+        if name in REFUSED_ATTRIBUTES:  # programs restore what they have saved from another scheduler
             warnings.warn(f"{name} has no effect here: {REFUSED_ATTRIBUTES[name]}", UserWarning, stacklevel=3)
             return False
         if name in _KEPT:
@@ -214,15 +225,15 @@ class Attributes:
         if with_what_is_there and _equal(value, getattr(self.stock.of(run.configuration), name)):
             return
         raise AttributeError(
-            f"{name} cannot be assigned here: it follows from the configuration; give that to from_config instead"
+            f"{name} cannot be assigned, because it follows from the configuration; pass that to from_config instead"
         )
 
     def _assign_timesteps(self, value: Any, run: Driver) -> None:
         now = run.timesteps if run.is_told else self.before("timesteps", run)
         if value is not now and not (isinstance(value, torch.Tensor) and _equal(value, now)):
             raise ValueError(
-                "timesteps can be assigned on another device or in another dtype alone; give other ones to "
-                "set_timesteps(timesteps=...), or set_begin_index the place of the first"
+                "timesteps can only be assigned on another device or in another dtype; pass other timesteps to "
+                "set_timesteps(timesteps=...), or the place of the first to set_begin_index"
             )
         if run.is_told:
             run.timesteps = value
@@ -235,26 +246,26 @@ class Attributes:
         elif _equal(value, self.sigmas(run)):
             self.kept["sigmas"] = value
         else:
-            raise ValueError("sigmas can be written after set_timesteps, which makes them anew")
+            raise ValueError("sigmas must be written after set_timesteps, which creates them anew")
 
     def _assign_alphas_cumprod(self, value: Any, run: Driver) -> None:
-        """Take another training table, as the classes that go by timesteps do at once and the others in a new run."""
+        """Use another training table: at once in classes that use timesteps, in a new run in the others."""
         found, table = torch.as_tensor(value).detach().double().cpu().numpy(), self.table("alphas_cumprod", run)
         if found.ndim != 1 or len(found) != run.configuration.entries.num_train_timesteps:
-            raise ValueError(f"alphas_cumprod must be num_train_timesteps numbers; got shape {found.shape}")
+            raise ValueError(f"alphas_cumprod must have num_train_timesteps numbers; got shape {found.shape}")
         betas = 1 - found / np.append(1.0, found[:-1])
         if _equal(torch.as_tensor(value), table):
             self.kept["alphas_cumprod"] = value
             return
         if not (np.all(betas > 0) and np.all(betas < 1)):
             raise ValueError(
-                "alphas_cumprod must fall from below 1 and stay above 0; for zero terminal SNR give from_config "
+                "alphas_cumprod must fall from below 1 and stay above 0; for zero terminal SNR pass from_config "
                 "rescale_betas_zero_snr=True"
             )
         stock = self.stock.of(run.configuration)
         by_timestep = run.configuration.is_stock and not hasattr(stock, "sigmas")
         if by_timestep and run.state is not None:
-            raise ValueError("the run has begun: assign alphas_cumprod before its first step")
+            raise ValueError("alphas_cumprod must be assigned before the first step; the run has begun")
         self.kept["alphas_cumprod"] = value
         self.assigned |= {"alphas_cumprod": value, "trained_betas": betas, "rescale_betas_zero_snr": False}
         self._reconfigure(run)
@@ -262,7 +273,7 @@ class Attributes:
             run.relevel(None)
 
     def _reconfigure(self, run: Driver) -> None:
-        """Go by the settings that were assigned, from the next `set_timesteps` on."""
+        """Use the assigned settings from the next `set_timesteps` on."""
         run.configuration = Configuration(run.configuration.entries, self.assigned)
 
     def _assign_model_outputs(self, value: Any, run: Driver) -> None:
@@ -272,14 +283,14 @@ class Attributes:
         self.history.of(run).last_sample = value
 
     def meet(self, run: Driver, sample: torch.Tensor, index: int | None) -> None:
-        """Take what programs have written, before a step."""
+        """Apply what programs have written, before a step."""
         self.levels.heed(run)
         if self.history.is_seen or (run.has_other_size(sample) and not run.goes_back(index)):
             placed_in(run, self.history, sample)
 
 
 def _equal(value: Any, there: Any) -> bool:
-    """Whether a value is the one that is there, on whatever device, and rounded to whatever dtype."""
+    """Whether a value equals the existing one on any device, after rounding to its own dtype."""
     if value is None or there is None:
         return value is there
     if not isinstance(value, torch.Tensor) or not isinstance(there, torch.Tensor):
@@ -288,7 +299,7 @@ def _equal(value: Any, there: Any) -> bool:
 
 
 def _begin_at(scheduler: Any, timestep: Any) -> None:
-    """Begin the run at the place that was set, or at that of a timestep."""
+    """Begin the run at the place that was set, or else at a timestep's."""
     run: Driver = scheduler._run
     run.prepare()
     first = scheduler._index(timestep)
@@ -297,7 +308,7 @@ def _begin_at(scheduler: Any, timestep: Any) -> None:
 
 
 class Shown:
-    """An attribute of a scheduler that `Attributes` has a method for, and that programs may assign."""
+    """An attribute of a scheduler for which `Attributes` has a method, and which programs may assign."""
 
     def __init__(self, text: str) -> None:
         self.__doc__ = text

@@ -1,4 +1,4 @@
-"""What the settings of a `KSchedScheduler` say: the model's process, the iterations of a run, and what is refused."""
+"""What the settings of a `KSchedScheduler` mean: the model's process, the iterations of a run, and invalid settings."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ __all__ = ["Configuration", "check_parameters", "run_request"]
 _LAYOUTS = ("calls", "steps")
 
 
-#: parameters of which a model that is no flow model needs one
+#: parameters of which at least one must be given, unless the model is a flow model
 _SAY_WHAT_MODEL = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "sigma_data"}
 
 
 class Configuration:
-    """What one configuration says; pipelines that change it get another one.
+    """The meaning of one configuration; a pipeline that changes its configuration gets a new object.
 
     Attributes
     ----------
-    entries : the configuration of diffusers, whose entries are attributes too
-    assigned : settings that programs have assigned since, which are not saved
+    entries : object
+        The diffusers configuration, whose entries are also attributes.
+    assigned : mapping or None
+        Settings that programs have assigned since, which are not saved.
     """
 
     def __init__(self, entries: Any, assigned: Mapping[str, Any] | None = None) -> None:
@@ -52,22 +54,22 @@ class Configuration:
         self._written = _written(entries)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Configuration, (self.entries, self.assigned)  # what follows from the entries is not copied
+        return Configuration, (self.entries, self.assigned)  # cached results are not copied
 
     @property
     def is_stock(self) -> bool:
-        """Whether this is a class of diffusers as it is."""
+        """Whether this is an unchanged diffusers class."""
         return self.entries.stock_class is not None and self.entries.sampler is None and self.entries.schedule is None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The entries that are settings and are set."""
+        """The entries that are settings and have a value."""
         its = {key: getattr(self.entries, key, value) for key, value in self.entries.items() if key[0] != "_"}
         return {**{key: value for key, value in its.items() if value is not None}, **self.assigned}
 
     @property
     def current(self) -> Configuration:
-        """The configuration as it is now: diffusers lets pipelines assign to an entry."""
+        """The current configuration, since diffusers lets pipelines assign to an entry."""
         return self if _written(self.entries) == self._written else Configuration(self.entries, self.assigned)
 
     @property
@@ -77,7 +79,7 @@ class Configuration:
 
     @cached_property
     def trained(self) -> Process:
-        """What the model was trained on, without a shift that is known only later."""
+        """The process that the model was trained on, without a shift that is only known later."""
         plain = {"use_dynamic_shifting": False, "invert_sigmas": False, "original_inference_steps": None}
         settings = {**self.settings, **plain}
         if self.is_stock and "trained_betas" not in self.assigned:
@@ -86,7 +88,7 @@ class Configuration:
 
     @property
     def order(self) -> int:
-        """Iterations of a step, before a run is known."""
+        """Number of iterations per step, before a run is known."""
         if self.is_stock:
             return stock_class(self.entries.stock_class).calls
         calls = sampler_spec(self.entries.sampler).calls if self.entries.sampler else 1
@@ -94,13 +96,13 @@ class Configuration:
 
     @property
     def tells_end(self) -> bool:
-        """Whether a list of timesteps has the end too."""
+        """Whether a list of timesteps includes the end."""
         stock = self.entries.stock_class
         return stock is not None and stock_class(stock).tells_end
 
     @cached_property
     def takes_eta(self) -> bool:
-        """Whether pipelines are to tell ``step`` the eta that their user gives them: where it is DDIM's."""
+        """Whether pipelines should pass their user's eta to ``step``, because it is DDIM's."""
         entries = self.entries
         if "eta" in (entries.sampler_options or {}):
             return False
@@ -109,7 +111,7 @@ class Configuration:
         return entries.stock_class is not None and "eta" in step_arguments_of(entries.stock_class)
 
     def takes_as_number(self, request: Mapping[str, Any]) -> bool:
-        """Whether a list is read as its length: the even one of flow pipelines, where levels were chosen."""
+        """Whether a list stands for its length: the even list of flow pipelines, when sigmas were chosen."""
         entries = self.entries
         own_levels = entries.sampler is not None and sampler_spec(entries.sampler).levels is not None
         even = request.get("timesteps") is None and _is_even(request.get("sigmas"))
@@ -117,7 +119,7 @@ class Configuration:
 
     @property
     def option_names(self) -> list[str]:
-        """Names of the options of the sampler and the schedule that are chosen."""
+        """Names of the options of the chosen sampler and schedule."""
         sampler, schedule = self.entries.sampler, self.entries.schedule
         names = [] if sampler is None else [*sampler_spec(sampler).options]
         return names if schedule is None else [*names, *schedule_options(schedule)]
@@ -131,9 +133,12 @@ class Configuration:
 
         Parameters
         ----------
-        request : arguments of ``set_timesteps``, as `run_request` has them
-        given : options of the sampler that ``step`` is told
-        levels : contract sigmas in place of those that come of all this, which a program has written over them
+        request : mapping
+            Arguments of ``set_timesteps``, from `run_request`.
+        given : mapping or None
+            Options of the sampler passed to ``step``.
+        levels : ndarray of float64 or None
+            Contract sigmas that a program has written, instead of those that would result.
         """
         how = {name: request.get(name) for name in ("timesteps", "sigmas", "mu")}
         part = ("original_inference_steps", "strength", "max_timesteps", "intermediate_timesteps")
@@ -152,7 +157,7 @@ class Configuration:
         if how["timesteps"] is not None or how["sigmas"] is not None:
             steps = None
         elif "shift" in self.assigned and steps is not None and how["mu"] is None:
-            # of an even list, whose lowest level is that of the class's table, with the shift that was configured
+            # an even list down to the lowest sigma of the class's table, with the configured shift
             lowest = Flow(self.entries.shift).sigma_at(1 / self.entries.num_train_timesteps)
             steps, how["sigmas"] = None, np.linspace(1, lowest, check_steps(steps)).tolist()
         options, layout = self.entries.sampler_options, self.entries.layout
@@ -176,31 +181,31 @@ class Configuration:
         )
 
     def ten_steps(self) -> Iterations:
-        """A run to see what the settings mean; not every method has one of ten steps."""
+        """A run to find out what the settings mean; not every method has one of ten steps."""
         return self.iterations({"num_inference_steps": 10, "mu": 1.0})
 
     def through_training(self) -> Iterations:
-        """Every timestep of the training."""
+        """Iterations at every training timestep."""
         even = {"timestep_spacing": "linspace", "use_karras_sigmas": False, "steps_offset": 0}
         given = {name: value for name, value in self.settings.items() if name not in even}
         length, options = int(self.entries.num_train_timesteps), self.entries.sampler_options
         return stock_iterations(self.entries.stock_class, {**given, **even}, length, options=options, layout="steps")
 
     def check_representable(self) -> None:
-        """Raise for settings of a class of diffusers that cannot be represented, whatever the number of steps."""
+        """Raise an error if the settings of a diffusers class cannot be represented for any number of steps."""
         if not self.is_stock:
             return
         try:
             self.ten_steps()
         except NotRepresentedError as error:
             name = self.entries.stock_class
-            raise NotRepresentedError(f"{name} with these settings has no drop-in here: {error}") from None
+            raise NotRepresentedError(f"{name} with these settings has no drop-in in ksched: {error}") from None
         except ValueError:
-            pass  # ten steps are not for everyone
+            pass  # not every method has a run of ten steps
 
     @property
     def translation(self) -> Translation:
-        """What became of the class of diffusers and its settings."""
+        """How the diffusers class and its settings are represented."""
         config, name = dict(self.entries), self.entries.stock_class
         if name is None:
             return Translation("", str(self.entries.sampler or "euler"))
@@ -210,7 +215,7 @@ class Configuration:
         ignored = {key: config[key] for key in sorted(its - bearing)}
         different = {}
         if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
-            different["noise"] = "new for every interval from the generator, not from torchsde's Brownian tree"
+            different["noise"] = "drawn anew for every interval from the generator, not from torchsde's Brownian tree"
         sampler, options = self.entries.sampler, dict(self.entries.sampler_options or {})
         if self.is_stock:
             try:
@@ -221,7 +226,7 @@ class Configuration:
         return Translation(name, str(sampler), options, used, ignored, different)
 
     def edited(self, denoised: torch.Tensor) -> torch.Tensor | None:
-        """The prediction as the settings have it edited, None if they do not."""
+        """The prediction edited as the settings require; None if they do not."""
         entries = self.entries
         applies = settings_of(entries.stock_class) if self.is_stock else {"thresholding", "clip_sample"}
 
@@ -239,17 +244,18 @@ class Configuration:
 
 
 def _written(entries: Any) -> tuple[int, ...]:
-    """What tells whether an entry was assigned to."""
+    """A mark that changes when an entry is assigned to."""
     return tuple(map(id, vars(entries).values())) if hasattr(entries, "__dict__") else ()
 
 
 # ---------------------------------------------------------------------------------------- parameters of the constructor
 def check_parameters(entries: Any) -> None:
-    """Raise for parameters of `KSchedScheduler` that mean nothing; warn where they say nothing of the model.
+    """Raise an error for invalid parameters of `KSchedScheduler`; warn if they say nothing about the model.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
+    TypeError, ValueError
+        If a name or option is unknown, a name is positional, or no pipeline can drive the sampler.
     """
     check_places(entries)
     if entries.layout is not None and entries.layout not in _LAYOUTS:
@@ -264,38 +270,38 @@ def check_parameters(entries: Any) -> None:
     _check_choice(entries)
     if entries.stock_class is None and not _says_what_model(entries):
         warnings.warn(
-            "nothing says what the model was trained on, so it is taken for one with DDPM's linear betas; make "
-            "the scheduler with KSchedScheduler.from_config(pipe.scheduler.config, ...), or give beta_schedule",
+            "the parameters do not say what the model was trained on, so DDPM's linear betas are used; create the "
+            "scheduler with KSchedScheduler.from_config(pipe.scheduler.config, ...), or pass beta_schedule",
             UserWarning,
             stacklevel=4,  # past the constructor and what diffusers wraps around it
         )
 
 
 def _check_choice(entries: Any) -> None:
-    """Raise for a sampler, schedule and dialect that do not go together."""
+    """Raise an error if sampler, schedule and dialect do not go together."""
     sampler, schedule = entries.sampler, entries.schedule
     if sampler is not None:
         check_drivable(sampler_spec(sampler), schedule)
     named = sampler is not None or schedule is not None
     if not named and entries.stock_class is not None and entries.dialect not in (None, "diffusers"):
         raise ValueError(
-            f"dialect says what sampler and schedule mean: give one of them; got {entries.dialect!r} alone"
+            f"dialect needs a sampler or schedule, since it says what their names mean; got only {entries.dialect!r}"
         )
     if schedule is None and entries.schedule_options:
-        raise ValueError("schedule_options need a schedule")
+        raise ValueError("schedule_options need a schedule; pass schedule= too")
     facts = CLASSES.get(entries.stock_class or "")
     if sampler is not None and facts is not None and facts.mean_velocity and not _steps_as_euler(entries):
         warnings.warn(
-            f"networks of {entries.stock_class} answer with the mean velocity on the way to the next level, and "
-            f"sampler {sampler!r} takes it for that at the level where they are called, which gives another result. "
-            "Choose sampler 'euler'; this one is right only in a loop that tells the network one time twice",
+            f"networks of {entries.stock_class} return the mean velocity on the way to the next sigma, but sampler "
+            f"{sampler!r} uses it as the velocity at the current sigma, which gives another result. Use sampler "
+            "'euler'; this one is right only in a loop that passes the network the same time twice",
             UserWarning,
             stacklevel=5,  # past the constructor and what diffusers wraps around it
         )
 
 
 def _steps_as_euler(entries: Any) -> bool:
-    """Whether every step of the sampler goes straight to the next level along what the network answers."""
+    """Whether every step of the sampler goes straight to the next sigma along the network's output."""
     spec = sampler_spec(entries.sampler)
     if spec.levels is not None or spec.adaptive:
         return False
@@ -324,11 +330,13 @@ def run_request(
     strength: float,
     angles: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of ``set_timesteps``, checked, by name; those that ask for a part of the training only if they do.
+    """Arguments of ``set_timesteps``, checked, by name; those for a part of the training only if they are given.
 
     Raises
     ------
-    TypeError, ValueError : neither a number nor a list, both where only flow pipelines give both, or not such a part
+    TypeError, ValueError
+        If there is neither a number nor a list; both, where only flow pipelines may pass both; or an argument is out of
+        range.
     """
     request = {
         "num_inference_steps": num_inference_steps,
@@ -340,11 +348,11 @@ def run_request(
     }
     lists = [values for values in (request["timesteps"], request["sigmas"]) if values is not None]
     if num_inference_steps is None and not lists:
-        raise ValueError("give num_inference_steps, or a list of timesteps or sigmas")
+        raise ValueError("pass num_inference_steps, or a list of timesteps or sigmas")
     if num_inference_steps is not None and lists:
         both = f"num_inference_steps={num_inference_steps} and a list of {len(lists[0])}"
         if not configuration.is_flow and not configuration.tells_end:
-            raise ValueError(f"give num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
+            raise ValueError(f"pass num_inference_steps or a list of timesteps or sigmas, not both; got {both}")
         more = int(configuration.tells_end)
         if any(len(values) != num_inference_steps + more for values in lists):
             raise ValueError(f"num_inference_steps must be the length of the list; got {both}")
@@ -352,7 +360,7 @@ def run_request(
 
 
 def _listed(values: Any) -> list[float] | None:
-    """A list, array or tensor as numbers."""
+    """A list, array or tensor as a list of numbers."""
     if values is None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values
@@ -360,7 +368,7 @@ def _listed(values: Any) -> list[float] | None:
 
 
 def _part(original: Any, strength: Any) -> dict[str, Any]:
-    """The part of a training that is run, as ``set_timesteps`` is told it; nothing where that is all of it."""
+    """Arguments of ``set_timesteps`` that select a part of the training; empty for all of it."""
     if isinstance(strength, bool) or not isinstance(strength, Real):
         raise TypeError(f"strength must be a number above 0 and at most 1; got {strength!r}")
     if not 0 < float(strength) <= 1:
@@ -373,7 +381,7 @@ def _part(original: Any, strength: Any) -> dict[str, Any]:
 
 
 def _is_even(sigmas: Sequence[float] | None) -> bool:
-    """Whether a list is the one by which flow pipelines ask for its length."""
+    """Whether a list is the even one with which flow pipelines ask for a number of steps."""
     if not sigmas:
         return False
     count = len(sigmas)

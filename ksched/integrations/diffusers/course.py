@@ -1,4 +1,4 @@
-"""The iterations that a `KSchedScheduler` goes through, and where timesteps are among them."""
+"""The iterations of a `KSchedScheduler`, and where timesteps are among them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ __all__ = ["Course"]
 
 
 class Course:
-    """The iterations that a configuration has for what ``set_timesteps`` is told.
+    """The iterations of a configuration for the arguments of ``set_timesteps``.
 
     Attributes
     ----------
-    configuration : as it is now; the scheduler keeps it up to date
-    iterations : None before `set_timesteps`
+    configuration : Configuration
+        The current configuration; the scheduler keeps it up to date.
+    iterations : Iterations or None
+        None before `set_timesteps`.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -36,16 +38,18 @@ class Course:
         self._churn: dict[str, Any] | None = None
 
     def set_timesteps(self, request: dict[str, Any], device: Any) -> Iterations:
-        """Fix the iterations of a run.
+        """Set the iterations of a run.
 
         Parameters
         ----------
-        request : see `run_request`
-        device : of `timesteps`
+        request : dict
+            Arguments, see `run_request`.
+        device : object
+            Device of `timesteps`.
         """
         iterations, self.configuration = self.iterations, self.configuration.current
         if iterations is None or self._made_of is not self.configuration or self._request != request:
-            iterations = self.configuration.iterations(request)  # else its plans are there already
+            iterations = self.configuration.iterations(request)  # otherwise its plans exist already
         self.iterations, self._request, self._made_of, self._levels = iterations, request, self.configuration, None
         kind = torch.int64 if iterations.whole else torch.float32
         self._timesteps = torch.tensor(iterations.timesteps.tolist(), dtype=torch.float64).to(kind).to(device)
@@ -54,7 +58,7 @@ class Course:
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """What the network is told at every iteration; before `set_timesteps` every timestep of the training."""
+        """The network's timestep at every iteration; before `set_timesteps`, every training timestep."""
         if self._timesteps is None:
             length = self.configuration.entries.num_train_timesteps
             return torch.arange(length - 1, -1, -1, dtype=torch.float32)
@@ -71,37 +75,38 @@ class Course:
 
     @property
     def request(self) -> Mapping[str, Any]:
-        """What `set_timesteps` was told."""
+        """The arguments of `set_timesteps`."""
         return self._request or {}
 
     def relevel(self, levels: Array | None) -> None:
-        """Run at other noise levels than `set_timesteps` found, or at those of another table at the same timesteps.
+        """Run at other sigmas than those of `set_timesteps`, or with another table at the same timesteps.
 
         Raises
         ------
-        ValueError : the levels of the run are not a list of its own
+        ValueError
+            If the run's sigmas are not a list of its own.
         """
         self.iterations = self.configuration.iterations(self.request, self._churn, levels)
         self._levels, self._made_of = levels, None
 
     def churn(self, given: dict[str, Any]) -> None:
-        """Have iterations that churn, by what ``step`` is given for that."""
+        """Use iterations that churn, with the arguments given to ``step``."""
         self.iterations = self.configuration.iterations(self.request, given, self._levels)
         self._made_of, self._churn = None, given
 
     def prepare(self) -> None:
-        """Take every timestep of the training for an iteration, as some classes do before `set_timesteps`."""
+        """Make every training timestep an iteration, as some classes do before `set_timesteps`."""
         if self.iterations is not None:
             return
         configuration = self.configuration
         if not (configuration.is_stock and CLASSES[configuration.entries.stock_class].begins_untold):
-            raise ValueError("call set_timesteps before step: the number of inference steps is not known")
+            raise ValueError("set_timesteps must be called before step, since it sets the number of inference steps")
         self.iterations = configuration.through_training()
         self._request = {"num_inference_steps": int(configuration.entries.num_train_timesteps)}
         self._made_of = None
 
     def place(self, timestep: Any) -> int | None:
-        """The iteration of a timestep, by where it is in memory, or else the nearest; None if there are none."""
+        """The iteration of a timestep, found by its place in memory or else as the nearest; None if there are none."""
         own = self.timesteps
         if isinstance(timestep, torch.Tensor) and timestep.numel():
             offset, rest = divmod(timestep.data_ptr() - own.data_ptr(), own.element_size())
@@ -113,11 +118,11 @@ class Course:
         return int(np.argmin(np.abs(self.iterations.timesteps - float(timestep))))
 
     def index(self, known: int | None, timestep: Any) -> int:
-        """The iteration that is next: where that is not known, the one of the timestep."""
+        """The next iteration; if it is not known, the one at the timestep."""
         return (self.place(timestep) or 0) if known is None else known
 
     def input_norm(self, known: int | None, timestep: Any) -> float:
-        """What the network's input is divided by at the iteration that is next."""
+        """The number by which the network's input is divided at the next iteration."""
         if self.iterations is None:
             process = self.configuration.trained
             return float(process.input_norm(float(process.sigma(float(timestep)))))
@@ -125,14 +130,14 @@ class Course:
 
     @property
     def sigmas(self) -> Array:
-        """Noise level of every iteration, and of the end; before `set_timesteps` those of the training."""
+        """Sigma of every iteration and of the end; before `set_timesteps`, those of the training."""
         if self.iterations is None:
             return np.append(self.configuration.trained.sigmas[::-1], 0.0)
         return self.iterations.shown
 
     @property
     def init_noise_sigma(self) -> float:
-        """What start noise is multiplied by."""
+        """The factor of the start noise."""
         if self.iterations is None:
             process = self.configuration.trained
             return start_std(process, process.sigma_max, self.configuration.settings)
@@ -140,11 +145,11 @@ class Course:
 
     @property
     def order(self) -> int:
-        """Iterations of a step."""
+        """Number of iterations per step."""
         return self.configuration.order if self.iterations is None else self.iterations.order
 
     def after(self, timestep: Any) -> Any:
-        """The timestep of the iteration after that of another one; -1 after the last."""
+        """The timestep of the iteration after another one; -1 after the last."""
         if self._timesteps is None:
             return timestep - 1
         place = self.place(timestep)

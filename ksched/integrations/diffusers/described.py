@@ -1,4 +1,4 @@
-"""`KSchedScheduler` in words."""
+"""The text that `KSchedScheduler` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["described"]
 
 
 def described(scheduler: Any) -> str:
-    """What was chosen: the class, the sampler, the schedule, and the settings that are not the defaults."""
+    """The class, sampler and schedule that were chosen, and the settings that differ from the defaults."""
     config = scheduler.config
     stock = config.stock_class
     parameters = inspect.signature(type(scheduler).__init__).parameters
@@ -32,6 +32,6 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value; of a long one its beginning."""
+    """A value as text, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""How `KSchedScheduler` drives a run step by step."""
+"""Drives a run of `KSchedScheduler` step by step."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ __all__ = ["Driver", "Told", "identity_mark"]
 
 
 class Told(NamedTuple):
-    """What ``step`` is told of one call.
+    """Arguments of ``step`` that override parts of one call.
 
     Attributes
     ----------
-    prediction : the x0 prediction, in place of what the output says
-    noise : that of the step, in place of one that is drawn
-    apart : where tokens are at a level of their own: which ones, and their next states
+    prediction : Tensor or None
+        x0 prediction, instead of the one in the output.
+    noise : Tensor or None
+        Noise of the step, instead of newly drawn noise.
+    apart : tuple of Tensor or None
+        For tokens with their own sigmas: which ones, and their next states.
     """
 
     prediction: torch.Tensor | None = None
@@ -39,15 +42,15 @@ class Told(NamedTuple):
     apart: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-#: what most calls are told
+#: for most calls, which override nothing
 _NOTHING = Told()
 
 
 class Driver(Course):
-    """The iterations of a scheduler, and the run that goes through them.
+    """The iterations of a scheduler, and the run through them.
 
-    A pipeline may begin at any iteration, and may edit the state between two steps, or amid one. A copy goes on by
-    itself from where the original was.
+    A pipeline may begin at any iteration, and may edit the state between two steps or within one. A copy continues
+    independently from the point where it was made.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -55,7 +58,7 @@ class Driver(Course):
         self.forget()
 
     def forget(self) -> None:
-        """Be as before the first step."""
+        """Return to the state before the first step."""
         self._run: Run | None = None
         self._handed_out: tuple[Any, ...] | None = None
         self._saved: dict[str, Any] | None = None
@@ -68,51 +71,54 @@ class Driver(Course):
         self._before: _Place | None = None
 
     def set_timesteps(self, request: dict[str, Any], device: Any) -> Iterations:
-        """Fix the iterations of a run, and forget everything of the last one; see `Course.set_timesteps`."""
+        """Set the iterations of a run, and forget everything about the last run; see `Course.set_timesteps`."""
         iterations = super().set_timesteps(request, device)
         self.forget()
         return iterations
 
     def relevel(self, levels: Array | None) -> None:
-        """Run at other noise levels, see `Course.relevel`.
+        """Run at other sigmas, see `Course.relevel`.
 
         Raises
         ------
-        ValueError : the run has begun, or its levels are not a list of its own
+        ValueError
+            If the run has begun, or its sigmas are not a list of its own.
         """
         if self._run is not None or self._saved is not None:
-            raise ValueError("the run has begun: write sigmas after set_timesteps and before the first step")
+            raise ValueError("sigmas must be written after set_timesteps and before the first step; the run has begun")
         super().relevel(levels)
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """What the run holds, once it began; the next step goes on from another one that is set."""
+        """The state dictionary of the run, once it has begun; setting it makes the next step continue from it."""
         return self._saved if self._run is None else self._run.state_dict()
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._saved, self._run, self._handed_out = state, None, None
-        self._shape = None  # it may be another one
+        self._shape = None  # the new state may have another shape
 
     def has_other_size(self, sample: torch.Tensor) -> bool:
-        """Whether a state is of another size than the run's, amid it."""
+        """Whether a state has another size than the run's, after it has begun."""
         return self._run is not None and self._run.shape != sample.shape
 
     # ----------------------------------------------------------------------------------------------------------- steps
 
     @property
     def option_names(self) -> Set[str]:
-        """Names of the options of the sampler."""
+        """Names of the sampler's options."""
         assert self.iterations is not None
         return sampler_spec(self.iterations.method.sampler).options.keys()
 
     def begin(self, first: int, given: Mapping[str, Any], clipped: bool | None) -> None:
-        """Begin a run at an iteration, with what ``step`` is told at the first call.
+        """Begin a run at an iteration, with the arguments of the first call of ``step``.
 
         Parameters
         ----------
-        first : number of the iteration
-        given, clipped : see `heeded_options`
+        first : int
+            Number of the iteration.
+        given, clipped : mapping, bool or None
+            See `heeded_options`.
         """
         assert self.iterations is not None
         self.leave_at(first)
@@ -124,24 +130,24 @@ class Driver(Course):
             stock = configuration.entries.stock_class
             if not configuration.is_stock or "s_churn" not in step_arguments_of(stock):
                 raise ValueError(
-                    "step takes s_churn for Euler classes of diffusers alone, which churn after the model call; "
-                    "give it in sampler_options, with sampler euler, heun or dpm_2"
+                    "step accepts s_churn only for diffusers' Euler classes, which churn after the model call; put it "
+                    "into sampler_options, with sampler euler, heun or dpm_2"
                 )
             churn = {name: value for name, value in given.items() if value is not None and name != "eta"}
             self.churn(churn)
             self._extra = {}
         elif extra and not configuration.is_stock and not method.same_calls(first, extra):
             raise ValueError(
-                f"{', '.join(extra)} would change the model calls, which are fixed by now: give it in sampler_options"
+                f"{', '.join(extra)} would change the model calls, which are fixed already; put it into sampler_options"
             )
 
     def check_same(self, given: Mapping[str, Any]) -> None:
-        """Warn of options that are other ones than at the first call of the run."""
+        """Warn about options that differ from those of the first call of the run."""
         if given != self._told:
             changed = {name: value for name, value in given.items() if value != self._told.get(name)}
             warnings.warn(
-                f"step is given {', '.join(f'{name}={value!r}' for name, value in changed.items())} in the middle of a "
-                "run, which changes nothing: the options of its first call hold",
+                f"step got {', '.join(f'{name}={value!r}' for name, value in changed.items())} in the middle of a run, "
+                "which has no effect: the options of the first call hold",
                 stacklevel=4,
             )
 
@@ -149,21 +155,21 @@ class Driver(Course):
 
     @property
     def at(self) -> int:
-        """Number of the next iteration, as the run counts them."""
+        """Number of the run's next iteration."""
         return self._at
 
     def goes_back(self, index: int | None) -> bool:
-        """Whether the loop does steps again, of which some may be of other states, or is about to."""
+        """Whether the loop repeats steps, perhaps with other states, or is about to."""
         return self._goes_back or (index is not None and index != self._at)
 
     def leave_at(self, index: int) -> None:
-        """Begin anew at an iteration, with nothing known of those before."""
+        """Begin anew at an iteration, without memory of earlier ones."""
         self._run, self._saved, self._handed_out, self._before = None, None, None, None
         self._first = self._at = index
         self._shape = None
 
     def _go_to(self, index: int, shape: torch.Size) -> None:
-        """Be at an iteration, with states of a shape: pipelines count back to do a step again, or do one aside."""
+        """Move to an iteration and state shape, since pipelines may repeat a step or take one aside."""
         if self._at != index or (self._shape is not None and self._shape != shape):
             here, before = self._place(self._run) if self._at == index else None, self._before
             self.leave_at(index)
@@ -177,7 +183,7 @@ class Driver(Course):
         self._shape = shape
 
     def _place(self, run: Run | None) -> _Place:
-        """Where the run is, with itself or, if it is None, with a copy of its numbers."""
+        """The position of the run, with the run itself or, if it is None, with a copy of its numbers."""
         saved = self._saved if self._run is None else self._run.state_dict() if run is None else None
         return _Place(self._at, self._shape, self._first, self._handed_out, run, saved)
 
@@ -194,11 +200,16 @@ class Driver(Course):
 
         Parameters
         ----------
-        index : number of the iteration
-        output, variance : of the network, see `split_variance`
-        sample : the state, edited or not
-        generator : of the noise, unless that has a seed
-        told : what the loop knows better
+        index : int
+            Number of the iteration.
+        output, variance : Tensor or None
+            Outputs of the network, see `split_variance`.
+        sample : Tensor
+            The state; it may have been edited.
+        generator : object
+            Generator of the noise, unless there is a seed.
+        told : Told
+            Parts of the call that the loop overrides.
         """
         assert self.iterations is not None
         iterations, seed = self.iterations, self.configuration.entries.noise_seed
@@ -206,10 +217,10 @@ class Driver(Course):
             raise RuntimeError(f"the run of {len(iterations)} iterations is over; call set_timesteps for another")
         if index < iterations.beyond:
             raise ValueError(
-                f"timestep {iterations.timesteps[index]:g} is beyond the training table: take one step fewer, or begin "
-                f"with iteration {iterations.beyond} as image to image does"
+                f"timestep {iterations.timesteps[index]:g} is beyond the training table; use one step fewer, "
+                f"or begin with iteration {iterations.beyond} as image to image does"
             )
-        request = iterations.method.request or Request("", (), iterations.process)  # a sampler of ours has no extras
+        request = iterations.method.request or Request("", (), iterations.process)  # ksched's samplers have no extras
         self._noise.take(generator, output, told.noise)
         self._go_to(index, sample.shape)
         call, run = answer_of(iterations, self.configuration, index, output, sample), self._running(sample)
@@ -218,14 +229,14 @@ class Driver(Course):
         if seed is None and told.noise is None:
             dropped = request.draws_before[index] if request.draws_before and index > self._first else 0
             self._noise.draw_ahead(dropped, request.noise_by_step)
-        previous = sample if run is None or run.done else self._advance(run, call)  # a last step may have no length
+        previous = sample if run is None or run.done else self._advance(run, call)  # a last step may have length 0
         self._handed_out, compute = identity_mark(previous), call.denoised.dtype
         if request.learned_variance is not None and iterations.timesteps[index] > 0:
             std = learned_std(variance, *iterations.levels[index : index + 2], kind=request.learned_variance)
             previous = (previous.to(compute) + self._noise.new() * std).to(previous.dtype)
             self._handed_out = None
         shown = call.prediction
-        if request.boundary:  # LCM's pipelines show what the consistency function answers
+        if request.boundary:  # LCM's pipelines show the output of the consistency function
             level = iterations.levels[index]
             of_state, of_shown = boundary_scaling(level, float(iterations.timesteps[index]), request.boundary)
             shown = (of_shown * shown).add(sample.to(compute), alpha=of_state)
@@ -237,7 +248,7 @@ class Driver(Course):
         return previous.to(sample.dtype), shown.to(sample.dtype)
 
     def _running(self, sample: torch.Tensor) -> Run | None:
-        """The run, with the state that was handed over; None if no model call is left for it."""
+        """The run, started from this state if necessary; None if it has no model call left."""
         assert self.iterations is not None
         if self._run is None:
             plan, seed = self.iterations.method.plan(self._first, self._extra), self.configuration.entries.noise_seed
@@ -249,7 +260,7 @@ class Driver(Course):
                 run = Run(plan, sample, seed=seed)
             else:
                 run = Run(plan, sample, noise=self._noise.between)
-            if self._saved is not None:  # a copy of a scheduler goes on where that was
+            if self._saved is not None:  # a copy of a scheduler continues from there
                 run.load_state_dict(self._saved)
                 self._saved = None
             else:
@@ -258,7 +269,7 @@ class Driver(Course):
         return self._run
 
     def _advance(self, run: Run, call: Answer) -> torch.Tensor:
-        """Feed the run, at the state that was handed over, and return its next state."""
+        """Feed the run with a model call and return its next state."""
         assert self.iterations is not None
         method, edited = self.iterations.method, call.edited
         if self._handed_out is None or identity_mark(call.sample) != self._handed_out:
@@ -274,7 +285,7 @@ class Driver(Course):
         else:
             run.feed_output(call.output, call.of_x, call.of_output)
         if method.share_of_state(run) is not None:
-            return run.x.clone()  # where this is edited in place, what it was is still needed
+            return run.x.clone()  # it is still needed if this one is edited in place
         return run.x
 
     # ---------------------------------------------------------------------------------------------------------- copies
@@ -285,13 +296,16 @@ class Driver(Course):
 
 
 class _Place(NamedTuple):
-    """Where a run was, to go back to.
+    """A position of a run, to return to.
 
     Attributes
     ----------
-    number : of the iteration that was next
-    shape, first, handed_out : of its states, as the driver has them
-    run, saved : the run itself, if it has not gone on since, or its numbers
+    number : int
+        Number of the next iteration.
+    shape, first, handed_out : Size, int, tuple of object or None
+        Attributes of the driver at that time.
+    run, saved : Run, dict or None
+        The run itself, if it has not advanced since, or its numbers.
     """
 
     number: int
@@ -303,7 +317,7 @@ class _Place(NamedTuple):
 
 
 def identity_mark(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """What tells whether a tensor is one that was handed out, unchanged; None if nothing can."""
+    """A mark that tells whether a tensor is one that was handed out, unchanged; None if nothing can tell."""
     if tensor.is_inference():
         return None
     return tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype

@@ -1,4 +1,4 @@
-"""What a run holds of its earlier steps, as the classes of diffusers hold it, for programs that edit it."""
+"""The earlier predictions and states of a run, in the form of diffusers' classes, for programs that edit them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["History", "placed_in"]
 
 
 class History:
-    """``model_outputs`` and ``last_sample``: x0 predictions and states that the next steps need; None is not needed.
+    """``model_outputs`` and ``last_sample``: x0 predictions and states that the next steps need; None if not needed.
 
-    Programs change the size of a state amid a run by writing to them. The next step takes that over.
+    Programs that change the size of a state during a run write to them. The next step uses what was written.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Be as where nobody has looked."""
+        """Return to the state in which no program has looked."""
         self.model_outputs: list[torch.Tensor | None] = []
         self.last_sample: torch.Tensor | None = None
         self._names: list[str] = []
@@ -40,7 +40,7 @@ class History:
         return made
 
     def of(self, run: Driver) -> History:
-        """The history, as it is before the next step of a run."""
+        """The history before the next step of a run."""
         if self._seen is not None:
             return self
         kept = int(run.configuration.entries.solver_order or 1)
@@ -56,7 +56,7 @@ class History:
         return self
 
     def written(self) -> dict[str, torch.Tensor]:
-        """What a program has put in place of a register of the run, by its name."""
+        """The registers of the run that a program has replaced, by name."""
         if self._seen is None:
             return {}
         now = dict(zip([*self._names, self._last], (*self.model_outputs, self.last_sample), strict=True))
@@ -65,11 +65,12 @@ class History:
 
 
 def placed_in(run: Driver, history: History, sample: torch.Tensor) -> None:
-    """Let a run go on with what a program has written to its history, from a state; forget that.
+    """Continue a run from a state with the history that a program has written, then forget that history.
 
     Raises
     ------
-    ValueError : a state of another size without all of the history in it
+    ValueError
+        If the state has another size, and not all of the history was replaced to match.
     """
     written, state = history.written(), run.state
     history.forget()
@@ -82,7 +83,7 @@ def placed_in(run: Driver, history: History, sample: torch.Tensor) -> None:
         held[latest] = sample.to(held[latest])
     if any(tensor.shape != sample.shape for tensor in held.values()):
         raise ValueError(
-            f"the state has become {tuple(sample.shape)}, and what the next steps need of the last ones has not: write "
-            "to all of model_outputs that is not None, and to last_sample, or take a sampler of one step, such as euler"
+            f"all of the history must have the state's new shape {tuple(sample.shape)}; write to every entry of "
+            "model_outputs that is not None and to last_sample, or use a sampler without memory, such as euler"
         )
     run.state = {**state, "registers": held}

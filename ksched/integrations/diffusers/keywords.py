@@ -1,7 +1,7 @@
-"""Keywords of `KSchedScheduler.from_config`: where each one goes, and which would be heeded by nothing.
+"""Keywords of `KSchedScheduler.from_config`: where each one belongs, and which would have no effect.
 
-Settings of a configuration are taken as they come, since configurations carry those of other classes along. What is
-written as a keyword is an instruction, and is followed or refused.
+Settings in a configuration are accepted as they are, because configurations also carry settings of other classes. A
+keyword is an instruction: it is followed, or it raises an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["LOADING", "Placed", "near", "place"]
 Settings = Mapping[str, Any]
 
 
-#: what libraries hand to every ``from_pretrained``, whatever it loads
+#: keywords that libraries pass to every ``from_pretrained``, whatever it loads
 LOADING = frozenset((
     "variant", "torch_dtype", "dtype", "use_safetensors", "low_cpu_mem_usage", "device_map", "max_memory",
     "offload_folder", "offload_state_dict", "quantization_config", "trust_remote_code", "use_auth_token",
@@ -34,7 +34,7 @@ LOADING = frozenset((
 ))  # fmt: skip
 
 
-#: what pipelines read from a configuration
+#: settings that pipelines read from a configuration
 _READ = frozenset((
     "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "variance_type",
 ))  # fmt: skip
@@ -50,24 +50,27 @@ _TABLE = frozenset((
 ))  # fmt: skip
 
 
-#: heeded for the classes alone that have them
+#: settings that only some classes use
 _OF_CLASS = frozenset((
     "sigma_data", "snr_shift_scale", "original_inference_steps", "final_sigmas_type", "lambda_min_clipped",
 ))  # fmt: skip
 
 
-#: rules of a class that a schedule of ours is
+#: settings of a class that are the same as a ksched schedule
 _SAME = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 
 
 class Placed(NamedTuple):
-    """Where keywords go.
+    """Keywords, sorted by where they belong.
 
     Attributes
     ----------
-    settings : parameters of the constructor, and settings of the class that is replaced
-    sampler_options, schedule_options : options of the two
-    unknown : the rest
+    settings : dict
+        Parameters of the constructor, and settings of the replaced class.
+    sampler_options, schedule_options : dict
+        Options of the sampler and of the schedule.
+    unknown : dict
+        All others.
     """
 
     settings: dict[str, Any]
@@ -77,24 +80,29 @@ class Placed(NamedTuple):
 
 
 def near(name: str, names: Iterable[str], cutoff: float = 0.7) -> str:
-    """A question that offers the nearest of some names, if one is near."""
+    """The text "; did you mean ...?" with the most similar name; empty if none is similar."""
     found = difflib.get_close_matches(name, sorted(names), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[str]) -> Placed:
-    """Where the keywords of a call go.
+    """Sort the keywords of a call by where they belong.
 
     Parameters
     ----------
-    keywords : as they were given
-    config : the configuration that they change, with ``stock_class`` if its class is known
-    parameters : of the constructor, with their defaults
-    own : those of them that no scheduler of diffusers has
+    keywords : mapping
+        The keywords.
+    config : mapping
+        Configuration that they change, with ``stock_class`` if its class is known.
+    parameters : mapping
+        Parameters of the constructor, with their defaults.
+    own : set of str
+        Those of them that no diffusers scheduler has.
 
     Raises
     ------
-    TypeError, ValueError : a keyword that nothing would heed, or that is given twice with different values
+    TypeError, ValueError
+        If a keyword would have no effect, or is given twice with different values.
     """
     choice = _Choice({**config, **{key: value for key, value in keywords.items() if key in parameters}})
     keywords = our_words({*choice.sampler_options, *parameters}, keywords)
@@ -107,19 +115,19 @@ def place(keywords: Settings, config: Settings, parameters: Settings, own: Set[s
             placed.settings[name] = value
         elif is_option:
             (placed.sampler_options if choice.is_of_sampler(name) else placed.schedule_options)[name] = value
-            if heeded:  # pipelines read it too
+            if heeded:  # pipelines read it, too
                 placed.settings[name] = value
         elif not known:
             placed.unknown[name] = value
         elif _changes_nothing(value, _now(name, config, parameters, choice.stock)):
             placed.settings[name] = value
         else:
-            raise ValueError(f"{name}={value!r} would change nothing: {why}")
+            raise ValueError(f"{name}={value!r} would have no effect: {why}")
     return placed
 
 
 class _Choice:
-    """What is chosen, and so what is replaced."""
+    """The chosen sampler and schedule, and what they replace."""
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -138,56 +146,57 @@ class _Choice:
             self.settings = frozenset(defaults_of(self.stock)) | settings_of(self.stock)
 
     def has_option(self, name: str) -> bool:
-        """Whether the sampler or the schedule has an option of a name."""
+        """Whether the sampler or the schedule has an option with this name."""
         return name in self.sampler_options or name in self.schedule_options
 
     def is_of_sampler(self, name: str) -> bool:
-        """Whether an option is one of the sampler, not of the schedule.
+        """Whether an option belongs to the sampler and not to the schedule.
 
         Raises
         ------
-        TypeError : it is one of both
+        TypeError
+            If both have it.
         """
         if name in self.sampler_options and name in self.schedule_options:
             raise TypeError(
-                f"{name} is an option of sampler {self.sampler} and of schedule {self.schedule}: give it in "
-                "sampler_options or in schedule_options"
+                f"{name} is an option of both sampler {self.sampler} and schedule {self.schedule}; put it into "
+                "sampler_options or schedule_options"
             )
         return name in self.sampler_options
 
     def lost(self, name: str, value: Any) -> str:
-        """Why a setting would change nothing; empty if it does."""
+        """Why a setting would have no effect; empty if it has one."""
         if name == "prediction_type" and self._is_other_sign(value):
             return ""
         if self.stock is not None and self.sampler is None and self.schedule is None:
             return "" if name in _READ else self._missing(name)
         if name in METHOD and self.sampler is not None:
             return (
-                f"it is of the method that sampler={self.sampler!r} takes the place of, whose options are "
+                f"it belongs to the method that sampler={self.sampler!r} replaces; the options of that sampler are "
                 f"{', '.join(sorted(self.sampler_options)) or 'none'}"
             )
         if name in LEVELS and (self.own_levels or self.schedule is not None):
             return self._lost_of_levels(name, value)
         if name in METHOD | LEVELS | _OF_CLASS:
             if self.stock is None and name in LEVELS:
-                return "the class whose levels it is of is not known. Give a schedule"
+                return "it sets the sigmas of a class, and the class is not known. Choose a schedule"
             return self._missing(name)
         return self._lost_of_model(name)
 
     def _missing(self, name: str) -> str:
-        """That the class does not have a setting; empty if it does, or is not known."""
+        """A message if the class does not have a setting; empty if it does, or is not known."""
         has = self.stock is None or name in self.settings
         return "" if has else f"{self.stock} has no such setting{near(name, self.settings)}"
 
     def _lost_of_levels(self, name: str, value: Any) -> str:
         if self.own_levels or self.schedule is None:
-            return f"it is of the levels that sampler={self.sampler!r} takes the place of. Leave one of the two out"
+            return f"it sets the sigmas that sampler={self.sampler!r} replaces. Leave one of the two out"
         if value is True and _SAME.get(name) == str(schedule_name(self.schedule)):
             return ""
-        return f"it is of the levels that schedule={self.schedule!r} takes the place of. Leave one of the two out"
+        return f"it sets the sigmas that schedule={self.schedule!r} replaces. Leave one of the two out"
 
     def _is_other_sign(self, prediction: Any) -> bool:
-        """Whether a prediction is the velocity towards the data, of a class that has the one towards noise alone."""
+        """Whether a prediction is the velocity towards the data, for a class that has only the opposite one."""
         facts = None if self.stock is None else CLASSES[self.stock]
         if facts is None or facts.told_share or facts.mean_velocity:
             return False
@@ -199,12 +208,12 @@ class _Choice:
             return f"networks of {self.stock} predict {CLASSES[self.stock].prediction!r}"
         if name in _FLOW:
             if not flow:
-                return "this is no flow model. Say so by prediction_type='flow_prediction', or leave it out"
+                return "this is not a flow model. Leave it out, or say prediction_type='flow_prediction'"
             if name == "flow_shift" and "shift" in self.settings:
-                return f"{self.stock} has 'shift' in its place"
+                return f"{self.stock} has 'shift' instead"
             of_flow_shift = config.get("flow_shift") not in (None, 1.0, config.get("shift"))
             if name == "shift" and of_flow_shift and self._missing(name):
-                return f"flow_shift={config['flow_shift']} is the shift of {self.stock}. Change that"
+                return f"flow_shift={config['flow_shift']} is the shift of {self.stock}. Change that one"
         of_edm = "sigma_data" in self.settings if self.stock is not None else config.get("sigma_data") is not None
         if name in _TABLE and (flow or of_edm):
             return "this model has no table of betas. Leave it out"
@@ -216,7 +225,7 @@ def _changes_nothing(value: Any, now: Any) -> bool:
 
 
 def _now(name: str, config: Settings, parameters: Settings, stock: str | None) -> Any:
-    """What a setting is without the keyword."""
+    """The value of a setting without the keyword."""
     if name in config:
         return config[name]
     its = {} if stock is None else defaults_of(stock)

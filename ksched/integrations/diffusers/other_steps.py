@@ -1,4 +1,4 @@
-"""Steps that a few pipelines take: towards a prediction of theirs, by tokens, and to another time than the next."""
+"""Steps that only a few pipelines take: towards a prediction of their own, per token, or to a time of their choice."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ __all__ = ["per_token", "to_other_time"]
 
 
 def per_token(run: Driver, told: Told, output: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor) -> Told:
-    """What a call is told whose tokens are at levels of their own.
+    """The arguments of a call whose tokens have their own sigmas.
 
     Parameters
     ----------
-    run : in which it is the next one
-    told : of the call
-    output, sample : of shape (batch, tokens, channels); the first is minus the velocity
-    timesteps : of the tokens, of shape (batch, tokens)
+    run : Driver
+        Run in which the call is next.
+    told : Told
+        Arguments of the call.
+    output, sample : Tensor
+        Tensors of shape (batch, tokens, channels); ``output`` is minus the velocity.
+    timesteps : Tensor
+        Timesteps of the tokens, shape (batch, tokens).
 
     Raises
     ------
-    ValueError : a sampler of several calls per step, or a model that is no flow model
+    ValueError
+        If the sampler makes several calls per step, or the model is not a flow model.
 
     Notes
     -----
-    Every token goes on to the next lower level of the run, by an Euler step. Where a token is at the level of the
-    iteration, the sampler's own step takes its place.
+    Every token moves to the next lower sigma of the run by an Euler step. Tokens at the iteration's own sigma take the
+    sampler's step instead.
     """
     iterations = run.iterations
     assert iterations is not None
     if not iterations.process.is_flow or iterations.method.has_stages:
         raise ValueError(
-            "per_token_timesteps are for flow models, and for samplers of one model call per step: a stage amid a step "
-            f"is at no level of the run. Take another sampler than {iterations.method.sampler}"
+            "per_token_timesteps need a flow model and a sampler with one model call per step, since a stage within a "
+            f"step is at no sigma of the run; use another sampler than {iterations.method.sampler}"
         )
     here = timesteps.to(sample.device, torch.float32)[..., None] / run.configuration.entries.num_train_timesteps
     levels = torch.tensor(iterations.sigmas.tolist(), device=sample.device)
@@ -49,19 +54,23 @@ def per_token(run: Driver, told: Told, output: torch.Tensor, sample: torch.Tenso
 def to_other_time(
     run: Driver, index: int, output: torch.Tensor, timestep: Any, target: Any, sample: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The state at another time, along the mean velocity that a network of two times answers, and x0.
+    """The state at another time, along the mean velocity that a flow map returns, and x0.
 
     Parameters
     ----------
-    run : whose timesteps name the levels; others are shares of the timesteps of the training
-    index : number of the iteration
-    output, sample : of the network
-    timestep, target : where the state is, and where it goes; numbers, or one per item
+    run : Driver
+        Run whose timesteps name its sigmas; other times are shares of the training timesteps.
+    index : int
+        Number of the iteration.
+    output, sample : Tensor
+        Output and input of the network.
+    timestep, target : object
+        Time of the state, and time to reach; numbers, or one per item.
     """
     iterations = run.iterations
     assert iterations is not None
     if not iterations.process.is_flow:
-        raise ValueError("r_timestep is of networks of two times, which are flow models; this model is none")
+        raise ValueError("r_timestep is for networks of two times, which are flow models; leave it out for this model")
 
     def sigma(time: Any) -> torch.Tensor:
         times = torch.as_tensor(time, dtype=torch.float64, device=sample.device)

@@ -1,4 +1,4 @@
-"""Names of samplers and schedules that were given where something of the model belongs."""
+"""Errors for names of samplers and schedules passed in place of arguments about the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ksched.samplers.registry import sampler_spec
 __all__ = ["check_arguments", "check_places", "check_scheduler"]
 
 
-#: parameters that may be given by place, as in diffusers, and what they are
+#: parameters that may be positional, as in diffusers, with what they must be
 _PLACES = {
     "num_train_timesteps": "a whole number",
     "beta_start": "a number",
@@ -29,12 +29,14 @@ _PLACES = {
 
 
 def check_places(entries: Any) -> None:
-    """Refuse names where the constructor has what the model was trained on.
+    """Raise an error for names passed where the constructor expects facts about the model.
 
     Raises
     ------
-    TypeError : a name, or a number of timesteps that is no whole number
-    ValueError : fewer than one timestep
+    TypeError
+        If an argument is a name, or the number of timesteps is not a whole number.
+    ValueError
+        If there is less than one timestep.
     """
     given = {place: entries[place] for place in _PLACES if isinstance(entries[place], str)}
     wrong = {place: word for place, word in given.items() if place != "beta_schedule" or _is_no_beta(word)}
@@ -44,7 +46,7 @@ def check_places(entries: Any) -> None:
     length = entries.num_train_timesteps
     if isinstance(length, Mapping | SchedulerMixin):
         raise TypeError(
-            "num_train_timesteps must be a whole number; got a configuration or a scheduler. Write "
+            "num_train_timesteps must be a whole number; got a configuration or a scheduler. Use "
             "KSchedScheduler.from_config(pipe.scheduler.config, sampler=..., schedule=...)"
         )
     if isinstance(length, bool) or not isinstance(length, Real) or float(length) % 1 != 0:
@@ -54,20 +56,21 @@ def check_places(entries: Any) -> None:
 
 
 def check_arguments(config: Any, return_unused_kwargs: Any = False) -> None:
-    """Refuse what is no configuration where ``from_config`` has one, and names where it has what to return.
+    """Raise an error if ``from_config`` gets no configuration, or a name in place of ``return_unused_kwargs``.
 
     Raises
     ------
-    TypeError : a name
+    TypeError
+        If an argument is a name or a scheduler.
     """
     if isinstance(config, str) and "/" not in config and not Path(config).exists():
         how = _by_keyword([config]).rpartition("give ")[2].removesuffix(" by keyword") or "sampler=..., schedule=..."
         raise TypeError(
-            f"the configuration of the scheduler that is replaced comes first; got {config!r}. Write "
+            f"the first argument must be the configuration of the scheduler to replace; got {config!r}. Use "
             f"KSchedScheduler.from_config(pipe.scheduler.config, {how})"
         )
     if isinstance(config, SchedulerMixin):
-        raise TypeError(f"from_config takes a configuration; got a {type(config).__name__}. Give its .config")
+        raise TypeError(f"from_config takes a configuration; got a {type(config).__name__}. Pass its .config")
     if isinstance(return_unused_kwargs, str):
         raise TypeError(
             f"return_unused_kwargs must be True or False; got {return_unused_kwargs!r}"
@@ -76,16 +79,17 @@ def check_arguments(config: Any, return_unused_kwargs: Any = False) -> None:
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Refuse what is neither a scheduler nor a configuration, where `from_diffusers` has one.
+    """Raise an error unless `from_diffusers` gets a scheduler or a configuration.
 
     Raises
     ------
-    TypeError : something else
+    TypeError
+        If the argument is neither.
     """
     if not isinstance(scheduler, Mapping) and not isinstance(getattr(scheduler, "config", None), Mapping):
         raise TypeError(
-            f"from_diffusers takes a scheduler of diffusers or its configuration; got {scheduler!r}. To choose a "
-            "sampler, write KSchedScheduler.from_config(pipe.scheduler.config, sampler=..., schedule=...)"
+            f"from_diffusers takes a diffusers scheduler or its configuration; got {scheduler!r}. To choose a "
+            "sampler, use KSchedScheduler.from_config(pipe.scheduler.config, sampler=..., schedule=...)"
         )
 
 
@@ -94,18 +98,18 @@ def _is_no_beta(word: str) -> bool:
 
 
 def _by_keyword(words: list[str]) -> str:
-    """How names are given; nothing where none of the words is one."""
+    """A hint how to pass names; empty if none of the words is a name."""
     kinds = [_kind(word) for word in words]
     if not any(kinds):
         return _of_label(words[0])
-    if len(words) == 2 and None not in kinds:  # some names are of both, and a sampler comes first
+    if len(words) == 2 and None not in kinds:  # some names are both, and the sampler comes first
         kinds = ["sampler", "schedule"]
     named = [f"{kind}={word!r}" for kind, word in zip(kinds, words, strict=True) if kind is not None]
     return f". If {'this is a name' if len(named) == 1 else 'these are names'}, give {', '.join(named)} by keyword"
 
 
 def _of_label(word: str) -> str:
-    """The same for a label as programs with menus have them, which stands for both."""
+    """The same hint for a label from a program's menu, which stands for a sampler and a schedule."""
     try:
         sampler, schedule = parse_label(word)
     except ValueError:
@@ -114,7 +118,7 @@ def _of_label(word: str) -> str:
 
 
 def _kind(word: str) -> str | None:
-    """Whether a word names a sampler or a schedule; None if neither."""
+    """Whether a word is the name of a sampler or of a schedule; None if neither."""
     for kind, parse in (("sampler", sampler_spec), ("schedule", NoiseSchedule.parse)):
         with contextlib.suppress(ValueError):
             parse(word)

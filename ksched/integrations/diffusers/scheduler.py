@@ -1,4 +1,4 @@
-"""`KSchedScheduler`, a scheduler of diffusers whose steps are ksched's."""
+"""`KSchedScheduler`, a diffusers scheduler whose steps are ksched's."""
 
 from __future__ import annotations
 
@@ -26,47 +26,64 @@ from ksched.integrations.diffusers.training_noise import TrainingNoise
 __all__ = ["KSchedOutput", "KSchedScheduler"]
 
 
-class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """A scheduler for pipelines of diffusers that runs a sampler of ksched on a schedule of ksched.
+class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # untyped bases
+    """A scheduler for diffusers pipelines that runs any ksched sampler on any ksched schedule.
 
-    Make it with ``from_config``, from the configuration of the scheduler that the pipeline has, so that the model's
-    process and prediction type are kept; or with `from_diffusers`, for the scheduler itself as one of ours. Parameters
-    are given by keyword.
+    Create it by ``from_config`` with the configuration of the pipeline's scheduler, so that the model's process and
+    prediction type are kept; or by `from_diffusers`, to get a `KSchedScheduler` that does the same as the original.
+    Pass parameters by keyword.
 
     Parameters
     ----------
-    sampler, schedule : names, as for `ksched.build_sampler`; None means what ``stock_class`` does. "auto" and the JSON
-        of a plan are samplers that take no schedule
-    sampler_options, schedule_options : options of the two
-    dialect : whose numbers the names mean; None is ksched's own, or diffusers' where neither of the two is given
-    noise_seed : seed of the noise, by item of the batch (item i takes ``noise_seed + i``); None takes the ``generator``
-        given to `step`, or the global random state, as diffusers does
-    layout : "calls", ``num_inference_steps`` counts model calls, of which a sampler with several per step takes as many
-        as fit; "steps", it counts steps, and `order` is the number of calls in each. None is "steps" for a class that
-        is left as it is, "calls" otherwise
-    stock_class : the class of diffusers whose configuration this is; ``from_config`` fills it in
-    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : of the model, as in diffusers. The
-        defaults are DDPM's linear betas, and a `UserWarning` says so where nothing else is said of the model
-    prediction_type : what the network predicts, "epsilon", "score", "v_prediction", "sample", "flow_prediction", or
-        "velocity_to_data" for a flow model that predicts x0 - eps
-    rescale_betas_zero_snr, sigma_data, variance_type : of the model too
-    timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : levels of ``stock_class``
-    use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : levels too; None is its default
-    use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : of flow models
-    base_shift, max_shift, base_image_seq_len, max_image_seq_len : of flow models, for the pipeline
-    invert_sigmas : of flow models whose network is told how much data there is, from 0 to 1, and answers x0 - eps
-        (OmniGen, Mochi); with every sampler and schedule
-    thresholding, dynamic_thresholding_ratio, sample_max_value, clip_sample, clip_sample_range : edit of the prediction
-    solver_order, algorithm_type, solver_type, lower_order_final, euler_at_final : method of ``stock_class``
+    sampler, schedule : str or None
+        Names, as for `ksched.build_sampler`; None does what ``stock_class`` does. "auto" and the JSON of a plan are
+        samplers that take no schedule.
+    sampler_options, schedule_options : dict or None
+        Options of the sampler and of the schedule.
+    dialect : str or None
+        Program whose numbers the names mean; None is ksched, or diffusers if neither name is given.
+    noise_seed : int or None
+        Seed of the noise, by item of the batch (item i uses ``noise_seed + i``); None uses the ``generator`` passed to
+        `step`, or the global random state, as diffusers does.
+    layout : str or None
+        "calls": ``num_inference_steps`` counts model calls (NFE), and a sampler with several calls per step takes as
+        many steps as fit. "steps": it counts steps, and `order` is the number of calls in each. None is "steps" for a
+        class that is used unchanged, and "calls" otherwise.
+    stock_class : str or None
+        The diffusers class that the configuration belongs to; ``from_config`` fills it in.
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas : int, float, str or object
+        The model's training table, as in diffusers. The defaults are DDPM's linear betas, with a `UserWarning` if
+        nothing else is known of the model.
+    prediction_type : str or None
+        What the network predicts: "epsilon", "score", "v_prediction", "sample", "flow_prediction", or
+        "velocity_to_data" for a flow model that predicts x0 - eps.
+    rescale_betas_zero_snr, sigma_data, variance_type : bool, float, str or None
+        Further facts about the model.
+    timestep_spacing, steps_offset, final_sigmas_type, sigma_min, sigma_max : str, int, float or None
+        Timesteps and sigmas of ``stock_class``.
+    use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas : bool or None
+        Schedule of ``stock_class``; None is its default.
+    use_flow_sigmas, flow_shift, shift, use_dynamic_shifting, time_shift_type, shift_terminal : bool, float, str or None
+        Shift of flow models.
+    base_shift, max_shift, base_image_seq_len, max_image_seq_len : float, int or None
+        Settings of flow models that the pipeline reads.
+    invert_sigmas : bool
+        For flow models whose network is called with the share of data, from 0 to 1, and returns x0 - eps (OmniGen,
+        Mochi); works with every sampler and schedule.
+    thresholding, dynamic_thresholding_ratio, sample_max_value, clip_sample, clip_sample_range : bool or float
+        Edits of the prediction.
+    solver_order, algorithm_type, solver_type, lower_order_final, euler_at_final : int, str, bool or None
+        Method of ``stock_class``.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name or option, a name given by place, or a sampler that no pipeline can drive
+    TypeError, ValueError
+        If a name or option is unknown, a name is positional, or no pipeline can drive the sampler.
     """
 
-    _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 - as diffusers has it
+    _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 - diffusers reads it from the class
 
-    @register_to_config  # type: ignore[misc, untyped-decorator, unused-ignore]
+    @register_to_config  # type: ignore[misc, untyped-decorator, unused-ignore]  # diffusers is untyped
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -99,20 +116,25 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler with the configuration of another one, of ours or of diffusers.
+        """A scheduler with the configuration of another one, ksched's or diffusers'.
 
         Parameters
         ----------
-        config : as ``scheduler.config``, or what a ``scheduler_config.json`` holds
-        return_unused_kwargs : return (scheduler, arguments that were not used)
-        kwargs : parameters to set or change, settings of the class that is replaced, and options of the sampler and
-            of the schedule. Keywords that diffusers hands to everything that it loads are left alone
+        config : object
+            ``scheduler.config``, or the content of a ``scheduler_config.json``.
+        return_unused_kwargs : bool
+            Return (scheduler, unused arguments).
+        kwargs : object
+            Parameters to set or change, settings of the replaced class, and options of the sampler and of the schedule.
+            Keywords that diffusers passes to everything that it loads are ignored.
 
         Raises
         ------
-        TypeError : a keyword that is none of these
-        ValueError : ``sampler`` or ``schedule`` is left out, and what they mean in the class cannot be told; a keyword
-            that would change nothing; an option given twice; a setting of the class that no sampler represents
+        TypeError
+            If a keyword is none of these.
+        ValueError
+            If ``sampler`` or ``schedule`` is missing and cannot be derived from the class; a keyword would have no
+            effect; an option is given twice; no sampler can represent a setting of the class.
         """
         check_arguments(config, return_unused_kwargs)
         if not isinstance(config, Mapping):
@@ -124,16 +146,19 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     @classmethod
     def from_diffusers(cls, scheduler: Any, **kwargs: Any) -> KSchedScheduler:
-        """The scheduler of ours that does what one of diffusers does; `translation` says what became of every setting.
+        """A `KSchedScheduler` that does the same as a diffusers scheduler; see `translation` for every setting.
 
         Parameters
         ----------
-        scheduler : an instance, or its configuration, with ``_class_name``
-        kwargs : parameters to set or change, such as ``noise_seed``
+        scheduler : object
+            An instance, or its configuration with ``_class_name``.
+        kwargs : object
+            Parameters to set or change, such as ``noise_seed``.
 
         Raises
         ------
-        ValueError : a class that has no counterpart, or a setting that no option of ours repeats; the message says why
+        ValueError
+            If the class has no counterpart, or no option can represent a setting; the message says why.
         """
         check_scheduler(scheduler)
         made: KSchedScheduler = cls.from_config(named(cls, scheduler), **kwargs)
@@ -142,12 +167,12 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     @property
     def translation(self) -> Translation:
-        """What became of the class of diffusers and its settings."""
+        """How the diffusers class and its settings are represented."""
         return self._run.configuration.translation
 
     @property
     def _run(self) -> Driver:
-        """The run, with the configuration as it is now: pipelines replace it."""
+        """The run, with the current configuration, since pipelines replace it."""
         if self._driver.configuration.entries is not self.config:
             self._driver.configuration = Configuration(self.config, self._attributes.assigned)
         return self._driver
@@ -158,29 +183,30 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     @property
     def step_laws(self) -> tuple[StepLaw, ...]:
-        """The law of every iteration of the run, as `ksched.integrations.rl` needs it.
+        """The probability distribution of every step of the run, for `ksched.integrations.rl`.
 
         Raises
         ------
-        ValueError : `set_timesteps` has not been called; steps that have no normal law
+        ValueError
+            If `set_timesteps` has not been called, or steps are not normally distributed.
         """
         run = self._run
         self._attributes.levels.heed(run)
         if run.iterations is None:
-            raise ValueError("call set_timesteps first: before that the scheduler has no steps")
+            raise ValueError("set_timesteps must be called first, since the scheduler has no steps before")
         return step_laws(run.iterations, run.configuration)
 
-    num_inference_steps = Shown("What `set_timesteps` was told, or how long its list was.")
-    # what the class that is replaced says of itself before `set_timesteps`, ours say too
-    timesteps = Shown("What the network is told at every iteration.")
-    sigmas = Shown("Noise level of every iteration, and of the end, on the host; 1 minus that with ``invert_sigmas``.")
-    init_noise_sigma = Shown("What a pipeline multiplies its start noise by.")
-    betas = Shown("Of the training table, if there is one.")
-    alphas_cumprod = Shown("Of the training table, if there is one.")
+    num_inference_steps = Shown("The number passed to `set_timesteps`, or the length of its list.")
+    # before `set_timesteps` these are the replaced class's own
+    timesteps = Shown("The network's timestep at every iteration.")
+    sigmas = Shown("Sigma of every iteration and of the end, on the host; 1 minus that with ``invert_sigmas``.")
+    init_noise_sigma = Shown("The factor by which a pipeline multiplies its start noise.")
+    betas = Shown("Betas of the training table, if there is one.")
+    alphas_cumprod = Shown("Cumulative products of the training table, if there is one.")
 
     @property
     def order(self) -> int:
-        """Iterations of a step, as pipelines count them."""
+        """Number of iterations per step, as pipelines count them."""
         return self._run.order
 
     @property
@@ -191,30 +217,30 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     @property
     def begin_index(self) -> int | None:
-        """Number of the first iteration, as the pipeline has set it."""
+        """Number of the first iteration, as set by the pipeline."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say which iteration the run begins with."""
+        """Set the iteration with which the run begins."""
         self._begin_index = int(begin_index)
         if (stock := self._attributes.stock.before_a_run(self._run)) is not None:
             stock._begin_index = self._begin_index
 
     def previous_timestep(self, timestep: Any) -> Any:
-        """The timestep of the iteration after that of another one; -1 after the last."""
+        """The timestep of the iteration after another one; -1 after the last."""
         return self._run.after(timestep)
 
     @property
     def _next(self) -> int | None:
-        """The iteration that is next, if it was counted or set."""
+        """The next iteration, if it was counted or set."""
         return self._begin_index if self._step_index is None else self._step_index
 
     def _index(self, timestep: Any) -> int:
-        """The iteration that is next, or else where the timestep is among `timesteps`."""
+        """The next iteration; if it is not known, the place of the timestep in `timesteps`."""
         return self._run.index(self._next, timestep)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The state as the network wants it, of its own size; what else it is given is for other schedulers."""
+        """The state scaled for the network; further arguments are for other schedulers and ignored."""
         run = self._run
         self._attributes.kept["is_scale_input_called"] = True
         if (scaled := self._as_stock("scale_model_input", sample, timestep)) is not None:
@@ -225,7 +251,7 @@ class KSchedScheduler(Stepping, TrainingNoise, SchedulerMixin, ConfigMixin):  # 
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_driver": copy.copy(self._driver), "_attributes": self._attributes.copied()}
-        return {**self.__dict__, **own}  # a shallow copy goes on by itself too
+        return {**self.__dict__, **own}  # so that even a shallow copy has a run of its own
 
     def __getattr__(self, name: str) -> Any:
         if (name in ATTRIBUTES or name in REFUSED_ATTRIBUTES) and "_driver" in self.__dict__:

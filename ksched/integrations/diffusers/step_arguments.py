@@ -1,4 +1,4 @@
-"""Keywords of `KSchedScheduler.step` and ``set_timesteps``: which are options, and which would change nothing."""
+"""Arguments of `KSchedScheduler.step` and ``set_timesteps``: which are options, and which would have no effect."""
 
 from __future__ import annotations
 
@@ -19,36 +19,40 @@ from ksched.samplers.registry import sampler_spec
 __all__ = ["StepMethod", "check_known", "heeded_options", "idle", "warn_of_list"]
 
 
-#: values of the arguments of ``step`` that say nothing; pipelines pass ``eta=0.0`` to every scheduler that takes one
+#: values of ``step``'s arguments that have no effect; pipelines pass ``eta=0.0`` to every scheduler that has it
 _IDLE: Mapping[str, float] = {"eta": 0.0, "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
 
 
 def check_known(function: str, unknown: Iterable[str], names: Iterable[str]) -> None:
-    """Raise a TypeError that names the nearest argument if there is any that is unknown."""
+    """Raise a TypeError with the most similar argument if a name is unknown."""
     for name in unknown:
         hint = near(name, names, cutoff=0.6) or f"; it takes {', '.join(sorted(names))}"
         raise TypeError(f"{function} takes no {name!r}{hint}")
 
 
 def idle(name: str, value: Any) -> bool:
-    """Whether an argument of ``step`` says nothing at a value."""
+    """Whether an argument of ``step`` has no effect at this value."""
     return value is None or value is False or bool(value == _IDLE.get(name))
 
 
 def heeded_options(
     configuration: Configuration, method: Method, given: Mapping[str, Any], clipped: bool | None
 ) -> dict[str, Any]:
-    """Which options that ``step`` is given the sampler heeds; a warning says of the others that they change nothing.
+    """The options given to ``step`` that the sampler uses; a warning names those that have no effect.
 
     Parameters
     ----------
-    configuration, method : what was chosen, and what it does
-    given : by name; None was not given
-    clipped : take eps, too, from the edited prediction. `DDIMPipeline` says None, with an eta that nobody chose
+    configuration, method : Configuration or Method
+        What was chosen, and the resulting method.
+    given : mapping
+        Options by name; None counts as not given.
+    clipped : bool or None
+        Also compute eps from the edited prediction. `DDIMPipeline` passes None, with an eta that nobody chose.
 
     Raises
     ------
-    ValueError : an option that ``sampler_options`` has with another value
+    ValueError
+        If an option is also in ``sampler_options``, with another value.
     """
     own, request = configuration.entries.sampler_options or {}, method.request
     known = _known_options(method)
@@ -67,22 +71,22 @@ def heeded_options(
 
 
 def _known_options(method: Method) -> set[str]:
-    """Options that may still be told to a method at its first step."""
+    """Options that a method still accepts at its first step."""
     spec, request = sampler_spec(method.sampler), method.request
-    if request is not None and request.literal is not None:  # a loop of the class's own
+    if request is not None and request.literal is not None:  # the class's own loop
         return {"eta"} & set(spec.arguments(Dialect.DIFFUSERS) or ())
     return set(spec.options)
 
 
 def _of_churn(known: Set[str]) -> set[str]:
-    """Options that say nothing where nothing is churned; other noise has a factor of the same name."""
+    """Options that have no effect without churn; s_noise does if the sampler has other noise."""
     return {"s_tmin", "s_tmax", "s_noise"} if "s_churn" in known else {"s_tmin", "s_tmax"}
 
 
 def _said(
     configuration: Configuration, given: Mapping[str, Any], own: Mapping[str, Any], clipped: bool | None
 ) -> dict[str, Any]:
-    """Options that ``step`` is given, without those that nobody chose and those that ``sampler_options`` has too."""
+    """Options given to ``step``, without those that nobody chose and those also in ``sampler_options``."""
     said = dict[str, Any]()
     for name, value in given.items():
         if value is None or (name == "eta" and clipped is None and not configuration.takes_eta):
@@ -97,36 +101,36 @@ def _said(
 def _warn_of_idle(given: Mapping[str, Any], sampler: str) -> None:
     said = ", ".join(f"{name}={value!r}" for name, value in given.items() if not idle(name, value))
     if said:
-        warnings.warn(
-            f"step is given {said}, which changes nothing: sampler {sampler} does not heed it here", stacklevel=5
-        )
+        warnings.warn(f"step got {said}, which has no effect: sampler {sampler} does not use it here", stacklevel=5)
 
 
 # ------------------------------------------------------------------------------------------------------ set_timesteps
 def warn_of_list(configuration: Configuration, request: Mapping[str, Any]) -> None:
-    """Say that a list goes before the levels that the user chose, and that a mu is without effect.
+    """Warn that a list overrides the sigmas that the user chose, or that a mu has no effect.
 
     Parameters
     ----------
-    configuration : what was chosen
-    request : see `run_request`
+    configuration : Configuration
+        What was chosen.
+    request : mapping
+        Arguments, see `run_request`.
     """
     entries = configuration.entries
     mu = request.get("mu")
     if mu is not None and not configuration.is_flow and not entries.use_dynamic_shifting:
-        _warn(f"mu={mu} changes nothing: it is the shift of flow models, and this is none. Leave it out")
+        _warn(f"mu={mu} has no effect: it is the shift of flow models, and this is not one. Leave it out")
     lists = [name for name in ("timesteps", "sigmas") if request.get(name) is not None]
     if not lists or configuration.takes_as_number(request):
         return
     chosen = None if entries.schedule is None else f"schedule={entries.schedule!r}"
     if entries.sampler is not None and sampler_spec(entries.sampler).levels is not None:
-        chosen = "the noise levels of its own that the sampler has"
+        chosen = "the sampler's own sigmas"
     if chosen is not None:
         count = len(request[lists[0]])
         _warn(
-            f"set_timesteps is given a list of {count} {' and '.join(lists)}, which goes before {chosen}: the run is "
-            "on the levels of the list. To run on the others, have set_timesteps called with a number of steps; if the "
-            "list is meant, leave the choice out"
+            f"set_timesteps got a list of {count} {' and '.join(lists)}, which overrides {chosen}: the run uses the "
+            "list. To use the others, call set_timesteps with a number of steps; to keep the list, leave out that "
+            "choice"
         )
 
 
@@ -136,15 +140,16 @@ def _warn(text: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- eta
 class StepMethod:
-    """``step``, with the signature and the order of arguments that pipelines expect of what was chosen.
+    """The method ``step``, with the signature and argument order that pipelines expect for the chosen sampler.
 
-    They look for ``eta`` in the signature and give 0 unless their user says otherwise, which is DDIM's default; to
-    samplers whose noise is on by default that would be an instruction that nobody gave. CogVideoX's own loop for its
-    DPM class hands over the prediction and the timestep before, which are known here.
+    Pipelines look for ``eta`` in the signature and pass 0, DDIM's default, unless their user sets it. Samplers whose
+    noise is on by default must not get that 0, so they hide the argument. CogVideoX's loop for its DPM class also
+    passes the previous prediction and timestep, which the scheduler knows already.
 
     Parameters
     ----------
-    function : the method, which takes an eta always
+    function : callable
+        The method, with an eta argument.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -157,7 +162,7 @@ class StepMethod:
             return function(*given, **keywords)
 
         kept = [parameter for name, parameter in signature.parameters.items() if name != "eta"]
-        without.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+        without.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # not declared
         self._without = without
 
         @wraps(function)

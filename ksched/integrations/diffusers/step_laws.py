@@ -1,4 +1,4 @@
-"""The law of every iteration of a run: what a step of the sampler is as a probability."""
+"""The probability distribution of each step of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ __all__ = ["StepLaw", "step_laws"]
 
 
 class StepLaw(NamedTuple):
-    """The law of the state after an iteration, number by number, given what was before: normal.
+    """The normal distribution of the state after an iteration, elementwise, given everything before it.
 
     Attributes
     ----------
-    std : of every number; 0 where no noise is drawn
-    of_sample, of_output : the mean, as a combination of the state and of what the network makes of it
-    of_earlier : and of the x0 predictions of the calls before, the newest first
-    reads_states : whether it reads earlier states too
-    of_x, of_said : the x0 prediction of the iteration, as a combination of the state and of what the network says
-    length : of the step, in sigma
+    std : float
+        Standard deviation of every element; 0 where no noise is drawn.
+    of_sample, of_output : float
+        Coefficients of the state and of the network's output in the mean.
+    of_earlier : tuple of float
+        Coefficients of the x0 predictions of earlier calls, the newest first.
+    reads_states : bool
+        Whether the mean also depends on earlier states.
+    of_x, of_said : float
+        Coefficients of the state and of the network's output in the iteration's x0 prediction.
+    length : float
+        Length of the step in sigma.
     """
 
     std: float
@@ -37,19 +43,20 @@ class StepLaw(NamedTuple):
 
 
 def step_laws(iterations: Iterations, configuration: Configuration) -> tuple[StepLaw, ...]:
-    """The law of every iteration of a run from its first one.
+    """The distribution of every iteration of a run, starting with its first one.
 
     Raises
     ------
-    ValueError : steps that are no combination of states and outputs: a class of diffusers that reads its output
-        otherwise, predictions that are edited, a variance that the network predicts; noise that is cut off
+    ValueError
+        If a step is not a linear combination of states and outputs, because a diffusers class reads its output
+        differently, predictions are edited or the network predicts the variance; or the noise is truncated.
     """
     edits = [name for name in ("thresholding", "clip_sample") if getattr(configuration.entries, name)]
     if edits:
-        raise ValueError(f"steps have no normal law where predictions are edited: leave out {' and '.join(edits)}")
+        raise ValueError(f"steps are not normal if predictions are edited; leave out {' and '.join(edits)}")
     request = iterations.method.request
     if iterations.read is not None or (request is not None and request.learned_variance is not None):
-        raise ValueError(f"the steps of {configuration.entries.stock_class} have no law here: give a sampler by name")
+        raise ValueError(f"the law of {configuration.entries.stock_class}'s steps is not known; name a sampler")
     plan = iterations.method.whole
     rows = _rows(plan)
     return tuple(_law(iterations, number, rows.get(number + 1)) for number in range(plan.nfe))
@@ -57,12 +64,12 @@ def step_laws(iterations: Iterations, configuration: Configuration) -> tuple[Ste
 
 @lru_cache(maxsize=32)
 def _rows(plan: Plan) -> dict[int, GaussianRow]:
-    """The laws of the noisy states of a plan; trainers ask for the same over and over."""
+    """The laws of a plan's noisy states, cached because trainers request the same plans repeatedly."""
     return {row.state: row for step in transitions(plan) for row in step.rows}
 
 
 def _law(iterations: Iterations, number: int, row: GaussianRow | None) -> StepLaw:
-    """Of one iteration; None is a step without noise."""
+    """The law of one iteration; ``row`` is None for a step without noise."""
     _, of_x, of_said = iterations.conversions[number]
     length = float(iterations.sigmas[number] - iterations.sigmas[number + 1])
     of_state, of_prediction, earlier, reads_states = 0.0, 0.0, dict[int, float](), False

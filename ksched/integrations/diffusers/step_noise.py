@@ -1,4 +1,4 @@
-"""Noise that is drawn for the steps of a `KSchedScheduler`."""
+"""Noise for the steps of a `KSchedScheduler`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["StepNoise", "learned_std"]
 
 
 class StepNoise:
-    """Noise as diffusers draws it: from the generator of the present step, like the network's output."""
+    """Noise as diffusers draws it: from the current step's generator, with the network output's dtype and device."""
 
     def __init__(self) -> None:
         self._generator: Any = None
@@ -22,15 +22,15 @@ class StepNoise:
         self._drawn: torch.Tensor | None = None
 
     def take(self, generator: Any, like: torch.Tensor, given: torch.Tensor | None = None) -> None:
-        """Draw from a generator from now on, or have the noise that is given."""
+        """Set the generator to draw from, or the given noise to use instead."""
         self._generator, self._like, self._drawn = generator, like, given
 
     def release(self) -> None:
-        """Keep nothing of the step."""
+        """Forget everything about the step."""
         self._generator = self._like = self._drawn = None
 
     def new(self) -> torch.Tensor:
-        """Noise that nobody had before."""
+        """Newly drawn noise."""
         like = self._like
         assert like is not None
         noise: torch.Tensor = randn_tensor(
@@ -39,20 +39,20 @@ class StepNoise:
         return noise
 
     def draw_ahead(self, dropped: int, also: bool) -> None:
-        """Draw some noises that nobody uses, and the step's if that is ``also`` drawn, used or not."""
+        """Draw and discard some noise, then draw the step's if ``also``, whether or not the step uses it."""
         for _ in range(dropped):
             self.new()
         self._drawn = self.new() if also else None
 
     def between(self, sigma_from: float, sigma_to: float) -> torch.Tensor:
-        """Noise of the step, as a run asks for it."""
+        """Noise of the step, in the form that a run calls."""
         return self.new() if self._drawn is None else self._drawn
 
 
 def learned_std(variance: torch.Tensor | None, s: Level, t: Level, *, kind: str) -> torch.Tensor:
-    """Std of DDPM's noise, by what the network says of it (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
+    """Std of DDPM's noise, from the network's variance (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15)."""
     if variance is None:
-        raise ValueError(f"variance_type {kind!r} needs twice as many channels from the model as the state has")
+        raise ValueError(f"with variance_type {kind!r} the model must return twice as many channels as the state has")
     beta = 1 - (s.alpha / t.alpha) ** 2
     posterior = max((t.sigma / s.sigma) ** 2 * beta, 1e-20)
     if kind == "learned":

@@ -1,4 +1,4 @@
-"""`set_timesteps` and `step` of `KSchedScheduler`."""
+"""The methods `set_timesteps` and `step` of `KSchedScheduler`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["KSchedOutput", "Stepping"]
 
 
 @dataclass
-class KSchedOutput(SchedulerOutput):  # type: ignore[misc]
-    """What `KSchedScheduler.step` returns.
+class KSchedOutput(SchedulerOutput):  # type: ignore[misc]  # diffusers is untyped
+    """The result of `KSchedScheduler.step`.
 
     Attributes
     ----------
-    prev_sample : the state for the next model call, or the result
-    pred_original_sample : the x0 prediction of this call
+    prev_sample : Tensor
+        State for the next model call, or the result.
+    pred_original_sample : Tensor or None
+        x0 prediction of this call.
     """
 
     prev_sample: torch.Tensor
@@ -57,29 +59,37 @@ class Stepping:
         mu: float | None = None, *, original_inference_steps: int | None = None, strength: float = 1.0,
         max_timesteps: float | None = None, intermediate_timesteps: float | None = None, **unknown: Any,
     ) -> None:  # fmt: skip
-        """Fix the iterations of a run, and forget everything of the last one.
+        """Set the timesteps of a run, and forget everything about the last run.
 
         Parameters
         ----------
-        num_inference_steps : number of model calls or of steps, see ``layout``
-        device : of `timesteps`
-        timesteps : what the network is to be told, falling, in place of a number
-        sigmas : noise levels in place of a number, falling. Those of flow models are shifted as ``shift`` or ``mu``
-            say, and a 0 follows them; others are run as they are, to the last one. With a ``schedule`` given, flow
-            pipelines' ``linspace(1, 1 / n, n)`` is read as the number n; any other list goes before the schedule, and
-            a `UserWarning` says so
-        mu : of the shift, where ``use_dynamic_shifting`` is set
-        original_inference_steps : of models that were distilled as LCM's, on that many timesteps of the training,
-            evenly spaced; None takes the configuration's
-        strength : of LCM's and TCD's pipelines too: the share of those timesteps that is gone through, from the lowest.
-            Other pipelines cut `timesteps` themselves
-        max_timesteps, intermediate_timesteps : of SANA-Sprint's pipelines: angles of the first call, and of the second
-            one of two
+        num_inference_steps : int or None
+            Number of model calls or of steps, see ``layout``.
+        device : object
+            Device of `timesteps`.
+        timesteps : object
+            Falling timesteps for the network, instead of a number.
+        sigmas : object
+            Falling sigmas, instead of a number. Those of flow models are shifted by ``shift`` or ``mu`` and followed by
+            a 0; others are run unchanged, to the last one. If a ``schedule`` is chosen, the list
+            ``linspace(1, 1 / n, n)`` of flow pipelines means the number n; any other list overrides the schedule, with
+            a `UserWarning`.
+        mu : float or None
+            Mu of the shift, if ``use_dynamic_shifting`` is set.
+        original_inference_steps : int or None
+            For models distilled like LCM's, the number of evenly spaced training timesteps that they were distilled on;
+            None takes the configuration's.
+        strength : float
+            For the pipelines of LCM and TCD: share of those timesteps to run, starting from the lowest. Other pipelines
+            cut `timesteps` themselves.
+        max_timesteps, intermediate_timesteps : float or None
+            For SANA-Sprint's pipelines: angle of the first call, and of the second of two.
 
         Raises
         ------
-        TypeError, ValueError : none of the three, lists that are no grid or contradict each other, a mu that is
-            missing, an unknown keyword
+        TypeError, ValueError
+            If neither a number nor a list is given, lists are no valid grid or contradict each other, mu is missing, or
+            a keyword is unknown.
         """
         if unknown:
             check_known("set_timesteps", unknown, _NAMES)
@@ -89,7 +99,7 @@ class Stepping:
         iterations = run.set_timesteps(request, device)
         warn_of_list(run.configuration, request)
         count = len(iterations) if num_inference_steps is None else num_inference_steps
-        self._attributes.kept["num_inference_steps"] = count  # as if assigned, but without the class that is replaced
+        self._attributes.kept["num_inference_steps"] = count  # as if assigned, without asking the replaced class
         self._begin_index = self._step_index = None
         self._attributes.forget()
 
@@ -102,30 +112,44 @@ class Stepping:
         pred_original_sample: torch.Tensor | None = None, per_token_timesteps: torch.Tensor | None = None,
         r_timestep: Any = None, **options: Any,
     ) -> KSchedOutput | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """From a state and what the network made of it to the state for the next model call.
+        """Advance from a state to the state for the next model call, given the network's output.
 
         Parameters
         ----------
-        model_output : what the network returned; a second half of its channels, the variance, is used or left out
-        timestep : of this call; read only to find the first iteration where `set_begin_index` was not called
-        sample : the state, edited or not
-        generator : one, or one per item of the batch; not used with ``noise_seed``
-        return_dict : return a `KSchedOutput`, not a tuple of the same
-        eta, s_churn, s_tmin, s_tmax, s_noise, options : options of the sampler; those of the first call hold for the
-            run. A `UserWarning` says which change nothing. To churn with a sampler that is named, give s_churn in
-            ``sampler_options``
-        use_clipped_model_output : of DDIM: take eps from the edited prediction
-        variance_noise : noise of this step, in place of one that is drawn
-        pred_original_sample : the x0 prediction of this call, in place of what the output says
-        per_token_timesteps : timestep of every token, shape (batch, tokens), where the output is minus the velocity
-            (LTX); those that are not at the level of the iteration go on from their own with an Euler step
-        r_timestep : of networks of two times: the timestep to go to; None is the next one
+        model_output : Tensor
+            Output of the network. If it has twice the channels, the second half, the variance, is used or ignored as
+            the class requires.
+        timestep : object
+            Timestep of this call; used only to find the first iteration if `set_begin_index` was not called.
+        sample : Tensor
+            The state; it may have been edited.
+        generator : object
+            One generator, or one per item of the batch; not used with ``noise_seed``.
+        return_dict : bool
+            Return a `KSchedOutput` instead of a tuple.
+        eta, s_churn, s_tmin, s_tmax, s_noise, options : float, object or None
+            Options of the sampler; those of the first call hold for the whole run. A `UserWarning` names those that
+            have no effect. To churn with a sampler chosen by name, put s_churn into ``sampler_options``.
+        use_clipped_model_output : bool or None
+            For DDIM: compute eps from the edited prediction.
+        variance_noise : Tensor or None
+            Noise of this step, instead of newly drawn noise.
+        pred_original_sample : Tensor or None
+            x0 prediction of this call, instead of the one in the output.
+        per_token_timesteps : Tensor or None
+            Timestep of every token, shape (batch, tokens), if the output is minus the velocity (LTX). Tokens that are
+            not at the iteration's sigma take an Euler step from their own.
+        r_timestep : object
+            For networks of two times: timestep at which the step ends; None is the next one.
 
         Raises
         ------
-        RuntimeError : the run is over
-        TypeError : an unknown keyword
-        ValueError : `set_timesteps` was not called; tensors that do not fit together; an option given twice
+        RuntimeError
+            If the run is over.
+        TypeError
+            If a keyword is unknown.
+        ValueError
+            If `set_timesteps` was not called; tensors do not fit together; an option is given twice.
         """
         run = self._run
         run.prepare()
@@ -135,7 +159,7 @@ class Stepping:
         given = {"eta": eta, **churn, **options}
         if options:
             check_known("step", options.keys() - run.option_names, {*_STEP_NAMES, *run.option_names})
-        if self._step_index is None:  # also where a loop has set it back to None to begin again
+        if self._step_index is None:  # also if a loop has reset it to None to begin again
             first = self.step_index
             first = self._index(timestep) if first is None else first
             run.begin(first, given, use_clipped_model_output)
@@ -152,6 +176,6 @@ class Stepping:
         return KSchedOutput(previous, prediction) if return_dict else (previous, prediction)
 
 
-#: arguments of the two
+#: arguments of the two methods
 _NAMES = inspect.signature(Stepping.set_timesteps).parameters.keys() - {"self", "unknown"}
 _STEP_NAMES = inspect.signature(Stepping.step).parameters.keys() - {"self", "options"}

@@ -1,4 +1,4 @@
-"""The scheduler of diffusers that ours stands for, for what programs read of it: tables, and functions of them."""
+"""The diffusers scheduler that is replaced, for reading its tables and functions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ksched.integrations.diffusers.driver import Driver
 __all__ = ["Stock"]
 
 
-#: what a class raises for settings, or requests, that it refuses
+#: errors that a class raises for settings or arguments that it does not support
 _REFUSALS = (ImportError, TypeError, ValueError, IndexError, NotImplementedError, RuntimeError)
 
 
 class Stock:
-    """A scheduler of the class that is replaced, made when it is first asked for.
+    """A scheduler of the replaced class, created when first needed.
 
-    Before `set_timesteps` what it says holds. Later it is brought to the levels of the run, and read for its functions;
+    Before `set_timesteps`, its attributes are shown. Later it gets the sigmas of the run and is used for its functions;
     it never takes a step.
     """
 
@@ -33,17 +33,17 @@ class Stock:
         self._levels: Any = None
 
     def of(self, configuration: Configuration) -> Any:
-        """The scheduler as it is made by its constructor, or has been called since; None if its class is not known."""
+        """The scheduler, newly constructed or as used since; None if its class is not known."""
         if self._made_of is not configuration:
             self._made_of, self._made, self._levels = configuration, _made(configuration), None
         return self._made
 
     def before_a_run(self, run: Driver) -> Any:
-        """The scheduler, while `set_timesteps` was not called; None later."""
+        """The scheduler before `set_timesteps` is called; None afterwards."""
         return None if run.is_told else self.of(run.configuration)
 
     def amid_a_run(self, run: Driver, begin: int | None, index: int | None) -> Any:
-        """The scheduler at the levels of the run and its place, if there is a run yet."""
+        """The scheduler with the sigmas and the position of the run, if there is a run."""
         stock = self.of(run.configuration)
         if stock is None or not run.is_told:
             return stock
@@ -55,9 +55,9 @@ class Stock:
 
     @staticmethod
     def _bring(stock: Any, run: Driver) -> None:
-        """Give the scheduler the levels of a run."""
+        """Give the scheduler the sigmas of a run."""
         request = run.request
-        if run.configuration.is_stock:  # has further tables
+        if run.configuration.is_stock:  # set_timesteps fills further tables
             takes = inspect.signature(stock.set_timesteps).parameters
             lists = {key: value for key, value in request.items() if key in takes and value is not None}
             with contextlib.suppress(*_REFUSALS):
@@ -68,12 +68,12 @@ class Stock:
         stock.num_inference_steps = request.get("num_inference_steps") or len(run.timesteps)
 
     def forget(self) -> None:
-        """Be made anew the next time."""
+        """Create a new scheduler the next time."""
         self._made_of = self._made = self._levels = None
 
 
 def _made(configuration: Configuration) -> Any:
-    """A scheduler of the class of a configuration, with its settings."""
+    """A scheduler of the class in a configuration, with its settings."""
     name = configuration.entries.stock_class
     kind = getattr(diffusers, name, None) if name in CLASSES else None
     if kind is None:
@@ -84,7 +84,7 @@ def _made(configuration: Configuration) -> Any:
             given[key] = settings[key]
     try:
         made = kind(**given)
-    except _REFUSALS:  # an extra that is not installed, or settings that the class refuses
+    except _REFUSALS:  # an extra is not installed, or the class does not support the settings
         return None
     if "shift" in configuration.assigned:
         made.set_shift(configuration.assigned["shift"])

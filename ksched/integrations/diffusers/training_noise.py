@@ -1,4 +1,4 @@
-"""Noise by the timestep, and what networks are trained to answer with."""
+"""Noise by timestep, and the targets that networks are trained on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["TrainingNoise"]
 
 
 class TrainingNoise:
-    """What a scheduler of diffusers is asked by programs that train a network, or begin from an image."""
+    """Methods of a diffusers scheduler for programs that train a network or start from an image."""
 
     config: Any
     _attributes: Attributes
 
     def _as_stock(self, name: str, *given: Any) -> torch.Tensor | None:
-        """What a method of the class of diffusers returns before `set_timesteps`, None if that is no matter.
+        """The result of the diffusers class's own method before `set_timesteps`; None if it has none.
 
-        Our own answer is for samplers of ours, and for arguments that the class has no answer for, such as timesteps
-        that are not in its table.
+        ksched's own method is used with named samplers, and for arguments that the class does not support, such as
+        timesteps outside its table.
         """
         run = self._run
         stock = self._attributes.stock.before_a_run(run) if run.configuration.is_stock else None
@@ -50,7 +50,7 @@ class TrainingNoise:
         raise NotImplementedError
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
-        """Clean samples with noise, at the level of the run's place, or of timesteps if it has none yet."""
+        """Clean samples with noise, at the sigma of the run's position, or else at that of the timesteps."""
         if (noised := self._as_stock("add_noise", original_samples, noise, timesteps)) is not None:
             return noised
         run = self._run
@@ -59,15 +59,15 @@ class TrainingNoise:
         return _noised(levels, original_samples, noise)
 
     def scale_noise(self, sample: torch.Tensor, timestep: Any, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """`add_noise` in the order of arguments that flow pipelines have."""
+        """`add_noise` with the order of arguments of flow pipelines."""
         if noise is None:
-            raise ValueError("scale_noise needs the noise")
+            raise ValueError("scale_noise needs noise; pass a tensor like sample")
         if (noised := self._as_stock("scale_noise", sample, timestep, noise)) is not None:
             return noised
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
-        """What a network of v or flow prediction should answer with at timesteps of the training."""
+        """The target of a network with v or flow prediction at training timesteps."""
         if (velocity := self._as_stock("get_velocity", sample, noise, timesteps)) is not None:
             return velocity
         configuration = self._run.configuration
@@ -93,8 +93,10 @@ def _levels_at(
 
     Parameters
     ----------
-    iterations, index : of the run, and the one that is next, where there is one: its level is that of every state
-    timesteps : those of the training, for states outside a run
+    iterations, index : Iterations, int or None
+        The run and its next iteration, if there are any; all states then get that iteration's level.
+    timesteps : object
+        Training timesteps, for states outside a run.
     """
     stock = configuration.entries.stock_class
     if configuration.is_stock and CLASSES[stock].noises_by_timestep and not configuration.is_flow:
@@ -105,7 +107,7 @@ def _levels_at(
 
 
 def _level_at(configuration: Configuration, iterations: Iterations | None, timestep: float) -> Level:
-    """The level of the iteration at a timestep, or that of the training."""
+    """The level of the iteration at a timestep; without one, that of the training."""
     if iterations is None:
         return _trained_level(configuration.trained, timestep)
     distances = np.abs(iterations.timesteps - timestep)
@@ -120,7 +122,7 @@ def _trained_level(process: Process, timestep: float) -> Level:
 
 
 def _noised(levels: Sequence[Level], samples: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Clean samples with noise, at one level or at one for each."""
+    """Clean samples with noise, at one level or one for each."""
     dtype = torch.promote_types(samples.dtype, torch.float32)
     alpha = torch.tensor([level.alpha for level in levels], dtype=dtype, device=samples.device)
     sigma = torch.tensor([level.sigma for level in levels], dtype=dtype, device=samples.device)
@@ -132,5 +134,5 @@ def _numbers(timesteps: Any) -> list[float]:
 
 
 def _by_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Values for the items of a batch, to be multiplied by it."""
+    """Values for the items of a batch, shaped to multiply it."""
     return values.view((-1,) + (1,) * (like.ndim - 1))

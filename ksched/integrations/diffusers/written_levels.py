@@ -1,4 +1,4 @@
-"""The noise levels of a `KSchedScheduler` as a tensor, and what becomes of a run when a program writes to it."""
+"""The sigmas of a `KSchedScheduler` as a tensor, and what happens to a run when a program writes to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["WrittenLevels"]
 
 
 class WrittenLevels:
-    """``sigmas`` of a run, as it is handed out: the next step goes by what was written to it."""
+    """The tensor ``sigmas`` of a run, as programs see it; the next step uses whatever was written to it."""
 
     def __init__(self) -> None:
         self._shown: torch.Tensor | None = None
@@ -23,7 +23,7 @@ class WrittenLevels:
         self.__dict__.update(state)
         if self._shown is not None:
             with torch.inference_mode(False):
-                self._shown, self._version = self._shown.clone(), -1  # looked at once
+                self._shown, self._version = self._shown.clone(), -1  # counts as written to
 
     def copied(self) -> WrittenLevels:
         """The same for a copy of the scheduler."""
@@ -32,25 +32,25 @@ class WrittenLevels:
         return made
 
     def of(self, run: Driver) -> torch.Tensor:
-        """The levels of a run, and of its end."""
+        """The sigmas of a run, including its end."""
         if self._shown is None:
             self._show(torch.tensor(run.sigmas.tolist(), dtype=torch.float32))
         assert self._shown is not None
         return self._shown
 
     def assign(self, run: Driver, new: torch.Tensor) -> None:
-        """Let a run take place at other levels, and hand these out from now on."""
+        """Run at other sigmas, and show these from now on."""
         _take(run, new)
         self._show(new)
 
     def heed(self, run: Driver) -> None:
-        """Let the run take place at the noise levels that a program has written, if one has."""
+        """Run at the sigmas that a program has written, if it has."""
         if self._shown is not None and self._shown._version != self._version:
             _take(run, self._shown)
             self._mark()
 
     def _show(self, values: torch.Tensor) -> None:
-        """Hand out a tensor of noise levels from now on, and find out later whether it was written to."""
+        """Show a new tensor from now on, and remember its version to detect writes."""
         with torch.inference_mode(False), torch.no_grad():
             self._shown = values.detach().clone()
         self._mark()
@@ -58,15 +58,15 @@ class WrittenLevels:
     def _mark(self) -> None:
         assert self._shown is not None
         with torch.no_grad():
-            self._shown.mul_(1)  # a version that no copy of it has
+            self._shown.mul_(1)  # gives it a version that no copy has
         self._version = self._shown._version
 
 
 def _take(run: Driver, new: torch.Tensor) -> None:
-    """Run at noise levels as the class has them; what is a level of before keeps its precision."""
+    """Run at the given sigmas, in the class's convention; sigmas that were there before keep their full precision."""
     old = run.sigmas
     if new.ndim != 1 or len(new) != len(old):
-        raise ValueError(f"sigmas must be a list of {len(old)} here; got shape {tuple(new.shape)}")
+        raise ValueError(f"sigmas must be a list of {len(old)} numbers here; got shape {tuple(new.shape)}")
     values = new.detach().double().cpu().numpy()
     nearest = old[np.abs(old[:, np.newaxis] - values).argmin(axis=0)]
     levels = np.where(np.isclose(values, nearest, rtol=1e-7, atol=0), nearest, values)

@@ -1,28 +1,29 @@
-"""k-diffusion's functions on ksched's plans: every ``sample_*`` and ``get_sigmas_*``, and its noise sampler.
+"""Drop-in replacement for k-diffusion's ``sample_*`` and ``get_sigmas_*`` functions and its noise sampler.
 
-A program written for ``k_diffusion.sampling`` can import this module in its place. The functions of k-diffusion have
-its signatures and give its numbers (dialect "k_diffusion"); every other sampler and schedule has a function of the same
-form, named ``sample_`` or ``get_sigmas_`` and our name, also those given to `register_sampler`.
+A program written for ``k_diffusion.sampling`` can import this module instead. k-diffusion's functions have its
+signatures and return its numbers (dialect "k_diffusion"). Every other sampler and schedule, including those given to
+`register_sampler`, has a function of the same form, named ``sample_`` or ``get_sigmas_`` plus ksched's name.
 
-A sampler is called as ``sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None, ...)``:
+Call a sampler as ``sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None, ...)``:
 
-- ``model(x, sigma, **extra_args)`` returns denoised, for CFG++ samplers (denoised, uncond); sigma has x's dtype and one
-  number per item;
-- ``sigmas`` are run as they are: strictly decreasing, or an error says where not, before the first model call. Those
-  that draw no noise also run on levels that rise, from data to noise;
+- ``model(x, sigma, **extra_args)`` returns denoised, or (denoised, uncond) for CFG++ samplers; sigma has x's dtype and
+  one number per item;
+- ``sigmas`` must be strictly decreasing; otherwise an error before the first model call says where they are not.
+  Samplers that draw no noise also run on rising sigmas, from data to noise;
 - ``callback`` gets a dictionary with x, i, sigma, sigma_hat and denoised once per step;
-- ``disable`` is that of tqdm's progress bar, which is left out where tqdm is not installed;
-- ``noise_sampler(sigma, sigma_next)`` makes the noise. Without one it is drawn from torch's global generator, which is
-  what programs for k-diffusion expect and nothing else in ksched does: by ``torch.randn_like``, or, where a host has
-  put its own in place of ``k_diffusion.sampling.torch``, as A1111 does, by that; for DPM++ SDE, 2M SDE and 3M SDE by a
+- ``disable`` turns tqdm's progress bar off; without tqdm there is none;
+- ``noise_sampler(sigma, sigma_next)`` makes the noise. Without one, noise comes from torch's global generator, which
+  programs for k-diffusion expect and nothing else in ksched uses. It is drawn by ``torch.randn_like``, or by a host's
+  replacement for it in ``k_diffusion.sampling.torch``, such as A1111's. DPM++ SDE, 2M SDE and 3M SDE use a
   `BrownianTreeNoiseSampler`. Noise that would be multiplied by 0 is not drawn.
 
-What programs import beside the samplers is here as well: `to_d`, `append_zero`, `append_dims`, `get_ancestral_step`,
-`default_noise_sampler`, `BatchedBrownianTree`, `PIDStepSizeController`, `linear_multistep_coeff` and `DPMSolver`.
+Other objects that programs import from k-diffusion are here as well: `to_d`, `append_zero`, `append_dims`,
+`get_ancestral_step`, `default_noise_sampler`, `BatchedBrownianTree`, `PIDStepSizeController`, `linear_multistep_coeff`
+and `DPMSolver`.
 
-Three keywords are ours, and every sampler takes them besides those it shows: ``seed``, one whole number (item i takes
-``seed + i``) or one per item, for ksched's own noise, which leaves the global generator alone; ``process``, what the
-model was trained on, if `process_of` cannot tell; ``dialect``, whose numbers the name means.
+Every sampler takes three more keywords, which are ksched's: ``seed``, one whole number (item i uses ``seed + i``) or
+one per item, selects ksched's own noise and leaves the global generator alone; ``process`` is the process that the
+model was trained on, if `process_of` cannot find it; ``dialect`` is the program whose numbers the name means.
 """
 
 from typing import Any

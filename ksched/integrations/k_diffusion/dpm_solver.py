@@ -1,4 +1,4 @@
-"""k-diffusion's class ``DPMSolver``: its steps on tensors, its runs on our plans."""
+"""k-diffusion's class ``DPMSolver``: single steps on tensors, whole runs on ksched's plans."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ Reached: TypeAlias = tuple[torch.Tensor, Cache]
 
 
 class DPMSolver(nn.Module):
-    """DPM-Solver in the time t = -log sigma, with k-diffusion's names.
+    """DPM-Solver in the time t = -log sigma, with k-diffusion's interface.
 
     Parameters
     ----------
-    model : ``(x, sigma, **extra_args) -> denoised``
-    extra_args : of the model
-    eps_callback : called without arguments after each model call
-    info_callback : called with a dictionary in each step of a run
+    model : callable
+        ``(x, sigma, **extra_args) -> denoised``.
+    extra_args : mapping or None
+        Further arguments of the model.
+    eps_callback : callable or None
+        Called without arguments after each model call.
+    info_callback : callable or None
+        Called with a dictionary in each step of a run.
 
     Notes
     -----
@@ -40,21 +44,21 @@ class DPMSolver(nn.Module):
         info_callback: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         super().__init__()
-        self.model: Any = model  # a module becomes a part of this one
+        self.model: Any = model  # a module is registered as a submodule
         self.extra_args = {} if extra_args is None else dict(extra_args)
         self.eps_callback = eps_callback
         self.info_callback = info_callback
 
     def t(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The time of a level."""
+        """The time of a sigma."""
         return -sigma.log()
 
     def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """The level at a time."""
+        """The sigma at a time."""
         return (-t).exp()
 
     def eps(self, eps_cache: Cache, key: str, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Reached:
-        """The noise that the model sees in a state, from the cache if it is there, and the cache with it."""
+        """The noise predicted by the model, from the cache if it is there; returned with the updated cache."""
         if key not in eps_cache:
             sigma = self.sigma(t)
             denoised = self._denoised(x, sigma * x.new_ones(len(x)), *args, **kwargs)
@@ -68,20 +72,20 @@ class DPMSolver(nn.Module):
         return denoised
 
     def _stage(self, x: torch.Tensor, t: torch.Tensor, h: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        """The exact step for an eps that stays."""
+        """The step that is exact for a constant eps."""
         return x - self.sigma(t + h) * torch.expm1(h) * eps
 
     def dpm_solver_1_step(
         self, x: torch.Tensor, t: torch.Tensor, t_next: torch.Tensor, eps_cache: Cache | None = None
     ) -> Reached:
-        """The state at another time: one model call, order 1."""
+        """The state at another time, with one model call, order 1."""
         eps, cache = self.eps(eps_cache or {}, "eps", x, t)
         return self._stage(x, t, t_next - t, eps), cache
 
     def dpm_solver_2_step(
         self, x: torch.Tensor, t: torch.Tensor, t_next: torch.Tensor, r1: float = 1 / 2, eps_cache: Cache | None = None
     ) -> Reached:
-        """The state at another time: two model calls, order 2; the second at a share ``r1`` of the way."""
+        """The state at another time, with two model calls, order 2; the second is at a share ``r1`` of the step."""
         h = t_next - t
         eps, cache = self.eps(eps_cache or {}, "eps", x, t)
         eps_r1, cache = self.eps(cache, "eps_r1", self._stage(x, t, r1 * h, eps), t + r1 * h)
@@ -96,7 +100,7 @@ class DPMSolver(nn.Module):
         r2: float = 2 / 3,
         eps_cache: Cache | None = None,
     ) -> Reached:
-        """The state at another time: three model calls, order 3; at shares ``r1`` and ``r2`` of the way."""
+        """The state at another time, with three model calls, order 3, at shares ``r1`` and ``r2`` of the step."""
         h = t_next - t
         eps, cache = self.eps(eps_cache or {}, "eps", x, t)
         eps_r1, cache = self.eps(cache, "eps_r1", self._stage(x, t, r1 * h, eps), t + r1 * h)
@@ -105,7 +109,7 @@ class DPMSolver(nn.Module):
         return self._stage(x, t, h, eps) - self._bend(t, h) / r2 * (eps_r2 - eps), cache
 
     def _bend(self, t: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """Weight of the change of eps over a step, in the exact integral of a line."""
+        """Weight of the change of eps over a step in the exact integral of a linear eps."""
         return self.sigma(t + h) * (torch.expm1(h) / h - 1)
 
     def dpm_solver_fast(
@@ -118,7 +122,7 @@ class DPMSolver(nn.Module):
         s_noise: float = 1.0,
         noise_sampler: Callable[..., torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """A run of so many model calls, in steps of order 3 and what is left."""
+        """A run with a given number of model calls: steps of order 3, then lower ones for the remainder."""
         options = {"n": nfe, "eta": eta, "s_noise": s_noise, "noise_sampler": noise_sampler}
         result: torch.Tensor = self._run("dpm_fast", x, t_start, t_end, options)
         return result
@@ -126,7 +130,7 @@ class DPMSolver(nn.Module):
     def dpm_solver_adaptive(
         self, x: torch.Tensor, t_start: torch.Tensor, t_end: torch.Tensor, order: int = 3, **options: Any
     ) -> tuple[torch.Tensor, dict[str, int]]:
-        """A run whose steps follow the error; also says how many there were. Options as for `sample_dpm_adaptive`."""
+        """A run whose steps are chosen by their error, and its statistics; options as for `sample_dpm_adaptive`."""
         options = {"order": order, **options, "return_info": True}
         result: tuple[torch.Tensor, dict[str, int]] = self._run("dpm_adaptive", x, t_start, t_end, options)
         return result

@@ -1,4 +1,4 @@
-"""Noise as k-diffusion's programs pass it."""
+"""Noise objects with k-diffusion's interface."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ NoiseSampler: TypeAlias = Callable[[Any, Any], torch.Tensor]
 
 # ---------------------------------------------------------------------------------------------------------------- noise
 class BatchedBrownianTree:
-    """k-diffusion's Brownian paths, one per item, on ksched's noise: increments whose variance is the time between.
+    """k-diffusion's Brownian paths, one per item, with ksched's noise; an increment's variance is its time span.
 
     Parameters
     ----------
-    x : tensor of the shape, dtype and device that the increments shall have, batch first
-    t0, t1 : ends of the range of times
-    seed : one per item of the batch; or one whole number, of which item i takes ``seed + i``; None takes one from
-        torch's global generator
-    kwargs : of torchsde's class; taken, and not needed
+    x : Tensor
+        Tensor with the shape, dtype and device of the increments, batch first.
+    t0, t1 : object
+        Ends of the time range.
+    seed : int, sequence of int or None
+        One per item of the batch; or one whole number, and then item i uses ``seed + i``; None takes one from torch's
+        global generator.
+    kwargs : object
+        Arguments of torchsde's class; accepted and ignored.
 
     Raises
     ------
-    TypeError, ValueError : seeds as for `ksched.noise.item_seeds`
+    TypeError, ValueError
+        As for `ksched.noise.item_seeds`.
 
     Notes
     -----
-    Other numbers than torchsde's. The ends of an interval are rounded to 3 % of the path's time (see
-    `ksched.noise.BrownianNoise`), so increments that follow each other sum to the whole one about.
+    The numbers differ from torchsde's. The ends of an interval are rounded to 3 % of the path's time (see
+    `ksched.noise.BrownianNoise`), so consecutive increments sum to the whole one only approximately.
     """
 
     def __init__(self, x: torch.Tensor, t0: Any, t1: Any, seed: Seed | None = None, **kwargs: Any) -> None:
@@ -49,13 +54,13 @@ class BatchedBrownianTree:
 
     @staticmethod
     def sort(a: Any, b: Any) -> tuple[Any, Any, int]:
-        """Two times in order, and the sign of the way between them."""
+        """Two times in order, and the sign of the direction between them."""
         return (a, b, 1) if a < b else (b, a, -1)
 
     def unit(self, t0: Any, t1: Any) -> torch.Tensor:
-        """An increment over the root of its time, of unit variance."""
+        """An increment divided by the square root of its time, with unit variance."""
         start, end, sign = self.sort(float(t0) - self._start, float(t1) - self._start)
-        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is thus made the time of this one.
+        # The path of `brownian_sampler` runs in 1 / sigma ** 2, which is set to the time of this one.
         low, high = (time**-0.5 if time > 0 else math.inf for time in (start, end))
         return self._path(low, high).mul_(self.sign * sign)
 
@@ -65,26 +70,32 @@ class BatchedBrownianTree:
 
 
 class BrownianTreeNoiseSampler:
-    """k-diffusion's noise sampler, unit-variance increments of a Brownian path, on ksched's noise.
+    """k-diffusion's noise sampler with ksched's noise: unit-variance increments of a Brownian path.
 
     Parameters
     ----------
-    x : tensor of the shape, dtype and device that the noise shall have, batch first
-    sigma_min, sigma_max : ends of the range
-    seed : one per item of the batch; or one whole number, of which item i takes ``seed + i``; None takes one from
-        torch's global generator
-    transform : from sigma, a tensor, to the time that the path runs in
-    cpu : taken for the sake of ComfyUI's class; the noise is the same on every device
+    x : Tensor
+        Tensor with the shape, dtype and device of the noise, batch first.
+    sigma_min, sigma_max : object
+        Ends of the range.
+    seed : int, sequence of int or None
+        One per item of the batch; or one whole number, and then item i uses ``seed + i``; None takes one from torch's
+        global generator.
+    transform : callable
+        Function from sigma, a tensor, to the path's time.
+    cpu : bool
+        Accepted for compatibility with ComfyUI's class; the noise is the same on every device.
 
     Raises
     ------
-    TypeError, ValueError : seeds as for `ksched.noise.item_seeds`
+    TypeError, ValueError
+        As for `ksched.noise.item_seeds`.
 
     Notes
     -----
-    Needs no torchsde, and gives other numbers than it. As there, noise of overlapping intervals comes from one path,
-    and noise of an interval taken backwards is its negative. The ends of an interval are rounded to 3 % of the path's
-    time (see `ksched.noise.BrownianNoise`).
+    torchsde is not needed, and the numbers differ from its. As there, overlapping intervals share one path, and
+    reversing an interval negates its noise. The ends of an interval are rounded to 3 % of the path's time (see
+    `ksched.noise.BrownianNoise`).
     """
 
     def __init__(
@@ -109,16 +120,17 @@ class BrownianTreeNoiseSampler:
 
 
 def _randn_like(x: torch.Tensor) -> torch.Tensor:
-    """What ``torch.randn_like`` is to k-diffusion: its hosts put another in its place, with a seed for every image."""
+    """``torch.randn_like`` as k-diffusion sees it; host programs may replace it to use one seed per image."""
     source = getattr(sys.modules.get("k_diffusion.sampling"), "torch", torch)
     noise: torch.Tensor = source.randn_like(x)
     return noise
 
 
 def global_noise(x: torch.Tensor, each_of: Sequence[float] | None) -> Callable[[float, float], torch.Tensor]:
-    """Noise of torch's global generator.
+    """Noise from torch's global generator.
 
-    ``each_of`` are the levels of a run whose sampler, in k-diffusion, draws before each step whether it uses it or not.
+    ``each_of`` are the sigmas of a run if k-diffusion's sampler draws before each step, whether or not it uses the
+    noise.
     """
     drawn = 0
 

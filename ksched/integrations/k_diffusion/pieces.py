@@ -1,6 +1,6 @@
-"""Small functions and classes that programs import from k-diffusion beside its samplers, with its names and numbers.
+"""Small functions and classes that programs import from k-diffusion, with its names and numbers.
 
-Katherine Crowson's k-diffusion (MIT) has them in ``k_diffusion.sampling`` and, `append_dims`, in ``k_diffusion.utils``.
+Katherine Crowson's k-diffusion (MIT) has them in ``k_diffusion.sampling``, and `append_dims` in ``k_diffusion.utils``.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ __all__ = [
 
 
 def append_zero(x: torch.Tensor) -> torch.Tensor:
-    """Levels with a 0 behind them."""
+    """Levels with a 0 appended."""
     return torch.nn.functional.pad(x, (0, 1))
 
 
 def append_dims(x: torch.Tensor, target_dims: int) -> torch.Tensor:
-    """A tensor with axes of length 1 behind its own, so many in all.
+    """A tensor with axes of length 1 appended until it has ``target_dims`` axes.
 
     Raises
     ------
-    ValueError : it has more already
+    ValueError
+        If it already has more.
     """
     if x.ndim > target_dims:
         raise ValueError(f"target_dims must be at least the number of axes, {x.ndim}; got {target_dims}")
@@ -49,42 +50,50 @@ def to_d(x: torch.Tensor, sigma: torch.Tensor, denoised: torch.Tensor) -> torch.
 
 
 def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tuple[Any, Any]:
-    """The level to step down to, and the std of the noise that leads back up from there.
+    """The sigma to step down to, and the standard deviation of the noise that leads back up.
 
     Parameters
     ----------
-    sigma_from, sigma_to : levels left and reached; numbers or tensors
-    eta : share of the noise that is new; 0 is none
+    sigma_from, sigma_to : object
+        Object Sigmas before and after the step; numbers or tensors.
+    eta : float
+        Share of the noise that is new; 0 is none.
 
     Returns
     -------
-    (sigma_down, sigma_up), whose squares sum to that of ``sigma_to``
+    tuple of object
+        Tuple of object (sigma_down, sigma_up), whose squares sum to that of ``sigma_to``.
     """
     if not eta:
         return sigma_to, 0.0
-    lost = (1 - (sigma_to / sigma_from) ** 2) ** 0.5  # share of the noise of sigma_to that a full renewal draws
+    lost = (1 - (sigma_to / sigma_from) ** 2) ** 0.5  # share of sigma_to's noise that a full renewal replaces
     up = min(sigma_to, eta * sigma_to * lost)
     return (sigma_to**2 - up**2) ** 0.5, up
 
 
 def default_noise_sampler(x: torch.Tensor) -> Callable[[Any, Any], torch.Tensor]:
-    """Noise like ``x`` of torch's global generator, whatever the interval."""
+    """Noise like ``x`` from torch's global generator, independent of the interval."""
     return global_noise(x, None)
 
 
 def linear_multistep_coeff(order: int, t: Any, i: int, j: int) -> float:
-    """Weight of the slope ``j`` steps back in the step from ``t[i]`` to ``t[i + 1]`` of Adams and Bashforth's method.
+    """Weight of the slope ``j`` steps back in the Adams-Bashforth step from ``t[i]`` to ``t[i + 1]``.
 
     Parameters
     ----------
-    order : how many slopes are used, at most ``i + 1``
-    t : times; here levels
-    i : the step
-    j : 0 is the newest slope
+    order : int
+        Number of slopes used, at most ``i + 1``.
+    t : object
+        Object Times; here sigmas.
+    i : int
+        Index of the step.
+    j : int
+        Int 0 is the newest slope.
 
     Raises
     ------
-    ValueError : there are not so many slopes yet
+    ValueError
+        If there are not yet that many slopes.
     """
     if order > i + 1:
         raise ValueError(f"order must be at most {i + 1} in step {i}, which has no more slopes; got {order}")
@@ -104,11 +113,16 @@ class PIDStepSizeController:
 
     Parameters
     ----------
-    h : length of the first step
-    pcoeff, icoeff, dcoeff : of the error, its sum and its change
-    order : of the error estimate
-    accept_safety : smallest factor of the step size at which a step is accepted
-    eps : added to errors, so that they have an inverse
+    h : float
+        Length of the first step.
+    pcoeff, icoeff, dcoeff : float
+        Coefficients of the error, its sum and its change.
+    order : float
+        Order of the error estimate.
+    accept_safety : float
+        Smallest factor of the step size with which a step is accepted.
+    eps : float
+        Added to errors, so that they can be inverted.
     """
 
     def __init__(
@@ -128,11 +142,11 @@ class PIDStepSizeController:
         self.errs: list[float] = []
 
     def limiter(self, x: float) -> float:
-        """A factor kept between 1 - pi / 4 and 1 + pi / 2, smoothly."""
+        """A factor limited smoothly to between 1 - pi / 4 and 1 + pi / 2."""
         return 1 + math.atan(x - 1)
 
     def propose_step(self, error: Any) -> bool:
-        """Whether a step of this error is accepted; the length of the next is then in ``h``."""
+        """Whether a step with this error is accepted; sets ``h`` to the length of the next step."""
         now = 1 / (float(error) + self.eps)
         last, older = self.errs[1:] or (now, now)
         factor = self.limiter(pid_factor((now, last, older), (self.b1, self.b2, self.b3)))

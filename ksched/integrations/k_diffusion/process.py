@@ -1,4 +1,4 @@
-"""The process that a wrapper of k-diffusion's describes."""
+"""The process that a k-diffusion wrapper describes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ __all__ = ["process_of"]
 
 # --------------------------------------------------------------------------------------------------------------- models
 def process_of(model: Any) -> Process | None:
-    """What a model was trained on, as its wrappers tell.
+    """The process of a model, read from its wrappers.
 
     Parameters
     ----------
-    model : a `Denoiser` or another object with a ``process``; a wrapper as k-diffusion's, such as
-        ``DiscreteEpsDDPMDenoiser`` with its table ``sigmas``, ``VDenoiser`` or the ``Denoiser`` of EDM's
-        preconditioning; or one around it, which has it as ``inner_model``. A process is itself
+    model : object
+        A `Denoiser` or another object with a ``process``; one of k-diffusion's wrappers, such as
+        ``DiscreteEpsDDPMDenoiser`` with its table ``sigmas``, ``VDenoiser``, or the ``Denoiser`` of EDM's
+        preconditioning; or a wrapper around one of these, with it as ``inner_model``. A process returns itself.
 
     Returns
     -------
-    `VP`, `AngleV` or `EDM`; `Flow` for a table from above 0 to 1; None for what is no such wrapper
+    Process or None
+        `VP`, `AngleV` or `EDM`; `Flow` for a table from above 0 to 1; None for anything else.
     """
     for _ in range(8):  # wrappers around wrappers
         if isinstance(model, Process):
@@ -47,7 +49,7 @@ def process_of(model: Any) -> Process | None:
 
 
 def _part(model: Any, name: str) -> Any:
-    """An attribute, None where there is none, or where its property is not ready."""
+    """An attribute; None if there is none or its property raises an error."""
     with contextlib.suppress(Exception):
         return getattr(model, name)
     return None
@@ -55,11 +57,11 @@ def _part(model: Any, name: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _process_of_table(sigmas: tuple[float, ...]) -> Process | None:
-    """The process whose training table this is."""
+    """The process with this training table."""
     table = np.array(sigmas)
     if not (table[0] > 0 and np.isfinite(table).all() and (np.diff(table) > 0).all()):
         return None
-    if table[-1] == 1:  # a table of betas goes on to far more noise
+    if table[-1] == 1:  # a flow; a table of betas would go on to far more noise
         time = np.arange(1, len(table) + 1) / len(table)
         middle = len(table) // 2 - 1
         flow = Flow(float(table[middle] * (1 - time[middle]) / (time[middle] * (1 - table[middle]))), len(table))

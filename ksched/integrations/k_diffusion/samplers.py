@@ -1,4 +1,4 @@
-"""The functions ``sample_*`` with k-diffusion's signatures, each a sampler of ours."""
+"""The functions ``sample_*`` with k-diffusion's signatures, each backed by a ksched sampler."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ __all__ = ["log_likelihood", "sampler_function"]
 
 
 # --------------------------------------------------------------------------------------------------- forms of functions
-#: what takes the place of levels where a function takes a range; n is a number of model calls
+#: arguments of functions that take a range instead of sigmas; n is a number of model calls
 _RANGE = ("sigma_min", "sigma_max", "n")
 
 
-#: defaults of arguments that are no options of ours
+#: defaults of arguments that are not options of a ksched sampler
 _MORE = {"noise_sampler": None, "return_info": False}
 
 
@@ -48,17 +48,17 @@ _RUN = ("extra_args", "callback", "disable")
 
 
 def _published(spec: SamplerSpec) -> tuple[str, ...] | None:
-    """What k-diffusion's own function takes; None where there is none."""
+    """The arguments of k-diffusion's own function; None if it has none."""
     return spec.arguments(Dialect.K_DIFFUSION)
 
 
 def _range(spec: SamplerSpec) -> tuple[str, ...]:
-    """The arguments that are a range in place of levels; () where the function takes levels."""
+    """The arguments that give a range; () if the function takes sigmas."""
     return tuple(name for name in _published(spec) or () if name in _RANGE)
 
 
 def _parameters(spec: SamplerSpec) -> dict[str, Any]:
-    """Names and defaults of a sampler's arguments; those without a default have `EMPTY`."""
+    """Names and defaults of a sampler's arguments; `EMPTY` for those without a default."""
     needed = dict.fromkeys(("model", "x", *(_range(spec) or ("sigmas",))), EMPTY)
     options: dict[str, Any] = {name: option.default for name, option in spec.own_options.items()}
     names = list(_published(spec) or ())
@@ -84,11 +84,12 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Call:
-        """What of the given arguments any sampler has, taken out of them and checked.
+        """The arguments that all samplers have, removed from ``given`` and checked.
 
         Raises
         ------
-        TypeError, ValueError : what a run could not use
+        TypeError, ValueError
+            If an argument is invalid.
         """
         model, x = given.pop("model"), given.pop("x")
         extra_args, callback = given.pop("extra_args", None), given.pop("callback", None)
@@ -100,13 +101,13 @@ class _Call(NamedTuple):
         if extra_args is not None and not isinstance(extra_args, Mapping):
             raise TypeError(f"extra_args must be a dictionary or None; got {type(extra_args).__name__}")
         if noise_sampler is not None and seed is not None:
-            raise ValueError("give either seed or noise_sampler, not both")
+            raise ValueError("pass either seed or noise_sampler, not both")
         if seed is not None:
             item_seeds(seed, len(x))
         return cls(model, x.detach(), extra_args or {}, callback, given.pop("disable", None), noise_sampler, seed)
 
     def start(self, sampler: Sampler, sigmas: torch.Tensor) -> Run | AdaptiveRun:
-        """The run, with the noise that was asked for."""
+        """The run, with the requested noise."""
         host, spec = sampler.sigmas.tolist(), sampler.spec
         noise_sampler = self.noise_sampler
         if noise_sampler is None and spec.brownian_tree and sampler.plan.draws:
@@ -132,7 +133,7 @@ class _Call(NamedTuple):
 
 @contextlib.contextmanager
 def _progress(disable: bool | None, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar, as a function that is told how much is done; none where tqdm is not installed."""
+    """A progress bar, as a function of the work done; without tqdm it does nothing."""
     bar = None
     if disable is not True:
         with contextlib.suppress(ImportError):
@@ -155,21 +156,21 @@ def _progress(disable: bool | None, total: int | None) -> Iterator[Callable[[int
 def _built(
     name: str, sigmas: tuple[float, ...], process: Process, dialect: str, options: tuple[tuple[str, Any], ...]
 ) -> Sampler:
-    """The sampler of a call: programs run the same few over and over."""
+    """The sampler of a call, cached because programs repeat the same few."""
     if not all(a < b for a, b in pairwise(sigmas)):
         return build_sampler(name, sigmas=sigmas, process=process, dialect=dialect, **dict(options))
-    # Upwards, from data to noise: the ODE of the same grid run down.
+    # Rising sigmas, from data to noise: the ODE of the same grid run down.
     down = build_sampler(name, sigmas=sigmas[::-1], process=process, dialect=dialect, **dict(options))
     if sigmas[0] == 0 or down.spec.adaptive or down.plan.draws:
         raise ValueError(
-            f"sample_{name} must run from a higher to a lower sigma; got {sigmas[0]} to {sigmas[-1]}. From above 0 up, "
-            "to noise, run those that draw none and are not adaptive: sample_euler, sample_dpmpp_2m, or with eta=0"
+            f"sample_{name} must run from a higher to a lower sigma; got {sigmas[0]} to {sigmas[-1]}. To run up to "
+            "noise, start above 0 and use a sampler that draws no noise, such as sample_euler, sample_dpmpp_2m or eta=0"
         )
     return replace(down, grid=replace(down.grid, levels=down.grid.levels[::-1]))
 
 
 def _levels(sigmas: Any) -> torch.Tensor:
-    """Noise levels as the tensor they are, or as a new one."""
+    """Sigmas as a floating-point tensor; a tensor is not copied."""
     try:
         levels = sigmas if isinstance(sigmas, torch.Tensor) else torch.tensor(np.asarray(sigmas, dtype=np.float64))
     except (TypeError, ValueError) as error:
@@ -180,13 +181,13 @@ def _levels(sigmas: Any) -> torch.Tensor:
 
 
 def _ranged(name: str, given: dict[str, Any]) -> torch.Tensor:
-    """The levels for a range, taken out of the arguments."""
+    """The sigmas for a range, which is removed from the arguments."""
     low, high = (float(as_number(given.pop(end))) for end in ("sigma_min", "sigma_max"))
     steps = check_steps(as_number(given.pop("n"))) if "n" in given else 1
     if not (0 < low < math.inf and 0 < high < math.inf and low != high):
         raise ValueError(
-            f"sample_{name}: sigma_min and sigma_max must be above 0, finite and apart; got {low} and {high}. They are "
-            "the last level and the first."
+            f"sample_{name}: sigma_min and sigma_max, the last and first sigma, must be above 0, finite and different; "
+            f"got {low} and {high}"
         )
     levels = np.geomspace(high, low, steps + 1)
     levels[0], levels[-1] = high, low
@@ -228,16 +229,16 @@ def sampler_function(spec: SamplerSpec) -> Callable[..., Any]:
             return _follow(call, run, sigmas, by_calls)
 
     sample.__name__ = sample.__qualname__ = name
-    sample.__module__ = PUBLIC  # where it is found by its name, as copies and pickles need
+    sample.__module__ = PUBLIC  # the module in which copy and pickle find it
     sample.__doc__ = _text(spec)
-    sample.__signature__ = signature  # type: ignore[attr-defined]
+    sample.__signature__ = signature  # type: ignore[attr-defined]  # functions have no declared __signature__
     return sample
 
 
 def _follow(call: _Call, run: Run, sigmas: torch.Tensor, fast: bool) -> torch.Tensor:
     """Run a plan to its end.
 
-    ``fast``: in dpm_fast a step is one of DPM-Solver's, of up to three model calls and so of three levels.
+    With ``fast``, a step of dpm_fast is one of DPM-Solver's, of up to three model calls and as many levels.
     """
     host = run.plan.sigmas
     callback = call.callback
@@ -265,7 +266,7 @@ def _follow(call: _Call, run: Run, sigmas: torch.Tensor, fast: bool) -> torch.Te
 
 
 def _adapt(call: _Call, run: AdaptiveRun) -> tuple[torch.Tensor, dict[str, int]]:
-    """Run an adaptive sampler to its end; also says how many steps it took."""
+    """Run an adaptive sampler to its end; also returns its number of steps and model calls."""
 
     def counted() -> dict[str, int]:
         return {"steps": run.step, "nfe": run.nfe, "n_accept": run.accepted, "n_reject": run.rejected}
@@ -302,34 +303,37 @@ def _adapt(call: _Call, run: AdaptiveRun) -> tuple[torch.Tensor, dict[str, int]]
 
 
 def _at(sigma: float, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What DPM-Solver's callbacks are told of a level: sigma, and t, which is -log sigma."""
+    """The values of a level that DPM-Solver passes to callbacks: sigma, and t = -log sigma."""
     level, t = (torch.tensor(value, device=x.device) for value in (sigma, -math.log(sigma)))
     return {"sigma": level, "sigma_hat": level, "t": t, "t_up": t}
 
 
 def _text(spec: SamplerSpec) -> str:
-    """The docstring of a function: that of the sampler, and what all have in common."""
+    """The docstring of a function: the sampler's, and the parameters that all functions have."""
     shown = _parameters(spec)
     written = inspect.getdoc(spec.function) or ""
     _, _, rest = written.partition("Parameters\n----------\n")
     entries = re.split(r"\n(?=\S)", rest.partition("\n\n")[0])
     own = [entry for entry in entries if shown.keys() & set(entry.partition(" : ")[0].split(", "))]
-    levels = "sigma_min, sigma_max : last level and first" if _range(spec) else "sigmas : noise levels, run as they are"
+    levels = "sigmas : Tensor\n    Noise levels, run as they are."
+    if _range(spec):
+        levels = "sigma_min, sigma_max : float\n    Last and first sigma."
     if "n" in shown:
-        levels += "\nn : number of model calls"
+        levels += "\nn : int\n    Number of model calls."
     common = ", ".join(name for name in (*_RUN, "noise_sampler") if name in shown)
     parameters = [
-        f"model : ``(x, sigma, **extra_args) -> {'(denoised, uncond)' if spec.uncond else 'denoised'}``",
-        "x : start state, batch first",
+        f"model : callable\n    ``(x, sigma, **extra_args) -> {'(denoised, uncond)' if spec.uncond else 'denoised'}``.",
+        "x : Tensor\n    Start state, batch first.",
         levels,
-        f"{common} : as for every function of this module,\n    as are seed, process and dialect, which the signature "
-        "does not show",
+        f"{common}\n    As for every function of this module, like seed, process and dialect, which the signature does "
+        "not show.",
         *own,
     ]
     if "return_info" in shown:
-        parameters.append("return_info : whether to return as well how many steps and model calls it took")
-    what = f"{spec.summary}\n\nThe sampler `{spec.name}` as a function of k-diffusion's form."
-    return f"{what}\n\nParameters\n----------\n" + "\n".join(parameters) + "\n\nReturns\n-------\ntensor like ``x``\n"
+        parameters.append("return_info : bool\n    Whether to return the number of steps and model calls as well.")
+    what = f"{spec.summary}\n\nThe sampler `{spec.name}` as a function with k-diffusion's interface."
+    returns = "Returns\n-------\nTensor\n    Like ``x``.\n"
+    return f"{what}\n\nParameters\n----------\n" + "\n".join(parameters) + f"\n\n{returns}"
 
 
 # ----------------------------------------------------------------------------------------------------------- likelihood
@@ -342,19 +346,25 @@ def log_likelihood(
     atol: float = 1e-4,
     rtol: float = 1e-4,
 ) -> tuple[torch.Tensor, dict[str, int]]:
-    """Log-density of states under a model, as k-diffusion's function of the name.
+    """Log-density of states under a model, with the interface of k-diffusion's function.
 
     Parameters
     ----------
-    model : ``(x, sigma, **extra_args) -> denoised``, differentiable
-    x : states at ``sigma_min``, batch first
-    sigma_min, sigma_max : range to integrate over
-    extra_args : of the model
-    atol, rtol : errors allowed in a step
+    model : callable
+        ``(x, sigma, **extra_args) -> denoised``, differentiable.
+    x : Tensor
+        States at ``sigma_min``, batch first.
+    sigma_min, sigma_max : object
+        Range to integrate over.
+    extra_args : mapping or None
+        Further arguments of the model.
+    atol, rtol : float
+        Errors allowed in a step.
 
     Returns
     -------
-    (log-densities in nats, shape (batch,); {"fevals": number of model calls})
+    tuple of (Tensor, dict of str to int)
+        (log-densities in nats, shape (batch,); {"fevals": number of model calls}).
 
     Notes
     -----

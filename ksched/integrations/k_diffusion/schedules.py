@@ -1,4 +1,4 @@
-"""k-diffusion's functions of noise levels, ``get_sigmas_*``."""
+"""k-diffusion's schedule functions, ``get_sigmas_*``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def schedule_signature(parameters: Mapping[str, Any]) -> inspect.Signature:
 
 
 def as_number(value: Any) -> Any:
-    """A number out of a tensor of no dimensions, which hosts pass for one."""
+    """The number in a zero-dimensional tensor, which some hosts pass; anything else unchanged."""
     return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
 
 
@@ -69,7 +69,7 @@ def schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
         steps, device, model = given.pop("n"), given.pop("device", "cpu"), given.pop("inner_model", None)
         process = process_of(model) or default_process()
         if spec.needs_process:
-            # a host's range is its model's, perhaps rounded
+            # a host's range is its model's, perhaps rounded, and then the model's own is used
             own = {"sigma_min": process.sigma_min, "sigma_max": process.sigma_max}
             span = {key: given.pop(key, None) for key in _SPAN}
             given |= {k: v for k, v in span.items() if v is not None and not math.isclose(v, own[k], rel_tol=1e-5)}
@@ -78,11 +78,11 @@ def schedule_function(schedule: NoiseSchedule) -> Callable[..., torch.Tensor]:
 
     get_sigmas.__name__ = get_sigmas.__qualname__ = name
     get_sigmas.__module__ = PUBLIC
-    also = ", and a model's wrapper, or process, as ``inner_model``" if "inner_model" in parameters else ""
+    also = ", and a model's wrapper or process as ``inner_model``" if "inner_model" in parameters else ""
     get_sigmas.__doc__ = (
         f"Noise levels of the schedule `{schedule.value}`: {spec.formula}.\n\n"
-        f"Takes what `ksched.calculate_{schedule.value}_sigmas` takes{also}.\n\n"
-        "Returns\n-------\ntensor of torch's default dtype, shape (n + 1,), the last 0\n"
+        f"Takes the arguments of `ksched.calculate_{schedule.value}_sigmas`{also}.\n\n"
+        "Returns\n-------\nTensor\n    Torch's default dtype, shape (n + 1,); the last element is 0.\n"
     )
-    get_sigmas.__signature__ = signature  # type: ignore[attr-defined]
+    get_sigmas.__signature__ = signature  # type: ignore[attr-defined]  # functions have no declared __signature__
     return get_sigmas

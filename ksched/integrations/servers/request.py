@@ -1,4 +1,4 @@
-"""The scheduler of one request: a run that an engine steps with what its network returns."""
+"""The scheduler of one request: a run that an engine advances with the network's outputs."""
 
 from __future__ import annotations
 
@@ -19,29 +19,36 @@ __all__ = ["RequestScheduler", "step_together"]
 
 
 class RequestScheduler:
-    """All that the denoising of one request needs to remember, with the methods that engines call on a scheduler.
+    """The denoising state of one request, with the methods that engines call on a scheduler.
 
-    Latents are what the network sees: the state, over `Process.input_norm` where a network wants that. After the last
-    step they are the result.
+    Latents are the network's input: the state, divided by `Process.input_norm` if the network needs that. After the
+    last step they are the result.
 
     Parameters
     ----------
-    sampler : of the request. Its plan may call the model several times a step, and draw noise
-    prediction : what the network returns, a word that `Prediction.parse` knows
-    edited : whether the pipeline changes latents between two steps, as it does to hold a first frame. The next step
-        then goes on from the latents that it is given. If not, the run's own state counts, in all its precision, and
-        latents are not read: a server must not wait for a device to compare them. On the CPU they are compared
+    sampler : Sampler
+        Sampler of the request. Its plan may call the model several times per step and draw noise.
+    prediction : Prediction or str
+        What the network returns, a word that `Prediction.parse` knows.
+    edited : bool
+        Whether the pipeline changes latents between two steps, for example to hold a first frame. The next step then
+        continues from the latents passed to it. Otherwise the run's own, more precise state is used and latents on a
+        GPU are not read, since comparing them would make the server wait for the device. On the CPU they are compared.
 
     Attributes
     ----------
-    order : 1, of model calls per entry of `timesteps`
-    init_noise_sigma : 1.0: start latents are taken as they are
-    run : the `Run`, None before `start`
+    order : int
+        1, the number of model calls per entry of `timesteps`.
+    init_noise_sigma : float
+        1.0; start latents are used unscaled.
+    run : Run or None
+        The `Run`; None before `start`.
 
     Raises
     ------
-    TypeError, ValueError : a sampler of classifier-free guidance's two predictions, as these contracts hand over one;
-        an adaptive one, whose timesteps nobody knows; a prediction that the process cannot have
+    TypeError, ValueError
+        If the sampler needs both predictions of classifier-free guidance, but these contracts pass on one; the sampler
+        is adaptive, so its timesteps are not known in advance; the process cannot have the prediction.
     """
 
     order = 1
@@ -50,8 +57,8 @@ class RequestScheduler:
     def __init__(self, sampler: Sampler, *, prediction: Prediction | str, edited: bool = False) -> None:
         if any(row.both for row in sampler.plan.rows):
             raise TypeError(
-                f"{sampler.spec.name} needs the unconditional prediction too, which the step contracts of servers do "
-                "not hand over; take a sampler without cfg_pp in its name"
+                f"the sampler must need one prediction per call; {sampler.spec.name} also needs the unconditional one, "
+                "which the step contracts of servers do not pass on. Use a sampler without cfg_pp in its name"
             )
         self.sampler, self.edited = sampler, edited
         self._conversions = Denoiser(_no_network, sampler.process, prediction).conversions(sampler.plan.call_sigmas)
@@ -62,15 +69,17 @@ class RequestScheduler:
 
         Parameters
         ----------
-        x : start state, as `Sampler.initial_state` makes it; pure noise for flow models
-        seed : of the steps' noise, one number or one per item; needed if the sampler draws any
+        x : Tensor
+            Start state from `Sampler.initial_state`; pure noise for flow models.
+        seed : int, sequence of int or None
+            Seed of the steps' noise, one number or one per item; needed if the sampler draws noise.
         """
         self.run = self._run(x, seed)
         return self.latents
 
     @property
     def latents(self) -> torch.Tensor:
-        """What the network must see next, or the result: a tensor of the engine's own."""
+        """The next input of the network, or the result; a new tensor that the engine may keep."""
         run = self._started()
         return (run.x if run.done else run.network_input(self._conversions[run.nfe][0])).clone()
 
@@ -82,13 +91,13 @@ class RequestScheduler:
 
     @property
     def sigmas(self) -> torch.Tensor:
-        """Contract sigma of every model call and of the end, float32, shape (calls + 1,)."""
+        """Contract sigma of every model call, and of the end, float32, shape (calls + 1,)."""
         values = [*self.sampler.plan.call_sigmas.tolist(), self.sampler.plan.end.label]
         return torch.tensor(values, dtype=torch.float32, device=None if self.run is None else self.run.device)
 
     @property
     def step_index(self) -> int:
-        """Model calls answered so far."""
+        """Number of model calls so far."""
         return 0 if self.run is None else self.run.nfe
 
     @property
@@ -97,7 +106,7 @@ class RequestScheduler:
         return self._started().done
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
-        """The latents as they are: they are scaled already."""
+        """The latents unchanged, since they are scaled already."""
         return sample
 
     def step(
@@ -112,15 +121,21 @@ class RequestScheduler:
 
         Parameters
         ----------
-        model_output : what the network returned, guided
-        timestep : not read: the run knows where it is
-        sample : the latents; see ``edited``
-        return_dict : must be False
+        model_output : Tensor
+            Output of the network, with guidance applied.
+        timestep : object
+            Ignored; the run knows its timestep.
+        sample : Tensor or None
+            The latents; see ``edited``.
+        return_dict : bool
+            Must be False.
 
         Raises
         ------
-        RuntimeError : not started, or done
-        ValueError : latents on the CPU that were changed, without ``edited``; an output of another shape
+        RuntimeError
+            If the request has not been started, or is done.
+        ValueError
+            If latents on the CPU were changed without ``edited``, or the output has another shape.
         """
         if return_dict:
             raise ValueError("return_dict must be False: the result is a tuple of one tensor")
@@ -128,28 +143,29 @@ class RequestScheduler:
         return (self.latents,)
 
     def taken(self, output: torch.Tensor, sample: torch.Tensor | None) -> tuple[Run, tuple[Answer]]:
-        """What `advance_together` needs to advance this request alone or among others."""
+        """The arguments with which `advance_together` advances this request, alone or among others."""
         run = self._started()
         if run.done:
-            raise RuntimeError("the request is done: there is no step left")
+            raise RuntimeError("the request is done; start a new one to take more steps")
         norm, of_x, of_output = self._conversions[run.nfe]
         check_output("D", output, run.shape, run.device)  # before the state of any request changes
         if sample is not None and self.edited:
             run.replace(sample * norm if norm != 1 else sample)
         elif sample is not None and sample.is_cpu and not torch.equal(sample, run.network_input(norm).to(sample)):
-            raise ValueError("the latents were changed since the last step; make the RequestScheduler with edited=True")
+            raise ValueError("the latents were changed since the last step; pass RequestScheduler edited=True")
         return run, (Answer(run, output, None, (of_x, of_output)),)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the request needs to go on elsewhere, as of `Run.state_dict`."""
+        """Everything needed to continue the request elsewhere, as from `Run.state_dict`."""
         return self._started().state_dict()
 
     def resume(self, state: Mapping[str, Any]) -> torch.Tensor:
-        """Go on from where `state_dict` was taken, bit for bit, with a scheduler of the same sampler.
+        """Continue bit for bit from a `state_dict`, with a scheduler of the same sampler.
 
         Returns
         -------
-        the latents
+        Tensor
+            The latents.
         """
         like = next(iter(state["registers"].values()))
         run = self._run(torch.zeros_like(like, dtype=getattr(torch, state["dtype"])), state["seeds"])
@@ -159,12 +175,12 @@ class RequestScheduler:
 
     def _run(self, x: torch.Tensor, seed: Seed | None) -> Run:
         run = self.sampler.start(x, seed=seed)
-        assert isinstance(run, Run)  # of an adaptive sampler there is no request
+        assert isinstance(run, Run)  # an adaptive sampler is refused in __init__
         return run
 
     def _started(self) -> Run:
         if self.run is None:
-            raise RuntimeError("the request has not been started: call start or resume first")
+            raise RuntimeError("the request has not been started; call start or resume first")
         return self.run
 
 
@@ -173,17 +189,20 @@ def step_together(
     outputs: Sequence[torch.Tensor],
     samples: Sequence[torch.Tensor | None] | None = None,
 ) -> None:
-    """Advance requests of any samplers at once: on a GPU, in one launch for all whose latents have one shape.
+    """Advance requests with any samplers at once; on a GPU, all with latents of one shape take one launch.
 
     Parameters
     ----------
-    outputs : what the network returned for each
-    samples : the latents of each, as for `RequestScheduler.step`; None is none
+    outputs : sequence of Tensor
+        Output of the network for each request.
+    samples : sequence of Tensor or None
+        Latents of each request, as for `RequestScheduler.step`; None for none.
 
     Raises
     ------
-    RuntimeError, TypeError, ValueError : as for `RequestScheduler.step`. Outputs are checked before any request
-        advances. What fails for one later, such as a state that was written to, is raised when all others have advanced
+    RuntimeError, TypeError, ValueError
+        As for `RequestScheduler.step`. Outputs are checked before any request advances. A later failure of one request,
+        such as a modified state, is raised after all others have advanced.
     """
     samples = [None] * len(outputs) if samples is None else samples
     groups: dict[Any, list[tuple[Run, tuple[Answer]]]] = {}

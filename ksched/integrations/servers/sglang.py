@@ -1,9 +1,10 @@
-"""SGLang Diffusion's step contract: a scheduler per request, and one solver step for the packed rows of many.
+"""SGLang Diffusion's step contract: one scheduler per request, and one solver step for the packed rows of many.
 
 A denoising context holds the ``scheduler``, ``timesteps`` and ``latents`` of a request. A request that steps alone
-calls ``scheduler.scale_model_input`` and ``scheduler.step``. Requests that step together have one forward pass, and
-their rows go to a solver: ``build_batched_solver(states, device)``, then ``step_rows`` at every step while the group
-lasts. SGLang's own solver takes Euler on flow models alone; this one takes every sampler, each request its own.
+calls ``scheduler.scale_model_input`` and ``scheduler.step``. Requests that step together share one forward pass, and
+their rows go to a solver: ``build_batched_solver(states, device)``, then ``step_rows`` at every step for as long as the
+group exists. SGLang's own solver supports only Euler on flow models; this one supports every sampler, and each request
+may have its own.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ def prepare(
     seed: Seed | None = None,
     edited: bool = False,
 ) -> None:
-    """Put a scheduler of a request's own into its denoising context.
+    """Create a scheduler for one request and put it into the request's denoising context.
 
     Parameters
     ----------
-    context : as the engine's denoising stage prepares it, with pure noise of std 1 in ``latents``
-    sampler : of the request
-    prediction, edited : as for `RequestScheduler`
-    seed : of the steps' noise; needed if the sampler draws any
+    context : object
+        Denoising context prepared by the engine's denoising stage, with noise of std 1 in ``latents``.
+    sampler : Sampler
+        Sampler of the request.
+    prediction, edited : Prediction, str or bool
+        As for `RequestScheduler`.
+    seed : int, sequence of int or None
+        Seed of the steps' noise; needed if the sampler draws noise.
     """
     scheduler = RequestScheduler(sampler, prediction=prediction, edited=edited)
     start = sampler.process.noise_std(sampler.plan.start.label)
@@ -51,41 +56,44 @@ def resume(
     prediction: Prediction | str = "flow",
     edited: bool = False,
 ) -> None:
-    """As `prepare`, for a request that goes on from its ``scheduler.state_dict()``, here or in another role."""
+    """As `prepare`, for a request that continues from its ``scheduler.state_dict()``, here or in another role."""
     scheduler = RequestScheduler(sampler, prediction=prediction, edited=edited)
     _put(context, scheduler, scheduler.resume(saved))
 
 
 def scheduler_is_batchable(scheduler: Any, *, diagnose: bool = False) -> bool:
-    """Whether a request may step with others: its scheduler is a `RequestScheduler` of any sampler."""
+    """Whether a request may step together with others: any sampler's `RequestScheduler` may."""
     return isinstance(scheduler, RequestScheduler)
 
 
 def build_batched_solver(states: Sequence[Any], device: torch.device) -> PackedSolver:
-    """The solver of requests that step together.
+    """The solver for requests that step together.
 
     Parameters
     ----------
-    states : of the requests, each with its ``denoising_context``
-    device : not read: rows are where the latents are
+    states : sequence of object
+        States of the requests, each with its ``denoising_context``.
+    device : device
+        Ignored; rows are on the device of the latents.
 
     Raises
     ------
-    ValueError : no requests, or one whose scheduler `prepare` has not made
+    ValueError
+        If there are no requests, or a scheduler was not made by `prepare`.
     """
     return PackedSolver(states)
 
 
 class PackedSolver:
-    """One step of many requests at a time, each with its sampler.
+    """Advances many requests by one step at a time, each with its own sampler.
 
-    Requests may be at different steps. A group that changes needs a new solver, which costs nothing: the state is in
-    the schedulers of the requests.
+    Requests may be at different steps. When a group changes, build a new solver; this costs nothing, since all state is
+    in the requests' schedulers.
     """
 
     def __init__(self, states: Sequence[Any]) -> None:
         if not states or not all(scheduler_is_batchable(_scheduler(state)) for state in states):
-            raise ValueError("a packed step needs requests whose schedulers were made by ksched; prepare makes them")
+            raise ValueError("a packed step needs requests whose schedulers were made by ksched; call prepare on each")
 
     @classmethod
     def try_build(cls, states: Sequence[Any], device: torch.device) -> Self:
@@ -93,7 +101,7 @@ class PackedSolver:
         return cls(states)
 
     def scale_model_input(self, packed_sample: torch.Tensor) -> torch.Tensor:
-        """The latents as they are: they are scaled already."""
+        """The latents unchanged, since they are scaled already."""
         return packed_sample
 
     def step_rows(
@@ -103,14 +111,18 @@ class PackedSolver:
 
         Parameters
         ----------
-        packed_model_output : of the network, the rows of each request below those of the one before; where sequences
-            differ in length, each is at the start of its rows
-        packed_sample : the latents in the same order. What is beyond the end of a shorter sequence is left as it is
-        states : of the requests, in the order of their rows
+        packed_model_output : Tensor
+            Outputs of the network, with the rows of the requests below each other; if sequences have different lengths,
+            each starts at the beginning of its rows.
+        packed_sample : Tensor
+            Latents in the same order. Values beyond the end of a shorter sequence stay as they are.
+        states : sequence of object
+            States of the requests, in the order of their rows.
 
         Raises
         ------
-        ValueError : another number of rows
+        ValueError
+            If the number of rows is not that of the requests.
         """
         schedulers = [_scheduler(state) for state in states]
         rows, top = [], 0
@@ -119,7 +131,7 @@ class PackedSolver:
             rows.append((slice(top, top + shape[0]), *(slice(0, length) for length in shape[1:])))
             top += shape[0]
         if top != len(packed_model_output) or top != len(packed_sample):
-            raise ValueError(f"the requests have {top} rows; got {len(packed_model_output)} and {len(packed_sample)}")
+            raise ValueError(f"both must have {top} rows; got {len(packed_model_output)} and {len(packed_sample)}")
         outputs, samples = ([packed[place] for place in rows] for packed in (packed_model_output, packed_sample))
         step_together(schedulers, outputs, samples)
         packed = packed_sample.clone()
