@@ -179,7 +179,7 @@ def minimums(session: nox.Session) -> None:
     """Run the tests on the oldest numpy and scipy; ``-- --torch`` adds the oldest torch, whose wheels are gigabytes."""
     posargs = [arg for arg in session.posargs if arg != "--torch"]
     oldest = {name: version for name, version in OLDEST.items() if name != "torch" or "--torch" in session.posargs}
-    pins = [line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line.partition("==")[0] not in oldest]
+    pins = [line for line in CONSTRAINTS.read_text().splitlines() if line.partition("==")[0] not in oldest]
     pins += [f"{name}=={version}" for name, version in oldest.items()]
     constraints = Path(session.create_tmp(), "constraints.txt")
     constraints.write_text("\n".join(pins) + "\n")

@@ -74,12 +74,12 @@ def test_workflows_run_sessions_that_there_are() -> None:
 
 
 def test_links_of_the_readme_on_a_package_index(metadata: Any) -> None:
-    text = "See [a *page*](docs/a.md#x), ![a picture](docs/a.png)\n\n![alone](b.png)\n\n[abs](https://h.org/x) [in](#y)."
-    assert metadata.readme_for_index(text, "", "1.2") == "See a *page*, \n\n[abs](https://h.org/x) [in](#y)."
+    text = "See [a *page*](docs/a.md#x), ![a picture](docs/a.png)\n\n![alone](b.png)\n\n[x](https://h.org/x) [in](#y)."
+    assert metadata.readme_for_index(text, "", "1.2") == "See a *page*, \n\n[x](https://h.org/x) [in](#y)."
     assert metadata.readme_for_index(text, "https://h.org/ksched", "1.2") == (
         "See [a *page*](https://h.org/ksched/blob/v1.2/docs/a.md#x), "
         "![a picture](https://h.org/ksched/raw/v1.2/docs/a.png)\n\n"
-        "![alone](https://h.org/ksched/raw/v1.2/b.png)\n\n[abs](https://h.org/x) [in](#y)."
+        "![alone](https://h.org/ksched/raw/v1.2/b.png)\n\n[x](https://h.org/x) [in](#y)."
     )
 
 
