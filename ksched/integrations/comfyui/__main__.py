@@ -1,23 +1,26 @@
-"""``python -m ksched.integrations.comfyui install PATH``: put the nodes into a ComfyUI."""
+"""``python -m ksched.integrations.comfyui install PATH``: put the nodes into a ComfyUI, or ``uninstall`` them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from ksched.storage.files import path_of, write_whole
+from ksched.storage.files import path_of
+from ksched.storage.installed import Removed, put, take_out
 
-__all__ = ["install", "main"]
+__all__ = ["install", "main", "uninstall"]
 
 _STAR = "from ksched.integrations.comfyui import *"
 _SCHEMAS = "from ksched.integrations.comfyui import comfy_entrypoint"
 _MENUS = "from ksched.integrations.comfyui import register\n\nregister()"
+_EXAMPLE = "example_workflows/ksched.json"  # where ComfyUI looks for a package's templates
 
 
 def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) -> Path:
-    """Write the node package ``custom_nodes/ksched`` of a ComfyUI: a folder with one file of two to six lines.
+    """Write the node package ``custom_nodes/ksched`` of a ComfyUI: a file of two to six lines, and a workflow.
 
     Parameters
     ----------
@@ -27,34 +30,58 @@ def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) 
 
     Returns
     -------
-    the file
+    the file with the nodes
 
     Raises
     ------
     ValueError : no ComfyUI there; a package ``ksched`` that this did not write
     """
+    folder = _folder(comfyui)
+    lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
+    workflow = files(__package__).joinpath(*_EXAMPLE.split("/")).read_bytes()
+    put(folder, {"__init__.py": ("\n".join(lines) + "\n").encode(), _EXAMPLE: workflow}, _of_an_earlier_version)
+    return folder / "__init__.py"
+
+
+def uninstall(comfyui: Path | str) -> Removed:
+    """Remove what `install` wrote; files of others, and files that were changed, stay.
+
+    Raises
+    ------
+    ValueError : no ComfyUI there, or nothing that `install` wrote
+    """
+    return take_out(_folder(comfyui), _of_an_earlier_version)
+
+
+def _folder(comfyui: Path | str) -> Path:
     nodes = path_of("the folder of ComfyUI", comfyui) / "custom_nodes"
     if not nodes.is_dir():
         raise ValueError(f"a folder of ComfyUI has a folder custom_nodes; {comfyui} has none")
-    file = nodes / "ksched" / "__init__.py"
-    if file.parent.exists() and not (file.exists() and "ksched.integrations.comfyui" in file.read_text()):
-        raise ValueError(f"{file.parent} is something else already; move it away first")
-    file.parent.mkdir(exist_ok=True)
-    lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
-    write_whole(file, ("\n".join(lines) + "\n").encode())
-    return file
+    return nodes / "ksched"
+
+
+def _of_an_earlier_version(path: Path) -> bool:
+    """Whether a file is what versions wrote that kept no list of what they wrote."""
+    ours = '"""ksched\'s nodes for ComfyUI."""\n\nfrom ksched.integrations.comfyui import '
+    return path.name == "__init__.py" and path.read_text(encoding="utf-8").startswith(ours)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0, or 2 for a mistake, which is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ksched.integrations.comfyui")
-    command = parser.add_subparsers(required=True).add_parser("install", help="write custom_nodes/ksched")
-    command.add_argument("path", help="folder of ComfyUI")
-    command.add_argument("--menus", action="store_true", help="also put the names into the menus of KSampler")
-    command.add_argument("--schemas", action="store_true", help="nodes of the newer kind (V3)")
+    commands = parser.add_subparsers(required=True, dest="command")
+    adding = commands.add_parser("install", help="write custom_nodes/ksched")
+    adding.add_argument("--menus", action="store_true", help="also put the names into the menus of KSampler")
+    adding.add_argument("--schemas", action="store_true", help="nodes of the newer kind (V3)")
+    removing = commands.add_parser("uninstall", help="remove what install wrote")
+    for command in (adding, removing):
+        command.add_argument("path", help="folder of ComfyUI")
     given = parser.parse_args(arguments)
     try:
-        print(install(given.path, menus=given.menus, schemas=given.schemas))
+        if given.command == "install":
+            print(install(given.path, menus=given.menus, schemas=given.schemas))
+        else:
+            print(uninstall(given.path).text)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
