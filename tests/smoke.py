@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import metadata
 from importlib.resources import files
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ def always() -> None:
     expect(metadata("ksched")["Version"] == ksched.__version__, "the version of the metadata is that of the package")
     expect(files("ksched").joinpath("py.typed").is_file(), "the package says that it has types")
     sampler = ksched.build_sampler("dpmpp_2m", "karras", 20)
-    end = ksched.arrays.run(sampler.plan, lambda x, sigma: x / (1 + sigma**2), np.ones((2, 3)), np)
+    end = ksched.arrays.run(sampler.plan, lambda x, sigma: x / (1 + sigma**2), np.ones((2, 3)))
     expect(end.shape == (2, 3) and bool(np.isfinite(end).all()), "a plan runs on NumPy")
     expect("auto" in repr(ksched.build_sampler("auto", calls=8)), "the tables of auto are in the package")
     expect(len(ksched.recipes) > 50, "the recipes are in the package")
@@ -66,7 +67,7 @@ def with_torch() -> None:
         ("typer", "cli", lambda: command("list").stderr),
         ("matplotlib", "plot", lambda: said(lambda: ksched.plots)),
         ("hypothesis", "testing", lambda: said(lambda: ksched.testing.strategies)),
-        ("diffusers", "diffusers", lambda: said(lambda: __import__("ksched.integrations.diffusers"))),
+        ("diffusers", "diffusers", lambda: said(lambda: import_module("ksched.integrations.diffusers"))),
     ):
         if find_spec(module) is None:
             expect(f"ksched[{extra}]" in use(), f"without {module}, ksched names its extra {extra}")

@@ -714,8 +714,8 @@ def test_the_workflow_of_the_page_and_that_for_scripts_are_the_same() -> None:
 
 def test_the_workflow_runs() -> None:
     """With our nodes, and for ComfyUI's own what stands in for them."""
-    shapes = []
-    stock = {
+    saved: list[torch.Tensor] = []
+    stock: dict[str, Any] = {
         "CheckpointLoaderSimple": lambda ckpt_name: (comfy.patcher(KINDS["eps"]), "clip", "vae"),
         "CLIPTextEncode": lambda text, clip: (text,),
         "EmptyLatentImage": lambda width, height, batch_size: (
@@ -728,7 +728,7 @@ def test_the_workflow_runs() -> None:
             comfy.sampler_custom_advanced(noise, guider, sampler, sigmas, latent_image),
         ),
         "VAEDecode": lambda samples, vae: (samples["samples"],),
-        "SaveImage": lambda images, filename_prefix: (shapes.append(images),),
+        "SaveImage": lambda images, filename_prefix: saved.append(images),
     }
     done: dict[str, tuple[Any, ...]] = {}
     with comfy.installed():
@@ -739,10 +739,10 @@ def test_the_workflow_runs() -> None:
                     continue
                 inputs = {k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}
                 if node["class_type"] in stock:
-                    done[key] = stock[node["class_type"]](**inputs)  # type: ignore[operator]
+                    done[key] = stock[node["class_type"]](**inputs)
                 else:
                     done[key] = comfyui.NODE_CLASS_MAPPINGS[node["class_type"]]().execute(**inputs)  # type: ignore[attr-defined]
-    (images,) = shapes
+    (images,) = saved
     assert images.shape == (4, 4, 8, 8)
     assert images.isfinite().all()
     assert 0.3 < images.std() < 0.8  # of data of std 0.5, pulled apart by guidance

@@ -41,10 +41,9 @@ def register() -> list[str]:
     ------
     ImportError : the program is not there, or is older than A1111 1.9, which had no menu of schedules
     """
-    menu, common, host, schedulers = (
-        importlib.import_module(f"modules.{name}")
-        for name in ("sd_samplers", "sd_samplers_common", "sd_samplers_kdiffusion", "sd_schedulers")
-    )
+    names = ("sd_samplers", "sd_samplers_common", "sd_samplers_kdiffusion", "sd_schedulers")
+    modules: list[Any] = [importlib.import_module(f"modules.{name}") for name in names]
+    menu, common, host, schedulers = modules
     added = []
     for spec in (AUTO, *samplers()):
         label = _LABEL + spec.name
