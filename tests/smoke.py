@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import metadata
 from importlib.resources import files
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ def expect(wanted: bool, what: str) -> None:
 
 def always() -> None:
     """What needs neither torch nor an extra."""
-    expect(CLONE not in Path(ksched.__file__).resolve().parents, "the package is the installed one")
+    expect(Path(ksched.__file__).resolve().parent != CLONE / "ksched", "the package is the installed one")
     expect(metadata("ksched")["Version"] == ksched.__version__, "the version of the metadata is that of the package")
     expect(files("ksched").joinpath("py.typed").is_file(), "the package says that it has types")
     sampler = ksched.build_sampler("dpmpp_2m", "karras", 20)
@@ -63,12 +63,13 @@ def with_torch() -> None:
     sampler = ksched.build_sampler("euler_ancestral", "karras", 4)
     end = sampler.sample(model, sampler.initial_state((2, 64), seed=0), seed=0)
     expect(bool(end.isfinite().all()), "a sampler runs on torch")
-    for module, extra, use in (
-        ("typer", "cli", lambda: command("list").stderr),
-        ("matplotlib", "plot", lambda: said(lambda: ksched.plots)),
-        ("hypothesis", "testing", lambda: said(lambda: ksched.testing.strategies)),
-        ("diffusers", "diffusers", lambda: said(lambda: import_module("ksched.integrations.diffusers"))),
-    ):
+    uses: dict[tuple[str, str], Callable[[], str]] = {
+        ("typer", "cli"): lambda: command("list").stderr,
+        ("matplotlib", "plot"): lambda: said(lambda: ksched.plots),
+        ("hypothesis", "testing"): lambda: said(lambda: ksched.testing.strategies),
+        ("diffusers", "diffusers"): lambda: said(lambda: importlib.import_module("ksched.integrations.diffusers")),
+    }
+    for (module, extra), use in uses.items():
         if find_spec(module) is None:
             expect(f"ksched[{extra}]" in use(), f"without {module}, ksched names its extra {extra}")
 
