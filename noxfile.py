@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
+nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # with pip: uv may resolve torch to another build
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
@@ -28,6 +28,27 @@ NO_TENSORS = (
     "reductions",
     "schedules",
 )
+
+
+#: what builds and checks the package
+PACKAGING = ("build", "hatchling", "twine")
+
+#: what `smoke` installs beside the wheel: nothing but numpy and scipy, torch, or an extra
+SMOKES = ("no torch", "torch", "cli", "plot", "diffusers", "testing", "all")
+
+#: schemas of check-jsonschema's own and the files that they are for
+SCHEMAS = {
+    "vendor.citation-file-format": [Path("CITATION.cff")],
+    "vendor.github-workflows": sorted(Path(".github", "workflows").glob("*.yml")),
+}
+
+
+def build_package(session: nox.Session, folder: Path) -> None:
+    """Build the sdist, and the wheel from the sdist, and check both as a package index would."""
+    for old in folder.glob("ksched-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(folder), silent=True)
+    session.run("twine", "check", "--strict", *map(str, folder.glob("ksched-*")))
 
 
 def run_pytest(session: nox.Session, *args: str) -> None:
@@ -80,10 +101,36 @@ def no_torch(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check format and lint."""
-    session.install("ruff", *PINS)
+    """Check format and lint, the package that a release would upload, and the files that releasing needs."""
+    session.install("ruff", "check-jsonschema", *PACKAGING, *PINS)
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
+    build_package(session, Path(session.create_tmp()))
+    for schema, files in SCHEMAS.items():
+        session.run("check-jsonschema", "--builtin-schema", schema, *map(str, files))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist, and from it the wheel, into ``dist/``."""
+    session.install(*PACKAGING, *PINS)
+    build_package(session, Path("dist"))
+
+
+@nox.session(requires=["package"], reuse_venv=False)
+@nox.parametrize("extra", SMOKES)
+def smoke(session: nox.Session, extra: str) -> None:
+    """Install the wheel in a new environment and try it: without torch, with it, and with each extra."""
+    (wheel,) = Path("dist").resolve().glob("*.whl")
+    pins = ("-c", str(CONSTRAINTS.resolve()))
+    script = Path("tests", "smoke.py").resolve()
+    if extra == "no torch":
+        session.install("numpy", "scipy", *pins)
+        session.install("--no-deps", str(wheel))
+    else:
+        session.install(str(wheel) if extra == "torch" else f"{wheel}[{extra}]", *pins)
+    session.chdir(session.create_tmp())  # so that `import ksched` finds the wheel and not the clone
+    session.run("python", str(script), extra)
 
 
 @nox.session

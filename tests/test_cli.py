@@ -435,6 +435,7 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     monkeypatch.setattr(command_of_demo, "find_spec", lambda name: name)
 
     def from_text(*args: Any, **how: Any) -> tuple[Path, ...]:
+        how.pop("progress")("drawing", 0.5)  # which shows nothing where nobody watches
         asked.append((args, how))
         return (Path("prompts.png"),)
 
@@ -448,6 +449,8 @@ def test_demo_prints_a_table_and_where_the_pictures_are(
     assert code == 0
     assert "100%" not in err  # nobody watches
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    out, _, more = out.partition("\n\nTry next:\n")
+    assert [line[:9] for line in more.splitlines()[::2]] == ["  ksched "] * 3
     assert max(len(line) for line in out.splitlines()[:-4]) <= 80
     assert out.splitlines()[0].startswith("Error at 4 model calls (NFE), in % of the digits' spread")
     measured = [spec for spec in samplers() if spec.name in rows]

@@ -7,7 +7,9 @@ import importlib.util
 import itertools
 import json
 import math
+import re
 import sys
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -635,7 +637,112 @@ def test_installing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_installing_replaces_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["install", str(tmp_path)]) == 2
     assert "must contain a folder custom_nodes" in capsys.readouterr().err
-    (tmp_path / "custom_nodes" / "ksched").mkdir(parents=True)
-    (tmp_path / "custom_nodes" / "ksched" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}")
+    theirs = tmp_path / "custom_nodes" / "ksched" / "__init__.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("NODE_CLASS_MAPPINGS = {}")
+    for words in ("install", "uninstall"):
+        assert command.main([words, str(tmp_path)]) == 2
+        assert theirs.read_text() == "NODE_CLASS_MAPPINGS = {}"
+    assert re.search("something else already.*\n.*nothing that ksched wrote", capsys.readouterr().err)
+
+
+def test_uninstalling_removes_what_was_written_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = tmp_path / "custom_nodes"
+    nodes.mkdir()
+    assert command.main(["install", str(tmp_path)]) == 0
+    folder = nodes / "ksched"
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"")
+    assert command.main(["uninstall", str(tmp_path)]) == 0
+    assert list(nodes.iterdir()) == []
+    assert command.main(["install", "--menus", str(tmp_path)]) == 0
+    (folder / "notes.txt").write_text("mine")
+    (folder / "example_workflows" / "ksched.json").write_text("{}")
+    capsys.readouterr()
     assert command.main(["install", str(tmp_path)]) == 2
-    assert "was not written by ksched" in capsys.readouterr().err
+    assert "was changed: ksched.json" in capsys.readouterr().err
+    assert command.main(["uninstall", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"removed {folder / '__init__.py'}"
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        f"left {folder / name}" for name in (Path("example_workflows", "ksched.json"), "notes.txt")
+    ]
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"ksched.json", "notes.txt"}
+
+
+def test_an_installation_of_an_earlier_version_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "custom_nodes" / "ksched" / "__init__.py"
+    file.parent.mkdir(parents=True)
+    for then in ("install", "uninstall"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('"""ksched\'s nodes for ComfyUI."""\n\nfrom ksched.integrations.comfyui import *\n')
+        assert command.main([then, str(tmp_path)]) == 0
+        (file.parent / ".ksched.json").unlink(missing_ok=True)
+    assert not file.parent.exists() or not file.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ workflow
+EXAMPLE = json.loads(files(comfyui).joinpath("example_workflows", "ksched.json").read_text(encoding="utf-8"))
+PROMPT = json.loads(files(comfyui).joinpath("workflow_api.json").read_text(encoding="utf-8"))
+
+
+def test_the_workflow_of_the_page_and_that_for_scripts_are_the_same() -> None:
+    """Links and values; a page keeps values by place, in the order of the inputs, and a word beside every seed."""
+    links = {link[0]: link for link in EXAMPLE["links"]}
+    assert {str(node["id"]) for node in EXAMPLE["nodes"]} == PROMPT.keys()
+    for node in EXAMPLE["nodes"]:
+        given = PROMPT[str(node["id"])]
+        assert given["class_type"] == node["type"]
+        sockets = {}
+        for slot, socket in enumerate(node["inputs"]):
+            _, source, output, to, at, kind = links[socket["link"]]
+            assert (to, at, kind) == (node["id"], slot, socket["type"])
+            (of,) = (other for other in EXAMPLE["nodes"] if other["id"] == source)
+            assert socket["link"] in of["outputs"][output]["links"]
+            assert of["outputs"][output]["type"] == kind
+            sockets[socket["name"]] = [str(source), output]
+        values = {name: value for name, value in given["inputs"].items() if not isinstance(value, list)}
+        assert {**values, **sockets} == given["inputs"]
+        shown = [value for value in node["widgets_values"] if value != "fixed"]
+        if node["type"] in NODE:
+            order = [each.name for each in NODE[node["type"]].inputs if each.name not in sockets]
+            assert dict(zip(order, shown, strict=True)) == values
+        assert shown == list(values.values())
+
+
+def test_the_workflow_runs() -> None:
+    """With our nodes, and for ComfyUI's own what stands in for them."""
+    saved: list[torch.Tensor] = []
+    stock: dict[str, Any] = {
+        "CheckpointLoaderSimple": lambda ckpt_name: (comfy.patcher(KINDS["eps"]), "clip", "vae"),
+        "CLIPTextEncode": lambda text, clip: (text,),
+        "EmptyLatentImage": lambda width, height, batch_size: (
+            {"samples": torch.zeros(batch_size, 4, height // 64, width // 64)},
+        ),
+        "CFGGuider": lambda model, positive, negative, cfg: (
+            comfy.Guider(model.get_model_object("model_sampling"), cfg),
+        ),
+        "SamplerCustomAdvanced": lambda noise, guider, sampler, sigmas, latent_image: (
+            comfy.sampler_custom_advanced(noise, guider, sampler, sigmas, latent_image),
+        ),
+        "VAEDecode": lambda samples, vae: (samples["samples"],),
+        "SaveImage": lambda images, filename_prefix: saved.append(images),
+    }
+    done: dict[str, tuple[Any, ...]] = {}
+    with comfy.installed():
+        while len(done) < len(PROMPT):
+            for key, node in PROMPT.items():
+                needed = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+                if key in done or not done.keys() >= set(needed):
+                    continue
+                inputs = {k: done[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}
+                if node["class_type"] in stock:
+                    done[key] = stock[node["class_type"]](**inputs)
+                else:
+                    done[key] = comfyui.NODE_CLASS_MAPPINGS[node["class_type"]]().execute(**inputs)  # type: ignore[attr-defined]
+    (images,) = saved
+    assert images.shape == (4, 4, 8, 8)
+    assert images.isfinite().all()
+    assert 0.3 < images.std() < 0.8  # of data of std 0.5, pulled apart by guidance

@@ -1,7 +1,9 @@
 """The demonstration: its numbers against an independent computation, and that its pictures are pictures."""
 
 import math
+import shlex
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from command import Command, command_of
 from matplotlib.patches import Rectangle
 from representatives import is_schedule_form, short
 
 import ksched
 from ksched.cli import demo_of_words
+from ksched.cli.demo import _try_next
 from ksched.pictures import demo, plots
 from ksched.pictures.style import line_look
 from ksched.plan.analysis import gaussian_law
@@ -21,6 +25,7 @@ from ksched.samplers.registry import AUTO, families, sampler_spec
 from ksched.schedules import SCHEDULES, schedule_options
 
 VP = ksched.VP()
+command = pytest.fixture(command_of)
 NAMES = tuple(SCHEDULES)
 
 
@@ -50,7 +55,17 @@ def test_run_writes_four_pictures(
     measured = {name: SCHEDULES[name] for name in (*names, ksched.NoiseSchedule.KARRAS)}
     monkeypatch.setattr(demo, "SCHEDULES", measured)
     how: dict[str, Any] = {"process": process, "calls": (3,), "maps": (4,), "images": 2}
-    report = demo.run(sampler, "karras", steps, out=tmp_path / "a" / "b", **how)
+    told: list[tuple[str, float]] = []
+    report = demo.run(
+        sampler, "karras", steps, out=tmp_path / "a" / "b", progress=lambda *how_far: told.append(how_far), **how
+    )
+    doing, shares = zip(*told, strict=True)
+    assert list(dict.fromkeys(doing)) == ["sampling digits", "measuring every sampler", "drawing pictures"]
+    assert shares[0] == 0
+    assert shares[-1] == pytest.approx(1)
+    assert list(shares) == sorted(shares)
+    steps_of_it = [b - a for a, b in pairwise(shares[doing.index("measuring every sampler") :])]
+    assert max(steps_of_it[:-2]) < 0.1  # it does not stand still and then jump
     assert torch.get_num_threads() == threads
     pictures = ["digits.png", "schedules.png", "errors.png", "error_curves.png"]
     assert [path.name for path in report.pictures] == pictures
@@ -114,6 +129,21 @@ def test_digits_of_words(tmp_path: Path) -> None:
     assert [path.name for path in pictures] == ["prompts.png", "compared.png"]
     for path in pictures:
         check_picture(path)
+
+
+@pytest.mark.parametrize("with_words", [True, False])
+def test_what_the_demo_says_to_try_next_works(
+    with_words: bool, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_words:
+        for module in ("diffusers", "transformers"):
+            pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    lines = [line.strip() for line in _try_next(with_words).splitlines() if line.startswith("  ksched ")]
+    assert len(lines) == 3
+    for line in lines[: 1 if with_words else 3]:  # the others are the same
+        code, out, err = command(*shlex.split(line)[1:])
+        assert (code, bool(out)) == (0, True), err
 
 
 def test_run_checks_before_it_makes_anything(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from cases import process_for
+from fake_webui import Host
 from representatives import each, firsts, short
 from test_golden import posterior_mean, read
 
@@ -26,6 +27,8 @@ import ksched
 from ksched import EDM, VP, AngleV, Flow, NoiseSchedule
 from ksched.execution.adaptive_run import AdaptiveRun
 from ksched.integrations import k_diffusion
+from ksched.integrations.k_diffusion import __main__ as command
+from ksched.integrations.k_diffusion.menus import register
 from ksched.integrations.k_diffusion.noise import BrownianTreeNoiseSampler
 from ksched.integrations.k_diffusion.process import process_of
 from ksched.integrations.k_diffusion.samplers import log_likelihood
@@ -778,122 +781,25 @@ def test_likelihood() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ A1111 and Forge
+EXTENSION = Path(k_diffusion.__file__).parent / "extension" / "scripts" / "ksched_menus.py"
 
 
-def page_block(language: str) -> str:
-    page = (Path(__file__).parents[1] / "docs" / "k-diffusion.md").read_text()
-    (block,) = re.findall(rf"^```{re.escape(language)}\n(.*?)^```", page, re.M | re.S)
-    return str(block)
-
-
-class Host:
-    """What A1111 and Forge have of samplers, as an extension sees it."""
-
-    def __init__(self) -> None:
-        self.denoiser = discrete()
-        host = self
-
-        class SamplerData(tuple[Any, ...]):
-            name = property(lambda self: self[0])
-            constructor = property(lambda self: self[1])
-            aliases = property(lambda self: self[2])
-            options = property(lambda self: self[3])
-
-            def __new__(cls, *fields: Any) -> SamplerData:
-                assert len(fields) == 4
-                return super().__new__(cls, fields)
-
-        class Scheduler(SimpleNamespace):
-            def __init__(
-                self,
-                name: str,
-                label: str,
-                function: Any,
-                default_rho: float = -1,
-                need_inner_model: bool = False,
-                aliases: Any = None,
-            ) -> None:
-                super().__init__(name=name, label=label, function=function, default_rho=default_rho)
-                self.need_inner_model, self.aliases = need_inner_model, aliases
-
-        class KDiffusionSampler:
-            """How the host calls a sampler: it picks arguments by the signature."""
-
-            def __init__(self, funcname: Any, sd_model: Any, options: Any = None) -> None:
-                assert callable(funcname)
-                self.func, self.sd_model, self.config = funcname, sd_model, None
-                self.extra_params: list[str] = {}.get(funcname, [])  # hosts look functions up
-                self.told: list[int] = []
-
-            def sample(self, x: torch.Tensor, sigmas: torch.Tensor, p: Any) -> torch.Tensor:
-                parameters = inspect.signature(self.func).parameters
-                more: dict[str, Any] = {"eta": 0.8} if "eta" in parameters else {}
-                if "n" in parameters:
-                    more["n"] = len(sigmas) - 1
-                if "sigma_min" in parameters:
-                    more |= {"sigma_min": sigmas[-2], "sigma_max": sigmas[0]}
-                if "sigmas" in parameters:
-                    more["sigmas"] = sigmas
-                inputs = {"cond": 1.0, "image_cond": None, "uncond": 0.0, "cond_scale": 7.0, "s_min_uncond": 0.0}
-                result: torch.Tensor = self.func(
-                    host.guided, x, extra_args=inputs, disable=False, callback=self.callback_state, **more
-                )
-                return result
-
-            def callback_state(self, d: dict[str, Any]) -> None:
-                assert d["denoised"].shape == d["x"].shape
-                self.told.append(d["i"])
-
-        def set_samplers() -> None:
-            menu.samplers = menu.all_samplers
-            menu.samplers_map.clear()
-            for data in menu.all_samplers:
-                menu.samplers_map[data.name.lower()] = data.name
-                menu.samplers_map.update((alias.lower(), data.name) for alias in data.aliases)
-
-        own = SamplerData("Euler", lambda model: None, ["k_euler"], {})
-        menu: Any = ModuleType("modules.sd_samplers")
-        menu.all_samplers, menu.all_samplers_map, menu.samplers_map = [own], {"Euler": own}, {}
-        menu.set_samplers = set_samplers
-        common: Any = ModuleType("modules.sd_samplers_common")
-        common.SamplerData = SamplerData
-        kdiffusion: Any = ModuleType("modules.sd_samplers_kdiffusion")
-        kdiffusion.KDiffusionSampler = KDiffusionSampler
-        schedulers: Any = ModuleType("modules.sd_schedulers")
-        automatic = Scheduler("automatic", "Automatic", None)
-        schedulers.Scheduler, schedulers.schedulers = Scheduler, [automatic]
-        schedulers.schedulers_map = {"automatic": automatic, "Automatic": automatic}
-        package: Any = ModuleType("modules")
-        package.__path__ = []
-        self.modules = {"modules": package}
-        for module in (menu, common, kdiffusion, schedulers):
-            setattr(package, module.__name__.partition(".")[2], module)
-            self.modules[module.__name__] = module
-
-    def guided(
-        self,
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        cond: Any,
-        image_cond: Any,
-        uncond: Any,
-        cond_scale: float,
-        **more: Any,
-    ) -> torch.Tensor:
-        assert cond_scale == 7.0
-        return exact(x, sigma)
-
-
-def test_the_extension_registers_what_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    extension = page_block("python")
-    assert len([line for line in extension.splitlines() if line.strip() and not line.startswith("#")]) <= 12
-    host = Host()
-    for name, module in host.modules.items():
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """The program, with our extension loaded from its file as it loads it."""
+    found = Host(discrete(), exact)
+    for name, module in found.modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    exec(compile(extension, "extension", "exec"), {})
-    menu, schedulers = host.modules["modules.sd_samplers"], host.modules["modules.sd_schedulers"]
-    new = [data for data in menu.all_samplers if data.name.startswith("ksched")]
-    assert len(new) >= 3
+    exec(compile(EXTENSION.read_text(encoding="utf-8"), str(EXTENSION), "exec"), {})
+    return found
+
+
+def test_the_extension_registers_what_runs(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = [data for data in host.menu.all_samplers if data.name.startswith("ksched ")]
+    left_out = {spec.name for spec in samplers() if spec.uncond or spec.flow_only}
+    assert {data.name.removeprefix("ksched ") for data in new} == {"auto", *SAMPLERS} - left_out
     # a host draws by its own randn_like, so that an image in a batch is the image alone
     drawn: list[torch.Size] = []
 
@@ -904,23 +810,56 @@ def test_the_extension_registers_what_runs(monkeypatch: pytest.MonkeyPatch, caps
     sampling: Any = ModuleType("k_diffusion.sampling")
     sampling.torch = SimpleNamespace(randn_like=randn_like)
     monkeypatch.setitem(sys.modules, "k_diffusion.sampling", sampling)
-    plans = [s for s in schedulers.schedulers if s.name.startswith("ksched")]
-    assert len(plans) >= 2
-    for scheduler in plans:
-        assert schedulers.schedulers_map[scheduler.name] is schedulers.schedulers_map[scheduler.label] is scheduler
-        given = {"inner_model": host.denoiser} if scheduler.need_inner_model else {}
-        low, high = host.denoiser.sigmas[0].item(), host.denoiser.sigmas[-1].item()
-        sigmas = scheduler.function(n=6, sigma_min=low, sigma_max=high, device="cpu", **given)
-        assert len(sigmas) == 7
-        for data in new:
-            assert menu.all_samplers_map[data.name] is data
-            assert menu.samplers_map[data.name.lower()] == data.name
-            sampler = data.constructor(SimpleNamespace())
-            result = sampler.sample(sigmas[0] * torch.ones(1, 4, 2, 2), sigmas, None)
-            assert result.isfinite().all()
-            assert sampler.told == list(range(6))
+    sigmas = host.levels(host.schedulers.schedulers_map["ksched karras"], 4)
+    for data in new:
+        assert host.menu.all_samplers_map[data.name] is data
+        assert host.menu.samplers_map[data.name.lower()] == data.name
+        own = data.options.get("scheduler")
+        given = host.levels(host.schedulers.schedulers_map[own], 4) if own else sigmas
+        sampler = data.constructor(SimpleNamespace())
+        result = sampler.sample(given[0] * torch.ones(1, 4, 2, 2), given, None)
+        assert result.isfinite().all(), data.name
+        if not any(spec.adaptive for spec in samplers() if f"ksched {spec.name}" == data.name):
+            assert sampler.told == sorted(set(sampler.told)), data.name
     assert drawn
     capsys.readouterr()
+
+
+def test_the_extension_registers_schedules_with_levels_for_any_steps(host: Host) -> None:
+    new = [scheduler for scheduler in host.schedulers.schedulers if scheduler.name.startswith("ksched_")]
+    assert len(new) >= len(NoiseSchedule) - 1
+    for scheduler in new:
+        found = host.schedulers.schedulers_map
+        assert found[scheduler.name] is found[scheduler.label] is scheduler
+        for steps in (1, 7):
+            sigmas = host.levels(scheduler, steps)
+            assert len(sigmas) >= steps + 1, scheduler.name
+            assert (sigmas.diff() < 0).all(), scheduler.name
+            assert sigmas[0] <= host.denoiser.sigmas[-1] * (1 + 1e-5), scheduler.name
+
+
+def test_the_extension_adds_nothing_twice_and_replaces_nothing(host: Host) -> None:
+    before = (list(host.menu.all_samplers), list(host.schedulers.schedulers))
+    assert register() == []
+    assert (host.menu.all_samplers, host.schedulers.schedulers) == before
+    assert host.menu.all_samplers[0].name == "Euler"
+
+
+def test_the_extension_is_installed_and_taken_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["install", str(tmp_path)]) == 2
+    assert "has a folder extensions" in capsys.readouterr().err
+    other = tmp_path / "extensions" / "other" / "scripts" / "a.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("")
+    assert command.main(["install", str(tmp_path)]) == 0
+    folder = tmp_path / "extensions" / "ksched"
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert (folder / "scripts" / EXTENSION.name).read_bytes() == EXTENSION.read_bytes()
+    assert command.main(["uninstall", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"removed {folder / 'scripts' / EXTENSION.name}\n"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
+    assert command.main(["uninstall", str(tmp_path)]) == 2
+    assert "nothing that ksched wrote" in capsys.readouterr().err
 
 
 def test_a_range_that_is_not_the_models_is_heeded() -> None:

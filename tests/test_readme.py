@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import re
+import statistics
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ksched.schedules import SCHEDULES, schedule_options
 from ksched.schedules.grid import Grid
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -47,6 +50,23 @@ def test_the_examples_run_as_printed(example: str, output: str) -> None:
     threads = torch.get_num_threads()
     assert printed(example) == output
     assert torch.get_num_threads() == threads
+
+
+def test_the_numbers_are_measured() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("tuned", "overhead", "batching")}
+    at = results["tuned"]["auto"]["sd"]
+    auto = statistics.geometric_mean(seed["main"] for seed in at["8"]["seeds"].values())
+    assert f"`auto` ends {auto:.1%}".replace("%", " %") in text
+    best = [f"{at[calls]['peer']['error']:.1%}".replace("%", " %") for calls in ("8", "10")]
+    assert f"ends {best[0]} away, and with 10 calls {best[1]}." in text
+    (cell,) = (c for c in results["overhead"]["cells"] if (c["sampler"], c["shape"]) == ("dpmpp_2m", "1x4x64x64"))
+    ours, theirs, pipeline = (cell["microseconds"][name] for name in ("ksched", "k-diffusion", "diffusers"))
+    assert f"takes {ours:.0f} µs; it takes {theirs:.0f} µs in k-diffusion and {pipeline:.0f} µs in diffusers" in text
+    summary = results["overhead"]["summary"]
+    assert f"Over {summary['cells']} cases ksched is {summary['ratio']['geometric_mean']:.1f} times as fast" in text
+    alone = results["batching"]["one_by_one"]
+    assert f"of {alone['rows per call']:.1f} rows on average: {alone['equal']} of {alone['of']} end" in text
 
 
 def test_from_a_network_to_samples_takes_ten_lines() -> None:

@@ -19,7 +19,7 @@ import pytest
 from ksched.kernels.torch_needed import torch_needed
 
 BLOCKED = """
-import importlib.abc, json, pickle, sys
+import importlib.abc, json, os, pickle, sys
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -78,7 +78,7 @@ assert ksched.analysis.table(plan).shape[0] == plan.nfe + 1
 assert ksched.Plan is type(plan)
 ksched.build_sampler(plan).sigmas
 assert ksched.peers.__all__
-sys.stdout, out = open("/dev/null", "w"), sys.stdout
+sys.stdout, out = open(os.devnull, "w"), sys.stdout
 print(ksched.explain("DPM++ 2M Karras"))
 sys.stdout = out
 for name in ksched.NoiseSchedule:

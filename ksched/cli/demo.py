@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_demo"]
 
 
+_MEASURED_SHARE = 0.8  # of the time, where digits are drawn of words too
+
+
 _LONGEST_DEMO = 1000  # steps of every sampler on every schedule
 
 
@@ -47,18 +51,41 @@ def draw_demo(
     """
     from ksched.cli import demo_of_words
     from ksched.pictures import demo
+    from ksched.pictures.progress import progress_line
 
-    report = demo.run(
-        sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=shows_progress()
-    )
-    console = screen()
-    console.print(_error_table(report))
+    with_words = (SHIPPED / "model_index.json").is_file() and all(map(find_spec, ("diffusers", "transformers")))
     prompted: tuple[Path, ...] = ()
-    if (SHIPPED / "model_index.json").is_file() and all(map(find_spec, ("diffusers", "transformers"))):
-        with quiet():
-            prompted = demo_of_words.from_text(SHIPPED, sampler, schedule, steps, seed=seed, out=out)
+    with progress_line() if shows_progress() else nullcontext(lambda doing, share: None) as tell:
+
+        def part(start: float, end: float) -> Callable[[str, float], object]:
+            return lambda doing, share: tell(doing, start + (end - start) * share)
+
+        first = _MEASURED_SHARE if with_words else 1.0
+        report = demo.run(
+            sampler, schedule, steps, process=make_process(process), seed=seed, out=out, progress=part(0, first)
+        )
+        if with_words:
+            with quiet():
+                prompted = demo_of_words.from_text(
+                    SHIPPED, sampler, schedule, steps, seed=seed, out=out, progress=part(first, 1)
+                )
+    screen().print(_error_table(report))
     for picture in (*prompted, *report.pictures):
         print(picture)
+    print(_try_next(with_words))
+
+
+def _try_next(with_words: bool) -> str:
+    """What to do after the demonstration: three commands that work as they are."""
+    commands = {
+        "ksched plan dpmpp_2m karras --steps 4": "a sampler as a table of numbers",
+        "ksched list": "all samplers and noise schedules",
+        "ksched plot karras beta --steps 20 --out schedules.png": "noise levels side by side",
+    }
+    if with_words:
+        commands = {'ksched generate "a handwritten seven" --out seven.png': "a picture from words", **commands}
+    lines = [f"  {command}\n      {what}" for command, what in list(commands.items())[:3]]
+    return "\n".join(["", "Try next:", *lines])
 
 
 def _error_table(report: Report) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName, ScheduleName
+from ksched.pictures.progress import Report as Progress
+from ksched.pictures.progress import Stages
 from ksched.storage.files import path_of
 
 if TYPE_CHECKING:
-    pass
+    from PIL.Image import Image
+
+    from ksched.stable_diffusion import StableDiffusion
 
 
 __all__ = ["from_text"]
@@ -22,7 +26,22 @@ __all__ = ["from_text"]
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-_COMPARED = [(sampler, schedule) for sampler in ("euler", "dpmpp_2m", "uni_pc") for schedule in ("karras", "beta")]
+_PROMPT = "a handwritten three"
+
+
+# Few calls, in which samplers differ; all of these make one model call a step.
+_COMPARED = (
+    ("auto", None),
+    ("euler", "karras"),
+    ("dpmpp_2m", "karras"),
+    ("dpmpp_2m", "normal"),
+    ("uni_pc", "karras"),
+    ("uni_pc", "normal"),
+)
+
+
+# what comes out of many calls, whatever the sampler: what the others are compared with
+_MANY = ("dpmpp_2m", "karras", 40)
 
 
 @one_thread()
@@ -36,9 +55,10 @@ def from_text(
     out: Path | str = "demo",
     guidance_scale: float = 3.0,
     images: int = 4,
-    compared: Sequence[int] = (4, 8, 16),
+    compared: Sequence[int] = (3, 4, 5, 6),
+    progress: Progress = lambda doing, share: None,
 ) -> tuple[Path, ...]:
-    """Digits drawn of words, and one of them with some samplers, schedules and numbers of steps.
+    """Digits drawn of words, and one of them by some samplers in few model calls.
 
     Parameters
     ----------
@@ -48,7 +68,8 @@ def from_text(
     out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
     guidance_scale : of classifier-free guidance
     images : of each word
-    compared : numbers of steps
+    compared : numbers of model calls
+    progress : told what is being done, and the share of the work that is done
 
     Raises
     ------
@@ -58,26 +79,58 @@ def from_text(
     from ksched.pictures.sheet import sheet
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion, save_png
 
-    drawn, folder = StableDiffusion.from_folder(model), path_of("out", out)
+    folder = path_of("out", out)
     how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
     shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
-    cells = [drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images) for word in _WORDS]
+    stages = Stages({"loading a model": 6.0, "drawing digits from words": 5.0, "comparing samplers": 4.0}, progress)
+    with stages.stage("loading a model"):
+        drawn = StableDiffusion.from_folder(model)
+    with stages.stage("drawing digits from words") as advance:
+        cells = []
+        for word in _WORDS:
+            cells.append(drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images))
+            advance(5.0 / len(_WORDS))
     words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
     prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
-    prompt = "a handwritten three"
-    configs = [
-        [SamplingConfig(prompt, sampler=name, schedule=rule, steps=number, **how) for number in compared]
-        for name, rule in _COMPARED
-    ]
-    grid = sheet(
-        [[drawn.generate(config)[0] for config in row] for row in configs],
-        rows=[f"{name}\n{rule}" for name, rule in _COMPARED],
-        columns=[f"{number} steps" for number in compared],
-        title=f"“{prompt}”",
-        note=f"seed {seed}, guidance {guidance_scale:g}",
-    )
+    with stages.stage("comparing samplers") as advance:
+        grid = _few_calls(drawn, compared, how, lambda: advance(4.0 / (len(_COMPARED) + 1)))
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
     for path, picture in pictures.items():
         save_png(picture, path)
     return tuple(pictures)
+
+
+def _few_calls(
+    model: StableDiffusion, calls: Sequence[int], how: Mapping[str, Any], advance: Callable[[], object]
+) -> Image:
+    """One digit by some samplers at some numbers of model calls, each with its distance to that of many calls."""
+    import numpy as np
+
+    from ksched.pictures.sheet import sheet
+    from ksched.stable_diffusion import SamplingConfig
+
+    def draw(sampler: str, schedule: str | None, steps: int) -> Image:
+        own = {} if schedule is None else {"schedule": schedule}
+        return model.generate(SamplingConfig(_PROMPT, sampler=sampler, steps=steps, **own, **how))[0]
+
+    def off(picture: Image) -> str:
+        """Root mean square difference to the picture of many calls, over the greatest that there could be."""
+        return f"{100 * np.sqrt(np.mean((np.asarray(picture, float) / 255 - exact) ** 2)):.1f} % off"
+
+    many = draw(*_MANY)
+    exact = np.asarray(many, float) / 255
+    advance()
+    rows = []
+    for sampler, schedule in _COMPARED:
+        rows.append([draw(sampler, schedule, number) for number in calls])
+        advance()
+    sampler, schedule, steps = _MANY
+    return sheet(
+        [*rows, [many]],
+        rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), f"{sampler}\n{schedule}\n{steps} calls"],
+        columns=[f"{number} calls" for number in calls],
+        captions=[*([off(picture) for picture in row] for row in rows), [""]],
+        title=f"“{_PROMPT}”",
+        note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {steps} calls",
+    )

@@ -7,8 +7,9 @@ is trained, downloaded or estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,14 +17,15 @@ import numpy as np
 import torch
 
 from ksched.exact.handwritten import digits
-from ksched.exact.mixture import GaussianMixture
-from ksched.execution.loop import StepInfo
 from ksched.execution.run import Run
 from ksched.execution.threads import one_thread
 from ksched.names.enums import NoiseSchedule, SamplerType
 from ksched.names.sampler_type import SamplerName, ScheduleName
 from ksched.noise.seeded import SeededNoise
 from ksched.noise.sources import item_seeds
+from ksched.pictures.digits_run import Trajectory, draw_digits, trajectory
+from ksched.pictures.progress import Report as Progress
+from ksched.pictures.progress import Stages, progress_line
 from ksched.plan.analysis import gaussian_errors
 from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
@@ -33,7 +35,6 @@ from ksched.samplers.registry import AUTO, families, samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import check_writable, path_of
-from ksched.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,15 +86,10 @@ DRAWN = (
 )
 
 
-_MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
-
-
-class Trajectory(NamedTuple):
-    """A run, as its callback saw it."""
-
-    sampler: Sampler
-    steps: tuple[StepInfo, ...]
-    result: torch.Tensor
+#: seconds of one core that the stages of a run take, for its progress: the first, the last, and a model call of a plan
+_FIRST = {"sampling digits": 1.0}
+_LAST = {"drawing pictures": 10.0}
+_MEASURING = 0.001
 
 
 class Error(NamedTuple):
@@ -141,7 +137,7 @@ def run(
     calls: Sequence[int] = CALLS,
     maps: Sequence[int] = MAPS,
     images: int = 24,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> Report:
     """Sample 64 digits, measure every sampler on every schedule at equal model calls, and draw it all.
 
@@ -156,7 +152,8 @@ def run(
         measured, for the curves
     maps : numbers of model calls at which every sampler is measured on every schedule, for the maps
     images : digits that path errors are measured on
-    progress : show progress bars (needs the extra ``cli``)
+    progress : True shows a progress bar (needs the extra ``cli``); a function is told what is being done, and the share
+        of the work that is done
 
     Raises
     ------
@@ -168,56 +165,82 @@ def run(
     -----
     The pictures appear all at once, each complete, when everything has been computed.
     """
-    from ksched.pictures import plots
-
+    import_module("ksched.pictures.plots")  # says what is missing before anything is done
     process = default_process() if process is None else process
     built = build_sampler(sampler, schedule, steps, process=process)
     folder = path_of("out", out)
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / "errors.png")
-    shown = trajectory(built, seed, progress=progress)
-    specs = [AUTO, *measured(process)]
+    with progress_line() if progress is True else nullcontext(progress or (lambda doing, share: None)) as tell:
+        return _run(built, seed, folder, calls, maps, images, tell)
+
+
+def _run(
+    built: Sampler,
+    seed: int,
+    folder: Path,
+    calls: Sequence[int],
+    maps: Sequence[int],
+    images: int,
+    tell: Progress,
+) -> Report:
+    """`run`, of a sampler and for a folder that are known to be right."""
+    from ksched.pictures import plots
+
+    process, specs = built.process, [AUTO, *measured(built.process)]
     drawn = [spec for spec in specs if spec.name in (*DRAWN, built.spec.name)]
     curves = [name for name in SCHEDULES if name in (*CURVES, built.schedule)]
     whole = [(spec, count) for count in maps for spec in specs]
     others = [(spec, count) for count in calls if count not in maps for spec in drawn]
+    parts = ((whole, list(SCHEDULES)), (others, curves))
+    measuring = _MEASURING * sum(_work(*job, names) for jobs, names in parts for job in jobs)
+    stages = Stages({**_FIRST, "measuring every sampler": measuring, **_LAST}, tell)
+    with stages.stage(*_FIRST):
+        shown = trajectory(built, seed)
     path: list[Error] = []
     law: list[Error] = []
-    with _bar(len(whole) + len(others), progress) as advance:
-        for jobs, names in ((whole, list(SCHEDULES)), (others, curves)):
-            path += path_errors([job for job in jobs if job[0].draws == 0], names, process, seed, images, advance)
-            law += law_errors([job for job in jobs if job[0].draws != 0], names, process, advance)
+    with stages.stage("measuring every sampler") as advance:
+
+        def done(work: float) -> None:
+            advance(_MEASURING * work)
+
+        for jobs, names in parts:
+            path += path_errors([job for job in jobs if job[0].draws == 0], names, process, seed, images, done)
+            law += law_errors([job for job in jobs if job[0].draws != 0], names, process, done)
     report = Report((), built, tuple(path), tuple(law), tuple(maps))
-    size = f"{built.steps} {'step' if built.steps == 1 else 'steps'}"
+    with stages.stage(*_LAST):
+        figures = _figures(report, shown, specs, {spec.name for spec in drawn}, curves)
+        pictures = plots.save({folder / name: figure for name, figure in figures.items()})
+    return report._replace(pictures=pictures)
+
+
+def _figures(
+    report: Report, shown: Trajectory, specs: Sequence[SamplerSpec], drawn: Collection[str], curves: Sequence[str]
+) -> dict[str, Figure]:
+    """The pictures by the names of their files; ``drawn`` and ``curves`` are samplers and schedules with curves."""
+    from ksched.pictures import plots
+
+    sampler = report.sampler
     kinds = {
-        "Without noise: distance to the exact ODE solution, on digits": path,
-        "With noise: Wasserstein-2 distance to the exact distribution, on Gaussian data of the digits' covariance": law,
+        "Without noise: distance to the exact ODE solution, on digits": report.path,
+        "With noise: Wasserstein-2 distance to the exact distribution, on Gaussian data of the digits' covariance": (
+            report.law
+        ),
     }
-    figures = {
-        "digits.png": _draw_digits(shown, f"{built.spec.name}, {built.schedule}, {size}"),
-        "schedules.png": plots.sigma_curves(list(SCHEDULES), steps, process),
+    title = f"{sampler.spec.name}, {sampler.schedule}, {_plural(sampler.steps, 'step')}"
+    return {
+        "digits.png": draw_digits(shown, title),
+        "schedules.png": plots.sigma_curves(list(SCHEDULES), sampler.steps, sampler.process),
         "errors.png": plots.error_map(
-            {f"{_plural(count, 'model call')}": _rows(report.at(count), specs, count) for count in maps},
+            {_plural(count, "model call"): _rows(report.at(count), specs, count) for count in report.maps},
             title="Error in % of the digits' spread, at equal model calls (NFE). "
             "Framed: the smallest without noise and with it",
         ),
         "error_curves.png": plots.error_curves(
-            {heading: _curves(errors, {s.name for s in drawn}, curves) for heading, errors in kinds.items()},
+            {heading: _curves(errors, drawn, curves) for heading, errors in kinds.items()},
             title="Error in units of the digits' spread against model calls, some samplers and schedules",
         ),
     }
-    pictures = plots.save({folder / name: figure for name, figure in figures.items()})
-    return report._replace(pictures=pictures)
-
-
-@one_thread()
-def trajectory(sampler: Sampler, seed: int = 0, items: int = 64, *, progress: bool = False) -> Trajectory:
-    """Digits sampled from pure noise, with all that the callback saw."""
-    model = _paired(digits(sampler.process))
-    x = sampler.initial_state((items, 64), seed=seed)
-    steps: list[StepInfo] = []
-    result = sampler.sample(model, x, seed=seed, callback=steps.append, progress=progress)
-    return Trajectory(sampler, tuple(steps), result)
 
 
 @one_thread()
@@ -227,7 +250,7 @@ def path_errors(
     process: Process,
     seed: int = 0,
     images: int = 24,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[float], object] = lambda work: None,
 ) -> list[Error]:
     """Distance of deterministic samplers to the exact ODE solution, on digits.
 
@@ -238,7 +261,7 @@ def path_errors(
     process : see `run`
     seed : of the start noise
     images : number of start noises
-    advance : called after each job
+    advance : told after each job how long it was, in model calls of a plan
 
     Returns
     -------
@@ -269,7 +292,7 @@ def path_errors(
                     run.feed(denoised, denoised if run.needs_uncond else None)
                 known[plan] = float((run.x - exact[0.0]).square().mean(-1).sqrt().mean() / spread)
             errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, sampler.nfe, known[plan]))
-        advance()
+        advance(_work(spec, calls, schedules))
     return errors
 
 
@@ -277,7 +300,7 @@ def law_errors(
     jobs: Sequence[tuple[SamplerSpec, int]],
     schedules: Sequence[NoiseSchedule],
     process: Process,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[float], object] = lambda work: None,
 ) -> list[Error]:
     """Distance of the law of stochastic samplers' results to the exact one, on Gaussian data.
 
@@ -301,58 +324,12 @@ def law_errors(
                 errors_of_axes = gaussian_errors(plan, model.mean @ axes, np.sqrt(variances), weak=True)
                 known[plan] = float(np.linalg.norm(errors_of_axes)) / math.sqrt(variances.sum())
             errors.append(Error(spec.name, sampler.schedule, calls, sampler.steps, plan.nfe, known[plan]))
-        advance()
+        advance(_work(spec, calls, schedules))
     return errors
-
-
-def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """The model as samplers with an unconditional twin want it; the digits have no condition."""
-
-    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        denoised = model(x, sigma)
-        return denoised, denoised
-
-    return denoise
 
 
 def _start_noise(items: int, seed: int) -> torch.Tensor:
     return SeededNoise(item_seeds(seed, items))(Draw(math.inf, math.inf), torch.empty(items, 64, dtype=torch.float64))
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
-    if not shown:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm  # `trajectory` has said so if it is missing
-
-    with tqdm(total=total, desc="errors", unit="job") as bar:
-        yield bar.update
-
-
-def _draw_digits(shown: Trajectory, title: str) -> Figure:
-    from ksched.pictures import plots
-
-    process = shown.sampler.process
-    model = digits(process)
-    parts = model.responsibilities(shown.result, float(shown.sampler.sigmas[-1])).argmax(1)
-    order = torch.tensor(model.labels)[parts].argsort(stable=True)
-    levels = [process.level(step.sigma) for step in shown.steps]
-    chosen = [min(range(len(levels)), key=lambda k: abs(max(levels[k].lam, -99) - max(lam, -99))) for lam in _MOMENTS]
-    moments = sorted(set(chosen))
-
-    def pictures(tensors: Iterable[torch.Tensor]) -> Array:
-        return torch.stack([tensor[order].reshape(-1, 8, 8) for tensor in tensors]).double().numpy()
-
-    states = pictures(shown.steps[k].x for k in moments)
-    return plots.digit_strip(
-        states,
-        pictures(shown.steps[k].denoised for k in moments),
-        [f"sigma {shown.steps[k].sigma:.3g}" for k in moments],
-        pictures([shown.result])[0],
-        scales=np.sqrt((states**2).mean((1, 2, 3))).tolist(),
-        title=f"64 digits from noise to image: {title}",
-    )
 
 
 def measured(process: Process) -> list[SamplerSpec]:
@@ -374,6 +351,11 @@ def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], p
         return []
     first = build_sampler(spec.name, schedules[0], calls=calls, process=process)
     return [first, *(build_sampler(spec.name, name, first.steps, process=process) for name in schedules[1:])]
+
+
+def _work(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule]) -> float:
+    """Model calls of a sampler on all schedules, for the progress; laws take less time than runs."""
+    return calls * (1 if spec.levels is not None else len(schedules)) * (1.0 if spec.draws == 0 else 0.13)
 
 
 def _curves(

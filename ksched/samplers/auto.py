@@ -36,7 +36,7 @@ _LONG = 12
 @cache
 def _shipped() -> Mapping[str, Any]:
     """The file that holds the tables."""
-    text = (resources.files("ksched") / "data" / "auto_plans.json").read_text()
+    text = (resources.files("ksched") / "data" / "auto_plans.json").read_text(encoding="utf-8")
     data: Mapping[str, Any] = json.loads(text)
     return data
 

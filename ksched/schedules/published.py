@@ -32,7 +32,7 @@ Coefficient = Annotated[float, Between(0.8, 1.5)]
 @cache
 def published_tables() -> dict[str, Any]:
     """The data file: for each family, its source and tables."""
-    text = (resources.files("ksched") / "data" / "published_grids.json").read_text()
+    text = (resources.files("ksched") / "data" / "published_grids.json").read_text(encoding="utf-8")
     data: dict[str, Any] = json.loads(text)
     return data
 

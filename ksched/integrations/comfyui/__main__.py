@@ -1,23 +1,26 @@
-"""``python -m ksched.integrations.comfyui install PATH``: install the nodes into ComfyUI."""
+"""``python -m ksched.integrations.comfyui install PATH``: install the nodes into ComfyUI, or ``uninstall`` them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from ksched.storage.files import path_of, write_whole
+from ksched.storage.files import path_of
+from ksched.storage.installed import Removed, put, take_out
 
-__all__ = ["install", "main"]
+__all__ = ["install", "main", "uninstall"]
 
 _STAR = "from ksched.integrations.comfyui import *"
 _SCHEMAS = "from ksched.integrations.comfyui import comfy_entrypoint"
 _MENUS = "from ksched.integrations.comfyui import register\n\nregister()"
+_EXAMPLE = "example_workflows/ksched.json"  # where ComfyUI looks for a package's templates
 
 
 def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) -> Path:
-    """Write the node package ``custom_nodes/ksched`` of ComfyUI: a folder with one file of two to six lines.
+    """Write the node package ``custom_nodes/ksched`` of ComfyUI: a file of two to six lines, and a workflow.
 
     Parameters
     ----------
@@ -31,35 +34,60 @@ def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) 
     Returns
     -------
     Path
-        The file.
+        The file with the nodes.
 
     Raises
     ------
     ValueError
         If there is no ComfyUI, or a package ``ksched`` that this command did not write.
     """
+    folder = _folder(comfyui)
+    lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
+    workflow = files(__package__).joinpath(*_EXAMPLE.split("/")).read_bytes()
+    put(folder, {"__init__.py": ("\n".join(lines) + "\n").encode(), _EXAMPLE: workflow}, _of_an_earlier_version)
+    return folder / "__init__.py"
+
+
+def uninstall(comfyui: Path | str) -> Removed:
+    """Remove the files that `install` wrote. Changed files, and files of others, stay.
+
+    Raises
+    ------
+    ValueError
+        If there is no ComfyUI, or nothing that `install` wrote.
+    """
+    return take_out(_folder(comfyui), _of_an_earlier_version)
+
+
+def _folder(comfyui: Path | str) -> Path:
     nodes = path_of("the folder of ComfyUI", comfyui) / "custom_nodes"
     if not nodes.is_dir():
         raise ValueError(f"ComfyUI's folder must contain a folder custom_nodes; {comfyui} does not. Check the path")
-    file = nodes / "ksched" / "__init__.py"
-    if file.parent.exists() and not (file.exists() and "ksched.integrations.comfyui" in file.read_text()):
-        raise ValueError(f"{file.parent} exists and was not written by ksched; move it away first")
-    file.parent.mkdir(exist_ok=True)
-    lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
-    write_whole(file, ("\n".join(lines) + "\n").encode())
-    return file
+    return nodes / "ksched"
+
+
+def _of_an_earlier_version(path: Path) -> bool:
+    """Whether a file is what versions wrote that kept no list of what they wrote."""
+    ours = '"""ksched\'s nodes for ComfyUI."""\n\nfrom ksched.integrations.comfyui import '
+    return path.name == "__init__.py" and path.read_text(encoding="utf-8").startswith(ours)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after an error, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ksched.integrations.comfyui")
-    command = parser.add_subparsers(required=True).add_parser("install", help="write custom_nodes/ksched")
-    command.add_argument("path", help="folder of ComfyUI")
-    command.add_argument("--menus", action="store_true", help="also add the names to the menus of KSampler")
-    command.add_argument("--schemas", action="store_true", help="nodes of the newer kind (V3)")
+    commands = parser.add_subparsers(required=True, dest="command")
+    adding = commands.add_parser("install", help="write custom_nodes/ksched")
+    adding.add_argument("--menus", action="store_true", help="also add the names to the menus of KSampler")
+    adding.add_argument("--schemas", action="store_true", help="nodes of the newer kind (V3)")
+    removing = commands.add_parser("uninstall", help="remove what install wrote")
+    for command in (adding, removing):
+        command.add_argument("path", help="folder of ComfyUI")
     given = parser.parse_args(arguments)
     try:
-        print(install(given.path, menus=given.menus, schemas=given.schemas))
+        if given.command == "install":
+            print(install(given.path, menus=given.menus, schemas=given.schemas))
+        else:
+            print(uninstall(given.path).text)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,0 +1,75 @@
+"""``python -m ksched.integrations.k_diffusion install PATH``: put the extension into an A1111, Forge or reForge."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from ksched.storage.files import path_of
+from ksched.storage.installed import Removed, put, take_out
+
+__all__ = ["install", "main", "uninstall"]
+
+_SCRIPT = "scripts/ksched_menus.py"
+
+
+def install(webui: Path | str) -> Path:
+    """Copy the extension to ``extensions/ksched`` of A1111, Forge or reForge.
+
+    Parameters
+    ----------
+    webui : folder of the program, which has ``extensions``
+
+    Returns
+    -------
+    the folder of the extension
+
+    Raises
+    ------
+    ValueError : no such program there; a folder ``extensions/ksched`` that this did not write
+    """
+    folder = _folder(webui)
+    put(folder, {_SCRIPT: files(__package__).joinpath("extension", *_SCRIPT.split("/")).read_bytes()})
+    return folder
+
+
+def uninstall(webui: Path | str) -> Removed:
+    """Remove what `install` wrote; files of others, and files that were changed, stay.
+
+    Raises
+    ------
+    ValueError : no such program there, or nothing that `install` wrote
+    """
+    return take_out(_folder(webui))
+
+
+def _folder(webui: Path | str) -> Path:
+    extensions = path_of("the folder of the program", webui) / "extensions"
+    if not extensions.is_dir():
+        raise ValueError(f"a folder of A1111, Forge or reForge has a folder extensions; {webui} has none")
+    return extensions / "ksched"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0, or 2 for a mistake, which is one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m ksched.integrations.k_diffusion")
+    commands = parser.add_subparsers(required=True, dest="command")
+    for name, text in (("install", "write extensions/ksched"), ("uninstall", "remove what install wrote")):
+        commands.add_parser(name, help=text).add_argument("path", help="folder of A1111, Forge or reForge")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "install":
+            print(install(given.path))
+        else:
+            print(uninstall(given.path).text)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

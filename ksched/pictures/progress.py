@@ -1,0 +1,60 @@
+"""How far work in several stages is, as one share of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
+
+__all__ = ["Report", "Stages", "progress_line"]
+
+#: is told what is being done, and the share of all work that is done, from 0 to 1
+Report: TypeAlias = Callable[[str, float], object]
+
+
+class Stages:
+    """Stages of work, whose lengths are known beforehand in some unit such as seconds.
+
+    Parameters
+    ----------
+    lengths : of each stage, in the order in which they are done
+    report : is told of every step
+    """
+
+    def __init__(self, lengths: Mapping[str, float], report: Report) -> None:
+        self._lengths, self._report = lengths, report
+        self._whole = sum(lengths.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Do a stage; gives a function that is told how much more of it is done, in the unit of the lengths."""
+        names = list(self._lengths)
+        before = sum(self._lengths[other] for other in names[: names.index(name)])
+        done = 0.0
+
+        def advance(length: float) -> None:
+            nonlocal done
+            done = min(done + length, self._lengths[name])
+            self._report(name, (before + done) / self._whole)
+
+        advance(0.0)
+        yield advance
+        advance(self._lengths[name])
+
+
+@contextmanager
+def progress_line() -> Iterator[Report]:
+    """A progress bar of tqdm's, with what is being done and how long it will take; needs the extra ``cli``."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError('progress bars need tqdm: pip install "ksched[cli]"') from error
+
+    form = "{desc:<28}{percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=1.0, bar_format=form, dynamic_ncols=True) as bar:
+
+        def report(doing: str, share: float) -> None:
+            bar.set_description_str(doing, refresh=False)
+            bar.update(share - bar.n)
+
+        yield report
