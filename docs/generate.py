@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import benchmark_tables
 import matplotlib as mpl
+import migration_tables
 import numpy as np
 import torch
 from catalogue import catalogue, prose, table
@@ -75,6 +76,7 @@ def write(folder: Path) -> None:
     save({folder / "flow_model.png": flow_model()}, dpi=80)
     draw_each(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
+    migration_tables.write(folder / "migration")
 
 
 def written(options: Mapping[str, Any]) -> str:
