@@ -26,7 +26,7 @@ def flow_model() -> Figure:
     with contextlib.redirect_stdout(None):
         exec(program[1], names)
     data, x = names["two_moons"](2000).numpy(), names["x"]
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(len(CALLS), len(SAMPLERS), sharex=True, sharey=True, squeeze=False)
     for row, calls in zip(axes, CALLS, strict=True):
         for cell, name in zip(row, SAMPLERS, strict=True):
