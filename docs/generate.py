@@ -13,9 +13,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import benchmark_tables
 import matplotlib as mpl
+import migration_tables
 import numpy as np
 import torch
 from catalogue import catalogue, prose, table
+from flow_model_picture import flow_model
 from matplotlib.figure import Figure
 from named_noise_picture import named_noise
 from numpydoc.docscrape import FunctionDoc
@@ -71,8 +73,10 @@ def write(folder: Path) -> None:
         (folder / path).write_text(text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
     save({folder / "named_noise.png": named_noise()}, dpi=80)
+    save({folder / "flow_model.png": flow_model()}, dpi=80)
     draw_each(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
+    migration_tables.write(folder / "migration")
 
 
 def written(options: Mapping[str, Any]) -> str:
