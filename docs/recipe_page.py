@@ -101,8 +101,8 @@ def recipe_page() -> str:
         "**mu** is the logarithm of the shift at the size shown. **Checked against** names the pipeline whose sigmas "
         "and timesteps the recipe matches to a relative 1e-6, at three numbers of steps and two sizes, with the "
         f"scheduler class and configuration that it ships with ({DIFFUSERS}); or else the list or formula that its "
-        "authors published. For this comparison, tables of betas are computed in float64, although some classes compute them "
-        "in float32. Click a heading to sort."
+        "authors published. For this comparison, tables of betas are computed in float64, although some classes "
+        "compute them in float32. Click a heading to sort."
     ]
     columns = ["model", "name", "makes", "steps", "sampler", "sigmas", "mu or shift", "guidance", "checked against"]
     parts += [table(columns, map(row, ksched.recipes.values()))]
