@@ -1,18 +1,18 @@
-"""Whether `auto` generalises: families of data that its tables were not fitted to, held out whole.
+"""Whether `auto` generalises: its error on whole families of data that its tables were not fitted to.
 
-Every family has an exact denoiser (``_families.py``); the error of a run is that of ``accuracy.py``, for 192 start
-states of a seed. Beside `auto` run the pairs of sampler and schedule that `tune` compares with; the best of them is
-chosen for each family, range and number of calls after seeing its error.
+Every family has an exact denoiser (``_families.py``). The error of a run is that of ``accuracy.py``, for 192 start
+states of a seed. `auto` is compared with the pairs of sampler and schedule that `tune` compares with; the best of them
+is chosen for each family, range and NFE after seeing its error.
 
 guided
-    The same under classifier-free guidance: `auto` as it is, and told the scale.
+    The same under classifier-free guidance (CFG): `auto` without and with the guidance scale.
 checkpoint
-    The network of handwritten digits under guidance 4, 60 start states; runs of 64 steps are taken for exact.
+    The handwritten-digit network at guidance 4, 60 start states; runs of 64 steps are taken as exact.
 
-What is measured is put in place of what the results had for these ranges and numbers of calls.
+New figures replace those of the same ranges and NFE in the results.
 
-Run from the repository root: ``python benchmarks/generalisation.py``; about ten minutes on a core, with the parts
-"guided" and "checkpoint" twenty.
+Run from the repository root: ``python benchmarks/generalisation.py``; about ten minutes on one core, or twenty with
+the parts "guided" and "checkpoint".
 """
 
 from __future__ import annotations

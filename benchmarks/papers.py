@@ -1,8 +1,8 @@
-"""What papers say of samplers, held against data whose exact denoiser is a formula. Writes papers.json.
+"""Published claims about samplers, tested on data with exact denoisers. Writes papers.json.
 
-Every function below is one claim. It measures, and decides by a rule written there whether the figures agree with the
-claim. The model is exact, so what a paper says of trained networks alone cannot be tried here. `tests/test_papers.py`
-measures all of it again.
+Every function below tests one claim: it measures, and decides by a rule in its code whether the figures agree with
+the claim. The model is exact, so claims about trained networks alone cannot be tested here. `tests/test_papers.py`
+measures everything again.
 """
 
 from __future__ import annotations
