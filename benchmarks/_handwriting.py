@@ -1,4 +1,4 @@
-"""Shared by the training and the evaluation of the handwritten-digit checkpoint: real digits, held-out ones, prompts."""
+"""Shared by training and evaluation of the handwritten-digit checkpoint: real digits, held-out ones, prompts."""
 
 from __future__ import annotations
 
