@@ -89,7 +89,7 @@ class Job:
 
     @property
     def iterations(self) -> int:
-        """Of L-BFGS."""
+        """Iterations of L-BFGS."""
         return max(30, 140 - 7 * self.calls)
 
 
@@ -98,7 +98,7 @@ class Job:
 
 @cache
 def problems_of(of: str, guidance: float | None) -> tuple[list[Problem], Sequence[Kind]]:
-    """Of a range, and the kind of each."""
+    """The problems of a range, and the kind of each."""
     kinds = WIDE
     if guidance is not None:
         kinds = tuple(replace(kind, scales=(guidance / AROUND, guidance * AROUND)) for kind in GUIDED)
@@ -107,7 +107,7 @@ def problems_of(of: str, guidance: float | None) -> tuple[list[Problem], Sequenc
 
 
 class Aim:
-    """What a table is to be: ahead of the best pair, without guidance or with, and not behind the table before."""
+    """The goal of a table: better than the best pair, with or without guidance, and not worse than the table before."""
 
     def __init__(self, job: Job, before: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         problems, kinds = problems_of(job.of, job.guidance)
@@ -153,7 +153,7 @@ class Aim:
 
 
 def _tables_of(plans: Sequence[ksched.Plan], std: float, low: float) -> Iterator[Table]:
-    """Of the plans that are tables, above the lowest level."""
+    """The tables of those plans that have one, above the lowest sigma."""
     for plan in plans:
         with contextlib.suppress(ValueError):
             table = table_of(plan, std)
@@ -165,12 +165,12 @@ def _tensors(arrays: tuple[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _each(values: Sequence[float], counts: Sequence[int]) -> torch.Tensor:
-    """A value for every member of its kind."""
+    """A value for every member, taken from its kind."""
     return torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(counts))
 
 
 def start_of(of: str, calls: int) -> Table:
-    """Where a fit starts: a predictor of order 2 with a corrector of order 3, which is safe under guidance too."""
+    """The start of a fit: a predictor of order 2 with a corrector of order 3, which is also safe under guidance."""
     first, low = RANGES[of]
     if of == "flow":
         sigmas = np.array(ksched.calculate_sigmas("beta57", calls, Flow(3.0)))
@@ -187,7 +187,7 @@ def start_of(of: str, calls: int) -> Table:
 
 
 def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
-    """One table, from known ones and from what was there before, whichever ends better."""
+    """Fit one table, starting from known ones and from the earlier one, and keep the best."""
     first, low = RANGES[job.of]
     if job.calls == 1:  # one prediction is all there is
         return Table((first, 0.0), ((),))
@@ -209,7 +209,7 @@ def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
 
 
 def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
-    """The table of the nearest fewer calls, and those of other ranges, which have much the same levels."""
+    """The table of the next smaller NFE, and those of other ranges, whose levels are similar."""
     first, low = RANGES[job.of]
     for other, table in known.items():
         if replace(other, of=job.of) == job and table.levels[-2] > low:
@@ -224,7 +224,7 @@ def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
 
 
 def _between(before: Table, fitted: Table) -> Table:
-    """Part of the way to what a fit from a table ends with: the rest of it does not carry over to other data."""
+    """A point part of the way from a table to its fit; the rest of the way does not carry over to other data."""
 
     def part(a: float, b: float) -> float:
         return (1 - PART) * a + PART * b
@@ -236,7 +236,7 @@ def _between(before: Table, fitted: Table) -> Table:
 
 
 def _rounded(table: Table) -> Table:
-    """With the digits that the file has."""
+    """Rounded to the digits stored in the file."""
 
     def digits(value: float) -> float:
         return float(f"{value:.7g}")
@@ -254,7 +254,7 @@ def _in_file() -> dict[Job, dict[str, Any]]:
 
 
 def _written(tables: dict[Job, dict[str, Any]]) -> None:
-    """The file, whole or not at all."""
+    """Write the file, whole or not at all."""
     head = {"format": "ksched-auto-plans", "version": 2, "made_by": "benchmarks/fit_auto_plans.py"}
     head |= {"seed": SEED, "date": datetime.now(UTC).date().isoformat(), "ranges": _ranges()}
     ordered = sorted(tables, key=lambda job: (job.of, job.end, job.guidance or 0.0, job.calls))
@@ -265,7 +265,7 @@ def _written(tables: dict[Job, dict[str, Any]]) -> None:
 
 
 def _ranges() -> dict[str, Any]:
-    """First and lowest level of every range, for JSON, which has no infinity."""
+    """First and lowest level of every range, for JSON, which cannot store infinity."""
     return {name: ["inf" if math.isinf(first) else first, low] for name, (first, low) in RANGES.items()}
 
 
@@ -280,7 +280,7 @@ def _before(job: Job, tables: dict[Job, dict[str, Any]]) -> Table | None:
 
 
 def jobs(words: Sequence[str]) -> Iterator[Job]:
-    """What is asked for, in the order that it is made."""
+    """The requested tables, in the order in which they are made."""
     names = [word for word in words if word in RANGES] or list(RANGES)
     counts = [int(word) for word in words if word.isdigit()]
     for end in [word for word in words if word in CALLS] or (["integral"] if "guidance" in words else list(CALLS)):
@@ -290,7 +290,7 @@ def jobs(words: Sequence[str]) -> Iterator[Job]:
 
 
 def main() -> None:
-    """Make the tables that are asked for, and write each as soon as it is there."""
+    """Make the requested tables, and write each as soon as it is ready."""
     torch.set_num_threads(1)
     for job in jobs(sys.argv[1:]):
         tables = _in_file()

@@ -377,7 +377,7 @@ def deterministic_at_few_steps() -> tuple[bool, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     given = arguments(__doc__, 0.0).parse_args()
     torch.set_num_threads(given.threads)
     found = [measure() for measure in CLAIMS]
