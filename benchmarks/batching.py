@@ -107,7 +107,7 @@ def denoiser(network: Model) -> Model:
 
 
 def plain_denoiser(network: Model) -> Model:
-    """The same as a plain function: `Sampler.sample` calls a `Denoiser`'s network directly, which rounds differently."""
+    """The same as a plain function: `Sampler.sample` calls a `Denoiser`'s network directly and rounds differently."""
     model = ksched.Denoiser(network, PROCESS)
     return lambda x, sigma: model(x, sigma)
 

@@ -158,7 +158,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, prints, and write JSON."""
+    """Measure, print, and write JSON."""
     given = parsed()
     torch.set_num_threads(1)
     path = given.out / "generalisation.json"

@@ -301,7 +301,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, prints, and write JSON."""
+    """Measure, print, and write JSON."""
     given = parsed()
     torch.set_num_threads(given.threads)
     made: Mapping[str, Callable[[], Any]] = {
