@@ -22,6 +22,7 @@ _DIRECTIONS, _BEYOND = 64, 256
 _COMPONENTS = (1, 2, 4, 8, 16, 24)
 #: noise at which densities are compared: finer detail says little about how a run goes
 _NOISED = 0.15
+_CLEARLY = 0.02  # nats for each value by which independent values must be likelier
 _LEAST = 1e-4  # smallest variance, relative to the mean variance
 
 
@@ -139,7 +140,8 @@ def fit_surrogate(
     best = max(scores, key=lambda k: scores[k])
     if guidance == 1 and split == dimension:
         of = IndependentValues.of(samples[train])
-        if of.log_density(noised @ torch.from_numpy(axes), torch.tensor(_NOISED)).mean() > scores[best]:
+        score = float(of.log_density(noised @ torch.from_numpy(axes), torch.tensor(_NOISED)).mean())
+        if score > scores[best] + _CLEARLY * dimension:
             return Surrogate(IndependentValues.of(samples), None, dimension, dimension, 1)
     least = _LEAST * float(variances.mean())
     if best == 1 and guidance == 1:
