@@ -157,7 +157,7 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
     kinds = job.ends() if runs.noise > _NOISY else job.ends()[:1]
     with course.bar(len(kinds), through=job.level == 2) as told:
         for end in kinds:
-            yield from course.fits(problem, end, "a mixture", told)
+            yield from course.fits(problem, end, surrogate.has_modes, told)
         if job.level == 2:
             assert course.best_untuned is not None
             best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
