@@ -45,7 +45,7 @@ def test_a_plan_is_made_kept_and_printed(command: Command, how: dict[str, Any]) 
     assert str(plan) in printed.out
     again = command("tune", "--data", "x.npy", "--steps", "3", "--out", "plan.json")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "--out must be a new file; plan.json exists" in again.err
 
 
 def test_a_sampler_is_kept_with_its_options(command: Command) -> None:
@@ -66,7 +66,7 @@ def test_a_sampler_is_kept_with_its_options(command: Command) -> None:
         (["--data", "x.npy", "--labels", "x.npy"], "labels must be one for each"),
         (["--data", "labels.npy"], "samples must differ"),
         (["--data", "x.npy", "--sampler", "eulr"], "unknown sampler 'eulr'"),
-        (["--data", "x.npy", "-o", "eta=1"], "--option is for --sampler"),
+        (["--data", "x.npy", "-o", "eta=1"], "--option sets options of --sampler"),
         (["--data", "x.npy", "--end", "now"], "end must be 'integral'"),
         (["--data", "x.npy", "--level", "2"], "level 2 goes through a model"),
         (["--data", "x.npy", "--shift", "3"], "--shift belongs to"),

@@ -45,12 +45,12 @@ def _run(arguments: list[str] | None) -> int:
         import typer
     except ImportError:
         _fail('the command needs typer and rich: pip install "ksched[cli]"', 1)
-    from ksched.cli.app import make_app
+    from ksched.cli.app import make_command
     from ksched.cli.help import Interrupted
     from ksched.cli.usage import explain, is_usage_error
 
     try:
-        code = make_app()(args=arguments, prog_name="ksched", standalone_mode=False)
+        code = make_command().main(args=arguments, prog_name="ksched", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

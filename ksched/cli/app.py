@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from ksched import __version__
 from ksched.cli import compare, demo, doctor, generate, list_names, plan, plot, recipes, show, sigmas, tune
 from ksched.cli.help import Command, Group, text_and_examples
 
-__all__ = ["make_app"]
+__all__ = ["make_app", "make_command"]
 
 #: commands by what they are for, in the order of the help
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -33,6 +35,12 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "doctor": doctor.check_installation,
     },
 }
+
+
+@cache
+def make_command() -> Any:
+    """All commands, ready to run: ``make_command().main(["list"], standalone_mode=False)``."""
+    return typer.main.get_command(make_app())
 
 
 def make_app() -> typer.Typer:

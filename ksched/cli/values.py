@@ -28,17 +28,18 @@ def whole(low: int, high: int | None = None, why: str = "") -> dict[str, Any]:
     Parameters
     ----------
     low, high : the least and the largest that it may be; None is no limit
-    why : what the upper limit is for, " because ..." or ", which ..."
+    why : what the upper limit is for, such as ", so that it fits into memory"
     """
-    limits = f"of at least {low}" if high is None else f"from {low} to {high}{why}"
 
     def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = low - 1
-        if not low <= value <= (value if high is None else high):
-            raise typer.BadParameter(f"must be a whole number {limits}; got {shown(text)}")
+            raise typer.BadParameter(f"must be a whole number of at least {low}; got {shown(text)}") from None
+        if value < low:
+            raise typer.BadParameter(f"must be a whole number of at least {low}; got {value}")
+        if high is not None and value > high:
+            raise typer.BadParameter(f"must be at most {high}{why}; got {shown(text).strip(chr(39))}")
         return value
 
     return {"parser": read, "metavar": "N"}
@@ -82,7 +83,7 @@ def choice(what: str, members: type[C], parse: Callable[[str], C] | None = None)
         try:
             return known[spelling_key(str(text))] if parse is None else parse(str(text))
         except (KeyError, ValueError):
-            near = did_you_mean(str(text), members)
+            near = did_you_mean(str(text), map(str, members))
         raise typer.BadParameter(f"must be {what}: {', '.join(members)}; got {shown(text)}{near}")
 
     return {"parser": read, "metavar": "NAME", "autocompletion": starting_with(lambda: members)}
