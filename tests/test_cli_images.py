@@ -533,7 +533,7 @@ MISTAKES = {
     "generate deep.json": "deep.json: the configuration must be JSON; it is nested more than 64 deep",
     "generate deep.toml": "deep.toml: the configuration must be TOML; it is nested more than 64 deep",
     "generate long.toml": "long.toml: the configuration must be TOML; a name has more than 256 parts",
-    "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is none",
+    "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is not",
     "generate twofold.json": "twofold.json: the configuration must be JSON; the name 'prompt' appears twice",
     "generate huge.json": "huge.json: the configuration must be JSON; a whole number has more than 308 digits",
     "generate --from deep.png": "deep.png carries a configuration that cannot be used: the configuration must be JSON",

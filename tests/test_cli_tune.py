@@ -191,7 +191,7 @@ def test_a_damaged_plan_is_one_line(command: Command, text: str) -> None:
 def test_a_plan_in_another_encoding(command: Command) -> None:
     Path("bad.json").write_bytes(b"\xff\xfe{")
     answer = command("plan", "bad.json")
-    assert answer == (2, "", "ksched: bad.json: it must be text in UTF-8; byte 0 is none\n")
+    assert answer == (2, "", "ksched: bad.json: it must be text in UTF-8; byte 0 is not\n")
 
 
 @pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\x40\x1f" + b"(" * 8000, b""])

@@ -170,7 +170,7 @@ Seed: TypeAlias = Annotated[
 def one_of(flag: str, option: Any, argument: Any) -> Any:
     """A value that may be an argument or an option; None where it is neither."""
     if option is not None and argument is not None:
-        raise ValueError(f"give one of {shown(argument)} and {flag} {option}: they mean the same")
+        raise ValueError(f"{flag} must be given once; got {shown(argument)} and {flag} {option}, which mean the same")
     return argument if option is None else option
 
 
@@ -191,7 +191,7 @@ def read_text(file: Path) -> str:
     except OSError as error:
         raise OSError(error.errno, f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"it must be text in UTF-8; byte {error.start} is none") from None
+        raise ValueError(f"it must be text in UTF-8; byte {error.start} is not") from None
 
 
 def read_sigmas(text: str | None) -> list[float] | None:

@@ -58,11 +58,16 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read a command line; what is left over is an error that says what to do."""
-        left = super().parse_args(ctx, self._with_flags(ctx, args) if self._has_options(ctx) else args)
+        try:
+            left = super().parse_args(ctx, self._with_flags(ctx, args) if self._has_options(ctx) else args)
+        except Exception as error:  # the parser of typer does not say of which command it is
+            if getattr(error, "ctx", ctx) is None:
+                vars(error)["ctx"] = ctx
+            raise
         if left and not ctx.resilient_parsing:
             takes = " ".join(map(_usage, _arguments(self.get_params(ctx)))) or "no argument"
             do = "put a text of several words into quotes" if "PROMPT" in takes else f"see '{ctx.command_path} --help'"
-            raise ValueError(f"{ctx.command_path} takes {takes}; got {' '.join(map(shown, left[:5]))} as well: {do}")
+            raise ValueError(f"{self.name} takes {takes}; got {' '.join(map(shown, left[:5]))} as well: {do}")
         return left
 
     def invoke(self, ctx: Any) -> Any:
@@ -99,7 +104,7 @@ class Command(TyperCommand):
                     found.append(left.pop(0))
                 continue
             if not equals and not left:
-                raise ValueError(f"{flag} must have a value, as in {flag} VALUE; none was given")
+                raise ValueError(f"{flag} needs a value, as in {flag} VALUE; none was given")
             found += ["-o", f"{name}={value if equals else left.pop(0)}"]
         return found
 
@@ -116,8 +121,8 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command of a name, or an error that names the nearest."""
         if args[0] not in self.commands and not ctx.resilient_parsing:
-            near = did_you_mean(args[0], self.commands).replace("'", "")
-            raise ValueError(f"ksched has no command {args[0]!r}{near}; 'ksched --help' lists all".replace("?;", "?"))
+            near = did_you_mean(args[0], self.commands) or ";"
+            raise ValueError(f"there is no command {shown(args[0])}{near} 'ksched --help' lists all")
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

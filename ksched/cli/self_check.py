@@ -63,14 +63,15 @@ def self_check(devices: Sequence[str] = ()) -> Iterator[Check]:
     ----------
     devices : of torch, such as "cpu"; none where it is not installed
     """
+    samplers = {name: build_sampler(name, schedule, steps) for name, schedule, steps in _RUNS}
     try:
         record = parse_json(RECORD.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        yield Check("the recorded results", "numpy", None, 0.0, f"cannot be read: {error}")
+        records = {name: record[_named(sampler)] for name, sampler in samplers.items()}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        yield Check("the recorded results", "numpy", None, 0.0, f"{RECORD} cannot be read: {error}")
         return
-    for name, schedule, steps in _RUNS:
-        sampler = build_sampler(name, schedule, steps)
-        wanted = record[_named(sampler)]
+    for name, sampler in samplers.items():
+        wanted = records[name]
         same = _digest(_start(sampler)) == wanted["start"]
         yield Check(f"start noise of {name}", "numpy", 0.0 if same else 1.0, 0.0, "" if same else "other bits")
         yield _compared(name, "numpy", wanted["result"], _EXACT, lambda s=sampler: _on_numpy(s))

@@ -21,21 +21,22 @@ def explain(error: Any) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     path = getattr(context, "command_path", None) or "ksched"
-    more = f"'{path} --help' lists all"
+    name, more = path.removeprefix("ksched "), f"'{path} --help' lists all"
     if "MissingParameter" in kinds and param is not None:
         about = (getattr(param, "help", None) or "").rstrip(".")
-        return f"{path} needs {flag_of(param)}{f' ({about})' if about else ''}; none was given. '{path} --help' shows how"
+        examples = getattr(context.command, "examples", ()) if context is not None else ()
+        example = f"for example: {examples[0]}" if examples else f"'{path} --help' shows how"
+        return f"{name} needs {flag_of(param)}{f' ({about})' if about else ''}; none was given, {example}"
     if "BadParameter" in kinds:
         return f"{flag_of(param)} {error.message}" if param is not None else str(error.message)
     if "NoSuchOption" in kinds:
-        flags = getattr(context.command, "flags", lambda _: [])(context) if context is not None else []
-        return f"{path} has no option {error.option_name}{near_flags(error.option_name, flags)}; {more}"
+        flags = context.command.flags(context) if context is not None else []
+        return f"{name} has no option {shown(error.option_name)[1:-1]}{near_flags(error.option_name, flags)} {more}"
     if "BadOptionUsage" in kinds:
-        takes = _takes_value(context, error.option_name)
+        flag, takes = error.option_name, _takes_value(context, error.option_name)
         if takes is None:
-            return f"{error.option_name} must be given as '{path} --help' shows"
-        name = error.option_name
-        return f"{name} must have a value, as in {name} {takes}; none was given" if takes else f"{name} takes no value"
+            return f"{flag} must be written as '{path} --help' shows"
+        return f"{flag} needs a value, as in {flag} {takes}; none was given" if takes else f"{flag} takes no value"
     return str(error.message)
 
 
@@ -47,9 +48,9 @@ def flag_of(param: Any) -> str:
 
 
 def near_flags(flag: str, flags: Iterable[str]) -> str:
-    """The end of a message on an unknown flag: "; did you mean --rho?", or nothing."""
+    """What stands behind an unknown flag: "; did you mean --rho?" or ";"."""
     near: Sequence[str] = nearest(flag, flags, most=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else ";"
 
 
 def _takes_value(context: Any, flag: str) -> str | None:
