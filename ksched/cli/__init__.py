@@ -79,7 +79,7 @@ def _print_anything() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The bytes of a path as they are, if it is one that is not text; else an escape such as ``\\u03c3``."""
+    """The bytes of a path as they are, if it is one that is not text; else an escape."""
     for handler in ("surrogateescape", "backslashreplace"):
         try:
             return codecs.lookup_error(handler)(error)

@@ -109,9 +109,7 @@ DialectName: TypeAlias = Annotated[
 ]
 SigmaMin: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        "--sigma-min", **number(0.0, above=True), help="Last noise level above 0.", rich_help_panel=LEVELS
-    ),
+    typer.Option("--sigma-min", **number(0.0, above=True), help="Last noise level above 0.", rich_help_panel=LEVELS),
 ]
 SigmaMax: TypeAlias = Annotated[
     float | None,

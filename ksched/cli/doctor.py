@@ -23,7 +23,18 @@ from ksched.cli.self_check import Check, self_check
 __all__ = ["check_installation"]
 
 _NEEDED = ("numpy", "scipy", "torch")
-_PACKAGES = (*_NEEDED, "diffusers", "transformers", "matplotlib", "rich", "tqdm", "typer", "hypothesis", "triton", "jax")
+_PACKAGES = (
+    *_NEEDED,
+    "diffusers",
+    "transformers",
+    "matplotlib",
+    "rich",
+    "tqdm",
+    "typer",
+    "hypothesis",
+    "triton",
+    "jax",
+)
 _EXTRAS = {
     "cli": "this command",
     "plot": "ksched plot and demo, ksched.pictures",
@@ -80,7 +91,11 @@ def _page(
     problem: str,
 ) -> list[str]:
     """All of it as text, narrow enough for any screen."""
-    lines = [f"ksched {__version__}", f"  python     {platform.python_version()}", f"  platform   {platform.platform()}"]
+    lines = [
+        f"ksched {__version__}",
+        f"  python     {platform.python_version()}",
+        f"  platform   {platform.platform()}",
+    ]
     lines += [f"  installed  {Path(__file__).parents[1]}", "", "Packages"]
     for name, version in versions.items():
         lines.append(f"  {name:<13} {version or 'not installed'}")

@@ -189,7 +189,9 @@ def _tables(params: Sequence[Any], width: int) -> list[str]:
             panels.setdefault(panel, []).append((_flags(option), _text(option)))
     if "Other options" in panels:
         last_rows = panels.pop("Other options")
-        panels.setdefault("Options" if len(panels.keys() - {"Arguments"}) < 2 else "Other options", []).extend(last_rows)
+        panels.setdefault("Options" if len(panels.keys() - {"Arguments"}) < 2 else "Other options", []).extend(
+            last_rows
+        )
     wide = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
     return [_table(panel, rows, width, min(wide, 28)) for panel, rows in panels.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,6 +52,15 @@ __all__ = [
 SHIPPED = Path(__file__).parents[1] / "data" / "handwritten_digits"
 
 
+#: fields of a configuration whose options have another name
+_FLAGS = {
+    "init_image": "--init",
+    "guidance_scale": "--guidance",
+    "guidance_rescale": "--guidance-rescale",
+    "negative_prompt": "--negative",
+}
+
+
 #: networks of fewer parameters run faster on one core than on several
 _SMALL = 50_000_000
 
@@ -64,6 +74,9 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+
+
+_complete_noise = starting_with(lambda: get_args(NoiseName))
 
 
 What: TypeAlias = Annotated[
@@ -179,7 +192,7 @@ class CanvasOptions:
             help="Noise of the start and of the steps: white, pink, brown, blue, violet, pyramid, offset or brownian; "
             "or a kind with options, such as pyramid:strength=0.5.",
             show_default="white",
-            autocompletion=starting_with(lambda: get_args(NoiseName)),
+            autocompletion=_complete_noise,
             rich_help_panel=PICTURE,
         ),
     ] = None
@@ -266,12 +279,24 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     def grouped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
+        try:
+            command(**values)
+        except (ValueError, TypeError) as error:
+            if type(error) not in (ValueError, TypeError):
+                raise
+            raise type(error)(_with_flags(str(error))) from error
 
     grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
     grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both
     vars(grouped)["__signature__"] = inspect.Signature(flat)
     return grouped
+
+
+def _with_flags(message: str) -> str:
+    """A message about a field of a configuration, as one about the option that sets it; those of files stay."""
+    for field, flag in _FLAGS.items():
+        message = re.sub(rf"\b{field}\b", flag, message)
+    return re.sub(r"^(mask|strength|width|height|steps|seed|count|noise|preset)(?= must| says)", r"--\1", message)
 
 
 def load(path: Path | None, device: str | None, dtype: Precision | None, local: int = 0) -> StableDiffusion:

@@ -76,6 +76,8 @@ def list_names(
     rules = list(schedules()) if of_schedules else []
     if name is not None:
         specs, rules = _found(name, [*specs, *([AUTO] * (of_samplers and family is None))], rules)
+        if family is not None and specs[0].family != chosen:
+            raise ValueError(f"sampler {specs[0].name} is of the family {specs[0].family}, not {chosen}")
         of_samplers, of_schedules = bool(specs), bool(rules)
     if as_json:
         facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}

@@ -53,7 +53,8 @@ def tune_plan(
         float, typer.Option("--guidance", **number(0.0), help="Scale of classifier-free guidance (CFG) to tune for.")
     ] = 1.0,
     labels: Annotated[
-        Path | None, typer.Option("--labels", **PATH, help="With --guidance: a .npy file with the class of each sample.")
+        Path | None,
+        typer.Option("--labels", **PATH, help="With --guidance: a .npy file with the class of each sample."),
     ] = None,
     data_std: Annotated[
         float | None,
@@ -81,8 +82,8 @@ def tune_plan(
     """Make a plan for your data: noise levels and weights for a number of model calls.
 
     No model is called: a mixture of Gaussians, fitted to the samples, stands in for it. The plan is compared with the
-    best samplers and schedules, and the best of these is written where the plan is not better. ksched generate --plan
-    uses the file, and ksched.build_sampler(ksched.Plan.from_json(...)) in Python.
+    best samplers and schedules, and the best of these is written where the plan is not better. The file is
+    for ksched generate --plan, and for ksched.Plan.from_json in Python.
 
     Examples
     --------

@@ -42,8 +42,6 @@ def noise_named(text: str | None) -> Correlated | str | None:
         raise ValueError(f"noise must be one of {', '.join(sorted(names))}; got {name!r}{did_you_mean(name, names)}")
     given = dict(_option(name, part) for part in options.split(",")) if colon else {}
     if given or name == "colored":
-        if name not in _KINDS:
-            raise ValueError(f"noise {name} has no options; those that have are {', '.join(_KINDS)}; got {text!r}")
         if name == "colored" and "exponent" not in given:
             raise ValueError(f"noise colored needs an exponent, as in colored:exponent=0.5; got {text!r}")
         return _white_or(_KINDS[name](**given))
@@ -63,9 +61,8 @@ def _option(name: str, text: str) -> tuple[str, Any]:
     known = [field.name for field in fields(kind) if field.name not in ("axes", "_")] if kind else []
     option, equals, value = text.partition("=")
     if option not in known:
-        raise ValueError(
-            f"noise {name} has the options {', '.join(known) or 'none'}; got {option!r}{did_you_mean(option, known)}"
-        )
+        has = f"the options {', '.join(known)}" if known else f"no options; those that have are {', '.join(_KINDS)}"
+        raise ValueError(f"noise {name} has {has}; got {option!r}{did_you_mean(option, known)}")
     try:
         read = json.loads(value)
     except ValueError:
