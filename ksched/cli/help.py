@@ -148,9 +148,10 @@ def _columns() -> int:
 
 
 def _folded(text: str, width: int, indent: str = "", first: str = "") -> str:
-    return textwrap.fill(
-        text, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    """A text in lines of a width; a no-break space is a space where no line ends."""
+    wrapper = textwrap.TextWrapper(width, initial_indent=first, subsequent_indent=indent)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return wrapper.fill(text).replace("\u00a0", " ")
 
 
 def _paragraphs(text: str, width: int) -> list[str]:
@@ -158,14 +159,19 @@ def _paragraphs(text: str, width: int) -> list[str]:
 
 
 def _examples(lines: Sequence[str], width: int) -> list[str]:
-    """Command lines, each as it is typed; those that are too long go on with a backslash."""
-    if not lines:
-        return []
+    """Command lines, each as it is typed; those that are too long go on with a backslash, before an option."""
     page = []
     for line in lines:
-        parts = _folded(line, width - 4, "      ", "  ").splitlines()
-        page.append(" \\\n".join(parts))
-    return ["Examples:\n" + "\n".join(page)]
+        parts = re.split(r" (?=-)", line)
+        row = f"  {parts[0]}"
+        for part in parts[1:]:
+            if len(row) + len(part) + 3 > width:
+                page.append(f"{row} \\")
+                row = f"     {part}"
+            else:
+                row = f"{row} {part}"
+        page.append(row)
+    return ["Examples:\n" + "\n".join(page)] if lines else []
 
 
 def _arguments(params: Iterable[Any]) -> list[Any]:
@@ -189,9 +195,8 @@ def _tables(params: Sequence[Any], width: int) -> list[str]:
             panels.setdefault(panel, []).append((_flags(option), _text(option)))
     if "Other options" in panels:
         last_rows = panels.pop("Other options")
-        panels.setdefault("Options" if len(panels.keys() - {"Arguments"}) < 2 else "Other options", []).extend(
-            last_rows
-        )
+        end = "Options" if not panels or [*panels][-1] in ("Options", "Arguments") else "Other options"
+        panels.setdefault(end, []).extend(last_rows)
     wide = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
     return [_table(panel, rows, width, min(wide, 28)) for panel, rows in panels.items()]
 
@@ -209,8 +214,9 @@ def _text(param: Any) -> str:
         return _WORDS[param.name]
     text = " ".join((param.help or "").split())
     told, default = param.show_default, param.default
-    words = told if isinstance(told, str) else "" if default in (None, False, (), []) else str(default)
-    return f"{text} [{'required' if param.required else f'default: {words}'}]" if param.required or words else text
+    words = told if isinstance(told, str) else "" if default is None or default is False else str(default)
+    note = "required" if param.required else f"default:\u00a0{words}" if words else ""
+    return f"{text} [{note}]" if note else text
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]], width: int, wide: int) -> str:

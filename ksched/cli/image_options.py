@@ -281,8 +281,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         try:
             command(**values)
-        except (ValueError, TypeError) as error:
-            if type(error) not in (ValueError, TypeError):
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            if type(error) not in (ValueError, TypeError, FileNotFoundError) or getattr(error, "errno", None):
                 raise
             raise type(error)(_with_flags(str(error))) from error
 

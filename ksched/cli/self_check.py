@@ -1,8 +1,8 @@
 """Short runs, compared with what they gave when they were recorded in ``data/self_check.json``.
 
 A deterministic and a stochastic sampler run on NumPy, and on every device of torch where it is installed. The model is
-the exact denoiser of data that is normal about 1 or -1, at every place. The file is `recorded` as JSON; it is written anew only where
-results change on purpose.
+the exact denoiser of data that is normal about 1 or -1, at every place. The file is what `recorded` returns, as JSON;
+write it anew only where results change on purpose.
 """
 
 from __future__ import annotations
