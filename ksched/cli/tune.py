@@ -68,7 +68,7 @@ def tune_plan(
             "--end",
             metavar="NAME",
             help="How the last step ends: denoised returns the last prediction, for noisy models; integral integrates.",
-            show_default="integral",
+            show_default="the better one",
             autocompletion=starting_with(lambda: ("denoised", "integral")),
         ),
     ] = None,
