@@ -70,13 +70,13 @@ def list_names(
     if family is not None and only_schedules:
         raise ValueError("--family is of samplers; leave out --schedules, or it")
     specs = list(samplers()) if of_samplers else []
-    if family is not None:
-        chosen = _family(family)
+    chosen = None if family is None else _family(family)
+    if chosen is not None:
         specs = [spec for spec in specs if spec.family == chosen]
     rules = list(schedules()) if of_schedules else []
     if name is not None:
         specs, rules = _found(name, [*specs, *([AUTO] * (of_samplers and family is None))], rules)
-        if family is not None and specs[0].family != chosen:
+        if chosen is not None and specs[0].family != chosen:
             raise ValueError(f"sampler {specs[0].name} is of the family {specs[0].family}, not {chosen}")
         of_samplers, of_schedules = bool(specs), bool(rules)
     if as_json:

@@ -48,7 +48,7 @@ def noise_named(text: str | None) -> Correlated | str | None:
     return _white_or(kind_of(name))
 
 
-def _white_or(kind: Any) -> Any:
+def _white_or(kind: Correlated | str | None) -> Correlated | str | None:
     """A kind of noise; None for one that is white."""
     if isinstance(kind, Correlated) and kind.plain:
         return "brownian" if kind.brownian else None
