@@ -771,7 +771,7 @@ def test_files_as_json(command: Command) -> None:
 
 
 def test_ctrl_c_still_prints_the_finished_files_as_json(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = StableDiffusion.decode, []
+    draw, calls = StableDiffusion.decode, list[None]()
 
     def interrupted(self: StableDiffusion, latents: torch.Tensor) -> torch.Tensor:
         calls.append(None)

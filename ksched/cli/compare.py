@@ -116,7 +116,7 @@ def compare_images(
     (base, *more) = wanted_of(what, None, given_of(**prompted.settings, **canvas.settings, seed=seed), None)
     if more:
         raise ValueError(f"compare draws one prompt or configuration; {what} has {1 + len(more)}")
-    pairs = [(name, rule) for name in names for rule in ([None] if sampler_spec(name).levels else rules)]
+    pairs = _pairs(names, rules)
     configs = [_row(base.config, name, rule, counts, split) for name, rule in pairs]
     made = drawn_by.load()
     interrupted, threads = told_of_interruption(kept=False), threads_for(made, drawn_by.threads, folder=False)
@@ -139,6 +139,12 @@ def compare_images(
             title=quoted(base.config.prompt),
             note=facts(made, base.config, plain=True),
         )
+
+
+def _pairs(samplers: Sequence[str], schedules: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Every sampler with every schedule; without one where it has noise levels of its own."""
+    own: list[str | None] = [None]
+    return [(name, rule) for name in samplers for rule in (own if sampler_spec(name).levels else schedules)]
 
 
 def _row(

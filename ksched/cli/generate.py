@@ -188,10 +188,7 @@ def generate_images(
     target = _target(out, what, again, wanted, grid)
     several = is_folder(what)
     batched = not grid and not several and not _is_file(target)
-    if place.size > 1 and not batched:
-        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
-    if batched and force:
-        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
+    _check_sharing(place.size, batched, force)
     made = drawn_by.load(place.local)
     given, threads = canvas.pictures, drawn_by.threads
     with printed_files(as_json) as printed, told_of_interruption(), threads_for(made, threads, folder=batched):
@@ -208,6 +205,14 @@ def generate_images(
             run_many(made, wanted[0].config, target, batch_size=batch, threads=threads or 1, progress=shown, **given)
             if place.rank == 0:
                 printed.file(target)
+
+
+def _check_sharing(processes: int, batched: bool, force: bool) -> None:
+    """Raise where a folder of one batch is needed, or must not be replaced."""
+    if processes > 1 and not batched:
+        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
+    if batched and force:
+        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
 
 
 def _target(out: Path | None, what: str | None, again: Path | None, wanted: Sequence[Wanted], grid: bool) -> Path:

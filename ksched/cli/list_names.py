@@ -65,29 +65,38 @@ def list_names(
     ksched list "DPM++ 2M SDE"
     ksched list --schedules --json
     """
-    both = only_samplers == only_schedules and family is None
-    of_samplers, of_schedules = both or only_samplers or family is not None, both or only_schedules
-    if family is not None and only_schedules:
-        raise ValueError("--family is of samplers; leave out --schedules, or it")
-    specs = list(samplers()) if of_samplers else []
-    chosen = None if family is None else _family(family)
-    if chosen is not None:
-        specs = [spec for spec in specs if spec.family == chosen]
-    rules = list(schedules()) if of_schedules else []
+    specs, rules = _listed(only_samplers, only_schedules, None if family is None else _family(family))
     if name is not None:
-        specs, rules = _found(name, [*specs, *([AUTO] * (of_samplers and family is None))], rules)
-        if chosen is not None and specs[0].family != chosen:
-            raise ValueError(f"sampler {specs[0].name} is of the family {specs[0].family}, not {chosen}")
-        of_samplers, of_schedules = bool(specs), bool(rules)
+        specs, rules = _named(name, specs, rules, family)
     if as_json:
-        facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}
-        facts |= {"schedules": [_schedule_json(rule) for rule in rules]} if of_schedules else {}
+        facts = {"samplers": [_sampler_json(spec) for spec in specs], "schedules": [*map(_schedule_json, rules)]}
+        facts = {kind: entries for kind, entries in facts.items() if entries}
         print_json(facts)
     elif name is not None:
         width = min(screen().width, 100)
         print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in rules)]))
     else:
         _print_tables(specs, rules)
+
+
+def _listed(only_samplers: bool, only_schedules: bool, family: str | None) -> tuple[list[SamplerSpec], list[str]]:
+    """The samplers and the schedules that are asked for."""
+    if family is not None:
+        if only_schedules:
+            raise ValueError("--family is of samplers; leave out --schedules, or it")
+        return [spec for spec in samplers() if spec.family == family], []
+    both = only_samplers == only_schedules
+    return list(samplers()) if both or only_samplers else [], list(schedules()) if both or only_schedules else []
+
+
+def _named(
+    name: str, specs: list[SamplerSpec], rules: list[str], family: str | None
+) -> tuple[list[SamplerSpec], list[str]]:
+    """The sampler and the schedule of a name among the listed."""
+    found = _found(name, [*specs, *([AUTO] * (bool(specs) and family is None))], rules)
+    if family is not None and found[0][0].family != specs[0].family:
+        raise ValueError(f"sampler {found[0][0].name} is of the family {found[0][0].family}, not {specs[0].family}")
+    return found
 
 
 def _family(name: str) -> str:

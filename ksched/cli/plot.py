@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,9 +71,22 @@ def draw_schedules(
     formats = figure.canvas.get_supported_filetypes()
     if out is not None and out.suffix and out.suffix[1:].lower() not in formats:
         raise ValueError(f"--out must end in a format of pictures: {', '.join(formats)}; got {shown(out)}")
+    path = out or _named(names, count, process, shift, zero_terminal_snr, dialect, options)
+    print_files(plots.save({path: figure}), as_json)
+
+
+def _named(
+    names: Sequence[str],
+    count: int,
+    process: ProcessName,
+    shift: float | None,
+    zero_terminal_snr: bool,
+    dialect: Dialect,
+    options: Mapping[str, Any],
+) -> Path:
+    """A file that is named by all that is drawn."""
     words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]
     words += [f"{count}-step{'' if count == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
     words += ["zero-terminal-snr"] * zero_terminal_snr + [dialect] * (dialect is not Dialect.KSCHED)
     words += [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in options.items()]
-    path = out or Path("-".join(words) + ".png")
-    print_files(plots.save({path: figure}), as_json)
+    return Path("-".join(words) + ".png")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,9 @@ def self_check(devices: Sequence[str] = ()) -> Iterator[Check]:
         wanted = records[name]
         same = _digest(_start(sampler)) == wanted["start"]
         yield Check(f"start noise of {name}", "numpy", 0.0 if same else 1.0, 0.0, "" if same else "other bits")
-        yield _compared(name, "numpy", wanted["result"], _EXACT, lambda s=sampler: _on_numpy(s))
+        yield _compared(name, "numpy", wanted["result"], _EXACT, partial(_on_numpy, sampler))
         for device in devices:
-            yield _compared(name, device, wanted["result"], _SINGLE, lambda s=sampler, d=device: _on_torch(s, d))
+            yield _compared(name, device, wanted["result"], _SINGLE, partial(_on_torch, sampler, device))
 
 
 def _compared(name: str, where: str, wanted: Any, tolerance: float, result: Callable[[], Any]) -> Check:

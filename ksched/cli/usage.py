@@ -23,10 +23,7 @@ def explain(error: Any) -> str:
     path = getattr(context, "command_path", None) or "ksched"
     name, more = path.removeprefix("ksched "), f"'{path} --help' lists all"
     if "MissingParameter" in kinds and param is not None:
-        about = (getattr(param, "help", None) or "").rstrip(".")
-        examples = getattr(context.command, "examples", ()) if context is not None else ()
-        example = f"for example: {examples[0]}" if examples else f"'{path} --help' shows how"
-        return f"{name} needs {flag_of(param)}{f' ({about})' if about else ''}; none was given, {example}"
+        return f"{name} needs {_with_example(param, context)}"
     if "BadParameter" in kinds:
         return f"{flag_of(param)} {error.message}" if param is not None else str(error.message)
     if "NoSuchOption" in kinds:
@@ -38,6 +35,14 @@ def explain(error: Any) -> str:
             return f"{flag} must be written as '{path} --help' shows"
         return f"{flag} needs a value, as in {flag} {takes}; none was given" if takes else f"{flag} takes no value"
     return str(error.message)
+
+
+def _with_example(param: Any, context: Any) -> str:
+    """What a parameter is, and how it is given."""
+    about = (getattr(param, "help", None) or "").rstrip(".")
+    examples = getattr(context.command, "examples", ()) if context is not None else ()
+    example = f"for example: {examples[0]}" if examples else "see --help"
+    return f"{flag_of(param)}{f' ({about})' if about else ''}; none was given, {example}"
 
 
 def flag_of(param: Any) -> str:
