@@ -180,7 +180,8 @@ def test_the_command_needs_no_torch_for_tables() -> None:
 import contextlib, io
 from ksched.cli import main
 printed = []
-for arguments in (["plan", "euler", "karras"], ["plan", "heun", "--format", "c"], ["sigmas", "karras"], ["list"]):
+for arguments in (["plan", "euler", "karras"], ["plan", "heun", "--format", "c"], ["sigmas", "karras"], ["list"],
+                  ["doctor"]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             main(arguments)
