@@ -1,0 +1,156 @@
+// One run on the page: its menus, facts and drawings.
+
+import { drawLevels, drawMatrix, escaped } from "./charts.mjs";
+import { Cloud, framesOf, placeInTime } from "./cloud.mjs";
+import { exactPaths, lawDistance, meanDistance } from "./mixture.mjs";
+import { START_DRAW } from "./noise.mjs";
+import { general, planText, run, startState } from "./plans.mjs";
+import { distinct } from "./store.mjs";
+
+function option(value, label, chosen) {
+  return `<option value="${escaped(value)}"${value === chosen ? " selected" : ""}>${escaped(label)}</option>`;
+}
+
+function groups(parts) {
+  const shown = parts.filter(([, options]) => options.length);
+  return shown.map(([label, options]) => `<optgroup label="${escaped(label)}">${options.join("")}</optgroup>`).join("");
+}
+
+/** A run with its menus; `changed(choice)` is called when the user chooses. */
+export class Panel {
+  constructor(letter, store, changed) {
+    this.letter = letter;
+    this.store = store;
+    this.element = document.querySelector("#panel").content.firstElementChild.cloneNode(true);
+    this.element.classList.add(letter);
+    this.find = (selector) => this.element.querySelector(selector);
+    this.find(".letter").textContent = letter.toUpperCase();
+    this.find("form").setAttribute("aria-label", `Run ${letter.toUpperCase()}`);
+    this.cloud = new Cloud(this.find("canvas"));
+    this.find("form").addEventListener("submit", (event) => event.preventDefault());
+    this.find("form").addEventListener("change", (event) => {
+      const value = event.target.name === "steps" ? Number(event.target.value) : event.target.value;
+      changed({ ...this.choice, [event.target.name]: value });
+    });
+  }
+
+  /** Show a run on data: fill the menus, run the plan, and draw. */
+  async show(choice, setting) {
+    this.choice = choice;
+    this.plan = await this.store.plan(choice);
+    await this.fillMenus();
+    this.compute(setting);
+    this.drawCharts();
+    this.writeFacts(setting);
+  }
+
+  async fillMenus() {
+    const { content } = this.store;
+    const { process, schedule, sampler, steps, variant } = this.choice;
+    const entries = await this.store.entries(process, schedule);
+    const own = entries.filter((entry) => entry[0] === sampler);
+    const menu = (name, markup) => {
+      const select = this.find(`select[name=${name}]`);
+      select.innerHTML = markup;
+      select.disabled = select.options.length < 2;
+    };
+    const names = Object.keys(content.blocks);
+    menu("process", names.map((name) => option(name, content.processes[name], process)).join(""));
+    menu("schedule", this.scheduleMenu(process, schedule));
+    menu("sampler", this.samplerMenu(distinct(entries, 0), sampler));
+    const counts = distinct(own, 2).sort((left, right) => left - right);
+    menu("steps", counts.map((count) => option(count, String(count), steps)).join(""));
+    const variants = distinct(own.filter((entry) => entry[2] === steps), 1);
+    menu("variant", variants.map((text) => option(text, text || "defaults", variant)).join(""));
+  }
+
+  scheduleMenu(process, schedule) {
+    const { blocks, whole, few } = this.store.content;
+    const names = Object.keys(blocks[process]);
+    const part = (kept) => names.filter(kept).map((name) => option(name, name, schedule));
+    return groups([
+      ["with every sampler", part((name) => whole.includes(name))],
+      [`with ${few.length} samplers`, part((name) => !whole.includes(name))],
+    ]);
+  }
+
+  samplerMenu(stored, sampler) {
+    const { families } = this.store.content;
+    const known = Object.values(families).flatMap(Object.keys);
+    const part = (names) => names.filter((name) => stored.includes(name)).map((name) => option(name, name, sampler));
+    const others = stored.filter((name) => !known.includes(name));
+    return groups([
+      ...Object.entries(families).map(([heading, members]) => [heading, part(Object.keys(members))]),
+      ["Others", part(others)],
+    ]);
+  }
+
+  compute({ model, noise, cache }) {
+    const { plan } = this;
+    const x = startState(plan, noise, START_DRAW);
+    const levels = [plan.start, ...plan.rows.map((row) => row.state).filter(Boolean), plan.end];
+    const name = [cache.name, plan.start.sigma, ...levels.map(({ alpha, sigma }) => `${alpha} ${sigma}`)].join();
+    if (!cache.paths.has(name)) cache.paths.set(name, exactPaths(model, x, levels));
+    const paths = cache.paths.get(name);
+    this.states = run(plan, x, model.predict, noise);
+    this.frames = framesOf(plan, this.states, paths);
+    this.target = model.target;
+  }
+
+  drawCharts() {
+    this.moveCursor = drawLevels(this.find(".levels svg"), this.plan);
+    const cell = this.find("output.cell");
+    cell.textContent = "";
+    this.markRow = drawMatrix(this.find(".matrix svg"), this.plan, (words) => (cell.textContent = words));
+    this.find("pre").textContent = planText(this.plan);
+  }
+
+  /** The run in numbers. */
+  writeFacts({ guided }) {
+    const { plan, frames } = this;
+    const last = frames.at(-1);
+    const follows = plan.draws.length === 0;
+    const law = guided ? null : [lawDistance(last.y, this.target), lawDistance(last.exact, this.target)];
+    const facts = [
+      ["Model calls (NFE)", String(plan.calls), "How often the network is called, which is nearly all of the time a run takes."],
+      ["Noises drawn", String(plan.draws.length), "0 is an ODE solver."],
+      [
+        "Error",
+        follows ? `${general(100 * meanDistance(last.y, last.exact)).slice(0, 6)} %` : "draws noise",
+        "Mean distance of a particle's end from that of the exact ODE, in % of the standard deviation of the data. A " +
+          "sampler that draws noise ends elsewhere on purpose: compare the distance from the law of the data.",
+      ],
+      [
+        "Distance from the data's law",
+        law ? `${law[0].toFixed(3)} (exact ODE ${law[1].toFixed(3)})` : "guided: no law",
+        "Maximum mean discrepancy of the ends, with a Gaussian kernel of width 0.5; as many perfect samples are near 0.",
+      ],
+    ];
+    const part = ([name, value, why]) =>
+      `<div title="${escaped(why)}"><dt>${escaped(name)}</dt><dd>${escaped(value)}</dd></div>`;
+    this.find(".facts").innerHTML = facts.map(part).join("");
+    this.writeWords(facts);
+    this.follows = follows;
+  }
+
+  writeWords(facts) {
+    const { sampler, schedule, steps } = this.choice;
+    const { families } = this.store.content;
+    const about = Object.values(families).find((members) => sampler in members)?.[sampler];
+    this.find(".title").textContent = `${sampler}, ${schedule}, ${steps} steps`;
+    this.find(".summary").textContent = about ? about.summary : "";
+    const said = facts.map(([name, value]) => `${name}: ${value}`).join("; ");
+    this.find("canvas").setAttribute("aria-label", `Particles of ${sampler} on ${schedule}. ${said}`);
+  }
+
+  /** Draw the run at a progress between 0 and 1; the answer says where that is. */
+  draw(progress, exact) {
+    this.cloud.draw(this.frames, progress, this.target, { exact, follows: this.follows });
+    const { k, share } = placeInTime(this.frames, progress);
+    this.moveCursor(k + share);
+    const now = share > 0.999 ? k + 1 : k;
+    this.markRow(this.frames[now].k);
+    const calls = this.frames.length - 1;
+    return now === calls ? "the end" : `call ${now + 1} of ${calls}, sigma ${general(this.frames[now].label)}`;
+  }
+}
