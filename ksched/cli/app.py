@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ksched import __version__
-from ksched.cli import compare, demo, generate, list_names, plan, plot, recipes, show, sigmas, tune
+from ksched.cli import compare, demo, explore, generate, list_names, plan, plot, recipes, show, sigmas, tune
 
 __all__ = ["make_app"]
 
@@ -29,6 +29,7 @@ def make_app() -> typer.Typer:
         "sigmas": sigmas.print_sigmas,
         "plot": plot.draw_schedules,
         "plan": plan.print_plan,
+        "explore": explore.explore_plans,
         "tune": tune.tune_plan,
     }
     for name, function in commands.items():

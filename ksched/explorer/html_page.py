@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from ksched import __version__
 from ksched.explorer.packing import DIGITS, pack
 from ksched.explorer.plane_data import DATA_SETS, as_data
-from ksched.explorer.selection import Case, Selection
+from ksched.explorer.selection import Case, Selection, options_text
 from ksched.samplers.registry import families
-from ksched.schedules.select import schedule_spec
+from ksched.samplers.spec import SamplerSpec
+from ksched.schedules.select import schedules
 
 __all__ = ["content", "fragment", "is_page", "page_html", "script"]
 
@@ -26,19 +28,19 @@ _MARK = '<meta name="generator" content="ksched explore">'
 _LABELS = {"vp": "Stable Diffusion (VP)", "edm": "EDM", "flow": "flow matching"}
 
 
-def page_html(selection: Selection | None = None, start: Case | None = None) -> str:
+def page_html(selection: Selection | None = None, shown: Sequence[Case] = ()) -> str:
     """The whole page, which needs no other file and no network.
 
     Parameters
     ----------
     selection : which plans it has; None is a broad product of samplers and schedules
-    start : the plan that is shown first
+    shown : one or two of its plans, which it opens with
 
     Raises
     ------
     TypeError, ValueError : a plan that cannot be built, or one for noise that is not of unit variance
     """
-    data = json.dumps(content(selection or Selection(), start), separators=(",", ":"), allow_nan=False)
+    data = json.dumps(content(selection or Selection(), shown), separators=(",", ":"), allow_nan=False)
     parts = {"STYLE": _asset("page.css"), "SCRIPT": script(), "CONTENT": data.replace("</", "<\\/"), "MARK": _MARK}
     text = _asset("page.html")
     for name, part in parts.items():
@@ -51,30 +53,27 @@ def is_page(text: str) -> bool:
     return _MARK in text[:2000]
 
 
-def fragment(case: Case) -> str:
-    """What follows # in the address of a page that shows a plan."""
-    from urllib.parse import quote
-
-    parts = (case.process, case.schedule, case.sampler, str(case.steps), case.variant)
-    return "a=" + "/".join(quote(part, safe="=,") for part in parts if part)
+def fragment(shown: Sequence[Case]) -> str:
+    """What follows # in the address of a page that shows one plan, or two of them side by side."""
+    runs = ("/".join(quote(str(part), safe="=,") for part in case.names if part != "") for case in shown)
+    return "&".join(f"{letter}={run}" for letter, run in zip("ab", runs, strict=False))
 
 
-def content(selection: Selection, start: Case | None = None) -> dict[str, Any]:
+def content(selection: Selection, shown: Sequence[Case] = ()) -> dict[str, Any]:
     """What the scripts read: names and words for the menus, data sets, and the packed plans."""
     packed = pack(selection)
-    schedules = dict.fromkeys(name for by in packed["blocks"].values() for name in by)
     return {
         "version": __version__,
         "digits": DIGITS,
-        "processes": {name: _LABELS.get(name, name) for name in selection.processes},
-        "schedules": {name: schedule_spec(name).formula for name in schedules},
-        "whole": [str(name) for name in selection.schedules],
+        "processes": {name: _LABELS.get(name, name) for name in packed["blocks"]},
+        "schedules": {name: spec.formula for name, spec in schedules().items()},
+        "whole": list(selection.schedules),
         "few": list(selection.few),
         "families": _families(),
         "steps": list(selection.steps),
         "etas": list(selection.etas),
         "data": {name: {"label": label, **as_data(name)} for name, (label, _) in DATA_SETS.items()},
-        "start": None if start is None else fragment(start),
+        "start": fragment(shown),
         **packed,
     }
 
@@ -83,13 +82,19 @@ def _families() -> Mapping[str, dict[str, Any]]:
     """Samplers by the heading that they stand under, with a few facts about each."""
     return {
         heading: {
-            spec.name: {"summary": spec.summary, "order": spec.order, "source": spec.source}
+            spec.name: {"summary": spec.summary.replace("`", ""), "defaults": _defaults(spec)}
             for spec in specs
             if not spec.adaptive
         }
         for heading, specs in families().items()
         if not all(spec.adaptive for spec in specs)
     }
+
+
+def _defaults(spec: SamplerSpec) -> str:
+    """What the default of eta is, where there is one."""
+    eta = spec.own_options.get("eta")
+    return "" if eta is None else options_text({"eta": eta.default})
 
 
 def script() -> str:

@@ -11,12 +11,12 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ksched.explorer.selection import Case, Selection
+from ksched.explorer.selection import Selection
 from ksched.plan.plan import Plan
-from ksched.processes import Level, Process
+from ksched.processes import Level
 
 __all__ = ["DIGITS", "compressed", "pack"]
 
@@ -53,7 +53,11 @@ def pack(selection: Selection) -> dict[str, Any]:
     blocks: dict[str, dict[str, dict[str, Any]]] = {}
     tables: dict[tuple[str, str], tuple[_Table, _Table]] = {}
     for case in selection.cases():
-        plan = selection.plan(case)
+        plan = case.plan
+        if plan.noise_scale != 1:
+            raise ValueError(
+                f"the explorer draws noise of unit variance; got a plan with noise_scale={plan.noise_scale:g}"
+            )
         levels, draws = tables.setdefault((case.process, case.schedule), (_Table(), _Table()))
         block = blocks.setdefault(case.process, {}).setdefault(
             case.schedule, {"levels": levels.values, "draws": draws.values, "plans": []}
@@ -64,7 +68,7 @@ def pack(selection: Selection) -> dict[str, Any]:
                 case.variant,
                 case.steps,
                 shapes.place(_shape(plan)),
-                levels.place(_levels(plan, selection.processes[case.process])),
+                levels.place(_levels(plan)),
                 draws.place([list(_plain(draw)) for draw in plan.draws]),
                 [_short(value) for row in plan.rows for _, value in row.terms],
             ]
@@ -84,17 +88,23 @@ def _shape(plan: Plan) -> list[str]:
     ]
 
 
-def _levels(plan: Plan, process: Process) -> list[Any]:
-    """The schedule's sigmas, then the levels of all calls; (label, alpha, sigma) for each where they are no rule."""
-    called = [_numbers(level) for level in plan.levels]
-    told = [_numbers(level) for level in plan.state_levels] if plan.tells_others else []
-    ends = [_numbers(plan.start), _numbers(plan.end)]
-    every = [*called, *told, *ends]
-    if all(alpha == 1 and sigma == label for label, alpha, sigma in every):
-        return [list(plan.sigmas), 1, [label for label, _, _ in called], [label for label, _, _ in told]]
-    if all(alpha == 1 - label and sigma == label for label, alpha, sigma in every):
-        return [list(plan.sigmas), 2, [label for label, _, _ in called], [label for label, _, _ in told]]
-    return [list(plan.sigmas), 0, called, told, ends]
+def _levels(plan: Plan) -> list[Any]:
+    """The schedule's sigmas, a rule, what the model is told at each call, and what it is not told of its state.
+
+    The rule says what a level is written as: 1 and 2 are its label alone, from which alpha and sigma follow; 0 is all
+    three, and start and end come last.
+    """
+    told, ends = [_numbers(level) for level in plan.levels], [_numbers(plan.start), _numbers(plan.end)]
+    states = [_numbers(level) for level in plan.state_levels] if plan.tells_others else []
+    every = [*told, *states, *ends]
+    if all(sigma == label for label, _, sigma in every):
+        for rule, alpha_of in _RULES.items():
+            if all(alpha == alpha_of(label) for label, alpha, _ in every):
+                return [list(plan.sigmas), rule, [level[0] for level in told], [level[0] for level in states]]
+    return [list(plan.sigmas), 0, told, states, ends]
+
+
+_RULES: dict[int, Callable[[float], float]] = {1: lambda _: 1.0, 2: lambda sigma: 1 - sigma}
 
 
 def _numbers(level: Level) -> list[float]:

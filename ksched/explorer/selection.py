@@ -4,50 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ksched.names.enums import NoiseSchedule
 from ksched.options import check_options
 from ksched.plan.plan import Plan
 from ksched.processes import EDM, VP, Flow, Process
-from ksched.samplers.registry import sampler_spec, samplers
+from ksched.samplers.registry import samplers
 from ksched.samplers.spec import SamplerSpec
 from ksched.schedules.grid import Grid
 from ksched.schedules.select import calculate_sigmas
 
-__all__ = ["Case", "Selection"]
+__all__ = ["Case", "Selection", "options_text"]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One plan of a page, by the names under which the page offers it.
+class Case(NamedTuple):
+    """A plan of a page, under the names by which the page offers it.
 
     Attributes
     ----------
-    process : name of the process, one of `Selection.processes`
-    schedule, sampler : names
+    process, schedule, sampler : names
     steps : number of schedule steps
-    options : options of the sampler; {} is its defaults
-    schedule_options : options of the schedule
+    variant : the options that are not at their defaults, as text
+    plan : the plan itself
     """
 
     process: str
     schedule: str
     sampler: str
     steps: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    variant: str
+    plan: Plan
 
     @property
-    def variant(self) -> str:
-        """The options as text; empty for defaults."""
-        given = {**self.options, **self.schedule_options}
-        return " ".join(f"{name}={_text(value)}" for name, value in given.items())
+    def names(self) -> tuple[str, str, str, int, str]:
+        """All but the plan."""
+        return self[:5]
 
 
-def _text(value: Any) -> str:
+def options_text(options: Mapping[str, Any]) -> str:
+    """Options as a page shows them: ``eta=0.5 order=2``."""
+    return " ".join(f"{name}={_value_text(value)}" for name, value in options.items())
+
+
+def _value_text(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return ",".join(map(_text, value))
+        return ",".join(map(_value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -62,7 +64,7 @@ class Selection:
     Attributes
     ----------
     processes : by name
-    schedules : those that are stored with every sampler, all step counts and all values of eta
+    schedules : those that are stored with every sampler that has a plan and with all values of eta
     steps : numbers of schedule steps
     etas : values of the option eta, for samplers that have it, beside its default
     few : samplers that are stored with all other schedules too, with their default options
@@ -77,38 +79,32 @@ class Selection:
     more: tuple[Case, ...] = ()
 
     def cases(self) -> Iterator[Case]:
-        """Every plan, those of one process and schedule together; each is there once."""
-        specs = [spec for spec in samplers() if not spec.adaptive]
-        names = dict.fromkeys((*self.schedules, *(NoiseSchedule if self.few else ())))
+        """Every plan, each of them once."""
         seen = set()
-        for process, trained in self.processes.items():
-            for schedule in map(str, names):
-                whole = schedule in self.schedules
-                kept = [spec for spec in specs if (whole or spec.name in self.few) and spec.runs_on(trained)]
-                for steps in self.steps:
-                    for spec in kept:
-                        for options in self._variants(spec) if whole else ({},):
-                            case = Case(process, schedule, spec.name, steps, options)
-                            seen.add(_key(case))
-                            yield case
+        for case in self._product():
+            seen.add(case.names)
+            yield case
         for case in self.more:
-            if _key(case) not in seen:
-                seen.add(_key(case))
+            if case.names not in seen:
+                seen.add(case.names)
                 yield case
+
+    def _product(self) -> Iterator[Case]:
+        specs = [spec for spec in samplers() if not spec.adaptive and not spec.levels]
+        names = dict.fromkeys((*self.schedules, *map(str, NoiseSchedule if self.few else ())))
+        for process, trained in self.processes.items():
+            for schedule in names:
+                whole = schedule in self.schedules
+                chosen = [spec for spec in specs if (whole or spec.name in self.few) and spec.runs_on(trained)]
+                for steps in self.steps:
+                    grid = Grid.of(calculate_sigmas(schedule, steps, trained), trained)
+                    for spec in chosen:
+                        for options in self._variants(spec) if whole else ({},):
+                            plan = spec.plan(grid, check_options(f"sampler {spec.name}", spec.options, options))
+                            yield Case(process, schedule, spec.name, steps, options_text(options), plan)
 
     def _variants(self, spec: SamplerSpec) -> list[dict[str, Any]]:
         """Default options first, then the other values of eta."""
         eta = spec.own_options.get("eta")
         others = () if eta is None else (value for value in self.etas if value != eta.default)
         return [{}, *({"eta": value} for value in others)]
-
-    def plan(self, case: Case) -> Plan:
-        """The plan of a case."""
-        spec, process = sampler_spec(case.sampler), self.processes[case.process]
-        options = check_options(f"sampler {spec.name}", spec.options, dict(case.options))
-        levels = calculate_sigmas(case.schedule, case.steps, process, **case.schedule_options)
-        return spec.plan(Grid.of(levels, process), options)
-
-
-def _key(case: Case) -> tuple[Any, ...]:
-    return case.process, case.schedule, case.sampler, case.steps, case.variant

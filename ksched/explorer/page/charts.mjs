@@ -24,14 +24,14 @@ function heights(values) {
   const positive = values.filter((value) => value > 0 && value < Infinity);
   const [low, high] = [Math.min(...positive), Math.max(...positive)];
   if (high / low < 20 || high <= 1) {
-    return { place: (v) => v / high, ticks: [0, high / 2, high], zero: 0 };
+    return { place: (v) => v / high, ticks: [0, high / 2, high] };
   }
   const [first, last] = [Math.log10(low), Math.log10(high)];
   const span = last - first;
   const decades = [];
   for (let power = Math.ceil(first); power <= Math.floor(last); power++) decades.push(10 ** power);
   // The last level is 0, which has no logarithm: it stands below a gap.
-  return { place: (v) => (v > 0 ? 0.14 + (0.86 * (Math.log10(v) - first)) / span : 0), ticks: [0, ...decades], zero: 0 };
+  return { place: (v) => (v > 0 ? 0.14 + (0.86 * (Math.log10(v) - first)) / span : 0), ticks: [0, ...decades] };
 }
 
 /** The curve of the levels of all model calls, down to where the run ends; `at` moves its cursor. */
@@ -50,12 +50,14 @@ export function drawLevels(svg, plan) {
   );
   const dots = values.map((value, k) => {
     const said = k < levels.length ? `call ${k + 1}: sigma ${general(value)}` : `end: sigma ${general(value)}`;
-    return `<circle class="level" cx="${x(k)}" cy="${y(value)}" r="${values.length > 60 ? 2 : 3.5}"><title>${said}</title></circle>`;
+    const radius = values.length > 60 ? 2 : 3.5;
+    return `<circle class="level" cx="${x(k)}" cy="${y(value)}" r="${radius}"><title>${said}</title></circle>`;
   });
   const line = values.map((value, k) => `${x(k)},${y(value)}`).join(" ");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("height", height);
-  svg.setAttribute("aria-label", `Sigma falls from ${general(values[0])} to ${general(values.at(-1))} in ${levels.length} model calls`);
+  const said = `from ${general(values[0])} to ${general(values.at(-1))} in ${levels.length} model calls`;
+  svg.setAttribute("aria-label", `Noise levels, sigma ${said}`);
   svg.innerHTML =
     grid.join("") +
     `<polyline class="curve" points="${line}"/>` +
@@ -101,21 +103,20 @@ function columnsOf(plan, room) {
   return { groups, places, cell, width: x - GAP + 1 };
 }
 
-/** How strong the colour of a coefficient is: 1 is full, and sizes below a thousandth still show. */
+const FULL = 0.8; // a number inside a cell must stay legible
+
+/** How strong the colour of a coefficient is, by its logarithm: sizes below a thousandth still show. */
 function strength(value) {
-  const size = Math.abs(value);
-  if (size === 0) return 0.04;
-  return Math.min(1, Math.max(0.1, 1 + Math.log10(Math.min(size, 1)) / 3.3));
+  const size = Math.min(1, Math.max(1e-3, Math.abs(value)));
+  return FULL * (1 + Math.log10(size) / 3.4);
 }
 
 function cellOf(row, k, term, column, y, cell, height) {
   const middle = `${column + cell / 2}" y="${y + height / 2 + 4}`;
-  const label = cell >= 34 ? `<text class="inside" x="${middle}" text-anchor="middle">${term.value.toFixed(2)}</text>` : "";
-  return (
-    `<g class="cell" data-row="${k}" data-name="${term.name}">` +
-    `<rect class="${term.value < 0 ? "minus" : "plus"}" x="${column}" y="${y}" width="${cell - 1}" height="${height - 1}"` +
-    ` rx="2" fill-opacity="${strength(term.value).toFixed(3)}"/>${label}</g>`
-  );
+  const number = `<text class="inside" x="${middle}" text-anchor="middle">${term.value.toFixed(2)}</text>`;
+  const size = `width="${cell - 1}" height="${height - 1}" fill-opacity="${strength(term.value).toFixed(3)}"`;
+  const box = `<rect class="${term.value < 0 ? "minus" : "plus"}" x="${column}" y="${y}" rx="2" ${size}/>`;
+  return `<g class="cell" data-row="${k}" data-name="${term.name}">${box}${cell >= 34 ? number : ""}</g>`;
 }
 
 /** The matrix of a plan; `at` marks the row of a state. Pointer and arrow keys choose a cell, whose number is told. */
@@ -131,23 +132,21 @@ export function drawMatrix(svg, plan, told) {
     const band = `<rect class="band" x="${SIDE}" y="${y(k)}" width="${width - SIDE - 1}" height="${height - 1}"/>`;
     return `<g class="row" data-row="${k}">${band}${name}${cells.join("")}</g>`;
   });
-  const heads = groups.map(({ label, x }) => text(x, HEAD - 8, label, "head", "start"));
   const bottom = HEAD + (plan.rows.length - 1) * height + 2;
   svg.setAttribute("viewBox", `0 0 ${width} ${bottom}`);
   svg.setAttribute("width", width);
   svg.setAttribute("height", bottom);
   svg.setAttribute("aria-label", `Plan of ${plan.rows.length - 1} rows; arrow keys read its numbers`);
-  svg.innerHTML = narrowHeads(heads, groups, cell).join("") + rows.join("");
+  svg.innerHTML = groups.map((group) => heading(group, cell)).join("") + rows.join("");
   choosing(svg, plan, told);
   const lines = [...svg.querySelectorAll(".row")];
   return (k) => lines.forEach((line) => line.classList.toggle("now", Number(line.dataset.row) === k));
 }
 
-/** Headings that fit their columns: one letter where the words would run into each other. */
-function narrowHeads(heads, groups, cell) {
-  return groups.map(({ label, x, members }) =>
-    members.length * cell + GAP < 6.4 * label.length ? text(x, HEAD - 8, label.split(" ").at(-1), "head", "start") : heads[groups.findIndex((group) => group.x === x)],
-  );
+/** The heading of a group of columns; the letter alone where the words would not fit. */
+function heading({ label, x, members }, cell) {
+  const fits = members.length * cell + GAP > 6.6 * label.length;
+  return text(x, HEAD - 8, fits ? label : label.split(" ").at(-1), "head", "start");
 }
 
 /** What is said of a cell: the number, and the whole row it stands in. */

@@ -216,7 +216,8 @@ class Page {
   }
 }
 
-const differs = (one, other) => ["process", "schedule", "sampler", "steps", "variant"].some((name) => one[name] !== other[name]);
+const NAMES = ["process", "schedule", "sampler", "steps", "variant"];
+const differs = (one, other) => NAMES.some((name) => one[name] !== other[name]);
 
 async function boot() {
   const content = JSON.parse(find("#content").textContent);

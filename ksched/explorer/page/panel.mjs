@@ -16,6 +16,11 @@ function groups(parts) {
   return shown.map(([label, options]) => `<optgroup label="${escaped(label)}">${options.join("")}</optgroup>`).join("");
 }
 
+function percent(share) {
+  const value = 100 * share;
+  return `${value >= 0.001 ? Number(value.toPrecision(3)) : value.toExponential(1)} %`;
+}
+
 /** A run with its menus; `changed(choice)` is called when the user chooses. */
 export class Panel {
   constructor(letter, store, changed) {
@@ -59,18 +64,32 @@ export class Panel {
     menu("schedule", this.scheduleMenu(process, schedule));
     menu("sampler", this.samplerMenu(distinct(entries, 0), sampler));
     const counts = distinct(own, 2).sort((left, right) => left - right);
-    menu("steps", counts.map((count) => option(count, String(count), steps)).join(""));
+    const calls = await this.store.callsOf(own, variant);
+    menu("steps", counts.map((count) => option(count, `${count} (${calls.get(count)} calls)`, steps)).join(""));
     const variants = distinct(own.filter((entry) => entry[2] === steps), 1);
-    menu("variant", variants.map((text) => option(text, text || "defaults", variant)).join(""));
+    menu("variant", variants.map((text) => option(text, text || this.defaults(), variant)).join(""));
+  }
+
+  /** What the menu calls default options. */
+  defaults() {
+    const { defaults } = this.about() ?? {};
+    return defaults ? `defaults (${defaults})` : "defaults";
+  }
+
+  /** What is known of the sampler; nothing of one that was registered under a name of its own. */
+  about() {
+    const { families } = this.store.content;
+    return Object.values(families).find((members) => this.choice.sampler in members)?.[this.choice.sampler];
   }
 
   scheduleMenu(process, schedule) {
-    const { blocks, whole, few } = this.store.content;
+    const { blocks, whole, few, schedules: known } = this.store.content;
     const names = Object.keys(blocks[process]);
     const part = (kept) => names.filter(kept).map((name) => option(name, name, schedule));
     return groups([
       ["with every sampler", part((name) => whole.includes(name))],
-      [`with ${few.length} samplers`, part((name) => !whole.includes(name))],
+      [`with ${few.length} samplers`, part((name) => !whole.includes(name) && name in known)],
+      ["single plans", part((name) => !(name in known))],
     ]);
   }
 
@@ -112,11 +131,11 @@ export class Panel {
     const follows = plan.draws.length === 0;
     const law = guided ? null : [lawDistance(last.y, this.target), lawDistance(last.exact, this.target)];
     const facts = [
-      ["Model calls (NFE)", String(plan.calls), "How often the network is called, which is nearly all of the time a run takes."],
+      ["Model calls (NFE)", String(plan.calls), "How often the network is called: nearly all of the time of a run."],
       ["Noises drawn", String(plan.draws.length), "0 is an ODE solver."],
       [
         "Error",
-        follows ? `${general(100 * meanDistance(last.y, last.exact)).slice(0, 6)} %` : "draws noise",
+        follows ? percent(meanDistance(last.y, last.exact)) : "draws noise",
         "Mean distance of a particle's end from that of the exact ODE, in % of the standard deviation of the data. A " +
           "sampler that draws noise ends elsewhere on purpose: compare the distance from the law of the data.",
       ],
@@ -135,10 +154,10 @@ export class Panel {
 
   writeWords(facts) {
     const { sampler, schedule, steps } = this.choice;
-    const { families } = this.store.content;
-    const about = Object.values(families).find((members) => sampler in members)?.[sampler];
+    const formula = this.store.content.schedules[schedule];
+    const words = [this.about()?.summary, formula && `Levels: ${formula}.`];
     this.find(".title").textContent = `${sampler}, ${schedule}, ${steps} steps`;
-    this.find(".summary").textContent = about ? about.summary : "";
+    this.find(".summary").textContent = words.filter(Boolean).join(" ");
     const said = facts.map(([name, value]) => `${name}: ${value}`).join("; ");
     this.find("canvas").setAttribute("aria-label", `Particles of ${sampler} on ${schedule}. ${said}`);
   }

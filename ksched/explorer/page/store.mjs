@@ -23,6 +23,13 @@ export class Store {
     return (await this.block(process, schedule)).plans;
   }
 
+  /** The number of model calls by the number of steps, of some entries of one sampler. */
+  async callsOf(entries, variant) {
+    const shapes = await this.shapes;
+    const counted = entries.map((entry) => [entry[2], shapes[entry[3]].filter((row) => /^[cb]/.test(row)).length]);
+    return new Map([...counted, ...counted.filter((_, k) => entries[k][1] === variant)]);
+  }
+
   async plan({ process, schedule, sampler, steps, variant }) {
     const block = await this.block(process, schedule);
     const entry = block.plans.find((one) => one[0] === sampler && one[1] === variant && one[2] === steps);
