@@ -79,15 +79,13 @@ def explore_plans(
 ) -> None:
     """Write a page that runs plans, and open it in a browser: one HTML file that needs no server and no network.
 
-    The page has the plans of every sampler, on many schedules and step counts. A sampler, schedule, number of steps or
-    option that is given here is added to them, and shown first.
+    The page has plans of every sampler. A sampler, schedule, number of steps or option that is given here is added to
+    them and shown first.
 
-    Examples:
-
+    Examples
+    --------
     ksched explore
-
     ksched explore --sampler dpmpp_2m --sampler uni_pc --schedule beta -n 12
-
     ksched explore --sampler dpmpp_2m_sde -o eta=0.7 --no-open --out page.html
     """
     from ksched.explorer import Selection, fragment, page_html

@@ -102,7 +102,7 @@ class Page {
   }
 
   writeAddress() {
-    history.replaceState(null, "", writeSettings({ ...this.settings, t: this.playing ? null : this.progress || null }));
+    history.replaceState(null, "", writeSettings(this.settings));
   }
 
   // Time
@@ -124,6 +124,7 @@ class Page {
 
   play(on) {
     if (on && this.progress >= 1) this.progress = 0;
+    if (on) this.settings.t = null; // a link shows a moment only if somebody went to it
     this.playing = on;
     const button = find("#play");
     button.classList.toggle("on", on);
@@ -148,9 +149,9 @@ class Page {
     find("#shared").addEventListener("change", (event) => this.sharedChanged(event.target));
     find("#play").addEventListener("click", () => this.play(!this.playing));
     find("#progress").addEventListener("input", (event) => {
-      this.playing = false;
-      this.moveTo(Number(event.target.value) / 1000);
+      this.settings.t = Number(event.target.value) / 1000;
       this.play(false);
+      this.moveTo(this.settings.t);
     });
     find("#copy").addEventListener("click", () => this.copy());
     window.addEventListener("hashchange", () => this.open(location.hash));
@@ -197,19 +198,20 @@ class Page {
     const code = (words) => `<code>${escaped(words)}</code>`;
     const list = (words) => words.map(code).join(", ");
     const parts = [
-      `<b>Stored:</b> the plans of all ${count} samplers that have one, with the schedules ${list(content.whole)} and ` +
-        `${content.steps.join(", ")} steps, with their defaults and eta = ${content.etas.join(", ")} where there is an eta; ` +
-        `of all other schedules those of ${list(content.few)}, with their defaults; on each process in the menu. What is ` +
-        `not stored cannot be chosen. ${code("ksched explore --sampler NAME --schedule NAME -n 30 -o eta=0.7")} writes ` +
-        `this page with any other plan added.`,
-      `Adaptive samplers choose their steps as they run, so they have no plan and are not here. Coefficients have ` +
-        `${content.digits} significant digits; noise levels have every bit, as they are part of the seed of each noise.`,
-      `<b>Run in the page:</b> ${PARTICLES} particles, the sums of the plan, the exact denoiser of the data, the exact ` +
-        `ODE (Dormand-Prince, tolerance 1e-9), and the noise. Particle i has seed + i, and its numbers are those that ` +
-        `ksched draws from that seed in Python.`,
-      `<b>The picture:</b> states are divided by alpha + sigma, so that noise and data fit in one frame. Rings are the ` +
-        `exact probability-flow ODE from the same start; a line joins each to the particle of a sampler that draws no ` +
-        `noise. With a condition, the model is guided: uncond + scale (cond - uncond).`,
+      `<b>Stored:</b> the plans of all ${count} samplers that have one, with the schedules ${list(content.whole)} and
+      ${content.steps.join(", ")} steps, with their defaults, and where there is an eta with ${content.etas.join(", ")}
+      for it; with all other schedules the plans of ${list(content.few)}, with their defaults; on each process in the menu.
+      What is not stored cannot be chosen. ${code("ksched explore --sampler NAME --schedule NAME -n 30 -o eta=0.7")}
+      writes this page with any other plan added. Adaptive samplers choose their steps as they run, so they have no
+      plan.`,
+      `Coefficients have ${content.digits} significant digits. Noise levels have every bit, since they are part of the
+      seed of each noise.`,
+      `<b>Run in the page:</b> ${PARTICLES} particles, the sums of the plan, the exact denoiser of the data, the exact
+      ODE (Dormand-Prince, tolerance 1e-9) and the noise. Particle i has seed + i, and its numbers are those that
+      ksched draws from that seed in Python.`,
+      `<b>The picture:</b> states are divided by alpha + sigma, so that noise and data fit in one frame. Rings follow
+      the exact probability-flow ODE from the same start. Where a sampler draws no noise, a line joins each particle to
+      its ring: the line is the error. With a condition, the model is guided: uncond + scale (cond - uncond).`,
       `Written by ksched ${escaped(content.version)}.`,
     ];
     find("#about").innerHTML = parts.map((text) => `<p>${text}</p>`).join("");

@@ -2,8 +2,8 @@
 //
 // A hash (BLAKE2b) of the seed and of the place in the run is the key of a counter-based generator (Philox4x64-10), and
 // 16 bits of its words look up rows in a table of normal numbers. All of it is integers, a table and float32 sums, so
-// the numbers are the same everywhere. A 64-bit word is two numbers of 32 bits here, the low half first: BigInt would be
-// too slow for thousands of particles.
+// the numbers are the same everywhere. A 64-bit word is two numbers of 32 bits here, the low half first: BigInt would
+// be too slow for thousands of particles.
 
 const SCHEME = "ksched noise 3";
 const TWO_32 = 2 ** 32;
@@ -227,7 +227,8 @@ export function seededNoise(seed, count) {
     const name = [draw.from, draw.to, draw.visit, draw.stream].join();
     if (!drawn.has(name)) drawn.set(name, numbers(seeds, blockOfDraw(draw)));
     const values = drawn.get(name);
-    return draw.limit === Infinity ? values : values.map((v) => Math.max(-draw.limit, Math.min(draw.limit, v)));
+    const limit = Math.fround(draw.limit);
+    return limit === Infinity ? values : values.map((value) => Math.max(-limit, Math.min(limit, value)));
   };
 }
 

@@ -1,8 +1,8 @@
 // Plans: how the page unpacks them, runs them, and writes them as text.
 //
 // A plan is a list of rows. A row is a state: a sum of earlier registers, x (states), D and U (what the model returned,
-// denoised and unconditional) and xi (noises), each times a number. `row.call` is the level at which the model is called
-// on that state; without it the model is not called.
+// denoised and unconditional) and xi (noises), each times a number. `row.call` is the level at which the model is
+// called on that state; without it the model is not called.
 
 /** Text that Python deflated and wrote in base64, as the value that it is the JSON of. */
 export async function inflated(text) {

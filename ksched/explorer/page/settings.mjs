@@ -21,9 +21,10 @@ function partsOf(fragment) {
   return new Map(pairs.filter(([name]) => name));
 }
 
-function whole(text, least, most, otherwise) {
+function limited(text, least, most, otherwise) {
   const value = Number(text);
-  return text !== undefined && text !== "" && Number.isFinite(value) ? Math.min(most, Math.max(least, value)) : otherwise;
+  if (!text || !Number.isFinite(value)) return otherwise;
+  return Math.min(most, Math.max(least, value));
 }
 
 /** Settings of a fragment; what it does not say, or says wrongly, is the default. */
@@ -35,9 +36,9 @@ export function readSettings(fragment, content) {
     b: readRun(parts.get("b")),
     data: parts.get("data") in content.data ? parts.get("data") : SHARED.data,
     class: label === "0" || label === "1" ? label : SHARED.class,
-    scale: whole(parts.get("scale"), 0, 20, SHARED.scale),
-    seed: Math.floor(whole(parts.get("seed"), 0, 9007199254740000, SHARED.seed)),
-    t: parts.has("t") ? whole(parts.get("t"), 0, 1, 0) : null,
+    scale: limited(parts.get("scale"), 0, 20, SHARED.scale),
+    seed: Math.floor(limited(parts.get("seed"), 0, 9007199254740000, SHARED.seed)),
+    t: parts.has("t") ? limited(parts.get("t"), 0, 1, 0) : null,
   };
 }
 
