@@ -97,13 +97,14 @@ def _levels(plan: Plan) -> list[Any]:
     told, ends = [_numbers(level) for level in plan.levels], [_numbers(plan.start), _numbers(plan.end)]
     states = [_numbers(level) for level in plan.state_levels] if plan.tells_others else []
     every = [*told, *states, *ends]
-    if all(sigma == label for label, _, sigma in every):
+    if all(abs(sigma - label) <= _ROUNDING * label for label, _, sigma in every):
         for rule, alpha_of in _RULES.items():
-            if all(alpha == alpha_of(label) for label, alpha, _ in every):
+            if all(abs(alpha - alpha_of(label)) <= _ROUNDING for label, alpha, _ in every):
                 return [list(plan.sigmas), rule, [level[0] for level in told], [level[0] for level in states]]
     return [list(plan.sigmas), 0, told, states, ends]
 
 
+_ROUNDING = 1e-15
 _RULES: dict[int, Callable[[float], float]] = {1: lambda _: 1.0, 2: lambda sigma: 1 - sigma}
 
 

@@ -199,8 +199,8 @@ class Page {
     const list = (words) => words.map(code).join(", ");
     const parts = [
       `<b>Stored:</b> the plans of all ${count} samplers that have one, with the schedules ${list(content.whole)} and
-      ${content.steps.join(", ")} steps, with their defaults, and where there is an eta with ${content.etas.join(", ")}
-      for it; with all other schedules the plans of ${list(content.few)}, with their defaults; on each process in the menu.
+      ${content.steps.join(", ")} steps, with their defaults, and where there is an eta with
+      ${content.etas.join(", ")} for it; with all other schedules the plans of ${list(content.few)}, with their defaults; on each process in the menu.
       What is not stored cannot be chosen. ${code("ksched explore --sampler NAME --schedule NAME -n 30 -o eta=0.7")}
       writes this page with any other plan added. Adaptive samplers choose their steps as they run, so they have no
       plan.`,
