@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import zlib
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +16,19 @@ import numpy as np
 import pytest
 from cases import EVERY_NAME, NAMES
 from command import Command, command_of
+from explored import SMALL, cases, content, expected_ends, page, question
 
 import ksched
 from ksched.explorer import Case, Selection, html_page, is_page, page_html
 from ksched.explorer.plane_data import DATA_SETS, as_data, as_mixture
 from ksched.noise.streams import seeded_numbers
-from ksched.plan.plan import Plan
 from ksched.plan.rows import Draw
 from ksched.samplers.registry import sampler_spec
 
 PAGE = Path(html_page.__file__).with_name("page")
 SCRIPTS = sorted(PAGE.glob("*.mjs"))
-SMALL = Selection(schedules=("karras",), steps=(4,), few=())
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed; nox -s explorer runs this in Chromium too")
-
-
-@cache
-def page() -> str:
-    return page_html(SMALL)
-
-
-@cache
-def cases() -> tuple[Case, ...]:
-    return tuple(SMALL.cases())
-
-
-def content(text: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL)
-    assert found
-    read: dict[str, Any] = json.loads(found[1])
-    return read
 
 
 def inflated(text: str) -> Any:
@@ -169,36 +150,6 @@ RESULTS = """
   for (const one of asked) answers.push(await result(store, one));
   console.log(JSON.stringify(answers));
 """
-
-
-def expected_ends(plan: Plan, process: ksched.Process, asked: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """What Python makes of a run that the page is asked for."""
-    import torch
-
-    whole = as_mixture(asked["data"], process)
-    some = whole if asked["label"] is None else whole.only(asked["label"])
-
-    def model(x: Any, sigma: float) -> tuple[Any, Any]:
-        state = torch.from_numpy(x)
-        uncond = whole(state, sigma).numpy()
-        return uncond + asked["scale"] * (some(state, sigma).numpy() - uncond), uncond
-
-    shape = (asked["count"], 2)
-    x = ksched.arrays.initial_state(plan, shape, seed=asked["seed"], dtype=np.float64)
-    both = any(row.both for row in plan.rows)
-    denoise = model if both else lambda x, sigma: model(x, sigma)[0]
-    return ksched.arrays.run(plan, denoise, x, seed=asked["seed"])
-
-
-def question(case: Case, number: int) -> dict[str, Any]:
-    """What the page is asked for a plan: every data set, with and without guidance."""
-    names = {"process": case.process, "schedule": case.schedule, "sampler": case.sampler, "steps": case.steps}
-    guided = (
-        {"label": 1, "scale": 2.5}
-        if number % 3 == 0 or any(row.both for row in case.plan.rows)
-        else {"label": None, "scale": 1}
-    )
-    return {**names, "variant": case.variant, "data": list(DATA_SETS)[number % 4], "seed": number, "count": 8, **guided}
 
 
 @needs_node

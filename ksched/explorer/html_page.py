@@ -20,7 +20,7 @@ from ksched.schedules.select import schedules
 __all__ = ["content", "fragment", "is_page", "page_html", "script"]
 
 #: scripts in the order in which each needs those before it
-SCRIPTS = ("noise", "mixture", "plans", "store", "settings", "charts", "cloud", "panel", "main")
+SCRIPTS = ("noise", "mixture", "plans", "store", "settings", "charts", "cloud", "panel", "about", "main")
 
 #: says in a file that it is such a page, which may be replaced
 _MARK = '<meta name="generator" content="ksched explore">'
@@ -67,6 +67,7 @@ def content(selection: Selection, shown: Sequence[Case] = ()) -> dict[str, Any]:
         "digits": DIGITS,
         "processes": {name: _LABELS.get(name, name) for name in packed["blocks"]},
         "schedules": {name: spec.formula for name, spec in schedules().items()},
+        "trained": list(selection.processes),
         "whole": list(selection.schedules),
         "few": list(selection.few),
         "families": _families(),

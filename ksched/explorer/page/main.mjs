@@ -1,5 +1,6 @@
 // The page: reads the settings, runs one or two plans, and moves the particles.
 
+import { aboutMarkup } from "./about.mjs";
 import { escaped } from "./charts.mjs";
 import { exactModel } from "./mixture.mjs";
 import { seededNoise } from "./noise.mjs";
@@ -21,7 +22,7 @@ class Page {
     this.progress = 0;
     this.playing = false;
     this.listen();
-    this.about();
+    find("#about").innerHTML = aboutMarkup(content, PARTICLES);
   }
 
   panel(letter) {
@@ -190,31 +191,6 @@ class Page {
       button.textContent = "Copy the address bar"; // a browser may forbid the clipboard to a file
     }
     setTimeout(() => (button.textContent = "Copy link"), 2000);
-  }
-
-  about() {
-    const { content } = this;
-    const count = Object.values(content.families).reduce((sum, members) => sum + Object.keys(members).length, 0);
-    const code = (words) => `<code>${escaped(words)}</code>`;
-    const list = (words) => words.map(code).join(", ");
-    const parts = [
-      `<b>Stored:</b> the plans of all ${count} samplers that have one, with the schedules ${list(content.whole)} and
-      ${content.steps.join(", ")} steps, with their defaults, and where there is an eta with
-      ${content.etas.join(", ")} for it; with all other schedules the plans of ${list(content.few)}, with their defaults; on each process in the menu.
-      What is not stored cannot be chosen. ${code("ksched explore --sampler NAME --schedule NAME -n 30 -o eta=0.7")}
-      writes this page with any other plan added. Adaptive samplers choose their steps as they run, so they have no
-      plan.`,
-      `Coefficients have ${content.digits} significant digits. Noise levels have every bit, since they are part of the
-      seed of each noise.`,
-      `<b>Run in the page:</b> ${PARTICLES} particles, the sums of the plan, the exact denoiser of the data, the exact
-      ODE (Dormand-Prince, tolerance 1e-9) and the noise. Particle i has seed + i, and its numbers are those that
-      ksched draws from that seed in Python.`,
-      `<b>The picture:</b> states are divided by alpha + sigma, so that noise and data fit in one frame. Rings follow
-      the exact probability-flow ODE from the same start. Where a sampler draws no noise, a line joins each particle to
-      its ring: the line is the error. With a condition, the model is guided: uncond + scale (cond - uncond).`,
-      `Written by ksched ${escaped(content.version)}.`,
-    ];
-    find("#about").innerHTML = parts.map((text) => `<p>${text}</p>`).join("");
   }
 }
 
