@@ -141,7 +141,7 @@ export class Panel {
       ],
       [
         "Distance from the data's law",
-        law ? `${law[0].toFixed(3)} (exact ODE ${law[1].toFixed(3)})` : "guided: no law",
+        law ? `${law[0].toFixed(3)} (exact ODE ${law[1].toFixed(3)})` : "not with guidance",
         "Maximum mean discrepancy of the ends, with a Gaussian kernel of width 0.5; perfect samples are near 0.",
       ],
     ];
