@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,10 +30,12 @@ TWO = "#a=edm/karras/heun/4&b=flow/karras/dpmpp_2m_sde/4/eta=0.5&data=ring&class
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    state = random.getstate()  # the driver names its messages with random numbers
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched
         launched.close()
+    random.setstate(state)
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +48,28 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Visit:
     """A page that was opened, and all that it said and asked for."""
 
-    def __init__(self, browser: Any, address: str, width: int = 1280, scheme: str = "light", motion: str = "reduce"):
+    def __init__(
+        self,
+        browser: Any,
+        address: str,
+        *,
+        width: int = 1280,
+        scheme: str = "light",
+        motion: str = "reduce",
+        clock: bool = False,
+    ) -> None:
         self.context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion=motion
         )
+        self.context.set_default_timeout(120_000)  # of a machine that does much else
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
+        if clock:  # time passes only when the test says so
+            self.page.clock.install()
         self.page.goto(address)
         self.page.evaluate("explorer.ready.then(() => null)")
 
@@ -129,7 +144,10 @@ def test_settings_live_in_the_address(visit: Any) -> None:
     opened = visit(TWO)
     assert opened.value("a", "sampler") == "heun"
     assert opened.value("b", "variant") == "eta=0.5"
+    opened.page.focus(".panel.a select[name=sampler]")
     opened.page.select_option(".panel.a select[name=sampler]", "uni_pc")
+    opened.page.wait_for_function("location.hash.includes('/uni_pc/')")
+    assert opened.page.evaluate("document.activeElement.name") == "sampler"
     opened.page.fill("input[name=seed]", "23")
     opened.page.press("input[name=seed]", "Enter")
     opened.page.wait_for_function("location.hash.includes('seed=23')")
@@ -170,13 +188,18 @@ def test_two_runs_side_by_side(visit: Any, width: int) -> None:
 
 
 def test_it_plays_and_stops(visit: Any) -> None:
-    opened = visit("#a=vp/karras/euler/4", motion="no-preference")
-    opened.page.wait_for_function("document.querySelector('#progress').value > 100")
-    opened.page.click("#play")
+    opened = visit("#a=vp/karras/euler/4", motion="no-preference", clock=True)
+    opened.page.clock.run_for(1000)
+    assert 150 < int(opened.page.input_value("#progress")) < 250  # five seconds are the whole way
+    opened.page.click("#play[aria-label=Pause]")
+    opened.page.wait_for_selector("#play[aria-label=Play]")
     where = opened.page.input_value("#progress")
-    opened.page.wait_for_timeout(100)
+    opened.page.clock.run_for(1000)
     assert opened.page.input_value("#progress") == where
     assert "t=" not in opened.fragment()
+    opened.page.click("#play")
+    opened.page.clock.run_for(6000)
+    assert opened.page.text_content("#where") == "the end"
 
 
 def test_the_keyboard_does_it_all(visit: Any) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explore_plans"]
 
-_LONGEST = 1000  # steps of a plan that a page can still draw
+_LONGEST = 300  # steps; beyond, a page could hardly draw the plan
 _USUAL = 10
 _MOST = 2
 

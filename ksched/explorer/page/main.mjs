@@ -21,12 +21,19 @@ class Page {
     this.panels = { a: this.panel("a"), b: this.panel("b") };
     this.progress = 0;
     this.playing = false;
+    this.work = Promise.resolve();
     this.listen();
     find("#about").innerHTML = aboutMarkup(content, PARTICLES);
   }
 
   panel(letter) {
-    return new Panel(letter, this.store, (choice) => this.change({ [letter]: choice }));
+    return new Panel(letter, this.store, (choice) => this.next(() => this.change({ [letter]: choice })));
+  }
+
+  /** Do something after all that is under way, so that menus that are changed fast never show two runs at once. */
+  next(task) {
+    this.work = this.work.then(task).catch(failed);
+    return this.work;
   }
 
   // Settings
@@ -67,8 +74,11 @@ class Page {
 
   async refresh() {
     const shown = ["a", "b"].filter((letter) => this.settings[letter]);
-    find("#panels").replaceChildren(...shown.map((letter) => this.panels[letter].element));
-    find("#panels").classList.toggle("two", shown.length === 2);
+    if (shown.join() !== this.shown?.join()) {
+      // Not at every change: an element that is put in again loses the focus.
+      find("#panels").replaceChildren(...shown.map((letter) => this.panels[letter].element));
+      find("#panels").classList.toggle("two", shown.length === 2);
+    }
     this.fillShared();
     for (const letter of shown) await this.panels[letter].show(this.settings[letter], this.setting());
     this.shown = shown;
@@ -147,7 +157,7 @@ class Page {
 
   listen() {
     find("#shared").addEventListener("submit", (event) => event.preventDefault());
-    find("#shared").addEventListener("change", (event) => this.sharedChanged(event.target));
+    find("#shared").addEventListener("change", ({ target }) => this.next(() => this.sharedChanged(target)));
     find("#play").addEventListener("click", () => this.play(!this.playing));
     find("#progress").addEventListener("input", (event) => {
       this.settings.t = Number(event.target.value) / 1000;
@@ -155,7 +165,7 @@ class Page {
       this.moveTo(this.settings.t);
     });
     find("#copy").addEventListener("click", () => this.copy());
-    window.addEventListener("hashchange", () => this.open(location.hash));
+    window.addEventListener("hashchange", () => this.next(() => this.open(location.hash)));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
@@ -197,10 +207,17 @@ class Page {
 const NAMES = ["process", "schedule", "sampler", "steps", "variant"];
 const differs = (one, other) => NAMES.some((name) => one[name] !== other[name]);
 
+/** Say that something went wrong, and let the console have the reason. */
+function failed(error) {
+  const words = `Something went wrong: ${error.message}. The explorer needs a browser of 2023 or newer.`;
+  Object.assign(find("#notice"), { textContent: words, hidden: false });
+  console.error(error);
+}
+
 async function boot() {
   const content = JSON.parse(find("#content").textContent);
   const page = new Page(content);
-  await page.open(location.hash || `#${content.start ?? ""}`);
+  await page.next(() => page.open(location.hash || `#${content.start}`));
   return page;
 }
 

@@ -4,10 +4,19 @@
 
 const SHARED = { data: "moons", class: "", scale: 1, seed: 7 };
 
+/** Decoded text; as it is where somebody cut a link in the middle of a letter. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** One run by name: what a or b of the fragment say. */
 function readRun(text) {
   if (!text) return null;
-  const [process, schedule, sampler, steps, variant = ""] = text.split("/").map(decodeURIComponent);
+  const [process, schedule, sampler, steps, variant = ""] = text.split("/").map(decoded);
   return { process, schedule, sampler, steps: Number(steps), variant };
 }
 
@@ -34,7 +43,7 @@ export function readSettings(fragment, content) {
   return {
     a: readRun(parts.get("a")),
     b: readRun(parts.get("b")),
-    data: parts.get("data") in content.data ? parts.get("data") : SHARED.data,
+    data: Object.hasOwn(content.data, parts.get("data") ?? "") ? parts.get("data") : SHARED.data,
     class: label === "0" || label === "1" ? label : SHARED.class,
     scale: limited(parts.get("scale"), 0, 20, SHARED.scale),
     seed: Math.floor(limited(parts.get("seed"), 0, 9007199254740000, SHARED.seed)),
