@@ -69,7 +69,8 @@ class Visit:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         if clock:  # time passes only when the test says so
-            self.page.clock.install()
+            self.page.clock.install(time="2026-01-01T00:00:00")
+            self.page.clock.pause_at("2026-01-01T01:00:00")
         self.page.goto(address)
         self.page.evaluate("explorer.ready.then(() => null)")
 

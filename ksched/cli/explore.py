@@ -162,7 +162,7 @@ def _case(
     own = bool(spec.levels)
     where = schedule if own else schedule_name(schedule or NoiseSchedule.KARRAS)  # a sampler with its own refuses one
     count = _USUAL if steps is None and not own else steps
-    built = build_sampler(named, where, count, process=process, dialect=dialect, **options, **limits)
-    meant = {} if dialect is Dialect.KSCHED else {"dialect": dialect}
-    words = options_text({**options, **limits, **meant})
+    given = {**options, **limits}
+    built = build_sampler(named, where, count, process=process, dialect=dialect, **given)
+    words = options_text({**given, **({} if dialect is Dialect.KSCHED else {"dialect": dialect})})
     return Case(process_name, "levels of its own" if own else str(where), spec.name, built.steps, words, built.plan)

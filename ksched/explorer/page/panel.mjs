@@ -83,13 +83,14 @@ export class Panel {
   }
 
   scheduleMenu(process, schedule) {
-    const { blocks, whole, few, schedules: known } = this.store.content;
-    const names = Object.keys(blocks[process]);
-    const part = (kept) => names.filter(kept).map((name) => option(name, name, schedule));
+    const { blocks, trained, whole, few, schedules: known } = this.store.content;
+    const part = (kept) =>
+      Object.keys(blocks[process]).filter(kept).map((name) => option(name, name, schedule));
+    const single = (name) => !trained.includes(process) || !Object.hasOwn(known, name);
     return groups([
-      ["with every sampler", part((name) => whole.includes(name))],
-      [`with ${few.length} samplers`, part((name) => !whole.includes(name) && name in known)],
-      ["single plans", part((name) => !(name in known))],
+      ["with every sampler", part((name) => !single(name) && whole.includes(name))],
+      [`with ${few.length} samplers`, part((name) => !single(name) && !whole.includes(name))],
+      ["single plans", part(single)],
     ]);
   }
 
