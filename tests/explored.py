@@ -14,10 +14,28 @@ from ksched.explorer import Case, Selection, page_html
 from ksched.explorer.plane_data import DATA_SETS, as_mixture
 from ksched.plan.plan import Plan
 
-__all__ = ["SMALL", "cases", "content", "expected_ends", "page", "question"]
+__all__ = ["PROCESSES", "SMALL", "cases", "content", "expected_ends", "page", "question"]
 
-#: every planned sampler, on each process
-SMALL = Selection(schedules=("karras",), steps=(4,), few=())
+
+def _single(process: ksched.Process, sampler: str) -> Plan:
+    return ksched.build_sampler(sampler, "karras", 4, process=process).plan
+
+
+#: processes whose states no short rule describes, and whose noise is not of unit variance
+_OTHERS: dict[str, ksched.Process] = {"trig-flow": ksched.TrigFlow(), "preserving": ksched.VP(variance_preserving=True)}
+
+#: every planned sampler on the processes of a page, and single plans on others
+SMALL = Selection(
+    schedules=("karras",),
+    steps=(4,),
+    few=(),
+    more=tuple(
+        Case(name, "karras", sampler, 4, "", _single(process, sampler))
+        for name, process in _OTHERS.items()
+        for sampler in ("dpmpp_2m_sde", "heun")
+    ),
+)
+PROCESSES = {**SMALL.processes, **_OTHERS}
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explored import SMALL, cases, content, expected_ends, page, question
+from explored import PROCESSES, cases, content, expected_ends, page, question
 
 from ksched.explorer import Selection, page_html
 
@@ -104,7 +104,7 @@ def test_every_planned_sampler_ends_where_it_does_in_python(visit: Any) -> None:
     asked = [question(case, number) for number, case in enumerate(cases())]
     every = "(asked) => Promise.all(asked.map((one) => explorer.result(one)))"
     for case, one, found in zip(cases(), asked, opened.page.evaluate(every, asked), strict=True):
-        expected = expected_ends(case.plan, SMALL.processes[case.process], one)
+        expected = expected_ends(case.plan, PROCESSES[case.process], one)
         np.testing.assert_allclose(np.array(found["x"]).reshape(-1, 2), expected, rtol=0, atol=1e-6, err_msg=str(one))
         assert found["nfe"] == case.plan.nfe
         assert found["text"] == str(case.plan)

@@ -88,7 +88,7 @@ def explore_plans(
     ksched explore --sampler dpmpp_2m --sampler uni_pc --schedule beta -n 12
     ksched explore --sampler dpmpp_2m_sde -o eta=0.7 --no-open --out page.html
     """
-    from ksched.explorer import Selection, fragment, page_html
+    from ksched.explorer import Selection, page_html
 
     _check_replaceable(out, force)
     made = make_process(process, shift, zero_terminal_snr)
@@ -103,7 +103,7 @@ def explore_plans(
     cases = tuple(_case(one, schedule, steps, name, made, options=shared[one], **how) for one in names if asked)
     write_whole(out, page_html(Selection(more=cases), cases).encode(), replace=True)
     print(out)
-    if not no_open and not webbrowser.open(f"{out.resolve().as_uri()}#{fragment(cases)}".rstrip("#")):
+    if not no_open and not webbrowser.open(out.resolve().as_uri()):
         print(f"ksched: no browser could be started; open {out} yourself", file=sys.stderr)
 
 

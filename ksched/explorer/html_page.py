@@ -35,10 +35,6 @@ def page_html(selection: Selection | None = None, shown: Sequence[Case] = ()) ->
     ----------
     selection : which plans it has; None is a broad product of samplers and schedules
     shown : one or two of its plans, which it opens with
-
-    Raises
-    ------
-    TypeError, ValueError : a plan that cannot be built, or one for noise that is not of unit variance
     """
     data = json.dumps(content(selection or Selection(), shown), separators=(",", ":"), allow_nan=False)
     parts = {"STYLE": _asset("page.css"), "SCRIPT": script(), "CONTENT": data.replace("</", "<\\/"), "MARK": _MARK}

@@ -54,10 +54,6 @@ def pack(selection: Selection) -> dict[str, Any]:
     tables: dict[tuple[str, str], tuple[_Table, _Table]] = {}
     for case in selection.cases():
         plan = case.plan
-        if plan.noise_scale != 1:
-            raise ValueError(
-                f"the explorer draws noise of unit variance; got a plan with noise_scale={plan.noise_scale:g}"
-            )
         levels, draws = tables.setdefault((case.process, case.schedule), (_Table(), _Table()))
         block = blocks.setdefault(case.process, {}).setdefault(
             case.schedule, {"levels": levels.values, "draws": draws.values, "plans": []}
@@ -94,8 +90,12 @@ def _levels(plan: Plan) -> list[Any]:
     The rule says what a level is written as: 1 and 2 are its label alone, from which alpha and sigma follow; 0 is all
     three, and start and end come last.
     """
-    told, ends = [_numbers(level) for level in plan.levels], [_numbers(plan.start), _numbers(plan.end)]
-    states = [_numbers(level) for level in plan.state_levels] if plan.tells_others else []
+
+    def numbers(level: Level) -> list[float]:
+        return [level.label, level.alpha, level.sigma * plan.noise_scale]  # in the page noise has variance 1
+
+    told, ends = [*map(numbers, plan.levels)], [*map(numbers, (plan.start, plan.end))]
+    states = [*map(numbers, plan.state_levels)] if plan.tells_others else []
     every = [*told, *states, *ends]
     if all(abs(sigma - label) <= _ROUNDING * label for label, _, sigma in every):
         for rule, alpha_of in _RULES.items():
@@ -106,10 +106,6 @@ def _levels(plan: Plan) -> list[Any]:
 
 _ROUNDING = 1e-15
 _RULES: dict[int, Callable[[float], float]] = {1: lambda _: 1.0, 2: lambda sigma: 1 - sigma}
-
-
-def _numbers(level: Level) -> list[float]:
-    return [level.label, level.alpha, level.sigma]
 
 
 def _plain(values: Iterable[Any]) -> Iterable[Any]:
