@@ -164,10 +164,10 @@ export function meanDistance(one, other) {
 }
 
 /**
- * How far a cloud is from the law of the data: the maximum mean discrepancy with a Gaussian kernel, whose means over a
- * mixture have closed forms. The estimate is without bias, so a perfect cloud is near 0.
+ * How far a cloud is from the data distribution: the maximum mean discrepancy with a Gaussian kernel, whose means over
+ * a mixture have closed forms. The estimate is without bias, so a perfect cloud is near 0.
  */
-export function lawDistance(cloud, mixture, width = 0.5) {
+export function distributionDistance(cloud, mixture, width = 0.5) {
   const { weights, means, variances } = mixture;
   const h = width * width;
   const kernel = (x, y, spread) => (h / spread) * Math.exp(-((x[0] - y[0]) ** 2 + (x[1] - y[1]) ** 2) / (2 * spread));

@@ -2,7 +2,7 @@
 
 import { drawLevels, drawMatrix, escaped } from "./charts.mjs";
 import { Cloud, framesOf, placeInTime } from "./cloud.mjs";
-import { exactPaths, lawDistance, meanDistance } from "./mixture.mjs";
+import { exactPaths, distributionDistance, meanDistance } from "./mixture.mjs";
 import { START_DRAW } from "./noise.mjs";
 import { general, planText, run, startState } from "./plans.mjs";
 import { distinct } from "./store.mjs";
@@ -130,20 +130,20 @@ export class Panel {
     const { plan, frames } = this;
     const last = frames.at(-1);
     const follows = plan.draws.length === 0;
-    const law = guided ? null : [lawDistance(last.y, this.target), lawDistance(last.exact, this.target)];
+    const [own, exact] = [last.y, last.exact].map((states) => distributionDistance(states, this.target).toFixed(3));
     const facts = [
       ["Model calls (NFE)", String(plan.calls), "How often the network is called: nearly all of the time of a run."],
       ["Noises drawn", String(plan.draws.length), "0 is an ODE solver."],
       [
         "Error",
         follows ? percent(meanDistance(last.y, last.exact)) : "draws noise",
-        "Mean distance of a particle's end from that of the exact ODE, in % of the standard deviation of the data. A " +
-          "sampler that draws noise ends elsewhere on purpose: compare the distance from the law of the data.",
+        "Mean distance between the final samples and those of the exact ODE, in % of the standard deviation of the " +
+          "data. A sampler that draws noise takes other paths on purpose: compare distances to the data distribution.",
       ],
       [
-        "Distance from the data's law",
-        law ? `${law[0].toFixed(3)} (exact ODE ${law[1].toFixed(3)})` : "not with guidance",
-        "Maximum mean discrepancy of the ends, with a Gaussian kernel of width 0.5; perfect samples are near 0.",
+        "Distance to the data distribution",
+        guided ? "not with guidance" : `${own} (exact ODE ${exact})`,
+        "Maximum mean discrepancy of the final samples, with a Gaussian kernel of width 0.5; 0 is perfect.",
       ],
     ];
     const part = ([name, value, why]) =>

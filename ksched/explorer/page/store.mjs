@@ -56,7 +56,7 @@ function pick(asked, known, usual) {
   return known.includes(asked) ? asked : known.includes(usual) ? usual : known[0];
 }
 
-/** The ends of a run by name, on its own: what tests compare with Python. */
+/** The final states of a run by name, on its own: what tests compare with Python. */
 export async function result(store, { data, label = null, scale = 1, seed, count, ...choice }) {
   const plan = await store.plan(choice);
   const noise = seededNoise(seed, count);
