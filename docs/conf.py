@@ -12,6 +12,7 @@ from sphinx.application import Sphinx
 import ksched
 
 sys.path.insert(0, str(Path(__file__).parent))
+import explorer_page
 import generate
 
 project = "ksched"
@@ -71,3 +72,4 @@ def setup(app: Sphinx) -> None:
     """Write the generated pages before sources are read."""
     generate.write(Path(app.srcdir, "generated"))
     app.connect("source-read", finish)
+    explorer_page.setup(app)

@@ -188,6 +188,8 @@ for arguments in (["plan", "euler", "karras"], ["plan", "heun", "--format", "c"]
         except SystemExit as end:
             assert not end.code, arguments
     printed.append(out.getvalue())
+from ksched.explorer import Selection, page_html
+printed.append(page_html(Selection(schedules=("karras",), steps=(2,), few=())))
 assert "torch" not in sys.modules
 print(json.dumps(printed))
 """)

@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from ksched import __version__
-from ksched.cli import compare, demo, doctor, generate, list_names, plan, plot, recipes, show, sigmas, tune
+from ksched.cli import compare, demo, doctor, explore, generate, list_names, plan, plot, recipes, show, sigmas, tune
 from ksched.cli.help import Command, Group, text_and_examples
 
 __all__ = ["make_app", "make_command"]
@@ -28,6 +28,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "sigmas": sigmas.print_sigmas,
         "plot": plot.draw_schedules,
         "plan": plan.print_plan,
+        "explore": explore.explore_plans,
         "tune": tune.tune_plan,
     },
     "This installation": {
