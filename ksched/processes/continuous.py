@@ -273,11 +273,13 @@ class TrigFlow(_LogRange):
         ``sigma_data``, std of the data and of the noise.
     sigma_min, sigma_max : float
         Range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``.
+    noise_angle : float
+        The network's timestep for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
 
     Raises
     ------
     ValueError
-        A range out of order, or noise_scale that is not positive.
+        A range out of order, noise_scale that is not positive, or noise_angle that is not pi / 2.
 
     Notes
     -----
@@ -299,11 +301,17 @@ class TrigFlow(_LogRange):
     noise_scale: float = 0.5
     sigma_min: float = 0.004
     sigma_max: float = 160.0
+    noise_angle: float = math.pi / 2
     variance_preserving = True
 
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
         check_positive("noise_scale", self.noise_scale)
+        if not abs(self.noise_angle - math.pi / 2) < math.pi / 2 - _RIGHT_ANGLE:
+            raise ValueError(
+                f"noise_angle must be pi / 2 to within {math.pi / 2 - _RIGHT_ANGLE:.1g}; got {self.noise_angle}. "
+                "Angles of other levels come from their sigmas"
+            )
 
     @property
     def sigma_limit(self) -> float:
@@ -311,7 +319,7 @@ class TrigFlow(_LogRange):
         return math.inf
 
     def _timestep(self, sigma: Any, xp: Any) -> Any:
-        return xp.arctan(sigma)
+        return xp.where(sigma < math.inf, xp.arctan(sigma), self.noise_angle)
 
     def _sigma(self, timestep: Any, xp: Any) -> Any:
         return xp.where(timestep > _RIGHT_ANGLE, math.inf, xp.tan(timestep))
