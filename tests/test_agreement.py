@@ -129,7 +129,7 @@ def test_inpainting_noises_states_and_is_asked_too() -> None:
         return x / 2
 
     model = ksched.guidance.inpaint(plain, torch.ones(1, 3), torch.zeros(2, 3), Flow(), noise=0)
-    with pytest.raises(ValueError, match=r"the inpainting is of Flow.*the sampler of VP"):
+    with pytest.raises(ValueError, match=r"the inpainting is for Flow.*the sampler for VP"):
         sampler.sample(model, x)
 
 

@@ -126,7 +126,7 @@ def test_what_cannot_join_is_refused() -> None:
     while batch:
         batch.tick(half)
     assert isinstance(run, Run)
-    with pytest.raises(ValueError, match="the run is done"):
+    with pytest.raises(ValueError, match="must not be done when it joins"):
         batch.add(run)
     with pytest.raises(ValueError, match="must be in the batch"):
         batch.remove(run)

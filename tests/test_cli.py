@@ -119,7 +119,7 @@ def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ks
 def test_an_adaptive_sampler_has_no_plan_and_says_so(command: Command, sampler: str) -> None:
     code, out, err = command("plan", sampler)
     assert (code, out) == (2, "")
-    assert err.startswith("ksched: this sampler chooses its steps by what the model answers")
+    assert err.startswith("ksched: this sampler is adaptive: it chooses its steps from the model")
     assert err.count("\n") == 1
 
 

@@ -192,8 +192,8 @@ def test_row_58_a_method_whose_last_change_stays() -> None:
 @pytest.mark.parametrize(
     ("schedule", "options", "said"),
     [
-        ("laplace", {"mu": 1e30}, "levels that"),
-        ("laplace", {"mu": -1e30}, "levels that"),
+        ("laplace", {"mu": 1e30}, "must have falling"),
+        ("laplace", {"mu": -1e30}, "must have falling"),
         ("linear_quadratic", {"threshold_noise": 0.999999999}, "rise|below 0"),
         ("linear_quadratic", {"threshold_noise": 0.895}, "rise|below 0"),
         ("ltxv", {"base_shift": -1e30}, "levels that|shift"),

@@ -349,7 +349,7 @@ def test_what_is_no_clip_or_no_order_is_refused_before_the_first_call() -> None:
     for how, text in wrong:
         with pytest.raises((TypeError, ValueError), match=text):
             frames(sampler, x, **how)
-    with pytest.raises(TypeError, match="rk_adaptive chooses its steps by what the model answers"):
+    with pytest.raises(TypeError, match="rk_adaptive is adaptive: it chooses its steps from the model's answers"):
         frames(build_sampler("rk_adaptive", "karras", 4), x)
     with pytest.raises(ValueError, match=r"x must be a clip of shape \(batch, frames, ...\); got \(3,\)"):
         frames(sampler, torch.ones(3))

@@ -259,7 +259,7 @@ def test_out_must_be_like_the_state(kind: str) -> None:
     for out in (torch.empty(2, 4), torch.empty(2, 3).double(), torch.empty(2, 3, device="meta")):
         with pytest.raises(ValueError, match=r"out must have the state's shape, dtype and device, \(2, 3\)"):
             source(DRAW, like, out=out)
-    with pytest.raises(ValueError, match="one seed per item; got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one seed per item; got 2 seeds for a batch of 3"):
         source(DRAW, torch.empty(3, 3))
 
 
@@ -773,7 +773,7 @@ def test_what_is_refused() -> None:
         sampler.start(x, noise="brownian")
     with pytest.raises(ValueError, match="needs a process"):
         Run(sampler.plan, x, seed=1, noise="brownian")
-    with pytest.raises(ValueError, match="one seed per item; got 3 for a batch of 2"):
+    with pytest.raises(ValueError, match="one seed per item; got 3 seeds for a batch of 2"):
         BrownianNoise((1, 2, 3), VP)(DRAW, x)
     with pytest.raises(ValueError, match='"seeded" or "brownian"; got \'other\''):
         seeded_source("other", (1,), VP)

@@ -306,7 +306,7 @@ FUNCTION: Any = len
         (lambda: Offset(axes=WORDS), r"Offset: axes must be whole numbers, .* got \['a'\]"),
         (lambda: source(Offset(axes=(0,)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes of a state"),
         (lambda: source(Offset(axes=(1, -2)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes"),
-        (lambda: source(Offset(), (1,))(DRAW, torch.empty(2, 2, 2)), "one seed per item; got 1 for a batch of 2"),
+        (lambda: source(Offset(), (1,))(DRAW, torch.empty(2, 2, 2)), "one seed per item; got 1 seeds for a batch of 2"),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=BROWNS), 'noise must be "white", .*"offset", .*browns'),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=FUNCTION), "noise must be a name, such as .* got builtin"),
         (lambda: SAMPLER.start(torch.ones(2, 3), noise="pink"), "give seed=<int>"),

@@ -223,5 +223,5 @@ def test_words_of_earlier_versions_and_other_programs_are_read() -> None:
     assert saved == SamplingConfig("a", sampler="deis", sampler_options={"order": 2})
     ended = SamplingConfig.from_dict({"prompt": "a", "sampler": "auto", "sampler_options": {"end": "denoise"}})
     assert ended.sampler_options == {"end": "denoised"}
-    with pytest.raises(ValueError, match="another word for order"):
+    with pytest.raises(ValueError, match="another name for order"):
         SamplingConfig("a", sampler="deis", sampler_options={"max_order": 2, "order": 2})

@@ -461,7 +461,7 @@ def test_what_cannot_share_a_batch_is_refused() -> None:
             batch.add(taken)
     assert batch.remove(streams) is streams
     streams.sample(together)
-    with pytest.raises(ValueError, match="the run is done"):
+    with pytest.raises(ValueError, match="must not be done when it joins"):
         batch.add(streams)
 
 

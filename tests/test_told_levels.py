@@ -159,7 +159,7 @@ def test_what_is_told_already_changes_nothing_and_can_be_told_again() -> None:
         assert again.state_levels == TOLD.state_levels
         np.testing.assert_allclose(ksched.analysis.table(again), ksched.analysis.table(TOLD), rtol=1e-9, atol=1e-9)
     for wrong in ([1.0], np.zeros(plan.nfe)):
-        with pytest.raises(ValueError, match="one for each of 6 model calls, above 0"):
+        with pytest.raises(ValueError, match="one for each of the 6 model calls, above 0"):
             tell(plan, wrong, process=PLAIN)
 
 
@@ -339,7 +339,7 @@ def test_json_is_version_2_where_it_tells_others_and_as_before_where_not() -> No
     plain = build_sampler("dpmpp_2m", "karras", COUNT).plan
     assert json.loads(plain.to_json())["version"] == 1
     assert "state_level" not in plain.to_json()
-    with pytest.raises(ValueError, match="version 2: it tells"):
+    with pytest.raises(ValueError, match="version 2: a plan of version 2 must have state levels"):
         Plan.from_json(plain.to_json().replace('"version": 1', '"version": 2'))
     assert "eval s=" in str(TOLD).splitlines()[1]
     assert " at " in str(TOLD).splitlines()[1]
