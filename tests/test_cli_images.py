@@ -503,7 +503,7 @@ MISTAKES = {
     "generate fox --steps 0": "steps must be at least 1 and at most 1000",
     "generate fox --steps many": "valid integer",
     "generate fox --guidance -1": "guidance_scale must be at least 0",
-    "generate fox --width 20": "width must be a multiple of 8; got 20: take 16 or 24",
+    "generate fox --width 20": "width must be a multiple of 8; got 20. Use 16 or 24",
     "generate fox --count 0": "count must be at least 1",
     "generate fox --seed 1,2 --count 3": "got 2 seeds for 3 images",
     "generate fox --seed one": "--seed must be whole numbers separated by commas; got 'one'",

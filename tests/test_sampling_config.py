@@ -66,7 +66,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (FOX | {"seed": [1, 2], "count": 3}, ValueError, "got 2 seeds for 3 images"),
     (FOX | {"count": 0}, ValueError, "count must be at least 1"),
     (FOX | {"count": 1.0}, TypeError, "count must be a whole number"),
-    (FOX | {"width": 513}, ValueError, "width must be a multiple of 8; got 513: take 512 or 520"),
+    (FOX | {"width": 513}, ValueError, "width must be a multiple of 8; got 513. Use 512 or 520"),
     (FOX | {"height": 0}, ValueError, "height must be at least 8 and at most 16384; got 0"),
     (FOX | {"height": 512.0}, TypeError, "height must be a whole number; got 512.0"),
     (FOX | {"width": 20000}, ValueError, "width must be at least 8 and at most 16384; got 20000"),
