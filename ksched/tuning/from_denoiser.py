@@ -34,8 +34,8 @@ _NOISY = 0.003  # if two answers to the same question differ by more, plans with
 _INEXACT = 0.0003
 
 
-#: Noise allowed in the results of reference runs. If there is more, calls at the lowest levels are repeated and averaged;
-#: noise at the other levels is averaged out by later steps. The last two are the most repeats and the share of levels.
+#: Noise allowed in the results of reference runs. If there is more, calls at the lowest levels are repeated and
+#: averaged; later steps average out noise at the others. Then the most repeats, and the share of levels.
 _ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
 
 
