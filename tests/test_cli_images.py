@@ -696,7 +696,7 @@ def test_row_35_calls_of_images(command: Command) -> None:
         ("--sigmas 2,1,0 --sampler auto", "sampler auto has noise levels of its own; leave out sigmas"),
         ("--sigmas 2,1,0 --calls 5", "--calls says how many steps; leave out --sigmas"),
         ("--steps 5 --calls 5", "--calls says how many steps; leave out --steps"),
-        ("--steps 1001", "at most 1000, as many as models are trained with; got 1001"),
+        ("--steps 1001", "at most 1000, the number that models are trained with; got 1001"),
         ("--sampler karras --schedule euler", "'karras' is a noise schedule: swap the two"),
         ("--sampler DPM++_2M_Karras", "parse_label"),
     ],

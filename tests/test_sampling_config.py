@@ -85,7 +85,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (FOX | {"sampler_options": {"etaa": 1.0}}, TypeError, "sampler euler has no option 'etaa'; it has s_churn"),
     (FOX | {"sampler": "ddim", "sampler_options": {"eta": float("nan")}}, ValueError, "eta must be a number; got nan"),
     (FOX | {"sampler": "ddim", "sampler_options": {"eta": "1"}}, TypeError, "sampler ddim: eta must be a number"),
-    (FOX | {"sampler_options": ["eta"]}, TypeError, "sampler_options must map names of options to values"),
+    (FOX | {"sampler_options": ["eta"]}, TypeError, "sampler_options must be a mapping of option names to values"),
     (FOX | {"schedule_options": {"rho": 7.0}}, TypeError, "schedule simple has no option 'rho'"),
     (FOX | {"schedule": "karras", "schedule_options": {"rho": -7.0}}, ValueError, "schedule karras: rho must be"),
     (FOX | {"process": {"shfit": 3.0}}, TypeError, "process has no option 'shfit'; did you mean 'shift'"),

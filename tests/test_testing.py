@@ -269,7 +269,7 @@ def unshifted(steps: int) -> Array:
     [
         (
             lambda n, s: shift(shift(unshifted(n), s), s),
-            r"\(steps=2, shift=3.0\): the shift is applied twice: levels\[1\]=0.(9|8999)\d*, but 0.5 shifted once by 3.0",
+            r"\(steps=2, shift=3.0\): the shift is applied twice: levels\[1\]=0.(9|8999)\d*, but 0.5 shifted once",
         ),
         (lambda n, s: unshifted(n), r"the shift is not applied: levels\[1\]=0.5"),
         (lambda n, s: shift(unshifted(n), 1 / s), r"the shift is applied inversely: levels\[1\]=0.25"),
