@@ -536,7 +536,7 @@ MISTAKES = {
     "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is none",
     "generate twofold.json": "twofold.json: the configuration must be JSON; the name 'prompt' appears twice",
     "generate huge.json": "huge.json: the configuration must be JSON; a whole number has more than 308 digits",
-    "generate --from deep.png": "the configuration that deep.png carries cannot be used: the configuration must be JSON",
+    "generate --from deep.png": "deep.png carries cannot be used: the configuration must be JSON",
     "show deep.png": "the configuration that deep.png carries cannot be used",
     "show sheet.png": "sheet.png carries text that cannot be used: it is nested more than 64 deep",
     "generate --from sheet.png": "sheet.png carries text that cannot be used",
