@@ -305,7 +305,7 @@ def test_pictures_that_carry_nothing(tmp_path: Path) -> None:
     toy_image().save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match=r"plain\.png must carry a ksched configuration"):
         read_config(tmp_path / "plain.png")
-    with pytest.raises(FileNotFoundError, match="picture must be a file"):
+    with pytest.raises(FileNotFoundError, match="picture must be an existing file"):
         read_config(tmp_path / "none.png")
     buffer = io.BytesIO()
     toy_image().save(buffer, "PNG")

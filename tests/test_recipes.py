@@ -342,7 +342,7 @@ def test_experts_have_the_boundary_in_sigma() -> None:
         ("sdxl", {"width": 0}, "width"),
         ("qwen-image", {"width": 1300}, r"width must be a multiple of 16; got 1300\. Nearest are 1296 and 1312"),
         ("wan2.2-t2v-a14b", {"frames": 80}, r"frames must be 4 k \+ 1; got 80\. Nearest are 77 and 81"),
-        ("sana-1600m", {"height": 24}, r"height must be a multiple of 32; got 24\. The least is 32"),
+        ("sana-1600m", {"height": 24}, r"height must be a multiple of 32; got 24\. The smallest is 32"),
         ("rcm-wan2.1-t2v", {"steps": 5}, "steps must be at most 4"),
         ("sdxl", {"steps": 0}, "steps"),
         ("sdxl", {"guidance": math.nan}, "guidance"),

@@ -426,7 +426,7 @@ def test_masks_and_images_that_do_not_fit() -> None:
         model.generate(CONFIG, mask=toy_mask())
     with pytest.raises(ValueError, match=r"mask must have the size of init_image, \(32, 32\); got \(64, 64\)"):
         model.generate(CONFIG, init_image=toy_image(), mask=toy_mask(64))
-    with pytest.raises(ValueError, match=r"must be multiples of 8, as .*; got 30 x 30. Crop it, or pass width"):
+    with pytest.raises(ValueError, match=r"must be multiples of 8, because .*; got 30 x 30. Crop it, or pass width"):
         model.generate(CONFIG, init_image=toy_image(30), mask=toy_mask(30))
     with pytest.raises(ValueError, match=r"steps \* strength must be at least 1; got 4 \* 0.1"):
         model.generate(replace(CONFIG, strength=0.1), init_image=toy_image())
