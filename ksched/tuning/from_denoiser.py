@@ -34,8 +34,8 @@ _NOISY = 0.003  # if two answers to the same question differ by more, plans with
 _INEXACT = 0.0003
 
 
-#: Noise allowed in the results of reference runs. More is reduced by averaging repeated calls, at most so many, at this
-#: share of the levels: the lowest, since the later steps average out the noise at the others.
+#: Noise allowed in the results of reference runs. If there is more, calls at the lowest levels are repeated and
+#: averaged; later steps average out noise at the others. Then the most repeats, and the share of levels.
 _ENDS_NOISE, _REPEATS, _LAST = 0.004, 16, 1 / 3
 
 
@@ -137,7 +137,7 @@ def _measured(job: Job, model: Canonical, of_unknown_std: bool) -> _Runs:
         std = _spread(pilot)
         if not 1e-6 < std < 1e6:
             raise ValueError(
-                f"the denoiser's samples must have a std from 1e-6 to 1e6; got {std:.3g}. It is no denoiser, or "
+                f"the denoiser's samples must have a std from 1e-6 to 1e6; got {std:.3g}. It is not a denoiser, or "
                 "the process is wrong; ksched.check_model finds out what it predicts"
             )
         model, pilot = model.scaled(std), pilot / std

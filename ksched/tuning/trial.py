@@ -11,7 +11,7 @@ from ksched.plan.plan import Plan
 __all__ = ["Trial", "objection", "typical"]
 
 
-_GROUP = 64  # "worst" is the worst of so many items
+_GROUP = 64  # the worst error is reported for groups of this many items
 
 
 _LEAST_GAIN = 0.92  # ratio of errors; a smaller gain may be chance
@@ -59,7 +59,7 @@ def typical(errors: torch.Tensor) -> float:
 
 
 def _figures(errors: torch.Tensor) -> dict[str, float]:
-    """Of many items the worst is one that ends in another mode by chance, so "worst" is that of 64."""
+    """Mean, 90th percentile and worst error. The worst of many items is one that ends in another mode by chance."""
     groups = errors[: len(errors) // _GROUP * _GROUP].view(-1, _GROUP) if len(errors) >= _GROUP else errors[None]
     found = {"mean": errors.mean(), "p90": errors.quantile(0.9), "worst": groups.amax(1).mean()}
     return {name: float(f"{value.item():.5g}") for name, value in found.items()}
