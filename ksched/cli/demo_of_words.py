@@ -135,6 +135,6 @@ def _few_calls(
         rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), f"{sampler}\n{schedule}\n{steps} calls"],
         columns=[f"{number} calls" for number in calls],
         captions=[*([off(picture) for picture in row] for row in rows), [""]],
-        title=f"“{_PROMPT}”",
+        title=f"“{_PROMPT}” in few model calls",
         note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {steps} calls",
     )
