@@ -26,6 +26,10 @@ __all__ = ["from_text"]
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
+#: what the stages take on one core, for the progress
+_SECONDS = {"loading a model": 4.2, "drawing digits from words": 4.5, "comparing samplers": 2.7}
+
+
 _PROMPT = "a handwritten three"
 
 
@@ -82,18 +86,18 @@ def from_text(
     folder = path_of("out", out)
     how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
     shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
-    stages = Stages({"loading a model": 6.0, "drawing digits from words": 5.0, "comparing samplers": 4.0}, progress)
+    stages = Stages(_SECONDS, progress)
     with stages.stage("loading a model"):
         drawn = StableDiffusion.from_folder(model)
     with stages.stage("drawing digits from words") as advance:
         cells = []
         for word in _WORDS:
             cells.append(drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images))
-            advance(5.0 / len(_WORDS))
+            advance(_SECONDS["drawing digits from words"] / len(_WORDS))
     words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
     prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
     with stages.stage("comparing samplers") as advance:
-        grid = _few_calls(drawn, compared, how, lambda: advance(4.0 / (len(_COMPARED) + 1)))
+        grid = _few_calls(drawn, compared, how, lambda: advance(_SECONDS["comparing samplers"] / (len(_COMPARED) + 1)))
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
     for path, picture in pictures.items():
@@ -111,7 +115,7 @@ def _few_calls(
     from ksched.stable_diffusion import SamplingConfig
 
     def draw(sampler: str, schedule: str | None, steps: int) -> Image:
-        own = {} if schedule is None else {"schedule": schedule}
+        own: dict[str, Any] = {} if schedule is None else {"schedule": schedule}
         return model.generate(SamplingConfig(_PROMPT, sampler=sampler, steps=steps, **own, **how))[0]
 
     def off(picture: Image) -> str:
@@ -131,6 +135,6 @@ def _few_calls(
         rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), f"{sampler}\n{schedule}\n{steps} calls"],
         columns=[f"{number} calls" for number in calls],
         captions=[*([off(picture) for picture in row] for row in rows), [""]],
-        title=f"“{_PROMPT}”",
+        title=f"“{_PROMPT}” in few model calls",
         note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {steps} calls",
     )
