@@ -511,7 +511,7 @@ MISTAKES = {
     "generate fox --strength 0": "--strength must be a finite number above 0; got '0'",
     "generate fox -o eta=1": "sampler euler with schedule simple has no option 'eta'",
     "generate fox -o eta": "--option must be name=value",
-    "generate fox --mask mask.png": "--mask says where to change --init, and that is missing",
+    "generate fox --mask mask.png": "mask needs --init, since it says where to change it",
     "generate fox --init none.png": "--init must be an existing file; there is none at none.png",
     "generate --from none.png": "picture must be an existing file; there is none at none.png",
     "generate --from plain.png": "plain.png must carry a ksched configuration",

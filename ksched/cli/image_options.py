@@ -98,7 +98,7 @@ Steps: TypeAlias = Annotated[
     typer.Option(
         "--steps",
         "-n",
-        **whole(1, 1000, ", as many as models are trained with"),
+        **whole(1, 1000, ", the number that models are trained with"),
         help="Number of steps.",
         show_default="20",
         rich_help_panel=LEVELS,
