@@ -20,9 +20,17 @@ release = ksched.__version__
 
 extensions = [
     "myst_parser",
-    "numpydoc",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "api",
+    "docstrings",
+    "links",
+    "signatures",
     "matplotlib.sphinxext.plot_directive",
 ]
 exclude_patterns = ["_build"]
@@ -32,9 +40,13 @@ html_title = f"ksched {release}"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
+default_role = "py:obj"  # single backticks in docstrings are links
+autosummary_generate = False  # `api` writes the pages
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say shapes and units; annotations are for type checkers
-numpydoc_show_class_members = False  # autodoc lists them
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 70
+python_use_unqualified_type_names = True
 
 doctest_global_setup = """
 import importlib.util

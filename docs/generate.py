@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import api
 import benchmark_tables
 import matplotlib as mpl
 import numpy as np
@@ -58,21 +59,28 @@ PROGRAMS = {
 
 def write(folder: Path) -> None:
     """Write everything into a folder; what is in it and no longer follows from anything is removed."""
-    (folder.parent / "catalogue.md").write_text(catalogue())  # for readers of the clone too, so it is kept in git
+    write_changed(folder.parent / "catalogue.md", catalogue())  # for readers of the clone too, so it is kept in git
     pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
     pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
-    for part in ("schedules", "samplers"):
+    pages |= api.pages()
+    for part in ("schedules", "samplers", "api"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for path in folder.rglob("*.md"):
+    for path in (path for ending in ("md", "rst") for path in folder.rglob(f"*.{ending}")):
         if path.relative_to(folder) not in pages:
             path.unlink()
     for path, text in pages.items():
-        (folder / path).write_text(text)
+        write_changed(folder / path, text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
     save({folder / "named_noise.png": named_noise()}, dpi=80)
     draw_each(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file unless it has that text: what is not changed is not read again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def written(options: Mapping[str, Any]) -> str:
