@@ -10,6 +10,7 @@ import enum
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.ext.autosummary import Autosummary
+from sphinx.pycode import ModuleAnalyzer
 
 __all__ = ["Public", "objects", "pages", "setup"]
 
@@ -114,8 +116,18 @@ def directive(each: Public) -> str:
         return f".. autoclass:: {each.name}\n   :members:{own}"
     if inspect.isroutine(value) or hasattr(value, "__wrapped__"):
         return f".. autofunction:: {each.name}"
-    quiet = "" if isinstance(value, (str, int, tuple)) else "\n   :no-value:"
-    return f".. autodata:: {each.name}{quiet}"
+    return f".. py:data:: {each.name}\n\n   {comment(each)}"
+
+
+def comment(each: Public) -> str:
+    """What the ``#:`` comment above an object says, wherever the object is made."""
+    value = each.value
+    for module, loaded in sorted(sys.modules.items()):
+        if module.startswith("ksched.") and vars(loaded).get(each.name) is value:
+            docs = ModuleAnalyzer.for_module(module).find_attr_docs()
+            if ("", each.name) in docs:
+                return " ".join(docs["", each.name]).strip()
+    return f"A :py:obj:`~{type(value).__module__}.{type(value).__qualname__}`."
 
 
 class Api(Autosummary):

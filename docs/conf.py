@@ -4,6 +4,7 @@
 """Sphinx configuration."""
 
 import doctest
+import gc
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import ksched
 
 sys.path.insert(0, str(Path(__file__).parent))
 import generate
+
+gc.set_threshold(200_000, 20, 50)  # documents are large trees without cycles that matter
 
 project = "ksched"
 author = "the ksched contributors"
@@ -27,7 +30,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinxcontrib.bibtex",
     "api",
+    "code_links",
     "docstrings",
     "links",
     "signatures",
@@ -69,8 +74,24 @@ html_static_path = ["static"]
 html_js_files = ["sort_tables.js"]
 
 nitpicky = True
-# The build needs no network, so it has no inventories of other projects: their names cannot be links.
-nitpick_ignore_regex = [(r"py:.*", r"(collections|enum|np|npt|numpy|os|pathlib|scipy|torch|typing)\..*")]
+# The build needs no network: the inventories hold the names that our pages refer to, written by hand.
+intersphinx_mapping = {
+    name: (url, f"inventories/{name}.txt")
+    for name, url in {
+        "python": "https://docs.python.org/3",
+        "numpy": "https://numpy.org/doc/stable",
+        "scipy": "https://docs.scipy.org/doc/scipy",
+        "torch": "https://docs.pytorch.org/docs/stable",
+        "matplotlib": "https://matplotlib.org/stable",
+        "pillow": "https://pillow.readthedocs.io/en/stable",
+        "jax": "https://docs.jax.dev/en/latest",
+        "hypothesis": "https://hypothesis.readthedocs.io/en/latest",
+    }.items()
+}
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+copybutton_exclude = ".linenos, .gp, .go"  # copy what is typed, not prompts and output
 
 
 def finish(_: Sphinx, page: str, source: list[str]) -> None:

@@ -86,6 +86,9 @@ def fields(kind: str, body: Sequence[str]) -> list[str]:
     """A field for every entry; what a function returns is one."""
     if kind in ("returns", "yields"):
         text = "\n".join(body).strip().splitlines()
+        named = [line for line in text if line and not line.startswith(" ")]
+        if named and all(re.match(r"\w+ : ", line) for line in named):  # several values, each with its name
+            return [f":{kind}:", *(f"    {line}".rstrip() for line in definitions(body)), ""]
         return [f":{kind}: {text[0]}", *(f"    {line}".rstrip() for line in text[1:]), ""] if text else []
     found = []
     for names, text in entries(body):

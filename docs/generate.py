@@ -6,22 +6,23 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import api
 import benchmark_tables
-import matplotlib as mpl
 import numpy as np
 import torch
 from catalogue import catalogue, prose, table
-from matplotlib.figure import Figure
+from equations import equation, use_when
 from named_noise_picture import named_noise
 from numpydoc.docscrape import FunctionDoc
 from recipe_page import recipe_page
+from references import cited
 from sampler_names import words
+from small_pictures import draw_errors, draw_schedules, measured_as
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
@@ -62,10 +63,11 @@ def write(folder: Path) -> None:
     write_changed(folder.parent / "catalogue.md", catalogue())  # for readers of the clone too, so it is kept in git
     pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
-    pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
-    pages |= api.pages()
     for part in ("schedules", "samplers", "api"):
         (folder / part).mkdir(parents=True, exist_ok=True)
+    measured = draw_errors(folder / "samplers", [spec.name for spec in samplers()])
+    pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec, measured) for spec in samplers()}
+    pages |= api.pages()
     for path in (path for ending in ("md", "rst") for path in folder.rglob(f"*.{ending}")):
         if path.relative_to(folder) not in pages:
             path.unlink()
@@ -73,7 +75,7 @@ def write(folder: Path) -> None:
         write_changed(folder / path, text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
     save({folder / "named_noise.png": named_noise()}, dpi=80)
-    draw_each(folder / "schedules")
+    draw_schedules(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
 
 
@@ -187,7 +189,7 @@ def linked(text: str, folder: str = "", but: str = "") -> str:
     return re.sub(r"`(\w+)`", link, text)
 
 
-def sampler_page(spec: SamplerSpec) -> str:
+def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     """The page of a sampler."""
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {spec.name}", linked(prose(doc["Summary"]), but=spec.name)]
@@ -196,6 +198,15 @@ def sampler_page(spec: SamplerSpec) -> str:
     own = "".join(f", {option}" for option in spec.own_options.values() if not isinstance(option.default, float))
     own += ", process=ksched.Flow()" if spec.flow_only else ""
     parts += [f'```python\nksched.build_sampler("{spec.name}", "karras", {STEPS}{own})\n```'.replace("'", '"')]
+    parts[1:1] = [f"**Use it when** {use_when(spec)}"]
+    parts += ["## Equation", equation(spec)]
+    if spec.name in measured:
+        text = (
+            "Distance from the exact solution at equal model calls, with the best schedule for each, among all others"
+        )
+        other = measured_as().get(spec.name, spec.name)
+        text += f" (it has the table of [`{other}`]({other}.md))" if other != spec.name else ""
+        parts += ["## Error", f"![{text}]({spec.name}.svg)", f"{text}. [How it is measured](../../accuracy.md)."]
     if spec.own_options:
         parts += ["## Options", option_table(spec.own_options, spec.function)]
         parts += ["And [those of every sampler](../../catalogue.md#options-of-every-sampler)."]
@@ -215,6 +226,7 @@ def sampler_page(spec: SamplerSpec) -> str:
     more = [f"`{word}`" for word in words(spec) if spelling_key(word) not in seen]
     parts += [f"Also read: {', '.join(more)}."] if more else []
     parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
+    parts += papers(spec.source, doc["Notes"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -355,7 +367,7 @@ def schedule_page(name: NoiseSchedule) -> str:
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {name}", prose(doc["Summary"])]
     parts += [prose(doc["Extended Summary"])] if any(doc["Extended Summary"]) else []
-    parts += [f"**Rule:** {spec.formula}", f"![{name}, {STEPS} steps, among all others]({name}.png)"]
+    parts += [f"**Rule:** {spec.formula}", f"![{name}, {STEPS} steps, among all others]({name}.svg)"]
     options = schedule_options(name)
     call = "".join(f", {option}" for option in options.values()).replace("'", '"')
     parts += [f'```python\nksched.calculate_sigmas("{name}", {STEPS}, process{call})\n```']
@@ -369,31 +381,19 @@ def schedule_page(name: NoiseSchedule) -> str:
     parts += ["## Dialects", table(["in the dialect of", "it means"], rows)] if rows else []
     others = [[f"`{peer.name}`", peer.program, peer.note] for peer in PEERS if peer.schedule is name]
     parts += ["## Other names", table(["name", "in", "note"], others)] if others else []
-    parts += ["## Source", spec_source(spec.source, doc["Notes"])]
+    parts += ["## Source", spec_source(spec.source, doc["Notes"]), *papers(spec.source, doc["Notes"])]
+    name_of = f"{spec.function.__module__.rpartition('.')[0]}.{spec.function.__name__}"
+    parts += [f"As a function: `{name_of}`."]
     return "\n\n".join(parts) + "\n"
+
+
+def papers(source: str, notes: Sequence[str]) -> list[str]:
+    """The papers of a source, cited."""
+    keys = cited(" ".join([source, *notes]))
+    return ["Papers: " + "; ".join(f"{{cite:t}}`{key}`" for key in keys) + "."] if keys else []
 
 
 def spec_source(source: str, notes: Sequence[str]) -> str:
     """Where a schedule comes from: its notes, with the source in front if they do not name it."""
     text = prose(notes)
     return text if source in " ".join(notes) else f"{prose([source])}. {text}".strip()
-
-
-def draw_each(folder: Path) -> None:
-    """A small picture of every schedule among all the others, on VP and on flow: one figure, drawn again and again."""
-    processes = {"VP: sigma by step": VP(), "Flow: sigma by step": Flow()}
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
-        figure = Figure(figsize=(7.2, 2.5), layout="constrained")
-        lines = []
-        for axes, (title, process) in zip(figure.subplots(1, 2), processes.items(), strict=True):
-            flow = isinstance(process, Flow)
-            grids = {name: calculate_sigmas(name, STEPS, process)[: None if flow else -1] for name in SCHEDULES}
-            for sigmas in grids.values():
-                axes.plot(np.arange(len(sigmas)), sigmas, color="0.85", linewidth=0.7)
-            (line,) = axes.plot([], [], "o-", color="#0072B2", markersize=3.5, linewidth=1.6)
-            axes.set(title=title, yscale="linear" if flow else "log", xticks=range(0, STEPS + 1, 5))
-            lines.append((line, grids))
-        for name in SCHEDULES:
-            for line, grids in lines:
-                line.set_data(np.arange(len(grids[name])), grids[name])
-            save({folder / f"{name}.png": figure}, dpi=100)

@@ -9,6 +9,7 @@ links to.
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -32,7 +33,21 @@ __all__ = ["setup"]
 log = logging.getLogger(__name__)
 
 #: words of options and of everyday English: in a guide these are links with a module in front or with parentheses
-PLAIN = {"noise", "frames", "window", "run", "save", "load", "step", "table", "shift", "split", "extend", "flip", "clip"}
+PLAIN = {
+    "noise",
+    "frames",
+    "window",
+    "run",
+    "save",
+    "load",
+    "step",
+    "table",
+    "shift",
+    "split",
+    "extend",
+    "flip",
+    "clip",
+}
 PLAIN |= {"sample", "prepare", "resume", "register", "advance", "interval", "within", "batched", "sheet", "families"}
 PLAIN |= {"processes", "grids", "restart", "auto", "observed", "rescale", "arrays", "exact", "guidance", "testing"}
 #: what annotations call what other projects document
@@ -41,12 +56,22 @@ ELSEWHERE = {
     "Array": "numpy.ndarray",
     "ArrayLike": "numpy.typing.ArrayLike",
     "npt.ArrayLike": "numpy.typing.ArrayLike",
-    "NDArray": "numpy.typing.NDArray",
     "npt.NDArray": "numpy.typing.NDArray",
     "np.ndarray": "numpy.ndarray",
     "np.float64": "numpy.float64",
+    "np.random.Generator": "numpy.random.Generator",
     "Figure": "matplotlib.figure.Figure",
+    "Image.Image": "PIL.Image.Image",
     "Path": "pathlib.Path",
+    "Fraction": "fractions.Fraction",
+    "PathLike": "os.PathLike",
+    "Any": "typing.Any",
+    "Self": "typing.Self",
+    "st.SearchStrategy": "hypothesis.strategies.SearchStrategy",
+}
+ELSEWHERE |= {
+    name: f"collections.abc.{name}"
+    for name in ("Callable", "Sequence", "Mapping", "MutableMapping", "Iterable", "Iterator", "Generator", "Collection")
 }
 #: pages that are the reference themselves; their links do not count as a guide's
 NOT_GUIDES = ("generated/", "reference", "catalogue", "changelog")
@@ -129,8 +154,12 @@ class LinkLiterals(SphinxTransform):
         name = text.strip("\"'")
         if name in by_page() and name not in PLAIN and ("_" in name or any(map(str.isdigit, name)) or name in SHORT):
             where = by_page()[name]
-            return None if page == where else addnodes.pending_xref(
-                refdomain="std", reftype="doc", reftarget=f"/{where}", refexplicit=True, refwarn=True, refdoc=page
+            return (
+                None
+                if page == where
+                else addnodes.pending_xref(
+                    refdomain="std", reftype="doc", reftarget=f"/{where}", refexplicit=True, refwarn=True, refdoc=page
+                )
             )
         return None
 
@@ -157,29 +186,52 @@ def section_of(node: nodes.Node) -> nodes.Node:
 
 
 # ------------------------------------------------------------------------------------------------- unresolved references
+def exact(_: Sphinx, document: nodes.document) -> None:
+    """Look annotations up by their names alone: a search through all endings of names is slow, and `resolve` does it."""
+    for node in document.findall(addnodes.pending_xref):
+        if node.get("refdomain") == "py":
+            node["refspecific"] = False
+
+
 def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node) -> Any:
     """What a reference means that is no full name; intersphinx comes after."""
     if node.get("refdomain") != "py":
         return None
+    objects = env.domains.python_domain.objects
     name = node["reftarget"].removesuffix("()").lstrip("~.")
-    for candidate in candidates(name, node):
-        if candidate in env.domains.python_domain.objects:
-            entry = env.domains.python_domain.objects[candidate]
-            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, candidate)
-        owner = owner_of(candidate, env)
-        if owner:
-            entry = env.domains.python_domain.objects[owner]
-            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, candidate)
+    for candidate in candidates(name, node, env):
+        full = candidate if candidate in objects else owner_of(candidate, env)
+        if full:
+            return make_refnode(
+                app.builder, node["refdoc"], objects[full].docname, objects[full].node_id, content, candidate
+            )
     short = name.rpartition(".")[2]
     if short in by_page() and (name == short or name.startswith("ksched.samplers")):
         return make_refnode(app.builder, node["refdoc"], by_page()[short], "", content, short)
+    if name in {each.module for each in api.objects()}:
+        return make_refnode(app.builder, node["refdoc"], "reference", "", content, name)
     node["reftarget"] = ELSEWHERE.get(name, name)
+    if node["reftarget"] == name and (node["refdoc"] == "reference" or is_internal_type(name, node)):
+        return content  # the first line of a docstring in a table: its own page has the link; a type without a page
     return None
 
 
-def candidates(name: str, node: addnodes.pending_xref) -> Iterator[str]:
+def is_internal_type(name: str, node: addnodes.pending_xref) -> bool:
+    """Whether a name in an annotation is a type of the package that has no page: a type variable, alias or protocol."""
+    if node.get("reftype") != "class":
+        return False
+    short = name.rpartition(".")[2]
+    return any(short in vars(module) for key, module in sys.modules.items() if key.startswith("ksched"))
+
+
+def candidates(name: str, node: addnodes.pending_xref, env: BuildEnvironment) -> Iterator[str]:
     """Full names that a name may mean."""
     yield name
+    module, owner = node.get("py:module"), node.get("py:class")
+    if module and owner:
+        yield f"{module}.{owner}.{name}"
+    if module:
+        yield f"{module}.{name}"
     if name in public():
         yield public()[name]
     if name.startswith("ksched.") and name.rpartition(".")[2] in public():
@@ -187,18 +239,33 @@ def candidates(name: str, node: addnodes.pending_xref) -> Iterator[str]:
     head, dot, rest = name.partition(".")
     if dot and head in public():
         yield f"{public()[head]}.{rest}"
-    module = node.get("py:module")
-    if module:
-        yield f"{module}.{name}"
     yield f"ksched.{name}"
+    yield from by_ending(env).get(name, [])[:1]
+
+
+def by_ending(env: BuildEnvironment) -> dict[str, list[str]]:
+    """Documented functions and classes of modules by their last name, those that are no sampler's own page."""
+    if not hasattr(env, "ksched_endings"):
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for full, entry in env.domains.python_domain.objects.items():
+            if entry.objtype in ("function", "class", "data", "exception") and full.rpartition(".")[2] not in by_page():
+                found[full.rpartition(".")[2]].append(full)
+        env.ksched_endings = dict(found)  # type: ignore[attr-defined]
+    return env.ksched_endings  # type: ignore[attr-defined, no-any-return]
+
+
+@cache
+def values() -> dict[str, Any]:
+    """Public objects by their full names."""
+    return {each.full: each.value for each in api.objects()}
 
 
 def owner_of(name: str, env: BuildEnvironment) -> str | None:
     """The documented class that has an attribute which is not listed by itself."""
     owner, _, attribute = name.rpartition(".")
-    if owner not in env.domains.python_domain.objects or owner not in public().values():
+    if owner not in env.domains.python_domain.objects or owner not in values():
         return None
-    value = next(each.value for each in api.objects() if each.full == owner)
+    value = values()[owner]
     has = hasattr(value, attribute) or attribute in getattr(value, "__annotations__", {})
     return owner if has else None
 
@@ -246,6 +313,7 @@ REACHED = ("ksched.",)
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx's hook."""
     app.add_transform(LinkLiterals)
+    app.connect("doctree-read", exact)
     app.connect("missing-reference", resolve, priority=400)
     app.connect("env-purge-doc", purge)
     app.connect("env-merge-info", merge)

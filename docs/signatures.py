@@ -5,12 +5,32 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sphinx.application import Sphinx
-from sphinx.util.inspect import stringify_signature
+from sphinx.util.inspect import object_description, stringify_signature
+from sphinx.util.typing import stringify_annotation
 
 __all__ = ["setup"]
+
+
+class Shown:
+    """A default that is not written as Python."""
+
+    def __repr__(self) -> str:
+        """Three dots."""
+        return "..."
+
+
+def default_of(value: Any) -> Any:
+    """A default, or three dots for one that cannot be read as code."""
+    if value is inspect.Parameter.empty:
+        return value
+    try:
+        ast.parse(object_description(value), mode="eval")
+    except SyntaxError:
+        return Shown()
+    return value
 
 
 class Plain(ast.NodeTransformer):
@@ -29,6 +49,10 @@ class Plain(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """Write out a short list of words."""
         value = self.names.get(node.id)
+        if get_origin(value) is Annotated:  # limits of an option
+            return ast.parse(
+                stringify_annotation(get_args(value)[0], "fully-qualified-except-typing"), mode="eval"
+            ).body
         if get_origin(value) is Literal and len(get_args(value)) <= 8:
             words = ast.Tuple([ast.Constant(word) for word in get_args(value)], ast.Load())
             return ast.Subscript(ast.Name("Literal", ast.Load()), words, ast.Load())
@@ -53,7 +77,10 @@ def process(
     except (TypeError, ValueError):
         return None
     module = getattr(obj, "__module__", "")
-    arguments = [p.replace(annotation=plain(p.annotation, module)) for p in found.parameters.values()]
+    arguments = [
+        p.replace(annotation=plain(p.annotation, module), default=default_of(p.default))
+        for p in found.parameters.values()
+    ]
     if what == "method" and arguments and arguments[0].name in ("self", "cls"):
         del arguments[0]
     result = found.return_annotation
