@@ -7,6 +7,7 @@ import doctest
 import gc
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -38,11 +39,11 @@ extensions = [
     "signatures",
     "matplotlib.sphinxext.plot_directive",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]
 html_theme = "furo"
 html_title = f"ksched {release}"
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # single backticks in docstrings are links
@@ -72,6 +73,9 @@ plot_html_show_source_link = False
 
 html_static_path = ["static"]
 html_js_files = ["sort_tables.js"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
 
 nitpicky = True
 # The build needs no network: the inventories hold the names that our pages refer to, written by hand.
@@ -100,7 +104,14 @@ def finish(_: Sphinx, page: str, source: list[str]) -> None:
         source[0] = generate.on_site(source[0])
 
 
+def groups_alone(_: Sphinx, page: str, template: str, context: dict[str, Any], document: Any) -> None:
+    """Show the four groups in the sidebar of every page, and not the hundreds of pages of objects below them."""
+    whole = context["toctree"]
+    context["toctree"] = lambda **options: whole(**{**options, "collapse": True, "maxdepth": 1})
+
+
 def setup(app: Sphinx) -> None:
     """Write the generated pages before sources are read."""
     generate.write(Path(app.srcdir, "generated"))
     app.connect("source-read", finish)
+    app.connect("html-page-context", groups_alone, priority=100)  # before the theme makes the sidebar

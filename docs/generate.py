@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,12 +18,14 @@ import numpy as np
 import torch
 from catalogue import catalogue, prose, table
 from equations import equation, use_when
+from gallery_pages import gallery
+from landing_picture import landing
 from named_noise_picture import named_noise
 from numpydoc.docscrape import FunctionDoc
 from recipe_page import recipe_page
 from references import cited
 from sampler_names import words
-from small_pictures import draw_errors, draw_schedules, measured_as
+from small_pictures import RESULTS, draw_errors, draw_schedules, measured_as
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
@@ -59,7 +62,30 @@ PROGRAMS = {
 
 
 def write(folder: Path) -> None:
-    """Write everything into a folder; what is in it and no longer follows from anything is removed."""
+    """Write everything into a folder, unless nothing has changed that it follows from.
+
+    What is in the folder and no longer follows from anything is removed.
+    """
+    stamp, now = folder / "stamp.txt", fingerprint_of_inputs()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == now:
+        return
+    stamp.unlink(missing_ok=True)
+    write_all(folder)
+    stamp.write_text(now, encoding="utf-8")
+
+
+def fingerprint_of_inputs() -> str:
+    """A number that changes with every file that the pages are made from."""
+    here = Path(__file__).parent
+    inputs = [*here.rglob("*.py"), *here.glob("*.toml"), *here.glob("*.bib"), here / "reference.md"]
+    package = Path(ksched.__file__).parent
+    inputs += [path for folder in (package, RESULTS.parent) for path in folder.rglob("*") if path.suffix != ".pyc"]
+    files = sorted(path for path in inputs if path.is_file() and "_build" not in path.parts)
+    return sha256("".join(f"{path}{path.stat().st_mtime_ns}" for path in files).encode()).hexdigest()
+
+
+def write_all(folder: Path) -> None:
+    """Write every page and picture."""
     write_changed(folder.parent / "catalogue.md", catalogue())  # for readers of the clone too, so it is kept in git
     pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
@@ -67,7 +93,7 @@ def write(folder: Path) -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
     measured = draw_errors(folder / "samplers", [spec.name for spec in samplers()])
     pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec, measured) for spec in samplers()}
-    pages |= api.pages()
+    pages |= api.pages() | gallery(folder / "gallery")
     for path in (path for ending in ("md", "rst") for path in folder.rglob(f"*.{ending}")):
         if path.relative_to(folder) not in pages:
             path.unlink()
@@ -75,6 +101,7 @@ def write(folder: Path) -> None:
         write_changed(folder / path, text)
     save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
     save({folder / "named_noise.png": named_noise()}, dpi=80)
+    save({folder / "landing.svg": landing()})
     draw_schedules(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
 

@@ -185,9 +185,9 @@ def section_of(node: nodes.Node) -> nodes.Node:
     return node
 
 
-# ------------------------------------------------------------------------------------------------- unresolved references
+# ----------------------------------------------------------------------------------------------- unresolved references
 def exact(_: Sphinx, document: nodes.document) -> None:
-    """Look annotations up by their names alone: a search through all endings of names is slow, and `resolve` does it."""
+    """Look annotations up by their names alone: `resolve` knows the rest, and a search through all names is slow."""
     for node in document.findall(addnodes.pending_xref):
         if node.get("refdomain") == "py":
             node["refspecific"] = False
@@ -270,7 +270,7 @@ def owner_of(name: str, env: BuildEnvironment) -> str | None:
     return owner if has else None
 
 
-# --------------------------------------------------------------------------------------------- which guide links to what
+# ------------------------------------------------------------------------------------------- which guide links to what
 def mentions(env: BuildEnvironment) -> dict[str, set[str]]:
     """Public names by the page that links to them."""
     if not hasattr(env, "ksched_mentions"):
