@@ -133,8 +133,6 @@ def comment(each: Public) -> str:
 class Api(Autosummary):
     """A table of objects, each a link to its page."""
 
-    option_spec = {**Autosummary.option_spec}
-
     def run(self) -> list[nodes.Node]:
         """The table, and its pages as children of this one."""
         lines = [line.strip() for line in self.content if line.strip()]

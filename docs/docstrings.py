@@ -7,12 +7,13 @@ the description below is read as well.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sphinx.application import Sphinx
 
-__all__ = ["setup", "to_rst"]
+__all__ = ["is_type", "setup", "to_rst"]
 
 FIELDS = {
     "Parameters": "param",
@@ -23,9 +24,10 @@ FIELDS = {
     "Warns": "warns",
 }
 RUBRICS = ("Attributes", "Notes", "Examples", "See Also", "References", "Warnings")
-TYPE = re.compile(
-    r"(int|float|str|bool|bytes|dict|list|tuple|callable|ndarray|array_like|Tensor|None|[A-Z]\w+)"
-    r"((,? or | of |, )(\w+|shape \(.*\)))*"
+#: words that a type is made of, besides names with a capital
+TYPES = set(
+    "int float str bool bytes dict list tuple set callable mapping sequence iterable iterator generator array "
+    "array_like ndarray scalar object dtype device float32 float64 of or and to pair pairs shape length optional".split()
 )
 
 
@@ -77,15 +79,24 @@ def described(text: Sequence[str]) -> list[str]:
     text = list(text)
     while text and not text[-1]:
         text.pop()
-    if len(text) > 1 and text[1] and TYPE.fullmatch(text[0]):
-        return [f"*{text[0]}*.", *text[1:]]
+    if len(text) > 1 and is_type(text[0]):
+        return [f"*{text[0].replace('*', '')}*.", *text[1:]]
     return text
+
+
+def is_type(text: str) -> bool:
+    """Whether what stands after the colon says a type, and not what the thing is."""
+    words = re.sub(r"shape \(.*?\)|\{.*?\}|\(.*?\)", "", text).replace(",", " ").split()
+    return all(word in TYPES or word[0].isupper() or "." in word[1:-1] for word in words)
 
 
 def fields(kind: str, body: Sequence[str]) -> list[str]:
     """A field for every entry; what a function returns is one."""
     if kind in ("returns", "yields"):
         text = "\n".join(body).strip().splitlines()
+        if len(text) > 1 and is_type(text[0]) and text[1].startswith(" "):
+            below = textwrap.dedent("\n".join(text[1:])).splitlines()
+            text = [f"*{text[0].replace('*', '')}*.", *below]
         named = [line for line in text if line and not line.startswith(" ")]
         if named and all(re.match(r"\w+ : ", line) for line in named):  # several values, each with its name
             return [f":{kind}:", *(f"    {line}".rstrip() for line in definitions(body)), ""]

@@ -37,17 +37,17 @@ def gallery(out: Path) -> dict[Path, str]:
         text = scripts[name].read_text(encoding="utf-8")
         title, _, about = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")
         code = text.split('"""', 2)[2].strip()
-        draw(code, out / f"{name}.png")
+        draw(code, out / f"gallery_{name}.png")
         (out / f"{name}.ipynb").write_text(notebook(title, about, code), encoding="utf-8")
         title = title.rstrip(".")
         pages[Path("gallery", f"{name}.md")] = (
-            f"# {title}\n\n{about}\n\n![{title}]({name}.png)\n\n```python\n{code}\n```\n\n"
+            f"# {title}\n\n{about}\n\n![{title}](gallery_{name}.png)\n\n```python\n{code}\n```\n\n"
             f"Download {{download}}`{name}.py <../../gallery/{name}.py>` or "
             f"{{download}}`{name}.ipynb <{name}.ipynb>`.\n"
         )
         cards.append(
             f":::{{grid-item-card}} {title}\n:link: generated/gallery/{name}\n:link-type: doc\n"
-            f":img-top: {name}.png\n:img-alt: {title}\n:::"
+            f":img-top: gallery_{name}.png\n:img-alt: {title}\n:::"
         )
     grid = "::::{grid} 1 2 2 2\n:gutter: 3\n\n" + "\n\n".join(cards).replace("img-top: ", "img-top: gallery/")
     pages[Path("gallery.md")] = (

@@ -17,6 +17,7 @@ import benchmark_tables
 import numpy as np
 import torch
 from catalogue import catalogue, prose, table
+from docstrings import is_type
 from equations import equation, use_when
 from gallery_pages import gallery
 from landing_picture import landing
@@ -25,7 +26,7 @@ from numpydoc.docscrape import FunctionDoc
 from recipe_page import recipe_page
 from references import cited
 from sampler_names import words
-from small_pictures import RESULTS, draw_errors, draw_schedules, measured_as
+from small_pictures import RESULTS, draw_errors, draw_schedules, measured_as, schedule_families
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
@@ -35,7 +36,7 @@ from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.spelling import spelling_key
 from ksched.options import Option
-from ksched.pictures.plots import save, sigma_curves
+from ksched.pictures.plots import save
 from ksched.plan.analysis import table as plan_table
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, sampler_facts
@@ -99,7 +100,7 @@ def write_all(folder: Path) -> None:
             path.unlink()
     for path, text in pages.items():
         write_changed(folder / path, text)
-    save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
+    save({folder / "schedules.svg": schedule_families()})
     save({folder / "named_noise.png": named_noise()}, dpi=80)
     save({folder / "landing.svg": landing()})
     draw_schedules(folder / "schedules")
@@ -126,7 +127,7 @@ def on_site(page: str) -> str:
     parts += ["These say how a sampler reads the noise levels of a run. Each is what some program does throughout."]
     parts += [option_table(VIEW_OPTIONS, view, linked_from="generated/samplers/"), "## The schedules drawn"]
     parts += [f"The noise levels of every schedule in {STEPS} steps on Stable Diffusion's process."]
-    parts += ["![Noise levels of every schedule](generated/schedules.png)"]
+    parts += ["![Noise levels of every schedule](generated/schedules.svg)"]
     pages = [*(f"samplers/{spec.name}" for spec in samplers()), *(f"schedules/{name}" for name in SCHEDULES)]
     parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(f"generated/{page}" for page in pages) + "\n```"]
     return "\n\n".join(parts) + "\n"
@@ -191,10 +192,16 @@ def explained(a: str, b: str) -> list[str]:
         return ksched.explain(a, b).splitlines()
 
 
+def text_of(parameter: Any) -> str:
+    """What a docstring says of a parameter, without its type."""
+    typed = parameter.desc and is_type(parameter.type)
+    return prose(parameter.desc if typed else [parameter.type, *parameter.desc]).removesuffix(".")
+
+
 def option_table(options: Mapping[str, Option], function: Callable[..., Any], linked_from: str = "") -> str:
     """A table of options, with what the docstring says of each."""
     doc: Any = FunctionDoc(function)
-    texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
+    texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     rows = []
     for option in options.values():
         text = linked(texts.get(option.name, ""), linked_from)
@@ -398,10 +405,10 @@ def schedule_page(name: NoiseSchedule) -> str:
     options = schedule_options(name)
     call = "".join(f", {option}" for option in options.values()).replace("'", '"')
     parts += [f'```python\nksched.calculate_sigmas("{name}", {STEPS}, process{call})\n```']
-    texts = {part: prose([p.type, *p.desc]) for p in doc["Parameters"] for part in p.name.split(", ")}
+    texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     parts += ["## Options", option_table(options, spec.function)] if options else []
     if "sigma_min" in texts:
-        parts += [f"`sigma_min` {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
+        parts += [f"`sigma_min`: {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
     else:
         parts += ["`sigma_min`, `sigma_max`: the last level above 0 and the first; the process's own if not given."]
     rows = [[f"`{dialect}`", written(changes[name])] for dialect, changes in DIALECTS.items() if name in changes]

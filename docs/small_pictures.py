@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ksched import VP, Flow, calculate_sigmas
+from ksched.pictures.plots import families
 from ksched.schedules import SCHEDULES
 from ksched.storage.files import write_whole
 
-__all__ = ["THEME", "draw_errors", "draw_schedules", "error_rows", "measured_as"]
+__all__ = ["RESULTS", "THEME", "draw_errors", "draw_schedules", "error_rows", "measured_as", "schedule_families"]
 
 STEPS = 20
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "accuracy.json"
@@ -131,3 +132,24 @@ def draw_schedules(folder: Path) -> None:
             if not flow:
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         write_each(folder, figure, lines)
+
+
+def schedule_families() -> Figure:
+    """Sigma by step of every schedule, a panel for each family."""
+    groups = families(list(SCHEDULES))
+    rows = -(-len(groups) // 2)
+    with mpl.rc_context({**THEME, "font.size": 10}):
+        figure = Figure(figsize=(7.2, 2.75 * rows), layout="constrained")
+        panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat
+        for axes, (heading, names) in zip(panels, groups.items(), strict=False):
+            for k, name in enumerate(names):
+                sigmas = calculate_sigmas(name, STEPS, VP())[:-1]
+                look = {"color": f"C{k % 10}", "linestyle": ("-", "--")[k >= 10]}
+                axes.plot(np.arange(len(sigmas)), sigmas, label=str(name), linewidth=1.6, **look)
+            axes.set_yscale("log")
+            axes.set_title(heading, fontsize=10)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.legend(fontsize=8, frameon=False, ncols=1 + (len(names) > 5), loc="lower left")
+        for axes in list(panels):
+            axes.set_axis_off()
+    return figure
