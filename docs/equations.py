@@ -24,8 +24,9 @@ NOTATION = (
     r"$x_i$ is the state at level $i$, $\alpha_i$ and $\sigma_i$ its signal and noise, $D_i$ the prediction of $x_0$ "
     r"there; $s = \sigma / \alpha$, $u = x / \alpha$, $\lambda = -\log s$, $h_i = \lambda_{i+1} - \lambda_i$, "
     r"$\Delta_i = s_{i+1} - s_i$, $\hat\epsilon = (x - \alpha D) / \sigma$, $d = (u - D) / s$ the slope of the ODE "
-    r"(on flow processes $u = x$, $s = \sigma$ and $d$ is the velocity), $\xi$ fresh normal noise."
+    r"(on flow processes $u = x$, $s = \sigma$ and $d$ is the velocity), $\xi$ fresh normal noise"
 )
+GUIDED = r"; $U$ is the unconditional prediction, and $\hat\epsilon^{\,U}$, $d^{\,U}$ are those that it gives"
 
 
 @cache
@@ -52,7 +53,7 @@ def equation(spec: SamplerSpec) -> str:
     form = None if spec.adaptive else step_form(spec)
     if form:
         parts += ["A step in the middle of a run, read from its plan, is made of", f"$$\n{form}\n$$"]
-    return "\n\n".join([*parts, NOTATION])
+    return "\n\n".join([*parts, NOTATION + (GUIDED if spec.uncond else "") + "."])
 
 
 def step_form(spec: SamplerSpec) -> str | None:
