@@ -27,7 +27,7 @@ __all__ = ["Public", "objects", "pages", "setup"]
 REFERENCE = Path(__file__).with_name("reference.md")
 FOLDER = "generated/api"
 #: mappings that programs read and people need not
-TABLES = {"DIALECTS", "SCHEDULES", "POPULAR", "PRESETS"}
+TABLES = {"SCHEMES", "DIALECTS", "SCHEDULES", "POPULAR", "PRESETS"}
 
 
 class Public(NamedTuple):

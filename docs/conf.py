@@ -37,10 +37,12 @@ extensions = [
     "code_width",
     "docstrings",
     "links",
+    "mathml",
     "signatures",
     "matplotlib.sphinxext.plot_directive",
 ]
 exclude_patterns = ["_build", "gallery"]
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"ksched {release}"
 

@@ -137,7 +137,7 @@ def peers() -> str:
     """The page of other programs' names."""
     parts = ["# Names of other programs"]
     parts += [
-        "`ksched.peers` holds these tables as data. `peer_sigmas` gives the levels that a program's name for a "
+        "`ksched.peers` holds these tables as data, a `Peer` or `SamplerPeer` each. `peer_sigmas` gives the levels that a program's name for a "
         "schedule means, `find_peer` and `find_sampler` the rows; all read any case and punctuation. `process` is what "
         "the model was trained on, and `explain` says what differs from our own meaning of the name."
     ]
@@ -416,8 +416,7 @@ def schedule_page(name: NoiseSchedule) -> str:
     others = [[f"`{peer.name}`", peer.program, peer.note] for peer in PEERS if peer.schedule is name]
     parts += ["## Other names", table(["name", "in", "note"], others)] if others else []
     parts += ["## Source", spec_source(spec.source, doc["Notes"]), *papers(spec.source, doc["Notes"])]
-    name_of = f"{spec.function.__module__.rpartition('.')[0]}.{spec.function.__name__}"
-    parts += [f"As a function: `{name_of}`."]
+    parts += [f"As a function: `{spec.function.__name__}`."]
     return "\n\n".join(parts) + "\n"
 
 
