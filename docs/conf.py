@@ -19,7 +19,7 @@ import generate
 gc.set_threshold(200_000, 20, 50)  # documents are large trees without cycles that matter
 
 project = "ksched"
-author = "the ksched contributors"
+author = project_copyright = "the ksched contributors"
 release = ksched.__version__
 
 extensions = [
@@ -111,7 +111,9 @@ def finish(_: Sphinx, page: str, source: list[str]) -> None:
         source[0] = generate.on_site(source[0])
     if page == "index":
         lines = source[0].splitlines()
-        source[0] = "\n".join(line for line in lines if line not in OPTIONAL or Path(__file__).with_name(f"{line}.md").exists())
+        source[0] = "\n".join(
+            line for line in lines if line not in OPTIONAL or Path(__file__).with_name(f"{line}.md").exists()
+        )
 
 
 def groups_alone(_: Sphinx, page: str, template: str, context: dict[str, Any], document: Any) -> None:

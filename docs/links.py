@@ -136,7 +136,7 @@ class LinkLiterals(SphinxTransform):
             reference = self.reference(text, page)
             if reference is None or not linkable(literal):
                 continue
-            if reference["refdomain"] == "py":
+            if not reference["reftarget"].startswith(PAGE):
                 mentioned.add(reference["reftarget"])
             key = (id(section_of(literal)), reference["reftarget"])
             if key in seen:
@@ -153,20 +153,33 @@ class LinkLiterals(SphinxTransform):
                 refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True, refdoc=page
             )
         name = text.strip("\"'")
-        if name in by_page() and name not in PLAIN and ("_" in name or any(map(str.isdigit, name)) or name in SHORT):
-            where = by_page()[name]
-            return (
-                None
-                if page == where
-                else addnodes.pending_xref(
-                    refdomain="std", reftype="doc", reftarget=f"/{where}", refexplicit=True, refwarn=True, refdoc=page
-                )
-            )
-        return None
+        known = name in by_page() and ("_" in name or any(map(str.isdigit, name)) or name in SHORT)
+        if not known or name in PLAIN or page == by_page()[name]:
+            return None
+        return addnodes.pending_xref(
+            refdomain="py", reftype="obj", reftarget=f"{PAGE}{name}", refexplicit=True, refwarn=True, refdoc=page
+        )
 
 
+PAGE = "page of "
 #: samplers and schedules whose name is nothing else
-SHORT = {"euler", "heun", "ddim", "ddpm", "lcm", "tcd", "lms", "karras", "deis", "stork", "gits", "fireflow", "ralston"}
+SHORT = {
+    "ipndm",
+    "pndm",
+    "euler",
+    "heun",
+    "ddim",
+    "ddpm",
+    "lcm",
+    "tcd",
+    "lms",
+    "karras",
+    "deis",
+    "stork",
+    "gits",
+    "fireflow",
+    "ralston",
+}
 
 
 def linkable(literal: nodes.literal) -> bool:
@@ -198,6 +211,9 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, con
     """What a reference means that is no full name; intersphinx comes after."""
     if node.get("refdomain") != "py":
         return None
+    if node["reftarget"].startswith(PAGE):
+        name = node["reftarget"].removeprefix(PAGE)
+        return make_refnode(app.builder, node["refdoc"], by_page()[name], "", content, name)
     objects = env.domains.python_domain.objects
     name = node["reftarget"].removesuffix("()").lstrip("~.")
     for candidate in candidates(name, node, env):
