@@ -25,10 +25,9 @@ FIELDS = {
 }
 RUBRICS = ("Attributes", "Notes", "Examples", "See Also", "References", "Warnings")
 #: words that a type is made of, besides names with a capital
-TYPES = set(
-    "int float str bool bytes dict list tuple set callable mapping sequence iterable iterator generator array "
-    "array_like ndarray scalar object dtype device float32 float64 of or and to pair pairs shape length optional".split()
-)
+TYPES = {"int", "float", "str", "bool", "bytes", "dict", "list", "tuple", "set", "callable", "mapping", "sequence"}
+TYPES |= {"iterable", "iterator", "generator", "array", "array_like", "ndarray", "scalar", "object", "dtype", "device"}
+TYPES |= {"float32", "float64", "of", "or", "and", "to", "pair", "pairs", "shape", "length", "optional"}
 
 
 def to_rst(lines: Sequence[str]) -> list[str]:

@@ -137,9 +137,10 @@ def peers() -> str:
     """The page of other programs' names."""
     parts = ["# Names of other programs"]
     parts += [
-        "`ksched.peers` holds these tables as data, a `Peer` or `SamplerPeer` each. `peer_sigmas` gives the levels that a program's name for a "
-        "schedule means, `find_peer` and `find_sampler` the rows; all read any case and punctuation. `process` is what "
-        "the model was trained on, and `explain` says what differs from our own meaning of the name."
+        "`ksched.peers` holds these tables as data, a `Peer` or `SamplerPeer` each. `peer_sigmas` gives the levels "
+        "that a program's name for a schedule means, `find_peer` and `find_sampler` the rows; all read any case and "
+        "punctuation. `process` is what the model was trained on, and `explain` says what differs from our own meaning "
+        "of the name."
     ]
     parts += [
         "```{doctest}\n"

@@ -127,7 +127,7 @@ class LinkLiterals(SphinxTransform):
     def apply(self, **_: Any) -> None:
         """For every literal of the document."""
         page = self.env.docname
-        if page.startswith("generated/api/") or page == "reference":
+        if page.startswith("generated/api/"):
             return
         seen: set[tuple[int, str]] = set()
         mentioned: set[str] = mentions(self.env).setdefault(page, set())
