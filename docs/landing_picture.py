@@ -21,8 +21,8 @@ def landing() -> Figure:
     curves = {name: error_rows()["sd"][name] for name in ("euler", "dpmpp_2m")}
     curves["best pair in ComfyUI"] = {int(calls): cell["peer"]["error"] for calls, cell in tuned.items()}
     curves["auto"] = {int(calls): cell["seeds"][seed]["main"] for calls, cell in tuned.items()}
-    with mpl.rc_context({**THEME, "font.size": 13}):
-        figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+    with mpl.rc_context({**THEME, "font.size": 12}):
+        figure = Figure(figsize=(5.8, 3.3), layout="constrained")
         axes = figure.subplots()
         for name, curve in curves.items():
             calls, errors = zip(*sorted(curve.items()), strict=True)

@@ -152,7 +152,7 @@ class LinkLiterals(SphinxTransform):
             return addnodes.pending_xref(
                 refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True, refdoc=page
             )
-        name = text.strip("\"'")
+        name = text
         known = name in by_page() and ("_" in name or any(map(str.isdigit, name)) or name in SHORT)
         if not known or name in PLAIN or page == by_page()[name]:
             return None

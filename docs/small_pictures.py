@@ -44,7 +44,7 @@ THEME = {
     "legend.framealpha": 0.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "font.size": 11,
+    "font.size": 10.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "ksched",
 }
@@ -76,7 +76,7 @@ def measured_as() -> Mapping[str, str]:
 def drawn(axes: Axes, curves: Iterable[Sequence[tuple[float, float]]], title: str) -> None:
     """Grey lines of everything, for one to be drawn over."""
     axes.add_collection(LineCollection(list(curves), colors=GREY, alpha=0.35, linewidths=0.8))
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=10.5)
 
 
 def write_each(folder: Path, figure: Figure, lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
@@ -99,7 +99,7 @@ def write_each(folder: Path, figure: Figure, lines: Mapping[str, Sequence[Sequen
 def draw_errors(folder: Path, names: Sequence[str]) -> set[str]:
     """Error against model calls of every sampler that was measured; which those are."""
     with mpl.rc_context(THEME):
-        figure = Figure(figsize=(7.6, 2.7), layout="constrained")
+        figure = Figure(figsize=(6.2, 2.4), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, 3, sharey=True), RANGES.items(), strict=True):
             drawn(axes, [sorted(curve.items()) for curve in error_rows()[key].values()], title)
             axes.set(xscale="log", yscale="log", xlim=(4.6, 22), ylim=(2e-3, 2), xlabel="model calls")
@@ -119,7 +119,7 @@ def draw_schedules(folder: Path) -> None:
     processes = {"VP: sigma by step": VP(), "Flow: sigma by step": Flow()}
     lines: dict[str, list[Sequence[tuple[float, float]]]] = {str(name): [] for name in SCHEDULES}
     with mpl.rc_context(THEME):
-        figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+        figure = Figure(figsize=(5.6, 2.3), layout="constrained")
         for axes, (title, process) in zip(figure.subplots(1, 2), processes.items(), strict=True):
             flow = isinstance(process, Flow)
             for name in SCHEDULES:
@@ -139,7 +139,7 @@ def schedule_families() -> Figure:
     groups = families(list(SCHEDULES))
     rows = -(-len(groups) // 2)
     with mpl.rc_context({**THEME, "font.size": 10}):
-        figure = Figure(figsize=(7.2, 2.75 * rows), layout="constrained")
+        figure = Figure(figsize=(6.6, 2.75 * rows), layout="constrained")
         panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat
         for axes, (heading, names) in zip(panels, groups.items(), strict=False):
             for k, name in enumerate(names):

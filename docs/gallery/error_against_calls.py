@@ -24,6 +24,7 @@ for name in ("euler", "heun", "dpmpp_2m", "uni_pc", "deis"):
     plt.loglog(calls, errors, "o-", label=name)
 
 plt.xticks(calls, calls)
+plt.minorticks_off()
 plt.xlabel("model calls (NFE)")
 plt.ylabel("error")
 plt.legend()
