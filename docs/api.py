@@ -133,6 +133,8 @@ def comment(each: Public) -> str:
 class Api(Autosummary):
     """A table of objects, each a link to its page."""
 
+    content: StringList
+
     def run(self) -> list[nodes.Node]:
         """The table, and its pages as children of this one."""
         lines = [line.strip() for line in self.content if line.strip()]

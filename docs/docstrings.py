@@ -45,8 +45,8 @@ def to_rst(lines: Sequence[str]) -> list[str]:
 
 def sections(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The parts of a docstring by title; what comes before the first has none."""
-    title, body = "", []
-    skip = False
+    title, skip = "", False
+    body: list[str] = []
     for line, below in zip(lines, [*lines, ""][1:], strict=True):
         if skip:
             skip = False
@@ -60,7 +60,8 @@ def sections(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def entries(body: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Names and the lines that describe them."""
-    name, text = "", []
+    name = ""
+    text: list[str] = []
     for line in body:
         begins = re.match(r"(\S.*?) : (.*)", line)
         if begins or (line.strip() and not line.startswith(" ")):

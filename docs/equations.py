@@ -84,7 +84,8 @@ def from_predictions(plan: Plan, rows: Any, end: int) -> str | None:
     names = columns(plan, end)
     terms = [] if start is None else [f"a\\, {state(plan, start, end)}"]
     counts: dict[str, int] = {}
-    for column in sorted(np.flatnonzero(abs(left) > 1e-9), key=lambda column: (names[column][0], -column)):
+    used = map(int, np.flatnonzero(abs(left) > 1e-9))
+    for column in sorted(used, key=lambda column: (names[column][0], -column)):
         kind, symbol = names[column]
         count = counts[kind] = counts.get(kind, -1) + 1
         terms.append(f"{LETTERS[kind]}_{{{count}}}\\, {symbol}")

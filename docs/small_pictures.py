@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "accuracy.json"
 RANGES = {"sd": "Stable Diffusion", "edm": "EDM", "flow": "flow matching"}
 BLUE, GREY = "#3B8EDB", "#808080"  # both stand out from white and from black
 #: no background, and text in a grey that is read on both themes
-THEME = {
+THEME: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
