@@ -293,7 +293,7 @@ def mentions(env: BuildEnvironment) -> dict[str, set[str]]:
     """Public names by the page that links to them."""
     if not hasattr(env, "ksched_mentions"):
         env.ksched_mentions = {}  # type: ignore[attr-defined]
-    found: dict[str, set[str]] = env.ksched_mentions
+    found: dict[str, set[str]] = env.ksched_mentions  # type: ignore[attr-defined]
     return found
 
 
