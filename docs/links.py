@@ -228,18 +228,17 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, con
     if name in {each.module for each in api.objects()}:
         return make_refnode(app.builder, node["refdoc"], "reference", "", content, name)
     node["reftarget"] = ELSEWHERE.get(name, name)
-    private = name.startswith("numpy._typing") or is_internal_type(name, node)
+    private = name.startswith("numpy._typing") or is_internal(name)
     if node["reftarget"] == name and (node["refdoc"] == "reference" or private):
         return content  # the first line of a docstring in a table: its own page has the link; a type without a page
     return None
 
 
-def is_internal_type(name: str, node: addnodes.pending_xref) -> bool:
-    """Whether a name in an annotation is a type of the package that has no page: a type variable, alias or protocol."""
-    if node.get("reftype") != "class":
-        return False
-    short = name.rpartition(".")[2]
-    return any(short in vars(module) for key, module in sys.modules.items() if key.startswith("ksched"))
+def is_internal(name: str) -> bool:
+    """Whether a name is one of the package that has no page: a module, a type variable, alias, protocol or helper."""
+    module, _, short = name.rpartition(".")
+    places = [sys.modules.get(module)] if module else [m for key, m in sys.modules.items() if key.startswith("ksched")]
+    return name in sys.modules or any(place is not None and short in vars(place) for place in places)
 
 
 def candidates(name: str, node: addnodes.pending_xref, env: BuildEnvironment) -> Iterator[str]:
