@@ -277,6 +277,9 @@ def values() -> dict[str, Any]:
     return {each.full: each.value for each in api.objects()}
 
 
+has_no_names = compile("", "nothing", "exec")
+
+
 def owner_of(name: str, env: BuildEnvironment) -> str | None:
     """The documented class that has an attribute which is not listed by itself."""
     owner, _, attribute = name.rpartition(".")
@@ -284,6 +287,7 @@ def owner_of(name: str, env: BuildEnvironment) -> str | None:
         return None
     value = values()[owner]
     has = hasattr(value, attribute) or attribute in getattr(value, "__annotations__", {})
+    has = has or attribute in getattr(getattr(value, "__init__", None), "__code__", has_no_names).co_names
     return owner if has else None
 
 
