@@ -61,10 +61,10 @@ def gallery(out: Path) -> dict[Path, str]:
 def draw(code: str, path: Path) -> None:
     """Run a script and save the picture that it leaves, unless that is newer than everything it depends on."""
     torch.set_num_threads(1)
-    with mpl.rc_context({**THEME, "figure.figsize": (7.2, 4.2), "figure.constrained_layout.use": True}):
+    with mpl.rc_context({**THEME, "figure.figsize": (5.8, 3.5), "figure.constrained_layout.use": True}):
         plt.close("all")
         exec(compile(code, str(path), "exec"), {"__name__": "__main__"})
-        plt.gcf().savefig(path, dpi=120)
+        plt.gcf().savefig(path, dpi=140)
         plt.close("all")
 
 

@@ -46,6 +46,7 @@ THEME: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 10.5,
+    "axes.prop_cycle": mpl.cycler(color=[BLUE, "#E0662F", "#3FA66B", "#D64550", "#8A6FD1", "#9A8C7C"]),
     "svg.fonttype": "none",
     "svg.hashsalt": "ksched",
 }
@@ -145,7 +146,7 @@ def schedule_families() -> Figure:
         for axes, (heading, names) in zip(panels, groups.items(), strict=False):
             for k, name in enumerate(names):
                 sigmas = calculate_sigmas(name, STEPS, VP())[:-1]
-                look = {"color": f"C{k % 10}", "linestyle": ("-", "--")[k >= 10]}
+                look = {"color": f"C{k % 6}", "linestyle": ("-", "--")[k >= 6]}
                 axes.plot(np.arange(len(sigmas)), sigmas, label=str(name), linewidth=1.6, **look)
             axes.set_yscale("log")
             axes.set_title(heading, fontsize=10)

@@ -21,5 +21,5 @@ figure, panels = plt.subplots(1, 3, sharex=True, sharey=True)
 for axes, scale in zip(panels, (1.0, 2.0, 5.0)):
     found = sampler.sample(guidance.cfg(wanted, data, scale), x)
     axes.plot(*data.sample(600, seed=0).T, ".", color="0.5", alpha=0.3, markersize=3)
-    axes.plot(*found.T, ".", color="tab:orange", markersize=3)
+    axes.plot(*found.T, ".", color="C1", markersize=3)
     axes.set(title=f"scale {scale:g}", aspect="equal")

@@ -15,7 +15,7 @@ drawn = [torch.tensor(model.only(digit).sample(1, seed=4)) for digit in (3, 8)]
 images = torch.cat(drawn).float().reshape(2, 1, 8, 8)
 first, last = sampler.invert(model, images)
 
-figure, panels = plt.subplots(1, 7, figsize=(7.2, 1.5))
+figure, panels = plt.subplots(1, 7, figsize=(5.8, 1.3))
 for axes, t in zip(panels, torch.linspace(0, 1, 7)):
     angle = t * torch.pi / 2  # keeps the variance of the noise
     between = angle.cos() * first + angle.sin() * last

@@ -22,6 +22,6 @@ for axes, name in zip(panels, ("dpmpp_2m", "dpmpp_2m_sde")):
         run.feed(model(run.x, run.sigma))
         path.append(run.x)
     path = torch.stack(path)
-    axes.plot(path[..., 0], path[..., 1], color="tab:blue", alpha=0.3, linewidth=0.7)
-    axes.plot(*path[-1].T, ".", color="tab:orange", zorder=3)
+    axes.plot(path[..., 0], path[..., 1], color="C0", alpha=0.3, linewidth=0.7)
+    axes.plot(*path[-1].T, ".", color="C1", zorder=3)
     axes.set(title=name, xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
