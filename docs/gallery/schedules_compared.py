@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 
 import ksched
 
-for name in ("karras", "exponential", "beta", "simple", "sgm_uniform", "kl_optimal"):
+for name in ("karras", "exponential", "beta", "simple", "linear", "kl_optimal"):
     sigmas = ksched.calculate_sigmas(name, 12)
     plt.semilogy(sigmas[:-1], "o-", label=name)
 
