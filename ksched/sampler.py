@@ -132,8 +132,8 @@ def build_sampler(
     process : what the model was trained on, or anything that knows it by an attribute ``process``, such as a
         `Denoiser`; None is Stable Diffusion's VP table
     sigmas : noise levels to run exactly as given, instead of schedule and steps; strictly decreasing
-    dialect : whose behaviour the names mean, where programs differ: options, which ``ksched.schedules.DIALECTS`` has
-        for schedules and the page of each sampler for samplers; ours is the published method
+    dialect : whose behaviour the names mean, where programs differ: options, which `ksched.schedules.DIALECTS` has for
+        schedules and the page of each sampler for samplers; ours is the published method
     options : options of the sampler, and of the schedule where the sampler has none of that name; ``sigma_min`` and
         ``sigma_max`` are the schedule's range. What says how much noise is drawn, such as eta, may be one number, one
         for each step, or a `ksched.window`

@@ -19,7 +19,7 @@ class Empirical(GaussianMixture):
     Parameters
     ----------
     data : shape ``(points, *shape)``; a plain list of numbers is dimension 1
-    process : what a state at sigma is; None is ``default_process``, states ``x0 + sigma * eps``
+    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
 
     Raises
     ------

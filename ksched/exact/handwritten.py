@@ -19,7 +19,7 @@ def digits(process: Process | None = None) -> GaussianMixture:
 
     Parameters
     ----------
-    process : what a state at sigma is; None is ``default_process``, states ``x0 + sigma * eps``
+    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
 
     Notes
     -----

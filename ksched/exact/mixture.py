@@ -41,7 +41,7 @@ class GaussianMixture:
     means : shape (components, dimension)
     covariances : matrices (components, dimension, dimension), variances of the coordinates (components, dimension), one
         variance per component (components,), or one number for all
-    process : what a state at sigma is; None is ``default_process``, states ``x0 + sigma * eps``
+    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
     labels : what every component stands for, shape (components,); () says nothing
 
     Raises
@@ -291,7 +291,7 @@ class Gaussian(GaussianMixture):
     ----------
     mean : shape (dimension,); a number is dimension 1
     covariance : one variance, the variances of the coordinates (dimension,), or a matrix (dimension, dimension)
-    process : what a state at sigma is; None is ``default_process``, states ``x0 + sigma * eps``
+    process : what a state at sigma is; None is `default_process`, states ``x0 + sigma * eps``
 
     Raises
     ------

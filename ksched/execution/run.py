@@ -33,7 +33,7 @@ class Run(Progress, CopiedBySaving):
     noise : instead of a seed, ``(sigma_from, sigma_to) -> tensor like x`` of unit variance; or "brownian", with a seed:
         a picture stays when the number of steps changes (see `ksched.noise.BrownianNoise`); or another kind by its name
     process : names the timesteps of the levels; None if the model needs none
-    levels : what a model that knows its process may check, of ``ksched.processes.agreement.levels_of``; None is nothing
+    levels : what a model that knows its process may check, of `ksched.processes.agreement.levels_of`; None is nothing
     check_start : is called with the state of the first model call when that has been answered
 
     Raises

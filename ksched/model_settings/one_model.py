@@ -58,7 +58,7 @@ class Recipe:
         None if diffusers has no class that does the same
     prediction : what its network answers
     steps : number of steps its authors or its pipeline take
-    guidance : ``kind`` (one of ``GUIDANCE_KINDS``) and ``scale``; what is not published is left out
+    guidance : ``kind`` (one of `GUIDANCE_KINDS`) and ``scale``; what is not published is left out
     experts : networks of one model, each with the lowest sigma that it is asked at, as `ksched.guidance.experts` takes
     size : width, height and frames by default
     resolution : what width, height and frames must be, and other sizes that its authors name

@@ -78,7 +78,7 @@ class BrownianNoise:
 
     *Rule.* A hash of path and node, keyed by the item's seed, is the key of a stream of random words, each of them four
     indices of 16 bits into the table of rows. The numbers of each node are multiplied by twice its coefficient, rounded
-    to float32, and added up in the order of ``_increment``, block by block and then down the bridges. The coefficients
+    to float32, and added up in the order of `_increment`, block by block and then down the bridges. The coefficients
     come from exp and sqrt of the machine, so another C library may round one of them in 1e8 the other way.
 
     k-diffusion's ``BrownianTreeNoiseSampler`` serves the same end with torchsde's tree, in the clock sigma.
@@ -135,7 +135,7 @@ class BrownianNoise:
         return numbers[:, before : before + width]
 
     def _along_path(self, draw: Draw) -> tuple[_Path, tuple[tuple[int, float], ...], tuple[int, ...]] | None:
-        """Which path a draw is an increment of, as ``_increment`` says it; None if its noise is its own."""
+        """Which path a draw is an increment of, as `_increment` says it; None if its noise is its own."""
         start, end = (self.process.level(sigma).lam for sigma in draw[:2])
         rising = start > end
         if rising:

@@ -78,7 +78,7 @@ class CallableNoise:
 def seeded_source(
     kind: str | Correlated, seeds: tuple[int, ...], process: Process | None
 ) -> SeededNoise | BrownianNoise | CorrelatedNoise:
-    """The noise of a kind, "seeded", "brownian" or one of ``ksched.noise.kinds``, for items of these seeds.
+    """The noise of a kind, "seeded", "brownian" or one of `ksched.noise.kinds`, for items of these seeds.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def brownian_sampler(
     ----------
     x : a tensor of the shape, dtype and device that the noise shall have, batch first
     seed : one whole number (item i takes ``seed + i``) or one per item
-    process : what a sigma means; None is ``default_process``, and right wherever states are ``x0 + sigma * eps``
+    process : what a sigma means; None is `default_process`, and right wherever states are ``x0 + sigma * eps``
 
     Returns
     -------

@@ -183,7 +183,7 @@ def auto(
     """The best method known for the number of steps: a tuned table on its own levels, a general method on any other.
 
     One model call per step, deterministic. On its own levels, up to 20 steps, a table of weights that was fitted to
-    synthetic mixtures, with and without guidance (see ``weighted``). On other levels, and beyond, an exponential
+    synthetic mixtures, with and without guidance (see `weighted`). On other levels, and beyond, an exponential
     predictor-corrector (`exp_pc`), from pure noise `lms`.
 
     Parameters

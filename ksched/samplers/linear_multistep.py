@@ -71,7 +71,7 @@ class Table:
     ----------
     levels : noise to signal, sigma / alpha, over the standard deviation of the data; falling, one more than there are
         calls. The first is where the table was made for and may be infinite; the last is 0
-    weights : of ``weighted``: a row for every call, as long as there are calls before it
+    weights : of `weighted`: a row for every call, as long as there are calls before it
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """How a sampler that ships is registered: `ships` above its function, `preset` above the docstring of what has none.
 
-A registration is all that the library knows of the sampler. The names in ``ksched.names.sampler_type``, the dialects
-and the tables of other programs' names are made from it.
+A registration is all that the library knows of the sampler. The names in `ksched.names.sampler_type`, the dialects and
+the tables of other programs' names are made from it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Grid:
 
         Raises
         ------
-        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see ``check_sigmas``)
+        TypeError, ValueError : sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`)
         """
         values = check_sigmas(sigmas, process.sigma_limit)
         return cls(process, tuple(process.level(float(value)) for value in values))

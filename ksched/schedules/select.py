@@ -318,7 +318,7 @@ def calculate_sigmas(
     steps : number of steps, >= 1
     process : what the model was trained on; None is Stable Diffusion's VP table
     sigma_min, sigma_max : noise std of the last non-zero and of the first level; None takes the process's own
-    dialect : whose numbers the name means, where programs differ: a table of options (see ``DIALECTS``)
+    dialect : whose numbers the name means, where programs differ: a table of options (see `DIALECTS`)
     options : what the schedule has beside its range, such as ``rho`` for karras (see `schedule_options`)
 
     Returns

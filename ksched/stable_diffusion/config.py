@@ -180,7 +180,7 @@ class SamplingConfig:
 
     @classmethod
     def from_preset(cls, prompt: str, preset: str, **changes: Any) -> SamplingConfig:
-        """With the sampler, schedule and steps of one of ``PRESETS``, and what is changed of them."""
+        """With the sampler, schedule and steps of one of `PRESETS`, and what is changed of them."""
         return cls.from_dict({"prompt": prompt, "preset": preset, **changes})
 
     # -------------------------------------------------------------------------------------------------- in and out

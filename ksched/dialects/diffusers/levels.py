@@ -158,7 +158,7 @@ def diffusers_levels(
 
     Returns
     -------
-    ``DiffusersLevels``: sigmas, timesteps, the std of start noise, and the further tables of KDPM2
+    `DiffusersLevels`: sigmas, timesteps, the std of start noise, and the further tables of KDPM2
 
     Raises
     ------

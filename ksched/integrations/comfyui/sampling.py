@@ -105,8 +105,8 @@ def sampler_function(
         one. "comfyui" is ComfyUI's own numbers there too
     noise : "seeded", that of item i depends on the run's seed plus i and on the place in the run alone; "brownian", the
         same with one path for all numbers of steps; "comfyui", the numbers that ComfyUI's own sampler would draw; a
-        name of `ksched.noise` such as "pink", noise that is not white. Where the seed is that of a ``NoiseByItem``, i
-        is the item's index in the batch it was taken from
+        name of `ksched.noise` such as "pink", noise that is not white. Where the seed is that of a `NoiseByItem`, i is
+        the item's index in the batch it was taken from
     options : of the sampler
 
     Returns

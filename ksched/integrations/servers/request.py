@@ -128,7 +128,7 @@ class RequestScheduler:
         return (self.latents,)
 
     def taken(self, output: torch.Tensor, sample: torch.Tensor | None) -> tuple[Run, tuple[Answer]]:
-        """What ``advance_together`` needs to advance this request alone or among others."""
+        """What `advance_together` needs to advance this request alone or among others."""
         run = self._started()
         if run.done:
             raise RuntimeError("the request is done: there is no step left")

@@ -48,7 +48,7 @@ def exponential(s: Level, t: Level, x: V, denoised: V, eta: float = 0.0) -> V:
 
     Notes
     -----
-    Lu et al. 2022, arXiv:2211.01095, eq. 14, with the noise term scaled by eta; see ``fresh_std`` for what is missing.
+    Lu et al. 2022, arXiv:2211.01095, eq. 14, with the noise term scaled by eta; see `fresh_std` for what is missing.
     """
     if eta == 0:
         return ddim(s, t, x, denoised)
