@@ -164,8 +164,9 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its examples; any warning is an error."""
     session.install(".[docs,test]", *PINS)  # examples draw pictures and check schedules
-    for builder in ("html", "doctest"):
-        session.run("sphinx-build", "-b", builder, "-W", "--keep-going", "-n", "-E", "docs", f"docs/_build/{builder}")
+    for builder, how in (("html", ["-E", "-j", "auto"]), ("doctest", [])):  # the second reads nothing again
+        args = ("-W", "--keep-going", "-n", *how, "-d", "docs/_build/doctrees", "docs", f"docs/_build/{builder}")
+        session.run("sphinx-build", "-b", builder, *args)
 
 
 @nox.session

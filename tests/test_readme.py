@@ -145,13 +145,15 @@ def test_samplers_are_grouped_by_their_family() -> None:
 
 def test_pages_say_what_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of every sampler has all of its options; those that it calls the same are, on another grid."""
-    for module in ("numpydoc", "matplotlib"):
+    for module in ("numpydoc", "matplotlib", "pybtex", "sphinx"):
         pytest.importorskip(module)
     generate = doc_module("generate", monkeypatch)
     catalogue = generate.on_site((ROOT / "docs" / "catalogue.md").read_text())
     for sampler in samplers():
-        page = generate.sampler_page(sampler)
+        page = generate.sampler_page(sampler, set())
         assert all(f"| `{name}` |" in page for name in sampler.own_options)
+        assert "$$\n" in page
+        assert "**Use it when** " in page
         assert ("## Its plan" in page, "## A run" in page) == (not sampler.adaptive, sampler.adaptive)
         assert f"| [`{sampler.name}`](generated/samplers/{sampler.name}.md) |" in catalogue
     grid = Grid.of([0.95, 0.8, 0.72, 0.4, 0.3, 0.1, 0.0], Flow(2.0))
