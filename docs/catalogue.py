@@ -1,4 +1,4 @@
-"""The page of everything that exists, written from the registries; it is kept in git, for readers of a clone."""
+"""Writes the catalogue of samplers, schedules and processes from the registries; the page is kept in git."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROCESSES = (VP, EDM, VE, Flow, FlowVE, AngleV, Cascade, TrigFlow)
 
 
 def catalogue() -> str:
-    """The page: every sampler, schedule and process with its facts."""
+    """The page: every sampler, schedule and process with its properties."""
     ours = {heading: specs for heading, specs in families().items() if heading != "Others"}
     count = sum(map(len, ours.values()))
     parts = ["# Catalogue: every sampler, schedule and process"]
@@ -31,8 +31,8 @@ def catalogue() -> str:
         "ComfyUI and k-diffusion and every continuous-time scheduler in diffusers."
     ]
     parts += [
-        "`ksched list` prints these names, and `ksched list NAME` everything about one of them. "
-        "[How to choose a sampler](choose.md) compares them, and [errors per model call](accuracy.md) has the "
+        "`ksched list` prints these names, and `ksched list NAME` describes one of them. "
+        "[How to choose a sampler](choose.md) compares them, and the page on [accuracy](accuracy.md) has the "
         "measurements. `ksched.peers` knows what ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, SD.Next, "
         "stable-diffusion.cpp and skrample call them."
     ]
@@ -50,11 +50,12 @@ def catalogue() -> str:
     ]
     excused = [f"`{spec.name}`" for specs in ours.values() for spec in specs if not spec.keeps_variance]
     parts += [
-        "Every state of every sampler has the mean and the variance of its level where all data is one point, but that "
-        f"the variance is another one with {' and '.join(excused)}, which are what other programs do."
+        "If all data is a single point, every state of every sampler has exactly the mean and the variance of its "
+        f"noise level. Only {', '.join(excused[:-1])} and {excused[-1]} have another variance, as in the programs that "
+        "they come from."
     ]
     for heading, specs in ours.items():
-        module = sys.modules[specs[0].function.__module__]  # whose docstring is about the family
+        module = sys.modules[specs[0].function.__module__]  # its docstring describes the family
         columns = ["name", "order", "weak order", "calls", "noises", "options", "source"]
         parts += [f"### {heading}", prose([(module.__doc__ or "").strip()]), table(columns, map(sampler_row, specs))]
     parts += ["## Schedules"]
@@ -77,13 +78,13 @@ def catalogue() -> str:
 
 
 def flow_only(families: Mapping[str, Sequence[SamplerSpec]]) -> str:
-    """Which samplers run on flow processes alone, in words."""
+    """Names the samplers that run only on flow processes."""
     names = [f"`{spec.name}`" for specs in families.values() for spec in specs if spec.flow_only]
-    return f"but {', '.join(names[:-1])} and {names[-1]}, which are of flow processes"
+    return f"except {', '.join(names[:-1])} and {names[-1]}, which need a flow process"
 
 
 def sampler_row(spec: SamplerSpec) -> list[object]:
-    """What the table says of a sampler."""
+    """A row of the table of samplers."""
     return [
         f"`{spec.name}`",
         spec.order,

@@ -1,4 +1,4 @@
-"""The page of recipes, written from their data file."""
+"""Writes the page of recipes from their data file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["recipe_page"]
 
 DIFFUSERS = "diffusers 0.42.1"
 
-INTRO = """# Recipes: what public models are sampled with
+INTRO = """# Recipes: how public models are sampled
 
-`ksched.recipes` has the sampler, noise levels, steps and guidance of public models and their distilled variants, each
-fact with its source. `build` gives the sampler that the model's reference pipeline runs, for a number of steps and a
-size:
+Use this page to sample a public model with the settings of its authors. `ksched.recipes` has the sampler, sigmas,
+number of steps and guidance of public models and their distilled variants, each fact with its source. `build` returns
+the sampler that the model's reference pipeline runs, for your number of steps and size:
 
 ```{doctest}
 >>> import ksched
@@ -31,17 +31,18 @@ array([1.    , 0.781 , 0.4755, 0.02  , 0.    ])
 ('huggingface/diffusers 0.42.1, src/diffusers/pipelines: qwenimage/pipeline_qwenimage.py',)
 ```
 
-`ksched recipes` lists them, `ksched recipes qwen-image` shows one, with what to set in diffusers, ComfyUI and A1111 for
-the same levels.
+On the command line, `ksched recipes` lists them. `ksched recipes qwen-image` shows one, with the settings for
+diffusers, ComfyUI and A1111 that give the same sigmas.
 
-The lists of distilled models ("denoising steps") are read by `few_step`, as their programs mean them:
+Distilled models often come with a list of "denoising steps". `few_step` turns such a list into sigmas, as the
+programs of these models do:
 
 ```{doctest}
 >>> ksched.few_step([1000, 750, 500, 250], shift=5).round(4)
 array([1.    , 0.9375, 0.8333, 0.625 , 0.    ])
 ```
 
-Wan 2.2 has two networks. `guidance.experts` asks the one whose noise levels these are, and no other:
+Wan 2.2 has two networks. `guidance.experts` calls only the one whose range the current sigma is in:
 
 ```{doctest}
 >>> import torch
@@ -52,13 +53,15 @@ Wan 2.2 has two networks. `guidance.experts` asks the one whose noise levels the
 >>> calls = []
 >>> def network(name):
 ...     return lambda x, sigma: (calls.append(name), 0 * x)[1]
->>> experts = guidance.experts({sigma: network(name) for name, sigma in wan.experts.items()})
+>>> experts = guidance.experts(
+...     {sigma: network(name) for name, sigma in wan.experts.items()})
 >>> found = wan.build(steps=6).sample(experts, torch.zeros(1, 4))
 >>> calls
 ['high_noise', 'high_noise', 'low_noise', 'low_noise', 'low_noise', 'low_noise']
 ```
 
-A size that a model cannot make is refused, as its pipeline refuses it, or silently cuts it down:
+`build` raises an error for a size that the model cannot make. The model's pipeline raises one too, or silently changes
+the size:
 
 ```{doctest}
 >>> wan.resolution.words(), dict(wan.latent)["temporal"]
@@ -68,39 +71,42 @@ Traceback (most recent call last):
 ValueError: wan2.2-t2v-a14b: frames must be 4 k + 1; got 80. Nearest are 77 and 81
 ```
 
-Where sources differ, both are kept, and the notes say so. What no source could be found for is left out."""
+Where sources disagree, the recipe keeps both, and the notes say so. Facts without a source are left out."""
 
 NO_SOURCE = [
-    ["LTX-Video 0.9.6 distilled", "its 8 levels, which are in the checkpoint alone"],
-    ["LTX-Video 0.9.8 dev (13B)", "a run of it: guidance by level and skipped steps, at levels in the checkpoint"],
-    ["Stable Audio 3, small", "anything: its configuration is not public; medium is above"],
-    ["SDXL-Lightning", "the scale of guidance that its authors write"],
-    ["Chroma1-HD", "the scheduler that its own pipeline ships with; ComfyUI's mu is above"],
+    ["LTX-Video 0.9.6 distilled", "its 8 sigmas, which are only in the checkpoint"],
+    [
+        "LTX-Video 0.9.8 dev (13B)",
+        "its run: guidance that depends on sigma and skipped steps, at sigmas in the checkpoint",
+    ],
+    ["Stable Audio 3, small", "everything: its configuration is not public; medium is above"],
+    ["SDXL-Lightning", "the guidance scale of its authors"],
+    ["Chroma1-HD", "the scheduler of its own pipeline; ComfyUI's mu is above"],
     ["FLUX.1 Krea [dev]", "its own scheduler; FLUX.1 [dev]'s is above"],
     ["CogVideoX 1.5", "its snr_shift_scale"],
 ]
 
 
 SIZES = (
-    "A rule is what width and height must be multiples of, and how many frames there may be; `build` holds to it. "
-    "**1 : 4 x 8** is one latent for four frames and for 8 x 8 pixels. A latent of the autoencoder is given to the "
-    "network as `(z - shift) * scale`, or normalised by a mean and a standard deviation for each channel."
+    "The rules say what width and height must be multiples of, and how many frames are allowed; `build` enforces them. "
+    "**1 : 4 x 8** means one latent per four frames and per 8 x 8 pixels. The network receives a latent of the "
+    "autoencoder as `(z - shift) * scale`, or normalised by a mean and a standard deviation per channel."
 )
 
 
 def recipe_page() -> str:
-    """The page: what to run, what it was checked against, and where each fact can be read."""
+    """The page: what to run, what it was checked against, and the source of each fact."""
     parts = [INTRO, "## Models"]
     parts += [
-        "**mu** is the logarithm of the shift at the size shown. **Checked against** is the pipeline, at three numbers "
-        f"of steps and two sizes, with the scheduler class and the configuration it ships with ({DIFFUSERS}), to a "
-        "relative 1e-6 in sigmas and timesteps; or the list or formula that its authors published. For this "
-        "comparison tables of betas are formed in float64, where some classes form them in float32. Click a heading to "
-        "sort."
+        "**mu** is the logarithm of the shift at the size shown. **Checked against** names the pipeline whose sigmas "
+        "and timesteps the recipe matches to a relative 1e-6, at three numbers of steps and two sizes, with the "
+        f"scheduler class and configuration that it ships with ({DIFFUSERS}); or else the list or formula that its "
+        "authors published. For this comparison, tables of betas are computed in float64, although some classes "
+        "compute them in float32. Click a heading to sort."
     ]
-    columns = ["model", "name", "makes", "steps", "sampler", "levels", "mu or shift", "guidance", "checked against"]
+    columns = ["model", "name", "makes", "steps", "sampler", "sigmas", "mu or shift", "guidance", "checked against"]
     parts += [table(columns, map(row, ksched.recipes.values()))]
-    parts += ["Guidance is " + "; ".join(f"*{kind}*: {text}" for kind, text in GUIDANCE_KINDS.items()) + "."]
+    parts += ["The kinds of guidance: " + "; ".join(f"*{kind}*: {text}" for kind, text in GUIDANCE_KINDS.items()) + "."]
     noted = [[f"`{own.name}`", " ".join(own.notes)] for own in ksched.recipes.values() if own.notes]
     parts += ["## Notes", table(["name", "note"], noted)]
     sized = [
@@ -108,8 +114,8 @@ def recipe_page() -> str:
         for own in ksched.recipes.values()
         if any(own.size) or own.resolution.words() or own.latent
     ]
-    parts += ["## Sizes and latents", SIZES, table(["name", "by default", "rules, other sizes", "latent"], sized)]
-    parts += ["## What no source could be had for", table(["model", "what is missing"], NO_SOURCE)]
+    parts += ["## Sizes and latents", SIZES, table(["name", "default size", "rules, other sizes", "latent"], sized)]
+    parts += ["## Facts without a source", table(["model", "what is missing"], NO_SOURCE)]
     sourced = [
         [f"`{own.name}`", fact, "; ".join(places)]
         for own in ksched.recipes.values()
@@ -120,14 +126,14 @@ def recipe_page() -> str:
 
 
 def size_of(recipe: Recipe) -> str:
-    """Its own size."""
+    """The default size of a recipe."""
     width, height, frames = recipe.size
     parts = [f"{width} x {height}"] if width else []
     return ", ".join(parts + ([f"{frames} frames"] if frames else []))
 
 
 def latent_of(recipe: Recipe) -> str:
-    """Its latent space in words."""
+    """The latent space of a recipe in words."""
     latent = recipe.latent
     parts = [f"{latent['channels']} channels"] if "channels" in latent else []
     places = [str(latent[name]) for name in ("temporal", "spatial") if name in latent]
@@ -138,7 +144,7 @@ def latent_of(recipe: Recipe) -> str:
 
 
 def row(recipe: Recipe) -> list[str]:
-    """A model in the table."""
+    """A row of the table of models."""
     guidance = " ".join(str(recipe.guidance[key]) for key in ("scale", "kind") if key in recipe.guidance)
     return [
         recipe.title,
@@ -154,7 +160,7 @@ def row(recipe: Recipe) -> list[str]:
 
 
 def shift_of(recipe: Recipe) -> str:
-    """Its shift, or mu at its own size and steps."""
+    """The shift of a recipe, or mu at its default size and steps."""
     if recipe.mu_rule:
         mu = mu_of(recipe.mu_rule, recipe.steps, recipe.size)
         linear = recipe.config.get("time_shift_type") == "linear"
@@ -164,7 +170,7 @@ def shift_of(recipe: Recipe) -> str:
 
 
 def checked(recipe: Recipe) -> str:
-    """What its levels were compared with."""
+    """What the sigmas of a recipe were compared with."""
     if recipe.pipeline is not None:
         return f"`{recipe.pipeline}`"
     return "its published list" if recipe.listed is not None else "its published formula"

@@ -1,6 +1,6 @@
-"""Writes ``ksched/names/sampler_type.py``, the names that follow from the registrations: run it after a change of them.
+"""Writes ``ksched/names/sampler_type.py``, the names of the registered samplers.
 
-``python docs/sampler_names.py``. Members keep the order that they have; new ones come last.
+Run ``python docs/sampler_names.py`` whenever the registrations change. Members keep their order; new ones come last.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["sampler_names"]
 
 FILE = Path(ksched.__file__).parent / "names" / "sampler_type.py"
 WIDTH = 120
-NO_BREAK = "\N{NO-BREAK SPACE}"  # within a word, while lines are broken
+NO_BREAK = "\N{NO-BREAK SPACE}"  # stands for spaces within a name while lines are wrapped
 HEAD = '''\
-"""The names of samplers that ship. ``python docs/sampler_names.py`` writes this file from their registrations."""
+"""The names of the samplers in ksched. ``python docs/sampler_names.py`` writes this file from their registrations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["AUTOMATIC", "SAMPLER_SPELLINGS", "SamplerName", "SamplerType", "Sche
 
 
 class SamplerType(Name):
-    """How a run steps from one noise level to the next; the values are ComfyUI's words."""
+    """The sampler (solver) of a run; the values are ComfyUI's names."""
 '''
 METHODS = '''
     @classmethod
@@ -70,11 +70,11 @@ def sampler_names() -> str:
         "",
     ]
     lines += ["#: `ksched.NoiseSchedule` as text", *listed("ScheduleName = Literal[", list(NoiseSchedule), "]"), "", ""]
-    lines += ["#: what other programs call the same sampler"]
+    lines += ["#: names of the same sampler in other programs"]
     lines += ["SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {"]
     for spec in specs:
         lines += listed(f"    {json.dumps(spec.name)}: (", words(spec), "),") if words(spec) else []
-    lines += ["}", "", "#: schedules that A1111 picks for its labels by itself"]
+    lines += ["}", "", "#: schedules that A1111 selects by itself for some of its sampler labels"]
     lines += ["AUTOMATIC: Mapping[str, str] = {"]
     for spec in specs:
         lines += [f'    "{spec.name}": "{peer.schedule}",' for peer in spec.peers if peer.schedule]
@@ -82,13 +82,13 @@ def sampler_names() -> str:
 
 
 def words(spec: SamplerSpec) -> list[str]:
-    """Spellings of a sampler, each once whatever its case and punctuation."""
+    """Other spellings of a sampler's name, without those that differ only in case and punctuation."""
     found = {spelling_key(word): word for word in reversed(spec.words)}
     return [word for key, word in reversed(found.items()) if key != spelling_key(spec.name)]
 
 
 def listed(before: str, words: Sequence[str], after: str) -> list[str]:
-    """Quoted words with commas between, on one line or on as few as they need."""
+    """Quoted words separated by commas, on as few lines as possible."""
     indent = before[: len(before) - len(before.lstrip())]
     quoted = [f"{json.dumps(word).replace(' ', NO_BREAK)}," for word in words]
     whole = f"{before}{' '.join(quoted)}{after}"

@@ -1,4 +1,4 @@
-"""The names of samplers that ship. ``python docs/sampler_names.py`` writes this file from their registrations."""
+"""The names of the samplers in ksched. ``python docs/sampler_names.py`` writes this file from their registrations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AUTOMATIC", "SAMPLER_SPELLINGS", "SamplerName", "SamplerType", "Sche
 
 
 class SamplerType(Name):
-    """How a run steps from one noise level to the next; the values are ComfyUI's words."""
+    """The sampler (solver) of a run; the values are ComfyUI's names."""
 
     EULER = "euler"
     EULER_CFG_PP = "euler_cfg_pp"
@@ -125,7 +125,7 @@ ScheduleName = Literal[
 ]
 
 
-#: what other programs call the same sampler
+#: names of the same sampler in other programs
 SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "euler": (
         "k_euler", "FlowMatchEuler", "sample_euler", "EulerDiscrete", "EulerDiscreteScheduler", "EDMEuler",
@@ -232,7 +232,7 @@ SAMPLER_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "stork": ("stork_2",),
 }
 
-#: schedules that A1111 picks for its labels by itself
+#: schedules that A1111 selects by itself for some of its sampler labels
 AUTOMATIC: Mapping[str, str] = {
     "dpm_2": "karras",
     "dpm_2_ancestral": "karras",
