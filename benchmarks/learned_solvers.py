@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,12 @@ class Data:
         """Lowest level of a call, likewise."""
         return ratio(self.process.level(self.process.sigma_min)) / self.data_std
 
-    @property
+    @cached_property
     def denoise(self) -> Denoise:
         """Exact, in flow coordinates; states have an axis of models before that of items."""
         return FAMILIES[self.family](SEED).denoise
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one item."""
         return (FAMILIES[self.family](SEED).dimension,)
@@ -115,22 +115,17 @@ class Data:
         """What all are judged on."""
         return self.problem(self.denoise, self.starts(ITEMS, SEED), TRUTH)
 
-    def model(self) -> Model:
-        """For `tune`."""
-        denoise, process, std = self.denoise, self.process, self.data_std
-
-        def answer(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            level = sigma[0].double()
-            alpha, noise = torch.as_tensor(process.alpha(level)), torch.as_tensor(process.noise_std(level))
-            scale = alpha * std + noise
-            return std * denoise((x / scale)[None], noise / scale)[0]
-
-        return Model(answer)
+    def answer(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """What `tune` asks."""
+        level, process = sigma[0].double(), self.process
+        alpha, noise = torch.as_tensor(process.alpha(level)), torch.as_tensor(process.noise_std(level))
+        scale = alpha * self.data_std + noise
+        return self.data_std * self.denoise((x / scale)[None], noise / scale)[0]
 
 
 def tuned(bed: Any, calls: int, level: int) -> tuple[Plan, int]:
     """The plan of `tune` through the model, and the calls that it took."""
-    model = bed.model()
+    model = Model(bed.answer)
     how = {"process": bed.process, "shape": bed.shape, "items": bed.items, "batch": bed.batch}
     dtype = torch.float64 if isinstance(bed, Data) else torch.float32
     plan = ksched.tune(model, calls, level=level, dtype=dtype, **how)
