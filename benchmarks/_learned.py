@@ -1,9 +1,9 @@
 """Families of solvers that papers fit to a model, as options of our fit, and two dynamic programs for timesteps.
 
-All in flow coordinates of data of standard deviation 1, as in `ksched.tuning.fit`. Written from the papers: GITS (Chen et
-al. 2024), OSS (Pei et al. 2025), LD3 (Tong et al. 2024), S4S (Frankel et al. 2025), BNS (Shaul et al. 2024) and
-DyWeight (Zhao et al. 2026). What is alike between them is kept alike, so that they differ in what is free and in how it
-is found: each starts from `ipndm`, and its objective is the distance from where the ODE ends.
+All in flow coordinates of data of standard deviation 1, as in `ksched.tuning.fit`. Written from the papers: GITS (Chen
+et al. 2024), OSS (Pei et al. 2025), LD3 (Tong et al. 2024), S4S (Frankel et al. 2025), BNS (Shaul et al. 2024) and
+DyWeight (Zhao et al. 2026). They differ in what is free and in how it is found, and in nothing else: each starts from
+`ipndm`, and the objective is the distance from where the ODE ends.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Counted:
 class Multistep:
     """`ipndm` with freedoms: levels, what the model is told at them, and weights of the slopes.
 
-    A step adds the difference of two times by a sum of the slope and its backward differences; with the weights of
-    `ADAMS` it is that of `ipndm`. The time is s, and the slope the velocity, for a flow that starts from pure noise; else
-    it is the noise to signal, as in EDM's coordinates.
+    A step adds the difference of two times, times a sum of the slope and its backward differences; with the weights of
+    `ADAMS` it is that of `ipndm`. For a flow, which starts from pure noise, the time is s and the slope the velocity;
+    else the time is the noise to signal, as in EDM's coordinates.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ class Fitted:
 
 
 def nodes(bed: Bed, count: int, dense: bool = False) -> tuple[float, ...]:
-    """Levels of the papers' usual schedule: Karras's but for the lowest; from pure noise ComfyUI's beta, or even ones."""
+    """Levels of a usual schedule: Karras's but for the lowest one; from pure noise ComfyUI's beta, or even times."""
     process = bed.process
     if math.isinf(ratio(process.level(process.sigma_max))):
         sigmas = ksched.calculate_sigmas("simple" if dense else "beta", count, process)
@@ -416,6 +416,7 @@ METHODS: Mapping[str, Callable[[Bed, int, int], Fitted]] = {
     "OSS": oss,
     "LD3": ld3,
     "LD3, hard": partial(ld3, radius=0.0),
+    "levels": partial(_opened, opened=("levels",)),
     "S4S": partial(_opened, opened=("weights",)),
     "S4S-Alt": partial(_opened, opened=("levels", "weights")),
     "DyWeight": partial(_opened, opened=("told", "weights"), width=HISTORY),

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ def of_plan(plan: Plan, std: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def pairs(bed: Any, calls: int, test: Problem) -> dict[str, Any]:
     """The pair that people use, and the best of those that `tune` compares with, after seeing the errors."""
-    made = {name: plan for name, plan in untuned(calls, bed.process, None)}
+    made = dict(untuned(calls, bed.process, None))
     used = ksched.build_sampler("dpmpp_2m", "karras", calls, process=bed.process).plan
     found = {name: figures(*of_plan(plan, bed.data_std), test) for name, plan in made.items()}
     best = min(found, key=lambda name: found[name]["mean"])
