@@ -323,6 +323,7 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     )
 
 
+_PAPERS_METHODS = ("best pair", "GITS", "OSS, Euler", "OSS", "LD3", "LD3, hard", "S4S", "S4S-Alt", "DyWeight", "BNS")
 _RANGES = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
 
 
@@ -576,6 +577,79 @@ def _papers_figures(data: Mapping[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def _figure(cell: Mapping[str, Any] | None) -> str:
+    """An error with its PSNR."""
+    return "" if cell is None else f"{_error(cell['error'])} ({cell['psnr']:.1f})"
+
+
+def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
+    """How many more calls a pair takes for the same error."""
+    if cell is None:
+        return ""
+    calls = cell.get(f"saved, {against}")
+    return "more" if calls is None else f"{calls:.1f}"
+
+
+def _headline(data: Mapping[str, Any]) -> str:
+    """A table for every range and one for the network."""
+    parts = [f"{_machine(data)}\n"]
+    reference, checkpoint = "dpmpp_2m + karras", data.get("checkpoint")
+    titled = [(_RANGES[of], part) for of, part in data["ranges"].items()]
+    if checkpoint:
+        title = f"the network of handwritten digits under guidance {checkpoint['scale']:g}"
+        titled.append((title, checkpoint))
+    for title, part in titled:
+        rows = []
+        for calls, cells in part["calls"].items():
+            if "auto" not in cells:
+                continue
+            rows.append([calls, *(_figure(cells.get(name)) for name in (reference, "best pair", "hindsight"))])
+            for name in ("auto", "tune"):
+                cell = cells.get(name)
+                rows[-1] += [_figure(cell), *(_saved(cell, against) for against in (reference, "best pair"))]
+        columns = ["calls", f"`{reference}`", "best pair", "hindsight"]
+        for name in ("auto", "tune"):
+            columns += [f"**`{name}`**", f"saved on `{reference}`", "on the best pair"]
+        floor = f"\nFloor of the last step: {_figure(part['floor'])}.\n" if "floor" in part else ""
+        parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}{floor}")
+    return "\n".join(parts)
+
+
+def _headline_pairs(data: Mapping[str, Any]) -> str:
+    """Which pair is the best, on every range and on the network."""
+    parts = {_RANGES[of]: part for of, part in data["ranges"].items()}
+    if "checkpoint" in data:
+        parts["the network"] = data["checkpoint"]
+    counts = [calls for calls, cells in next(iter(parts.values()))["calls"].items() if "auto" in cells]
+    rows = [[calls, *(part["calls"][calls]["best pair"]["pair"] for part in parts.values())] for calls in counts]
+    return _table(["best pair, calls", *parts], rows)
+
+
+def _learned_solvers(data: Mapping[str, Any]) -> str:
+    """Exact data, all sets on a range together, and the network: errors with PSNR by method and calls."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, cells in data["beds"].items():
+        groups.setdefault(_RANGES.get(name.split()[0], "the network under guidance 4"), []).append(cells)
+    parts = [f"{_machine(data)}\n"]
+    for title, beds in groups.items():
+        counts = [calls for calls in beds[0] if all(calls in cells for cells in beds)]
+        rows = []
+        for name in beds[0][counts[0]]["methods"] if counts else ():
+            found = [[cells[calls]["methods"][name] for cells in beds] for calls in counts]
+            rows.append([name if name in _PAPERS_METHODS else f"`{name}`"])
+            for cells in found:
+                psnr = sum(cell["psnr"] for cell in cells) / len(cells)
+                rows[-1].append(f"{_error(_middle_of(cell['mean'] for cell in cells))} ({psnr:.1f})")
+            last = found[-1]
+            numbers = sorted({cell["numbers"] for cell in last})
+            rows[-1] += ["–".join(map(str, (numbers[0], numbers[-1])[: len(numbers)]))]
+            rows[-1] += [f"{max(cell['calls'] for cell in last) / 1000:.0f}", f"{max(c['seconds'] for c in last):.0f}"]
+        columns = ["", *(f"{calls} calls" for calls in counts)]
+        columns += [f"numbers, {counts[-1]} calls", "thousand calls of training", "seconds"] if counts else []
+        parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}")
+    return "\n".join(parts)
+
+
 def _grpo(data: Mapping[str, Any]) -> str:
     """A row for each rule: entropy, and distance and gap before and after."""
     columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
@@ -716,6 +790,9 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "tuned_guard": ("tuned", _tuned_guard),
     "policy_steps": ("policy_steps", _policy_steps),
     "grpo": ("grpo", _grpo),
+    "headline": ("headline", _headline),
+    "headline_pairs": ("headline", _headline_pairs),
+    "learned_solvers": ("learned_solvers", _learned_solvers),
     "papers": ("papers", _papers),
     "papers_figures": ("papers", _papers_figures),
 }
