@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -40,8 +40,9 @@ CALLS = (4, 5, 6, 8, 10)
 DATA = ("tabular", "photo", "two_level")
 ITEMS, TRUTH, TEACHER = 192, 400, 64  # start states that are judged; steps of exact runs, and of those fitted to
 PEAK = 4.0  # standard deviations of the data
-CHECKPOINT = "checkpoint"
+CHECKPOINT, IMAGES = "checkpoint", 100
 REFERENCE = "dpmpp_2m + karras"
+NO_COST = {"numbers": 0, "calls": 0, "seconds": 0.0}
 
 
 class Model:
@@ -152,42 +153,42 @@ def pairs(bed: Any, calls: int, test: Problem) -> dict[str, Any]:
     used = ksched.build_sampler("dpmpp_2m", "karras", calls, process=bed.process).plan
     found = {name: figures(*of_plan(plan, bed.data_std), test) for name, plan in made.items()}
     best = min(found, key=lambda name: found[name]["mean"])
-    given = {"numbers": 0, "calls": 0, "seconds": 0.0}
     return {
-        REFERENCE: {**figures(*of_plan(used, bed.data_std), test), **given},
-        "best pair": {**found[best], **given, "chosen": best},
+        REFERENCE: {**figures(*of_plan(used, bed.data_std), test), **NO_COST},
+        "best pair": {**found[best], **NO_COST, "chosen": best},
     }
 
 
-def measured(bed: Any, calls: int) -> dict[str, Any]:
-    """All methods at one number of calls."""
+TUNE = {"tune, level 1": 1, "tune, level 2": 2}
+NAMES = ("pairs", "auto", *TUNE, *METHODS)
+
+
+def measured(bed: Any, calls: int, names: Sequence[str], budget: int) -> dict[str, Any]:
+    """Methods at one number of calls, in the order of `NAMES`.
+
+    Parameters
+    ----------
+    budget : calls of training; what ``tune(level=2)`` takes counts instead, if it is measured too
+    """
     test = bed.test()
-    cells: dict[str, Any] = pairs(bed, calls, test)
-    how: dict[str, Any] = {"steps": calls, "process": bed.process}
-    if isinstance(bed, Data):
-        how["data_std"] = bed.data_std
-    cells["auto"] = {
-        **figures(*of_plan(ksched.build_sampler("auto", **how).plan, bed.data_std), test),
-        **{"numbers": 0, "calls": 0, "seconds": 0.0},
-    }
-    budget = 0
-    for level in (1, 2):
+    cells: dict[str, Any] = {}
+    if "pairs" in names:
+        cells |= pairs(bed, calls, test)
+    if "auto" in names:
+        of_data = {"data_std": bed.data_std} if isinstance(bed, Data) else {"guidance": bed.scale}
+        plan = ksched.build_sampler("auto", steps=calls, process=bed.process, **of_data).plan
+        cells["auto"] = {**figures(*of_plan(plan, bed.data_std), test), **NO_COST}
+    for name in (name for name in NAMES if name in names and name not in ("pairs", "auto")):
         began = time.perf_counter()
-        plan, spent = tuned(bed, calls, level)
+        if name in TUNE:
+            plan, spent = tuned(bed, calls, TUNE[name])
+            found = Fitted(*of_plan(plan, bed.data_std), _numbers(plan, calls), spent)
+            budget = spent
+        else:
+            found = METHODS[name](bed, calls, budget)
         seconds = time.perf_counter() - began
-        cells[f"tune, level {level}"] = {
-            **figures(*of_plan(plan, bed.data_std), test),
-            **{"numbers": _numbers(plan, calls), "calls": spent, "seconds": seconds, "chosen": plan.report["chosen"]},
-        }
-        budget = spent
-    for name, method in METHODS.items():
-        began = time.perf_counter()
-        found: Fitted = method(bed, calls, budget)
-        seconds = time.perf_counter() - began
-        cells[name] = {
-            **figures(found.levels, found.rows, test),
-            **{"numbers": found.numbers, "calls": found.calls, "seconds": seconds},
-        }
+        cost = {"numbers": found.numbers, "calls": found.calls, "seconds": seconds}
+        cells[name] = {**figures(found.levels, found.rows, test), **cost}
     return {"budget": budget, "methods": cells}
 
 
@@ -204,7 +205,7 @@ def checkpoint() -> Bed:
     """The network of handwritten digits under guidance."""
     from _digits_bed import Digits
 
-    return Digits()
+    return Digits(IMAGES)
 
 
 def summary(data: Mapping[str, Any]) -> str:
@@ -227,6 +228,8 @@ def parsed() -> argparse.Namespace:
     every = [*(f"{of} {family}" for family in DATA for of in RANGES), CHECKPOINT]
     parser.add_argument("--beds", nargs="+", choices=every, default=every, metavar="BED", help=", ".join(every))
     parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of model calls")
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--budget", type=int, default=60_000, help="calls of training, where tune is not measured too")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 
@@ -239,10 +242,11 @@ def main() -> None:
     for name in given.beds:
         bed = checkpoint() if name == CHECKPOINT else Data(*name.split())
         for calls in given.calls:
-            cell = measured(bed, calls)
+            cell = measured(bed, calls, given.methods, given.budget)
             data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"beds": {}}
             data |= {**facts(), "peak": PEAK, "items": ITEMS}
-            data["beds"].setdefault(name, {})[str(calls)] = cell
+            known = data["beds"].setdefault(name, {}).setdefault(str(calls), {"methods": {}})
+            data["beds"][name][str(calls)] = {**cell, "methods": {**known["methods"], **cell["methods"]}}
             data["beds"][name] = dict(sorted(data["beds"][name].items(), key=lambda item: int(item[0])))
             write(given.out, "learned_solvers", data)
             means = {n: f"{c['mean']:.4f} ({c['calls']}, {c['seconds']:.0f} s)" for n, c in cell["methods"].items()}
