@@ -360,30 +360,39 @@ def _fitted(family: Family, problem: Problem, start: Array, counted: Counted, li
     return fit(family, [problem], start, iterations=1000, ridge=RIDGE, progress=after)
 
 
-def _opened(bed: Bed, calls: int, budget: int, opened: Sequence[str], width: int = ORDER) -> Fitted:
-    """`ipndm` with some freedoms, by gradients."""
-    counted = Counted(bed.denoise)
+def _opened(bed: Bed, calls: int, budget: int, *stages: Sequence[str], width: int = ORDER) -> Fitted:
+    """`ipndm` with some freedoms, by gradients, in stages that share the calls evenly."""
+    counted, levels = Counted(bed.denoise), nodes(bed, calls)
     problem = bed.problem(counted, bed.starts(RUNS, SEED))
-    family = Multistep(nodes(bed, calls), bed.low, opened, width).conditioned(problem)
-    numbers = _fitted(family, problem, family.start, counted, budget)
+    begun = counted.calls
+    for k, opened in enumerate(stages):
+        family = Multistep(levels, bed.low, opened, width).conditioned(problem)
+        limit = begun + (budget - begun) * (k + 1) / len(stages)
+        numbers = _fitted(family, problem, family.start, counted, limit)
+        levels = family.levels(numbers)
     return Fitted(*family.rows(torch.from_numpy(numbers)), len(numbers), counted.calls)
 
 
-def ld3(bed: Bed, calls: int, budget: int, radius: float = RADIUS) -> Fitted:
-    """Levels and what the model is told, by gradients, with a soft teacher: starts may move towards what fits."""
+def ld3(bed: Bed, calls: int, budget: int, rounds: int = ROUNDS) -> Fitted:
+    """Levels and what the model is told, by gradients, with a soft teacher: starts may move towards what fits.
+
+    Parameters
+    ----------
+    rounds : of a fit and a move of the starts; 1 is a teacher that is not soft
+    """
     counted = Counted(bed.denoise)
     exact = bed.problem(counted, bed.starts(RUNS, SEED))
     family = Multistep(nodes(bed, calls), bed.low, ("levels", "told"))
     numbers, moved, begun = family.start, torch.zeros_like(exact.start), counted.calls
-    for k in range(ROUNDS):
+    for k in range(rounds):
         problem = replace(exact, start=exact.start + moved)
-        numbers = _fitted(family, problem, numbers, counted, begun + (budget - begun) * (k + 1) / ROUNDS)
-        if radius and k + 1 < ROUNDS:
+        numbers = _fitted(family, problem, numbers, counted, begun + (budget - begun) * (k + 1) / rounds)
+        if k + 1 < rounds:
             at = problem.start.clone().requires_grad_()
             errors = replace(problem, start=at).errors(*family.rows(torch.from_numpy(numbers)))
             slope = torch.autograd.grad(errors.sum(), at)[0]
-            moved = moved - radius / 2 * slope / _rms(slope)
-            moved = moved * (radius / _rms(moved)).clamp(max=1.0)
+            moved = moved - RADIUS / 2 * slope / _rms(slope)
+            moved = moved * (RADIUS / _rms(moved)).clamp(max=1.0)
     return Fitted(*family.rows(torch.from_numpy(numbers)), len(numbers), counted.calls)
 
 
@@ -415,10 +424,10 @@ METHODS: Mapping[str, Callable[[Bed, int, int], Fitted]] = {
     "OSS, Euler": partial(oss, width=1),
     "OSS": oss,
     "LD3": ld3,
-    "LD3, hard": partial(ld3, radius=0.0),
-    "levels": partial(_opened, opened=("levels",)),
-    "S4S": partial(_opened, opened=("weights",)),
-    "S4S-Alt": partial(_opened, opened=("levels", "weights")),
-    "DyWeight": partial(_opened, opened=("told", "weights"), width=HISTORY),
+    "LD3, hard": partial(ld3, rounds=1),
+    "levels": lambda bed, calls, budget: _opened(bed, calls, budget, ("levels",)),
+    "S4S": lambda bed, calls, budget: _opened(bed, calls, budget, ("weights",)),
+    "S4S-Alt": lambda bed, calls, budget: _opened(bed, calls, budget, ("levels",), ("levels", "weights")),
+    "DyWeight": lambda bed, calls, budget: _opened(bed, calls, budget, ("told", "weights"), width=HISTORY),
     "BNS": bns,
 }

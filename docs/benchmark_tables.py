@@ -593,7 +593,7 @@ def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
 def _headline(data: Mapping[str, Any]) -> str:
     """A table for every range and one for the network."""
     parts = [f"{_machine(data)}\n"]
-    reference, checkpoint = "dpmpp_2m + karras", data.get("checkpoint")
+    reference, checkpoint = "dpmpp_2m", data.get("checkpoint")
     titled = [(_RANGES[of], part) for of, part in data["ranges"].items()]
     if checkpoint:
         title = f"the network of handwritten digits under guidance {checkpoint['scale']:g}"
