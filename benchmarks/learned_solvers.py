@@ -221,8 +221,9 @@ def summary(data: Mapping[str, Any]) -> str:
     for name in (REFERENCE, "best pair", *METHODS, "auto", "tune, level 1", "tune, level 2"):
         line = [name]
         for n in counts:
-            found = [cells[str(n)]["methods"][name] for cells in beds.values() if str(n) in cells]
-            line.append(f"{geometric_mean(cell['mean'] for cell in found):.4f}")
+            found = [cells[str(n)]["methods"].get(name) for cells in beds.values() if str(n) in cells]
+            complete = [cell["mean"] for cell in found if cell]
+            line.append(f"{geometric_mean(complete):.4f}" if len(complete) == len(found) else "")
         lines.append(line)
     return table(["error, calls", *map(str, counts)], lines)
 

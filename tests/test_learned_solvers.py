@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import sys
@@ -28,9 +29,7 @@ def learned() -> Iterator[ModuleType]:
     """benchmarks/_learned.py, which is no module of the package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        import _learned
-
-        yield _learned
+        yield importlib.import_module("_learned")
         del sys.modules["_learned"]
 
 
@@ -88,7 +87,7 @@ def test_the_dynamic_program_finds_the_cheapest_path(learned: ModuleType, growth
         costs = rng.normal(size=(nodes, nodes))
 
         def total(path: tuple[int, ...], costs: np.ndarray = costs) -> float:
-            return sum(growth**n * costs[a, b] for n, (a, b) in enumerate(itertools.pairwise(path)))
+            return sum(growth**n * float(costs[a, b]) for n, (a, b) in enumerate(itertools.pairwise(path)))
 
         every = [(0, *inner, nodes - 1) for inner in itertools.combinations(range(1, nodes - 1), steps - 1)]
         found = learned.cheapest(costs, steps, growth)
