@@ -136,14 +136,12 @@ def tuned_checkpoint(n: int) -> dict[str, float]:
 
 
 def needed(error: float, errors: Mapping[int, float]) -> float:
-    """Calls that come to an error, by interpolation of logarithms; infinite if none of those measured do."""
+    """Calls that come to an error, between those measured, by logarithms; infinite if the most do not come to it."""
     counts = sorted(errors)
-    if errors[counts[0]] <= error:
-        return float(counts[0])
     for few, many in pairwise(counts):
-        if errors[many] <= error < errors[few]:
+        if errors[many] <= error:
             share = math.log(errors[few] / error) / math.log(errors[few] / errors[many])
-            return few * (many / few) ** share
+            return few * (many / few) ** share  # with fewer than the first, on the line through the first two
     return math.inf
 
 

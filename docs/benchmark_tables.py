@@ -634,20 +634,28 @@ def _learned_solvers(data: Mapping[str, Any]) -> str:
     for title, beds in groups.items():
         counts = [calls for calls in beds[0] if all(calls in cells for cells in beds)]
         rows = []
-        for name in beds[0][counts[0]]["methods"] if counts else ():
-            found = [[cells[calls]["methods"][name] for cells in beds] for calls in counts]
+        for name in dict.fromkeys(name for cells in beds[:1] for n in counts for name in cells[n]["methods"]):
+            found = [[cells[n]["methods"][name] for cells in beds if name in cells[n]["methods"]] for n in counts]
             rows.append([name if name in _PAPERS_METHODS else f"`{name}`"])
-            for cells in found:
-                psnr = sum(cell["psnr"] for cell in cells) / len(cells)
-                rows[-1].append(f"{_error(_middle_of(cell['mean'] for cell in cells))} ({psnr:.1f})")
-            last = found[-1]
-            numbers = sorted({cell["numbers"] for cell in last})
-            rows[-1] += ["–".join(map(str, (numbers[0], numbers[-1])[: len(numbers)]))]
-            rows[-1] += [f"{max(cell['calls'] for cell in last) / 1000:.0f}", f"{max(c['seconds'] for c in last):.0f}"]
+            rows[-1] += [_together(cells) if len(cells) == len(beds) else "" for cells in found]
+            rows[-1] += _costs(found[-1])
         columns = ["", *(f"{calls} calls" for calls in counts)]
-        columns += [f"numbers, {counts[-1]} calls", "thousand calls of training", "seconds"] if counts else []
+        columns += ["numbers", "training, thousand calls", "seconds"]
         parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}")
     return "\n".join(parts)
+
+
+def _together(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Geometric mean of errors, and mean PSNR."""
+    return f"{_error(_middle_of(cell['mean'] for cell in cells))} ({sum(c['psnr'] for c in cells) / len(cells):.1f})"
+
+
+def _costs(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The most numbers that were fitted, calls of training and seconds."""
+    if not cells or not max(cell["calls"] for cell in cells):
+        return ["", "", ""]
+    numbers, calls, seconds = (max(cell[key] for cell in cells) for key in ("numbers", "calls", "seconds"))
+    return [str(numbers), f"{calls / 1000:.0f}", f"{seconds:.0f}"]
 
 
 def _grpo(data: Mapping[str, Any]) -> str:
