@@ -73,7 +73,6 @@ Where sources differ, both are kept, and the notes say so. What no source could 
 NO_SOURCE = [
     ["LTX-Video 0.9.6 distilled", "its 8 levels, which are in the checkpoint alone"],
     ["LTX-Video 0.9.8 dev (13B)", "a run of it: guidance by level and skipped steps, at levels in the checkpoint"],
-    ["Wan2.2-Lightning, 8 steps", "a list: its authors publish 4 steps alone"],
     ["Stable Audio 3, small", "anything: its configuration is not public; medium is above"],
     ["SDXL-Lightning", "the scale of guidance that its authors write"],
     ["Chroma1-HD", "the scheduler that its own pipeline ships with; ComfyUI's mu is above"],
@@ -95,9 +94,8 @@ def recipe_page() -> str:
     parts += [
         "**mu** is the logarithm of the shift at the size shown. **Checked against** is the pipeline, at three numbers "
         f"of steps and two sizes, with the scheduler class and the configuration it ships with ({DIFFUSERS}), to a "
-        "relative 1e-6 in sigmas and timesteps; or the list or formula that its authors published. Tables of betas are "
-        "formed in float64 for it, where the class forms them in float32; CogVideoX's, which has no signal at its end, "
-        "is compared to 1e-4, and SANA-Sprint's angles to 3e-6, as its pipeline rounds half of pi. Click a heading to "
+        "relative 1e-6 in sigmas and timesteps; or the list or formula that its authors published. For this "
+        "comparison tables of betas are formed in float64, where some classes form them in float32. Click a heading to "
         "sort."
     ]
     columns = ["model", "name", "makes", "steps", "sampler", "levels", "mu or shift", "guidance", "checked against"]

@@ -147,8 +147,7 @@ def test_sigmas_and_timesteps_are_those_of_the_pipeline(name: str) -> None:
                 size = (*size[:2], 25)
             made = recipe.build(steps=n, width=size[0], height=size[1], frames=size[2])
             told = timesteps[:-1] if recipe.scheduler == "SCMScheduler" else timesteps
-            loose = 3 if recipe.scheduler == "SCMScheduler" else 1  # which rounds pi / 2 to 1.5708
-            np.testing.assert_allclose(made.timesteps, told[: made.nfe], rtol=loose * 1e-6, atol=1e-7 * max(told))
+            np.testing.assert_allclose(made.timesteps, told[: made.nfe], rtol=1e-6, atol=1e-7 * max(told))
             assert made.nfe <= len(told) <= made.nfe + 1  # one that a class does not use
             calls = made.plan.call_sigmas.tolist()
             if sigmas:
@@ -160,8 +159,7 @@ def test_sigmas_and_timesteps_are_those_of_the_pipeline(name: str) -> None:
                 alpha_bar = np.array(scheduler.alphas_cumprod.tolist())[np.array(told[: len(calls)], dtype=int)]
                 with np.errstate(divide="ignore"):
                     levels = np.sqrt((1 - alpha_bar) / alpha_bar)
-                close = 1e-6 if in_float64(recipe) else 1e-4
-                np.testing.assert_allclose(calls, levels, rtol=close)
+                np.testing.assert_allclose(calls, levels, rtol=1e-6)
 
 
 def test_a_size_changes_the_levels_where_mu_depends_on_it() -> None:
@@ -180,6 +178,7 @@ TABLE_OF_VP = [14.6146, 4.0817, 1.6129, 0.6932]  # at timesteps 999, 749, 499 an
 PUBLISHED = {
     # five by u / (1 + 4 u), with u = 1, 3/4, 1/2, 1/4
     "wan2.2-lightning-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
+    "wan2.2-lightning-8": [1.0, 0.9722224, 0.9375001, 0.8928571, 0.8333333, 0.7500001, 0.625, 0.4166667, 0.0],
     "wan2.2-lightning-i2v-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
     "wan2.1-lightx2v-4": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
     "self-forcing-wan2.1-1.3b": [1.0, 0.9375, 0.8333333, 0.625, 0.0],
@@ -219,9 +218,11 @@ def test_timesteps_of_lcm_scm_and_dmd2_are_the_published_ones() -> None:
     told = {name: ksched.recipes[name].build().timesteps.tolist() for name in ("lcm-dreamshaper-v7", "dmd2-sdxl-4")}
     assert told == {"lcm-dreamshaper-v7": [999, 759, 499, 259], "dmd2-sdxl-4": [999, 759, 499, 259]}
     sprint = ksched.recipes["sana-sprint"]
-    np.testing.assert_allclose(sprint.build().timesteps, [math.pi / 2, 1.3], atol=4e-6)
-    np.testing.assert_allclose(sprint.build(steps=4).timesteps, np.linspace(math.pi / 2, 0, 5)[:-1], atol=4e-6)
-    assert sprint.process == ksched.TrigFlow(0.5)
+    np.testing.assert_allclose(sprint.build().timesteps, [1.5708, 1.3], rtol=1e-12)
+    np.testing.assert_allclose(sprint.build(steps=4).timesteps, np.linspace(1.5708, 0, 5)[:-1], rtol=1e-9)
+    assert sprint.process == ksched.TrigFlow(0.5, noise_angle=1.5708)  # as its pipeline rounds pi / 2
+    with pytest.raises(ValueError, match="noise_angle must be pi / 2"):
+        ksched.TrigFlow(noise_angle=1.3)
 
 
 def test_structures_are_sampled_on_their_programs_levels() -> None:
@@ -329,6 +330,7 @@ def test_experts_have_the_boundary_in_sigma() -> None:
     assert dict(recipe.experts) == {"high_noise": 0.875, "low_noise": 0.0}
     lightning = ksched.recipes["wan2.2-lightning-4"].build()
     assert (lightning.plan.call_sigmas >= 0.875).tolist() == [True, True, False, False]  # boundary_step_index 2
+    assert (ksched.recipes["wan2.2-lightning-8"].build().plan.call_sigmas >= 0.875).tolist() == [True] * 4 + [False] * 4
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from ksched.processes import Flow, Process
+from ksched.processes import Flow, Process, TrigFlow
 from ksched.types import Array, is_tensor
 
 __all__ = ["FlowAsTold", "as_told"]
@@ -59,6 +59,8 @@ def as_told(processes: Sequence[Process], levels: Array, told: Array) -> Process
         if np.allclose(process.timestep(levels), told, rtol=_SAME, atol=_SAME):
             return process
     process = processes[0]
+    if isinstance(process, TrigFlow) and np.isinf(levels[0]):
+        return replace(process, noise_angle=float(told[0]))
     if type(process) is not Flow:
         return process
     own = {name: getattr(process, name) for name in ("shift", "num_timesteps", "timestep_scale", "noise_scale")}
