@@ -69,6 +69,19 @@ def test_the_numbers_are_measured() -> None:
     assert f"of {alone['rows per call']:.1f} rows on average: {alone['equal']} of {alone['of']} end" in text
 
 
+def test_the_picture_shows_what_its_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    module = doc_module("error_by_nfe", monkeypatch)
+    accuracy, tuned = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("accuracy", "tuned"))
+    figure = module.draw()
+    assert len(figure.axes) == len(module.RANGES)
+    for of, axes in zip(module.RANGES, figure.axes, strict=True):
+        lines = module.curves(of, accuracy, tuned)
+        assert [list(line.get_xdata()) for line in axes.lines] == [[5, 6, 8, 10, 15, 20]] * len(lines)
+        for calls, error in lines["auto"].items():
+            assert error < min(lines[name][calls] for name in lines if name != "auto")  # auto is lowest
+
+
 def test_from_a_network_to_samples_takes_ten_lines() -> None:
     example, _ = EXAMPLES[0]
     assert len([line for line in example.splitlines() if line]) <= 10
