@@ -79,7 +79,7 @@ def explore_plans(
     zero_terminal_snr: ZeroSNR = False,
     sigma_min: SigmaMin = None,
     sigma_max: SigmaMax = None,
-    dialect: DialectName = "ksched",
+    dialect: DialectName = Dialect.KSCHED,
     option: Options = None,
     out: Annotated[Path, typer.Option("--output", "--out", **PATH, help="Where to write the page.")] = Path(
         "ksched-explorer.html"
@@ -109,7 +109,7 @@ def explore_plans(
     if len(names) > _MOST:
         raise ValueError(f"give at most {_MOST} samplers, which the page shows side by side; got {len(names)}")
     asked = any(value is not None for value in (sampler, schedule, steps, option)) or limits or name != ProcessName.VP
-    how: dict[str, Any] = {"dialect": Dialect.parse(dialect), "limits": limits}
+    how: dict[str, Any] = {"dialect": dialect, "limits": limits}
     shared = _shared_options(names, schedule, option) if asked else {}
     cases = tuple(_case(one, schedule, steps, name, made, options=shared[one], **how) for one in names if asked)
     write_whole(out, page_html(Selection(more=cases), cases).encode(), replace=True)

@@ -62,7 +62,8 @@ class Surrogate:
 
     def to(self, dtype: torch.dtype) -> Surrogate:
         """The same denoiser in another dtype."""
-        mixture, rest = (part and part.to(dtype) for part in (self.mixture, self.rest))
+        mixture = self.mixture and self.mixture.to(dtype)
+        rest = self.rest and self.rest.to(dtype)
         return Surrogate(mixture, rest, self.split, self.dimension, self.components)
 
 
