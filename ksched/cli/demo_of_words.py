@@ -45,7 +45,7 @@ _COMPARED = (
 
 
 # what comes out of many calls, whatever the sampler: what the others are compared with
-_MANY = ("dpmpp_2m", "karras", 40)
+_MANY = ("dpmpp_2m", "karras")
 
 
 @one_thread()
@@ -60,6 +60,7 @@ def from_text(
     guidance_scale: float = 3.0,
     images: int = 4,
     compared: Sequence[int] = (3, 4, 5, 6),
+    many: int = 40,
     progress: Progress = lambda doing, share: None,
 ) -> tuple[Path, ...]:
     """Digits drawn of words, and one of them by some samplers in few model calls.
@@ -73,6 +74,7 @@ def from_text(
     guidance_scale : of classifier-free guidance
     images : of each word
     compared : numbers of model calls
+    many : model calls of the picture that the others are compared with
     progress : told what is being done, and the share of the work that is done
 
     Raises
@@ -97,7 +99,9 @@ def from_text(
     words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
     prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
     with stages.stage("comparing samplers") as advance:
-        grid = _few_calls(drawn, compared, how, lambda: advance(_SECONDS["comparing samplers"] / (len(_COMPARED) + 1)))
+        grid = _few_calls(
+            drawn, compared, many, how, lambda: advance(_SECONDS["comparing samplers"] / (len(_COMPARED) + 1))
+        )
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
     for path, picture in pictures.items():
@@ -106,7 +110,7 @@ def from_text(
 
 
 def _few_calls(
-    model: StableDiffusion, calls: Sequence[int], how: Mapping[str, Any], advance: Callable[[], object]
+    model: StableDiffusion, calls: Sequence[int], many: int, how: Mapping[str, Any], advance: Callable[[], object]
 ) -> Image:
     """One digit by some samplers at some numbers of model calls, each with its distance to that of many calls."""
     import numpy as np
@@ -122,19 +126,18 @@ def _few_calls(
         """Root mean square difference to the picture of many calls, over the greatest that there could be."""
         return f"{100 * np.sqrt(np.mean((np.asarray(picture, float) / 255 - exact) ** 2)):.1f} % off"
 
-    many = draw(*_MANY)
-    exact = np.asarray(many, float) / 255
+    target = draw(*_MANY, many)
+    exact = np.asarray(target, float) / 255
     advance()
     rows = []
     for sampler, schedule in _COMPARED:
         rows.append([draw(sampler, schedule, number) for number in calls])
         advance()
-    sampler, schedule, steps = _MANY
     return sheet(
-        [*rows, [many]],
-        rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), f"{sampler}\n{schedule}\n{steps} calls"],
+        [*rows, [target]],
+        rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), "\n".join((*_MANY, f"{many} calls"))],
         columns=[f"{number} calls" for number in calls],
         captions=[*([off(picture) for picture in row] for row in rows), [""]],
         title=f"“{_PROMPT}” in few model calls",
-        note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {steps} calls",
+        note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {many} calls",
     )
