@@ -621,7 +621,8 @@ def _headline_pairs(data: Mapping[str, Any]) -> str:
     if "checkpoint" in data:
         parts["the network"] = data["checkpoint"]
     counts = [calls for calls, cells in next(iter(parts.values()))["calls"].items() if "auto" in cells]
-    rows = [[calls, *(part["calls"][calls]["best pair"]["pair"] for part in parts.values())] for calls in counts]
+    best = {n: [part["calls"].get(n, {}).get("best pair", {}) for part in parts.values()] for n in counts}
+    rows = [[calls, *(cell.get("pair", "") for cell in cells)] for calls, cells in best.items()]
     return _table(["best pair, calls", *parts], rows)
 
 
