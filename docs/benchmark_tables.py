@@ -323,7 +323,19 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     )
 
 
-_PAPERS_METHODS = ("best pair", "GITS", "OSS, Euler", "OSS", "LD3", "LD3, hard", "S4S", "S4S-Alt", "DyWeight", "BNS")
+_PAPERS_METHODS = (
+    "best pair",
+    "levels",
+    "GITS",
+    "OSS, Euler",
+    "OSS",
+    "LD3",
+    "LD3, hard",
+    "S4S",
+    "S4S-Alt",
+    "DyWeight",
+    "BNS",
+)
 _RANGES = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
 
 
