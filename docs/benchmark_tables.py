@@ -599,7 +599,7 @@ def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
     if cell is None:
         return ""
     calls = cell.get(f"saved, {against}")
-    return "more" if calls is None else f"{calls:.1f}"
+    return "more" if calls is None else f"{round(calls, 1) + 0.0:.1f}"
 
 
 def _headline(data: Mapping[str, Any]) -> str:
