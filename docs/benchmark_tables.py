@@ -323,7 +323,19 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     )
 
 
-_PAPERS_METHODS = ("best pair", "GITS", "OSS, Euler", "OSS", "LD3", "LD3, hard", "S4S", "S4S-Alt", "DyWeight", "BNS")
+_PAPERS_METHODS = (
+    "best pair",
+    "levels",
+    "GITS",
+    "OSS, Euler",
+    "OSS",
+    "LD3",
+    "LD3, hard",
+    "S4S",
+    "S4S-Alt",
+    "DyWeight",
+    "BNS",
+)
 _RANGES = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
 
 
@@ -587,7 +599,7 @@ def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
     if cell is None:
         return ""
     calls = cell.get(f"saved, {against}")
-    return "more" if calls is None else f"{calls:.1f}"
+    return "more" if calls is None else f"{round(calls, 1) + 0.0:.1f}"
 
 
 def _headline(data: Mapping[str, Any]) -> str:
@@ -621,7 +633,8 @@ def _headline_pairs(data: Mapping[str, Any]) -> str:
     if "checkpoint" in data:
         parts["the network"] = data["checkpoint"]
     counts = [calls for calls, cells in next(iter(parts.values()))["calls"].items() if "auto" in cells]
-    rows = [[calls, *(part["calls"][calls]["best pair"]["pair"] for part in parts.values())] for calls in counts]
+    best = {n: [part["calls"].get(n, {}).get("best pair", {}) for part in parts.values()] for n in counts}
+    rows = [[calls, *(cell.get("pair", "") for cell in cells)] for calls, cells in best.items()]
     return _table(["best pair, calls", *parts], rows)
 
 
