@@ -239,7 +239,7 @@ def is_internal(name: str) -> bool:
     """Whether a name is one of the package that has no page: a module, a type variable, alias, protocol or helper."""
     module, _, short = name.rpartition(".")
     places = [sys.modules.get(module)] if module else [m for key, m in sys.modules.items() if key.startswith("ksched")]
-    if name.startswith("ksched.") and module in sys.modules and importlib.util.find_spec(name):
+    if module.startswith("ksched") and hasattr(sys.modules.get(module), "__path__") and importlib.util.find_spec(name):
         return True
     return any(place is not None and short in vars(place) for place in places)
 

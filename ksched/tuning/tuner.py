@@ -98,7 +98,7 @@ def tune(
     says so.
 
     No mixture is quite the model, so half of what a plan is fitted to are runs of other mixtures, some of those that
-    ``auto`` was fitted to (`ksched.tuning.zoo`): samples that mislead cost little then.
+    ``auto`` was fitted to (`ksched.tuning.reference_mixtures`): samples that mislead cost little then.
 
     Fitting a table of weights by gradients to runs whose ends are known is in the line of Bespoke solvers (Shaul et al.
     2023, arXiv:2310.19075), LD3 (Tong et al. 2024, arXiv:2405.15506) and S4S (Frankel et al. 2025, arXiv:2502.17423);
