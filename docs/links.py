@@ -8,6 +8,7 @@ links to.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections import defaultdict
@@ -238,7 +239,9 @@ def is_internal(name: str) -> bool:
     """Whether a name is one of the package that has no page: a module, a type variable, alias, protocol or helper."""
     module, _, short = name.rpartition(".")
     places = [sys.modules.get(module)] if module else [m for key, m in sys.modules.items() if key.startswith("ksched")]
-    return name in sys.modules or any(place is not None and short in vars(place) for place in places)
+    if module.startswith("ksched") and hasattr(sys.modules.get(module), "__path__") and importlib.util.find_spec(name):
+        return True
+    return any(place is not None and short in vars(place) for place in places)
 
 
 def candidates(name: str, node: addnodes.pending_xref, env: BuildEnvironment) -> Iterator[str]:

@@ -17,6 +17,11 @@ _GROUP = 64  # the worst error is reported for groups of this many items
 _LEAST_GAIN = 0.92  # ratio of errors; a smaller gain may be chance
 
 
+#: Errors below this share of the best pair's are clearly better. The worst item, which often ends in another mode by
+#: chance, may then be worse by the second factor.
+_CLEAR, _WORST = 0.7, 1.5
+
+
 #: Factor on the error of a shipped plan. Shipped plans are known to be safe under guidance, where one run in fifty may
 #: explode; the items that plans are compared on may not show that.
 _SHIPPED = 0.85
@@ -68,6 +73,9 @@ def _figures(errors: torch.Tensor) -> dict[str, float]:
 def objection(trial: Trial, best: Trial) -> str:
     """The reason why a tuned plan is not accepted; empty if it is."""
     ours, theirs = trial.figures, best.figures
+    clear = all(ours[name] < _CLEAR * theirs[name] for name in ("mean", "p90"))
+    if clear and ours["worst"] < _WORST * theirs["worst"]:
+        return ""
     for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
         if not ours[name] < theirs[name]:
             return f"its {words} error on the held-out items is {ours[name]:.4g}; {best.name} has {theirs[name]:.4g}"
