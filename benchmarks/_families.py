@@ -1,7 +1,7 @@
-"""Data that no shipped table was fitted to: whole families, each with an exact denoiser, in flow coordinates.
+"""Families of data that no shipped table was fitted to, each with an exact denoiser, in flow coordinates.
 
-Data of standard deviation 1, states ``y = (1 - s) * x0 + s * eps``, whatever the process: one denoiser serves all
-ranges (see `ksched.tuning.fit`). None of the makers here is one of those of `ksched.tuning.reference_mixtures`.
+The data has standard deviation 1, and states are ``y = (1 - s) * x0 + s * eps`` whatever the process, so one denoiser
+serves all ranges (see `ksched.tuning.fit`). None of the generators here appears in `ksched.tuning.reference_mixtures`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What training and judging of the checkpoint of handwritten digits share: real digits, which are held out, prompts."""
+"""Shared by training and evaluation of the handwritten-digit checkpoint: real digits, held-out ones, prompts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the benchmarks share: timing in turns, facts of the machine, tables, and results as JSON.
+"""Parts shared by the benchmarks: timing in turns, facts about the machine, tables, and results as JSON.
 
-The page of the documentation is made from these files, so it cannot disagree with them.
+The documentation page is made from these files, so the two cannot disagree.
 """
 
 from __future__ import annotations

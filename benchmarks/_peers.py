@@ -1,8 +1,8 @@
-"""The samplers of k-diffusion, diffusers and ComfyUI as contenders: the same start, model and noise levels for all.
+"""The samplers of k-diffusion, diffusers and ComfyUI as contenders, with the same start, model and sigmas for all.
 
-Each is loaded as far as its sampling needs, and what it imports besides is stubbed; each is left out if it is not
-there. A run of diffusers is the loop of its pipelines, without the pipeline; whatever a user does once before the loop
-(`set_timesteps`, `set_begin_index`) is not timed.
+Each program is loaded only as far as its sampling needs, with stubs for its other imports; a program that is missing
+is left out. A run of diffusers is the loop of its pipelines without the pipeline. What a user does once before the
+loop (`set_timesteps`, `set_begin_index`) is not timed.
 """
 
 from __future__ import annotations

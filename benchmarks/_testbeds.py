@@ -1,11 +1,11 @@
-"""Data whose exact denoiser is a formula, and the error of a sampler on it: what accuracy is measured with.
+"""Data with exact denoisers, and the error of a sampler on it: the basis of the accuracy benchmarks.
 
-A *range* is a process with the noise it starts from and the spread of its data; a *testbed* is data and its exact
-denoiser; a *problem* is a testbed on a range with start states from a seed and the exact end of every one of them. The
-error of a run is, for each start state, the root mean square distance from where the probability-flow ODE ends, over
-the spread of these ends; a figure is its mean.
+A *range* is a process with its start noise and the spread of its data. A *testbed* is data with its exact denoiser. A
+*problem* is a testbed on a range, with start states from a seed and the exact solution for each of them. The error of
+a run is, for each start state, the root mean square distance from where the probability-flow ODE ends, divided by the
+spread of these ends; a figure is the mean over start states.
 
-Definitions are frozen: figures recorded from other programs hold for them, and for the start states of seed 99.
+Do not change the definitions: figures recorded from other programs hold for them, and for the start states of seed 99.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
-"""Error per model call: every sampler that can run without noise, with every schedule, against the exact solution.
+"""Error per model call (NFE): every sampler that can run without noise, every schedule, against the exact solution.
 
-What is measured is in ``_testbeds.py``: exact denoisers of seven data sets, three ranges of noise, and the mean error
-of 256 start states where the ODE ends. The headline figure of a pair of sampler and schedule is the geometric mean over
-three of the data sets. Pairs are compared at one number of model calls, a sampler of several calls a step with fewer
-steps.
+``_testbeds.py`` defines what is measured: exact denoisers of seven data sets, three ranges of sigma, and the mean
+error over 256 start states. The headline figure of a pair of sampler and schedule is the geometric mean over three of
+the data sets. Pairs are compared at equal NFE: a sampler with several calls per step takes fewer steps.
 
-All pairs run with 32 start states first, on the second and third data set only those that are not far behind on the one
-before. The best of these, and pairs that people use, run again with all 256; those are the figures. States are float32,
-which moved none of 72 figures that were compared by one part in a thousand; exact ends are float64. Samplers that draw
-noise are measured by how far the law of 2000 results is from that of the data. The errors of ComfyUI's pairs, recorded
-once, are in ``_recorded.py``; a pair that won there runs here in the dialect of ComfyUI too, to see that figures
-compare.
+First all pairs run with 32 start states. Those that are far behind on one data set skip the next. The best pairs, and
+pairs that people use, then run again with all 256; those are the figures. States are float32, exact solutions float64;
+of 72 figures that were compared, float32 changed none by one part in a thousand. Samplers that draw noise are measured
+by the distance of 2000 results from the data distribution. The errors of ComfyUI's pairs were recorded once and are in
+``_recorded.py``. A pair that won there also runs here in ComfyUI's dialect, to check that the figures are comparable.
 
-A sampler of your own, from a file that registers it, beside the results that are there::
+To compare a sampler of your own with the existing results, pass the file that registers it::
 
     python benchmarks/accuracy.py --load my_sampler.py --samplers my_sampler
 """

@@ -1,22 +1,22 @@
-"""What continuous batching gives a server: requests that differ arrive at random times, and three servers answer them.
+"""Continuous batching on a server: different requests arrive at random times, and three servers answer them.
 
 * ``one after another``: first come, first served, each with `Sampler.sample`.
-* ``alike together``: the first that waits and those that share its sampler, schedule and steps, up to ``--rows`` of
-  them, in one run to its end.
-* ``continuous``: a `ksched.batch.Batch` of up to ``--rows`` runs; whoever waits joins at the next model call.
+* ``alike together``: the first request in the queue and those with the same sampler, schedule and steps, up to
+  ``--rows`` of them, in one run to its end.
+* ``continuous``: a `ksched.batch.Batch` of up to ``--rows`` runs; waiting requests join at the next model call.
 
-All get the same requests with the same arrivals, by the real clock: independent arrivals (exponential gaps from a
-fixed seed), as many in a second as ``--loads`` says, relative to what the first server can serve on this machine. So
-a load above 1 is more than it can keep up with. The network is real and has nothing to learn: a residual MLP over all
-numbers of a state. One item costs it little less than many, since all its weights must be read either way; the table
-of calls shows how much. A network that is busy with one item gains less, one that is not gains more.
+All servers get the same requests with the same arrivals, in real time. Arrivals are independent (exponential gaps
+from a fixed seed). ``--loads`` sets their rate relative to what the first server can serve on this machine, so a load
+above 1 is more than it can keep up with. The network is a residual MLP over all numbers of a state, with random
+weights. One item costs it little less than many, since all its weights must be read either way; the table of calls
+shows how much. A network that one item keeps busy gains less, one that it does not gains more.
 
-A request is finished when its image is on the host, and nothing else waits for the device. ``outside`` is the time
-that a server was neither idle nor in the network (on a GPU: while the GPU was not), per row that was denoised.
+A request is finished when its image is on the host; nothing else waits for the device. ``outside`` is the time, per
+denoised row, in which a server was neither idle nor in the network (on a GPU: in which the GPU was not).
 
-Every result is compared with the request's own run: to the bit with a network that treats numbers one by one, closely
-with the real one, since a matrix product rounds differently when it has another number of rows. For a few requests
-all calls of the real one are filled up to ``--rows`` rows; how many results are equal to the bit then is counted.
+Every result is compared with the request's own run: bit for bit with a network that treats numbers one by one,
+closely with the MLP, since a matrix product rounds differently with another number of rows. For a few requests all
+calls of the MLP are filled up to ``--rows`` rows, and the results that are then equal bit for bit are counted.
 
 ``python benchmarks/batching.py``, ``--device cuda`` for a GPU. Writes batching.json and its picture for the
 documentation, or batching_cuda.json. Takes about a minute, and less on a GPU.

@@ -1,8 +1,8 @@
-"""What it costs to build a sampler: levels, the tracing of its plan, and the start of a run, once per setting.
+"""The cost of building a sampler: sigmas, the tracing of its plan, and the start of a run, once per setting.
 
-``build`` is `build_sampler` from names to the finished table; ``start`` is `Sampler.start`, which a run begins with.
-Beside them stands what diffusers does before its loop, where it has a counterpart: ``class``, a scheduler from its
-configuration, and ``set_timesteps``. ``python benchmarks/building.py``. Writes building.json.
+``build`` is `build_sampler` from names to the finished table; ``start`` is `Sampler.start`, which begins a run. The
+table also shows what diffusers does before its loop, where it has a counterpart: ``class`` makes a scheduler from its
+configuration, then comes ``set_timesteps``. ``python benchmarks/building.py``. Writes building.json.
 """
 
 from __future__ import annotations

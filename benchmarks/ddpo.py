@@ -1,9 +1,9 @@
-"""Reinforcement learning on the checkpoint of handwritten digits: it learns to prefer a digit (DDPO).
+"""Reinforcement learning on the handwritten-digit checkpoint: it learns to prefer a digit (DDPO).
 
-The prompt is "a digit"; the reward is how sure a classifier, fitted to real digits that the network never saw, is that
-the picture is a seven. The UNet is fine-tuned by clipped policy gradients (Black et al. 2023, arXiv:2305.13301), on the
-steps of `ddpm` as there and of `dpmpp_2m_sde`, each iteration on some of the steps. A held-out set of start noises is
-drawn every few iterations.
+The prompt is "a digit". The reward is the confidence of a classifier that the picture is a seven; the classifier was
+fitted to real digits that the network never saw. The UNet is fine-tuned by clipped policy gradients (Black et al.
+2023, arXiv:2305.13301), on the steps of `ddpm` as in that paper and on those of `dpmpp_2m_sde`, some of the steps in
+each iteration. A held-out set of start noise is sampled every few iterations.
 
 ``python benchmarks/ddpo.py``: five minutes on one core. Writes ddpo.json and docs/images/ddpo.png.
 """

@@ -1,14 +1,14 @@
-"""How few model calls the checkpoint of handwritten digits needs: digits recognised, and how far from the exact run.
+"""How many model calls (NFE) the handwritten-digit checkpoint needs: digits recognised, distance from the exact run.
 
-Prompted digits under guidance, the same start noise for every method and number of calls: `tune`, from the guided
-model and from latents of real digits alone; `auto` with both of its ends; and three pairs that people use. A classifier
-that is fitted to real digits which the networks never saw reads them; and their latents are compared with those of a
-run of 200 steps. The distance of an image is the root mean square difference of its latents, over the standard
-deviation of the latents of all runs of 200 steps. ``tune`` makes a plan for each number of calls, from start noise of
-its own; it sees none of the noise that it is judged on.
+The checkpoint draws prompted digits under guidance, from the same start noise for every method and NFE. The methods
+are `tune`, from the guided model and from latents of real digits alone; `auto` with both of its ends; and three
+common pairs of sampler and schedule. A classifier, fitted to real digits that the networks never saw, reads the
+digits, and their latents are compared with those of a run of 200 steps. The distance of an image is the root mean
+square difference of its latents, divided by the standard deviation of the latents of all 200-step runs. ``tune``
+makes a plan for each NFE from start noise of its own; it sees none of the noise of the comparison.
 
-Run from the repository root: ``python benchmarks/digits_in_few_calls.py``; about ten minutes on two cores, with
-``--quick`` two.
+Run from the repository root: ``python benchmarks/digits_in_few_calls.py``; about ten minutes on two cores, or two with
+``--quick``.
 """
 
 from __future__ import annotations

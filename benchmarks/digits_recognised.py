@@ -1,9 +1,9 @@
-"""Whether the checkpoint of handwritten digits draws what it is asked for, and draws it itself.
+"""Whether the handwritten-digit checkpoint draws the digits that it is asked for, and whether it copies.
 
-Run from the repository root: ``python benchmarks/digits_recognised.py``; under ten minutes on two cores. A classifier
-that is fitted to real digits which the networks never saw reads prompted digits: by guidance scale, sampler, schedule
-and number of steps, and with negative prompts. Then the distance from each to the nearest digit of the training, beside
-that of digits held out. ``fit_handwritten_digits.py`` makes the checkpoint.
+Run from the repository root: ``python benchmarks/digits_recognised.py``; under ten minutes on two cores. A
+classifier, fitted to real digits that the networks never saw, reads prompted digits: by guidance scale, sampler,
+schedule and number of steps, and with negative prompts. Then the distance from each to the nearest training digit is
+measured, beside that of held-out digits. ``fit_handwritten_digits.py`` makes the checkpoint.
 """
 
 from __future__ import annotations

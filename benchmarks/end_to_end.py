@@ -1,7 +1,7 @@
-"""What share of a step is the sampler's, with real networks: why no compiled code forms the states on a processor.
+"""The sampler's share of a step with real networks: why no compiled code forms the states on a CPU.
 
-A row is a network on a state. Its call is timed, and so is a step of a few samplers without it (the model returns a
-tensor that was made before). ``share`` is the sampler's part of a whole step.
+A row is a network on a state. The benchmark times a call of the network, and a step of a few samplers without it (the
+model returns a tensor that was made beforehand). ``share`` is the sampler's part of a whole step.
 
 ``python benchmarks/end_to_end.py``, ``--device cuda`` for a GPU. Writes end_to_end.json, or end_to_end_cuda.json.
 """

@@ -1,21 +1,21 @@
-"""The tables of `build_sampler("auto")`: fitted to synthetic mixtures, no model and no data in sight.
+"""Fits the tables of `build_sampler("auto")` to synthetic mixtures, without any model or real data.
 
-    python benchmarks/fit_auto_plans.py                all that are missing, about an hour and a half on one core
+    python benchmarks/fit_auto_plans.py                all missing tables, about an hour and a half on one core
     python benchmarks/fit_auto_plans.py sd 6 8         those of a range and of some numbers of calls
-    python benchmarks/fit_auto_plans.py guidance       those that are told the scale of guidance
+    python benchmarks/fit_auto_plans.py guidance       those for a given guidance scale
     python benchmarks/fit_auto_plans.py denoised       those that end with the last prediction
 
-A table that was fitted to the zoo of today stays as it is; one that was not is what a new one is held against: without
-guidance and with, the new one may not be behind it on the kinds that both know. Take the file away to begin anew. It is
-written after every table, whole or not at all, so that the command may be ended and given again.
+A table that was fitted to the current zoo stays as it is. Any other table is the baseline for its successor: with and
+without guidance, the new table must not be worse on the kinds of data that both know. To start over, delete the file.
+It is written after every table, whole or not at all, so you can interrupt the command and run it again.
 
-A *zoo* of synthetic mixtures stands in for the models to come (`ksched.tuning.reference_mixtures.WIDE`). The loss is
-not the error itself, which says more of a member than of a table, but its ratio to that of the best pair of sampler and
-schedule on that member: the mean of its logarithm, and the worst of it.
+A *zoo* of synthetic mixtures stands in for the models to come (`ksched.tuning.reference_mixtures.WIDE`). The error of
+a member says more about the member than about the table. The loss therefore uses the ratio of that error to the error
+of the best pair of sampler and schedule on the same member: the mean of its logarithm, and its worst value.
 
-No testbed of ``accuracy.py`` and no family of ``generalisation.py`` is in the zoo. What kinds of members there are was
-chosen with the errors of the former in sight, and how much the worst count with those of the latter at six calls on one
-range, which flatters these a little.
+No testbed of ``accuracy.py`` and no family of ``generalisation.py`` is in the zoo. But the kinds of members were
+chosen after seeing the errors on the former, and the weight of the worst value after seeing the errors on the latter,
+at six calls on one range. That flatters both a little.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fit the Gaussian mixture behind ``ksched.exact.digits`` to scikit-learn's handwritten digits, and say how good it is.
+"""Fits the Gaussian mixture behind ``ksched.exact.digits`` to scikit-learn's handwritten digits.
 
 Run from the repository root: ``python benchmarks/fit_digits.py``. Needs scikit-learn, which ksched itself does not.
-Every digit gets its own mixture by expectation-maximisation; a component's covariance is drawn towards the digit's
-mean within-component covariance (it has 36 images for 64 pixels), and a floor keeps constant pixels from being exact.
-Writes ``ksched/data/digits.npz``; the same machine writes the same bytes again.
+Every digit gets its own mixture by expectation-maximisation. The covariance of a component is shrunk towards the
+digit's mean within-component covariance (there are 36 images for 64 pixels), and a floor keeps constant pixels from
+being exact. Writes ``ksched/data/digits.npz``; the same machine writes the same bytes again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Train the checkpoint that the package ships: handwritten digits from a prompt, as a Stable Diffusion pipeline.
+"""Trains the checkpoint that ships with the package: handwritten digits from a prompt, as a Stable Diffusion pipeline.
 
 Run from the repository root: ``python benchmarks/fit_handwritten_digits.py``. Needs diffusers, transformers and
-scikit-learn. An autoencoder, a tokenizer, a text encoder and a UNet learn from two thirds of scikit-learn's digits, one
-after another except for the last two, which learn together. Writes ``ksched/data/handwritten_digits/``, a folder that
-``StableDiffusionPipeline.from_pretrained`` loads, and ``training.json`` in it with what this run was. With
-``--scratch DIR`` an interrupted run goes on where it was.
+scikit-learn. An autoencoder, a tokenizer, a text encoder and a UNet learn from two thirds of scikit-learn's digits,
+one after another except for the last two, which learn together. Writes ``ksched/data/handwritten_digits/``, a folder
+that ``StableDiffusionPipeline.from_pretrained`` loads, with a record of the training in ``training.json``. With
+``--scratch DIR`` an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

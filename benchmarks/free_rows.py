@@ -1,13 +1,13 @@
-"""What free rows and told levels gain on the checkpoint under guidance, and what they bear that they were not made for.
+"""What free rows and told sigmas gain on the checkpoint under guidance, and how robust they are.
 
-`tune` through the network (``level=2``), with and without ``consistent=True``, beside `auto`: mean distance from a run
-of many steps over the spread of its latents, and digits recognised by a classifier that is fitted to real digits which
-the networks never saw. Each plan is made once, under guidance 4, from 20 prompts and start noise of its own. It is
-judged on two sets of other noise, at guidance 2 and 6, with white noise of 1 % of the data in every prediction, and on
-prompts in words that neither training nor tuning had.
+`tune` through the network (``level=2``), with and without ``consistent=True``, runs beside `auto`. Measured are the
+mean distance from a run of many steps, divided by the spread of its latents, and the digits recognised by a
+classifier that was fitted to real digits that the networks never saw. Each plan is made once, at guidance 4, from 20
+prompts and start noise of its own. It is tested on two sets of other noise, at guidance 2 and 6, with white noise of
+1 % of the data in every prediction, and on prompts in words that neither training nor tuning had.
 
-Run from the repository root: ``python benchmarks/free_rows.py``; a quarter of an hour on two cores, with ``--quick``
-three minutes.
+Run from the repository root: ``python benchmarks/free_rows.py``; a quarter of an hour on two cores, or three minutes
+with ``--quick``.
 """
 
 from __future__ import annotations

@@ -1,23 +1,23 @@
-"""Whether `auto` generalises: families of data that its tables were not fitted to, held out whole.
+"""Whether `auto` generalises: its error on whole families of data that its tables were not fitted to.
 
-Every family has an exact denoiser (``_families.py``); the error of a run is that of ``accuracy.py``, for 192 start
-states of a seed. Beside `auto` run 16 pairs that people use (`SAMPLERS`, each with each of `SCHEDULES`), and all pairs
-that `tune` compares with, options and grids of ksched among them. The best of each is chosen for each family, range and
-number of calls after seeing its error.
+Every family has an exact denoiser (``_families.py``). The error of a run is that of ``accuracy.py``, for 192 start
+states of a seed. `auto` is compared with 16 pairs that people use (each of `SAMPLERS` with each of `SCHEDULES`), and
+with all pairs that `tune` compares with, which include options and grids of ksched's own. The best of each set is chosen
+for each family, range and NFE after seeing its error.
 
 guided
-    The same under classifier-free guidance: `auto` as it is, and told the scale.
+    The same under classifier-free guidance (CFG): `auto` without and with the guidance scale.
 checkpoint
-    The network of handwritten digits under guidance 4, 60 start states; runs of 64 steps are taken for exact.
+    The handwritten-digit network at guidance 4, 60 start states; runs of 64 steps are taken as exact.
 
 tune
     `tune` from 1000 samples of every family: its error and its seconds, beside `auto` and all pairs. Its guard should
-    return nothing worse than these. Eight families, three ranges, three numbers of calls and three seeds are 216 cases.
+    return nothing worse than these. Eight families, three ranges, three NFE and three seeds are 216 cases.
 
-What is measured is put in place of what the results had for these ranges and numbers of calls.
+New figures replace those of the same ranges and NFE in the results.
 
-Run from the repository root: ``python benchmarks/generalisation.py``; about ten minutes on a core, with the parts
-"guided" and "checkpoint" twenty.
+Run from the repository root: ``python benchmarks/generalisation.py``; about ten minutes on one core, or twenty with
+the parts "guided" and "checkpoint".
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def checkpoint(calls: Sequence[int]) -> dict[str, Any]:
             cell = {}
             for name, how in {"auto": {}, "told": {"guidance": SCALE}}.items():
                 plan = ksched.build_sampler("auto", calls=n, process=held.process, **how).plan
-                levels, rows = (torch.from_numpy(array) for array in canonical(plan, 1.0))
+                levels, rows = (torch.from_numpy(array) for array in canonical(plan, told.data_std))
                 cell[name] = float(judge.errors(levels, rows).mean())
             found[str(n)] = cell
             print("checkpoint", n, cell, flush=True)

@@ -1,10 +1,10 @@
-"""Reinforcement learning that reaches the answer: GRPO on a reward whose optimum is known in closed form.
+"""Reinforcement learning that reaches the known answer: GRPO on a reward whose optimum has a closed form.
 
-A small flow model learns a mixture of three normal laws in the plane. It is then fine-tuned for ``reward - KL``, whose
-optimum is the mixture tilted by ``exp(reward)``: another mixture, in closed form for a linear reward. Three stochastic
-steps do it: `flow_sde`, and `dpmpp_2m_sde` at the same entropy and at eta 1. ``distance`` is the sliced Wasserstein-2
-distance of 40,000 results from the tilted mixture, and ``gap`` how far the objective is from its largest value, in
-nats: the KL divergence of the law of all paths from the optimal one.
+A small flow model learns a mixture of three Gaussians in the plane. It is then fine-tuned for ``reward - KL``. The
+optimum is the mixture tilted by ``exp(reward)``: for a linear reward another mixture, in closed form. Three stochastic
+steps are compared: `flow_sde`, and `dpmpp_2m_sde` at the same entropy and at eta 1. ``distance`` is the sliced
+Wasserstein-2 distance of 40,000 results from the tilted mixture. ``gap`` is how far the objective is from its largest
+value, in nats: the KL divergence of the distribution of all paths from the optimal one.
 
 ``python benchmarks/grpo.py --threads 2``: under two minutes on two cores. Writes grpo.json.
 """

@@ -1,10 +1,10 @@
-"""What a Brownian path costs beside new noise for every interval: all the draws of a run, and k-diffusion's way to it.
+"""The cost of a Brownian path relative to new noise for every interval, in ksched and in k-diffusion, over a whole run.
 
-Each figure is the time for the noise of a whole run over that of `SeededNoise` for the same run. They take turns, and
-the fastest run of each counts. A path should cost no more than 12 times as much on these grids. "first" is with nothing
-remembered of an earlier run of the same grid, "again" with the coefficients of its intervals known. torchsde's
-BrownianTree, which k-diffusion takes, is measured where it can be imported, on states of up to a million numbers and
-runs of up to 20 steps: it is slow. ``python benchmarks/noise.py``. Writes noise.json.
+Each figure is the time for all the noise of a run, divided by that of `SeededNoise` for the same run. They take
+turns, and the fastest run of each counts. A path should cost at most 12 times as much on these grids. "first" is a
+run of a new grid; in "again" the coefficients of its intervals are known from an earlier run. torchsde's
+BrownianTree, which k-diffusion uses, is measured if it is installed; as it is slow, only on states of up to a million
+numbers and runs of up to 20 steps. ``python benchmarks/noise.py``. Writes noise.json.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a step makes torch do, and how much memory a run takes: counts, which are the same on every machine.
+"""How many torch operations a step takes, and how much memory a run needs: counts that are the same on every machine.
 
-* ``operations``: calls that torch dispatches, per step, the model's own left out.
-* ``whole``: those that make or fill a tensor of the state's size, per step: what costs time on a large state.
+* ``operations``: calls that torch dispatches, per step, without the model's own.
+* ``whole``: those that make or fill a tensor of the state's size, per step; they take the time on a large state.
 * ``reads``: values read back from a tensor to the host in a run, and tensors moved between devices. Each makes a GPU
   wait. For diffusers, what `set_timesteps` does before the loop is not counted.
-* ``peak``: largest amount of memory that a run holds beyond what was there before, in states. Ours should need the
-  live registers of its plan and one more. The model makes a new tensor at every call.
-* ``launches``: kernels per step, the model's own included; on a GPU only.
+* ``peak``: the most memory that a run holds beyond what was there before, in units of one state. ksched should need
+  the live registers of its plan and one more. The model makes a new tensor at every call.
+* ``launches``: kernels per step, including the model's own; on a GPU only.
 
 ``python benchmarks/operations.py``, ``--device cuda`` for a GPU. Writes operations.json, or operations_cuda.json.
 """

@@ -1,16 +1,18 @@
-"""What a sampler itself costs: time per step of every sampler of ours beside its counterparts, in one run.
+"""The cost of the sampler itself: time per step of every ksched sampler beside its counterparts, in one run.
 
 A cell is a sampler on a latent size. Its contenders (see ``_peers.py``) take turns, the fastest run of each counts,
-and the cost of the model calls is taken off. The model returns one tensor that was made before (``--model static``),
-or makes a new one (``--model fresh``); all get the same start, model and levels, in float32.
+and the cost of the model calls is subtracted. The model returns one tensor that was made beforehand (``--model
+static``), or makes a new one (``--model fresh``). All get the same start, model and sigmas, in float32.
 
-* ``ratio`` is the fastest of k-diffusion and diffusers, as they are run, over ours. ``least`` also counts a call of
-  diffusers' `step` alone, without its scaling of the model's input and with the cheapest kind of prediction.
-* ``floor`` is the time that memory allows: for every row of a plan, one read per term and one write, as fast as
-  ``torch.add(a, b, alpha=c, out=d)`` on tensors of this size, which took its turn with the others. ``x floor`` is our
-  time over it; where a sampler draws noise, with noise that is given.
+* ``ratio`` is the time of the faster of k-diffusion and diffusers, as they are run, divided by ksched's. ``least``
+  also counts a call of diffusers' `step` alone, without its scaling of the model's input and with the cheapest kind
+  of prediction.
+* ``floor`` is the memory-bound minimum: for every row of a plan, one read per term and one write, as fast as
+  ``torch.add(a, b, alpha=c, out=d)`` on tensors of this size, measured in the same turns. ``x floor`` is ksched's
+  time divided by it; samplers that draw noise get precomputed noise for this figure.
 
-On the largest latent the others run the compared samplers only, and on the two of video no adaptive sampler runs.
+On the largest latent the other programs run only the compared samplers, and on the two of video no adaptive sampler
+runs.
 
 ``python benchmarks/overhead.py``, ``--device cuda`` for a GPU. Writes overhead.json and its picture for the
 documentation, or overhead_cuda.json.

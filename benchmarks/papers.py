@@ -1,8 +1,8 @@
-"""What papers say of samplers, held against data whose exact denoiser is a formula. Writes papers.json.
+"""Published claims about samplers, tested on data with exact denoisers. Writes papers.json.
 
-Every function below is one claim. It measures, and decides by a rule written there whether the figures agree with the
-claim. The model is exact, so what a paper says of trained networks alone cannot be tried here. `tests/test_papers.py`
-measures all of it again.
+Every function below tests one claim: it measures, and decides by a rule in its code whether the figures agree with
+the claim. The model is exact, so claims about trained networks alone cannot be tested here. `tests/test_papers.py`
+measures everything again.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from ksched.types import Array
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a claim.
+    """The outcome of a claim.
 
     Attributes
     ----------
-    key : short name, that of the section of the page
-    paper, link : where it is from
+    key : short name
+    paper, link : its source
     claim : what the paper says, in our words
-    agrees : whether the figures bear it out
-    figures : what was measured, by what it is
+    agrees : whether the figures support it
+    figures : measured values by name
     """
 
     key: str
@@ -51,7 +51,7 @@ CLAIMS: list[Callable[[], Finding]] = []
 
 
 def claim(key: str, paper: str, link: str, says: str) -> Callable[[Callable[[], tuple[bool, dict[str, float]]]], Any]:
-    """Enter a function that measures as a claim."""
+    """Register a function that tests a claim."""
 
     def enter(measure: Callable[[], tuple[bool, dict[str, float]]]) -> Callable[[], Finding]:
         def found() -> Finding:
@@ -105,7 +105,7 @@ def guided_digits(scale: float) -> tuple[Guided, torch.Tensor, torch.Tensor]:
     "high-order-under-guidance",
     "DPM-Solver++ (Lu et al. 2022)",
     "2211.01095",
-    "Under a large guidance scale, solvers of order 3 become unstable at few steps; order 2 is to be used.",
+    "Under a large guidance scale, solvers of order 3 become unstable at few steps; use order 2.",
 )
 def high_order_under_guidance() -> tuple[bool, dict[str, float]]:
     """Errors of orders 2 and 3 with and without guidance."""
@@ -125,7 +125,7 @@ def high_order_under_guidance() -> tuple[bool, dict[str, float]]:
     "extrapolates predicted noise.",
 )
 def data_or_noise() -> tuple[bool, dict[str, float]]:
-    """Errors of the second-order multistep solver in both predictions."""
+    """Errors of the second-order multistep solver with data and with noise prediction."""
     errors = {
         f"{predict}, scale 12, {calls} calls": guided_error("dpm_multistep", calls, 12, order=2, predict=predict)
         for predict in ("denoised", "eps")
@@ -138,10 +138,10 @@ def data_or_noise() -> tuple[bool, dict[str, float]]:
     "corrector",
     "UniPC (Zhao et al. 2023)",
     "2302.04867",
-    "The corrector raises the order by one at no further call.",
+    "The corrector raises the order by one without another model call.",
 )
 def corrector() -> tuple[bool, dict[str, float]]:
-    """Measured orders with and without it."""
+    """Measured orders with and without the corrector."""
     orders = {}
     for order in (1, 2):
         for on in (False, True):
@@ -197,7 +197,7 @@ def churn() -> tuple[bool, dict[str, float]]:
     "For Gaussian data of std c the best sigmas are c times the tangents of evenly spaced angles.",
 )
 def tangent_law() -> tuple[bool, dict[str, float]]:
-    """The grid that a search finds for Euler's method, beside that of the law."""
+    """The best grid that a search finds for Euler's method, beside the grid of the law."""
     std, first, last, steps = 0.5, 80.0, 0.002, 6
     angles = np.linspace(math.atan(first / std), math.atan(last / std), steps + 1)
 
@@ -227,7 +227,7 @@ def tangent_law() -> tuple[bool, dict[str, float]]:
     "exact-wasserstein",
     "Pierret and Galerne 2025",
     "2405.14250",
-    "On Gaussian data, of the schemes in use Heun's comes nearest to the data in Wasserstein distance at equal calls.",
+    "On Gaussian data, Heun's method has the smallest Wasserstein distance of all common schemes at equal NFE.",
 )
 def exact_wasserstein() -> tuple[bool, dict[str, float]]:
     """Exact distances for the continuous VP process, even steps in its own time down to 1e-3, spectrum of images."""
@@ -246,10 +246,10 @@ def exact_wasserstein() -> tuple[bool, dict[str, float]]:
     "start-forgotten",
     "Pierret and Galerne 2025",
     "2405.14250",
-    "Starting from N(0, 1) instead of the law at the last time costs the ODE more than the SDE.",
+    "Starting from N(0, 1) instead of the exact distribution at the last time hurts the ODE more than the SDE.",
 )
 def start_forgotten() -> tuple[bool, dict[str, float]]:
-    """Distance between the results of both starts, 60 steps of the second order."""
+    """Distance between the results of the two starts, 60 steps of order 2."""
     figures = {
         name: _distance(_vp_plan(name, 60), image_stds(), of_start=True) for name in ("dpmpp_2m", "dpmpp_2m_sde")
     }
@@ -278,11 +278,11 @@ def _distance(plan: Plan, stds: Array, *, of_start: bool) -> float:
     "guidance-is-no-tilt",
     "Bradley and Nakkiran 2024",
     "2408.09000",
-    "Classifier-free guidance samples no power of the conditional law, and ODE and SDE give different laws: for "
-    "conditional data N(0, 1) and unconditional N(0, 2), variances 2^(1-w) and (2 - 2^(2-2w)) / (2w - 1).",
+    "Classifier-free guidance samples no power of the conditional distribution, and ODE and SDE sample different "
+    "ones: for conditional data N(0, 1) and unconditional N(0, 2), variances 2^(1-w) and (2 - 2^(2-2w)) / (2w - 1).",
 )
 def guidance_is_no_tilt() -> tuple[bool, dict[str, float]]:
-    """Variances of 20,000 results, 200 steps of the second order."""
+    """Variances of 20,000 results, 200 steps of order 2."""
     scale, process = 3.0, VE()
     conditional = ksched.exact.Gaussian(np.zeros(1), 1.0, process)
     unconditional = ksched.exact.Gaussian(np.zeros(1), 2.0, process)
@@ -313,7 +313,7 @@ def guidance_is_no_tilt() -> tuple[bool, dict[str, float]]:
     "preserved-coefficients",
     "Coefficients-preserving sampling (Wang and Yu 2025)",
     "2509.05952",
-    "The stochastic step of Flow-GRPO leaves more noise in its states than their level has; the preserving step none.",
+    "The stochastic step of Flow-GRPO leaves more noise in its states than sigma says; the preserving step does not.",
 )
 def preserved_coefficients() -> tuple[bool, dict[str, float]]:
     """The largest ratio of the noise of a state to that of its level, 10 steps."""
@@ -346,7 +346,7 @@ def terminal_snr() -> tuple[bool, dict[str, float]]:
     "resolution-shift",
     "Stable Diffusion 3 (Esser et al. 2024)",
     "2403.03206",
-    "Shifting times by the square root of the ratio of pixels keeps what a network can know of the mean of a picture.",
+    "Shifting times by the square root of the pixel ratio preserves how well a network can know the mean of a picture.",
 )
 def resolution_shift() -> tuple[bool, dict[str, float]]:
     """Std of the estimate of a constant picture's value from its noisy pixels, at both resolutions."""
@@ -364,7 +364,7 @@ def resolution_shift() -> tuple[bool, dict[str, float]]:
     "deterministic-at-few-steps",
     "DDIM (Song et al. 2020)",
     "2010.02502",
-    "At few steps the deterministic sampler is nearer to the data than the stochastic one of the same family.",
+    "In few steps the deterministic sampler is closer to the data than the stochastic one of the same family.",
 )
 def deterministic_at_few_steps() -> tuple[bool, dict[str, float]]:
     """Wasserstein-2 distance on the spectrum of images by eta."""

@@ -1,10 +1,10 @@
-"""Rounds, calls and errors of `Sampler.parallel`, beside plain runs.
+"""Rounds, model calls and errors of `Sampler.parallel`, compared with plain runs.
 
-The denoiser is exact, that of the handwritten digits, with 16 items. For every sampler, number of calls, tolerance and
-memory of Anderson acceleration: rounds, rows of the model for each item, and the root mean square distance of the
-results from those of `Sampler.sample`, over all items and of the median item. What that distance means is told by the
-distance of `sample` itself from the exact solution of the ODE, and by that of a sequential ``auto`` of 12 calls.
-Nothing is timed, so the figures are the same on every machine.
+The denoiser is exact, that of the handwritten digits, with 16 items. For every sampler, NFE, tolerance and memory of
+Anderson acceleration, the benchmark gives rounds, rows of the model per item, and the root mean square distance of the
+results from those of `Sampler.sample`, over all items and for the median item. For comparison it gives the distance of
+`sample` itself from the exact solution of the ODE, and that of a sequential ``auto`` of 12 calls. Nothing is timed, so
+the figures are the same on every machine.
 """
 
 from __future__ import annotations

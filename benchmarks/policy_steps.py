@@ -1,9 +1,9 @@
-"""What the stochastic steps of reinforcement learning do to the law of the results, exactly: no network, no sampling.
+"""What the stochastic steps of reinforcement learning do to the distribution of the results, computed exactly.
 
-Every rule that such programs step a flow model with, and stochastic samplers beside them, as tables of numbers: how
-much noise a state has over what its level should have, how far the law of the results is from that of the data, and
-how much each step explores. Data is normal with mean 1 and std 0.3, 0.5, 1 and 2, the model exact; the worst counts.
-Writes policy_steps.json.
+No network is used and nothing is sampled. The rules that RL programs use to step a flow model, and stochastic samplers
+beside them, are tables of numbers. Measured are how much more noise a state has than its sigma says, how far the
+distribution of the results is from that of the data, and how much each step explores. The data is Gaussian with mean 1
+and standard deviation 0.3, 0.5, 1 and 2, and the model exact; the worst case counts. Writes policy_steps.json.
 """
 
 from __future__ import annotations

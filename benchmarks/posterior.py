@@ -1,13 +1,14 @@
-"""How far posterior sampling ends from the exact posterior: every rule, samplers, numbers of model calls.
+"""Distance of posterior sampling from the exact posterior, for every rule, several samplers and numbers of model calls.
 
-Data are a Gaussian and a mixture of four in 16 dimensions, smooth as signals are, of variance about 1, and the digits
-of `ksched.exact.digits` in 64. Observed are every other value or half of a picture (mask), or blurred values (blur),
-with noise. Posteriors are known in closed form. Three errors, each the mean over observations: of the mean, over the
-root of the posterior's total variance; of the covariance, by Frobenius norms; and the sliced 2-Wasserstein distance to
-exact samples, over the root of the mean variance. "exact" is a second set of exact samples: what a perfect method
-would show.
+The data are a Gaussian and a mixture of four in 16 dimensions, smooth as signals are, with variance about 1, and the
+digits of `ksched.exact.digits` in 64 dimensions. The observations are every other value or half of a picture (mask),
+or blurred values (blur), with noise. The posteriors are known in closed form. There are three errors, each the mean
+over observations: of the mean, divided by the root of the posterior's total variance; of the covariance, in Frobenius
+norms; and the sliced 2-Wasserstein distance to exact samples, divided by the root of the mean variance. "exact" is a
+second set of exact samples: what a perfect method would show.
+
 ``python benchmarks/posterior.py``. Writes posterior.json and, with ``--pictures FILE``, a picture; with ``--checkpoint
-FILE``, one of the checkpoint of handwritten digits, a latent diffusion model whose pixels are observed.
+FILE``, one of the handwritten-digit checkpoint, a latent diffusion model whose pixels are observed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What noise levels cost: every schedule of 50 steps, every process, and the peers' own functions, in one run.
+"""The cost of computing sigmas: every schedule of 50 steps, every process, and other programs' functions.
 
-Times differ from machine to machine and from minute to minute, so every figure also stands as a ratio to one
+Times differ between machines and from minute to minute, so every figure is also given relative to one
 ``numpy.linspace`` of the same run. A schedule should cost less than 100 microseconds, a process less than 2
-milliseconds. diffusers is measured where it can be imported; so is k-diffusion, or its sampling.py alone if a path to
-it is given, since the package itself imports much more. ``python benchmarks/schedules.py --k-diffusion PATH``. Writes
+milliseconds. diffusers is measured if it is installed. So is k-diffusion, or its sampling.py alone if you give its
+path, since the whole package imports much more. ``python benchmarks/schedules.py --k-diffusion PATH``. Writes
 schedules.json.
 """
 

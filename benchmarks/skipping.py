@@ -1,9 +1,9 @@
-"""Errors of plans that skip model calls, beside fewer steps and ``auto`` at the same number of calls.
+"""Errors of plans that skip model calls, compared with fewer steps and ``auto`` at the same NFE.
 
 The denoiser is exact, that of the handwritten digits. A run of 20 calls keeps 10 or 7 of them: the first two and the
-last two, where step caches never skip, and between them evenly spaced ones. An error is, for each of 48 start states,
-the root mean square distance from the exact solution of the probability-flow ODE, over the spread of these solutions;
-a figure is its mean. Nothing is timed, so the figures are the same on every machine.
+last two, where step caches never skip, and evenly spaced ones between them. The error of each of 48 start states is
+the root mean square distance from the exact solution of the probability-flow ODE, divided by the spread of these
+solutions; a figure is the mean. Nothing is timed, so the figures are the same on every machine.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Plans for few model calls: what `auto` and `tune` gain, and that nothing tuned is worse than what is not.
+"""Plans for few model calls: what `auto` and `tune` gain, and a check that no tuned plan is worse than an untuned one.
 
-Three parts, on the data, ranges and figures of ``accuracy.py``:
+There are three parts, on the data, ranges and figures of ``accuracy.py``:
 
 auto
-    Errors of `build_sampler("auto")` on every testbed, beside the best pair that was recorded of ComfyUI: geometric
-    means over the three main testbeds, on Stable Diffusion's range over six too.
+    Errors of `build_sampler("auto")` on every testbed, beside the best recorded pair of ComfyUI: geometric means over
+    the three main testbeds, on Stable Diffusion's range also over six.
 tune
-    Plans from 1000 samples of each main testbed, no model called; and how long it takes.
+    Plans from 1000 samples of each main testbed, without calling a model, and how long that takes.
 guard
-    Plans made by calling the denoiser, guided or not, with noise added to its answers or none, for many seeds; and from
-    samples. Each runs beside all pairs that `tune` compares with, on start states that it has not seen.
+    Plans made by calling the denoiser, with and without guidance, with and without noise in its answers, for many
+    seeds; and plans from samples. Each runs beside all pairs that `tune` compares with, on new start states.
 
-All of it takes about an hour with ``--workers 2`` on two cores, most of it for the last part, which
-``--parts auto tune`` leaves as it was.
+Everything takes about an hour with ``--workers 2`` on two cores, most of it for the last part. ``--parts auto tune``
+leaves that part unchanged.
 """
 
 from __future__ import annotations
