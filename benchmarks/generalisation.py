@@ -2,8 +2,8 @@
 
 Every family has an exact denoiser (``_families.py``). The error of a run is that of ``accuracy.py``, for 192 start
 states of a seed. `auto` is compared with 16 pairs that people use (each of `SAMPLERS` with each of `SCHEDULES`), and
-with all pairs that `tune` compares with, which include options and grids of ksched's own. The best of each set is chosen
-for each family, range and NFE after seeing its error.
+with all pairs that `tune` compares with, which include options and grids of ksched's own. The best of each set is
+chosen for each family, range and NFE after seeing its error.
 
 guided
     The same under classifier-free guidance (CFG): `auto` without and with the guidance scale.
