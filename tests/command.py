@@ -1,4 +1,4 @@
-"""The command in this process, for tests."""
+"""Run the command line in this process, for tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""diffusers' own tests of its schedulers, from a checkout, run against ours: ``python diffusers_checkout.py PATH``.
+"""Run diffusers' own scheduler tests on our schedulers, from a checkout: ``python diffusers_checkout.py PATH``.
 
-Prints one JSON object of the tests that do not pass, each with the last line of its error: those of a class with
-`KSchedScheduler.from_diffusers` in its place, and those that diffusers has for every scheduler with `KSchedScheduler`
-itself.
+Prints one JSON object of the tests that fail, each with the last line of its error. It runs the tests of each class
+with `KSchedScheduler.from_diffusers` in its place, and diffusers' common tests on `KSchedScheduler` itself.
 """
 
 from __future__ import annotations

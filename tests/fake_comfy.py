@@ -1,9 +1,8 @@
-"""What ksched touches of ComfyUI, in small: models, guidance, KSAMPLER and the menus, by the same names.
+"""The parts of ComfyUI that ksched touches, in small: models, guidance, KSAMPLER and the menus, by the same names.
 
-Written from the contract, not from ComfyUI's code: that of 2026, in which flow models have a noise scale, their start
-noise is the same at the highest level as below, and every ``model_sampling`` tells the level at a share of a run. A
-model here is exact for normal data, of another mean with a
-condition than without, so that guidance has something to do.
+Written from the contract of 2026, not from ComfyUI's code. In it, flow models have a noise scale, their start noise is
+the same at the highest level as below, and every ``model_sampling`` gives the sigma at a fraction of a run. A model
+here is exact for normal data. With a condition the data have another mean than without, so guidance has an effect.
 """
 
 from __future__ import annotations

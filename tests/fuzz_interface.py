@@ -3,14 +3,14 @@
     nox -s fuzz                                       # a thousand cases of each fuzzer
     KSCHED_FUZZ_SEED=7 pytest -m exhaustive tests/fuzz_interface.py
 
-A case is a number: its process, sampler, schedule, options, levels, state, seed, model and callback are drawn from it,
-most of them sound and some of them odd. What is odd decides what may happen:
+A case is a number. It determines the process, sampler, schedule, options, levels, state, seed, model and callback, most
+of them valid and some of them odd. The expected outcome depends on what is odd:
 
-- nothing is: the result has the state's shape and dtype, is what the sampler function itself gives on float64 tensors,
-  is the same a second time, and each item is what it is alone;
-- an argument is: it is taken, and then the result is right too, or it is refused by an error that ksched raised, with a
-  message, before the model was called;
-- the model or callback is: the error is ksched's, or the model's own.
+- nothing: the result has the state's shape and dtype, equals the sampler function on float64 tensors, is reproducible,
+  and each item gets its solo result;
+- an argument: it is accepted and the result is right, or ksched refuses it by an error with a message before the model
+  is called;
+- the model or callback: the error is ksched's, or the model's own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which part of a product plain ``pytest`` runs: representatives of axes that are independent of each other.
+"""Which part of a product of cases plain ``pytest`` runs: representatives of independent axes.
 
 A test is parametrised over the whole product. ``@short(keep)`` keeps the ids for which ``keep`` is true in the short
 suite and marks all others `exhaustive`. The executor, wrappers and adapters never see the name of a sampler, only the
-rows of its plan, so one sampler of each kind of rows stands for all samplers that have them.
+rows of its plan. So one sampler of each kind of row represents all samplers with such rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever happens to a run: interrupts, copies, damaged states, models that write, threads, no items."""
+"""Runs survive interrupts, copies, damaged states, models that write into their input, threads and empty batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samplers that choose their steps: accuracy by tolerance, counts, ask and tell, resume, and what they refuse."""
+"""Adaptive samplers: accuracy by tolerance, call counts, ask and tell, resume, and what they refuse."""
 
 from __future__ import annotations
 

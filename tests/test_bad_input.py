@@ -1,4 +1,4 @@
-"""Nonsense gets one clear error, before the first model call: what must hold; what came; what to do."""
+"""Bad input gets one clear error before the first model call: what must hold, what came, what to do."""
 
 from __future__ import annotations
 

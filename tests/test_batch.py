@@ -1,4 +1,4 @@
-"""Continuous batching: every run of a batch is what it is alone, however the others come and go."""
+"""Continuous batching: every run of a batch gets its solo result, whichever other runs come and go."""
 
 from __future__ import annotations
 

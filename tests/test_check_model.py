@@ -1,4 +1,4 @@
-"""check_model: every mistake is named, no right model is blamed; on models whose answers are exact, or nearly."""
+"""check_model names every mistake and blames no correct model; tested on exact and nearly exact models."""
 
 from __future__ import annotations
 

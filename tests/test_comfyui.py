@@ -1,4 +1,4 @@
-"""The ComfyUI adapter on stand-ins of what it touches; test_comfyui_checkout runs the same on ComfyUI itself."""
+"""The ComfyUI adapter on stand-ins for ComfyUI; test_comfyui_checkout runs the same tests on ComfyUI itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people hit in ComfyUI, row by row: which method a node is on flow models, and whose noise an image has."""
+"""Known problems in ComfyUI, one test each: the method that a node uses on flow models, the noise of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on a GPU: nothing waits for it, one launch forms a state, a CUDA graph holds a run, the host has the same."""
+"""Runs on a GPU: no synchronisation, one launch per state, CUDA graphs, and the same results as on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans that come from files: whatever was done to the text, it is a plan that runs or one clear ValueError."""
+"""Plans from damaged files: the text gives either a plan that runs or one clear ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoiser: a network that knows the truth, in every prediction type, gives the truth back."""
+"""Denoiser: an exact network gives the exact answer back, in every prediction type."""
 
 from __future__ import annotations
 

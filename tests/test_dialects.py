@@ -1,4 +1,4 @@
-"""Dialects of samplers: tables of options, and what the options that every sampler has do."""
+"""Dialects of samplers: their tables of options, and the effect of the options that every sampler has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`KSchedScheduler` in place of LCM's and TCD's schedulers: what `set_timesteps` takes for them, and the answers."""
+"""`KSchedScheduler` in place of LCM's and TCD's schedulers: arguments of `set_timesteps`, and results."""
 
 from __future__ import annotations
 

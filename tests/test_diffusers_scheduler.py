@@ -1,4 +1,4 @@
-"""`KSchedScheduler` beside the schedulers of diffusers, in loops like a pipeline's; and its own promises."""
+"""`KSchedScheduler` beside the schedulers of diffusers, in loops like a pipeline's; and what only it promises."""
 
 from __future__ import annotations
 

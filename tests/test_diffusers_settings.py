@@ -1,4 +1,4 @@
-"""Settings of the class that `KSchedScheduler` replaces, with every choice of sampler and schedule; keywords."""
+"""`KSchedScheduler` keeps or replaces the old class's settings, for every choice of sampler and schedule; keywords."""
 
 from __future__ import annotations
 

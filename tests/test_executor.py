@@ -1,4 +1,4 @@
-"""How the executor works: its own buffers, written over only while nobody sees them; gradients; folded conversions."""
+"""The executor: when it reuses its own buffers, gradients, and folded conversions."""
 
 from __future__ import annotations
 

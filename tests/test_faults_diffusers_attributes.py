@@ -1,4 +1,4 @@
-"""What programs read, call and assign on a scheduler of diffusers, row by row of the list of faults."""
+"""Attributes that programs read, call and assign on a diffusers scheduler, by row of the list of faults."""
 
 from __future__ import annotations
 

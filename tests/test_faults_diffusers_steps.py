@@ -1,4 +1,4 @@
-"""Faults that people hit in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by the number of their row."""
+"""Known problems in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by row of the list of faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of two times, on data whose mean velocity is known, wherever a run asks them; and experts there."""
+"""Networks of two times on data whose mean velocity is known, at every call of a run; and experts there."""
 
 from __future__ import annotations
 

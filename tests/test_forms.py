@@ -1,4 +1,4 @@
-"""The states that a run forms: in any memory layout and dtype, of any kind of output, in rounds."""
+"""The states of a run in any memory layout and dtype, with any kind of model output, and the executor's rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of a clip at levels of their own: bits, orders, noise, mistakes, and the exact law."""
+"""Frames of a clip at separate noise levels: bit equality, orders, noise, mistakes, and the exact distribution."""
 
 from __future__ import annotations
 

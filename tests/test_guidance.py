@@ -1,4 +1,4 @@
-"""Guidance and edits of the prediction: every wrapper with every sampler, exact reductions, formulas, discipline."""
+"""Guidance and edits of the prediction: every wrapper with every sampler, exact reductions, no side effects."""
 
 from __future__ import annotations
 

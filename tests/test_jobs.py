@@ -1,4 +1,4 @@
-"""Jobs: image to image, inpainting, previews, an end at any moment, resuming; and disks that are full."""
+"""Jobs: image to image, inpainting, previews, stopping at any moment, resuming; and full disks."""
 
 from __future__ import annotations
 

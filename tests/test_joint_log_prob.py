@@ -1,4 +1,4 @@
-"""Joint runs as probabilities: the log-probability of a model call is that of all parts together."""
+"""Log-probabilities of joint runs: a model call has the log-probability of all parts together."""
 
 from __future__ import annotations
 

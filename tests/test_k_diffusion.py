@@ -1,4 +1,4 @@
-"""k-diffusion's functions: its signatures, its recorded numbers, its file where it is installed, and its hosts."""
+"""k-diffusion's functions: signatures, recorded numbers, its own file where installed, and its host programs."""
 
 from __future__ import annotations
 

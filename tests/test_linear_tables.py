@@ -1,4 +1,4 @@
-"""Tables with free rows, and what the model is told: what they mean on every process, and what `tune` makes of them."""
+"""Tables with free rows and told levels: their meaning on every process, and how `tune` fits them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as matrices: the same run, by a step that is compiled, exported or looped over once."""
+"""A plan as matrices: the same run, by a step that is compiled or exported once, and looped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is changed in a sampler's table, a proof of it fails: every coefficient, and every term left out."""
+"""Mutated tables: if any coefficient or term of a sampler's table changes, one of its proofs fails."""
 
 from __future__ import annotations
 

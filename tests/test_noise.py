@@ -1,4 +1,4 @@
-"""Noise is a value: a function of item seed and position, the same for any batch, dtype and order."""
+"""Noise is a function of item seed and position: the same for any batch, dtype and order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise that is chosen by name: its law, its bits, and what it does to the law of a run."""
+"""Named noise: its distribution, its bits, and its effect on the distribution of a run."""
 
 from __future__ import annotations
 

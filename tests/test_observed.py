@@ -1,4 +1,4 @@
-"""Posterior sampling: what each rule is exact for and where it is not, runs to the exact posterior, discipline."""
+"""Posterior sampling: where each rule is exact and where not, runs to the exact posterior, no side effects."""
 
 from __future__ import annotations
 

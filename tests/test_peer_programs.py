@@ -1,4 +1,4 @@
-"""Every name of ComfyUI, stable-diffusion.cpp, skrample, RES4LYF and SD.Next, and numbers by their formulas."""
+"""Every name of ComfyUI, stable-diffusion.cpp, skrample, RES4LYF and SD.Next; numbers from their formulas."""
 
 from __future__ import annotations
 

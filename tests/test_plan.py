@@ -1,4 +1,4 @@
-"""Plans: what a symbol refuses, what the tape drops, JSON to the bit, and the printed form."""
+"""Plans: what a symbol refuses, what the tape drops, exact JSON, and the printed form."""
 
 from __future__ import annotations
 

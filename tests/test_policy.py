@@ -1,4 +1,4 @@
-"""Steps as probabilities: laws of steps, rollouts, log-probabilities and divergences."""
+"""Steps as probabilities: distributions of steps, rollouts, log-probabilities and divergences."""
 
 from __future__ import annotations
 

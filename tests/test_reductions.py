@@ -1,4 +1,4 @@
-"""Samplers that become a simpler one at some option have its table, to rounding."""
+"""Samplers that reduce to a simpler one at some option have its table, up to rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exponential Runge-Kutta methods of stiff order: their conditions, and the order on a stiff problem."""
+"""Exponential Runge-Kutta methods of stiff order: their order conditions, and the order on a stiff problem."""
 
 from __future__ import annotations
 

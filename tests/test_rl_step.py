@@ -1,4 +1,4 @@
-"""The step that trainers of reinforcement learning call, against their rules written out, and in a trainer's loop."""
+"""The step function for trainers of reinforcement learning: against its rules, and in a trainer's loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models of proteins, the weather and robots are sampled, against their algorithms written out in NumPy."""
+"""Samplers for models of proteins, the weather and robots, against their algorithms written out in NumPy."""
 
 from __future__ import annotations
 

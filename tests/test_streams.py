@@ -1,4 +1,4 @@
-"""Streams: every part is what it would be alone, and parts that one network sees together have the right law."""
+"""Streams: every part gets its solo result, and parts that share a network have the right joint distribution."""
 
 from __future__ import annotations
 

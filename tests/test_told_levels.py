@@ -1,4 +1,4 @@
-"""Plans that tell the model another level than that of its state: the formulas of the papers, and every executor."""
+"""Plans that call the model at another level than the state's: the papers' formulas, and every executor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tune`: plans made for a model or for samples, accepted only where they are better."""
+"""`tune`: plans fitted to a model or to samples are accepted only if they are better."""
 
 from __future__ import annotations
 
