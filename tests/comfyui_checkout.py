@@ -65,7 +65,7 @@ class _Standing(ModuleType):
 
 
 class _Absent(MetaPathFinder, Loader):
-    """Finds what is not installed."""
+    """Finds stand-ins for modules that are not installed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = [name for name in names if importlib.util.find_spec(name) is None]

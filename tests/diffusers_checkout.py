@@ -69,7 +69,7 @@ def _failures(case: Any) -> dict[str, str]:
 
 
 def failures(checkout: Path, name: str) -> dict[str, str]:
-    """The tests of a module that do not pass with schedulers of ours."""
+    """The tests of a module that fail with our schedulers."""
     found: dict[str, str] = {}
     for module in (_module(checkout, "test_schedulers"), _module(checkout, name)):
         for attribute, value in list(vars(module).items()):
@@ -83,7 +83,7 @@ def failures(checkout: Path, name: str) -> dict[str, str]:
 
 
 def common_failures(checkout: Path, **settings: Any) -> dict[str, str]:
-    """The tests that diffusers has for every scheduler and that do not pass with one of ours."""
+    """diffusers' common scheduler tests that fail with one of ours."""
 
     class Common(_module(checkout, "test_schedulers").SchedulerCommonTest):  # type: ignore[misc]
         scheduler_classes = (KSchedScheduler,)

@@ -209,7 +209,7 @@ class Guider:
 
 
 class Masked:
-    """What a sampler is given for a model: keeps what is not masked."""
+    """The model as a sampler sees it: keeps the part that is not masked."""
 
     def __init__(self, model: Any, latent: torch.Tensor, noise: torch.Tensor) -> None:
         self.inner_model, self.latent, self.noise = model, latent, noise
@@ -279,7 +279,7 @@ def packed_latents(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 class DisableNoise:
-    """A NOISE that is none."""
+    """A NOISE that adds no noise."""
 
     seed = 0
 

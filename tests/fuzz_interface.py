@@ -284,7 +284,7 @@ def check_refusal(case: Case, error: Exception) -> None:
 
 
 def check_numbers(case: Case, sampler: Any, x: torch.Tensor, result: torch.Tensor) -> None:
-    """The result is the sampler function's own in float64, is so again, and is that of each item alone."""
+    """The result equals the sampler function's in float64, is reproducible, and each item gets its solo result."""
     again = sampler.sample(case.model, x, **case.sampling)
     assert torch.equal(again.nan_to_num(), result.nan_to_num()), "another result the second time"
     if sampler.spec.adaptive or not x.numel():
@@ -349,7 +349,7 @@ def test_random_programs(block: int) -> None:
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_random_levels(block: int) -> None:
-    """A schedule with any options gives levels of a run, or an error of ours."""
+    """A schedule with any options gives valid noise levels, or one of our own errors."""
     failures = []
     for number in range(block * EACH, (block + 1) * EACH):
         rng = random.Random(f"levels {SEED} {number}")

@@ -218,7 +218,7 @@ class Case:
 
 
 def put_at_levels(scheduler: Any, case: Case, ours: Any) -> None:
-    """Let a class step at levels of ours in float64, which differ from its own by no more than rounding."""
+    """Let a class step at our float64 sigmas, which equal its own up to rounding."""
     told = ours.timesteps.double()
     known = torch.isfinite(scheduler.timesteps)  # KDPM2's class has no number for some that a run may begin after
     torch.testing.assert_close(scheduler.timesteps.double()[known], told[known], rtol=0, atol=5.0)

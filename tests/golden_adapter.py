@@ -99,7 +99,7 @@ def sampler_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_case(case: dict[str, Any]) -> Any:
-    """The final sample of a case, None for one of diffusers that no option of ours repeats."""
+    """The final sample of a case; None for a diffusers case that no option of ours reproduces."""
     if case["source_key"] == "diffusers":
         return run_diffusers_case(case)
     process = model_process(case.get("model_sampling"), case["space"])

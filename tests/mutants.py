@@ -41,7 +41,7 @@ def key_of(mutant: Mutant) -> str:
 
 
 def read_mutants() -> list[Mutant]:
-    """The faults, each checked against the files as they are."""
+    """The faults, each checked against the current files."""
     mutants: list[Mutant] = tomllib.loads((TESTS / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
     for mutant in mutants:
         count = (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["old"])

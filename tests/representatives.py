@@ -80,7 +80,7 @@ def firsts(values: Iterable[T], key: Callable[[T], object]) -> list[T]:
 
 
 def _shape(k: int, row: Row, calls: int) -> tuple[object, ...]:
-    """Whatever the executor sees of a row but its numbers: how old each register is, and what the model is asked."""
+    """What the executor sees of a row except its numbers: the age of each register, and what it asks of the model."""
     ages = {"x": k, "D": calls, "U": calls, "xi": 0}
     terms = tuple((register.kind, ages[register.kind] - register.number) for register, _ in row.terms)
     is_mean = math.isclose(sum(value for register, value in row.terms if register.kind != "xi"), 1, abs_tol=1e-12)

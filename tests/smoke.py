@@ -75,7 +75,7 @@ def with_torch() -> None:
 
 
 def said(use: Callable[[], object]) -> str:
-    """What an ImportError says; nothing if there is none."""
+    """The message of the ImportError; empty if there is none."""
     try:
         use()
     except ImportError as error:

@@ -424,7 +424,7 @@ def test_chance_in_a_model_is_noted() -> None:
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    """v of white unit-variance data is 0 whatever its sign."""
+    """The best v for white unit-variance data is 0, so its sign cannot be seen."""
     truth = exact.Gaussian([0.0] * 4, 1.0, VP())
     data = torch.tensor(truth.sample(256, seed=1)).float()
     for times in (1.0, -1.0):

@@ -219,7 +219,7 @@ def test_row_56_options_of_a_schedule_out_of_sense(
 
 
 def test_rows_44_to_46_the_processor_runs_torchs_operations_alone() -> None:
-    """No code of ours that writes to raw memory, shares work among threads of its own, or has to be compiled first."""
+    """No code of ours writes to raw memory, starts threads of its own, or must be compiled first."""
     script = """
 import sys, torch, ksched
 sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 3)

@@ -26,7 +26,7 @@ def flowed(x: torch.Tensor, t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
 
 
 class MeanVelocity:
-    """The exact network of two times, which notes what it was told."""
+    """The exact network of two times, which records the times that it gets."""
 
     def __init__(self) -> None:
         self.told: list[tuple[float, float]] = []

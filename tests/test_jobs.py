@@ -396,7 +396,7 @@ def test_mistakes_are_found_before_anything_is_written(model: StableDiffusion, t
 
 
 def test_items_have_the_seeds_that_were_given(model: StableDiffusion) -> None:
-    """In any order, not counted from the first: each picture is that of its seed alone."""
+    """Seeds may come in any order; each picture depends on its own seed only."""
     config = replace(CONFIG, seed=(9, 4, 30), count=3)
     together = model.generate(config)
     for image, seed in zip(together, (9, 4, 30), strict=True):

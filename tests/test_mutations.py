@@ -44,7 +44,7 @@ def changed(plan: Plan, row: int, terms: dict[Register, float]) -> Plan:
 
 @each("spec", PROVEN)
 def test_no_coefficient_may_change(spec: SamplerSpec) -> None:
-    """Each one, by a thousandth of itself: the marginals notice."""
+    """Changing any coefficient by a thousandth changes the marginals."""
     plan = plan_of(spec)
     check_plan(plan)
     for k, row in enumerate(plan.rows):

@@ -32,7 +32,7 @@ import ksched
 
 
 def after(script: str) -> Any:
-    """What a script prints as JSON, where there is no torch."""
+    """The JSON that a script prints in a process without torch."""
     done = subprocess.run([sys.executable, "-c", BLOCKED + script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
