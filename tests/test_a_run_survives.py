@@ -1,4 +1,4 @@
-"""Whatever happens to a run: interrupts, copies, damaged states, models that write, threads, no items."""
+"""Runs survive interrupts, copies, damaged states, models that write into their input, threads and empty batches."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_a_model_that_writes_while_gradients_are_recorded() -> None:
 def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Part of its registers may hold the next state already. One that was saved before goes on."""
+    """Some of its registers may already hold the next state. A run restored from an earlier save continues."""
     run, end = begun(name)
     assert isinstance(run, Run)
     state = run.state_dict()

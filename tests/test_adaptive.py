@@ -1,4 +1,4 @@
-"""Samplers that choose their steps: accuracy by tolerance, counts, ask and tell, resume, and what they refuse."""
+"""Adaptive samplers: accuracy by tolerance, call counts, ask and tell, resume, and what they refuse."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
 def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) -> None:
-    """They read the ends alone, so one run does for all schedules and steps that share theirs."""
+    """Adaptive samplers read only the first and last sigma, so schedules that share these need one run."""
     model, ends = gaussian_denoiser(process), set()
     for schedule in NoiseSchedule:
         for steps in (1, 3, 20):

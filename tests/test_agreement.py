@@ -1,4 +1,4 @@
-"""A model that knows its process is believed where none is given, and contradicted where it means other states."""
+"""If the model knows its process, runs use it by default and refuse a sampler whose states differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans on arrays: the numbers of the executor on NumPy and on anything else that adds and multiplies by floats."""
+"""Plans on arrays: NumPy, and any object that adds and multiplies by floats, gives the executor's numbers."""
 
 from __future__ import annotations
 

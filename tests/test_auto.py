@@ -1,4 +1,4 @@
-"""`auto`: tuned tables where there are some, a general method elsewhere; and plans as samplers."""
+"""`auto`: tuned tables where they exist, a general method elsewhere; and plans as samplers."""
 
 from __future__ import annotations
 

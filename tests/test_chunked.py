@@ -1,4 +1,4 @@
-"""Real-time chunking: the weights of the paper, its limits, and what it does to the overlap of two chunks."""
+"""Real-time chunking: the paper's weights, their limits, and the effect on the overlap of two chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: what it prints, that its JSON comes back bit for bit, and how it answers mistakes."""
+"""The command line: its output, JSON that round-trips bit for bit, and its error messages."""
 
 import json
 import os

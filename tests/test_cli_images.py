@@ -1,4 +1,4 @@
-"""``ksched generate``, ``compare`` and ``show``: what is drawn, what is kept, how mistakes are answered."""
+"""``ksched generate``, ``compare`` and ``show``: the images, the files that stay, and the error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ksched recipes``: lists, searches, shows with sources, and says what to set elsewhere."""
+"""``ksched recipes``: lists, searches, shows recipes with sources, and prints the settings for other programs."""
 
 from __future__ import annotations
 

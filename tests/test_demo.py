@@ -1,4 +1,4 @@
-"""The demonstration: its numbers against an independent computation, and that its pictures are pictures."""
+"""The demo: its numbers agree with an independent computation, and its pictures are valid."""
 
 import math
 import shlex

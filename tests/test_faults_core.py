@@ -1,7 +1,7 @@
-"""Faults that people hit, in the core; each test is named after its row in the list of faults.
+"""Known problems in the core, one test each, named after its row in the list of faults.
 
-Row 1, a model knows its process; 2, the start of a run; 27, no items; 28 and 47, copies and pickles; 29, damaged
-states; 56, levels and options out of sense; 58, a method that does not converge.
+Row 1: a model knows its process. 2: the start of a run. 27: empty batches. 28 and 47: copies and pickles. 29: damaged
+states. 56: levels and options that make no sense. 58: a method that does not converge.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def test_row_56_options_of_a_schedule_out_of_sense(
 
 
 def test_rows_44_to_46_the_processor_runs_torchs_operations_alone() -> None:
-    """No code of ours that writes to raw memory, shares work among threads of its own, or has to be compiled first."""
+    """No code of ours writes to raw memory, starts threads of its own, or must be compiled first."""
     script = """
 import sys, torch, ksched
 sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 3)

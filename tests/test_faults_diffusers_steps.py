@@ -1,4 +1,4 @@
-"""Faults that people hit in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by the number of their row."""
+"""Known problems in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by row of the list of faults."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_row_7_what_changes_nothing_is_said(sampler: str, given: dict[str, Any])
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral", "heun", "lcm"])
 def test_row_7_what_pipelines_always_pass_stays_legal(sampler: str) -> None:
-    """They look for eta in the signature, and `DDIMPipeline` passes it whatever that says."""
+    """Pipelines look for eta in the signature, and `DDIMPipeline` passes it in any case."""
     ours = of_sd(sampler=sampler)
     takes = inspect.signature(ours.step).parameters
     assert "generator" in takes
@@ -462,7 +462,7 @@ def test_row_21_other_classes_on_lists_that_rise() -> None:
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
 def test_row_21_own_samplers(sampler: str) -> None:
-    """A rise at the first step is an Euler step, and the sampler goes on from there."""
+    """If sigma rises at the first step, that is an Euler step, and the sampler continues from there."""
     ours, plain = named(Flow(), sampler=sampler), named(Flow(), sampler=sampler)
     ours.set_timesteps(sigmas=[0.6, 0.909, 0.844, 0.4])
     plain.set_timesteps(sigmas=[0.909, 0.844, 0.4])

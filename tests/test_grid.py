@@ -1,4 +1,4 @@
-"""Functions from levels to levels: their laws, ComfyUI's numbers, and what they refuse."""
+"""Functions from levels to levels: their properties, ComfyUI's numbers, and what they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inversion: from an image back to the noise that a deterministic sampler makes it of."""
+"""Inversion: from an image back to the noise that a deterministic sampler would turn into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs: image to image, inpainting, previews, an end at any moment, resuming; and disks that are full."""
+"""Jobs: image to image, inpainting, previews, stopping at any moment, resuming; and full disks."""
 
 from __future__ import annotations
 
@@ -398,7 +398,7 @@ def test_mistakes_are_found_before_anything_is_written(model: StableDiffusion, t
 
 
 def test_items_have_the_seeds_that_were_given(model: StableDiffusion) -> None:
-    """In any order, not counted from the first: each picture is that of its seed alone."""
+    """Seeds may come in any order; each picture depends on its own seed only."""
     config = replace(CONFIG, seed=(9, 4, 30), count=3)
     together = model.generate(config)
     for image, seed in zip(together, (9, 4, 30), strict=True):

@@ -1,4 +1,4 @@
-"""Many images by many processes: the same files from any number of them, whenever one is killed."""
+"""Many images by many processes: any number of processes writes the same files, even if one is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is changed in a sampler's table, a proof of it fails: every coefficient, and every term left out."""
+"""Mutated tables: if any coefficient or term of a sampler's table changes, one of its proofs fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def changed(plan: Plan, row: int, terms: dict[Register, float]) -> Plan:
 
 @each("spec", PROVEN)
 def test_no_coefficient_may_change(spec: SamplerSpec) -> None:
-    """Each one, by a thousandth of itself: the marginals notice."""
+    """Changing any coefficient by a thousandth changes the marginals."""
     plan = plan_of(spec)
     check_plan(plan)
     for k, row in enumerate(plan.rows):

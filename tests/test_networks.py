@@ -1,4 +1,4 @@
-"""Networks of diffusers: what their schedulers' configurations say, and the networks themselves if it is installed."""
+"""Networks of diffusers: what their scheduler configurations say, and the networks themselves if installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and docs say what is true: the examples print what is printed, the tables are the registries."""
+"""The README and docs are correct: examples print what they show, and tables match the registries."""
 
 from __future__ import annotations
 

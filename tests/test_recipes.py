@@ -130,7 +130,7 @@ CHECKED = [name for name, recipe in ksched.recipes.items() if recipe.pipeline is
 
 
 def contract(recipe: Recipe, sigmas: list[float]) -> list[float]:
-    """Sigmas of a class as ksched's: those of ``invert_sigmas`` are the share of data."""
+    """Sigmas of a class in ksched's convention; with ``invert_sigmas`` they are the share of data."""
     return [1 - sigma for sigma in sigmas] if recipe.config.get("invert_sigmas") else sigmas
 
 

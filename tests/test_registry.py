@@ -1,4 +1,4 @@
-"""A new sampler is one function and one registry line; it then works everywhere."""
+"""A new sampler needs one function and one line of registration, and then works everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SamplingConfig`: what it takes, what it refuses and says, and that it comes back from JSON and TOML as it was."""
+"""`SamplingConfig`: what it accepts, what it refuses and how, and exact round trips through JSON and TOML."""
 
 from __future__ import annotations
 

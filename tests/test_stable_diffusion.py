@@ -1,4 +1,4 @@
-"""The adapter beside diffusers' own pipelines, with tiny networks; folders that are whole, and folders that are not."""
+"""The adapter beside diffusers' own pipelines, with tiny networks; complete and incomplete model folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run begins with: its start noise, the number of model calls, and instructions that contradict each other."""
+"""The inputs of a run: start noise, the number of model calls, and contradictory arguments."""
 
 from __future__ import annotations
 

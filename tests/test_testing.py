@@ -1,4 +1,4 @@
-"""The checks for other people's code: each seeded mistake gets the sentence that names it, correct code passes."""
+"""The checks for users' own code: each planted mistake gets the sentence that names it, correct code passes."""
 
 from __future__ import annotations
 

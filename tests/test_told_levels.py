@@ -1,4 +1,4 @@
-"""Plans that tell the model another level than that of its state: the formulas of the papers, and every executor."""
+"""Plans that call the model at another level than the state's: the papers' formulas, and every executor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNT = 6
 
 
 def told_of(plan: Plan, share: float = 0.8) -> list[float]:
-    """The first level as it is, the others apart from those of the states."""
+    """Told sigmas for a plan: the first equals the state's, the others differ from it."""
     first, *others = plan.call_sigmas.tolist()
     return [first, *(sigma * share ** (1 + k % 2) for k, sigma in enumerate(others))]
 
@@ -167,7 +167,7 @@ def test_what_is_told_already_changes_nothing_and_can_be_told_again() -> None:
 
 
 def result(plan: Plan, **how: Any) -> torch.Tensor:
-    """By hand: rows over registers, the model called with what it is told."""
+    """A run by hand: rows over registers, and the model called at its told level."""
     x, drawn = start(plan), how.get("noise", {})
     states: list[torch.Tensor] = []
     answers: list[torch.Tensor] = []

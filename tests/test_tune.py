@@ -1,4 +1,4 @@
-"""`tune`: plans made for a model or for samples, accepted only where they are better."""
+"""`tune`: plans fitted to a model or to samples are accepted only if they are better."""
 
 from __future__ import annotations
 
@@ -385,7 +385,7 @@ def test_a_denoiser_makes_a_plan(name: str) -> None:
 
 @pytest.mark.usefixtures("short", "one_zoo")
 def test_strong_guidance_of_a_model_is_borne() -> None:
-    """In few steps a method of high order explodes under it, and the spread of what is drawn would be wrong."""
+    """In few steps a high-order method diverges under strong guidance, and the measured spread would be wrong."""
     process = Flow()
     model = mixture(process)
     part = model.only(1)
