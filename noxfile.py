@@ -3,6 +3,8 @@
 ``pyproject.toml`` says what ksched works with; ``.ci/constraints.txt`` pins what these sessions install.
 """
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -99,6 +101,23 @@ def no_torch(session: nox.Session) -> None:
     session.run("pytest", *(f"tests/test_{name}.py" for name in NO_TENSORS), *session.posargs)
 
 
+def has_chromium() -> bool:
+    """Whether a browser for the explorer's tests is on PATH."""
+    return any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")))
+
+
+@nox.session
+def explorer(session: nox.Session) -> None:
+    """Test the explorer's page in Chromium, which comes from the system; arguments go to pytest."""
+    if not has_chromium() and shutil.which("apt-get") and os.geteuid() == 0:
+        session.run("apt-get", "update", "--quiet", external=True)
+        session.run("apt-get", "install", "--yes", "--quiet", "chromium", external=True)
+    if not has_chromium():
+        session.error("these tests need Chromium or Chrome on PATH; install it, such as apt-get install chromium")
+    session.install(".[test]", "playwright", *PINS)
+    session.run("pytest", "-n", "0", "tests/test_explorer.py", "tests/test_explorer_browser.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check format and lint, the package that a release would upload, and the files that releasing needs."""
@@ -145,8 +164,9 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its examples; any warning is an error."""
     session.install(".[docs,test]", *PINS)  # examples draw pictures and check schedules
-    for builder in ("html", "doctest"):
-        session.run("sphinx-build", "-b", builder, "-W", "--keep-going", "-n", "-E", "docs", f"docs/_build/{builder}")
+    for builder, how in (("html", ["-E", "-j", "auto"]), ("doctest", [])):  # the second reads nothing again
+        args = ("-W", "--keep-going", "-n", *how, "-d", "docs/_build/doctrees", "docs", f"docs/_build/{builder}")
+        session.run("sphinx-build", "-b", builder, *args)
 
 
 @nox.session

@@ -25,10 +25,11 @@ LEAST = 1e-4  # variance of any axis
 
 @dataclass(frozen=True)
 class Family:
-    """A denoiser of states (1, items, dimension), and its dimension."""
+    """A denoiser of states (1, items, dimension), its dimension, and a function that draws samples."""
 
     denoise: Denoise
     dimension: int
+    draw: Callable[[int, np.random.Generator], Array]
 
 
 def _scaled(weights: Array, means: Array, covariances: Array) -> tuple[Array, Array, Array]:
@@ -48,8 +49,16 @@ def _mixture(weights: Array, means: Array, covariances: Array, scale: float = 1.
         outside = np.full((1, ITEMS, len(weights)), -1e9)
         outside[0, np.arange(ITEMS), towards] = 0
         scales = np.full((1, 1, 1), scale)
-    made = Mixtures(np.log(weights)[None], means[None], np.maximum(values, LEAST)[None], axes[None], outside, scales)
-    return Family(made, means.shape[1])
+    values = np.maximum(values, LEAST)
+    made = Mixtures(np.log(weights)[None], means[None], values[None], axes[None], outside, scales)
+
+    def draw(count: int, rng: np.random.Generator) -> Array:
+        which = rng.choice(len(weights), count, p=weights)
+        along = rng.standard_normal((count, means.shape[1])) * np.sqrt(values[which])
+        drawn: Array = means[which] + np.einsum("nij,nj->ni", axes[which], along)
+        return drawn
+
+    return Family(made, means.shape[1], draw)
 
 
 def _cells(points: Array, count: int, seed: int, scale: float = 1.0) -> Family:
@@ -133,9 +142,13 @@ def _roll(seed: int) -> Family:
     points = (points - points.mean(0)) / points.std()
     width = 0.1
     points *= math.sqrt((1 - width**2) / (points**2).mean())
-    return Family(
-        Mixtures(np.full((1, 1200), -math.log(1200)), points[None], np.full((1, 1200), width**2), None, None, None), 3
-    )
+
+    def draw(count: int, rng: np.random.Generator) -> Array:
+        drawn: Array = points[rng.integers(0, len(points), count)] + width * rng.standard_normal((count, 3))
+        return drawn
+
+    logs, variances = np.full((1, 1200), -math.log(1200)), np.full((1, 1200), width**2)
+    return Family(Mixtures(logs, points[None], variances, None, None, None), 3, draw)
 
 
 def _sparse(seed: int) -> Family:
@@ -152,7 +165,12 @@ def _sparse(seed: int) -> Family:
         second = (logs[1] - logs[0]).sigmoid()
         return a * y * ((1 - second) * narrow / ones[0] + second * wide / ones[1])
 
-    return Family(denoise, dimension)
+    def draw(count: int, rng: np.random.Generator) -> Array:
+        second = rng.random((count, dimension)) < share.numpy()
+        drawn: Array = rng.standard_normal((count, dimension)) * np.sqrt(np.where(second, wide, narrow))
+        return drawn
+
+    return Family(denoise, dimension, draw)
 
 
 def _signal(seed: int) -> Family:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+import _papers_learned as learned
 import numpy as np
 import torch
 from _measure import arguments, table, write
@@ -376,10 +377,18 @@ def deterministic_at_few_steps() -> tuple[bool, dict[str, float]]:
     return all(figures[f"eta 0, {n} steps"] < figures[f"eta 1, {n} steps"] for n in (10, 20, 50, 100)), figures
 
 
+for entry in learned.CLAIMED:
+    claim(*entry[:4])(entry[4])
+
+
 def main() -> None:
     """Measure, print and write."""
-    given = arguments(__doc__, 0.0).parse_args()
+    parser = arguments(__doc__, 0.0)
+    parser.add_argument("--fit", action="store_true", help="fit the learned solvers again first")
+    given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.fit:
+        learned.fit_all()
     found = [measure() for measure in CLAIMS]
     lines = []
     for finding in found:

@@ -323,6 +323,19 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     )
 
 
+_PAPERS_METHODS = (
+    "best pair",
+    "levels",
+    "GITS",
+    "OSS, Euler",
+    "OSS",
+    "LD3",
+    "LD3, hard",
+    "S4S",
+    "S4S-Alt",
+    "DyWeight",
+    "BNS",
+)
 _RANGES = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
 
 
@@ -576,6 +589,88 @@ def _papers_figures(data: Mapping[str, Any]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def _figure(cell: Mapping[str, Any] | None) -> str:
+    """An error with its PSNR."""
+    return "" if cell is None else f"{_error(cell['error'])} ({cell['psnr']:.1f})"
+
+
+def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
+    """How many more calls a pair takes for the same error."""
+    if cell is None:
+        return ""
+    calls = cell.get(f"saved, {against}")
+    return "more" if calls is None else f"{round(calls, 1) + 0.0:.1f}"
+
+
+def _headline(data: Mapping[str, Any]) -> str:
+    """A table for every range and one for the network."""
+    parts = [f"{_machine(data)}\n"]
+    reference, checkpoint = "dpmpp_2m", data.get("checkpoint")
+    titled = [(_RANGES[of], part) for of, part in data["ranges"].items()]
+    if checkpoint:
+        title = f"the network of handwritten digits under guidance {checkpoint['scale']:g}"
+        titled.append((title, checkpoint))
+    for title, part in titled:
+        rows = []
+        for calls, cells in part["calls"].items():
+            if "auto" not in cells:
+                continue
+            rows.append([calls, *(_figure(cells.get(name)) for name in (reference, "best pair", "hindsight"))])
+            for name in ("auto", "tune"):
+                cell = cells.get(name)
+                rows[-1] += [_figure(cell), *(_saved(cell, against) for against in (reference, "best pair"))]
+        columns = ["calls", f"`{reference}`", "best pair", "hindsight"]
+        for name in ("auto", "tune"):
+            columns += [f"**`{name}`**", f"saved on `{reference}`", "on the best pair"]
+        floor = f"\nFloor of the last step: {_figure(part['floor'])}.\n" if "floor" in part else ""
+        parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}{floor}")
+    return "\n".join(parts)
+
+
+def _headline_pairs(data: Mapping[str, Any]) -> str:
+    """Which pair is the best, on every range and on the network."""
+    parts = {_RANGES[of]: part for of, part in data["ranges"].items()}
+    if "checkpoint" in data:
+        parts["the network"] = data["checkpoint"]
+    counts = [calls for calls, cells in next(iter(parts.values()))["calls"].items() if "auto" in cells]
+    best = {n: [part["calls"].get(n, {}).get("best pair", {}) for part in parts.values()] for n in counts}
+    rows = [[calls, *(cell.get("pair", "") for cell in cells)] for calls, cells in best.items()]
+    return _table(["best pair, calls", *parts], rows)
+
+
+def _learned_solvers(data: Mapping[str, Any]) -> str:
+    """Exact data, all sets on a range together, and the network: errors with PSNR by method and calls."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, cells in data["beds"].items():
+        groups.setdefault(_RANGES.get(name.split()[0], "the network under guidance 4"), []).append(cells)
+    parts = [f"{_machine(data)}\n"]
+    for title, beds in groups.items():
+        counts = [calls for calls in beds[0] if all(calls in cells for cells in beds)]
+        rows = []
+        for name in dict.fromkeys(name for cells in beds[:1] for n in counts for name in cells[n]["methods"]):
+            found = [[cells[n]["methods"][name] for cells in beds if name in cells[n]["methods"]] for n in counts]
+            rows.append([name if name in _PAPERS_METHODS else f"`{name}`"])
+            rows[-1] += [_together(cells) if len(cells) == len(beds) else "" for cells in found]
+            rows[-1] += _costs(found[-1])
+        columns = ["", *(f"{calls} calls" for calls in counts)]
+        columns += ["numbers", "training, thousand calls", "seconds"]
+        parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}")
+    return "\n".join(parts)
+
+
+def _together(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Geometric mean of errors, and mean PSNR."""
+    return f"{_error(_middle_of(cell['mean'] for cell in cells))} ({sum(c['psnr'] for c in cells) / len(cells):.1f})"
+
+
+def _costs(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The most numbers that were fitted, calls of training and seconds."""
+    if not cells or not max(cell["calls"] for cell in cells):
+        return ["", "", ""]
+    numbers, calls, seconds = (max(cell[key] for cell in cells) for key in ("numbers", "calls", "seconds"))
+    return [str(numbers), f"{calls / 1000:.0f}", f"{seconds:.0f}"]
+
+
 def _grpo(data: Mapping[str, Any]) -> str:
     """A row for each rule: entropy, and distance and gap before and after."""
     columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
@@ -716,6 +811,9 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "tuned_guard": ("tuned", _tuned_guard),
     "policy_steps": ("policy_steps", _policy_steps),
     "grpo": ("grpo", _grpo),
+    "headline": ("headline", _headline),
+    "headline_pairs": ("headline", _headline_pairs),
+    "learned_solvers": ("learned_solvers", _learned_solvers),
     "papers": ("papers", _papers),
     "papers_figures": ("papers", _papers_figures),
 }

@@ -6,23 +6,29 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import api
 import benchmark_tables
-import matplotlib as mpl
 import migration_tables
 import numpy as np
 import torch
 from catalogue import catalogue, prose, table
+from docstrings import is_type
+from equations import equation, use_when
 from flow_model_picture import flow_model
-from matplotlib.figure import Figure
+from gallery_pages import gallery
+from landing_picture import landing
 from named_noise_picture import named_noise
 from numpydoc.docscrape import FunctionDoc
 from recipe_page import recipe_page
+from references import cited
 from sampler_names import words
+from small_pictures import RESULTS, draw_errors, draw_schedules, measured_as, schedule_families
 
 import ksched
 from ksched import VP, Dialect, Flow, NoiseSchedule, SamplerType, calculate_sigmas
@@ -32,7 +38,7 @@ from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.spelling import spelling_key
 from ksched.options import Option
-from ksched.pictures.plots import save, sigma_curves
+from ksched.pictures.plots import save
 from ksched.plan.analysis import table as plan_table
 from ksched.samplers.coordinates import VIEW_OPTIONS, view
 from ksched.samplers.facts import allowed, sampler_facts
@@ -59,24 +65,56 @@ PROGRAMS = {
 
 
 def write(folder: Path) -> None:
-    """Write everything into a folder; what is in it and no longer follows from anything is removed."""
-    (folder.parent / "catalogue.md").write_text(catalogue())  # for readers of the clone too, so it is kept in git
+    """Write everything into a folder, unless nothing has changed that it follows from.
+
+    What is in the folder and no longer follows from anything is removed.
+    """
+    stamp, now = folder / "stamp.txt", fingerprint_of_inputs()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == now:
+        return
+    stamp.unlink(missing_ok=True)
+    write_all(folder)
+    stamp.write_text(now, encoding="utf-8")
+
+
+def fingerprint_of_inputs() -> str:
+    """A number that changes with every file that the pages are made from."""
+    here = Path(__file__).parent
+    inputs = [*here.rglob("*.py"), *here.glob("*.toml"), *here.glob("*.bib"), here / "reference.md"]
+    package = Path(ksched.__file__).parent
+    inputs += [path for folder in (package, RESULTS.parent) for path in folder.rglob("*") if path.suffix != ".pyc"]
+    files = sorted(path for path in inputs if path.is_file() and "_build" not in path.parts)
+    return sha256("".join(f"{path}{path.stat().st_mtime_ns}" for path in files).encode()).hexdigest()
+
+
+def write_all(folder: Path) -> None:
+    """Write every page and picture."""
+    write_changed(folder.parent / "catalogue.md", catalogue())  # for readers of the clone too, so it is kept in git
     pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
-    pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec) for spec in samplers()}
-    for part in ("schedules", "samplers"):
+    for part in ("schedules", "samplers", "api"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for path in folder.rglob("*.md"):
+    measured = draw_errors(folder / "samplers", [spec.name for spec in samplers()])
+    pages |= {Path("samplers", f"{spec.name}.md"): sampler_page(spec, measured) for spec in samplers()}
+    pages |= api.pages() | gallery(folder / "gallery")
+    for path in (path for ending in ("md", "rst") for path in folder.rglob(f"*.{ending}")):
         if path.relative_to(folder) not in pages:
             path.unlink()
     for path, text in pages.items():
-        (folder / path).write_text(text)
-    save({folder / "schedules.png": sigma_curves(list(SCHEDULES), STEPS, VP())}, dpi=80)
+        write_changed(folder / path, text)
+    save({folder / "schedules.svg": schedule_families()})
     save({folder / "named_noise.png": named_noise()}, dpi=80)
     save({folder / "flow_model.png": flow_model()}, dpi=80)
-    draw_each(folder / "schedules")
+    save({folder / "landing.svg": landing()})
+    draw_schedules(folder / "schedules")
     benchmark_tables.write(folder / "benchmarks")
     migration_tables.write(folder / "migration")
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file unless it has that text: what is not changed is not read again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def written(options: Mapping[str, Any]) -> str:
@@ -93,7 +131,7 @@ def on_site(page: str) -> str:
     parts += ["These say how a sampler reads the noise levels of a run. Each is what some program does throughout."]
     parts += [option_table(VIEW_OPTIONS, view, linked_from="generated/samplers/"), "## The schedules drawn"]
     parts += [f"The noise levels of every schedule in {STEPS} steps on Stable Diffusion's process."]
-    parts += ["![Noise levels of every schedule](generated/schedules.png)"]
+    parts += ["![Noise levels of every schedule](generated/schedules.svg)"]
     pages = [*(f"samplers/{spec.name}" for spec in samplers()), *(f"schedules/{name}" for name in SCHEDULES)]
     parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(f"generated/{page}" for page in pages) + "\n```"]
     return "\n\n".join(parts) + "\n"
@@ -103,9 +141,10 @@ def peers() -> str:
     """The page of other programs' names."""
     parts = ["# Names of other programs"]
     parts += [
-        "`ksched.peers` holds these tables as data. `peer_sigmas` gives the levels that a program's name for a "
-        "schedule means, `find_peer` and `find_sampler` the rows; all read any case and punctuation. `process` is what "
-        "the model was trained on, and `explain` says what differs from our own meaning of the name."
+        "`ksched.peers` holds these tables as data, a `Peer` or `SamplerPeer` each. `peer_sigmas` gives the levels "
+        "that a program's name for a schedule means, `find_peer` and `find_sampler` the rows; all read any case and "
+        "punctuation. `process` is what the model was trained on, and `explain` says what differs from our own meaning "
+        "of the name."
     ]
     parts += [
         "```{doctest}\n"
@@ -158,12 +197,16 @@ def explained(a: str, b: str) -> list[str]:
         return ksched.explain(a, b).splitlines()
 
 
+def text_of(parameter: Any) -> str:
+    """What a docstring says of a parameter, without its type."""
+    typed = parameter.desc and is_type(parameter.type)
+    return prose(parameter.desc if typed else [parameter.type, *parameter.desc]).removesuffix(".")
+
+
 def option_table(options: Mapping[str, Option], function: Callable[..., Any], linked_from: str = "") -> str:
     """A table of options, with what the docstring says of each."""
     doc: Any = FunctionDoc(function)
-    texts = {
-        part: prose(p.desc or [p.type]).removesuffix(".") for p in doc["Parameters"] for part in p.name.split(", ")
-    }
+    texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     rows = []
     for option in options.values():
         text = linked(texts.get(option.name, ""), linked_from)
@@ -185,7 +228,7 @@ def linked(text: str, folder: str = "", but: str = "") -> str:
     return re.sub(r"`(\w+)`", link, text)
 
 
-def sampler_page(spec: SamplerSpec) -> str:
+def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     """The page of a sampler."""
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {spec.name}", linked(prose(doc["Summary"]), but=spec.name)]
@@ -194,6 +237,15 @@ def sampler_page(spec: SamplerSpec) -> str:
     own = "".join(f", {option}" for option in spec.own_options.values() if not isinstance(option.default, float))
     own += ", process=ksched.Flow()" if spec.flow_only else ""
     parts += [f'```python\nksched.build_sampler("{spec.name}", "karras", {STEPS}{own})\n```'.replace("'", '"')]
+    parts[1:1] = [f"**Use it when** {use_when(spec)}"]
+    parts += ["## Equation", equation(spec)]
+    if spec.name in measured:
+        text = (
+            "Distance from the exact solution at equal model calls, with the best schedule for each, among all others"
+        )
+        other = measured_as().get(spec.name, spec.name)
+        text += f" (it has the table of [`{other}`]({other}.md))" if other != spec.name else ""
+        parts += ["## Error", f"![{text}]({spec.name}.svg)", f"{text}. [How it is measured](../../accuracy.md)."]
     if spec.own_options:
         parts += ["## Options", option_table(spec.own_options, spec.function)]
         parts += ["And [those of every sampler](../../catalogue.md#options-of-every-sampler)."]
@@ -213,6 +265,7 @@ def sampler_page(spec: SamplerSpec) -> str:
     more = [f"`{word}`" for word in words(spec) if spelling_key(word) not in seen]
     parts += [f"Also read: {', '.join(more)}."] if more else []
     parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
+    parts += papers(spec.source, doc["Notes"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -353,13 +406,11 @@ def schedule_page(name: NoiseSchedule) -> str:
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {name}", prose(doc["Summary"])]
     parts += [prose(doc["Extended Summary"])] if any(doc["Extended Summary"]) else []
-    parts += [f"**Rule:** {spec.formula}", f"![{name}, {STEPS} steps, among all others]({name}.png)"]
+    parts += [f"**Rule:** {spec.formula}", f"![{name}, {STEPS} steps, among all others]({name}.svg)"]
     options = schedule_options(name)
     call = "".join(f", {option}" for option in options.values()).replace("'", '"')
     parts += [f'```python\nksched.calculate_sigmas("{name}", {STEPS}, process{call})\n```']
-    texts = {
-        part: prose(p.desc or [p.type]).removesuffix(".") for p in doc["Parameters"] for part in p.name.split(", ")
-    }
+    texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     parts += ["## Options", option_table(options, spec.function)] if options else []
     if "sigma_min" in texts:
         parts += [f"`sigma_min`: {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
@@ -369,31 +420,18 @@ def schedule_page(name: NoiseSchedule) -> str:
     parts += ["## Dialects", table(["in the dialect of", "it means"], rows)] if rows else []
     others = [[f"`{peer.name}`", peer.program, peer.note] for peer in PEERS if peer.schedule is name]
     parts += ["## Other names", table(["name", "in", "note"], others)] if others else []
-    parts += ["## Source", spec_source(spec.source, doc["Notes"])]
+    parts += ["## Source", spec_source(spec.source, doc["Notes"]), *papers(spec.source, doc["Notes"])]
+    parts += [f"As a function: `{spec.function.__name__}`."]
     return "\n\n".join(parts) + "\n"
+
+
+def papers(source: str, notes: Sequence[str]) -> list[str]:
+    """The papers of a source, cited."""
+    keys = cited(" ".join([source, *notes]))
+    return ["Papers: " + "; ".join(f"{{cite:t}}`{key}`" for key in keys) + "."] if keys else []
 
 
 def spec_source(source: str, notes: Sequence[str]) -> str:
     """Where a schedule comes from: its notes, with the source in front if they do not name it."""
     text = prose(notes)
     return text if source in " ".join(notes) else f"{prose([source])}. {text}".strip()
-
-
-def draw_each(folder: Path) -> None:
-    """A small picture of every schedule among all the others, on VP and on flow: one figure, drawn again and again."""
-    processes = {"VP: sigma by step": VP(), "Flow: sigma by step": Flow()}
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
-        figure = Figure(figsize=(7.2, 2.5), layout="constrained")
-        lines = []
-        for axes, (title, process) in zip(figure.subplots(1, 2), processes.items(), strict=True):
-            flow = isinstance(process, Flow)
-            grids = {name: calculate_sigmas(name, STEPS, process)[: None if flow else -1] for name in SCHEDULES}
-            for sigmas in grids.values():
-                axes.plot(np.arange(len(sigmas)), sigmas, color="0.85", linewidth=0.7)
-            (line,) = axes.plot([], [], "o-", color="#0072B2", markersize=3.5, linewidth=1.6)
-            axes.set(title=title, yscale="linear" if flow else "log", xticks=range(0, STEPS + 1, 5))
-            lines.append((line, grids))
-        for name in SCHEDULES:
-            for line, grids in lines:
-                line.set_data(np.arange(len(grids[name])), grids[name])
-            save({folder / f"{name}.png": figure}, dpi=100)

@@ -240,7 +240,7 @@ def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
 
     Parameters
     ----------
-    value : object
+    value : float, sequence of float or Window
         Number, list of numbers or `Window`.
     steps : int
         Number of steps of the run.

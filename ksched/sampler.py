@@ -148,7 +148,7 @@ def build_sampler(
     dialect : Dialect or str
         The program whose behaviour the names mean, where programs differ. It sets options: for schedules they are in
         `ksched.schedules.DIALECTS`, for samplers on each sampler's page. Our own dialect is the published method.
-    options : object
+    options : number, str, bool, sequence of float or Window
         Options of the sampler, and of the schedule where the sampler has none of that name. ``sigma_min`` and
         ``sigma_max`` set the schedule's range. Options for the amount of noise, such as eta, may be one number, one
         number per step, or a `ksched.window`.

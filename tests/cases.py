@@ -1,4 +1,4 @@
-"""What the tests are parametrised over: the registries themselves, never a list kept by hand."""
+"""The cases that tests are parametrised over: always the registries themselves, never a list kept by hand."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""ComfyUI itself, from a checkout, with our nodes beside its own samplers: ``python comfyui_checkout.py PATH``.
+"""Compare our nodes with ComfyUI's own samplers, inside a checkout: ``python comfyui_checkout.py PATH``.
 
-Everything is ComfyUI's but the network, a small convolution, and what it imports without need here, which is stood in
-for. psutil and torchsde must be installed. Prints one JSON object of what was measured: differences are the largest of
-all elements, over the largest element of what ComfyUI's own sampler returns.
+Everything is ComfyUI's except the network, a small convolution, and stand-ins for modules that it imports but does not
+need here. psutil and torchsde must be installed. Prints one JSON object of measurements. A difference is the largest
+over all elements, divided by the largest element of what ComfyUI's own sampler returns.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Standing(ModuleType):
 
 
 class _Absent(MetaPathFinder, Loader):
-    """Finds what is not installed."""
+    """Finds stand-ins for modules that are not installed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = [name for name in names if importlib.util.find_spec(name) is None]

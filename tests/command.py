@@ -1,4 +1,4 @@
-"""The command in this process, for tests."""
+"""Run the command line in this process, for tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Command = Callable[..., Answer]
 
 
 def command_of(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``command("sigmas", "karras")``: how it ended and what it printed."""
+    """``command("sigmas", "karras")``: its exit code and its output."""
 
     def run(*arguments: object) -> Answer:
         with pytest.raises(SystemExit) as exit_:

@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, but no longer look at what is there now."""
+    """Turn garbage collection on again, and skip all objects that exist now."""
     gc.collect()
     gc.freeze()
     gc.enable()

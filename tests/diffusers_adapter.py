@@ -1,6 +1,7 @@
-"""From a recorded run of a diffusers scheduler to one call of our public API (the runs: golden/README).
+"""Turn a recorded run of a diffusers scheduler into one call of our public API (the runs: golden/README).
 
-``run_diffusers_case(case)`` is the final sample, or None where ``reason(case)`` says why no option of ours repeats it.
+``run_diffusers_case(case)`` returns the final sample, or None if no option of ours reproduces it; ``reason(case)`` then
+says why.
 """
 
 from __future__ import annotations

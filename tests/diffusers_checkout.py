@@ -1,8 +1,7 @@
-"""diffusers' own tests of its schedulers, from a checkout, run against ours: ``python diffusers_checkout.py PATH``.
+"""Run diffusers' own scheduler tests on our schedulers, from a checkout: ``python diffusers_checkout.py PATH``.
 
-Prints one JSON object of the tests that do not pass, each with the last line of its error: those of a class with
-`KSchedScheduler.from_diffusers` in its place, and those that diffusers has for every scheduler with `KSchedScheduler`
-itself.
+Prints one JSON object of the tests that fail, each with the last line of its error. It runs the tests of each class
+with `KSchedScheduler.from_diffusers` in its place, and diffusers' common tests on `KSchedScheduler` itself.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def _failures(case: Any) -> dict[str, str]:
 
 
 def failures(checkout: Path, name: str) -> dict[str, str]:
-    """The tests of a module that do not pass with schedulers of ours."""
+    """The tests of a module that fail with our schedulers."""
     found: dict[str, str] = {}
     for module in (_module(checkout, "test_schedulers"), _module(checkout, name)):
         for attribute, value in list(vars(module).items()):
@@ -84,7 +83,7 @@ def failures(checkout: Path, name: str) -> dict[str, str]:
 
 
 def common_failures(checkout: Path, **settings: Any) -> dict[str, str]:
-    """The tests that diffusers has for every scheduler and that do not pass with one of ours."""
+    """diffusers' common scheduler tests that fail with one of ours."""
 
     class Common(_module(checkout, "test_schedulers").SchedulerCommonTest):  # type: ignore[misc]
         scheduler_classes = (KSchedScheduler,)

@@ -1,9 +1,8 @@
-"""What ksched touches of ComfyUI, in small: models, guidance, KSAMPLER and the menus, by the same names.
+"""The parts of ComfyUI that ksched touches, in small: models, guidance, KSAMPLER and the menus, by the same names.
 
-Written from the contract, not from ComfyUI's code: that of 2026, in which flow models have a noise scale, their start
-noise is the same at the highest level as below, and every ``model_sampling`` tells the level at a share of a run. A
-model here is exact for normal data, of another mean with a
-condition than without, so that guidance has something to do.
+Written from the contract of 2026, not from ComfyUI's code. In it, flow models have a noise scale, their start noise is
+the same at the highest level as below, and every ``model_sampling`` gives the sigma at a fraction of a run. A model
+here is exact for normal data. With a condition the data have another mean than without, so guidance has an effect.
 """
 
 from __future__ import annotations
@@ -210,7 +209,7 @@ class Guider:
 
 
 class Masked:
-    """What a sampler is given for a model: keeps what is not masked."""
+    """The model as a sampler sees it: keeps the part that is not masked."""
 
     def __init__(self, model: Any, latent: torch.Tensor, noise: torch.Tensor) -> None:
         self.inner_model, self.latent, self.noise = model, latent, noise
@@ -280,7 +279,7 @@ def packed_latents(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 class DisableNoise:
-    """A NOISE that is none."""
+    """A NOISE that adds no noise."""
 
     seed = 0
 

@@ -1,4 +1,4 @@
-"""A stand-in for A1111 and Forge: what an extension sees of their samplers and schedules, and how they call them."""
+"""A stand-in for A1111 and Forge: the samplers and schedules as an extension sees them, and the calls to them."""
 
 from __future__ import annotations
 

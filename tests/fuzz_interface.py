@@ -3,14 +3,14 @@
     nox -s fuzz                                       # a thousand cases of each fuzzer
     KSCHED_FUZZ_SEED=7 pytest -m exhaustive tests/fuzz_interface.py
 
-A case is a number: its process, sampler, schedule, options, levels, state, seed, model and callback are drawn from it,
-most of them sound and some of them odd. What is odd decides what may happen:
+A case is a number. It determines the process, sampler, schedule, options, levels, state, seed, model and callback, most
+of them valid and some of them odd. The expected outcome depends on what is odd:
 
-- nothing is: the result has the state's shape and dtype, is what the sampler function itself gives on float64 tensors,
-  is the same a second time, and each item is what it is alone;
-- an argument is: it is taken, and then the result is right too, or it is refused by an error that ksched raised, with a
-  message, before the model was called;
-- the model or callback is: the error is ksched's, or the model's own.
+- nothing: the result has the state's shape and dtype, equals the sampler function on float64 tensors, is reproducible,
+  and each item gets its solo result;
+- an argument: it is accepted and the result is right, or ksched refuses it by an error with a message before the model
+  is called;
+- the model or callback: the error is ksched's, or the model's own.
 """
 
 from __future__ import annotations
@@ -284,7 +284,7 @@ def check_refusal(case: Case, error: Exception) -> None:
 
 
 def check_numbers(case: Case, sampler: Any, x: torch.Tensor, result: torch.Tensor) -> None:
-    """The result is the sampler function's own in float64, is so again, and is that of each item alone."""
+    """The result equals the sampler function's in float64, is reproducible, and each item gets its solo result."""
     again = sampler.sample(case.model, x, **case.sampling)
     assert torch.equal(again.nan_to_num(), result.nan_to_num()), "another result the second time"
     if sampler.spec.adaptive or not x.numel():
@@ -349,7 +349,7 @@ def test_random_programs(block: int) -> None:
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_random_levels(block: int) -> None:
-    """A schedule with any options gives levels of a run, or an error of ours."""
+    """A schedule with any options gives valid noise levels, or one of our own errors."""
     failures = []
     for number in range(block * EACH, (block + 1) * EACH):
         rng = random.Random(f"levels {SEED} {number}")

@@ -3,9 +3,9 @@
     nox -s fuzz
     KSCHED_FUZZ_SEED=7 pytest -m exhaustive tests/fuzz_schedulers.py
 
-A case is a number, from which a class, its options, the number of steps or a list of levels, and where the run begins
-are drawn. Where the class runs and its result is finite, ours is the same to the class's own rounding, or it is refused
-in words of ours before the first model call. Where the class fails, ours may run, or says why not.
+A case is a number. It determines a class, its options, the number of steps or a list of levels, and where the run
+begins. If the class runs and its result is finite, ours gives the same up to the class's own rounding, or refuses with
+our own error before the first model call. If the class fails, ours may run or refuse.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Case:
 
 
 def put_at_levels(scheduler: Any, case: Case, ours: Any) -> None:
-    """Let a class step at levels of ours in float64, which differ from its own by no more than rounding."""
+    """Let a class step at our float64 sigmas, which equal its own up to rounding."""
     told = ours.timesteps.double()
     known = torch.isfinite(scheduler.timesteps)  # KDPM2's class has no number for some that a run may begin after
     torch.testing.assert_close(scheduler.timesteps.double()[known], told[known], rtol=0, atol=5.0)

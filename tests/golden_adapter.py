@@ -1,8 +1,8 @@
-"""From a recorded case of a peer to a call of our public API.
+"""Turn a recorded case of a peer into a call of our public API.
 
 ``run_case(case)`` runs a case of ComfyUI's or k-diffusion's samplers in that peer's dialect, with the case's own model
-and noise (diffusers' are in diffusers_adapter). ``make_schedule(case)`` takes a case of ComfyUI's, k-diffusion's or
-diffusers' noise levels and returns what we make of it. The cases are described in golden/README.
+and noise (diffusers_adapter has those of diffusers). ``make_schedule(case)`` takes recorded noise levels of ComfyUI,
+k-diffusion or diffusers and returns our schedule for them. golden/README describes the cases.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def sampler_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_case(case: dict[str, Any]) -> Any:
-    """The final sample of a case, None for one of diffusers that no option of ours repeats."""
+    """The final sample of a case; None for a diffusers case that no option of ours reproduces."""
     if case["source_key"] == "diffusers":
         return run_diffusers_case(case)
     process = model_process(case.get("model_sampling"), case["space"])

@@ -1,11 +1,11 @@
-"""Press Ctrl-C in runs at random moments, again and again, and check that every later run is right.
+"""Press Ctrl-C in runs at random moments, again and again, and check that every later run is correct.
 
     python tests/interrupt_runs.py                       # 400 interrupts, two threads, 3 to 6 million numbers
     python tests/interrupt_runs.py --interrupts 20 --numbers 300000
 
-Each sampler runs once undisturbed. Then its run is interrupted at a random moment, as in a notebook where somebody
-presses Ctrl-C, and the next run, which shares the process with what the interrupted one left behind, must give the
-same bytes. Run that was interrupted inside `feed` must refuse to go on. A crash of the process is a failure too.
+Each sampler first runs undisturbed. Then its run is interrupted at a random moment, as when somebody presses Ctrl-C in
+a notebook. The next run, in the same process and with whatever the interrupted one left behind, must give the same
+bytes. A run that was interrupted inside `feed` must refuse to continue. A crash of the process is a failure too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A Gaussian of several parts whose denoiser is known where every value has a noise level of its own.
+"""A Gaussian of several parts. Its denoiser is known even if every value has its own noise level.
 
-All that a linear denoiser leads to is linear: a batch of basis vectors gives the whole map from starts and noises to
-results, and with it the exact law of the results, without a sample.
+A linear denoiser makes the whole run linear. So a batch of basis vectors gives the map from starts and noises to
+results, and with it the exact distribution of the results, without random samples.
 """
 
 from __future__ import annotations

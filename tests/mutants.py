@@ -1,8 +1,8 @@
-"""Applies small faults to the package, one at a time, and says which of them no test finds.
+"""Apply small faults to the package, one at a time, and report those that no test finds.
 
-``python tests/mutants.py`` goes through ``mutants.toml``: each fault in a copy of the repository, the test file that is
-named with it first, then the whole short suite until a test fails. It can be stopped and run again, and goes on where
-it was; ``--again`` starts anew. Writes ``mutants.md``; exit code 1 if a fault survives.
+``python tests/mutants.py`` goes through ``mutants.toml``. It applies each fault to a copy of the repository, runs the
+test file named with it, then the whole short suite until a test fails. You can stop it and run it again: it resumes
+where it was, or starts over with ``--again``. It writes ``mutants.md``; exit code 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def key_of(mutant: Mutant) -> str:
 
 
 def read_mutants() -> list[Mutant]:
-    """The faults, each checked against the files as they are."""
+    """The faults, each checked against the current files."""
     mutants: list[Mutant] = tomllib.loads((TESTS / "mutants.toml").read_text(encoding="utf-8"))["mutant"]
     for mutant in mutants:
         count = (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["old"])

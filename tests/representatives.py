@@ -1,8 +1,8 @@
-"""Which part of a product plain ``pytest`` runs: representatives of axes that are independent of each other.
+"""Which part of a product of cases plain ``pytest`` runs: representatives of independent axes.
 
 A test is parametrised over the whole product. ``@short(keep)`` keeps the ids for which ``keep`` is true in the short
 suite and marks all others `exhaustive`. The executor, wrappers and adapters never see the name of a sampler, only the
-rows of its plan, so one sampler of each kind of rows stands for all samplers that have them.
+rows of its plan. So one sampler of each kind of row represents all samplers with such rows.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def firsts(values: Iterable[T], key: Callable[[T], object]) -> list[T]:
 
 
 def _shape(k: int, row: Row, calls: int) -> tuple[object, ...]:
-    """Whatever the executor sees of a row but its numbers: how old each register is, and what the model is asked."""
+    """What the executor sees of a row except its numbers: the age of each register, and what it asks of the model."""
     ages = {"x": k, "D": calls, "U": calls, "xi": 0}
     terms = tuple((register.kind, ages[register.kind] - register.number) for register, _ in row.terms)
     is_mean = math.isclose(sum(value for register, value in row.terms if register.kind != "xi"), 1, abs_tol=1e-12)

@@ -1,4 +1,4 @@
-"""What the pipelines of the installed diffusers do with a scheduler, read from their source."""
+"""How the pipelines of the installed diffusers use a scheduler, read from their source."""
 
 from __future__ import annotations
 

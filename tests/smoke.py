@@ -1,4 +1,4 @@
-"""Does an installed ksched work? ``python tests/smoke.py EXTRA`` in an environment that has it with one extra.
+"""Check that an installed ksched works: ``python tests/smoke.py EXTRA`` in an environment with one extra.
 
 ``no torch`` is numpy and scipy alone, ``torch`` the package without an extra; `nox -s smoke` runs all of them.
 """
@@ -75,7 +75,7 @@ def with_torch() -> None:
 
 
 def said(use: Callable[[], object]) -> str:
-    """What an ImportError says; nothing if there is none."""
+    """The message of the ImportError; empty if there is none."""
     try:
         use()
     except ImportError as error:

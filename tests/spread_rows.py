@@ -1,4 +1,4 @@
-"""What each of two processes does that share the rows of a run's model calls; it imports little, and so starts fast."""
+"""What each of two processes runs when they share the rows of model calls. It imports little, so it starts fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to a run: interrupts, copies, damaged states, models that write, threads, no items."""
+"""Runs survive interrupts, copies, damaged states, models that write into their input, threads and empty batches."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_row_55_a_state_with_noise_of_its_own_is_not_seeded() -> None:
 
     run, end = begun("euler_ancestral", noise=ones)
     other, other_end = begun("euler_ancestral", 1, seed=3)
-    with pytest.raises(ValueError, match="noise of its own"):
+    with pytest.raises(ValueError, match="its own noise function"):
         other.load_state_dict(run.state_dict())
     assert torch.equal(finish(other), other_end)
     third = build_sampler("euler_ancestral", "karras", 4).start(14.6 * torch.ones(2, 3), noise=ones)
@@ -348,7 +348,7 @@ def test_a_model_that_writes_while_gradients_are_recorded() -> None:
 def test_a_run_that_was_interrupted_as_it_formed_a_state_refuses_to_go_on(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Part of its registers may hold the next state already. One that was saved before goes on."""
+    """Some of its registers may already hold the next state. A run restored from an earlier save continues."""
     run, end = begun(name)
     assert isinstance(run, Run)
     state = run.state_dict()

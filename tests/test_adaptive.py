@@ -1,4 +1,4 @@
-"""Samplers that choose their steps: accuracy by tolerance, counts, ask and tell, resume, and what they refuse."""
+"""Adaptive samplers: accuracy by tolerance, call counts, ask and tell, resume, and what they refuse."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_smaller_tolerance_is_a_smaller_error(spec: SamplerSpec, process: Proc
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("spec", ADAPTIVE, ids=IDS)
 def test_every_schedule_on_every_process(spec: SamplerSpec, process: Process) -> None:
-    """They read the ends alone, so one run does for all schedules and steps that share theirs."""
+    """Adaptive samplers read only the first and last sigma, so schedules that share these need one run."""
     model, ends = gaussian_denoiser(process), set()
     for schedule in NoiseSchedule:
         for steps in (1, 3, 20):
@@ -155,9 +155,9 @@ def test_the_end_is_the_prediction(spec: SamplerSpec, process: Process) -> None:
 def test_there_is_no_plan(spec: SamplerSpec) -> None:
     sampler = build_sampler(spec.name, "karras", 6)
     for ask in (lambda: sampler.plan, lambda: sampler.nfe, lambda: sampler.timesteps):
-        with pytest.raises(TraceError, match=r"chooses its steps by what the model answers.*no plan"):
+        with pytest.raises(TraceError, match=r"chooses its steps from the model's answers.*no plan"):
             ask()
-    with pytest.raises(TypeError, match="its error estimate decides the number of model calls"):
+    with pytest.raises(TypeError, match="as many model calls as its error estimate requires"):
         spec.nfe(6)
     assert sampler == build_sampler(spec.name, "karras", 6)
     assert hash(sampler) == hash(build_sampler(spec.name, "karras", 6))

@@ -1,4 +1,4 @@
-"""A model that knows its process is believed where none is given, and contradicted where it means other states."""
+"""If the model knows its process, runs use it by default and refuse a sampler whose states differ."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_inpainting_noises_states_and_is_asked_too() -> None:
         return x / 2
 
     model = ksched.guidance.inpaint(plain, torch.ones(1, 3), torch.zeros(2, 3), Flow(), noise=0)
-    with pytest.raises(ValueError, match=r"the inpainting is of Flow.*the sampler of VP"):
+    with pytest.raises(ValueError, match=r"the inpainting is for Flow.*the sampler for VP"):
         sampler.sample(model, x)
 
 

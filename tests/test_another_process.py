@@ -1,4 +1,4 @@
-"""What is saved of runs goes on, bit for bit, in a process that never saw them: one child, as torch starts slowly.
+"""Saved runs continue bit for bit in another process. All tests share one child, since torch starts slowly.
 
 ``python tests/test_another_process.py FOLDER`` is that process.
 """

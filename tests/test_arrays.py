@@ -1,4 +1,4 @@
-"""Plans on arrays: the numbers of the executor on NumPy and on anything else that adds and multiplies by floats."""
+"""Plans on arrays: NumPy, and any object that adds and multiplies by floats, gives the executor's numbers."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_what_is_wrong_is_said() -> None:
         arrays.run(plain, lambda x, sigma: x[0], x)
     with pytest.raises(TypeError, match=r"needs \(denoised, uncond\)"):
         arrays.run(build_sampler("euler_cfg_pp", steps=4), model, x)
-    with pytest.raises(TypeError, match=r"make a list of one is not known: give asarray="):
+    with pytest.raises(TypeError, match=r"make a list from a NumPy array; give asarray="):
         arrays.run(noisy, model, _List(), seed=1)
     with pytest.raises(ValueError, match="got 2 seeds for a batch of 3"):
         arrays.run(noisy, model, x, seed=[1, 2])

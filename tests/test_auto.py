@@ -1,4 +1,4 @@
-"""`auto`: tuned tables where there are some, a general method elsewhere; and plans as samplers."""
+"""`auto`: tuned tables where they exist, a general method elsewhere; and plans as samplers."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_it_is_explained() -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"schedule": "karras"}, "noise levels of its own; leave out schedule"),
+        ({"schedule": "karras"}, "brings its own noise levels; leave out schedule"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"end": "sigma_min"}, "end must be one of"),
         ({"data_std": 0}, "data_std must be"),
@@ -247,7 +247,7 @@ def test_a_plan_runs_on_the_end_of_its_levels_and_on_no_others() -> None:
         build_sampler(plan, sigmas=[10.0, 5.0, 3.0, 2.0, 1.0, 0.0])
     with pytest.raises(ValueError, match="the plan has 5 steps and 5 model calls; got steps=8"):
         build_sampler(plan, steps=8)
-    with pytest.raises(ValueError, match="noise levels of its own"):
+    with pytest.raises(ValueError, match="brings its own noise levels"):
         build_sampler(plan, "karras")
     with pytest.raises(ValueError, match="Make a plan for this process"):
         build_sampler(plan, process=Flow())
@@ -280,7 +280,7 @@ def test_every_method_of_one_call_a_step_is_a_table(name: str) -> None:
     [
         ((2.0, 1.0), ((),), "fall strictly to 0"),
         ((2.0, 3.0, 0.0), ((), (0.0,)), "fall strictly to 0"),
-        ((2.0, 1.0, 0.0), ((), ()), "rows of 0, 1, 2"),
+        ((2.0, 1.0, 0.0), ((), ()), "must have 0, 1, 2"),
         ((2.0, 1.0, 0.0), ((), (math.nan,)), "finite"),
     ],
 )
@@ -292,5 +292,5 @@ def test_a_table_that_is_none_is_refused(levels: Any, weights: Any, said: str) -
 def test_auto_is_found_by_name_but_is_not_one_of_the_samplers() -> None:
     assert sampler_spec("auto") is AUTO
     assert "auto" not in list(ksched.SamplerType)
-    with pytest.raises(ValueError, match="is taken"):
+    with pytest.raises(ValueError, match="belongs to 'auto'"):
         ksched.register_sampler("auto", lambda run, grid, x: x, order=1)

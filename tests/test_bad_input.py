@@ -1,4 +1,4 @@
-"""Nonsense gets one clear error, before the first model call: what must hold; what came; what to do."""
+"""Bad input gets one clear error before the first model call: what must hold, what came, what to do."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_wrong_prediction_is_refused_and_nothing_is_lost(answer: Any, kind: ty
 
 
 def assert_refused(run: ksched.Run | ksched.AdaptiveRun, answer: Any, kind: type[Exception], message: str) -> None:
-    """The answer raises, and the run is what it was."""
+    """Feeding the answer raises, and the run's state is unchanged."""
     before = run.state_dict()
     with pytest.raises(kind, match=message):
         run.feed(answer)

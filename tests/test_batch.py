@@ -1,4 +1,4 @@
-"""Continuous batching: every run of a batch is what it is alone, however the others come and go."""
+"""Continuous batching: every run of a batch gets its solo result, whichever other runs come and go."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_that_is_removed_goes_on_alone_or_from_its_state() -> None:
 
 
 def test_a_static_output_and_held_inputs_change_nothing() -> None:
-    """A model that answers in one buffer, and a caller who keeps what it was given."""
+    """The model reuses one output buffer, and the caller keeps the inputs that it got."""
     samplers = [build_sampler(name, "karras", 5) for name in ("lms", "dpmpp_2m", "euler_ancestral")]
     xs = [start_state(VP(), s.sigmas[0], seed=i, dtype=torch.float32) for i, s in enumerate(samplers)]
     batch, buffer, seen = Batch(), torch.empty(9, 5), []
@@ -126,7 +126,7 @@ def test_what_cannot_join_is_refused() -> None:
     while batch:
         batch.tick(half)
     assert isinstance(run, Run)
-    with pytest.raises(ValueError, match="the run is done"):
+    with pytest.raises(ValueError, match="must not be done when it joins"):
         batch.add(run)
     with pytest.raises(ValueError, match="must be in the batch"):
         batch.remove(run)
@@ -137,7 +137,7 @@ def test_what_cannot_join_is_refused() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_runs_that_are_put_aside_or_moved_equal_their_solo_runs(seed: int) -> None:
-    """Two batches: runs leave at any tick, wait, and join either one, as they are or from what was saved of them."""
+    """Two batches: runs leave at any tick, wait, and join either one, directly or restored from a saved state."""
     rng = random.Random(seed)
     asked, runs = [], []
     for i, name in enumerate(rng.sample(NAMES, 12)):
@@ -165,7 +165,7 @@ def test_runs_that_are_put_aside_or_moved_equal_their_solo_runs(seed: int) -> No
 
 
 def test_a_tick_of_a_denoiser_is_what_a_run_of_it_is() -> None:
-    """The network is asked itself, once for all rows, and its conversions go into each run's coefficients."""
+    """The raw network is called once for all rows; its conversions are folded into each run's coefficients."""
     process, calls = Flow(3.0), []
 
     def network(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""check_model: every mistake is named, no right model is blamed; on models whose answers are exact, or nearly."""
+"""check_model names every mistake and blames no correct model; tested on exact and nearly exact models."""
 
 from __future__ import annotations
 
@@ -424,7 +424,7 @@ def test_chance_in_a_model_is_noted() -> None:
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    """v of white unit-variance data is 0 whatever its sign."""
+    """The best v for white unit-variance data is 0, so its sign cannot be seen."""
     truth = exact.Gaussian([0.0] * 4, 1.0, VP())
     data = torch.tensor(truth.sample(256, seed=1)).float()
     for times in (1.0, -1.0):

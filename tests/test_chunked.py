@@ -1,4 +1,4 @@
-"""Real-time chunking: the weights of the paper, its limits, and what it does to the overlap of two chunks."""
+"""Real-time chunking: the paper's weights, their limits, and the effect on the overlap of two chunks."""
 
 from __future__ import annotations
 
@@ -156,5 +156,5 @@ def test_mistakes(build: Callable[[], Any], message: str) -> None:
 
 def test_a_run_on_another_process_is_refused() -> None:
     sampler = build_sampler("euler", "karras", 4)
-    with pytest.raises(ValueError, match="the chunking is of Flow"):
+    with pytest.raises(ValueError, match="the chunking is for Flow"):
         sampler.sample(guidance.chunked(policy(), random(8, 2)), 14 * random(1, TIME, DIM))

@@ -1,4 +1,4 @@
-"""The command: what it prints, that its JSON comes back bit for bit, and how it answers mistakes."""
+"""The command line: its output, JSON that round-trips bit for bit, and its error messages."""
 
 import json
 import os
@@ -119,7 +119,7 @@ def test_plan_comes_back_bit_for_bit(command: Command, sampler: str, dialect: ks
 def test_an_adaptive_sampler_has_no_plan_and_says_so(command: Command, sampler: str) -> None:
     code, out, err = command("plan", sampler)
     assert (code, out) == (2, "")
-    assert err.startswith("ksched: this sampler chooses its steps by what the model answers")
+    assert err.startswith("ksched: this sampler is adaptive: it chooses its steps from the model")
     assert err.count("\n") == 1
 
 
@@ -242,30 +242,30 @@ def test_list_halves(command: Command) -> None:
 
 MISTAKES = {
     "plan eulr": "unknown sampler 'eulr'; did you mean euler",
-    "plan euler --dialect comfy": "unknown dialect 'comfy'; did you mean comfyui",
+    "plan euler --dialect comfy": "sdnext; got 'comfy'; did you mean 'comfyui'?",
     "list eulr": "unknown sampler 'eulr'; did you mean euler",
     "list karas": "unknown noise schedule 'karas'; did you mean karras?",
     "list zzzzzz": "nothing is named 'zzzzzz'; 'ksched list' shows every name",
     "list karras --samplers": "nothing is named 'karras'",
     "demo --sampler eulr": "unknown sampler 'eulr'; did you mean euler",
     "demo --schedule karas": "unknown noise schedule 'karas'; did you mean karras",
-    "demo --steps 0": "steps must be at least 1; got 0",
+    "demo --steps 0": "--steps must be a whole number of at least 1; got 0",
     "sigmas karas": "unknown noise schedule 'karas'; did you mean karras",
-    "sigmas karras --steps 0": "steps must be at least 1; got 0",
-    "sigmas karras --steps 2.5": "valid integer",
+    "sigmas karras --steps 0": "--steps must be a whole number of at least 1; got 0",
+    "sigmas karras --steps 2.5": "--steps must be a whole number of at least 1; got '2.5'",
     "sigmas karras --sigma-min 3 --sigma-max 1": "sigma_min must be > 0 and < sigma_max",
     "sigmas simple --sigma-max 99": "in the training range",
     "sigmas karras --process sd": "--process",
     "sigmas karras --shift 3": "--shift belongs to --process flow or cascade; got vp",
-    "sigmas karras --dialect comfy": "unknown dialect 'comfy'; did you mean comfyui",
+    "sigmas karras --dialect comfy": "--dialect must be a dialect: ksched, comfyui",
     "sigmas vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
     "plot vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
     "plot": "SCHEDULE",
     "plot karras karas": "unknown noise schedule 'karas'; did you mean karras",
-    "plot karras --steps 0": "steps must be at least 1; got 0",
+    "plot karras --steps 0": "--steps must be a whole number of at least 1; got 0",
     "plot karras beta --option rh=5": "schedule karras or beta has no option 'rh'; did you mean 'rho'?",
-    "plot karras --dialect forge": "unknown dialect 'forge'",
-    "plot karras --out curves.gift": "format 'gift' is not supported",
+    "plot karras --dialect forge": "sdnext; got 'forge'",
+    "plot karras --out curves.gift": "svgz, tif, tiff, webp, avif; got 'curves.gift'",
     "sigmas karras --process edm --zero-terminal-snr": "--zero-terminal-snr belongs to the vp processes; got edm",
     "sigmas karras --option rh=5": "schedule karras has no option 'rh'; did you mean 'rho'?",
     "sigmas karras --option rho": "--option must be name=value",

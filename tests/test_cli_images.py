@@ -1,4 +1,4 @@
-"""``ksched generate``, ``compare`` and ``show``: what is drawn, what is kept, how mistakes are answered."""
+"""``ksched generate``, ``compare`` and ``show``: the images, the files that stay, and the error messages."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_a_folder_of_one_batch(command: Command) -> None:
     assert [Path(name).as_posix() for name in before] == names
     assert succeed(command("generate", "fox", *SMALL, "--count", "3", "--batch", "2", "--out", "foxes")) == ["foxes"]
     for arguments, message in {
-        ("hare", "--batch", "2"): "holds another batch, with another prompt",
+        ("hare", "--batch", "2"): "belongs to another batch, with another prompt",
         ("fox", "--batch", "1"): "was begun with batch size 2 and not 1",
         ("hare", "--batch", "2", "--force"): "a folder of another batch is left alone",
     }.items():
@@ -498,54 +498,54 @@ MISTAKES = {
     "generate fox --sampler eulr": "unknown sampler 'eulr'; did you mean euler",
     "generate fox --schedule karas": "unknown noise schedule 'karas'; did you mean karras",
     "generate fox --label Karras": "Karras",
-    "generate fox --label Euler --sampler heun": "label names sampler and schedule; leave out sampler",
+    "generate fox --label Euler --sampler heun": "label sets sampler and schedule; leave out sampler",
     "generate fox --preset quick": "preset must be one of fast, balanced, high_quality; got 'quick'",
-    "generate fox --steps 0": "steps must be at least 1 and at most 1000",
-    "generate fox --steps many": "valid integer",
-    "generate fox --guidance -1": "guidance_scale must be at least 0",
-    "generate fox --width 20": "width must be a multiple of 8; got 20: take 16 or 24",
-    "generate fox --count 0": "count must be at least 1",
+    "generate fox --steps 0": "--steps must be a whole number of at least 1; got 0",
+    "generate fox --steps many": "--steps must be a whole number of at least 1; got 'many'",
+    "generate fox --guidance -1": "--guidance must be a finite number of at least 0; got '-1'",
+    "generate fox --width 20": "width must be a multiple of 8; got 20. Use 16 or 24",
+    "generate fox --count 0": "--count must be a whole number of at least 1; got 0",
     "generate fox --seed 1,2 --count 3": "got 2 seeds for 3 images",
     "generate fox --seed one": "--seed must be whole numbers separated by commas; got 'one'",
     "generate fox --seed -1": "seed must be at least 0",
-    "generate fox --strength 0": "strength must be above 0",
+    "generate fox --strength 0": "--strength must be a finite number above 0; got '0'",
     "generate fox -o eta=1": "sampler euler with schedule simple has no option 'eta'",
     "generate fox -o eta": "--option must be name=value",
-    "generate fox --mask mask.png": "mask needs init_image",
-    "generate fox --init none.png": "init_image must be a file; there is none at none.png",
-    "generate --from none.png": "picture must be a file; there is none at none.png",
-    "generate --from plain.png": "plain.png carries no configuration of ksched",
+    "generate fox --mask mask.png": "mask needs --init, since it says where to change it",
+    "generate fox --init none.png": "--init must be an existing file; there is none at none.png",
+    "generate --from none.png": "picture must be an existing file; there is none at none.png",
+    "generate --from plain.png": "plain.png must carry a ksched configuration",
     "generate none.json": "cannot read none.json: No such file",
     "generate broken.json": "broken.json: the configuration must be JSON; line 1",
-    "generate old.json": "old.json: the field 'scheduler' is retired",
+    "generate old.json": "old.json: the field 'scheduler' is no longer used",
     "generate odd.toml": "odd.toml: unknown field 'step'; did you mean 'steps'",
     "generate ./empty": "empty has no configurations",
     "generate twice": "twice has a .json and a .toml of one name",
-    "generate bad": "worse.json: steps must be at least 1 and at most 1000, as many as",
+    "generate bad": "worse.json: steps must be at least 1 and at most 1000, the number that",
     "generate bad --out one.png": "steps must be",
     "generate fox --out fox.jpg": "images are written as .png",
     "generate fox --grid --out folder": "a sheet is one .png",
     "generate fox --grid --count 5000": "a sheet holds at most 1024 images; got 5000",
     "generate fox --batch 0": "--batch",
     "generate fox --threads 0": "--threads",
-    "generate fox --device gpu": "--device must be such as cpu, cuda or cuda:1; got 'gpu'",
-    "generate fox --device=": "--device must be such as cpu",
+    "generate fox --device gpu": "--device must be a device such as cpu, cuda or cuda:1; got 'gpu'",
+    "generate fox --device=": "--device must be a device such as cpu",
     "generate deep.json": "deep.json: the configuration must be JSON; it is nested more than 64 deep",
     "generate deep.toml": "deep.toml: the configuration must be TOML; it is nested more than 64 deep",
     "generate long.toml": "long.toml: the configuration must be TOML; a name has more than 256 parts",
-    "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is none",
+    "generate bytes.toml": "bytes.toml: it must be text in UTF-8; byte 0 is not",
     "generate twofold.json": "twofold.json: the configuration must be JSON; the name 'prompt' appears twice",
     "generate huge.json": "huge.json: the configuration must be JSON; a whole number has more than 308 digits",
-    "generate --from deep.png": "deep.png carries a configuration that cannot be used: the configuration must be JSON",
-    "show deep.png": "deep.png carries a configuration that cannot be used",
+    "generate --from deep.png": "deep.png carries cannot be used: the configuration must be JSON",
+    "show deep.png": "the configuration that deep.png carries cannot be used",
     "show sheet.png": "sheet.png carries text that cannot be used: it is nested more than 64 deep",
     "generate --from sheet.png": "sheet.png carries text that cannot be used",
     "generate fox --out deep.png": "deep.png is another picture",
     "generate fox --model deep": "model_index.json cannot be read: it is nested more than 64 deep",
     "generate fox --device cuda": "--device cuda: torch finds no GPU here",
     "generate fox --dtype float8": "--dtype",
-    "generate fox --model none": "there is none in none",
-    "generate a red fox": "unexpected extra argument",
+    "generate fox --model none": "none has none",
+    "generate a red fox": "got 'red' 'fox' as well: put a text of several words into quotes",
     "generate fox --out plain.png/fox.png": "cannot write plain.png",
     "compare": "say what to draw",
     "compare fox --samplers euler,,heun": "--samplers must be names separated by commas",
@@ -554,11 +554,23 @@ MISTAKES = {
     "compare fox --steps 4,x": "--steps must be whole numbers separated by commas; got 'x'",
     "compare fox --steps 4,0": "steps must be at least 1",
     "compare fox -o eta=1": "has no option 'eta'",
-    "compare fox --out grid": "a sheet is one .png; got --out grid",
+    "generate fox --guidance 1000": "--guidance must be at least 0 and at most 100; got 1000",
+    "generate fox --guidance nan": "--guidance must be a finite number of at least 0; got 'nan'",
+    "generate fox --rhoo 5": "generate has no option --rhoo; did you mean --rho?",
+    "generate fox --eta 1": "sampler euler with schedule simple has no option 'eta'",
+    "generate fox --noise pnik": "pyramid, violet, white; got 'pnik'; did you mean 'pink'?",
+    "generate fox --noise pink:exponent=2": "noise pink has no options; those that have are colored, offset, pyramid",
+    "generate fox --noise pyramid:strnght=3": "levels; got 'strnght'; did you mean 'strength'?",
+    "generate fox --noise pyramid:strength=nan": "noise pyramid: strength must be a number, true or false; got 'nan'",
+    "generate fox --noise colored": "noise colored needs an exponent, as in colored:exponent=0.5",
+    "generate fox --noise colored:exponent=9": "exponent must be at least -8 and at most 8; got 9",
+    "generate fox --device meta": "--device must be a device that torch finds here, such as cpu; got 'meta'",
+    "show plain.png --toml --json": "give one of --toml and --json",
+    "compare fox --out grid": "--out must be a file that ends in .png; got grid",
     "compare bad": "steps must be",
-    "show none.png": "picture must be a file; there is none at none.png",
-    "show plain.png": "plain.png carries no configuration of ksched",
-    "show broken.json": "picture must be a picture that can be read",
+    "show none.png": "picture must be an existing file; there is none at none.png",
+    "show plain.png": "plain.png must carry a ksched configuration",
+    "show broken.json": "picture must be a readable image",
     "show": "PICTURE",
 }
 
@@ -692,12 +704,12 @@ def test_row_35_calls_of_images(command: Command) -> None:
         ("--sigmas 1,2,0", "sigmas must be strictly decreasing"),
         ("--sigmas a,b", "--sigmas must be numbers separated by commas"),
         ("--sigmas 2,1,0 --schedule karras", "sigmas are run as they are; leave out schedule karras"),
-        ("--sigmas 2,1,0 --steps 5", "steps must be left out where sigmas are given: they make 2 steps; got 5"),
-        ("--sigmas 2,1,0 --sampler auto", "sampler auto has noise levels of its own; leave out sigmas"),
+        ("--sigmas 2,1,0 --steps 5", "steps must be left out if sigmas are given, which make 2 steps; got 5"),
+        ("--sigmas 2,1,0 --sampler auto", "sampler auto has its own sigmas; leave out sigmas"),
         ("--sigmas 2,1,0 --calls 5", "--calls says how many steps; leave out --sigmas"),
         ("--steps 5 --calls 5", "--calls says how many steps; leave out --steps"),
-        ("--steps 1001", "at most 1000, as many as models are trained with; got 1001"),
-        ("--sampler karras --schedule euler", "'karras' is a noise schedule: swap the two"),
+        ("--steps 1001", "at most 1000, the number that models are trained with; got 1001"),
+        ("--sampler karras --schedule euler", "'karras' is a noise schedule; swap the two"),
         ("--sampler DPM++_2M_Karras", "parse_label"),
     ],
 )
@@ -705,3 +717,70 @@ def test_row_39_what_is_refused(command: Command, arguments: str, message: str) 
     code, out, err = command("generate", "fox", *arguments.split())
     assert (code, out) == (2, "")
     assert message in err
+
+
+# ------------------------------------------------------------------------------------------- noise by name, and JSON
+
+
+def test_noise_by_name_is_that_of_the_start_and_of_the_steps(command: Command, model: StableDiffusion) -> None:
+    def drawn(sampler: str, noise: str | None) -> bytes:
+        config = SamplingConfig("fox", steps=2, width=16, height=16, sampler=sampler, seed=3, noise=noise)
+        assert SamplingConfig.from_toml(config.to_toml()) == config == SamplingConfig.from_json(config.to_json())
+        return model.generate(config)[0].tobytes()
+
+    for sampler in ("euler", "euler_ancestral"):
+        white, pink = drawn(sampler, None), drawn(sampler, "pink")
+        assert drawn(sampler, "white") == drawn(sampler, "colored:exponent=0") == white
+        assert drawn(sampler, "colored:exponent=1") == pink
+        assert len({white, pink, drawn(sampler, "pyramid"), drawn(sampler, "pyramid:strength=0.9,levels=1")}) == 4
+        brownian = drawn(sampler, "brownian")  # of the steps alone, and euler has none
+        assert (brownian == white) == (sampler == "euler")
+    how = ("--sampler", "euler_ancestral", "--seed", "3", *SMALL)
+    succeed(command("generate", "fox", *how, "--noise", "Pink", "--out", "pink.png"))
+    assert Image.open("pink.png").tobytes() == drawn("euler_ancestral", "pink")
+    assert read_config("pink.png").noise == "pink"
+    succeed(command("generate", "--from", "pink.png", "--out", "again.png"))
+    assert Path("again.png").read_bytes() == Path("pink.png").read_bytes()
+    assert "noise" not in SamplingConfig("fox", noise="white").to_dict()
+
+
+def test_noise_of_an_item_is_its_own_in_any_batch(model: StableDiffusion) -> None:
+    config = SamplingConfig("fox", steps=1, width=16, height=16, seed=[5, 9], noise="pyramid:unit_variance=false")
+    latents = model.prepare(config)
+    together, alone = latents([5, 9]), latents([9])
+    torch.testing.assert_close(together[1:], alone, rtol=0, atol=1e-4)
+    assert not torch.allclose(together[:1], alone)
+
+
+def test_files_as_json(command: Command) -> None:
+    made = command("generate", "fox", *SMALL, "--count", "2", "--out", "fox.png", "--json")
+    assert (made.code, made.err) == (0, "")
+    assert json.loads(made.out) == {"files": ["fox-00000.png", "fox-00001.png"]}
+    again = command("generate", "fox", *SMALL, "--count", "2", "--out", "fox.png", "--json")
+    assert (again.out, again.err) == (made.out, "ksched: 2 of 2 there already\n")
+    assert json.loads(command("generate", "fox", *SMALL, "--out", "many", "--json").out) == {"files": ["many"]}
+    how = ("--samplers", "auto,euler", "--schedules", "karras,beta", "--steps", "4", *SMALL[2:], "--json")
+    assert json.loads(command("compare", "fox", *how).out) == {"files": ["compare.png"]}
+    rows = json.loads(command("show", "compare.png", "--json").out)["configs"]
+    assert [(row[0]["sampler"], row[0]["schedule"]) for row in rows] == [
+        ("auto", "simple"),
+        ("euler", "karras"),
+        ("euler", "beta"),
+    ]
+    assert json.loads(command("show", "fox-00000.png", "--json").out)["prompt"] == "fox"
+
+
+def test_ctrl_c_still_prints_the_finished_files_as_json(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, calls = StableDiffusion.decode, list[None]()
+
+    def interrupted(self: StableDiffusion, latents: torch.Tensor) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(self, latents)
+
+    monkeypatch.setattr(StableDiffusion, "decode", interrupted)
+    code, out, err = command("generate", "fox", *SMALL, "--count", "3", "--out", "fox.png", "--json")
+    assert code == 130
+    assert json.loads(out) == {"files": ["fox-00000.png"]}
+    assert "the same command goes on from there" in err

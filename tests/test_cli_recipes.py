@@ -1,4 +1,4 @@
-"""``ksched recipes``: lists, searches, shows with sources, and says what to set elsewhere."""
+"""``ksched recipes``: lists, searches, shows recipes with sources, and prints the settings for other programs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_size_without_a_model_and_an_unknown_one_are_refused(command: Command)
         ("sdxl-lightning-4", Dialect.COMFYUI, "euler, simple; the same levels"),
         ("ltx-2-distilled", Dialect.COMFYUI, "euler, linear_quadratic, shift 1; the same levels"),
         ("wan2.2-lightning-4", Dialect.COMFYUI, "euler, simple, shift 5; the same levels"),
-        ("qwen-image", Dialect.A1111, "Euler; no scheduler has these levels: give it the sigmas"),
+        ("qwen-image", Dialect.A1111, "Euler; no scheduler has these levels, so pass the sigmas"),
     ],
 )
 def test_the_settings_of_other_programs_are_those_of_the_same_levels(name: str, program: Dialect, words: str) -> None:

@@ -45,7 +45,7 @@ def test_a_plan_is_made_kept_and_printed(command: Command, how: dict[str, Any]) 
     assert str(plan) in printed.out
     again = command("tune", "--data", "x.npy", "--steps", "3", "--out", "plan.json")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "--out must be a new file; plan.json exists" in again.err
 
 
 def test_a_sampler_is_kept_with_its_options(command: Command) -> None:
@@ -66,7 +66,7 @@ def test_a_sampler_is_kept_with_its_options(command: Command) -> None:
         (["--data", "x.npy", "--labels", "x.npy"], "labels must have one entry for each"),
         (["--data", "labels.npy"], "samples must differ"),
         (["--data", "x.npy", "--sampler", "eulr"], "unknown sampler 'eulr'"),
-        (["--data", "x.npy", "-o", "eta=1"], "--option is for --sampler"),
+        (["--data", "x.npy", "-o", "eta=1"], "--option sets options of --sampler"),
         (["--data", "x.npy", "--end", "now"], "end must be 'integral'"),
         (["--data", "x.npy", "--level", "2"], "level 2 needs a denoiser"),
         (["--data", "x.npy", "--shift", "3"], "--shift belongs to"),
@@ -191,7 +191,7 @@ def test_a_damaged_plan_is_one_line(command: Command, text: str) -> None:
 def test_a_plan_in_another_encoding(command: Command) -> None:
     Path("bad.json").write_bytes(b"\xff\xfe{")
     answer = command("plan", "bad.json")
-    assert answer == (2, "", "ksched: bad.json: it must be text in UTF-8; byte 0 is none\n")
+    assert answer == (2, "", "ksched: bad.json: it must be text in UTF-8; byte 0 is not\n")
 
 
 @pytest.mark.parametrize("data", [b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00\x40\x1f" + b"(" * 8000, b""])

@@ -1,4 +1,4 @@
-"""The ComfyUI adapter on stand-ins of what it touches; test_comfyui_checkout runs the same on ComfyUI itself."""
+"""The ComfyUI adapter on stand-ins for ComfyUI; test_comfyui_checkout runs the same tests on ComfyUI itself."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_levels_of_every_schedule(name: NoiseSchedule) -> None:
 
 
 def test_noise_scale_of_a_flow_model() -> None:
-    """Start noise is scaled by ComfyUI, that of the steps by us; both once."""
+    """ComfyUI scales the start noise, ksched that of the steps; each is scaled once."""
     noise = torch.randn(2, 2, 60, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for kind, noisy in itertools.product(("seeded", "brownian", "comfyui"), ("euler_ancestral", "ddpm")):
         with comfy.installed():
@@ -472,7 +472,7 @@ def test_written_options_are_checked(options: str, error: type[Exception], match
 
 
 def test_ddim_redraws_noise_under_a_mask_as_comfyui_does() -> None:
-    """Where its noise is asked for: otherwise an image's noise is its own, under a mask too."""
+    """Only with noise ``comfyui``; otherwise an image keeps its own noise, also under a mask."""
     with comfy.installed():
         assert NODE["KSchedSampler_ddim"].run(noise="comfyui").inpaint_options == {"random": True}
         assert NODE["KSchedSampler_ddim"].run().inpaint_options == {}
@@ -741,7 +741,7 @@ def test_the_workflow_runs() -> None:
                 if node["class_type"] in stock:
                     done[key] = stock[node["class_type"]](**inputs)
                 else:
-                    done[key] = comfyui.NODE_CLASS_MAPPINGS[node["class_type"]]().execute(**inputs)  # type: ignore[attr-defined]
+                    done[key] = comfyui.NODE_CLASS_MAPPINGS[node["class_type"]]().execute(**inputs)
     (images,) = saved
     assert images.shape == (4, 4, 8, 8)
     assert images.isfinite().all()

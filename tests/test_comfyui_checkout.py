@@ -1,4 +1,4 @@
-"""The ComfyUI adapter inside ComfyUI, where the environment variable KSCHED_COMFYUI has the path of a checkout."""
+"""The ComfyUI adapter inside ComfyUI. Set the environment variable KSCHED_COMFYUI to the path of a checkout."""
 
 from __future__ import annotations
 

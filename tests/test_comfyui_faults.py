@@ -1,4 +1,4 @@
-"""What people hit in ComfyUI, row by row: which method a node is on flow models, and whose noise an image has."""
+"""Known problems in ComfyUI, one test each: the method that a node uses on flow models, the noise of an image."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def guided_mean(name: str, count: int = 2000, **how: Any) -> float:
 @short(lambda name: name in ("ddpm", "dpmpp_2m_cfg_pp", "restart", "gradient_estimation_cfg_pp"))
 @pytest.mark.parametrize("name", OVERSHOOT)
 def test_row_11_a_node_does_not_overshoot_on_flow(name: str) -> None:
-    """ComfyUI's own does, which is there for whoever asks for it."""
+    """ComfyUI's own method does; it stays available as dialect ``comfyui``."""
     right = guided_mean(OVERSHOOT[name])
     assert guided_mean(name) == pytest.approx(right, abs=0.06)
     few = {guided_mean(name, 20, **how) for how in ({}, {"dialect": "auto"}, {"dialect": "ksched"})}
@@ -234,7 +234,7 @@ def test_row_12_one_noise_serves_a_batch_and_then_a_part_of_it() -> None:
 
 
 def test_row_12_a_second_run_goes_on_with_the_noise_of_the_whole() -> None:
-    """SplitSigmas over two samplers: the second NOISE has no start, and the steps have theirs."""
+    """SplitSigmas over two samplers: the second NOISE has no start noise, and its steps have the usual noise."""
     sigmas = levels("flow", 8)
     for noise in ("seeded", "brownian"):
         sampler = sampler_of("euler_ancestral", noise=noise)

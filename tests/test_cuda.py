@@ -1,4 +1,4 @@
-"""Runs on a GPU: nothing waits for it, one launch forms a state, a CUDA graph holds a run, the host has the same."""
+"""Runs on a GPU: no synchronisation, one launch per state, CUDA graphs, and the same results as on the CPU."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def launches(action: Callable[[], object]) -> list[str]:
 @needs_triton
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_step_is_one_launch(dtype: torch.dtype) -> None:
-    """Of Euler: the model's own launch, and one more, whatever the dtype of the answer."""
+    """A step of Euler takes the model's own launch and one more, for every dtype of the answer."""
     sampler = build_sampler("euler", "karras", 8)
     for warm in (True, False):
         run = sampler.start(on_device(sampler.sigmas[0]))

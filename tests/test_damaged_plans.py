@@ -1,4 +1,4 @@
-"""Plans that come from files: whatever was done to the text, it is a plan that runs or one clear ValueError."""
+"""Plans from damaged files: the text gives either a plan that runs or one clear ValueError."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_every_plan_that_is_written_is_read() -> None:
 
 
 def long_plan(steps: int, kind: str) -> str:
-    """The JSON of a plan of many rows: what it does is of no interest."""
+    """The JSON of a plan of many rows; its result does not matter."""
     sigmas = np.append(np.geomspace(80.0, 0.01, steps), 0.0).tolist()
     levels = [[s, 1.0, s, "inf" if s == 0 else -math.log(s)] for s in sigmas]
     draws: list[Any] = []

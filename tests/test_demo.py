@@ -1,4 +1,4 @@
-"""The demonstration: its numbers against an independent computation, and that its pictures are pictures."""
+"""The demo: its numbers agree with an independent computation, and its pictures are valid."""
 
 import math
 import shlex
@@ -124,7 +124,7 @@ def test_digits_of_words(tmp_path: Path) -> None:
     tiny_pipelines.build("sd15").pipe.save_pretrained(tmp_path / "model")
     with quiet():
         pictures = demo_of_words.from_text(
-            tmp_path / "model", "euler", steps=1, out=tmp_path / "a", images=2, compared=(1, 2)
+            tmp_path / "model", "euler", steps=1, out=tmp_path / "a", images=2, compared=(1, 2), many=3
         )
     assert [path.name for path in pictures] == ["prompts.png", "compared.png"]
     for path in pictures:

@@ -1,4 +1,4 @@
-"""Denoiser: a network that knows the truth, in every prediction type, gives the truth back."""
+"""Denoiser: an exact network gives the exact answer back, in every prediction type."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FITTING: list[tuple[Process, Prediction]] = [
 
 
 def network_for(process: Process, prediction: str, x: torch.Tensor, sigma: torch.Tensor, truth: torch.Tensor) -> Any:
-    """A network that answers for ``truth`` from the definition of each prediction, and checks what it is shown."""
+    """A network that computes each prediction type from ``truth`` by definition, and checks its inputs."""
     sigma = sigma.reshape(-1, 1)
     a, s = process.alpha(sigma), process.noise_std(sigma)
     eps = (x - a * truth) / s
@@ -130,7 +130,7 @@ def plain(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_whatever_a_network_returns_it_is_the_same_network(network: Any) -> None:
-    """In the loop, where the network is asked directly, in a batch, and as a denoiser."""
+    """Four ways to call it: in the loop, directly, in a batch, and as a denoiser."""
     usual, other = (Denoiser(n, VP(), "v_prediction") for n in (plain, network))
     x = start_state(VP(), 14.6, (2, 2, 3, 3), dtype=torch.float32)
     sampler = build_sampler("dpmpp_2m", "karras", 5)

@@ -1,4 +1,4 @@
-"""Dialects of samplers: tables of options, and what the options that every sampler has do."""
+"""Dialects of samplers: their tables of options, and the effect of the options that every sampler has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_dialect_is_a_table_of_options_that_change_something(dialect: Dialect)
 
 @each("dialect", Dialect)
 def test_the_table_is_what_the_dialect_does(dialect: Dialect) -> None:
-    """The same plan as with the options written out; what is given goes before the dialect."""
+    """The same plan as with the options written out; explicit options override the dialect."""
     sigmas = [0.9, 0.7, 0.4, 0.1, 0.0]
     for name in NAMES:
         spec = sampler_spec(name)

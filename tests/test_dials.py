@@ -1,4 +1,4 @@
-"""Options that say how much noise is drawn, one number per step: lists, windows, and what is refused."""
+"""Options that control how much noise is drawn, with one number per step: lists, windows, and what is refused."""
 
 from __future__ import annotations
 

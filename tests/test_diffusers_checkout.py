@@ -1,4 +1,4 @@
-"""diffusers' tests of its schedulers, where the environment variable KSCHED_DIFFUSERS has the path of a checkout."""
+"""diffusers' own scheduler tests. Set the environment variable KSCHED_DIFFUSERS to the path of a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`KSchedScheduler` in place of LCM's and TCD's schedulers: what `set_timesteps` takes for them, and the answers."""
+"""`KSchedScheduler` in place of LCM's and TCD's schedulers: arguments of `set_timesteps`, and results."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_other_classes_take_neither() -> None:
     {"sampler": "euler", "schedule": "normal"},
 ], ids=str)  # fmt: skip
 def test_other_samplers_begin_where_the_strength_says(how: dict[str, Any]) -> None:
-    """The first level is that of the strength, as the image was noised to that, and a perfect model ends clean."""
+    """The image was noised to the level of ``strength``, so the run begins there. A perfect model ends clean."""
     ours = KSchedScheduler.from_diffusers(lcm(), **how)
     ours.set_timesteps(4, original_inference_steps=50, strength=0.5)
     assert 479 <= float(ours.timesteps[0]) <= 499

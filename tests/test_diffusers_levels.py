@@ -1,4 +1,4 @@
-"""Levels of diffusers' scheduler classes: parity with recorded ones (golden/README), and what can be said by hand."""
+"""Noise levels of diffusers' scheduler classes: parity with recorded ones (golden/README), and cases by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`KSchedScheduler` beside the schedulers of diffusers, in loops like a pipeline's; and its own promises."""
+"""`KSchedScheduler` beside the schedulers of diffusers, in loops like a pipeline's; and what only it promises."""
 
 from __future__ import annotations
 
@@ -189,9 +189,9 @@ def label(case: Any) -> str:
 
 
 def tolerance(name: str, config: dict[str, Any]) -> float:
-    """Relative; where it is more than float32's, theirs is what float32 does."""
+    """The relative tolerance. It exceeds float32 rounding only where diffusers' own float32 error does."""
     if name == "DPMSolverMultistep" and (config.get("use_exponential_sigmas") or config.get("use_beta_sigmas")):
-        return 5e-3  # a timestep that is cut is 998 for 999
+        return 5e-3  # it truncates a timestep to 998 instead of 999
     if name == "DEISMultistep" and config.get("use_flow_sigmas"):
         return 1e-3  # alpha is 1 - 0.999, and divided by
     return 2e-4 if config.get("rescale_betas_zero_snr") and name == "Euler" else 2e-5
@@ -202,7 +202,7 @@ COUNTED = ("lower_order_final", "euler_at_final", "solver_order", "skip_prk_step
 
 
 def steps_that_differ(case: Any, steps: int) -> bool:
-    """One number of steps for every option, and a long or an even one for those of which that is another run."""
+    """Every option runs with one number of steps; a long or an even number is added only where it matters."""
     counts = bool({*COUNTED} & case[1].keys())
     return {4: counts or "Singlestep" in case[0], 5: True, 20: counts or case in FIRST_OF_A_CLASS}[steps]
 
@@ -393,7 +393,7 @@ def test_samplers_from_anywhere(sampler: str, begin: int) -> None:
 
 
 def test_af3_adds_no_noise_before_the_first_call() -> None:
-    """The loop has called the model by then; later steps have theirs, and with steps of full length it ends clean."""
+    """The loop has already called the model. Later steps add noise, and with full-length steps the run ends clean."""
     how: dict[str, Any] = {"sampler": "af3", "sampler_options": {"step_scale": 1.0, "gamma_min": 0.1}}
     ours, clean = KSchedScheduler.from_config(SOURCES["Euler"]().config, schedule="karras", **how), torch.ones(BATCH)
     ours.set_timesteps(9)
@@ -426,7 +426,7 @@ def test_a_score_is_the_plain_form() -> None:
 @pytest.mark.parametrize("source", ["PNDM", "Euler"])
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
 def test_churn(sampler: str, source: str) -> None:
-    """A perfect model ends clean, whatever noise was added on the way, and from wherever the run begins."""
+    """A perfect model ends clean for any noise added on the way and any start of the run."""
     how = {"sampler": sampler, "schedule": "karras", "sampler_options": {"s_churn": 3.0}}
     ours = KSchedScheduler.from_config(SOURCES[source]().config, **how)
     calm = KSchedScheduler.from_config(SOURCES[source]().config, sampler=sampler, schedule="karras")

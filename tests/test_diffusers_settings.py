@@ -1,4 +1,4 @@
-"""Settings of the class that `KSchedScheduler` replaces, with every choice of sampler and schedule; keywords."""
+"""`KSchedScheduler` keeps or replaces the old class's settings, for every choice of sampler and schedule; keywords."""
 
 from __future__ import annotations
 
@@ -482,7 +482,7 @@ def test_inversion_from_x0_predictions_needs_noise_in_its_first_state() -> None:
 
 
 def test_one_step_of_ipndm_answers_with_the_prediction() -> None:
-    """The class divides by an alpha of 0, made 1e-8, and so answers with 0 whatever the network says."""
+    """The class divides by an alpha of 0, replaced by 1e-8, and so returns 0 for any network output."""
     stock = diffusers.IPNDMScheduler()
 
     def model(x: torch.Tensor, t: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A pipeline that steps video and audio with two schedulers, as LTX-2's does, is what `Streams` does."""
+"""A pipeline that steps video and audio with two schedulers, as LTX-2's does, equals `Streams`."""
 
 from __future__ import annotations
 

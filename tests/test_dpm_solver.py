@@ -1,4 +1,4 @@
-"""What the tests over the registry do not combine of DPM-Solver's options: orders, the law with noise, last levels."""
+"""Options of DPM-Solver that the registry's tests do not combine: orders, distribution with noise, last levels."""
 
 from __future__ import annotations
 

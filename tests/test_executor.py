@@ -1,4 +1,4 @@
-"""How the executor works: its own buffers, written over only while nobody sees them; gradients; folded conversions."""
+"""The executor: when it reuses its own buffers, gradients, and folded conversions."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ NETWORKS: list[tuple[Process, str]] = [
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_a_conversion_in_the_coefficients_is_the_conversion(name: str, process: Process, prediction: str) -> None:
-    """A `Denoiser` is asked for what its network says; a function around it is asked for the prediction of x0."""
+    """A `Denoiser` gives the raw network output; a function around it gives the x0 prediction."""
     if process != process_for(name, process):
         process, prediction = Flow(3.0), "flow"
     sampler = build_sampler(name, "karras", 5, process=process)
@@ -166,7 +166,7 @@ def test_a_compiled_model_compiles_once() -> None:
 
 
 def test_a_recorded_run_has_a_start_of_its_own() -> None:
-    """With gradients too, whoever made the start may use that tensor again."""
+    """Also with gradients, the caller may reuse the start tensor."""
     sampler = build_sampler("dpmpp_2m", "karras", 4)
     start = start_state(VP(), sampler.sigmas[0]).requires_grad_() * 1.0
     expected = sampler.sample(half, start).detach()

@@ -1,4 +1,4 @@
-"""explain: what differs between two configurations, in words."""
+"""explain: describes how two configurations differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported plans: compiled or run where the compiler is there, they give the numbers of Python's run."""
+"""Exported plans give the same numbers as the run in Python, wherever the compiler is installed."""
 
 from __future__ import annotations
 

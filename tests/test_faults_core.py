@@ -1,7 +1,7 @@
-"""Faults that people hit, in the core; each test is named after its row in the list of faults.
+"""Known problems in the core, one test each, named after its row in the list of faults.
 
-Row 1, a model knows its process; 2, the start of a run; 27, no items; 28 and 47, copies and pickles; 29, damaged
-states; 56, levels and options out of sense; 58, a method that does not converge.
+Row 1: a model knows its process. 2: the start of a run. 27: empty batches. 28 and 47: copies and pickles. 29: damaged
+states. 56: levels and options that make no sense. 58: a method that does not converge.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ksched.execution.batch import Batch
 def test_row_1_a_sigma_that_the_process_of_a_denoiser_does_not_have(sigma: Any) -> None:
     """A run's own sigma says whose it is; one that was copied or typed can still be no level at all."""
     denoiser = Denoiser(lambda x, timestep: x, Flow(3.0), prediction="flow")
-    with pytest.raises(ValueError, match=r"whose sigma is at most 1; got 14\.6, a level of another process"):
+    with pytest.raises(ValueError, match=r"at most 1 for the denoiser's process .*; got 14\.6"):
         denoiser(torch.ones(2, 3), sigma)
     assert denoiser(torch.ones(2, 3), torch.ones(2)).shape == (2, 3)
     assert Denoiser(lambda x, timestep: x, VP())(torch.ones(2, 3), 14.6).shape == (2, 3)
@@ -192,8 +192,8 @@ def test_row_58_a_method_whose_last_change_stays() -> None:
 @pytest.mark.parametrize(
     ("schedule", "options", "said"),
     [
-        ("laplace", {"mu": 1e30}, "levels that"),
-        ("laplace", {"mu": -1e30}, "levels that"),
+        ("laplace", {"mu": 1e30}, "must have falling"),
+        ("laplace", {"mu": -1e30}, "must have falling"),
         ("linear_quadratic", {"threshold_noise": 0.999999999}, "rise|below 0"),
         ("linear_quadratic", {"threshold_noise": 0.895}, "rise|below 0"),
         ("ltxv", {"base_shift": -1e30}, "levels that|shift"),
@@ -219,7 +219,7 @@ def test_row_56_options_of_a_schedule_out_of_sense(
 
 
 def test_rows_44_to_46_the_processor_runs_torchs_operations_alone() -> None:
-    """No code of ours that writes to raw memory, shares work among threads of its own, or has to be compiled first."""
+    """No code of ours writes to raw memory, starts threads of its own, or must be compiled first."""
     script = """
 import sys, torch, ksched
 sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 3)

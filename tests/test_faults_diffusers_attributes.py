@@ -1,4 +1,4 @@
-"""What programs read, call and assign on a scheduler of diffusers, row by row of the list of faults."""
+"""Attributes that programs read, call and assign on a diffusers scheduler, by row of the list of faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ X, EPS = torch.linspace(-1, 1, 32).view(2, 4, 2, 2), torch.full((2, 4, 2, 2), 0.
 
 
 def stock_of(name: str, **options: Any) -> Any:
-    """A scheduler of diffusers, unless what it needs is not installed."""
+    """A diffusers scheduler; skips if a package that it needs is not installed."""
     if name.startswith("KDPM2"):  # goes through all timesteps of the training when it is made, at 1 ms each
         options = {"num_train_timesteps": 200, **options}
     try:

@@ -1,4 +1,4 @@
-"""Faults that people hit in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by the number of their row."""
+"""Known problems in ``set_timesteps`` and ``step`` of `KSchedScheduler`, by row of the list of faults."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_row_6_lists_that_agree() -> None:
         np.testing.assert_allclose(ours.timesteps, [1000 * value for value in share], rtol=1e-6)
     vp = named(diffusers.EulerDiscreteScheduler(**SD), sampler="dpmpp_2m")
     vp.set_timesteps(timesteps=[999, 500], sigmas=[14.6146, 1.6183, 0.0])
-    with pytest.raises(ValueError, match="contradict"):
+    with pytest.raises(ValueError, match="must agree"):
         vp.set_timesteps(timesteps=[999, 300], sigmas=[14.6146, 1.6183, 0.0])
 
 
@@ -180,7 +180,7 @@ def test_row_7_what_changes_nothing_is_said(sampler: str, given: dict[str, Any])
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral", "heun", "lcm"])
 def test_row_7_what_pipelines_always_pass_stays_legal(sampler: str) -> None:
-    """They look for eta in the signature, and `DDIMPipeline` passes it whatever that says."""
+    """Pipelines look for eta in the signature, and `DDIMPipeline` passes it in any case."""
     ours = of_sd(sampler=sampler)
     takes = inspect.signature(ours.step).parameters
     assert "generator" in takes
@@ -214,7 +214,7 @@ def test_row_7_an_option_given_twice() -> None:
 
 
 def test_row_7_an_option_that_would_move_the_model_calls() -> None:
-    with pytest.raises(ValueError, match="eta would change the model calls, which are fixed by now"):
+    with pytest.raises(ValueError, match="eta would change the model calls, which are fixed already"):
         result("dpm_2_ancestral", eta=0.2)
 
 
@@ -462,7 +462,7 @@ def test_row_21_other_classes_on_lists_that_rise() -> None:
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc"])
 def test_row_21_own_samplers(sampler: str) -> None:
-    """A rise at the first step is an Euler step, and the sampler goes on from there."""
+    """If sigma rises at the first step, that is an Euler step, and the sampler continues from there."""
     ours, plain = named(Flow(), sampler=sampler), named(Flow(), sampler=sampler)
     ours.set_timesteps(sigmas=[0.6, 0.909, 0.844, 0.4])
     plain.set_timesteps(sigmas=[0.909, 0.844, 0.4])
@@ -479,7 +479,7 @@ def test_row_21_own_samplers(sampler: str) -> None:
 def test_row_21_noise_that_no_step_upwards_has() -> None:
     """All 1100 timesteps of this table rise once, from 4096 to 25615; the class answers with no number."""
     stock = diffusers.EulerAncestralDiscreteScheduler(num_train_timesteps=1100, rescale_betas_zero_snr=True)
-    with pytest.raises(ValueError, match="no step to a higher level, and these levels rise from 4096 to 25615"):
+    with pytest.raises(ValueError, match="no step to a higher sigma, but these sigmas rise from 4096 to 25615"):
         KSchedScheduler.from_diffusers(stock).set_timesteps(1100)
 
 

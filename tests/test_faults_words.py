@@ -1,4 +1,4 @@
-"""Words that people write: swapped names, labels, near options, prediction types, curves, boundaries."""
+"""Words that users write: swapped names, labels, misspelled options, prediction types, curves, boundaries."""
 
 from __future__ import annotations
 

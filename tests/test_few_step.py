@@ -1,4 +1,4 @@
-"""The lists of distilled models as levels, with published numbers; experts by noise level, with counted calls."""
+"""Published sigmas of distilled models, as schedules; experts by noise level, with counted calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: full disks, other writers, killed processes, links and devices."""
+"""Atomic files: full disks, other writers, killed processes, links and devices."""
 
 from __future__ import annotations
 

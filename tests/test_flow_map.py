@@ -1,4 +1,4 @@
-"""Networks of two times, on data whose mean velocity is known, wherever a run asks them; and experts there."""
+"""Networks of two times on data whose mean velocity is known, at every call of a run; and experts there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flowed(x: torch.Tensor, t: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
 
 
 class MeanVelocity:
-    """The exact network of two times, which notes what it was told."""
+    """The exact network of two times, which records the times that it gets."""
 
     def __init__(self) -> None:
         self.told: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""The states that a run forms: in any memory layout and dtype, of any kind of output, in rounds."""
+"""The states of a run in any memory layout and dtype, with any kind of model output, and the executor's rounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _rounds_of(plan: Plan) -> list[Operations]:
 
 @each("name", NAMES)
 def test_rounds_are_independent_and_whole(name: str) -> None:
-    """In any order within a round, the operations of a turn give what they give one after the other."""
+    """The operations of a round may run in any order: the result equals that of running them in sequence."""
     for operations in _rounds_of(build_sampler(name, "karras", 6, process=process_for(name)).plan):
         count = 3 + max((source for o in operations for source in (o.out, *(s for s, _ in o.terms))), default=0)
         start = list(np.random.default_rng(1).standard_normal((count, 3)))

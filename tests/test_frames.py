@@ -1,4 +1,4 @@
-"""Frames of a clip at levels of their own: bits, orders, noise, mistakes, and the exact law."""
+"""Frames of a clip at separate noise levels: bit equality, orders, noise, mistakes, and the exact distribution."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_the_noise_of_a_frame_is_its_slice(kind: str, dtype: torch.dtype, shape:
     [(700, [(0, 1), (3, 300), (600, 100)]), (150000, [(0, 70000), (65536, 10), (65000, 85000), (140000, 10000)])],
 )
 def test_a_slice_on_a_device_is_that_of_the_whole(kind: str, count: int, parts: list[tuple[int, int]]) -> None:
-    """Its plain operations, on the host; those of a GPU have the same bits."""
+    """Tested with plain operations on the CPU; a GPU's give the same bits."""
     source: Any = seeded_source(kind, (1, 5), VP())
     for draw in Draw(5.0, 2.0), Draw(0.7, 0.0):
         whole = source(draw, torch.empty(2, count))
@@ -349,7 +349,7 @@ def test_what_is_no_clip_or_no_order_is_refused_before_the_first_call() -> None:
     for how, text in wrong:
         with pytest.raises((TypeError, ValueError), match=text):
             frames(sampler, x, **how)
-    with pytest.raises(TypeError, match="rk_adaptive chooses its steps by what the model answers"):
+    with pytest.raises(TypeError, match="rk_adaptive is adaptive: it chooses its steps from the model's answers"):
         frames(build_sampler("rk_adaptive", "karras", 4), x)
     with pytest.raises(ValueError, match=r"x must be a clip of shape \(batch, frames, ...\); got \(3,\)"):
         frames(sampler, torch.ones(3))
@@ -410,7 +410,7 @@ def begun(kind: str = "seeded") -> Frames:
 
 
 def own_noise(start: float, end: float) -> torch.Tensor:
-    """Other numbers at every call: whoever asks once more than needed gets another clip."""
+    """Other numbers at every call, so one call too many changes the clip."""
     own_noise.calls += 1  # type: ignore[attr-defined]
     return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(own_noise.calls))  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Functions from levels to levels: their laws, ComfyUI's numbers, and what they refuse."""
+"""Functions from levels to levels: their properties, ComfyUI's numbers, and what they refuse."""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ def test_every_function_is_pure_and_takes_any_list(call: Callable[[Any], Array])
         ([0.9, math.nan, 0.1, 0.0], ValueError, r"must be finite.*got sigmas\[1\]=nan"),
         ([0.9, 0.5, -0.1], ValueError, r"must be >= 0; got sigmas\[2\]=-0.1"),
         ([], ValueError, r"at least one number; got shape \(0,\)"),
-        ([[1.0, 0.0]], ValueError, r"one list.*got shape \(1, 2\)"),
+        ([[1.0, 0.0]], ValueError, r"one-dimensional list.*got shape \(1, 2\)"),
         ("karras", TypeError, "sigmas must be a list of numbers; got 'karras'"),
         (None, (TypeError, ValueError), "sigmas must be"),
     ],

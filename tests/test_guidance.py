@@ -1,4 +1,4 @@
-"""Guidance and edits of the prediction: every wrapper with every sampler, exact reductions, formulas, discipline."""
+"""Guidance and edits of the prediction: every wrapper with every sampler, exact reductions, no side effects."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def native(process: Process) -> Prediction:
 
 
 def wrappers(process: Process, shape: tuple[int, ...] = SHAPE) -> dict[str, Model]:
-    """Every wrapper, on models that give what it needs; new ones at each call, for there is momentum in one."""
+    """Every wrapper, on models that give what it needs. Made anew at each call, since one has momentum."""
     flow = process if isinstance(process, Flow) else Flow()
     prediction = native(process)
     mask, original = mask_of((1, *shape[1:])), data_of(shape)
@@ -390,7 +390,7 @@ def test_perp_neg(state: tuple[torch.Tensor, torch.Tensor]) -> None:
 def test_fdg_tcfg_and_mag_are_those_of_diffusers(
     shape: tuple[int, ...], process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Theirs combine network outputs; what they do to these, ours do to the x0 predictions that these stand for."""
+    """diffusers combines network outputs; ksched does the same to the x0 predictions that these stand for."""
     bands = pytest.importorskip("diffusers.guiders.frequency_decoupled_guidance")
     tangential = importlib.import_module("diffusers.guiders.tangential_classifier_free_guidance")
     magnitude = importlib.import_module("diffusers.guiders.magnitude_aware_guidance")
@@ -425,7 +425,7 @@ def test_fdg_tcfg_and_mag_are_those_of_diffusers(
 
 
 def enlarged_as_in_kornia(x: torch.Tensor) -> torch.Tensor:
-    """Kornia's pyrup, of which the results are those of kornia 0.9."""
+    """Kornia's pyrup, with the results of kornia 0.9."""
     return blurred(torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
 
 
@@ -660,7 +660,7 @@ def test_inpaint_noise_of_a_seed_is_the_start_noise_of_that_seed() -> None:
 
 
 def test_differential_diffusion() -> None:
-    """A mask that opens as sigma falls keeps what it never opens, and lets all else go at its own time."""
+    """The mask opens as sigma falls. Pixels that it never opens are kept; each other is freed at its own sigma."""
     process = VP()
     strength = torch.tensor([[0.0, 0.3, 0.7, 1.0]])
     original = data_of((2, 4))

@@ -1,4 +1,4 @@
-"""The checkpoint that the package ships: small, whole, and it draws the digit that is asked for."""
+"""The checkpoint in the package: it is small and complete, and draws the digit in the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders of the package: every import points down, nothing imports in a ring, and each folder is in the table.
+"""The package's folders: imports point down only, there are no import cycles, and each folder is in the table.
 
 The table is the one that docs/architecture.md shows, from the ground up.
 """

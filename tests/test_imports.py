@@ -1,4 +1,4 @@
-"""What importing the library costs: no torch for schedules, no optional package at all."""
+"""The cost of importing the library: no torch for schedules, no optional package at all."""
 
 from __future__ import annotations
 

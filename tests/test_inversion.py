@@ -1,4 +1,4 @@
-"""Inversion: from an image back to the noise that a deterministic sampler makes it of."""
+"""Inversion: from an image back to the noise that a deterministic sampler would turn into it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_without_rounds_it_only_runs_upwards() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("euler_ancestral", {}, "euler_ancestral draws some: give eta=0"),
+        ("euler_ancestral", {}, "euler_ancestral draws noise: give eta=0"),
         ("sa_solver", {}, "give tau=0"),
         ("lcm", {}, "use a deterministic sampler"),
         ("dpm_adaptive", {}, "cannot be inverted"),

@@ -1,4 +1,4 @@
-"""Jobs: image to image, inpainting, previews, an end at any moment, resuming; and disks that are full."""
+"""Jobs: image to image, inpainting, previews, stopping at any moment, resuming; and full disks."""
 
 from __future__ import annotations
 
@@ -272,14 +272,16 @@ def test_a_folder_of_another_batch_is_left_alone(model: StableDiffusion, tmp_pat
         model.run(CONFIG, tmp_path, init_image=toy_image())
     assert bytes_in(tmp_path) == before
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"manifest\.json is no manifest of a batch; choose another folder"):
+    with pytest.raises(ValueError, match=r"manifest\.json must be a batch's manifest; choose another folder"):
         model.run(CONFIG, tmp_path)
 
 
 def test_a_file_that_is_another_image_is_left_alone(model: StableDiffusion, tmp_path: Path) -> None:
     toy_image().save(tmp_path / "00000.png")
     before = (tmp_path / "00000.png").read_bytes()
-    with pytest.raises(ValueError, match=r"00000\.png is not the image of this batch that has its name; move it away"):
+    with pytest.raises(
+        ValueError, match=r"00000\.png has the name of an image of this batch, but is not that image; move it away"
+    ):
         model.run(CONFIG, tmp_path)
     assert (tmp_path / "00000.png").read_bytes() == before
 
@@ -301,9 +303,9 @@ def test_a_picture_repeats_itself_to_the_byte(model: StableDiffusion, tmp_path: 
 
 def test_pictures_that_carry_nothing(tmp_path: Path) -> None:
     toy_image().save(tmp_path / "plain.png")
-    with pytest.raises(ValueError, match=r"plain\.png carries no configuration of ksched"):
+    with pytest.raises(ValueError, match=r"plain\.png must carry a ksched configuration"):
         read_config(tmp_path / "plain.png")
-    with pytest.raises(FileNotFoundError, match="picture must be a file"):
+    with pytest.raises(FileNotFoundError, match="picture must be an existing file"):
         read_config(tmp_path / "none.png")
     buffer = io.BytesIO()
     toy_image().save(buffer, "PNG")
@@ -327,7 +329,7 @@ def test_a_full_disk(model: StableDiffusion, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, call, full)
     with pytest.raises(
-        OSError, match=r"cannot write .*00002\.png: No space left on device\. What was finished"
+        OSError, match=r"cannot write .*00002\.png: No space left on device\. Finished files are intact"
     ) as caught:
         model.run(BATCH, tmp_path / "out")
     assert caught.value.errno == errno.ENOSPC
@@ -396,7 +398,7 @@ def test_mistakes_are_found_before_anything_is_written(model: StableDiffusion, t
 
 
 def test_items_have_the_seeds_that_were_given(model: StableDiffusion) -> None:
-    """In any order, not counted from the first: each picture is that of its seed alone."""
+    """Seeds may come in any order; each picture depends on its own seed only."""
     config = replace(CONFIG, seed=(9, 4, 30), count=3)
     together = model.generate(config)
     for image, seed in zip(together, (9, 4, 30), strict=True):

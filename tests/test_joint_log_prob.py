@@ -1,4 +1,4 @@
-"""Joint runs as probabilities: the log-probability of a model call is that of all parts together."""
+"""Log-probabilities of joint runs: a model call has the log-probability of all parts together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def coupled(weight: Any) -> Callable[[Any, Any], dict[str, torch.Tensor]]:
 
 
 class Drawn:
-    """Noise of one's own that remembers what it drew."""
+    """A noise source that remembers its draws."""
 
     def __init__(self, shape: tuple[int, ...], seed: int) -> None:
         self.generator, self.shape = torch.Generator().manual_seed(seed), shape
@@ -61,7 +61,7 @@ def made(**noises: Any) -> ksched.Streams:
 
 
 def test_it_is_the_density_of_what_was_drawn() -> None:
-    """Each state is mean + std * noise, so its density is that of the noise over std: for any model."""
+    """Each state is mean + std * noise, so for any model its density is the noise's density over std."""
     noises = {"video": Drawn((3, 5), 1), "audio": Drawn((3, 2), 2), "clip": Drawn((3, 4, 2), 3)}
     path = made(**noises).rollout(coupled(0.7))
     right: dict[int, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""k-diffusion's functions: its signatures, its recorded numbers, its file where it is installed, and its hosts."""
+"""k-diffusion's functions: signatures, recorded numbers, its own file where installed, and its host programs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def global_noise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Another default dtype, which is that of some of k-diffusion's levels."""
+    """Another default dtype; some of k-diffusion's sigmas take it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -188,7 +188,7 @@ ONE_GRID = [case["id"] for case in firsts(CASES, lambda case: (case["sampler"], 
 @short(lambda case: case["id"] in ONE_GRID)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_recorded_runs(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results, the sigmas of model calls and all that callbacks were told are those of k-diffusion."""
+    """Results, the sigmas of model calls and the arguments of callbacks equal k-diffusion's."""
     data = read("kdiffusion_trajectories")
     mixture, name = data["mixtures"][case["mixture"]], case["sampler"]
     seen: list[float] = []
@@ -422,7 +422,7 @@ def test_every_sampler_runs(name: str) -> None:
 
 
 def test_one_plan_is_the_same_as_the_sampler() -> None:
-    """A function runs the sampler of its name, in k-diffusion's dialect unless another is asked for."""
+    """A function runs the sampler of its name, by default in k-diffusion's dialect."""
     sigmas = levels(6, torch.float64)
     x = 14.6 * torch.randn(2, 3, dtype=torch.float64)
     for dialect in ("k_diffusion", "ksched", "comfyui"):
@@ -437,7 +437,7 @@ def test_one_plan_is_the_same_as_the_sampler() -> None:
 
 
 def test_levels_are_run_as_given() -> None:
-    """Not from sigma_max, not to 0, and in whatever they come."""
+    """They need not begin at sigma_max or end at 0, and may be of any array type."""
     seen: list[float] = []
 
     def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Log-likelihood against densities that are known."""
+"""Log-likelihood against known densities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables with free rows, and what the model is told: what they mean on every process, and what `tune` makes of them."""
+"""Tables with free rows and told levels: their meaning on every process, and how `tune` fits them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_free_table_means_the_same_run_on_another_process() -> None:
 
 @each("case", CASES)
 def test_numbers_rows_and_tables_are_the_same_thing(case: tuple[Process, float]) -> None:
-    """The errors that are fitted to are those of the run."""
+    """The errors that the fit minimises equal those of the run."""
     process, data_std = case
     table, model = free_table(process, data_std), mixture(process, data_std)
     first = table.levels[0]

@@ -1,4 +1,4 @@
-"""Many images by many processes: the same files from any number of them, whenever one is killed."""
+"""Many images by many processes: any number of processes writes the same files, even if one is killed."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_batch_grows(model: StableDiffusion, tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     with pytest.raises(ValueError, match="cannot be extended"):
         run_many(model, of(6), tmp_path / "out", batch_size=2)
-    with pytest.raises(ValueError, match="holds 5 images of a batch, more than 4"):
+    with pytest.raises(ValueError, match="has 5 images of a batch, more than 4"):
         run_many(model, of(4), tmp_path / "out", batch_size=2)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -256,7 +256,7 @@ def test_a_folder_is_drawn_into_by_one_team(model: StableDiffusion, tmp_path: Pa
 
     def second() -> bool:
         if not said:
-            with pytest.raises(BlockingIOError, match="out is in use: another process draws into it") as caught:
+            with pytest.raises(BlockingIOError, match="out is in use by another process that draws into it") as caught:
                 run_many(model, CONFIG, folder)
             said.append(str(caught.value))
         return False
@@ -308,7 +308,7 @@ def test_two_batches_do_not_begin_in_one_folder(
         sync(handle)
 
     monkeypatch.setattr("os.fsync", meanwhile)
-    with pytest.raises(ValueError, match="holds another batch, with another prompt"):
+    with pytest.raises(ValueError, match="belongs to another batch, with another prompt"):
         run_many(model, CONFIG, tmp_path)
     assert list(contents(tmp_path)) == ["manifest.json"]
 

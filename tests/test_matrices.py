@@ -1,4 +1,4 @@
-"""A plan as matrices: the same run, by a step that is compiled, exported or looped over once."""
+"""A plan as matrices: the same run, by a step that is compiled or exported once, and looped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ksched.sampler import Sampler
 
 
 class Counting:
-    """A compiler that does nothing but count how often it is asked."""
+    """A compiler that only counts its calls."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -148,7 +148,7 @@ def test_a_step_is_compiled_once(alike: list[Sampler]) -> None:
 
 
 def test_more_than_one_would_be_noticed() -> None:
-    """A number that is no tensor is compiled into the step, which is what the test above rules out."""
+    """A Python number is compiled into the step; the test above makes sure that none is."""
     count = Counting()
     sampler = build_sampler("dpmpp_2m", "karras", 5)
     x = start_state(VP(), sampler.sigmas[0], dtype=torch.float32)
@@ -294,7 +294,7 @@ def test_a_model_may_answer_with_what_it_was_given() -> None:
 
 
 def can_compile() -> bool:
-    """Whether there is what inductor needs to make machine code for the host."""
+    """Whether inductor can compile for the CPU here."""
     command = [os.environ.get("CXX", "g++"), f"-I{sysconfig.get_paths()['include']}", "-fopenmp", "-fsyntax-only"]
     source = "#include <Python.h>\n#include <omp.h>\n"
     try:

@@ -1,4 +1,4 @@
-"""Names: ComfyUI's words as values, peers' spellings as input, near names on a miss, A1111's labels."""
+"""Names: ComfyUI's names as values, other programs' spellings as input, near misses, A1111's labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of diffusers: what their schedulers' configurations say, and the networks themselves if it is installed."""
+"""Networks of diffusers: what their scheduler configurations say, and the networks themselves if installed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_a_configuration_says(name: str, config: dict[str, Any], process: P
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="does not have the process of UnCLIPScheduler"):
         process_of({"_class_name": "UnCLIPScheduler"})
-    with pytest.raises(ValueError, match=r"got 'laplace'\. Give trained_betas"):
+    with pytest.raises(ValueError, match=r"got 'laplace'\. Pass trained_betas"):
         process_of({"_class_name": "DDPMScheduler", "beta_schedule": "laplace"})
     with pytest.raises(ValueError, match=r"unknown prediction type 'logits'"):
         prediction_of({"prediction_type": "logits"})

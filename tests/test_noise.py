@@ -1,4 +1,4 @@
-"""Noise is a value: a function of item seed and position, the same for any batch, dtype and order."""
+"""Noise is a function of item seed and position: the same for any batch, dtype and order."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ KNOWN_ANSWERS = [  # Random123, tests/kat_vectors, philox4x64 10: counter, key, 
 
 @pytest.mark.parametrize(("counter", "key", "block"), KNOWN_ANSWERS)
 def test_known_answers_of_random123(counter: list[int], key: list[int], block: list[int]) -> None:
-    """The algorithm above, and numpy's generator, whose first block is that of the next counter."""
+    """The algorithm above, and numpy's generator, whose first block belongs to the next counter."""
     assert philox_block(counter, key) == block
     number = (sum(word << 64 * i for i, word in enumerate(counter)) - 1) % 2**256
     before = np.array([number >> 64 * i & 2**64 - 1 for i in range(4)], np.uint64)
@@ -259,7 +259,7 @@ def test_out_must_be_like_the_state(kind: str) -> None:
     for out in (torch.empty(2, 4), torch.empty(2, 3).double(), torch.empty(2, 3, device="meta")):
         with pytest.raises(ValueError, match=r"out must have the state's shape, dtype and device, \(2, 3\)"):
             source(DRAW, like, out=out)
-    with pytest.raises(ValueError, match="one seed per item; got 2 for a batch of 3"):
+    with pytest.raises(ValueError, match="one seed per item; got 2 seeds for a batch of 3"):
         source(DRAW, torch.empty(3, 3))
 
 
@@ -358,7 +358,7 @@ def test_the_table_cannot_come_while_a_graph_is_captured(monkeypatch: Any) -> No
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 128), (300,), (513,)])
 def test_many_short_items_are_those_of_each_alone(shape: tuple[int, ...]) -> None:
-    """Short items of a large batch are made together; the bytes are those of each item made alone."""
+    """Short items of a large batch are made together, with the same bytes as each item made alone."""
     seeds = (*range(-3, 97), 2**64 + 3)
     draw, like = Draw(3.0, 1.0, 1, 2), torch.empty(len(seeds), *shape)
     together = SeededNoise(seeds)(draw, like)
@@ -434,7 +434,7 @@ PAIRS = list(itertools.combinations(range(4), 2))
 
 
 def test_the_joint_law_of_a_row() -> None:
-    """Moments before and after four rows are mixed; those of odd order are 0, since rows come with their negatives."""
+    """Moments before and after mixing four rows. Odd moments are 0, since the table has each row's negative."""
     table = 2 * normal_table.table().astype(np.float64)
     assert (table == -table[::-1]).all()
     second = table.T @ table / len(table)
@@ -773,7 +773,7 @@ def test_what_is_refused() -> None:
         sampler.start(x, noise="brownian")
     with pytest.raises(ValueError, match="needs a process"):
         Run(sampler.plan, x, seed=1, noise="brownian")
-    with pytest.raises(ValueError, match="one seed per item; got 3 for a batch of 2"):
+    with pytest.raises(ValueError, match="one seed per item; got 3 seeds for a batch of 2"):
         BrownianNoise((1, 2, 3), VP)(DRAW, x)
     with pytest.raises(ValueError, match='"seeded" or "brownian"; got \'other\''):
         seeded_source("other", (1,), VP)

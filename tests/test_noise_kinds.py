@@ -1,4 +1,4 @@
-"""Noise that is chosen by name: its law, its bits, and what it does to the law of a run."""
+"""Named noise: its distribution, its bits, and its effect on the distribution of a run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_covariance_is_that_of_the_numbers_drawn(name: str) -> None:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.floats(-8, 8))
 @settings(max_examples=30)
 def test_a_colour_is_a_power_law_on_states_of_every_shape(shape: list[int], exponent: float) -> None:
-    """Its covariance is that of a stationary field, whose spectrum is the power of the frequency."""
+    """Its covariance is that of a stationary field whose spectrum is a power of the frequency."""
     exact = Colored(exponent, axes=tuple(range(1, len(shape) + 1))).covariance(shape)
     assert np.diag(exact) == pytest.approx(1, abs=1e-5)
     field = exact[0].reshape(shape)  # correlation with the place in a corner
@@ -306,7 +306,7 @@ FUNCTION: Any = len
         (lambda: Offset(axes=WORDS), r"Offset: axes must be whole numbers, .* got \['a'\]"),
         (lambda: source(Offset(axes=(0,)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes of a state"),
         (lambda: source(Offset(axes=(1, -2)), (1,))(DRAW, torch.empty(1, 2, 2)), "axes must be different axes"),
-        (lambda: source(Offset(), (1,))(DRAW, torch.empty(2, 2, 2)), "one seed per item; got 1 for a batch of 2"),
+        (lambda: source(Offset(), (1,))(DRAW, torch.empty(2, 2, 2)), "one seed per item; got 1 seeds for a batch of 2"),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=BROWNS), 'noise must be "white", .*"offset", .*browns'),
         (lambda: SAMPLER.initial_state((2, 3), seed=0, noise=FUNCTION), "noise must be a name, such as .* got builtin"),
         (lambda: SAMPLER.start(torch.ones(2, 3), noise="pink"), "give seed=<int>"),
@@ -334,7 +334,7 @@ def test_states_of_unknown_rules_are_refused() -> None:
 
 
 def test_both_bases_are_used() -> None:
-    """The white noise of a kind is plain noise, or that of a path, of the same seeds."""
+    """The white noise behind a kind is plain noise, or noise of a Brownian path, from the same seeds."""
     seeded, path = source(Pyramid(), (1,)), source(Pyramid(brownian=True), (1,))
     assert isinstance(seeded.base, SeededNoise)
     assert isinstance(path.base, BrownianNoise)

@@ -1,4 +1,4 @@
-"""Flow models whose noise has another variance than 1: states ``(1 - sigma) * x0 + sigma * noise_scale * eps``."""
+"""Flow models whose noise variance is not 1: states ``(1 - sigma) * x0 + sigma * noise_scale * eps``."""
 
 from __future__ import annotations
 

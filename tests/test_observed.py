@@ -1,4 +1,4 @@
-"""Posterior sampling: what each rule is exact for and where it is not, runs to the exact posterior, discipline."""
+"""Posterior sampling: where each rule is exact and where not, runs to the exact posterior, no side effects."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_pgdm_with_dependent_rows_and_no_noise_takes_the_pseudoinverse() -> None
 
 
 def test_dps_is_the_gradient_of_the_likelihood_of_the_prediction() -> None:
-    """With residuals inside the noise; beyond, the variance is that of the residuals."""
+    """This holds for residuals within the noise. Beyond it, the variance of the residuals is used."""
     prior, sigma = mixture(EDM()), torch.full((4,), 0.5, dtype=torch.float64)
     x = torch.from_numpy(mixture().sample(4, 1))
     for std in (30.0, 0.01):

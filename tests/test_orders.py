@@ -1,4 +1,4 @@
-"""Declared orders of convergence, measured on grids that are even in no usual variable, from exact errors."""
+"""Declared orders of convergence, measured from exact errors, on grids that are uniform in no usual variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readers of plans that the docs print do what the library does."""
+"""The plan readers printed in the docs compute what the library computes."""
 
 from __future__ import annotations
 

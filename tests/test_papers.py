@@ -1,4 +1,4 @@
-"""What papers claim of samplers: every finding of the documentation's page is measured again."""
+"""Claims of papers about samplers: every finding on the documentation's page is measured again."""
 
 from __future__ import annotations
 

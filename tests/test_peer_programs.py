@@ -1,4 +1,4 @@
-"""Every name of ComfyUI, stable-diffusion.cpp, skrample, RES4LYF and SD.Next, and numbers by their formulas."""
+"""Every name of ComfyUI, stable-diffusion.cpp, skrample, RES4LYF and SD.Next; numbers from their formulas."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_name_of_a_program_has_a_row() -> None:
 
 @each("program", [Dialect.SD_CPP, Dialect.SKRAMPLE, Dialect.RES4LYF, Dialect.SDNEXT])
 def test_a_name_is_ours_or_says_why_not(program: Dialect) -> None:
-    """What has no sampler is none for `SamplerType.parse` either, and both give one reason."""
+    """`SamplerType.parse` also refuses names without a sampler, for the same reason."""
     for peer in (peer for peer in SAMPLER_PEERS if peer.program is program and peer.sampler is None):
         with pytest.raises(ValueError, match="ksched has no sampler") as error:
             SamplerType.parse(peer.name)

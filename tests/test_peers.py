@@ -1,4 +1,4 @@
-"""Names of other programs: every row gives levels, a sampler or a reason, and a miss says what is near."""
+"""Names of other programs: every row gives levels, a sampler or a reason, and unknown names get a suggestion."""
 
 from __future__ import annotations
 

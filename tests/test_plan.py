@@ -1,4 +1,4 @@
-"""Plans: what a symbol refuses, what the tape drops, JSON to the bit, and the printed form."""
+"""Plans: what a symbol refuses, what the tape drops, exact JSON, and the printed form."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_dead_states_and_dead_noise_are_dropped() -> None:
 
 
 def two_noises(run: Any, grid: Grid, x: Any) -> Any:
-    """A step that asks for the noise of its first part and then for that of the whole."""
+    """A step that asks for noise of its first part and then of the whole step."""
     for s, t in grid.steps():
         middle = grid.at(s.lam + 1.0)
         x = run.denoise(x, s) + run.noise(s, middle) + 2.0 * run.noise(s, t)

@@ -1,4 +1,4 @@
-"""`auto` and plans by their text, in every integration: what `build_sampler` runs is what runs there."""
+"""`auto` and plans as JSON text, in every integration: they run exactly as in `build_sampler`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps as probabilities: laws of steps, rollouts, log-probabilities and divergences."""
+"""Steps as probabilities: distributions of steps, rollouts, log-probabilities and divergences."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _unrolled(plan: ksched.Plan, gain: Any) -> list[Any]:
 
 
 def _mean_from(plan: ksched.Plan, gain: Any, first: float, wanted: int) -> float:
-    """Mean of a state given that of the first call."""
+    """Mean of a state given the mean at the first call."""
     basis = np.eye(2)
     calls = [k for k, row in enumerate(plan.rows) if row.level is not None]
 
@@ -252,7 +252,7 @@ def test_only_the_calls_that_means_read_are_made() -> None:
 
 
 def test_no_more_predictions_are_held_than_a_mean_reads() -> None:
-    """The answers that are alive while a long run is scored without gradients are those of one step."""
+    """While a long run is scored without gradients, only the predictions of one step are kept alive."""
     sampler = ksched.build_sampler("dpmpp_2m_sde", "karras", 12)
     alive: list[Any] = []
     most = 0
@@ -432,7 +432,7 @@ def test_laws_of_a_loaded_plan() -> None:
 
 
 def test_a_window_draws_at_its_steps_alone() -> None:
-    """Steps outside of it are those of the ODE, have no law, and are conditioned on what was recorded."""
+    """Steps outside of the window are ODE steps: they have no transition and are conditioned on the recorded states."""
     process = ksched.Flow(3.0)
     eta = ksched.window(0.7, steps=[1, 2])
     sampler = ksched.build_sampler("dpmpp_2m_sde", "simple", 6, process=process, eta=eta)
@@ -448,7 +448,7 @@ def test_a_window_draws_at_its_steps_alone() -> None:
 
 
 def test_a_state_that_earlier_ones_tell_all_of_has_no_law_of_its_own() -> None:
-    """Three states of two noises: the third is what the first two make it, to rounding, and is not scored."""
+    """Three states from two noises: the first two determine the third up to rounding, so it is not scored."""
 
     def told(run: Any, grid: Any, x: Any) -> Any:
         levels = grid.levels

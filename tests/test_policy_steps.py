@@ -1,4 +1,4 @@
-"""The steps of reinforcement learning as samplers: their formulas, what they keep and what not, and where they run."""
+"""Reinforcement learning's steps as samplers: their formulas, the variance they keep or lose, where they run."""
 
 from __future__ import annotations
 

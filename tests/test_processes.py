@@ -1,4 +1,4 @@
-"""Processes: the maps are inverses, the numbers are the field's, tensors and arrays and floats agree."""
+"""Processes: the maps are inverses, the numbers are the field's, and tensors, arrays and floats agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and docs say what is true: the examples print what is printed, the tables are the registries."""
+"""The README and docs are correct: examples print what they show, and tables match the registries."""
 
 from __future__ import annotations
 
@@ -67,6 +67,19 @@ def test_the_numbers_are_measured() -> None:
     assert f"Over {summary['cells']} cases ksched is {summary['ratio']['geometric_mean']:.1f} times as fast" in text
     alone = results["batching"]["one_by_one"]
     assert f"of {alone['rows per call']:.1f} rows on average: {alone['equal']} of {alone['of']} end" in text
+
+
+def test_the_picture_shows_what_its_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    module = doc_module("error_by_nfe", monkeypatch)
+    accuracy, tuned = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("accuracy", "tuned"))
+    figure = module.draw()
+    assert len(figure.axes) == len(module.RANGES)
+    for of, axes in zip(module.RANGES, figure.axes, strict=True):
+        lines = module.curves(of, accuracy, tuned)
+        assert [list(line.get_xdata()) for line in axes.lines] == [[5, 6, 8, 10, 15, 20]] * len(lines)
+        for calls, error in lines["auto"].items():
+            assert error < min(lines[name][calls] for name in lines if name != "auto")  # auto is lowest
 
 
 def test_from_a_network_to_samples_takes_ten_lines() -> None:
@@ -145,13 +158,15 @@ def test_samplers_are_grouped_by_their_family() -> None:
 
 def test_pages_say_what_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of every sampler has all of its options; those that it calls the same are, on another grid."""
-    for module in ("numpydoc", "matplotlib"):
+    for module in ("numpydoc", "matplotlib", "pybtex", "sphinx"):
         pytest.importorskip(module)
     generate = doc_module("generate", monkeypatch)
     catalogue = generate.on_site((ROOT / "docs" / "catalogue.md").read_text())
     for sampler in samplers():
-        page = generate.sampler_page(sampler)
+        page = generate.sampler_page(sampler, set())
         assert all(f"| `{name}` |" in page for name in sampler.own_options)
+        assert "$$\n" in page
+        assert "**Use it when** " in page
         assert ("## Its plan" in page, "## A run" in page) == (not sampler.adaptive, sampler.adaptive)
         assert f"| [`{sampler.name}`](generated/samplers/{sampler.name}.md) |" in catalogue
     grid = Grid.of([0.95, 0.8, 0.72, 0.4, 0.3, 0.1, 0.0], Flow(2.0))

@@ -130,7 +130,7 @@ CHECKED = [name for name, recipe in ksched.recipes.items() if recipe.pipeline is
 
 
 def contract(recipe: Recipe, sigmas: list[float]) -> list[float]:
-    """Sigmas of a class as ksched's: those of ``invert_sigmas`` are the share of data."""
+    """Sigmas of a class in ksched's convention; with ``invert_sigmas`` they are the share of data."""
     return [1 - sigma for sigma in sigmas] if recipe.config.get("invert_sigmas") else sigmas
 
 
@@ -342,8 +342,8 @@ def test_experts_have_the_boundary_in_sigma() -> None:
         ("sdxl", {"width": 0}, "width"),
         ("qwen-image", {"width": 1300}, r"width must be a multiple of 16; got 1300\. Nearest are 1296 and 1312"),
         ("wan2.2-t2v-a14b", {"frames": 80}, r"frames must be 4 k \+ 1; got 80\. Nearest are 77 and 81"),
-        ("sana-1600m", {"height": 24}, r"height must be a multiple of 32; got 24\. The least is 32"),
-        ("rcm-wan2.1-t2v", {"steps": 5}, "levels for at most 4 steps"),
+        ("sana-1600m", {"height": 24}, r"height must be a multiple of 32; got 24\. The smallest is 32"),
+        ("rcm-wan2.1-t2v", {"steps": 5}, "steps must be at most 4"),
         ("sdxl", {"steps": 0}, "steps"),
         ("sdxl", {"guidance": math.nan}, "guidance"),
     ],

@@ -1,4 +1,4 @@
-"""Samplers that become a simpler one at some option have its table, to rounding."""
+"""Samplers that reduce to a simpler one at some option have its table, up to rounding."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ GUIDED = [spec.name for spec in SPECS if spec.name.endswith("_cfg_pp")]
 @pytest.mark.parametrize("process", COORDINATES.values(), ids=COORDINATES)
 @pytest.mark.parametrize("name", GUIDED)
 def test_without_guidance_cfg_pp_is_the_sampler_it_is_named_for(name: str, process: Process) -> None:
-    """Where both predictions are one, the columns of D and U add up to those of the plain sampler."""
+    """If both predictions are equal, the columns of D and U add up to those of the plain sampler."""
     plain = name.removesuffix("_cfg_pp")
     guided, base = (build_sampler(n, "karras", 6, process=process).plan for n in (name, plain))
     pairs, want = table(guided), table(base)

@@ -1,4 +1,4 @@
-"""A new sampler is one function and one registry line; it then works everywhere."""
+"""A new sampler needs one function and one line of registration, and then works everywhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_registered_sampler_is_one_of_ours(mine: str) -> None:
     assert torch.isfinite(sampler.sample(lambda x, sigma: x / 2, torch.ones(2, 3))).all()
     vp = sampler.process
     assert measured_order(lambda sigmas: build_sampler(mine, sigmas=sigmas).plan, vp) == pytest.approx(2, abs=0.15)
-    with pytest.raises(ValueError, match="'my_midpoint' is taken"):
+    with pytest.raises(ValueError, match="must be new; 'my_midpoint'"):
         registry.register_sampler(mine, midpoint, order=2)
     with pytest.raises(ValueError, match="ratio must be a finite number of at least 0"):
         build_sampler(mine, ratio=-1)
@@ -149,5 +149,5 @@ def test_an_order_has_one_word_and_other_programs_words_are_read(name: str, word
     given: dict[str, Any] = {word: 1}
     plan = build_sampler(name, "karras", 6, **given).plan
     assert plan == build_sampler(name, "karras", 6, order=1).plan
-    with pytest.raises(ValueError, match="another word for order"):
+    with pytest.raises(ValueError, match="another name for order"):
         build_sampler(name, "karras", 6, **given | {"order": 1, "max_order": 1})

@@ -1,4 +1,4 @@
-"""What a release says of itself agrees: versions, Python versions, links of the README, sessions of the workflows."""
+"""The facts of a release agree: versions, Python versions, links of the README, sessions of the workflows."""
 
 from __future__ import annotations
 

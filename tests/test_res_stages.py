@@ -1,4 +1,4 @@
-"""Exponential Runge-Kutta methods of stiff order: their conditions, and the order on a stiff problem."""
+"""Exponential Runge-Kutta methods of stiff order: their order conditions, and the order on a stiff problem."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def parabolic_error(method: Tableau, steps: int, points: int = 63) -> float:
 
 @each("method", [*METHODS, ETDRK4])
 def test_the_order_on_a_parabolic_problem(method: Tableau) -> None:
-    """Where the linear part is stiff those of stiff order keep theirs, and ETDRK4 of order 4 falls behind."""
+    """If the linear part is stiff, methods of stiff order keep their order; ETDRK4 of order 4 loses it."""
     coarse, fine = (parabolic_error(method, steps) for steps in (32, 64))
     measured = math.log2(coarse / fine)
     if method is ETDRK4:

@@ -1,4 +1,4 @@
-"""The step that trainers of reinforcement learning call, against their rules written out, and in a trainer's loop."""
+"""The step function for trainers of reinforcement learning: against its rules, and in a trainer's loop."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_the_gradient_is_that_of_the_log_density() -> None:
 
 # ---------------------------------------------------------------------------------------------------- our scheduler
 class TestOurScheduler:
-    """The law of a step is that of the sampler."""
+    """The step has the same distribution as the sampler's transition."""
 
     @pytest.mark.parametrize("sampler", ["flow_sde", "dance_sde", "flow_cps"])
     def test_a_rule_as_a_sampler_is_the_rule(self, sampler: str) -> None:

@@ -1,4 +1,4 @@
-"""The executor: one source for loop, steps and resume; dtype, device, aliasing and noise discipline."""
+"""The executor: one code path for loop, steps and resume; dtype, device, aliasing and use of noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SamplingConfig`: what it takes, what it refuses and says, and that it comes back from JSON and TOML as it was."""
+"""`SamplingConfig`: what it accepts, what it refuses and how, and exact round trips through JSON and TOML."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         FOX | {"steps": 1001},
         ValueError,
-        "at most 1000, as many as models are trained with; got 1001",
+        "at most 1000, the number that models are trained with; got 1001",
     ),
     (FOX | {"steps": 20.0}, TypeError, "steps must be a whole number; got 20.0"),
     (FOX | {"steps": "20"}, TypeError, "steps must be a whole number; got '20'"),
@@ -66,7 +66,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (FOX | {"seed": [1, 2], "count": 3}, ValueError, "got 2 seeds for 3 images"),
     (FOX | {"count": 0}, ValueError, "count must be at least 1"),
     (FOX | {"count": 1.0}, TypeError, "count must be a whole number"),
-    (FOX | {"width": 513}, ValueError, "width must be a multiple of 8; got 513: take 512 or 520"),
+    (FOX | {"width": 513}, ValueError, "width must be a multiple of 8; got 513. Use 512 or 520"),
     (FOX | {"height": 0}, ValueError, "height must be at least 8 and at most 16384; got 0"),
     (FOX | {"height": 512.0}, TypeError, "height must be a whole number; got 512.0"),
     (FOX | {"width": 20000}, ValueError, "width must be at least 8 and at most 16384; got 20000"),
@@ -85,7 +85,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (FOX | {"sampler_options": {"etaa": 1.0}}, TypeError, "sampler euler has no option 'etaa'; it has s_churn"),
     (FOX | {"sampler": "ddim", "sampler_options": {"eta": float("nan")}}, ValueError, "eta must be a number; got nan"),
     (FOX | {"sampler": "ddim", "sampler_options": {"eta": "1"}}, TypeError, "sampler ddim: eta must be a number"),
-    (FOX | {"sampler_options": ["eta"]}, TypeError, "sampler_options must map names of options to values"),
+    (FOX | {"sampler_options": ["eta"]}, TypeError, "sampler_options must be a mapping of option names to values"),
     (FOX | {"schedule_options": {"rho": 7.0}}, TypeError, "schedule simple has no option 'rho'"),
     (FOX | {"schedule": "karras", "schedule_options": {"rho": -7.0}}, ValueError, "schedule karras: rho must be"),
     (FOX | {"process": {"shfit": 3.0}}, TypeError, "process has no option 'shfit'; did you mean 'shift'"),
@@ -223,5 +223,5 @@ def test_words_of_earlier_versions_and_other_programs_are_read() -> None:
     assert saved == SamplingConfig("a", sampler="deis", sampler_options={"order": 2})
     ended = SamplingConfig.from_dict({"prompt": "a", "sampler": "auto", "sampler_options": {"end": "denoise"}})
     assert ended.sampler_options == {"end": "denoised"}
-    with pytest.raises(ValueError, match="another word for order"):
+    with pytest.raises(ValueError, match="another name for order"):
         SamplingConfig("a", sampler="deis", sampler_options={"max_order": 2, "order": 2})

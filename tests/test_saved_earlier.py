@@ -1,7 +1,7 @@
-"""What an earlier version saved still loads, and means the same: states of runs, plans, pictures.
+"""Files that an earlier version saved still load with the same meaning: states of runs, plans, pictures.
 
-``python tests/test_saved_earlier.py`` writes the files anew, with the installed version; the files here were written
-before the modules of the package were moved into folders.
+``python tests/test_saved_earlier.py`` rewrites the files with the installed version. The files in the repository were
+written before the modules of the package were moved into folders.
 """
 
 from __future__ import annotations

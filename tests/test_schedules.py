@@ -1,4 +1,4 @@
-"""Schedules: the contract on every process, the published formulas, and the laws between them."""
+"""Schedules: the contract on every process, the published formulas, and the relations between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How models of proteins, the weather and robots are sampled, against their algorithms written out in NumPy."""
+"""Samplers for models of proteins, the weather and robots, against their algorithms written out in NumPy."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_with_full_steps_and_unit_noise_af3_keeps_the_law(data: st.DataObject) -
 
 @pytest.mark.parametrize("process", [VE(), Flow()], ids=repr)
 def test_a_step_scale_keeps_the_mean_and_not_the_variance(process: ksched.Process) -> None:
-    """For data of one point: so it is declared, and the check of the mean is what it must pass."""
+    """For one-point data. The sampler declares it, and must then pass the check of the mean."""
     how: dict[str, Any] = {"gamma_0": 0.0, "noise_scale": 1.0}
     plan = build_sampler("af3", "simple", 6, process=process, step_scale=1.5, **how).plan
     check_plan(plan, keeps_variance=False)
@@ -276,7 +276,7 @@ def test_actions_are_the_loop_of_the_policies(to_data: bool) -> None:
 
 
 def test_rows_of_a_table_do_not_see_each_other() -> None:
-    """(batch, features), with seeds: a row alone is the row among others; the law is that of the data."""
+    """Shape (batch, features), with seeds: a row gets its solo result, and the distribution is that of the data."""
     process = EDM(sigma_data=1.0)
     truth = ksched.exact.Gaussian([1.0, -2.0, 0.5], [[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.04]], process)
     sampler = build_sampler("dpmpp_2s", "karras", 24, process=process, s_churn=4.0)

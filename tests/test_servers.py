@@ -1,4 +1,4 @@
-"""The adapters of serving engines: requests of any recipes and samplers in one batch, each as if it were alone."""
+"""The adapters of serving engines: requests of any recipe and sampler share a batch, each with its solo result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Plan.skip`: a plan that makes some predictions of earlier ones is the run of a model that answers so."""
+"""`Plan.skip`: a plan that forms some predictions from earlier ones equals a model that answers that way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adapter beside diffusers' own pipelines, with tiny networks; folders that are whole, and folders that are not."""
+"""The adapter beside diffusers' own pipelines, with tiny networks; complete and incomplete model folders."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_a_configuration_overrides_what_the_scheduler_says() -> None:
     assert np.abs(other - drawn(model, CONFIG)).max() > 1 / 255
     assert np.array_equal(other, drawn(model, replace(CONFIG, process={"prediction_type": "x0"})))
     assert tiny("sd15").sampler(replace(CONFIG, process={"prediction_type": "epsilon"})).process == tiny("sd15").process
-    with pytest.raises(ValueError, match=r"process: shift=3.0 changes nothing in VP\(.*; leave it out"):
+    with pytest.raises(ValueError, match=r"process: shift=3.0 has no effect on VP\(.*; leave it out"):
         tiny("sd15").sampler(replace(CONFIG, process={"shift": 3.0}))
-    with pytest.raises(ValueError, match=r"process: beta_start=0.1 changes nothing in Flow\(.*; leave it out"):
+    with pytest.raises(ValueError, match=r"process: beta_start=0.1 has no effect on Flow\(.*; leave it out"):
         tiny("sd3").sampler(replace(CONFIG, process={"beta_start": 0.1}))
     with pytest.raises(ValueError, match="epsilon cannot be predicted with zero terminal SNR"):
         model.generate(replace(CONFIG, process={"prediction_type": "epsilon"}))
@@ -310,7 +310,7 @@ def test_what_is_no_model() -> None:
         StableDiffusion(**{name: module for name, module in modules.items() if name != "vae"})
     with pytest.raises(ValueError, match="pipeline must be one of Stable Diffusion 1, 2, XL or 3; got DDPMPipeline"):
         StableDiffusion(build("ddpm").pipe)
-    with pytest.raises(ValueError, match="sees 9, as those trained for inpainting do"):
+    with pytest.raises(ValueError, match="it has 9, as networks trained for inpainting do"):
         StableDiffusion(build("sd15_inpaint9").pipe)
 
 
@@ -366,14 +366,14 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model_index\.json cannot be read"):
         StableDiffusion.from_folder(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ValueError, match=r"must hold one of Stable Diffusion 1, 2, XL or 3; it holds a FluxPipeline\."):
+    with pytest.raises(ValueError, match=r"must contain Stable Diffusion 1, 2, XL or 3; it contains FluxPipeline\."):
         StableDiffusion.from_folder(tmp_path)
 
 
 def test_a_part_is_missing(folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken")
     shutil.rmtree(broken / "vae")
-    with pytest.raises(FileNotFoundError, match=r"broken is missing vae, which its model_index\.json lists"):
+    with pytest.raises(FileNotFoundError, match=r"broken must contain the parts in model_index\.json; vae is missing"):
         StableDiffusion.from_folder(broken)
 
 
@@ -426,13 +426,13 @@ def test_masks_and_images_that_do_not_fit() -> None:
         model.generate(CONFIG, mask=toy_mask())
     with pytest.raises(ValueError, match=r"mask must have the size of init_image, \(32, 32\); got \(64, 64\)"):
         model.generate(CONFIG, init_image=toy_image(), mask=toy_mask(64))
-    with pytest.raises(ValueError, match=r"must be multiples of 8, as .*; got 30 x 30. Crop it, or give width"):
+    with pytest.raises(ValueError, match=r"must be multiples of 8, because .*; got 30 x 30. Crop it, or pass width"):
         model.generate(CONFIG, init_image=toy_image(30), mask=toy_mask(30))
     with pytest.raises(ValueError, match=r"steps \* strength must be at least 1; got 4 \* 0.1"):
         model.generate(replace(CONFIG, strength=0.1), init_image=toy_image())
-    with pytest.raises(TypeError, match="init_image must be a picture of Pillow or a path; got int"):
+    with pytest.raises(TypeError, match="init_image must be a Pillow image or a path; got int"):
         model.generate(CONFIG, init_image=3)  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match=r"init_image must be a file; there is none at nowhere.png"):
+    with pytest.raises(FileNotFoundError, match=r"init_image must be an existing file; there is none at nowhere.png"):
         model.generate(CONFIG, init_image="nowhere.png")
     assert model.generate(CONFIG, init_image=toy_image(39))[0].size == (32, 32)
 

@@ -1,4 +1,4 @@
-"""What a run begins with: its start noise, the number of model calls, and instructions that contradict each other."""
+"""The inputs of a run: start noise, the number of model calls, and contradictory arguments."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_start_is_not_judged_where_it_may_be_anything() -> None:
         x = sampler.initial_state((1, 400), seed=0)
         for start in (torch.zeros_like(x), torch.full_like(x, math.nan), torch.full_like(x, 1e38)):
             sampler.start(start).load_state_dict(sampler.start(x).state_dict())
-    with pytest.warns(RuntimeWarning, match="whose spread is about 14.61; got one of nan"):
+    with pytest.warns(RuntimeWarning, match="whose spread is about 14.61; got a spread of nan"):
         sampler.sample(one, torch.full_like(x, math.nan))
     with pytest.warns(RuntimeWarning, match="whose spread is about 2.6"):  # five times EDM's sigma_data
         build_sampler("euler", sigmas=[2.6, 1.0, 0], process=EDM()).sample(one, 0.01 * torch.ones(1, 400))
@@ -172,7 +172,7 @@ def test_calls_that_make_no_sense(arguments: dict[str, Any], kind: type[Exceptio
     [
         ({"schedule": "karras"}, "either a schedule or sigmas"),
         ({"schedule": "simple"}, "either a schedule or sigmas"),
-        ({"steps": 3}, "they make 2 steps; got steps=3"),
+        ({"steps": 3}, "these sigmas make 2 steps; got steps=3"),
         ({"calls": 2}, "leave out calls when you give sigmas"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`ksched.steer`: weights that are carried, indices in proportion to them, and estimates that are unbiased."""
+"""`ksched.steer`: carried weights, resampling in proportion to the weights, and unbiased estimates."""
 
 from __future__ import annotations
 

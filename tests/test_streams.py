@@ -1,4 +1,4 @@
-"""Streams: every part is what it would be alone, and parts that one network sees together have the right law."""
+"""Streams: every part gets its solo result, and parts that share a network have the right joint distribution."""
 
 from __future__ import annotations
 
@@ -461,7 +461,7 @@ def test_what_cannot_share_a_batch_is_refused() -> None:
             batch.add(taken)
     assert batch.remove(streams) is streams
     streams.sample(together)
-    with pytest.raises(ValueError, match="the run is done"):
+    with pytest.raises(ValueError, match="must not be done when it joins"):
         batch.add(streams)
 
 
@@ -530,7 +530,7 @@ def law_error(video: str, audio: str, steps: int, audio_steps: int, through_batc
 def test_the_law_of_two_parts_tends_to_the_right_one_at_the_declared_order(
     video: str, audio: str, share: int, order: int
 ) -> None:
-    """Two shifts, and as many steps or half as many: then audio waits at its end while video goes on."""
+    """Two shifts; audio has as many steps or half as many. With half, it waits at its end while video continues."""
     measured = orders(lambda n: law_error(video, audio, n, n // share), [128, 256])
     assert measured[0] > order - 0.15
     assert law_error(video, audio, 256, 256 // share) < 0.05

@@ -1,4 +1,4 @@
-"""`Run.take`: a run goes on with some of its items, in any order, and with copies of them."""
+"""`Run.take`: a run continues with some of its items, in any order, and with copies of them."""
 
 from __future__ import annotations
 

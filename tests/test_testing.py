@@ -1,4 +1,4 @@
-"""The checks for other people's code: each seeded mistake gets the sentence that names it, correct code passes."""
+"""The checks for users' own code: each planted mistake gets the sentence that names it, correct code passes."""
 
 from __future__ import annotations
 
@@ -173,9 +173,9 @@ SCHEDULES: list[tuple[str, Callable[..., Any], str]] = [
     ),
     ("negative", but(put(-1, -0.5)), r"must be >= 0; got levels\[1\]=-0.5"),
     ("infinite", but(put(0, math.inf)), r"must be finite; got levels\[0\]=inf"),
-    ("global numpy noise", numpy_noise, "moved the global random state of numpy"),
-    ("global Python noise", python_noise, "moved the global random state of Python"),
-    ("global torch noise", torch_noise, "moved the global random state of torch"),
+    ("global numpy noise", numpy_noise, "changed the global random state of numpy"),
+    ("global Python noise", python_noise, "changed the global random state of Python"),
+    ("global torch noise", torch_noise, "changed the global random state of torch"),
     ("other levels each time", own_noise, r"steps=3, .*must be a function of its arguments; two calls gave different"),
     ("keeps its array", kept, "must return a new array every time; writing to the result changes"),
     (
@@ -269,7 +269,7 @@ def unshifted(steps: int) -> Array:
     [
         (
             lambda n, s: shift(shift(unshifted(n), s), s),
-            r"\(steps=2, shift=3.0\): the shift is applied twice: levels\[1\]=0.(9|8999)\d*, and one shift by 3.0 of",
+            r"\(steps=2, shift=3.0\): the shift is applied twice: levels\[1\]=0.(9|8999)\d*, but 0.5 shifted once",
         ),
         (lambda n, s: unshifted(n), r"the shift is not applied: levels\[1\]=0.5"),
         (lambda n, s: shift(unshifted(n), 1 / s), r"the shift is applied inversely: levels\[1\]=0.25"),
@@ -424,9 +424,9 @@ SAMPLERS: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (log_of_zero, {}, r"sigmas=\[.*, 0.0\]: it raised ValueError: math domain error"),
     (looks_at_data, {}, r"a sampler may only add, subtract and scale.*calling or reading .clamp"),
     (remembers, {}, "two traces gave different tables"),
-    (moves_noise, {}, "moved the global random state of Python"),
-    (euler, {"order": 2}, r"on VE\(.*order 2 is declared; (1.0\d|0.9\d) is measured"),
-    (second_order, {"order": 2, "options": {"half": 1.0}}, "order 2 is declared; (1.0|0.9)"),
+    (moves_noise, {}, "changed the global random state of Python"),
+    (euler, {"order": 2}, r"on VE\(.*order 2 is declared, but (1.0\d|0.9\d) is measured"),
+    (second_order, {"order": 2, "options": {"half": 1.0}}, "order 2 is declared, but (1.0|0.9)"),
     (ksched.samplers.registry.sampler_spec("ddpm").function, {"order": 1}, "draws noise, so single runs have no order"),
     (ksched.samplers.registry.sampler_spec("ddpm").function, {"weak_order": 2}, "weak order 2 is declared"),
 ]

@@ -1,4 +1,4 @@
-"""Plans that tell the model another level than that of its state: the formulas of the papers, and every executor."""
+"""Plans that call the model at another level than the state's: the papers' formulas, and every executor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNT = 6
 
 
 def told_of(plan: Plan, share: float = 0.8) -> list[float]:
-    """The first level as it is, the others apart from those of the states."""
+    """Told sigmas for a plan: the first equals the state's, the others differ from it."""
     first, *others = plan.call_sigmas.tolist()
     return [first, *(sigma * share ** (1 + k % 2) for k, sigma in enumerate(others))]
 
@@ -159,7 +159,7 @@ def test_what_is_told_already_changes_nothing_and_can_be_told_again() -> None:
         assert again.state_levels == TOLD.state_levels
         np.testing.assert_allclose(ksched.analysis.table(again), ksched.analysis.table(TOLD), rtol=1e-9, atol=1e-9)
     for wrong in ([1.0], np.zeros(plan.nfe)):
-        with pytest.raises(ValueError, match="one for each of 6 model calls, above 0"):
+        with pytest.raises(ValueError, match="one for each of the 6 model calls, above 0"):
             tell(plan, wrong, process=PLAIN)
 
 
@@ -167,7 +167,7 @@ def test_what_is_told_already_changes_nothing_and_can_be_told_again() -> None:
 
 
 def result(plan: Plan, **how: Any) -> torch.Tensor:
-    """By hand: rows over registers, the model called with what it is told."""
+    """A run by hand: rows over registers, and the model called at its told level."""
     x, drawn = start(plan), how.get("noise", {})
     states: list[torch.Tensor] = []
     answers: list[torch.Tensor] = []
@@ -339,7 +339,7 @@ def test_json_is_version_2_where_it_tells_others_and_as_before_where_not() -> No
     plain = build_sampler("dpmpp_2m", "karras", COUNT).plan
     assert json.loads(plain.to_json())["version"] == 1
     assert "state_level" not in plain.to_json()
-    with pytest.raises(ValueError, match="version 2: it tells"):
+    with pytest.raises(ValueError, match="version 2: a plan of version 2 must have state levels"):
         Plan.from_json(plain.to_json().replace('"version": 1', '"version": 2'))
     assert "eval s=" in str(TOLD).splitlines()[1]
     assert " at " in str(TOLD).splitlines()[1]

@@ -1,4 +1,4 @@
-"""What is asked of torch in private: each probe means what it is taken for, and without any the result is right."""
+"""Torch's private functions: each probe detects what it should, and without any the result is still right."""
 
 from __future__ import annotations
 

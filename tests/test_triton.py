@@ -1,4 +1,4 @@
-"""The kernels for GPUs: on one if there is one, else on the host by Triton's interpreter (``TRITON_INTERPRET=1``)."""
+"""The GPU kernels: on a GPU if there is one, else by Triton's interpreter (``TRITON_INTERPRET=1``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tune`: plans made for a model or for samples, accepted only where they are better."""
+"""`tune`: plans fitted to a model or to samples are accepted only if they are better."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ksched.tuning import search
 from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.canonical_plan import canonical, table_of
 from ksched.tuning.fit import Free, OnGrid, Problem, exact_ends
+from ksched.tuning.independent_values import IndependentValues
 from ksched.tuning.reference_mixtures import zoo
 from ksched.tuning.surrogate import fit_surrogate
 from ksched.types import Array
@@ -193,6 +194,22 @@ def test_a_surrogate_has_as_many_parts_as_the_samples_show() -> None:
     assert torch.isfinite(wide(torch.ones(1, 3, wide.dimension, dtype=torch.float64), at(0.5))).all()
 
 
+def test_independent_values_have_a_surrogate_of_their_own() -> None:
+    """Sparse values have 2 ** 24 modes: no mixture that can be listed, but one of each value. Its denoiser is exact."""
+    rng = np.random.default_rng(0)
+    share, narrow, wide = 0.25, 0.1, math.sqrt((1 - 0.75 * 0.01) / 0.25)
+    samples = rng.standard_normal((800, 24)) * np.where(rng.random((800, 24)) < share, wide, narrow)
+    found = fit_surrogate(samples, rng)
+    assert isinstance(found.mixture, IndependentValues)
+    assert found.has_modes
+    y, s = torch.from_numpy(rng.standard_normal((1, 50, 24))), 0.5
+    variances = [(0.5 * std) ** 2 + 0.25 for std in (narrow, wide)]
+    logs = [math.log(p / math.sqrt(v)) - y**2 / 2 / v for p, v in zip((1 - share, share), variances, strict=True)]
+    second = (logs[1] - logs[0]).sigmoid()
+    exact = 0.5 * y * ((1 - second) * narrow**2 / variances[0] + second * wide**2 / variances[1])
+    assert (found(y, at(s)) - exact).square().mean().sqrt() < 0.1 * exact.square().mean().sqrt()
+
+
 # ------------------------------------------------------------------------------------------------------- from samples
 
 
@@ -299,7 +316,7 @@ def test_an_end_at_the_prediction_is_kept_to() -> None:
 def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit that goes wrong gives the best pair, and the report says so."""
 
-    def ruined(self: Any, start: Plan, problems: Any, end: Any, iterations: int, told: Any) -> Plan:
+    def ruined(*_: Any) -> Plan:
         return build_sampler("euler", sigmas=[14.6, 14.0, 13.0, 0.03, 0.0], process=VP()).plan
 
     monkeypatch.setattr(search.Tuning, "improved", ruined)
@@ -368,7 +385,7 @@ def test_a_denoiser_makes_a_plan(name: str) -> None:
 
 @pytest.mark.usefixtures("short", "one_zoo")
 def test_strong_guidance_of_a_model_is_borne() -> None:
-    """In few steps a method of high order explodes under it, and the spread of what is drawn would be wrong."""
+    """In few steps a high-order method diverges under strong guidance, and the measured spread would be wrong."""
     process = Flow()
     model = mixture(process)
     part = model.only(1)

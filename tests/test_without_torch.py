@@ -1,7 +1,7 @@
-"""Mathematics without torch: all that is not a run on tensors works where torch cannot be imported.
+"""The mathematics without torch: everything except runs on tensors works where torch cannot be imported.
 
-Each test is one process in which the import of torch fails, so that they prove the same where torch is installed. The
-session ``no_torch`` runs them, and other tests that need no tensor, where it is not.
+Each test runs in a process in which importing torch fails, so the tests prove the same where torch is installed. The
+session ``no_torch`` runs them, and other tests that need no tensor, in an environment without torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import ksched
 
 
 def after(script: str) -> Any:
-    """What a script prints as JSON, where there is no torch."""
+    """The JSON that a script prints in a process without torch."""
     done = subprocess.run([sys.executable, "-c", BLOCKED + script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -180,13 +180,16 @@ def test_the_command_needs_no_torch_for_tables() -> None:
 import contextlib, io
 from ksched.cli import main
 printed = []
-for arguments in (["plan", "euler", "karras"], ["plan", "heun", "--format", "c"], ["sigmas", "karras"], ["list"]):
+for arguments in (["plan", "euler", "karras"], ["plan", "heun", "--format", "c"], ["sigmas", "karras"], ["list"],
+                  ["doctor"]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             main(arguments)
         except SystemExit as end:
             assert not end.code, arguments
     printed.append(out.getvalue())
+from ksched.explorer import Selection, page_html
+printed.append(page_html(Selection(schedules=("karras",), steps=(2,), few=())))
 assert "torch" not in sys.modules
 print(json.dumps(printed))
 """)

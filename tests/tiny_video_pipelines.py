@@ -1,4 +1,4 @@
-"""More tiny pipelines: those that ask more of their scheduler than a loop does. Prompts are embedded beforehand."""
+"""More tiny pipelines: those that use their scheduler in more than a loop. Prompts are embedded beforehand."""
 
 from __future__ import annotations
 

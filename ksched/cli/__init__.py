@@ -6,7 +6,9 @@ failure that is nobody's mistake, 1; Ctrl-C, 130. What needs torch or diffusers 
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,22 +28,33 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ----------
     arguments : what follows the name of the command; None takes it from ``sys.argv``
     """
+    _print_anything()
+    try:
+        sys.exit(_run(None if arguments is None else list(arguments)))
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:  # while the command is still being imported
+        _fail("interrupted", 130)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run the command: its exit code."""
     try:
         import rich  # noqa: F401 - only to know whether it is there
         import typer
     except ImportError:
         _fail('the command needs typer and rich: pip install "ksched[cli]"', 1)
-    from ksched.cli.app import make_app
+    from ksched.cli.app import make_command
+    from ksched.cli.help import Interrupted
+    from ksched.cli.usage import explain, is_usage_error
 
     try:
-        code = make_app()(
-            args=None if arguments is None else list(arguments), prog_name="ksched", standalone_mode=False
-        )
+        code = make_command().main(args=arguments, prog_name="ksched", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except typer.Abort:
+    except BrokenPipeError:
+        raise
+    except (Interrupted, typer.Abort):
         _fail("interrupted", 130)
     except ImportError as error:
         _fail(str(error), 1)
@@ -52,11 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (ArithmeticError, MemoryError) as error:
         _fail(str(error) or "out of memory", 1)
     except Exception as error:
-        explain = getattr(error, "format_message", None)  # typer's own errors; their class differs between versions
-        if explain is None:
+        if not is_usage_error(error):
             raise
-        _fail(explain(), 2)
-    sys.exit(code if isinstance(code, int) else 0)
+        _fail(explain(error), 2)
+    return code if isinstance(code, int) else 0
+
+
+def _print_anything() -> None:
+    """Let every name and text be printed: what the encoding of stdout does not have is written as an escape."""
+    codecs.register_error("ksched", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="ksched")
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes of a path as they are, if it is one that is not text; else an escape."""
+    for handler in ("surrogateescape", "backslashreplace"):
+        try:
+            return codecs.lookup_error(handler)(error)
+        except UnicodeError:
+            continue
+    raise error
 
 
 def _said(error: OSError) -> str:

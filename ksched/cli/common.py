@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, 
 import typer
 from rich.console import Console
 
+from ksched.cli.help import option_names
 from ksched.cli.process import ProcessName
+from ksched.cli.values import choice, number, shown, starting_with, whole
 from ksched.names.enums import Dialect, NoiseSchedule, SamplerType
 from ksched.options import Option, check_options
 
@@ -19,24 +22,27 @@ if TYPE_CHECKING:
     from ksched.plan.plan import Plan
 
 __all__ = [
-    "LONGEST",
-    "LONGEST_PLAN",
+    "LEVELS",
     "AsJSON",
     "Calls",
     "DialectName",
     "Options",
+    "PlanSteps",
     "ProcessOption",
     "SamplerName",
     "ScheduleName",
+    "Seed",
     "Shift",
     "SigmaMax",
     "SigmaMin",
     "Sigmas",
     "Steps",
+    "StepsArgument",
     "ZeroSNR",
     "complete_name",
     "complete_sampler",
     "complete_schedule",
+    "one_of",
     "plain_number",
     "read_options",
     "read_plan",
@@ -47,44 +53,123 @@ __all__ = [
 
 #: steps beyond which a command would fill memory, or run for hours, before it had anything to show
 LONGEST, LONGEST_PLAN = 1_000_000, 100_000
+_MEMORY = ", so that its tables fit into memory"
 
-Steps: TypeAlias = Annotated[int, typer.Option("--steps", "-n", max=LONGEST, help="Number of steps, at least 1.")]
-ProcessOption: TypeAlias = Annotated[ProcessName, typer.Option("--process", help="What the model was trained on.")]
-Shift: TypeAlias = Annotated[float | None, typer.Option("--shift", help="Shift of the flow or cascade process.")]
+LEVELS = "Noise levels"  # a heading in the help
+
+complete_sampler = starting_with(lambda: (*SamplerType, "auto"))
+complete_schedule = starting_with(lambda: NoiseSchedule)
+complete_name = starting_with(lambda: (*SamplerType, "auto", *NoiseSchedule))
+
+
+def _steps(most: int) -> Any:
+    return typer.Option(
+        "--steps", "-n", **whole(1, most, _MEMORY), help="Number of steps.", show_default="20", rich_help_panel=LEVELS
+    )
+
+
+Steps: TypeAlias = Annotated[int | None, _steps(LONGEST)]
+PlanSteps: TypeAlias = Annotated[int | None, _steps(LONGEST_PLAN)]
+StepsArgument: TypeAlias = Annotated[
+    int | None,
+    typer.Argument(**{**whole(1, LONGEST_PLAN, _MEMORY), "metavar": "STEPS"}, help="Number of steps, as --steps."),
+]
+ProcessOption: TypeAlias = Annotated[
+    ProcessName,
+    typer.Option(
+        "--process",
+        **choice("a process", ProcessName),
+        help=f"What the model was trained on: {', '.join(ProcessName)}.",
+        rich_help_panel=LEVELS,
+    ),
+]
+Shift: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--shift",
+        **number(0.0, above=True),
+        help="Shift of the process flow or cascade.",
+        rich_help_panel=LEVELS,
+    ),
+]
 ZeroSNR: TypeAlias = Annotated[
-    bool, typer.Option("--zero-terminal-snr", help="Rescale a VP table so that it ends in pure noise.")
+    bool,
+    typer.Option(
+        "--zero-terminal-snr", help="Rescale a vp process so that it ends in pure noise.", rich_help_panel=LEVELS
+    ),
 ]
 DialectName: TypeAlias = Annotated[
-    str, typer.Option("--dialect", help=f"Whose numbers the name means: {', '.join(Dialect)}.")
+    Dialect,
+    typer.Option(
+        "--dialect",
+        **choice("a dialect", Dialect, Dialect.parse),
+        help=f"Program whose meaning of a name is taken: {', '.join(Dialect)}.",
+        rich_help_panel=LEVELS,
+    ),
 ]
-SigmaMin: TypeAlias = Annotated[float | None, typer.Option("--sigma-min", help="Last level above 0.")]
-SigmaMax: TypeAlias = Annotated[float | None, typer.Option("--sigma-max", help="First level.")]
-Options: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option; may be repeated.")
+SigmaMin: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--sigma-min", **number(0.0, above=True), help="Last noise level above 0.", rich_help_panel=LEVELS),
+]
+SigmaMax: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--sigma-max", **number(0.0, above=True), help="First noise level.", rich_help_panel=LEVELS),
 ]
 Calls: TypeAlias = Annotated[
     int | None,
-    typer.Option("--calls", min=1, max=LONGEST_PLAN, help="Instead of steps: as many as so many model calls allow."),
+    typer.Option(
+        "--calls",
+        **whole(1, LONGEST_PLAN, _MEMORY),
+        help="Model calls (NFE) to spend: takes as many steps as they allow, instead of --steps.",
+        rich_help_panel=LEVELS,
+    ),
 ]
 Sigmas: TypeAlias = Annotated[
-    str | None, typer.Option("--sigmas", metavar="A,B,...", help="Levels to run instead of a schedule.")
+    str | None,
+    typer.Option(
+        "--sigmas",
+        metavar="A,B,...",
+        help="Noise levels of your own, falling, such as 14.6,5,1.5,0; instead of a schedule and steps.",
+        rich_help_panel=LEVELS,
+    ),
+]
+
+
+def _complete_option(incomplete: str) -> list[str]:
+    return [f"{name}=" for name in option_names() if name.startswith(incomplete)]
+
+
+Options: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="NAME=VALUE",
+        help="Option of the sampler or schedule, such as rho=5; may be repeated. --rho 5 is the same.",
+        autocompletion=_complete_option,
+    ),
 ]
 AsJSON: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SamplerName: TypeAlias = Annotated[
+    str,
+    typer.Option("--sampler", metavar="NAME", help="Sampler; see 'ksched list'.", autocompletion=complete_sampler),
+]
+ScheduleName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--schedule", metavar="NAME", help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule
+    ),
+]
+Seed: TypeAlias = Annotated[
+    int, typer.Option("--seed", **whole(0, 2**63 - 1), help="Seed of everything that is random.")
+]
 
 
-def complete_sampler(incomplete: str) -> list[str]:
-    """Names of samplers that a shell may complete a word to."""
-    return [name for name in (*SamplerType, "auto") if name.startswith(incomplete)]
-
-
-def complete_schedule(incomplete: str) -> list[str]:
-    """Names of noise schedules that a shell may complete a word to."""
-    return [name for name in NoiseSchedule if name.startswith(incomplete)]
-
-
-def complete_name(incomplete: str) -> list[str]:
-    """Names of both."""
-    return complete_sampler(incomplete) + complete_schedule(incomplete)
+def one_of(flag: str, option: Any, argument: Any) -> Any:
+    """A value that may be an argument or an option; None where it is neither."""
+    if option is not None and argument is not None:
+        raise ValueError(f"{flag} must be given once; got {shown(argument)} and {flag} {option}, which mean the same")
+    return argument if option is None else option
 
 
 def read_plan(file: Path) -> Plan:
@@ -104,7 +189,7 @@ def read_text(file: Path) -> str:
     except OSError as error:
         raise OSError(error.errno, f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"it must be text in UTF-8; byte {error.start} is none") from None
+        raise ValueError(f"it must be text in UTF-8; byte {error.start} is not") from None
 
 
 def read_sigmas(text: str | None) -> list[float] | None:
@@ -114,20 +199,15 @@ def read_sigmas(text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--sigmas must be numbers separated by commas, such as 14.6,5,1.5,0; got {text!r}") from None
+        raise ValueError(
+            f"--sigmas must be numbers separated by commas, such as 14.6,5,1.5,0; got {shown(text)}"
+        ) from None
 
 
 def screen() -> Console:
-    """Where tables go; as wide as they need to be if nobody watches."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
-
-
-SamplerName: TypeAlias = Annotated[
-    str, typer.Option("--sampler", help="Sampler; see 'ksched list'.", autocompletion=complete_sampler)
-]
-ScheduleName: TypeAlias = Annotated[
-    str, typer.Option("--schedule", help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule)
-]
+    """Where tables go: as wide as the terminal, or as COLUMNS says; as they need it where nobody watches."""
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 240
+    return Console(markup=False, highlight=False, width=wide)
 
 
 def plain_number(value: Any) -> Any:
@@ -142,7 +222,7 @@ def read_options(texts: Sequence[str] | None, owner: str, known: Mapping[str, Op
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise ValueError(f"--option must be name=value, such as eta=0.5; got {text!r}")
+            raise ValueError(f"--option must be name=value, such as eta=0.5; got {shown(text)}")
         if name in values:
             raise ValueError(f"--option {name} is given twice")
         values[name] = _read(value.strip(), known[name]) if name in known else value

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ksched.cli.common import read_options, read_plan, read_text
-from ksched.cli.image_options import sheet_of
+from ksched.cli.sheets import sheet_of
 from ksched.names.enums import NoiseSchedule
 from ksched.options import Option
 from ksched.samplers.registry import sampler_spec

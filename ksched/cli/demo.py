@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -15,14 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ksched.cli.common import (
+    AsJSON,
     ProcessOption,
     SamplerName,
     ScheduleName,
+    Seed,
+    plain_number,
     screen,
 )
 from ksched.cli.image_options import SHIPPED, quiet, shows_progress
 from ksched.cli.paths import PATH
+from ksched.cli.printing import print_files
 from ksched.cli.process import ProcessName, make_process
+from ksched.cli.values import whole
 
 if TYPE_CHECKING:
     from ksched.pictures.demo import Error, Report
@@ -34,20 +39,31 @@ __all__ = ["draw_demo"]
 _MEASURED_SHARE = 0.8  # of the time, where digits are drawn of words too
 
 
-_LONGEST_DEMO = 1000  # steps of every sampler on every schedule
-
-
 def draw_demo(
     sampler: SamplerName = "dpmpp_2m",
     schedule: ScheduleName = "karras",
-    steps: Annotated[int, typer.Option("--steps", "-n", max=_LONGEST_DEMO, help="Number of steps, at least 1.")] = 20,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps",
+            "-n",
+            **whole(1, 1000, ", so that it ends within minutes"),
+            help="Number of steps of the pictures.",
+        ),
+    ] = 20,
     process: ProcessOption = ProcessName.VP,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the start noise and of the sampler.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", **PATH, help="Folder for the pictures.")] = Path("demo"),
+    as_json: AsJSON = False,
 ) -> None:
-    """Sample 64 handwritten digits, measure every sampler on every schedule at 8 and 20 model calls, and draw it all.
+    """Sample 64 handwritten digits, and measure every sampler on every schedule at equal model calls (NFE).
 
-    With the extra diffusers, digits are drawn of words too.
+    It draws the digits, the noise levels and the errors. With the extra diffusers, it draws digits from text too.
+
+    Examples
+    --------
+    ksched demo
+    ksched demo --sampler heun --schedule beta --steps 10 --out pictures
     """
     from ksched.cli import demo_of_words
     from ksched.pictures import demo
@@ -69,10 +85,17 @@ def draw_demo(
                 prompted = demo_of_words.from_text(
                     SHIPPED, sampler, schedule, steps, seed=seed, out=out, progress=part(first, 1)
                 )
-    screen().print(_error_table(report))
-    for picture in (*prompted, *report.pictures):
-        print(picture)
-    print(_try_next(with_words))
+    if not as_json:
+        screen().print(_error_table(report))
+    print_files([*prompted, *report.pictures], as_json, **(_facts(report) if as_json else {}))
+    if not as_json:
+        print(_try_next(with_words))
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    """The errors of all samplers, for a program."""
+    errors = [error for count in report.maps for error in report.at(count)]
+    return {"errors": [{**error._asdict(), "value": plain_number(float(error.value))} for error in errors]}
 
 
 def _try_next(with_words: bool) -> str:

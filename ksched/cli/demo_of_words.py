@@ -26,6 +26,10 @@ __all__ = ["from_text"]
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
+#: what the stages take on one core, for the progress
+_SECONDS = {"loading a model": 4.2, "drawing digits from words": 4.5, "comparing samplers": 2.7}
+
+
 _PROMPT = "a handwritten three"
 
 
@@ -41,7 +45,7 @@ _COMPARED = (
 
 
 # what comes out of many calls, whatever the sampler: what the others are compared with
-_MANY = ("dpmpp_2m", "karras", 40)
+_MANY = ("dpmpp_2m", "karras")
 
 
 @one_thread()
@@ -56,6 +60,7 @@ def from_text(
     guidance_scale: float = 3.0,
     images: int = 4,
     compared: Sequence[int] = (3, 4, 5, 6),
+    many: int = 40,
     progress: Progress = lambda doing, share: None,
 ) -> tuple[Path, ...]:
     """Digits drawn of words, and one of them by some samplers in few model calls.
@@ -69,6 +74,7 @@ def from_text(
     guidance_scale : of classifier-free guidance
     images : of each word
     compared : numbers of model calls
+    many : model calls of the picture that the others are compared with
     progress : told what is being done, and the share of the work that is done
 
     Raises
@@ -82,18 +88,20 @@ def from_text(
     folder = path_of("out", out)
     how: dict[str, Any] = {"seed": seed, "guidance_scale": guidance_scale}
     shown = SamplingConfig("", sampler=str(sampler), schedule=str(schedule), steps=steps, count=images, **how)
-    stages = Stages({"loading a model": 6.0, "drawing digits from words": 5.0, "comparing samplers": 4.0}, progress)
+    stages = Stages(_SECONDS, progress)
     with stages.stage("loading a model"):
         drawn = StableDiffusion.from_folder(model)
     with stages.stage("drawing digits from words") as advance:
         cells = []
         for word in _WORDS:
             cells.append(drawn.generate(replace(shown, prompt=f"a handwritten {word}"), batch_size=images))
-            advance(5.0 / len(_WORDS))
+            advance(_SECONDS["drawing digits from words"] / len(_WORDS))
     words = f"{shown.sampler}, {shown.schedule}, {steps} step{'' if steps == 1 else 's'}, guidance {guidance_scale:g}"
     prompts = sheet([*zip(*cells, strict=True)], columns=_WORDS, title="“a handwritten …”", note=words)
     with stages.stage("comparing samplers") as advance:
-        grid = _few_calls(drawn, compared, how, lambda: advance(4.0 / (len(_COMPARED) + 1)))
+        grid = _few_calls(
+            drawn, compared, many, how, lambda: advance(_SECONDS["comparing samplers"] / (len(_COMPARED) + 1))
+        )
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {folder / "prompts.png": prompts, folder / "compared.png": grid}
     for path, picture in pictures.items():
@@ -102,7 +110,7 @@ def from_text(
 
 
 def _few_calls(
-    model: StableDiffusion, calls: Sequence[int], how: Mapping[str, Any], advance: Callable[[], object]
+    model: StableDiffusion, calls: Sequence[int], many: int, how: Mapping[str, Any], advance: Callable[[], object]
 ) -> Image:
     """One digit by some samplers at some numbers of model calls, each with its distance to that of many calls."""
     import numpy as np
@@ -111,26 +119,25 @@ def _few_calls(
     from ksched.stable_diffusion import SamplingConfig
 
     def draw(sampler: str, schedule: str | None, steps: int) -> Image:
-        own = {} if schedule is None else {"schedule": schedule}
+        own: dict[str, Any] = {} if schedule is None else {"schedule": schedule}
         return model.generate(SamplingConfig(_PROMPT, sampler=sampler, steps=steps, **own, **how))[0]
 
     def off(picture: Image) -> str:
         """Root mean square difference to the picture of many calls, over the greatest that there could be."""
         return f"{100 * np.sqrt(np.mean((np.asarray(picture, float) / 255 - exact) ** 2)):.1f} % off"
 
-    many = draw(*_MANY)
-    exact = np.asarray(many, float) / 255
+    target = draw(*_MANY, many)
+    exact = np.asarray(target, float) / 255
     advance()
     rows = []
     for sampler, schedule in _COMPARED:
         rows.append([draw(sampler, schedule, number) for number in calls])
         advance()
-    sampler, schedule, steps = _MANY
     return sheet(
-        [*rows, [many]],
-        rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), f"{sampler}\n{schedule}\n{steps} calls"],
+        [*rows, [target]],
+        rows=[*("\n".join(filter(None, pair)) for pair in _COMPARED), "\n".join((*_MANY, f"{many} calls"))],
         columns=[f"{number} calls" for number in calls],
         captions=[*([off(picture) for picture in row] for row in rows), [""]],
-        title=f"“{_PROMPT}”",
-        note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {steps} calls",
+        title=f"“{_PROMPT}” in few model calls",
+        note=f"seed {how['seed']}, guidance {how['guidance_scale']:g}; % off: difference to {many} calls",
     )

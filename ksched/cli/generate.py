@@ -13,24 +13,24 @@ import typer
 from ksched.cli.common import Calls, Options, Sigmas, complete_sampler, complete_schedule, read_sigmas
 from ksched.cli.configurations import Wanted, given_of, is_folder, of_plan, seeds_of, wanted_of
 from ksched.cli.image_options import (
+    MODEL,
+    PICTURE,
     CanvasOptions,
     Force,
     GuidanceOptions,
     ModelOptions,
+    Steps,
     What,
-    carried,
-    digests,
-    facts,
-    is_sheet_there,
     make_writable,
-    quoted,
-    save_sheet,
     shows_progress,
     threads_for,
     told_of_interruption,
     with_groups,
 )
 from ksched.cli.paths import PATH
+from ksched.cli.printing import Printed, printed_files
+from ksched.cli.sheets import carried, digests, facts, is_sheet_there, quoted, save_sheet
+from ksched.cli.values import starting_with, whole
 from ksched.storage.files import remove_parts
 
 if TYPE_CHECKING:
@@ -47,56 +47,124 @@ def generate_images(
     *,
     sampler: Annotated[
         str | None,
-        typer.Option("--sampler", help="See 'ksched list'.", show_default="euler", autocompletion=complete_sampler),
+        typer.Option(
+            "--sampler",
+            metavar="NAME",
+            help="Sampler; see 'ksched list'.",
+            show_default="euler",
+            autocompletion=complete_sampler,
+        ),
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option("--schedule", help="See 'ksched list'.", show_default="simple", autocompletion=complete_schedule),
+        typer.Option(
+            "--schedule",
+            metavar="NAME",
+            help="Noise schedule; see 'ksched list'.",
+            show_default="simple",
+            autocompletion=complete_schedule,
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-n", help="1 to 1000.", show_default="20")] = None,
-    calls: Calls = None,
-    sigmas: Sigmas = None,
     label: Annotated[
-        str | None, typer.Option("--label", help='Sampler and schedule in one, such as "DPM++ 2M Karras".')
+        str | None,
+        typer.Option("--label", metavar="NAME", help='Sampler and schedule in one, such as "DPM++ 2M Karras".'),
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="fast, balanced or high_quality.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Sampler, schedule and steps in one: fast, balanced or high_quality.",
+            autocompletion=starting_with(lambda: ("fast", "balanced", "high_quality")),
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option("--plan", **PATH, help="A plan from ksched tune, instead of sampler, schedule and steps."),
+        typer.Option(
+            "--plan", **PATH, help="File with a plan, from ksched tune or ksched plan --json, instead of all these."
+        ),
     ] = None,
     option: Options = None,
+    steps: Steps = None,
+    calls: Calls = None,
+    sigmas: Sigmas = None,
     prompted: GuidanceOptions,
     seed: Annotated[
         str | None,
-        typer.Option("--seed", metavar="N|N,N,...", help="Image i takes seed + i; or one for each.", show_default="0"),
+        typer.Option(
+            "--seed",
+            metavar="N[,N...]",
+            help="Seed of the first image, the next takes one more; or one seed for each image.",
+            show_default="0",
+            rich_help_panel=PICTURE,
+        ),
     ] = None,
-    count: Annotated[int | None, typer.Option("--count", help="Number of images.", show_default="1")] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", **whole(1, 1_000_000), help="Number of images.", show_default="1", rich_help_panel=PICTURE
+        ),
+    ] = None,
     canvas: CanvasOptions,
     again: Annotated[
         Path | None,
-        typer.Option("--from", **PATH, help="A picture to repeat, with what it carries and what else is given."),
+        typer.Option(
+            "--from",
+            **PATH,
+            help="Picture to draw again, with the settings that it carries and what else is given.",
+            rich_help_panel=PICTURE,
+        ),
     ] = None,
     drawn_by: ModelOptions,
     batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Images to draw at once; shows in the last bits of a picture.")
+        int,
+        typer.Option(
+            "--batch",
+            **whole(1),
+            help="Images drawn at once; the last bits of a picture depend on it.",
+            rich_help_panel=MODEL,
+        ),
     ] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", **PATH, help="A .png, numbered if there are more; or a folder.", show_default="a name"),
+        typer.Option(
+            "--out",
+            **PATH,
+            help="File ending in .png, numbered if there are several images; or a folder.",
+            show_default="a .png named after the prompt",
+            rich_help_panel="Output",
+        ),
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="One labelled sheet of all images instead of a file each.")
+        bool,
+        typer.Option(
+            "--grid", help="One labelled sheet of all images instead of a file each.", rich_help_panel="Output"
+        ),
     ] = False,
     force: Force = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the names of the files as JSON.", rich_help_panel="Output")
+    ] = False,
 ) -> None:
-    """Draw images of a text, with any sampler on any schedule.
+    """Draw images from text, with any sampler on any noise schedule.
 
-    A picture carries its configuration (ksched show), and --from repeats it. What is there already and is the same is
-    kept and not drawn again, so that after Ctrl-C, a crash or a full disk the same command goes on; a file that is
-    another picture is never replaced without --force, and a folder of another batch never at all.
+    A picture carries its settings: ksched show prints them, and --from draws it again. A picture that exists already
+    and is the same is kept and not drawn again, so the same command resumes after Ctrl-C, a crash or a full disk. Any
+    other existing file is overwritten only with --force. A folder that belongs to another batch is never overwritten.
 
-    In a folder, which has a manifest.json, many processes can share the work, and any number of them make the same
-    files byte for byte: torchrun --nproc-per-node 8 -m ksched generate "a red fox" --count 50000 --out foxes
+    Several processes can share a folder, which gets a manifest.json: start the same command with torchrun. Any number
+    of them writes the same files, byte for byte.
+
+    Examples
+    --------
+    ksched generate "a handwritten seven" --out seven.png
+    ksched generate "a handwritten seven" --sampler dpmpp_2m --schedule karras --steps 20 --rho 5
+    ksched generate "a red fox" --label "DPM++ 2M Karras" --count 12 --grid --out foxes.png
+    ksched generate "a red fox" --sigmas 14.6,5,1.5,0.4,0 --noise pink
+    ksched generate fox.json --model path/to/model --seed 3,5,8
+    ksched generate fox.json --init photo.png --mask mask.png --strength 0.6
+    ksched generate --from fox.png --steps 50 --out again.png
+    torchrun --nproc-per-node 8 -m ksched generate "a red fox" --count 50000 --out foxes
     """
     from ksched.stable_diffusion.many import Place, run_many
 
@@ -120,26 +188,31 @@ def generate_images(
     target = _target(out, what, again, wanted, grid)
     several = is_folder(what)
     batched = not grid and not several and not _is_file(target)
-    if place.size > 1 and not batched:
-        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
-    if batched and force:
-        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
+    _check_sharing(place.size, batched, force)
     made = drawn_by.load(place.local)
     given, threads = canvas.pictures, drawn_by.threads
-    with told_of_interruption(), threads_for(made, threads, folder=batched):
+    with printed_files(as_json) as printed, told_of_interruption(), threads_for(made, threads, folder=batched):
         if again is not None:
             _check_origin(made, again, given)
         if grid:
-            _draw_sheet(made, wanted, target, batch, force, given)
+            _draw_sheet(made, wanted, target, batch, force, given, printed)
         elif not batched:
             for one in wanted:
                 path = target / f"{one.name}.png" if several else target
-                _draw_files(made, one.config, path, batch, force, given)
+                _draw_files(made, one.config, path, batch, force, given, printed)
         else:
             shown = shows_progress()
             run_many(made, wanted[0].config, target, batch_size=batch, threads=threads or 1, progress=shown, **given)
             if place.rank == 0:
-                print(target)
+                printed.file(target)
+
+
+def _check_sharing(processes: int, batched: bool, force: bool) -> None:
+    """Raise where a folder of one batch is needed, or must not be replaced."""
+    if processes > 1 and not batched:
+        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
+    if batched and force:
+        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
 
 
 def _target(out: Path | None, what: str | None, again: Path | None, wanted: Sequence[Wanted], grid: bool) -> Path:
@@ -164,7 +237,13 @@ def _is_file(path: Path) -> bool:
 
 
 def _draw_files(
-    model: StableDiffusion, config: SamplingConfig, path: Path, batch: int, force: bool, given: Mapping[str, Any]
+    model: StableDiffusion,
+    config: SamplingConfig,
+    path: Path,
+    batch: int,
+    force: bool,
+    given: Mapping[str, Any],
+    printed: Printed,
 ) -> None:
     """Images into one file or numbered ones; those that are there stay."""
     from ksched.stable_diffusion import save_png
@@ -183,7 +262,7 @@ def _draw_files(
     if len(done) < count:
         make_writable(path)
     for number in sorted(done):
-        print(paths[number])
+        printed.file(paths[number])
     if done:
         print(f"ksched: {len(done)} of {count} there already", file=sys.stderr)
     progress = shows_progress()
@@ -193,7 +272,7 @@ def _draw_files(
         except FileExistsError:  # another process was faster
             if carried(paths[number]) != (job.config.single(number), job.origin):
                 raise
-        print(paths[number], flush=True)
+        printed.file(paths[number])
     remove_parts(paths)
 
 
@@ -204,13 +283,14 @@ def _draw_sheet(
     batch: int,
     force: bool,
     given: Mapping[str, Any],
+    printed: Printed,
 ) -> None:
     """All images on one sheet: of several configurations in a row each, of one in a block."""
     total = sum(len(one.config.seeds) for one in wanted)
     if total > _MOST_ON_A_SHEET:
         raise ValueError(f"a sheet holds at most {_MOST_ON_A_SHEET} images; got {total}")
     shown = {"model": model.name, "configs": [one.config.to_dict() for one in wanted], **digests(given)}
-    if is_sheet_there(path, shown, force):
+    if is_sheet_there(path, shown, force, printed):
         return
     make_writable(path)
     how = {**given, "batch_size": batch, "progress": shows_progress()}
@@ -224,7 +304,7 @@ def _draw_sheet(
         words: dict[str, Any] = {"title": quoted(config.prompt), "note": facts(model, config)}
     else:
         words = {"rows": [one.name for one in wanted], "note": f"model {model.name}"}
-    save_sheet(cells, path, shown, force, captions=captions, **words)
+    save_sheet(cells, path, shown, force, printed, captions=captions, **words)
 
 
 def _check_origin(

@@ -4,50 +4,43 @@ from __future__ import annotations
 
 import errno
 import inspect
-import io
-import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args, get_type_hints
 
 import typer
 
+from ksched.cli.common import LEVELS
 from ksched.cli.paths import PATH
-from ksched.samplers.registry import sampler_spec
-from ksched.storage.files import check_writable, remove_parts, write_whole
-from ksched.storage.texts import parse_json
+from ksched.cli.values import choice, number, starting_with, whole
+from ksched.noise.kinds import NoiseName
+from ksched.storage.files import check_writable
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from ksched.stable_diffusion import SamplingConfig, StableDiffusion
+    from ksched.stable_diffusion import StableDiffusion
 
 
 __all__ = [
-    "SHEET",
+    "MODEL",
+    "PICTURE",
     "SHIPPED",
     "CanvasOptions",
     "Force",
     "GuidanceOptions",
     "ModelOptions",
     "Precision",
+    "Steps",
     "What",
-    "carried",
-    "digests",
-    "facts",
-    "is_sheet_there",
     "make_folder",
     "make_writable",
     "quiet",
-    "quoted",
-    "save_sheet",
-    "sheet_of",
     "shows_progress",
     "threads_for",
     "told_of_interruption",
@@ -59,12 +52,20 @@ __all__ = [
 SHIPPED = Path(__file__).parents[1] / "data" / "handwritten_digits"
 
 
+#: fields of a configuration whose options have another name
+_FLAGS = {
+    "init_image": "--init",
+    "guidance_scale": "--guidance",
+    "guidance_rescale": "--guidance-rescale",
+    "negative_prompt": "--negative",
+}
+
+
 #: networks of fewer parameters run faster on one core than on several
 _SMALL = 50_000_000
 
 
-#: the name of the text in a PNG that says what a sheet shows
-SHEET = "ksched_sheet"
+PICTURE, MODEL = "Picture", "Model"  # headings in the help
 
 
 class Precision(StrEnum):
@@ -75,26 +76,63 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+_complete_noise = starting_with(lambda: get_args(NoiseName))
+
+
 What: TypeAlias = Annotated[
     str | None,
-    typer.Argument(metavar="PROMPT|FILE|FOLDER", help="What to draw; or a .json or .toml file that says it, or many."),
+    typer.Argument(
+        metavar="PROMPT|FILE|FOLDER",
+        help="Text to draw; or a .json or .toml file with a configuration; or a folder of such files.",
+    ),
 ]
 
 
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is another picture.")]
+Force: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Replace a file that is another picture.", rich_help_panel="Output")
+]
+
+
+Steps: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        "-n",
+        **whole(1, 1000, ", the number that models are trained with"),
+        help="Number of steps.",
+        show_default="20",
+        rich_help_panel=LEVELS,
+    ),
+]
 
 
 @dataclass(frozen=True)
 class GuidanceOptions:
     """How the prompt steers the image."""
 
-    negative: Annotated[str | None, typer.Option("--negative", help="What to keep away from.")] = None
+    negative: Annotated[
+        str | None,
+        typer.Option("--negative", metavar="TEXT", help="What to keep out of the image.", rich_help_panel=PICTURE),
+    ] = None
     guidance: Annotated[
         float | None,
-        typer.Option("--guidance", help="Scale of classifier-free guidance; 1 is none.", show_default="7.5"),
+        typer.Option(
+            "--guidance",
+            **number(0.0),
+            help="Scale of classifier-free guidance (CFG); 1 is none.",
+            show_default="7.5",
+            rich_help_panel=PICTURE,
+        ),
     ] = None
     guidance_rescale: Annotated[
-        float | None, typer.Option("--guidance-rescale", help="Share of the added contrast to take away, 0 to 1.")
+        float | None,
+        typer.Option(
+            "--guidance-rescale",
+            **number(0.0),
+            help="Share of the contrast added by guidance to take away, 0 to 1.",
+            show_default="0",
+            rich_help_panel=PICTURE,
+        ),
     ] = None
 
     @property
@@ -111,21 +149,58 @@ class GuidanceOptions:
 class CanvasOptions:
     """The size of the image, and the picture that it starts from."""
 
-    width: Annotated[int | None, typer.Option("--width", help="In pixels.", show_default="the model's own")] = None
-    height: Annotated[int | None, typer.Option("--height", help="In pixels.", show_default="the model's own")] = None
-    init: Annotated[Path | None, typer.Option("--init", **PATH, help="Picture to start from.")] = None
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width", **whole(8), help="Width in pixels.", show_default="the model's own", rich_help_panel=PICTURE
+        ),
+    ] = None
+    height: Annotated[
+        int | None,
+        typer.Option(
+            "--height", **whole(8), help="Height in pixels.", show_default="the model's own", rich_help_panel=PICTURE
+        ),
+    ] = None
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", **PATH, help="Picture to start from (image to image).", rich_help_panel=PICTURE),
+    ] = None
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", **PATH, help="White where to change --init, black where to keep every pixel."),
+        typer.Option(
+            "--mask",
+            **PATH,
+            help="Mask for --init: white where to draw, black where to keep every pixel.",
+            rich_help_panel=PICTURE,
+        ),
     ] = None
     strength: Annotated[
-        float | None, typer.Option("--strength", help="How much --init is changed, above 0 to 1.", show_default="0.75")
+        float | None,
+        typer.Option(
+            "--strength",
+            **number(0.0, above=True),
+            help="How much of --init changes, above 0 to 1.",
+            show_default="0.75",
+            rich_help_panel=PICTURE,
+        ),
+    ] = None
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            "--noise",
+            metavar="NAME",
+            help="Noise of the start and of the steps: white, pink, brown, blue, violet, pyramid, offset or brownian; "
+            "or a kind with options, such as pyramid:strength=0.5.",
+            show_default="white",
+            autocompletion=_complete_noise,
+            rich_help_panel=PICTURE,
+        ),
     ] = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """The fields of a configuration that they set; None where they leave it open."""
-        return {"width": self.width, "height": self.height, "strength": self.strength}
+        return {"width": self.width, "height": self.height, "strength": self.strength, "noise": self.noise}
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -139,22 +214,42 @@ class ModelOptions:
 
     model: Annotated[
         Path | None,
-        typer.Option("--model", **PATH, help="Folder of diffusers.", show_default="the digits that come with ksched"),
+        typer.Option(
+            "--model",
+            **PATH,
+            help="Folder with a model of diffusers.",
+            show_default="the handwritten digits that come with ksched",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     device: Annotated[
-        str | None, typer.Option("--device", help="Such as cpu or cuda:1.", show_default="a GPU, if there is one")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="Device, such as cpu or cuda:1.",
+            show_default="a GPU if there is one",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     dtype: Annotated[
-        Precision | None, typer.Option("--dtype", help="Of weights.", show_default="float32 on cpu, else float16")
+        Precision | None,
+        typer.Option(
+            "--dtype",
+            **choice("a number format", Precision),
+            help=f"Number format of weights: {', '.join(Precision)}.",
+            show_default="float32 on cpu, else float16",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
-            min=1,
-            max=1024,
-            help="Of the processor; the last bits of a picture depend on it.",
+            **whole(1, 1024),
+            help="CPU threads; the last bits of a picture depend on their number.",
             show_default="1 for small models and folders",
+            rich_help_panel=MODEL,
         ),
     ] = None
 
@@ -184,12 +279,24 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     def grouped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
+        try:
+            command(**values)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            if type(error) not in (ValueError, TypeError, FileNotFoundError) or getattr(error, "errno", None):
+                raise
+            raise type(error)(_with_flags(str(error))) from error
 
     grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
     grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both
     vars(grouped)["__signature__"] = inspect.Signature(flat)
     return grouped
+
+
+def _with_flags(message: str) -> str:
+    """A message about a field of a configuration, as one about the option that sets it; those of files stay."""
+    for field, flag in _FLAGS.items():
+        message = re.sub(rf"\b{field}\b", flag, message)
+    return re.sub(r"^(mask|strength|width|height|steps|seed|count|noise|preset)(?= must| says)", r"--\1", message)
 
 
 def load(path: Path | None, device: str | None, dtype: Precision | None, local: int = 0) -> StableDiffusion:
@@ -206,9 +313,13 @@ def load(path: Path | None, device: str | None, dtype: Precision | None, local: 
     try:
         place = torch.device("cpu" if device is None else device)
     except RuntimeError:
-        raise ValueError(f"--device must be such as cpu, cuda or cuda:1; got {device!r}") from None
+        raise ValueError(f"--device must be a device such as cpu, cuda or cuda:1; got {device!r}") from None
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch finds no GPU here")
+        raise ValueError(f"--device {device}: torch finds no GPU here; leave out --device for the CPU")
+    try:
+        torch.zeros(1, device=place).cpu()
+    except (RuntimeError, AssertionError):  # NotImplementedError is a RuntimeError
+        raise ValueError(f"--device must be a device that torch finds here, such as cpu; got {device!r}") from None
     with quiet():
         return StableDiffusion.from_folder(
             path or SHIPPED, device=place, dtype=None if dtype is None else getattr(torch, dtype)
@@ -271,97 +382,6 @@ def make_writable(file: Path) -> None:
     check_writable(file)
 
 
-def carried(file: Path) -> tuple[SamplingConfig, dict[str, Any]] | None:
-    """What a file says that it is the picture of; None if it says nothing that makes sense."""
-    from ksched.stable_diffusion import read_config
-    from ksched.stable_diffusion.files import opened, origin_of
-
-    try:
-        picture = opened("picture", file)
-        return read_config(picture), origin_of(picture)
-    except (ValueError, TypeError):
-        return None
-
-
-def sheet_of(file: Path) -> Any:
-    """What a sheet says that it shows; None if the picture is no sheet."""
-    from ksched.stable_diffusion.files import opened
-
-    text = opened("picture", file).info.get(SHEET)
-    try:
-        return None if text is None else parse_json(text, constants=True)
-    except ValueError as error:
-        raise ValueError(f"{file} carries text that cannot be used: {error}") from None
-
-
 def shows_progress() -> bool:
     """Whether somebody watches."""
     return sys.stderr.isatty()
-
-
-def digests(pictures: Mapping[str, Path | None]) -> dict[str, str]:
-    """Hashes of the pictures that are changed, where there are any."""
-    from ksched.stable_diffusion.files import digest, opened
-
-    return {name: str(digest(opened(name, path))) for name, path in pictures.items() if path is not None}
-
-
-def quoted(prompt: str) -> str:
-    """A prompt for a title."""
-    return f"“{prompt if len(prompt) <= 90 else prompt[:89] + '…'}”"
-
-
-def _names(config: SamplingConfig) -> list[str]:
-    """Sampler and schedule, if it takes one."""
-    spec = sampler_spec(config.sampler)
-    if spec.levels is not None:
-        return [spec.name]
-    return [spec.name, config.schedule if config.sigmas is None else "noise levels of its own"]
-
-
-def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -> str:
-    """What all images of a sheet have in common."""
-    width, height = config.width or model.size[0], config.height or model.size[1]
-    steps = f"{config.steps} step{'' if config.steps == 1 else 's'}"
-    words = [f"seed {config.seeds[0]}"] if plain else [*_names(config), steps]
-    words += [f"guidance {config.guidance_scale:g}", f"model {model.name}", f"{width} x {height}"]
-    words += [f"without {quoted(config.negative_prompt)}"] * bool(config.negative_prompt)
-    return ", ".join(words)
-
-
-def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool) -> bool:
-    """Whether a sheet is there already; an error if it is something else."""
-    from ksched.stable_diffusion.files import opened
-
-    if force or not path.exists():
-        return False
-    try:
-        there = opened("picture", path).info.get(SHEET)
-    except ValueError:
-        there = None
-    if there != json.dumps(shown):
-        raise ValueError(f"{path} is another picture; give another --out, or --force to replace it")
-    print(path)
-    print("ksched: it is there already", file=sys.stderr)
-    return True
-
-
-def save_sheet(
-    cells: Sequence[Sequence[Image.Image]], path: Path, shown: Mapping[str, Any], force: bool, **words: Any
-) -> None:
-    """Write a sheet that carries what it shows; ``words`` as for `ksched.pictures.sheet.sheet`."""
-    from PIL import PngImagePlugin
-
-    from ksched.pictures.sheet import sheet
-
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text(SHEET, json.dumps(shown))
-    buffer = io.BytesIO()
-    sheet(cells, **words).save(buffer, "PNG", pnginfo=notes)
-    try:
-        write_whole(path, buffer.getvalue(), replace=force)
-    except FileExistsError:  # another process was faster
-        is_sheet_there(path, shown, force)
-        return
-    remove_parts([path])
-    print(path)

@@ -2,51 +2,76 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from rich import box
 from rich.table import Table
 
 from ksched.cli.common import AsJSON, complete_name, plain_number, screen
+from ksched.cli.printing import print_json
+from ksched.cli.values import shown
 from ksched.dialects.peer_samplers import SAMPLER_PEERS
 from ksched.dialects.peer_schedules import PEERS
 from ksched.names.enums import Dialect
+from ksched.names.spelling import did_you_mean, spelling_key
 from ksched.options import Option
 from ksched.samplers.coordinates import VIEW_OPTIONS
 from ksched.samplers.facts import allowed, option_texts, sampler_facts
-from ksched.samplers.registry import AUTO, dialect_options, sampler_spec, samplers
-from ksched.samplers.spec import SamplerSpec
+from ksched.samplers.registry import AUTO, dialect_options, families, sampler_spec, samplers
+from ksched.samplers.spec import FAMILIES, SamplerSpec
 from ksched.schedules.select import DIALECTS, schedule_name, schedule_options, schedule_spec, schedules
 
 __all__ = ["list_names"]
 
-_SAMPLER_COLUMNS = ("sampler", "order", "weak", "calls", "to 0", "noise", "also")
+_LEGEND = """
+order: of the method for the ODE    weak: of the law, with noise
+calls: model calls (NFE) per step   to 0: those of the step to sigma 0
+noise: draws per step               also: what it needs or chooses itself"""
+
+
+def _complete_family(incomplete: str) -> list[str]:
+    return [name for name in FAMILIES if name.startswith(incomplete)]
 
 
 def list_names(
     name: Annotated[
-        str | None, typer.Argument(help="A sampler or noise schedule, to read all of it.", autocompletion=complete_name)
+        str | None,
+        typer.Argument(help="Sampler or noise schedule to show in full.", autocompletion=complete_name),
     ] = None,
-    only_samplers: Annotated[bool, typer.Option("--samplers", help="Only the samplers.")] = False,
-    only_schedules: Annotated[bool, typer.Option("--schedules", help="Only the noise schedules.")] = False,
+    only_samplers: Annotated[bool, typer.Option("--samplers", help="Only samplers.")] = False,
+    only_schedules: Annotated[bool, typer.Option("--schedules", help="Only noise schedules.")] = False,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            "--family",
+            metavar="NAME",
+            help=f"Only samplers of one family: {', '.join(FAMILIES)}.",
+            autocompletion=_complete_family,
+        ),
+    ] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List samplers and noise schedules with their facts; with a name, everything about that one."""
-    both = only_samplers == only_schedules
-    of_samplers, of_schedules = both or only_samplers, both or only_schedules
-    specs = list(samplers()) if of_samplers else []
-    rules = list(schedules()) if of_schedules else []
+    """List samplers and noise schedules; with a name, show everything about that one.
+
+    Samplers are grouped by family. Any program's spelling of a name is understood.
+
+    Examples
+    --------
+    ksched list
+    ksched list --family exponential_multistep
+    ksched list dpmpp_2m
+    ksched list "DPM++ 2M SDE"
+    ksched list --schedules --json
+    """
+    specs, rules = _listed(only_samplers, only_schedules, None if family is None else _family(family))
     if name is not None:
-        specs, rules = _found(name, [*specs, *([AUTO] * of_samplers)], rules)
-        of_samplers, of_schedules = bool(specs), bool(rules)
+        specs, rules = _named(name, specs, rules, family)
     if as_json:
-        facts = {"samplers": [_sampler_json(spec) for spec in specs]} if of_samplers else {}
-        facts |= {"schedules": [_schedule_json(rule) for rule in rules]} if of_schedules else {}
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        facts = {"samplers": [_sampler_json(spec) for spec in specs], "schedules": [*map(_schedule_json, rules)]}
+        facts = {kind: entries for kind, entries in facts.items() if entries}
+        print_json(facts)
     elif name is not None:
         width = min(screen().width, 100)
         print("\n\n".join([*(_sampler_page(s, width) for s in specs), *(_schedule_page(s, width) for s in rules)]))
@@ -54,12 +79,49 @@ def list_names(
         _print_tables(specs, rules)
 
 
+def _listed(only_samplers: bool, only_schedules: bool, family: str | None) -> tuple[list[SamplerSpec], list[str]]:
+    """The samplers and the schedules that are asked for."""
+    if family is not None:
+        if only_schedules:
+            raise ValueError("--family is of samplers; leave out --schedules, or it")
+        return [spec for spec in samplers() if spec.family == family], []
+    both = only_samplers == only_schedules
+    return list(samplers()) if both or only_samplers else [], list(schedules()) if both or only_schedules else []
+
+
+def _named(
+    name: str, specs: list[SamplerSpec], rules: list[str], family: str | None
+) -> tuple[list[SamplerSpec], list[str]]:
+    """The sampler and the schedule of a name among the listed."""
+    found = _found(name, [*specs, *([AUTO] * (bool(specs) and family is None))], rules)
+    if family is not None and found[0][0].family != specs[0].family:
+        raise ValueError(f"sampler {found[0][0].name} is of the family {found[0][0].family}, not {specs[0].family}")
+    return found
+
+
+def _family(name: str) -> str:
+    """A family of samplers, by its name or its heading."""
+    known = {spelling_key(word): family for family, heading in FAMILIES.items() for word in (family, heading)}
+    if spelling_key(name) not in known:
+        raise ValueError(
+            f"--family must be a family of samplers: {', '.join(FAMILIES)}; got {shown(name)}"
+            + did_you_mean(name, FAMILIES)
+        )
+    return known[spelling_key(name)]
+
+
 def _print_tables(specs: Sequence[SamplerSpec], rules: Sequence[str]) -> None:
     console = screen()
-    if specs:
-        console.print(_sampler_table(specs, console.width))
+    wide = max((len(spec.name) for spec in specs), default=0)
+    for k, (heading, members) in enumerate(families(specs).items()):
+        print(f"{chr(10) * (k > 0)}{heading}")
+        console.print(_sampler_table(members, console.width, wide))
+    if specs and console.width >= 76:
+        print(_LEGEND)
     if rules:
-        console.print(_schedule_table())
+        print(f"{chr(10) * bool(specs)}Noise schedules")
+        console.print(_schedule_table(rules, console.width))
+    print("\n'ksched list NAME' shows everything about one.")
 
 
 def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[SamplerSpec], list[str]]:
@@ -83,38 +145,43 @@ def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[
     return found
 
 
-def _sampler_table(specs: Sequence[SamplerSpec], width: int) -> Table:
-    wide = width >= 120
-    table = Table(title="Samplers", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    columns = [*_SAMPLER_COLUMNS, *(["what it is"] if wide else [])]
-    if width < 76:  # names are never cut: these are on the page of each
-        columns = [column for column in columns if column not in ("weak", "to 0", "also")]
-    for column in columns:
-        table.add_column(column, no_wrap=column == "sampler")
-    table.title_justify = table.caption_justify = "left"
-    table.caption = "calls and noise: per step; weak: order of the law with noise\n'ksched list NAME' tells all of one"
+def _sampler_table(specs: Sequence[SamplerSpec], width: int, wide: int) -> Table:
+    """A row for each sampler of a family; names are never cut, and a narrow screen has fewer facts."""
+    columns = {"sampler": wide, "order": 5, "weak": 4, "calls": 6, "to 0": 4, "noise": 6, "also": 8}
+    if width >= 120:
+        columns["what it is"] = 0
+    for least, names in ((76, ("weak", "to 0", "also")), (52, ("noise",)), (44, ("calls",)), (36, ("order",))):
+        columns = {name: size for name, size in columns.items() if width >= least or name not in names}
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for column, size in columns.items():
+        table.add_column(column, no_wrap=column == "sampler", min_width=size, overflow="fold")
     for spec in specs:
-        calls = spec.calls if isinstance(spec.calls, int) else "varies"
-        to_zero = spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-"
-        noise = "varies" if spec.draws is None else spec.draws or "-"
         also = ", ".join(word for word in ("uncond", "adaptive", "flow_only") if getattr(spec, word))
-        weak = "-" if spec.weak_order is None else spec.weak_order
-        cells: dict[str, object] = dict(
-            zip(_SAMPLER_COLUMNS, (spec.name, spec.order, weak, calls, to_zero, noise, also), strict=True)
-        )
-        cells["what it is"] = spec.summary.replace("`", "")
+        cells: dict[str, object] = {
+            "sampler": spec.name,
+            "order": spec.order,
+            "weak": "-" if spec.weak_order is None else spec.weak_order,
+            "calls": spec.calls if isinstance(spec.calls, int) else "varies",
+            "to 0": spec.calls_to_zero if isinstance(spec.calls, int) and not spec.adaptive else "-",
+            "noise": "varies" if spec.draws is None else spec.draws or "-",
+            "also": also,
+            "what it is": spec.summary.replace("`", ""),
+        }
         table.add_row(*(str(cells[column]) for column in columns))
     return table
 
 
-def _schedule_table() -> Table:
-    table = Table(title="Noise schedules")
-    table.add_column("schedule", no_wrap=True)
-    for column in ("levels", "options", "source"):
-        table.add_column(column, overflow="fold")
-    for name, rule in schedules().items():
-        options = "\n".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
-        table.add_row(str(name), rule.formula, options or "-", rule.source)
+def _schedule_table(rules: Sequence[str], width: int) -> Table:
+    """A row for each noise schedule; a narrow screen has fewer facts."""
+    columns = ["schedule", *(["options"] if width >= 52 else []), *(["levels", "source"] if width >= 100 else [])]
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "schedule", overflow="fold")
+    for name in rules:
+        rule = schedule_spec(name)
+        options = ", ".join(f"{option.name}={option.default}" for option in schedule_options(name).values())
+        cells = {"schedule": str(name), "levels": rule.formula, "options": options or "-", "source": rule.source}
+        table.add_row(*(cells[column] for column in columns))
     return table
 
 
@@ -180,6 +247,7 @@ def _quirks(option: Option) -> str:
 def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
+        "family": spec.family,
         "order": spec.order,
         "weak_order": spec.weak_order,
         "calls": spec.calls if isinstance(spec.calls, int) else None,  # not the same in every step

@@ -9,27 +9,32 @@ import typer
 
 from ksched import __version__
 from ksched.cli.common import (
-    LONGEST_PLAN,
+    LEVELS,
     AsJSON,
     Calls,
     DialectName,
     Options,
+    PlanSteps,
     ProcessOption,
     Shift,
     SigmaMax,
     SigmaMin,
     Sigmas,
+    StepsArgument,
     ZeroSNR,
     complete_sampler,
     complete_schedule,
+    one_of,
     read_options,
     read_plan,
     read_sigmas,
 )
 from ksched.cli.paths import PATH
+from ksched.cli.printing import print_files
 from ksched.cli.process import ProcessName, make_process
+from ksched.cli.values import choice
 from ksched.export import Format, export
-from ksched.names.enums import NoiseSchedule
+from ksched.names.enums import Dialect, NoiseSchedule
 from ksched.samplers.registry import plan_spec, sampler_spec
 from ksched.schedules.select import schedule_name, schedule_options
 from ksched.storage.files import write_whole
@@ -42,12 +47,17 @@ __all__ = ["print_plan"]
 AfterSampler: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        metavar="schedule", help="The same as --schedule.", show_default=False, autocompletion=complete_schedule
+        metavar="SCHEDULE", help="Noise schedule, as --schedule.", show_default=False, autocompletion=complete_schedule
     ),
 ]
 AsFormat: TypeAlias = Annotated[
     Format | None,
-    typer.Option("--format", help="JSON, or source code that runs the plan.", show_default="a table to read"),
+    typer.Option(
+        "--format",
+        **choice("a format", Format),
+        help=f"{', '.join(Format)}: source code that runs the plan, or its JSON.",
+        show_default="a table to read",
+    ),
 ]
 
 
@@ -55,22 +65,23 @@ def print_plan(
     sampler: Annotated[
         str,
         typer.Argument(
-            help="Sampler, see 'ksched list'; auto; or a plan in a .json file.", autocompletion=complete_sampler
+            help="Sampler, see 'ksched list'; auto; or a .json file with a plan.", autocompletion=complete_sampler
         ),
     ],
     after_sampler: AfterSampler = None,
+    after_schedule: StepsArgument = None,
     schedule: Annotated[
         str | None,
         typer.Option(
             "--schedule",
+            metavar="NAME",
             help="Noise schedule; see 'ksched list'.",
             show_default="simple",
             autocompletion=complete_schedule,
+            rich_help_panel=LEVELS,
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="At least 1.", show_default="20")
-    ] = None,
+    steps: PlanSteps = None,
     calls: Calls = None,
     sigmas: Sigmas = None,
     process: ProcessOption = ProcessName.VP,
@@ -78,24 +89,33 @@ def print_plan(
     zero_terminal_snr: ZeroSNR = False,
     sigma_min: SigmaMin = None,
     sigma_max: SigmaMax = None,
-    dialect: DialectName = "ksched",
+    dialect: DialectName = Dialect.KSCHED,
     option: Options = None,
     as_json: AsJSON = False,
     format: AsFormat = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "--out", **PATH, help="Where to write it.", show_default="stdout")
+        Path | None, typer.Option("--output", "--out", **PATH, help="File to write to.", show_default="the screen")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Print a sampler on a schedule as the table of numbers that it is.
+    """Print a sampler on a schedule as a table of numbers: its plan.
 
-    As c, rust or js it is a file of that language, the table and a reader of it that needs nothing else.
+    A row of the table forms the next state from earlier states, predictions of the model and noise. --json prints the
+    plan as JSON, which ksched generate --plan and ksched.Plan.from_json read. --format c, rust or js writes source
+    code: the table and a reader of it that needs nothing else.
+
+    Examples
+    --------
+    ksched plan euler karras
+    ksched plan dpmpp_2m karras 10
+    ksched plan dpmpp_2m_sde karras --eta 0.5 --rho 5
+    ksched plan heun --calls 8 --process flow --shift 3
+    ksched plan uni_pc --sigmas 14.6,5,1.5,0.4,0 --json
+    ksched plan euler karras 20 --format c --output plan.h
     """
     from ksched.sampler import build_sampler
 
-    if after_sampler is not None and schedule is not None:
-        raise ValueError(f"give one schedule, {after_sampler} or --schedule {schedule}")
-    schedule = after_sampler if schedule is None else schedule
+    schedule, steps = one_of("--schedule", schedule, after_sampler), one_of("--steps", steps, after_schedule)
     if as_json and format not in (None, Format.JSON):
         raise ValueError(f"give either --json or --format {format}")
     named = read_plan(Path(sampler)) if sampler.lower().endswith(".json") else sampler
@@ -109,7 +129,7 @@ def print_plan(
     made = make_process(process, shift, zero_terminal_snr)
     where: dict[str, Any] = {"process": made, "sigmas": read_sigmas(sigmas), "calls": calls, "dialect": dialect}
     built = build_sampler(named, schedule, steps, **where, **options)
-    _write(_text(built, Format.JSON if as_json else format), out, force)
+    _write(_text(built, Format.JSON if as_json else format), out, force, as_json)
 
 
 def _text(sampler: Sampler, format: Format | None) -> str:
@@ -124,15 +144,15 @@ def _text(sampler: Sampler, format: Format | None) -> str:
     return f"{plan}\n{facts}\n"
 
 
-def _write(text: str, out: Path | None, force: bool) -> None:
+def _write(text: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Print a text, or write it to a file and print the name of that."""
     if out is None:
         print(text, end="")
         return
     if out.exists() and not force:
-        raise ValueError(f"{out} is there already; give another --output, or --force to replace it")
+        raise ValueError(f"--output must be a new file; {out} exists: give another name, or --force to replace it")
     write_whole(out, text.encode(), replace=force)
-    print(out)
+    print_files([out], as_json)
 
 
 def _count(number: int, thing: str) -> str:

@@ -2,59 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ksched.cli.common import (
-    LONGEST_PLAN,
+    AsJSON,
     DialectName,
     Options,
+    PlanSteps,
     ProcessOption,
     Shift,
     ZeroSNR,
+    complete_schedule,
     read_options,
 )
 from ksched.cli.paths import PATH
+from ksched.cli.printing import print_files
 from ksched.cli.process import ProcessName, make_process
+from ksched.cli.values import shown
 from ksched.names.enums import Dialect
 from ksched.schedules.select import schedule_name, schedule_options
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["draw_schedules"]
 
 
 def draw_schedules(
-    schedule: Annotated[list[str], typer.Argument(help="Noise schedules; see 'ksched list'.")],
-    steps: Annotated[int, typer.Option("--steps", "-n", max=LONGEST_PLAN, help="Number of steps, at least 1.")] = 20,
+    schedule: Annotated[
+        list[str], typer.Argument(help="Noise schedules; see 'ksched list'.", autocompletion=complete_schedule)
+    ],
+    steps: PlanSteps = None,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,
-    dialect: DialectName = "ksched",
+    dialect: DialectName = Dialect.KSCHED,
     option: Options = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", **PATH, help="Picture to write; its ending says the format.", show_default="a name"),
+        typer.Option(
+            "--out", **PATH, help="Picture to write; its ending says the format.", show_default="named by its settings"
+        ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
-    """Draw sigma, half log-SNR and timestep of noise schedules by step; an option goes to all that have it."""
-    names = list(dict.fromkeys(map(schedule_name, schedule)))
-    spoken = Dialect.parse(dialect)
+    """Draw noise schedules: sigma, half log-SNR and timestep by step.
+
+    An option goes to every schedule that has it.
+
+    Examples
+    --------
+    ksched plot karras beta simple
+    ksched plot karras exponential --steps 30 --rho 5 --out curves.svg
+    ksched plot simple beta --process flow --shift 3
+    """
+    names, count = list(dict.fromkeys(map(schedule_name, schedule))), steps or 20
     made = make_process(process, shift, zero_terminal_snr)
     known = {key: value for name in reversed(names) for key, value in schedule_options(name).items()}
     options = read_options(option, f"schedule {' or '.join(names)}", known)
+    if out is not None and out.is_file() and not force:
+        raise ValueError(f"--out must be a new file; {out} exists: give another name, or --force to replace it")
 
     from ksched.pictures import plots
 
-    figure = plots.schedule_curves(names, steps, made, dialect=spoken, options=options)
+    figure = plots.schedule_curves(names, count, made, dialect=dialect, options=options)
+    formats = figure.canvas.get_supported_filetypes()
+    if out is not None and out.suffix and out.suffix[1:].lower() not in formats:
+        raise ValueError(f"--out must end in a format of pictures: {', '.join(formats)}; got {shown(out)}")
+    path = out or _named(names, count, process, shift, zero_terminal_snr, dialect, options)
+    print_files(plots.save({path: figure}), as_json)
+
+
+def _named(
+    names: Sequence[str],
+    count: int,
+    process: ProcessName,
+    shift: float | None,
+    zero_terminal_snr: bool,
+    dialect: Dialect,
+    options: Mapping[str, Any],
+) -> Path:
+    """A file that is named by all that is drawn."""
     words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]
-    words += [f"{steps}-step{'' if steps == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
-    words += ["zero-terminal-snr"] * zero_terminal_snr + [spoken] * (spoken is not Dialect.KSCHED)
+    words += [f"{count}-step{'' if count == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
+    words += ["zero-terminal-snr"] * zero_terminal_snr + [dialect] * (dialect is not Dialect.KSCHED)
     words += [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}" for name, value in options.items()]
-    path = out or Path("-".join(words) + ".png")
-    for picture in plots.save({path: figure}):
-        print(picture)
+    return Path("-".join(words) + ".png")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
 from ksched.cli.common import AsJSON, plain_number, screen
+from ksched.cli.printing import print_json
+from ksched.cli.values import starting_with, whole
 from ksched.model_settings.elsewhere import elsewhere
 from ksched.model_settings.library import recipes
 from ksched.model_settings.one_model import GUIDANCE_KINDS, Recipe
@@ -19,53 +19,78 @@ from ksched.names.spelling import did_you_mean
 __all__ = ["show_recipes"]
 
 
-def complete_recipe(incomplete: str) -> list[str]:
-    """Names of recipes that a shell may complete a word to."""
-    return [name for name in recipes if name.startswith(incomplete)]
+complete_recipe = starting_with(lambda: recipes)
 
 
 def show_recipes(
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="A model, to read all of it; or words to search for.", autocompletion=complete_recipe),
+        typer.Argument(
+            metavar="NAME|WORDS",
+            help="Name of a model, to show all of it; or words to search for.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-n", min=1, help="Number of steps.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Width in pixels.")] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="Height in pixels.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-n", **whole(1), help="Number of steps.", show_default="the model's")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", **whole(1), help="Width in pixels.", show_default="the model's")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", **whole(1), help="Height in pixels.", show_default="the model's")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", **whole(1), help="Frames of a video.", show_default="the model's")
+    ] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List what public models are sampled with; with the name of one, everything about it, with sources.
+    """List the sampling settings of public models; with a name, show everything about that model.
 
-    Its page has the levels of a run, and the settings of diffusers, ComfyUI and A1111 that mean the same.
+    Its page has the noise levels of a run, the sources of every setting, and the settings of diffusers, ComfyUI and
+    A1111 that mean the same.
+
+    Examples
+    --------
+    ksched recipes
+    ksched recipes lightning
+    ksched recipes flux.1-dev --width 1360 --height 768
+    ksched recipes sdxl --json
     """
     text = " ".join(words or ())
     how = {"steps": steps, "width": width, "height": height, "frames": frames}
     if text in recipes:
         facts = _facts(recipes[text], how)
-        print(json.dumps(facts, indent=2, allow_nan=False) if as_json else _page(recipes[text], facts))
+        if as_json:
+            print_json(facts)
+        else:
+            print(_page(recipes[text], facts))
         return
     if any(value is not None for value in how.values()):
-        raise ValueError("steps and sizes are of one model: name it; 'ksched recipes' lists them")
+        raise ValueError("--steps and sizes belong to one model; name it: 'ksched recipes' lists them")
     found = recipes.search(text)
     if not found:
         raise ValueError(f"no recipe has the words {text!r}{did_you_mean(text, recipes, alike=0.5)}")
     if as_json:
-        print(json.dumps([_short(recipe) for recipe in found], indent=2, allow_nan=False))
+        print_json([_short(recipe) for recipe in found])
         return
     _print_table(found)
 
 
 def _print_table(found: Sequence[Recipe]) -> None:
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for column in ("makes", "sampler", "steps", "guidance", "levels"):
-        table.add_column(column)
+    """A row for each model; names are never cut, and a narrow screen has fewer facts."""
+    console = screen()
+    columns = ["model", "makes", "sampler", "steps", "guidance", "levels"]
+    for least, names in ((100, ("levels",)), (76, ("guidance", "makes")), (52, ("sampler",)), (40, ("steps",))):
+        columns = [name for name in columns if console.width >= least or name not in names]
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "model", overflow="fold")
     for recipe in found:
-        short = _short(recipe)
-        levels = recipe.schedule or "a list of its own"
-        table.add_row(recipe.name, recipe.makes, recipe.sampler, str(recipe.steps), short["guidance"] or "-", levels)
-    screen().print(table)
+        cells = {**_short(recipe), "model": recipe.name, "levels": recipe.schedule or "a list of its own"}
+        cells["guidance"] = cells["guidance"] or "-"
+        table.add_row(*(str(cells[column]) for column in columns))
+    console.print(table)
 
 
 def _short(recipe: Recipe) -> dict[str, Any]:

@@ -8,19 +8,31 @@ from typing import Annotated
 
 import typer
 
-from ksched.cli.image_options import sheet_of
+from ksched.cli.common import AsJSON
 from ksched.cli.paths import PATH
+from ksched.cli.sheets import sheet_of
 
 __all__ = ["show_config"]
 
 
 def show_config(
     picture: Annotated[Path, typer.Argument(**{**PATH, "metavar": "PICTURE"}, help="A .png that ksched wrote.")],
-    toml: Annotated[bool, typer.Option("--toml", help="Print TOML instead of JSON.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print TOML.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
-    """Print the configuration that a picture carries, which ksched generate reads as a file."""
+    """Print the settings that a picture carries, as JSON.
+
+    ksched generate reads them again, from a file that ends in .json or .toml.
+
+    Examples
+    --------
+    ksched show seven.png
+    ksched show seven.png --toml > seven.toml
+    """
     from ksched.stable_diffusion import read_config
 
+    if toml and as_json:
+        raise ValueError("give one of --toml and --json")
     sheet = sheet_of(picture)
     if sheet is not None:
         if toml:

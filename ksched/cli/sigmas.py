@@ -1,4 +1,4 @@
-"""``ksched sigmas`` and ``ksched plan``: levels and tables as numbers."""
+"""``ksched sigmas``: noise levels as numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from ksched.cli.common import (
     SigmaMax,
     SigmaMin,
     Steps,
+    StepsArgument,
     ZeroSNR,
     complete_schedule,
+    one_of,
     plain_number,
     read_options,
 )
@@ -32,31 +34,43 @@ def print_sigmas(
     schedule: Annotated[
         str, typer.Argument(help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule)
     ],
-    steps: Steps = 20,
+    after_schedule: StepsArgument = None,
+    steps: Steps = None,
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,
     sigma_min: SigmaMin = None,
     sigma_max: SigmaMax = None,
-    dialect: DialectName = "ksched",
+    dialect: DialectName = Dialect.KSCHED,
     option: Options = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Print the noise levels of a schedule."""
-    name, spoken = schedule_name(schedule), Dialect.parse(dialect)
+    """Print the noise levels of a schedule.
+
+    Each row has the level (sigma), the timestep that the model is told, and half the logarithm of the signal-to-noise
+    ratio.
+
+    Examples
+    --------
+    ksched sigmas karras
+    ksched sigmas karras 10 --rho 5
+    ksched sigmas simple --process flow --shift 3 --json
+    ksched sigmas karras --dialect comfyui
+    """
+    name, count = schedule_name(schedule), one_of("--steps", steps, after_schedule) or 20
     made = make_process(process, shift, zero_terminal_snr)
     options = read_options(option, f"schedule {name}", schedule_options(name))
-    levels = calculate_sigmas(name, steps, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=spoken, **options)
+    levels = calculate_sigmas(name, count, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=dialect, **options)
     if levels.max() > made.sigma_limit:
         raise ValueError(
-            f"{name} in the dialect of {spoken} goes to sigma {levels.max():.6g}, whatever the process; "
+            f"{name} in the dialect of {dialect} goes to sigma {levels.max():.6g}, whatever the process; "
             f"{made!r} has none above {made.sigma_limit:g}"
         )
     sigmas = levels.tolist()
     timesteps = [made.timestep(sigma) for sigma in sigmas if sigma > 0]  # the model is not called at 0
     lams = [made.level(sigma).lam for sigma in sigmas]
     if as_json:
-        facts = {"schedule": name, "steps": steps, "process": repr(made), "dialect": spoken, "options": options}
+        facts = {"schedule": name, "steps": count, "process": repr(made), "dialect": dialect, "options": options}
         facts |= {"sigmas": sigmas, "timesteps": timesteps, "half_log_snr": [plain_number(lam) for lam in lams]}
         print(json.dumps(facts, allow_nan=False))
         return

@@ -8,9 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ksched.cli.common import Options, ProcessOption, Shift, ZeroSNR, screen
+from ksched.cli.common import (
+    AsJSON,
+    Options,
+    ProcessOption,
+    Seed,
+    Shift,
+    ZeroSNR,
+    complete_sampler,
+    read_options,
+    screen,
+)
 from ksched.cli.paths import PATH
+from ksched.cli.printing import print_files
 from ksched.cli.process import ProcessName, make_process
+from ksched.cli.values import number, starting_with, whole
 from ksched.samplers.registry import sampler_spec
 from ksched.storage.files import check_writable, remove_parts, write_whole
 
@@ -19,42 +31,70 @@ __all__ = ["tune_plan"]
 
 def tune_plan(
     data: Annotated[
-        Path, typer.Option("--data", **PATH, help="Samples or latents, a few hundred: a .npy of shape (samples, ...).")
+        Path,
+        typer.Option("--data", **PATH, help="A few hundred samples or latents: a .npy file of shape (samples, ...)."),
     ],
-    steps: Annotated[int, typer.Option("--steps", "-n", help="Of the plan, 1 to 50.")] = 8,
-    out: Annotated[Path, typer.Option("--out", **PATH, help="Where to write the plan.")] = Path("plan.json"),
+    steps: Annotated[int, typer.Option("--steps", "-n", **whole(1, 50), help="Steps of the plan.")] = 8,
+    out: Annotated[Path, typer.Option("--out", **PATH, help="File for the plan.")] = Path("plan.json"),
     process: ProcessOption = ProcessName.VP,
     shift: Shift = None,
     zero_terminal_snr: ZeroSNR = False,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="Keep this sampler and choose the noise levels alone.")
+        str | None,
+        typer.Option(
+            "--sampler",
+            metavar="NAME",
+            help="Keep this sampler and choose its noise levels alone.",
+            autocompletion=complete_sampler,
+        ),
     ] = None,
     option: Options = None,
-    guidance: Annotated[float, typer.Option("--guidance", help="Scale of guidance that the plan is for.")] = 1.0,
+    guidance: Annotated[
+        float, typer.Option("--guidance", **number(0.0), help="Scale of classifier-free guidance (CFG) to tune for.")
+    ] = 1.0,
     labels: Annotated[
-        Path | None, typer.Option("--labels", **PATH, help="With guidance: a .npy with the class of every sample.")
+        Path | None,
+        typer.Option("--labels", **PATH, help="With --guidance: a .npy file with the class of each sample."),
     ] = None,
     data_std: Annotated[
-        float | None, typer.Option("--data-std", help="Standard deviation of the data.", show_default="measured")
+        float | None,
+        typer.Option(
+            "--data-std", **number(0.0, above=True), help="Standard deviation of the data.", show_default="measured"
+        ),
     ] = None,
     end: Annotated[
-        str | None, typer.Option("--end", help="denoise ends with the last prediction, for noisy models.")
+        str | None,
+        typer.Option(
+            "--end",
+            metavar="NAME",
+            help="How the last step ends: denoised returns the last prediction, for noisy models; integral integrates.",
+            show_default="the better one",
+            autocompletion=starting_with(lambda: ("denoised", "integral")),
+        ),
     ] = None,
-    level: Annotated[int, typer.Option("--level", help="0 chooses among what there is; 1 fits a plan.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+    level: Annotated[
+        int, typer.Option("--level", **whole(0), help="0 chooses among known samplers and schedules; 1 fits a plan.")
+    ] = 1,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
-    """Make a plan for data: noise levels and weights for a number of model calls.
+    """Make a plan for your data: noise levels and weights for a number of model calls.
 
-    No model is called: a mixture of Gaussians fitted to the samples stands in for it. The plan is compared with the
-    best pairs of sampler and schedule, and is one of these where it is not better. Use it with ksched generate --plan,
-    or in Python with ksched.build_sampler(ksched.Plan.from_json(...)).
+    No model is called: a mixture of Gaussians, fitted to the samples, stands in for it. The plan is compared with the
+    best samplers and schedules, and the best of these is written where the plan is not better. The file is
+    for ksched generate --plan, and for ksched.Plan.from_json in Python.
+
+    Examples
+    --------
+    ksched tune --data latents.npy --steps 8
+    ksched tune --data latents.npy --steps 6 --process flow --shift 3 --out plan.json
+    ksched tune --data latents.npy --sampler dpmpp_2m --level 0
     """
-    from ksched.cli.common import read_options
     from ksched.tuning import tune
 
     if out.exists() and not force:
-        raise ValueError(f"{out} is there already; give another --out, or --force to replace it")
+        raise ValueError(f"--out must be a new file; {out} exists: give another name, or --force to replace it")
     if not out.parent.is_dir():
         raise ValueError(f"--out needs a folder that exists; got {out}")
     check_writable(out)
@@ -63,7 +103,7 @@ def tune_plan(
         spec = sampler_spec(sampler)
         options = read_options(option, f"sampler {spec.name}", spec.options)
     elif option:
-        raise ValueError("--option is for --sampler; give one")
+        raise ValueError("--option sets options of --sampler; give one of those as well, or leave it out")
     how: dict[str, Any] = {"end": end, "level": level, "guidance": guidance, "data_std": data_std, "seed": seed}
     how |= {"labels": None if labels is None else _array("--labels", labels)}
     made = make_process(process, shift, zero_terminal_snr)
@@ -78,6 +118,9 @@ def tune_plan(
         print(f"ksched: {error.strerror}; the plan is printed instead", file=sys.stderr)
         raise typer.Exit(1) from None
     remove_parts([out])
+    if as_json:
+        print_files([out], True, **{name: plan.report[name] for name in ("chosen", "why", "held_out", "compared")})
+        return
     print(f"Errors relative to the spread of the data, on {plan.report['held_out']}:")
     screen().print(_table(plan.report))
     print(f"{plan.report['why']}.")
@@ -94,9 +137,9 @@ def _array(flag: str, file: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{flag}: cannot read {file}: {error.strerror or error}") from None
     except Exception:  # damaged files raise errors of many kinds
-        raise ValueError(f"{flag} must be a .npy file with an array of numbers; {file} is none") from None
+        raise ValueError(f"{flag} must be a .npy file with an array of numbers; {file} is not one") from None
     if not isinstance(found, np.ndarray):
-        raise ValueError(f"{flag} must be one array, as numpy.save writes it; {file} has several")
+        raise ValueError(f"{flag} must be one array, as numpy.save writes it; {file} has several arrays")
     return found
 
 
@@ -105,7 +148,7 @@ def _table(report: Any) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table("plan", "mean", "90 %", "worst", box=box.SIMPLE_HEAD)
+    table = Table("plan", "mean", "90 %", "worst", box=box.SIMPLE_HEAD if sys.stdout.isatty() else None)
     for row in report["compared"][:8]:
         mark = " *" if row["name"] == report["chosen"] else ""
         table.add_row(row["name"] + mark, *(f"{row[key]:.4f}" for key in ("mean", "p90", "worst")))

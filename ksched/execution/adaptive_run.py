@@ -53,7 +53,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
 
     Parameters
     ----------
-    spec, grid, options : SamplerSpec, Grid or mapping
+    spec, grid, options : SamplerSpec, Grid and mapping
         Sampler, grid and options to run.
     x : Tensor
         Start state, batch first; it is copied and never modified.

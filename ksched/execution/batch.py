@@ -35,7 +35,7 @@ class Batch:
 
     Attributes
     ----------
-    runs : tuple of object
+    runs : tuple of Run, AdaptiveRun, Streams or Frames
         The runs in the batch, in the order of their rows; a run of several items has several rows.
 
     Notes
@@ -170,7 +170,7 @@ class Batch:
 
         Parameters
         ----------
-        denoised : object
+        denoised : Tensor or mapping
             The x0 predictions, of the shape of `x`, with the same freedom as in `Run.feed`. If `x` is a mapping, a
             mapping as for `Streams.feed`: a prediction, or a pair of them, for each part that is not done in all runs.
         uncond : Tensor or None

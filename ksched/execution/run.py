@@ -188,7 +188,7 @@ class Run(Progress, CopiedBySaving):
 
         Parameters
         ----------
-        indices : object
+        indices : sequence of int, array or Tensor
             Item indices in the new order: a list, tuple, range, array or tensor; negative ones count from the end. Or a
             mask, with True for every item to keep.
 

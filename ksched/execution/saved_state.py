@@ -75,7 +75,7 @@ class StateCheck:
     ----------
     state : mapping
         The result of `Run.state_dict`, possibly damaged since.
-    shape, dtype : sequence of int or dtype
+    shape, dtype : sequence of int and dtype
         Of the states of the run that will continue from it.
 
     Raises
@@ -185,7 +185,7 @@ def saved_noise(
         The state.
     draws : bool
         Whether the run draws noise.
-    noise, seeds : NoiseSource, tuple of int or None
+    noise, seeds : NoiseSource and tuple of int, or None
         Of the run that will continue.
     process : Process or None
         Of that run.

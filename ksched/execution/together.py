@@ -109,7 +109,7 @@ class JointRun(ABC):
 
         Parameters
         ----------
-        denoised, uncond : object
+        denoised, uncond : Tensor, mapping or None
             Predictions for all states; if these are mappings, only ``denoised``, a mapping of pairs.
         """
 
@@ -139,7 +139,7 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
 
     Parameters
     ----------
-    answers : object
+    answers : mapping
         Mapping from names to predictions, or to pairs; entries for parts that are done are ignored.
     asked : mapping
         Requirements on them.

@@ -220,7 +220,7 @@ def frames(
         frame waits at its first level until then, and does not change once it is done.
     context : int
         Number of first frames that are given clean and stay so; the next frame starts at once.
-    schedule : object
+    schedule : array_like or None
         Instead of both, a table of step numbers, shape (rows, frames): the number of steps that each frame has made at
         each row. The first row is where each frame starts; a clean frame has the full number of steps there, and a
         frame that starts at step n is given at ``sampler.sigmas[n]``. The last row has the full number of steps

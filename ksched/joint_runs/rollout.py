@@ -26,7 +26,7 @@ class Member(NamedTuple):
 
     Attributes
     ----------
-    run : object
+    run : Run or AdaptiveRun
         The run of the part.
     name : str or None
         Name of the part; None if states are not mappings.
@@ -58,9 +58,9 @@ class JointTrajectory:
 
     Attributes
     ----------
-    x : object
+    x : Tensor or mapping
         The results.
-    shown : tuple of tuple of object
+    shown : tuple of tuple
         State and sigma of each model call, as the model received them.
     log_prob : Tensor
         Log-probability of all parts together, for each model call followed by noise; shape (noisy calls, batch).
@@ -171,7 +171,7 @@ class JointSteps(JointRun):
             steps read an earlier prediction.
         reduce : str
             "sum" or "mean" over all numbers that the call draws.
-        mask : object
+        mask : Tensor, mapping or None
             Weights of the numbers, in the form of a state and broadcast to it; the mean divides by their sum.
 
         Returns

@@ -103,7 +103,7 @@ class Streams(StreamsProgress):
 
         Parameters
         ----------
-        answers : object
+        answers : Tensor or tuple of Tensor
             For each of these parts the x0 prediction, as for `Run.feed`, or a pair (denoised, uncond). Answers for
             parts that are done are ignored, and may be left out.
 

@@ -264,7 +264,9 @@ class Recipe:
     def _steps(self, steps: int | None) -> int:
         steps = self.steps if steps is None else check_steps(steps)
         if self.distilled and steps != self.steps:
-            raise ValueError(f"steps must be {self.steps} for {self.name}, which was distilled for them; got {steps}")
+            raise ValueError(
+                f"steps must be {self.steps}, since {self.name} was distilled for {self.steps} steps; got {steps}"
+            )
         return steps
 
     def _check_guidance(self, guidance: float | None) -> None:

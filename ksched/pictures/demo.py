@@ -215,7 +215,11 @@ def _run(
 
 
 def _figures(
-    report: Report, shown: Trajectory, specs: Sequence[SamplerSpec], drawn: Collection[str], curves: Sequence[str]
+    report: Report,
+    shown: Trajectory,
+    specs: Sequence[SamplerSpec],
+    drawn: Collection[str],
+    curves: Sequence[NoiseSchedule],
 ) -> dict[str, Figure]:
     """The pictures by the names of their files; ``drawn`` and ``curves`` are samplers and schedules with curves."""
     from ksched.pictures import plots

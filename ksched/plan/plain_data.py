@@ -47,7 +47,7 @@ def read(data: Mapping[str, Any], version: int) -> Parts:
     given = enumerate(_typed("rows", data["rows"], list))
     rows = tuple(_row(f"rows[{k}]", row, known, version) for k, row in given)
     if version == 2 and all(row.state_level is None for row in rows):
-        raise ValueError("state levels need version 2; remove them or correct the version")
+        raise ValueError("a plan of version 2 must have state levels; without them it is version 1")
     report = _typed("report", data.get("report", {}), dict)
     scale = _number("noise_scale", data.get("noise_scale", 1.0))
     return rows, draws, start, end, sigmas, report, scale

@@ -160,9 +160,8 @@ class Tracer:
     def checkpoint(self, state: Any) -> NoReturn:
         """Refused: only samplers that look at their states use it."""
         raise TraceError(
-            "a sampler with a plan must not look at its states; this one chooses its steps from the model's answers, "
-            "so "
-            "it has no plan. Run it with sample() or start()."
+            "this sampler is adaptive: it chooses its steps from the model's answers, so it has no plan. Run it with "
+            "sample() or start()."
         )
 
     def finish(self, result: Symbol, grid: Grid) -> Plan:

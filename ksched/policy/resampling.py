@@ -56,7 +56,7 @@ def effective_sample_size(log_weights: Any) -> Any:
 
     Parameters
     ----------
-    log_weights : object
+    log_weights : array_like or Tensor
         Logs of weights, which need not be normalised, shape (..., items); a tensor, array or list.
 
     Returns
@@ -82,7 +82,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
 
     Parameters
     ----------
-    log_weights : object
+    log_weights : array_like or Tensor
         Logs of weights, which need not be normalised, shape (items,) or (groups, items).
     scheme : str
         "systematic": one random number shifts an evenly spaced comb over the weights; "stratified": a random number in

@@ -181,9 +181,9 @@ class Particles:
 
         Parameters
         ----------
-        rewards : object
+        rewards : array_like or Tensor
             Reward of each item, shape (items,); -inf forbids the item.
-        log_ratio : object
+        log_ratio : array_like, Tensor or None
             log of the density of the sampler's own steps since the last weighting over that of the steps made; None if
             the steps were the sampler's own.
 
@@ -252,7 +252,7 @@ class Steered:
         Rewards of the results, unscaled, float64, shape (items,).
     log_weights, weights : ndarray
         Weights of the results, as in `Particles`.
-    log_normalizer : object
+    log_normalizer : float or ndarray
         Estimate of log Z, as in `Particles`; its ``exp`` is unbiased.
     effective : ndarray
         Effective sample size at each weighting, the last one of the results; shape (weightings,) or (weightings,

@@ -68,7 +68,7 @@ def process_given(process: Process | KnowsProcess | None, model: Any = None) -> 
     ----------
     process : Process, KnowsProcess or None
         A process, or anything that has one, such as a `ksched.Denoiser`; None if it was not given.
-    model : object
+    model : Model or None
         Used if ``process`` is None: its process if it knows one, else Stable Diffusion's VP table.
 
     Raises
@@ -131,7 +131,7 @@ def check_agreement(model: Any, process: Process | None, sigmas: ArrayLike) -> N
 
     Parameters
     ----------
-    model : object
+    model : callable
         Any denoiser.
     process : Process or None
         Process of the sampler; None if unknown, which is never an error.
@@ -166,7 +166,7 @@ def check_sigma(process: Process, sigma: Any, what: str = "the denoiser") -> Non
     ----------
     process : Process
         Process of the model that is called.
-    sigma : object
+    sigma : float or Tensor
         The sigma that the model receives.
     what : as for `check_levels_of`
 

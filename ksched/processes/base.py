@@ -199,9 +199,9 @@ class Process(ABC):
 
         Parameters
         ----------
-        x0, noise : object
+        x0, noise : ndarray or Tensor
             Tensors or arrays of one shape, batch first.
-        sigma : object
+        sigma : float, array_like or Tensor
             Contract sigma; a float, or one per item of the batch.
 
         Returns

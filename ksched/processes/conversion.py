@@ -18,7 +18,7 @@ def conversion(process: Process, prediction: str, sigma: Any) -> tuple[Any, Any,
         The noise process that the network was trained on.
     prediction : str
         The network's prediction type, a member of `ksched.Prediction`.
-    sigma : object
+    sigma : float, array_like or Tensor
         Contract sigma: a number, an array or a tensor.
 
     Returns

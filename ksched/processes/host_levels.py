@@ -19,7 +19,7 @@ def carry(sigma: Any, levels: Iterable[float] | None, goals: Iterable[float] | N
 
     Parameters
     ----------
-    sigma : object
+    sigma : Tensor
         A tensor of any shape.
     levels : iterable of float or None
         Its values in order, one per number.

@@ -40,7 +40,7 @@ class Tried:
 
     Attributes
     ----------
-    level, x : Level or Tensor
+    level, x : Level and Tensor
         Noise level and state reached.
     h : float
         Length of the next try, in log-SNR.

@@ -44,7 +44,7 @@ def sampler_facts(spec: SamplerSpec) -> dict[str, str]:
 
 
 #: a type in a docstring, such as "float or sequence of float"; the description then stands below it
-_TYPE = re.compile(r"[\w.]+((, | or |, or | of )[\w.]+)*")
+_TYPE = re.compile(r"[\w.]+((, | or |, or | and | of )[\w.]+)*")
 
 
 def option_texts(function: Callable[..., Any]) -> dict[str, str]:

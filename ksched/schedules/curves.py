@@ -183,7 +183,7 @@ def calculate_ltxv_sigmas(
         Length of the latent sequence.
     base_shift, max_shift : float
         mu at 1024 and at 4096 tokens, linear between them and beyond.
-    stretch, terminal : bool or float
+    stretch, terminal : bool and float
         Move the last non-zero level to ``terminal`` and the others in proportion; a single step is unchanged.
 
     Notes

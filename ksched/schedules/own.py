@@ -108,7 +108,7 @@ def ask_own(
     function : callable
         ``(steps)``, ``(steps, process)`` or ``(steps, sigma_min, sigma_max)``, recognised by its signature; a parameter
         ``process``, and one end of the range without the other, are passed by name.
-    steps, process : int or Process
+    steps, process : int and Process
         Steps and process of the run.
     sigma_min, sigma_max : float or None
         Ends of the range; None means the process's end.

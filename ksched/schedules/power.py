@@ -143,7 +143,7 @@ def calculate_vp_sigmas(
     ----------
     beta_d, beta_min : float
         Slope and start of that process's linear beta.
-    eps_s, own_range : float or bool
+    eps_s, own_range : float and bool
         With ``own_range``, levels run from time 1 to ``eps_s`` (by default sigma 152 to 0.0105) and ignore sigma_min
         and sigma_max (k-diffusion).
 

@@ -330,7 +330,7 @@ def calculate_sigmas(
         Noise std of the last non-zero level and of the first level; None means the process's own.
     dialect : Dialect or str
         The program whose numbers the name means, where programs differ: a table of options (see `DIALECTS`).
-    options : object
+    options : number, str or bool
         Options of the schedule besides its range, such as ``rho`` for karras (see `schedule_options`).
 
     Returns

@@ -21,6 +21,9 @@ from ksched.denoisers.denoiser import Denoiser
 from ksched.dialects.diffusers.process import scheduled_sigmas, start_std
 from ksched.execution.loop import StepInfo
 from ksched.names.enums import Prediction
+from ksched.noise.kinds import Correlated
+from ksched.noise.sources import start_source
+from ksched.plan.rows import Draw
 from ksched.processes import Process
 from ksched.sampler import Sampler, build_sampler
 from ksched.samplers.registry import sampler_spec
@@ -28,6 +31,7 @@ from ksched.schedules.transforms import split, truncate
 from ksched.stable_diffusion import parts
 from ksched.stable_diffusion.config import SamplingConfig
 from ksched.stable_diffusion.loading import Trained, assembled, for_text
+from ksched.stable_diffusion.named_noise import noise_named
 
 __all__ = ["Components", "Drawing"]
 
@@ -247,7 +251,8 @@ class Components:
         cells = None if mask is None else torch.nn.functional.adaptive_max_pool2d(mask, shape[2:]).to(self.device)
         std = start_std(sampler.process, float(sampler.sigmas[0]), trained.settings)
         anew = init is None or (mask is not None and config.strength == 1)
-        return Drawing(self, sampler, model, shape, std if anew else None, init, cells)
+        noise = noise_named(config.noise)
+        return Drawing(self, sampler, model, shape, std if anew else None, init, cells, noise)
 
 
 @dataclass(frozen=True)
@@ -264,6 +269,8 @@ class Drawing:
         Standard deviation of the start noise; None if the run starts from ``init`` with noise.
     init, mask : Tensor or None
         Pixels, and latent cells.
+    noise : Correlated, str or None
+        Noise of the start and of the steps; None is white. Brownian paths are for the steps alone.
     """
 
     model: Components
@@ -273,6 +280,7 @@ class Drawing:
     std: float | None
     init: torch.Tensor | None
     mask: torch.Tensor | None
+    noise: Correlated | str | None = None
 
     @torch.no_grad()
     def __call__(self, seeds: Sequence[int], callback: Callable[[StepInfo], object] | None = None) -> torch.Tensor:
@@ -282,8 +290,11 @@ class Drawing:
         # in this order, because pipelines draw from their generator like this
         clean = None if self.init is None else self.model.encode(self.init, generators)
         eps = torch.cat([torch.randn(self.shape, generator=generator) for generator in generators])
+        if isinstance(self.noise, Correlated):  # in place of it, so that all else keeps its numbers
+            eps = start_source(tuple(seeds), self.noise, process)(Draw(math.inf, math.inf), eps)
         eps = eps.to(self.model.device)
         if clean is not None and self.mask is not None:
             denoiser = guidance.inpaint(denoiser, self.mask, clean, process, noise=eps)
         x = process.add_noise(clean, eps, first) if self.std is None else eps * self.std
-        return self.sampler.sample(denoiser, x, seed=list(seeds), callback=callback)
+        noise: Any = self.noise
+        return self.sampler.sample(denoiser, x, seed=list(seeds), noise=noise, callback=callback)

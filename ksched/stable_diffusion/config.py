@@ -18,6 +18,7 @@ from ksched.options import Option, check_options, our_words
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.grid import check_sigmas
 from ksched.schedules.select import schedule_name, schedule_options
+from ksched.stable_diffusion.named_noise import noise_text
 from ksched.storage.texts import parse_json, parse_toml
 from ksched.types import set_fields
 
@@ -95,6 +96,9 @@ class SamplingConfig:
         How much a given image is changed, above 0 to 1: the share of the steps that are run.
     sigmas : sequence of float or None
         Sigmas to run exactly as given, instead of a schedule; leave out the schedule then.
+    noise : str or None
+        Noise of the start and of the steps, by name, such as "pink", or a kind with options, such as
+        "pyramid:strength=0.5" or "colored:exponent=0.5"; None is white. "brownian" is for the steps alone.
 
     Raises
     ------
@@ -126,6 +130,7 @@ class SamplingConfig:
     process: Mapping[str, Any] = field(default_factory=dict)
     strength: float = 0.75
     sigmas: Sequence[float] | None = None
+    noise: str | None = None
 
     def __post_init__(self) -> None:
         spec = sampler_spec(_text("sampler", self.sampler))
@@ -145,6 +150,7 @@ class SamplingConfig:
             "sampler": spec.key,
             "schedule": schedule,
             "strength": _number("strength", self.strength, 0.0, 1.0),
+            "noise": noise_text(self.noise),
         }
         if spec.levels is not None:
             if spec.steps and given["steps"] not in spec.steps:
@@ -239,11 +245,12 @@ class SamplingConfig:
         return cls(**{**preset, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data; ``sigmas`` only if there are any, and None for an open size."""
+        """All fields as plain data; ``sigmas`` and ``noise`` only if given, and None for an open size."""
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.sigmas is None:  # keeps the form of configurations from before this field existed
-            del plain["sigmas"]
-        else:
+        for name in ("sigmas", "noise"):  # keeps the form of configurations from before these fields existed
+            if plain[name] is None:
+                del plain[name]
+        if self.sigmas is not None:
             plain["sigmas"] = list(self.sigmas)
         listed = {name: dict(value) for name, value in plain.items() if isinstance(value, Mapping)}
         return plain | listed | {"seed": self.seed if isinstance(self.seed, int) else list(self.seed)}

@@ -310,7 +310,7 @@ def check_shift(
         fitting = [act for act, other in acts.items() if np.allclose(np.asarray(shifted), other, rtol=1e-9, atol=0)]
         what = fitting[0] if fitting else "is not applied as one shift"
         i = int(np.flatnonzero(far)[0])
-        return called + f"the shift {what}: levels[{i}]={shifted[i]}, but one shift by {s} of {plain[i]} is {once[i]}"
+        return called + f"the shift {what}: levels[{i}]={shifted[i]}, but {plain[i]} shifted once by {s} is {once[i]}"
 
     shifts = st.one_of(st.sampled_from((3.0, 0.5)), st.floats(-1.5, 1.5).map(lambda e: 10**e))
     if said := smallest_problem(st.tuples(st.sampled_from(counts), shifts), problem, max_examples):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ksched.denoisers.answer import answer
 from ksched.processes import Process
@@ -90,11 +91,24 @@ class Canonical:
             part = y[first : first + self._batch]
             x = (scale * part).reshape(len(part), *self.shape).to(self._like)
             told = sigma.to(device=x.device, dtype=torch.float32).expand(len(part))
-            found, _ = answer(self._denoiser, x, told, False)
+            found = self._answered(x, told)
             self._check(found, x, sigma)
             parts.append(found.reshape(len(part), -1).to(y))
         self.calls += len(y)
         return torch.cat(parts) / self.data_std
+
+    def _answered(self, x: torch.Tensor, told: torch.Tensor) -> Any:
+        """One call. For gradients, activations are recomputed in the backward pass instead of stored.
+
+        A fit through a run of many calls and items then needs the memory of one batch.
+        """
+
+        def ask(x: torch.Tensor, told: torch.Tensor) -> Any:
+            return answer(self._denoiser, x, told, False)[0]
+
+        if torch.is_grad_enabled() and (x.requires_grad or told.requires_grad):
+            return checkpoint(ask, x, told, use_reentrant=False)
+        return ask(x, told)
 
     def _check(self, found: Any, x: torch.Tensor, sigma: torch.Tensor) -> None:
         if not isinstance(found, torch.Tensor) or found.shape != x.shape:

@@ -58,7 +58,7 @@ def of_samples(job: Job, samples: Array, data_std: float | None) -> Source:
 
     def fitted(course: Tuning) -> Iterator[tuple[str, Plan]]:
         with course.bar(1) as told:
-            yield from course.fits(train, job.end or "integral", "a mixture", told)
+            yield from course.fits(train, job.end or "integral", fitted_to.has_modes, told)
 
     facts = {
         "samples": len(samples),

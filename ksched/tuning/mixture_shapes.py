@@ -132,6 +132,24 @@ def _flakes(rng: np.random.Generator, dimension: int, components: int) -> Member
     return Member(np.log(weights), means / math.sqrt(power), variances / power, cluster, axes)
 
 
+def _scales(rng: np.random.Generator, dimension: int, components: int) -> Member:
+    """Components along nearly the same axes and of very different size, as patches of photographs are."""
+    slope, between = rng.uniform(1.0, 3.0), rng.uniform(0.2, 0.8)
+    common, turned = _turn(rng, dimension), rng.uniform(0.0, 0.4)
+    weights = np.maximum(rng.dirichlet(np.full(components, 2.0)), 0.3 / components)
+    weights /= weights.sum()
+    means = rng.standard_normal((components, dimension)) @ (common * np.sqrt(_spectrum(dimension, slope + 1))).T
+    means -= weights @ means
+    means *= math.sqrt(between * dimension / (weights[:, None] * means**2).sum())
+    sizes = np.exp(rng.normal(0, rng.uniform(0.7, 1.8), components))
+    variances = sizes[:, None] * _spectrum(dimension, slope)
+    variances *= (1 - between) * dimension / (weights[:, None] * variances).sum()
+    axes = np.stack(
+        [np.linalg.qr(common + turned * _turn(rng, dimension) / math.sqrt(dimension))[0] for _ in range(components)]
+    )
+    return Member(np.log(weights), means, np.maximum(variances, 1e-4), np.arange(components), axes)
+
+
 SHAPES: Mapping[str, Callable[[np.random.Generator, int, int], Member]] = {
     "gaussian": _gaussian,
     "cloud": _cloud,
@@ -140,4 +158,5 @@ SHAPES: Mapping[str, Callable[[np.random.Generator, int, int], Member]] = {
     "tree": _tree,
     "curve": _curve,
     "flakes": _flakes,
+    "scales": _scales,
 }

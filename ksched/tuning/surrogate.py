@@ -12,6 +12,7 @@ from scipy.cluster.vq import kmeans2
 
 from ksched.tuning.batched_mixtures import Mixtures
 from ksched.tuning.fit import Problem, exact_ends
+from ksched.tuning.independent_values import IndependentValues
 from ksched.types import Array
 
 __all__ = ["Surrogate", "fit_surrogate", "problem_of"]
@@ -21,6 +22,7 @@ _DIRECTIONS, _BEYOND = 64, 256
 _COMPONENTS = (1, 2, 4, 8, 16, 24)
 #: noise at which densities are compared: finer detail says little about how a run goes
 _NOISED = 0.15
+_CLEARLY = 0.02  # nats for each value by which independent values must be likelier
 _LEAST = 1e-4  # smallest variance, relative to the mean variance
 
 
@@ -30,7 +32,7 @@ class Surrogate:
 
     Attributes
     ----------
-    mixture : Mixtures or None
+    mixture : Mixtures, IndependentValues or None
         Mixture in the leading directions; None if the data is treated as one Gaussian.
     rest : Mixtures or None
         One Gaussian in the other directions.
@@ -42,11 +44,16 @@ class Surrogate:
         Number of components of the mixture; 1 for one Gaussian.
     """
 
-    mixture: Mixtures | None
+    mixture: Mixtures | IndependentValues | None
     rest: Mixtures | None
     split: int
     dimension: int
     components: int
+
+    @property
+    def has_modes(self) -> bool:
+        """Whether it is more than one Gaussian, which says nothing about how runs part."""
+        return self.components > 1 or isinstance(self.mixture, IndependentValues)
 
     def __call__(self, y: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """Posterior means."""
@@ -55,7 +62,8 @@ class Surrogate:
 
     def to(self, dtype: torch.dtype) -> Surrogate:
         """The same denoiser in another dtype."""
-        mixture, rest = (part and part.to(dtype) for part in (self.mixture, self.rest))
+        mixture = self.mixture and self.mixture.to(dtype)
+        rest = self.rest and self.rest.to(dtype)
         return Surrogate(mixture, rest, self.split, self.dimension, self.components)
 
 
@@ -111,6 +119,8 @@ def fit_surrogate(
     The components are cells of k-means in the leading principal directions, each with its own mean and covariance. The
     fewer samples a cell has, the more its covariance is shrunk towards the average over all cells. The remaining
     directions are treated as one Gaussian.
+
+    Where independent values predict the samples better than any such mixture, they are the surrogate instead.
     """
     count, dimension = samples.shape
     mean = samples.mean(0)
@@ -129,6 +139,11 @@ def fit_surrogate(
             parts = _cells(first[train], names[train], k, rng)
             scores[k] = float(parts.mixture().log_density(noised, torch.tensor(_NOISED)).mean())
     best = max(scores, key=lambda k: scores[k])
+    if guidance == 1 and split == dimension:
+        of = IndependentValues.of(samples[train])
+        score = float(of.log_density(noised @ torch.from_numpy(axes), torch.tensor(_NOISED)).mean())
+        if score > scores[best] + _CLEARLY * dimension:
+            return Surrogate(IndependentValues.of(samples), None, dimension, dimension, 1)
     least = _LEAST * float(variances.mean())
     if best == 1 and guidance == 1:
         split = 0

@@ -11,10 +11,15 @@ from ksched.plan.plan import Plan
 __all__ = ["Trial", "objection", "typical"]
 
 
-_GROUP = 64  # "worst" is the worst of so many items
+_GROUP = 64  # the worst error is reported for groups of this many items
 
 
 _LEAST_GAIN = 0.92  # ratio of errors; a smaller gain may be chance
+
+
+#: Errors below this share of the best pair's are clearly better. The worst item, which often ends in another mode by
+#: chance, may then be worse by the second factor.
+_CLEAR, _WORST = 0.7, 1.5
 
 
 #: Factor on the error of a shipped plan. Shipped plans are known to be safe under guidance, where one run in fifty may
@@ -59,7 +64,7 @@ def typical(errors: torch.Tensor) -> float:
 
 
 def _figures(errors: torch.Tensor) -> dict[str, float]:
-    """Of many items the worst is one that ends in another mode by chance, so "worst" is that of 64."""
+    """Mean, 90th percentile and worst error. The worst of many items is one that ends in another mode by chance."""
     groups = errors[: len(errors) // _GROUP * _GROUP].view(-1, _GROUP) if len(errors) >= _GROUP else errors[None]
     found = {"mean": errors.mean(), "p90": errors.quantile(0.9), "worst": groups.amax(1).mean()}
     return {name: float(f"{value.item():.5g}") for name, value in found.items()}
@@ -68,6 +73,9 @@ def _figures(errors: torch.Tensor) -> dict[str, float]:
 def objection(trial: Trial, best: Trial) -> str:
     """The reason why a tuned plan is not accepted; empty if it is."""
     ours, theirs = trial.figures, best.figures
+    clear = all(ours[name] < _CLEAR * theirs[name] for name in ("mean", "p90"))
+    if clear and ours["worst"] < _WORST * theirs["worst"]:
+        return ""
     for name, words in (("mean", "mean"), ("p90", "90th percentile"), ("worst", "worst item")):
         if not ours[name] < theirs[name]:
             return f"its {words} error on the held-out items is {ours[name]:.4g}; {best.name} has {theirs[name]:.4g}"

@@ -43,7 +43,7 @@ def install(comfyui: Path | str, *, menus: bool = False, schemas: bool = False) 
     """
     folder = _folder(comfyui)
     lines = ['"""ksched\'s nodes for ComfyUI."""', "", _SCHEMAS if schemas else _STAR, *([_MENUS] if menus else [])]
-    workflow = files(__package__).joinpath(*_EXAMPLE.split("/")).read_bytes()
+    workflow = files("ksched.integrations.comfyui").joinpath(*_EXAMPLE.split("/")).read_bytes()
     put(folder, {"__init__.py": ("\n".join(lines) + "\n").encode(), _EXAMPLE: workflow}, _of_an_earlier_version)
     return folder / "__init__.py"
 

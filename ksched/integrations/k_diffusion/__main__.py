@@ -32,7 +32,10 @@ def install(webui: Path | str) -> Path:
     ValueError : no such program there; a folder ``extensions/ksched`` that this did not write
     """
     folder = _folder(webui)
-    put(folder, {_SCRIPT: files(__package__).joinpath("extension", *_SCRIPT.split("/")).read_bytes()})
+    put(
+        folder,
+        {_SCRIPT: files("ksched.integrations.k_diffusion").joinpath("extension", *_SCRIPT.split("/")).read_bytes()},
+    )
     return folder
 
 

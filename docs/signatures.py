@@ -1,0 +1,96 @@
+"""Signatures as the source writes them: annotations are not evaluated, and limits of options are left out."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from sphinx.application import Sphinx
+from sphinx.util.inspect import object_description, stringify_signature
+from sphinx.util.typing import stringify_annotation
+
+__all__ = ["setup"]
+
+
+class Shown:
+    """A default that is not written as Python."""
+
+    def __repr__(self) -> str:
+        """Three dots."""
+        return "..."
+
+
+def default_of(value: Any) -> Any:
+    """A default, or three dots for one that cannot be read as code."""
+    if value is inspect.Parameter.empty:
+        return value
+    try:
+        ast.parse(object_description(value), mode="eval")
+    except SyntaxError:
+        return Shown()
+    return value
+
+
+class Plain(ast.NodeTransformer):
+    """``Annotated[X, ...]`` is ``X``, and a name of literals is what it stands for."""
+
+    def __init__(self, module: str) -> None:
+        self.names = vars(sys.modules.get(module, ast))
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """Leave out what stands with a type."""
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Name) and node.value.id == "Annotated" and isinstance(node.slice, ast.Tuple):
+            return node.slice.elts[0]
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Write out a short list of words."""
+        value = self.names.get(node.id)
+        if get_origin(value) is Annotated:  # limits of an option
+            return ast.parse(
+                stringify_annotation(get_args(value)[0], "fully-qualified-except-typing"), mode="eval"
+            ).body
+        if get_origin(value) is Literal and len(get_args(value)) <= 8:
+            words = ast.Tuple([ast.Constant(word) for word in get_args(value)], ast.Load())
+            return ast.Subscript(ast.Name("Literal", ast.Load()), words, ast.Load())
+        return node
+
+
+def plain(annotation: Any, module: str) -> Any:
+    """An annotation for the reader."""
+    if not isinstance(annotation, str):
+        return annotation
+    return ast.unparse(Plain(module).visit(ast.parse(annotation.strip("'\""), mode="eval")))
+
+
+def process(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Called by autodoc."""
+    if signature is None or what not in ("function", "method", "class"):
+        return None
+    try:
+        found = inspect.signature(obj)
+    except (TypeError, ValueError):
+        return None
+    module = getattr(obj, "__module__", "")
+    arguments = [
+        p.replace(annotation=plain(p.annotation, module), default=default_of(p.default))
+        for p in found.parameters.values()
+    ]
+    if what == "method" and arguments and arguments[0].name in ("self", "cls"):
+        del arguments[0]
+    result = found.return_annotation
+    shown = found.replace(parameters=arguments, return_annotation=plain(result, module))
+    text = stringify_signature(shown, show_return_annotation=False, unqualified_typehints=True)
+    silent = what == "class" or result is inspect.Signature.empty
+    return text, None if silent else str(plain(result, module) if isinstance(result, str) else returns)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Sphinx's hook."""
+    app.connect("autodoc-process-signature", process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
