@@ -382,16 +382,16 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="6 and 10 calls, 32 start states, no laws, no held-out data"
+        "--quick", action="store_true", help="6 and 10 calls, 32 start states, no stochastic samplers, no held-out data"
     )
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help="only these; options as name:option=value,...")
-    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="only these; likewise")
+    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="only these; options as for samplers")
     parser.add_argument("--nfe", nargs="+", type=int, metavar="N", help="only these numbers of model calls")
     parser.add_argument("--ranges", nargs="+", choices=list(RANGES), default=list(RANGES))
-    parser.add_argument("--seed", type=int, default=SEED, help="of the start states; figures of others are for 99")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the start states; recorded figures are for 99")
     parser.add_argument("--dialect", default="ksched", help="whose behaviour the names mean")
     parser.add_argument("--load", nargs="+", default=[], metavar="FILE", help="Python files that register samplers")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results of a full run go")
     return parser.parse_args()
 

@@ -378,10 +378,10 @@ def main() -> None:
     """Print the tables, write JSON and the picture."""
     parser = arguments(__doc__, seconds=0.2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--loads", nargs="+", type=float, default=[0.7, 1.5, 3.0], help="over the first's capacity")
+    parser.add_argument("--loads", nargs="+", type=float, default=[0.7, 1.5, 3.0], help="relative to the first server")
     parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=16, help="most rows of a model call")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "DEPTH"), help="of the network")
+    parser.add_argument("--rows", type=int, default=16, help="largest number of rows per model call")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "DEPTH"), help="size of the network")
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():

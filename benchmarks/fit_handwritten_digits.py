@@ -360,7 +360,7 @@ def write(folder: Path, parts: dict[str, Any], about: dict[str, Any], held: Digi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUTPUT, metavar="DIR")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="keep what is done there, and go on from it")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="save progress there, and continue from it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae-steps", type=int, default=1200)
     parser.add_argument("--vae-batch", type=int, default=48)

@@ -212,8 +212,12 @@ def summary(data: Mapping[str, Any]) -> str:
 def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="none draws the picture alone")
-    parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="of tune")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="without any, only draw the picture"
+    )
+    parser.add_argument(
+        "--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of calls for tune"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 

@@ -241,7 +241,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--beds", nargs="+", choices=every, default=every, metavar="BED", help=", ".join(every))
     parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--budget", type=int, default=60_000, help="calls of training, where tune is not measured too")
+    parser.add_argument(
+        "--budget", type=int, default=60_000, help="model calls of training, if tune is not measured too"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 

@@ -292,7 +292,7 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("auto", "tune", "guard"), default=("auto", "tune", "guard"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of start states, samples and tuning")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of start states, samples and tuning")
     parser.add_argument("--runs", type=int, default=200, help="cases of the guard")
     parser.add_argument("--workers", type=int, default=1, help="processes for the guard")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
