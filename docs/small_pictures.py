@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ THEME: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 10.5,
-    "axes.prop_cycle": mpl.cycler(color=[BLUE, "#E0662F", "#3FA66B", "#D64550", "#8A6FD1", "#9A8C7C"]),
+    "axes.prop_cycle": cycler(color=[BLUE, "#E0662F", "#3FA66B", "#D64550", "#8A6FD1", "#9A8C7C"]),
     "svg.fonttype": "none",
     "svg.hashsalt": "ksched",
 }
