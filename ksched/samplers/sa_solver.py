@@ -130,8 +130,7 @@ def sa_solver(
         order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
             corrected = run.keep(_sa_step(run, *before, s, past[-order:], rule))
-            # eps is not updated
-            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected
+            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
             if use_pece:
                 denoised = run.denoise(x, s)
                 past[-1] = s.lam, output(run, s, x, denoised, eps)
