@@ -27,7 +27,7 @@ BY_NAME = {
 @cache
 def papers() -> dict[str, str]:
     """The key of each paper by its number at arXiv, its DOI, or its authors and year."""
-    entries = parse_file(Path(__file__).with_name("references.bib"), bib_format="bibtex").entries  # type: ignore[no-untyped-call]
+    entries = parse_file(Path(__file__).with_name("references.bib"), bib_format="bibtex").entries
     return {
         (entry.fields.get("eprint") or entry.fields.get("doi", "")): key for key, entry in entries.items()
     } | BY_NAME

@@ -257,7 +257,7 @@ def test_the_command_says_what_is_wrong(command: Command, tmp_path: Path) -> Non
         ("--sampler", "dpm_adaptive"): "dpm_adaptive chooses its steps as it runs, so it has no plan to show",
         ("--sampler", "heun", "-o", "eta=1"): "sampler heun with schedule karras has no option 'eta'",
         ("--sampler", "heun", "--sampler", "lms", "--sampler", "ddim"): "give at most 2 samplers",
-        ("--out", mine): f"{mine} is there already; give another --out, or --force to replace it",
+        ("--out", mine): f"--output must be a new file; {mine} exists: give another name, or --force to replace it",
         ("--out", tmp_path): f"{tmp_path} is a folder",
     }.items():
         answer = command("explore", "--no-open", *words)

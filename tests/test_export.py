@@ -228,7 +228,7 @@ def test_the_command_writes_what_the_function_does(command: Command, tmp_path: P
     assert succeed(command("plan", "euler", "karras", "-n", "20", "--json")) == export(sampler.plan, "json")
     code, out, err = command("plan", "euler", "karras", "--output", str(file))
     assert (code, out) == (2, "")
-    assert err == f"ksched: {file} is there already; give another --output, or --force to replace it\n"
+    assert err == f"ksched: --output must be a new file; {file} exists: give another name, or --force to replace it\n"
     succeed(command("plan", "euler", "karras", "--output", str(file), "--force"))
     assert file.read_text() == succeed(command("plan", "euler", "--schedule", "karras"))
 
@@ -236,7 +236,7 @@ def test_the_command_writes_what_the_function_does(command: Command, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("karras", "--schedule", "simple"), "give one schedule, karras or --schedule simple"),
+        (("karras", "--schedule", "simple"), "--schedule must be given once; got 'karras' and --schedule simple"),
         (("--json", "--format", "c"), "give either --json or --format c"),
         (("--format", "go"), "--format"),
     ],

@@ -72,7 +72,7 @@ def test_a_configuration_carries_the_plan() -> None:
     ("how", "said"),
     [
         ({"sampler": PLAN.to_json()}, "steps must be 5"),
-        ({"sampler": PLAN.to_json(), "steps": 5, "schedule": "karras"}, "levels of its own; leave out schedule"),
+        ({"sampler": PLAN.to_json(), "steps": 5, "schedule": "karras"}, "has its own sigmas; leave out schedule"),
         ({"sampler": "auto", "schedule_options": {"sigma_max": 3.0}}, "leave out schedule_options|no option"),
         ({"sampler": '{"format": 3}'}, "not a ksched plan"),
         ({"sampler": "auto", "sampler_options": {"end": "now"}}, "end must be one of"),
@@ -127,7 +127,7 @@ def test_a_scheduler_goes_on_from_the_middle() -> None:
 def test_a_scheduler_refuses_another_number_of_steps_and_a_schedule() -> None:
     with pytest.raises(ValueError, match="the plan has 5 steps"):
         scheduler(sampler=PLAN.to_json()).set_timesteps(8)
-    with pytest.raises(ValueError, match="noise levels of its own"):
+    with pytest.raises(ValueError, match="has its own sigmas"):
         scheduler(sampler="auto", schedule="karras")
 
 

@@ -128,7 +128,7 @@ def _check_replaceable(out: Path, force: bool) -> None:
         return
     with out.open(encoding="utf-8", errors="replace") as file:
         if not is_page(file.read(2000)):
-            raise ValueError(f"{out} is there already; give another --out, or --force to replace it")
+            raise ValueError(f"--output must be a new file; {out} exists: give another name, or --force to replace it")
 
 
 def _spec(sampler: str) -> tuple[str | Plan, SamplerSpec]:

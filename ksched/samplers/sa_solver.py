@@ -123,16 +123,14 @@ def sa_solver(
     levels, above = with_last_twice(grid) if repeat_last else grid.levels, grid.levels[-1].sigma > 0
     left = len(levels) - 1 + (12 if above and not lower_order_final else 0)
     past: list[tuple[float, V]] = []  # (lam, output), newest last
-    # the last step: level, state, prediction if in eps, eta, s_noise
-    before: tuple[Level, V, V | None, float, float] | None = None
+    before: tuple[Level, V, V | None, float, float] | None = None  # last step: level, state, its eps, eta, s_noise
     for i, (s, t, tau, s_noise) in enumerate(grid.steps_with(tau, s_noise, levels=levels)):
         denoised = run.denoise(x, s)
         past = [*past, (s.lam, output(run, s, x, denoised, eps))][-max(predictor_order, corrector_order) :]
         order = min(corrector_order, len(past), left - i + 2 * above)
         if before is not None and order > 0 and (t.sigma > 0 or use_pece):
             corrected = run.keep(_sa_step(run, *before, s, past[-order:], rule))
-            # eps is not updated
-            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected
+            denoised, x = (corrected - s.sigma * past[-1][1]) / s.alpha if eps else denoised, corrected  # eps stays
             if use_pece:
                 denoised = run.denoise(x, s)
                 past[-1] = s.lam, output(run, s, x, denoised, eps)

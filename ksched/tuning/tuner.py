@@ -116,13 +116,13 @@ def tune(
     -----
     A tuned plan is returned only if it beats the best untuned pair on start states that it was not chosen on: its mean,
     90th-percentile and worst error must all be lower, and its mean without outliers at least 8 % lower, since a smaller
-    gain may be chance. If mean and 90th percentile are lower by 30 %, the worst error may be up to 1.5 times that of the
-    pair. Without a model, those runs come from a second mixture. Otherwise you get the best untuned pair, and the report
-    says so.
+    gain may be chance. If mean and 90th percentile are lower by 30 %, the worst error may be up to 1.5 times the
+    pair's. Without a model, those runs come from a second mixture. Otherwise you get the best untuned pair, and the
+    report says so.
 
-    No mixture matches the model exactly. A tenth of what a plan is fitted to are therefore runs of other mixtures, some
-    of those that ``auto`` was fitted to (`ksched.tuning.reference_mixtures`); where a single Gaussian describes the
-    samples best, it is half.
+    No mixture matches the model exactly. A tenth of the runs that a plan is fitted to are therefore those of other
+    mixtures, which ``auto`` was fitted to (`ksched.tuning.reference_mixtures`). If a single Gaussian describes the
+    samples best, it is half of the runs.
 
     Fitting a table of weights by gradients to runs with known results follows Bespoke solvers (Shaul et al. 2023,
     arXiv:2310.19075), LD3 (Tong et al. 2024, arXiv:2405.15506) and S4S (Frankel et al. 2025, arXiv:2502.17423). Running
