@@ -451,7 +451,7 @@ def _generalisation_tune(data: Mapping[str, Any]) -> str:
     header = ["range", "NFE", "16 pairs", "all pairs", "`auto`", "time"]
     within = sum(w <= 1.05 for w in worse) / len(worse)
     return (
-        f"{_table(header, rows)}\nOf {len(worse)} plans, {within:.0%} have at most 1.05 times the smaller of the errors "
+        f"{_table(header, rows)}\nOf {len(worse)} plans, {within:.0%} have at most 1.05 times the smaller error "
         f"of `auto` and the best pair; the worst has {max(worse):.2f} times.\n"
     )
 
