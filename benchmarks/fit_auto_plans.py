@@ -74,6 +74,7 @@ KEPT, KEPT_GUIDED = {"spectra": 5.0, "mixture": 3.0, "scales": 3.0, "cloud": 1.0
 #: costs of a loss, one fit after the other: a fit with the last one alone does not get away from the table before
 COSTS = (1.0, 3.0)
 ITERATIONS = 160  # of L-BFGS
+PART = 0.5  # of the way from the table before to the new one: the rest of it does not carry over to other data
 SOFT = 0.05  # how round the step from no loss to a loss is
 
 
@@ -191,10 +192,22 @@ def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
     for aim.cost in COSTS:
         numbers = fit(family, aim.problems, family.numbers(table), iterations=ITERATIONS, loss_of=aim)
         table = _rounded(family.table(numbers))
-    found = [table] if before is None else [table, before]
+    found = [table] if before is None else [_between(before, table), before]
     ends = [aim.of(family, other) for other in found]
     print(f"  losses: start {min(losses):.3f}; after, and before", *(f"{loss:.3f}" for loss in ends))
     return found[ends.index(min(ends))]
+
+
+def _between(before: Table, fitted: Table) -> Table:
+    """A point part of the way from a table to its successor."""
+
+    def part(a: float, b: float) -> float:
+        return (1 - PART) * a + PART * b
+
+    pairs = list(zip(before.levels, fitted.levels, strict=True))[1:-1]
+    levels = [before.levels[0], *(math.exp(part(math.log(a), math.log(b))) for a, b in pairs)]
+    weights = [tuple(map(part, a, b)) for a, b in zip(before.weights, fitted.weights, strict=True)]
+    return _rounded(Table((*levels, 0.0), tuple(weights)))
 
 
 def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
