@@ -99,7 +99,7 @@ def compare_images(
     """Draw one image with several samplers, schedules and numbers of steps, on one sheet.
 
     The sheet has a row for each sampler and schedule and a column for each number of steps, with the model calls (NFE)
-    under each image. All images start from the same noise. An option goes to every sampler or schedule that has it.
+    under each image. All images start from the same noise. An option applies to every sampler or schedule that has it.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def compare_images(
             shown,
             force,
             printed,
-            rows=[f"{name}\n{rule or 'its own levels'}" for name, rule in pairs],
+            rows=[f"{name}\n{rule or 'own levels'}" for name, rule in pairs],
             columns=[_counted(count, "step") for count in counts],
             captions=[[_caption(run) for run in row] for row in runs],
             title=quoted(base.config.prompt),

@@ -67,15 +67,26 @@ def from_text(
 
     Parameters
     ----------
-    model : folder of diffusers, of a model that draws digits
-    sampler, schedule, steps : of the first picture
-    seed : of the first image of each word, and of the word that is compared
-    out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
-    guidance_scale : of classifier-free guidance
-    images : of each word
-    compared : numbers of model calls
-    many : model calls of the picture that the others are compared with
-    progress : told what is being done, and the share of the work that is done
+    model : path
+        Diffusers folder with a model that draws digits.
+    sampler, schedule : str
+        Settings of the first picture.
+    steps : int
+        Number of steps of the first picture.
+    seed : int
+        Seed of the first image of each word, and of the compared images.
+    out : path
+        Folder for ``prompts.png`` and ``compared.png``, created if necessary.
+    guidance_scale : float
+        Scale of classifier-free guidance (CFG).
+    images : int
+        Number of images per word.
+    compared : sequence of int
+        The NFE at which samplers are compared.
+    many : int
+        NFE of the reference picture.
+    progress : callable
+        Called with the name of the current stage and the share of the work that is done.
 
     Raises
     ------
