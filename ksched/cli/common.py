@@ -72,7 +72,9 @@ Steps: TypeAlias = Annotated[int | None, _steps(LONGEST)]
 PlanSteps: TypeAlias = Annotated[int | None, _steps(LONGEST_PLAN)]
 StepsArgument: TypeAlias = Annotated[
     int | None,
-    typer.Argument(**{**whole(1, LONGEST_PLAN, _MEMORY), "metavar": "STEPS"}, help="Number of steps, the same as --steps."),
+    typer.Argument(
+        **{**whole(1, LONGEST_PLAN, _MEMORY), "metavar": "STEPS"}, help="Number of steps, the same as --steps."
+    ),
 ]
 ProcessOption: TypeAlias = Annotated[
     ProcessName,
@@ -160,9 +162,7 @@ ScheduleName: TypeAlias = Annotated[
         "--schedule", metavar="NAME", help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule
     ),
 ]
-Seed: TypeAlias = Annotated[
-    int, typer.Option("--seed", **whole(0, 2**63 - 1), help="Random seed.")
-]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", **whole(0, 2**63 - 1), help="Random seed.")]
 
 
 def one_of(flag: str, option: Any, argument: Any) -> Any:

@@ -123,7 +123,9 @@ def compare_images(
     with printed_files(as_json) as printed, interrupted, threads:
         shown = _contents(made, configs, canvas.pictures)
         whole = canvas.init is None
-        runs = [[made.sampler(config, whole=whole) for config in row] for row in configs]  # raises for impossible settings
+        runs = [
+            [made.sampler(config, whole=whole) for config in row] for row in configs
+        ]  # raises for impossible settings
         if is_sheet_there(out, shown, force, printed):
             return
         make_writable(out)

@@ -80,7 +80,9 @@ def _wanted(
         if not files:
             raise ValueError(f"{path} has no configurations (files that end in .json or .toml)")
         if len({file.stem for file in files}) < len(files):
-            raise ValueError(f"{path} has a .json and a .toml file of the same name, so their images would overwrite each other")
+            raise ValueError(
+                f"{path} has a .json and a .toml file of the same name, so their images would overwrite each other"
+            )
         return [Wanted(file.stem, _changed(_read(file), changes, option)) for file in files]
     if path.suffix.lower() in (".json", ".toml"):
         return [Wanted(path.stem, _changed(_read(path), changes, option))]

@@ -171,7 +171,7 @@ def _case(
     if spec.adaptive:
         raise ValueError(f"{spec.name} chooses its steps as it runs, so it has no plan to show; take another sampler")
     own = bool(spec.levels)
-    where = schedule if own else schedule_name(schedule or NoiseSchedule.KARRAS)  # a sampler with its own levels accepts no schedule
+    where = schedule if own else schedule_name(schedule or NoiseSchedule.KARRAS)  # own: no schedule accepted
     count = _USUAL if steps is None and not own else steps
     given = {**options, **limits}
     built = build_sampler(named, where, count, process=process, dialect=dialect, **given)

@@ -81,7 +81,9 @@ def generate_images(
     plan: Annotated[
         Path | None,
         typer.Option(
-            "--plan", **PATH, help="File with a plan from ksched tune or ksched plan --json. Replaces sampler, schedule and steps."
+            "--plan",
+            **PATH,
+            help="File with a plan from ksched tune or ksched plan --json. Replaces sampler, schedule and steps.",
         ),
     ] = None,
     option: Options = None,
@@ -138,7 +140,9 @@ def generate_images(
     grid: Annotated[
         bool,
         typer.Option(
-            "--grid", help="Write one labelled sheet of all images instead of a file for each.", rich_help_panel="Output"
+            "--grid",
+            help="Write one labelled sheet of all images instead of a file for each.",
+            rich_help_panel="Output",
         ),
     ] = False,
     force: Force = False,
@@ -211,7 +215,9 @@ def generate_images(
 def _check_sharing(processes: int, batched: bool, force: bool) -> None:
     """Raise if several processes do not share the folder of one batch, or if --force would replace one."""
     if processes > 1 and not batched:
-        raise ValueError("several processes draw one batch into one folder: give --out a folder, and one prompt or configuration")
+        raise ValueError(
+            "several processes draw one batch into one folder: give --out a folder, and one prompt or configuration"
+        )
     if batched and force:
         raise ValueError("--force replaces files, never the folder of another batch; choose another folder")
 

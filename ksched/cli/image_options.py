@@ -287,7 +287,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             raise type(error)(_with_flags(str(error))) from error
 
     grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
-    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both the signature and this
+    grouped.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in flat
+    }  # typer reads both the signature and this
     vars(grouped)["__signature__"] = inspect.Signature(flat)
     return grouped
 
@@ -342,7 +344,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def threads_for(model: StableDiffusion, asked: int | None, *, folder: bool) -> Iterator[None]:
-    """Set the number of threads: the given one, or a suitable one for the model. Running out of memory prints one line."""
+    """Set the number of threads, given or chosen to suit the model; running out of memory prints one line."""
     import torch
 
     from ksched.stable_diffusion.many import threads_of_torch

@@ -95,7 +95,9 @@ def _named(
     """Find the sampler and the schedule of a name among those listed."""
     found = _found(name, [*specs, *([AUTO] * (bool(specs) and family is None))], rules)
     if family is not None and found[0][0].family != specs[0].family:
-        raise ValueError(f"sampler {found[0][0].name} belongs to the family {found[0][0].family}, not {specs[0].family}")
+        raise ValueError(
+            f"sampler {found[0][0].name} belongs to the family {found[0][0].family}, not {specs[0].family}"
+        )
     return found
 
 

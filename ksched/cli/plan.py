@@ -47,7 +47,10 @@ __all__ = ["print_plan"]
 AfterSampler: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        metavar="SCHEDULE", help="Noise schedule, the same as --schedule.", show_default=False, autocompletion=complete_schedule
+        metavar="SCHEDULE",
+        help="Noise schedule, the same as --schedule.",
+        show_default=False,
+        autocompletion=complete_schedule,
     ),
 ]
 AsFormat: TypeAlias = Annotated[

@@ -42,7 +42,10 @@ def draw_schedules(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", **PATH, help="Picture to write; its extension sets the format.", show_default="named after its settings"
+            "--out",
+            **PATH,
+            help="Picture to write; its extension sets the format.",
+            show_default="named after its settings",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,

@@ -67,13 +67,14 @@ def tune_plan(
         typer.Option(
             "--end",
             metavar="NAME",
-            help="How the last step ends: denoised returns the last prediction (for noisy models); integral integrates.",
+            help="Last step: denoised returns the last prediction (for noisy models); integral integrates.",
             show_default="the better of the two",
             autocompletion=starting_with(lambda: ("denoised", "integral")),
         ),
     ] = None,
     level: Annotated[
-        int, typer.Option("--level", **whole(0), help="0 chooses among known samplers and schedules; 1 fits a new plan.")
+        int,
+        typer.Option("--level", **whole(0), help="0 chooses among known samplers and schedules; 1 fits a new plan."),
     ] = 1,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,

@@ -12,7 +12,7 @@ __all__ = ["explain", "flag_of", "is_usage_error", "near_flags"]
 
 
 def is_usage_error(error: Exception) -> bool:
-    """Whether typer raised the error for a wrong command line; versions of typer define the class in different places."""
+    """Whether typer raised the error for a wrong command line; the class moves between versions of typer."""
     return "UsageError" in {kind.__name__ for kind in type(error).__mro__}
 
 
