@@ -157,8 +157,8 @@ def _batching(data: Mapping[str, Any]) -> str:
         f"{_machine(data)} {len(data['requests'])} requests, at most {data['rows']} rows per call. Served one after "
         f"another, {data['capacity']:.1f} requests finish per second.\n\n{_table(columns, rows)}\n"
         f"The network is an MLP of {data['parameters'] / 1e6:.0f} million parameters on states of {data['shape']}.\n\n"
-        f"{calls}\nImages of the continuous server that equal, bit for bit, those of the same request alone: {equal[0]} "
-        f"with a network without matrix products, and {equal[1]} with this network and padded calls.\n"
+        f"{calls}\nImages of the continuous server that equal, bit for bit, those of the same request alone: "
+        f"{equal[0]} with a network without matrix products, and {equal[1]} with this network and padded calls.\n"
     )
 
 
@@ -223,10 +223,10 @@ def _few_calls(data: Mapping[str, Any]) -> str:
     of, std, tune = data["reference"], data["std"], data["tune"]
     return (
         f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, CPU time "
-        f"{data['processor seconds'] / 60:.0f} minutes, of which `tune` took {tune['seconds'] / 60:.0f}. "
+        f"{data['processor seconds'] / 60:.0f} minutes; `tune` took {tune['seconds'] / 60:.0f} minutes. "
         f"{_machine(data)}\n\n"
-        f"{data['images']} prompted digits, guidance {data['scale']:g}, the same start noise throughout. The reference is "
-        f"`{of['sampler']}` + `{of['schedule']}`, {_options(of['options'])}, {of['steps']} steps; "
+        f"{data['images']} prompted digits, guidance {data['scale']:g}, the same start noise in all cells. The reference "
+        f"is `{of['sampler']}` + `{of['schedule']}`, {_options(of['options'])}, {of['steps']} steps; "
         f"{_percent(of['right'])} of its digits are recognised. The standard deviation is "
         f"{std['latents of real digits']:.2f} for latents of real digits, {std['latents of the reference']:.2f} for "
         f"latents of the reference and {std['pixels of real digits']:.2f} for pixels, so `data_std` stays at 1.\n"
@@ -373,10 +373,8 @@ def _losses(data: Mapping[str, Any]) -> str:
         if cell["leaders"][0]["error"] > data["checks"][of][calls][0]["recorded"]
     ]
     if not lost:
-        return "At no NFE and on no range is ComfyUI's best combination of sampler and schedule better than the best in ksched.\n"
-    return (
-        f"ComfyUI's best combination of sampler and schedule is better than the best in ksched at {', '.join(lost)}.\n"
-    )
+        return "ComfyUI's best pair of sampler and schedule is better than ksched's at no NFE and on no range.\n"
+    return f"ComfyUI's best pair of sampler and schedule is better than ksched's at {', '.join(lost)}.\n"
 
 
 def _by_name(data: Mapping[str, Any], key: str) -> str:

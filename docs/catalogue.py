@@ -33,8 +33,8 @@ def catalogue() -> str:
     parts += [
         "`ksched list` prints these names, and `ksched list NAME` describes one of them. "
         "[How to choose a sampler](choose.md) compares them, and the page on [accuracy](accuracy.md) has the "
-        "measurements. `ksched.peers` has their names in ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, SD.Next, "
-        "stable-diffusion.cpp and skrample."
+        "measurements. `ksched.peers` has their names in ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, "
+        "SD.Next, stable-diffusion.cpp and skrample."
     ]
     parts += ["## Samplers"]
     parts += [
@@ -51,8 +51,8 @@ def catalogue() -> str:
     excused = [f"`{spec.name}`" for specs in ours.values() for spec in specs if not spec.keeps_variance]
     parts += [
         "If all data is a single point, every state of every sampler has exactly the mean and the variance of its "
-        f"noise level. The exceptions are {', '.join(excused[:-1])} and {excused[-1]}, whose variance differs in the same "
-        "way as in the programs that they come from."
+        f"noise level. The exceptions are {', '.join(excused[:-1])} and {excused[-1]}, whose variance differs in "
+        "the same way as in the programs that they come from."
     ]
     for heading, specs in ours.items():
         module = sys.modules[specs[0].function.__module__]  # its docstring describes the family
@@ -69,7 +69,8 @@ def catalogue() -> str:
         parts += [f"### {heading}", table(["name", "rule", "options", "source"], rows)]
     parts += ["## Processes"]
     parts += [
-        "A process is the forward process that a model was trained on: how much signal and noise a state has at each timestep. "
+        "A process is the forward process that a model was trained on: how much signal and noise a state has at each "
+        "timestep. "
         "`VP.scaled_linear()`, `VP.linear()` and `VP.cosine()` have the usual tables of betas."
     ]
     rows = [[f"`{kind.__name__}`", first_line(kind), arguments(kind)] for kind in PROCESSES]

@@ -1,6 +1,6 @@
 # Executed examples: ```{doctest} (>>> lines) or ```{testcode} with ```{testoutput}, one namespace per page. `.. plot::`
-# inside ```{eval-rst} runs its code in a separate namespace and shows code and figure. `nox -s docs` fails if an example
-# raises or prints other output; >>> lines in docstrings run too. Each example imports what it uses.
+# inside ```{eval-rst} runs its code in a separate namespace and shows code and figure. `nox -s docs` fails if an
+# example raises or prints other output; >>> lines in docstrings run too. Each example imports what it uses.
 """Sphinx configuration."""
 
 import doctest

@@ -36,7 +36,7 @@ def notes() -> Mapping[str, Any]:
     wrong = {spec.name for spec in samplers()} ^ set(found["samplers"])
     if wrong:
         raise ValueError(
-            f"docs/sampler_notes.toml must have every sampler and no other; missing or unknown: {', '.join(sorted(wrong))}"
+            f"docs/sampler_notes.toml must have every sampler and no other; wrong: {', '.join(sorted(wrong))}"
         )
     return found
 

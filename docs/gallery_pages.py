@@ -31,7 +31,7 @@ def gallery(out: Path) -> dict[Path, str]:
     scripts = {path.stem: path for path in FOLDER.glob("*.py")}
     if set(scripts) != set(ORDER):
         raise ValueError(
-            f"docs/gallery_pages.py must list every script once; missing or unknown: {sorted(set(scripts) ^ set(ORDER))}"
+            f"docs/gallery_pages.py must list every script once; wrong: {sorted(set(scripts) ^ set(ORDER))}"
         )
     out.mkdir(parents=True, exist_ok=True)
     pages, cards = {}, []

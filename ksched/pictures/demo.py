@@ -385,7 +385,7 @@ def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], p
 
 
 def _work(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule]) -> float:
-    """Count the model calls of a sampler on all schedules for the progress bar; `law_errors` needs less time per call."""
+    """Count the model calls of a sampler on all schedules for the progress bar; stochastic ones need less time."""
     return calls * (1 if spec.levels is not None else len(schedules)) * (1.0 if spec.draws == 0 else 0.13)
 
 
