@@ -141,7 +141,7 @@ def package(session: nox.Session) -> None:
 @nox.session(requires=["package"], reuse_venv=False)
 @nox.parametrize("extra", SMOKES)
 def smoke(session: nox.Session, extra: str) -> None:
-    """Install the wheel in a new environment and try it: without torch, with it, and with each extra."""
+    """Install the wheel in new environments and test it: without torch, with torch, and with each extra."""
     (wheel,) = Path("dist").resolve().glob("*.whl")
     pins = ("-c", str(CONSTRAINTS.resolve()))
     script = Path("tests", "smoke.py").resolve()

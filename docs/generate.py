@@ -129,7 +129,7 @@ def on_site(page: str) -> str:
         page = re.sub(rf"^\| `({'|'.join(names)})` \|", rf"| [`\1`](generated/{folder}/\1.md) |", page, flags=re.M)
     parts = [page, "## Options of every sampler"]
     parts += [
-        "These options change how a sampler uses the noise levels of a run. Each reproduces what some program always does."
+        "These options change how a sampler uses the noise levels. Each reproduces what some program always does."
     ]
     parts += [option_table(VIEW_OPTIONS, view, linked_from="generated/samplers/"), "## The schedules drawn"]
     parts += [f"The noise levels of every schedule, with {STEPS} steps on Stable Diffusion's process."]
@@ -183,8 +183,8 @@ def scheduler_use() -> str:
     answered = [[f"`{use}`", "no", why] for use, why in ANSWERED_NO.items()]
     refused = [[f"`{use}`", "refused", why] for use, why in REFUSED_USE.items()]
     lead = (
-        "This table lists every attribute, method, keyword and assignment that the pipelines of diffusers 0.42.1 use on "
-        "a scheduler, and what `KSchedScheduler` does with it. The list is read from the pipelines' source. A test "
+        "This table lists every attribute, method, keyword and assignment that the pipelines of diffusers 0.42.1 use "
+        "on a scheduler, and what `KSchedScheduler` does with it. The list is read from the pipelines' source. A test "
         "reads the installed pipelines and fails if one of them has a use that is not listed here. `call step(eta=)` "
         "is a keyword, `assign sigmas[...]` sets an item, and `ask` means that a pipeline checks whether the scheduler "
         "has the attribute."
@@ -295,7 +295,7 @@ def adaptive_run(spec: SamplerSpec) -> str:
     while not run.done:
         run.feed(model(run.x, run.sigma))
     return (
-        "This sampler chooses its steps from the model's predictions, so it has no plan to print. It runs like the others.\n\n"
+        "It chooses its steps from the model's predictions, so it has no plan to print. It runs like the others.\n\n"
         "```{doctest}\n"
         ">>> import ksched, torch\n"
         ">>> model = ksched.exact.GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], 0.01)\n"

@@ -2,8 +2,8 @@
 
 In a guide, a literal that is a public name (`build_sampler`, `ksched.guidance.cfg`, `KSchedScheduler()`) or the name of
 a sampler becomes a link, once in a section. In a docstring, ``default_role`` makes every single backtick a reference;
-`resolve` finds its target, and a reference without a target is a warning. The build also warns of a public name that no guide
-links to.
+`resolve` finds its target, and a reference without a target is a warning. The build also warns of a public name that
+no guide links to.
 """
 
 from __future__ import annotations
