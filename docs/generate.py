@@ -254,7 +254,7 @@ def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     if same:
         parts += [
             "## Equal samplers",
-            "With these options, the plan equals another sampler's. Found by comparing all plans on two grids.",
+            "With these options, the plan equals that of another sampler on two test grids.",
         ]
         parts += ["Without guidance, when both predictions are equal:"] if spec.uncond else []
         rows = [[written(options) or "defaults", ", ".join(twins)] for options, twins in same]
