@@ -274,7 +274,7 @@ class TrigFlow(_LogRange):
     sigma_min, sigma_max : float
         Range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``.
     noise_angle : float
-        Angle that the network is told for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
+        Angle that the network receives for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
 
     Raises
     ------
