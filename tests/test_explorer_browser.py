@@ -133,10 +133,10 @@ def test_a_page_around_it_chooses_light_or_dark(visit: Any) -> None:
     page = visit(ONE, scheme="light").page
     ring = "getComputedStyle(document.querySelector('canvas')).getPropertyValue('--exact')"  # what the canvas draws with
     before = page.evaluate(ring)
-    for theme, same in (("dark", False), ("auto", True)):
+    for theme, scheme in (("dark", "dark"), ("auto", "")):
         page.evaluate(f"postMessage({{ theme: '{theme}' }}, '*')")
-        page.wait_for_function("(document.documentElement.style.colorScheme === 'dark') === %s" % str(not same).lower())
-        assert (page.evaluate(ring) == before) is same
+        page.wait_for_function(f"document.documentElement.style.colorScheme === '{scheme}'")
+        assert (page.evaluate(ring) == before) is (theme == "auto")
 
 
 def test_what_is_shown_is_the_run(visit: Any) -> None:
