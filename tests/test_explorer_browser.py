@@ -131,7 +131,9 @@ def test_it_loads_and_fits(visit: Any, width: int, scheme: str, fragment: str) -
 
 def test_a_page_around_it_chooses_light_or_dark(visit: Any) -> None:
     page = visit(ONE, scheme="light").page
-    ring = "getComputedStyle(document.querySelector('canvas')).getPropertyValue('--exact')"  # what the canvas draws with
+    ring = (
+        "getComputedStyle(document.querySelector('canvas')).getPropertyValue('--exact')"  # what the canvas draws with
+    )
     before = page.evaluate(ring)
     for theme, scheme in (("dark", "dark"), ("auto", "")):
         page.evaluate(f"postMessage({{ theme: '{theme}' }}, '*')")
