@@ -338,7 +338,7 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(13, 5.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     titles = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
     lines = {
         "euler": ("#999999", {"sd": "euler/normal", "edm": "euler/karras", "flow": "euler/simple@3"}),
@@ -354,16 +354,16 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     }
     for axes, (of, by_calls) in zip(figure.subplots(1, 3, sharey=True), data["ranges"].items(), strict=True):
         calls = [int(n) for n in by_calls]
-        for _name, (colour, pairs) in lines.items():
+        for name, (colour, pairs) in lines.items():
             found = [
                 next((x["error"] for x in cell["leaders"] if f"{x['sampler']}/{x['schedule']}" == pairs[of]), math.nan)
                 for cell in by_calls.values()
             ]
-            axes.plot(calls, found, "o-", color=colour, label=pairs[of].replace("/", " + "))
+            axes.plot(calls, found, "o-", color=colour, label=name)
         peers = [PEERS[of, n].pairs[0].error if (of, n) in PEERS else math.nan for n in calls]
-        axes.plot(calls, peers, "D--", color="#D55E00", label="best pair in ComfyUI, another at each point")
+        axes.plot(calls, peers, "D--", color="#D55E00", label="best pair in ComfyUI")
         best = [cell["leaders"][0]["error"] for cell in by_calls.values()]
-        axes.plot(calls, best, "s-", color="#000000", label="best pair here, likewise")
+        axes.plot(calls, best, "s-", color="#000000", label="best pair here")
         axes.set(title=titles[of], xlabel="model calls", xscale="log", yscale="log", xticks=calls)
         axes.yaxis.set_major_locator(FixedLocator([0.003, 0.01, 0.03, 0.1, 0.3]))
         for axis in (axes.xaxis, axes.yaxis):
@@ -372,10 +372,11 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
         axes.minorticks_off()
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
         if of == "sd":
             axes.set_ylabel("mean relative error")
-    figure.savefig(path, dpi=110)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=5, columnspacing=1.2)
+    figure.savefig(path, dpi=170)
 
 
 def parsed() -> argparse.Namespace:

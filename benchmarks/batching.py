@@ -339,7 +339,7 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
 
     cells = [cell for cell in data["cells"] if "spans" in cell]
     load = cells[0]["load"]
-    figure, axes = plt.subplots(1, len(cells), figsize=(4.0 * len(cells), 4.4), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, len(cells), figsize=(3.0 * len(cells), 4.4), sharex=True, sharey=True)
     for axis, cell in zip(axes, cells, strict=True):
         arrivals, starts, ends = zip(*cell["spans"], strict=True)
         color = "#c0392b" if cell["server"] == CONTINUOUS else "#2c6fbb"
@@ -352,14 +352,13 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
         axis.text(
             0.97,
             0.97,
-            f"{cell['images per second']:.1f} images/s\nlatency: mean {cell['latency']['mean']:.1f} s,"
+            f"{cell['images per second']:.1f} images/s\nlatency {cell['latency']['mean']:.1f} s,"
             f" p95 {cell['latency']['p95']:.1f} s\n{cell['rows per call']:.1f} rows per call",
             transform=axis.transAxes,
             ha="right",
             va="top",
             fontsize=9,
         )
-        axis.legend(loc="lower left", frameon=False, fontsize=8.5)
         axis.grid(axis="x", color="#e6e6e6")
         axis.set_axisbelow(True)
         for side in ("top", "right"):
@@ -368,9 +367,11 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     axes[0].invert_yaxis()
     axes[0].set_xlim(left=0)
     figure.suptitle(f"Requests arrive {load:.3g} times as fast as they can be served one after another", fontsize=11)
-    figure.tight_layout()
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -111,7 +111,7 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(10.5, 4.9), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     calls = [row["calls"] for row in data["rows"]]
     for name, (colour, form) in LINES.items():
@@ -134,9 +134,9 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
 
 
 def printed(data: Mapping[str, Any]) -> str:

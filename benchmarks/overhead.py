@@ -187,7 +187,7 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     }
     by_name = {(cell["sampler"], cell["shape"]): cell for cell in data["cells"]}
     shapes = [shape for shape in COMPARED_ON if any((name, shape) in by_name for name in COMPARED)]
-    figure, axes = plt.subplots(1, len(shapes), figsize=(4.0 * len(shapes), 3.9), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(shapes), figsize=(2.9 * len(shapes), 3.6), sharey=True, squeeze=False)
     used: set[str] = set()
     for axis, shape in zip(axes[0], shapes, strict=True):
         for y, name in enumerate(COMPARED):
@@ -220,19 +220,19 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
             for k, v in c["microseconds"].items()
             if k in styles
         ]
-        axis.set_xlim(min(values) / 3, max(values) * 1.5)
+        axis.set_xlim(min(values) / 4, max(values) * 1.5)
         axis.set_title(shape, fontsize=10)
-        axis.set_xlabel("microseconds per step, model taken off")
+        axis.set_xlabel("microseconds per step")
         axis.grid(axis="x", which="major", color="#e6e6e6")
         axis.set_axisbelow(True)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0][0].set_yticks(range(len(COMPARED)), COMPARED)
     axes[0][0].invert_yaxis()
-    figure.legend(loc="upper center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(loc="upper center", ncols=4, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.94))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -237,7 +237,8 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
     """Plot error against NFE: the best pair of ComfyUI, `auto`, and `tune`; geometric means over the main testbeds."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.6), sharey=True, layout="constrained")
+    titles = {"sd": "Stable Diffusion's range", "edm": "EDM's range", "flow": "flow matching"}
     for axis, of in zip(axes, RANGES, strict=True):
         lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         lines["best pair in ComfyUI"] = CALLS, [PEERS[of, n].pairs[0].error for n in CALLS]
@@ -246,11 +247,12 @@ def plot(data: Mapping[str, Any], path: Path) -> None:
             lines["tune, from 1000 samples"] = TUNED_CALLS, [_mean(data["tune"][of][str(n)]) for n in TUNED_CALLS]
         for (name, (x, y)), style in zip(lines.items(), ("o--", "o-", "s-"), strict=False):
             axis.plot(x, y, style, label=name, markersize=4)
-        axis.set(yscale="log", title={"sd": "Stable Diffusion's range"}.get(of, of), xlabel="model calls", xticks=CALLS)
+        axis.set(yscale="log", title=titles[of], xlabel="model calls", xticks=CALLS)
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean relative error")
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=170)
 
 
 def _mean(cell: Mapping[str, Any]) -> float:

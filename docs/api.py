@@ -150,6 +150,15 @@ class Api(Autosummary):
 
     short = True
 
+    def get_items(self, names: list[str]) -> list[tuple[str, str | None, str, str]]:
+        """Rows of the table; what stands above data says what they are."""
+        data = {each.full: each for each in objects()}
+        rows = super().get_items(names)
+        return [
+            (name, given, text or (comment(data[full]) if full in data else ""), full)
+            for name, given, text, full in rows
+        ]
+
     def names(self, lines: list[str]) -> list[str]:
         """List the names of the objects."""
         listed = [each for line in lines for each in expanded(line, "")]

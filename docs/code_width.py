@@ -12,8 +12,6 @@ __all__ = ["setup", "wide_lines"]
 log = logging.getLogger(__name__)
 
 WIDTH = 88
-#: pages that still have longer lines; remove a page from the list once it is mended
-STILL_WIDE = {"recipes", "k-diffusion", "tutorial"}
 
 
 def wide_lines(text: str) -> list[str]:
@@ -29,7 +27,7 @@ def wide_lines(text: str) -> list[str]:
 
 def check(_: Sphinx, page: str, source: list[str]) -> None:
     """Warn of long lines in a page."""
-    if page not in STILL_WIDE and not page.startswith("generated/"):
+    if not page.startswith("generated/"):
         for line in wide_lines(source[0]):
             log.warning("code of %d characters: %s", len(line), line, location=page, type="ksched", subtype="width")
 

@@ -102,19 +102,10 @@ bibtex_reference_style = "author_year"
 copybutton_exclude = ".linenos, .gp, .go"  # copy the input, without prompts and output
 
 
-OPTIONAL = {"install", "train-a-flow-model", "faq", "explorer", "glossary", "citing"}
-OPTIONAL |= {"migrate", "migrate-diffusers", "migrate-comfyui", "migrate-a1111"}
-
-
 def finish(_: Sphinx, page: str, source: list[str]) -> None:
-    """Add the site's own parts to the catalogue, and remove pages that do not exist from the index."""
+    """Add the site's own parts to the catalogue."""
     if page == "catalogue":
         source[0] = generate.on_site(source[0])
-    if page == "index":
-        lines = source[0].splitlines()
-        source[0] = "\n".join(
-            line for line in lines if line not in OPTIONAL or Path(__file__).with_name(f"{line}.md").exists()
-        )
 
 
 def groups_alone(_: Sphinx, page: str, template: str, context: dict[str, Any], document: Any) -> None:

@@ -26,7 +26,7 @@ RUBRICS = ("Attributes", "Notes", "Examples", "See Also", "References", "Warning
 #: words that occur in types, besides capitalised names
 TYPES = {"int", "float", "str", "bool", "bytes", "dict", "list", "tuple", "set", "callable", "mapping", "sequence"}
 TYPES |= {"iterable", "iterator", "generator", "array", "array_like", "ndarray", "scalar", "object", "dtype", "device"}
-TYPES |= {"float32", "float64", "of", "or", "and", "to", "pair", "pairs", "shape", "length", "optional"}
+TYPES |= {"float32", "float64", "number", "of", "or", "and", "to", "pair", "pairs", "shape", "length", "optional"}
 
 
 def to_rst(lines: Sequence[str]) -> list[str]:

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 #: LaTeX commands that docutils does not know, with replacements that it does
 REWRITTEN = (
     (r"\\([td]?frac)\s*(\w)\s*(\w)", r"\\\1{\2}{\3}"),
-    (r"\\[bB]igg?(?![a-zA-Z])", ""),
+    (r"\\[bB]igg?l(?![a-zA-Z])", r"\\left"),
+    (r"\\[bB]igg?r(?![a-zA-Z])", r"\\right"),
     (r"\\iff(?![a-zA-Z])", r"\\Longleftrightarrow"),
     (r"\\dots(?![a-zA-Z])", r"\\ldots"),
 )

@@ -129,6 +129,18 @@ def test_it_loads_and_fits(visit: Any, width: int, scheme: str, fragment: str) -
         assert opened.page.eval_on_selector(f".panel.{panel} canvas", drawn) > 100
 
 
+def test_a_page_around_it_chooses_light_or_dark(visit: Any) -> None:
+    page = visit(ONE, scheme="light").page
+    ring = (
+        "getComputedStyle(document.querySelector('canvas')).getPropertyValue('--exact')"  # what the canvas draws with
+    )
+    before = page.evaluate(ring)
+    for theme, scheme in (("dark", "dark"), ("auto", "")):
+        page.evaluate(f"postMessage({{ theme: '{theme}' }}, '*')")
+        page.wait_for_function(f"document.documentElement.style.colorScheme === '{scheme}'")
+        assert (page.evaluate(ring) == before) is (theme == "auto")
+
+
 def test_what_is_shown_is_the_run(visit: Any) -> None:
     opened = visit(ONE)
     plan = next(case.plan for case in cases() if case.names == ("vp", "karras", "dpmpp_2m", 4, ""))

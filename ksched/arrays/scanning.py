@@ -50,9 +50,8 @@ def scan(plan: Plan | HasPlan) -> Scan:
     init : ``init(x)``, or ``init(x, noise[0])`` if the sampler draws noise: the state before the first model call, a
         tuple of arrays like ``x``
     step : ``step(denoise, state, call)`` is ``(next state, None)``. A call is one row of ``tables``, or (row, noises)
-    if
-        the sampler draws noise. ``denoise`` is called with the state's first array and sigma, a scalar. It is a pure
-        function, the same program for every step
+        if the sampler draws noise. ``denoise`` is called with the state's first array and sigma, a scalar. It is a
+        pure function, the same program for every step
     tables : float64, one row for each model call: the weights of the held registers, of the predictions and of the
         noises, and sigma
 

@@ -8,7 +8,7 @@ const CELLS = 90; // of the density along a side
 function colours(element) {
   const style = getComputedStyle(element);
   const [dot, ring, shade] = ["--particle", "--exact", "--density"].map((name) => style.getPropertyValue(name).trim());
-  return { dot, ring, shade: shade.split(" ").map(Number) };
+  return { dot, ring, shade: shade.match(/[\d.]+/g).map(Number) };
 }
 
 /** The states of a run that are shown, one for every model call and the last: where they are and at what level. */

@@ -167,6 +167,7 @@ class Page {
     find("#copy").addEventListener("click", () => this.copy());
     window.addEventListener("hashchange", () => this.next(() => this.open(location.hash)));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    window.addEventListener("message", ({ data }) => this.next(() => this.paint(data?.theme)));
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
       if (window.innerWidth === width) return; // a phone's bars come and go
@@ -183,6 +184,13 @@ class Page {
     const text = writeSettings({ ...this.settings, [name]: value });
     const read = readSettings(text, this.content);
     return this.change({ [name]: read[name] });
+  }
+
+  /** Light or dark, as the page says that has this one in a frame; "auto" is what the system says. */
+  paint(theme) {
+    if (!["light", "dark", "auto"].includes(theme)) return;
+    document.documentElement.style.colorScheme = theme === "auto" ? "" : theme;
+    this.draw();
   }
 
   /** What a second run shows at first: Euler's method, or a better one beside it. */
@@ -209,7 +217,7 @@ const differs = (one, other) => NAMES.some((name) => one[name] !== other[name]);
 
 /** Say that something went wrong, and let the console have the reason. */
 function failed(error) {
-  const words = `Something went wrong: ${error.message}. The explorer needs a browser of 2023 or newer.`;
+  const words = `Something went wrong: ${error.message}. The explorer needs a browser of 2024 or newer.`;
   Object.assign(find("#notice"), { textContent: words, hidden: false });
   console.error(error);
 }
