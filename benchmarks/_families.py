@@ -25,7 +25,7 @@ LEAST = 1e-4  # variance of any axis
 
 @dataclass(frozen=True)
 class Family:
-    """A denoiser of states (1, items, dimension), the number of their values, and draws of so many from a generator."""
+    """A denoiser of states (1, items, dimension), its dimension, and a function that draws samples."""
 
     denoise: Denoise
     dimension: int
@@ -33,7 +33,7 @@ class Family:
 
 
 def _scaled(weights: Array, means: Array, covariances: Array) -> tuple[Array, Array, Array]:
-    """Moved and scaled to mean 0 and a mean variance of 1."""
+    """Shift and scale data to mean 0 and a mean variance of 1."""
     means = means - weights @ means
     power = float(weights @ (means**2).mean(1) + weights @ np.trace(covariances, axis1=1, axis2=2) / means.shape[1])
     return weights, means / math.sqrt(power), covariances / power
@@ -62,7 +62,7 @@ def _mixture(weights: Array, means: Array, covariances: Array, scale: float = 1.
 
 
 def _cells(points: Array, count: int, seed: int, scale: float = 1.0) -> Family:
-    """A full covariance for every cell of k-means, drawn a tenth towards that of all, so that small cells have one."""
+    """A full covariance per k-means cell, shrunk by a tenth towards that of all data."""
     from scipy.cluster.vq import kmeans2
 
     _, cell = kmeans2(points, count, minit="++", seed=np.random.default_rng(seed))
@@ -79,7 +79,7 @@ def _standardised(points: Array) -> Array:
 
 
 def _tabular(seed: int, scale: float = 1.0) -> Family:
-    """Measurements of breast cancers: 30 columns that go together."""
+    """Measurements of breast cancers: 30 correlated columns."""
     from sklearn.datasets import load_breast_cancer
 
     return _cells(_standardised(load_breast_cancer(return_X_y=True)[0]), 6, seed, scale)
@@ -108,7 +108,7 @@ def _photo(seed: int, scale: float = 1.0) -> Family:
 
 
 def _two_level(seed: int, scale: float = 1.0) -> Family:
-    """Six groups of five narrow Gaussians, each flat in another plane."""
+    """Six groups of five narrow Gaussians, each group flat in a different plane."""
     rng, dimension = np.random.default_rng(seed), 20
     groups = 2.0 * rng.standard_normal((6, dimension))
     means = (groups[:, None] + 0.6 * rng.standard_normal((6, 5, dimension))).reshape(30, dimension)
@@ -152,7 +152,7 @@ def _roll(seed: int) -> Family:
 
 
 def _sparse(seed: int) -> Family:
-    """Independent values, mostly near 0 and now and then large: 2 ** 48 modes, in no mixture that can be listed."""
+    """Independent values, mostly near 0 and sometimes large: 2 ** 48 modes, too many for an explicit mixture."""
     rng, dimension = np.random.default_rng(seed), 48
     share = torch.from_numpy(rng.uniform(0.1, 0.4, dimension))
     narrow = torch.from_numpy(rng.uniform(0.02, 0.2, dimension)) ** 2
@@ -204,7 +204,7 @@ HEADLINE = ("tabular", "photo", "two_level")
 
 @cache
 def problem(name: str, start: float, scale: float = 1.0, seed: int = SEED) -> Problem:
-    """A family with start states at a noise to signal, and the exact end of every one; float64."""
+    """A family with start states at a noise-to-signal ratio, and the exact solution for each; float64."""
     family = FAMILIES[name](seed) if scale == 1 else GUIDED[name](seed, scale)
     s = flow_level(start)
     generator = torch.Generator().manual_seed(seed)

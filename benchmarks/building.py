@@ -22,7 +22,7 @@ STEPS, SHAPE = 20, (1, 4, 64, 64)
 
 
 def theirs(library: Any, name: str) -> dict[str, Callable[[], object]]:
-    """What diffusers does for a sampler of ours."""
+    """What diffusers does for a ksched sampler."""
     if library is None or name not in DIFFUSERS:
         return {}
     class_name, configuration = DIFFUSERS[name]

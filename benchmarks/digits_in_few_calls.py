@@ -81,7 +81,7 @@ def tuned(checkpoint: Checkpoint, calls: int, items: int, level: Level) -> ksche
 
 
 def tuned_from(latents: torch.Tensor, digits: np.ndarray, process: ksched.Process, calls: int) -> ksched.Plan:
-    """The plan that `tune` makes from latents and what each of them is, without the model."""
+    """The plan that `tune` makes from latents and their labels, without the model."""
     return ksched.tune(latents, calls, process=process, guidance=SCALE, labels=digits, seed=TUNE_SEED)
 
 
@@ -102,12 +102,12 @@ def distances(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
 
 
 def result_name(level: int) -> str:
-    """File of the results; level 2 is a matter for a GPU, and has its own."""
+    """The file of the results; level 2 needs a GPU and has its own."""
     return "digits_in_few_calls" + ("_level_2" if level == 2 else "")
 
 
 def draw(data: Mapping[str, Any], path: Path) -> None:
-    """Both measures by number of calls."""
+    """Plot both measures by NFE."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -156,8 +156,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200, help="digits behind each figure")
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--items", type=int, default=40, help="start states that tune compares on, a multiple of 40")
-    parser.add_argument("--level", type=int, default=1, choices=(0, 1, 2), help="of tune")
-    parser.add_argument("--device", default="cpu", help="of the networks")
+    parser.add_argument("--level", type=int, default=1, choices=(0, 1, 2), help="level of tune")
+    parser.add_argument("--device", default="cpu", help="device of the networks")
     parser.add_argument("--quick", action="store_true", help="40 images, 4 and 8 calls")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()
@@ -176,7 +176,7 @@ def parsed() -> argparse.Namespace:
 
 @torch.no_grad()
 def measured(given: argparse.Namespace) -> dict[str, Any]:
-    """All figures, written as they come."""
+    """All figures, written as they are measured."""
     began, busy = time.perf_counter(), time.process_time()
     train, held = real()
     reader = judge(held)

@@ -62,7 +62,7 @@ def networks(device: torch.device) -> Iterator[tuple[str, tuple[int, ...], Netwo
 
 
 def measure(name: str, shape: tuple[int, ...], network: Network, seconds: float, device: torch.device) -> Any:
-    """A row: seconds of a call of the network, and of a step of every sampler without it."""
+    """A row: seconds of a network call, and of a step of every sampler without it."""
     answer = torch.randn(shape, device=device)
     x = 14.6146 * torch.randn(shape, device=device)
     contenders = [Contender("network", lambda: lambda: network(x))]

@@ -51,7 +51,7 @@ SCALES = (2.0, 3.5, 5.0, 7.5)
 
 
 def start_of(of: str) -> float:
-    """Noise to signal that runs on a range start from, over the std of the data."""
+    """The noise-to-signal ratio at which runs on a range start, divided by the std of the data."""
     here = RANGES[of]
     return ratio(here.process.level(here.start)) / here.std
 
@@ -140,7 +140,7 @@ def guarded(cells: Mapping[str, Any]) -> str:
 
 
 def guided(of: str, calls: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """`auto` as it is and told the scale, beside the best pair, by scale and family."""
+    """`auto` without and with the guidance scale, beside the best pair, by scale and family."""
     pairs, found = dict(untuned(calls, RANGES[of].process, None)), {}
     for scale in SCALES:
         cells = {}
@@ -158,7 +158,7 @@ def guided(of: str, calls: int, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def checkpoint(calls: Sequence[int]) -> dict[str, Any]:
-    """`auto` on the network under guidance, as it is and told the scale."""
+    """`auto` on the network under guidance, without and with the guidance scale."""
     from digits_in_few_calls import SHAPE
     from digits_in_few_calls import guided as under
     from digits_recognised import FOLDER, SCALE, Checkpoint, asked_for
@@ -198,7 +198,7 @@ def gains(
 
 
 def summary(data: Mapping[str, Any]) -> str:
-    """What the figures come to, as text."""
+    """A summary of the figures, as text."""
     if not data.get("unguided"):
         return guarded(data["tune"]) if data.get("tune") else ""
     shown = [f for f in FAMILIES if f in next(iter(next(iter(data["unguided"].values())).values()))["families"]]

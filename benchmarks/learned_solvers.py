@@ -1,15 +1,15 @@
-"""Solvers that papers fit to a model, beside ours, on the same problems by as many model calls of training.
+"""Solvers that papers fit to a model, beside ksched's, on the same problems at equal model calls of training.
 
-`_learned.py` has the families, written from their papers as options of our fit: which numbers are free, and how they
-are found. Each starts from `ipndm` on the papers' schedule and may spend as many calls of the model as
-``tune(level=2)`` did for the same number of calls, a pass back counted as two more; GITS and OSS need fewer. The data
-are families with exact denoisers (``_families.py``), which no shipped table was fitted to, and the network of
-handwritten digits under guidance 4. Errors are distances from where the ODE ends, over the spread of the ends, of start
-states that no fit saw: the mean, and as PSNR in dB, the mean over states, with a peak of four standard deviations of
-the data, which is that of pixels from -1 to 1 with standard deviation 0.5.
+`_learned.py` implements them from their papers as options of ksched's fit: which numbers are free, and how they are
+found. Each starts from `ipndm` on the papers' schedule and may spend as many model calls as ``tune(level=2)`` did at
+the same NFE, where a backward pass counts as two more; GITS and OSS need fewer. The data are families with exact
+denoisers (``_families.py``), which no shipped table was fitted to, and the handwritten-digit checkpoint at guidance
+4. Errors are distances from where the ODE ends, divided by the spread of the ends, for start states that no fit saw.
+Given are the mean, and the mean PSNR in dB, with a peak of four standard deviations of the data, as for pixels from
+-1 to 1 with standard deviation 0.5.
 
-Run from the repository root: ``python benchmarks/learned_solvers.py``; an hour on a core, the parts of which
-``--beds`` and ``--calls`` choose. What is measured is put in place of what the results had.
+Run from the repository root: ``python benchmarks/learned_solvers.py``; an hour on one core. ``--beds`` and
+``--calls`` select parts. New figures replace the old ones in the results.
 """
 
 from __future__ import annotations
@@ -241,7 +241,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--beds", nargs="+", choices=every, default=every, metavar="BED", help=", ".join(every))
     parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--budget", type=int, default=60_000, help="calls of training, where tune is not measured too")
+    parser.add_argument(
+        "--budget", type=int, default=60_000, help="model calls of training, if tune is not measured too"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 

@@ -33,7 +33,7 @@ MEAN, STDS = 1.0, (0.3, 0.5, 1.0, 2.0)
 
 
 def plan_of(name: str, options: dict[str, float], steps: int, shift: float) -> ksched.Plan:
-    """A rule on even levels of flow's own time, shifted."""
+    """A rule on evenly spaced levels of the flow's own time, shifted."""
     sigmas = ksched.schedules.shift(np.linspace(1, 0, steps + 1), shift)
     how: dict[str, Any] = options
     return ksched.build_sampler(name, process=ksched.Flow(), sigmas=sigmas, **how).plan
@@ -53,7 +53,7 @@ def entropy(plan: ksched.Plan) -> float:
 
 
 def measured(plan: ksched.Plan) -> dict[str, Any]:
-    """The figures of a plan."""
+    """Measured figures of a plan."""
     states = [(math.sqrt(m.variance) / m.level.sigma, m.alpha) for m in marginals(plan) if m.level.sigma > 0]
     means = [gaussian_law(plan, MEAN, std).mean for std in STDS]
     stds = noise_stds(plan)
@@ -69,7 +69,7 @@ def measured(plan: ksched.Plan) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     given = arguments(__doc__, 0.0).parse_args()
     rows = []
     for name, options in RULES:

@@ -126,7 +126,7 @@ def errors(found: Array, exact: Array, truth: GaussianMixture) -> tuple[float, f
 
 
 def within(name: str, calls: int) -> ksched.Sampler | None:
-    """A sampler with at most so many model calls; None if it has none."""
+    """A sampler with at most a given NFE; None if there is none."""
     for steps in range(calls, 0, -1):
         sampler = ksched.build_sampler(name, "karras", steps, process=PROCESS)
         if sampler.nfe <= calls:
@@ -164,7 +164,7 @@ def measured(
 
 
 def picture(path: Path, each: int = 5) -> None:
-    """Digits seen in part: what was, what is seen, exact samples, and those of the rules."""
+    """Plot partly observed digits: the original, the observation, exact samples, and those of the rules."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.6, 5.6), layout="constrained")
@@ -202,7 +202,7 @@ def picture(path: Path, each: int = 5) -> None:
 
 
 def picture_of_checkpoint(path: Path, draws: int = 3) -> None:
-    """Held-out digits seen in part through the autoencoder, by "dps", which is for operators that are not linear."""
+    """Plot held-out digits observed in part through the autoencoder, by "dps", which supports nonlinear operators."""
     from _handwriting import WORDS, real
     from digits_recognised import FOLDER, Checkpoint
     from matplotlib.figure import Figure

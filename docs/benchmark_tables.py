@@ -430,10 +430,30 @@ def _generalisation(data: Mapping[str, Any]) -> str:
         families = list(next(iter(cells.values()))["families"])
         rows = []
         for calls, cell in cells.items():
-            gains = [cell["families"][family]["gain"] for family in families]
-            rows.append([calls, *(f"{gain:.2f}" for gain in (*gains, _middle_of(gains), min(gains)))])
-        parts.append(f"**{_RANGES[of]}**\n\n{_table(['calls', *families, 'mean', 'least'], rows)}")
+            used, every = ([cell["families"][family][key] for family in families] for key in ("gain_used", "gain"))
+            shown = (*used, _middle_of(used), min(used), _middle_of(every))
+            rows.append([calls, *(f"{gain:.2f}" for gain in shown)])
+        header = ["NFE", *families, "mean", "least", "mean over all pairs"]
+        parts.append(f"**{_RANGES[of]}**\n\n{_table(header, rows)}")
     return "\n".join([f"{_machine(data)}\n", *parts])
+
+
+def _generalisation_tune(data: Mapping[str, Any]) -> str:
+    """What `tune` makes of samples of those families, and how often its guard fails."""
+    rows, worse = [], []
+    for of, by_calls in data["tune"].items():
+        for calls, cells in by_calls.items():
+            cases = [case for found in cells.values() for case in found]
+            gains = [_middle_of(case[key] / case["tune"] for case in cases) for key in ("used", "pair", "auto")]
+            seconds = sorted(case["seconds"] for case in cases)[len(cases) // 2]
+            rows.append([_RANGES[of], calls, *(f"{gain:.2f}" for gain in gains), f"{seconds:.0f} s"])
+            worse += [case["tune"] / min(case["auto"], case["pair"]) for case in cases]
+    header = ["range", "NFE", "16 pairs", "all pairs", "`auto`", "time"]
+    within = sum(w <= 1.05 for w in worse) / len(worse)
+    return (
+        f"{_table(header, rows)}\nOf {len(worse)} plans, {within:.0%} have at most 1.05 times the smaller error "
+        f"of `auto` and the best pair; the worst has {max(worse):.2f} times.\n"
+    )
 
 
 def _generalisation_guided(data: Mapping[str, Any]) -> str:
@@ -803,6 +823,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "posterior": ("posterior", _posterior),
     "posterior_summary": ("posterior", _posterior_summary),
     "generalisation": ("generalisation", _generalisation),
+    "generalisation_tune": ("generalisation", _generalisation_tune),
     "generalisation_guided": ("generalisation", _generalisation_guided),
     "generalisation_checkpoint": ("generalisation", _generalisation_checkpoint),
     "tuned_auto": ("tuned", _tuned_auto),
