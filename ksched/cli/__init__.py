@@ -58,6 +58,8 @@ def _run(arguments: list[str] | None) -> int:
         raise
     except (Interrupted, typer.Abort):
         _fail("interrupted", 130)
+    except ModuleNotFoundError as error:
+        _fail(_missing(error, sys.argv[1:] if arguments is None else arguments), 1)
     except ImportError as error:
         _fail(str(error), 1)
     except OSError as error:
@@ -88,6 +90,18 @@ def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
         except UnicodeError:
             continue
     raise error
+
+
+def _missing(error: ModuleNotFoundError, arguments: list[str]) -> str:
+    """Which command needs the package that is not there, and how to get it."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "ksched"):
+        return str(error)
+    command = next((f"the command {word!r}" for word in arguments if not word.startswith("-")), "the command")
+    return (
+        f"{command} needs {package}, which is not installed: pip install {package}. "
+        "'ksched doctor' lists what else is missing."
+    )
 
 
 def _said(error: OSError) -> str:
