@@ -242,7 +242,9 @@ def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     parts[1:1] = [f"**Use it when** {use_when(spec)}"]
     parts += ["## Equation", equation(spec)]
     if spec.name in measured:
-        text = "Distance from the exact solution at equal NFE, each sampler with its best schedule; grey lines are the others"
+        text = (
+            "Distance from the exact solution at equal NFE, with the best schedule of each sampler (grey: the others)"
+        )
         other = measured_as().get(spec.name, spec.name)
         text += f" (its plan equals that of [`{other}`]({other}.md))" if other != spec.name else ""
         parts += ["## Error", f"![{text}]({spec.name}.svg)", f"{text}. [How it is measured](../../accuracy.md)."]

@@ -1,4 +1,4 @@
-"""Tuning on samples: one mixture, fitted to some samples, replaces the model; another, fitted to the rest, judges plans."""
+"""Tuning on samples: a mixture fitted to some samples replaces the model; another, fitted to the rest, judges plans."""
 
 from __future__ import annotations
 
