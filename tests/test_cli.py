@@ -212,7 +212,7 @@ def test_list_one_in_any_spelling(command: Command) -> None:
     page = succeed(command("list", "DPM fast"))
     assert page.startswith("sampler dpm_fast\n")
     assert '    comfyui     as_ve=True, levels="range", end="sigma_min"\n' in page
-    assert '        ("sigma_min" repeats another program; not covered by the proofs)\n' in page
+    assert '        ("sigma_min" reproduces another program; not covered by the proofs)\n' in page
     assert "    k_diffusion sample_dpm_fast\n" in page
     assert succeed(command("list", "get_sigmas_karras")).startswith("schedule karras\n")
     assert succeed(command("list", "ddim", "--schedules")).startswith("schedule ddim_uniform\n")
