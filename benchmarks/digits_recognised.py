@@ -97,17 +97,17 @@ class Checkpoint:
         return torch.cat([self.vae.decode(part).sample for part in latents.split(100)]).mean(1, True).clamp(-1, 1)
 
     def redrawn(self, images: torch.Tensor) -> torch.Tensor:
-        """What is left of images after the autoencoder."""
+        """Encode and decode images."""
         return self.decoded(self.vae.encode(images.expand(-1, 3, -1, -1)).latent_dist.mean)
 
 
 def share(reader: Any, images: torch.Tensor, digits: np.ndarray) -> float:
-    """Share of images that are read as they should be."""
+    """Share of images that the classifier recognises as the prompted digit."""
     return float(np.mean(reader.predict(images.flatten(1).cpu().numpy()) == digits))
 
 
 def asked_for(count: int) -> tuple[list[str], np.ndarray]:
-    """Prompts in all the ways that training used, as many for each digit, and the digits."""
+    """Return prompts in all phrasings of the training, equally many per digit, and their digits."""
     digits = np.arange(count) % 10
     return [prompts(int(digit))[i // 10 % len(prompts(0))] for i, digit in enumerate(digits)], digits
 
@@ -120,7 +120,7 @@ def nearest(images: torch.Tensor, real_images: torch.Tensor) -> torch.Tensor:
 
 
 def originality(made: torch.Tensor, drawn: torch.Tensor, train: Digits, held: Digits) -> dict[str, float]:
-    """Distances to the nearest real digit, for made ones and for the held-out ones as the autoencoder draws them.
+    """Distances to the nearest real digit, for generated digits and for reconstructions of held-out ones.
 
     A copying generator is nearer to what it was trained on than to as many digits that it never saw.
     """
@@ -145,7 +145,7 @@ def avoided(checkpoint: Checkpoint, reader: Any, count: int) -> float:
 
 
 def draw(checkpoint: Checkpoint, path: Path) -> None:
-    """Five of every digit, and one seed under more and more guidance."""
+    """Draw five of every digit, and one seed with increasing guidance."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -174,8 +174,8 @@ def draw(checkpoint: Checkpoint, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=500, help="digits behind each figure by guidance scale")
-    parser.add_argument("--few", type=int, default=100, help="digits behind each figure by sampler and schedule")
+    parser.add_argument("--images", type=int, default=500, help="number of digits per guidance scale")
+    parser.add_argument("--few", type=int, default=100, help="number of digits per sampler and schedule")
     parser.add_argument("--model", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()

@@ -54,7 +54,7 @@ CALLS = {
 }
 #: scales of guidance that there are tables for, and the calls of these
 SCALES, GUIDED_CALLS = (4.0, 7.0, 2.0), (4, 6, 5, 8, 10)
-TWICE = (6, 8, 10)  # calls of tables that are fitted from what was there before too
+TWICE = (6, 8, 10)  # NFE whose tables are also fitted from the previous table
 PART = 0.6  # of the way from there that is gone
 AROUND = 1.25  # scales of a zoo are so far above and below
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
@@ -107,7 +107,7 @@ def problems_of(of: str, guidance: float | None) -> tuple[list[Problem], Sequenc
 
 
 class Aim:
-    """What a table is to be: ahead of the best pair, without guidance or with, and not behind the table before."""
+    """The goal of a table: better than the best pair, with and without guidance; not worse than the previous table."""
 
     def __init__(self, job: Job, before: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         problems, kinds = problems_of(job.of, job.guidance)
@@ -187,7 +187,7 @@ def start_of(of: str, calls: int) -> Table:
 
 
 def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
-    """One table, from known ones and from what was there before, whichever ends better."""
+    """Fit one table from known ones and from the previous one, and return the better result."""
     first, low = RANGES[job.of]
     if job.calls == 1:  # one prediction is all there is
         return Table((first, 0.0), ((),))
@@ -224,7 +224,7 @@ def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
 
 
 def _between(before: Table, fitted: Table) -> Table:
-    """Part of the way to what a fit from a table ends with: the rest of it does not carry over to other data."""
+    """Move only part of the way to a fitted table, because the rest does not generalise to other data."""
 
     def part(a: float, b: float) -> float:
         return (1 - PART) * a + PART * b
@@ -254,7 +254,7 @@ def _in_file() -> dict[Job, dict[str, Any]]:
 
 
 def _written(tables: dict[Job, dict[str, Any]]) -> None:
-    """The file, whole or not at all."""
+    """Write the file completely or not at all."""
     head = {"format": "ksched-auto-plans", "version": 2, "made_by": "benchmarks/fit_auto_plans.py"}
     head |= {"seed": SEED, "date": datetime.now(UTC).date().isoformat(), "ranges": _ranges()}
     ordered = sorted(tables, key=lambda job: (job.of, job.end, job.guidance or 0.0, job.calls))
@@ -280,7 +280,7 @@ def _before(job: Job, tables: dict[Job, dict[str, Any]]) -> Table | None:
 
 
 def jobs(words: Sequence[str]) -> Iterator[Job]:
-    """What is asked for, in the order that it is made."""
+    """List the requested tables in the order of fitting."""
     names = [word for word in words if word in RANGES] or list(RANGES)
     counts = [int(word) for word in words if word.isdigit()]
     for end in [word for word in words if word in CALLS] or (["integral"] if "guidance" in words else list(CALLS)):
@@ -290,7 +290,7 @@ def jobs(words: Sequence[str]) -> Iterator[Job]:
 
 
 def main() -> None:
-    """Make the tables that are asked for, and write each as soon as it is there."""
+    """Fit the requested tables, and write each as soon as it is done."""
     torch.set_num_threads(1)
     for job in jobs(sys.argv[1:]):
         tables = _in_file()

@@ -32,12 +32,12 @@ from torch.nn.functional import cross_entropy, mse_loss
 import ksched
 
 OUTPUT = Path(__file__).parents[1] / "ksched" / "data" / "handwritten_digits"
-LENGTH = 32  # tokens; a word that is not known takes one per letter
+LENGTH = 32  # tokens; an unknown word takes one per letter
 WIDTH = 64  # of the text encoder
 KL_WEIGHT = 5e-4
-COPIES = 16  # jittered ones of every training digit: with the plain 1200 alone the UNet would learn them by heart
-EMPTY = 0.12  # share of captions dropped, so that there is something to guide away from
-STRANGE = 0.1  # share of captions with a word that means nothing
+COPIES = 16  # jittered copies of every training digit; the UNet would memorise the plain 1200
+EMPTY = 0.12  # share of captions dropped, for classifier-free guidance
+STRANGE = 0.1  # share of captions with a meaningless word
 KNOWN = (*WORDS, "a", "an", "the", "handwritten", "digit", "number", "picture", "of")
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"()-_/+&"
 
@@ -56,7 +56,7 @@ def rate(step: int, steps: int, peak: float, warm: int = 50) -> float:
 
 
 def make_tokenizer() -> transformers.CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of its own: letters, and merges that make a known word one token."""
+    """Make CLIP's tokenizer with a small vocabulary: letters, and merges that turn a known word into one token."""
     tokens = [*SIGNS, *(sign + "</w>" for sign in SIGNS)]
     merges = []
     for word in KNOWN:
@@ -139,7 +139,7 @@ def make_scheduler() -> diffusers.DDIMScheduler:
 
 
 class Scratch:
-    """Where a run keeps what it has, so that it can go on."""
+    """Saved state of a training run, so that it can resume."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -147,12 +147,12 @@ class Scratch:
             folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """What was kept, or None."""
+        """Load the saved state, or return None."""
         path = self.folder / f"{name}.pt" if self.folder else None
         return torch.load(path) if path and path.exists() else None
 
     def save(self, name: str, data: dict[str, Any]) -> None:
-        """Keep it; a kill meanwhile leaves the old file."""
+        """Save the state; if the process is killed meanwhile, the old file remains."""
         if self.folder:
             torch.save(data, self.folder / f"{name}.part")
             (self.folder / f"{name}.part").replace(self.folder / f"{name}.pt")
@@ -169,7 +169,7 @@ def reported(name: str, steps: int, start: int = 0) -> Iterator[int]:
 
 
 def fit_vae(train: Digits, steps: int, batch: int, scratch: Scratch) -> tuple[diffusers.AutoencoderKL, dict[str, Any]]:
-    """The autoencoder, with ``scaling_factor`` set, and what its training was."""
+    """Train the autoencoder, set ``scaling_factor``, and return facts about the training."""
     vae = make_vae()
     if kept := scratch.load("vae"):
         vae.load_state_dict(kept["vae"])
@@ -226,7 +226,7 @@ class Captions:
         self.asked = [prompts(digit) for digit in range(10)]
 
     def one(self, digit: int) -> str:
-        """A caption, now and then with a word that means nothing before or after it."""
+        """Make a caption, sometimes with a meaningless word before or after it."""
         text = self.random.choice(self.asked[digit])
         if self.random.random() < STRANGE:
             word = "".join(self.random.choices(SIGNS[:26], k=self.random.randint(2, 8)))
@@ -245,7 +245,7 @@ class Captions:
 
 
 def pretrain_text(encoder: transformers.CLIPTextModel, captions: Captions, steps: int) -> dict[str, Any]:
-    """Teach the encoder which digit a caption names, as CLIP's knows its words before a UNet comes: it saves steps."""
+    """Pretrain the text encoder on which digit a caption names, which saves UNet training steps."""
     began = time.perf_counter()
     head = nn.Linear(WIDTH, 11)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()])
@@ -266,7 +266,7 @@ def pretrain_text(encoder: transformers.CLIPTextModel, captions: Captions, steps
 def fit_unet(
     latents: torch.Tensor, labels: np.ndarray, captions: Captions, steps: int, batch: int, peak: float, scratch: Scratch
 ) -> tuple[diffusers.UNet2DConditionModel, transformers.CLIPTextModel, dict[str, Any]]:
-    """UNet and text encoder, both averaged over training, and what it was."""
+    """Train UNet and text encoder, average both over training, and return facts about it."""
     unet, text = make_unet(), make_text_encoder(captions.tokenizer)
     generator = torch.Generator().manual_seed(SEED)
     both = nn.ModuleList([unet, text])
@@ -323,7 +323,7 @@ def fit_unet(
 
 @torch.no_grad()
 def recognised(pipe: diffusers.StableDiffusionPipeline, held: Digits, guidance: float, each: int = 10) -> float:
-    """Share of prompted digits that the classifier takes for what was asked; a glance, the benchmark measures it."""
+    """Estimate quickly how many prompted digits the classifier recognises; the benchmark measures it properly."""
     digits = np.repeat(np.arange(10), each)
     generator = torch.Generator().manual_seed(SEED)
     found = pipe(
@@ -360,7 +360,7 @@ def write(folder: Path, parts: dict[str, Any], about: dict[str, Any], held: Digi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUTPUT, metavar="DIR")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="keep what is done there, and go on from it")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="save progress in this folder and resume from it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae-steps", type=int, default=1200)
     parser.add_argument("--vae-batch", type=int, default=48)

@@ -45,7 +45,7 @@ class Velocity(torch.nn.Module):
 
 
 def drawn(count: int, generator: torch.Generator, tilted: bool = False) -> torch.Tensor:
-    """Points of the mixture, or of the mixture tilted by exp(reward): its weights and means are others."""
+    """Sample the mixture, or the mixture tilted by exp(reward), which has other weights and means."""
     weights, means = WEIGHTS, MEANS
     if tilted:
         weights, means = weights * torch.exp(means @ REWARD), means + STD**2 * REWARD
@@ -102,7 +102,7 @@ def finetuned(sampler: ksched.Sampler, reference: ksched.Denoiser, net: Velocity
 
 
 def eta_for(entropy: float) -> float:
-    """The eta at which `dpmpp_2m_sde` draws noise of so much entropy in all."""
+    """Find the eta at which the noise of `dpmpp_2m_sde` has a given total entropy."""
     low, high = 0.01, 2.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -111,7 +111,7 @@ def eta_for(entropy: float) -> float:
 
 
 def build(name: str, **options: Any) -> ksched.Sampler:
-    """A sampler on the levels that all take."""
+    """Build a sampler on the levels that all samplers use."""
     return ksched.build_sampler(name, "simple", STEPS, process=PROCESS, **options)
 
 

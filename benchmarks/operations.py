@@ -33,7 +33,7 @@ FIGURES = ("operations", "whole", "reads", "peak")
 
 
 class Counter(TorchDispatchMode):
-    """Counts what is dispatched while it is on, the model's work left out."""
+    """Counts dispatched operations while active, without the model's."""
 
     in_model = False
 
@@ -72,7 +72,7 @@ def _devices(values: Any) -> set[torch.device]:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Most memory of tensors at once during a run, beyond what there was."""
+    """Peak memory of tensors during a run, beyond the memory at its start."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -54,7 +54,7 @@ SEEDS = (99, 2027)
 CALLS = (5, 6, 8, 10, 15, 20)
 TUNED_CALLS = (6, 8, 10)
 SAMPLES = 1000
-WORSE = 1.05  # an error beside another that is more than chance
+WORSE = 1.05  # ratio of two errors that is more than chance
 SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tuned.png"
 
@@ -79,7 +79,7 @@ def errors_of(plan: ksched.Plan, testbed: str, of: str, seed: int) -> torch.Tens
 
 
 def labelled_samples(testbed: str, of: str, seed: int) -> tuple[Array, dict[str, Any]]:
-    """Data of a testbed, and what `tune` must be told of its guidance."""
+    """Return the data of a testbed, and the arguments of `tune` for its guidance."""
     model = model_of(testbed, of)
     if not isinstance(model, Guided):
         return samples_of(testbed, of, seed), {}
@@ -164,7 +164,7 @@ def cases(runs: int) -> Iterator[Case]:
 
 
 def guard(runs: int, workers: int) -> list[dict[str, Any]]:
-    """What a tuned plan is worth beside the best pair, for start states that it has not seen."""
+    """Compare a tuned plan with the best pair, on new start states."""
     if workers == 1:
         return [guarded(case) for case in cases(runs)]
     with ProcessPoolExecutor(
@@ -258,7 +258,7 @@ def _mean(cell: Mapping[str, Any]) -> float:
 
 
 def summary(data: Mapping[str, Any]) -> str:
-    """What the figures come to, as text."""
+    """Summarise the figures as text."""
     parts = []
     for part in ("auto", "tune"):
         cells_of: Mapping[str, Any] = data.get(part, {})
