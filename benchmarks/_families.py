@@ -1,4 +1,4 @@
-"""Families of data that no shipped table was fitted to, each with an exact denoiser, in flow coordinates.
+"""Families of data with exact denoisers, in flow coordinates; no shipped plan was fitted to them.
 
 The data has standard deviation 1, and states are ``y = (1 - s) * x0 + s * eps`` whatever the process, so one denoiser
 serves all ranges (see `ksched.tuning.fit`). None of the generators here appears in `ksched.tuning.reference_mixtures`.
@@ -135,7 +135,7 @@ def _curve(seed: int) -> Family:
 
 
 def _roll(seed: int) -> Family:
-    """A sheet rolled up, in three dimensions: 1200 points, smoothed."""
+    """A rolled-up sheet in three dimensions (Swiss roll): 1200 points, smoothed."""
     rng = np.random.default_rng(seed)
     t = 1.5 * np.pi * (1 + 2 * rng.random(1200))
     points = np.stack([t * np.cos(t), 21 * rng.random(1200), t * np.sin(t)], 1)
@@ -174,7 +174,7 @@ def _sparse(seed: int) -> Family:
 
 
 def _signal(seed: int) -> Family:
-    """Snippets of 64 values of three kinds of signal, each with a spectrum and a loudness of its own."""
+    """Snippets of 64 values from three kinds of signal, each with its own spectrum and amplitude."""
     rng, length = np.random.default_rng(seed), 64
     lags = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
     kinds = [
@@ -187,7 +187,7 @@ def _signal(seed: int) -> Family:
     return _mixture(np.full(9, 1 / 9), means, covariances)
 
 
-#: those that headline figures are of, and others
+#: families of the headline figures, and others
 FAMILIES: Mapping[str, Callable[[int], Family]] = {
     "tabular": _tabular,
     "photo": _photo,

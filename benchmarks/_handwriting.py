@@ -11,9 +11,9 @@ from sklearn.svm import SVC
 from torch.nn.functional import affine_grid, grid_sample, interpolate, pad
 
 SEED = 0
-HELD_OUT = 1 / 3  # of the real digits: the classifier learns from these, the networks never see them
+HELD_OUT = 1 / 3  # share of real digits that train the classifier; the networks never see them
 SIDE, MARGIN = 32, 2
-CONTRAST = 1.5  # upscaled strokes are soft; about their middle they are made this much steeper
+CONTRAST = 1.5  # upscaled strokes are soft; this factor makes their edges steeper
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
@@ -51,7 +51,7 @@ def jittered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     turn, slant, wide, high = 0.1 * turn, 0.1 * slant, 1 + 0.06 * wide, 1 + 0.06 * high
     rows = [wide * turn.cos(), slant - turn.sin(), right / 16, turn.sin(), high * turn.cos(), down / 16]
     grid = affine_grid(torch.stack(rows, 1).reshape(-1, 2, 3), list(images.shape), align_corners=False)
-    return 1 - grid_sample(1 - images, grid, align_corners=False)  # what comes in from outside is paper
+    return 1 - grid_sample(1 - images, grid, align_corners=False)  # areas from outside the image are paper
 
 
 def prompts(digit: int) -> list[str]:

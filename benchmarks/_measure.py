@@ -1,6 +1,6 @@
-"""Parts shared by the benchmarks: timing in turns, facts about the machine, tables, and results as JSON.
+"""Parts shared by the benchmarks: interleaved timing, facts about the machine, tables, and results as JSON.
 
-The documentation page is made from these files, so the two cannot disagree.
+The documentation is generated from the JSON files, so the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Contender:
     name : column of the table
     prepare : makes what a run needs and returns the run; only the run is timed
     calls : model calls of a run
-    slow : run twice only, whatever time there is
+    slow : run only twice, even if there is time for more
     """
 
     name: str
@@ -62,8 +62,8 @@ def wait(device: torch.device) -> None:
 def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.device) -> dict[str, float]:
     """Seconds of one run of each contender: they take turns, equally often, and the fastest run of each counts.
 
-    A turn is two runs, so that none depends on what the one before it left in the processor's caches. Each has run
-    before, when its model calls were counted.
+    A turn is two runs, so that the CPU caches left by another contender do not matter. Each contender has run before,
+    when its model calls were counted.
     """
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     turn, end = 0, time.perf_counter() + seconds * len(contenders)
@@ -83,7 +83,7 @@ def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.devi
 
 
 def arguments(description: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The arguments that every benchmark has."""
+    """Create a parser with the arguments of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=seconds, help="time spent on each figure")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")

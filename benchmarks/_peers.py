@@ -31,7 +31,7 @@ Model = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What all contenders get: a start state, a model that makes as good as no work, and the noise levels.
+    """The input of all contenders: a start state, a model that does almost no work, and the noise levels.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ def k_diffusion_sampling(path: Path | None) -> ModuleType:
 
     Raises
     ------
-    ImportError, OSError : it is not there
+    ImportError, OSError : if it cannot be found
     """
     if path is None:
         spec = importlib.util.find_spec("k_diffusion")
@@ -124,7 +124,7 @@ def k_diffusion_sampling(path: Path | None) -> ModuleType:
         return _from_file("k_diffusion_alone.sampling", path)
 
 
-#: Those that draw from a Brownian tree unless they are told otherwise.
+#: Samplers that use a Brownian tree by default.
 TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 K_DIFFUSION = [
     "euler",
@@ -190,7 +190,7 @@ def k_diffusion(sampling: ModuleType, name: str, job: Job, trees: bool) -> Itera
 _TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _KARRAS = {**_TABLE, "use_karras_sigmas": True}
 _MULTI = "DPMSolverMultistepScheduler"
-#: Class and configuration; those that know no karras levels run their own, as many. Orders are those of our defaults.
+#: Class and configuration; classes without Karras levels run as many levels of their own. Orders match our defaults.
 DIFFUSERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", _KARRAS),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", _TABLE),
@@ -232,7 +232,7 @@ def diffusers_library() -> ModuleType:
 
     Raises
     ------
-    ImportError : it is not there
+    ImportError : if it is not installed
     """
     library = importlib.import_module("diffusers")
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -240,7 +240,7 @@ def diffusers_library() -> ModuleType:
 
 
 def diffusers(library: ModuleType, name: str, job: Job, trees: bool) -> Iterator[Contender]:
-    """The contenders of diffusers for a sampler of ours: what its pipelines run, and the least that can be run.
+    """Yield diffusers' contenders for a ksched sampler: the loop of its pipelines, and the least possible work.
 
     A pipeline scales the model's input, and the scheduler turns the eps that the model predicts into a denoised
     prediction. Ours and k-diffusion's samplers leave both to the denoiser, so the second contender does neither: it
@@ -301,7 +301,7 @@ def comfyui_sampling(path: Path) -> dict[str, Callable[..., Any]]:
 
     Raises
     ------
-    ImportError, OSError : it is not there
+    ImportError, OSError : if it cannot be found
     """
 
     def set_post_cfg(options: dict[str, Any], function: Any, disable_cfg1_optimization: bool = False) -> dict[str, Any]:
@@ -413,7 +413,7 @@ def find_programs(k_diffusion: Path | None, comfyui: Path | None) -> Programs:
         try:
             found[name] = load()
         except (ImportError, OSError) as error:
-            absent.append(f"{name} is not measured, it cannot be loaded: {error}")
+            absent.append(f"{name} is not measured because it cannot be loaded: {error}")
     return Programs(**found, absent=absent)
 
 

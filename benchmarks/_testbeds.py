@@ -2,10 +2,10 @@
 
 A *range* is a process with its start noise and the spread of its data. A *testbed* is data with its exact denoiser. A
 *problem* is a testbed on a range, with start states from a seed and the exact solution for each of them. The error of
-a run is, for each start state, the root mean square distance from where the probability-flow ODE ends, divided by the
-spread of these ends; a figure is the mean over start states.
+a run is, for each start state, the root mean square distance from the exact solution of the probability-flow ODE,
+divided by the spread of these solutions; a figure is the mean over start states.
 
-Do not change the definitions: figures recorded from other programs hold for them, and for the start states of seed 99.
+Do not change the definitions: figures recorded from other programs are valid only for them and for seed 99.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ksched.schedules import schedule_options
 from ksched.types import Array
 
 SEED, BATCH = 99, 256
-TRUTHS = Path(__file__).parent / ".truths"  # of problems, made once
+TRUTHS = Path(__file__).parent / ".truths"  # cached exact solutions of problems
 TRUTH_STEPS = 400
 
 
@@ -52,7 +52,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """A process, and what a run on it starts and ends with.
+    """A process, with the start and the data of a run on it.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Range:
 
     @property
     def process(self) -> Process:
-        """That of the states."""
+        """Process of the states."""
         return next(iter(self.processes.values()))
 
 
@@ -168,7 +168,7 @@ class Smoothed:
 class Guided:
     """Classifier-free guidance on a labelled mixture: item i is guided towards label i modulo their number.
 
-    Not a denoiser of any data: stiff, and spreading at high noise.
+    It is not the denoiser of any data: it is stiff, and its solutions spread at high noise.
     """
 
     def __init__(self, mixture: GaussianMixture, scale: float) -> None:
@@ -176,7 +176,7 @@ class Guided:
         self.parts = [mixture.only(label) for label in sorted(set(mixture.labels))]
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The prediction without a label, and ``scale`` times the way from there to the one with it."""
+        """Return the unconditional prediction plus ``scale`` times the difference from it to the conditional one."""
         uncond, count = self.mixture(x, sigma), len(self.parts)
         cond = torch.empty_like(x)
         for k, part in enumerate(self.parts):
@@ -277,8 +277,8 @@ class Problem:
     def _solved(self, x: torch.Tensor) -> torch.Tensor:
         """The solution of the exact ODE: closed form, or 400 steps of order 4, evenly spaced in log-SNR.
 
-        Of eight states of each main mixture and range none was further than 1.5e-5 of the spread from where
-        `GaussianMixture.solve` ends, in the mean 2.3e-6 or less, and this takes a fraction of its time.
+        For eight states of each main mixture and range, the largest difference from `GaussianMixture.solve` was 1.5e-5
+        of the spread, the mean at most 2.3e-6, and this takes a fraction of the time.
         """
         model, of = self.model, self.range
         if isinstance(model, Gaussian):
@@ -355,7 +355,7 @@ def _value(text: str) -> Any:
         return text
 
 
-#: options that are measured beside the defaults
+#: options that are measured in addition to the defaults
 ALSO = (
     "lms:end=integral",
     "exp_pc:predictor_order=2,corrector_order=3",

@@ -114,7 +114,7 @@ def plain_denoiser(network: Model) -> Model:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for.
+    """A user's request.
 
     Attributes
     ----------
@@ -445,9 +445,9 @@ def main() -> None:
         for cell in cells
     ]
     print(table(header, body))
-    print("\nto the bit, the results of requests alone are those of the continuous server, with a network that")
-    print(f"treats numbers one by one: {equal} of {len(requests)}, in calls of {mixed:.1f} rows on average")
-    print(f"is always called with {given.rows} rows: {filled} of {FEW}")
+    print("\nresults of the continuous server that equal those of the request alone, bit for bit:")
+    print(f"with a network that treats numbers one by one: {equal} of {len(requests)}, {mixed:.1f} rows per call")
+    print(f"with a network that is always called with {given.rows} rows: {filled} of {FEW}")
     data = {
         **about,
         "shape": named(SHAPE),

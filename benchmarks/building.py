@@ -40,7 +40,7 @@ def main() -> None:
     try:
         library = diffusers_library()
     except ImportError as error:
-        print(f"diffusers is not measured, it cannot be loaded: {error}")
+        print(f"diffusers is not measured because it cannot be loaded: {error}")
     columns = ("build", "start", "class", "set_timesteps")
     x = torch.ones(SHAPE)
     cells: list[dict[str, Any]] = []

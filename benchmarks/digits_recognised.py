@@ -174,8 +174,8 @@ def draw(checkpoint: Checkpoint, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=500, help="digits behind each figure by guidance scale")
-    parser.add_argument("--few", type=int, default=100, help="digits behind each figure by sampler and schedule")
+    parser.add_argument("--images", type=int, default=500, help="number of digits per guidance scale")
+    parser.add_argument("--few", type=int, default=100, help="number of digits per sampler and schedule")
     parser.add_argument("--model", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()

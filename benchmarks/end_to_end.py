@@ -1,4 +1,4 @@
-"""The sampler's share of a step with real networks: why no compiled code forms the states on a CPU.
+"""The sampler's share of a step with real networks: why ksched has no compiled code for the CPU.
 
 A row is a network on a state. The benchmark times a call of the network, and a step of a few samplers without it (the
 model returns a tensor that was made beforehand). ``share`` is the sampler's part of a whole step.

@@ -32,12 +32,12 @@ from torch.nn.functional import cross_entropy, mse_loss
 import ksched
 
 OUTPUT = Path(__file__).parents[1] / "ksched" / "data" / "handwritten_digits"
-LENGTH = 32  # tokens; a word that is not known takes one per letter
+LENGTH = 32  # tokens; an unknown word takes one per letter
 WIDTH = 64  # of the text encoder
 KL_WEIGHT = 5e-4
-COPIES = 16  # jittered ones of every training digit: with the plain 1200 alone the UNet would learn them by heart
-EMPTY = 0.12  # share of captions dropped, so that there is something to guide away from
-STRANGE = 0.1  # share of captions with a word that means nothing
+COPIES = 16  # jittered copies of every training digit; the UNet would memorise the plain 1200
+EMPTY = 0.12  # share of captions dropped, for classifier-free guidance
+STRANGE = 0.1  # share of captions with a meaningless word
 KNOWN = (*WORDS, "a", "an", "the", "handwritten", "digit", "number", "picture", "of")
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"()-_/+&"
 
@@ -245,7 +245,7 @@ class Captions:
 
 
 def pretrain_text(encoder: transformers.CLIPTextModel, captions: Captions, steps: int) -> dict[str, Any]:
-    """Teach the encoder which digit a caption names, as CLIP's knows its words before a UNet comes: it saves steps."""
+    """Pretrain the text encoder on which digit a caption names, which saves UNet training steps."""
     began = time.perf_counter()
     head = nn.Linear(WIDTH, 11)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()])

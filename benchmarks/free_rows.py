@@ -163,7 +163,7 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=200, help="digits behind each figure; half for some conditions")
+    parser.add_argument("--images", type=int, default=200, help="number of digits per figure; half for some conditions")
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--items", type=int, default=80, help="start states that tune compares on, a multiple of 40")
     parser.add_argument("--quick", action="store_true", help="40 images, 4 calls, 40 items")

@@ -45,7 +45,7 @@ CALLS = (4, 6, 8, 10, 15)
 TUNED_CALLS, TUNED_SEEDS, SAMPLES = (6, 8, 10), (1, 2), 1000
 #: what people use: every sampler with every schedule
 SAMPLERS, SCHEDULES = ("dpmpp_2m", "uni_pc", "deis", "ipndm"), ("karras", "exponential", "beta", "sgm_uniform")
-WORSE = 1.05  # an error beside another that is more than chance
+WORSE = 1.05  # ratio of two errors that is more than chance
 PARTS = ("unguided", "guided", "checkpoint", "tune")
 SCALES = (2.0, 3.5, 5.0, 7.5)
 
@@ -121,7 +121,7 @@ def tuned(of: str, calls: int, families: Sequence[str], seeds: Sequence[int] = T
 
 
 def guarded(cells: Mapping[str, Any]) -> str:
-    """How `tune` compares with all there is without it, as text."""
+    """Describe how `tune` compares with everything else."""
     rows = [row for of in cells.values() for by in of.values() for cases in by.values() for row in cases]
     worse = [row["tune"] / min(row["auto"], row["pair"]) for row in rows]
     within = sum(w <= WORSE for w in worse)

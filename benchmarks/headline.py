@@ -63,7 +63,7 @@ def together(cells: Cells) -> dict[str, float]:
 
 
 def with_pairs(bed: Any, tests: Mapping[str, Problem], counts: Sequence[int]) -> dict[str, Any]:
-    """What people run, the best pair, and the best in hindsight, by number of calls."""
+    """Return the common choice, the best pair, and the best pair in hindsight, by NFE."""
     found: dict[str, Any] = {}
     for n in counts:
         every = {name: judged(bed, tests, plan) for name, plan in untuned(n, bed.process, None)}
@@ -109,7 +109,7 @@ def tuned(of: str, n: int) -> dict[str, float]:
 
 
 def checkpoint() -> tuple[Any, dict[str, Problem]]:
-    """The network, and what is judged on it."""
+    """The network and its test runs."""
     from _digits_bed import Digits
 
     bed = Digits(IMAGES)
@@ -136,7 +136,7 @@ def tuned_checkpoint(n: int) -> dict[str, float]:
 
 
 def needed(error: float, errors: Mapping[int, float]) -> float:
-    """Calls that come to an error, between those measured, by logarithms; infinite if the most do not come to it."""
+    """Interpolate the NFE that reaches an error, in logarithms; infinite if the largest NFE does not reach it."""
     counts = sorted(errors)
     for few, many in pairwise(counts):
         if errors[many] <= error:
@@ -146,7 +146,7 @@ def needed(error: float, errors: Mapping[int, float]) -> float:
 
 
 def with_savings(part: dict[str, Any]) -> None:
-    """Add how many calls `auto` and `tune` save, against what people run and against the best pair."""
+    """Add the NFE that `auto` and `tune` save compared with the common choice and with the best pair."""
     for against in (REFERENCE, "best pair"):
         errors = {int(n): cells[against]["error"] for n, cells in part["calls"].items() if against in cells}
         for n, cells in part["calls"].items():
@@ -198,7 +198,7 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
 
 
 def summary(data: Mapping[str, Any]) -> str:
-    """What the figures come to, as text."""
+    """Summarise the figures as text."""
     lines = []
     for name, part in [*data["ranges"].items(), ("checkpoint", data.get("checkpoint"))]:
         for n, cells in (part or {"calls": {}})["calls"].items():

@@ -46,7 +46,7 @@ NO_COST = {"numbers": 0, "calls": 0, "seconds": 0.0}
 
 
 class Model:
-    """What `tune` is given: a denoiser of the states of a process, with a count of calls.
+    """The input of `tune`: a denoiser for states of a process, which counts its calls.
 
     Attributes
     ----------
@@ -83,12 +83,12 @@ class Data:
 
     @property
     def first(self) -> float:
-        """Where runs start, noise to signal over the std of the data."""
+        """Noise-to-signal ratio at the start of runs, divided by the std of the data."""
         return ratio(self.process.level(RANGES[self.of].start)) / self.data_std
 
     @property
     def low(self) -> float:
-        """Lowest level of a call, likewise."""
+        """Lowest noise-to-signal ratio of a call, divided by the std of the data."""
         return ratio(self.process.level(self.process.sigma_min)) / self.data_std
 
     @cached_property
@@ -112,11 +112,11 @@ class Data:
         return Problem.of(denoise, start, ends, models=True)
 
     def test(self) -> Problem:
-        """What all are judged on."""
+        """The test runs for all methods."""
         return self.problem(self.denoise, self.starts(ITEMS, SEED), TRUTH)
 
     def answer(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """What `tune` asks."""
+        """Answer a call of `tune`."""
         level, process = sigma[0].double(), self.process
         alpha, noise = torch.as_tensor(process.alpha(level)), torch.as_tensor(process.noise_std(level))
         scale = alpha * self.data_std + noise
@@ -148,7 +148,7 @@ def of_plan(plan: Plan, std: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def used(calls: int, process: ksched.Process) -> Plan:
-    """What people run."""
+    """Build the common choice."""
     schedule = "simple" if process.level(process.sigma_max).alpha == 0 else "karras"
     return ksched.build_sampler(REFERENCE, schedule, calls, process=process).plan
 
@@ -229,7 +229,7 @@ def summary(data: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What was measured before."""
+    """Read earlier results."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"beds": {}}
     return found
 

@@ -277,9 +277,9 @@ def main() -> None:
     for title, what in kinds.items():
         if title in short:
             mean, worst, cell = (short[title][key] for key in ("geometric_mean", "worst", "worst_cell"))
-            print(f"\nfastest of k-diffusion and diffusers ({what}) over ours, {short['cells']} cells:")
+            print(f"\nfastest of k-diffusion and diffusers ({what}) over ksched, {short['cells']} cells:")
             print(f"geometric mean {mean:.2f}, worst {worst:.2f} ({' '.join(cell)})")
-    print(f"cells where we are slower: {', '.join(f'{n} {s} {r:.2f}' for n, s, r in short['slower']) or 'none'}")
+    print(f"cells where ksched is slower: {', '.join(f'{n} {s} {r:.2f}' for n, s, r in short['slower']) or 'none'}")
     data = {
         **about,
         "model": given.model,
@@ -289,7 +289,7 @@ def main() -> None:
         "cells": cells,
     }
     if given.out == RESULTS and (names is not None or len(shapes) < len(SHAPES)):
-        print("a part of the cells: not written; give --out DIR if it should be")
+        print("only some cells were measured, so nothing is written; use --out DIR to write them")
         return
     suffix = "" if device.type == "cpu" else f"_{device.type}"
     write(given.out, f"overhead{suffix}", data)

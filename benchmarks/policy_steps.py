@@ -43,7 +43,7 @@ def noise_stds(plan: ksched.Plan) -> list[float]:
     """Std of the fresh noise of every noisy step."""
     each = [[value for (kind, _), value in row.terms if kind == "xi"] for row in plan.rows]
     used = [number for row in plan.rows for (kind, number), _ in row.terms if kind == "xi"]
-    assert len(used) == len({*used})  # a noise in two rows is more than a step's
+    assert len(used) == len({*used})  # each noise must belong to one step
     return [math.hypot(*values) for values in each if values]
 
 

@@ -32,7 +32,7 @@ from ksched.types import Array
 PROCESS = ksched.EDM(sigma_max=40.0)
 CALLS = (8, 16, 32, 64)
 SAMPLERS = ("dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde")
-#: rules with their options, by what the tables call them
+#: rules with their options, by name in the tables
 RULES: Mapping[str, tuple[Rule, dict[str, Any]]] = {
     "mmps": ("mmps", {}),
     "mmps, 1 iteration": ("mmps", {"iterations": 1}),
@@ -46,7 +46,7 @@ FAILED = 1e3  # times the spread of the posterior: a run that went to infinity
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, what is observed of it, and the posteriors of some observations.
+    """Data, an observation operator, and the exact posteriors of some observations.
 
     Attributes
     ----------
@@ -234,7 +234,7 @@ def picture_of_checkpoint(path: Path, draws: int = 3) -> None:
             results = decoded(sampler.sample(model, x))
         off = (part(results) - repeated).square().mean().sqrt()
         wrong = (results - originals.repeat_interleave(2 * draws, 0)).square().mean().sqrt()
-        print(f"{title}: {off:.3f} off what is seen, {wrong:.3f} off the original")
+        print(f"{title}: error {off:.3f} against the observation, {wrong:.3f} against the original")
         half.suptitle(title)
         axes = half.subplots(len(labels), 2 + 2 * draws, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
         for i, row in enumerate(axes):

@@ -54,7 +54,7 @@ SEEDS = (99, 2027)
 CALLS = (5, 6, 8, 10, 15, 20)
 TUNED_CALLS = (6, 8, 10)
 SAMPLES = 1000
-WORSE = 1.05  # an error beside another that is more than chance
+WORSE = 1.05  # ratio of two errors that is more than chance
 SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tuned.png"
 
