@@ -328,6 +328,17 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert any("refused" in row for row in plan.report["compared"])
 
 
+def test_where_nothing_fitted_is_better_auto_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is accepted, and `auto` is nearer than the best pair: its plan is returned, not the pair's."""
+    monkeypatch.setattr(search, "objection", lambda *_: "it may be chance")
+    model = mixture(VP())
+    plan = tune(model.sample(200, 1), 8, items=64)
+    assert plan.report["chosen"].startswith("auto (")
+    assert "no tuned plan was clearly better" in plan.report["why"]
+    monkeypatch.setattr(search, "shipped", lambda *_: iter(()))
+    assert tune(model.sample(200, 1), 8, items=64).report["chosen"] == plan.report["untuned"]["name"]
+
+
 @pytest.mark.parametrize(
     ("source", "how", "said"),
     [

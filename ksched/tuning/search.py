@@ -125,7 +125,8 @@ class Tuning:
             trial.why_not = objection(trial, best) if accepted is None else "another one is better"
             if not trial.why_not and accepted is None:
                 accepted = trial
-        chosen = accepted or best
+        # nothing fitted is clearly better: of what was not fitted here, `auto` among it, the best
+        chosen = accepted or min([best, *(t for t in tuned if t.shipped)], key=lambda trial: trial.typical)
         return replace(chosen.plan, report=self._report(chosen, best, plain, tuned))
 
     def _tried(self, name: str, plan: Plan, judges: tuple[Problem, Problem], shipped: bool = False) -> Trial:
@@ -138,7 +139,9 @@ class Tuning:
 
     def _report(self, chosen: Trial, best: Trial, plain: list[Trial], tuned: list[Trial]) -> dict[str, Any]:
         job = self.job
-        if chosen is not best:
+        if chosen.shipped and chosen.why_not:
+            why = f"{chosen.name} has a lower typical error than {best.name}, and no tuned plan was clearly better"
+        elif chosen is not best:
             why = f"{chosen.name} has a lower mean, 90th-percentile and worst error than {best.name}"
         elif tuned:
             nearest = min(tuned, key=lambda trial: trial.score)

@@ -117,8 +117,8 @@ def tune(
     A tuned plan is returned only if it beats the best untuned pair on start states that it was not chosen on: its mean,
     90th-percentile and worst error must all be lower, and its mean without outliers at least 8 % lower, since a smaller
     gain may be chance. If mean and 90th percentile are lower by 30 %, the worst error may be up to 1.5 times the
-    pair's. Without a model, those runs come from a second mixture. Otherwise you get the best untuned pair, and the
-    report says so.
+    pair's. Without a model, those runs come from a second mixture. Otherwise you get the best untuned pair, or the plan
+    of ``auto`` if that is better, and the report says so.
 
     No mixture matches the model exactly. A tenth of the runs that a plan is fitted to are therefore those of other
     mixtures, which ``auto`` was fitted to (`ksched.tuning.reference_mixtures`). If a single Gaussian describes the
