@@ -1,6 +1,6 @@
-"""Every developer command: ``python -m nox -s NAME``, more arguments after ``--``; ``python -m nox --list`` lists them.
+"""Every developer command: ``python -m nox -s NAME``, with arguments after ``--``; ``python -m nox --list`` lists them.
 
-``pyproject.toml`` says what ksched works with; ``.ci/constraints.txt`` pins what these sessions install.
+``pyproject.toml`` has the supported versions; ``.ci/constraints.txt`` pins the versions that these sessions install.
 """
 
 import os
@@ -18,7 +18,7 @@ CONSTRAINTS = Path(".ci/constraints.txt")
 PINS = ("-c", str(CONSTRAINTS))
 OLDEST = {"numpy": "1.26.0", "scipy": "1.11.1", "torch": "2.4.0"}  # scipy 1.11.0 was withdrawn
 
-#: tests that need no tensor
+#: tests that run without torch
 NO_TENSORS = (
     "without_torch",
     "dpm_solver",
@@ -32,13 +32,13 @@ NO_TENSORS = (
 )
 
 
-#: what builds and checks the package
+#: packages that build and check ksched's own
 PACKAGING = ("build", "hatchling", "twine")
 
-#: what `smoke` installs beside the wheel: nothing but numpy and scipy, torch, or an extra
+#: what `smoke` installs with the wheel: only numpy and scipy, torch as well, or an extra
 SMOKES = ("no torch", "torch", "cli", "plot", "diffusers", "testing", "all")
 
-#: schemas of check-jsonschema's own and the files that they are for
+#: schemas built into check-jsonschema, and the files to check with them
 SCHEMAS = {
     "vendor.citation-file-format": [Path("CITATION.cff")],
     "vendor.github-workflows": sorted(Path(".github", "workflows").glob("*.yml")),
@@ -54,13 +54,13 @@ def build_package(session: nox.Session, folder: Path) -> None:
 
 
 def run_pytest(session: nox.Session, *args: str) -> None:
-    """Run pytest with a worker per core, each with one thread; ``-n 0`` among the arguments turns workers off."""
+    """Run pytest with one single-threaded worker per core; the argument ``-n 0`` turns workers off."""
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *args, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Draw the demonstration pictures, into ``demo/`` if nothing else is asked for."""
+    """Draw the demo's pictures, by default into ``demo/``."""
     session.install(".[cli,diffusers,plot]", *PINS)
     session.run("python", "-m", "ksched", "demo", *(session.posargs or ["--out", "demo"]))
 
@@ -81,7 +81,7 @@ def exhaustive(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Run a thousand random cases of each fuzzer; KSCHED_FUZZ_SEED draws others. Arguments go to pytest."""
+    """Run a thousand random cases of each fuzzer, with the seed KSCHED_FUZZ_SEED. Arguments go to pytest."""
     session.install(".[diffusers,test]", *PINS)
     run_pytest(session, "-m", "exhaustive", *sorted(map(str, Path("tests").glob("fuzz_*.py"))), *session.posargs)
 
@@ -95,32 +95,34 @@ def jax(session: nox.Session) -> None:
 
 @nox.session
 def no_torch(session: nox.Session) -> None:
-    """Run the tests that need no tensor with numpy and scipy alone; arguments go to pytest."""
+    """Run the tests that work without torch, with only numpy and scipy; arguments go to pytest."""
     session.install("numpy", "scipy", "pytest", "hypothesis", *PINS)
     session.install("--no-deps", ".")
     session.run("pytest", *(f"tests/test_{name}.py" for name in NO_TENSORS), *session.posargs)
 
 
 def has_chromium() -> bool:
-    """Whether a browser for the explorer's tests is on PATH."""
+    """Whether PATH has a browser for the explorer's tests."""
     return any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")))
 
 
 @nox.session
 def explorer(session: nox.Session) -> None:
-    """Test the explorer's page in Chromium, which comes from the system; arguments go to pytest."""
+    """Test the explorer's page in the system's Chromium; arguments go to pytest."""
     if not has_chromium() and shutil.which("apt-get") and os.geteuid() == 0:
         session.run("apt-get", "update", "--quiet", external=True)
         session.run("apt-get", "install", "--yes", "--quiet", "chromium", external=True)
     if not has_chromium():
-        session.error("these tests need Chromium or Chrome on PATH; install it, such as apt-get install chromium")
+        session.error(
+            "these tests need Chromium or Chrome on PATH; install it, for example with apt-get install chromium"
+        )
     session.install(".[test]", "playwright", *PINS)
     session.run("pytest", "-n", "0", "tests/test_explorer.py", "tests/test_explorer_browser.py", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check format and lint, the package that a release would upload, and the files that releasing needs."""
+    """Check format and lint, the package that a release would upload, and the release's metadata files."""
     session.install("ruff", "check-jsonschema", *PACKAGING, *PINS)
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
@@ -131,7 +133,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the sdist, and from it the wheel, into ``dist/``."""
+    """Build the sdist, and the wheel from the sdist, into ``dist/``."""
     session.install(*PACKAGING, *PINS)
     build_package(session, Path("dist"))
 
@@ -139,7 +141,7 @@ def package(session: nox.Session) -> None:
 @nox.session(requires=["package"], reuse_venv=False)
 @nox.parametrize("extra", SMOKES)
 def smoke(session: nox.Session, extra: str) -> None:
-    """Install the wheel in a new environment and try it: without torch, with it, and with each extra."""
+    """Install the wheel in new environments and test it: without torch, with torch, and with each extra."""
     (wheel,) = Path("dist").resolve().glob("*.whl")
     pins = ("-c", str(CONSTRAINTS.resolve()))
     script = Path("tests", "smoke.py").resolve()
@@ -164,16 +166,16 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation and run its examples; any warning is an error."""
     session.install(".[docs,test]", *PINS)  # examples draw pictures and check schedules
-    for builder, how in (("html", ["-E", "-j", "auto"]), ("doctest", [])):  # the second reads nothing again
+    for builder, how in (("html", ["-E", "-j", "auto"]), ("doctest", [])):  # the second build reads no page again
         args = ("-W", "--keep-going", "-n", *how, "-d", "docs/_build/doctrees", "docs", f"docs/_build/{builder}")
         session.run("sphinx-build", "-b", builder, *args)
 
 
 @nox.session
 def recipes(session: nox.Session) -> None:
-    """Run the recipes of the documentation against the packages that they are for.
+    """Run the documentation's recipes against the packages that they are for.
 
-    ``-- --torchvision`` adds those that need a torchvision, which must have been built for the torch that is installed.
+    ``-- --torchvision`` adds the ones that need torchvision, which must match the installed torch.
     """
     session.install(".[docs,test]", "einops", "pot", "sbi", "torchdiffeq", "tqdm", *PINS)
     session.install("--no-deps", "torchcfm", "flow_matching", "azula")  # their dependencies train models
@@ -185,18 +187,18 @@ def recipes(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run one benchmark by name with its arguments, or all: ``-- NAME ARGUMENTS``; the docs show what they write."""
+    """Run one benchmark with its arguments, ``-- NAME ARGUMENTS``, or all of them; the docs show their results."""
     session.install(".[all]", "scikit-learn", "torchsde", "transformers", *PINS)
     session.install("--no-deps", "k-diffusion", *PINS)  # its dependencies train models; only its sampling.py is loaded
     scripts = sorted(path.stem for path in Path("benchmarks").glob("[!_]*.py"))
-    names = session.posargs[:1] or [name for name in scripts if not name.startswith("fit_")]  # these write package data
+    names = session.posargs[:1] or [name for name in scripts if not name.startswith("fit_")]  # fit_* write package data
     for name in names:
         session.run("python", f"benchmarks/{name}.py", *session.posargs[1:])
 
 
 @nox.session(python="3.11")
 def minimums(session: nox.Session) -> None:
-    """Run the tests on the oldest numpy and scipy; ``-- --torch`` adds the oldest torch, whose wheels are gigabytes."""
+    """Run the tests on the oldest numpy and scipy; ``-- --torch`` adds the oldest torch (gigabytes of wheels)."""
     posargs = [arg for arg in session.posargs if arg != "--torch"]
     oldest = {name: version for name, version in OLDEST.items() if name != "torch" or "--torch" in session.posargs}
     pins = [line for line in CONSTRAINTS.read_text().splitlines() if line.partition("==")[0] not in oldest]

@@ -1,4 +1,4 @@
-"""The network of handwritten digits under guidance as something that solvers are fitted to and judged on."""
+"""The handwritten-digits network with guidance, as a test problem that solvers are fitted to and tested on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ksched.processes import Process
 from ksched.tuning.canonical_model import Canonical
 from ksched.tuning.fit import Denoise, Problem, exact_ends
 
-STD = 1.02  # of what the network draws under guidance; real latents have about 0.98
-STEPS = 64  # of a run that is taken for exact
+STD = 1.02  # std of the network's samples with guidance; real latents have about 0.98
+STEPS = 64  # steps of a run that counts as exact
 
 
 class Digits:
-    """As a ``Bed`` of ``_learned.py``: item n of a batch is drawn from prompt n."""
+    """The network as a ``Bed`` of ``_learned.py``; item n of a batch uses prompt n."""
 
     data_std = STD
     shape, batch, items = SHAPE, TUNE_BATCH, 80
@@ -35,36 +35,36 @@ class Digits:
 
     @property
     def process(self) -> Process:
-        """That of the network."""
+        """The network's process."""
         return self._checkpoint.process
 
     @cached_property
     def canonical(self) -> Canonical:
-        """In flow coordinates."""
+        """The denoiser in flow coordinates."""
         return Canonical(self._model, self.process, SHAPE, STD, torch.empty(0), TUNE_BATCH)
 
     @property
     def low(self) -> float:
-        """Lowest level of a call, noise to signal over the std of the data."""
+        """Lowest noise-to-signal ratio of a call, divided by the std of the data."""
         return self.canonical.low
 
     @property
     def first(self) -> float:
-        """Where runs start, likewise."""
+        """Noise-to-signal ratio at the start of runs, divided by the std of the data."""
         return self.canonical.first
 
     @property
     def denoise(self) -> Denoise:
-        """In flow coordinates."""
+        """The denoiser in flow coordinates."""
         return self.canonical
 
     def starts(self, items: int, seed: int) -> torch.Tensor:
-        """States of pure noise."""
+        """Draw states of pure noise."""
         generator = torch.Generator().manual_seed(seed)
         return self.canonical.s * torch.randn(items, math.prod(SHAPE), generator=generator, dtype=torch.float64)
 
     def problem(self, denoise: Denoise, start: torch.Tensor) -> Problem:
-        """Runs from some states, and where they end by a method of order 4."""
+        """Solve runs from some states with a fourth-order method."""
         with torch.no_grad():
             ends = exact_ends(denoise, start, self.canonical.s, steps=STEPS, low=self.low, end="denoised")
         return Problem.of(denoise, start, ends)
@@ -80,5 +80,5 @@ class Digits:
         return self._test
 
     def answer(self, x: torch.Tensor, sigma: torch.Tensor) -> object:
-        """What `tune` asks."""
+        """Answer a call of `tune`."""
         return self._model(x, sigma)

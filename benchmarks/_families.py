@@ -1,4 +1,4 @@
-"""Families of data that no shipped table was fitted to, each with an exact denoiser, in flow coordinates.
+"""Families of data with exact denoisers, in flow coordinates; no shipped plan was fitted to them.
 
 The data has standard deviation 1, and states are ``y = (1 - s) * x0 + s * eps`` whatever the process, so one denoiser
 serves all ranges (see `ksched.tuning.fit`). None of the generators here appears in `ksched.tuning.reference_mixtures`.
@@ -25,7 +25,7 @@ LEAST = 1e-4  # variance of any axis
 
 @dataclass(frozen=True)
 class Family:
-    """A denoiser of states (1, items, dimension), the number of their values, and draws of so many from a generator."""
+    """A denoiser of states (1, items, dimension), its dimension, and a function that draws samples."""
 
     denoise: Denoise
     dimension: int
@@ -33,7 +33,7 @@ class Family:
 
 
 def _scaled(weights: Array, means: Array, covariances: Array) -> tuple[Array, Array, Array]:
-    """Moved and scaled to mean 0 and a mean variance of 1."""
+    """Shift and scale data to mean 0 and a mean variance of 1."""
     means = means - weights @ means
     power = float(weights @ (means**2).mean(1) + weights @ np.trace(covariances, axis1=1, axis2=2) / means.shape[1])
     return weights, means / math.sqrt(power), covariances / power
@@ -62,7 +62,7 @@ def _mixture(weights: Array, means: Array, covariances: Array, scale: float = 1.
 
 
 def _cells(points: Array, count: int, seed: int, scale: float = 1.0) -> Family:
-    """A full covariance for every cell of k-means, drawn a tenth towards that of all, so that small cells have one."""
+    """A full covariance per k-means cell, shrunk by a tenth towards that of all data."""
     from scipy.cluster.vq import kmeans2
 
     _, cell = kmeans2(points, count, minit="++", seed=np.random.default_rng(seed))
@@ -79,7 +79,7 @@ def _standardised(points: Array) -> Array:
 
 
 def _tabular(seed: int, scale: float = 1.0) -> Family:
-    """Measurements of breast cancers: 30 columns that go together."""
+    """Measurements of breast cancers: 30 correlated columns."""
     from sklearn.datasets import load_breast_cancer
 
     return _cells(_standardised(load_breast_cancer(return_X_y=True)[0]), 6, seed, scale)
@@ -108,7 +108,7 @@ def _photo(seed: int, scale: float = 1.0) -> Family:
 
 
 def _two_level(seed: int, scale: float = 1.0) -> Family:
-    """Six groups of five narrow Gaussians, each flat in another plane."""
+    """Six groups of five narrow Gaussians, each group flat in a different plane."""
     rng, dimension = np.random.default_rng(seed), 20
     groups = 2.0 * rng.standard_normal((6, dimension))
     means = (groups[:, None] + 0.6 * rng.standard_normal((6, 5, dimension))).reshape(30, dimension)
@@ -135,7 +135,7 @@ def _curve(seed: int) -> Family:
 
 
 def _roll(seed: int) -> Family:
-    """A sheet rolled up, in three dimensions: 1200 points, smoothed."""
+    """A rolled-up sheet in three dimensions (Swiss roll): 1200 points, smoothed."""
     rng = np.random.default_rng(seed)
     t = 1.5 * np.pi * (1 + 2 * rng.random(1200))
     points = np.stack([t * np.cos(t), 21 * rng.random(1200), t * np.sin(t)], 1)
@@ -152,7 +152,7 @@ def _roll(seed: int) -> Family:
 
 
 def _sparse(seed: int) -> Family:
-    """Independent values, mostly near 0 and now and then large: 2 ** 48 modes, in no mixture that can be listed."""
+    """Independent values, mostly near 0 and sometimes large: 2 ** 48 modes, too many for an explicit mixture."""
     rng, dimension = np.random.default_rng(seed), 48
     share = torch.from_numpy(rng.uniform(0.1, 0.4, dimension))
     narrow = torch.from_numpy(rng.uniform(0.02, 0.2, dimension)) ** 2
@@ -174,7 +174,7 @@ def _sparse(seed: int) -> Family:
 
 
 def _signal(seed: int) -> Family:
-    """Snippets of 64 values of three kinds of signal, each with a spectrum and a loudness of its own."""
+    """Snippets of 64 values from three kinds of signal, each with its own spectrum and amplitude."""
     rng, length = np.random.default_rng(seed), 64
     lags = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
     kinds = [
@@ -187,7 +187,7 @@ def _signal(seed: int) -> Family:
     return _mixture(np.full(9, 1 / 9), means, covariances)
 
 
-#: those that headline figures are of, and others
+#: families of the headline figures, and others
 FAMILIES: Mapping[str, Callable[[int], Family]] = {
     "tabular": _tabular,
     "photo": _photo,
@@ -204,7 +204,7 @@ HEADLINE = ("tabular", "photo", "two_level")
 
 @cache
 def problem(name: str, start: float, scale: float = 1.0, seed: int = SEED) -> Problem:
-    """A family with start states at a noise to signal, and the exact end of every one; float64."""
+    """A family with start states at a noise-to-signal ratio, and the exact solution for each; float64."""
     family = FAMILIES[name](seed) if scale == 1 else GUIDED[name](seed, scale)
     s = flow_level(start)
     generator = torch.Generator().manual_seed(seed)

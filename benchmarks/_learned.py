@@ -2,8 +2,8 @@
 
 All in flow coordinates of data of standard deviation 1, as in `ksched.tuning.fit`. Written from the papers: GITS (Chen
 et al. 2024), OSS (Pei et al. 2025), LD3 (Tong et al. 2024), S4S (Frankel et al. 2025), BNS (Shaul et al. 2024) and
-DyWeight (Zhao et al. 2026). They differ in what is free and in how it is found, and in nothing else: each starts from
-`ipndm`, and the objective is the distance from where the ODE ends.
+DyWeight (Zhao et al. 2026). They differ only in the free parameters and the search: each starts from `ipndm`, and the
+objective is the distance from the exact solution of the ODE.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ksched.types import Array
 #: Weights of the backward differences of slopes in a step of Adams and Bashforth, by their order.
 ADAMS = (1.0, 1 / 2, 5 / 12, 3 / 8)
 NODES, WARM_UP, GROWTH = 60, 240, 1.15  # GITS: of a path, how many of these, and what later steps count more
-RUNS, SEED = 60, 1041  # that all others are fitted to
+RUNS, SEED = 60, 1041  # number and seed of the runs that all other methods are fitted to
 RADIUS, ROUNDS = 0.01, 4  # LD3: how far a start state may be moved, as root mean square, and how often it is
 ORDER, HISTORY = 3, 4  # slopes that a step reads: of all, and of DyWeight
 RIDGE = 1e-6
 ALIKE = 1e-3  # share of white noise that slopes are taken to have, when it is asked how much alike they are
-BACKWARD = 2  # calls that a pass back through one counts as
+BACKWARD = 2  # a backward pass counts as this many calls
 
 
 _NONE = torch.zeros(0, dtype=torch.float64)
 
 
 class Counted:
-    """A denoiser with a count of the items that it was asked for; a pass back counts as two more.
+    """A denoiser that counts the items it is called with; a backward pass counts twice more.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Counted:
 
 
 class Multistep:
-    """`ipndm` with freedoms: levels, what the model is told at them, and weights of the slopes.
+    """`ipndm` with free parameters: levels, the levels passed to the model, and weights of the slopes.
 
     A step adds the difference of two times, times a sum of the slope and its backward differences; with the weights of
     `ADAMS` it is that of `ipndm`. For a flow, which starts from pure noise, the time is s and the slope the velocity;
@@ -92,7 +92,7 @@ class Multistep:
         self._units = torch.eye(len(self._starts["weights"]), dtype=torch.float64)
 
     def conditioned(self, problem: Problem) -> Multistep:
-        """The same with weights in units that move the state of their step by as much, as `Linear` has them.
+        """Rescale the weights so that a unit change of each moves the state of its step equally, as in `Linear`.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Multistep:
 
     @property
     def start(self) -> Array:
-        """The numbers of `ipndm`."""
+        """Return the numbers that give `ipndm`."""
         units = {"weights": np.linalg.inv(self._units.numpy())}
         parts = (units[name] @ at if name in units else at for name, at in self._starts.items() if name in self.opened)
         return np.concatenate([np.zeros(0), *parts])
@@ -173,7 +173,7 @@ def _difference(slopes: Sequence[torch.Tensor], order: int) -> torch.Tensor:
 
 
 def cheapest(costs: Array, steps: int, growth: float = 1.0) -> list[int]:
-    """The path from the first node to the last, forwards in so many steps, whose costs sum to the least.
+    """Find the cheapest path from the first node to the last with a given number of forward steps.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def cheapest(costs: Array, steps: int, growth: float = 1.0) -> list[int]:
     growth : the cost of step n counts ``growth ** n``
     """
     count = len(costs)
-    ahead = np.full((steps + 1, count), math.inf)  # cost from a node to the last one in so many steps
+    ahead = np.full((steps + 1, count), math.inf)  # cost from a node to the last one, by number of steps
     ahead[0, -1] = 0.0
     later = np.triu(np.ones((count, count), dtype=bool), 1)
     allowed = np.where(later, costs, math.inf)
@@ -232,9 +232,9 @@ def _from_line(states: torch.Tensor, path: Path) -> torch.Tensor:
 
 
 def by_geometry(path: Path, steps: int) -> tuple[float, ...]:
-    """GITS: levels among the nodes of a run at which Euler steps leave the line between its ends as the run does.
+    """GITS: choose nodes of a run so that Euler steps have the same distance as the run from the line between its ends.
 
-    A step from node i to node j costs what Euler's method ends further from that line than the run, in the mean.
+    The cost of a step from node i to node j is how much further from that line Euler's method ends, on average.
     """
     count = len(path.levels)
     costs, true = np.zeros((count, count)), _from_line(path.states, path)
@@ -245,10 +245,10 @@ def by_geometry(path: Path, steps: int) -> tuple[float, ...]:
 
 
 def by_distillation(denoise: Denoise, path: Path, steps: int) -> tuple[float, ...]:
-    """OSS: levels among the nodes of a run such that Euler steps come near its states.
+    """OSS: choose nodes of a run so that Euler steps stay close to its states.
 
-    For every node and number of steps, the state nearest to that of the run is kept of all that come in one step from
-    those kept for one step less.
+    For every node and number of steps, the program stores the state closest to the run's, among all states that one
+    Euler step reaches from the stored states with one step fewer.
     """
     count, calls = len(path.levels), len(path.levels) - 1
     s = torch.tensor([flow_level(k) for k in path.levels], dtype=torch.float64)
@@ -304,7 +304,7 @@ class Bed(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of a fit.
+    """The result of a fit.
 
     Attributes
     ----------
@@ -320,7 +320,7 @@ class Fitted:
 
 
 def nodes(bed: Bed, count: int, dense: bool = False) -> tuple[float, ...]:
-    """Levels of a usual schedule: Karras's but for the lowest one; from pure noise ComfyUI's beta, or even times."""
+    """Return levels of a common schedule: Karras's (except the lowest), or from pure noise beta or even times."""
     process = bed.process
     if math.isinf(ratio(process.level(process.sigma_max))):
         sigmas = ksched.calculate_sigmas("simple" if dense else "beta", count, process)
@@ -331,19 +331,19 @@ def nodes(bed: Bed, count: int, dense: bool = False) -> tuple[float, ...]:
 
 
 def ipndm(bed: Bed, calls: int, budget: int) -> Fitted:
-    """What all others start from."""
+    """The starting point of all other methods."""
     return Fitted(*Multistep(nodes(bed, calls), bed.low).rows(_NONE), 0, 0)
 
 
 def gits(bed: Bed, calls: int, budget: int) -> Fitted:
-    """Levels by geometry, for `ipndm`."""
+    """`ipndm` on levels chosen by `by_geometry`."""
     counted = Counted(bed.denoise)
     path = path_of(counted, bed.starts(WARM_UP, SEED), nodes(bed, NODES, dense=True))
     return Fitted(*Multistep(by_geometry(path, calls), bed.low).rows(_NONE), calls - 1, counted.calls)
 
 
 def oss(bed: Bed, calls: int, budget: int, width: int = ORDER) -> Fitted:
-    """Levels by distillation of Euler steps, for `ipndm`, or for Euler's method."""
+    """`ipndm` or Euler's method on levels chosen by `by_distillation`."""
     counted = Counted(bed.denoise)
     path = path_of(counted, bed.starts(RUNS, SEED), nodes(bed, NODES, dense=True))
     levels = by_distillation(counted, path, calls)
@@ -351,17 +351,17 @@ def oss(bed: Bed, calls: int, budget: int, width: int = ORDER) -> Fitted:
 
 
 def _fitted(family: Family, problem: Problem, start: Array, counted: Counted, limit: float) -> Array:
-    """The numbers when so many calls are spent, or nothing is gained any more."""
+    """Fit the numbers until the calls are spent or the error no longer decreases."""
 
     def after(loss: float) -> None:
         if counted.calls >= limit:
-            raise StopIteration  # which the optimiser takes for an order to end
+            raise StopIteration  # ends the optimiser
 
     return fit(family, [problem], start, iterations=1000, ridge=RIDGE, progress=after)
 
 
 def _opened(bed: Bed, calls: int, budget: int, *stages: Sequence[str], width: int = ORDER) -> Fitted:
-    """`ipndm` with some freedoms, by gradients, in stages that share the calls evenly."""
+    """Fit free parameters of `ipndm` by gradients, in stages that share the calls evenly."""
     counted, levels = Counted(bed.denoise), nodes(bed, calls)
     problem = bed.problem(counted, bed.starts(RUNS, SEED))
     begun = counted.calls
@@ -374,11 +374,11 @@ def _opened(bed: Bed, calls: int, budget: int, *stages: Sequence[str], width: in
 
 
 def ld3(bed: Bed, calls: int, budget: int, rounds: int = ROUNDS) -> Fitted:
-    """Levels and what the model is told, by gradients, with a soft teacher: starts may move towards what fits.
+    """Fit levels and the levels passed to the model by gradients, with a soft teacher: start states may move.
 
     Parameters
     ----------
-    rounds : of a fit and a move of the starts; 1 is a teacher that is not soft
+    rounds : rounds of fitting and of moving the start states; 1 is a hard teacher
     """
     counted = Counted(bed.denoise)
     exact = bed.problem(counted, bed.starts(RUNS, SEED))

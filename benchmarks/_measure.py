@@ -1,6 +1,6 @@
-"""Parts shared by the benchmarks: timing in turns, facts about the machine, tables, and results as JSON.
+"""Parts shared by the benchmarks: interleaved timing, facts about the machine, tables, and results as JSON.
 
-The documentation page is made from these files, so the two cannot disagree.
+The documentation is generated from the JSON files, so the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Contender:
     name : column of the table
     prepare : makes what a run needs and returns the run; only the run is timed
     calls : model calls of a run
-    slow : run twice only, whatever time there is
+    slow : run only twice, even if there is time for more
     """
 
     name: str
@@ -47,23 +47,23 @@ class Contender:
 
 
 def best(action: Callable[[], object], seconds: float) -> float:
-    """Seconds of one call: the smallest mean of several rounds, which noise from outside can only raise."""
+    """Seconds of one call: the smallest mean of several rounds, since other load can only raise it."""
     timer = timeit.Timer(action)
     rounds = max(1, math.ceil(seconds / 5 / max(timer.timeit(1), 1e-7)))
     return min(timer.repeat(5, rounds)) / rounds
 
 
 def wait(device: torch.device) -> None:
-    """Let the device finish what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.device) -> dict[str, float]:
-    """Seconds of one run of each: contenders take turns, equally often, and the fastest run of each counts.
+    """Seconds of one run of each contender: they take turns, equally often, and the fastest run of each counts.
 
-    A turn is two runs, so that none depends on what the one before it left in the processor's caches. Each has run
-    before, when its model calls were counted.
+    A turn is two runs, so that the CPU caches left by another contender do not matter. Each contender has run before,
+    when its model calls were counted.
     """
     times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     turn, end = 0, time.perf_counter() + seconds * len(contenders)
@@ -83,7 +83,7 @@ def in_turns(contenders: Sequence[Contender], seconds: float, device: torch.devi
 
 
 def arguments(description: str | None, seconds: float) -> argparse.ArgumentParser:
-    """The arguments that every benchmark has."""
+    """Create a parser with the arguments of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=seconds, help="time spent on each figure")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")
@@ -92,7 +92,7 @@ def arguments(description: str | None, seconds: float) -> argparse.ArgumentParse
 
 
 def named(shape: Iterable[int]) -> str:
-    """A shape as people write it."""
+    """A shape as text."""
     return "x".join(map(str, shape))
 
 
@@ -116,7 +116,7 @@ def _versions() -> dict[str, str]:
 
 
 def facts(device: torch.device | None = None) -> dict[str, Any]:
-    """What a figure depends on besides the code: machine, threads, versions, day."""
+    """What a figure depends on besides the code: machine, threads, versions, date."""
     cuda = device is not None and device.type == "cuda"
     return {
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
@@ -129,7 +129,7 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def write(folder: Path, name: str, data: Mapping[str, Any]) -> None:
-    """Results as JSON, one file per benchmark and device; floats to four digits, more than they are good for."""
+    """Write results as JSON, one file per benchmark and device; floats have four digits."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(_short(data), indent=1) + "\n")
 
@@ -145,7 +145,7 @@ def _short(value: Any) -> Any:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A text table: the first column to the left, the others to the right."""
+    """A text table: the first column aligned left, the others right."""
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(

@@ -1,8 +1,8 @@
-"""Solvers fitted to exact data once, and judged again: what papers on learned timesteps and coefficients claim.
+"""Claims of papers on learned timesteps and coefficients, tested with solvers that were fitted once to exact data.
 
-The data are the scanned digits that ksched ships, 64 values, on EDM's range; what is said of Euler steps is tried on a
-flow, with even times. ``python benchmarks/papers.py --fit`` fits; the methods that came of it, levels and rows as of
-`ksched.tuning.fit`, are in ``results/papers_fitted.json``.
+The data are the scanned digits that ksched ships, 64 values, on EDM's range. Claims about Euler steps are tested on a
+flow with even times. ``python benchmarks/papers.py --fit`` fits the solvers and stores their levels and rows (see
+`ksched.tuning.fit`) in ``results/papers_fitted.json``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ksched.tuning.fit import Denoise, Problem
 
 STORED = Path(__file__).parent / "results" / "papers_fitted.json"
 CALLS = (5, 10)
-BUDGET = 60_000  # calls of the model that a fit may take, a pass back counted as two more
-ITEMS, STEPS = 160, 120  # start states that are judged, and steps of exact runs
+BUDGET = 60_000  # model calls that a fit may make; a backward pass counts as two more
+ITEMS, STEPS = 160, 120  # start states of the test, and steps of exact runs
 
 
 class Scanned(Data):
@@ -46,7 +46,7 @@ class Scanned(Data):
 
 @cache
 def judge(of: str) -> tuple[Scanned, Problem]:
-    """The data on a range, and runs that no fit saw."""
+    """Return the data on a range, and test runs that no fit used."""
     bed = Scanned(of, "digits")
     return bed, bed.problem(bed.denoise, bed.starts(ITEMS, 5), STEPS)
 
@@ -66,7 +66,7 @@ def even(calls: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit_all() -> None:
-    """Fit all methods that the claims are of, and store them."""
+    """Fit and store all methods that the claims are about."""
     stored: dict[str, Any] = {}
     for calls in CALLS:
         for name in ("ipndm", "GITS", "OSS", "levels", "LD3", "LD3, hard", "S4S", "S4S-Alt"):
@@ -103,7 +103,7 @@ def better(found: Mapping[str, float], one: str, other: str) -> bool:
 
 
 def learned_timesteps() -> tuple[bool, dict[str, float]]:
-    """Errors of `ipndm` on Karras's levels, on those of both dynamic programs, and on learned ones."""
+    """Errors of `ipndm` on Karras's levels, on the levels of both dynamic programs, and on learned levels."""
     found = errors("edm", "ipndm", "GITS", "OSS", "levels")
     return all(better(found, "levels", name) for name in ("ipndm", "GITS", "OSS")), found
 

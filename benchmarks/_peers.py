@@ -31,7 +31,7 @@ Model = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What all contenders get: a start state, a model that makes as good as no work, and the noise levels.
+    """The input of all contenders: a start state, a model that does almost no work, and the noise levels.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Steps of the run."""
+        """Number of steps of the run."""
         return len(self.sigmas) - 1
 
 
@@ -70,7 +70,7 @@ def counted(run: Callable[[Model], object], model: Model) -> int:
 
 @contextmanager
 def _modules(stubs: Mapping[str, ModuleType]) -> Iterator[None]:
-    """Modules that are there while others are imported."""
+    """Stub modules that exist while others are imported."""
     before = {name: sys.modules.get(name) for name in stubs}
     sys.modules.update(stubs)
     try:
@@ -84,7 +84,7 @@ def _modules(stubs: Mapping[str, ModuleType]) -> Iterator[None]:
 
 
 def _absent(names: Sequence[str]) -> dict[str, ModuleType]:
-    """Stubs of the modules that are not installed; none of what they hold is called."""
+    """Stubs of modules that are not installed; nothing in them is called."""
     stubs = {name: ModuleType(name) for name in names if importlib.util.find_spec(name) is None}
     for stub in stubs.values():
         stub.odeint = None  # type: ignore[attr-defined]
@@ -105,11 +105,11 @@ def _append_dims(x: torch.Tensor, ndim: int) -> torch.Tensor:
 
 
 def k_diffusion_sampling(path: Path | None) -> ModuleType:
-    """k-diffusion's sampling.py alone, installed or at a path: the package itself imports its whole training code.
+    """k-diffusion's sampling.py alone, installed or at a path: the whole package imports its training code.
 
     Raises
     ------
-    ImportError, OSError : it is not there
+    ImportError, OSError : if it cannot be found
     """
     if path is None:
         spec = importlib.util.find_spec("k_diffusion")
@@ -124,7 +124,7 @@ def k_diffusion_sampling(path: Path | None) -> ModuleType:
         return _from_file("k_diffusion_alone.sampling", path)
 
 
-#: Those that draw from a Brownian tree unless they are told otherwise.
+#: Samplers that use a Brownian tree by default.
 TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 K_DIFFUSION = [
     "euler",
@@ -151,7 +151,7 @@ DIFF, DIFF_STEP, COMFY = "diffusers", "diffusers, step", "ComfyUI"
 
 
 def _given(x: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """One noise for every interval, which costs nothing."""
+    """The same noise for every interval, at no cost."""
     noise = torch.randn_like(x)
     return lambda sigma, sigma_next: noise
 
@@ -162,7 +162,7 @@ def _white(x: torch.Tensor) -> Callable[..., torch.Tensor]:
 
 
 def k_diffusion(sampling: ModuleType, name: str, job: Job, trees: bool) -> Iterator[Contender]:
-    """The contenders of k-diffusion for a sampler of ours."""
+    """The contenders from k-diffusion for a ksched sampler."""
     if name not in K_DIFFUSION:
         return
     function = getattr(sampling, "sample_" + name.removesuffix("_heun"))
@@ -190,7 +190,7 @@ def k_diffusion(sampling: ModuleType, name: str, job: Job, trees: bool) -> Itera
 _TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _KARRAS = {**_TABLE, "use_karras_sigmas": True}
 _MULTI = "DPMSolverMultistepScheduler"
-#: Class and configuration; those that know no karras levels run their own, as many. Orders are those of our defaults.
+#: Class and configuration; classes without Karras levels run as many levels of their own. Orders match our defaults.
 DIFFUSERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", _KARRAS),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", _TABLE),
@@ -232,7 +232,7 @@ def diffusers_library() -> ModuleType:
 
     Raises
     ------
-    ImportError : it is not there
+    ImportError : if it is not installed
     """
     library = importlib.import_module("diffusers")
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -240,7 +240,7 @@ def diffusers_library() -> ModuleType:
 
 
 def diffusers(library: ModuleType, name: str, job: Job, trees: bool) -> Iterator[Contender]:
-    """The contenders of diffusers for a sampler of ours: what its pipelines run, and the least that can be run.
+    """Yield diffusers' contenders for a ksched sampler: the loop of its pipelines, and the least possible work.
 
     A pipeline scales the model's input, and the scheduler turns the eps that the model predicts into a denoised
     prediction. Ours and k-diffusion's samplers leave both to the denoiser, so the second contender does neither: it
@@ -293,15 +293,15 @@ def diffusers(library: ModuleType, name: str, job: Job, trees: bool) -> Iterator
 
 
 class _Const:
-    """ComfyUI's class of flow models, of which ours is none."""
+    """Stands for ComfyUI's class of flow models; this model is not one."""
 
 
 def comfyui_sampling(path: Path) -> dict[str, Callable[..., Any]]:
-    """ComfyUI's samplers by name, from a checkout: its sampling files alone, without its models.
+    """ComfyUI's samplers by name, from a checkout; only its sampling files are loaded.
 
     Raises
     ------
-    ImportError, OSError : it is not there
+    ImportError, OSError : if it cannot be found
     """
 
     def set_post_cfg(options: dict[str, Any], function: Any, disable_cfg1_optimization: bool = False) -> dict[str, Any]:
@@ -347,7 +347,7 @@ class _ComfyModel:
 
 
 def comfyui(samplers: Mapping[str, Callable[..., Any]], name: str, job: Job) -> Iterator[Contender]:
-    """The contenders of ComfyUI for a sampler of ours."""
+    """The contenders from ComfyUI for a ksched sampler."""
     own = {"ddim": "euler"}.get(name, name)
     if own not in samplers or name == "dpm_adaptive":
         return
@@ -370,7 +370,7 @@ def comfyui(samplers: Mapping[str, Callable[..., Any]], name: str, job: Job) -> 
 
 
 def ours(sampler: Sampler, job: Job) -> Iterator[Contender]:
-    """Ours; a stochastic sampler also with noise that costs nothing, which leaves the arithmetic."""
+    """ksched's contenders; a stochastic sampler also runs with precomputed noise, to time its arithmetic alone."""
     model = job.both if sampler.spec.uncond else job.model
     noisy = not sampler.spec.adaptive and bool(sampler.plan.draws)
     seed: dict[str, Any] = {"seed": 0} if noisy else {}
@@ -383,7 +383,7 @@ def ours(sampler: Sampler, job: Job) -> Iterator[Contender]:
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs that are there, and why the others are not."""
+    """The programs found, and why the others are missing."""
 
     k_diffusion: ModuleType | None = None
     diffusers: ModuleType | None = None
@@ -391,7 +391,7 @@ class Programs:
     absent: Sequence[str] = ()
 
     def contenders(self, name: str, job: Job, trees: bool) -> Iterator[Contender]:
-        """All contenders for a sampler of ours; ``trees``: Brownian trees too, which take their time."""
+        """All contenders for a ksched sampler; with ``trees`` also Brownian trees, which are slow."""
         if self.k_diffusion is not None:
             yield from k_diffusion(self.k_diffusion, name, job, trees)
         if self.diffusers is not None:
@@ -401,7 +401,7 @@ class Programs:
 
 
 def find_programs(k_diffusion: Path | None, comfyui: Path | None) -> Programs:
-    """Load what is there; paths as the arguments of the benchmarks give them."""
+    """Load the available programs, from the paths in the benchmark's arguments."""
     loaders: dict[str, Callable[[], Any]] = {
         "k_diffusion": lambda: k_diffusion_sampling(k_diffusion),
         "diffusers": diffusers_library,
@@ -413,18 +413,18 @@ def find_programs(k_diffusion: Path | None, comfyui: Path | None) -> Programs:
         try:
             found[name] = load()
         except (ImportError, OSError) as error:
-            absent.append(f"{name} is not measured, it cannot be loaded: {error}")
+            absent.append(f"{name} is not measured because it cannot be loaded: {error}")
     return Programs(**found, absent=absent)
 
 
 def peer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the programs are that are not installed."""
+    """Arguments with the paths of programs that are not installed."""
     parser.add_argument("--k-diffusion", type=Path, metavar="PATH", help="path to k-diffusion's sampling.py")
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="path to a checkout of ComfyUI")
 
 
 def begin(given: argparse.Namespace) -> tuple[torch.device, Programs] | None:
-    """The device and the programs that the arguments name, with threads set; None if the device is not there."""
+    """The device and programs named in the arguments, with threads set; None if the device is missing."""
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: nothing is measured")

@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best three pairs at a number of calls, and the mean over testbeds of the best pair for each of them alone."""
+    """The best three pairs at an NFE, and the mean over testbeds of the best pair of each testbed."""
 
     pairs: tuple[Pair, ...]
     hindsight: float

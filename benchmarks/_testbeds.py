@@ -2,10 +2,10 @@
 
 A *range* is a process with its start noise and the spread of its data. A *testbed* is data with its exact denoiser. A
 *problem* is a testbed on a range, with start states from a seed and the exact solution for each of them. The error of
-a run is, for each start state, the root mean square distance from where the probability-flow ODE ends, divided by the
-spread of these ends; a figure is the mean over start states.
+a run is, for each start state, the root mean square distance from the exact solution of the probability-flow ODE,
+divided by the spread of these solutions; a figure is the mean over start states.
 
-Do not change the definitions: figures recorded from other programs hold for them, and for the start states of seed 99.
+Do not change the definitions: figures recorded from other programs are valid only for them and for seed 99.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ksched.schedules import schedule_options
 from ksched.types import Array
 
 SEED, BATCH = 99, 256
-TRUTHS = Path(__file__).parent / ".truths"  # of problems, made once
+TRUTHS = Path(__file__).parent / ".truths"  # cached exact solutions of problems
 TRUTH_STEPS = 400
 
 
@@ -52,7 +52,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """A process, and what a run on it starts and ends with.
+    """A process, with the start and the data of a run on it.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Range:
 
     @property
     def process(self) -> Process:
-        """That of the states."""
+        """Process of the states."""
         return next(iter(self.processes.values()))
 
 
@@ -86,7 +86,7 @@ RANGES = {
 
 @cache
 def _digits() -> tuple[Array, Array]:
-    """Handwritten digits, 8 x 8, of mean 0 and std 1, and what each of them is."""
+    """Handwritten digits, 8 x 8, of mean 0 and std 1, and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -95,7 +95,7 @@ def _digits() -> tuple[Array, Array]:
 
 @cache
 def _patches(count: int, seed: int, side: int = 6) -> Array:
-    """Patches of scikit-learn's two photographs, in turns, all three colours, of mean 0 and std 1."""
+    """Patches of scikit-learn's two photographs, alternating, all three colours, of mean 0 and std 1."""
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images().images
@@ -111,7 +111,7 @@ def _patches(count: int, seed: int, side: int = 6) -> Array:
 
 
 def _cells(points: Array, count: int, rounds: int = 30) -> Array:
-    """Number of the cell of every point after some rounds of k-means from points drawn with seed 0."""
+    """The cell of every point after some rounds of k-means, started from points drawn with seed 0."""
     centres = points[np.random.default_rng(0).choice(len(points), count, replace=False)]
     cells = np.zeros(len(points), dtype=int)
     for _ in range(rounds):
@@ -122,7 +122,7 @@ def _cells(points: Array, count: int, rounds: int = 30) -> Array:
 
 
 def _fitted(points: Array, cells: Array, std: float, process: Process) -> GaussianMixture:
-    """A Gaussian for every cell, labelled by it; no eigenvalue of a covariance is below 1e-4 of the variance."""
+    """A Gaussian per cell, labelled by the cell; no eigenvalue of a covariance is below 1e-4 of the variance."""
     labels = [int(k) for k in np.unique(cells) if (cells == k).sum() > 5]
     groups = [points[cells == k] * std for k in labels]
     covariances = []
@@ -157,7 +157,7 @@ class Smoothed:
         self._squares = (points**2).sum(1)
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The mean of the points weighted by nearness, and the share of what is left that is not noise."""
+        """The mean of the points weighted by nearness, plus the part of the remainder that is not noise."""
         points, squares = (torch.from_numpy(array).to(x) for array in (self.points, self._squares))
         alpha, std = self.process.alpha(sigma), self.process.noise_std(sigma)
         variance = (alpha * self.width) ** 2 + std**2
@@ -168,7 +168,7 @@ class Smoothed:
 class Guided:
     """Classifier-free guidance on a labelled mixture: item i is guided towards label i modulo their number.
 
-    Not a denoiser of any data: stiff, and spreading at high noise.
+    It is not the denoiser of any data: it is stiff, and its solutions spread at high noise.
     """
 
     def __init__(self, mixture: GaussianMixture, scale: float) -> None:
@@ -176,7 +176,7 @@ class Guided:
         self.parts = [mixture.only(label) for label in sorted(set(mixture.labels))]
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The prediction without a label, and ``scale`` times the way from there to the one with it."""
+        """Return the unconditional prediction plus ``scale`` times the difference from it to the conditional one."""
         uncond, count = self.mixture(x, sigma), len(self.parts)
         cond = torch.empty_like(x)
         for k, part in enumerate(self.parts):
@@ -220,7 +220,7 @@ def model_of(testbed: str, of: str) -> Model:
 
 
 def run(sampler: Sampler, model: Model, x: torch.Tensor, seed: int | None = None) -> torch.Tensor:
-    """The end of a run, with the model told its levels in float64."""
+    """The result of a run in which the model gets its sigmas in float64."""
     going = sampler.start(x, seed=seed)
     with torch.no_grad():
         for level in sampler.plan.levels:
@@ -264,7 +264,7 @@ class Problem:
 
     @cached_property
     def truth(self) -> torch.Tensor:
-        """Where the exact ODE ends, float64; kept in a file."""
+        """Where the exact ODE ends, float64; cached in a file."""
         path = TRUTHS / f"{self.testbed}_{self.of}_{self.seed}_{self.batch}.npy"
         if not path.exists():
             TRUTHS.mkdir(exist_ok=True)
@@ -275,10 +275,10 @@ class Problem:
         return torch.from_numpy(np.load(path))
 
     def _solved(self, x: torch.Tensor) -> torch.Tensor:
-        """The exact ODE: closed form, or 400 steps of order 4, even in log-SNR.
+        """The solution of the exact ODE: closed form, or 400 steps of order 4, evenly spaced in log-SNR.
 
-        Of eight states of each main mixture and range none was further than 1.5e-5 of the spread from where
-        `GaussianMixture.solve` ends, in the mean 2.3e-6 or less, and this takes a fraction of its time.
+        For eight states of each main mixture and range, the largest difference from `GaussianMixture.solve` was 1.5e-5
+        of the spread, the mean at most 2.3e-6, and this takes a fraction of the time.
         """
         model, of = self.model, self.range
         if isinstance(model, Gaussian):
@@ -306,12 +306,12 @@ class Problem:
 
 @cache
 def problem(testbed: str, of: str, seed: int = SEED) -> Problem:
-    """A problem, made once."""
+    """A cached problem."""
     return Problem(testbed, of, seed)
 
 
 def score(errors: torch.Tensor) -> dict[str, float]:
-    """Figures of the errors of items; the mean is the one that is compared."""
+    """Statistics of the errors of items; comparisons use the mean."""
     return {
         "mean": float(errors.mean()),
         "median": float(errors.median()),
@@ -321,7 +321,7 @@ def score(errors: torch.Tensor) -> dict[str, float]:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Geometric mean of errors; infinite if one of them is, or is none at all."""
+    """Geometric mean of errors; infinite if one of them is infinite or missing."""
     found = [value if math.isfinite(value) else math.inf for value in values]
     return math.exp(sum(math.log(max(value, 1e-300)) for value in found) / len(found))
 
@@ -338,7 +338,7 @@ class Entry:
 
     @classmethod
     def read(cls, text: str) -> Entry:
-        """From how it is written; values are Python's, words need no quotes."""
+        """Parse the written form; values are Python literals, words need no quotes."""
         name, _, rest = text.partition(":")
         pairs = [part.partition("=") for part in rest.split(",") if part]
         return cls(name, tuple((key, _value(value)) for key, _, value in pairs))
@@ -355,7 +355,7 @@ def _value(text: str) -> Any:
         return text
 
 
-#: options that are measured beside the defaults
+#: options that are measured in addition to the defaults
 ALSO = (
     "lms:end=integral",
     "exp_pc:predictor_order=2,corrector_order=3",
@@ -367,7 +367,7 @@ ALSO = (
 
 
 def deterministic() -> list[Entry]:
-    """Every sampler that can run without noise and converges, as it does then, and some with other options."""
+    """Every sampler that converges and can run without noise, run without noise; some also with other options."""
     found = []
     for spec in samplers():
         silent = {name: 0.0 for name in ("eta", "tau") if name in spec.own_options and spec.draws != 0}
@@ -382,7 +382,7 @@ def stochastic() -> list[Entry]:
 
 
 def schedules() -> list[Entry]:
-    """Every schedule as it is, and the published tables that are not its default."""
+    """Every schedule with its defaults, and the published tables that are not a default."""
     found = []
     for name in NoiseSchedule:
         found.append(Entry(name.value))
@@ -395,7 +395,7 @@ def schedules() -> list[Entry]:
 
 @cache
 def levels(schedule: Entry, ending: str, steps: int, of: Range, dialect: str = "ksched") -> Array | None:
-    """Sigmas of a schedule on a range from the common start to 0; None where it has none for that process or count."""
+    """Sigmas of a schedule on a range, from the common start to 0; None if it has none for that process or count."""
     options = dict(schedule.options)
     if unknown := options.keys() - schedule_options(NoiseSchedule.parse(schedule.name)).keys():
         raise SystemExit(f"schedule {schedule.name} has no option {min(unknown)!r}")
@@ -411,7 +411,7 @@ def levels(schedule: Entry, ending: str, steps: int, of: Range, dialect: str = "
 
 
 def affordable(spec: SamplerSpec, calls: int) -> Iterator[int]:
-    """Numbers of steps that may take that many model calls, the most first."""
+    """Numbers of steps that fit into that many model calls, the largest first."""
     for steps in range(calls, 0, -1):
         if spec.calls is None or spec.nfe(steps) <= calls:
             yield steps
@@ -420,7 +420,7 @@ def affordable(spec: SamplerSpec, calls: int) -> Iterator[int]:
 def built(
     sampler: Entry, schedule: Entry, ending: str, calls: int, of: Range, dialect: str = "ksched"
 ) -> Sampler | None:
-    """The sampler with as many steps as a number of model calls allows; None if it allows none."""
+    """The sampler with as many steps as an NFE allows; None if it allows no step."""
     for steps in affordable(sampler_spec(sampler.name), calls):
         sigmas = levels(schedule, ending, steps, of, dialect)
         if sigmas is None:
@@ -437,7 +437,7 @@ def built(
 
 
 def sliced_wasserstein(a: torch.Tensor, b: torch.Tensor, directions: int = 256) -> float:
-    """Root mean square distance of the quantiles of two samples along random directions, the same every time."""
+    """Root mean square distance of the quantiles of two samples along fixed random directions."""
     generator = torch.Generator().manual_seed(0)
     axes = torch.randn(a.shape[1], directions, generator=generator, dtype=torch.float64)
     axes /= axes.norm(dim=0)

@@ -78,7 +78,7 @@ SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
 
 @dataclass(frozen=True)
 class Pair:
-    """A sampler with a schedule, the latter perhaps for a shifted process."""
+    """A sampler with a schedule, possibly that of a shifted process."""
 
     sampler: Entry
     schedule: Entry
@@ -86,7 +86,7 @@ class Pair:
 
     @classmethod
     def read(cls, sampler: str, schedule: str) -> Pair:
-        """From how its parts are written; a schedule may end in "@3"."""
+        """Parse the written form; a schedule may end in "@3"."""
         name, at, shift = schedule.partition("@")
         return cls(Entry.read(sampler), Entry.read(name), at + shift)
 
@@ -98,7 +98,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Task:
-    """All pairs at one number of model calls on one range."""
+    """All pairs at one NFE on one range."""
 
     of: str
     calls: int
@@ -116,7 +116,7 @@ class Task:
 
 
 def measured(pair: Pair, task: Task, testbeds: Iterable[str]) -> dict[str, dict[str, float]] | None:
-    """Figures of a pair on testbeds, with all start states."""
+    """Errors of a pair on testbeds, with all start states."""
     sampler = built(pair.sampler, pair.schedule, pair.ending, task.calls, RANGES[task.of], task.dialect)
     if sampler is None:
         return None
@@ -157,7 +157,7 @@ def first_pass(task: Task) -> dict[Pair, list[float]]:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Figures of a task: the leaders, the best schedule of every sampler, the best sampler for every schedule."""
+    """Results of a task: the leaders, the best schedule of every sampler, the best sampler of every schedule."""
     figures = first_pass(task)
     whole = sorted((p for p in figures if len(figures[p]) == len(MAIN)), key=lambda pair: geometric_mean(figures[pair]))
     best_on = []
@@ -193,7 +193,7 @@ def _bests(
 
 
 def checked(task: Task) -> list[dict[str, Any]]:
-    """The recorded best pairs of ComfyUI, run in its dialect: the same errors?"""
+    """The recorded best pairs of ComfyUI, run in its dialect, to check that the errors agree."""
     found = []
     for pair in PEERS[task.of, task.calls].pairs:
         figures = measured(Pair.read(pair.sampler, pair.schedule), replace(task, dialect="comfyui"), MAIN)
@@ -214,7 +214,7 @@ def on_held_out(task: Task, pairs: Sequence[tuple[str, str]]) -> list[dict[str, 
 
 
 def law(sampler: Entry, calls: int, names: Sequence[str], seed: int) -> dict[str, float]:
-    """Distance of the law of a sampler's results from that of the data, by schedule; gmm_digits, range sd."""
+    """Distance of a sampler's results from the data distribution, by schedule; gmm_digits, range sd."""
     model = model_of("gmm_digits", "sd")
     assert isinstance(model, GaussianMixture)
     exact = torch.from_numpy(model.sample(LAW_ITEMS, seed))
@@ -230,7 +230,7 @@ def law(sampler: Entry, calls: int, names: Sequence[str], seed: int) -> dict[str
 
 
 def laws(sampler: Entry, seed: int) -> dict[str, dict[str, float]]:
-    """`law` by number of model calls; with many, only the schedule that was best before."""
+    """`law` by NFE; at a high NFE only the schedule that was best at a lower one."""
     found: dict[str, dict[str, float]] = {}
     names: Sequence[str] = LAW_SCHEDULES
     for calls in LAW_NFES:
@@ -249,7 +249,7 @@ def floor(seed: int) -> float:
 
 
 def distinct(entries: Sequence[Entry]) -> dict[Entry, list[str]]:
-    """Samplers that have different tables, each with the names that have the same one."""
+    """Samplers with different tables, each with the other names of the same table."""
     grids = [(ksched.calculate_sigmas("karras", 14), VP()), (np.linspace(1, 0, 12) ** 1.2, Flow())]
     found: dict[tuple[bytes, ...], Entry] = {}
     same: dict[Entry, list[str]] = {}
@@ -267,7 +267,7 @@ def distinct(entries: Sequence[Entry]) -> dict[Entry, list[str]]:
 
 
 def _begin(files: Sequence[str]) -> None:
-    """Make a process ready: one thread, and the samplers of others registered."""
+    """Prepare a worker process: one thread, and the user's samplers registered."""
     torch.set_num_threads(1)
     for file in files:
         runpy.run_path(file)
@@ -278,7 +278,7 @@ def _truth(name: str, of: str, seed: int) -> None:
 
 
 class Workers:
-    """Processes that measure, and what is said meanwhile."""
+    """Worker processes that measure, with progress messages."""
 
     def __init__(self, jobs: int, files: Sequence[str]) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork has what was registered, and could not register it again
@@ -286,7 +286,7 @@ class Workers:
         self._start = time.perf_counter()
 
     def map(self, what: str, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Results of calls in their order; the longest should come first."""
+        """Results of calls in order; the longest calls should come first."""
         futures = {self._pool.submit(function, *call): k for k, call in enumerate(calls)}
         results: list[Any] = [None] * len(calls)
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
@@ -296,12 +296,12 @@ class Workers:
         return results
 
     def end(self) -> None:
-        """Let the processes go."""
+        """End the processes."""
         self._pool.shutdown()
 
 
 def leaderboard(data: Mapping[str, Any], count: int = 3) -> str:
-    """The best pairs by range and number of calls, beside the best recorded one, as text."""
+    """The best pairs by range and NFE, beside the best recorded one, as text."""
     rows = []
     for of, by_calls in data["ranges"].items():
         for calls, cell in by_calls.items():
@@ -314,7 +314,7 @@ def leaderboard(data: Mapping[str, Any], count: int = 3) -> str:
 
 
 def standing(data: Mapping[str, Any], before: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Where samplers stand among the leaders of a full run, as text."""
+    """The rank of samplers among the leaders of a full run, as text."""
     rows = []
     for of, by_calls in data["ranges"].items():
         for calls, cell in by_calls.items():
@@ -334,7 +334,7 @@ def standing(data: Mapping[str, Any], before: Mapping[str, Any], names: Sequence
 
 
 def plot(data: Mapping[str, Any], path: Path) -> None:
-    """Error against model calls: the best pair, some that people use, the best recorded one."""
+    """Plot error against NFE: the best pair, some common ones, the best recorded one."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
@@ -383,16 +383,16 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="6 and 10 calls, 32 start states, no laws, no held-out data"
+        "--quick", action="store_true", help="6 and 10 calls, 32 start states, no stochastic samplers, no held-out data"
     )
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help="only these; options as name:option=value,...")
-    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="only these; likewise")
+    parser.add_argument("--schedules", nargs="+", metavar="NAME", help="only these; options as for samplers")
     parser.add_argument("--nfe", nargs="+", type=int, metavar="N", help="only these numbers of model calls")
     parser.add_argument("--ranges", nargs="+", choices=list(RANGES), default=list(RANGES))
-    parser.add_argument("--seed", type=int, default=SEED, help="of the start states; figures of others are for 99")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the start states; recorded figures are for 99")
     parser.add_argument("--dialect", default="ksched", help="whose behaviour the names mean")
     parser.add_argument("--load", nargs="+", default=[], metavar="FILE", help="Python files that register samplers")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results of a full run go")
     return parser.parse_args()
 
@@ -436,7 +436,7 @@ def main() -> None:
 
 
 def extras(data: dict[str, Any], tasks: Sequence[Task], workers: Workers, seed: int) -> None:
-    """What only a full run measures: recorded pairs again, held-out testbeds, laws."""
+    """The parts of a full run: recorded pairs again, held-out testbeds, stochastic samplers."""
     again = workers.map("recorded pairs again", checked, [(task,) for task in tasks])
     data["checks"] = {
         of: {str(t.calls): rows for t, rows in zip(tasks, again, strict=True) if t.of == of} for of in RANGES

@@ -66,7 +66,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "batching.png"
 
 
 class Network(torch.nn.Module):
-    """A residual MLP that predicts noise: the dearest part of a call is reading the weights."""
+    """A residual MLP that predicts noise; most of the cost of a call is reading the weights."""
 
     def __init__(self, numbers: int, width: int, depth: int) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ class Network(torch.nn.Module):
 
 
 def one_by_one(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """A network that treats numbers one by one, so that a row is the same in every company."""
+    """A network that treats numbers one by one, so that a row does not depend on the other rows."""
     return x * (timestep.reshape(-1, 1, 1, 1) / 1000)
 
 
 def filled_up(network: Model, rows: int) -> Model:
-    """The network, always called with as many rows."""
+    """The network, always called with the same number of rows."""
 
     def filled(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         more = rows - len(x)
@@ -102,19 +102,19 @@ def filled_up(network: Model, rows: int) -> Model:
 
 
 def denoiser(network: Model) -> Model:
-    """What the servers are given."""
+    """The denoiser that the servers run."""
     return ksched.Denoiser(network, PROCESS)
 
 
 def plain_denoiser(network: Model) -> Model:
-    """The same as a function: `Sampler.sample` asks the network of a `Denoiser` itself, which rounds otherwise."""
+    """The same as a plain function: `Sampler.sample` calls a `Denoiser`'s network directly and rounds differently."""
     model = ksched.Denoiser(network, PROCESS)
     return lambda x, sigma: model(x, sigma)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for.
+    """A user's request.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Span:
 
 
 def make_requests(count: int, device: torch.device) -> list[Request]:
-    """Random ones, the same on every machine."""
+    """Random requests, the same on every machine."""
     rng = random.Random(0)
     samplers: dict[tuple[str, str, int], Sampler] = {}  # a server builds each once
     requests = []
@@ -155,7 +155,7 @@ def make_requests(count: int, device: torch.device) -> list[Request]:
 
 
 class Meter:
-    """A network whose calls are counted and timed, without waiting for the device."""
+    """A network that counts and times its calls without waiting for the device."""
 
     def __init__(self, network: Model, device: torch.device) -> None:
         self._network = network
@@ -179,14 +179,14 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """In the network; to be read when all is done."""
+        """Seconds in the network; read it when everything is done."""
         if self._cuda:
             return sum(start.elapsed_time(end) for start, end in self._marks) / 1e3
         return sum(end - start for start, end in self._marks)
 
 
 class Arrivals:
-    """The requests, by the clock: those that have come wait in a queue.
+    """The requests in real time: those that have arrived wait in a queue.
 
     Attributes
     ----------
@@ -206,14 +206,14 @@ class Arrivals:
         return time.perf_counter() - self._begin
 
     def look(self) -> deque[int]:
-        """Those that wait now."""
+        """The requests that are waiting now."""
         now = self.now()
         while self._coming and self.spans[self._coming[0]].arrival <= now:
             self.waiting.append(self._coming.popleft())
         return self.waiting
 
     def sleep(self) -> bool:
-        """Wait for the next; False if there is none."""
+        """Wait for the next request; False if there is none."""
         start = self.now()
         if self._coming:
             time.sleep(max(0.0, self.spans[self._coming[0]].arrival - start))
@@ -239,7 +239,7 @@ def one_after_another(model: Model, requests: Sequence[Request], arrivals: Arriv
 
 
 def alike_together(model: Model, requests: Sequence[Request], arrivals: Arrivals, rows: int) -> None:
-    """The first that waits, and those like it."""
+    """The first request in the queue, and those like it."""
     while arrivals.look() or arrivals.sleep():
         if arrivals.waiting:
             first = requests[arrivals.waiting[0]]
@@ -254,7 +254,7 @@ def alike_together(model: Model, requests: Sequence[Request], arrivals: Arrivals
 
 
 def continuous(model: Model, requests: Sequence[Request], arrivals: Arrivals, rows: int) -> None:
-    """Whoever waits joins at the next model call, while there is room."""
+    """Waiting requests join at the next model call while there is room."""
     batch, numbers = Batch(), {}
     while batch or arrivals.look() or arrivals.sleep():
         arrivals.look()
@@ -282,7 +282,7 @@ def served(
     rows: int,
     wrap: Callable[[Model], Model] = denoiser,
 ) -> tuple[dict[str, Any], list[Span]]:
-    """The figures of one server, and what became of every request."""
+    """The figures of one server, and the timing of every request."""
     meter = Meter(network, requests[0].x.device)
     arrivals = Arrivals(requests, rate)
     SERVERS[name](wrap(meter), requests, arrivals, rows)
@@ -306,7 +306,7 @@ def served(
 
 
 def alone(model: Model, requests: Sequence[Request]) -> tuple[list[torch.Tensor], float]:
-    """The result of every request by itself, and how many of them a second makes."""
+    """The result of every request run alone, and the rate of such runs per second."""
     images = []
     start = time.perf_counter()
     for request in requests:
@@ -315,7 +315,7 @@ def alone(model: Model, requests: Sequence[Request]) -> tuple[list[torch.Tensor]
 
 
 def equal_to_the_bit(name: str, network: Model, requests: Sequence[Request], rows: int) -> tuple[int, float]:
-    """How many results of a server are to the bit those of the requests alone, and the rows per call."""
+    """How many results of a server equal those of the requests alone bit for bit, and the rows per call."""
     expected, capacity = alone(plain_denoiser(network), requests)
     figures, spans = served(name, network, requests, RUSH * capacity, rows, plain_denoiser)
     equal = sum(torch.equal(s.image, image) for s, image in zip(spans, expected, strict=True) if s.image is not None)
@@ -323,7 +323,7 @@ def equal_to_the_bit(name: str, network: Model, requests: Sequence[Request], row
 
 
 def largest_difference(spans: Sequence[Span], expected: Sequence[torch.Tensor]) -> float:
-    """Of any number of a result from that of its request alone, over the standard deviation of that result."""
+    """The largest difference from the result of the request alone, divided by the standard deviation of that result."""
     images = [span.image for span in spans if span.image is not None]
     most = max(float((a - b).abs().max() / b.std()) for a, b in zip(images, expected, strict=True))
     assert most < CLOSE, most
@@ -331,7 +331,7 @@ def largest_difference(spans: Sequence[Span], expected: Sequence[torch.Tensor]) 
 
 
 def plot(data: Mapping[str, Any], path: Path) -> None:
-    """A panel per server: a line per request, thin while it waits and thick while it runs."""
+    """Plot a panel per server with a line per request, thin while it waits and thick while it runs."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -379,10 +379,10 @@ def main() -> None:
     """Print the tables, write JSON and the picture."""
     parser = arguments(__doc__, seconds=0.2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--loads", nargs="+", type=float, default=[0.7, 1.5, 3.0], help="over the first's capacity")
+    parser.add_argument("--loads", nargs="+", type=float, default=[0.7, 1.5, 3.0], help="relative to the first server")
     parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=16, help="most rows of a model call")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "DEPTH"), help="of the network")
+    parser.add_argument("--rows", type=int, default=16, help="largest number of rows per model call")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "DEPTH"), help="size of the network")
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -445,9 +445,9 @@ def main() -> None:
         for cell in cells
     ]
     print(table(header, body))
-    print("\nto the bit, the results of requests alone are those of the continuous server, with a network that")
-    print(f"treats numbers one by one: {equal} of {len(requests)}, in calls of {mixed:.1f} rows on average")
-    print(f"is always called with {given.rows} rows: {filled} of {FEW}")
+    print("\nresults of the continuous server that equal those of the request alone, bit for bit:")
+    print(f"with a network that treats numbers one by one: {equal} of {len(requests)}, {mixed:.1f} rows per call")
+    print(f"with a network that is always called with {given.rows} rows: {filled} of {FEW}")
     data = {
         **about,
         "shape": named(SHAPE),

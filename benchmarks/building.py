@@ -22,7 +22,7 @@ STEPS, SHAPE = 20, (1, 4, 64, 64)
 
 
 def theirs(library: Any, name: str) -> dict[str, Callable[[], object]]:
-    """What diffusers does for a sampler of ours."""
+    """What diffusers does for a ksched sampler."""
     if library is None or name not in DIFFUSERS:
         return {}
     class_name, configuration = DIFFUSERS[name]
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         library = diffusers_library()
     except ImportError as error:
-        print(f"diffusers is not measured, it cannot be loaded: {error}")
+        print(f"diffusers is not measured because it cannot be loaded: {error}")
     columns = ("build", "start", "class", "set_timesteps")
     x = torch.ones(SHAPE)
     cells: list[dict[str, Any]] = []

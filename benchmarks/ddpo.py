@@ -38,7 +38,7 @@ SAMPLERS = ("ddpm", "dpmpp_2m_sde")
 
 
 class Reward:
-    """How sure the classifier is, from latents."""
+    """The confidence of the classifier, from latents."""
 
     def __init__(self, vae: Any) -> None:
         self._vae = vae
@@ -55,7 +55,7 @@ class Reward:
 
 
 def learned(name: str, iterations: int, size: int) -> dict[str, Any]:
-    """Train from the checkpoint with one sampler; the curve."""
+    """Train from the checkpoint with one sampler and return the curve."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
     process = ksched.VP.scaled_linear()
     ids = pipe.tokenizer([PROMPT], padding="max_length", return_tensors="pt").input_ids

@@ -81,12 +81,12 @@ def tuned(checkpoint: Checkpoint, calls: int, items: int, level: Level) -> ksche
 
 
 def tuned_from(latents: torch.Tensor, digits: np.ndarray, process: ksched.Process, calls: int) -> ksched.Plan:
-    """The plan that `tune` makes from latents and what each of them is, without the model."""
+    """The plan that `tune` makes from latents and their labels, without the model."""
     return ksched.tune(latents, calls, process=process, guidance=SCALE, labels=digits, seed=TUNE_SEED)
 
 
 def sampled(sampler: ksched.Sampler, model: Model, noise: torch.Tensor) -> torch.Tensor:
-    """Latents of noise of standard deviation 1."""
+    """Sample latents from noise of standard deviation 1."""
     return sampler.sample(model, noise * sampler.sigmas[0])
 
 
@@ -102,12 +102,12 @@ def distances(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
 
 
 def result_name(level: int) -> str:
-    """File of the results; level 2 is a matter for a GPU, and has its own."""
+    """The file of the results; level 2 needs a GPU and has its own."""
     return "digits_in_few_calls" + ("_level_2" if level == 2 else "")
 
 
 def draw(data: Mapping[str, Any], path: Path) -> None:
-    """Both measures by number of calls."""
+    """Plot both measures by NFE."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -122,7 +122,7 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
         left.plot(calls, [100 * cell["right"] for cell in found], form, **how)
         right.plot(calls, [cell["mean"] for cell in found], form, **how)
     left.axhline(100 * data["reference"]["right"], color="0.6", linestyle=":", label=f"{REFERENCE_STEPS} steps")
-    left.set(title="read as the digit that was asked for", ylabel="percent")
+    left.set(title="recognised as the prompted digit", ylabel="percent")
     right.set(title=f"distance to {REFERENCE_STEPS} steps", ylabel="mean relative distance", yscale="log")
     right.yaxis.set_major_locator(FixedLocator([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]))
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -153,11 +153,11 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=200, help="digits behind each figure")
+    parser.add_argument("--images", type=int, default=200, help="number of digits per figure")
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--items", type=int, default=40, help="start states that tune compares on, a multiple of 40")
-    parser.add_argument("--level", type=int, default=1, choices=(0, 1, 2), help="of tune")
-    parser.add_argument("--device", default="cpu", help="of the networks")
+    parser.add_argument("--level", type=int, default=1, choices=(0, 1, 2), help="level of tune")
+    parser.add_argument("--device", default="cpu", help="device of the networks")
     parser.add_argument("--quick", action="store_true", help="40 images, 4 and 8 calls")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()
@@ -176,7 +176,7 @@ def parsed() -> argparse.Namespace:
 
 @torch.no_grad()
 def measured(given: argparse.Namespace) -> dict[str, Any]:
-    """All figures, written as they come."""
+    """All figures, written as they are measured."""
     began, busy = time.perf_counter(), time.process_time()
     train, held = real()
     reader = judge(held)
@@ -254,7 +254,9 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         )
         print(calls, report["chosen"], {n: f"{c['right']:.3f} {c['mean']:.4f}" for n, c in cells.items()}, flush=True)
         data["seconds"] = time.perf_counter() - began
-        data["processor seconds"] = time.process_time() - busy  # of all threads; says more on a busy machine
+        data["processor seconds"] = (
+            time.process_time() - busy
+        )  # CPU time of all threads, which other load does not change
         write(given.out, result_name(given.level), data)
     return data
 

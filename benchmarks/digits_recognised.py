@@ -41,7 +41,7 @@ NEAREST = 8  # jittered copies of each real digit among which the nearest is loo
 
 
 class Checkpoint:
-    """The modules of the folder, and digits made with them."""
+    """The modules of the checkpoint's folder, and digits drawn with them."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device)
@@ -55,7 +55,7 @@ class Checkpoint:
         self.seconds = 0.0
 
     def embedded(self, texts: Sequence[str]) -> torch.Tensor:
-        """What the UNet is told of every text; each is encoded once."""
+        """Text embeddings for the UNet; each text is encoded once."""
         different = list(dict.fromkeys(texts))
         ids = self.tokenizer(
             different,
@@ -76,7 +76,7 @@ class Checkpoint:
         scale: float = SCALE,
         negative: Sequence[str] | None = None,
     ) -> torch.Tensor:
-        """Images (n, 1, 32, 32) of prompts; the noise of the n-th is the same whatever the rest is."""
+        """Images (n, 1, 32, 32) of prompts; the noise of the n-th does not depend on the other settings."""
         began = time.perf_counter()
         sampler = ksched.build_sampler(*pair, steps=steps, process=self.process)
         x = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(len(texts))])
@@ -97,30 +97,30 @@ class Checkpoint:
         return torch.cat([self.vae.decode(part).sample for part in latents.split(100)]).mean(1, True).clamp(-1, 1)
 
     def redrawn(self, images: torch.Tensor) -> torch.Tensor:
-        """What is left of images after the autoencoder."""
+        """Images after encoding and decoding by the autoencoder."""
         return self.decoded(self.vae.encode(images.expand(-1, 3, -1, -1)).latent_dist.mean)
 
 
 def share(reader: Any, images: torch.Tensor, digits: np.ndarray) -> float:
-    """Share of images that are read as they should be."""
+    """Share of images that are read as the requested digit."""
     return float(np.mean(reader.predict(images.flatten(1).cpu().numpy()) == digits))
 
 
 def asked_for(count: int) -> tuple[list[str], np.ndarray]:
-    """Prompts in all the ways that training used, as many for each digit, and the digits."""
+    """All kinds of prompts that training used, equally many per digit, and the digits."""
     digits = np.arange(count) % 10
     return [prompts(int(digit))[i // 10 % len(prompts(0))] for i, digit in enumerate(digits)], digits
 
 
 def nearest(images: torch.Tensor, real_images: torch.Tensor) -> torch.Tensor:
-    """Root mean square difference of a pixel to the nearest real image, jittered as in training."""
+    """Root mean square pixel difference to the nearest real image, jittered as in training."""
     generator = torch.Generator().manual_seed(SEED + 1)
     variants = [real_images, *(jittered(real_images, generator) for _ in range(NEAREST - 1))]
     return torch.cdist(images.flatten(1), torch.cat(variants).flatten(1)).amin(1) / images[0].numel() ** 0.5
 
 
 def originality(made: torch.Tensor, drawn: torch.Tensor, train: Digits, held: Digits) -> dict[str, float]:
-    """Distances to the nearest real digit, for made ones and for the held-out ones as the autoencoder draws them.
+    """Distances to the nearest real digit, for generated digits and for held-out ones passed through the autoencoder.
 
     A copying generator is nearer to what it was trained on than to as many digits that it never saw.
     """
@@ -138,14 +138,14 @@ def originality(made: torch.Tensor, drawn: torch.Tensor, train: Digits, held: Di
 
 
 def avoided(checkpoint: Checkpoint, reader: Any, count: int) -> float:
-    """Share of images that are the digit of their negative prompt; the prompt is empty, so by chance it is a tenth."""
+    """Share of images that show the digit of their negative prompt; the prompt is empty, so a tenth is chance."""
     digits = np.arange(count) % 10
     negative = [f"a handwritten {WORDS[digit]}" for digit in digits]
     return share(reader, checkpoint.images([""] * count, negative=negative), digits)
 
 
 def draw(checkpoint: Checkpoint, path: Path) -> None:
-    """Five of every digit, and one seed under more and more guidance."""
+    """Draw five of every digit, and one seed at growing guidance scales."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -174,8 +174,8 @@ def draw(checkpoint: Checkpoint, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=500, help="digits behind each figure by guidance scale")
-    parser.add_argument("--few", type=int, default=100, help="digits behind each figure by sampler and schedule")
+    parser.add_argument("--images", type=int, default=500, help="number of digits per guidance scale")
+    parser.add_argument("--few", type=int, default=100, help="number of digits per sampler and schedule")
     parser.add_argument("--model", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()

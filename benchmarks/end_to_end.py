@@ -1,4 +1,4 @@
-"""The sampler's share of a step with real networks: why no compiled code forms the states on a CPU.
+"""The sampler's share of a step with real networks: why ksched has no compiled code for the CPU.
 
 A row is a network on a state. The benchmark times a call of the network, and a step of a few samplers without it (the
 model returns a tensor that was made beforehand). ``share`` is the sampler's part of a whole step.
@@ -62,7 +62,7 @@ def networks(device: torch.device) -> Iterator[tuple[str, tuple[int, ...], Netwo
 
 
 def measure(name: str, shape: tuple[int, ...], network: Network, seconds: float, device: torch.device) -> Any:
-    """A row: seconds of a call of the network, and of a step of every sampler without it."""
+    """A row: seconds of a network call, and of a step of every sampler without it."""
     answer = torch.randn(shape, device=device)
     x = 14.6146 * torch.randn(shape, device=device)
     contenders = [Contender("network", lambda: lambda: network(x))]

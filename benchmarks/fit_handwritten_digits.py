@@ -32,12 +32,12 @@ from torch.nn.functional import cross_entropy, mse_loss
 import ksched
 
 OUTPUT = Path(__file__).parents[1] / "ksched" / "data" / "handwritten_digits"
-LENGTH = 32  # tokens; a word that is not known takes one per letter
+LENGTH = 32  # tokens; an unknown word takes one per letter
 WIDTH = 64  # of the text encoder
 KL_WEIGHT = 5e-4
-COPIES = 16  # jittered ones of every training digit: with the plain 1200 alone the UNet would learn them by heart
-EMPTY = 0.12  # share of captions dropped, so that there is something to guide away from
-STRANGE = 0.1  # share of captions with a word that means nothing
+COPIES = 16  # jittered copies of every training digit; the UNet would memorise the plain 1200
+EMPTY = 0.12  # share of captions dropped, for classifier-free guidance
+STRANGE = 0.1  # share of captions with a meaningless word
 KNOWN = (*WORDS, "a", "an", "the", "handwritten", "digit", "number", "picture", "of")
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"()-_/+&"
 
@@ -48,7 +48,7 @@ def count(module: nn.Module) -> int:
 
 
 def rate(step: int, steps: int, peak: float, warm: int = 50) -> float:
-    """Learning rate: up in a straight line, down on a cosine."""
+    """Learning rate: linear warm-up, cosine decay."""
     return peak * min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
@@ -56,7 +56,7 @@ def rate(step: int, steps: int, peak: float, warm: int = 50) -> float:
 
 
 def make_tokenizer() -> transformers.CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of its own: letters, and merges that make a known word one token."""
+    """CLIP's tokenizer with its own vocabulary: letters, and merges that turn a known word into one token."""
     tokens = [*SIGNS, *(sign + "</w>" for sign in SIGNS)]
     merges = []
     for word in KNOWN:
@@ -73,7 +73,7 @@ def make_tokenizer() -> transformers.CLIPTokenizer:
 
 
 def write_vocabulary(tokenizer: transformers.CLIPTokenizer, folder: Path) -> None:
-    """The two files that transformers before version 5 reads."""
+    """Write the two files that transformers reads before version 5."""
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]) + "\n")
@@ -81,7 +81,7 @@ def write_vocabulary(tokenizer: transformers.CLIPTokenizer, folder: Path) -> Non
 
 
 def make_text_encoder(tokenizer: transformers.CLIPTokenizer) -> transformers.CLIPTextModel:
-    """One layer, as all that it must find is which digit a prompt names."""
+    """A text encoder of one layer, enough to find which digit a prompt names."""
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -98,7 +98,7 @@ def make_text_encoder(tokenizer: transformers.CLIPTokenizer) -> transformers.CLI
 
 
 def make_vae() -> diffusers.AutoencoderKL:
-    """3x32x32 images to 4x8x8 latents."""
+    """An autoencoder from 3x32x32 images to 4x8x8 latents."""
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 24, 32),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -109,7 +109,7 @@ def make_vae() -> diffusers.AutoencoderKL:
 
 
 def make_unet() -> diffusers.UNet2DConditionModel:
-    """Attention to the prompt where the latent is 4x4, which costs a fraction of 8x8."""
+    """A UNet that attends to the prompt at 4x4, which costs a fraction of 8x8."""
     return diffusers.UNet2DConditionModel(
         sample_size=SIDE // 4,
         block_out_channels=(48, 88),
@@ -123,7 +123,7 @@ def make_unet() -> diffusers.UNet2DConditionModel:
 
 
 def make_scheduler() -> diffusers.DDIMScheduler:
-    """Stable Diffusion's process. It says that latents are not clipped, as other classes take that from here."""
+    """Stable Diffusion's process; it states that latents are not clipped, for other classes that read this setting."""
     return diffusers.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -139,7 +139,7 @@ def make_scheduler() -> diffusers.DDIMScheduler:
 
 
 class Scratch:
-    """Where a run keeps what it has, so that it can go on."""
+    """The folder where a run saves its state, so that it can continue."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -147,19 +147,19 @@ class Scratch:
             folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """What was kept, or None."""
+        """The saved state, or None."""
         path = self.folder / f"{name}.pt" if self.folder else None
         return torch.load(path) if path and path.exists() else None
 
     def save(self, name: str, data: dict[str, Any]) -> None:
-        """Keep it; a kill meanwhile leaves the old file."""
+        """Save the state; if killed meanwhile, the old file stays."""
         if self.folder:
             torch.save(data, self.folder / f"{name}.part")
             (self.folder / f"{name}.part").replace(self.folder / f"{name}.pt")
 
 
 def reported(name: str, steps: int, start: int = 0) -> Iterator[int]:
-    """The steps of a training; says how long they take."""
+    """The steps of a training, with progress messages."""
     began = time.perf_counter()
     for step in range(start, steps):
         yield step
@@ -169,7 +169,7 @@ def reported(name: str, steps: int, start: int = 0) -> Iterator[int]:
 
 
 def fit_vae(train: Digits, steps: int, batch: int, scratch: Scratch) -> tuple[diffusers.AutoencoderKL, dict[str, Any]]:
-    """The autoencoder, with ``scaling_factor`` set, and what its training was."""
+    """The trained autoencoder, with ``scaling_factor`` set, and a record of its training."""
     vae = make_vae()
     if kept := scratch.load("vae"):
         vae.load_state_dict(kept["vae"])
@@ -218,7 +218,7 @@ def latents_of(vae: diffusers.AutoencoderKL, images: torch.Tensor) -> torch.Tens
 
 
 class Captions:
-    """Token ids of captions for digits, one way of asking chosen at random for each."""
+    """Token ids of captions for digits, each with a randomly chosen wording."""
 
     def __init__(self, tokenizer: transformers.CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -226,7 +226,7 @@ class Captions:
         self.asked = [prompts(digit) for digit in range(10)]
 
     def one(self, digit: int) -> str:
-        """A caption, now and then with a word that means nothing before or after it."""
+        """A caption, sometimes with a meaningless word before or after it."""
         text = self.random.choice(self.asked[digit])
         if self.random.random() < STRANGE:
             word = "".join(self.random.choices(SIGNS[:26], k=self.random.randint(2, 8)))
@@ -234,18 +234,18 @@ class Captions:
         return text
 
     def __call__(self, digits: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids, and what they name: 10 is nothing."""
+        """Token ids, and the digit that they name; 10 is none."""
         named = [10 if self.random.random() < EMPTY else int(digit) for digit in digits]
         return self.ids(["" if digit == 10 else self.one(digit) for digit in named]), torch.tensor(named)
 
     def ids(self, texts: list[str]) -> torch.Tensor:
-        """Token ids, as the pipelines of diffusers make them."""
+        """Token ids, as diffusers' pipelines make them."""
         found = self.tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         return found.input_ids
 
 
 def pretrain_text(encoder: transformers.CLIPTextModel, captions: Captions, steps: int) -> dict[str, Any]:
-    """Teach the encoder which digit a caption names, as CLIP's knows its words before a UNet comes: it saves steps."""
+    """Pretrain the text encoder on which digit a caption names, which saves UNet training steps."""
     began = time.perf_counter()
     head = nn.Linear(WIDTH, 11)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()])
@@ -266,7 +266,7 @@ def pretrain_text(encoder: transformers.CLIPTextModel, captions: Captions, steps
 def fit_unet(
     latents: torch.Tensor, labels: np.ndarray, captions: Captions, steps: int, batch: int, peak: float, scratch: Scratch
 ) -> tuple[diffusers.UNet2DConditionModel, transformers.CLIPTextModel, dict[str, Any]]:
-    """UNet and text encoder, both averaged over training, and what it was."""
+    """UNet and text encoder, both averaged over training, and a record of the training."""
     unet, text = make_unet(), make_text_encoder(captions.tokenizer)
     generator = torch.Generator().manual_seed(SEED)
     both = nn.ModuleList([unet, text])
@@ -323,7 +323,7 @@ def fit_unet(
 
 @torch.no_grad()
 def recognised(pipe: diffusers.StableDiffusionPipeline, held: Digits, guidance: float, each: int = 10) -> float:
-    """Share of prompted digits that the classifier takes for what was asked; a glance, the benchmark measures it."""
+    """Share of prompted digits that the classifier recognises; a quick check, the benchmark measures it properly."""
     digits = np.repeat(np.arange(10), each)
     generator = torch.Generator().manual_seed(SEED)
     found = pipe(
@@ -338,7 +338,7 @@ def recognised(pipe: diffusers.StableDiffusionPipeline, held: Digits, guidance: 
 
 
 def write(folder: Path, parts: dict[str, Any], about: dict[str, Any], held: Digits) -> None:
-    """The folder, its networks in half precision."""
+    """Write the folder, with the networks in half precision."""
     pipe = diffusers.StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
@@ -360,7 +360,7 @@ def write(folder: Path, parts: dict[str, Any], about: dict[str, Any], held: Digi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUTPUT, metavar="DIR")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="keep what is done there, and go on from it")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="save progress there, and continue from it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae-steps", type=int, default=1200)
     parser.add_argument("--vae-batch", type=int, default=48)

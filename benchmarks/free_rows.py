@@ -54,7 +54,7 @@ class Guided:
 
 
 def other_words(count: int) -> list[str]:
-    """Prompts in words that no training had."""
+    """Prompts in words that training never saw."""
     ways = ("somebody wrote {} on paper", "figure {}", "{} in black ink")
     return [ways[i // 10 % len(ways)].format(WORDS[i % 10]) for i in range(count)]
 
@@ -82,7 +82,7 @@ def tuned(checkpoint: Checkpoint, calls: int, items: int, consistent: bool) -> k
 
 
 def conditions(checkpoint: Checkpoint, images: int) -> dict[str, tuple[Guided, Guided, torch.Tensor]]:
-    """What plans are judged on: the model that is run, that of the reference, and start noise."""
+    """The test conditions of plans: the model that runs, that of the reference, and start noise."""
     texts, words = asked_for(images)[0], other_words(images)
     plain = Guided(checkpoint, texts)
     one, two = start_noise(images, 0), start_noise(images, SECOND_SEED)
@@ -101,7 +101,7 @@ def conditions(checkpoint: Checkpoint, images: int) -> dict[str, tuple[Guided, G
 
 @torch.no_grad()
 def measured(given: argparse.Namespace) -> dict[str, Any]:
-    """All figures, written as they come."""
+    """All figures, written as they are measured."""
     began = time.perf_counter()
     reader, checkpoint = judge(real()[1]), Checkpoint(FOLDER)
     exact = ksched.build_sampler(*REFERENCE_PAIR, REFERENCE_STEPS, process=checkpoint.process, **REFERENCE)
@@ -163,9 +163,9 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use")
-    parser.add_argument("--images", type=int, default=200, help="digits behind each figure; half for some conditions")
+    parser.add_argument("--images", type=int, default=200, help="number of digits per figure; half for some conditions")
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), metavar="N", help="numbers of model calls")
-    parser.add_argument("--items", type=int, default=80, help="that tune compares on, a multiple of 40")
+    parser.add_argument("--items", type=int, default=80, help="start states that tune compares on, a multiple of 40")
     parser.add_argument("--quick", action="store_true", help="40 images, 4 calls, 40 items")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     given = parser.parse_args()

@@ -45,7 +45,7 @@ class Velocity(torch.nn.Module):
 
 
 def drawn(count: int, generator: torch.Generator, tilted: bool = False) -> torch.Tensor:
-    """Points of the mixture, or of the mixture tilted by exp(reward): its weights and means are others."""
+    """Points of the mixture, or of the mixture tilted by exp(reward), which has other weights and means."""
     weights, means = WEIGHTS, MEANS
     if tilted:
         weights, means = weights * torch.exp(means @ REWARD), means + STD**2 * REWARD
@@ -54,14 +54,14 @@ def drawn(count: int, generator: torch.Generator, tilted: bool = False) -> torch
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Sliced Wasserstein-2 distance of two sets of as many points, over 64 directions."""
+    """Sliced Wasserstein-2 distance of two sets of equally many points, over 64 directions."""
     angle = torch.arange(64) * math.pi / 64
     along = torch.stack([angle.cos(), angle.sin()])
     return ((a @ along).sort(0).values - (b @ along).sort(0).values).square().mean().sqrt().item()
 
 
 def trained(generator: torch.Generator, iterations: int = 3000) -> Velocity:
-    """A model of the mixture, by flow matching."""
+    """A model of the mixture, trained by flow matching."""
     torch.manual_seed(0)
     net = Velocity()
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
@@ -78,7 +78,7 @@ def trained(generator: torch.Generator, iterations: int = 3000) -> Velocity:
 
 
 def finetuned(sampler: ksched.Sampler, reference: ksched.Denoiser, net: Velocity) -> ksched.Denoiser:
-    """GRPO: results of one start compete, and the log-ratio to the reference is part of their reward."""
+    """Fine-tunes by GRPO: results of one start compete, and the log-ratio to the reference is part of the reward."""
     net = copy.deepcopy(net)
     policy = ksched.Denoiser(net, PROCESS, "flow")
     optimizer = torch.optim.Adam(net.parameters(), RATE)
@@ -102,7 +102,7 @@ def finetuned(sampler: ksched.Sampler, reference: ksched.Denoiser, net: Velocity
 
 
 def eta_for(entropy: float) -> float:
-    """The eta at which `dpmpp_2m_sde` draws noise of so much entropy in all."""
+    """The eta at which the noise of `dpmpp_2m_sde` has a given total entropy."""
     low, high = 0.01, 2.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -111,19 +111,19 @@ def eta_for(entropy: float) -> float:
 
 
 def build(name: str, **options: Any) -> ksched.Sampler:
-    """A sampler on the levels that all take."""
+    """A sampler on the common sigmas."""
     return ksched.build_sampler(name, "simple", STEPS, process=PROCESS, **options)
 
 
 def total_entropy(sampler: ksched.Sampler) -> float:
-    """Nats of the noise of a run, for each number of a state."""
+    """Entropy of the noise of a run in nats, per number of a state."""
     return sum(law.entropy for law in sampler.transitions)
 
 
 def judged(
     sampler: ksched.Sampler, policy: ksched.Denoiser, reference: ksched.Denoiser, exact: torch.Tensor
 ) -> dict[str, float]:
-    """Distance from the tilt, mean reward and distance of the objective from its largest value."""
+    """Distance from the tilted mixture, mean reward, and distance of the objective from its largest value."""
     x = sampler.initial_state((MANY, 2), seed=10**7)
     path = sampler.rollout(policy, x, seed=2 * 10**7)
     plain = sampler.rollout(reference, x, seed=3 * 10**7).x

@@ -1,18 +1,18 @@
-"""One page of headline figures: `auto` beside pairs of sampler and schedule, at 4 to 20 model calls.
+"""The headline figures: `auto` beside pairs of sampler and schedule, at 4 to 20 model calls (NFE).
 
-Exact data are three families that no shipped table was fitted to (``_families.py``), on three ranges of noise; the
-network is that of handwritten digits under guidance 4. The error of a run is its distance from where the ODE ends, over
-the spread of the ends: the mean over start states, then the geometric mean over families. PSNR is in dB, with a peak of
-four standard deviations of the data, which is that of pixels from -1 to 1 with standard deviation 0.5.
+The exact data are three families that no shipped table was fitted to (``_families.py``), on three ranges of sigma;
+the network is the handwritten-digit checkpoint at guidance 4. The error of a run is its distance from where the ODE
+ends, divided by the spread of the ends: the mean over start states, then the geometric mean over families. PSNR is in
+dB, with a peak of four standard deviations of the data, as for pixels from -1 to 1 with standard deviation 0.5.
 
-`dpmpp_2m` runs with karras, and from pure noise with simple, as people run it. "best pair" is the one of the pairs that
-`tune` compares with which is best on a range at a number of calls, all families together; "hindsight" is the best pair
-of each family, after seeing its errors. Neither is known before. "saved" is how many more calls a pair takes for the
-same error, read off its own errors by interpolation. "floor" is the error of an exact run that ends in a prediction at
-the lowest level of training. `tune` is given a thousand samples of exact data, or the network.
+`dpmpp_2m` runs with karras, and from pure noise with simple, as people run it. "best pair" is the best of the pairs
+that `tune` compares with, for a range and NFE, over all families together. "hindsight" is the best pair of each
+family, chosen after seeing its errors. You cannot know either beforehand. "saved" is how many more calls a pair takes
+for the same error, interpolated from its own errors. "floor" is the error of an exact run that ends in a prediction
+at the lowest sigma of training. `tune` gets a thousand samples of exact data, or the network.
 
-Run from the repository root: ``python benchmarks/headline.py``; half an hour on a core, of which ``tune`` takes most;
-``--parts`` chooses. What is measured is put in place of what the results had.
+Run from the repository root: ``python benchmarks/headline.py``; half an hour on one core, most of it for ``tune``.
+``--parts`` selects parts. New figures replace the old ones in the results.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def together(cells: Cells) -> dict[str, float]:
 
 
 def with_pairs(bed: Any, tests: Mapping[str, Problem], counts: Sequence[int]) -> dict[str, Any]:
-    """What people run, the best pair, and the best in hindsight, by number of calls."""
+    """Return the common choice, the best pair, and the best pair in hindsight, by NFE."""
     found: dict[str, Any] = {}
     for n in counts:
         every = {name: judged(bed, tests, plan) for name, plan in untuned(n, bed.process, None)}
@@ -109,7 +109,7 @@ def tuned(of: str, n: int) -> dict[str, float]:
 
 
 def checkpoint() -> tuple[Any, dict[str, Problem]]:
-    """The network, and what is judged on it."""
+    """The network and its test runs."""
     from _digits_bed import Digits
 
     bed = Digits(IMAGES)
@@ -136,7 +136,7 @@ def tuned_checkpoint(n: int) -> dict[str, float]:
 
 
 def needed(error: float, errors: Mapping[int, float]) -> float:
-    """Calls that come to an error, between those measured, by logarithms; infinite if the most do not come to it."""
+    """Interpolate the NFE that reaches an error, in logarithms; infinite if the largest NFE does not reach it."""
     counts = sorted(errors)
     for few, many in pairwise(counts):
         if errors[many] <= error:
@@ -146,7 +146,7 @@ def needed(error: float, errors: Mapping[int, float]) -> float:
 
 
 def with_savings(part: dict[str, Any]) -> None:
-    """Add how many calls `auto` and `tune` save, against what people run and against the best pair."""
+    """Add the NFE that `auto` and `tune` save compared with the common choice and with the best pair."""
     for against in (REFERENCE, "best pair"):
         errors = {int(n): cells[against]["error"] for n, cells in part["calls"].items() if against in cells}
         for n, cells in part["calls"].items():
@@ -198,7 +198,7 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
 
 
 def summary(data: Mapping[str, Any]) -> str:
-    """What the figures come to, as text."""
+    """Summarise the figures as text."""
     lines = []
     for name, part in [*data["ranges"].items(), ("checkpoint", data.get("checkpoint"))]:
         for n, cells in (part or {"calls": {}})["calls"].items():
@@ -212,8 +212,12 @@ def summary(data: Mapping[str, Any]) -> str:
 def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="none draws the picture alone")
-    parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="of tune")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="without any, only draw the picture"
+    )
+    parser.add_argument(
+        "--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of calls for tune"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 

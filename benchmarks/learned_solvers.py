@@ -1,15 +1,15 @@
-"""Solvers that papers fit to a model, beside ours, on the same problems by as many model calls of training.
+"""Solvers that papers fit to a model, beside ksched's, on the same problems at equal model calls of training.
 
-`_learned.py` has the families, written from their papers as options of our fit: which numbers are free, and how they
-are found. Each starts from `ipndm` on the papers' schedule and may spend as many calls of the model as
-``tune(level=2)`` did for the same number of calls, a pass back counted as two more; GITS and OSS need fewer. The data
-are families with exact denoisers (``_families.py``), which no shipped table was fitted to, and the network of
-handwritten digits under guidance 4. Errors are distances from where the ODE ends, over the spread of the ends, of start
-states that no fit saw: the mean, and as PSNR in dB, the mean over states, with a peak of four standard deviations of
-the data, which is that of pixels from -1 to 1 with standard deviation 0.5.
+`_learned.py` implements them from their papers as options of ksched's fit: which numbers are free, and how they are
+found. Each starts from `ipndm` on the papers' schedule and may spend as many model calls as ``tune(level=2)`` did at
+the same NFE, where a backward pass counts as two more; GITS and OSS need fewer. The data are families with exact
+denoisers (``_families.py``), which no shipped table was fitted to, and the handwritten-digit checkpoint at guidance
+4. Errors are distances from where the ODE ends, divided by the spread of the ends, for start states that no fit saw.
+Given are the mean, and the mean PSNR in dB, with a peak of four standard deviations of the data, as for pixels from
+-1 to 1 with standard deviation 0.5.
 
-Run from the repository root: ``python benchmarks/learned_solvers.py``; an hour on a core, the parts of which
-``--beds`` and ``--calls`` choose. What is measured is put in place of what the results had.
+Run from the repository root: ``python benchmarks/learned_solvers.py``; an hour on one core. ``--beds`` and
+``--calls`` select parts. New figures replace the old ones in the results.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NO_COST = {"numbers": 0, "calls": 0, "seconds": 0.0}
 
 
 class Model:
-    """What `tune` is given: a denoiser of the states of a process, with a count of calls.
+    """The input of `tune`: a denoiser for states of a process, which counts its calls.
 
     Attributes
     ----------
@@ -83,12 +83,12 @@ class Data:
 
     @property
     def first(self) -> float:
-        """Where runs start, noise to signal over the std of the data."""
+        """Noise-to-signal ratio at the start of runs, divided by the std of the data."""
         return ratio(self.process.level(RANGES[self.of].start)) / self.data_std
 
     @property
     def low(self) -> float:
-        """Lowest level of a call, likewise."""
+        """Lowest noise-to-signal ratio of a call, divided by the std of the data."""
         return ratio(self.process.level(self.process.sigma_min)) / self.data_std
 
     @cached_property
@@ -112,11 +112,11 @@ class Data:
         return Problem.of(denoise, start, ends, models=True)
 
     def test(self) -> Problem:
-        """What all are judged on."""
+        """The test runs for all methods."""
         return self.problem(self.denoise, self.starts(ITEMS, SEED), TRUTH)
 
     def answer(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """What `tune` asks."""
+        """Answer a call of `tune`."""
         level, process = sigma[0].double(), self.process
         alpha, noise = torch.as_tensor(process.alpha(level)), torch.as_tensor(process.noise_std(level))
         scale = alpha * self.data_std + noise
@@ -148,7 +148,7 @@ def of_plan(plan: Plan, std: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def used(calls: int, process: ksched.Process) -> Plan:
-    """What people run."""
+    """Build the common choice."""
     schedule = "simple" if process.level(process.sigma_max).alpha == 0 else "karras"
     return ksched.build_sampler(REFERENCE, schedule, calls, process=process).plan
 
@@ -229,7 +229,7 @@ def summary(data: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What was measured before."""
+    """Read earlier results."""
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"beds": {}}
     return found
 
@@ -241,7 +241,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--beds", nargs="+", choices=every, default=every, metavar="BED", help=", ".join(every))
     parser.add_argument("--calls", nargs="+", type=int, default=list(CALLS), metavar="N", help="numbers of model calls")
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--budget", type=int, default=60_000, help="calls of training, where tune is not measured too")
+    parser.add_argument(
+        "--budget", type=int, default=60_000, help="model calls of training, if tune is not measured too"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go")
     return parser.parse_args()
 

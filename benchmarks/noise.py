@@ -39,7 +39,7 @@ GRIDS: dict[str, tuple[ksched.Process, str]] = {
 
 
 def torchsde() -> ModuleType | None:
-    """The module, if it is there."""
+    """The module, if it is installed."""
     try:
         return importlib.import_module("torchsde")
     except ImportError:
@@ -54,13 +54,13 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 
 def forget() -> None:
-    """Make the coefficients of the intervals unknown again; the table of normals is made once per program."""
+    """Clear the coefficients of the intervals; the table of normals is made once per program."""
     ksched.noise.brownian._increment.cache_clear()
     ksched.noise.brownian._clock.cache_clear()
 
 
 def tree_run(library: ModuleType, draws: list[Draw], x: torch.Tensor) -> None:
-    """The noises of a run from one tree per item, as k-diffusion's BrownianTreeNoiseSampler makes them."""
+    """The noise of a run from one tree per item, as k-diffusion's BrownianTreeNoiseSampler draws it."""
     low, high = draws[-1].sigma_to, draws[0].sigma_from
     trees = [library.BrownianTree(low, torch.zeros_like(item), high, entropy=i) for i, item in enumerate(x)]
     with warnings.catch_warnings():

@@ -33,7 +33,7 @@ FIGURES = ("operations", "whole", "reads", "peak")
 
 
 class Counter(TorchDispatchMode):
-    """Counts what is dispatched while it is on, the model's work left out."""
+    """Counts what torch dispatches while it is on, without the model's work."""
 
     in_model = False
 
@@ -72,7 +72,7 @@ def _devices(values: Any) -> set[torch.device]:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Most memory of tensors at once during a run, beyond what there was."""
+    """The largest memory of tensors at once during a run, beyond what was there before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

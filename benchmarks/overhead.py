@@ -63,7 +63,7 @@ Cell = dict[str, Any]
 
 
 def make_job(shape: Sequence[int], sigmas: Sequence[float], kind: str, device: torch.device) -> Job:
-    """The start, and a model of a kind."""
+    """The start state, and a model of the given kind."""
     generator = torch.Generator().manual_seed(0)
     start, denoised, uncond = (torch.randn(shape, generator=generator).to(device) for _ in range(3))
 
@@ -84,7 +84,7 @@ def make_job(shape: Sequence[int], sigmas: Sequence[float], kind: str, device: t
 
 
 def triad(x: torch.Tensor) -> Contender:
-    """Several sums of two tensors into a third."""
+    """Several sums of two tensors, written into a third."""
     a, b, c = x.clone(), x.clone(), torch.empty_like(x)
 
     def run() -> None:
@@ -135,7 +135,7 @@ def measure(spec: SamplerSpec, job: Job, programs: Programs, seconds: float, mod
 
 
 def summary(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The cells that are compared, in a few numbers."""
+    """A summary of the compared cells."""
     compared = [cell for cell in cells if cell["sampler"] in COMPARED and cell["shape"] in COMPARED_ON]
     made: dict[str, Any] = {"samplers": COMPARED, "shapes": COMPARED_ON, "cells": len(compared)}
     for title in ("ratio", "least"):
@@ -173,7 +173,7 @@ def text(cells: Iterable[Cell]) -> str:
 
 
 def plot(data: Mapping[str, Any], path: Path) -> None:
-    """A panel per compared size: the time per step of every contender, on a logarithmic axis."""
+    """Plot a panel per compared size: the time per step of every contender, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -277,9 +277,9 @@ def main() -> None:
     for title, what in kinds.items():
         if title in short:
             mean, worst, cell = (short[title][key] for key in ("geometric_mean", "worst", "worst_cell"))
-            print(f"\nfastest of k-diffusion and diffusers ({what}) over ours, {short['cells']} cells:")
+            print(f"\nfastest of k-diffusion and diffusers ({what}) over ksched, {short['cells']} cells:")
             print(f"geometric mean {mean:.2f}, worst {worst:.2f} ({' '.join(cell)})")
-    print(f"cells where we are slower: {', '.join(f'{n} {s} {r:.2f}' for n, s, r in short['slower']) or 'none'}")
+    print(f"cells where ksched is slower: {', '.join(f'{n} {s} {r:.2f}' for n, s, r in short['slower']) or 'none'}")
     data = {
         **about,
         "model": given.model,
@@ -289,7 +289,7 @@ def main() -> None:
         "cells": cells,
     }
     if given.out == RESULTS and (names is not None or len(shapes) < len(SHAPES)):
-        print("a part of the cells: not written; give --out DIR if it should be")
+        print("only some cells were measured, so nothing is written; use --out DIR to write them")
         return
     suffix = "" if device.type == "cpu" else f"_{device.type}"
     write(given.out, f"overhead{suffix}", data)

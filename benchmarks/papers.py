@@ -382,7 +382,7 @@ for entry in learned.CLAIMED:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = arguments(__doc__, 0.0)
     parser.add_argument("--fit", action="store_true", help="fit the learned solvers again first")
     given = parser.parse_args()

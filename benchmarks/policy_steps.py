@@ -33,7 +33,7 @@ MEAN, STDS = 1.0, (0.3, 0.5, 1.0, 2.0)
 
 
 def plan_of(name: str, options: dict[str, float], steps: int, shift: float) -> ksched.Plan:
-    """A rule on even levels of flow's own time, shifted."""
+    """A rule on evenly spaced levels of the flow's own time, shifted."""
     sigmas = ksched.schedules.shift(np.linspace(1, 0, steps + 1), shift)
     how: dict[str, Any] = options
     return ksched.build_sampler(name, process=ksched.Flow(), sigmas=sigmas, **how).plan
@@ -43,7 +43,7 @@ def noise_stds(plan: ksched.Plan) -> list[float]:
     """Std of the fresh noise of every noisy step."""
     each = [[value for (kind, _), value in row.terms if kind == "xi"] for row in plan.rows]
     used = [number for row in plan.rows for (kind, number), _ in row.terms if kind == "xi"]
-    assert len(used) == len({*used})  # a noise in two rows is more than a step's
+    assert len(used) == len({*used})  # each noise must belong to one step
     return [math.hypot(*values) for values in each if values]
 
 
@@ -53,7 +53,7 @@ def entropy(plan: ksched.Plan) -> float:
 
 
 def measured(plan: ksched.Plan) -> dict[str, Any]:
-    """The figures of a plan."""
+    """Measured figures of a plan."""
     states = [(math.sqrt(m.variance) / m.level.sigma, m.alpha) for m in marginals(plan) if m.level.sigma > 0]
     means = [gaussian_law(plan, MEAN, std).mean for std in STDS]
     stds = noise_stds(plan)
@@ -69,7 +69,7 @@ def measured(plan: ksched.Plan) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     given = arguments(__doc__, 0.0).parse_args()
     rows = []
     for name, options in RULES:

@@ -32,7 +32,7 @@ from ksched.types import Array
 PROCESS = ksched.EDM(sigma_max=40.0)
 CALLS = (8, 16, 32, 64)
 SAMPLERS = ("dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde")
-#: rules with their options, by what the tables call them
+#: rules with their options, by name in the tables
 RULES: Mapping[str, tuple[Rule, dict[str, Any]]] = {
     "mmps": ("mmps", {}),
     "mmps, 1 iteration": ("mmps", {"iterations": 1}),
@@ -46,7 +46,7 @@ FAILED = 1e3  # times the spread of the posterior: a run that went to infinity
 
 @dataclass(frozen=True)
 class Problem:
-    """Data, what is observed of it, and the posteriors of some observations.
+    """Data, an observation operator, and the exact posteriors of some observations.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def errors(found: Array, exact: Array, truth: GaussianMixture) -> tuple[float, f
 
 
 def within(name: str, calls: int) -> ksched.Sampler | None:
-    """A sampler with at most so many model calls; None if it has none."""
+    """A sampler with at most a given NFE; None if there is none."""
     for steps in range(calls, 0, -1):
         sampler = ksched.build_sampler(name, "karras", steps, process=PROCESS)
         if sampler.nfe <= calls:
@@ -164,7 +164,7 @@ def measured(
 
 
 def picture(path: Path, each: int = 5) -> None:
-    """Digits seen in part: what was, what is seen, exact samples, and those of the rules."""
+    """Plot partly observed digits: the original, the observation, exact samples, and those of the rules."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.6, 5.6), layout="constrained")
@@ -202,7 +202,7 @@ def picture(path: Path, each: int = 5) -> None:
 
 
 def picture_of_checkpoint(path: Path, draws: int = 3) -> None:
-    """Held-out digits seen in part through the autoencoder, by "dps", which is for operators that are not linear."""
+    """Plot held-out digits observed in part through the autoencoder, by "dps", which supports nonlinear operators."""
     from _handwriting import WORDS, real
     from digits_recognised import FOLDER, Checkpoint
     from matplotlib.figure import Figure
@@ -234,7 +234,7 @@ def picture_of_checkpoint(path: Path, draws: int = 3) -> None:
             results = decoded(sampler.sample(model, x))
         off = (part(results) - repeated).square().mean().sqrt()
         wrong = (results - originals.repeat_interleave(2 * draws, 0)).square().mean().sqrt()
-        print(f"{title}: {off:.3f} off what is seen, {wrong:.3f} off the original")
+        print(f"{title}: error {off:.3f} against the observation, {wrong:.3f} against the original")
         half.suptitle(title)
         axes = half.subplots(len(labels), 2 + 2 * draws, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
         for i, row in enumerate(axes):

@@ -38,7 +38,7 @@ MEASURED = ("VP", "EDM", "Cascade", "Flow")
 
 
 def flagged(microseconds: float, limit: float) -> str:
-    """An exclamation mark for a figure above its limit."""
+    """Mark a figure above its limit with an exclamation mark."""
     return " !" if microseconds >= limit else ""
 
 
@@ -75,7 +75,7 @@ def diffusers() -> Iterator[tuple[str, Callable[[], object]]]:
 def peers(
     title: str, calls: Iterator[tuple[str, Callable[[], object]]], seconds: float, linspace: float
 ) -> dict[str, float]:
-    """Microseconds of a program's functions, printed as a table; or a line that says that it is not there."""
+    """Print the microseconds of a program's functions as a table, or a line that says that it is missing."""
     print(f"\n{title}")
     found: dict[str, float] = {}
     try:

@@ -23,7 +23,7 @@ COLUMNS = ("whole", "reuse", "line", "own grid", "auto")
 
 
 def mask(calls: int, kept: int) -> str:
-    """Which calls are made: the ends, and evenly spaced ones between them."""
+    """Which calls are made: the first and last ones, and evenly spaced ones between them."""
     made = sorted({0, 1, calls - 2, calls - 1, *np.linspace(0, calls - 1, kept - 2).round().astype(int).tolist()})
     while len(made) > kept:
         made.pop(len(made) // 2)

@@ -54,7 +54,7 @@ SEEDS = (99, 2027)
 CALLS = (5, 6, 8, 10, 15, 20)
 TUNED_CALLS = (6, 8, 10)
 SAMPLES = 1000
-WORSE = 1.05  # an error beside another that is more than chance
+WORSE = 1.05  # ratio of two errors that is more than chance
 SIX = (*MAIN, "kde_digits", "cfg3_digits", "cfg6_digits")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "tuned.png"
 
@@ -79,7 +79,7 @@ def errors_of(plan: ksched.Plan, testbed: str, of: str, seed: int) -> torch.Tens
 
 
 def labelled_samples(testbed: str, of: str, seed: int) -> tuple[Array, dict[str, Any]]:
-    """Data of a testbed, and what `tune` must be told of its guidance."""
+    """Data of a testbed, and the guidance arguments for `tune`."""
     model = model_of(testbed, of)
     if not isinstance(model, Guided):
         return samples_of(testbed, of, seed), {}
@@ -96,7 +96,7 @@ def labelled_samples(testbed: str, of: str, seed: int) -> tuple[Array, dict[str,
 
 
 def auto(seeds: Sequence[int]) -> dict[str, Any]:
-    """Errors of `auto`, and of the best single pair on every one of the six."""
+    """Errors of `auto`, and of the best single pair on each of the six testbeds."""
     found: dict[str, Any] = {of: {} for of in RANGES}
     for of, n in ((of, n) for of in RANGES for n in CALLS):
         where: dict[str, Any] = {"steps": n, "process": RANGES[of].process, "data_std": RANGES[of].std}
@@ -126,7 +126,7 @@ def _peer_on_six(calls: int, seed: int) -> dict[str, float]:
 
 
 def tuned(seeds: Sequence[int]) -> dict[str, Any]:
-    """Errors of plans from samples, of as many seeds as there are start states."""
+    """Errors of plans tuned from samples, for as many seeds as sets of start states."""
     found: dict[str, Any] = {of: {} for of in RANGES}
     for of, n in ((of, n) for of in RANGES for n in TUNED_CALLS):
         cell: dict[str, Any] = {"peer": PEERS[of, n].pairs[0]._asdict(), "peer_10": PEERS[of, 10].pairs[0].error}
@@ -153,7 +153,7 @@ def _tuned(testbed: str, of: str, calls: int, seed: int) -> dict[str, Any]:
 
 
 def cases(runs: int) -> Iterator[Case]:
-    """Twenty seeds, and for each some of all combinations, drawn evenly: as many cases as are asked for."""
+    """The requested number of cases: twenty seeds, each with some of all combinations, drawn evenly."""
     rng = np.random.default_rng(0)
     beds, noises = (*MAIN, *HELD_OUT), (0.0, 0.0, 0.003, 0.01, 0.03)
     for run in range(runs):
@@ -164,7 +164,7 @@ def cases(runs: int) -> Iterator[Case]:
 
 
 def guard(runs: int, workers: int) -> list[dict[str, Any]]:
-    """What a tuned plan is worth beside the best pair, for start states that it has not seen."""
+    """A tuned plan compared with the best pair, on new start states."""
     if workers == 1:
         return [guarded(case) for case in cases(runs)]
     with ProcessPoolExecutor(
@@ -202,7 +202,7 @@ def guarded(case: Case) -> dict[str, Any]:
 
 
 class _Told:
-    """The denoiser of a testbed, told float32 states, with relative white noise."""
+    """The denoiser of a testbed, with float32 states and relative white noise in its answers."""
 
     def __init__(self, testbed: str, of: str, noise: float, seed: int) -> None:
         self.model, self.dimension = model_of(testbed, of), model_of(testbed, of).dimension
@@ -218,7 +218,7 @@ class _Told:
 
 
 def _noisy_error(plan: ksched.Plan, case: Case, more: int = 0) -> float:
-    """Mean error of a plan with the noise of a case, the same for every plan of so many calls, from new states."""
+    """Mean error of a plan with the noise of a case, the same for every plan of that NFE, from new start states."""
     of = case["range"]
     held = problem(case["testbed"], of, 1000 * (1 + more) + case["seed"])
     sampler = ksched.build_sampler(plan, process=RANGES[of].process)
@@ -234,7 +234,7 @@ def _noisy_error(plan: ksched.Plan, case: Case, more: int = 0) -> float:
 
 
 def plot(data: Mapping[str, Any], path: Path) -> None:
-    """Error against calls: the best pair of ComfyUI, `auto`, and `tune`; geometric means over the main testbeds."""
+    """Plot error against NFE: the best pair of ComfyUI, `auto`, and `tune`; geometric means over the main testbeds."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.6), sharey=True, layout="constrained")
@@ -260,7 +260,7 @@ def _mean(cell: Mapping[str, Any]) -> float:
 
 
 def summary(data: Mapping[str, Any]) -> str:
-    """What the figures come to, as text."""
+    """A summary of the figures, as text."""
     parts = []
     for part in ("auto", "tune"):
         cells_of: Mapping[str, Any] = data.get(part, {})
@@ -294,7 +294,7 @@ def parsed() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("auto", "tune", "guard"), default=("auto", "tune", "guard"))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of start states, samples and tuning")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of start states, samples and tuning")
     parser.add_argument("--runs", type=int, default=200, help="cases of the guard")
     parser.add_argument("--workers", type=int, default=1, help="processes for the guard")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch may use")

@@ -1,7 +1,7 @@
-"""The reference: a page for each public object, from the ``.. api::`` blocks of ``reference.md``.
+"""The API reference: one page per public object, from the ``.. api::`` blocks of ``reference.md``.
 
-A line of a block is a module, with all of its ``__all__``, or ``module: name, name``. In ``.. api-modules::`` it is a
-module with one page for everything in it.
+A line of a block is either a module, which adds everything in its ``__all__``, or ``module: name, name``. A line of
+``.. api-modules::`` is a module that gets one page for all its contents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Public", "objects", "pages", "setup"]
 
 REFERENCE = Path(__file__).with_name("reference.md")
 FOLDER = "generated/api"
-#: mappings that programs read and people need not
+#: mappings for programs, too long to print
 TABLES = {"SCHEMES", "DIALECTS", "SCHEDULES", "POPULAR", "PRESETS"}
 
 
@@ -39,7 +39,7 @@ class Public(NamedTuple):
 
     @property
     def full(self) -> str:
-        """Its public name."""
+        """The full public name."""
         return f"{self.module}.{self.name}"
 
     @property
@@ -49,7 +49,7 @@ class Public(NamedTuple):
 
 
 def blocks(directive: str) -> Iterator[tuple[str, list[str]]]:
-    """The blocks of a directive in the reference: the heading above and the lines."""
+    """Find the blocks of a directive in the reference: the heading above each, and its lines."""
     text = REFERENCE.read_text(encoding="utf-8")
     for section in re.split(r"^## ", text, flags=re.M)[1:]:
         for block in re.findall(rf"^\.\. {directive}::\n\n((?:   .+\n)+)", section, re.M):
@@ -57,7 +57,7 @@ def blocks(directive: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def expanded(line: str, subject: str) -> list[Public]:
-    """The objects of a line."""
+    """List the objects that a line names."""
     module, _, names = line.partition(":")
     listed = [name.strip() for name in names.split(",")] if names else importlib.import_module(module).__all__
     listed = [name for name in listed if name not in TABLES]
@@ -66,7 +66,7 @@ def expanded(line: str, subject: str) -> list[Public]:
 
 @cache
 def objects() -> tuple[Public, ...]:
-    """Every object with a page of its own: what two modules export is where it is listed first."""
+    """List every object that has a page; if two modules export it, the first listing counts."""
     found: dict[Any, Public] = {}
     for subject, lines in blocks("api"):
         for line in lines:
@@ -76,19 +76,19 @@ def objects() -> tuple[Public, ...]:
 
 
 def modules() -> list[str]:
-    """Every module with one page."""
+    """List the modules that have a single page."""
     return [line for _, lines in blocks("api-modules") for line in lines]
 
 
 def file_names() -> dict[str, str]:
-    """The file of each public name; `ksched.Frames` is not `ksched.frames` where case does not count."""
+    """Map public names to file names, which stay distinct on file systems that ignore case (`Frames`, `frames`)."""
     names = [each.full for each in objects()] + modules()
     lower = [name.lower() for name in names]
     return {name: f"{name}-class" if lower.index(name.lower()) != k else name for k, name in enumerate(names)}
 
 
 def pages() -> dict[Path, str]:
-    """The pages by path."""
+    """Return the pages by path."""
     files, public = file_names(), objects()
     found = {}
     for each in public:
@@ -104,12 +104,12 @@ def pages() -> dict[Path, str]:
 
 
 def heading(title: str) -> str:
-    """The title of a page."""
+    """Format the title of a page."""
     return f"{title}\n{'=' * len(title)}"
 
 
 def directive(each: Public) -> str:
-    """How autodoc is asked for an object."""
+    """Return the autodoc directive for an object."""
     value = each.value
     if inspect.isclass(value):
         own = "\n   :undoc-members:" if issubclass(value, enum.Enum) else ""
@@ -120,7 +120,7 @@ def directive(each: Public) -> str:
 
 
 def comment(each: Public) -> str:
-    """What the ``#:`` comment above an object says, wherever the object is made."""
+    """Return the ``#:`` comment above an object, in whatever module it is defined."""
     value = each.value
     for module, loaded in sorted(sys.modules.items()):
         if module.startswith("ksched.") and vars(loaded).get(each.name) is value:
@@ -131,12 +131,12 @@ def comment(each: Public) -> str:
 
 
 class Api(Autosummary):
-    """A table of objects, each a link to its page."""
+    """A table of objects with links to their pages."""
 
     content: StringList
 
     def run(self) -> list[nodes.Node]:
-        """The table, and its pages as children of this one."""
+        """Build the table, and add the pages as children of this one."""
         lines = [line.strip() for line in self.content if line.strip()]
         names = self.names(lines)
         self.options |= {"nosignatures": None}
@@ -160,7 +160,7 @@ class Api(Autosummary):
         ]
 
     def names(self, lines: list[str]) -> list[str]:
-        """The names of the objects."""
+        """List the names of the objects."""
         listed = [each for line in lines for each in expanded(line, "")]
         return [each.full for each in dict.fromkeys(listed) if any(each.full == other.full for other in objects())]
 

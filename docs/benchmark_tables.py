@@ -1,4 +1,4 @@
-"""Tables from what the benchmarks wrote, and what the training of the checkpoint did; the pages include them."""
+"""Tables for the documentation, from the recorded results of the benchmarks and of the checkpoint's training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECKPOINT = ROOT / "ksched" / "data" / "handwritten_digits"
 NOT_YET = "*Not measured yet: `python -m nox -s bench`.*\n"
-_KINDS = {"ratio": "as they are run", "least": "and `step` alone"}
+_KINDS = {"ratio": "whole run", "least": "`step` alone"}
 CONTENDERS = ("ksched", "k-diffusion", "diffusers", "diffusers, step", "ComfyUI")
 
 
 def write(folder: Path) -> None:
-    """Write a file per table into a folder."""
+    """Write one file per table into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (source, make) in PARTS.items():
         path = (CHECKPOINT if source == "training" else RESULTS) / f"{source}.json"
@@ -39,7 +39,7 @@ def _number(value: float | None) -> str:
 
 
 def _end_to_end(data: Mapping[str, Any]) -> str:
-    columns = ["network", "state", "its call, ms", *(f"`{name}`, us" for name in data["samplers"]), "largest share"]
+    columns = ["network", "state", "network call, ms", *(f"`{name}`, us" for name in data["samplers"]), "largest share"]
     rows = [
         [
             row["network"],
@@ -72,8 +72,8 @@ def _summary(data: Mapping[str, Any]) -> str:
         if key in short
     ]
     slower = ", ".join(f"`{name}` on {shape} ({ratio:.2f})" for name, shape, ratio in short["slower"])
-    columns = ["fastest of k-diffusion and diffusers over ours", "geometric mean", "worst", "worst cell"]
-    lost = f"Of all cells, we are slower in: {slower}." if slower else "In no cell of all are we slower."
+    columns = ["fastest of k-diffusion and diffusers over ksched", "geometric mean", "worst", "worst cell"]
+    lost = f"ksched is slower in these cells: {slower}." if slower else "ksched is slower in no cell."
     return f"{_machine(data)}\n\n{_table(columns, rows)}\n{lost}\n"
 
 
@@ -154,11 +154,11 @@ def _batching(data: Mapping[str, Any]) -> str:
     calls = _table(["rows of a call", *costs], [["milliseconds", *(f"{cost:.1f}" for cost in costs.values())]])
     equal = [f"{found['equal']} of {found['of']}" for found in (data["one_by_one"], data["filled_up"])]
     return (
-        f"{_machine(data)} {len(data['requests'])} requests, at most {data['rows']} rows in a call; one after another, "
-        f"{data['capacity']:.1f} of them are served in a second.\n\n{_table(columns, rows)}\n"
+        f"{_machine(data)} {len(data['requests'])} requests, at most {data['rows']} rows per call. Served one after "
+        f"another, {data['capacity']:.1f} requests finish per second.\n\n{_table(columns, rows)}\n"
         f"The network is an MLP of {data['parameters'] / 1e6:.0f} million parameters on states of {data['shape']}.\n\n"
-        f"{calls}\nOf the images made by the continuous server, {equal[0]} are to the bit those of the requests alone "
-        f"with a network without matrix products, and {equal[1]} with this one and calls that are filled up.\n"
+        f"{calls}\nImages of the continuous server that equal, bit for bit, those of the same request alone: "
+        f"{equal[0]} with a network without matrix products, and {equal[1]} with this network and padded calls.\n"
     )
 
 
@@ -173,20 +173,22 @@ def _percent(share: float) -> str:
 def _digits_summary(data: Mapping[str, Any]) -> str:
     reader = data["reader"]
     return (
-        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, of which the cores together worked "
-        f"{data['processor seconds'] / 60:.0f}. {_machine(data)}\n\n"
-        f"Of {data['images']} prompted digits, **{_percent(data['right'])}** are read as what was asked for: "
-        f"{' + '.join(data['pair'])}, {data['steps']} steps, guidance {data['scale']:g}. The classifier learned from "
-        f"{reader['learned from']} real digits that the networks never saw. Of the real digits that it never saw "
-        f"itself it reads {_percent(reader['right on the training digits'])} right, and of the same as the autoencoder "
-        f"draws them {_percent(reader['right on them after the autoencoder'])}.\n"
+        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, CPU time "
+        f"{data['processor seconds'] / 60:.0f} minutes. {_machine(data)}\n\n"
+        f"Of {data['images']} generated digits, a classifier recognises **{_percent(data['right'])}** as the prompted "
+        f"digit ({' + '.join(data['pair'])}, {data['steps']} steps, guidance {data['scale']:g}). The classifier was "
+        f"trained on {reader['learned from']} real digits that the networks never saw. Its accuracy is "
+        f"{_percent(reader['right on the training digits'])} on real digits outside its own training set, and "
+        f"{_percent(reader['right on them after the autoencoder'])} on their reconstructions by the autoencoder.\n"
     )
 
 
 def _digits_scales(data: Mapping[str, Any]) -> str:
     rows = [[f"{cell['scale']:g}", _percent(cell["right"])] for cell in data["by scale"]]
-    each = _table(["digit", *map(str, range(10))], [["right", *(f"{100 * share:.0f} %" for share in data["by digit"])]])
-    return f"{_table(['guidance', 'right'], rows)}\nAt guidance {data['scale']:g}, digit by digit:\n\n{each}"
+    each = _table(
+        ["digit", *map(str, range(10))], [["recognised", *(f"{100 * share:.0f} %" for share in data["by digit"])]]
+    )
+    return f"{_table(['guidance', 'recognised'], rows)}\nBy digit, at guidance {data['scale']:g}:\n\n{each}"
 
 
 def _digits_pairs(data: Mapping[str, Any]) -> str:
@@ -196,15 +198,15 @@ def _digits_pairs(data: Mapping[str, Any]) -> str:
         for cell in data["by pair"]
     ]
     return (
-        f"{data['few']} digits each, guidance {data['scale']:g}, the same noise in all.\n\n"
+        f"{data['few']} digits per cell, guidance {data['scale']:g}, the same noise in all cells.\n\n"
         f"{_table(['sampler', 'schedule', *(f'{n} steps' for n in steps)], rows)}"
     )
 
 
 def _digits_negative(data: Mapping[str, Any]) -> str:
     return (
-        "An image of the empty prompt is a given digit in one case of ten, over all digits. With that digit as "
-        f"negative prompt, at guidance {data['scale']:g}, it is {_percent(data['negative'])} of {data['few']} images.\n"
+        "With an empty prompt, each digit appears in one image of ten, on average. With a digit as negative prompt, at "
+        f"guidance {data['scale']:g}, it appears in {_percent(data['negative'])} of {data['few']} images.\n"
     )
 
 
@@ -220,13 +222,14 @@ def _digits_originality(data: Mapping[str, Any]) -> str:
 def _few_calls(data: Mapping[str, Any]) -> str:
     of, std, tune = data["reference"], data["std"], data["tune"]
     return (
-        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, of which the cores together worked "
-        f"{data['processor seconds'] / 60:.0f}, and `tune` took {tune['seconds'] / 60:.0f}. {_machine(data)}\n\n"
-        f"{data['images']} prompted digits, guidance {data['scale']:g}, the same start noise in all. The reference is "
-        f"`{of['sampler']}` + `{of['schedule']}`, {_options(of['options'])}, {of['steps']} steps; "
-        f"{_percent(of['right'])} of its digits are read right. Latents of real digits have a standard deviation of "
-        f"{std['latents of real digits']:.2f} (those of the reference {std['latents of the reference']:.2f}, pixels "
-        f"{std['pixels of real digits']:.2f}), so `data_std` is left at 1.\n"
+        f"{_command(data)}: {data['seconds'] / 60:.0f} minutes, CPU time "
+        f"{data['processor seconds'] / 60:.0f} minutes; `tune` took {tune['seconds'] / 60:.0f} minutes. "
+        f"{_machine(data)}\n\n"
+        f"{data['images']} prompted digits, guidance {data['scale']:g}, the same start noise in all cells. The "
+        f"reference is `{of['sampler']}` + `{of['schedule']}`, {_options(of['options'])}, {of['steps']} steps; "
+        f"{_percent(of['right'])} of its digits are recognised. The standard deviation is "
+        f"{std['latents of real digits']:.2f} for latents of real digits, {std['latents of the reference']:.2f} for "
+        f"latents of the reference and {std['pixels of real digits']:.2f} for pixels, so `data_std` stays at 1.\n"
     )
 
 
@@ -238,7 +241,7 @@ def _few_calls_right(data: Mapping[str, Any]) -> str:
     rows = [
         [str(row["calls"]), *(_percent(row["methods"][n]["right"]) for n in data["methods"])] for row in data["rows"]
     ]
-    return _table(["read right, calls", *map(_coded, data["methods"])], rows)
+    return _table(["recognised, by NFE", *map(_coded, data["methods"])], rows)
 
 
 def _few_calls_distance(data: Mapping[str, Any]) -> str:
@@ -250,7 +253,7 @@ def _few_calls_distance(data: Mapping[str, Any]) -> str:
         for cell in cells:
             mean = f"{cell['mean']:.3f}"
             rows[-1].append(f"{f'**{mean}**' if cell['mean'] == least else mean} ({cell['median']:.3f})")
-    return _table(["mean distance (median), calls", *map(_coded, data["methods"])], rows)
+    return _table(["mean distance (median), by NFE", *map(_coded, data["methods"])], rows)
 
 
 def _few_calls_chosen(data: Mapping[str, Any]) -> str:
@@ -264,7 +267,7 @@ def _few_calls_chosen(data: Mapping[str, Any]) -> str:
         ]
         for row in data["rows"]
     ]
-    return _table(["calls", "`auto` is", "`tune` chose", "error it expected", "model calls of `tune`"], rows)
+    return _table(["NFE", "`auto` is", "`tune` chose", "error that `tune` expected", "model calls of `tune`"], rows)
 
 
 def _few_calls_through(data: Mapping[str, Any]) -> str:
@@ -273,7 +276,7 @@ def _few_calls_through(data: Mapping[str, Any]) -> str:
         [str(row["calls"]), row["tune chose"], *(f"{row['methods'][name]['mean']:.3f}" for name in names)]
         for row in data["rows"]
     ]
-    columns = ["mean distance, calls", "`tune` chose", "`auto`", "`auto, end=denoise`", "`tune`"]
+    columns = ["mean distance, by NFE", "`tune` chose", "`auto`", "`auto, end=denoise`", "`tune`"]
     return f"{_command(data)}. {_machine(data)}\n\n{_table(columns, rows)}"
 
 
@@ -311,14 +314,14 @@ def _digits_training(data: Mapping[str, Any]) -> str:
     vae, text, unet = data["vae"], data["text"], data["unet"]
     rows = [
         ["autoencoder", str(vae["steps"]), str(vae["batch"]), f"square error {vae['final_square_error']:.4f}"],
-        ["text encoder, before", str(text["steps"]), "128", f"cross-entropy {text['final_cross_entropy']:.3f}"],
+        ["text encoder, pretraining", str(text["steps"]), "128", f"cross-entropy {text['final_cross_entropy']:.3f}"],
         ["UNet and text encoder", str(unet["steps"]), str(unet["batch"]), f"square error {unet['final_loss']:.4f}"],
     ]
     for row, stage in zip(rows, (vae, text, unet), strict=True):
         row.append(f"{stage['seconds'] / 60:.1f}")
     return (
-        f"{_command(data)} on {data['date']}, seed {data['seed']}, {data['threads']} threads of a processor that had "
-        f"other work too; torch {data['versions']['torch']}. {of['training']} real digits, {of['held_out']} held out. "
+        f"{_command(data)} on {data['date']}, seed {data['seed']}, {data['threads']} CPU threads of a machine with "
+        f"other load; torch {data['versions']['torch']}. {of['training']} real digits, {of['held_out']} held out. "
         f"Parameters: {size}.\n\n{_table(['stage', 'steps', 'batch', 'final loss', 'minutes'], rows)}"
     )
 
@@ -357,7 +360,7 @@ def _leaders(data: Mapping[str, Any]) -> str:
             rows.append([calls, f"{_pair(peer)} {_error(peer['recorded'])}", f"{_pair(best)} {_error(best['error'])}"])
             rows[-1] += [f"{_pair(other)} {_error(other['error'])}" for other in (second, third)]
             rows[-1].append(f"{peer['recorded'] / best['error']:.2f}")
-        columns = ["calls", "best pair in ComfyUI", "best pair here", "second", "third", "ComfyUI's best over ours"]
+        columns = ["NFE", "best in ComfyUI", "best in ksched", "second", "third", "ComfyUI's best error over ksched's"]
         parts.append(f"**{_RANGES[of]}**\n\n{_table(columns, rows)}")
     return "\n\n".join(parts)
 
@@ -370,8 +373,8 @@ def _losses(data: Mapping[str, Any]) -> str:
         if cell["leaders"][0]["error"] > data["checks"][of][calls][0]["recorded"]
     ]
     if not lost:
-        return "At no number of calls and on no range is the best pair in ComfyUI better than the best one here.\n"
-    return f"The best pair in ComfyUI is better than the best one here at {', '.join(lost)}.\n"
+        return "ComfyUI's best pair of sampler and schedule is better than ksched's at no NFE and on no range.\n"
+    return f"ComfyUI's best pair of sampler and schedule is better than ksched's at {', '.join(lost)}.\n"
 
 
 def _by_name(data: Mapping[str, Any], key: str) -> str:
@@ -387,14 +390,14 @@ def _by_name(data: Mapping[str, Any], key: str) -> str:
 
 
 def _middle(by_calls: Mapping[str, Any], key: str, name: str) -> float:
-    """Error of a name at ten calls, by which tables are sorted."""
+    """Return the error of a name at 10 NFE, by which tables are sorted."""
     found = by_calls["10"][key].get(name)
     return math.inf if found is None or found[1] is None else float(found[1])
 
 
 def _same(data: Mapping[str, Any]) -> str:
     found = [f"`{name}` is also {' and '.join(f'`{o}`' for o in others)}" for name, others in data["same"].items()]
-    return f"Samplers that have the same table are one line: {'; '.join(found)}.\n"
+    return f"Samplers with equal plans share a line: {'; '.join(found)}.\n"
 
 
 def _best(found: Sequence[Any] | None) -> str:
@@ -424,16 +427,36 @@ def _held_out(data: Mapping[str, Any]) -> str:
 
 
 def _generalisation(data: Mapping[str, Any]) -> str:
-    """How many times smaller the error of `auto` is than that of the best pair, by family."""
+    """Tabulate by family how many times smaller the error of `auto` is than the best pair's."""
     parts = []
     for of, cells in data["unguided"].items():
         families = list(next(iter(cells.values()))["families"])
         rows = []
         for calls, cell in cells.items():
-            gains = [cell["families"][family]["gain"] for family in families]
-            rows.append([calls, *(f"{gain:.2f}" for gain in (*gains, _middle_of(gains), min(gains)))])
-        parts.append(f"**{_RANGES[of]}**\n\n{_table(['calls', *families, 'mean', 'least'], rows)}")
+            used, every = ([cell["families"][family][key] for family in families] for key in ("gain_used", "gain"))
+            shown = (*used, _middle_of(used), min(used), _middle_of(every))
+            rows.append([calls, *(f"{gain:.2f}" for gain in shown)])
+        header = ["NFE", *families, "mean", "least", "mean over all pairs"]
+        parts.append(f"**{_RANGES[of]}**\n\n{_table(header, rows)}")
     return "\n".join([f"{_machine(data)}\n", *parts])
+
+
+def _generalisation_tune(data: Mapping[str, Any]) -> str:
+    """What `tune` makes of samples of those families, and how often its guard fails."""
+    rows, worse = [], []
+    for of, by_calls in data["tune"].items():
+        for calls, cells in by_calls.items():
+            cases = [case for found in cells.values() for case in found]
+            gains = [_middle_of(case[key] / case["tune"] for case in cases) for key in ("used", "pair", "auto")]
+            seconds = sorted(case["seconds"] for case in cases)[len(cases) // 2]
+            rows.append([_RANGES[of], calls, *(f"{gain:.2f}" for gain in gains), f"{seconds:.0f} s"])
+            worse += [case["tune"] / min(case["auto"], case["pair"]) for case in cases]
+    header = ["range", "NFE", "16 pairs", "all pairs", "`auto`", "time"]
+    within = sum(w <= 1.05 for w in worse) / len(worse)
+    return (
+        f"{_table(header, rows)}\nOf {len(worse)} plans, {within:.0%} have at most 1.05 times the smaller error "
+        f"of `auto` and the best pair; the worst has {max(worse):.2f} times.\n"
+    )
 
 
 def _generalisation_guided(data: Mapping[str, Any]) -> str:
@@ -443,7 +466,7 @@ def _generalisation_guided(data: Mapping[str, Any]) -> str:
             for scale, cells in by_scale.items():
                 means = [_middle_of(cell[key] for cell in cells.values()) for key in ("error", "auto", "told")]
                 rows.append([_RANGES[of], calls, scale, *map(_error, means)])
-    return _table(["range", "calls", "guidance", "best pair", "`auto`", "`auto`, told the scale"], rows)
+    return _table(["range", "calls", "guidance", "best pair", "`auto`", "`auto` with `guidance=`"], rows)
 
 
 def _generalisation_checkpoint(data: Mapping[str, Any]) -> str:
@@ -467,7 +490,7 @@ def _laws(data: Mapping[str, Any]) -> str:
 
 
 def _tuned_rows(cells: Mapping[str, Any], *more: Callable[[Mapping[str, Any]], str]) -> list[list[str]]:
-    """A row for every number of calls: the recorded pair, an error for each seed, and how many times smaller it is."""
+    """Build a row per NFE: the recorded pair, the error for each seed, and how many times smaller it is."""
     rows = []
     for calls, cell in cells.items():
         means = [found["main"] for found in cell["seeds"].values()]
@@ -480,7 +503,7 @@ def _tuned_rows(cells: Mapping[str, Any], *more: Callable[[Mapping[str, Any]], s
 
 def _tuned_table(data: Mapping[str, Any], part: str, columns: Sequence[str], *more: Callable[..., str]) -> str:
     seeds = [f"seed {seed}" for seed in data["seeds"]]
-    head = ["calls", "best pair in ComfyUI", *seeds, "times smaller", *columns]
+    head = ["NFE", "best in ComfyUI", *seeds, "times smaller", *columns]
     parts = [f"**{_RANGES[of]}**\n\n{_table(head, _tuned_rows(cells, *more))}" for of, cells in data[part].items()]
     return "\n".join(parts)
 
@@ -499,7 +522,7 @@ def _tuned_tune(data: Mapping[str, Any]) -> str:
     def seconds(cell: Mapping[str, Any]) -> str:
         return f"{max(bed['seconds'] for found in cell['seeds'].values() for bed in found['testbeds'].values()):.0f}"
 
-    columns = ["than its best at 10", "seconds at most"]
+    columns = ["times smaller than ComfyUI's best at 10", "most seconds"]
     return _tuned_table(data, "tune", columns, versus_ten, seconds)
 
 
@@ -514,7 +537,7 @@ def _tuned_six(data: Mapping[str, Any]) -> str:
         ours = [max(one["testbeds"][bed]["mean"] for one in found) for bed in beds]
         rows.append([f"{calls}: {_pair(peer)}", _error(peer["error"]), *map(_error, theirs)])
         rows.append([f"{calls}: `auto`", _error(max(one["six"] for one in found)), *map(_error, ours)])
-    return _table(["calls, the worse seed", "six", *beds], rows)
+    return _table(["NFE, worse seed", "all six", *beds], rows)
 
 
 def _tuned_guard(data: Mapping[str, Any]) -> str:
@@ -525,25 +548,25 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
     gain = math.exp(sum(math.log(row["best_error"] / row["error"]) for row in accepted) / max(len(accepted), 1))
     models = sum(row["source"] == "model" for row in rows)
     text = (
-        f"{len(rows)} plans, {models} made by calling a denoiser and {len(rows) - models} from 1000 samples, for 20 "
-        f"seeds, drawn from seven testbeds, three ranges, 5 to 20 calls, with guidance and without, and white noise of "
-        f"0 to 3 % in the denoiser's answers. {len(accepted)} were accepted as tuned, and their errors on 256 new "
-        f"start states are {gain:.2f} times smaller than those of the pair that turns out best there, in the geometric "
-        "mean; for the others `tune` gave the pair that it held for the best. "
+        f"{len(rows)} plans: {models} tuned on a denoiser and {len(rows) - models} on 1000 samples, with 20 seeds, on "
+        f"seven testbeds and three ranges of noise, at 5 to 20 NFE, with and without guidance, and with white noise of "
+        f"0 to 3 % in the denoiser's predictions. `tune` accepted {len(accepted)} tuned plans. Their errors on 256 new "
+        f"start states are {gain:.2f} times smaller (geometric mean) than those of the best pair on these states. In "
+        "the other cases `tune` returned the pair with the smallest estimated error. "
     )
     worse = [row for row in rows if row["error"] > 1.05 * row["best_error"]]
     beside_own = [row["error"] / row["untuned_error"] for row in rows]
     text += (
-        "More than 5 % worse than the pair that `tune` held for the best: "
+        "More than 5 % worse than the pair that `tune` would have returned otherwise: "
         f"{sum(ratio > 1.05 for ratio in beside_own)}, the worst by {max(0.0, max(beside_own) - 1) * 100:.0f} %. "
     )
     if again := [ours / theirs for ours, theirs in (row["again"] for row in rows if row.get("again"))]:
         text += (
-            "Those that were worse at all were measured again on 2048 other start states, where one run that ends "
-            f"elsewhere by chance counts less: of {len(again)}, {sum(ratio > 1.05 for ratio in again)}, the worst at "
-            f"{max(again):.2f} times the error of the pair. "
+            "All plans worse than that pair were measured again on 2048 other start states, where a single run that "
+            f"switches modes counts less. Of these {len(again)}, {sum(ratio > 1.05 for ratio in again)} are more than "
+            f"5 % worse; the largest error is {max(again):.2f} times the pair's. "
         )
-    text += f"More than 5 % worse than the pair that turns out best, which cannot be known before: {len(worse)}.\n"
+    text += f"More than 5 % worse than the best pair on the test states, which `tune` cannot know: {len(worse)}.\n"
     if not worse:
         return text
     keys = ("testbed", "range", "source", "calls", "noise", "chosen", "error", "best", "best_error")
@@ -553,7 +576,7 @@ def _tuned_guard(data: Mapping[str, Any]) -> str:
 
 
 def _policy_steps(data: Mapping[str, Any]) -> str:
-    """Per shift a row for every rule: for each number of steps how much too much noise, distance, entropy."""
+    """Build a table per shift with a row per rule: excess noise, distance and entropy for each number of steps."""
     parts = []
     for shift in dict.fromkeys(row["shift"] for row in data["rows"]):
         by_rule: dict[str, list[str]] = {}
@@ -569,7 +592,7 @@ def _policy_steps(data: Mapping[str, Any]) -> str:
 
 
 def _papers(data: Mapping[str, Any]) -> str:
-    """A row for every claim."""
+    """Build a row per claim."""
     columns = ["paper", "claim", "here"]
     rows = [
         [f"[{row['paper']}]({row['link']})", row["claim"], "agrees" if row["agrees"] else "**does not**"]
@@ -580,7 +603,7 @@ def _papers(data: Mapping[str, Any]) -> str:
 
 
 def _papers_figures(data: Mapping[str, Any]) -> str:
-    """A row for every claim: what was measured."""
+    """Build a row per claim with the measured numbers."""
     rows = [
         [row["paper"], "; ".join(f"{name}: {value:.3g}" for name, value in row["figures"].items())]
         for row in data["findings"]
@@ -590,12 +613,12 @@ def _papers_figures(data: Mapping[str, Any]) -> str:
 
 
 def _figure(cell: Mapping[str, Any] | None) -> str:
-    """An error with its PSNR."""
+    """Format an error with its PSNR."""
     return "" if cell is None else f"{_error(cell['error'])} ({cell['psnr']:.1f})"
 
 
 def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
-    """How many more calls a pair takes for the same error."""
+    """Format how many more model calls a pair needs for the same error."""
     if cell is None:
         return ""
     calls = cell.get(f"saved, {against}")
@@ -603,12 +626,12 @@ def _saved(cell: Mapping[str, Any] | None, against: str) -> str:
 
 
 def _headline(data: Mapping[str, Any]) -> str:
-    """A table for every range and one for the network."""
+    """Build a table per range, and one for the network."""
     parts = [f"{_machine(data)}\n"]
     reference, checkpoint = "dpmpp_2m", data.get("checkpoint")
     titled = [(_RANGES[of], part) for of, part in data["ranges"].items()]
     if checkpoint:
-        title = f"the network of handwritten digits under guidance {checkpoint['scale']:g}"
+        title = f"the network of handwritten digits with guidance {checkpoint['scale']:g}"
         titled.append((title, checkpoint))
     for title, part in titled:
         rows = []
@@ -621,28 +644,28 @@ def _headline(data: Mapping[str, Any]) -> str:
                 rows[-1] += [_figure(cell), *(_saved(cell, against) for against in (reference, "best pair"))]
         columns = ["calls", f"`{reference}`", "best pair", "hindsight"]
         for name in ("auto", "tune"):
-            columns += [f"**`{name}`**", f"saved on `{reference}`", "on the best pair"]
-        floor = f"\nFloor of the last step: {_figure(part['floor'])}.\n" if "floor" in part else ""
+            columns += [f"**`{name}`**", f"NFE saved over `{reference}`", "over the best pair"]
+        floor = f"\nSmallest possible error of the last step: {_figure(part['floor'])}.\n" if "floor" in part else ""
         parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}{floor}")
     return "\n".join(parts)
 
 
 def _headline_pairs(data: Mapping[str, Any]) -> str:
-    """Which pair is the best, on every range and on the network."""
+    """Tabulate the best pair on every range and on the network."""
     parts = {_RANGES[of]: part for of, part in data["ranges"].items()}
     if "checkpoint" in data:
         parts["the network"] = data["checkpoint"]
     counts = [calls for calls, cells in next(iter(parts.values()))["calls"].items() if "auto" in cells]
     best = {n: [part["calls"].get(n, {}).get("best pair", {}) for part in parts.values()] for n in counts}
     rows = [[calls, *(cell.get("pair", "") for cell in cells)] for calls, cells in best.items()]
-    return _table(["best pair, calls", *parts], rows)
+    return _table(["best pair, by NFE", *parts], rows)
 
 
 def _learned_solvers(data: Mapping[str, Any]) -> str:
-    """Exact data, all sets on a range together, and the network: errors with PSNR by method and calls."""
+    """Tabulate errors with PSNR by method and NFE: on exact data, averaged per range, and on the network."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, cells in data["beds"].items():
-        groups.setdefault(_RANGES.get(name.split()[0], "the network under guidance 4"), []).append(cells)
+        groups.setdefault(_RANGES.get(name.split()[0], "the network with guidance 4"), []).append(cells)
     parts = [f"{_machine(data)}\n"]
     for title, beds in groups.items():
         counts = [calls for calls in beds[0] if all(calls in cells for cells in beds)]
@@ -653,18 +676,18 @@ def _learned_solvers(data: Mapping[str, Any]) -> str:
             rows[-1] += [_together(cells) if len(cells) == len(beds) else "" for cells in found]
             rows[-1] += _costs(found[-1])
         columns = ["", *(f"{calls} calls" for calls in counts)]
-        columns += ["numbers", "training, thousand calls", "seconds"]
+        columns += ["fitted numbers", "training, thousand calls", "seconds"]
         parts.append(f"**{title[:1].upper()}{title[1:]}**\n\n{_table(columns, rows)}")
     return "\n".join(parts)
 
 
 def _together(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Geometric mean of errors, and mean PSNR."""
+    """Format the geometric mean of errors and the mean PSNR."""
     return f"{_error(_middle_of(cell['mean'] for cell in cells))} ({sum(c['psnr'] for c in cells) / len(cells):.1f})"
 
 
 def _costs(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The most numbers that were fitted, calls of training and seconds."""
+    """Return the largest count of fitted numbers, of training calls and of seconds."""
     if not cells or not max(cell["calls"] for cell in cells):
         return ["", "", ""]
     numbers, calls, seconds = (max(cell[key] for cell in cells) for key in ("numbers", "calls", "seconds"))
@@ -672,7 +695,7 @@ def _costs(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _grpo(data: Mapping[str, Any]) -> str:
-    """A row for each rule: entropy, and distance and gap before and after."""
+    """Build a row per rule: entropy, and distance and gap before and after training."""
     columns = ["step", "entropy", "distance before", "after", "gap before", "after", "mean reward", "seconds"]
     rows = [
         [
@@ -685,9 +708,10 @@ def _grpo(data: Mapping[str, Any]) -> str:
         for row in data["rows"]
     ]
     said = (
-        f"Two sets of {data['count']:,} points of the tilt are {data['floor']:.3f} apart, the tilt and the mixture "
-        f"{data['untilted']:.3f}; the tilt's mean reward is {data['reward']:.3f}. {data['iterations']} iterations of "
-        f"{data['batch']:,} paths; entropy in nats per number of the state. All of it took {data['seconds']:.0f} s."
+        f"Two sets of {data['count']:,} exact samples of the tilted distribution are {data['floor']:.3f} apart; the "
+        f"distance from the untilted mixture is {data['untilted']:.3f}. The mean reward of the tilted distribution is "
+        f"{data['reward']:.3f}. Training ran {data['iterations']} iterations of {data['batch']:,} paths. Entropy is in "
+        f"nats per number of the state. Everything took {data['seconds']:.0f} s."
     )
     return f"{_table(columns, rows)}\n{said} {_machine(data)}\n"
 
@@ -709,7 +733,7 @@ def _skipping(data: Mapping[str, Any]) -> str:
         [f"`{row['sampler']}` `{row['schedule']}`", str(row["kept"]), *(f"{row['errors'][rule]:.4f}" for rule in rules)]
         for row in data["rows"]
     ]
-    named = ["skip, reuse", "skip, line", "as many steps", "`auto`"]
+    named = ["skip, reuse", "skip, line", "fewer steps, equal NFE", "`auto`"]
     return _table(["sampler", "calls", f"all {data['calls']} calls", *named], rows)
 
 
@@ -728,7 +752,7 @@ def _parallel_errors(data: Mapping[str, Any]) -> str:
 
 
 def _distance(value: float | None) -> str:
-    """A distance; of a run that went to infinity, a dash."""
+    """Format a distance, or a dash if the run diverged."""
     return "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.0f}"
 
 
@@ -803,6 +827,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "posterior": ("posterior", _posterior),
     "posterior_summary": ("posterior", _posterior_summary),
     "generalisation": ("generalisation", _generalisation),
+    "generalisation_tune": ("generalisation", _generalisation_tune),
     "generalisation_guided": ("generalisation", _generalisation_guided),
     "generalisation_checkpoint": ("generalisation", _generalisation_checkpoint),
     "tuned_auto": ("tuned", _tuned_auto),

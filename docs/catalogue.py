@@ -1,4 +1,4 @@
-"""Writes the catalogue of samplers, schedules and processes from the registries; the page is kept in git."""
+"""Writes the catalogue of samplers, schedules and processes from the registries; the page is committed."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def catalogue() -> str:
     parts += [
         "`ksched list` prints these names, and `ksched list NAME` describes one of them. "
         "[How to choose a sampler](choose.md) compares them, and the page on [accuracy](accuracy.md) has the "
-        "measurements. `ksched.peers` knows what ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, SD.Next, "
-        "stable-diffusion.cpp and skrample call them."
+        "measurements. `ksched.peers` has their names in ComfyUI with RES4LYF, k-diffusion, diffusers, A1111, Forge, "
+        "SD.Next, stable-diffusion.cpp and skrample."
     ]
     parts += ["## Samplers"]
     parts += [
         "- **order**: the order of convergence of the probability-flow ODE solver.\n"
         "- **weak order**: for samplers that can draw noise (SDE), the order of the mean and variance.\n"
         "- **calls**: model calls (NFE) per step. A step to sigma 0 often takes fewer.\n"
-        "- **noises**: random draws per step with default options; empty means deterministic.\n"
+        "- **noises**: random draws per step with default options; an empty cell means deterministic.\n"
         "- **options**: keyword arguments of `build_sampler`, with their defaults."
     ]
     parts += [
-        "`auto` is not in the tables. It takes no schedule: it picks a plan of coefficients and noise levels that was "
-        "fitted for the number of model calls that you give it, and makes one call per step."
+        "`auto` is not in the tables. It takes no schedule. For the NFE that you give it, it picks a plan whose "
+        "coefficients and noise levels were fitted for that number, and makes one call per step."
     ]
     excused = [f"`{spec.name}`" for specs in ours.values() for spec in specs if not spec.keeps_variance]
     parts += [
         "If all data is a single point, every state of every sampler has exactly the mean and the variance of its "
-        f"noise level. Only {', '.join(excused[:-1])} and {excused[-1]} have another variance, as in the programs that "
-        "they come from."
+        f"noise level. The exceptions are {', '.join(excused[:-1])} and {excused[-1]}, whose variance differs in "
+        "the same way as in the programs that they come from."
     ]
     for heading, specs in ours.items():
         module = sys.modules[specs[0].function.__module__]  # its docstring describes the family
@@ -69,7 +69,8 @@ def catalogue() -> str:
         parts += [f"### {heading}", table(["name", "rule", "options", "source"], rows)]
     parts += ["## Processes"]
     parts += [
-        "A process is what a model was trained on: how much signal and noise a state has at each timestep. "
+        "A process is the forward process that a model was trained on: how much signal and noise a state has at each "
+        "timestep. "
         "`VP.scaled_linear()`, `VP.linear()` and `VP.cosine()` have the usual tables of betas."
     ]
     rows = [[f"`{kind.__name__}`", first_line(kind), arguments(kind)] for kind in PROCESSES]

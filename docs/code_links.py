@@ -1,4 +1,4 @@
-"""Links into the reference from the code of guides: ``ksched.build_sampler`` in an example leads to its page."""
+"""Links from code examples in guides to the reference: ``ksched.build_sampler`` links to its page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODULES = ("guidance", "noise", "exact", "analysis", "arrays", "plots", "peers",
 
 
 def imported(code: str) -> dict[str, str]:
-    """Names that code takes out of the package, by the word that it uses for each."""
+    """Map the names in a piece of code to the package's objects that it imports under them."""
     found = {name: f"ksched.{name}" for name in MODULES}
     for module, names in IMPORT.findall(code):
         for part in re.sub(r"[()#]|>>>|\.\.\.", " ", names).split(","):
@@ -34,7 +34,7 @@ def imported(code: str) -> dict[str, str]:
 
 
 def meant(dotted: str, own: dict[str, str]) -> str | None:
-    """The public name that a dotted name means, or its longest beginning."""
+    """Return the public name that a dotted name, or its longest prefix, refers to."""
     head, dot, rest = dotted.partition(".")
     if head in own:
         dotted = own[head] + dot + rest
@@ -48,19 +48,19 @@ def meant(dotted: str, own: dict[str, str]) -> str | None:
 
 
 def code_blocks(document: nodes.document) -> Iterator[nodes.Element]:
-    """Blocks of Python."""
+    """Find the blocks of Python code."""
     for node in document.findall(lambda node: isinstance(node, (nodes.literal_block, nodes.doctest_block))):
         if isinstance(node, nodes.Element) and node.get("language", "default") in LANGUAGES:
             yield node
 
 
 class CountCode(SphinxTransform):
-    """Notes which names the code of a page uses."""
+    """Records which public names the code of a page uses."""
 
     default_priority = 310
 
     def apply(self, **_: Any) -> None:
-        """For all blocks of a page together: one may import what another uses."""
+        """Read all blocks of a page together, since one may use the imports of another."""
         page = self.env.docname
         text = "\n".join(node.astext() for node in code_blocks(self.document))
         own = imported(text)
@@ -69,13 +69,13 @@ class CountCode(SphinxTransform):
 
 
 class LinkCode(SphinxPostTransform):
-    """Colours the code of a page and makes links of its names."""
+    """Highlights the code of a page and turns its names into links."""
 
     default_priority = 900
     formats = ("html",)
 
     def run(self, **_: Any) -> None:
-        """For every block."""
+        """Process every block."""
         page = self.env.docname
         if page.startswith("generated/api/"):
             return
@@ -94,7 +94,7 @@ class LinkCode(SphinxPostTransform):
                 node.replace_self(nodes.raw("", block, format="html"))
 
     def link(self, match: re.Match[str], own: dict[str, str], page: str) -> str:
-        """A dotted name as a link, if it has a page."""
+        """Turn a dotted name into a link, if it has a page."""
         full = meant(html.unescape(re.sub(r"<[^>]*>", "", match[0])), own)
         entry = self.env.domains.python_domain.objects.get(full or "")
         if entry is None or entry.docname == page:

@@ -1,4 +1,4 @@
-"""Code in the pages fits the column of the site: a line of more than 88 characters is a warning."""
+"""Warns of code lines over 88 characters, which do not fit into the site's column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 88
 
 
 def wide_lines(text: str) -> list[str]:
-    """Lines of code that are too long, in the fenced blocks of a page; what code prints is as wide as it is."""
+    """Find the lines of code in a page that are too long; printed output may have any width."""
     found = []
     for block in re.findall(r"^```\{?(?:python|doctest|testcode|bash|toml|yaml)\}?\n(.*?)^```", text, re.M | re.S):
         lines = block.splitlines()
@@ -26,7 +26,7 @@ def wide_lines(text: str) -> list[str]:
 
 
 def check(_: Sphinx, page: str, source: list[str]) -> None:
-    """Warn of a page."""
+    """Warn of long lines in a page."""
     if not page.startswith("generated/"):
         for line in wide_lines(source[0]):
             log.warning("code of %d characters: %s", len(line), line, location=page, type="ksched", subtype="width")

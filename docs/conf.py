@@ -1,6 +1,6 @@
 # Executed examples: ```{doctest} (>>> lines) or ```{testcode} with ```{testoutput}, one namespace per page. `.. plot::`
-# inside ```{eval-rst} runs its code in a namespace of its own and shows code and figure. `nox -s docs` fails when one
-# raises or prints something else; >>> lines of docstrings on the reference page run too. Each example does its imports.
+# inside ```{eval-rst} runs its code in a separate namespace and shows code and figure. `nox -s docs` fails if an
+# example raises or prints other output; >>> lines in docstrings run too. Each example imports what it uses.
 """Sphinx configuration."""
 
 import doctest
@@ -82,7 +82,7 @@ html_show_sourcelink = False
 html_copy_source = False
 
 nitpicky = True
-# The build needs no network: the inventories hold the names that our pages refer to, written by hand.
+# The build needs no network: these inventories, written by hand, have the names that our pages refer to.
 intersphinx_mapping = {
     name: (url, f"inventories/{name}.txt")
     for name, url in {
@@ -99,17 +99,17 @@ intersphinx_mapping = {
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
-copybutton_exclude = ".linenos, .gp, .go"  # copy what is typed, not prompts and output
+copybutton_exclude = ".linenos, .gp, .go"  # copy the input, without prompts and output
 
 
 def finish(_: Sphinx, page: str, source: list[str]) -> None:
-    """Add to the catalogue what only the site has."""
+    """Add the site's own parts to the catalogue."""
     if page == "catalogue":
         source[0] = generate.on_site(source[0])
 
 
 def groups_alone(_: Sphinx, page: str, template: str, context: dict[str, Any], document: Any) -> None:
-    """Show the four groups in the sidebar of every page, and not the hundreds of pages of objects below them."""
+    """Show the four groups in every sidebar, without the hundreds of object pages below them."""
     whole = context["toctree"]
     context["toctree"] = lambda **options: whole(**{**options, "collapse": True, "maxdepth": 1})
 

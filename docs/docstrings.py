@@ -1,7 +1,6 @@
-"""Docstrings as reStructuredText: the sections of numpydoc as fields that Sphinx links and lays out.
+"""Docstrings as reStructuredText: numpydoc sections become fields that Sphinx links and lays out.
 
-An entry is ``names : what it is`` with more lines indented below; types stand in the signature. ``names : type`` with
-the description below is read as well.
+An entry is ``names : type`` with the description indented below. ``names : description`` works as well.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ FIELDS = {
     "Warns": "warns",
 }
 RUBRICS = ("Attributes", "Notes", "Examples", "See Also", "References", "Warnings")
-#: words that a type is made of, besides names with a capital
+#: words that occur in types, besides capitalised names
 TYPES = {"int", "float", "str", "bool", "bytes", "dict", "list", "tuple", "set", "callable", "mapping", "sequence"}
 TYPES |= {"iterable", "iterator", "generator", "array", "array_like", "ndarray", "scalar", "object", "dtype", "device"}
 TYPES |= {"float32", "float64", "number", "of", "or", "and", "to", "pair", "pairs", "shape", "length", "optional"}
 
 
 def to_rst(lines: Sequence[str]) -> list[str]:
-    """The lines of a docstring, with its sections as fields and rubrics."""
+    """Convert the lines of a docstring; its sections become fields and rubrics."""
     found: list[str] = []
     for title, body in sections(lines):
         if title in FIELDS:
@@ -44,7 +43,7 @@ def to_rst(lines: Sequence[str]) -> list[str]:
 
 
 def sections(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The parts of a docstring by title; what comes before the first has none."""
+    """Split a docstring into sections by title; the part before the first section has no title."""
     title, skip = "", False
     body: list[str] = []
     for line, below in zip(lines, [*lines, ""][1:], strict=True):
@@ -59,7 +58,7 @@ def sections(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def entries(body: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Names and the lines that describe them."""
+    """Yield the names of each entry and the lines that describe them."""
     name = ""
     text: list[str] = []
     for line in body:
@@ -75,7 +74,7 @@ def entries(body: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def described(text: Sequence[str]) -> list[str]:
-    """A description without empty lines at its end, and with a type of its own in front of it."""
+    """Format a description: without trailing empty lines, and with its type in front."""
     text = list(text)
     while text and not text[-1]:
         text.pop()
@@ -85,13 +84,13 @@ def described(text: Sequence[str]) -> list[str]:
 
 
 def is_type(text: str) -> bool:
-    """Whether what stands after the colon says a type, and not what the thing is."""
+    """Whether the text after the colon is a type rather than a description."""
     words = re.sub(r"shape \(.*?\)|\{.*?\}|\(.*?\)", "", text).replace(",", " ").split()
     return all(word in TYPES or word[0].isupper() or "." in word[1:-1] for word in words)
 
 
 def fields(kind: str, body: Sequence[str]) -> list[str]:
-    """A field for every entry; what a function returns is one."""
+    """Convert entries to fields; the returned value is a single field."""
     if kind in ("returns", "yields"):
         text = "\n".join(body).strip().splitlines()
         if len(text) > 1 and is_type(text[0]) and text[1].startswith(" "):
@@ -111,7 +110,7 @@ def fields(kind: str, body: Sequence[str]) -> list[str]:
 
 
 def definitions(body: Sequence[str]) -> list[str]:
-    """A definition list of attributes."""
+    """Format attributes as a definition list."""
     found: list[str] = []
     for names, text in entries(body):
         found += [", ".join(f"``{name}``" for name in names.split(", "))]
@@ -120,12 +119,12 @@ def definitions(body: Sequence[str]) -> list[str]:
 
 
 def escaped(name: str) -> str:
-    """A name as the argument of a field: ``*args`` are no emphasis."""
+    """Escape a name for a field, so that ``*args`` is not read as emphasis."""
     return name.replace("*", r"\*").strip("`")
 
 
 def process(_: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Called by autodoc."""
+    """Convert a docstring; autodoc calls this."""
     lines[:] = to_rst(lines)
 
 

@@ -1,4 +1,4 @@
-"""What a step of a sampler is made of, read from its plan, and the equations that are kept by hand."""
+"""The equation of a sampler's step: from the plan, or from ``sampler_notes.toml``."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ NOTATION = (
     r"$\Delta_i = s_{i+1} - s_i$, $\hat\epsilon = (x - \alpha D) / \sigma$, $d = (u - D) / s$ the slope of the ODE "
     r"(on flow processes $u = x$, $s = \sigma$ and $d$ is the velocity), $\xi$ fresh normal noise"
 )
-GUIDED = r"; $U$ is the unconditional prediction, and $\hat\epsilon^{\,U}$, $d^{\,U}$ are those that it gives"
+GUIDED = r"; $U$ is the unconditional prediction, and $\hat\epsilon^{\,U}$, $d^{\,U}$ are computed from it"
 
 
 @cache
 def notes() -> Mapping[str, Any]:
-    """The file that is kept by hand."""
+    """Read ``sampler_notes.toml``, which is written by hand."""
     found = tomllib.loads(Path(__file__).with_name("sampler_notes.toml").read_text(encoding="utf-8"))
     wrong = {spec.name for spec in samplers()} ^ set(found["samplers"])
     if wrong:
         raise ValueError(
-            f"docs/sampler_notes.toml must have every sampler and no other; see {', '.join(sorted(wrong))}"
+            f"docs/sampler_notes.toml must have every sampler and no other; wrong: {', '.join(sorted(wrong))}"
         )
     return found
 
 
 def use_when(spec: SamplerSpec) -> str:
-    """When to use a sampler, as the end of a sentence."""
+    """Return when to use a sampler, as the end of the sentence "Use it when"."""
     return str(notes()["samplers"][spec.name]["use"])
 
 
 def equation(spec: SamplerSpec) -> str:
-    """The update of a step, in LaTeX."""
+    """Return the update of a step, in LaTeX."""
     own = notes()["samplers"][spec.name].get("equation") or notes()["families"].get(spec.family, {}).get("equation")
     parts = [f"$$\n{own.strip()}\n$$"] if own else []
     form = None if spec.adaptive else step_form(spec)
     if form:
-        parts += ["A step in the middle of a run, read from its plan, is made of", f"$$\n{form}\n$$"]
+        parts += ["Read from its plan, a step in the middle of a run has the form", f"$$\n{form}\n$$"]
     return "\n\n".join([*parts, NOTATION + (GUIDED if spec.uncond else "") + "."])
 
 
 def step_form(spec: SamplerSpec) -> str | None:
-    """Which predictions, states and noises a step in the middle of a run sums, in LaTeX; None if that is too long."""
+    """Return the predictions, states and noises that a middle step sums, in LaTeX; None if there are too many."""
     process = Flow() if spec.flow_only else VE()
     plan = ksched.build_sampler(spec.name, sigmas=calculate_sigmas("karras", LENGTH, process), process=process).plan
     rows = expanded(plan)
@@ -69,7 +69,7 @@ def step_form(spec: SamplerSpec) -> str | None:
 
 
 def from_predictions(plan: Plan, rows: Any, end: int) -> str | None:
-    """A state as a multiple of an earlier one and a sum of the last predictions."""
+    """Write a state as a multiple of an earlier one plus a sum of the last predictions."""
     if abs(rows[end, 0]) < 1e-12:
         start, left = None, rows[end, 1:]
     else:
@@ -93,7 +93,7 @@ def from_predictions(plan: Plan, rows: Any, end: int) -> str | None:
 
 
 def from_slopes(plan: Plan, rows: Any, start: int, end: int) -> str | None:
-    """A state as the one before and a sum of the last slopes, the differences of states and predictions."""
+    """Write a state as the previous one plus a sum of the last slopes (differences of states and predictions)."""
     calls = [k for k, row in enumerate(plan.rows) if row.level is not None and k < end]
     noises = np.eye(rows.shape[1])[1 + 2 * len(plan.rows) :]
     for count in range(1, 6):
@@ -110,12 +110,12 @@ def from_slopes(plan: Plan, rows: Any, start: int, end: int) -> str | None:
 
 
 def difference(rows: Any, end: int, start: int) -> tuple[int, Any]:
-    """A state without the multiple of an earlier one that holds the same part of the first."""
+    """Subtract from a state the multiple of an earlier one that cancels the first state."""
     return start, rows[end, 1:] - rows[end, 0] / rows[start, 0] * rows[start, 1:]
 
 
 def expanded(plan: Plan) -> Any:
-    """Every row of a plan as a sum of the first state, the predictions and the noises."""
+    """Expand every row of a plan into a sum of the first state, the predictions and the noises."""
     width = 1 + 2 * len(plan.rows) + len(plan.draws)
     places = {"D": 1, "U": 1 + len(plan.rows), "xi": 1 + 2 * len(plan.rows)}
     found = np.zeros((len(plan.rows), width))
@@ -131,7 +131,7 @@ def expanded(plan: Plan) -> Any:
 
 
 def columns(plan: Plan, end: int) -> dict[int, tuple[str, str]]:
-    """What stands for each column of `expanded` but the first, where ``end`` is the state that is formed."""
+    """Return the symbol of each column of `expanded` but the first; ``end`` is the state that is computed."""
     found: dict[int, tuple[str, str]] = {}
     calls = [k for k, row in enumerate(plan.rows) if row.level is not None]
     for number, k in enumerate(calls):
@@ -143,7 +143,7 @@ def columns(plan: Plan, end: int) -> dict[int, tuple[str, str]]:
 
 
 def state(plan: Plan, k: int, end: int) -> str:
-    """A state by its place relative to the step that is taken: `x_{i+1}`, `x_{i-1}`, or a stage of it."""
+    """Name a state by its position relative to the current step: `x_{i+1}`, `x_{i-1}`, or a stage of the step."""
     place = plan.rows[k].step - plan.rows[end].step + 1
     same = [j for j, row in enumerate(plan.rows) if row.step == plan.rows[k].step and row.level is not None]
     stage = same.index(k) if k in same else None

@@ -1,6 +1,6 @@
-"""The README's picture of error against model calls: ``python docs/error_by_nfe.py`` writes it.
+"""The README's plot of error against NFE: ``python docs/error_by_nfe.py`` writes it.
 
-The numbers are those of ``benchmarks/results/``, which ``python -m nox -s bench -- accuracy`` and ``-- tuned`` measure.
+The numbers come from ``benchmarks/results/``; ``python -m nox -s bench -- accuracy`` and ``-- tuned`` measure them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "error_by_nfe.png"
 RESULTS = ROOT / "benchmarks" / "results"
 
-#: title of a range, and the pairs of it that people use most
+#: title of a range, and the most common combinations of sampler and schedule on it
 RANGES = {
     "sd": ("Stable Diffusion's noise levels", "euler/normal", "dpmpp_2m/karras"),
     "flow": ("Flow matching", "euler/simple@3", "dpmpp_2m/simple@3"),
 }
 
-#: colour of a line, and how it is drawn; all are readable on white and on black
+#: colour and style of each line, readable on white and on black
 LOOKS: dict[str, dict[str, Any]] = {
     "euler": {"color": "#8A8A8A", "linewidth": 1.6},
     "dpmpp_2m": {"color": "#8F7BD0", "linewidth": 1.6},
@@ -38,12 +38,12 @@ LOOKS: dict[str, dict[str, Any]] = {
     "auto": {"color": "#E0641A", "linewidth": 3.0},
 }
 _GREY = "#7D7D7D"
-_APART = 1.42  # least ratio of the heights of two names
+_APART = 1.42  # smallest ratio between the heights of two labels
 _STYLE = {"font.size": 11, "text.color": _GREY, "axes.labelcolor": _GREY, "xtick.color": _GREY, "ytick.color": _GREY}
 
 
 def curves(of: str, accuracy: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Mean relative errors by line and number of model calls, on one range."""
+    """Return the mean relative errors on one range, by line and NFE."""
     cells: Mapping[str, Any] = accuracy["ranges"][of]
     _, euler, dpmpp_2m = RANGES[of]
     found: dict[str, dict[int, float]] = {}
@@ -64,7 +64,7 @@ def curves(of: str, accuracy: Mapping[str, Any], tuned: Mapping[str, Any]) -> di
 
 
 def draw() -> Figure:
-    """Both ranges side by side; the background is transparent, for pages of either theme."""
+    """Draw both ranges side by side on a transparent background, for light and dark pages."""
     accuracy, tuned = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("accuracy", "tuned"))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.2, 3.7), layout="constrained", facecolor="none")
@@ -95,7 +95,7 @@ def _panel(axes: Axes, of: str, lines: Mapping[str, Mapping[int, float]]) -> Non
 
 
 def _name_lines(axes: Axes, lines: Mapping[str, Mapping[int, float]]) -> None:
-    """Write the name of every line at its end; names of ends that lie close together are moved apart."""
+    """Write the name of every line at its end; labels that would overlap are moved apart."""
     place = 0.0
     for name, errors in sorted(lines.items(), key=lambda line: line[1][max(line[1])]):
         place = max(errors[max(errors)], place * _APART)

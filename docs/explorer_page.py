@@ -8,12 +8,12 @@ from sphinx.application import Sphinx
 
 __all__ = ["setup"]
 
-#: its name beside the other pages of the site
+#: file name in the built site
 NAME = "explorer-app.html"
 
 
 def write(app: Sphinx, failure: Exception | None) -> None:
-    """The page, once the site is there; only for builders that write HTML."""
+    """Write the page after the site is built; only HTML builders need it."""
     if failure is None and app.builder.format == "html":
         from ksched.explorer import page_html
 
@@ -21,5 +21,5 @@ def write(app: Sphinx, failure: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Write it whenever a build ends."""
+    """Write the page at the end of every build."""
     app.connect("build-finished", write)

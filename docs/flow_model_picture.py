@@ -1,4 +1,4 @@
-"""The picture of the tutorial "Train a flow model and sample it", made by the tutorial's own program."""
+"""The plot of the tutorial "Train a flow model and sample it", made by the tutorial's own program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLS = (4, 8)
 
 
 def flow_model() -> Figure:
-    """Samples of the trained network with four samplers at 4 and at 8 model calls, on top of the data."""
+    """Draw samples of the trained network from four samplers at 4 and 8 NFE, on top of the data."""
     program = re.search(r"^```\{testcode\}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert program, "the page begins with the program"
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The gallery: each script of ``gallery/`` is run, and gets a page with its picture, its code and downloads."""
+"""The gallery: runs each script of ``gallery/`` and writes a page with its picture, code and downloads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ ORDER = (
 
 
 def gallery(out: Path) -> dict[Path, str]:
-    """Pages by path; pictures and notebooks are written into a folder."""
+    """Return the pages by path, and write pictures and notebooks into a folder."""
     scripts = {path.stem: path for path in FOLDER.glob("*.py")}
     if set(scripts) != set(ORDER):
-        raise ValueError(f"docs/gallery_pages.py must order every script once; see {sorted(set(scripts) ^ set(ORDER))}")
+        raise ValueError(
+            f"docs/gallery_pages.py must list every script once; wrong: {sorted(set(scripts) ^ set(ORDER))}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     pages, cards = {}, []
     for name in ORDER:
@@ -59,7 +61,7 @@ def gallery(out: Path) -> dict[Path, str]:
 
 
 def draw(code: str, path: Path) -> None:
-    """Run a script and save the picture that it leaves, unless that is newer than everything it depends on."""
+    """Run a script and save its picture, unless an existing picture is newer than everything it depends on."""
     torch.set_num_threads(1)
     with mpl.rc_context({**THEME, "figure.figsize": (5.8, 3.5), "figure.constrained_layout.use": True}):
         plt.close("all")
@@ -69,7 +71,7 @@ def draw(code: str, path: Path) -> None:
 
 
 def notebook(title: str, about: str, code: str) -> str:
-    """The script as a notebook."""
+    """Convert a script to a notebook."""
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": f"# {title.rstrip('.')}\n\n{about}"},
         {"cell_type": "code", "metadata": {}, "source": code, "outputs": [], "execution_count": None},

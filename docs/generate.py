@@ -1,4 +1,4 @@
-"""The pages and pictures that follow from the registries, written before the documentation is built."""
+"""Writes the pages and pictures that are generated from the registries, before the documentation is built."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = ["on_site", "write"]
 
 STEPS = 20
 LEVELS = (14.6, 5, 1.5, 0.4, 0)
-FLOW_LEVELS = (1, 0.75, 0.5, 0.25, 0)  # of samplers that run on nothing else
+FLOW_LEVELS = (1, 0.75, 0.5, 0.25, 0)  # example levels for samplers that run only on flow processes
 PROGRAMS = {
     Dialect.COMFYUI: "ComfyUI",
     Dialect.K_DIFFUSION: "k-diffusion",
@@ -65,9 +65,9 @@ PROGRAMS = {
 
 
 def write(folder: Path) -> None:
-    """Write everything into a folder, unless nothing has changed that it follows from.
+    """Write everything into a folder, if any of the inputs changed.
 
-    What is in the folder and no longer follows from anything is removed.
+    Outdated files in the folder are removed.
     """
     stamp, now = folder / "stamp.txt", fingerprint_of_inputs()
     if stamp.exists() and stamp.read_text(encoding="utf-8") == now:
@@ -78,7 +78,7 @@ def write(folder: Path) -> None:
 
 
 def fingerprint_of_inputs() -> str:
-    """A number that changes with every file that the pages are made from."""
+    """Hash every file that the pages are made from."""
     here = Path(__file__).parent
     inputs = [*here.rglob("*.py"), *here.glob("*.toml"), *here.glob("*.bib"), here / "reference.md"]
     package = Path(ksched.__file__).parent
@@ -89,7 +89,7 @@ def fingerprint_of_inputs() -> str:
 
 def write_all(folder: Path) -> None:
     """Write every page and picture."""
-    write_changed(folder.parent / "catalogue.md", catalogue())  # for readers of the clone too, so it is kept in git
+    write_changed(folder.parent / "catalogue.md", catalogue())  # committed, for readers of a clone
     pages = {Path("peers.md"): peers(), Path("scheduler-use.md"): scheduler_use(), Path("recipes.md"): recipe_page()}
     pages |= {Path("schedules", f"{name}.md"): schedule_page(name) for name in SCHEDULES}
     for part in ("schedules", "samplers", "api"):
@@ -112,25 +112,27 @@ def write_all(folder: Path) -> None:
 
 
 def write_changed(path: Path, text: str) -> None:
-    """Write a file unless it has that text: what is not changed is not read again."""
+    """Write a file only if its text changes, so that Sphinx does not read it again."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 def written(options: Mapping[str, Any]) -> str:
-    """Options as code: `eta=0.0`, `order=2`."""
+    """Format options as code: `eta=0.0`, `order=2`."""
     return ", ".join(f"`{name}={value!r}`".replace("'", '"') for name, value in options.items())
 
 
 def on_site(page: str) -> str:
-    """The catalogue as the site shows it: names are links to pages of their own, which a clone does not have."""
+    """Return the catalogue for the site, where names link to generated pages that a clone does not have."""
     named: dict[str, list[str]] = {"samplers": [spec.name for spec in samplers()], "schedules": list(SCHEDULES)}
     for folder, names in named.items():
         page = re.sub(rf"^\| `({'|'.join(names)})` \|", rf"| [`\1`](generated/{folder}/\1.md) |", page, flags=re.M)
     parts = [page, "## Options of every sampler"]
-    parts += ["These say how a sampler reads the noise levels of a run. Each is what some program does throughout."]
+    parts += [
+        "These options change how a sampler uses the noise levels. Each reproduces what some program always does."
+    ]
     parts += [option_table(VIEW_OPTIONS, view, linked_from="generated/samplers/"), "## The schedules drawn"]
-    parts += [f"The noise levels of every schedule in {STEPS} steps on Stable Diffusion's process."]
+    parts += [f"The noise levels of every schedule, with {STEPS} steps on Stable Diffusion's process."]
     parts += ["![Noise levels of every schedule](generated/schedules.svg)"]
     pages = [*(f"samplers/{spec.name}" for spec in samplers()), *(f"schedules/{name}" for name in SCHEDULES)]
     parts += ["```{toctree}\n:hidden:\n\n" + "\n".join(f"generated/{page}" for page in pages) + "\n```"]
@@ -138,13 +140,13 @@ def on_site(page: str) -> str:
 
 
 def peers() -> str:
-    """The page of other programs' names."""
-    parts = ["# Names of other programs"]
+    """Return the page of names in other programs."""
+    parts = ["# Names in other programs"]
     parts += [
-        "`ksched.peers` holds these tables as data, a `Peer` or `SamplerPeer` each. `peer_sigmas` gives the levels "
-        "that a program's name for a schedule means, `find_peer` and `find_sampler` the rows; all read any case and "
-        "punctuation. `process` is what the model was trained on, and `explain` says what differs from our own meaning "
-        "of the name."
+        "`ksched.peers` has these tables as data: each row is a `Peer` or a `SamplerPeer`. `find_peer` and "
+        "`find_sampler` find a row, and `peer_sigmas` returns the sigmas that a program uses under a schedule's name. "
+        "All of them ignore case and punctuation. `process` is the process that the model was trained on. `explain` "
+        "says how a program's sampler differs from ksched's sampler of that name."
     ]
     parts += [
         "```{doctest}\n"
@@ -176,35 +178,35 @@ def peers() -> str:
 
 
 def scheduler_use() -> str:
-    """The page of what pipelines of diffusers do with a scheduler."""
+    """Return the page on how diffusers' pipelines use a scheduler."""
     supported = [[f"`{use}`", "works", ""] for use in SUPPORTED_USE]
     answered = [[f"`{use}`", "no", why] for use, why in ANSWERED_NO.items()]
     refused = [[f"`{use}`", "refused", why] for use, why in REFUSED_USE.items()]
     lead = (
-        "Every attribute, method, keyword and assignment that a pipeline of diffusers 0.42.1 makes on a scheduler, "
-        "read from the pipelines' source, and what becomes of it with `KSchedScheduler` in their place. A test reads "
-        "the pipelines that are installed, so that a use which is new there fails until it is in this table. "
-        "`call step(eta=)` is a keyword, `assign sigmas[...]` a part, and `ask` is where a pipeline asks whether there "
-        "is such a thing."
+        "This table lists every attribute, method, keyword and assignment that the pipelines of diffusers 0.42.1 use "
+        "on a scheduler, and what `KSchedScheduler` does with it. The list is read from the pipelines' source. A test "
+        "reads the installed pipelines and fails if one of them has a use that is not listed here. `call step(eta=)` "
+        "is a keyword, `assign sigmas[...]` sets an item, and `ask` means that a pipeline checks whether the scheduler "
+        "has the attribute."
     )
     rows = sorted([*supported, *answered, *refused], key=lambda row: row[0].casefold())
-    return "\n\n".join(["# What pipelines do with a scheduler", lead, table(["use", "here", "why"], rows)]) + "\n"
+    return "\n\n".join(["# How pipelines use a scheduler", lead, table(["use", "here", "why"], rows)]) + "\n"
 
 
 def explained(a: str, b: str) -> list[str]:
-    """What `explain` prints, as lines."""
+    """Return the lines that `explain` prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         return ksched.explain(a, b).splitlines()
 
 
 def text_of(parameter: Any) -> str:
-    """What a docstring says of a parameter, without its type."""
+    """Return a docstring's description of a parameter, without the type."""
     typed = parameter.desc and is_type(parameter.type)
     return prose(parameter.desc if typed else [parameter.type, *parameter.desc]).removesuffix(".")
 
 
 def option_table(options: Mapping[str, Option], function: Callable[..., Any], linked_from: str = "") -> str:
-    """A table of options, with what the docstring says of each."""
+    """Build a table of options with their descriptions from the docstring."""
     doc: Any = FunctionDoc(function)
     texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     rows = []
@@ -212,13 +214,13 @@ def option_table(options: Mapping[str, Option], function: Callable[..., Any], li
         text = linked(texts.get(option.name, ""), linked_from)
         if option.quirks:
             which = "Any other value" if option.kind in (int, float) else f"`{option.quirks[0]!r}`".replace("'", '"')
-            text += f". {which} repeats another program's behaviour; not covered by the proofs"
+            text += f". {which} reproduces another program's behaviour; not covered by the proofs"
         rows.append([f"`{option.name}`", f"`{option.default!r}`".replace("'", '"'), allowed(option, "`"), text])
     return table(["name", "default", "values", "what it does"], rows)
 
 
 def linked(text: str, folder: str = "", but: str = "") -> str:
-    """Text with the names of samplers as links to their pages."""
+    """Turn the names of samplers in a text into links to their pages."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1]
@@ -229,7 +231,7 @@ def linked(text: str, folder: str = "", but: str = "") -> str:
 
 
 def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
-    """The page of a sampler."""
+    """Return the page of a sampler."""
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {spec.name}", linked(prose(doc["Summary"]), but=spec.name)]
     parts += [linked(prose(doc["Extended Summary"]), but=spec.name)] if any(doc["Extended Summary"]) else []
@@ -240,21 +242,22 @@ def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     parts[1:1] = [f"**Use it when** {use_when(spec)}"]
     parts += ["## Equation", equation(spec)]
     if spec.name in measured:
-        text = (
-            "Distance from the exact solution at equal model calls, with the best schedule for each, among all others"
-        )
+        text = "Distance from the exact solution at equal NFE, each sampler with its best schedule; others are grey"
         other = measured_as().get(spec.name, spec.name)
-        text += f" (it has the table of [`{other}`]({other}.md))" if other != spec.name else ""
+        text += f" (its plan equals that of [`{other}`]({other}.md))" if other != spec.name else ""
         parts += ["## Error", f"![{text}]({spec.name}.svg)", f"{text}. [How it is measured](../../accuracy.md)."]
     if spec.own_options:
         parts += ["## Options", option_table(spec.own_options, spec.function)]
-        parts += ["And [those of every sampler](../../catalogue.md#options-of-every-sampler)."]
+        parts += ["It also takes the [options of every sampler](../../catalogue.md#options-of-every-sampler)."]
     parts += ["## A run", adaptive_run(spec)] if spec.adaptive else ["## Its plan", example_plan(spec)]
     same = list(same_tables(spec))
     if same:
-        parts += ["## The same table", "Found by comparing the tables of all samplers, option by option, on two grids."]
-        parts += ["Without guidance, that is where the two predictions are equal:"] if spec.uncond else []
-        rows = [[written(options) or "as it is", ", ".join(twins)] for options, twins in same]
+        parts += [
+            "## Equal samplers",
+            "With these options, the plan equals that of another sampler on two test grids.",
+        ]
+        parts += ["Without guidance, when both predictions are equal:"] if spec.uncond else []
+        rows = [[written(options) or "defaults", ", ".join(twins)] for options, twins in same]
         parts += [table(["with", f"`{spec.name}` is"], rows)]
     parts += dialects_of(spec)
     peers_ = [peer for peer in SAMPLER_PEERS if peer.sampler == spec.name]
@@ -263,14 +266,14 @@ def sampler_page(spec: SamplerSpec, measured: Set[str]) -> str:
     parts += [table(["name", "in", "with", "note"], rows)] if rows else []
     seen = {spelling_key(peer.name) for peer in peers_}
     more = [f"`{word}`" for word in words(spec) if spelling_key(word) not in seen]
-    parts += [f"Also read: {', '.join(more)}."] if more else []
+    parts += [f"Other accepted spellings: {', '.join(more)}."] if more else []
     parts += ["## Source", linked(spec_source(spec.source, doc["Notes"]), but=spec.name)]
     parts += papers(spec.source, doc["Notes"])
     return "\n\n".join(parts) + "\n"
 
 
 def example_plan(spec: SamplerSpec) -> str:
-    """The printed plan on four steps, as an executed example."""
+    """Return the printed plan for four steps, as an executed example."""
     how: dict[str, Any] = {"restart_steps": 2, "s_max": 5.0, "s_min": 0.4} if spec.name == "restart" else {}
     options = "".join(f", {name}={value!r}" for name, value in how.items())
     levels: tuple[float, ...] = LEVELS
@@ -284,7 +287,7 @@ def example_plan(spec: SamplerSpec) -> str:
 
 
 def adaptive_run(spec: SamplerSpec) -> str:
-    """A run that shows how many steps it takes, as an executed example."""
+    """Return a run that counts its steps, as an executed example."""
     model = ksched.exact.GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], 0.01)
     run: Any = ksched.build_sampler(spec.name, sigmas=[14.6, 0.03, 0]).start(
         torch.linspace(-20, 20, 8).double()[:, None]
@@ -292,7 +295,7 @@ def adaptive_run(spec: SamplerSpec) -> str:
     while not run.done:
         run.feed(model(run.x, run.sigma))
     return (
-        "It chooses its steps by what the model answers, so there is no table to print; it runs like the others.\n\n"
+        "It chooses its steps from the model's predictions, so it has no plan to print. It runs like the others.\n\n"
         "```{doctest}\n"
         ">>> import ksched, torch\n"
         ">>> model = ksched.exact.GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], 0.01)\n"
@@ -308,22 +311,22 @@ def adaptive_run(spec: SamplerSpec) -> str:
 
 
 def dialects_of(spec: SamplerSpec) -> list[str]:
-    """What other programs mean by the name, where it is something else."""
+    """List what the name means in other programs, if it differs."""
     means = {dialect: dict(dialect_options(spec, dialect)) for dialect in Dialect}
     as_ve = [PROGRAMS[dialect] for dialect, options in means.items() if options.pop("as_ve", False)]
     rows = [[f"`{dialect}`", written(options)] for dialect, options in means.items() if options]
-    parts = [table(["in the dialect of", "it means"], rows)] if rows else []
+    parts = [table(["dialect", "meaning"], rows)] if rows else []
     if as_ve:
         parts += [
-            f"On flow processes alone, {'; '.join(as_ve)} use formulas for states `x0 + sigma * eps`: `as_ve=True` in "
-            "their dialects. On all other processes that changes nothing."
+            f"On flow processes, {'; '.join(as_ve)} use the formulas for states `x0 + sigma * eps`; their dialects set "
+            "`as_ve=True`. On all other processes this option changes nothing."
         ]
     return ["## Dialects", *parts] if parts else []
 
 
 # --------------------------------------------------------------------------------------- which samplers are the same
 
-#: a grid for each form of a state, one to 0 and one not, long enough for restarts
+#: two grids, one that ends at 0 and one that does not, for both forms of a state; long enough for restarts
 GRIDS = (
     Grid.of([*calculate_sigmas("karras", 38)[:-1], 0.0], VP()),
     Grid.of(np.linspace(0.98, 0.05, 9) ** 1.2, Flow()),
@@ -332,7 +335,7 @@ Options = tuple[tuple[str, Any], ...]
 
 
 def variants(spec: SamplerSpec) -> Iterator[dict[str, Any]]:
-    """Default options, then one or two of them moved, quirks left out."""
+    """Yield the default options, then variants with one or two of them changed, without quirks."""
     moves = [(option.name, value) for option in spec.own_options.values() for value in other_values(option)]
     for count in range(3):
         for some in itertools.combinations(moves, count):
@@ -341,7 +344,7 @@ def variants(spec: SamplerSpec) -> Iterator[dict[str, Any]]:
 
 
 def other_values(option: Option) -> list[Any]:
-    """A few values of an option that simpler methods may have."""
+    """Return a few values of an option that may reduce the sampler to a simpler one."""
     if get_origin(option.kind) is Literal:
         values = list(get_args(option.kind))
     elif option.kind is int:
@@ -354,7 +357,7 @@ def other_values(option: Option) -> list[Any]:
 
 
 def fingerprint(spec: SamplerSpec, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The tables of a sampler on the grids, where both predictions are equal."""
+    """Return the plans of a sampler on the grids, with both predictions taken as equal."""
     found: list[Any] = []
     for grid in (grid for grid in GRIDS if spec.runs_on(grid.process)):
         plan = spec.plan(grid, options)
@@ -366,7 +369,7 @@ def fingerprint(spec: SamplerSpec, options: Mapping[str, Any]) -> tuple[Any, ...
 
 @cache
 def groups() -> list[dict[str, Options]]:
-    """Samplers that have the same tables, each with the fewest options that make it so."""
+    """Group samplers with equal plans, each with the fewest options that make them equal."""
     known: dict[tuple[Any, ...], dict[str, Options]] = {}
     for spec in samplers():
         for options in () if spec.adaptive else variants(spec):
@@ -375,7 +378,7 @@ def groups() -> list[dict[str, Options]]:
 
 
 def follows(a: str, b: str, group: Mapping[str, Options]) -> bool:
-    """Whether two samplers of a group are also the same without an option that both have there."""
+    """Whether two samplers of a group are also equal without an option that both of them set."""
 
     def without(name: str, gone: tuple[str, Any]) -> Options:
         return tuple(option for option in group[name] if option != gone)
@@ -386,7 +389,7 @@ def follows(a: str, b: str, group: Mapping[str, Options]) -> bool:
 
 
 def same_tables(spec: SamplerSpec) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Options of a sampler with which it is another one, and which."""
+    """Yield the options with which a sampler equals others, and the others."""
     left_out = {other.name for other in samplers() if other.uncond and not spec.uncond} | {spec.name}
     for group in groups():
         if spec.name not in group:
@@ -401,7 +404,7 @@ def same_tables(spec: SamplerSpec) -> Iterator[tuple[dict[str, Any], list[str]]]
 
 
 def schedule_page(name: NoiseSchedule) -> str:
-    """The page of a schedule."""
+    """Return the page of a schedule."""
     spec = SCHEDULES[name]
     doc: Any = FunctionDoc(spec.function)
     parts = [f"# {name}", prose(doc["Summary"])]
@@ -413,11 +416,13 @@ def schedule_page(name: NoiseSchedule) -> str:
     texts = {part: text_of(p) for p in doc["Parameters"] for part in p.name.split(", ")}
     parts += ["## Options", option_table(options, spec.function)] if options else []
     if "sigma_min" in texts:
-        parts += [f"`sigma_min`: {texts['sigma_min']}. `sigma_max`: the first level; the process's own if not given."]
+        parts += [
+            f"`sigma_min`: {texts['sigma_min']}. `sigma_max`: the first level; the process's sigma_max by default."
+        ]
     else:
-        parts += ["`sigma_min`, `sigma_max`: the last level above 0 and the first; the process's own if not given."]
+        parts += ["`sigma_min`, `sigma_max`: the last level above 0 and the first level; the process's own by default."]
     rows = [[f"`{dialect}`", written(changes[name])] for dialect, changes in DIALECTS.items() if name in changes]
-    parts += ["## Dialects", table(["in the dialect of", "it means"], rows)] if rows else []
+    parts += ["## Dialects", table(["dialect", "meaning"], rows)] if rows else []
     others = [[f"`{peer.name}`", peer.program, peer.note] for peer in PEERS if peer.schedule is name]
     parts += ["## Other names", table(["name", "in", "note"], others)] if others else []
     parts += ["## Source", spec_source(spec.source, doc["Notes"]), *papers(spec.source, doc["Notes"])]
@@ -426,12 +431,12 @@ def schedule_page(name: NoiseSchedule) -> str:
 
 
 def papers(source: str, notes: Sequence[str]) -> list[str]:
-    """The papers of a source, cited."""
+    """Cite the papers of a source."""
     keys = cited(" ".join([source, *notes]))
     return ["Papers: " + "; ".join(f"{{cite:t}}`{key}`" for key in keys) + "."] if keys else []
 
 
 def spec_source(source: str, notes: Sequence[str]) -> str:
-    """Where a schedule comes from: its notes, with the source in front if they do not name it."""
+    """Describe the origin of a schedule: its notes, preceded by the source if they do not name it."""
     text = prose(notes)
     return text if source in " ".join(notes) else f"{prose([source])}. {text}".strip()

@@ -1,4 +1,4 @@
-"""The picture of the landing page: error against model calls, from the recorded benchmarks."""
+"""The plot of the landing page: error against NFE, from the recorded benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {"euler": "#9A8C7C", "dpmpp_2m": "#8A6FD1", "best pair in ComfyUI": "#
 
 
 def landing() -> Figure:
-    """Error against calls of two samplers with their best schedules, the best pair of ComfyUI, and `auto`."""
+    """Draw error against NFE: two samplers with their best schedules, ComfyUI's best pair, and `auto`."""
     tuned = json.loads(RESULTS.with_name("tuned.json").read_text(encoding="utf-8"))["auto"]["sd"]
     seed = str(json.loads(RESULTS.read_text(encoding="utf-8"))["seed"])
     curves = {name: error_rows()["sd"][name] for name in ("euler", "dpmpp_2m")}

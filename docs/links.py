@@ -1,9 +1,9 @@
-"""Links into the reference that nobody writes: names in single backticks, in guides and in docstrings.
+"""Automatic links into the reference, from names in backticks in guides and docstrings.
 
 In a guide, a literal that is a public name (`build_sampler`, `ksched.guidance.cfg`, `KSchedScheduler()`) or the name of
 a sampler becomes a link, once in a section. In a docstring, ``default_role`` makes every single backtick a reference;
-`resolve` finds what it means, and what means nothing is a warning. The build also warns of a public name that no guide
-links to.
+`resolve` finds its target, and a reference without a target is a warning. The build also warns of a public name that
+no guide links to.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["setup"]
 
 log = logging.getLogger(__name__)
 
-#: words of options and of everyday English: in a guide these are links with a module in front or with parentheses
+#: names that are also options or English words; in guides they are links only with a module prefix or parentheses
 PLAIN = {
     "noise",
     "frames",
@@ -51,7 +51,7 @@ PLAIN = {
 }
 PLAIN |= {"sample", "prepare", "resume", "register", "advance", "interval", "within", "batched", "sheet", "families"}
 PLAIN |= {"processes", "grids", "restart", "auto", "observed", "rescale", "arrays", "exact", "guidance", "testing"}
-#: what annotations call what other projects document
+#: names in annotations of objects that other projects document
 ELSEWHERE = {
     "Tensor": "torch.Tensor",
     "Array": "numpy.ndarray",
@@ -75,13 +75,13 @@ ELSEWHERE |= {
     name: f"collections.abc.{name}"
     for name in ("Callable", "Sequence", "Mapping", "MutableMapping", "Iterable", "Iterator", "Generator", "Collection")
 }
-#: pages that are the reference themselves; their links do not count as a guide's
+#: pages of the reference, whose links do not count as links from a guide
 NOT_GUIDES = ("generated/api/", "reference", "catalogue", "changelog")
 
 
 @cache
 def public() -> dict[str, str]:
-    """The full names of public objects by every way to name them that is not ambiguous."""
+    """Map every unambiguous name of a public object to its full name."""
     by_key: defaultdict[str, list[str]] = defaultdict(list)
     for each in api.objects():
         short = each.full.removeprefix("ksched.")
@@ -100,13 +100,13 @@ def public() -> dict[str, str]:
 
 @cache
 def by_page() -> Mapping[str, str]:
-    """Pages of samplers and schedules by name, a sampler's first."""
+    """Map names to the pages of samplers and schedules; samplers have precedence."""
     found = {str(name): f"generated/schedules/{name}" for name in NoiseSchedule}
     return found | {spec.name: f"generated/samplers/{spec.name}" for spec in samplers()} | {"auto": "tune"}
 
 
 def target_of(text: str) -> str | None:
-    """The public name that a literal of a guide means."""
+    """Return the public name that a literal in a guide refers to."""
     match = re.fullmatch(r"([A-Za-z_][\w.]*)(\(.*\))?", text, re.S)
     if match is None:
         return None
@@ -121,12 +121,12 @@ def target_of(text: str) -> str | None:
 
 
 class LinkLiterals(SphinxTransform):
-    """Makes links of the names in a guide."""
+    """Turns the names in a guide into links."""
 
     default_priority = 300
 
     def apply(self, **_: Any) -> None:
-        """For every literal of the document."""
+        """Process every literal of the document."""
         page = self.env.docname
         if page.startswith("generated/api/"):
             return
@@ -147,7 +147,7 @@ class LinkLiterals(SphinxTransform):
             reference += literal
 
     def reference(self, text: str, page: str) -> addnodes.pending_xref | None:
-        """A link that is still to be resolved."""
+        """Create a link to be resolved later."""
         target = target_of(text)
         if target is not None:
             return addnodes.pending_xref(
@@ -163,7 +163,7 @@ class LinkLiterals(SphinxTransform):
 
 
 PAGE = "page of "
-#: samplers and schedules whose name is nothing else
+#: samplers and schedules whose name has no other meaning
 SHORT = {
     "ipndm",
     "pndm",
@@ -184,7 +184,7 @@ SHORT = {
 
 
 def linkable(literal: nodes.literal) -> bool:
-    """Whether a literal is in running text: no heading, no link."""
+    """Whether a literal is in running text, outside headings and links."""
     node: Any = literal.parent
     while node is not None:
         if isinstance(node, (nodes.reference, addnodes.pending_xref, nodes.title, nodes.rubric)):
@@ -194,7 +194,7 @@ def linkable(literal: nodes.literal) -> bool:
 
 
 def section_of(node: nodes.Node) -> nodes.Node:
-    """The section that a node is in."""
+    """Return the section that contains a node."""
     while node.parent is not None and not isinstance(node, nodes.section):
         node = node.parent
     return node
@@ -202,14 +202,14 @@ def section_of(node: nodes.Node) -> nodes.Node:
 
 # ----------------------------------------------------------------------------------------------- unresolved references
 def exact(_: Sphinx, document: nodes.document) -> None:
-    """Look annotations up by their names alone: `resolve` knows the rest, and a search through all names is slow."""
+    """Look annotations up by exact name only, since a search through all names is slow; `resolve` handles the rest."""
     for node in document.findall(addnodes.pending_xref):
         if node.get("refdomain") == "py":
             node.attributes.pop("refspecific", None)
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Node) -> Any:
-    """What a reference means that is no full name; intersphinx comes after."""
+    """Resolve a reference that is not a full name, before intersphinx."""
     if node.get("refdomain") != "py":
         return None
     if node["reftarget"].startswith(PAGE):
@@ -236,7 +236,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, con
 
 
 def is_internal(name: str) -> bool:
-    """Whether a name is one of the package that has no page: a module, a type variable, alias, protocol or helper."""
+    """Whether a name belongs to the package but has no page: a module, type variable, alias, protocol or helper."""
     module, _, short = name.rpartition(".")
     places = [sys.modules.get(module)] if module else [m for key, m in sys.modules.items() if key.startswith("ksched")]
     if module.startswith("ksched") and hasattr(sys.modules.get(module), "__path__") and importlib.util.find_spec(name):
@@ -245,7 +245,7 @@ def is_internal(name: str) -> bool:
 
 
 def candidates(name: str, node: addnodes.pending_xref, env: BuildEnvironment) -> Iterator[str]:
-    """Full names that a name may mean."""
+    """Yield the full names that a name may refer to."""
     yield name
     module, owner = node.get("py:module"), node.get("py:class")
     if module and owner:
@@ -264,7 +264,7 @@ def candidates(name: str, node: addnodes.pending_xref, env: BuildEnvironment) ->
 
 
 def by_ending(env: BuildEnvironment) -> dict[str, list[str]]:
-    """Documented functions and classes of modules by their last name, those that are no sampler's own page."""
+    """Map the last part of the name of each documented function and class to its full names."""
     if not hasattr(env, "ksched_endings"):
         found: defaultdict[str, list[str]] = defaultdict(list)
         for full, entry in env.domains.python_domain.objects.items():
@@ -276,7 +276,7 @@ def by_ending(env: BuildEnvironment) -> dict[str, list[str]]:
 
 @cache
 def values() -> dict[str, Any]:
-    """Public objects by their full names."""
+    """Map full names to public objects."""
     return {each.full: each.value for each in api.objects()}
 
 
@@ -284,7 +284,7 @@ has_no_names = compile("", "nothing", "exec")
 
 
 def owner_of(name: str, env: BuildEnvironment) -> str | None:
-    """The documented class that has an attribute which is not listed by itself."""
+    """Return the documented class of an attribute that is not listed separately."""
     owner, _, attribute = name.rpartition(".")
     if owner not in env.domains.python_domain.objects or owner not in values():
         return None
@@ -296,7 +296,7 @@ def owner_of(name: str, env: BuildEnvironment) -> str | None:
 
 # ------------------------------------------------------------------------------------------- which guide links to what
 def mentions(env: BuildEnvironment) -> dict[str, set[str]]:
-    """Public names by the page that links to them."""
+    """Return, for each page, the public names that it links to."""
     if not hasattr(env, "ksched_mentions"):
         env.ksched_mentions = {}  # type: ignore[attr-defined]
     found: dict[str, set[str]] = env.ksched_mentions  # type: ignore[attr-defined]
@@ -304,12 +304,12 @@ def mentions(env: BuildEnvironment) -> dict[str, set[str]]:
 
 
 def purge(_: Sphinx, env: BuildEnvironment, page: str) -> None:
-    """Forget a page that is read anew."""
+    """Forget a page that will be read again."""
     mentions(env).pop(page, None)
 
 
 def merge(_: Sphinx, env: BuildEnvironment, pages: Iterable[str], other: BuildEnvironment) -> None:
-    """Take what another process read."""
+    """Merge the results of another process."""
     theirs = mentions(other)
     mentions(env).update({page: theirs[page] for page in pages if page in theirs})
 

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, no font and no network."""
+"""Formulas as MathML, which browsers render without scripts, fonts or network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["mathml", "setup"]
 
 log = logging.getLogger(__name__)
 
-#: what docutils does not read, in words that it does
+#: LaTeX commands that docutils does not know, with replacements that it does
 REWRITTEN = (
     (r"\\([td]?frac)\s*(\w)\s*(\w)", r"\\\1{\2}{\3}"),
     (r"\\[bB]igg?l(?![a-zA-Z])", r"\\left"),
@@ -26,14 +26,14 @@ REWRITTEN = (
 
 
 def mathml(text: str, block: bool) -> str:
-    """A formula of LaTeX as MathML."""
+    """Convert a LaTeX formula to MathML."""
     for pattern, new in REWRITTEN:
         text = re.sub(pattern, new, text)
     return re.sub(r"\n\s*", "", tex2mathml(text, as_block=block))
 
 
 def shown(self: Any, node: nodes.Element, block: bool) -> None:
-    """Write a formula, and nothing of the node after it."""
+    """Write a formula and skip the rest of its node."""
     try:
         found = mathml(node.astext().strip(), block)
     except MathError as error:
@@ -44,12 +44,12 @@ def shown(self: Any, node: nodes.Element, block: bool) -> None:
 
 
 def visit_math(self: Any, node: nodes.Element) -> None:
-    """Within a line."""
+    """Write an inline formula."""
     shown(self, node, False)
 
 
 def visit_display(self: Any, node: nodes.Element) -> None:
-    """On a line of its own."""
+    """Write a display formula."""
     shown(self, node, True)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the migration pages, made from what is known of other programs' names."""
+"""The tables of the migration pages, generated from the names in `ksched.peers`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ksched.schedules import DIALECTS
 
 __all__ = ["absent", "diffusers_classes", "sampler_rows", "schedule_rows", "write"]
 
-#: programs whose names have tables of their own on a migration page
+#: programs that have tables on a migration page
 PROGRAMS = (
     Dialect.K_DIFFUSION,
     Dialect.DIFFUSERS,
@@ -27,7 +27,7 @@ PROGRAMS = (
     Dialect.SKRAMPLE,
 )
 
-#: options of a dialect that change a run on flow models alone
+#: options of a dialect that change a run only on flow models
 ON_FLOW = frozenset(("as_ve", "split", "start_after", "from_pure_noise"))
 
 
@@ -44,12 +44,12 @@ def write(folder: Path) -> None:
 
 
 def written(name: str, options: Mapping[str, Any]) -> str:
-    """A name with options, as code."""
+    """Format a name with options as code."""
     return f'`"{name}"' + "".join(f", {key}={value!r}".replace("'", '"') for key, value in options.items()) + "`"
 
 
 def differs(own: Mapping[str, Any], note: str) -> str:
-    """What a program's method does otherwise, and the note on its name."""
+    """Describe how a program's method differs, with the note on its name."""
     parts = []
     if flow := [key for key in own if key in ON_FLOW]:
         parts.append("on flow models (" + ", ".join(f"`{key}`" for key in flow) + ")")
@@ -59,7 +59,7 @@ def differs(own: Mapping[str, Any], note: str) -> str:
 
 
 def sampler_rows(program: Dialect) -> Iterable[list[str]]:
-    """A row for every sampler of a program that is here."""
+    """Yield a row for every sampler of a program that ksched has."""
     for peer in SAMPLER_PEERS:
         if peer.program is program and peer.sampler is not None:
             own = dialect_options(sampler_spec(peer.sampler), program)
@@ -68,7 +68,7 @@ def sampler_rows(program: Dialect) -> Iterable[list[str]]:
 
 
 def schedule_rows(program: Dialect) -> Iterable[list[str]]:
-    """A row for every schedule of a program, and for every setting of its levels."""
+    """Yield a row for every schedule of a program, and for every setting of its noise levels."""
     for peer in PEERS:
         if peer.program is program:
             own = {} if peer.schedule is None else DIALECTS[program].get(peer.schedule, {})
@@ -78,7 +78,7 @@ def schedule_rows(program: Dialect) -> Iterable[list[str]]:
 
 
 def absent(program: Dialect) -> str:
-    """What a program has and ksched does not, with the reason: a list, by reason."""
+    """List the names in a program that ksched does not have, by reason."""
     reasons: dict[str, list[str]] = {}
     for peer in SAMPLER_PEERS:
         if peer.program is program and peer.sampler is None:
@@ -87,7 +87,7 @@ def absent(program: Dialect) -> str:
 
 
 def diffusers_classes() -> str:
-    """A row for every scheduler class of diffusers."""
+    """Build a row for every scheduler class in diffusers."""
     rows = []
     for peer in SAMPLER_PEERS:
         if peer.program is Dialect.DIFFUSERS and peer.name.endswith("Scheduler"):

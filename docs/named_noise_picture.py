@@ -1,4 +1,4 @@
-"""The picture of noise that is chosen by name, and of what a sampler makes of it."""
+"""The picture of all kinds of named noise, and of samples that start from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, noise.Correlated | None] = {
 
 
 def named_noise() -> Figure:
-    """Start noise of every kind, and the result of a deterministic sampler on pictures of power 1/f**2."""
+    """Draw start noise of every kind, and the samples from it for data with power spectrum 1/f**2."""
     model = exact.Gaussian([0.0] * SIZE**2, noise.Colored(2).covariance((1, SIZE, SIZE)))
     sampler = ksched.build_sampler("dpmpp_2m", "karras", 20)
     figure = Figure(figsize=(1.3 * len(KINDS), 2.9), layout="constrained")

@@ -1,4 +1,4 @@
-"""Writes the page of recipes from their data file."""
+"""Writes the page of recipes from the data file of the recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which papers of ``references.bib`` a text of the registry speaks of."""
+"""Finds the papers of ``references.bib`` that a text of the registry mentions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pybtex.database import parse_file
 
 __all__ = ["cited"]
 
-#: sources that the registry names by author and year alone
+#: sources that the registry names only by author and year
 BY_NAME = {
     "Bogacki & Shampine 1989": "bogacki1989",
     "Dormand & Prince 1980": "dormand1980",
@@ -26,7 +26,7 @@ BY_NAME = {
 
 @cache
 def papers() -> dict[str, str]:
-    """The key of each paper by its number at arXiv, its DOI, or its authors and year."""
+    """Map arXiv numbers, DOIs, and authors with year to the keys of papers."""
     entries = parse_file(Path(__file__).with_name("references.bib"), bib_format="bibtex").entries
     return {
         (entry.fields.get("eprint") or entry.fields.get("doi", "")): key for key, entry in entries.items()
@@ -34,7 +34,7 @@ def papers() -> dict[str, str]:
 
 
 def cited(text: str) -> list[str]:
-    """Keys of the papers that a text names, in its order."""
+    """Return the keys of the papers that a text names, in order of appearance."""
     found = [(text.index(name), key) for name, key in papers().items() if name and name in text]
     numbers = set(re.findall(r"arXiv:(\d{4}\.\d{5})", text))
     missing = numbers - set(papers())

@@ -1,4 +1,4 @@
-"""Signatures as the source writes them: annotations are not evaluated, and limits of options are left out."""
+"""Signatures as written in the source: annotations are not evaluated, and limits of options are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["setup"]
 
 
 class Shown:
-    """A default that is not written as Python."""
+    """A default that is shown as something other than Python code."""
 
     def __repr__(self) -> str:
         """Three dots."""
@@ -23,7 +23,7 @@ class Shown:
 
 
 def default_of(value: Any) -> Any:
-    """A default, or three dots for one that cannot be read as code."""
+    """Return a default, or three dots if its repr is not code."""
     if value is inspect.Parameter.empty:
         return value
     try:
@@ -34,20 +34,20 @@ def default_of(value: Any) -> Any:
 
 
 class Plain(ast.NodeTransformer):
-    """``Annotated[X, ...]`` is ``X``, and a name of literals is what it stands for."""
+    """Replaces ``Annotated[X, ...]`` by ``X``, and the alias of a Literal by the Literal."""
 
     def __init__(self, module: str) -> None:
         self.names = vars(sys.modules.get(module, ast))
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        """Leave out what stands with a type."""
+        """Drop the metadata of a type."""
         self.generic_visit(node)
         if isinstance(node.value, ast.Name) and node.value.id == "Annotated" and isinstance(node.slice, ast.Tuple):
             return node.slice.elts[0]
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        """Write out a short list of words."""
+        """Expand the alias of a short Literal."""
         value = self.names.get(node.id)
         if get_origin(value) is Annotated:  # limits of an option
             return ast.parse(
@@ -60,7 +60,7 @@ class Plain(ast.NodeTransformer):
 
 
 def plain(annotation: Any, module: str) -> Any:
-    """An annotation for the reader."""
+    """Simplify an annotation."""
     if not isinstance(annotation, str):
         return annotation
     return ast.unparse(Plain(module).visit(ast.parse(annotation.strip("'\""), mode="eval")))
@@ -69,7 +69,7 @@ def plain(annotation: Any, module: str) -> Any:
 def process(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
-    """Called by autodoc."""
+    """Process a signature; autodoc calls this."""
     if signature is None or what not in ("function", "method", "class"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Small pictures of the pages of samplers and schedules: one line among all others, readable on white and on black."""
+"""Small plots for the pages of samplers and schedules: one line highlighted, readable on white and on black."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = ["RESULTS", "THEME", "draw_errors", "draw_schedules", "error_rows", "m
 STEPS = 20
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "accuracy.json"
 RANGES = {"sd": "Stable Diffusion", "edm": "EDM", "flow": "flow matching"}
-BLUE, GREY = "#3B8EDB", "#808080"  # both stand out from white and from black
-#: no background, and text in a grey that is read on both themes
+BLUE, GREY = "#3B8EDB", "#808080"  # visible on white and on black
+#: no background, and grey text that is legible on light and dark pages
 THEME: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -56,7 +56,7 @@ Curve = dict[int, float]
 
 @cache
 def error_rows() -> dict[str, dict[str, Curve]]:
-    """The least error of every sampler by range and number of calls, whatever its options and schedule."""
+    """Return the smallest error of every sampler over its options and schedules, by range and NFE."""
     data = json.loads(RESULTS.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Curve]] = {}
     for name in RANGES:
@@ -71,19 +71,19 @@ def error_rows() -> dict[str, dict[str, Curve]]:
 
 @cache
 def measured_as() -> Mapping[str, str]:
-    """The sampler under whose name another one was measured, because both have the same table."""
+    """Map a sampler to the one under whose name it was measured because their plans are equal."""
     same = json.loads(RESULTS.read_text(encoding="utf-8"))["same"]
     return {other.partition(":")[0]: name.partition(":")[0] for name, others in same.items() for other in others}
 
 
 def drawn(axes: Axes, curves: Iterable[Sequence[tuple[float, float]]], title: str) -> None:
-    """Grey lines of everything, for one to be drawn over."""
+    """Draw all curves in grey, as a background."""
     axes.add_collection(LineCollection(list(curves), colors=GREY, alpha=0.35, linewidths=0.8))
     axes.set_title(title, fontsize=10.5)
 
 
 def write_each(folder: Path, figure: Figure, lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
-    """A file for every name: the figure, drawn once, with the name's own line over each of its panels."""
+    """Write a file per name: the figure, drawn once, with the name's own line on top of each panel."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     picture = re.sub(r"(\.\d\d)\d+", r"\1", buffer.getvalue())
@@ -100,7 +100,7 @@ def write_each(folder: Path, figure: Figure, lines: Mapping[str, Sequence[Sequen
 
 
 def draw_errors(folder: Path, names: Sequence[str]) -> set[str]:
-    """Error against model calls of every sampler that was measured; which those are."""
+    """Draw error against NFE for every measured sampler; return their names."""
     with mpl.rc_context(THEME):
         figure = Figure(figsize=(6.2, 2.4), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, 3, sharey=True), RANGES.items(), strict=True):
@@ -118,7 +118,7 @@ def draw_errors(folder: Path, names: Sequence[str]) -> set[str]:
 
 
 def draw_schedules(folder: Path) -> None:
-    """The levels of every schedule among all the others, on VP and on flow."""
+    """Draw the sigmas of every schedule among all others, on VP and on flow."""
     processes = {"VP: sigma by step": VP(), "Flow: sigma by step": Flow()}
     lines: dict[str, list[Sequence[tuple[float, float]]]] = {str(name): [] for name in SCHEDULES}
     with mpl.rc_context(THEME):
@@ -138,7 +138,7 @@ def draw_schedules(folder: Path) -> None:
 
 
 def schedule_families() -> Figure:
-    """Sigma by step of every schedule, a panel for each family."""
+    """Draw sigma against the step for every schedule, with one panel per family."""
     groups = families(list(SCHEDULES))
     rows = -(-len(groups) // 2)
     with mpl.rc_context({**THEME, "font.size": 10}):

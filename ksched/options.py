@@ -193,9 +193,9 @@ def window(value: float, *, steps: Iterable[int]) -> Window:
     Raises
     ------
     TypeError
-        The value is not a number, or a step is not a whole number.
+        If the value is not a number, or a step is not a whole number.
     ValueError
-        A step is given twice.
+        If a step is given twice.
 
     Examples
     --------
@@ -250,7 +250,7 @@ def per_step(value: Any, steps: int, what: str = "a dial") -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        A list of the wrong length, or a window over steps that the run does not have.
+        For a list of the wrong length, or a window over steps that the run does not have.
     """
     many = _as_many(value)
     if many is None:
@@ -294,7 +294,7 @@ def our_words(known: Container[str], given: Mapping[str, Any]) -> dict[str, Any]
     Raises
     ------
     ValueError
-        The same option is given under two names.
+        If the same option is given under two names.
     """
     found: dict[str, Any] = {}
     for word, value in given.items():
@@ -325,7 +325,7 @@ def check_options(
     Raises
     ------
     TypeError, ValueError
-        ``owner`` has no such option, or a value has the wrong type or is out of range.
+        If ``owner`` has no such option, or a value has the wrong type or is out of range.
     """
     given = our_words(known, given)
     for name in given:
@@ -348,9 +348,9 @@ def check_steps(steps: Any) -> int:
     Raises
     ------
     TypeError
-        Not a whole number.
+        For anything that is not a whole number.
     ValueError
-        Below 1.
+        If it is below 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise TypeError(f"steps must be a whole number of at least 1; got {steps!r}")
@@ -365,9 +365,9 @@ def check_calls(calls: Any) -> int:
     Raises
     ------
     TypeError
-        Not a whole number.
+        For anything that is not a whole number.
     ValueError
-        Below 1, or so large that building the plan would take minutes.
+        If it is below 1, or so large that building the plan would take minutes.
     """
     if isinstance(calls, bool) or not isinstance(calls, Integral):
         raise TypeError(f"calls must be a whole number of at least 1; got {calls!r}")

@@ -156,7 +156,7 @@ def build_sampler(
     Raises
     ------
     TypeError, ValueError
-        An unknown name or option; a value out of range; sigmas that are not strictly decreasing; a plan made for
+        For an unknown name or option; a value out of range; sigmas that are not strictly decreasing; a plan made for
         another process; two arguments that exclude each other, such as a schedule and sigmas; fewer calls than one step
         makes; calls for an adaptive sampler.
     """

@@ -107,7 +107,7 @@ class TensorRuns(StochasticSteps):
         Raises
         ------
         TypeError, ValueError
-            The shape has no batch axis; seeds are not whole numbers, or not one per item; the dtype is not floating
+            If the shape has no batch axis; seeds are not whole numbers, or not one per item; the dtype is not floating
             point.
 
         Notes
@@ -204,7 +204,7 @@ class TensorRuns(StochasticSteps):
         Raises
         ------
         TypeError, ValueError
-            Bad arguments, found before the first model call, including a denoiser whose own process (as a
+            For bad arguments, found before the first model call, including a denoiser whose own process (as a
             `ksched.Denoiser` has one) does not match the sampler's; a prediction of the wrong shape.
 
         Warns
@@ -252,7 +252,7 @@ class TensorRuns(StochasticSteps):
         Raises
         ------
         TypeError, ValueError
-            A state or denoiser that `sample` would refuse; a sampler that draws noise or is adaptive.
+            For a state or denoiser that `sample` would refuse; a sampler that draws noise or is adaptive.
 
         Warns
         -----

@@ -212,7 +212,7 @@ def test_list_one_in_any_spelling(command: Command) -> None:
     page = succeed(command("list", "DPM fast"))
     assert page.startswith("sampler dpm_fast\n")
     assert '    comfyui     as_ve=True, levels="range", end="sigma_min"\n' in page
-    assert '        ("sigma_min" repeats another program; not covered by the proofs)\n' in page
+    assert '        ("sigma_min" reproduces another program; not covered by the proofs)\n' in page
     assert "    k_diffusion sample_dpm_fast\n" in page
     assert succeed(command("list", "get_sigmas_karras")).startswith("schedule karras\n")
     assert succeed(command("list", "ddim", "--schedules")).startswith("schedule ddim_uniform\n")
@@ -245,8 +245,8 @@ MISTAKES = {
     "plan euler --dialect comfy": "sdnext; got 'comfy'; did you mean 'comfyui'?",
     "list eulr": "unknown sampler 'eulr'; did you mean euler",
     "list karas": "unknown noise schedule 'karas'; did you mean karras?",
-    "list zzzzzz": "nothing is named 'zzzzzz'; 'ksched list' shows every name",
-    "list karras --samplers": "nothing is named 'karras'",
+    "list zzzzzz": "no sampler or schedule is named 'zzzzzz'; 'ksched list' shows every name",
+    "list karras --samplers": "no sampler or schedule is named 'karras'",
     "demo --sampler eulr": "unknown sampler 'eulr'; did you mean euler",
     "demo --schedule karas": "unknown noise schedule 'karas'; did you mean karras",
     "demo --steps 0": "--steps must be a whole number of at least 1; got 0",
@@ -258,8 +258,8 @@ MISTAKES = {
     "sigmas karras --process sd": "--process",
     "sigmas karras --shift 3": "--shift belongs to --process flow or cascade; got vp",
     "sigmas karras --dialect comfy": "--dialect must be a dialect: ksched, comfyui",
-    "sigmas vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
-    "plot vp --process flow --dialect comfyui": "goes to sigma 152.167, whatever the process",
+    "sigmas vp --process flow --dialect comfyui": "starts at sigma 152.167, but the largest sigma of",
+    "plot vp --process flow --dialect comfyui": "starts at sigma 152.167, but the largest sigma of",
     "plot": "SCHEDULE",
     "plot karras karas": "unknown noise schedule 'karas'; did you mean karras",
     "plot karras --steps 0": "--steps must be a whole number of at least 1; got 0",

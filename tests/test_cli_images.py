@@ -210,7 +210,7 @@ def test_from_a_picture_and_inside_one(command: Command) -> None:
     assert (before[~kept] != after[~kept]).any()
     code, _, err = command("generate", "--from", "fox.png", "--out", "again.png")
     assert (code, err.count("\n")) == (2, 1)
-    assert "give the --init and --mask that it had" in err
+    assert "give the same --init and --mask" in err
     tiny_pipelines.toy_image(32).rotate(90).save("another.png")
     again = ("generate", "--from", "fox.png", "--out", "again.png", "--mask", "mask.png")
     code, _, err = command(*again, "--init", "another.png")
@@ -228,7 +228,7 @@ def test_another_model_is_not_taken_for_the_same(command: Command, tmp_path: Pat
     tiny_pipelines.build("sd15_v").pipe.save_pretrained(tmp_path / "v")
     code, _, err = command("generate", "--from", "fox.png", "--model", "v", "--out", "again.png")
     assert code == 2
-    assert "fox.png was made by model 'tiny'; give the --model that it had" in err
+    assert "fox.png was made by model 'tiny'; give the same --model" in err
     assert not Path("again.png").exists()
 
 
@@ -241,7 +241,7 @@ def test_what_is_there_is_kept(command: Command) -> None:
     before = {path: Path(path).stat().st_mtime_ns for path in contents()}
     code, out, err = command("generate", "fox", *SMALL, "--count", "3", "--out", "fox.png")
     assert (code, out.splitlines()) == (0, ["fox-00000.png", "fox-00001.png", "fox-00002.png"])
-    assert err == "ksched: 2 of 3 there already\n"
+    assert err == "ksched: 2 of 3 exist already\n"
     assert {path: Path(path).stat().st_mtime_ns for path in before} == before
 
 
@@ -293,7 +293,7 @@ def test_ctrl_c_keeps_what_is_finished(command: Command, monkeypatch: pytest.Mon
         patch.setattr(StableDiffusion, "decode", interrupted)
         code, _, err = command(*arguments)
     assert code == 130
-    assert err == "\nksched: interrupted; what was finished is kept, and the same command goes on from there\n"
+    assert err == "\nksched: interrupted; finished images remain, and the same command resumes\n"
     assert len([name for name in contents() if name.endswith(".png")]) == 2
     succeed(command(*arguments))
     resumed = {Path(name).name: content for name, content in contents().items()}
@@ -447,7 +447,7 @@ def test_compare_draws_every_pair_with_every_number_of_steps(
     shown = json.loads(command("show", "new/grid.png").out)
     assert [len(row) for row in shown["configs"]] == [2] * 6
     before = contents()
-    assert command(*arguments) == (0, out, "ksched: it is there already\n")
+    assert command(*arguments) == (0, out, "ksched: the sheet exists already\n")
     assert contents() == before
     code, _, err = command("generate", "--from", "new/grid.png")
     assert (code, err) == (2, "ksched: new/grid.png is a sheet of several images; ksched show prints what made them\n")
@@ -520,11 +520,11 @@ MISTAKES = {
     "generate old.json": "old.json: the field 'scheduler' is no longer used",
     "generate odd.toml": "odd.toml: unknown field 'step'; did you mean 'steps'",
     "generate ./empty": "empty has no configurations",
-    "generate twice": "twice has a .json and a .toml of one name",
+    "generate twice": "twice has a .json and a .toml file of the same name",
     "generate bad": "worse.json: steps must be at least 1 and at most 1000, the number that",
     "generate bad --out one.png": "steps must be",
     "generate fox --out fox.jpg": "images are written as .png",
-    "generate fox --grid --out folder": "a sheet is one .png",
+    "generate fox --grid --out folder": "--grid writes one .png file",
     "generate fox --grid --count 5000": "a sheet holds at most 1024 images; got 5000",
     "generate fox --batch 0": "--batch",
     "generate fox --threads 0": "--threads",
@@ -538,8 +538,8 @@ MISTAKES = {
     "generate huge.json": "huge.json: the configuration must be JSON; a whole number has more than 308 digits",
     "generate --from deep.png": "deep.png carries cannot be used: the configuration must be JSON",
     "show deep.png": "the configuration that deep.png carries cannot be used",
-    "show sheet.png": "sheet.png carries text that cannot be used: it is nested more than 64 deep",
-    "generate --from sheet.png": "sheet.png carries text that cannot be used",
+    "show sheet.png": "sheet.png stores a description that cannot be read: it is nested more than 64 deep",
+    "generate --from sheet.png": "sheet.png stores a description that cannot be read",
     "generate fox --out deep.png": "deep.png is another picture",
     "generate fox --model deep": "model_index.json cannot be read: it is nested more than 64 deep",
     "generate fox --device cuda": "--device cuda: torch finds no GPU here",
@@ -757,7 +757,7 @@ def test_files_as_json(command: Command) -> None:
     assert (made.code, made.err) == (0, "")
     assert json.loads(made.out) == {"files": ["fox-00000.png", "fox-00001.png"]}
     again = command("generate", "fox", *SMALL, "--count", "2", "--out", "fox.png", "--json")
-    assert (again.out, again.err) == (made.out, "ksched: 2 of 2 there already\n")
+    assert (again.out, again.err) == (made.out, "ksched: 2 of 2 exist already\n")
     assert json.loads(command("generate", "fox", *SMALL, "--out", "many", "--json").out) == {"files": ["many"]}
     how = ("--samplers", "auto,euler", "--schedules", "karras,beta", "--steps", "4", *SMALL[2:], "--json")
     assert json.loads(command("compare", "fox", *how).out) == {"files": ["compare.png"]}

@@ -62,7 +62,7 @@ def test_a_sampler_is_kept_with_its_options(command: Command) -> None:
     [
         (["--data", "none.npy"], "cannot read none.npy"),
         (["--data", "x.npy", "--steps", "99"], "at most 50"),
-        (["--data", "x.npy", "--out", "nowhere/plan.json"], "needs a folder that exists"),
+        (["--data", "x.npy", "--out", "nowhere/plan.json"], "the folder of --out must exist"),
         (["--data", "x.npy", "--labels", "x.npy"], "labels must have one entry for each"),
         (["--data", "labels.npy"], "samples must differ"),
         (["--data", "x.npy", "--sampler", "eulr"], "unknown sampler 'eulr'"),

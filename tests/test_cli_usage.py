@@ -122,7 +122,7 @@ MISTAKES = {
     "list euler karras": "list takes [NAME]; got 'karras' as well: see 'ksched list --help'",
     "list --json=yes": "--json takes no value",
     "list --family eulr": "adaptive, other; got 'eulr'; did you mean 'euler'?",
-    "list --schedules --family euler": "--family is of samplers; leave out --schedules, or it",
+    "list --schedules --family euler": "--family selects samplers; leave out --family or --schedules",
     "sigmas": "sigmas needs SCHEDULE (Noise schedule; see 'ksched list'); none was given, for",
     "sigmas karras ten": "STEPS must be a whole number of at least 1; got 'ten'",
     "sigmas karras 1e400": "STEPS must be a whole number of at least 1; got '1e400'",

@@ -260,7 +260,9 @@ def test_schedule_curves_refuses_what_it_cannot_draw() -> None:
         plots.schedule_curves(["karras", "beta"], 5, options={"rh": 1.0})
     with pytest.raises(ValueError, match="at least one schedule"):
         plots.schedule_curves([], 5)
-    with pytest.raises(ValueError, match=r"vp in the dialect of comfyui goes to sigma 152\.167, whatever the process"):
+    with pytest.raises(
+        ValueError, match=r"vp in the dialect comfyui starts at sigma 152\.167, but the largest sigma of"
+    ):
         plots.schedule_curves(["vp"], 5, ksched.Flow(), dialect="comfyui")
 
 

@@ -196,6 +196,29 @@ print(json.dumps(printed))
     assert all(len(text) > 300 for text in printed)
 
 
+def test_a_command_that_needs_torch_names_it_and_how_to_get_it() -> None:
+    pytest.importorskip("typer")
+    said = after("""
+import contextlib, io
+from ksched.cli import main
+said = {}
+for arguments in (["demo"], ["generate", "a seven"], ["compare", "a seven"], ["show", "x.png"],
+                  ["tune", "--data", "x.npy", "--steps", "4"]):
+    with contextlib.redirect_stderr(io.StringIO()) as words:
+        try:
+            main(arguments)
+        except SystemExit as end:
+            assert end.code == 1, arguments
+    said[arguments[0]] = words.getvalue()
+print(json.dumps(said))
+""")
+    assert said == {
+        command: f"ksched: the command '{command}' needs torch, which is not installed: pip install torch. "
+        "'ksched doctor' lists what else is missing.\n"
+        for command in said
+    }
+
+
 def test_recipes_are_all_there() -> None:
     built = after("""
 print(json.dumps([[float(t) for t in recipe.build().timesteps[:1]] for recipe in ksched.recipes.values()]))

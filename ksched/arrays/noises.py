@@ -49,7 +49,7 @@ def initial_state(
     Raises
     ------
     TypeError, ValueError
-        A shape without a batch axis; seeds that are not whole numbers or not one per item; unknown noise.
+        For a shape without a batch axis; seeds that are not whole numbers or not one per item; unknown noise.
     """
     plan, shape = plan_of(plan), checked_shape(shape)
     eps = named_numbers(noise, item_seeds(seed, shape[0]), Draw(math.inf, math.inf), shape).astype(dtype)

@@ -29,7 +29,7 @@ def plan_of(what: Plan | HasPlan) -> Plan:
     Raises
     ------
     TypeError
-        Neither a plan nor a sampler.
+        For anything that is neither a plan nor a sampler.
     TraceError
         The sampler is adaptive, so it has no plan.
     """
@@ -45,7 +45,7 @@ def answered(denoise: Model, x: Any, sigma: Any, both: bool) -> tuple[Any, ...]:
     Raises
     ------
     TypeError, ValueError
-        An answer without the unconditional prediction, or of the wrong shape.
+        For an answer without the unconditional prediction, or of the wrong shape.
     """
     answer = denoise(x, sigma)
     outputs = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer,)

@@ -55,8 +55,8 @@ def run(
     Raises
     ------
     TypeError, ValueError
-        Not a plan; a plan that draws noise with neither ``noise`` nor ``seed``, or both given; an answer of the wrong
-        shape.
+        For anything that is not a plan; a plan that draws noise with neither ``noise`` nor ``seed``, or both given; an
+        answer of the wrong shape.
 
     Notes
     -----

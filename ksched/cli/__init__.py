@@ -1,7 +1,8 @@
-"""The command ``ksched``: the library's names, levels, plans and pictures from a shell, and images from text.
+"""The command ``ksched``: names, noise levels, plans and plots from a shell, and images from text.
 
-Results go to stdout and nothing else does. A mistake is one line on stderr and exit code 2; a missing extra or a
-failure that is nobody's mistake, 1; Ctrl-C, 130. What needs torch or diffusers imports it when it is asked for.
+Only results go to stdout. A usage error prints one line on stderr and exits with code 2. A missing extra, or a failure
+that the user did not cause, exits with 1, and Ctrl-C with 130. torch and diffusers are imported only by the commands
+that need them.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from ksched.cli.process import ProcessName
 
 __all__ = ["ProcessName", "main"]
 
-_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of a disk, not of who asked
+_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # disk failures, not usage errors
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit: 0 done, 1 an extra is missing or it failed, 2 a mistake, 130 interrupted.
+    """Run the command and exit: 0 on success, 1 on failure or a missing extra, 2 on a usage error, 130 on Ctrl-C.
 
     Parameters
     ----------
-    arguments : what follows the name of the command; None takes it from ``sys.argv``
+    arguments : sequence of str, optional
+        The command line without the program's name. None reads ``sys.argv``.
     """
     _print_anything()
     try:
         sys.exit(_run(None if arguments is None else list(arguments)))
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:  # while the command is still being imported
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run the command: its exit code."""
+    """Run the command and return its exit code."""
     try:
         import rich  # noqa: F401 - only to know whether it is there
         import typer
@@ -56,6 +58,8 @@ def _run(arguments: list[str] | None) -> int:
         raise
     except (Interrupted, typer.Abort):
         _fail("interrupted", 130)
+    except ModuleNotFoundError as error:
+        _fail(_missing(error, sys.argv[1:] if arguments is None else arguments), 1)
     except ImportError as error:
         _fail(str(error), 1)
     except OSError as error:
@@ -72,20 +76,32 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _print_anything() -> None:
-    """Let every name and text be printed: what the encoding of stdout does not have is written as an escape."""
+    """Make stdout accept any text: characters that its encoding lacks are written as escapes."""
     codecs.register_error("ksched", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="ksched")
 
 
 def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The bytes of a path as they are, if it is one that is not text; else an escape."""
+    """Return the raw bytes of a path that is not valid text, or else an escape."""
     for handler in ("surrogateescape", "backslashreplace"):
         try:
             return codecs.lookup_error(handler)(error)
         except UnicodeError:
             continue
     raise error
+
+
+def _missing(error: ModuleNotFoundError, arguments: list[str]) -> str:
+    """Which command needs the package that is not there, and how to get it."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "ksched"):
+        return str(error)
+    command = next((f"the command {word!r}" for word in arguments if not word.startswith("-")), "the command")
+    return (
+        f"{command} needs {package}, which is not installed: pip install {package}. "
+        "'ksched doctor' lists what else is missing."
+    )
 
 
 def _said(error: OSError) -> str:

@@ -15,7 +15,7 @@ from ksched.cli.help import Command, Group, text_and_examples
 
 __all__ = ["make_app", "make_command"]
 
-#: commands by what they are for, in the order of the help
+#: commands by purpose, in the order of the help
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Images": {
         "generate": generate.generate_images,
@@ -40,12 +40,12 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 
 @cache
 def make_command() -> Any:
-    """All commands, ready to run: ``make_command().main(["list"], standalone_mode=False)``."""
+    """Return all commands, ready to run: ``make_command().main(["list"], standalone_mode=False)``."""
     return typer.main.get_command(make_app())
 
 
 def make_app() -> typer.Typer:
-    """All commands, in the order of the help."""
+    """Build the typer app with all commands, in the order of the help."""
     settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
         cls=_with_examples(Group, _common),
@@ -64,7 +64,7 @@ def make_app() -> typer.Typer:
 
 
 def _with_examples(kind: Any, function: Callable[..., Any]) -> Any:
-    """The class of a command, with the examples of its docstring."""
+    """Subclass a command class with the examples of a function's docstring."""
     return type(kind.__name__, (kind,), {"examples": text_and_examples(function)[1]})
 
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: their options, how values are read, where tables go."""
+"""Shared by the commands: options, the parsing of values, and the console that tables are printed to."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = [
     "screen",
 ]
 
-#: steps beyond which a command would fill memory, or run for hours, before it had anything to show
+#: with more steps, a command would fill memory or run for hours before it could show anything
 LONGEST, LONGEST_PLAN = 1_000_000, 100_000
 _MEMORY = ", so that its tables fit into memory"
 
@@ -72,7 +72,9 @@ Steps: TypeAlias = Annotated[int | None, _steps(LONGEST)]
 PlanSteps: TypeAlias = Annotated[int | None, _steps(LONGEST_PLAN)]
 StepsArgument: TypeAlias = Annotated[
     int | None,
-    typer.Argument(**{**whole(1, LONGEST_PLAN, _MEMORY), "metavar": "STEPS"}, help="Number of steps, as --steps."),
+    typer.Argument(
+        **{**whole(1, LONGEST_PLAN, _MEMORY), "metavar": "STEPS"}, help="Number of steps, the same as --steps."
+    ),
 ]
 ProcessOption: TypeAlias = Annotated[
     ProcessName,
@@ -103,7 +105,7 @@ DialectName: TypeAlias = Annotated[
     typer.Option(
         "--dialect",
         **choice("a dialect", Dialect, Dialect.parse),
-        help=f"Program whose meaning of a name is taken: {', '.join(Dialect)}.",
+        help=f"Program whose definition of the schedule is used: {', '.join(Dialect)}.",
         rich_help_panel=LEVELS,
     ),
 ]
@@ -120,7 +122,7 @@ Calls: TypeAlias = Annotated[
     typer.Option(
         "--calls",
         **whole(1, LONGEST_PLAN, _MEMORY),
-        help="Model calls (NFE) to spend: takes as many steps as they allow, instead of --steps.",
+        help="Budget of model calls (NFE): runs as many steps as fit into it. Replaces --steps.",
         rich_help_panel=LEVELS,
     ),
 ]
@@ -129,7 +131,7 @@ Sigmas: TypeAlias = Annotated[
     typer.Option(
         "--sigmas",
         metavar="A,B,...",
-        help="Noise levels of your own, falling, such as 14.6,5,1.5,0; instead of a schedule and steps.",
+        help="Your own noise levels, decreasing, such as 14.6,5,1.5,0. Replaces the schedule and --steps.",
         rich_help_panel=LEVELS,
     ),
 ]
@@ -145,7 +147,7 @@ Options: TypeAlias = Annotated[
         "--option",
         "-o",
         metavar="NAME=VALUE",
-        help="Option of the sampler or schedule, such as rho=5; may be repeated. --rho 5 is the same.",
+        help="Option of the sampler or schedule, such as rho=5. May be repeated. --rho 5 means the same.",
         autocompletion=_complete_option,
     ),
 ]
@@ -160,20 +162,18 @@ ScheduleName: TypeAlias = Annotated[
         "--schedule", metavar="NAME", help="Noise schedule; see 'ksched list'.", autocompletion=complete_schedule
     ),
 ]
-Seed: TypeAlias = Annotated[
-    int, typer.Option("--seed", **whole(0, 2**63 - 1), help="Seed of everything that is random.")
-]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", **whole(0, 2**63 - 1), help="Random seed.")]
 
 
 def one_of(flag: str, option: Any, argument: Any) -> Any:
-    """A value that may be an argument or an option; None where it is neither."""
+    """Return a value that can be given as an argument or as an option; None if it was not given."""
     if option is not None and argument is not None:
         raise ValueError(f"{flag} must be given once; got {shown(argument)} and {flag} {option}, which mean the same")
     return argument if option is None else option
 
 
 def read_plan(file: Path) -> Plan:
-    """The plan in a file, or an error that says what is wrong with it."""
+    """Read a plan from a file; an error says what is wrong with the file."""
     from ksched.plan.plan import Plan
 
     try:
@@ -183,7 +183,7 @@ def read_plan(file: Path) -> Plan:
 
 
 def read_text(file: Path) -> str:
-    """The text in a file, or an error that says what is wrong with it."""
+    """Read a text file; an error says what is wrong with the file."""
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -193,7 +193,7 @@ def read_text(file: Path) -> str:
 
 
 def read_sigmas(text: str | None) -> list[float] | None:
-    """Noise levels between commas."""
+    """Parse noise levels that are separated by commas."""
     if text is None:
         return None
     try:
@@ -205,18 +205,18 @@ def read_sigmas(text: str | None) -> list[float] | None:
 
 
 def screen() -> Console:
-    """Where tables go: as wide as the terminal, or as COLUMNS says; as they need it where nobody watches."""
+    """Return the console for tables: as wide as the terminal or COLUMNS; wide enough for any table in a pipe."""
     wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 240
     return Console(markup=False, highlight=False, width=wide)
 
 
 def plain_number(value: Any) -> Any:
-    """A value for JSON, which has no infinity: "inf" and "-inf" as in the JSON of a plan."""
+    """Convert a value for JSON, which has no infinity: "inf" and "-inf", as in the JSON of a plan."""
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def read_options(texts: Sequence[str] | None, owner: str, known: Mapping[str, Option]) -> dict[str, Any]:
-    """``name=value`` texts as checked options, every value read as its option's own type."""
+    """Parse ``name=value`` texts into checked options, each value converted to the type of its option."""
     values: dict[str, Any] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
@@ -230,7 +230,10 @@ def read_options(texts: Sequence[str] | None, owner: str, known: Mapping[str, Op
 
 
 def _read(text: str, option: Option) -> Any:
-    """A text as an option's type, one per step with commas between; the text itself, to be refused, if it is none."""
+    """Convert a text to an option's type, or to a list of one value per step if it has commas.
+
+    A text that cannot be converted is returned unchanged, so that `check_options` refuses it.
+    """
     kind = option.kind
     if option.per_step and "," in text:
         return [_read(part.strip(), option) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""``ksched compare``: one image with many samplers, schedules and numbers of steps, on a sheet."""
+"""``ksched compare``: one sheet with the same image from several samplers, schedules and numbers of steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = ["compare_images"]
 
 
 def _complete_samplers(incomplete: str) -> list[str]:
-    """The last of names between commas."""
+    """Complete the last of several names separated by commas."""
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in complete_sampler(last)]
 
@@ -99,7 +99,7 @@ def compare_images(
     """Draw one image with several samplers, schedules and numbers of steps, on one sheet.
 
     The sheet has a row for each sampler and schedule and a column for each number of steps, with the model calls (NFE)
-    under each image. All images start from the same noise. An option goes to every sampler or schedule that has it.
+    under each image. All images start from the same noise. An option applies to every sampler or schedule that has it.
 
     Examples
     --------
@@ -123,7 +123,9 @@ def compare_images(
     with printed_files(as_json) as printed, interrupted, threads:
         shown = _contents(made, configs, canvas.pictures)
         whole = canvas.init is None
-        runs = [[made.sampler(config, whole=whole) for config in row] for row in configs]  # refuses what cannot be
+        runs = [
+            [made.sampler(config, whole=whole) for config in row] for row in configs
+        ]  # raises for impossible settings
         if is_sheet_there(out, shown, force, printed):
             return
         make_writable(out)
@@ -133,7 +135,7 @@ def compare_images(
             shown,
             force,
             printed,
-            rows=[f"{name}\n{rule or 'its own levels'}" for name, rule in pairs],
+            rows=[f"{name}\n{rule or 'own levels'}" for name, rule in pairs],
             columns=[_counted(count, "step") for count in counts],
             captions=[[_caption(run) for run in row] for row in runs],
             title=quoted(base.config.prompt),
@@ -142,7 +144,7 @@ def compare_images(
 
 
 def _pairs(samplers: Sequence[str], schedules: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Every sampler with every schedule; without one where it has noise levels of its own."""
+    """Combine every sampler with every schedule; a sampler that brings its own noise levels has None."""
     own: list[str | None] = [None]
     return [(name, rule) for name in samplers for rule in (own if sampler_spec(name).levels else schedules)]
 
@@ -154,7 +156,7 @@ def _row(
     counts: Sequence[int],
     options: Mapping[str, Mapping[str, Any]],
 ) -> list[SamplingConfig]:
-    """One configuration with a sampler, a schedule and the options that they have, at every number of steps."""
+    """Return one configuration per number of steps, with a sampler, a schedule and the options that they accept."""
     from ksched.stable_diffusion import SamplingConfig
 
     known = {
@@ -170,7 +172,7 @@ def _row(
 def _drawn(
     model: StableDiffusion, configs: Sequence[Sequence[SamplingConfig]], pictures: Mapping[str, Any]
 ) -> list[list[Image.Image]]:
-    """The images of configurations by row, with a bar over all of them."""
+    """Draw the images of all configurations, row by row, with one progress bar."""
     cells: list[list[Image.Image]] = []
     with _bar(sum(map(len, configs))) as advance:
         for row in configs:
@@ -184,13 +186,13 @@ def _drawn(
 def _contents(
     model: StableDiffusion, configs: Sequence[Sequence[SamplingConfig]], pictures: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a sheet shows, as it carries it."""
+    """Return the description of a sheet that is stored in its file."""
     entries = [[config.to_dict() for config in row] for row in configs]
     return {"model": model.name, "configs": entries, **digests(pictures)}
 
 
 def _caption(sampler: Sampler) -> str:
-    """The cost of a run, as it is written under its image."""
+    """Return the caption of an image: the cost of its run."""
     return "adaptive" if sampler.spec.adaptive else _counted(sampler.nfe, "call")
 
 

@@ -1,4 +1,4 @@
-"""What the commands are asked to draw, as configurations: a prompt, files, a picture, and what is changed of them."""
+"""Configurations from a command line: from a prompt, files or a picture, with the changes that its options ask for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Wanted:
-    """One configuration, and what it is called."""
+    """A configuration and its name."""
 
     name: str
     config: SamplingConfig
@@ -47,13 +47,13 @@ def wanted_of(
     option: Sequence[str] | None,
     calls: int | None = None,
 ) -> list[Wanted]:
-    """What is asked for: a prompt, a file, a folder or a picture, each with the changes."""
+    """Return the configurations of a prompt, a file, a folder or a picture, with the changes applied."""
     wanted = _wanted(what, again, changes, option)
     return wanted if calls is None else [Wanted(one.name, _of_calls(one.config, calls)) for one in wanted]
 
 
 def _of_calls(config: SamplingConfig, calls: int) -> SamplingConfig:
-    """A configuration with the most steps that so many model calls allow; how many does not depend on the model."""
+    """Return a configuration with as many steps as fit into a number of model calls; no model is needed for this."""
     from ksched.sampler import build_sampler
 
     own = sampler_spec(config.sampler).levels is not None
@@ -78,9 +78,11 @@ def _wanted(
     if is_folder(what):
         files = _configurations(path)
         if not files:
-            raise ValueError(f"{path} has no configurations, whose names end in .json or .toml")
+            raise ValueError(f"{path} has no configurations (files that end in .json or .toml)")
         if len({file.stem for file in files}) < len(files):
-            raise ValueError(f"{path} has a .json and a .toml of one name, whose images would have one name too")
+            raise ValueError(
+                f"{path} has a .json and a .toml file of the same name, so their images would overwrite each other"
+            )
         return [Wanted(file.stem, _changed(_read(file), changes, option)) for file in files]
     if path.suffix.lower() in (".json", ".toml"):
         return [Wanted(path.stem, _changed(_read(path), changes, option))]
@@ -89,21 +91,21 @@ def _wanted(
 
 
 def is_folder(what: str | None) -> bool:
-    """Whether a text is a folder of configurations, and not a prompt that happens to be the name of a folder."""
+    """Whether a text names a folder of configurations; a prompt can happen to be the name of some other folder."""
     try:
         there = bool(what) and Path(what or "").is_dir()
-    except (OSError, ValueError):  # a prompt that is too long for a name, or has a null
+    except (OSError, ValueError):  # the prompt is too long for a file name, or has a null character
         return False
     return there and ("/" in str(what) or bool(_configurations(Path(what or ""))))
 
 
 def _configurations(folder: Path) -> list[Path]:
     files = (file for file in folder.iterdir() if file.suffix.lower() in (".json", ".toml"))
-    return sorted(file for file in files if file.name != "manifest.json")  # that of a folder of images
+    return sorted(file for file in files if file.name != "manifest.json")  # the manifest of a folder of images
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The fields of a configuration in a file, with defaults."""
+    """Read the fields of a configuration from a file, with defaults."""
     from ksched.stable_diffusion import SamplingConfig
 
     try:
@@ -116,7 +118,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _changed(entries: dict[str, Any], changes: Mapping[str, Any], option: Sequence[str] | None) -> SamplingConfig:
-    """A whole configuration, with changes; another sampler or schedule comes without the options of the first."""
+    """Apply changes to a configuration; a new sampler or schedule drops the options of the old one."""
     from ksched.stable_diffusion import PRESETS, SamplingConfig
 
     names = {name for name in changes if name not in ("label", "preset")}
@@ -129,7 +131,7 @@ def _changed(entries: dict[str, Any], changes: Mapping[str, Any], option: Sequen
     for name in ("sampler", "schedule"):
         if new[name] != entries[name]:
             new[f"{name}_options"] = {}
-    if "sigmas" in changes:  # they take the place of what the first has of the kind
+    if "sigmas" in changes:  # they replace the schedule of the original configuration
         new |= {"schedule": read["schedule"], "schedule_options": {}, "steps": read["steps"]}
     elif {"schedule", "steps", "label", "preset"} & names:
         new["sigmas"] = None
@@ -148,7 +150,7 @@ def _with_options(entries: dict[str, Any], option: Sequence[str] | None) -> Samp
 def split_options(
     samplers: Sequence[str], schedules: Sequence[str], option: Sequence[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """``name=value`` texts as options of samplers, and of schedules where no sampler has one of that name."""
+    """Parse ``name=value`` texts into sampler options and schedule options; a name that both have is the sampler's."""
     own = {name: known for sampler in samplers for name, known in sampler_spec(sampler).options.items()}
     theirs = {key: known for name in schedules for key, known in schedule_options(name).items()}
     theirs |= {name: Option(name, float, None) for name in ("sigma_min", "sigma_max")}
@@ -161,22 +163,22 @@ def split_options(
 
 
 def given_of(**values: Any) -> dict[str, Any]:
-    """What was given of options whose default is left to others."""
+    """Return the options that were given; the others keep the defaults of the configuration."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def of_plan(file: Path, beside: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan in a file as the settings that it stands for."""
+    """Read a plan from a file and return the settings that it replaces."""
     plan = read_plan(file)
     if taken := {"sampler", "schedule", "label", "preset"} & beside.keys():
-        raise ValueError(f"--plan is sampler and schedule in one; leave out --{min(taken)}, or it")
+        raise ValueError(f"--plan is sampler and schedule in one; leave out --plan or --{min(taken)}")
     if beside.get("steps", plan.steps) not in (plan.steps, plan.nfe):
         raise ValueError(f"the plan has {plan.steps} steps; got --steps {beside['steps']}")
     return {"sampler": plan.to_json(), "schedule": NoiseSchedule.default().value, "steps": plan.steps}
 
 
 def seeds_of(text: str | None) -> int | list[int] | None:
-    """One seed, or one for each image."""
+    """Parse one seed, or one seed for each image."""
     if text is None:
         return None
     seeds = [whole_number("--seed", part) for part in text.split(",")]
@@ -184,7 +186,7 @@ def seeds_of(text: str | None) -> int | list[int] | None:
 
 
 def parts_of(flag: str, text: str) -> list[str]:
-    """Names between commas, each once."""
+    """Split names that are separated by commas and drop repetitions."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ValueError(f"{flag} must be names separated by commas; got {text!r}")
@@ -192,7 +194,7 @@ def parts_of(flag: str, text: str) -> list[str]:
 
 
 def whole_number(flag: str, text: str) -> int:
-    """A number among others."""
+    """Parse one whole number of a list."""
     try:
         return int(text)
     except ValueError:

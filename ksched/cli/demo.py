@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_demo"]
 
 
-_MEASURED_SHARE = 0.8  # of the time, where digits are drawn of words too
+_MEASURED_SHARE = 0.8  # share of the time, when digits are drawn from text too
 
 
 def draw_demo(
@@ -47,8 +47,8 @@ def draw_demo(
         typer.Option(
             "--steps",
             "-n",
-            **whole(1, 1000, ", so that it ends within minutes"),
-            help="Number of steps of the pictures.",
+            **whole(1, 1000, ", so that the demo ends within minutes"),
+            help="Number of sampling steps.",
         ),
     ] = 20,
     process: ProcessOption = ProcessName.VP,
@@ -58,7 +58,8 @@ def draw_demo(
 ) -> None:
     """Sample 64 handwritten digits, and measure every sampler on every schedule at equal model calls (NFE).
 
-    It draws the digits, the noise levels and the errors. With the extra diffusers, it draws digits from text too.
+    The pictures show the digits, the noise levels and the errors. With the extra diffusers installed, the demo also
+    draws digits from text.
 
     Examples
     --------
@@ -93,26 +94,26 @@ def draw_demo(
 
 
 def _facts(report: Report) -> dict[str, Any]:
-    """The errors of all samplers, for a program."""
+    """Return the errors of all samplers for --json."""
     errors = [error for count in report.maps for error in report.at(count)]
     return {"errors": [{**error._asdict(), "value": plain_number(float(error.value))} for error in errors]}
 
 
 def _try_next(with_words: bool) -> str:
-    """What to do after the demonstration: three commands that work as they are."""
+    """Suggest three commands to try after the demo; each works when pasted."""
     commands = {
         "ksched plan dpmpp_2m karras --steps 4": "a sampler as a table of numbers",
         "ksched list": "all samplers and noise schedules",
         "ksched plot karras beta --steps 20 --out schedules.png": "noise levels side by side",
     }
     if with_words:
-        commands = {'ksched generate "a handwritten seven" --out seven.png': "a picture from words", **commands}
+        commands = {'ksched generate "a handwritten seven" --out seven.png': "a picture from text", **commands}
     lines = [f"  {command}\n      {what}" for command, what in list(commands.items())[:3]]
     return "\n".join(["", "Try next:", *lines])
 
 
 def _error_table(report: Report) -> Table:
-    """Errors of all samplers at equal model calls: with the schedule that was asked for, and with their best one."""
+    """Tabulate the errors of all samplers at equal NFE, with the requested schedule and with each one's best."""
     asked, counts = report.sampler.schedule, report.maps
     table = _empty_table(asked, counts)
     found: dict[tuple[str, int], list[Error]] = {}
@@ -136,7 +137,7 @@ def _error_table(report: Report) -> Table:
 
 
 def _empty_table(asked: str | None, counts: Sequence[int]) -> Table:
-    """The table of errors at some numbers of model calls, with its headings and no rows."""
+    """Build the table of errors with its headings and no rows."""
     table = Table(
         box=box.SIMPLE,  # 80 columns are enough
         show_edge=False,
@@ -144,9 +145,9 @@ def _empty_table(asked: str | None, counts: Sequence[int]) -> Table:
         padding=(0, 0, 0, 1),
         title=f"Error at {' and '.join(map(str, counts))} model calls (NFE), in % of the digits' spread",
         caption="without noise: mean distance to the exact ODE solution, on digits\n"
-        "with noise: Wasserstein-2 distance to the exact law, on Gaussian data\n"
+        "with noise: Wasserstein-2 distance to the exact distribution, on Gaussian data\n"
         "a sampler with two calls per step runs half the steps; - cannot run in so few\n"
-        "* smallest without noise, or with it; auto has its own noise levels",
+        "* smallest error without or with noise; auto has its own noise levels",
         title_justify="left",
         caption_justify="left",
     )
@@ -160,7 +161,7 @@ def _empty_table(asked: str | None, counts: Sequence[int]) -> Table:
 
 
 def _best_cell(best: Error | None, least: float) -> str | Text:
-    """A sampler's smallest error; a star marks the smallest of all samplers."""
+    """Format a sampler's smallest error; a star marks the smallest of all samplers."""
     if best is None:
         return "- "
     if best.value == least:
@@ -169,7 +170,7 @@ def _best_cell(best: Error | None, least: float) -> str | Text:
 
 
 def _levels_of(best: Error | None) -> str:
-    """The schedule with which a sampler has its smallest error."""
+    """Return the schedule with which a sampler has its smallest error."""
     if best is None:
         return ""
     return "its own levels" if best.schedule is None else str(best.schedule)

@@ -1,4 +1,4 @@
-"""``ksched demo`` with a prompt: the samplers side by side on a text-to-image model."""
+"""The part of ``ksched demo`` that draws from text: samplers side by side on a text-to-image model."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["from_text"]
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-#: what the stages take on one core, for the progress
+#: seconds that each stage takes on one core, for the progress bar
 _SECONDS = {"loading a model": 4.2, "drawing digits from words": 4.5, "comparing samplers": 2.7}
 
 
 _PROMPT = "a handwritten three"
 
 
-# Few calls, in which samplers differ; all of these make one model call a step.
+# Samplers differ most at small NFE; all of these make one model call per step.
 _COMPARED = (
     ("auto", None),
     ("euler", "karras"),
@@ -44,7 +44,7 @@ _COMPARED = (
 )
 
 
-# what comes out of many calls, whatever the sampler: what the others are compared with
+# the reference for the comparison: at this NFE all samplers agree
 _MANY = ("dpmpp_2m", "karras")
 
 
@@ -63,24 +63,37 @@ def from_text(
     many: int = 40,
     progress: Progress = lambda doing, share: None,
 ) -> tuple[Path, ...]:
-    """Digits drawn of words, and one of them by some samplers in few model calls.
+    """Draw digits from text, and one of them with several samplers at small NFE.
 
     Parameters
     ----------
-    model : folder of diffusers, of a model that draws digits
-    sampler, schedule, steps : of the first picture
-    seed : of the first image of each word, and of the word that is compared
-    out : folder for ``prompts.png`` and ``compared.png``; made if it does not exist
-    guidance_scale : of classifier-free guidance
-    images : of each word
-    compared : numbers of model calls
-    many : model calls of the picture that the others are compared with
-    progress : told what is being done, and the share of the work that is done
+    model : path
+        Diffusers folder with a model that draws digits.
+    sampler, schedule : str
+        Settings of the first picture.
+    steps : int
+        Number of steps of the first picture.
+    seed : int
+        Seed of the first image of each word, and of the compared images.
+    out : path
+        Folder for ``prompts.png`` and ``compared.png``, created if necessary.
+    guidance_scale : float
+        Scale of classifier-free guidance (CFG).
+    images : int
+        Number of images per word.
+    compared : sequence of int
+        The NFE at which samplers are compared.
+    many : int
+        NFE of the reference picture.
+    progress : callable
+        Called with the name of the current stage and the share of the work that is done.
 
     Raises
     ------
-    ImportError : diffusers or transformers are missing (extra ``diffusers``)
-    OSError, TypeError, ValueError : as for `ksched.stable_diffusion.StableDiffusion`
+    ImportError
+        If diffusers or transformers is missing (extra ``diffusers``).
+    OSError, TypeError, ValueError
+        As `ksched.stable_diffusion.StableDiffusion` raises them.
     """
     from ksched.pictures.sheet import sheet
     from ksched.stable_diffusion import SamplingConfig, StableDiffusion, save_png
@@ -112,7 +125,7 @@ def from_text(
 def _few_calls(
     model: StableDiffusion, calls: Sequence[int], many: int, how: Mapping[str, Any], advance: Callable[[], object]
 ) -> Image:
-    """One digit by some samplers at some numbers of model calls, each with its distance to that of many calls."""
+    """Draw one digit with several samplers at several NFE, each with its distance to the reference picture."""
     import numpy as np
 
     from ksched.pictures.sheet import sheet
@@ -123,7 +136,7 @@ def _few_calls(
         return model.generate(SamplingConfig(_PROMPT, sampler=sampler, steps=steps, **own, **how))[0]
 
     def off(picture: Image) -> str:
-        """Root mean square difference to the picture of many calls, over the greatest that there could be."""
+        """Root mean square difference to the reference picture, in % of the greatest possible difference."""
         return f"{100 * np.sqrt(np.mean((np.asarray(picture, float) / 255 - exact) ** 2)):.1f} % off"
 
     target = draw(*_MANY, many)

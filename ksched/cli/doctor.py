@@ -1,4 +1,4 @@
-"""``ksched doctor``: what is installed, what is missing and how to get it, and whether runs give what they should."""
+"""``ksched doctor``: what is installed, what is missing and how to get it, and whether a run gives its known result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _EXTRAS = {
 def check_installation(as_json: AsJSON = False) -> None:
     """Check this installation: versions, extras, devices, and a short run compared with its recorded result.
 
-    What is missing is shown with the command that installs it. The exit code is 0, or 1 if the self-check fails.
+    For every missing package, the command that installs it is shown. The exit code is 1 if the self-check fails, and 0
+    otherwise.
 
     Examples
     --------
@@ -90,7 +91,7 @@ def _page(
     checks: Sequence[Check],
     problem: str,
 ) -> list[str]:
-    """All of it as text, narrow enough for any screen."""
+    """Format the whole report as text, narrow enough for any terminal."""
     lines = [
         f"ksched {__version__}",
         f"  python     {platform.python_version()}",
@@ -119,18 +120,18 @@ def _page(
     return [
         *lines,
         "",
-        "ksched does not give the recorded results here. Install numpy, scipy and torch",
-        "anew in a fresh environment; if that does not help, report the output of",
+        "ksched does not give the recorded results here. Reinstall numpy, scipy and torch",
+        "in a fresh environment. If that does not help, report the output of",
         "'ksched doctor --json'.",
     ]
 
 
 def _version(name: str) -> str | None:
-    """The version of a package; None where it is not installed."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "installed, of an unknown version" if _is_there(name) else None
+        return "installed, unknown version" if _is_there(name) else None
 
 
 def _is_there(module: str) -> bool:
@@ -141,7 +142,7 @@ def _is_there(module: str) -> bool:
 
 
 def _missing(extra: str, versions: dict[str, str | None]) -> list[str]:
-    """Packages of an extra that are not installed, or too old."""
+    """List the packages of an extra that are missing or too old."""
     try:
         wanted = metadata.requires("ksched") or []
     except metadata.PackageNotFoundError:
@@ -160,7 +161,7 @@ def _missing(extra: str, versions: dict[str, str | None]) -> list[str]:
 
 
 def _numbers(version: str) -> list[int]:
-    """The numbers of a version, to compare: those of a text without any are as large as can be."""
+    """Return the numbers of a version for comparison; a version without numbers counts as newer than any other."""
     return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]] or [sys.maxsize]
 
 
@@ -169,7 +170,7 @@ def _command(extra: str) -> str:
 
 
 def _torch() -> tuple[Any, str]:
-    """Torch, or None and why it cannot be imported."""
+    """Import torch; if that fails, return None and the reason."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -180,11 +181,11 @@ def _torch() -> tuple[Any, str]:
 
 
 def _devices(torch: Any) -> list[dict[str, Any]]:
-    """What can run: the CPU, and what torch finds."""
+    """List the devices: the CPU, and those that torch finds."""
     cores = os.cpu_count() or 1
     if torch is None:
-        return [{"name": "cpu", "about": f"{cores} cores, NumPy alone"}]
-    found = [{"name": "cpu", "about": f"{cores} cores, {torch.get_num_threads()} threads of torch"}]
+        return [{"name": "cpu", "about": f"{cores} cores, NumPy only"}]
+    found = [{"name": "cpu", "about": f"{cores} cores, {torch.get_num_threads()} torch threads"}]
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(k)

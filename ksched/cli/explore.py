@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explore_plans"]
 
-_LONGEST = 300  # steps; beyond, a page could hardly draw the plan
+_LONGEST = 300  # steps; the page cannot draw a longer plan legibly
 _USUAL = 10
 _MOST = 2
 
@@ -51,7 +51,7 @@ def explore_plans(
         list[str] | None,
         typer.Option(
             "--sampler",
-            help="Sampler, see 'ksched list'; auto; or a plan in a .json file. Give two to see them side by side.",
+            help="Sampler (see 'ksched list'), auto, or a .json file with a plan. Give two to see them side by side.",
             autocompletion=complete_sampler,
         ),
     ] = None,
@@ -81,17 +81,17 @@ def explore_plans(
     sigma_max: SigmaMax = None,
     dialect: DialectName = Dialect.KSCHED,
     option: Options = None,
-    out: Annotated[Path, typer.Option("--output", "--out", **PATH, help="Where to write the page.")] = Path(
+    out: Annotated[Path, typer.Option("--output", "--out", **PATH, help="File to write the page to.")] = Path(
         "ksched-explorer.html"
     ),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is not such a page.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is not an explorer page.")] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Write the page and do not open a browser.")] = False,
     as_json: AsJSON = False,
 ) -> None:
     """Write a page that runs plans, and open it in a browser: one HTML file that needs no server and no network.
 
-    The page has plans of every sampler. A sampler, schedule, number of steps or option that is given here is added to
-    them and shown first.
+    The page has plans of every sampler. If you give a sampler, schedule, number of steps or options, the page also has
+    that plan and shows it first.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def explore_plans(
     name = f"{process}{'' if shift is None else f' shift={shift:g}'}{' zero-terminal-snr' * zero_terminal_snr}"
     names = list(dict.fromkeys(sampler or ["dpmpp_2m"]))
     if len(names) > _MOST:
-        raise ValueError(f"give at most {_MOST} samplers, which the page shows side by side; got {len(names)}")
+        raise ValueError(f"the page shows at most {_MOST} samplers side by side; got {len(names)}")
     asked = any(value is not None for value in (sampler, schedule, steps, option)) or limits or name != ProcessName.VP
     how: dict[str, Any] = {"dialect": dialect, "limits": limits}
     shared = _shared_options(names, schedule, option) if asked else {}
@@ -119,7 +119,7 @@ def explore_plans(
 
 
 def _check_replaceable(out: Path, force: bool) -> None:
-    """Refuse to write over a file that is no page of the explorer."""
+    """Refuse to overwrite a file that is not an explorer page."""
     from ksched.explorer import is_page
 
     if out.is_dir():
@@ -132,7 +132,7 @@ def _check_replaceable(out: Path, force: bool) -> None:
 
 
 def _spec(sampler: str) -> tuple[str | Plan, SamplerSpec]:
-    """What `build_sampler` takes for a name or a file, and what is known of it."""
+    """Return the argument of `build_sampler` for a name or a file, and the sampler's specification."""
     if sampler.lower().endswith(".json"):
         plan = read_plan(Path(sampler))
         return plan, plan_spec(plan)
@@ -142,7 +142,7 @@ def _spec(sampler: str) -> tuple[str | Plan, SamplerSpec]:
 def _shared_options(
     samplers: Sequence[str], schedule: str | None, option: list[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """The options of each sampler: one that is given goes to all that have it, and some sampler must."""
+    """Pass each option to every sampler that has it; at least one must."""
     rule = schedule_name(schedule or NoiseSchedule.KARRAS)
     specs = {name: _spec(name)[1] for name in samplers}
     known = {name: {**({} if spec.levels else schedule_options(rule)), **spec.options} for name, spec in specs.items()}
@@ -163,7 +163,7 @@ def _case(
     options: dict[str, Any],
     limits: dict[str, float],
 ) -> Case:
-    """One plan that was asked for, under the names by which the page shows it."""
+    """Build one requested plan, with the names under which the page shows it."""
     from ksched.explorer import Case, options_text
     from ksched.sampler import build_sampler
 
@@ -171,9 +171,9 @@ def _case(
     if spec.adaptive:
         raise ValueError(f"{spec.name} chooses its steps as it runs, so it has no plan to show; take another sampler")
     own = bool(spec.levels)
-    where = schedule if own else schedule_name(schedule or NoiseSchedule.KARRAS)  # a sampler with its own refuses one
+    where = schedule if own else schedule_name(schedule or NoiseSchedule.KARRAS)  # own: no schedule accepted
     count = _USUAL if steps is None and not own else steps
     given = {**options, **limits}
     built = build_sampler(named, where, count, process=process, dialect=dialect, **given)
     words = options_text({**given, **({} if dialect is Dialect.KSCHED else {"dialect": dialect})})
-    return Case(process_name, "levels of its own" if own else str(where), spec.name, built.steps, words, built.plan)
+    return Case(process_name, "its own levels" if own else str(where), spec.name, built.steps, words, built.plan)

@@ -81,7 +81,9 @@ def generate_images(
     plan: Annotated[
         Path | None,
         typer.Option(
-            "--plan", **PATH, help="File with a plan, from ksched tune or ksched plan --json, instead of all these."
+            "--plan",
+            **PATH,
+            help="File with a plan from ksched tune or ksched plan --json. Replaces sampler, schedule and steps.",
         ),
     ] = None,
     option: Options = None,
@@ -94,7 +96,7 @@ def generate_images(
         typer.Option(
             "--seed",
             metavar="N[,N...]",
-            help="Seed of the first image, the next takes one more; or one seed for each image.",
+            help="Seed of the first image, which rises by 1 with each further image; or one seed for each image.",
             show_default="0",
             rich_help_panel=PICTURE,
         ),
@@ -111,7 +113,7 @@ def generate_images(
         typer.Option(
             "--from",
             **PATH,
-            help="Picture to draw again, with the settings that it carries and what else is given.",
+            help="Picture to draw again, with the settings stored in it and the changes given here.",
             rich_help_panel=PICTURE,
         ),
     ] = None,
@@ -121,7 +123,7 @@ def generate_images(
         typer.Option(
             "--batch",
             **whole(1),
-            help="Images drawn at once; the last bits of a picture depend on it.",
+            help="Images drawn at once. Pixels can differ in the last bit between batch sizes.",
             rich_help_panel=MODEL,
         ),
     ] = 1,
@@ -130,7 +132,7 @@ def generate_images(
         typer.Option(
             "--out",
             **PATH,
-            help="File ending in .png, numbered if there are several images; or a folder.",
+            help="File ending in .png (numbered if there are several images), or a folder.",
             show_default="a .png named after the prompt",
             rich_help_panel="Output",
         ),
@@ -138,7 +140,9 @@ def generate_images(
     grid: Annotated[
         bool,
         typer.Option(
-            "--grid", help="One labelled sheet of all images instead of a file each.", rich_help_panel="Output"
+            "--grid",
+            help="Write one labelled sheet of all images instead of a file for each.",
+            rich_help_panel="Output",
         ),
     ] = False,
     force: Force = False,
@@ -148,12 +152,13 @@ def generate_images(
 ) -> None:
     """Draw images from text, with any sampler on any noise schedule.
 
-    A picture carries its settings: ksched show prints them, and --from draws it again. A picture that exists already
-    and is the same is kept and not drawn again, so the same command resumes after Ctrl-C, a crash or a full disk. Any
-    other existing file is overwritten only with --force. A folder that belongs to another batch is never overwritten.
+    Each picture stores its settings: ksched show prints them, and --from draws the picture again. A picture that exists
+    already with the same settings is not drawn again, so after Ctrl-C, a crash or a full disk the same command resumes.
+    Any other existing file is overwritten only with --force. A folder that belongs to another batch is never
+    overwritten.
 
-    Several processes can share a folder, which gets a manifest.json: start the same command with torchrun. Any number
-    of them writes the same files, byte for byte.
+    To draw with several processes, start the same command with torchrun. They share the folder and its manifest.json,
+    and the files are the same, byte for byte, for any number of processes.
 
     Examples
     --------
@@ -182,7 +187,7 @@ def generate_images(
         sigmas=read_sigmas(sigmas),
     )
     if calls is not None and (beside := {"steps", "preset", "sigmas"} & changes.keys()):
-        raise ValueError(f"--calls says how many steps; leave out --{min(beside)}, or it")
+        raise ValueError(f"--calls sets the number of steps; leave out --calls or --{min(beside)}")
     changes |= {} if plan is None else of_plan(plan, changes)
     wanted = wanted_of(what, again, changes, option, calls)
     target = _target(out, what, again, wanted, grid)
@@ -208,27 +213,29 @@ def generate_images(
 
 
 def _check_sharing(processes: int, batched: bool, force: bool) -> None:
-    """Raise where a folder of one batch is needed, or must not be replaced."""
+    """Raise if several processes do not share the folder of one batch, or if --force would replace one."""
     if processes > 1 and not batched:
-        raise ValueError("processes share a folder of one batch: give --out a folder, and one prompt or configuration")
+        raise ValueError(
+            "several processes draw one batch into one folder: give --out a folder, and one prompt or configuration"
+        )
     if batched and force:
-        raise ValueError("--force replaces files; a folder of another batch is left alone, so choose another one")
+        raise ValueError("--force replaces files, never the folder of another batch; choose another folder")
 
 
 def _target(out: Path | None, what: str | None, again: Path | None, wanted: Sequence[Wanted], grid: bool) -> Path:
-    """Where to write: a path that ends in .png is a file, any other one a folder."""
+    """Return the path to write to: one that ends in .png is a file, any other is a folder."""
     many = is_folder(what)
     if out is None:
         named = Path(what or "images").name if many else wanted[0].name
         return Path(f"{named}-sheet.png" if grid else "images" if many else f"{named}.png")
     if _is_file(out):
         if many and not grid:
-            raise ValueError(f"a folder of configurations needs --out a folder, or --grid; got {out}")
+            raise ValueError(f"with a folder of configurations, --out must be a folder, or add --grid; got {out}")
         return out
     if grid:
-        raise ValueError(f"a sheet is one .png; got --out {out}")
+        raise ValueError(f"--grid writes one .png file; got --out {out}")
     if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
-        raise ValueError(f"images are written as .png, which keeps every pixel and what made it; got {out}")
+        raise ValueError(f"images are written as .png, which stores exact pixels and the settings; got {out}")
     return out
 
 
@@ -245,7 +252,7 @@ def _draw_files(
     given: Mapping[str, Any],
     printed: Printed,
 ) -> None:
-    """Images into one file or numbered ones; those that are there stay."""
+    """Draw images into one file or numbered files, and leave existing ones."""
     from ksched.stable_diffusion import save_png
     from ksched.stable_diffusion.jobs import Job
 
@@ -264,7 +271,7 @@ def _draw_files(
     for number in sorted(done):
         printed.file(paths[number])
     if done:
-        print(f"ksched: {len(done)} of {count} there already", file=sys.stderr)
+        print(f"ksched: {len(done)} of {count} exist already", file=sys.stderr)
     progress = shows_progress()
     for number, image in job.draw(range(count), done=frozenset(done), batch_size=batch, progress=progress):
         try:
@@ -285,7 +292,7 @@ def _draw_sheet(
     given: Mapping[str, Any],
     printed: Printed,
 ) -> None:
-    """All images on one sheet: of several configurations in a row each, of one in a block."""
+    """Draw all images on one sheet: a row for each of several configurations, or a block for a single one."""
     total = sum(len(one.config.seeds) for one in wanted)
     if total > _MOST_ON_A_SHEET:
         raise ValueError(f"a sheet holds at most {_MOST_ON_A_SHEET} images; got {total}")
@@ -312,7 +319,7 @@ def _check_origin(
     picture: Path,
     given: Mapping[str, Any],
 ) -> None:
-    """Raise unless what a picture was made of is there again."""
+    """Raise unless the model and the pictures that a picture was made from are given again."""
     from ksched.stable_diffusion.jobs import Job
 
     found = carried(picture)
@@ -324,5 +331,6 @@ def _check_origin(
     if other := [flag for name, flag in flags.items() if origin.get(name) != now[name]]:
         raise ValueError(
             f"{picture} was made by model {origin.get('model')!r}{' of a picture' * bool(origin.get('init_image'))}; "
-            f"give the {' and '.join(other)} that it had. To draw it with others: ksched show, then ksched generate"
+            f"give the same {' and '.join(other)}. To use another, save the settings with ksched show and pass them to "
+            "ksched generate"
         )

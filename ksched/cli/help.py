@@ -1,6 +1,6 @@
-"""The classes of the commands: their help, options of samplers as flags, and mistakes that they find themselves.
+"""The classes of the commands: help pages, sampler options as flags, and some usage errors.
 
-What a command says of itself is its docstring: paragraphs, and then "Examples", a command line on each line.
+The help of a command is its docstring: paragraphs, then the section "Examples" with one command line per line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ksched.schedules.select import schedule_options, schedules
 
 __all__ = ["Command", "Group", "Interrupted", "option_names", "text_and_examples"]
 
-_WIDEST, _NARROW = 100, 64  # columns of a help page; below the second, texts stand under their names
+_WIDEST, _NARROW = 100, 64  # columns of a help page; in a narrower one, texts go below the names
 _WORDS = {
     "help": "Show this help.",
     "install_completion": "Let this shell complete commands and names with the Tab key.",
@@ -34,33 +34,33 @@ class Interrupted(Exception):  # noqa: N818 - nothing failed
 
 
 def option_names() -> list[str]:
-    """Names of the options that samplers and schedules have, which are flags too: ``--rho 5`` is ``-o rho=5``."""
+    """Return the options of all samplers and schedules; each is also a flag: ``--rho 5`` means ``-o rho=5``."""
     owners = [*(spec.options for spec in (*samplers(), AUTO)), *(schedule_options(name) for name in schedules())]
     return sorted({name for options in owners for name in options} | {"sigma_min", "sigma_max"})
 
 
 def text_and_examples(function: Any) -> tuple[str, list[str]]:
-    """The docstring of a command as paragraphs, each a line, and its examples."""
+    """Split a command's docstring into paragraphs, one line each, and its examples."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples\n--------\n")
     return re.sub(r"(?<!\n)\n(?!\n)", " ", text), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
 class Command(TyperCommand):
-    """A command whose options may be options of samplers and schedules too."""
+    """A command that accepts options of samplers and schedules as flags."""
 
     examples: Sequence[str] = ()
-    allow_extra_args = True  # so that they are refused here
+    allow_extra_args = True  # so that `parse_args` refuses them with our message
 
     def flags(self, context: Any) -> list[str]:
-        """What may be written as a flag."""
+        """Return the flags that the command accepts."""
         own = [flag for param in self.get_params(context) for flag in param.opts if flag.startswith("--")]
         return own + ([f"--{name.replace('_', '-')}" for name in option_names()] if self._has_options(context) else [])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read a command line; what is left over is an error that says what to do."""
+        """Parse a command line; surplus arguments raise an error that says what to do."""
         try:
             left = super().parse_args(ctx, self._with_flags(ctx, args) if self._has_options(ctx) else args)
-        except Exception as error:  # the parser of typer does not say of which command it is
+        except Exception as error:  # typer's parser does not set the command
             if getattr(error, "ctx", ctx) is None:
                 vars(error)["ctx"] = ctx
             raise
@@ -71,7 +71,7 @@ class Command(TyperCommand):
         return left
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; Ctrl-C ends it in the same way with every version of typer."""
+        """Run the command; Ctrl-C ends it the same way in every version of typer."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -89,7 +89,7 @@ class Command(TyperCommand):
         return any("-o" in param.opts for param in self.get_params(context))
 
     def _with_flags(self, context: Any, words: Sequence[str]) -> list[str]:
-        """A command line with ``-o rho=5`` for ``--rho 5``."""
+        """Rewrite ``--rho 5`` as ``-o rho=5``."""
         known = {flag: param for param in self.get_params(context) for flag in (*param.opts, *param.secondary_opts)}
         names, left, found = set(option_names()), list(words), list[str]()
         while left:
@@ -115,11 +115,11 @@ class Group(TyperGroup):
     examples: Sequence[str] = ()
 
     def flags(self, context: Any) -> list[str]:
-        """What may be written as a flag before the command."""
+        """Return the flags that may precede the command."""
         return [flag for param in self.get_params(context) for flag in param.opts if flag.startswith("--")]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command of a name, or an error that names the nearest."""
+        """Find a command by name; an error suggests the nearest name."""
         if args[0] not in self.commands and not ctx.resilient_parsing:
             near = did_you_mean(args[0], self.commands) or ";"
             raise ValueError(f"there is no command {shown(args[0])}{near} 'ksched --help' lists all")
@@ -143,12 +143,12 @@ class Group(TyperGroup):
 
 
 def _columns() -> int:
-    """The width of a help page."""
+    """Return the width of a help page."""
     return max(min(shutil.get_terminal_size().columns, _WIDEST), 30)
 
 
 def _folded(text: str, width: int, indent: str = "", first: str = "") -> str:
-    """A text in lines of a width; a no-break space is a space where no line ends."""
+    """Wrap a text; a no-break space becomes a space that is never broken."""
     wrapper = textwrap.TextWrapper(width, initial_indent=first, subsequent_indent=indent)
     wrapper.break_long_words = wrapper.break_on_hyphens = False
     return wrapper.fill(text).replace("\u00a0", " ")
@@ -159,7 +159,7 @@ def _paragraphs(text: str, width: int) -> list[str]:
 
 
 def _examples(lines: Sequence[str], width: int) -> list[str]:
-    """Command lines, each as it is typed; those that are too long go on with a backslash, before an option."""
+    """Format example commands; long ones continue after a backslash, in front of an option."""
     page = []
     for line in lines:
         parts = re.split(r" (?=-)", line)
@@ -184,7 +184,7 @@ def _usage(argument: Any) -> str:
 
 
 def _tables(params: Sequence[Any], width: int) -> list[str]:
-    """Arguments, and options by group."""
+    """Format the tables of arguments and of options by group."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for argument in _arguments(params):
         panels.setdefault("Arguments", []).append((_usage(argument).strip("[]"), _text(argument)))
@@ -209,7 +209,7 @@ def _flags(option: Any) -> str:
 
 
 def _text(param: Any) -> str:
-    """What a parameter is, with its default."""
+    """Return the help of a parameter with its default."""
     if param.name in _WORDS and param.param_type_name == "option":
         return _WORDS[param.name]
     text = " ".join((param.help or "").split())
@@ -220,7 +220,7 @@ def _text(param: Any) -> str:
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]], width: int, wide: int) -> str:
-    """Names and texts under a title: side by side, or on a narrow screen the text below its name."""
+    """Format names and texts under a title, side by side, or on a narrow screen each text below its name."""
     lines = [f"{title}:"]
     for name, text in rows:
         beside = width >= _NARROW and len(name) <= wide

@@ -1,4 +1,4 @@
-"""What the commands that draw have in common: their options, the model, sheets, how they end."""
+"""Shared by the commands that draw: their options, the model, threads and interruption."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ __all__ = [
 ]
 
 
-#: the model that comes with the package
+#: the model in the package
 SHIPPED = Path(__file__).parents[1] / "data" / "handwritten_digits"
 
 
-#: fields of a configuration whose options have another name
+#: configuration fields whose flag has another name
 _FLAGS = {
     "init_image": "--init",
     "guidance_scale": "--guidance",
@@ -61,7 +61,7 @@ _FLAGS = {
 }
 
 
-#: networks of fewer parameters run faster on one core than on several
+#: networks with fewer parameters run faster on one core than on several
 _SMALL = 50_000_000
 
 
@@ -69,7 +69,7 @@ PICTURE, MODEL = "Picture", "Model"  # headings in the help
 
 
 class Precision(StrEnum):
-    """Number formats of weights."""
+    """Number formats of the weights."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -83,13 +83,13 @@ What: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPT|FILE|FOLDER",
-        help="Text to draw; or a .json or .toml file with a configuration; or a folder of such files.",
+        help="Text to draw, a .json or .toml file with a configuration, or a folder of such files.",
     ),
 ]
 
 
 Force: TypeAlias = Annotated[
-    bool, typer.Option("--force", help="Replace a file that is another picture.", rich_help_panel="Output")
+    bool, typer.Option("--force", help="Replace a file that holds another picture.", rich_help_panel="Output")
 ]
 
 
@@ -98,7 +98,7 @@ Steps: TypeAlias = Annotated[
     typer.Option(
         "--steps",
         "-n",
-        **whole(1, 1000, ", the number that models are trained with"),
+        **whole(1, 1000, ", the number of timesteps that models are trained with"),
         help="Number of steps.",
         show_default="20",
         rich_help_panel=LEVELS,
@@ -108,7 +108,7 @@ Steps: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class GuidanceOptions:
-    """How the prompt steers the image."""
+    """Options for guidance: how strongly the image follows the prompt."""
 
     negative: Annotated[
         str | None,
@@ -119,7 +119,7 @@ class GuidanceOptions:
         typer.Option(
             "--guidance",
             **number(0.0),
-            help="Scale of classifier-free guidance (CFG); 1 is none.",
+            help="Scale of classifier-free guidance (CFG); 1 turns it off.",
             show_default="7.5",
             rich_help_panel=PICTURE,
         ),
@@ -129,7 +129,7 @@ class GuidanceOptions:
         typer.Option(
             "--guidance-rescale",
             **number(0.0),
-            help="Share of the contrast added by guidance to take away, 0 to 1.",
+            help="How much of the contrast that guidance adds to remove, 0 to 1.",
             show_default="0",
             rich_help_panel=PICTURE,
         ),
@@ -137,7 +137,7 @@ class GuidanceOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of a configuration that they set; None where they leave it open."""
+        """Return the configuration fields that these options set; None if not given."""
         return {
             "negative_prompt": self.negative,
             "guidance_scale": self.guidance,
@@ -147,7 +147,7 @@ class GuidanceOptions:
 
 @dataclass(frozen=True)
 class CanvasOptions:
-    """The size of the image, and the picture that it starts from."""
+    """Options for the size of the image and the picture that it starts from."""
 
     width: Annotated[
         int | None,
@@ -170,7 +170,7 @@ class CanvasOptions:
         typer.Option(
             "--mask",
             **PATH,
-            help="Mask for --init: white where to draw, black where to keep every pixel.",
+            help="Mask for --init: white areas are redrawn, black ones keep every pixel.",
             rich_help_panel=PICTURE,
         ),
     ] = None
@@ -179,7 +179,7 @@ class CanvasOptions:
         typer.Option(
             "--strength",
             **number(0.0, above=True),
-            help="How much of --init changes, above 0 to 1.",
+            help="How strongly to change --init: above 0, at most 1.",
             show_default="0.75",
             rich_help_panel=PICTURE,
         ),
@@ -189,8 +189,8 @@ class CanvasOptions:
         typer.Option(
             "--noise",
             metavar="NAME",
-            help="Noise of the start and of the steps: white, pink, brown, blue, violet, pyramid, offset or brownian; "
-            "or a kind with options, such as pyramid:strength=0.5.",
+            help="Noise at the start and in the steps: white, pink, brown, blue, violet, pyramid, offset or brownian. "
+            "Options follow a colon, as in pyramid:strength=0.5.",
             show_default="white",
             autocompletion=_complete_noise,
             rich_help_panel=PICTURE,
@@ -199,25 +199,25 @@ class CanvasOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of a configuration that they set; None where they leave it open."""
+        """Return the configuration fields that these options set; None if not given."""
         return {"width": self.width, "height": self.height, "strength": self.strength, "noise": self.noise}
 
     @property
     def pictures(self) -> dict[str, Any]:
-        """The pictures that are changed, as arguments of a job."""
+        """Return the input pictures as arguments of a job."""
         return {"init_image": self.init, "mask": self.mask}
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model draws, and on what."""
+    """Options for the model and the hardware."""
 
     model: Annotated[
         Path | None,
         typer.Option(
             "--model",
             **PATH,
-            help="Folder with a model of diffusers.",
+            help="Folder with a diffusers model.",
             show_default="the handwritten digits that come with ksched",
             rich_help_panel=MODEL,
         ),
@@ -237,7 +237,7 @@ class ModelOptions:
         typer.Option(
             "--dtype",
             **choice("a number format", Precision),
-            help=f"Number format of weights: {', '.join(Precision)}.",
+            help=f"Number format of the weights: {', '.join(Precision)}.",
             show_default="float32 on cpu, else float16",
             rich_help_panel=MODEL,
         ),
@@ -247,19 +247,19 @@ class ModelOptions:
         typer.Option(
             "--threads",
             **whole(1, 1024),
-            help="CPU threads; the last bits of a picture depend on their number.",
+            help="CPU threads. Pixels can differ in the last bit between numbers of threads.",
             show_default="1 for small models and folders",
             rich_help_panel=MODEL,
         ),
     ] = None
 
     def load(self, local: int = 0) -> StableDiffusion:
-        """The model, on GPU ``local`` if there is one and no device is named."""
+        """Load the model, on GPU number ``local`` if a GPU exists and no device is given."""
         return load(self.model, self.device, self.dtype, local)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer, whose parameters that are dataclasses are an option for each field, in their place."""
+    """Prepare a command for typer: each dataclass parameter becomes one option per field."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type[Any]] = {
         name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
@@ -287,24 +287,26 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             raise type(error)(_with_flags(str(error))) from error
 
     grouped.__module__, grouped.__name__, grouped.__doc__ = command.__module__, command.__name__, command.__doc__
-    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}  # typer reads both
+    grouped.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in flat
+    }  # typer reads both the signature and this
     vars(grouped)["__signature__"] = inspect.Signature(flat)
     return grouped
 
 
 def _with_flags(message: str) -> str:
-    """A message about a field of a configuration, as one about the option that sets it; those of files stay."""
+    """Rewrite a message about a configuration field as one about its flag; messages about files do not change."""
     for field, flag in _FLAGS.items():
         message = re.sub(rf"\b{field}\b", flag, message)
     return re.sub(r"^(mask|strength|width|height|steps|seed|count|noise|preset)(?= must| says)", r"--\1", message)
 
 
 def load(path: Path | None, device: str | None, dtype: Precision | None, local: int = 0) -> StableDiffusion:
-    """The model of a folder, on a device, with nothing said but errors."""
+    """Load the model of a folder onto a device, without messages other than errors."""
     import torch
 
     if path is None and not (SHIPPED / "model_index.json").is_file():
-        raise ImportError("the model that comes with ksched is not installed; give the folder of another with --model")
+        raise ImportError("the model that comes with ksched is not installed; use --model with the folder of another")
 
     from ksched.stable_diffusion import StableDiffusion
 
@@ -328,7 +330,7 @@ def load(path: Path | None, device: str | None, dtype: Precision | None, local: 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and no warnings of other libraries while they load."""
+    """Silence the progress bars and warnings of other libraries."""
     import diffusers.utils.logging as of_diffusers
     import transformers.utils.logging as of_transformers
 
@@ -342,7 +344,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def threads_for(model: StableDiffusion, asked: int | None, *, folder: bool) -> Iterator[None]:
-    """As many threads as asked for, or as suit the model; out of memory is one line."""
+    """Set the number of threads, given or chosen to suit the model; running out of memory prints one line."""
     import torch
 
     from ksched.stable_diffusion.many import threads_of_torch
@@ -352,36 +354,36 @@ def threads_for(model: StableDiffusion, asked: int | None, *, folder: bool) -> I
     try:
         with threads_of_torch(asked or (1 if small else torch.get_num_threads())):
             yield
-    except RuntimeError as error:  # of a GPU, and of a processor, whose errors have no class of their own
+    except RuntimeError as error:  # out of memory on a GPU, or on a CPU, which has no exception class for it
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        raise MemoryError("out of memory; take a smaller --batch, a smaller picture, or --dtype float16") from None
+        raise MemoryError("out of memory; use a smaller --batch, a smaller picture, or --dtype float16") from None
 
 
 @contextmanager
 def told_of_interruption(*, kept: bool = True) -> Iterator[None]:
-    """Say at Ctrl-C what is left of the work."""
+    """Report at Ctrl-C whether finished work remains."""
     try:
         yield
     except KeyboardInterrupt:
-        said = "what was finished is kept, and the same command goes on from there" if kept else "nothing is written"
+        said = "finished images remain, and the same command resumes" if kept else "nothing was written"
         print(f"\nksched: interrupted; {said}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, or find that it can be written to."""
+    """Create a folder, or check that an existing one is writable."""
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def make_writable(file: Path) -> None:
-    """Make the folder of a file, and find out that the file can be written there before the work begins."""
+    """Create the folder of a file and check that the file can be written, before the work begins."""
     make_folder(file.parent)
     check_writable(file)
 
 
 def shows_progress() -> bool:
-    """Whether somebody watches."""
+    """Whether to show progress: only on a terminal."""
     return sys.stderr.isatty()

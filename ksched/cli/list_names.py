@@ -1,4 +1,4 @@
-"""``ksched list``: samplers and noise schedules with their facts."""
+"""``ksched list``: samplers and noise schedules with their properties."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ksched.schedules.select import DIALECTS, schedule_name, schedule_options, s
 __all__ = ["list_names"]
 
 _LEGEND = """
-order: of the method for the ODE    weak: of the law, with noise
-calls: model calls (NFE) per step   to 0: those of the step to sigma 0
-noise: draws per step               also: what it needs or chooses itself"""
+order: order of the ODE method      weak: weak order, with noise
+calls: model calls (NFE) per step   to 0: model calls of the step to sigma 0
+noise: draws per step               also: special needs"""
 
 
 def _complete_family(incomplete: str) -> list[str]:
@@ -38,16 +38,16 @@ def _complete_family(incomplete: str) -> list[str]:
 def list_names(
     name: Annotated[
         str | None,
-        typer.Argument(help="Sampler or noise schedule to show in full.", autocompletion=complete_name),
+        typer.Argument(help="Sampler or noise schedule to show in detail.", autocompletion=complete_name),
     ] = None,
     only_samplers: Annotated[bool, typer.Option("--samplers", help="Only samplers.")] = False,
-    only_schedules: Annotated[bool, typer.Option("--schedules", help="Only noise schedules.")] = False,
+    only_schedules: Annotated[bool, typer.Option("--schedules", help="List noise schedules only.")] = False,
     family: Annotated[
         str | None,
         typer.Option(
             "--family",
             metavar="NAME",
-            help=f"Only samplers of one family: {', '.join(FAMILIES)}.",
+            help=f"List samplers of one family only: {', '.join(FAMILIES)}.",
             autocompletion=_complete_family,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def list_names(
 ) -> None:
     """List samplers and noise schedules; with a name, show everything about that one.
 
-    Samplers are grouped by family. Any program's spelling of a name is understood.
+    Samplers are grouped by family. Names from ComfyUI, A1111, k-diffusion and diffusers are accepted.
 
     Examples
     --------
@@ -80,10 +80,10 @@ def list_names(
 
 
 def _listed(only_samplers: bool, only_schedules: bool, family: str | None) -> tuple[list[SamplerSpec], list[str]]:
-    """The samplers and the schedules that are asked for."""
+    """Select the samplers and schedules to list."""
     if family is not None:
         if only_schedules:
-            raise ValueError("--family is of samplers; leave out --schedules, or it")
+            raise ValueError("--family selects samplers; leave out --family or --schedules")
         return [spec for spec in samplers() if spec.family == family], []
     both = only_samplers == only_schedules
     return list(samplers()) if both or only_samplers else [], list(schedules()) if both or only_schedules else []
@@ -92,15 +92,17 @@ def _listed(only_samplers: bool, only_schedules: bool, family: str | None) -> tu
 def _named(
     name: str, specs: list[SamplerSpec], rules: list[str], family: str | None
 ) -> tuple[list[SamplerSpec], list[str]]:
-    """The sampler and the schedule of a name among the listed."""
+    """Find the sampler and the schedule of a name among those listed."""
     found = _found(name, [*specs, *([AUTO] * (bool(specs) and family is None))], rules)
     if family is not None and found[0][0].family != specs[0].family:
-        raise ValueError(f"sampler {found[0][0].name} is of the family {found[0][0].family}, not {specs[0].family}")
+        raise ValueError(
+            f"sampler {found[0][0].name} belongs to the family {found[0][0].family}, not {specs[0].family}"
+        )
     return found
 
 
 def _family(name: str) -> str:
-    """A family of samplers, by its name or its heading."""
+    """Return a sampler family by its name or heading."""
     known = {spelling_key(word): family for family, heading in FAMILIES.items() for word in (family, heading)}
     if spelling_key(name) not in known:
         raise ValueError(
@@ -125,7 +127,7 @@ def _print_tables(specs: Sequence[SamplerSpec], rules: Sequence[str]) -> None:
 
 
 def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[SamplerSpec], list[str]]:
-    """Of the listed, the sampler and the schedule of a name, in any spelling; an exact name goes before others."""
+    """Find the listed sampler and schedule of a name in any spelling; an exact match has precedence."""
     exact = [spec for spec in specs if spec.name == name], [rule for rule in rules if rule == name]
     if any(exact):
         return exact
@@ -141,12 +143,12 @@ def _found(name: str, specs: list[SamplerSpec], rules: list[str]) -> tuple[list[
         errors.append(str(error))
     if not any(found):
         near = [error for error in errors if "did you mean" in error]
-        raise ValueError(" ".join(near) or f"nothing is named {name!r}; 'ksched list' shows every name")
+        raise ValueError(" ".join(near) or f"no sampler or schedule is named {name!r}; 'ksched list' shows every name")
     return found
 
 
 def _sampler_table(specs: Sequence[SamplerSpec], width: int, wide: int) -> Table:
-    """A row for each sampler of a family; names are never cut, and a narrow screen has fewer facts."""
+    """Tabulate the samplers of a family; names are never cut, and a narrow screen shows fewer columns."""
     columns = {"sampler": wide, "order": 5, "weak": 4, "calls": 6, "to 0": 4, "noise": 6, "also": 8}
     if width >= 120:
         columns["what it is"] = 0
@@ -172,7 +174,7 @@ def _sampler_table(specs: Sequence[SamplerSpec], width: int, wide: int) -> Table
 
 
 def _schedule_table(rules: Sequence[str], width: int) -> Table:
-    """A row for each noise schedule; a narrow screen has fewer facts."""
+    """Tabulate the noise schedules; a narrow screen shows fewer columns."""
     columns = ["schedule", *(["options"] if width >= 52 else []), *(["levels", "source"] if width >= 100 else [])]
     table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
@@ -186,17 +188,17 @@ def _schedule_table(rules: Sequence[str], width: int) -> Table:
 
 
 def _sampler_page(spec: SamplerSpec, width: int) -> str:
-    """Everything about a sampler, as text."""
+    """Format everything about a sampler as text."""
     dialects = {dialect: dialect_options(spec, dialect) for dialect in Dialect}
     names = [(peer.program, peer.name) for peer in SAMPLER_PEERS if peer.sampler == spec.name]
     facts = {**sampler_facts(spec), "source": spec.source or "none given"}
-    facts["also"] = f"{', '.join(map(str, VIEW_OPTIONS.values()))}: options that every sampler has"
+    facts["also"] = f"{', '.join(map(str, VIEW_OPTIONS.values()))}: options of every sampler"
     texts, summary = option_texts(spec.function), spec.summary.replace("`", "")
     return _page(f"sampler {spec.name}", summary, facts, spec.own_options, texts, dialects, names, width)
 
 
 def _schedule_page(name: str, width: int) -> str:
-    """Everything about a noise schedule, as text."""
+    """Format everything about a noise schedule as text."""
     rule = schedule_spec(name)
     dialects = {dialect: DIALECTS[dialect].get(name, {}) for dialect in Dialect}
     names = [(peer.program, peer.name) for peer in PEERS if peer.schedule == name]
@@ -225,7 +227,7 @@ def _page(
         lines.append(f"    {option.name}={option.default!r}: {allowed(option)}".replace("'", '"'))
         lines += [wrapped(texts[option.name], " " * 8)] if option.name in texts else []
         if option.quirks:
-            lines.append(wrapped(f"({_quirks(option)} repeats another program; not covered by the proofs)", " " * 8))
+            lines.append(wrapped(f"({_quirks(option)} reproduces another program; not covered by the proofs)", " " * 8))
     means = {dialect: changes for dialect, changes in dialects.items() if changes}
     lines += ["  in the dialect of"] * bool(means)
     for dialect, changes in means.items():
@@ -238,7 +240,7 @@ def _page(
 
 
 def _quirks(option: Option) -> str:
-    """The values of an option that are outside the proofs."""
+    """Return the values of an option that the proofs do not cover."""
     if option.kind in (int, float):
         return "any other value"
     return " and ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in option.quirks)
@@ -250,7 +252,7 @@ def _sampler_json(spec: SamplerSpec) -> dict[str, Any]:
         "family": spec.family,
         "order": spec.order,
         "weak_order": spec.weak_order,
-        "calls": spec.calls if isinstance(spec.calls, int) else None,  # not the same in every step
+        "calls": spec.calls if isinstance(spec.calls, int) else None,  # None: the number varies between steps
         "calls_to_zero": spec.calls_to_zero,
         "draws": spec.draws,
         "uncond": spec.uncond,

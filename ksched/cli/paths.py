@@ -1,4 +1,4 @@
-"""What options that are paths have in common."""
+"""Settings for options that take a path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PATH"]
 
 
 def _path(text: str) -> Path:
-    """A path of an option; that of an unset variable of the shell would be the current folder."""
+    """Parse a path; an empty one, as from an unset shell variable, would mean the current folder and is refused."""
     if not str(text):
         raise typer.BadParameter("must not be empty; write . for the current folder")
     return Path(text)

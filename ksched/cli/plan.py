@@ -1,4 +1,4 @@
-"""``ksched plan``: the table of a run."""
+"""``ksched plan``: the table of numbers that a sampler runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ __all__ = ["print_plan"]
 AfterSampler: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        metavar="SCHEDULE", help="Noise schedule, as --schedule.", show_default=False, autocompletion=complete_schedule
+        metavar="SCHEDULE",
+        help="Noise schedule, the same as --schedule.",
+        show_default=False,
+        autocompletion=complete_schedule,
     ),
 ]
 AsFormat: TypeAlias = Annotated[
@@ -65,7 +68,7 @@ def print_plan(
     sampler: Annotated[
         str,
         typer.Argument(
-            help="Sampler, see 'ksched list'; auto; or a .json file with a plan.", autocompletion=complete_sampler
+            help="Sampler (see 'ksched list'), auto, or a .json file with a plan.", autocompletion=complete_sampler
         ),
     ],
     after_sampler: AfterSampler = None,
@@ -98,11 +101,11 @@ def print_plan(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Print a sampler on a schedule as a table of numbers: its plan.
+    """Print the plan of a sampler on a schedule: the table of numbers that it runs.
 
-    A row of the table forms the next state from earlier states, predictions of the model and noise. --json prints the
-    plan as JSON, which ksched generate --plan and ksched.Plan.from_json read. --format c, rust or js writes source
-    code: the table and a reader of it that needs nothing else.
+    Each row computes the next state from earlier states, model predictions and noise. --json prints the plan as JSON,
+    which ksched generate --plan and ksched.Plan.from_json read. --format c, rust or js writes self-contained source
+    code that runs the plan.
 
     Examples
     --------
@@ -133,7 +136,7 @@ def print_plan(
 
 
 def _text(sampler: Sampler, format: Format | None) -> str:
-    """The plan of a sampler in a format; None is for people."""
+    """Format the plan of a sampler; None gives a table to read."""
     plan = sampler.plan
     if format is not None:
         return export(plan, format, f"{sampler!r}, written by ksched {__version__}.")
@@ -145,7 +148,7 @@ def _text(sampler: Sampler, format: Format | None) -> str:
 
 
 def _write(text: str, out: Path | None, force: bool, as_json: bool) -> None:
-    """Print a text, or write it to a file and print the name of that."""
+    """Print a text, or write it to a file and print the file's name."""
     if out is None:
         print(text, end="")
         return

@@ -1,4 +1,4 @@
-"""``ksched plot``: pictures of schedules."""
+"""``ksched plot``: plots of noise schedules."""
 
 from __future__ import annotations
 
@@ -42,15 +42,18 @@ def draw_schedules(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", **PATH, help="Picture to write; its ending says the format.", show_default="named by its settings"
+            "--out",
+            **PATH,
+            help="Picture to write; its extension sets the format.",
+            show_default="named after its settings",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Draw noise schedules: sigma, half log-SNR and timestep by step.
+    """Draw noise schedules: sigma, half log-SNR and timestep against the step.
 
-    An option goes to every schedule that has it.
+    An option applies to every schedule that has it.
 
     Examples
     --------
@@ -70,7 +73,7 @@ def draw_schedules(
     figure = plots.schedule_curves(names, count, made, dialect=dialect, options=options)
     formats = figure.canvas.get_supported_filetypes()
     if out is not None and out.suffix and out.suffix[1:].lower() not in formats:
-        raise ValueError(f"--out must end in a format of pictures: {', '.join(formats)}; got {shown(out)}")
+        raise ValueError(f"--out must end in a picture format: {', '.join(formats)}; got {shown(out)}")
     path = out or _named(names, count, process, shift, zero_terminal_snr, dialect, options)
     print_files(plots.save({path: figure}), as_json)
 
@@ -84,7 +87,7 @@ def _named(
     dialect: Dialect,
     options: Mapping[str, Any],
 ) -> Path:
-    """A file that is named by all that is drawn."""
+    """Name a file after all settings of the plot."""
     words = [*names] if len(names) <= 4 else [f"{len(names)}-schedules"]
     words += [f"{count}-step{'' if count == 1 else 's'}", process, *([] if shift is None else [f"shift-{shift:g}"])]
     words += ["zero-terminal-snr"] * zero_terminal_snr + [dialect] * (dialect is not Dialect.KSCHED)

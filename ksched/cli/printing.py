@@ -1,4 +1,4 @@
-"""What a command prints of the files that it wrote."""
+"""Print the names of the files that a command wrote."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Printed", "print_files", "print_json", "printed_files"]
 
 
 def print_json(facts: Any) -> None:
-    """Print what a command found, for a program."""
+    """Print the results of a command as JSON."""
     print(json.dumps(facts, indent=2, allow_nan=False))
 
 
 class Printed:
-    """Files that a command writes: each a line as soon as it is there, or all as JSON at the end."""
+    """Prints the files of a command: one line as each is written, or all as JSON at the end."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.files: list[str] = []
 
     def file(self, path: Path) -> None:
-        """A file is there."""
+        """Report that a file was written."""
         self.files.append(str(path))
         if not self.as_json:
             print(path, flush=True)
@@ -34,7 +34,7 @@ class Printed:
 
 @contextmanager
 def printed_files(as_json: bool) -> Iterator[Printed]:
-    """What is printed of files; as JSON, it is printed after Ctrl-C too."""
+    """Print files as they are written; JSON is printed at the end, even after Ctrl-C."""
     printed = Printed(as_json)
     try:
         yield printed
@@ -47,7 +47,7 @@ def printed_files(as_json: bool) -> Iterator[Printed]:
 
 
 def print_files(files: Sequence[Path], as_json: bool = False, **facts: Any) -> None:
-    """Print the files that a command wrote, one a line; or as JSON, with other facts."""
+    """Print the files that a command wrote, one per line, or as JSON together with other facts."""
     if as_json:
         print_json({**facts, "files": list(map(str, files))})
         return

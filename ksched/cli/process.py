@@ -1,4 +1,4 @@
-"""What a model was trained on, as the command names it."""
+"""Names of the processes on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ProcessName", "make_process"]
 
 
 class ProcessName(StrEnum):
-    """What the model was trained on, as the command names it."""
+    """The process that the model was trained on, by its name on the command line."""
 
     VP = "vp"
     VP_LINEAR = "vp-linear"
@@ -41,7 +41,7 @@ _PLAIN: dict[ProcessName, Callable[[], Process]] = {
 
 
 def make_process(name: ProcessName, shift: float | None = None, zero_terminal_snr: bool = False) -> Process:
-    """The process of a name and its options, or an error that says which of them do not go together."""
+    """Build a process from its name and options; options of another process are an error."""
     if shift is not None and name not in _SHIFTED:
         raise ValueError(f"--shift belongs to --process {' or '.join(_SHIFTED)}; got {name}")
     if name in _VP:

@@ -1,4 +1,4 @@
-"""``ksched recipes``: what public models are sampled with."""
+"""``ksched recipes``: sampling settings of public models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show_recipes(
         list[str] | None,
         typer.Argument(
             metavar="NAME|WORDS",
-            help="Name of a model, to show all of it; or words to search for.",
+            help="Name of a model to show in detail, or words to search for.",
             autocompletion=complete_recipe,
         ),
     ] = None,
@@ -67,10 +67,10 @@ def show_recipes(
             print(_page(recipes[text], facts))
         return
     if any(value is not None for value in how.values()):
-        raise ValueError("--steps and sizes belong to one model; name it: 'ksched recipes' lists them")
+        raise ValueError("--steps and sizes apply to one model; name it ('ksched recipes' lists all)")
     found = recipes.search(text)
     if not found:
-        raise ValueError(f"no recipe has the words {text!r}{did_you_mean(text, recipes, alike=0.5)}")
+        raise ValueError(f"no recipe contains {text!r}{did_you_mean(text, recipes, alike=0.5)}")
     if as_json:
         print_json([_short(recipe) for recipe in found])
         return
@@ -78,7 +78,7 @@ def show_recipes(
 
 
 def _print_table(found: Sequence[Recipe]) -> None:
-    """A row for each model; names are never cut, and a narrow screen has fewer facts."""
+    """Print a row for each model; names are never cut, and a narrow screen shows fewer columns."""
     console = screen()
     columns = ["model", "makes", "sampler", "steps", "guidance", "levels"]
     for least, names in ((100, ("levels",)), (76, ("guidance", "makes")), (52, ("sampler",)), (40, ("steps",))):
@@ -87,7 +87,7 @@ def _print_table(found: Sequence[Recipe]) -> None:
     for column in columns:
         table.add_column(column, no_wrap=column == "model", overflow="fold")
     for recipe in found:
-        cells = {**_short(recipe), "model": recipe.name, "levels": recipe.schedule or "a list of its own"}
+        cells = {**_short(recipe), "model": recipe.name, "levels": recipe.schedule or "its own list"}
         cells["guidance"] = cells["guidance"] or "-"
         table.add_row(*(str(cells[column]) for column in columns))
     console.print(table)
@@ -106,7 +106,7 @@ def _short(recipe: Recipe) -> dict[str, Any]:
 
 
 def _facts(recipe: Recipe, how: dict[str, int | None]) -> dict[str, Any]:
-    """All that is known of a recipe, and the run that it makes."""
+    """Return everything known about a recipe, and the run that it makes."""
     sampler = recipe.build(**how)
     return {
         **_short(recipe),
@@ -130,11 +130,11 @@ def _facts(recipe: Recipe, how: dict[str, int | None]) -> dict[str, Any]:
 
 
 def _page(recipe: Recipe, facts: dict[str, Any]) -> str:
-    """Everything about a recipe, as text."""
+    """Format everything about a recipe as text."""
     kind = recipe.guidance.get("kind")
     lines = [f"{recipe.name}: {recipe.title}"]
     rows = {name: facts[name] for name in ("makes", "sampler", "steps", "prediction", "process")}
-    rows["levels"] = recipe.schedule or "a list that it was distilled for"
+    rows["levels"] = recipe.schedule or "the list that the model was distilled for"
     shown = ("guidance", "experts", "streams", "size", "resolution", "latent")
     rows |= {name: _words(facts[name]) for name in shown if facts[name]}
     if kind:

@@ -1,8 +1,8 @@
-"""Short runs, compared with what they gave when they were recorded in ``data/self_check.json``.
+"""Short runs, compared with the results recorded in ``data/self_check.json``.
 
-A deterministic and a stochastic sampler run on NumPy, and on every device of torch where it is installed. The model is
-the exact denoiser of data that is normal about 1 or -1, at every place. The file is what `recorded` returns, as JSON;
-write it anew only where results change on purpose.
+A deterministic and a stochastic sampler run on NumPy and, if torch is installed, on each of its devices. The model is
+the exact denoiser of a Gaussian mixture with means 1 and -1 in every coordinate. The file has the return value of
+`recorded` as JSON. Write it again only if results change on purpose.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["RECORD", "Check", "recorded", "self_check"]
 RECORD = Path(__file__).parents[1] / "data" / "self_check.json"
 _RUNS = (("dpmpp_2m", "karras", 8), ("dpmpp_2m_sde", "karras", 8))
 _SHAPE, _SEED = (2, 3), 7
-_EXACT, _SINGLE = 1e-9, 1e-4  # in float64, and in float32, where a GPU adds in another order
+_EXACT, _SINGLE = 1e-9, 1e-4  # tolerances in float64, and in float32, where a GPU adds in another order
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: what was run and where, how far it is from the record, and how far it may be."""
+    """One comparison: the run and its device, its error against the record, and the tolerance."""
 
     what: str
     where: str
@@ -49,7 +49,7 @@ class Check:
 
 
 def recorded() -> dict[str, Any]:
-    """What this installation would record."""
+    """Return the results of this installation, in the form of the record."""
     made = {}
     for name, schedule, steps in _RUNS:
         sampler = build_sampler(name, schedule, steps)
@@ -58,11 +58,12 @@ def recorded() -> dict[str, Any]:
 
 
 def self_check(devices: Sequence[str] = ()) -> Iterator[Check]:
-    """Compare runs on NumPy, and on devices of torch, with the record.
+    """Compare runs on NumPy and on torch devices with the record.
 
     Parameters
     ----------
-    devices : of torch, such as "cpu"; none where it is not installed
+    devices : sequence of str
+        Torch devices, such as "cpu"; empty if torch is not installed.
     """
     samplers = {name: build_sampler(name, schedule, steps) for name, schedule, steps in _RUNS}
     try:
@@ -81,10 +82,10 @@ def self_check(devices: Sequence[str] = ()) -> Iterator[Check]:
 
 
 def _compared(name: str, where: str, wanted: Any, tolerance: float, result: Callable[[], Any]) -> Check:
-    """One run beside its record; a run that fails is a check that fails."""
+    """Compare one run with its record; a run that raises is a failed check."""
     try:
         error = float(np.abs(np.asarray(result()) - np.asarray(wanted)).max())
-    except Exception as failure:  # whatever is wrong with an installation
+    except Exception as failure:  # a broken installation can raise anything
         return Check(name, where, None, tolerance, " ".join(f"{type(failure).__name__}: {failure}".split()))
     if not np.isfinite(error):
         return Check(name, where, None, tolerance, "the result has nan or inf")
@@ -104,7 +105,7 @@ def _digest(state: Any) -> str:
 
 
 def _denoised(x: Any, sigma: Any, tanh: Callable[[Any], Any]) -> Any:
-    """The mean of data about 1 or -1, of variance 0.25, given x with noise of sigma."""
+    """Return the mean of x0, given x at noise level sigma, for a mixture with means 1 and -1 and variance 0.25."""
     spread = 0.25 + sigma**2
     return (0.25 * x + sigma**2 * tanh(x / spread)) / spread
 

@@ -1,4 +1,4 @@
-"""Sheets of images, and what a picture says of itself."""
+"""Sheets of images, and the settings that a picture stores."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["SHEET", "carried", "digests", "facts", "is_sheet_there", "quoted", "save_sheet", "sheet_of"]
 
 
-#: the name of the text in a PNG that says what a sheet shows
+#: key of the PNG text that describes a sheet
 SHEET = "ksched_sheet"
 
 
 def carried(file: Path) -> tuple[SamplingConfig, dict[str, Any]] | None:
-    """What a file says that it is the picture of; None if it says nothing that makes sense."""
+    """Read the settings that a picture stores; None if it stores none, or none that can be read."""
     from ksched.stable_diffusion import read_config
     from ksched.stable_diffusion.files import opened, origin_of
 
@@ -40,38 +40,38 @@ def carried(file: Path) -> tuple[SamplingConfig, dict[str, Any]] | None:
 
 
 def sheet_of(file: Path) -> Any:
-    """What a sheet says that it shows; None if the picture is no sheet."""
+    """Read the description that a sheet stores; None if the picture is not a sheet."""
     from ksched.stable_diffusion.files import opened
 
     text = opened("picture", file).info.get(SHEET)
     try:
         return None if text is None else parse_json(text, constants=True)
     except ValueError as error:
-        raise ValueError(f"{file} carries text that cannot be used: {error}") from None
+        raise ValueError(f"{file} stores a description that cannot be read: {error}") from None
 
 
 def digests(pictures: Mapping[str, Path | None]) -> dict[str, str]:
-    """Hashes of the pictures that are changed, where there are any."""
+    """Hash the input pictures, if there are any."""
     from ksched.stable_diffusion.files import digest, opened
 
     return {name: str(digest(opened(name, path))) for name, path in pictures.items() if path is not None}
 
 
 def quoted(prompt: str) -> str:
-    """A prompt for a title."""
+    """Quote a prompt for a title, shortened if it is long."""
     return f"“{prompt if len(prompt) <= 90 else prompt[:89] + '…'}”"
 
 
 def _names(config: SamplingConfig) -> list[str]:
-    """Sampler and schedule, if it takes one."""
+    """Return the names of sampler and schedule; the latter only if the sampler takes one."""
     spec = sampler_spec(config.sampler)
     if spec.levels is not None:
         return [spec.name]
-    return [spec.name, config.schedule if config.sigmas is None else "noise levels of its own"]
+    return [spec.name, config.schedule if config.sigmas is None else "own noise levels"]
 
 
 def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -> str:
-    """What all images of a sheet have in common."""
+    """Describe the settings that all images of a sheet share."""
     width, height = config.width or model.size[0], config.height or model.size[1]
     steps = f"{config.steps} step{'' if config.steps == 1 else 's'}"
     words = [f"seed {config.seeds[0]}"] if plain else [*_names(config), steps]
@@ -82,7 +82,7 @@ def facts(model: StableDiffusion, config: SamplingConfig, plain: bool = False) -
 
 
 def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool, printed: Printed) -> bool:
-    """Whether a sheet is there already; an error if it is something else."""
+    """Whether the sheet exists already; raise if the file is something else."""
     from ksched.stable_diffusion.files import opened
 
     if force or not path.exists():
@@ -94,7 +94,7 @@ def is_sheet_there(path: Path, shown: Mapping[str, Any], force: bool, printed: P
     if there != json.dumps(shown):
         raise ValueError(f"{path} is another picture; give another --out, or --force to replace it")
     printed.file(path)
-    print("ksched: it is there already", file=sys.stderr)
+    print("ksched: the sheet exists already", file=sys.stderr)
     return True
 
 
@@ -106,7 +106,7 @@ def save_sheet(
     printed: Printed,
     **words: Any,
 ) -> None:
-    """Write a sheet that carries what it shows; ``words`` as for `ksched.pictures.sheet.sheet`."""
+    """Write a sheet that stores its description; ``words`` as for `ksched.pictures.sheet.sheet`."""
     from PIL import PngImagePlugin
 
     from ksched.pictures.sheet import sheet

@@ -1,4 +1,4 @@
-"""``ksched show``: what made a picture."""
+"""``ksched show``: the settings of a picture."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def show_config(
     toml: Annotated[bool, typer.Option("--toml", help="Print TOML.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Print the settings that a picture carries, as JSON.
+    """Print the settings that a picture stores, as JSON.
 
-    ksched generate reads them again, from a file that ends in .json or .toml.
+    Saved in a file that ends in .json or .toml, they are an input of ksched generate.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def show_config(
     sheet = sheet_of(picture)
     if sheet is not None:
         if toml:
-            raise ValueError(f"{picture} is a sheet of several configurations, which are printed as JSON only")
+            raise ValueError(f"{picture} is a sheet of several configurations, which can be printed as JSON only")
         print(json.dumps(sheet, indent=1))
         return
     config = read_config(picture)

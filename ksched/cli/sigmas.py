@@ -47,8 +47,8 @@ def print_sigmas(
 ) -> None:
     """Print the noise levels of a schedule.
 
-    Each row has the level (sigma), the timestep that the model is told, and half the logarithm of the signal-to-noise
-    ratio.
+    Each row has the noise level (sigma), the timestep that the model receives, and half the logarithm of the
+    signal-to-noise ratio.
 
     Examples
     --------
@@ -63,8 +63,8 @@ def print_sigmas(
     levels = calculate_sigmas(name, count, made, sigma_min=sigma_min, sigma_max=sigma_max, dialect=dialect, **options)
     if levels.max() > made.sigma_limit:
         raise ValueError(
-            f"{name} in the dialect of {dialect} goes to sigma {levels.max():.6g}, whatever the process; "
-            f"{made!r} has none above {made.sigma_limit:g}"
+            f"{name} in the dialect {dialect} starts at sigma {levels.max():.6g}, but the largest sigma of "
+            f"{made!r} is {made.sigma_limit:g}"
         )
     sigmas = levels.tolist()
     timesteps = [made.timestep(sigma) for sigma in sigmas if sigma > 0]  # the model is not called at 0

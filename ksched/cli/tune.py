@@ -1,4 +1,4 @@
-"""``ksched tune``: a plan made for samples of the data."""
+"""``ksched tune``: a plan fitted to samples of the data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tune_plan(
         typer.Option(
             "--sampler",
             metavar="NAME",
-            help="Keep this sampler and choose its noise levels alone.",
+            help="Use this sampler and tune only its noise levels.",
             autocompletion=complete_sampler,
         ),
     ] = None,
@@ -67,23 +67,24 @@ def tune_plan(
         typer.Option(
             "--end",
             metavar="NAME",
-            help="How the last step ends: denoised returns the last prediction, for noisy models; integral integrates.",
-            show_default="the better one",
+            help="Last step: denoised returns the last prediction (for noisy models); integral integrates.",
+            show_default="the better of the two",
             autocompletion=starting_with(lambda: ("denoised", "integral")),
         ),
     ] = None,
     level: Annotated[
-        int, typer.Option("--level", **whole(0), help="0 chooses among known samplers and schedules; 1 fits a plan.")
+        int,
+        typer.Option("--level", **whole(0), help="0 chooses among known samplers and schedules; 1 fits a new plan."),
     ] = 1,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Make a plan for your data: noise levels and weights for a number of model calls.
+    """Make a plan for your data: noise levels and weights for a given number of steps.
 
-    No model is called: a mixture of Gaussians, fitted to the samples, stands in for it. The plan is compared with the
-    best samplers and schedules, and the best of these is written where the plan is not better. The file is
-    for ksched generate --plan, and for ksched.Plan.from_json in Python.
+    Your model is not called: a Gaussian mixture, fitted to the samples, replaces it. The new plan is compared with the
+    best known samplers and schedules; if it is not better, the best of those is written instead. The file works
+    with ksched generate --plan, and with ksched.Plan.from_json in Python.
 
     Examples
     --------
@@ -96,14 +97,14 @@ def tune_plan(
     if out.exists() and not force:
         raise ValueError(f"--out must be a new file; {out} exists: give another name, or --force to replace it")
     if not out.parent.is_dir():
-        raise ValueError(f"--out needs a folder that exists; got {out}")
+        raise ValueError(f"the folder of --out must exist; got {out}")
     check_writable(out)
     options: dict[str, Any] = {}
     if sampler is not None:
         spec = sampler_spec(sampler)
         options = read_options(option, f"sampler {spec.name}", spec.options)
     elif option:
-        raise ValueError("--option sets options of --sampler; give one of those as well, or leave it out")
+        raise ValueError("--option sets options of --sampler; add --sampler, or leave --option out")
     how: dict[str, Any] = {"end": end, "level": level, "guidance": guidance, "data_std": data_std, "seed": seed}
     how |= {"labels": None if labels is None else _array("--labels", labels)}
     made = make_process(process, shift, zero_terminal_snr)
@@ -113,7 +114,7 @@ def tune_plan(
     text = plan.to_json()
     try:
         write_whole(out, f"{text}\n".encode(), replace=force)
-    except OSError as error:  # minutes of work are not lost
+    except OSError as error:  # do not lose minutes of work
         print(text)
         print(f"ksched: {error.strerror}; the plan is printed instead", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -128,7 +129,7 @@ def tune_plan(
 
 
 def _array(flag: str, file: Path) -> Any:
-    """The array in a .npy file."""
+    """Read the array in a .npy file."""
     import numpy as np
 
     try:
@@ -144,7 +145,7 @@ def _array(flag: str, file: Path) -> Any:
 
 
 def _table(report: Any) -> Any:
-    """The comparison, the best first."""
+    """Tabulate the comparison, best plan first."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in our words: what must hold, what came, what to do."""
+"""Messages for usage errors, in our words: what must hold, what was given, what to do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["explain", "flag_of", "is_usage_error", "near_flags"]
 
 
 def is_usage_error(error: Exception) -> bool:
-    """Whether typer raised it for what was typed; where the class is defined differs between versions of typer."""
+    """Whether typer raised the error for a wrong command line; the class moves between versions of typer."""
     return "UsageError" in {kind.__name__ for kind in type(error).__mro__}
 
 
 def explain(error: Any) -> str:
-    """A usage error of typer as one sentence or two."""
+    """Explain a usage error of typer in one or two sentences."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     path = getattr(context, "command_path", None) or "ksched"
@@ -38,7 +38,7 @@ def explain(error: Any) -> str:
 
 
 def _with_example(param: Any, context: Any) -> str:
-    """What a parameter is, and how it is given."""
+    """Describe a parameter, with an example of its use."""
     about = (getattr(param, "help", None) or "").rstrip(".")
     examples = getattr(context.command, "examples", ()) if context is not None else ()
     example = f"for example: {examples[0]}" if examples else "see --help"
@@ -46,20 +46,20 @@ def _with_example(param: Any, context: Any) -> str:
 
 
 def flag_of(param: Any) -> str:
-    """What a parameter is called on a command line: its longest flag, or the name of an argument."""
+    """Return the name of a parameter on a command line: its longest flag, or the name of an argument."""
     if param.param_type_name == "argument":
         return str(param.metavar or param.name).upper()
     return str(max(param.opts, key=len))
 
 
 def near_flags(flag: str, flags: Iterable[str]) -> str:
-    """What stands behind an unknown flag: "; did you mean --rho?" or ";"."""
+    """Return the text after an unknown flag: "; did you mean --rho?" or ";"."""
     near: Sequence[str] = nearest(flag, flags, most=1)
     return f"; did you mean {near[0]}?" if near else ";"
 
 
 def _takes_value(context: Any, flag: str) -> str | None:
-    """What stands for the value of a flag in the help, "" where it takes none; None for an unknown flag."""
+    """Return the placeholder for a flag's value, "" if the flag takes no value, None if the flag is unknown."""
     params = context.command.get_params(context) if context is not None else ()
     for param in params:
         if flag in (*param.opts, *param.secondary_opts):

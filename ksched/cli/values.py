@@ -1,4 +1,4 @@
-"""How the values of options are read: each as what it must be, or an error that says so."""
+"""Parsers for the values of options; each raises an error that says what the value must be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ C = TypeVar("C", bound=StrEnum)
 
 
 def shown(text: object, most: int = 60) -> str:
-    """What came, for a message: quoted, and cut where it is long."""
+    """Quote a given value for a message, shortened if it is long."""
     words = repr(str(text))
     return words if len(words) <= most else f"{words[: most - 4]}...{words[0]}"
 
@@ -27,8 +27,12 @@ def whole(low: int, high: int | None = None, why: str = "") -> dict[str, Any]:
 
     Parameters
     ----------
-    low, high : the least and the largest that it may be; None is no limit
-    why : what the upper limit is for, such as ", so that it fits into memory"
+    low : int
+        Smallest allowed value.
+    high : int, optional
+        Largest allowed value; None is no limit.
+    why : str
+        Reason for the upper limit, such as ", so that the tables fit into memory".
     """
 
     def read(text: str) -> int:
@@ -50,9 +54,12 @@ def number(low: float = -math.inf, *, above: bool = False, why: str = "") -> dic
 
     Parameters
     ----------
-    low : the least that it may be
-    above : whether it must be more than that
-    why : what stands behind "must be a finite number"
+    low : float
+        Lower limit.
+    above : bool
+        Whether the value must be greater than ``low``, not equal to it.
+    why : str
+        Text to add after "must be a finite number".
     """
     limits = "" if low == -math.inf else f" above {low:g}" if above else f" of at least {low:g}"
 
@@ -69,13 +76,16 @@ def number(low: float = -math.inf, *, above: bool = False, why: str = "") -> dic
 
 
 def choice(what: str, members: type[C], parse: Callable[[str], C] | None = None) -> dict[str, Any]:
-    """Arguments of ``typer.Option`` for one of some names, in any spelling; a shell completes them.
+    """Arguments of ``typer.Option`` for a choice among names, in any spelling, with shell completion.
 
     Parameters
     ----------
-    what : the names are of, such as "a process"
-    members : the names
-    parse : what reads more spellings of them, or raises a ValueError
+    what : str
+        Noun for the message, such as "a process".
+    members : type of StrEnum
+        The names.
+    parse : callable, optional
+        Function that accepts further spellings, or raises ValueError.
     """
     known = {spelling_key(member): member for member in members}
 
@@ -90,7 +100,7 @@ def choice(what: str, members: type[C], parse: Callable[[str], C] | None = None)
 
 
 def starting_with(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """A completion for a shell: the names that begin as a word does."""
+    """Return a shell completion: the names that start with the incomplete word."""
 
     def complete(incomplete: str) -> list[str]:
         return [str(name) for name in names() if str(name).startswith(incomplete)]

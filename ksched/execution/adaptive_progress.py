@@ -40,7 +40,7 @@ class AdaptiveProgress:
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         """
         return self._waiting.level
 

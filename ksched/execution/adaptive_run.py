@@ -208,7 +208,7 @@ class AdaptiveRun(AdaptiveProgress, CopiedBySaving):
         Raises
         ------
         ValueError
-            Not such a state, a damaged one, or one of another sampler or noise; the run is then unchanged.
+            For a state that is damaged, of another kind, or of another sampler or noise; the run is then unchanged.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or state["version"] is True:
             raise ValueError("state must come from Run.state_dict(), version 1")

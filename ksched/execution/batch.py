@@ -95,9 +95,10 @@ class Batch:
         Raises
         ------
         TypeError, ValueError
-            Not a run; a run that is done or already in the batch; states that do not fit the others.
+            For anything that is not a run; a run that is done or already in the batch; states that do not fit the
+            others.
         RuntimeError
-            A model call of the batch is in progress.
+            If a model call of the batch is in progress.
         """
         self._check_idle()
         if not isinstance(run, Run | AdaptiveRun | JointRun):
@@ -122,9 +123,9 @@ class Batch:
         Raises
         ------
         ValueError
-            The run is not in the batch.
+            If the run is not in the batch.
         RuntimeError
-            A model call of the batch is in progress.
+            If a model call of the batch is in progress.
         """
         self._check_idle()
         for i, other in enumerate(self._runs):
@@ -146,7 +147,7 @@ class Batch:
         Raises
         ------
         RuntimeError
-            The batch is empty.
+            If the batch is empty.
         """
         return _joined([run.x for run in self._runs])
 
@@ -184,7 +185,7 @@ class Batch:
         Raises
         ------
         RuntimeError
-            The batch is empty, or another thread is using it.
+            If the batch is empty, or another thread is using it.
         TypeError, ValueError
             As for `Run.feed`. Everything is checked, and your own noise drawn, before any run advances, so a mistake
             loses nothing.

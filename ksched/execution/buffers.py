@@ -16,7 +16,7 @@ __all__ = ["Buffers", "combine", "form_together"]
 
 
 def combine(registers: Sequence[torch.Tensor], what: Combination, out: torch.Tensor | None = None) -> torch.Tensor:
-    """A linear combination of tensors, in as few passes over memory as torch has operations for.
+    """Compute a linear combination of tensors, in as few passes over memory as torch's operations allow.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def step(
     Raises
     ------
     TypeError, ValueError
-        An answer that is not a tensor like the state; arguments from different plans.
+        For an answer that is not a tensor like the state; arguments from different plans.
 
     Notes
     -----
@@ -169,7 +169,7 @@ class CompiledStep(Matrices):
         Raises
         ------
         TypeError, ValueError
-            Not a floating-point tensor with a batch axis; the number of noises is not `draws`.
+            For anything that is not a floating-point tensor with a batch axis; the number of noises is not `draws`.
         """
         check_state(x)
         if len(noise) != self.draws:

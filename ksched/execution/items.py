@@ -28,7 +28,7 @@ def item_numbers(indices: Any, batch: int) -> list[int]:
     Raises
     ------
     TypeError, ValueError, IndexError
-        Not a list of whole numbers or a mask of the batch; an index without an item.
+        For anything that is not a list of whole numbers or a mask of the batch; an index without an item.
     """
     given = _listed(indices, batch)
     if given and all(isinstance(value, bool | np.bool_) for value in given):

@@ -57,7 +57,7 @@ class Progress:
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         """
         return self.plan.levels[self._call]
 
@@ -68,7 +68,7 @@ class Progress:
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         """
         return self.plan.state_levels[self._call]
 
@@ -90,7 +90,7 @@ class Progress:
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         """
         return self._call_levels.sigma()
 
@@ -101,7 +101,7 @@ class Progress:
         Raises
         ------
         RuntimeError
-            The run is done, or was started without a process.
+            If the run is done, or was started without a process.
         """
         return self._call_levels.timestep()
 

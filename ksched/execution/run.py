@@ -47,7 +47,7 @@ class Run(Progress, CopiedBySaving):
     Raises
     ------
     TypeError, ValueError
-        A state that is not a floating-point tensor with a batch axis; seed and noise both missing although noise is
+        For a state that is not a floating-point tensor with a batch axis; seed and noise both missing although noise is
         drawn, or both given.
 
     Notes
@@ -95,7 +95,7 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         RuntimeError
-            There is no state: an exception such as Ctrl-C interrupted `feed` while the state was formed, or the run
+            If there is no state: an exception such as Ctrl-C interrupted `feed` while the state was formed, or the run
             left a batch with an error.
         """
         if self.error is not None:
@@ -128,9 +128,9 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         RuntimeError
-            The run is done, was interrupted, or is fed by another thread; `x` was written to.
+            If the run is done, was interrupted, or is fed by another thread; `x` was written to.
         TypeError, ValueError
-            A prediction that is missing, not a tensor, or of the wrong shape.
+            For a prediction that is missing, not a tensor, or of the wrong shape.
         """
         if self._check_start is not None:
             self._look_at_start()
@@ -152,7 +152,7 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         TypeError, ValueError
             As for `feed`; a sampler that needs the unconditional prediction, which `feed` takes.
         """
@@ -173,9 +173,9 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         RuntimeError
-            The run is done.
+            If the run is done.
         TypeError, ValueError
-            Not a floating-point tensor, or of the wrong shape or device.
+            For anything that is not a floating-point tensor, or of the wrong shape or device.
         """
         if self._registers.turn is None:
             raise RuntimeError("the run is done, so there is no state left to replace")
@@ -199,9 +199,9 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         TypeError, ValueError, IndexError
-            Invalid indices; the run is then unchanged.
+            For invalid indices; the run is then unchanged.
         RuntimeError
-            There is no state, as for `x`, or another thread is feeding the run.
+            If there is no state, as for `x`, or another thread is feeding the run.
 
         Notes
         -----
@@ -250,7 +250,7 @@ class Run(Progress, CopiedBySaving):
         Raises
         ------
         ValueError
-            Not such a state, a damaged one, or one of another plan or noise; the run is then unchanged.
+            For a state that is damaged, of another kind, or of another plan or noise; the run is then unchanged.
         """
         self.loading(state)()
 

@@ -193,7 +193,7 @@ def saved_noise(
     Raises
     ------
     ValueError
-        Seeds that do not fit; a state with noise of your own, and a run started with a seed.
+        For seeds that do not fit; a state with noise of your own, and a run started with a seed.
     """
     saved = check.seeds()
     if saved is not None:

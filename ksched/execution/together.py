@@ -147,7 +147,7 @@ def check_answers(answers: Any, asked: Mapping[str, Asked]) -> dict[str, tuple[t
     Raises
     ------
     TypeError, ValueError
-        Not a mapping; an unknown or missing name; a prediction that `Run.feed` would refuse.
+        For anything that is not a mapping; an unknown or missing name; a prediction that `Run.feed` would refuse.
     """
     names = ", ".join(asked)
     if not isinstance(answers, Mapping):

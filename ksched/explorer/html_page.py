@@ -1,4 +1,4 @@
-"""The page as one file: its HTML, styles and scripts, with the plans inside."""
+"""The page as one file: HTML, styles, scripts and plans."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from ksched.schedules.select import schedules
 
 __all__ = ["content", "fragment", "is_page", "page_html", "script"]
 
-#: scripts in the order in which each needs those before it
+#: scripts in order of their dependencies
 SCRIPTS = ("noise", "mixture", "plans", "store", "settings", "charts", "cloud", "panel", "about", "main")
 
-#: says in a file that it is such a page, which may be replaced
+#: marks a file as an explorer page, which may be overwritten
 _MARK = '<meta name="generator" content="ksched explore">'
 
 _LABELS = {"vp": "Stable Diffusion (VP)", "edm": "EDM", "flow": "flow matching"}
 
 
 def page_html(selection: Selection | None = None, shown: Sequence[Case] = ()) -> str:
-    """The whole page, which needs no other file and no network.
+    """Build the whole page, which needs no other file and no network.
 
     Parameters
     ----------
-    selection : which plans it has; None is a broad product of samplers and schedules
-    shown : one or two of its plans, which it opens with
+    selection : Selection, optional
+        The plans to store; None is a wide range of samplers and schedules.
+    shown : sequence of Case
+        One or two of these plans, which the page shows first.
     """
     data = json.dumps(content(selection or Selection(), shown), separators=(",", ":"), allow_nan=False)
     parts = {"STYLE": _asset("page.css"), "SCRIPT": script(), "CONTENT": data.replace("</", "<\\/"), "MARK": _MARK}
@@ -45,18 +47,18 @@ def page_html(selection: Selection | None = None, shown: Sequence[Case] = ()) ->
 
 
 def is_page(text: str) -> bool:
-    """Whether a file's text is a page that `page_html` made."""
+    """Whether a text is a page made by `page_html`."""
     return _MARK in text[:2000]
 
 
 def fragment(shown: Sequence[Case]) -> str:
-    """What follows # in the address of a page that shows one plan, or two of them side by side."""
+    """Return the part of the page's address after # that shows one plan, or two side by side."""
     runs = ("/".join(quote(str(part), safe="=,") for part in case.names if part != "") for case in shown)
     return "&".join(f"{letter}={run}" for letter, run in zip("ab", runs, strict=False))
 
 
 def content(selection: Selection, shown: Sequence[Case] = ()) -> dict[str, Any]:
-    """What the scripts read: names and words for the menus, data sets, and the packed plans."""
+    """Return the input of the scripts: names and texts for the menus, data sets, and the packed plans."""
     packed = pack(selection)
     return {
         "version": __version__,
@@ -76,7 +78,7 @@ def content(selection: Selection, shown: Sequence[Case] = ()) -> dict[str, Any]:
 
 
 def _families() -> Mapping[str, dict[str, Any]]:
-    """Samplers by the heading that they stand under, with a few facts about each."""
+    """Return the samplers by heading, with a few facts about each."""
     return {
         heading: {
             spec.name: {"summary": spec.summary.replace("`", ""), "defaults": _defaults(spec)}
@@ -89,13 +91,13 @@ def _families() -> Mapping[str, dict[str, Any]]:
 
 
 def _defaults(spec: SamplerSpec) -> str:
-    """What the default of eta is, where there is one."""
+    """Describe the default of eta, if the sampler has that option."""
     eta = spec.own_options.get("eta")
     return "" if eta is None else options_text({"eta": eta.default})
 
 
 def script() -> str:
-    """All scripts as one: modules without their imports and exports, since in one file they see each other."""
+    """Join all scripts into one; in a single file, modules need no imports and exports."""
     texts = [_asset(f"{name}.mjs") for name in SCRIPTS]
     plain = [re.sub(r"^import .*?;\n", "", text, flags=re.MULTILINE | re.DOTALL) for text in texts]
     return "\n".join(re.sub(r"^export ", "", text, flags=re.MULTILINE) for text in plain)

@@ -1,8 +1,8 @@
-"""Plans as the page stores them: what many share is written once, and each process and schedule is compressed alone.
+"""The format in which the page stores plans: shared parts once, and each process and schedule compressed separately.
 
 A *shape* is a plan without its numbers: which registers every row reads, and where the model is called. Samplers have
-few shapes and many plans. A block of text has all plans of one process and schedule, so that the page unpacks what is
-looked at and nothing else.
+few shapes and many plans. A block of text has all plans of one process and schedule, so that the page unpacks only the
+plans it shows.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ksched.processes import Level
 
 __all__ = ["DIGITS", "compressed", "pack"]
 
-#: significant digits of a coefficient. Levels and draws keep every bit, since noise is seeded with these bits.
+#: significant digits of a coefficient. Levels and draws are stored exactly, because their bits seed the noise.
 DIGITS = 12
 
 
 class _Table:
-    """Values, each of which is written once; an index stands for it elsewhere."""
+    """A list of distinct values, which are referred to by index."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
         self._places: dict[str, int] = {}
 
     def place(self, value: Any) -> int:
-        """The index of a value, which is added if it is new."""
+        """Return the index of a value; a new value is added."""
         key = json.dumps(value)
         if key not in self._places:
             self._places[key] = len(self.values)
@@ -41,13 +41,14 @@ class _Table:
 
 
 def pack(selection: Selection) -> dict[str, Any]:
-    """All plans of a selection as plain data with compressed texts.
+    """Convert all plans of a selection to plain data with compressed texts.
 
     Returns
     -------
-    ``{"shapes": text, "blocks": {process: {schedule: text}}}``; each text is compressed JSON. A block is
-    ``{"levels": [...], "draws": [...], "plans": [[sampler, variant, steps, shape, levels, draws, coefficients], ...]}``
-    in which shape, levels and draws are indices
+    dict
+        ``{"shapes": text, "blocks": {process: {schedule: text}}}``, where each text is compressed JSON. A block is
+        ``{"levels": [...], "draws": [...], "plans": [...]}``, and a plan is ``[sampler, variant, steps, shape, levels,
+        draws, coefficients]`` with shape, levels and draws as indices.
     """
     shapes = _Table()
     blocks: dict[str, dict[str, dict[str, Any]]] = {}
@@ -76,7 +77,7 @@ def pack(selection: Selection) -> dict[str, Any]:
 
 
 def _shape(plan: Plan) -> list[str]:
-    """Each row as text: "c" where the model is called, "b" for both predictions; its step; what it reads."""
+    """Write each row as text: "c" if it calls the model, "b" for both predictions; its step; the registers it reads."""
     return [
         f"{'' if row.level is None else 'b' if row.both else 'c'}{row.step} "
         + " ".join(str(register) for register, _ in row.terms)
@@ -85,14 +86,14 @@ def _shape(plan: Plan) -> list[str]:
 
 
 def _levels(plan: Plan) -> list[Any]:
-    """The schedule's sigmas, a rule, what the model is told at each call, and what it is not told of its state.
+    """Return the schedule's sigmas, a rule, the level passed to each model call, and the state's level if it differs.
 
-    The rule says what a level is written as: 1 and 2 are its label alone, from which alpha and sigma follow; 0 is all
-    three, and start and end come last.
+    The rule is the format of a level: 1 and 2 mean the label only, from which alpha and sigma follow; 0 means label,
+    alpha and sigma, with the start and end levels appended.
     """
 
     def numbers(level: Level) -> list[float]:
-        return [level.label, level.alpha, level.sigma * plan.noise_scale]  # in the page noise has variance 1
+        return [level.label, level.alpha, level.sigma * plan.noise_scale]  # noise in the page has variance 1
 
     told, ends = [*map(numbers, plan.levels)], [*map(numbers, (plan.start, plan.end))]
     states = [*map(numbers, plan.state_levels)] if plan.tells_others else []
@@ -109,7 +110,7 @@ _RULES: dict[int, Callable[[float], float]] = {1: lambda _: 1.0, 2: lambda sigma
 
 
 def _plain(values: Iterable[Any]) -> Iterable[Any]:
-    """Numbers for JSON, which has no infinity."""
+    """Replace infinities, which JSON does not have."""
     return (str(value) if isinstance(value, float) and math.isinf(value) else value for value in values)
 
 
@@ -119,6 +120,6 @@ def _short(value: float) -> float | int:
 
 
 def compressed(value: Any) -> str:
-    """Plain data as JSON, deflated, in base64."""
+    """Encode plain data as JSON, deflated, in base64."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")

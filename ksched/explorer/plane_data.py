@@ -1,4 +1,4 @@
-"""The data sets of the page: Gaussian mixtures in the plane, of two classes, with standard deviation 1."""
+"""The page's data sets: two-dimensional Gaussian mixtures with two classes and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_SETS", "as_data", "as_mixture"]
 
-Parts = tuple["Array", float, list[int]]  # means, one standard deviation for all, classes
+Parts = tuple["Array", float, list[int]]  # means, one standard deviation for all components, classes
 
 
 def _moons() -> Parts:
@@ -40,7 +40,7 @@ def _grid() -> Parts:
     return np.array(places, dtype=np.float64), 0.12, [(i + j) % 2 for i, j in places]
 
 
-#: name, what the page calls it, and how it is made
+#: by name, the page's title and the function that makes the data set
 DATA_SETS: Mapping[str, tuple[str, Callable[[], Parts]]] = {
     "moons": ("two moons", _moons),
     "ring": ("ring of eight", _ring),
@@ -50,12 +50,12 @@ DATA_SETS: Mapping[str, tuple[str, Callable[[], Parts]]] = {
 
 
 def as_data(name: str) -> dict[str, Any]:
-    """A data set as plain data: weights, means, variances and labels of its components.
+    """Return a data set as plain data: weights, means, variances and labels of its components.
 
     Notes
     -----
-    Scaled so that the variance of a coordinate is 1 on average. Rounded, so that the page and Python have the same
-    numbers.
+    The data is scaled so that the average variance of a coordinate is 1. Numbers are rounded, so that the page and
+    Python use the same ones.
     """
     means, width, labels = DATA_SETS[name][1]()
     scale = 1 / math.sqrt((means - means.mean(0)).var(axis=0).mean() + width * width)
@@ -68,7 +68,7 @@ def as_data(name: str) -> dict[str, Any]:
 
 
 def as_mixture(name: str, process: Process) -> GaussianMixture:
-    """The same as a denoiser of Python's, which needs torch."""
+    """Return a data set as a denoiser in Python, which needs torch."""
     from ksched.exact import GaussianMixture
 
     data = as_data(name)

@@ -1,4 +1,4 @@
-"""Which plans a page stores: a product of processes, schedules, samplers and step counts, and single plans more."""
+"""The plans of a page: all combinations of some processes, schedules, samplers and step counts, plus single plans."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ __all__ = ["Case", "Selection", "options_text"]
 
 
 class Case(NamedTuple):
-    """A plan of a page, under the names by which the page offers it.
+    """A plan of a page, with its names in the page's menus.
 
     Attributes
     ----------
-    process, schedule, sampler : names
-    steps : number of schedule steps
-    variant : the options that are not at their defaults, as text
-    plan : the plan itself
+    process, schedule, sampler : str
+        Names.
+    steps : int
+        Number of schedule steps.
+    variant : str
+        Options with values other than their defaults, as text.
+    plan : Plan
+        The plan.
     """
 
     process: str
@@ -38,12 +42,12 @@ class Case(NamedTuple):
 
     @property
     def names(self) -> tuple[str, str, str, int, str]:
-        """All but the plan."""
+        """All fields except the plan."""
         return self[:5]
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """Options as a page shows them: ``eta=0.5 order=2``."""
+    """Format options for the page: ``eta=0.5 order=2``."""
     return " ".join(f"{name}={_value_text(value)}" for name, value in options.items())
 
 
@@ -59,16 +63,22 @@ def _default_processes() -> dict[str, Process]:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a page stores.
+    """The plans that a page stores.
 
     Attributes
     ----------
-    processes : by name
-    schedules : those that are stored with every sampler that has a plan and with all values of eta
-    steps : numbers of schedule steps
-    etas : values of the option eta, for samplers that have it, beside its default
-    few : samplers that are stored with all other schedules too, with their default options
-    more : single plans beside that product
+    processes : mapping of str to Process
+        Processes by name.
+    schedules : sequence of NoiseSchedule
+        Schedules that are stored with every sampler that has a plan, and with all values of eta.
+    steps : sequence of int
+        Numbers of schedule steps.
+    etas : sequence of float
+        Values of the option eta in addition to its default, for samplers that have it.
+    few : sequence of SamplerType
+        Samplers that are stored with all other schedules too, with their default options.
+    more : sequence of Case
+        Further single plans.
     """
 
     processes: Mapping[str, Process] = field(default_factory=_default_processes)
@@ -79,7 +89,7 @@ class Selection:
     more: tuple[Case, ...] = ()
 
     def cases(self) -> Iterator[Case]:
-        """Every plan, each of them once."""
+        """Yield every plan once."""
         seen = set()
         for case in self._product():
             seen.add(case.names)
@@ -104,7 +114,7 @@ class Selection:
                             yield Case(process, schedule, spec.name, steps, options_text(options), plan)
 
     def _variants(self, spec: SamplerSpec) -> list[dict[str, Any]]:
-        """Default options first, then the other values of eta."""
+        """Return the default options first, then the other values of eta."""
         eta = spec.own_options.get("eta")
         others = () if eta is None else (value for value in self.etas if value != eta.default)
         return [{}, *({"eta": value} for value in others)]

@@ -68,7 +68,7 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
     Raises
     ------
     ValueError
-        An unknown format.
+        For an unknown format.
 
     Notes
     -----

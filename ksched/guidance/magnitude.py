@@ -24,7 +24,7 @@ def tcfg(cond: Model, uncond: Model | None, scale: Scale, process: Process, pred
     process : Process
         The process that the network was trained on.
     prediction : Prediction or str
-        The output, as for `Denoiser`, in which directions are measured. Pass the one that the network predicts, as the
+        The output, as for `Denoiser`, in which directions are compared. Pass the one that the network predicts, as the
         paper (with eps) and diffusers do.
 
     Returns

@@ -66,8 +66,8 @@ def interval(guided: Model, unguided: Model, sigma_low: float, sigma_high: float
     Notes
     -----
     Kynkäänniemi et al. 2024, arXiv:2404.07724. Both denoisers are called at every sigma, because sigma is on the
-    device. For plain guidance, `within` takes fewer calls. A run driven by hand takes the fewest, since it has
-    ``run.level.label`` on the host.
+    device. For plain guidance, `within` takes fewer calls. A run that you drive step by step takes the
+    fewest, since ``run.level.label`` is on the host.
     """
     check_callable("guided", guided)
     check_callable("unguided", unguided)

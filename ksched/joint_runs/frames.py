@@ -143,7 +143,7 @@ class Frames(FramesProgress, CopiedBySaving):
         Raises
         ------
         ValueError
-            Not such a state, a damaged one, or one of another order, sampler or noise; nothing changes then.
+            For a state that is damaged, of another kind, or of another order, sampler or noise; nothing changes then.
         """
         self.loading(state)()
 
@@ -236,8 +236,8 @@ def frames(
     Raises
     ------
     TypeError, ValueError
-        An adaptive sampler; a tensor that is not a clip; an invalid offset, context or schedule, or both kinds; seed
-        and noise as for `Sampler.sample`; a start at a step where a plan of your own cannot start.
+        For an adaptive sampler; a tensor that is not a clip; an invalid offset, context or schedule, or both kinds;
+        seed and noise as for `Sampler.sample`; a start at a step where a plan of your own cannot start.
 
     Notes
     -----
@@ -292,7 +292,7 @@ def sampler_from(sampler: Sampler, step: int) -> Sampler:
     Raises
     ------
     ValueError
-        A sampler with its own levels, such as a plan, or one that refuses the remaining levels.
+        For a sampler with its own levels, such as a plan, or one that refuses the remaining levels.
     """
     if not step:
         return sampler

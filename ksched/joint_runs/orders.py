@@ -40,7 +40,7 @@ def pyramid(steps: int, frames: int, *, lag: int = 1, context: int = 0) -> Table
     Raises
     ------
     TypeError, ValueError
-        Numbers that are not whole, or are out of range.
+        For numbers that are not whole, or are out of range.
 
     Examples
     --------
@@ -179,8 +179,8 @@ def check_table(table: Any, frames: int, steps: int) -> Table:
     Raises
     ------
     ValueError
-        Not a table of whole numbers from 0 to ``steps`` with a column per frame; a column that decreases; a last row
-        that is not ``steps`` everywhere; nothing to denoise.
+        For anything that is not a table of whole numbers from 0 to ``steps`` with a column per frame; a column that
+        decreases; a last row that is not ``steps`` everywhere; nothing to denoise.
     """
     wanted = f"schedule must be a table of step numbers from 0 to {steps}, of shape (rows, {frames})"
     try:

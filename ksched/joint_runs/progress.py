@@ -272,7 +272,7 @@ class StreamsProgress(JointSteps):
         Raises
         ------
         RuntimeError
-            A part is the run of a bare plan, which has no process.
+            If a part is the run of a bare plan, which has no process.
         """
         return MappingProxyType({name: self._shown(name).timestep for name in self._names})
 

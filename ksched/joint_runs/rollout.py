@@ -182,7 +182,7 @@ class JointSteps(JointRun):
         Raises
         ------
         TypeError, ValueError
-            Not a recorded path, or one of other plans; calls that draw no noise.
+            For anything that is not a recorded path, or one of other plans; calls that draw no noise.
         """
         if not isinstance(path, JointTrajectory):
             raise TypeError(f"path must come from rollout; got {type(path).__name__}")

@@ -35,7 +35,7 @@ class Streams(StreamsProgress):
     Raises
     ------
     TypeError, ValueError
-        A part that is none of these, or occurs twice; no run; different numbers of items or devices.
+        For a part that is none of these, or occurs twice; no run; different numbers of items or devices.
 
     Notes
     -----
@@ -110,9 +110,9 @@ class Streams(StreamsProgress):
         Raises
         ------
         RuntimeError
-            All parts are done; otherwise as for `Run.feed`.
+            If all parts are done; otherwise as for `Run.feed`.
         TypeError, ValueError
-            An unknown or missing name; as for `Run.feed`. Everything is checked and your own noise drawn before any
+            For an unknown or missing name; as for `Run.feed`. Everything is checked and your own noise drawn before any
             part advances, so a mistake loses nothing.
         """
         self._feed(answers)
@@ -189,7 +189,7 @@ class Streams(StreamsProgress):
         Raises
         ------
         ValueError
-            Not such a state, a damaged one, or one of other parts; all parts are unchanged then.
+            For a state that is damaged, of another kind, or of other parts; all parts are unchanged then.
         """
         if not isinstance(state, Mapping) or state.get("version") != 1 or "streams" not in state:
             raise ValueError("state must come from Streams.state_dict(), version 1")

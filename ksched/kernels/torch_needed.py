@@ -14,7 +14,7 @@ def need_torch(what: str) -> None:
     Raises
     ------
     ImportError
-        torch is not installed; the error names the feature that needs it, and what to do.
+        If torch is not installed; the error names the feature that needs it, and what to do.
     """
     try:
         import torch  # noqa: F401 - only to know whether it is there

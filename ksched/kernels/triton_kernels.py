@@ -78,7 +78,7 @@ def combine_many(entries: Sequence[tuple[Sequence[torch.Tensor], Sequence[float]
     Raises
     ------
     ValueError
-        Sources of both float16 and bfloat16.
+        For sources of both float16 and bfloat16.
 
     Notes
     -----

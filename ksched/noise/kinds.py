@@ -325,7 +325,7 @@ def kind_of(noise: Any) -> Correlated | Literal["seeded", "brownian"] | None:
     Raises
     ------
     ValueError
-        An unknown name.
+        For an unknown name.
     """
     if isinstance(noise, str):
         names = get_args(NoiseName)
@@ -401,7 +401,7 @@ def named_numbers(noise: Any, seeds: Sequence[int], draw: Draw, shape: Sequence[
     Raises
     ------
     TypeError, ValueError
-        Unknown noise; noise from a Brownian path, which only runs on tensors can draw.
+        For unknown noise; noise from a Brownian path, which only runs on tensors can draw.
     """
     kind = chosen_kind(noise)
     if kind == "seeded":

@@ -68,7 +68,7 @@ class SeededNoise:
         Raises
         ------
         ValueError
-            The number of seeds is not the number of items; ``out`` is not like ``like``.
+            If the number of seeds is not the number of items; ``out`` is not like ``like``.
         """
         out = target(self.seeds, like, out)
         return limited(self._filled(draw, out), draw) if out.numel() else out

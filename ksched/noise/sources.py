@@ -64,7 +64,7 @@ class CallableNoise:
         Raises
         ------
         TypeError, ValueError
-            The result is not a tensor of the state's shape.
+            If the result is not a tensor of the state's shape.
         """
         noise = self.function(draw.sigma_from, draw.sigma_to)
         if not isinstance(noise, torch.Tensor):
@@ -84,7 +84,7 @@ def seeded_source(
     Raises
     ------
     ValueError
-        An unknown kind; a Brownian path without a process to place its levels.
+        For an unknown kind; a Brownian path without a process to place its levels.
     """
     if isinstance(kind, Correlated):
         base = seeded_source("brownian" if kind.brownian else "seeded", seeds, process)
@@ -105,7 +105,7 @@ def start_source(seeds: tuple[int, ...], noise: Any, process: Process) -> NoiseS
     Raises
     ------
     TypeError, ValueError
-        Neither a name nor a kind of noise.
+        For anything that is neither a name nor a kind of noise.
     """
     return seeded_source(chosen_kind(noise), seeds, process)
 
@@ -130,7 +130,7 @@ def source_by_scheme(scheme: str, seeds: tuple[int, ...], process: Process | Non
     Raises
     ------
     ValueError
-        A rule that this version does not have, so the noise would differ.
+        For a rule that this version does not have, so the noise would differ.
     """
     for kind, name in SCHEMES.items():
         if name == scheme:
@@ -165,7 +165,7 @@ def brownian_sampler(
     Raises
     ------
     TypeError, ValueError
-        Seeds as for `item_seeds`.
+        For seeds as for `item_seeds`.
     """
     source = BrownianNoise(item_seeds(seed, len(x)), default_process() if process is None else process)
 

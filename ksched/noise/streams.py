@@ -56,7 +56,7 @@ def item_seeds(seed: Seed, batch: int) -> tuple[int, ...]:
     Raises
     ------
     TypeError, ValueError
-        Seeds that are not whole numbers, or not one per item.
+        For seeds that are not whole numbers, or not one per item.
     """
     one = not isinstance(seed, list | tuple | range | np.ndarray)
     given = [seed] if one else list(cast(Sequence[SupportsIndex], seed))

@@ -1,1 +1,1 @@
-"""Plots, contact sheets and the demonstration."""
+"""Plots, contact sheets and the demo."""

@@ -1,4 +1,4 @@
-"""The demonstration: digits sampled from noise, and what every sampler and schedule gets wrong, measured exactly.
+"""The demo: digits sampled from noise, and the error of every sampler on every schedule, measured exactly.
 
 The model is the exact denoiser of a Gaussian mixture fitted to handwritten digits (`ksched.exact.digits`), so nothing
 is trained, downloaded or estimated.
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 __all__ = ["CALLS", "CURVES", "MAPS", "Error", "Report", "Trajectory", "law_errors", "path_errors", "run", "trajectory"]
 
 
-#: numbers of model calls at which every sampler is measured on every schedule
+#: NFE at which every sampler is measured on every schedule
 MAPS = (8, 20)
 
 
-#: numbers of model calls at which the samplers of `DRAWN` are measured on the schedules of `CURVES`
+#: NFE at which the samplers of `DRAWN` are measured on the schedules of `CURVES`
 CALLS = (4, 6, 8, 12, 20, 40)
 
 
-#: schedules whose errors are drawn against model calls
+#: schedules whose errors are drawn against NFE
 CURVES = (
     NoiseSchedule.SIMPLE,
     NoiseSchedule.NORMAL,
@@ -65,7 +65,7 @@ CURVES = (
 )
 
 
-#: samplers whose errors are drawn against model calls
+#: samplers whose errors are drawn against NFE
 DRAWN = (
     AUTO.name,
     SamplerType.EULER,
@@ -86,7 +86,7 @@ DRAWN = (
 )
 
 
-#: seconds of one core that the stages of a run take, for its progress: the first, the last, and a model call of a plan
+#: for the progress bar, seconds on one core: of the first stages, of the last ones, and of one model call
 _FIRST = {"sampling digits": 1.0}
 _LAST = {"drawing pictures": 10.0}
 _MEASURING = 0.001
@@ -97,11 +97,18 @@ class Error(NamedTuple):
 
     Attributes
     ----------
-    sampler : its name
-    schedule : None for ``auto``, which has noise levels of its own
-    calls : model calls that were allowed
-    steps, nfe : the most steps that so many calls allow, and the model calls that these steps take
-    value : the error
+    sampler : str
+        Name of the sampler.
+    schedule : NoiseSchedule or None
+        None for ``auto``, which has its own noise levels.
+    calls : int
+        Budget of model calls.
+    steps : int
+        Largest number of steps within the budget.
+    nfe : int
+        Model calls that these steps make.
+    value : float
+        The error.
     """
 
     sampler: str
@@ -113,7 +120,7 @@ class Error(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `run` made: pictures, the run that is shown, errors of both kinds, and the calls of the maps."""
+    """Result of `run`: pictures, the sampler shown, errors of both kinds, and the NFE of the error maps."""
 
     pictures: tuple[Path, ...]
     sampler: Sampler
@@ -122,7 +129,7 @@ class Report(NamedTuple):
     maps: tuple[int, ...] = MAPS
 
     def at(self, calls: int) -> list[Error]:
-        """The errors at one of the numbers of model calls."""
+        """Return the errors at one NFE."""
         return [error for error in (*self.path, *self.law) if error.calls == calls]
 
 
@@ -139,33 +146,44 @@ def run(
     images: int = 24,
     progress: bool | Progress = False,
 ) -> Report:
-    """Sample 64 digits, measure every sampler on every schedule at equal model calls, and draw it all.
+    """Sample 64 digits, measure every sampler on every schedule at equal NFE, and draw the results.
 
     Parameters
     ----------
-    sampler, schedule, steps : of the run that is shown
-    process : what the denoiser counts as a state at sigma; None is Stable Diffusion's VP process
-    seed : of the start noise and of the sampler's own
-    out : folder for ``digits.png``, ``schedules.png``, ``errors.png`` and ``error_curves.png``; made if it does not
-        exist
-    calls : numbers of model calls at which some samplers and schedules (`DRAWN`, `CURVES` and those that are shown) are
-        measured, for the curves
-    maps : numbers of model calls at which every sampler is measured on every schedule, for the maps
-    images : digits that path errors are measured on
-    progress : True shows a progress bar (needs the extra ``cli``); a function is told what is being done, and the share
-        of the work that is done
+    sampler, schedule : str
+        Sampler and schedule of the run that is shown.
+    steps : int
+        Number of steps of the run that is shown.
+    process : Process, optional
+        Process of the denoiser; None is Stable Diffusion's VP process.
+    seed : int
+        Seed of the start noise and of the noise in the steps.
+    out : path
+        Folder for ``digits.png``, ``schedules.png``, ``errors.png`` and ``error_curves.png``, created if necessary.
+    calls : sequence of int
+        NFE of the error curves, at which `DRAWN` and the shown sampler are measured on `CURVES` and the shown schedule.
+    maps : sequence of int
+        NFE of the error maps, at which every sampler is measured on every schedule.
+    images : int
+        Number of digits for measuring path errors.
+    progress : bool or callable
+        True shows a progress bar (needs the extra ``cli``). A function is called with the name of the current stage and
+        the share of the work that is done.
 
     Raises
     ------
-    ImportError : matplotlib is missing (extra ``plot``)
-    OSError : ``out`` cannot be written to; found out before anything is computed
-    TypeError, ValueError : as for `build_sampler`
+    ImportError
+        If matplotlib is missing (extra ``plot``).
+    OSError
+        If ``out`` cannot be written to; checked before anything is computed.
+    TypeError, ValueError
+        As `build_sampler` raises them.
 
     Notes
     -----
-    The pictures appear all at once, each complete, when everything has been computed.
+    All pictures are written at the end, each complete or not at all.
     """
-    import_module("ksched.pictures.plots")  # says what is missing before anything is done
+    import_module("ksched.pictures.plots")  # fails early if matplotlib is missing
     process = default_process() if process is None else process
     built = build_sampler(sampler, schedule, steps, process=process)
     folder = path_of("out", out)
@@ -184,7 +202,7 @@ def _run(
     images: int,
     tell: Progress,
 ) -> Report:
-    """`run`, of a sampler and for a folder that are known to be right."""
+    """Do the work of `run`, after its arguments were checked."""
     from ksched.pictures import plots
 
     process, specs = built.process, [AUTO, *measured(built.process)]
@@ -221,7 +239,7 @@ def _figures(
     drawn: Collection[str],
     curves: Sequence[NoiseSchedule],
 ) -> dict[str, Figure]:
-    """The pictures by the names of their files; ``drawn`` and ``curves`` are samplers and schedules with curves."""
+    """Draw the pictures, by file name; ``drawn`` and ``curves`` are the samplers and schedules with curves."""
     from ksched.pictures import plots
 
     sampler = report.sampler
@@ -238,11 +256,11 @@ def _figures(
         "errors.png": plots.error_map(
             {_plural(count, "model call"): _rows(report.at(count), specs, count) for count in report.maps},
             title="Error in % of the digits' spread, at equal model calls (NFE). "
-            "Framed: the smallest without noise and with it",
+            "Framed: the smallest error without noise and with noise",
         ),
         "error_curves.png": plots.error_curves(
             {heading: _curves(errors, drawn, curves) for heading, errors in kinds.items()},
-            title="Error in units of the digits' spread against model calls, some samplers and schedules",
+            title="Error in units of the digits' spread against model calls (NFE), selected samplers and schedules",
         ),
     }
 
@@ -260,23 +278,30 @@ def path_errors(
 
     Parameters
     ----------
-    jobs : pairs of a sampler and the model calls that it may take; it runs the most steps that these allow
-    schedules : each job runs on all of them, unless the sampler has noise levels of its own
-    process : see `run`
-    seed : of the start noise
-    images : number of start noises
-    advance : told after each job how long it was, in model calls of a plan
+    jobs : sequence of (SamplerSpec, int)
+        Samplers with their budgets of model calls. Each runs as many steps as fit into its budget.
+    schedules : sequence of NoiseSchedule
+        Every job runs on all of them, unless the sampler has its own noise levels.
+    process : Process
+        See `run`.
+    seed : int
+        Seed of the start noise.
+    images : int
+        Number of start noises.
+    advance : callable
+        Called after each job with its length, in model calls.
 
     Returns
     -------
-    mean over images of the root mean square distance over pixels, divided by the root mean square distance of the
-    solutions from the mean digit. A sampler that cannot run on a schedule in so many calls has no error there
+    list of Error
+        The mean over images of the root mean square distance over pixels, divided by the root mean square distance of
+        the solutions from the mean digit. A sampler that cannot run on a schedule within the budget has no error there.
 
     Notes
     -----
-    All runs follow the same paths: one that starts below the highest level starts at the exact state there. They run
-    in float32, which is exact to 1e-5 here. Samplers whose plans are equal are run once. The mean over images is taken
-    because a root mean square would be dominated by the few that end as another digit.
+    All runs follow the same ODE paths: a schedule that starts below the highest sigma starts from the exact state
+    there. Runs use float32, whose error is about 1e-5 here. Samplers with equal plans run once. The mean over images
+    is reported because a root mean square would be dominated by the few images that end as another digit.
     """
     model = digits(process)
     built = [_within(spec, calls, schedules, process) for spec, calls in jobs]
@@ -306,16 +331,18 @@ def law_errors(
     process: Process,
     advance: Callable[[float], object] = lambda work: None,
 ) -> list[Error]:
-    """Distance of the law of stochastic samplers' results to the exact one, on Gaussian data.
+    """Distance between the distribution that stochastic samplers produce and the exact one, on Gaussian data.
 
     Parameters
     ----------
-    jobs, schedules, process, advance : as for `path_errors`
+    jobs, schedules, process, advance
+        As for `path_errors`.
 
     Returns
     -------
-    Wasserstein-2 distance, divided by the standard deviation of the data. The data has the mean and covariance of the
-    digits; nothing is sampled
+    list of Error
+        The Wasserstein-2 distance, divided by the standard deviation of the data. The data has the mean and covariance
+        of the digits. The distance is computed in closed form, without sampling.
     """
     model = digits(process)
     variances, axes = np.linalg.eigh(model.covariance)
@@ -337,18 +364,18 @@ def _start_noise(items: int, seed: int) -> torch.Tensor:
 
 
 def measured(process: Process) -> list[SamplerSpec]:
-    """The samplers that are measured on a process: those that have a plan there and are not for guidance.
+    """List the samplers to measure on a process: those that have a plan there.
 
-    Without guidance, which the digits do not have, those would be others that are measured.
+    Samplers for guidance are left out: without guidance, as here, each equals another sampler.
     """
     return [spec for spec in samplers() if not spec.adaptive and not spec.uncond and spec.runs_on(process)]
 
 
 def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], process: Process) -> list[Sampler]:
-    """A sampler on each schedule where it can run in so many model calls, with the most steps that these allow."""
+    """Build a sampler on every schedule where it fits into a budget of model calls, with as many steps as fit."""
     if spec.levels is not None:
         return [build_sampler(spec.name, calls=calls, process=process)]
-    if spec.calls is None:  # they depend on the levels
+    if spec.calls is None:  # the number of calls depends on the noise levels
         can = [name for name in schedules if build_sampler(spec.name, name, 1, process=process).nfe <= calls]
         return [build_sampler(spec.name, name, calls=calls, process=process) for name in can]
     if spec.nfe(1) > calls:
@@ -358,7 +385,7 @@ def _within(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule], p
 
 
 def _work(spec: SamplerSpec, calls: int, schedules: Sequence[NoiseSchedule]) -> float:
-    """Model calls of a sampler on all schedules, for the progress; laws take less time than runs."""
+    """Count the model calls of a sampler on all schedules for the progress bar; stochastic ones need less time."""
     return calls * (1 if spec.levels is not None else len(schedules)) * (1.0 if spec.draws == 0 else 0.13)
 
 
@@ -374,7 +401,7 @@ def _curves(
 
 
 def _rows(errors: Sequence[Error], specs: Sequence[SamplerSpec], calls: int) -> dict[str, list[ErrorRow]]:
-    """The rows of a map by heading: ``auto`` first, then families in their order, without noise and with it."""
+    """Return the rows of an error map by heading: ``auto`` first, then the families, without and with noise."""
     from ksched.pictures import plots
 
     def row(spec: SamplerSpec) -> ErrorRow:

@@ -1,4 +1,4 @@
-"""A run of the demonstration's model, from noise to digits, and its picture."""
+"""A run of the demo's model, from noise to digits, and its picture."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Trajectory", "draw_digits", "trajectory"]
 
 
-_MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR at which the picture of a run stops
+_MOMENTS = (-math.inf, -0.8, 0.3, 1.4)  # half log-SNR of the columns in the picture of a run
 
 
 class Trajectory(NamedTuple):
-    """A run, as its callback saw it."""
+    """A run, as recorded by its callback."""
 
     sampler: Sampler
     steps: tuple[StepInfo, ...]
@@ -36,7 +36,7 @@ class Trajectory(NamedTuple):
 
 @one_thread()
 def trajectory(sampler: Sampler, seed: int = 0, items: int = 64) -> Trajectory:
-    """Digits sampled from pure noise, with all that the callback saw."""
+    """Sample digits from pure noise and record the run."""
     model = _paired(digits(sampler.process))
     x = sampler.initial_state((items, 64), seed=seed)
     steps: list[StepInfo] = []
@@ -45,7 +45,7 @@ def trajectory(sampler: Sampler, seed: int = 0, items: int = 64) -> Trajectory:
 
 
 def draw_digits(shown: Trajectory, title: str) -> Figure:
-    """The picture of a run: its state and prediction at some moments, and its result, sorted by digit."""
+    """Draw a run: state and prediction at a few noise levels, and the result, sorted by digit."""
     from ksched.pictures import plots
 
     process = shown.sampler.process
@@ -71,7 +71,7 @@ def draw_digits(shown: Trajectory, title: str) -> Figure:
 
 
 def _paired(model: GaussianMixture) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """The model as samplers with an unconditional twin want it; the digits have no condition."""
+    """Wrap the model for samplers that also need an unconditional prediction; the digits have no condition."""
 
     def denoise(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         denoised = model(x, sigma)

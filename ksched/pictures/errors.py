@@ -1,4 +1,4 @@
-"""Pictures of errors: against model calls, and of every sampler on every schedule."""
+"""Plots of errors: against NFE, and for every sampler on every schedule."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
 class ErrorRow(NamedTuple):
-    """A row of `error_map`: one sampler at one number of model calls.
+    """A row of `error_map`: one sampler at one NFE.
 
     Attributes
     ----------
-    name : of the sampler
-    errors : by schedule; one alone, under "", for a sampler that takes no schedule; none where it cannot run
-    steps, calls : how many it makes
-    note : what is written in the row where there are no errors
+    name : str
+        Name of the sampler.
+    errors : mapping of str to float
+        Errors by schedule. A sampler that takes no schedule has one error, under "". Empty if it cannot run.
+    steps, calls : int
+        Number of steps and model calls.
+    note : str
+        Text for a row without errors.
     """
 
     name: str
@@ -46,13 +50,16 @@ class ErrorRow(NamedTuple):
 
 
 def error_curves(groups: Mapping[str, Curves], *, title: str = "", columns: int = 5) -> Figure:
-    """Errors against model calls on logarithmic axes, one panel per sampler with a line per schedule.
+    """Draw errors against NFE on logarithmic axes, with one panel per sampler and one line per schedule.
 
     Parameters
     ----------
-    groups : by heading, errors that may be compared with each other: sampler to schedule to (model calls, error) pairs
-    title : over the whole
-    columns : panels side by side
+    groups : mapping of str to mapping
+        By heading, groups of comparable errors: for each sampler and schedule, a list of (model calls, error).
+    title : str
+        Title of the figure.
+    columns : int
+        Number of panels in a row.
     """
     columns = min(columns, max(map(len, groups.values())))
     rows = [math.ceil(len(curves) / columns) for curves in groups.values()]
@@ -77,7 +84,7 @@ def error_curves(groups: Mapping[str, Curves], *, title: str = "", columns: int 
 
 
 def _limits(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Ends of the axes around (model calls, error) pairs; an error of 0 has no place on a logarithmic axis."""
+    """Return the limits of the axes for points (model calls, error); errors of 0 do not fit on a logarithmic axis."""
     calls, errors = [count for count, _ in points], [error for _, error in points if error > 0]
     return (min(calls) / 1.15, max(calls) * 1.15), (min(errors) / 1.4, max(errors) * 1.4)
 
@@ -88,7 +95,7 @@ def _error_panels(
     looks: Mapping[str, Mapping[str, Any]],
     limits: tuple[tuple[float, float], tuple[float, float]],
 ) -> dict[str, Any]:
-    """The panels of one group of `error_curves`; the handle of a line of every schedule."""
+    """Draw the panels of one group of `error_curves`; return a legend handle for every schedule."""
     handles = {}
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
@@ -105,22 +112,25 @@ def _error_panels(
     return handles
 
 
-#: inches of `error_map`: a row, a column, the gap between groups of columns, and what lies around the table
+#: sizes in `error_map`, in inches: row, column, gap between groups of columns, margins
 _ROW, _COLUMN, _GAP, _LEFT, _RIGHT, _TOP, _BOTTOM = 0.255, 0.43, 0.1, 2.72, 1.2, 2.1, 0.55
 
 
 def error_map(maps: Mapping[str, Mapping[str, Sequence[ErrorRow]]], *, title: str = "") -> Figure:
-    """Errors of every sampler on every schedule as coloured tables of percents, one below the other.
+    """Draw errors of every sampler on every schedule as coloured tables of percentages, one below the other.
 
     Parameters
     ----------
-    maps : by heading, such as "8 model calls": rows by the heading of their group; "" needs no heading
-    title : over the whole
+    maps : mapping of str to mapping
+        Rows by heading of the table, such as "8 model calls", and by heading of their group; "" shows no heading.
+    title : str
+        Title of the figure.
 
     Returns
     -------
-    the tables, coloured by the logarithm of the error on one scale. Columns are grouped as in `families`. The smallest
-    error of each kind is framed, where a kind is the groups whose headings end alike: in ", with noise" or not
+    Figure
+        The tables, coloured by the logarithm of the error on one scale. Columns are grouped as in `families`. The
+        smallest error is framed, once among groups whose heading ends in ", with noise" and once among the others.
     """
     rows = [row for groups in maps.values() for members in groups.values() for row in members]
     columns = _columns(dict.fromkeys(name for row in rows for name in row.errors))
@@ -150,7 +160,7 @@ def error_map(maps: Mapping[str, Mapping[str, Sequence[ErrorRow]]], *, title: st
 
 
 def _columns(names: Collection[str]) -> dict[str, list[str]]:
-    """Names of schedules by the heading of their columns: the families, then what is in none."""
+    """Return the schedules by heading of their columns: the families, then schedules outside all families."""
     columns = {heading: [str(n) for n in members if n in names] for heading, members in families().items()}
     known = {name for members in columns.values() for name in members}
     columns["Others"] = [*columns.get("Others", []), *(name for name in names if name and name not in known)]
@@ -158,7 +168,7 @@ def _columns(names: Collection[str]) -> dict[str, list[str]]:
 
 
 def _height(groups: Mapping[str, Sequence[ErrorRow]]) -> float:
-    """Inches of a table: its rows and the headings of its groups."""
+    """Return the height of a table in inches: its rows and the headings of its groups."""
     return sum(len(rows) + bool(heading) for heading, rows in groups.items()) * _ROW
 
 
@@ -169,7 +179,7 @@ def _error_table(
     places: Mapping[str, float],
     scale: Normalize,
 ) -> None:
-    """One table of `error_map`; the axes are in inches, from the top."""
+    """Draw one table of `error_map`; the axes count inches from the top."""
     colours, width, y = mpl.colormaps["viridis_r"], axes.get_xlim()[1], 0.0
     cells: list[Rectangle] = []
     best: dict[bool, tuple[float, Rectangle]] = {}
@@ -200,7 +210,7 @@ def _error_table(
                 text = _short(value) if name else f"{_short(value)}   (on its own noise levels)"
                 write(x + wide / 2, middle, text, ha="center", color="white" if share > 0.45 else "black")
                 noisy = heading.endswith(", with noise")
-                if noisy not in best or value < best[noisy][0] * (1 - 1e-9):  # the first of equal ones
+                if noisy not in best or value < best[noisy][0] * (1 - 1e-9):  # of equal errors, the first
                     frame = Rectangle((x, y), wide, _ROW, fill=False, edgecolor="#D55E00", linewidth=3, clip_on=False)
                     best[noisy] = (value, frame)
             y += _ROW
@@ -214,7 +224,7 @@ def _error_table(
 
 
 def _short(value: float) -> str:
-    """An error in percent, in at most three characters where it is at most 10."""
+    """Format an error in percent, with at most three characters for errors up to 10."""
     percent = 100 * value
     if percent >= 999.5:
         return f"{percent / 1000:.0f}k"
@@ -222,7 +232,7 @@ def _short(value: float) -> str:
 
 
 def _ticks(axes: Axes, limits: tuple[float, float]) -> None:
-    """Few round numbers of model calls, percents of error."""
+    """Set the ticks: a few round numbers of model calls, and errors in percent."""
     ticks = [t for t in (1, 2, 4, 10, 20, 40, 100, 200, 400, 1000, 2000, 4000) if limits[0] <= t <= limits[1]]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([str(t) for t in ticks]))

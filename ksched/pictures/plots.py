@@ -1,7 +1,7 @@
-"""Pictures: noise schedules, a run from noise to image, and errors against model calls.
+"""Plots of noise schedules, and of a run from noise to image.
 
-Every function returns a new ``matplotlib.figure.Figure`` and leaves pyplot and its settings alone; ``figure.savefig``
-writes it.
+Every plotting function returns a new ``matplotlib.figure.Figure`` and does not touch pyplot or its settings. Write the
+figure with ``figure.savefig``.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def _plural(steps: int) -> str:
 
 
 def save(figures: Mapping[Path, Figure], dpi: float = 110) -> tuple[Path, ...]:
-    """Write figures, each file complete or not at all, in the format that its name ends in; folders are made.
+    """Write figures in the format of their file name, each complete or not at all, and create missing folders.
 
     Raises
     ------
-    OSError : a path is a folder or cannot be written
-    ValueError : a format that matplotlib does not have
+    OSError
+        If a path is a folder or cannot be written.
+    ValueError
+        If matplotlib does not support the format.
     """
     packed = {}
     for path, figure in figures.items():
@@ -89,25 +91,34 @@ def schedule_curves(
     dialect: Dialect | str = Dialect.KSCHED,
     options: Mapping[str, Any] | None = None,
 ) -> Figure:
-    """Sigma, half log-SNR and timestep of the steps of schedules, side by side.
+    """Draw sigma, half log-SNR and timestep of schedules against the step, side by side.
 
     Parameters
     ----------
-    schedules : which ones; up to ten are told apart at a glance
-    steps : number of steps, >= 1
-    process : what the model was trained on; None is Stable Diffusion's VP table
-    dialect : whose numbers the names mean
-    options : of the schedules; each goes to all that have it
+    schedules : sequence of str
+        Names of schedules; up to ten are easy to tell apart.
+    steps : int
+        Number of steps, at least 1.
+    process : Process, optional
+        Process that the model was trained on; None is Stable Diffusion's VP process.
+    dialect : str
+        Program whose definition of the schedules is used.
+    **options
+        Options of the schedules; each applies to every schedule that has it.
 
     Returns
     -------
-    three panels over the step, a line per schedule. What is infinite or 0 on a logarithmic axis is left out, and so is
-    the timestep of the last 0, where the model is not called
+    Figure
+        Three panels with one line per schedule. Values that are infinite, or 0 on a logarithmic axis, are left out, and
+        so is the timestep at the final sigma of 0, where the model is not called.
 
     Raises
     ------
-    TypeError : an option that none of the schedules has
-    ValueError : no schedule; levels that the process does not have, as a dialect may give; or as for `calculate_sigmas`
+    TypeError
+        If none of the schedules has an option.
+    ValueError
+        If there is no schedule, if a dialect gives a sigma that the process does not have, or as `calculate_sigmas`
+        raises it.
     """
     process = default_process() if process is None else process
     dialect = Dialect.parse(dialect)
@@ -140,7 +151,7 @@ def schedule_curves(
             axes.set(xlabel="step", xlim=(-0.03 * longest - 0.1, 1.03 * longest + 0.1))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ends = f"sigma {process.sigma_min:.3g} to {process.sigma_max:.3g}"
-        words = "" if dialect is Dialect.KSCHED else f", in the dialect of {dialect}"
+        words = "" if dialect is Dialect.KSCHED else f", in the dialect {dialect}"
         figure.suptitle(f"Noise schedules: {_plural(steps)} on {type(process).__name__}, {ends}{words}")
         figure.legend(loc="outside lower center", ncols=min(len(grids), 6))
     return figure
@@ -149,7 +160,7 @@ def schedule_curves(
 def _grids(
     names: Sequence[NoiseSchedule | str], steps: int, process: Process, dialect: Dialect, given: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """Levels of schedules by the label of their line; each option goes to all that have it."""
+    """Return the sigmas of schedules by the label of their line; each option goes to every schedule that has it."""
     for option in given:
         if not any(option in schedule_options(name) for name in names):
             raise TypeError(f"none of {', '.join(names)} has an option {option!r}")
@@ -160,8 +171,8 @@ def _grids(
         grids[label] = sigmas = calculate_sigmas(name, steps, process, dialect=dialect, **own)
         if sigmas.max() > process.sigma_limit:
             raise ValueError(
-                f"{name} in the dialect of {dialect} goes to sigma {sigmas.max():.6g}, whatever the process; "
-                f"{process!r} has none above {process.sigma_limit:g}"
+                f"{name} in the dialect {dialect} starts at sigma {sigmas.max():.6g}, but the largest sigma of "
+                f"{process!r} is {process.sigma_limit:g}"
             )
     return grids
 
@@ -169,18 +180,22 @@ def _grids(
 def sigma_curves(
     schedules: Sequence[ScheduleName | NoiseSchedule | str], steps: int, process: Process | None = None
 ) -> Figure:
-    """The noise levels that schedules visit, by the kind of rule.
+    """Draw the sigmas of schedules, grouped by family.
 
     Parameters
     ----------
-    schedules : which ones
-    steps : number of steps, >= 1
-    process : what the model was trained on; None is Stable Diffusion's VP table
+    schedules : sequence of str
+        Names of schedules.
+    steps : int
+        Number of steps, at least 1.
+    process : Process, optional
+        Process that the model was trained on; None is Stable Diffusion's VP process.
 
     Returns
     -------
-    a row for each family of schedules: left, sigma by step; right, a line per schedule with a dot at each of its
-    levels. The last level, 0, has no place on a logarithmic axis
+    Figure
+        One row per family of schedules: on the left, sigma against the step; on the right, one line per schedule with a
+        dot at each sigma. The final sigma of 0 cannot be shown on a logarithmic axis.
     """
     process = default_process() if process is None else process
     groups = families(schedules)
@@ -219,15 +234,20 @@ def sigma_curves(
 def digit_strip(
     states: Array, denoised: Array, titles: Sequence[str], result: Array, *, scales: Sequence[float], title: str = ""
 ) -> Figure:
-    """A run from noise to image: what the model saw at some moments, what it predicted there, and the result.
+    """Draw a run from noise to image: states, the model's predictions for them, and the result.
 
     Parameters
     ----------
-    states, denoised : states and x0 predictions, shape (moments, items, height, width)
-    titles : what to write over each moment
-    result : shape (items, height, width), paper -1 and ink 1
-    scales : rms of the states at each moment, to show all of them at one contrast
-    title : over the whole
+    states, denoised : array
+        States and x0 predictions, shape (moments, items, height, width).
+    titles : sequence of str
+        Title of each moment.
+    result : array
+        Final samples, shape (items, height, width), with paper -1 and ink 1.
+    scales : sequence of float
+        Root mean square of the states at each moment, so that all are shown with the same contrast.
+    title : str
+        Title of the figure.
     """
     moments = len(states)
     with mpl.rc_context({**STYLE, "axes.titlesize": 13}):
@@ -249,7 +269,7 @@ def digit_strip(
 
 
 def _show(axes: Axes, images: Array, spread: float = 0.95) -> None:
-    """Images side by side in a near-square block, each enlarged by cubic splines on its own."""
+    """Show images side by side in a nearly square block, each enlarged by cubic splines."""
     factor = 8
     columns = math.ceil(math.sqrt(len(images)))
     height, width = (factor * n for n in images.shape[1:])

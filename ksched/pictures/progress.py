@@ -1,4 +1,4 @@
-"""How far work in several stages is, as one share of the whole."""
+"""Progress of work in several stages, as one share of the whole."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import TypeAlias
 
 __all__ = ["Report", "Stages", "progress_line"]
 
-#: is told what is being done, and the share of all work that is done, from 0 to 1
+#: called with the name of the current stage and the share of all work that is done, from 0 to 1
 Report: TypeAlias = Callable[[str, float], object]
 
 
 class Stages:
-    """Stages of work, whose lengths are known beforehand in some unit such as seconds.
+    """Stages of work whose lengths are known in advance, in a unit such as seconds.
 
     Parameters
     ----------
-    lengths : of each stage, in the order in which they are done
-    report : is told of every step
+    lengths : mapping of str to float
+        Length of each stage, in order.
+    report : callable
+        Called at every step of the work.
     """
 
     def __init__(self, lengths: Mapping[str, float], report: Report) -> None:
@@ -27,7 +29,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[float], None]]:
-        """Do a stage; gives a function that is told how much more of it is done, in the unit of the lengths."""
+        """Enter a stage; yields a function to call with the additional work done, in the unit of the lengths."""
         names = list(self._lengths)
         before = sum(self._lengths[other] for other in names[: names.index(name)])
         done = 0.0
@@ -44,7 +46,7 @@ class Stages:
 
 @contextmanager
 def progress_line() -> Iterator[Report]:
-    """A progress bar of tqdm's, with what is being done and how long it will take; needs the extra ``cli``."""
+    """Show a tqdm progress bar with the current stage and the remaining time; needs the extra ``cli``."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Sheets: pictures side by side with what they are written beside them, for people to compare."""
+"""Sheets: labelled pictures side by side, for comparison by eye."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ except ImportError as error:
     raise ImportError('sheets need Pillow: pip install "ksched[diffusers]"') from error
 
 
-_LEAST, _MOST = 128, 320  # sides of a cell that a person can look at and that fit on a screen side by side
+_LEAST, _MOST = 128, 320  # side of a cell in pixels: large enough to see, small enough for several on a screen
 
 
 _GAP, _MARGIN = 6, 18
 
 
-# sizes of texts
+# font sizes
 _LARGE, _MIDDLE, _SMALL = 22, 17, 14
 
 
@@ -38,19 +38,24 @@ def sheet(
     title: str = "",
     note: str = "",
 ) -> Image.Image:
-    """One picture of many, in rows and columns.
+    """Combine pictures into one, in rows and columns.
 
     Parameters
     ----------
-    cells : pictures by row; rows may have different lengths. Small ones are enlarged by a whole number, so that every
-        pixel stays what it is; large ones are made smaller
-    rows, columns : what to write left of each row, and over each column
-    captions : what to write under each picture, by row
-    title, note : over the whole
+    cells : sequence of sequence of Image
+        Pictures by row; rows may differ in length. Small pictures are enlarged by an integer factor, so that pixels
+        stay sharp; large ones are reduced.
+    rows, columns : sequence of str
+        Labels to the left of each row, and above each column.
+    captions : sequence of sequence of str
+        Captions below each picture, by row.
+    title, note : str
+        Texts above the sheet.
 
     Raises
     ------
-    ValueError : no picture, or labels that are not one for each
+    ValueError
+        If there is no picture, or if the number of labels is wrong.
     """
     _check(cells, rows, columns, captions)
     pictures = [[_fitted(picture) for picture in row] for row in cells]
@@ -88,7 +93,7 @@ def _check(
     columns: Sequence[str],
     captions: Sequence[Sequence[str]],
 ) -> None:
-    """Raise unless there is a picture, and a label for each."""
+    """Raise unless there is a picture, and one label for each row, column and picture."""
     wide = max(map(len, cells), default=0)
     if not wide:
         raise ValueError("a sheet must have at least one picture; got none")
@@ -102,7 +107,7 @@ def _check(
 
 
 class _Layout(NamedTuple):
-    """Where everything stands on a sheet, in pixels."""
+    """Positions on a sheet, in pixels."""
 
     across: list[int]  # left end of every column
     widths: list[int]  # of every column
@@ -118,7 +123,7 @@ def _layout(
     captions: Sequence[Sequence[str]],
     over: Sequence[tuple[str, int]],
 ) -> _Layout:
-    """The layout of pictures and texts; ``over`` are the texts over the whole and their sizes."""
+    """Arrange pictures and texts; ``over`` are the texts above the sheet and their font sizes."""
     widths = _column_widths(pictures, columns, captions)
     heights = [max(picture.height for picture in row) for row in pictures]
     under = max((_extent(text, _SMALL)[1] for row in captions for text in row), default=0) + (8 if captions else 0)
@@ -134,7 +139,7 @@ def _layout(
 def _column_widths(
     pictures: Sequence[Sequence[Image.Image]], columns: Sequence[str], captions: Sequence[Sequence[str]]
 ) -> list[int]:
-    """Width of the widest picture or text of every column."""
+    """Return the width of the widest picture or text in every column."""
     widths = [0] * max(map(len, pictures))
     sizes = [[picture.width for picture in row] for row in pictures]
     sizes += [[_extent(text, _SMALL)[0] for text in row] for row in captions]
@@ -150,14 +155,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _extent(text: str, size: int) -> tuple[int, int]:
-    """Width and height of a text."""
+    """Return width and height of a text."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left, top, right, bottom = pen.multiline_textbbox((0, 0), text, font=_font(size))
     return round(right - min(left, 0)), round(bottom - min(top, 0))
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """A picture of a size that can be looked at."""
+    """Scale a picture to a size that is easy to see."""
     picture, side = picture.convert("RGB"), max(picture.size)
     if side > _MOST:
         return picture.resize((picture.width * _MOST // side or 1, picture.height * _MOST // side or 1))

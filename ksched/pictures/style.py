@@ -1,4 +1,4 @@
-"""What all pictures have in common: fonts, colours, markers, and the groups that schedules are shown in."""
+"""Shared by all plots: fonts, colours, markers, and the groups of schedules."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ STYLE: Any = {
 }
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers too, without yellow, which is too pale for a line; then
-# three of Tol's muted ones.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without yellow, which is too pale for a line; then
+# three of Tol's muted colours.
 _COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -51,7 +51,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def families(
     schedules: Sequence[ScheduleName | NoiseSchedule | str] = tuple(NoiseSchedule),
 ) -> dict[str, list[NoiseSchedule | str]]:
-    """Schedules by the kind of rule that they follow: headings and what stands under them."""
+    """Group schedules by the kind of rule that they follow, under headings."""
     found: dict[str, list[NoiseSchedule | str]] = {heading: [] for heading in FAMILIES.values()}
     for name in map(schedule_name, schedules):
         found[FAMILIES[schedule_spec(name).family]].append(name)
@@ -59,7 +59,7 @@ def families(
 
 
 def line_look(k: int, count: int = 1) -> dict[str, Any]:
-    """Colour and marker of the k-th of ``count`` lines; later ones are thinner and leave equal ones in sight."""
+    """Colour and marker of line k of ``count``; later lines are thinner, so that coinciding lines stay visible."""
     n = len(_COLOURS)
     share = k / max(count - 1, 1)
     return {

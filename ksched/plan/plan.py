@@ -51,8 +51,8 @@ class Plan:
     Raises
     ------
     ValueError
-        A table that cannot be run: a row that refers forward, a number that is not finite, a noise that is never used,
-        a level whose alpha, sigma and lam disagree, steps that decrease or exceed the schedule's.
+        For a table that cannot be run: a row that refers forward, a number that is not finite, a noise that is never
+        used, a level whose alpha, sigma and lam disagree, steps that decrease or exceed the schedule's.
 
     Examples
     --------
@@ -171,7 +171,7 @@ class Plan:
         Raises
         ------
         TypeError, ValueError
-            No such calls or rule; the first call, which has no replacement.
+            If there are no such calls or rule, and for the first call, which has no replacement.
 
         Notes
         -----
@@ -230,7 +230,7 @@ class Plan:
         Raises
         ------
         ValueError
-            Text that is not such a plan, or a plan that cannot be run.
+            For text that is not such a plan, or a plan that cannot be run.
         """
         version = 1
         try:

@@ -103,7 +103,7 @@ def resampled(log_weights: Any, scheme: Scheme = "systematic", *, seed: Seed, co
     Raises
     ------
     TypeError, ValueError
-        An unknown scheme; weights of the wrong shape, all 0, or not numbers; seeds as for `Sampler.sample`.
+        For an unknown scheme; weights of the wrong shape, all 0, or not numbers; seeds as for `Sampler.sample`.
 
     Notes
     -----

@@ -104,7 +104,7 @@ def chosen(laws: Sequence[Transition], steps: Sequence[int] | None) -> list[int]
     Raises
     ------
     TypeError, ValueError
-        Steps that are not whole numbers, draw no noise, or occur twice.
+        For steps that are not whole numbers, draw no noise, or occur twice.
     """
     if steps is None:
         return list(range(len(laws)))

@@ -107,7 +107,7 @@ class Particles:
     Raises
     ------
     TypeError, ValueError
-        Groups that do not divide the items; an unknown name; a number out of range.
+        For groups that do not divide the items; an unknown name; a number out of range.
 
     Examples
     --------
@@ -195,7 +195,7 @@ class Particles:
         Raises
         ------
         ValueError
-            Rewards that are NaN or inf, or not one per item.
+            For rewards that are NaN or inf, or not one per item.
         """
         self._weigh(rewards, log_ratio)
         values = self.log_weights.reshape(self._groups, -1)

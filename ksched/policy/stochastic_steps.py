@@ -56,7 +56,7 @@ class StochasticSteps:
         TraceError
             The sampler is adaptive, so it has no plan.
         ValueError
-            A step has no normal law, because its noise is clipped at a limit.
+            If a step has no normal law, because its noise is clipped at a limit.
 
         Examples
         --------
@@ -147,7 +147,8 @@ class StochasticSteps:
         Raises
         ------
         TypeError, ValueError
-            Not a recorded path, or one of another plan; steps that draw no noise; a mask of another shape.
+            For anything that is not a recorded path, or one of another plan; steps that draw no noise; a mask of
+            another shape.
 
         Notes
         -----

@@ -58,7 +58,7 @@ class Trajectory:
         Raises
         ------
         TypeError, IndexError
-            Indices that are not whole numbers, or have no item.
+            For indices that are not whole numbers, or have no item.
         """
         index = torch.as_tensor(indices, device="cpu")
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:

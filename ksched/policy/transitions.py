@@ -111,8 +111,8 @@ def transitions(plan: Plan) -> tuple[Transition, ...]:
     Raises
     ------
     ValueError
-        Noise that is clipped at a limit, or that enters both the first and a later state: the law of a step is then not
-        a normal law of independent numbers.
+        For noise that is clipped at a limit, or that enters both the first and a later state: the law of a step is then
+        not a normal law of independent numbers.
     """
     forms = list(_states(plan))
     _check_noises(plan, forms)

@@ -1,4 +1,4 @@
-"""Runs that another model's predictions move, with the log-ratio of densities that compensates for it."""
+"""Runs whose means are shifted by another model's predictions, with the log-ratio of densities that corrects for it."""
 
 from __future__ import annotations
 

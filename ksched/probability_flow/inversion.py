@@ -49,7 +49,7 @@ def rising_plans(spec: SamplerSpec, grid: Grid, options: dict[str, Any]) -> list
     Raises
     ------
     ValueError
-        The sampler draws noise.
+        If the sampler draws noise.
     """
     if spec.adaptive:
         raise ValueError(f"{spec.name} chooses its steps from the model's answers, so it cannot be inverted")

@@ -74,7 +74,7 @@ def log_likelihood(
         As for `Run`; levels out of order; probes below 1; a denoiser that knows its process, if that means other states
         than ``process``.
     RuntimeError
-        The integration fails.
+        If the integration fails.
 
     Notes
     -----

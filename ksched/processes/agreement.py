@@ -74,7 +74,7 @@ def process_given(process: Process | KnowsProcess | None, model: Any = None) -> 
     Raises
     ------
     TypeError
-        Anything else.
+        For anything else.
     """
     if process is None:
         return process_of_model(model) or default_process()
@@ -102,7 +102,7 @@ def check_levels_of(model: Process, levels: Levels, *, what: str = "the denoiser
     Raises
     ------
     ValueError
-        alpha or noise std differ at a level, or a level lies outside the model's process.
+        If alpha or noise std differ at a level, or a level lies outside the model's process.
     """
     words, *numbers = levels
     sigmas, alphas, stds = (np.array(column) for column in numbers)

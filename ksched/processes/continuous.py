@@ -50,7 +50,7 @@ class EDM(_LogRange):
     Raises
     ------
     ValueError
-        A range out of order, or sigma_data that is not positive.
+        For a range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -95,7 +95,7 @@ class AngleV(EDM):
     Raises
     ------
     ValueError
-        A range out of order, or sigma_data that is not positive.
+        For a range out of order, or sigma_data that is not positive.
 
     Notes
     -----
@@ -127,7 +127,7 @@ class FlowVE(_LogRange):
     Raises
     ------
     ValueError
-        A range out of order.
+        For a range out of order.
     """
 
     sigma_min: float = 0.002
@@ -164,7 +164,7 @@ class VE(_LogRange):
     Raises
     ------
     ValueError
-        A range out of order.
+        For a range out of order.
 
     Notes
     -----
@@ -205,7 +205,7 @@ class Cascade(Process):
     Raises
     ------
     ValueError
-        A shift or table length that is not positive.
+        For a shift or table length that is not positive.
 
     Notes
     -----
@@ -274,12 +274,12 @@ class TrigFlow(_LogRange):
     sigma_min, sigma_max : float
         Range for schedules; sigma_max is where the paper starts, ``atan(80 / 0.5)``.
     noise_angle : float
-        Angle that the network is told for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
+        Angle that the network receives for pure noise: pi / 2, which SANA-Sprint rounds to 1.57080.
 
     Raises
     ------
     ValueError
-        A range out of order, noise_scale that is not positive, or noise_angle that is not pi / 2.
+        For a range out of order, noise_scale that is not positive, or noise_angle that is not pi / 2.
 
     Notes
     -----

@@ -44,7 +44,7 @@ class Flow(Process):
     Raises
     ------
     ValueError
-        A shift, table length or scale that is not positive.
+        For a shift, table length or scale that is not positive.
 
     Notes
     -----

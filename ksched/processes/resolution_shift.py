@@ -38,7 +38,7 @@ def mu_for_tokens(
     Raises
     ------
     TypeError, ValueError
-        Tokens that are not positive, or two points at the same number of tokens.
+        For tokens that are not positive, or two points at the same number of tokens.
 
     Notes
     -----
@@ -70,7 +70,7 @@ def mu_for_flux2(tokens: float, steps: int) -> float:
     Raises
     ------
     TypeError, ValueError
-        Tokens that are not positive, steps below 1.
+        For tokens that are not positive, steps below 1.
 
     Notes
     -----

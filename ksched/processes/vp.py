@@ -49,7 +49,7 @@ class VP(Process):
     Raises
     ------
     ValueError
-        Betas that are not one list of at least two numbers in (0, 1]; options out of range.
+        For betas that are not one list of at least two numbers in (0, 1]; options out of range.
 
     Notes
     -----

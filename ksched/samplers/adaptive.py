@@ -111,7 +111,7 @@ class Controller:
         Raises
         ------
         ValueError
-            The model's answers are not finite, or no step is short enough to meet the tolerances.
+            If the model's answers are not finite, or no step is short enough to meet the tolerances.
         """
         # detached, so that results can be written in place
         low, high, before = low.detach(), high.detach(), state.before.detach()

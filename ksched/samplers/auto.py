@@ -120,7 +120,7 @@ def choose(
     Raises
     ------
     TypeError, ValueError
-        Steps is not a whole number of at least 1.
+        If steps is not a whole number of at least 1.
     """
     check_steps(steps)
     ends = (process.level(sigma) for sigma in (process.sigma_max, process.sigma_min))

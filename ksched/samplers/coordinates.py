@@ -72,7 +72,7 @@ def view(
     Raises
     ------
     ValueError
-        ``end_at`` is not below the level before it, or ``start_after`` is not above the level after it.
+        If ``end_at`` is not below the level before it, or ``start_after`` is not above the level after it.
     """
     process, levels = grid.process, list(grid.levels)
     flow = process.is_flow

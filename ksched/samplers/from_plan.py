@@ -27,7 +27,7 @@ def placed(plan: Plan, process: Process) -> Plan:
     Raises
     ------
     ValueError
-        The process does not start where the plan does.
+        If the process does not start where the plan does.
     """
     if plan.noise_scale != process.noise_scale:
         return placed(_rescaled(plan, process.noise_scale), process)
@@ -133,7 +133,7 @@ def own_levels(plan: Plan, steps: int, process: Process) -> list[float]:
     Raises
     ------
     ValueError
-        Another number of steps, or a process that does not start where the plan does.
+        For another number of steps, or a process that does not start where the plan does.
     """
     if steps not in (plan.steps, plan.nfe):
         raise ValueError(f"the plan has {plan.steps} steps and {plan.nfe} model calls; got steps={steps}")

@@ -79,7 +79,7 @@ class Table:
     Raises
     ------
     ValueError
-        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
+        For levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]

@@ -36,7 +36,7 @@ class LinearTable:
     Raises
     ------
     ValueError
-        Levels that do not fall to 0, a row of the wrong length, a number that is not finite.
+        For levels that do not fall to 0, a row of the wrong length, a number that is not finite.
     """
 
     levels: tuple[float, ...]

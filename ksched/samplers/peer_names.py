@@ -67,7 +67,7 @@ def k_diffusion(arguments: str = "", note: str = "") -> PeerName:
 
 
 def diffusers(name: str, note: str = "", *, read: bool = True, arguments: str = "", **options: Any) -> PeerName:
-    """A class of diffusers, or a setting of one; ``arguments`` are those of ``step``, separated by spaces."""
+    """A diffusers class, or a setting of one; ``arguments`` lists the arguments of ``step``, separated by spaces."""
     return PeerName(Dialect.DIFFUSERS, name, note, options, read, tuple(arguments.split()))
 
 

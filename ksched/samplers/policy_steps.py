@@ -37,7 +37,7 @@ def euler_maruyama(sigma: float, after: float, rate: float) -> StepTerms:
 
 
 def flow_sde_terms(sigma: float, after: float, second: float, noise_level: float) -> StepTerms:
-    """Flow-GRPO's step; at pure noise, where the noise would be infinite, the run's second level stands in."""
+    """Flow-GRPO's step; at pure noise, where the noise would be infinite, it uses the run's second level."""
     return euler_maruyama(sigma, after, noise_level * math.sqrt(sigma / (1 - (second if sigma == 1 else sigma))))
 
 

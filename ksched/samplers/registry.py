@@ -69,7 +69,7 @@ def sampler_spec(name: SamplerName | SamplerType | str) -> SamplerSpec:
     Raises
     ------
     TypeError, ValueError
-        No such sampler; the message lists similar names.
+        If there is no such sampler; the message lists similar names.
     """
     if isinstance(name, str) and name.lstrip().startswith("{"):
         return plan_spec(Plan.from_json(name))
@@ -150,7 +150,7 @@ def register_sampler(
     Raises
     ------
     ValueError
-        The name is taken, by a sampler or by another program's spelling of one; an option has the name of one that
+        If the name is taken, by a sampler or by another program's spelling of one; an option has the name of one that
         every sampler has; the family is unknown.
     """
     if not isinstance(name, str) or not name:

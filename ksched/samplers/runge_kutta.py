@@ -45,7 +45,7 @@ class Tableau:
     Raises
     ------
     ValueError
-        Rows of the wrong length, or that do not sum to their node; weights that do not sum to 1.
+        For rows of the wrong length, or that do not sum to their node; weights that do not sum to 1.
     """
 
     a: tuple[tuple[Fraction, ...], ...]

@@ -82,7 +82,7 @@ def ships(
     Raises
     ------
     ValueError
-        A second sampler with this name, or an unknown family.
+        For a second sampler with this name, or an unknown family.
     """
 
     def decorate(function: F) -> F:
@@ -122,7 +122,7 @@ def preset(
     Raises
     ------
     TypeError
-        ``of`` has no such option.
+        If ``of`` has no such option.
     ValueError
         As for `ships`.
     """

@@ -154,7 +154,7 @@ class SamplerSpec:
         Raises
         ------
         TypeError
-            The number of steps does not determine the calls: the sampler is adaptive, or depends on the levels.
+            If the number of steps does not determine the calls: the sampler is adaptive, or depends on the levels.
         """
         if self.adaptive or self.calls is None:
             what = "its error estimate requires" if self.adaptive else "its levels require"
@@ -173,7 +173,7 @@ class SamplerSpec:
         Raises
         ------
         ValueError
-            A flow-only sampler on another process.
+            For a flow-only sampler on another process.
         """
         shown = {name: value for name, value in options.items() if name in VIEW_OPTIONS}
         own = {name: value for name, value in options.items() if name not in VIEW_OPTIONS}

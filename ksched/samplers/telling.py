@@ -40,7 +40,7 @@ def tell(plan: Plan, sigmas: ArrayLike, *, process: Process, prediction: Predict
     Raises
     ------
     ValueError
-        The number of sigmas is not the plan's number of model calls, or the process does not have them.
+        If the number of sigmas is not the plan's number of model calls, or the process does not have them.
 
     Notes
     -----

@@ -296,7 +296,7 @@ def calculate_logit_normal_sigmas(
     Raises
     ------
     ValueError
-        The options put two levels on one number.
+        If the options put two levels on one number.
 
     Notes
     -----
@@ -352,7 +352,7 @@ def calculate_ideogram4_sigmas(
     Raises
     ------
     ValueError
-        The options put two levels on one number.
+        If the options put two levels on one number.
 
     Notes
     -----

@@ -40,7 +40,7 @@ def few_step(timesteps: ArrayLike, *, shift: float = 1.0, rule: Rule = "warp", p
     Raises
     ------
     TypeError, ValueError
-        A list that does not fall, timesteps out of range, an unknown rule, a shift with a process.
+        For a list that does not fall, timesteps out of range, an unknown rule, a shift with a process.
 
     Notes
     -----

@@ -38,9 +38,9 @@ def check_sigmas(sigmas: ArrayLike, limit: float) -> Array:
     Raises
     ------
     TypeError
-        Not numbers.
+        For values that are not numbers.
     ValueError
-        Anything else; the message names the first offending index and value.
+        For anything else; the message names the first offending index and value.
     """
     values = as_numbers(sigmas)
     for i, value in enumerate(values):
@@ -88,7 +88,7 @@ class Grid:
         Raises
         ------
         TypeError, ValueError
-            Sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`).
+            For sigmas that are not finite, strictly decreasing and >= 0 (see `check_sigmas`).
         """
         values = check_sigmas(sigmas, process.sigma_limit)
         return cls(process, tuple(process.level(float(value)) for value in values))
@@ -125,7 +125,7 @@ class Grid:
         Raises
         ------
         ValueError
-            The number of values is not the number of steps of the grid.
+            If the number of values is not the number of steps of the grid.
         """
         values = [per_step(dial, len(self)) or (0.0,) for dial in dials]
         return (

@@ -118,8 +118,8 @@ def ask_own(
     Raises
     ------
     TypeError, ValueError
-        An end of the range that the function does not take; levels that are not ``steps + 1`` falling numbers within
-        the process's limits.
+        For an end of the range that the function does not take; levels that are not ``steps + 1`` falling numbers
+        within the process's limits.
     """
     form = CallForm.of(function)
     given = dict(zip(_RANGE, (sigma_min, sigma_max), strict=True))

@@ -46,7 +46,7 @@ def step_at(
     Raises
     ------
     TypeError, ValueError
-        Levels out of order; none or several positions; no process where one is needed.
+        For levels out of order; none or several positions; no process where one is needed.
 
     Notes
     -----
@@ -100,7 +100,7 @@ def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
     Raises
     ------
     TypeError, ValueError
-        Levels out of order, a boundary that is not a number.
+        For levels out of order, a boundary that is not a number.
 
     Notes
     -----

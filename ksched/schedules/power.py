@@ -241,7 +241,7 @@ def calculate_piecewise_sigmas(
     Raises
     ------
     ValueError
-        sigma_between is outside the range.
+        If sigma_between is outside the range.
 
     Notes
     -----

@@ -234,9 +234,9 @@ def register_schedule(name: str, function: Callable[..., Any], *, formula: str =
     Raises
     ------
     TypeError
-        The name is not a string, or the function takes other arguments.
+        If the name is not a string, or the function takes other arguments.
     ValueError
-        The name is taken by a schedule, a sampler, or a spelling of one.
+        If the name is taken by a schedule, a sampler, or a spelling of one.
 
     Notes
     -----
@@ -280,7 +280,7 @@ def schedule_name(schedule: Schedule) -> NoiseSchedule | str:
     Raises
     ------
     TypeError, ValueError
-        No such schedule; the message says what the name is instead, or lists similar names.
+        If there is no such schedule; the message says what the name is instead, or lists similar names.
     """
     if isinstance(schedule, str):
         return schedule if schedule in _REGISTERED else NoiseSchedule.parse(schedule)
@@ -341,8 +341,8 @@ def calculate_sigmas(
     Raises
     ------
     TypeError, ValueError
-        An unknown name or option, steps below 1, a range out of order or outside the process's; extreme options that
-        make levels rise, repeat, or overflow.
+        For an unknown name or option, steps below 1, a range out of order or outside the process's; extreme options
+        that make levels rise, repeat, or overflow.
     """
     name, spec = schedule_name(schedule), schedule_spec(schedule)
     process = default_process() if process is None else process

@@ -117,7 +117,7 @@ class Job:
 
     @classmethod
     def of(cls, model: Components, config: SamplingConfig, init_image: Picture | None, mask: Picture | None) -> Job:
-        """The job; an error if the arguments do not fit together."""
+        """Create a job; arguments that do not fit together raise an error."""
         original, shape = _opened(init_image, mask)
         width, height = model.size if original is None else _size_of(original, shape, model.multiple, config)
         config = replace(config, width=config.width or width, height=config.height or height)

@@ -56,7 +56,7 @@ def _white_or(kind: Correlated | str | None) -> Correlated | str | None:
 
 
 def _option(name: str, text: str) -> tuple[str, Any]:
-    """An option and its value; names of its own for each kind."""
+    """An option and its value; option names differ between kinds."""
     kind = _KINDS.get(name)
     known = [field.name for field in fields(kind) if field.name not in ("axes", "_")] if kind else []
     option, equals, value = text.partition("=")

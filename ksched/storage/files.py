@@ -39,7 +39,7 @@ def path_of(name: str, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ValueError
-        An empty path; ``name`` is its name in the error.
+        For an empty path; ``name`` is its name in the error.
     """
     if not os.fspath(path):
         raise ValueError(
@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
     Raises
     ------
     OSError
-        The path is a folder; its folder does not exist; it is read-only, or the disk is full.
+        If the path is a folder; its folder does not exist; it is read-only, or the disk is full.
     """
     with _named(path):
         if path.is_dir():
@@ -89,9 +89,9 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     Raises
     ------
     FileExistsError
-        The file exists, and ``replace`` is false.
+        If the file exists, and ``replace`` is false.
     OSError
-        The file cannot be written; an existing file is unchanged, and nothing else is left behind.
+        If the file cannot be written; an existing file is unchanged, and nothing else is left behind.
     """
     with _named(path):
         if path.is_dir():  # the part file would be written, but could not be renamed to a folder's name

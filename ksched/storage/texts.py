@@ -39,9 +39,9 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
     Raises
     ------
     TypeError
-        Neither text nor bytes.
+        For anything that is neither text nor bytes.
     ValueError
-        Text that is not JSON, repeats a name in a mapping, or has a whole number of more than 308 digits or lists
+        For text that is not JSON, repeats a name in a mapping, or has a whole number of more than 308 digits or lists
         nested more than 64 deep; the message says what is wrong, and the caller adds where.
     """
     how: dict[str, Any] = {} if constants else {"parse_constant": _refuse_constant}

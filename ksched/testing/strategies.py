@@ -53,7 +53,7 @@ def processes() -> st.SearchStrategy[Process]:
 
 @st.composite
 def _gaps(draw: st.DrawFn, count: int) -> Array:
-    """Positive gaps between neighbours, in arbitrary units: even, smoothly uneven, or any."""
+    """Draw positive gaps between neighbouring levels, in arbitrary units: even, smoothly uneven, or arbitrary."""
     if count > 40 or not draw(st.booleans()):
         u = (np.arange(count) + 0.5) / max(count, 1)
         tilt, depth = draw(st.floats(-6, 6)), draw(st.floats(0, 0.9))

@@ -240,7 +240,7 @@ class Linear:
 
     The numbers are first the logits of the levels told at each call but the first, between the lowest level and the
     first one, all as s. Then come the rows of a `LinearTable`, one after the other, in the units of `conditioned`. At
-    the first call the model is told the level of its state.
+    the first call the model receives the level of its state.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Tuning for samples: a mixture fitted to some of them stands in for the model, one fitted to others is the judge."""
+"""Tuning on samples: a mixture fitted to some samples replaces the model; another, fitted to the rest, judges plans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JUDGES = (16, 12, 8, 6, 4, 3, 2, 1)  # numbers of components of the judge, whic
 
 
 def of_samples(job: Job, samples: Array, data_std: float | None) -> Source:
-    """A source made of mixtures fitted to the samples: one to choose plans on, one of other samples to judge them."""
+    """Make a source from two mixtures fitted to separate samples: one to choose plans on, one to judge them."""
     if job.level == 2:
         raise ValueError("level 2 needs a denoiser, since it works through the model; pass a denoiser, or level=1")
     if job.labels is not None and len(job.labels) != len(samples):

@@ -134,7 +134,7 @@ def _flakes(rng: np.random.Generator, dimension: int, components: int) -> Member
 
 def _scales(rng: np.random.Generator, dimension: int, components: int) -> Member:
     """Components along nearly the same axes and of very different size, as patches of photographs are."""
-    slope, between = rng.uniform(1.0, 3.0), rng.uniform(0.2, 0.8)
+    slope, between = rng.uniform(1.5, 3.5), rng.uniform(0.2, 0.8)
     common, turned = _turn(rng, dimension), rng.uniform(0.0, 0.4)
     weights = np.maximum(rng.dirichlet(np.full(components, 2.0)), 0.3 / components)
     weights /= weights.sum()

@@ -68,18 +68,25 @@ LARGE = (
 #: many more kinds: from 2 dimensions to 1000, from white to steep spectra, from one mode to thousands. The time of a
 #: step hardly depends on the size of a kind, so there are few kinds with many members each
 WIDE = (
-    Kind(8, 1000, 1, "spectra", items=6),
-    Kind(6, 24, 8),
-    Kind(6, 64, 10),
-    Kind(6, 48, 100, "cloud"),
-    Kind(6, 2, 40, "tree", items=24),
-    Kind(6, 16, 160, "tree"),
+    Kind(10, 1000, 1, "spectra", items=6),
+    Kind(12, 24, 8, items=12),
+    Kind(8, 64, 10, items=12),
+    Kind(10, 48, 100, "cloud", items=12),
+    Kind(8, 2, 40, "tree", items=24),
+    Kind(8, 16, 160, "tree"),
     Kind(6, 3, 60, "curve", items=24),
-    Kind(4, 24, 120, "curve"),
-    Kind(6, 12, 20, "flakes"),
-    Kind(5, 3, 6, "flakes", items=12, blocks=8),
-    Kind(6, 24, 8, guided=True, items=32),
-    Kind(4, 64, 10, guided=True, items=32),
+    Kind(6, 24, 120, "curve", items=12),
+    Kind(8, 12, 20, "flakes", items=12),
+    Kind(10, 20, 30, "flakes", items=12),
+    Kind(6, 3, 6, "flakes", items=12, blocks=8),
+    Kind(6, 1, 3, "flakes", items=8, blocks=32),
+    Kind(10, 64, 12, "scales", items=12),
+    Kind(10, 24, 8, "scales", items=12),
+    Kind(8, 24, 8, guided=True, items=40),
+    Kind(6, 64, 10, guided=True, items=40),
+    Kind(6, 48, 100, "cloud", guided=True, items=32),
+    Kind(6, 16, 120, "tree", guided=True, items=32),
+    Kind(6, 20, 30, "flakes", guided=True, items=32),
 )
 
 

@@ -73,7 +73,7 @@ def tune(
         mixture. 2 continues from there through the model itself by autograd, which needs a denoiser.
     consistent : bool
         Fit only plans that are exact for a constant prediction: their steps take means of predictions, and the model is
-        told the sigma of its state. Otherwise level 2 frees the rows and the sigmas that the model is told.
+        given the sigma of its state. Otherwise level 2 frees the rows and the sigmas that the model receives.
     end : {"integral", "denoised"} or None
         "denoised" returns the last prediction, for models whose predictions are noisy; None takes whichever is better.
     guidance : float

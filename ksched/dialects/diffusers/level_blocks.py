@@ -125,8 +125,8 @@ def rule_bounds(s: Settings, first: float, last: float) -> tuple[float, float]:
 def between(rule: str, first: float, last: float, n: int) -> Array:
     """``n`` sigmas from ``first`` to ``last``, which may be the higher one, by a rule.
 
-    They equal ksched's karras and exponential up to the last bit: the ends are computed here and set there. That bit
-    decides how a timestep is truncated to a whole number.
+    They equal ksched's karras and exponential except in the last bit, because the end values are computed here and set
+    exactly there. That bit decides how a timestep is truncated to a whole number.
     """
     share, first, last = np.linspace(0, 1, n), float(first), float(last)
     if rule == "karras":

@@ -213,7 +213,7 @@ def euler_churned(
     of_hat: Sequence[Conversion],
     s_noise: float,
 ) -> V:
-    """Euler in sigma that adds noise after the model call and reads the answer as one about the new state.
+    """Euler in sigma that adds noise after the model call and uses the prediction as if made for the new state.
 
     Parameters
     ----------

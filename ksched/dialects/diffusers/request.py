@@ -185,7 +185,7 @@ _SAME = 1 - 1e-12
 
 
 def falling(sigmas: Sequence[float]) -> tuple[list[float], bool]:
-    """Sigmas without repeats, which are steps of length 0; and whether the last one was a repeat."""
+    """Drop repeated sigmas, whose steps have length 0; return the rest, and whether the last one was a repeat."""
     kept = [sigmas[0]]
     for sigma in sigmas[1:]:
         if sigma < _SAME * kept[-1] or sigma > 1.001 * kept[-1]:  # rounding makes some repeats rise

@@ -75,10 +75,10 @@ ANSWERED_NO: Mapping[str, str] = {
 _TOKENS = "for schedulers of tokens, which have no sigmas"
 
 
-_STOCHASTIC = "only for ScoreSdeVeScheduler and KarrasVeScheduler, which have loops of their own"
+_STOCHASTIC = "only for ScoreSdeVeScheduler and KarrasVeScheduler, which have their own loops"
 
 
-_HELIOS = "only for Helios' schedulers, which have stages of their own"
+_HELIOS = "only for Helios' schedulers, which have their own stages"
 
 
 #: keywords of `step` that do not exist here
@@ -136,7 +136,7 @@ REFUSED_USE: Mapping[str, str] = {
     ),
     "call undo_step()": "only for RePaintScheduler, whose loop goes back and forth",
     "assign eta": "only for RePaintScheduler, whose loop goes back and forth",
-    "call set_timesteps(start_time=)": "only for RFD4ProteinaScheduler, which has a loop of its own",
+    "call set_timesteps(start_time=)": "only for RFD4ProteinaScheduler, which has its own loop",
     "assign lower_order_nums": "only in LEDITS++, which installs its own scheduler",
     "call append()": "on a list of schedulers, not on a scheduler",
 }

@@ -22,7 +22,7 @@ from ksched.processes import VP, Flow
 __all__ = ["ASSIGNED", "Attributes", "Shown"]
 
 
-#: attributes without effect in the diffusers classes too; they just keep what was assigned
+#: attributes that have no effect in the diffusers classes either; assigned values are only stored
 _KEPT = frozenset(("betas", "alphas", "one", "init_noise_sigma", "num_inference_steps", "is_scale_input_called"))
 
 

@@ -40,7 +40,7 @@ def per_token(run: Driver, told: Told, output: torch.Tensor, sample: torch.Tenso
     if not iterations.process.is_flow or iterations.method.has_stages:
         raise ValueError(
             "per_token_timesteps need a flow model and a sampler with one model call per step, since a stage within a "
-            f"step is at no sigma of the run; use another sampler than {iterations.method.sampler}"
+            f"step has a sigma that is not in the run's list; use another sampler than {iterations.method.sampler}"
         )
     here = timesteps.to(sample.device, torch.float32)[..., None] / run.configuration.entries.num_train_timesteps
     levels = torch.tensor(iterations.sigmas.tolist(), device=sample.device)

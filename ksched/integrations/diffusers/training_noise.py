@@ -50,7 +50,7 @@ class TrainingNoise:
         raise NotImplementedError
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: Any) -> torch.Tensor:
-        """Clean samples with noise, at the sigma of the run's position, or else at that of the timesteps."""
+        """Add noise to clean samples, at the sigma of the run's position, or else at the sigmas of the timesteps."""
         if (noised := self._as_stock("add_noise", original_samples, noise, timesteps)) is not None:
             return noised
         run = self._run

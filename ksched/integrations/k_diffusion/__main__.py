@@ -57,7 +57,7 @@ def _folder(webui: Path | str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 0, or 2 for a mistake, which is one line on stderr."""
+    """Run the command; return 0, or 2 after a usage error, which prints one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m ksched.integrations.k_diffusion")
     commands = parser.add_subparsers(required=True, dest="command")
     for name, text in (("install", "write extensions/ksched"), ("uninstall", "remove what install wrote")):
