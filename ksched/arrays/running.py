@@ -78,7 +78,7 @@ def run(
     1.0
     """
     plan = plan_of(plan)
-    if not hasattr(x, "shape"):
+    if isinstance(x, list | tuple | str):
         raise TypeError(f"x must be an array with the batch first; got {type(x).__name__}")
     drawn = _source(plan, x, noise, seed, asarray)
     state, held = x, dict[Register, Any]()
