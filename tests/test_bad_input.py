@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from representatives import each
 
 import ksched
 from ksched import EDM, VE, VP, Denoiser, Flow, build_sampler, calculate_sigmas
+from ksched.integrations.comfyui import calculate_sigmas as levels_in_comfyui
+from ksched.integrations.servers import sglang, vllm_omni
 from ksched.samplers.registry import register_sampler
 
 X = torch.ones(2, 3)
@@ -57,6 +60,39 @@ CASES: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("dialect unknown", build("euler", dialect="klingon"), ValueError, "unknown dialect 'klingon'; known: ksched"),
     ("label unknown", lambda: ksched.parse_label("DPM++ 9X Karras"), ValueError, "unknown sampler"),
     ("label not text", lambda: ksched.parse_label(7), TypeError, "label must be a string"),  # type: ignore[arg-type]
+    # what newcomers passed by mistake
+    ("shift as text", lambda: Flow(shift="3"), TypeError, "shift must be a positive number; got '3'"),  # type: ignore[arg-type]
+    (
+        "list for an array",
+        lambda: ksched.arrays.run(build_sampler("euler", "karras", 2), lambda x, sigma: x, [1.0, 2.0]),
+        TypeError,
+        "x must be an array with the batch first; got list",
+    ),
+    ("no function", lambda: register_sampler("mine", 3, order=1), TypeError, "function must be callable"),  # type: ignore[arg-type]
+    (
+        "data as text",
+        lambda: ksched.check_model(never, VP(), data="latents.npy"),
+        TypeError,
+        "data must be a tensor or an array of numbers; got str",
+    ),
+    (
+        "a name for a sampler, in a server",
+        lambda: sglang.prepare(SimpleNamespace(latents=X), "euler"),  # type: ignore[arg-type]
+        TypeError,
+        "sampler must be a Sampler from ksched.build_sampler; got 'euler'",
+    ),
+    (
+        "prediction misspelt, in a server",
+        lambda: vllm_omni.StepPipeline(None, lambda state: None, prediction="flw"),  # type: ignore[arg-type,return-value]
+        ValueError,
+        "unknown prediction type 'flw'; did you mean flow",
+    ),
+    (
+        "the model for its sampling",
+        lambda: levels_in_comfyui(object(), "karras", 5),
+        TypeError,
+        "model_sampling must be model.get_model_object.*got object",
+    ),
     # steps
     ("steps zero", build("euler", "karras", 0), ValueError, "steps must be at least 1; got 0"),
     ("steps negative", sigmas("simple", -3), ValueError, "steps must be at least 1; got -3"),

@@ -202,7 +202,7 @@ def test_javascript_with_other_arrays(container: str, tmp_path: Path) -> None:
 def test_json_comes_back_and_other_formats_are_refused() -> None:
     plan = plan_named("heun")
     assert Plan.from_json(export(plan, Format.JSON)) == plan
-    with pytest.raises(ValueError, match="'go' is not a valid Format"):
+    with pytest.raises(ValueError, match="format must be one of 'json', 'c', 'rust', 'js'; got 'go'"):
         export(plan, "go")
 
 

@@ -177,7 +177,10 @@ def mean_squares(vector: Array, products: Array) -> Array:
 
 def _checked(name: str, value: Any, like: torch.Tensor | None = None) -> torch.Tensor:
     """A finite floating-point tensor with a batch axis."""
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    try:
+        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    except TypeError:
+        raise TypeError(f"{name} must be a tensor or an array of numbers; got {type(value).__name__}") from None
     if not tensor.numel():
         raise ValueError(f"{name} must hold at least one item and number; got shape {tuple(tensor.shape)}")
     if not tensor.is_floating_point() or tensor.ndim < 1:

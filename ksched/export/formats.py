@@ -76,6 +76,8 @@ def export(plan: Plan, format: Format | str, title: str = "A plan of ksched.") -
     buffers, each of which is reused as soon as nothing reads it any more. The buffers of the model's answer come last.
     Sums use double precision.
     """
+    if format not in [*Format]:
+        raise ValueError(f"format must be one of {', '.join(repr(str(one)) for one in Format)}; got {format!r}")
     known = Format(format)
     if known is Format.JSON:
         return f"{plan.to_json()}\n"

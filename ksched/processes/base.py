@@ -217,8 +217,12 @@ class Process(ABC):
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError unless ``value`` is a positive number."""
-    if not 0 < value < math.inf:
+    """Raise a ValueError unless ``value`` is a positive number, and a TypeError where it is no number."""
+    try:
+        positive = 0 < value < math.inf
+    except TypeError:
+        raise TypeError(f"{name} must be a positive number; got {value!r}") from None
+    if not positive:
         raise ValueError(f"{name} must be a positive number; got {value}")
 
 

@@ -155,6 +155,8 @@ def register_sampler(
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a sampler must be a string; got {name!r}")
+    if not callable(function):
+        raise TypeError(f"function must be callable, (run, grid, x) -> x; got {type(function).__name__}")
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {family!r}")
     try:

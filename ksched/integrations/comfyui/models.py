@@ -44,6 +44,11 @@ def process_of(model_sampling: Any) -> Process:
     if "ModelSamplingDiscrete" in kinds:
         with contextlib.suppress(ValueError):  # the table may repeat levels or come from no betas
             return _discrete(model_sampling, "ModelSamplingDiscreteEDM" in kinds)
+    if not hasattr(model_sampling, "sigma_min"):
+        raise TypeError(
+            'model_sampling must be model.get_model_object("model_sampling"), which has sigma_min; '
+            f"got {type(model_sampling).__name__}"
+        )
     ends = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
     if "ModelSamplingCosmosRFlow" in kinds:
         return FlowVE(*ends)

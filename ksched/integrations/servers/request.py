@@ -55,6 +55,8 @@ class RequestScheduler:
     init_noise_sigma = 1.0
 
     def __init__(self, sampler: Sampler, *, prediction: Prediction | str, edited: bool = False) -> None:
+        if not isinstance(sampler, Sampler):
+            raise TypeError(f"sampler must be a Sampler from ksched.build_sampler; got {sampler!r}")
         if any(row.both for row in sampler.plan.rows):
             raise TypeError(
                 f"the sampler must need one prediction per call; {sampler.spec.name} also needs the unconditional one, "

@@ -53,6 +53,10 @@ class StepPipeline:
         prediction: Prediction | str | Callable[[Any], Prediction | str] = "flow",
         edited: bool = False,
     ) -> None:
+        if not callable(sampler_of):
+            raise TypeError(f"sampler_of must be callable, (state) -> sampler; got {type(sampler_of).__name__}")
+        if not callable(prediction):
+            prediction = Prediction.parse(prediction)
         self.pipeline, self.sampler_of, self.prediction, self.edited = pipeline, sampler_of, prediction, edited
 
     def __getattr__(self, name: str) -> Any:
