@@ -247,7 +247,7 @@ def test_the_command_adds_the_plans_that_are_asked_for(
     assert opened == [out.as_uri()]
     assert command("explore", "--sampler", "auto", "-n", 6, "--out", out, "--no-open").code == 0  # it replaces a page
     assert len(opened) == 1
-    assert content(out.read_text(encoding="utf-8"))["start"] == "a=vp/levels%20of%20its%20own/auto/6"
+    assert content(out.read_text(encoding="utf-8"))["start"] == "a=vp/its%20own%20levels/auto/6"
 
 
 def test_the_command_says_what_is_wrong(command: Command, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_command_says_what_is_wrong(command: Command, tmp_path: Path) -> Non
     for words, error in {
         ("--sampler", "dpm_adaptive"): "dpm_adaptive chooses its steps as it runs, so it has no plan to show",
         ("--sampler", "heun", "-o", "eta=1"): "sampler heun with schedule karras has no option 'eta'",
-        ("--sampler", "heun", "--sampler", "lms", "--sampler", "ddim"): "give at most 2 samplers",
+        ("--sampler", "heun", "--sampler", "lms", "--sampler", "ddim"): "at most 2 samplers side by side",
         ("--out", mine): f"--output must be a new file; {mine} exists: give another name, or --force to replace it",
         ("--out", tmp_path): f"{tmp_path} is a folder",
     }.items():
