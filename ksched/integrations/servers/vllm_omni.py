@@ -55,8 +55,8 @@ class StepPipeline:
     ) -> None:
         if not callable(sampler_of):
             raise TypeError(f"sampler_of must be callable, (state) -> sampler; got {type(sampler_of).__name__}")
-        if not callable(prediction):
-            prediction = Prediction.parse(prediction)
+        if isinstance(prediction, str):
+            Prediction.parse(prediction)  # a misspelt name is refused before any request
         self.pipeline, self.sampler_of, self.prediction, self.edited = pipeline, sampler_of, prediction, edited
 
     def __getattr__(self, name: str) -> Any:
