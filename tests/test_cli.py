@@ -149,7 +149,6 @@ def test_plan_of_a_registered_sampler(command: Command, monkeypatch: pytest.Monk
     assert "+2.000000 D0" in succeed(command("plan", "mine", "--steps", "1", "-o", "strength=2"))
     listed = succeed(command("list"))
     assert "mine" in listed
-    assert "Mine, [bold]so to say[/bold]." in listed
     page = succeed(command("list", "mine"))
     assert "strength=1.0: any number" in page
     assert "Mine, [bold]so to say[/bold]." in page

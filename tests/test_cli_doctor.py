@@ -99,7 +99,7 @@ def test_what_is_missing_comes_with_its_command(command: Command, monkeypatch: p
     assert "missing: diffusers 0.30 or newer (here 0.29.9), transformers" in out
     assert 'get it: pip install "ksched[diffusers]"' in out
     assert "get it: pip install torch" in out
-    assert "NumPy alone" in out
+    assert "NumPy only" in out
     assert " on cpu" not in out
     facts = json.loads(command("doctor", "--json").out)
     assert facts["packages"]["torch"] is None
