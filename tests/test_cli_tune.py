@@ -13,6 +13,7 @@ import pytest
 from command import Command, command_of
 
 import ksched
+import ksched.tuning
 from ksched import Plan
 from ksched.types import Array
 
