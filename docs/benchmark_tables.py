@@ -443,6 +443,8 @@ def _generalisation(data: Mapping[str, Any]) -> str:
 
 def _generalisation_tune(data: Mapping[str, Any]) -> str:
     """What `tune` makes of samples of those families, and how often its guard fails."""
+    if "tune" not in data:
+        return "This part has not been measured with this version yet.\n"
     rows, worse = [], []
     for of, by_calls in data["tune"].items():
         for calls, cells in by_calls.items():
