@@ -78,8 +78,9 @@ def run(
     1.0
     """
     plan = plan_of(plan)
-    if isinstance(x, list | tuple | str):
-        raise TypeError(f"x must be an array with the batch first; got {type(x).__name__}")
+    given: object = x  # a narrowed x would no longer be of the caller's type
+    if isinstance(given, list | tuple | str):
+        raise TypeError(f"x must be an array with the batch first; got {type(given).__name__}")
     drawn = _source(plan, x, noise, seed, asarray)
     state, held = x, dict[Register, Any]()
     ends = [k for k, row in enumerate(plan.rows) if row.level is not None] + [len(plan.rows)]
