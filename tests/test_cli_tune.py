@@ -88,7 +88,7 @@ def test_a_file_that_is_no_plan_is_refused(command: Command) -> None:
         assert "bad.json: not a ksched plan" in answer.err
     assert "cannot read none.json" in command("plan", "none.json").err
     Path("plan.json").write_text(ksched.build_sampler("auto", steps=4).plan.to_json())
-    assert "leave out --label" in command("generate", "x", "--plan", "plan.json", "--label", "Euler a").err
+    assert "leave out --plan or --label" in command("generate", "x", "--plan", "plan.json", "--label", "Euler a").err
     assert "the plan has 4 steps; got --steps 9" in command("generate", "x", "--plan", "plan.json", "--steps", "9").err
 
 
