@@ -628,7 +628,7 @@ def test_processes_share_folders_only(command: Command, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     code, _, err = command("generate", "fox", "--count", "3", "--out", "fox.png")
     assert (code, err.count("\n")) == (2, 1)
-    assert "processes share a folder of one batch" in err
+    assert "several processes draw one batch into one folder" in err
 
 
 def test_a_damaged_model(command: Command, tmp_path: Path) -> None:
@@ -706,8 +706,8 @@ def test_row_35_calls_of_images(command: Command) -> None:
         ("--sigmas 2,1,0 --schedule karras", "sigmas are run as they are; leave out schedule karras"),
         ("--sigmas 2,1,0 --steps 5", "steps must be left out if sigmas are given, which make 2 steps; got 5"),
         ("--sigmas 2,1,0 --sampler auto", "sampler auto has its own sigmas; leave out sigmas"),
-        ("--sigmas 2,1,0 --calls 5", "--calls says how many steps; leave out --sigmas"),
-        ("--steps 5 --calls 5", "--calls says how many steps; leave out --steps"),
+        ("--sigmas 2,1,0 --calls 5", "--calls sets the number of steps; leave out --calls or --sigmas"),
+        ("--steps 5 --calls 5", "--calls sets the number of steps; leave out --calls or --steps"),
         ("--steps 1001", "at most 1000, the number that models are trained with; got 1001"),
         ("--sampler karras --schedule euler", "'karras' is a noise schedule; swap the two"),
         ("--sampler DPM++_2M_Karras", "parse_label"),
