@@ -215,7 +215,7 @@ def test_from_a_picture_and_inside_one(command: Command) -> None:
     again = ("generate", "--from", "fox.png", "--out", "again.png", "--mask", "mask.png")
     code, _, err = command(*again, "--init", "another.png")
     assert code == 2
-    assert "give the --init" in err
+    assert "give the same --init" in err
     succeed(command(*again, "--init", "photo.png"))
     assert Path("again.png").read_bytes() == Path("fox.png").read_bytes()
     succeed(command(*again, "--init", "photo.png", "--width", "16", "--height", "16", "--force"))
@@ -268,7 +268,7 @@ def test_a_folder_of_one_batch(command: Command) -> None:
     for arguments, message in {
         ("hare", "--batch", "2"): "belongs to another batch, with another prompt",
         ("fox", "--batch", "1"): "was begun with batch size 2 and not 1",
-        ("hare", "--batch", "2", "--force"): "a folder of another batch is left alone",
+        ("hare", "--batch", "2", "--force"): "never the folder of another batch",
     }.items():
         code, out, err = command("generate", *arguments, *SMALL, "--count", "3", "--out", "foxes")
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -378,7 +378,7 @@ def test_memory_that_a_processor_does_not_have(command: Command, monkeypatch: py
     monkeypatch.setattr(StableDiffusion, "decode", allocate)
     code, out, err = command("generate", "fox", *SMALL)
     assert (code, out) == (1, "")
-    assert err.startswith("ksched: out of memory; take a smaller --batch")
+    assert err.startswith("ksched: out of memory; use a smaller --batch")
 
 
 def test_an_unwritable_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,7 +655,7 @@ def test_a_failure_is_code_1(command: Command, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(StableDiffusion, "decode", too_large)
         code, out, err = command("generate", "fox", *SMALL)
         assert (code, out) == (1, "")
-        assert err.startswith("ksched: out of memory; take a smaller --batch")
+        assert err.startswith("ksched: out of memory; use a smaller --batch")
     monkeypatch.setattr(image_options, "SHIPPED", Path("nowhere"))
     code, out, err = command("generate", "fox", *SMALL)
     assert (code, out) == (1, "")
@@ -708,7 +708,7 @@ def test_row_35_calls_of_images(command: Command) -> None:
         ("--sigmas 2,1,0 --sampler auto", "sampler auto has its own sigmas; leave out sigmas"),
         ("--sigmas 2,1,0 --calls 5", "--calls sets the number of steps; leave out --calls or --sigmas"),
         ("--steps 5 --calls 5", "--calls sets the number of steps; leave out --calls or --steps"),
-        ("--steps 1001", "at most 1000, the number that models are trained with; got 1001"),
+        ("--steps 1001", "at most 1000, the number of timesteps that models are trained with; got 1001"),
         ("--sampler karras --schedule euler", "'karras' is a noise schedule; swap the two"),
         ("--sampler DPM++_2M_Karras", "parse_label"),
     ],
@@ -783,4 +783,4 @@ def test_ctrl_c_still_prints_the_finished_files_as_json(command: Command, monkey
     code, out, err = command("generate", "fox", *SMALL, "--count", "3", "--out", "fox.png", "--json")
     assert code == 130
     assert json.loads(out) == {"files": ["fox-00000.png"]}
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
