@@ -659,7 +659,7 @@ def test_a_failure_is_code_1(command: Command, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(image_options, "SHIPPED", Path("nowhere"))
     code, out, err = command("generate", "fox", *SMALL)
     assert (code, out) == (1, "")
-    assert err == "ksched: the model that comes with ksched is not installed; give the folder of another with --model\n"
+    assert err == "ksched: the model that comes with ksched is not installed; use --model with the folder of another\n"
     assert contents() == {}
 
 

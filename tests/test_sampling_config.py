@@ -44,7 +44,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         FOX | {"steps": 1001},
         ValueError,
-        "at most 1000, the number of timesteps that models are trained with; got 1001",
+        "at most 1000, the number that models are trained with; got 1001",
     ),
     (FOX | {"steps": 20.0}, TypeError, "steps must be a whole number; got 20.0"),
     (FOX | {"steps": "20"}, TypeError, "steps must be a whole number; got '20'"),
