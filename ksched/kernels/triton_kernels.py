@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton  # pyright: ignore[reportMissingImports] - no dependency
-import triton.language as tl  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports] - no dependency
 
 __all__ = ["DTYPES", "combine", "combine_many", "normals"]
 

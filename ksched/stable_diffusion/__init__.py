@@ -13,9 +13,9 @@ if _MISSING:
     raise ImportError(f"this needs {' and '.join(_MISSING)}: pip install 'ksched[diffusers]'")
 
 from ksched.stable_diffusion.adapter import StableDiffusion  # noqa: E402 - it imports what may be missing
-from ksched.stable_diffusion.config import POPULAR, PRESETS, SamplingConfig  # noqa: E402
-from ksched.stable_diffusion.files import read_config, save_png  # noqa: E402
-from ksched.stable_diffusion.jobs import Cancelled, Progress  # noqa: E402
+from ksched.stable_diffusion.config import POPULAR, PRESETS, SamplingConfig  # noqa: E402 - as above
+from ksched.stable_diffusion.files import read_config, save_png  # noqa: E402 - as above
+from ksched.stable_diffusion.jobs import Cancelled, Progress  # noqa: E402 - as above
 
 __all__ = [
     "POPULAR",

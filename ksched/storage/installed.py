@@ -1,9 +1,10 @@
-"""Files that are put into another program's folder, and taken out again without touching anything else there."""
+"""Install files into another program's folder, and remove them again without touching anything else there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -11,9 +12,9 @@ from typing import NamedTuple
 
 from ksched.storage.files import write_whole
 
-__all__ = ["Removed", "put", "take_out"]
+__all__ = ["Removed", "put", "report", "take_out"]
 
-#: in the folder: what was written there, by its path in the folder, with a digest of its content
+#: file in the folder that lists the files written there, with a digest of each
 _LIST = ".ksched.json"
 
 
@@ -31,18 +32,23 @@ class Removed(NamedTuple):
 
 
 def put(folder: Path, files: Mapping[str, bytes], ours: Callable[[Path], bool] = lambda path: False) -> None:
-    """Write files into a folder of our own, which is made; what an earlier version wrote there goes.
+    """Write files into a new folder, or replace what an earlier version wrote there.
 
     Parameters
     ----------
-    folder : in a folder that exists
-    files : contents by path within the folder, with "/"
-    ours : whether a file that is in no list was written by a version that kept none
+    folder : Path
+        Folder to write, inside an existing one.
+    files : mapping
+        Contents by path within the folder, with "/".
+    ours : callable
+        Whether a file that is not listed was written by a version that kept no list.
 
     Raises
     ------
-    ValueError : the folder holds something that was not written by this, or was changed since; nothing is written
-    OSError : a file cannot be written
+    ValueError
+        If the folder holds a file that this function did not write, or that was changed since. Nothing is written then.
+    OSError
+        If a file cannot be written.
     """
     written = _written(folder, ours)
     strange = [path for path in _contents(folder) if path not in written]
@@ -59,13 +65,14 @@ def put(folder: Path, files: Mapping[str, bytes], ours: Callable[[Path], bool] =
 
 
 def take_out(folder: Path, ours: Callable[[Path], bool] = lambda path: False) -> Removed:
-    """Remove what `put` wrote into a folder, and the folders that are empty then.
+    """Remove the files that `put` wrote, and folders that are then empty.
 
-    Files that are not in the list or whose content is another now stay.
+    Files that are not in the list, or that were changed since, stay.
 
     Raises
     ------
-    ValueError : there is nothing that `put` wrote
+    ValueError
+        If there is nothing that `put` wrote.
     """
     written = _written(folder, ours)
     if not written:
@@ -83,14 +90,24 @@ def take_out(folder: Path, ours: Callable[[Path], bool] = lambda path: False) ->
     return Removed(written, left)
 
 
+def report(action: Callable[[], object]) -> int:
+    """Print the result of an action, or its error as one line on stderr; return the exit code, 0 or 2."""
+    try:
+        print(action())
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 def _contents(folder: Path) -> list[Path]:
-    """The files of a folder but for our list and what Python compiled."""
+    """The files of a folder, without our list and without compiled Python."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
     return [path for path in files if path.name != _LIST and path.parent.name != "__pycache__"]
 
 
 def _written(folder: Path, ours: Callable[[Path], bool]) -> tuple[Path, ...]:
-    """The files of a folder that we wrote and nobody changed."""
+    """The files of a folder that `put` wrote and that are unchanged."""
     digests: object = {}
     with suppress(OSError, ValueError):
         digests = json.loads((folder / _LIST).read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ def random_states() -> list[_State]:
     numpy = (back[0], back[1].tobytes(), *back[2:])
     states = [
         _State("Python", python, lambda: random.setstate(python)),
-        _State("numpy", numpy, lambda: np.random.set_state(back)),  # noqa: NPY002
+        _State("numpy", numpy, lambda: np.random.set_state(back)),  # noqa: NPY002 - and put back
     ]
     if "torch" in sys.modules:
         import torch

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ksched.storage.files import path_of
-from ksched.storage.installed import Removed, put, take_out
+from ksched.storage.installed import Removed, put, report, take_out
 
 __all__ = ["install", "main", "uninstall"]
 
@@ -67,7 +67,7 @@ def _folder(comfyui: Path | str) -> Path:
 
 
 def _of_an_earlier_version(path: Path) -> bool:
-    """Whether a file is what versions wrote that kept no list of what they wrote."""
+    """Whether a file was written by a version that kept no list of its files."""
     ours = '"""ksched\'s nodes for ComfyUI."""\n\nfrom ksched.integrations.comfyui import '
     return path.name == "__init__.py" and path.read_text(encoding="utf-8").startswith(ours)
 
@@ -83,15 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (adding, removing):
         command.add_argument("path", help="folder of ComfyUI")
     given = parser.parse_args(arguments)
-    try:
-        if given.command == "install":
-            print(install(given.path, menus=given.menus, schemas=given.schemas))
-        else:
-            print(uninstall(given.path).text)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if given.command == "install":
+        return report(lambda: install(given.path, menus=given.menus, schemas=given.schemas))
+    return report(lambda: uninstall(given.path).text)
 
 
 if __name__ == "__main__":

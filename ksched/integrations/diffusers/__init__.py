@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("this needs diffusers: pip install 'ksched[diffusers]'") from error
 
 # diffusers searches this module's names for the base class by which it loads a saved pipeline
-from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 - see above
 
 from ksched.integrations.diffusers.class_of import Translation
 from ksched.integrations.diffusers.scheduler import KSchedOutput, KSchedScheduler

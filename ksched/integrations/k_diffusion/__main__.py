@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ksched.storage.files import path_of
-from ksched.storage.installed import Removed, put, take_out
+from ksched.storage.installed import Removed, put, report, take_out
 
 __all__ = ["install", "main", "uninstall"]
 
@@ -63,15 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in (("install", "write extensions/ksched"), ("uninstall", "remove what install wrote")):
         commands.add_parser(name, help=text).add_argument("path", help="folder of A1111, Forge or reForge")
     given = parser.parse_args(arguments)
-    try:
-        if given.command == "install":
-            print(install(given.path))
-        else:
-            print(uninstall(given.path).text)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return report(lambda: install(given.path) if given.command == "install" else uninstall(given.path).text)
 
 
 if __name__ == "__main__":
