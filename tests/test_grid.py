@@ -15,17 +15,15 @@ from representatives import each
 
 from ksched import VP, Flow, NoiseSchedule, build_sampler, calculate_sigmas
 from ksched.processes.resolution_shift import mu_for_flux2, mu_for_tokens
+from ksched.schedules.flow_transforms import shift, shift_mu, stretch_terminal
 from ksched.schedules.transforms import (
     drop_penultimate,
     extend,
     flip,
     set_first,
-    shift,
-    shift_mu,
     split,
     split_at_strength,
     stretch,
-    stretch_terminal,
     truncate,
 )
 from ksched.testing.levels import check_sigma_curve

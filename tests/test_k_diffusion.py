@@ -847,7 +847,7 @@ def test_the_extension_adds_nothing_twice_and_replaces_nothing(host: Host) -> No
 
 def test_the_extension_is_installed_and_taken_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["install", str(tmp_path)]) == 2
-    assert "has a folder extensions" in capsys.readouterr().err
+    assert "must contain a folder extensions" in capsys.readouterr().err
     other = tmp_path / "extensions" / "other" / "scripts" / "a.py"
     other.parent.mkdir(parents=True)
     other.write_text("")

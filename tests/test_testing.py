@@ -21,8 +21,8 @@ import ksched
 from ksched import VE, VP, Flow, NoiseSchedule, Process, calculate_sigmas
 from ksched.samplers.blocks.steps import ddim
 from ksched.samplers.spec import SamplerSpec
+from ksched.schedules.flow_transforms import shift
 from ksched.schedules.grid import Grid, check_sigmas
-from ksched.schedules.transforms import shift
 from ksched.testing.levels import check_sigma_curve
 from ksched.testing.samplers import check_sampler
 from ksched.testing.schedules import check_schedule, check_shift

@@ -4,9 +4,10 @@ Every schedule returns float64 of shape (steps + 1,), strictly decreasing. The f
 the last is 0. The editing functions (`truncate`, `stretch`, `shift` ...) take levels and return new ones.
 """
 
-from ksched.schedules import curves, distilled, places, power, published, training_table, transforms
+from ksched.schedules import curves, distilled, flow_transforms, places, power, published, training_table, transforms
 from ksched.schedules.curves import *
 from ksched.schedules.distilled import *
+from ksched.schedules.flow_transforms import *
 from ksched.schedules.grid import Grid
 from ksched.schedules.places import *
 from ksched.schedules.power import *
@@ -18,6 +19,7 @@ from ksched.schedules.transforms import *
 __all__ = ["DIALECTS", "SCHEDULES", "Grid", "calculate_sigmas", "register_schedule", "schedule_options"]
 __all__ += curves.__all__
 __all__ += distilled.__all__
+__all__ += flow_transforms.__all__
 __all__ += places.__all__
 __all__ += power.__all__
 __all__ += published.__all__

@@ -1,4 +1,4 @@
-"""Functions that edit the noise levels of a run: validated once, on the host, in float64.
+"""Functions that edit the noise levels of a run on any process: validated once, on the host, in float64.
 
 The functions are pure: they take levels as any list of numbers and return a new float64 array. Nothing applies them but
 your own call. ``truncate`` and ``stretch`` are the two meanings of an image-to-image strength.
@@ -15,7 +15,6 @@ import numpy as np
 
 from ksched.options import Option, check_steps
 from ksched.processes import Process
-from ksched.schedules.curves import stretched_to
 from ksched.schedules.grid import as_numbers, check_sigmas
 from ksched.schedules.select import Schedule, calculate_sigmas
 from ksched.types import Array, ArrayLike
@@ -25,13 +24,10 @@ __all__ = [
     "extend",
     "flip",
     "set_first",
-    "shift",
-    "shift_mu",
     "split",
     "split_at",
     "split_at_strength",
     "stretch",
-    "stretch_terminal",
     "truncate",
 ]
 
@@ -42,12 +38,12 @@ LARGEST = sys.float_info.max
 Rule = Literal["down", "nearest", "a1111"]
 
 
-def _option(owner: str, name: str, kind: Any, value: Any, low: float = -LARGEST, high: float = LARGEST) -> Any:
+def option_value(owner: str, name: str, kind: Any, value: Any, low: float = -LARGEST, high: float = LARGEST) -> Any:
     """``value`` as the type ``kind``, or an error that names the function, the argument and the rule."""
     return Option(name, kind, None, low, high).check(owner, value)
 
 
-def _distinct(owner: str, values: Array) -> Array:
+def distinct(owner: str, values: Array) -> Array:
     """``values``, or a ValueError if rounding made two levels equal."""
     same = np.flatnonzero(~(np.diff(values) < 0))
     if len(same):
@@ -61,8 +57,8 @@ def _distinct(owner: str, values: Array) -> Array:
 
 def _kept(owner: str, steps: int, strength: float, rule: Rule) -> int:
     """Number of steps, out of ``steps``, that a strength keeps."""
-    strength = _option(owner, "strength", float, strength, 0, 1)
-    _option(owner, "rule", Rule, rule)
+    strength = option_value(owner, "strength", float, strength, 0, 1)
+    option_value(owner, "rule", Rule, rule)
     if rule == "nearest":
         return round(steps * strength)
     if rule == "a1111":
@@ -75,20 +71,25 @@ def truncate(sigmas: ArrayLike, strength: float, *, rule: Rule = "down") -> Arra
 
     Parameters
     ----------
-    sigmas : levels of all steps, strictly decreasing
-    strength : share of the steps to keep, 0 to 1
-    rule : how n steps are cut. "down": keep ``int(n * strength)``, in floating point (50 steps at 0.58 keep 28);
-        "nearest": ``round(n * strength)``, half to even; "a1111": ``int(n * min(strength, 0.999)) + 1``, at most n
+    sigmas : array_like
+        Levels of all steps, strictly decreasing.
+    strength : float
+        Share of the steps to keep, 0 to 1.
+    rule : str
+        How n steps are cut. "down": keep ``int(n * strength)``, in floating point (50 steps at 0.58 keep 28);
+        "nearest": ``round(n * strength)``, half to even; "a1111": ``int(n * min(strength, 0.999)) + 1``, at most n.
 
     Returns
     -------
-    float64 array: the last ``kept + 1`` levels. Start from the image noised to the first of them. Strength 1 keeps all
-    levels (with "a1111" up to 1000 steps). If no step is kept, only the last level is left: a run of no steps, which
-    returns the image unchanged
+    ndarray of float64
+        The last ``kept + 1`` levels. Start from the image noised to the first of them. Strength 1 keeps all levels
+        (with "a1111" up to 1000 steps). If no step is kept, only the last level is left: a run of no steps, which
+        returns the image unchanged.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, strength outside 0 to 1, an unknown rule
+    TypeError, ValueError
+        For levels out of order, strength outside 0 to 1, an unknown rule.
 
     Notes
     -----
@@ -114,25 +115,30 @@ def stretch(
     Parameters
     ----------
     schedule, process, options : as for `ksched.calculate_sigmas`
-    steps : number of steps to run
-    strength : above 0, at most 1. The grid is built with ``int(steps / strength)`` steps; the last ``steps`` are kept
-    drop_penultimate : build one more step and leave out the second-last level, see `drop_penultimate`
+    steps : int
+        Number of steps to run.
+    strength : float
+        Above 0, at most 1. The grid is built with ``int(steps / strength)`` steps; the last ``steps`` are kept.
+    drop_penultimate : bool
+        Build one more step and leave out the second-last level, see `drop_penultimate`.
 
     Returns
     -------
-    float64 array, shape (steps + 1,), strictly decreasing, last element 0; strength 1 returns the schedule itself
+    ndarray of float64
+        Shape (steps + 1,), strictly decreasing, last element 0; strength 1 returns the schedule itself.
 
     Raises
     ------
-    TypeError, ValueError : as for `ksched.calculate_sigmas`; strength out of range, or so small that the grid would
-        have more than ten million steps
+    TypeError, ValueError
+        As for `ksched.calculate_sigmas`; strength out of range, or so small that the grid would have more than ten
+        million steps.
 
     Notes
     -----
     ComfyUI's ``denoise`` of KSampler and BasicScheduler. `truncate` keeps fewer steps instead, as diffusers does.
     """
     steps = check_steps(steps)
-    strength = _option("stretch", "strength", float, strength)
+    strength = option_value("stretch", "strength", float, strength)
     if not 0 < strength <= 1:
         raise ValueError(
             f"stretch: strength must be above 0 and at most 1; got {strength}. To change nothing, skip the run or use "
@@ -140,7 +146,7 @@ def stretch(
         )
     if not steps / strength <= 1e7:
         raise ValueError(f"stretch: steps / strength must be at most ten million; got {steps} / {strength}")
-    drop = _option("stretch", "drop_penultimate", bool, drop_penultimate)
+    drop = option_value("stretch", "drop_penultimate", bool, drop_penultimate)
     built = calculate_sigmas(schedule, int(steps / strength) + drop, process, **options)
     return (_without_penultimate(built) if drop else built)[-(steps + 1) :]
 
@@ -150,16 +156,20 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    step : number of steps in the first part, 0 to all
+    sigmas : array_like
+        Levels, strictly decreasing.
+    step : int
+        Number of steps in the first part, 0 to all.
 
     Returns
     -------
-    (high, low): the last level of ``high`` is the first of ``low``. A part with one level is a run of no steps
+    tuple of ndarray of float64
+        ``(high, low)``: the last level of ``high`` is the first of ``low``. A part with one level is a run of no steps.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a step outside the grid
+    TypeError, ValueError
+        For levels out of order, a step outside the grid.
 
     Notes
     -----
@@ -168,7 +178,7 @@ def split(sigmas: ArrayLike, step: int) -> tuple[Array, Array]:
     models may answer it, and `ksched.Run.state_dict` carries it to another process.
     """
     values = check_sigmas(sigmas, math.inf)
-    step = _option("split", "step", int, step, 0, len(values) - 1)
+    step = option_value("split", "step", int, step, 0, len(values) - 1)
     return values[: step + 1].copy(), values[step:].copy()
 
 
@@ -177,19 +187,23 @@ def split_at(sigmas: ArrayLike, sigma: float) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    sigma : lowest level at which a step of the first part starts, as for `ksched.guidance.experts`
+    sigmas : array_like
+        Levels, strictly decreasing.
+    sigma : float
+        Lowest level at which a step of the first part starts, as for `ksched.guidance.experts`.
 
     Returns
     -------
-    (high, low), sharing one level, which is below ``sigma``; a part may be a run of no steps
+    tuple of ndarray of float64
+        ``(high, low)``, sharing one level, which is below ``sigma``; a part may be a run of no steps.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a negative sigma
+    TypeError, ValueError
+        For levels out of order, a negative sigma.
     """
     values = check_sigmas(sigmas, math.inf)
-    sigma = _option("split_at", "sigma", float, sigma, 0, math.inf)
+    sigma = option_value("split_at", "sigma", float, sigma, 0, math.inf)
     return split(values, int(np.count_nonzero(values[:-1] >= sigma)))
 
 
@@ -198,17 +212,21 @@ def split_at_strength(sigmas: ArrayLike, strength: float, *, rule: Rule = "neare
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    strength : share of the steps in the second part, 0 to 1
+    sigmas : array_like
+        Levels, strictly decreasing.
+    strength : float
+        Share of the steps in the second part, 0 to 1.
     rule : as for `truncate`
 
     Returns
     -------
-    (high, low), sharing one level; at strength 0, ``high`` has all levels and ``low`` only the last
+    tuple of ndarray of float64
+        ``(high, low)``, sharing one level; at strength 0, ``high`` has all levels and ``low`` only the last.
 
     Raises
     ------
-    TypeError, ValueError : as for `truncate`
+    TypeError, ValueError
+        As for `truncate`.
 
     Notes
     -----
@@ -223,16 +241,20 @@ def flip(sigmas: ArrayLike, *, zero: float = 1e-4) -> Array:
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing or strictly increasing
-    zero : replacement for a 0 that would come first, because samplers cannot divide by it; 0 keeps it
+    sigmas : array_like
+        Levels, strictly decreasing or strictly increasing.
+    zero : float
+        Replacement for a 0 that would come first, because samplers cannot divide by it; 0 keeps it.
 
     Returns
     -------
-    float64 array of the same length; flipping twice returns the input, except for a replaced 0
+    ndarray of float64
+        Of the same length; flipping twice returns the input, except for a replaced 0.
 
     Raises
     ------
-    TypeError, ValueError : levels in no order, ``zero`` not below the next level
+    TypeError, ValueError
+        For levels in no order, ``zero`` not below the next level.
 
     Notes
     -----
@@ -243,7 +265,7 @@ def flip(sigmas: ArrayLike, *, zero: float = 1e-4) -> Array:
         return check_sigmas(values[::-1], math.inf)
     result = check_sigmas(values, math.inf)[::-1].copy()
     if len(result) > 1 and result[0] == 0:
-        zero = _option("flip", "zero", float, zero, 0)
+        zero = option_value("flip", "zero", float, zero, 0)
         if zero >= result[1]:
             raise ValueError(f"flip: zero must be below the next level; got zero={zero}, next {result[1]}")
         result[0] = zero
@@ -260,20 +282,25 @@ def extend(
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    steps : number of steps that replace each step, at least 1; 1 changes nothing
-    start_at, end_at : a step is split if it starts at a level of at most ``start_at`` and at least ``end_at``; a
-        negative ``start_at`` means no limit
-    spacing : how the new levels are spaced: "linear"; "cosine", denser at the lower level; "sine", denser at the upper
-        level
+    sigmas : array_like
+        Levels, strictly decreasing.
+    steps : int
+        Number of steps that replace each step, at least 1; 1 changes nothing.
+    start_at, end_at : float
+        A step is split if it starts at a level of at most ``start_at`` and at least ``end_at``; a negative ``start_at``
+        means no limit.
+    spacing : str
+        How the new levels are spaced: "linear"; "cosine", denser at the lower level; "sine", denser at the upper level.
 
     Returns
     -------
-    float64 array, strictly decreasing, including the given levels
+    ndarray of float64
+        Strictly decreasing, including the given levels.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, an unknown spacing, a split from an infinite level
+    TypeError, ValueError
+        For levels out of order, an unknown spacing, a split from an infinite level.
 
     Notes
     -----
@@ -282,9 +309,10 @@ def extend(
     values = check_sigmas(sigmas, math.inf)
     steps = check_steps(steps)
     start, end = (
-        _option("extend", k, float, v, -math.inf, math.inf) for k, v in (("start_at", start_at), ("end_at", end_at))
+        option_value("extend", k, float, v, -math.inf, math.inf)
+        for k, v in (("start_at", start_at), ("end_at", end_at))
     )
-    _option("extend", "spacing", Spacing, spacing)
+    option_value("extend", "spacing", Spacing, spacing)
     u = np.arange(1, steps) / steps
     share = {"linear": u, "cosine": np.sin(u * (math.pi / 2)), "sine": 1 - np.cos(u * (math.pi / 2))}[spacing]
     parts = [values[:1]]
@@ -294,7 +322,7 @@ def extend(
                 raise ValueError(f"extend: start_at must be finite for levels that start at infinity; got {start_at}")
             parts.append(sigma + share * (following - sigma))
         parts.append(np.array([following]))
-    return _distinct("extend", np.concatenate(parts))
+    return distinct("extend", np.concatenate(parts))
 
 
 def set_first(sigmas: ArrayLike, sigma: float) -> Array:
@@ -302,19 +330,23 @@ def set_first(sigmas: ArrayLike, sigma: float) -> Array:
 
     Parameters
     ----------
-    sigmas : levels, strictly decreasing
-    sigma : the new first level, above the second
+    sigmas : array_like
+        Levels, strictly decreasing.
+    sigma : float
+        The new first level, above the second.
 
     Returns
     -------
-    float64 array of the same length
+    ndarray of float64
+        Of the same length.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, before or after
+    TypeError, ValueError
+        For levels out of order, before or after.
     """
     values = check_sigmas(sigmas, math.inf)
-    values[0] = _option("set_first", "sigma", float, sigma, 0, math.inf)
+    values[0] = option_value("set_first", "sigma", float, sigma, 0, math.inf)
     return check_sigmas(values, math.inf)
 
 
@@ -323,15 +355,18 @@ def drop_penultimate(sigmas: ArrayLike) -> Array:
 
     Parameters
     ----------
-    sigmas : levels of at least two steps, strictly decreasing
+    sigmas : array_like
+        Levels of at least two steps, strictly decreasing.
 
     Returns
     -------
-    float64 array, one shorter
+    ndarray of float64
+        One shorter.
 
     Raises
     ------
-    TypeError, ValueError : levels out of order, a single step
+    TypeError, ValueError
+        For levels out of order, a single step.
 
     Notes
     -----
@@ -345,95 +380,3 @@ def _without_penultimate(values: Array) -> Array:
     if len(values) < 3:
         raise ValueError(f"drop_penultimate: sigmas must have at least two steps; got {len(values)} levels")
     return np.append(values[:-2], values[-1])
-
-
-def _flow_sigmas(owner: str, sigmas: ArrayLike) -> Array:
-    values = check_sigmas(sigmas, math.inf)
-    if values[0] > 1:
-        raise ValueError(
-            f"{owner}: sigmas must be levels of a flow process, at most 1; got sigmas[0]={values[0]}. "
-            "On other processes, change sigma_min and sigma_max instead."
-        )
-    return values
-
-
-def shift(sigmas: ArrayLike, s: float) -> Array:
-    """Shift flow levels towards noise: ``s * sigma / (1 + (s - 1) * sigma)``, which multiplies sigma / alpha by ``s``.
-
-    Parameters
-    ----------
-    sigmas : levels of a flow process, strictly decreasing, from at most 1
-    s : above 0; values above 1 spend more steps at high noise, 1 changes nothing
-
-    Returns
-    -------
-    float64 array of the same length; 1 and 0 are unchanged
-
-    Raises
-    ------
-    TypeError, ValueError : levels out of order or above 1; a shift that is not positive, or so extreme that two levels
-        become equal
-
-    Notes
-    -----
-    Esser et al. 2024, arXiv:2403.03206, eq. 23. ``shift(shift(x, a), b)`` is ``shift(x, a * b)``, so ``shift(x, 1 /
-    s)`` undoes it. Levels that a schedule makes for ``Flow(s)`` already include the shift.
-    """
-    values = _flow_sigmas("shift", sigmas)
-    s = _option("shift", "s", float, s, sys.float_info.min)
-    return _shifted("shift", values, s)
-
-
-def _shifted(owner: str, values: Array, s: float) -> Array:
-    return _distinct(owner, values / (values + (1 - values) / s))  # this form keeps 1 and 0 exact
-
-
-def shift_mu(sigmas: ArrayLike, mu: float) -> Array:
-    """`shift` by ``exp(mu)``, in Flux's notation.
-
-    Parameters
-    ----------
-    sigmas : levels of a flow process, strictly decreasing, from at most 1
-    mu : any number; 0 changes nothing. See `mu_for_tokens`
-
-    Returns
-    -------
-    float64 array of the same length
-
-    Raises
-    ------
-    TypeError, ValueError : as for `shift`
-    """
-    values = _flow_sigmas("shift_mu", sigmas)
-    mu = _option("shift_mu", "mu", float, mu, -700, 700)  # the exponential of more overflows float64
-    return _shifted("shift_mu", values, math.exp(mu))
-
-
-def stretch_terminal(sigmas: ArrayLike, terminal: float) -> Array:
-    """Flow levels with alpha scaled so that the last non-zero level is ``terminal``.
-
-    Parameters
-    ----------
-    sigmas : levels of a flow process, strictly decreasing, from at most 1
-    terminal : level to end at before the final 0, above 0 and below 1
-
-    Returns
-    -------
-    float64 array of the same length; 1 and a final 0 are unchanged. A single step has only its start, which is kept
-
-    Raises
-    ------
-    TypeError, ValueError : levels out of order or above 1, ``terminal`` outside 0 to 1
-
-    Notes
-    -----
-    diffusers' ``shift_terminal`` and ComfyUI's LTXVScheduler; both return NaN for a single step.
-    """
-    values = _flow_sigmas("stretch_terminal", sigmas)
-    terminal = _option("stretch_terminal", "terminal", float, terminal, 0, 1)
-    if terminal in (0, 1):
-        raise ValueError(f"stretch_terminal: terminal must be above 0 and below 1; got {terminal}")
-    count = int(np.count_nonzero(values))
-    if count > 1:
-        values[:count] = stretched_to(values[:count], terminal)
-    return _distinct("stretch_terminal", values)

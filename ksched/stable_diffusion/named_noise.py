@@ -1,4 +1,4 @@
-"""Noise that a configuration asks for, as a text: ``"pink"``, or a kind and its options, ``"pyramid:strength=0.5"``."""
+"""The noise of a configuration, as text: ``"pink"``, or a kind with options, ``"pyramid:strength=0.5"``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _KINDS: dict[str, type[Correlated]] = {"colored": Colored, "offset": Offset, "py
 
 
 def noise_text(text: Any) -> str | None:
-    """The text of a noise, checked and without spaces; None is white.
+    """The name of a noise, checked and without spaces; None is white.
 
     Raises
     ------
-    TypeError, ValueError : no text, or one of no noise
+    TypeError, ValueError
+        If it is not text, or names no noise.
     """
     if text is None:
         return None
@@ -30,11 +31,12 @@ def noise_text(text: Any) -> str | None:
 
 
 def noise_named(text: str | None) -> Correlated | str | None:
-    """The noise of a text, as `ksched.Sampler.sample` takes it; None is white.
+    """The noise of a name, as `ksched.Sampler.sample` takes it; None is white.
 
     Raises
     ------
-    ValueError : a text of no noise
+    ValueError
+        If the text names no noise.
     """
     name, colon, options = (text or "white").partition(":")
     names = {*get_args(NoiseName), *_KINDS}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ksched.options import check_steps
 from ksched.processes import Flow, Process
+from ksched.schedules.flow_transforms import shift
 from ksched.schedules.own import CallForm
 from ksched.schedules.select import schedule_spec
-from ksched.schedules.transforms import shift
 from ksched.testing.levels import as_levels, curve_problem, same_values, spoil
 from ksched.testing.random_state import random_states, what_moved
 from ksched.testing.strategies import smallest_problem, step_counts

@@ -10,7 +10,7 @@ from ksched.dialects.diffusers.classes import settings_of
 from ksched.dialects.diffusers.process import Settings, ends_low, is_flow
 from ksched.dialects.diffusers.request import SigmaTold, falling, is_told_data
 from ksched.processes import Process
-from ksched.schedules.transforms import stretch_terminal
+from ksched.schedules.flow_transforms import stretch_terminal
 from ksched.types import Array, ArrayLike
 
 __all__ = ["GivenLevels", "check_agreement", "given_levels", "given_lists", "respaces"]

@@ -14,8 +14,8 @@ from ksched.dialects.diffusers.request import FlowToData, SigmaTold, has_sigma_d
 from ksched.dialects.diffusers.words import is_velocity, prediction_word
 from ksched.names.enums import Dialect
 from ksched.processes import EDM, VP, AngleV, Flow, Process, TrigFlow
+from ksched.schedules.flow_transforms import stretch_terminal
 from ksched.schedules.select import Schedule, calculate_sigmas
-from ksched.schedules.transforms import stretch_terminal
 from ksched.types import Array
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""``python -m ksched.integrations.k_diffusion install PATH``: put the extension into an A1111, Forge or reForge."""
+"""``python -m ksched.integrations.k_diffusion install PATH``: install the extension into A1111, Forge or reForge."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ def install(webui: Path | str) -> Path:
 
     Parameters
     ----------
-    webui : folder of the program, which has ``extensions``
+    webui : Path or str
+        The program's folder, which contains ``extensions``.
 
     Returns
     -------
-    the folder of the extension
+    Path
+        The folder of the extension.
 
     Raises
     ------
-    ValueError : no such program there; a folder ``extensions/ksched`` that this did not write
+    ValueError
+        If there is no such program, or a folder ``extensions/ksched`` that this command did not write.
     """
     folder = _folder(webui)
     put(
@@ -40,11 +43,12 @@ def install(webui: Path | str) -> Path:
 
 
 def uninstall(webui: Path | str) -> Removed:
-    """Remove what `install` wrote; files of others, and files that were changed, stay.
+    """Remove the files that `install` wrote. Changed files, and files of others, stay.
 
     Raises
     ------
-    ValueError : no such program there, or nothing that `install` wrote
+    ValueError
+        If there is no such program, or nothing that `install` wrote.
     """
     return take_out(_folder(webui))
 
@@ -52,7 +56,9 @@ def uninstall(webui: Path | str) -> Removed:
 def _folder(webui: Path | str) -> Path:
     extensions = path_of("the folder of the program", webui) / "extensions"
     if not extensions.is_dir():
-        raise ValueError(f"a folder of A1111, Forge or reForge has a folder extensions; {webui} has none")
+        raise ValueError(
+            f"the folder of A1111, Forge or reForge must contain a folder extensions; {webui} does not. Check the path"
+        )
     return extensions / "ksched"
 
 

@@ -21,25 +21,27 @@ from ksched.schedules import SCHEDULES
 __all__ = ["register"]
 
 _LABEL, _NAME = "ksched ", "ksched_"
-#: with what a host calls every schedule
+#: the arguments with which a host calls every schedule
 _RANGE = {"n", "sigma_min", "sigma_max", "device"}
 
 
 def register() -> list[str]:
-    """Put our samplers and noise schedules into the menus, as "ksched dpmpp_2m" and "ksched beta".
+    """Add ksched's samplers and noise schedules to the menus, as "ksched dpmpp_2m" and "ksched beta".
 
-    This is called from within the program, by the script of an extension. Nothing that is there is replaced, so calling
-    it twice adds nothing the second time. Samplers that need an unconditional prediction, which these programs do not
-    hand over, and those for flow models alone are left out. "ksched auto" is a sampler and a schedule, which belong
-    together: with the schedule "Automatic" the sampler has its own.
+    The script of an extension calls this inside the program. Existing entries stay, so a second call adds nothing.
+    CFG++ samplers are left out, because these programs pass on no unconditional prediction; so are samplers for flow
+    models only. "ksched auto" is both a sampler and a schedule: with the schedule "Automatic" the sampler uses its own
+    sigmas.
 
     Returns
     -------
-    the labels that were added
+    list of str
+        The labels that were added.
 
     Raises
     ------
-    ImportError : the program is not there, or is older than A1111 1.9, which had no menu of schedules
+    ImportError
+        If this is not such a program, or one older than A1111 1.9, which had no menu of schedules.
     """
     names = ("sd_samplers", "sd_samplers_common", "sd_samplers_kdiffusion", "sd_schedulers")
     modules: list[Any] = [importlib.import_module(f"modules.{name}") for name in names]
@@ -68,7 +70,7 @@ def _constructor(host: Any, spec: SamplerSpec) -> Callable[[Any], Any]:
 
 
 def _options(spec: SamplerSpec) -> dict[str, Any]:
-    """What the program must know of a sampler."""
+    """The options of a sampler that the program needs."""
     facts = {
         "scheduler": _NAME + spec.name if spec is AUTO else None,
         "second_order": spec.calls == 2,  # for the progress bar
@@ -79,7 +81,7 @@ def _options(spec: SamplerSpec) -> dict[str, Any]:
 
 
 def _schedules() -> list[tuple[str, Callable[..., torch.Tensor], bool]]:
-    """Names, functions, and whether these ask for the model; schedules whose function takes no range are left out."""
+    """Names, functions, and whether each needs the model. Schedules whose function takes no range are left out."""
     found: list[tuple[str, Callable[..., torch.Tensor], bool]] = [(AUTO.name, _auto_levels, True)]
     for schedule in NoiseSchedule:
         function = schedule_function(schedule)
@@ -89,7 +91,7 @@ def _schedules() -> list[tuple[str, Callable[..., torch.Tensor], bool]]:
 
 
 def _auto_levels(n: int, sigma_min: Any, sigma_max: Any, inner_model: Any, device: Any = "cpu") -> torch.Tensor:
-    """The noise levels of ``auto`` on the process of a model, which has its range in it."""
+    """The sigmas of ``auto`` on the process of a model. The process has its own range."""
     assert AUTO.levels is not None
     levels = AUTO.levels(n, process_of(inner_model) or default_process())
     return torch.tensor([float(level) for level in levels], device=device)

@@ -1,12 +1,12 @@
-"""An extension of A1111, Forge and reForge: ksched's samplers and noise schedules in the menus.
+"""An extension of A1111, Forge and reForge that adds ksched's samplers and noise schedules to the menus.
 
-Copy the folder ``extension``, which this is in, to ``extensions/ksched`` of the program, whose Python must have ksched;
-``python -m ksched.integrations.k_diffusion install PATH`` does the same.
+Copy the folder ``extension`` that contains this file to ``extensions/ksched`` of the program, or run
+``python -m ksched.integrations.k_diffusion install PATH``. ksched must be installed in the program's Python.
 """
 
 try:
     from ksched.integrations.k_diffusion.menus import register
 except ImportError as error:
-    print(f"ksched: its samplers are not in the menus: {error}")
+    print(f"ksched: no samplers were added to the menus: {error}")
 else:
     register()
