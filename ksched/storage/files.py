@@ -115,7 +115,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def remove_parts(paths: Iterable[Path]) -> None:
-    """Remove parts that killed processes left of files that are now whole, all in one folder."""
+    """Remove partial files of killed processes, in one folder, where the whole file now exists."""
     targets = [_target(path) for path in paths]
     names = {name for target in targets for name in (target.name, _short(target.name))}
     if not targets:
