@@ -20,7 +20,7 @@ __all__ = ["Matrices", "product"]
 
 
 def product(matrix: Iterable[Any], values: Sequence[Any]) -> tuple[Any, ...]:
-    """Matrix times arrays, written out as sums, which a compiler fuses into one pass; it does not fuse a matrix product."""
+    """Matrix times arrays, written out as sums: a compiler fuses them into one pass, but not a matrix product."""
     rows = []
     for weights in matrix:
         total = weights[0] * values[0]
