@@ -406,7 +406,7 @@ def bns(bed: Bed, calls: int, budget: int) -> Fitted:
     problem = bed.problem(counted, bed.starts(RUNS, SEED))
     levels = nodes(bed, calls)
     table = linear_of(plan_of(bed, levels), bed.data_std)
-    family = Linear(calls, levels[0], bed.low).conditioned(problem, table)
+    family = Linear(calls, levels[0], bed.low).conditioned([problem], table)
     numbers = _fitted(family, problem, family.numbers(table), counted, budget)
     return Fitted(*family.rows(torch.from_numpy(numbers)), len(numbers), counted.calls)
 

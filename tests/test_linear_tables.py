@@ -115,7 +115,7 @@ def test_numbers_rows_and_tables_are_the_same_thing(case: tuple[Process, float])
     levels, rows = family.rows(torch.from_numpy(numbers))
     s0 = levels[0]
     problem = Problem(denoise, float(s0) * noise, torch.zeros_like(noise), torch.tensor(1.0, dtype=torch.float64))
-    conditioned = family.conditioned(problem, table)
+    conditioned = family.conditioned([problem], table)
     again_rows = conditioned.rows(torch.from_numpy(conditioned.numbers(table)))
     torch.testing.assert_close(again_rows, (levels, rows), rtol=1e-9, atol=1e-9)
     wanted = found.square().mean(1).sqrt()

@@ -227,6 +227,11 @@ def test_samples_make_a_plan_that_beats_the_pairs_on_the_real_model(name: str) -
         for sampler, schedule in [("dpmpp_2m", "karras"), ("uni_pc", "simple"), ("euler", "simple"), ("lms", "beta")]
     )
     assert error(plan, model, process) < best / 1.3
+    ends = canonical(plan, 0.5)[1][-1]
+    assert abs(ends[0]) + abs(ends[1:].sum() - 1) < 1e-8  # exact for a constant prediction
+    plan = tune(model.sample(400, 1), 6, process=process, items=256, consistent=True)
+    assert not plan.tells_others
+    assert error(plan, model, process) < best / 1.2
     for state in analysis.marginals(plan):
         assert state.alpha == pytest.approx(state.level.alpha, abs=1e-9)
 
@@ -328,6 +333,7 @@ def test_what_is_not_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert any("refused" in row for row in plan.report["compared"])
 
 
+@pytest.mark.usefixtures("short", "one_zoo")
 def test_where_nothing_fitted_is_better_auto_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is accepted, and `auto` is nearer than the best pair: its plan is returned, not the pair's."""
     monkeypatch.setattr(search, "objection", lambda *_: "it may be chance")
@@ -418,6 +424,22 @@ def test_level_0_chooses_and_level_2_goes_through_the_model() -> None:
     through = tune(model, 5, level=2, items=64)
     assert "fitted through the model" in [row["name"] for row in through.report["compared"]]
     assert error(through, model, VP()) <= error(chosen, model, VP()) * 1.05
+
+
+@pytest.mark.usefixtures("short", "one_zoo")
+def test_level_1_frees_rows_through_a_model_without_gradients() -> None:
+    model = mixture(VP())
+
+    @torch.no_grad()
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return model(x.double(), sigma.double()).to(x.dtype)
+
+    plan = tune(denoise, 4, shape=(8,))
+    assert plan.report["chosen"] == "fitted through the model"
+    auto = next(row for row in plan.report["compared"] if row["name"] == "auto (integral)")
+    assert plan.report["errors"]["mean"] < auto["mean"] / 1.5
+    kept = tune(denoise, 4, shape=(8,), items=32, consistent=True)
+    assert "fitted through the model" not in [row["name"] for row in kept.report["compared"]]
 
 
 def test_level_2_says_so_where_there_are_no_gradients() -> None:

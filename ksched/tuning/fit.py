@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ _SAFE: Mapping[str, Any] = {"predictor_order": 2, "corrector_order": 3}
 _SAFE_BELOW = 64
 #: Share of white noise that predictions are assumed to contain when their similarity is measured.
 _ALIKE = 1e-3
+#: Largest value of a state, in standard deviations of the data, that counts there.
+_FAR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,15 +249,20 @@ class Linear:
     ----------
     calls, first, low : int or float
         As for `Free`.
+    constant : bool
+        Whether a constant prediction comes out unchanged: then the last row is a mean of the predictions. The states
+        before it need not be what a constant prediction would make of them.
     """
 
-    def __init__(self, calls: int, first: float, low: float) -> None:
-        self.calls = calls
+    def __init__(self, calls: int, first: float, low: float, constant: bool = False) -> None:
+        self.calls, self.constant = calls, constant
         self._high, self._low = flow_level(first), flow_level(low)
         self._free = torch.ones(calls, calls + 1, dtype=torch.bool).tril(1)  # the weight of the state, then the others
+        if constant:
+            self._free[-1, 0] = self._free[-1, -1] = False
         self._units = torch.eye(calls - 1 + int(self._free.sum()), dtype=torch.float64)
 
-    def conditioned(self, problem: Problem, table: LinearTable) -> Linear:
+    def conditioned(self, problems: Sequence[Problem], table: LinearTable) -> Linear:
         """The same family, with units for the numbers in which each of them moves the state of its row equally far.
 
         Predictions resemble each other. The difference of two weights therefore moves a state little, and their sum
@@ -262,27 +270,37 @@ class Linear:
 
         Parameters
         ----------
-        problem : Problem
-            Problem on which a run of the table gives the states and predictions.
+        problems : sequence of Problem
+            Problems on which runs of the table give the states and predictions.
         """
         levels, rows = self.rows(torch.from_numpy(self.numbers(table)))
-        with torch.no_grad():
-            states, known = problem.run(levels.to(problem.start.dtype), rows.to(problem.start.dtype))
+        grams = [torch.zeros(i + 2, i + 2, dtype=torch.float64) for i in range(self.calls)]
+        for problem in problems:
+            with torch.no_grad():
+                states, known = problem.run(levels.to(problem.start.dtype), rows.to(problem.start.dtype))
+            for i, gram in enumerate(grams):
+                read = torch.stack([part.flatten().double() for part in (states[i], *known[: i + 1])])
+                read = read.nan_to_num(0, 0, 0).clamp(-_FAR, _FAR)  # runs that explode say nothing
+                gram += problem.weight * read @ read.T / read.shape[1]
+        if self.constant:  # the last prediction takes what is left
+            apart = torch.eye(self.calls + 1, dtype=torch.float64)[1:-1]
+            apart[:, -1] = -1
+            grams[-1] = apart @ grams[-1] @ apart.T
         parts = [torch.eye(self.calls - 1, dtype=torch.float64)]
-        for i in range(self.calls):
-            read = torch.stack([part.flatten().double() for part in (states[i], *known[: i + 1])])
-            gram = read @ read.T / read.shape[1]
-            gram += _ALIKE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        for gram in grams:
+            gram = gram / gram.diagonal().mean()
+            gram += _ALIKE * torch.eye(len(gram), dtype=gram.dtype)
             parts.append(torch.linalg.inv(torch.linalg.cholesky(gram)).T)
-        made = Linear(self.calls, 1.0, 1.0)
-        made._high, made._low, made._units = self._high, self._low, _block_diagonal(parts)
+        made = copy(self)
+        made._units = _block_diagonal(parts)
         return made
 
     def numbers(self, table: LinearTable) -> Array:
         """The numbers of a table; the level told at its first call is taken to be the first level."""
         told = np.array([flow_level(level) for level in table.told[1:]])
         shares = np.clip((told - self._low) / (self._high - self._low), 1e-4, 1 - 1e-4)
-        plain = np.concatenate([np.log(shares / (1 - shares)), *table.rows])
+        *rows, last = table.rows
+        plain = np.concatenate([np.log(shares / (1 - shares)), *rows, last[1:-1] if self.constant else last])
         found: Array = np.linalg.solve(self._units.numpy(), plain)
         return found
 
@@ -292,7 +310,10 @@ class Linear:
         others = self._low + (self._high - self._low) * plain[: self.calls - 1].sigmoid()
         told = torch.cat([plain.new_tensor([self._high]), others])
         rows = plain.new_zeros(self.calls, self.calls + 1)
-        return told, rows.masked_scatter(self._free, plain[self.calls - 1 :])
+        rows = rows.masked_scatter(self._free, plain[self.calls - 1 :])
+        if self.constant:
+            rows = torch.cat([rows[:-1], torch.cat([rows[-1, :-1], 1 - rows[-1].sum()[None]])[None]])
+        return told, rows
 
     def rows(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As for `Family`."""

@@ -18,7 +18,6 @@ from ksched.tuning.fit import NO_SIGNAL, Problem, exact_ends
 from ksched.tuning.job import Job
 from ksched.tuning.search import ERROR, ITERATIONS, TRAJECTORIES, Source, Tuning
 from ksched.tuning.surrogate import fit_surrogate, problem_of
-from ksched.tuning.trial import objection, typical
 
 __all__ = ["of_denoiser"]
 
@@ -48,9 +47,13 @@ _DRAWN_WITH = 24  # steps of the runs that draw them
 _FITTED = 32  # least number of runs for fitting means through the model
 
 
-#: Number of drawn runs that free rows are fitted to: first few, then more. Free rows are many numbers, and in few runs
-#: those that end in another mode weigh too much; but few runs are enough for most of the way.
+#: Number of drawn runs that free rows are fitted to through the model: at level 1, and, after these, at level 2
 _FREED_WITH = 40, 160
+
+
+#: Model calls that such a fit may take, counted per item. At level 1 these are three or four rounds at up to ten steps,
+#: and one at fifteen.
+_FREED_CALLS = 45_000, 200_000
 
 
 #: Steps to their exact results. After 24 steps these are wrong by up to 2 %, and free rows reproduce such errors.
@@ -162,19 +165,20 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
     with course.bar(len(kinds), through=job.level == 2) as told:
         for end in kinds:
             yield from course.fits(problem, end, surrogate.has_modes, told)
+            if course.enough and job.level < 2:
+                break
+        if job.frees:
+            counts = [min(n, len(start)) for n in _FREED_WITH[: job.level]]
+            results = runs.ends(start[: max(counts)], _FREED_AFTER)
+            noise = max(ERROR, runs.noise)
+            seen = [Problem.of(runs.model, start[:n], results[:n], noise=noise) for n in counts]
+            yield "fitted through the model", course.freed_by_runs(course.best.plan, seen, _FREED_CALLS, told)
+            if course.accepts(course.trials[-1]):
+                return
         if job.level == 2:
-            assert course.best_untuned is not None
-            best = min([*course.trials, course.best_untuned], key=lambda trial: typical(trial.chosen_on))
-            if job.frees:
-                noise = max(ERROR, runs.noise)
-                results = runs.ends(start[: max(_FREED_WITH)], _FREED_AFTER)
-                seen = [Problem.of(runs.model, start[:n], results[:n], noise=noise) for n in _FREED_WITH]
-                yield "fitted through the model", course.freed(best.plan, seen, told)
-                if not objection(course.trials[-1], course.best_untuned):
-                    return
             new = runs.problem(max(job.items // 2, _FITTED))
             words = "fitted through the model" + (" (means)" if job.sampler is None else "")
-            yield words, course.improved(best.plan, new, "integral", ITERATIONS["model"], told)
+            yield words, course.improved(course.best.plan, new, "integral", ITERATIONS["model"], told)
 
 
 def _spread(ends: torch.Tensor) -> float:

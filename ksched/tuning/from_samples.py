@@ -14,7 +14,7 @@ from ksched.samplers.linear_multistep import ratio
 from ksched.tuning.canonical_plan import flow_level
 from ksched.tuning.fit import Problem
 from ksched.tuning.job import Job
-from ksched.tuning.search import ERROR, TRAJECTORIES, Source, Tuning
+from ksched.tuning.search import ERROR, FREED_WITH, TRAJECTORIES, Source, Tuning
 from ksched.tuning.surrogate import Surrogate, fit_surrogate, problem_of
 from ksched.types import Array
 
@@ -50,15 +50,20 @@ def of_samples(job: Job, samples: Array, data_std: float | None) -> Source:
     parts = [(samples[at], None if job.labels is None else job.labels[at]) for at in (order[:half], order[half:])]
     fitted_to, problem = mixture(samples, job.labels, TRAJECTORIES)
     train = replace(problem, noise=ERROR)
-    most = {1: 1, 2: 3, 4: 6, 8: 6, 16: 12, 24: 16}[fitted_to.components]
+    most = {1: 1, 2: 3, 4: 6, 8: 6, 16: 12}.get(fitted_to.components, max(_JUDGES))
     other = next(k for k in _JUDGES if k == 1 or (k <= most and 15 * k <= len(parts[1][0])))
     items = job.items // 2
     chosen_on = mixture(*parts[0], items)[1]
     held_out = mixture(*parts[1], items, (other,))[1]
 
+    def freed_with() -> Problem:
+        how: dict[str, Any] = {"labels": job.labels, "guidance": job.guidance, "items": FREED_WITH}
+        again = fit_surrogate(samples, np.random.default_rng(job.seed), **how) if job.guidance != 1 else fitted_to
+        return problem_of(again, flow_level(first), FREED_WITH, rng, ERROR)
+
     def fitted(course: Tuning) -> Iterator[tuple[str, Plan]]:
-        with course.bar(1) as told:
-            yield from course.fits(train, job.end or "integral", fitted_to.has_modes, told)
+        with course.bar(1, freed=job.frees) as told:
+            yield from course.fits(train, job.end or "integral", fitted_to.has_modes, told, freed_with)
 
     facts = {
         "samples": len(samples),

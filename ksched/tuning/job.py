@@ -80,8 +80,8 @@ class Job:
 
     @property
     def frees(self) -> bool:
-        """Whether rows need not take means of predictions; possible at level 2, which fits through the model."""
-        return self.level == 2 and self.sampler is None and not self.consistent and self.end != "denoised"
+        """Whether rows need not take means of predictions."""
+        return self.level > 0 and self.sampler is None and not self.consistent and self.end != "denoised"
 
     def ends(self) -> tuple[AutoEnd, ...]:
         """The kinds of end to try."""

@@ -21,8 +21,10 @@ from ksched.tuning.baselines import shipped
 from ksched.tuning.canonical_plan import canonical, flow_level, linear_of, table_of
 from ksched.tuning.fit import Free, Linear, OnGrid, Problem, fit
 from ksched.tuning.job import Job
+from ksched.tuning.least_squares import least_squares
 from ksched.tuning.reference_mixtures import SMALL, SMALLEST, zoo
 from ksched.tuning.trial import Trial, objection, typical
+from ksched.types import Array
 
 __all__ = ["ERROR", "ITERATIONS", "TRAJECTORIES", "Source", "Tuning"]
 
@@ -36,7 +38,14 @@ ERROR = 0.001  # relative error assumed for every model, so that plans tolerate 
 ITERATIONS = {"surrogate": 80, "model": 60, "grid": 60}
 
 
-FREE_ITERATIONS = (14, 12)  # for free rows through a model: on few runs, then on more
+ROUNDS = 6  # of a fit of free rows through a model, at most
+
+
+#: Runs of a surrogate that free rows are fitted to, iterations, and the least number of steps. Free rows are fitted to
+#: nothing else: with a share of other models they lose most of what they gain. In fewer steps they rely most on what
+#: the surrogate predicts far from its data, and a network predicts something else there: on the checkpoint of digits at
+#: four calls such plans have twice the error of means; from six on, the same.
+FREED_WITH, _FREED, _FREED_FROM = 192, 40, 6
 
 
 _CALLS = 8 * 80  # calls times iterations of a fit to a surrogate, so that more calls take no longer
@@ -118,8 +127,6 @@ class Tuning:
         if self.job.level > 0 and self.job.steps > 1:
             for name, plan in self.source.fitted(self):
                 tuned.append(self._tried(name, plan, judges))
-                if not objection(tuned[-1], best) and self.job.level < 2:  # good enough
-                    break
         accepted = None
         for trial in sorted(tuned, key=lambda trial: trial.score):
             trial.why_not = objection(trial, best) if accepted is None else "another one is better"
@@ -128,6 +135,22 @@ class Tuning:
         # nothing fitted is clearly better: of what was not fitted here, `auto` among it, the best
         chosen = accepted or min([best, *(t for t in tuned if t.shipped)], key=lambda trial: trial.typical)
         return replace(chosen.plan, report=self._report(chosen, best, plain, tuned))
+
+    @property
+    def best(self) -> Trial:
+        """The best plan so far, on the items that plans are chosen on."""
+        assert self.best_untuned is not None
+        return min([*self.trials, self.best_untuned], key=lambda trial: typical(trial.chosen_on))
+
+    def accepts(self, trial: Trial) -> bool:
+        """Whether a fitted plan is better than the best untuned pair."""
+        assert self.best_untuned is not None
+        return not objection(trial, self.best_untuned)
+
+    @property
+    def enough(self) -> bool:
+        """Whether some fitted plan is accepted."""
+        return any(self.accepts(trial) for trial in self.trials if not trial.shipped)
 
     def _tried(self, name: str, plan: Plan, judges: tuple[Problem, Problem], shipped: bool = False) -> Trial:
         return Trial(name, plan, self._errors(plan, judges[0]), self._errors(plan, judges[1]), shipped)
@@ -185,13 +208,28 @@ class Tuning:
         return build_sampler(self.job.sampler, sigmas=sigmas, process=self.job.process, **self.job.options).plan
 
     def fits(
-        self, problem: Problem, end: AutoEnd, has_modes: bool, told: Callable[[float], object]
+        self,
+        problem: Problem,
+        end: AutoEnd,
+        has_modes: bool,
+        told: Callable[[float], object],
+        freed_with: Callable[[], Problem] | None = None,
     ) -> Iterator[tuple[str, Plan]]:
-        """Plans fitted to runs of a surrogate: first for the mean error, then, from there, for the worst items too."""
+        """Plans fitted to runs of a surrogate, until one is accepted.
+
+        The first is fitted to the mean error. The next, from there, has free rows, if ``freed_with`` makes the runs to
+        fit them to. The last weighs the worst items more.
+        """
         share = _SOME if has_modes else _OTHERS
         with one_thread():
             plan = self.improved(self.starts(end), problem, end, self.iterations, told, share)
         yield f"fitted to a mixture ({end})", plan
+        if freed_with is not None and has_modes and self.job.frees and self.job.steps >= _FREED_FROM:
+            with one_thread():
+                freed = self.freed(plan, freed_with(), told)
+            yield "fitted to a mixture (free rows)", freed
+        if self.enough and self.job.level < 2:
+            return
         with one_thread():
             plan = self.improved(plan, replace(problem, tail=TAIL), end, MORE_ITERATIONS, told, share)
         yield f"fitted to a mixture ({end}, worst items first)", plan
@@ -240,21 +278,37 @@ class Tuning:
         )
         return self.job.built(family.table(numbers), self.source.data_std)
 
-    def freed(self, start: Plan, problems: Sequence[Problem], told: Callable[[float], object]) -> Plan:
-        """A plan with free rows and free sigmas told to the model, fitted starting from another plan.
+    def freed(self, start: Plan, problem: Problem, told: Callable[[float], object]) -> Plan:
+        """A plan with free rows and free sigmas told to the model, fitted to runs of a surrogate from another plan.
+
+        The result is still exact for a constant prediction, as no surrogate is quite the model.
+        """
+        family, numbers, levels = self._freed_from(start, problem, True)
+        numbers = fit(family, [problem], numbers, iterations=_FREED, ridge=_RIDGE_FREED, progress=told)
+        return self.job.built(family.table(numbers, levels), self.source.data_std)
+
+    def freed_by_runs(
+        self, start: Plan, problems: Sequence[Problem], calls: Sequence[int], told: Callable[[float], object]
+    ) -> Plan:
+        """The same with no restriction, fitted to runs of a model without gradients.
 
         Parameters
         ----------
         problems : sequence of Problem
             Problems to fit to, one after the other.
+        calls : sequence of int
+            For each, the largest number of model calls.
         """
-        std = self.source.data_std
-        table = linear_of(start, std)
-        family = Linear(self.job.steps, self.source.first, self.source.low).conditioned(problems[0], table)
-        numbers = family.numbers(table)
-        for problem, count in zip(problems, FREE_ITERATIONS, strict=True):
-            numbers = fit(family, [problem], numbers, iterations=count, ridge=_RIDGE_FREED, progress=told)
-        return self.job.built(family.table(numbers, table.levels), std)
+        family, numbers, levels = self._freed_from(start, problems[0], False)
+        for problem, limit in zip(problems, calls, strict=False):
+            numbers = least_squares(family, problem, numbers, calls=limit, rounds=ROUNDS, progress=told)
+        return self.job.built(family.table(numbers, levels), self.source.data_std)
+
+    def _freed_from(self, start: Plan, problem: Problem, constant: bool) -> tuple[Linear, Array, tuple[float, ...]]:
+        """The family of free rows, and the numbers and levels of a plan."""
+        table = linear_of(start, self.source.data_std)
+        family = Linear(self.job.steps, self.source.first, self.source.low, constant).conditioned([problem], table)
+        return family, family.numbers(table), table.levels
 
     def starts(self, end: AutoEnd) -> Plan:
         """The plan to start from: the best untuned pair or the best shipped plan with this end."""
@@ -263,10 +317,10 @@ class Tuning:
         return min([*ready, self.best_untuned], key=lambda trial: typical(trial.chosen_on)).plan
 
     @contextmanager
-    def bar(self, fits: int, through: bool = False) -> Iterator[Callable[[float], object]]:
-        """A progress bar over the iterations of some fits and, if asked, of one through the model."""
-        last = sum(FREE_ITERATIONS) if self.job.frees else ITERATIONS["model"]
-        total = fits * (self.iterations + MORE_ITERATIONS) + through * last
+    def bar(self, fits: int, *, freed: bool = False, through: bool = False) -> Iterator[Callable[[float], object]]:
+        """A progress bar over the iterations of some fits, with ``freed`` also to free rows, and through the model."""
+        surrogates = fits * (self.iterations + MORE_ITERATIONS + (_FREED if freed else 0))
+        total = surrogates + (0 if freed or not self.job.frees else ROUNDS) + through * ITERATIONS["model"]
         bar = progress_bar(total, 0) if self.job.progress else None
         try:
             yield (lambda loss: None) if bar is None else (lambda loss: bar.update(1))

@@ -19,7 +19,7 @@ __all__ = ["Surrogate", "fit_surrogate", "problem_of"]
 
 #: number of directions that the mixture models, and of further ones, in which the data is treated as one Gaussian
 _DIRECTIONS, _BEYOND = 64, 256
-_COMPONENTS = (1, 2, 4, 8, 16, 24)
+_COMPONENTS = (1, 2, 4, 8, 16, 24, 32, 48)
 #: noise at which densities are compared: finer detail says little about how a run goes
 _NOISED = 0.15
 _CLEARLY = 0.02  # nats for each value by which independent values must be likelier
