@@ -4,10 +4,15 @@
     python benchmarks/fit_auto_plans.py sd 6 8         those of a range and of some numbers of calls
     python benchmarks/fit_auto_plans.py guidance       those for a given guidance scale
     python benchmarks/fit_auto_plans.py denoised       those that end with the last prediction
+    python benchmarks/fit_auto_plans.py freed          those of free rows, from the tables of means
 
 A table that was fitted to the current zoo stays as it is. Any other table is the baseline for its successor: with and
 without guidance, the new table must not be worse on the kinds of data that both know. To start over, delete the file.
 It is written after every table, whole or not at all, so you can interrupt the command and run it again.
+
+Tables of means are fitted first. In those of free rows the states need not be means of predictions, and the model
+receives levels other than theirs; only the result is a mean. Each starts from the table of means for the same number
+of calls, and must not lose to it on data like the testbeds or under guidance.
 
 A *zoo* of synthetic mixtures stands in for the models to come (`ksched.tuning.reference_mixtures.WIDE`). The error of
 a member says more about the member than about the table. The loss therefore uses the ratio of that error to the error
@@ -28,7 +33,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +43,16 @@ from _testbeds import RANGES as TESTED
 
 import ksched
 from ksched import EDM, VP, Flow
+from ksched.plan.trace import trace
 from ksched.samplers.auto import choose
-from ksched.samplers.linear_multistep import Table
+from ksched.samplers.linear_multistep import Table, weighted
+from ksched.samplers.linear_table import LinearTable
+from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import untuned
-from ksched.tuning.canonical_plan import canonical, flow_level, table_of
-from ksched.tuning.fit import Free, Problem, fit
+from ksched.tuning.canonical_plan import canonical, flow_level, linear_of, table_of
+from ksched.tuning.fit import Family, Free, Linear, Problem, fit
 from ksched.tuning.reference_mixtures import GUIDED, WIDE, Kind, zoo
+from ksched.types import Array
 
 SEED = 2027
 ZOO = "wider"
@@ -54,6 +63,8 @@ CALLS = {
 }
 #: scales of guidance that there are tables for, and the calls of these
 SCALES, GUIDED_CALLS = (4.0, 7.0, 2.0), (4, 6, 5, 8, 10)
+#: calls of tables of free rows
+FREED_CALLS = (8, 10, 6, 5, 4, 9)
 AROUND = 1.25  # scales of a zoo are so far above and below
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
@@ -77,6 +88,8 @@ ITERATIONS = 160  # of L-BFGS
 #: of the way from the table before to the new one. The rest of it often does not carry over to other data; the file
 #: says how far each table went, from 0.5 to 1, which was chosen on the testbeds and on the held-out families
 PART = 0.5
+#: the same for free rows, for iterations after each of the costs of a loss; and runs of guided members, in multiples
+FREED_PART, FREED_ITERATIONS, FREED_COSTS, FREED_RUNS = 0.8, 90, (1.0, 3.0, 10.0), 2
 SOFT = 0.05  # how round the step from no loss to a loss is
 
 
@@ -88,17 +101,20 @@ class Job:
     end: str
     calls: int
     guidance: float | None = None
+    freed: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting
 
 
 @cache
-def problems_of(of: str, guidance: float | None) -> tuple[list[Problem], Sequence[Kind]]:
+def problems_of(of: str, guidance: float | None, freed: bool) -> tuple[list[Problem], Sequence[Kind]]:
     """The problems of a range, and the kind of each."""
     kinds = WIDE
     if guidance is not None:
         kinds = tuple(replace(kind, scales=(guidance / AROUND, guidance * AROUND)) for kind in GUIDED)
+    elif freed:
+        kinds = tuple(replace(kind, items=FREED_RUNS * kind.items) if kind.guided else kind for kind in kinds)
     found = zoo(flow_level(RANGES[of][0]), kinds, SEED, dtype=torch.float64)
     return [replace(p, weight=1 / k.members) for p, k in zip(found, kinds, strict=True)], kinds
 
@@ -107,7 +123,7 @@ class Aim:
     """The goal of a table: better than the best pair, with or without guidance, and not worse than the table before."""
 
     def __init__(self, job: Job, before: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-        problems, kinds = problems_of(job.of, job.guidance)
+        problems, kinds = problems_of(job.of, job.guidance, job.freed)
         self.problems, self.cost = [replace(p, noise=NOISE[job.end]) for p in problems], COSTS[0]
         process, std = TESTED[job.of].process, TESTED[job.of].std
         end = "denoised" if job.end == "denoised" else None
@@ -139,11 +155,11 @@ class Aim:
             total = total + self.cost * share @ torch.nn.functional.softplus(apart, 1 / SOFT) / share.sum()
         return total
 
-    def of(self, family: Free, table: Table) -> float:
-        """The loss of a table."""
+    def of(self, family: Family, numbers: Array) -> float:
+        """The loss of a table, by its numbers."""
         with torch.no_grad():
             weights = torch.cat([torch.full_like(p.spread.reshape(-1), p.weight) for p in self.problems])
-            levels, rows = family.rows(torch.from_numpy(family.numbers(table)))
+            levels, rows = family.rows(torch.from_numpy(numbers))
             return float(self(self.means(levels, rows), weights / weights.sum()))
 
 
@@ -189,15 +205,39 @@ def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
     family = Free(job.calls, first, low, job.end)
     aim = Aim(job, None if before is None else family.rows(torch.from_numpy(family.numbers(before))))
     starts = [start_of(job.of, job.calls), *aim.starts, *_near(job, known), *([] if before is None else [before])]
-    losses = [aim.of(family, start) for start in starts]
+    losses = [aim.of(family, family.numbers(start)) for start in starts]
     table = starts[losses.index(min(losses))]
     for aim.cost in COSTS:
         numbers = fit(family, aim.problems, family.numbers(table), iterations=ITERATIONS, loss_of=aim)
         table = _rounded(family.table(numbers))
     found = [table] if before is None else [_between(before, table), before]
-    ends = [aim.of(family, other) for other in found]
+    ends = [aim.of(family, family.numbers(other)) for other in found]
     print(f"  losses: start {min(losses):.3f}; after, and before", *(f"{loss:.3f}" for loss in ends))
     return found[ends.index(min(ends))]
+
+
+def freed(job: Job, means: Table) -> LinearTable:
+    """Fit a table of free rows, starting from a table of means."""
+    first, low = RANGES[job.of]
+    process, std = TESTED[job.of].process, TESTED[job.of].std
+    of_means = Free(job.calls, first, low, job.end)
+    aim = Aim(job, of_means.rows(torch.from_numpy(of_means.numbers(means))))
+    grid = Grid.of(means.sigmas(process, std), process)
+    table = linear_of(trace(partial(weighted, weights=means.weights), grid, {}), std)
+    family = Linear(job.calls, first, low, constant=True).conditioned(aim.problems, table)
+    start = numbers = family.numbers(table)
+    for aim.cost in FREED_COSTS:
+        numbers = fit(family, aim.problems, numbers, iterations=FREED_ITERATIONS, ridge=1e-5, loss_of=aim)
+    print(f"  losses: means {aim.of(family, start):.3f}, free rows {aim.of(family, numbers):.3f}")
+    return rounded_rows(family.table((1 - FREED_PART) * start + FREED_PART * numbers, table.levels))
+
+
+def rounded_rows(table: LinearTable) -> LinearTable:
+    """Rounded to the digits stored in the file; the last row stays a mean."""
+    *rows, last = ([_digits(value) for value in row] for row in table.rows)
+    last = [0.0, *last[1:-1], 1 - sum(last[1:-1])]
+    levels, told = ((each[0], *map(_digits, each[1:])) for each in (table.levels, table.told))
+    return LinearTable(levels, told, tuple(map(tuple, (*rows, last))))
 
 
 def _between(before: Table, fitted: Table) -> Table:
@@ -229,12 +269,12 @@ def _near(job: Job, known: dict[Job, Table]) -> Iterator[Table]:
 
 def _rounded(table: Table) -> Table:
     """Rounded to the digits stored in the file."""
+    weights = tuple(tuple(map(_digits, row)) for row in table.weights)
+    return Table((table.levels[0], *map(_digits, table.levels[1:])), weights)
 
-    def digits(value: float) -> float:
-        return float(f"{value:.7g}")
 
-    weights = tuple(tuple(map(digits, row)) for row in table.weights)
-    return Table((table.levels[0], *map(digits, table.levels[1:])), weights)
+def _digits(value: float) -> float:
+    return float(f"{value:.7g}")
 
 
 # ------------------------------------------------------------------------------------------------------------ the file
@@ -242,14 +282,14 @@ def _rounded(table: Table) -> Table:
 
 def _in_file() -> dict[Job, dict[str, Any]]:
     found = json.loads(OUT.read_text())["tables"] if OUT.exists() else []
-    return {Job(t["range"], t["end"], t["calls"], t.get("guidance")): t for t in found}
+    return {Job(t["range"], t["end"], t["calls"], t.get("guidance"), "rows" in t): t for t in found}
 
 
 def _written(tables: dict[Job, dict[str, Any]]) -> None:
     """Write the file, whole or not at all."""
-    head = {"format": "ksched-auto-plans", "version": 2, "made_by": "benchmarks/fit_auto_plans.py"}
+    head = {"format": "ksched-auto-plans", "version": 3, "made_by": "benchmarks/fit_auto_plans.py"}
     head |= {"seed": SEED, "date": datetime.now(UTC).date().isoformat(), "ranges": _ranges()}
-    ordered = sorted(tables, key=lambda job: (job.of, job.end, job.guidance or 0.0, job.calls))
+    ordered = sorted(tables, key=lambda job: (job.of, job.end, job.guidance or 0.0, job.freed, job.calls))
     lines = ",\n  ".join(json.dumps(tables[job]) for job in ordered)
     part = OUT.with_suffix(".part")
     part.write_text(json.dumps(head)[:-1] + ',\n "tables": [\n  ' + lines + "\n ]}\n")
@@ -268,17 +308,22 @@ def _before(job: Job, tables: dict[Job, dict[str, Any]]) -> Table | None:
     if not OUT.exists():
         return None
     end: Any = job.end
-    return choose(job.calls, TESTED[job.of].process, end=end, data_std=TESTED[job.of].std).table
+    found = choose(job.calls, TESTED[job.of].process, end=end, data_std=TESTED[job.of].std, consistent=True).table
+    assert not isinstance(found, LinearTable)
+    return found
 
 
 def jobs(words: Sequence[str]) -> Iterator[Job]:
     """The requested tables, in the order in which they are made."""
     names = [word for word in words if word in RANGES] or list(RANGES)
     counts = [int(word) for word in words if word.isdigit()]
-    for end in [word for word in words if word in CALLS] or (["integral"] if "guidance" in words else list(CALLS)):
+    for end in [word for word in words if word in CALLS] or (
+        ["integral"] if {"guidance", "freed"} & set(words) else list(CALLS)
+    ):
         for scale in SCALES if "guidance" in words else (None,):
-            for calls in GUIDED_CALLS if "guidance" in words else CALLS[end]:
-                yield from (Job(of, end, calls, scale) for of in names if calls in counts or not counts)
+            for calls in GUIDED_CALLS if "guidance" in words else FREED_CALLS if "freed" in words else CALLS[end]:
+                if calls in counts or not counts:
+                    yield from (Job(of, end, calls, scale, "freed" in words) for of in names)
 
 
 def main() -> None:
@@ -289,10 +334,17 @@ def main() -> None:
         if tables.get(job, {}).get("zoo") == ZOO:
             continue
         began = time.process_time()
-        known = {other: Table.from_dict(t) for other, t in tables.items() if t.get("zoo") == ZOO}
-        table = made(job, known, _before(job, tables))
+        table: Table | LinearTable
+        if job.freed:
+            means = _before(replace(job, freed=False), tables)
+            assert means is not None
+            table = freed(job, means)
+        else:
+            fitted = {o: t for o, t in tables.items() if t.get("zoo") == ZOO and not o.freed}
+            table = made(job, {o: Table.from_dict(t) for o, t in fitted.items()}, _before(job, tables))
         told = {} if job.guidance is None else {"guidance": job.guidance}
-        head = {"range": job.of, "end": job.end, "calls": job.calls, **told, "zoo": ZOO, "part": PART}
+        part = FREED_PART if job.freed else PART
+        head = {"range": job.of, "end": job.end, "calls": job.calls, **told, "zoo": ZOO, "part": part}
         _written({**_in_file(), job: {**head, **table.to_dict()}})
         print(*head.values(), f"{time.process_time() - began:.0f} s", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from representatives import each, in_turn, short
 import ksched
 from ksched import EDM, VE, VP, Flow, Plan, Process, build_sampler, explain
 from ksched.exact.handwritten import digits
+from ksched.exact.mixture import GaussianMixture
 from ksched.plan import analysis
 from ksched.plan.trace import trace
 from ksched.samplers.auto import AutoEnd, auto_levels, choose
@@ -32,19 +34,39 @@ ENDS: tuple[AutoEnd, ...] = get_args(AutoEnd)
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("of", RANGES)
-def test_any_number_of_calls_is_a_consistent_plan_within_the_range(of: str, end: AutoEnd) -> None:
+def test_any_number_of_calls_is_a_plan_within_the_range_and_exact_for_a_constant(of: str, end: AutoEnd) -> None:
     process, std = RANGES[of]
-    for steps in range(1, 25):
-        sampler = build_sampler("auto", steps=steps, process=process, data_std=std, end=end)
+    for steps, consistent in itertools.product(range(1, 25), (False, True)):
+        how: dict[str, Any] = {"data_std": std, "end": end, "consistent": consistent}
+        sampler = build_sampler("auto", steps=steps, process=process, **how)
         assert sampler.nfe == sampler.steps == steps
         assert sampler.sigmas[0] == process.sigma_max
         assert sampler.sigmas[-1] == 0
-        assert all(sampler.sigmas[:-1] >= process.sigma_min * (1 - 1e-9))
-        for state in analysis.marginals(sampler.plan):
+        assert all(sampler.plan.call_sigmas >= process.sigma_min * (1 - 1e-9))
+        states = analysis.marginals(sampler.plan)
+        assert states[-1].alpha == pytest.approx(1, abs=1e-9)
+        assert math.sqrt(states[-1].variance) == pytest.approx(0, abs=1e-9 * process.sigma_max)
+        for state in states if consistent else ():
             assert state.alpha == pytest.approx(state.level.alpha, abs=1e-9)
             assert math.sqrt(state.variance) == pytest.approx(state.level.sigma, abs=1e-9 * process.sigma_max)
+        assert not (consistent and sampler.plan.tells_others)
         if end == "denoised":
             assert [value for _, value in sampler.plan.rows[-1].terms] == [1.0]
+
+
+def test_free_rows_are_nearer_than_means_on_data_that_no_table_was_fitted_to() -> None:
+    """Handwritten digits, shifted by a constant that no zoo has: the states before the result need not be means."""
+    mixture = digits(VP())
+    std = float(np.sqrt(np.mean(mixture.covariance.diagonal() + mixture.mean**2)))
+    x = torch.randn(48, 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * VP().sigma_max
+    for shift in (0.0, std):
+        moved = GaussianMixture(mixture.weights, mixture.means + shift, mixture.covariances, VP())
+        ends = build_sampler("exp_pc", "exponential", 150, end="integral").sample(moved, x)
+        errors = []
+        for consistent in (False, True):
+            found = build_sampler("auto", calls=6, data_std=std, consistent=consistent).sample(moved, x)
+            errors.append(float((found - ends).square().mean(1).sqrt().mean()))
+        assert errors[0] < errors[1] / 1.05
 
 
 @pytest.mark.parametrize("end", ENDS)

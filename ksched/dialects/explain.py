@@ -21,6 +21,7 @@ from ksched.processes import Process, default_process
 from ksched.samplers.auto import choose
 from ksched.samplers.coordinates import view
 from ksched.samplers.facts import option_texts
+from ksched.samplers.linear_table import LinearTable
 from ksched.samplers.registry import AUTO, dialect_options, sampler_spec
 from ksched.schedules.select import (
     DIALECTS,
@@ -208,7 +209,10 @@ def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[st
         lines.append("  method: exponential predictor-corrector (exp_pc); from pure noise, Adams in sigma (lms)")
     else:
         size = math.sqrt(sum(value**2 for value in choice.table.last))
-        lines.append("  method: DDIM steps, each with a weighted mean of all predictions so far")
+        if isinstance(choice.table, LinearTable):
+            lines.append("  method: free rows; the result is a weighted mean of all predictions")
+        else:
+            lines.append("  method: DDIM steps, each with a weighted mean of all predictions so far")
         lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoise' unchanged")
     return [*lines, f"  sigmas: {levels}"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,6 +16,7 @@ from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
 from ksched.samplers.exponential_multistep import exp_pc
 from ksched.samplers.linear_multistep import Table, ratio, same_levels, weighted
+from ksched.samplers.linear_table import LinearTable, linear
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.grid import Grid
 
@@ -41,11 +42,23 @@ def _shipped() -> Mapping[str, Any]:
     return data
 
 
+_Key = tuple[str, str, int, float]  # range, end, number of calls, guidance scale
+
+
 @cache
-def _tables() -> Mapping[tuple[str, str, int, float], Table]:
-    """Tables by range, end, number of calls and guidance scale; scale 1 marks tables made for no particular scale."""
-    rows = _shipped()["tables"]
-    return {(t["range"], t["end"], t["calls"], float(t.get("guidance", 1))): Table.from_dict(t) for t in rows}
+def _tables() -> Mapping[_Key, Table]:
+    """Tables of means; scale 1 marks tables made for no particular scale."""
+    return {_key(t): Table.from_dict(t) for t in _shipped()["tables"] if "weights" in t}
+
+
+@cache
+def _freed() -> Mapping[_Key, LinearTable]:
+    """Tables of free rows, each fitted from the table of means with the same key."""
+    return {_key(t): LinearTable.from_dict(t) for t in _shipped()["tables"] if "rows" in t}
+
+
+def _key(table: Mapping[str, Any]) -> _Key:
+    return table["range"], table["end"], table["calls"], float(table.get("guidance", 1))
 
 
 def _counts(kind: str, end: str) -> list[int]:
@@ -53,12 +66,15 @@ def _counts(kind: str, end: str) -> list[int]:
     return [calls for of, how, calls, scale in _tables() if (of, how, scale) == (kind, end, 1)]
 
 
-def _scale(kind: str, end: str, calls: int, guidance: float | None) -> float:
-    """The nearest guidance scale that has a table, by ratio; 1 if no table was made for a scale."""
-    scales = sorted(scale for *key, scale in _tables() if key == [kind, end, calls])
-    if guidance is None or not scales:
-        return 1.0
-    return min(scales, key=lambda scale: abs(math.log(scale / guidance)))
+def _scales(kind: str, end: str, calls: int, consistent: bool) -> list[float]:
+    """The guidance scales that have a table; 1 is always one of them."""
+    keys = {*_tables(), *(() if consistent else _freed())}
+    return sorted({1.0, *(scale for *key, scale in keys if key == [kind, end, calls])})
+
+
+def _nearest(scales: Sequence[float], guidance: float | None) -> float:
+    """The nearest of some scales, by ratio."""
+    return 1.0 if guidance is None else min(scales, key=lambda scale: abs(math.log(scale / guidance)))
 
 
 @cache
@@ -83,7 +99,7 @@ class Choice:
 
     Attributes
     ----------
-    table : Table or None
+    table : Table, LinearTable or None
         A tuned table; None for a general pair.
     sigmas : tuple of float
         Contract sigmas.
@@ -93,7 +109,7 @@ class Choice:
         The reason for the choice, as a clause.
     """
 
-    table: Table | None
+    table: Table | LinearTable | None
     sigmas: tuple[float, ...]
     name: str
     why: str
@@ -106,6 +122,7 @@ def choose(
     end: AutoEnd = "integral",
     data_std: Positive = 1.0,
     guidance: Positive | None = None,
+    consistent: bool = False,
 ) -> Choice:
     """The sampler and noise levels that `auto` runs, and why.
 
@@ -115,7 +132,7 @@ def choose(
         Number of model calls.
     process : Process
         The noise process that the model was trained on.
-    end, data_std, guidance : as for `auto`
+    end, data_std, guidance, consistent : as for `auto`
 
     Raises
     ------
@@ -126,33 +143,37 @@ def choose(
     ends = (process.level(sigma) for sigma in (process.sigma_max, process.sigma_min))
     start, lowest = (ratio(level) * process.noise_scale / data_std for level in ends)
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
-    scale = 1.0 if kind is None else _scale(kind, end, steps, guidance)
-    table = None if kind is None else _table(kind, end, steps, scale)
+    scales = [1.0] if kind is None else _scales(kind, end, steps, consistent)
+    scale = _nearest(scales, guidance)
+    table: Table | LinearTable | None = None
+    if kind is not None:
+        free = None if consistent else _freed().get((kind, end, steps, scale))
+        table = free or _table(kind, end, steps, scale)
     if kind is None:
         why = f"there is no table for a start at {start:.4g} times the std of the data"
     elif table is None:
         counts = ", ".join(map(str, sorted(_counts(kind, end))))
         why = f"tables with this end exist for {counts} model calls"
-    elif steps > 1 and table.levels[-2] < lowest * (1 - 1e-6):
-        why = f"the table's lowest level, {table.levels[-2]:.3g}, is below the process's lowest, {lowest:.3g}"
+    elif steps > 1 and table.lowest < lowest * (1 - 1e-6):
+        why = f"the table's lowest level, {table.lowest:.3g}, is below the process's lowest, {lowest:.3g}"
     else:
         made_for = max(count for count in _counts(kind, end) if count <= steps)
         why = f"the run starts in {_WORDS[kind]}; {auto_origin()}"
-        why += f"; stretched from the table for {made_for} calls" if made_for < steps else ""
-        why += "" if guidance is None else f"; {_nearest(kind, end, steps, guidance)}"
+        stretched = made_for < steps and isinstance(table, Table)
+        why += f"; stretched from the table for {made_for} calls" if stretched else ""
+        why += "" if guidance is None else f"; {_of_scales(scales, guidance)}"
         name = f"the table {kind}, {end}, {steps} calls" + (f", guidance {scale:g}" if scale != 1 else "")
         return Choice(table, tuple(table.sigmas(process, data_std)), name, why)
     name, sigmas = _general(steps, process, start, data_std)
     return Choice(None, sigmas, name, why)
 
 
-def _nearest(kind: str, end: str, calls: int, guidance: float) -> str:
+def _of_scales(scales: Sequence[float], guidance: float) -> str:
     """Why this table serves a guidance scale, in words."""
-    scales = sorted(scale for *key, scale in _tables() if key == [kind, end, calls] and scale != 1)
-    if not scales:
+    own = [scale for scale in scales if scale != 1]
+    if not own:
         return f"there is no table for guidance {guidance:g} at this number of calls; this one was fitted to bear it"
-    known = ", ".join(f"{scale:g}" for scale in scales)
-    nearest = _scale(kind, end, calls, guidance)
+    known, nearest = ", ".join(f"{scale:g}" for scale in own), _nearest(scales, guidance)
     chosen = "without" if nearest == 1 else f"{nearest:g}"
     return f"of the tables without guidance and for {known}, {chosen} is nearest to {guidance:g}"
 
@@ -173,9 +194,11 @@ def auto_levels(
     end: AutoEnd = "integral",
     data_std: Positive = 1.0,
     guidance: Positive | None = None,
+    consistent: bool = False,
 ) -> list[float]:
     """Contract sigmas of `auto`; arguments and errors are those of `choose`."""
-    return list(choose(steps, process, end=end, data_std=data_std, guidance=guidance).sigmas)
+    how: Any = {"end": end, "data_std": data_std, "guidance": guidance, "consistent": consistent}
+    return list(choose(steps, process, **how).sigmas)
 
 
 def auto(
@@ -186,11 +209,12 @@ def auto(
     end: AutoEnd = "integral",
     data_std: Positive = 1.0,
     guidance: Positive | None = None,
+    consistent: bool = False,
 ) -> V:
     """The best method known for the number of steps: a tuned table on its own noise levels, else a general method.
 
-    One model call per step, deterministic. On its own levels and up to 20 steps it runs a table of weights fitted to
-    synthetic mixtures, with and without guidance (see `weighted`). On other levels, or with more steps, it runs an
+    One model call per step, deterministic. On its own levels and up to 20 steps it runs a table fitted to synthetic
+    mixtures, with and without guidance (see `linear` and `weighted`). On other levels, or with more steps, it runs an
     exponential predictor-corrector (`exp_pc`), or `lms` from pure noise.
 
     Parameters
@@ -204,15 +228,21 @@ def auto(
     guidance : float or None
         Scale of classifier-free guidance (CFG) that you will run the model with, 1 for none: the table fitted to the
         nearest scale is used. None uses the table for models without guidance, which tolerates guidance too.
+    consistent : bool
+        Use only tables in which every step takes a mean of the predictions, and the model receives the sigma of its
+        state. Otherwise only the result is a mean: the states before it are free, and the sigmas that the model
+        receives differ from theirs by a few per cent. Either way a constant prediction comes out unchanged.
 
     Notes
     -----
     ``benchmarks/fit_auto_plans.py`` made the tables; ``benchmarks/tuned.py`` and ``benchmarks/generalisation.py``
     measure their gain.
     """
-    how: Any = {"end": end, "data_std": data_std, "guidance": guidance}
+    how: Any = {"end": end, "data_std": data_std, "guidance": guidance, "consistent": consistent}
     chosen = choose(len(grid), grid.process, **how) if len(grid) else None
     if chosen and chosen.table and same_levels([level.label for level in grid.levels], chosen.sigmas):
+        if isinstance(chosen.table, LinearTable):
+            return linear(run, grid, x, table=chosen.table, data_std=data_std)
         return weighted(run, grid, x, weights=chosen.table.weights)
     return general(run, grid, x, end=end)
 

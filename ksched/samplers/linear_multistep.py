@@ -101,6 +101,11 @@ class Table:
         return (*row, 1 - sum(row))
 
     @property
+    def lowest(self) -> float:
+        """The lowest level of a call."""
+        return self.levels[-2]
+
+    @property
     def calls(self) -> int:
         """Number of model calls."""
         return len(self.weights)

@@ -55,6 +55,16 @@ class LinearTable:
             raise ValueError("rows of a table must be finite")
 
     @property
+    def last(self) -> tuple[float, ...]:
+        """Weights of all predictions in the last step, which are those in the result if it does not read its state."""
+        return self.rows[-1][1:]
+
+    @property
+    def lowest(self) -> float:
+        """The lowest level given to the model."""
+        return min(self.told)
+
+    @property
     def calls(self) -> int:
         """Number of model calls."""
         return len(self.rows)

@@ -96,13 +96,20 @@ def _shifted(process: Process, shift: float) -> Process:
     return Flow(shift * process.shift)
 
 
-def shipped(steps: int, process: Process, data_std: float, end: AutoEnd | None) -> Iterator[tuple[str, Plan]]:
-    """Shipped tables of `auto` for this process."""
+def shipped(
+    steps: int, process: Process, data_std: float, end: AutoEnd | None, consistent: bool
+) -> Iterator[tuple[str, Plan]]:
+    """Shipped tables of `auto` for this process: of free rows, unless ``consistent``, and of means."""
     for how in ENDS if end is None else (end,):
-        chosen = choose(steps, process, end=how, data_std=data_std)
-        if chosen.table is not None:
-            grid = Grid.of(chosen.sigmas, process)
-            yield f"auto ({how})", Sampler(AUTO, grid, (("end", how), ("data_std", data_std))).plan
+        known = set[object]()
+        for means in (True,) if consistent else (False, True):
+            chosen = choose(steps, process, end=how, data_std=data_std, consistent=means)
+            if chosen.table is None or chosen.table in known:
+                continue
+            name = f"auto ({how}, means)" if known else f"auto ({how})"
+            known.add(chosen.table)
+            options = (("end", how), ("data_std", data_std), ("consistent", means))
+            yield name, Sampler(AUTO, Grid.of(chosen.sigmas, process), options).plan
 
 
 def of_sampler(sampler: str, options: Mapping[str, Any], steps: int, process: Process) -> Iterator[tuple[str, Plan]]:

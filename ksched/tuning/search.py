@@ -120,11 +120,12 @@ class Tuning:
         best = min(plain, key=lambda trial: trial.typical)
         self.best_untuned = best
         tuned: list[Trial] = []
-        if self.job.sampler is None:
-            ready = shipped(self.job.steps, self.job.process, self.source.data_std, self.job.end)
+        job = self.job
+        if job.sampler is None:
+            ready = shipped(job.steps, job.process, self.source.data_std, job.end, job.consistent)
             tuned = [self._tried(name, plan, judges, shipped=True) for name, plan in ready]
         self.trials = tuned
-        if self.job.level > 0 and self.job.steps > 1:
+        if job.level > 0 and job.steps > 1:
             for name, plan in self.source.fitted(self):
                 tuned.append(self._tried(name, plan, judges))
         accepted = None
@@ -311,9 +312,10 @@ class Tuning:
         return family, family.numbers(table), table.levels
 
     def starts(self, end: AutoEnd) -> Plan:
-        """The plan to start from: the best untuned pair or the best shipped plan with this end."""
+        """The plan of means to start from: the best untuned pair or the best shipped one with this end."""
         assert self.best_untuned is not None
         ready = [trial for trial in self.trials if end == "integral" or trial.name == f"auto ({end})"]
+        ready = [trial for trial in ready if not trial.plan.tells_others]
         return min([*ready, self.best_untuned], key=lambda trial: typical(trial.chosen_on)).plan
 
     @contextmanager
