@@ -26,6 +26,7 @@ at six calls on one range. That flatters both a little.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import sys
@@ -63,8 +64,9 @@ CALLS = {
 }
 #: scales of guidance that there are tables for, and the calls of these
 SCALES, GUIDED_CALLS = (4.0, 7.0, 2.0), (4, 6, 5, 8, 10)
-#: calls of tables of free rows
-FREED_CALLS = (8, 10, 6, 5, 4, 9)
+#: calls of tables of free rows; and, with a scale, the scales and calls. Above, those of means are better
+FREED_CALLS = (8, 10, 6, 5, 4)
+FREED_SCALES, FREED_GUIDED_CALLS = (4.0, 2.0), (4, 6)
 AROUND = 1.25  # scales of a zoo are so far above and below
 OUT = Path(ksched.__file__).parent / "data" / "auto_plans.json"
 
@@ -90,6 +92,16 @@ ITERATIONS = 160  # of L-BFGS
 PART = 0.5
 #: the same for free rows, for iterations after each of the costs of a loss; and runs of guided members, in multiples
 FREED_PART, FREED_ITERATIONS, FREED_COSTS, FREED_RUNS = 0.8, 90, (1.0, 3.0, 10.0), 2
+#: for free rows of a given scale: what they are fitted to, iterations, and part of the way. Few iterations and half of
+#: the way, because exact mixtures part more sharply under guidance than a trained network does: all of it is nearer on
+#: them, and further off on the checkpoint of digits
+FREED_GUIDED = (
+    Kind(6, 24, 8, guided=True, items=32),
+    Kind(4, 64, 10, guided=True, items=32),
+    Kind(3, 256, 10, guided=True, items=24),
+    Kind(4, 200, 300, "cloud", guided=True, items=24),
+)
+GUIDED_ITERATIONS, GUIDED_PART = 8, 0.5
 SOFT = 0.05  # how round the step from no loss to a loss is
 
 
@@ -112,7 +124,8 @@ def problems_of(of: str, guidance: float | None, freed: bool) -> tuple[list[Prob
     """The problems of a range, and the kind of each."""
     kinds = WIDE
     if guidance is not None:
-        kinds = tuple(replace(kind, scales=(guidance / AROUND, guidance * AROUND)) for kind in GUIDED)
+        scales = guidance / AROUND, guidance * AROUND
+        kinds = tuple(replace(kind, scales=scales) for kind in (FREED_GUIDED if freed else GUIDED))
     elif freed:
         kinds = tuple(replace(kind, items=FREED_RUNS * kind.items) if kind.guided else kind for kind in kinds)
     found = zoo(flow_level(RANGES[of][0]), kinds, SEED, dtype=torch.float64)
@@ -220,12 +233,16 @@ def freed(job: Job, means: Table) -> LinearTable:
     """Fit a table of free rows, starting from a table of means."""
     first, low = RANGES[job.of]
     process, std = TESTED[job.of].process, TESTED[job.of].std
-    of_means = Free(job.calls, first, low, job.end)
-    aim = Aim(job, of_means.rows(torch.from_numpy(of_means.numbers(means))))
     grid = Grid.of(means.sigmas(process, std), process)
     table = linear_of(trace(partial(weighted, weights=means.weights), grid, {}), std)
-    family = Linear(job.calls, first, low, constant=True).conditioned(aim.problems, table)
+    problems = [replace(p, noise=NOISE[job.end], weight=1) for p in problems_of(job.of, job.guidance, job.freed)[0]]
+    family = Linear(job.calls, first, low, constant=True).conditioned(problems, table)
     start = numbers = family.numbers(table)
+    if job.guidance is not None:
+        numbers = fit(family, problems, numbers, iterations=GUIDED_ITERATIONS, ridge=1e-5)
+        return rounded_rows(family.table((1 - GUIDED_PART) * start + GUIDED_PART * numbers, table.levels))
+    of_means = Free(job.calls, first, low, job.end)
+    aim = Aim(job, of_means.rows(torch.from_numpy(of_means.numbers(means))))
     for aim.cost in FREED_COSTS:
         numbers = fit(family, aim.problems, numbers, iterations=FREED_ITERATIONS, ridge=1e-5, loss_of=aim)
     print(f"  losses: means {aim.of(family, start):.3f}, free rows {aim.of(family, numbers):.3f}")
@@ -317,13 +334,15 @@ def jobs(words: Sequence[str]) -> Iterator[Job]:
     """The requested tables, in the order in which they are made."""
     names = [word for word in words if word in RANGES] or list(RANGES)
     counts = [int(word) for word in words if word.isdigit()]
-    for end in [word for word in words if word in CALLS] or (
-        ["integral"] if {"guidance", "freed"} & set(words) else list(CALLS)
-    ):
-        for scale in SCALES if "guidance" in words else (None,):
-            for calls in GUIDED_CALLS if "guidance" in words else FREED_CALLS if "freed" in words else CALLS[end]:
-                if calls in counts or not counts:
-                    yield from (Job(of, end, calls, scale, "freed" in words) for of in names)
+    guided, freed = ("guidance" in words), ("freed" in words)
+    ends = [word for word in words if word in CALLS] or (["integral"] if guided or freed else list(CALLS))
+    scales = (FREED_SCALES if freed else SCALES) if guided else (None,)
+    for end in ends:
+        plain = FREED_CALLS if freed else CALLS[end]
+        every = (FREED_GUIDED_CALLS if freed else GUIDED_CALLS) if guided else plain
+        for scale, calls in itertools.product(scales, every):
+            if calls in counts or not counts:
+                yield from (Job(of, end, calls, scale, freed) for of in names)
 
 
 def main() -> None:
@@ -336,14 +355,14 @@ def main() -> None:
         began = time.process_time()
         table: Table | LinearTable
         if job.freed:
-            means = _before(replace(job, freed=False), tables)
+            means = _before(replace(job, freed=False, guidance=None), tables)
             assert means is not None
             table = freed(job, means)
         else:
             fitted = {o: t for o, t in tables.items() if t.get("zoo") == ZOO and not o.freed}
             table = made(job, {o: Table.from_dict(t) for o, t in fitted.items()}, _before(job, tables))
         told = {} if job.guidance is None else {"guidance": job.guidance}
-        part = FREED_PART if job.freed else PART
+        part = PART if not job.freed else FREED_PART if job.guidance is None else GUIDED_PART
         head = {"range": job.of, "end": job.end, "calls": job.calls, **told, "zoo": ZOO, "part": part}
         _written({**_in_file(), job: {**head, **table.to_dict()}})
         print(*head.values(), f"{time.process_time() - began:.0f} s", flush=True)

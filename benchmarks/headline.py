@@ -131,7 +131,7 @@ def on_checkpoint() -> dict[str, Any]:
 def tuned_checkpoint(n: int) -> dict[str, float]:
     """`tune` through the network."""
     bed, tests = checkpoint()
-    how: dict[str, Any] = {"shape": bed.shape, "items": bed.items, "batch": bed.batch, "level": 2}
+    how: dict[str, Any] = {"shape": bed.shape, "items": bed.items, "batch": bed.batch}
     return together(judged(bed, tests, ksched.tune(bed.answer, n, process=bed.process, **how)))
 
 

@@ -201,8 +201,8 @@ def _numbers(plan: Plan, calls: int) -> int:
     """How many numbers a plan of `tune` has that were fitted."""
     if not plan.report["tuned"] or plan.report["chosen"].startswith("auto"):
         return 0
-    means = calls + calls * (calls - 1) // 2
-    return calls - 1 + calls * (calls + 3) // 2 if plan.report["chosen"] == "fitted through the model" else means
+    free = plan.report["chosen"] in ("fitted through the model", "fitted to a mixture (free rows)")
+    return calls - 1 + calls * (calls + 3) // 2 if free else calls + calls * (calls - 1) // 2
 
 
 @cache

@@ -270,14 +270,16 @@ def _few_calls_chosen(data: Mapping[str, Any]) -> str:
     return _table(["NFE", "`auto` is", "`tune` chose", "error that `tune` expected", "model calls of `tune`"], rows)
 
 
-def _few_calls_through(data: Mapping[str, Any]) -> str:
-    names = ("auto", "auto, end=denoise", "tune")
-    rows = [
-        [str(row["calls"]), row["tune chose"], *(f"{row['methods'][name]['mean']:.3f}" for name in names)]
-        for row in data["rows"]
-    ]
-    columns = ["mean distance, by NFE", "`tune` chose", "`auto`", "`auto, end=denoise`", "`tune`"]
-    return f"{_command(data)}. {_machine(data)}\n\n{_table(columns, rows)}"
+def _objectives(data: Mapping[str, Any]) -> str:
+    names = ("means, path", "means, law", "free rows, path", "free rows, law")
+    rows = []
+    for row in data["rows"]:
+        cells = row["methods"]
+        shown = [f"{cells[name]['error']:.3f}, {1000 * cells[name]['energy']:.1f}" for name in names]
+        rows.append([f"`{row['family']}`, {row['of']}", str(row["calls"]), *shown])
+    chance = max(abs(row["methods"]["exact"]["energy"]) for row in data["rows"])
+    said = f"Error, and energy distance in thousandths; chance is up to {1000 * chance:.1f}. {_machine(data)}"
+    return f"{said}\n\n{_table(['data, range', 'calls', *names], rows)}"
 
 
 def _free_rows(data: Mapping[str, Any]) -> str:
@@ -816,7 +818,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "few_calls_chosen": ("digits_in_few_calls", _few_calls_chosen),
     "free_rows": ("free_rows", _free_rows),
     "free_rows_right": ("free_rows", _free_rows_right),
-    "few_calls_through": ("digits_in_few_calls_level_2", _few_calls_through),
+    "objectives": ("objectives", _objectives),
     "digits_training": ("training", _digits_training),
     "accuracy": ("accuracy", _leaders),
     "accuracy_lost": ("accuracy", _losses),

@@ -213,7 +213,7 @@ def _chosen(steps: int, process: Process, options: Mapping[str, Any]) -> list[st
             lines.append("  method: free rows; the result is a weighted mean of all predictions")
         else:
             lines.append("  method: DDIM steps, each with a weighted mean of all predictions so far")
-        lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoise' unchanged")
+        lines.append(f"  white noise of the model comes out {size:.2f} times as large; with end='denoised' unchanged")
     return [*lines, f"  sigmas: {levels}"]
 
 

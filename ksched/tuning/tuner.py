@@ -70,10 +70,12 @@ def tune(
     level : {0, 1, 2}
         How much work is done. 0 chooses among the shipped plans and the best pairs of sampler and schedule. 1 also fits
         a mixture of Gaussians to the samples, or to what the model draws, and then fits a plan to exact runs of that
-        mixture. 2 continues from there through the model itself by autograd, which needs a denoiser.
+        mixture; with a denoiser it also fits one to 40 runs of the model, by differences instead of gradients. 2, for
+        a denoiser that gradients pass through, goes on with 160 runs.
     consistent : bool
-        Fit only plans that are exact for a constant prediction: their steps take means of predictions, and the model is
-        given the sigma of its state. Otherwise level 2 frees the rows and the sigmas that the model receives.
+        Fit only plans whose steps take means of predictions, with the model given the sigma of its state; at level 2 by
+        gradients through the model. Otherwise rows and sigmas are also free: without restriction if they are fitted to
+        the model; from samples, only from six steps on, and so that a constant prediction comes out unchanged.
     end : {"integral", "denoised"} or None
         "denoised" returns the last prediction, for models whose predictions are noisy; None takes whichever is better.
     guidance : float
