@@ -229,8 +229,8 @@ def made(job: Job, known: dict[Job, Table], before: Table | None) -> Table:
     return found[ends.index(min(ends))]
 
 
-def freed(job: Job, means: Table) -> LinearTable:
-    """Fit a table of free rows, starting from a table of means."""
+def freed(job: Job, means: Table, untold: LinearTable | None) -> LinearTable:
+    """Fit a table of free rows, starting from a table of means; for a scale, from that of free rows without one."""
     first, low = RANGES[job.of]
     process, std = TESTED[job.of].process, TESTED[job.of].std
     grid = Grid.of(means.sigmas(process, std), process)
@@ -239,7 +239,9 @@ def freed(job: Job, means: Table) -> LinearTable:
     family = Linear(job.calls, first, low, constant=True).conditioned(problems, table)
     start = numbers = family.numbers(table)
     if job.guidance is not None:
-        numbers = fit(family, problems, numbers, iterations=GUIDED_ITERATIONS, ridge=1e-5)
+        if untold is not None:
+            table, start = untold, family.numbers(untold)
+        numbers = fit(family, problems, start, iterations=GUIDED_ITERATIONS, ridge=1e-5)
         return rounded_rows(family.table((1 - GUIDED_PART) * start + GUIDED_PART * numbers, table.levels))
     of_means = Free(job.calls, first, low, job.end)
     aim = Aim(job, of_means.rows(torch.from_numpy(of_means.numbers(means))))
@@ -357,7 +359,8 @@ def main() -> None:
         if job.freed:
             means = _before(replace(job, freed=False, guidance=None), tables)
             assert means is not None
-            table = freed(job, means)
+            untold = tables.get(replace(job, guidance=None))
+            table = freed(job, means, None if untold is None else LinearTable.from_dict(untold))
         else:
             fitted = {o: t for o, t in tables.items() if t.get("zoo") == ZOO and not o.freed}
             table = made(job, {o: Table.from_dict(t) for o, t in fitted.items()}, _before(job, tables))
