@@ -141,3 +141,14 @@ def test_the_last_row_may_be_kept_a_mean() -> None:
         assert math.isclose(float(last[1:].sum()), 1)
         assert last[0] == 0
         assert made.table(numbers, table.levels).rows != table.rows
+
+
+def test_runs_that_explode_say_nothing() -> None:
+    held = problem(Counted(), 40, 1)
+    made, start = family(held)
+    bad = held.ends.clone()
+    bad[3] = math.nan
+    broken = replace(held, ends=bad)
+    found = least_squares(made, broken, start, calls=10**6)
+    assert np.isfinite(found).all()
+    assert mean_error(held, made, found) < mean_error(held, made, start) / 2

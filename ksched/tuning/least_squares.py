@@ -22,7 +22,7 @@ __all__ = ["least_squares"]
 
 _STEP = 0.01  # by which a number is moved
 _DAMPING, _LESS, _MORE, _TRIES = 1e-3, 3.0, 5.0, 4  # of a step: at first, after a good one, after a bad one
-_ENOUGH = 0.003  # share of the loss; the fit ends with a smaller gain
+_ENOUGH = 0.003  # gain in the loss, relative to a typical error; the fit ends with a smaller one
 _VALUES = 4096  # of an item, whose derivatives are kept; of more, these are drawn by chance
 
 
@@ -116,7 +116,7 @@ def least_squares(
             damping *= _MORE
         else:
             break
-        gained = 1 - there.loss / here.loss
+        gained = (here.loss - there.loss) / here.errors.nanmedian().item()
         numbers, here, damping = numbers + change, there, damping / _LESS
         if progress is not None:
             progress(here.loss)
@@ -153,6 +153,9 @@ def _normal_equations(
         Derivatives of ``apart`` and of ``here.noise`` in every number.
     """
     weight = 1 / (here.errors * (1 + here.errors.square()).sqrt())  # of an item: the slope of asinh, over its error
+    known = here.errors.isfinite() & slopes.isfinite().flatten(2).all(2).all(0)  # others exploded, and say nothing
+    weight, slopes = torch.where(known, weight, 0.0), torch.where(known[:, None], slopes, 0.0)
+    apart = torch.where(known[:, None], apart, 0.0)
     share = here.apart.shape[1] / apart.shape[1]
     weighted = (slopes * weight[:, None] * share).flatten(1)
     normal = weighted @ slopes.flatten(1).T + weight.sum() * of_noise @ of_noise.T
