@@ -23,8 +23,8 @@ _CLEAR, _WORST = 0.7, 1.5
 
 
 #: Factor on the error of a shipped plan. Shipped plans are known to be safe under guidance, where one run in fifty may
-#: explode; the items that plans are compared on may not show that. They were also fitted to more data than a plan here.
-_SHIPPED = 0.75
+#: explode; the items that plans are compared on may not show that.
+_SHIPPED = 0.85
 
 
 @dataclass
