@@ -12,7 +12,7 @@ checkpoint
 
 tune
     `tune` from 1000 samples of every family: its error and its seconds, beside `auto` and all pairs. Its guard should
-    return nothing worse than these. Eight families, three ranges, three NFE and two seeds are 144 cases.
+    return nothing worse than these. Eight families, three ranges, three NFE and three seeds are 216 cases.
 
 New figures replace those of the same ranges and NFE in the results.
 
@@ -42,7 +42,7 @@ from ksched.tuning.baselines import untuned
 from ksched.tuning.canonical_plan import canonical
 
 CALLS = (4, 6, 8, 10, 15)
-TUNED_CALLS, TUNED_SEEDS, SAMPLES = (6, 8, 10), (1, 2), 1000
+TUNED_CALLS, TUNED_SEEDS, SAMPLES = (6, 8, 10), (1, 2, 3), 1000
 #: what people use: every sampler with every schedule
 SAMPLERS, SCHEDULES = ("dpmpp_2m", "uni_pc", "deis", "ipndm"), ("karras", "exponential", "beta", "sgm_uniform")
 WORSE = 1.05  # ratio of two errors that is more than chance
