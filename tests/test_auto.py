@@ -36,7 +36,7 @@ ENDS: tuple[AutoEnd, ...] = get_args(AutoEnd)
 @pytest.mark.parametrize("of", RANGES)
 def test_any_number_of_calls_is_a_plan_within_the_range_and_exact_for_a_constant(of: str, end: AutoEnd) -> None:
     process, std = RANGES[of]
-    for steps, consistent in itertools.product(range(1, 25), (False, True)):
+    for steps, consistent in [*itertools.product(range(1, 25), (False,)), (5, True), (8, True), (10, True)]:
         how: dict[str, Any] = {"data_std": std, "end": end, "consistent": consistent}
         sampler = build_sampler("auto", steps=steps, process=process, **how)
         assert sampler.nfe == sampler.steps == steps
