@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ import ksched
 from ksched import EDM, VP, Flow
 from ksched.plan.trace import trace
 from ksched.samplers.auto import choose
-from ksched.samplers.linear_multistep import Table, weighted
+from ksched.samplers.linear_multistep import Table
 from ksched.samplers.linear_table import LinearTable
 from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import untuned
@@ -234,7 +234,7 @@ def freed(job: Job, means: Table, untold: LinearTable | None) -> LinearTable:
     first, low = RANGES[job.of]
     process, std = TESTED[job.of].process, TESTED[job.of].std
     grid = Grid.of(means.sigmas(process, std), process)
-    table = linear_of(trace(partial(weighted, weights=means.weights), grid, {}), std)
+    table = linear_of(trace(means.run, grid, {}), std)
     problems = [replace(p, noise=NOISE[job.end], weight=1) for p in problems_of(job.of, job.guidance, job.freed)[0]]
     family = Linear(job.calls, first, low, constant=True).conditioned(problems, table)
     start = numbers = family.numbers(table)

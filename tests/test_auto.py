@@ -163,8 +163,9 @@ def test_the_table_of_the_nearest_scale_of_guidance_is_taken() -> None:
                 sampler = build_sampler("auto", calls=steps, process=process, data_std=std, guidance=scale)
                 assert sampler.nfe == steps
                 assert all(sampler.plan.call_sigmas >= process.sigma_min * (1 - 1e-9))
-                result = canonical(sampler.plan, std)[1][-1]
-                assert result[1:] == pytest.approx(own[scale].table.last)  # type: ignore[union-attr]
+                table = own[scale].table
+                assert table is not None
+                assert canonical(sampler.plan, std)[1][-1, 1:] == pytest.approx(table.last)
     assert {4, 6} <= guided("sd").keys()
 
 

@@ -15,8 +15,8 @@ from ksched.plan.protocol import SamplerContext, Vector
 from ksched.processes import Flow, Process
 from ksched.samplers.adams import lms
 from ksched.samplers.exponential_multistep import exp_pc
-from ksched.samplers.linear_multistep import Table, ratio, same_levels, weighted
-from ksched.samplers.linear_table import LinearTable, linear
+from ksched.samplers.linear_multistep import Table, ratio, same_levels
+from ksched.samplers.linear_table import LinearTable
 from ksched.schedules import calculate_sigmas
 from ksched.schedules.grid import Grid
 
@@ -145,10 +145,8 @@ def choose(
     kind = next((name for name, (low, high) in _STARTS.items() if low <= start <= high), None)
     scales = [1.0] if kind is None else _scales(kind, end, steps, consistent)
     scale = _nearest(scales, guidance)
-    table: Table | LinearTable | None = None
-    if kind is not None:
-        free = None if consistent else _freed().get((kind, end, steps, scale))
-        table = free or _table(kind, end, steps, scale)
+    free = None if consistent or kind is None else _freed().get((kind, end, steps, scale))
+    table = free or (None if kind is None else _table(kind, end, steps, scale))
     if kind is None:
         why = f"there is no table for a start at {start:.4g} times the std of the data"
     elif table is None:
@@ -159,8 +157,7 @@ def choose(
     else:
         made_for = max(count for count in _counts(kind, end) if count <= steps)
         why = f"the run starts in {_WORDS[kind]}; {auto_origin()}"
-        stretched = made_for < steps and isinstance(table, Table)
-        why += f"; stretched from the table for {made_for} calls" if stretched else ""
+        why += f"; stretched from the table for {made_for} calls" if made_for < steps and not free else ""
         why += "" if guidance is None else f"; {_of_scales(scales, guidance)}"
         name = f"the table {kind}, {end}, {steps} calls" + (f", guidance {scale:g}" if scale != 1 else "")
         return Choice(table, tuple(table.sigmas(process, data_std)), name, why)
@@ -241,9 +238,7 @@ def auto(
     how: Any = {"end": end, "data_std": data_std, "guidance": guidance, "consistent": consistent}
     chosen = choose(len(grid), grid.process, **how) if len(grid) else None
     if chosen and chosen.table and same_levels([level.label for level in grid.levels], chosen.sigmas):
-        if isinstance(chosen.table, LinearTable):
-            return linear(run, grid, x, table=chosen.table, data_std=data_std)
-        return weighted(run, grid, x, weights=chosen.table.weights)
+        return chosen.table.run(run, grid, x, data_std)
     return general(run, grid, x, end=end)
 
 

@@ -114,6 +114,10 @@ class Table:
         """The levels as contract sigmas of a process; the first is the process's largest, where a run starts."""
         return sigmas_of(self.levels, process, data_std)
 
+    def run(self, run: SamplerContext[V], grid: Grid, x: V, data_std: float = 1.0) -> V:
+        """Run the table on its levels; the standard deviation of the data does not matter to means."""
+        return weighted(run, grid, x, weights=self.weights)
+
     def stretched(self, calls: int) -> Table:
         """The table interpolated to more calls: levels between this table's, and weights by age of a prediction.
 

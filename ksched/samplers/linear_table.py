@@ -80,6 +80,10 @@ class LinearTable:
         sigmas = [begins, *sigmas_of((1.0, *others, 0.0), process, data_std)[1:-1]]
         return [process.level(sigma) for sigma in sigmas]
 
+    def run(self, run: SamplerContext[V], grid: Grid, x: V, data_std: float = 1.0) -> V:
+        """Run the table on its levels, for data of a standard deviation."""
+        return linear(run, grid, x, table=self, data_std=data_std)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no infinity."""
         columns = {"levels": self.levels, "told": self.told}

@@ -25,7 +25,7 @@ from ksched.samplers.linear_table import LinearTable
 from ksched.tuning.canonical_plan import canonical, flow_level, on_flow
 from ksched.types import Array
 
-__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "Linear", "OnGrid", "Problem", "exact_ends", "fit"]
+__all__ = ["NO_SIGNAL", "Denoise", "Family", "Free", "Linear", "OnGrid", "Problem", "bounded", "exact_ends", "fit"]
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (y, s of shape ()) -> prediction
 
@@ -104,32 +104,47 @@ class Problem:
         """
         levels, rows = levels.to(self.start.dtype), rows.to(self.start.dtype)
         *_, y = self.run(levels, rows)[0]
+        return self.errors_of(y, rows)
+
+    def errors_of(self, result: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Relative error of every item of a result that some rows made."""
         lead = self.spread.ndim + (self.spread.ndim == 0)
-        away = (y - self.ends).square().flatten(lead).mean(-1) / self.spread**2
+        away = (result - self.ends).square().flatten(lead).mean(-1) / self.spread**2
         if self.noise:
             away = away + self.noise**2 * rows[-1, 1:].square().sum()
         return (away + 1e-12).sqrt()
 
-    def run(self, levels: torch.Tensor, rows: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """All states, with the result last, and all predictions; arguments as for `errors`, in the start's dtype."""
+    def run(
+        self, levels: torch.Tensor, rows: torch.Tensor, first: Sequence[torch.Tensor] = ()
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """All states, with the result last, and all predictions; arguments as for `errors`, in the start's dtype.
+
+        Parameters
+        ----------
+        first : sequence of Tensor
+            The first predictions, where they are known from another run.
+        """
         states, known = [self.start], list[torch.Tensor]()
         for i, s in enumerate(levels):
-            known.append(self.denoise(states[-1], s))
+            known.append(first[i] if i < len(first) else self.denoise(states[-1], s))
             states.append(rows[i + 1, 0] * self.start + torch.stack(known, -1) @ rows[i + 1, 1 : i + 2])
         return states, known
 
     def means(self, levels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Mean error of every model, float64.
-
-        Errors above 1 count by their logarithm. The few items that end in another mode, or explode under guidance,
-        then neither dominate the mean nor are given up.
-        """
-        errors = self.errors(levels, rows).double().nan_to_num(nan=1e6, posinf=1e6)
-        bounded = errors.asinh()
-        means = bounded.mean(-1)
+        """Mean of the `bounded` errors of every model, float64."""
+        errors = bounded(self.errors(levels, rows))
+        means = errors.mean(-1)
         if self.tail:
-            means = (means + self.tail * bounded.square().mean(-1).sqrt()) / (1 + self.tail)
+            means = (means + self.tail * errors.square().mean(-1).sqrt()) / (1 + self.tail)
         return means.reshape(-1)
+
+
+def bounded(errors: torch.Tensor) -> torch.Tensor:
+    """Errors of which those above 1 count by their logarithm, float64.
+
+    The few items that end in another mode, or explode under guidance, then neither dominate a mean nor are given up.
+    """
+    return errors.double().nan_to_num(nan=1e6, posinf=1e6).asinh()
 
 
 def exact_ends(

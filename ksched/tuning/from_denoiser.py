@@ -47,13 +47,10 @@ _DRAWN_WITH = 24  # steps of the runs that draw them
 _FITTED = 32  # least number of runs for fitting means through the model
 
 
-#: Number of drawn runs that free rows are fitted to through the model: at level 1, and, after these, at level 2
-_FREED_WITH = 40, 160
-
-
-#: Model calls that such a fit may take, counted per item. At level 1 these are three or four rounds at up to ten steps,
+#: At level 1, and after it at level 2: the number of drawn runs that free rows are fitted to through the model, and the
+#: model calls, counted per item, that the fit may take. At level 1 these are three or four rounds at up to ten steps,
 #: and one at fifteen.
-_FREED_CALLS = 45_000, 200_000
+_FREED_WITH = (40, 45_000), (160, 200_000)
 
 
 #: Steps to their exact results. After 24 steps these are wrong by up to 2 %, and free rows reproduce such errors.
@@ -168,11 +165,13 @@ def _fitted(course: Tuning, runs: _Runs, ends: torch.Tensor) -> Iterator[tuple[s
             if course.enough and job.level < 2:
                 break
         if job.frees:
-            counts = [min(n, len(start)) for n in _FREED_WITH[: job.level]]
-            results = runs.ends(start[: max(counts)], _FREED_AFTER)
+            results = runs.ends(start[: _FREED_WITH[job.level - 1][0]], _FREED_AFTER)
             noise = max(ERROR, runs.noise)
-            seen = [Problem.of(runs.model, start[:n], results[:n], noise=noise) for n in counts]
-            yield "fitted through the model", course.freed_by_runs(course.best.plan, seen, _FREED_CALLS, told)
+            seen = [
+                (Problem.of(runs.model, start[:n], results[:n], noise=noise), calls)
+                for n, calls in _FREED_WITH[: job.level]
+            ]
+            yield "fitted through the model", course.freed_by_runs(course.best.plan, seen, told)
             if course.accepts(course.trials[-1]):
                 return
         if job.level == 2:

@@ -14,8 +14,8 @@ from ksched.processes import Process
 from ksched.processes.base import check_process
 from ksched.sampler import build_sampler
 from ksched.samplers.auto import AutoEnd
-from ksched.samplers.linear_multistep import Table, weighted
-from ksched.samplers.linear_table import LinearTable, linear
+from ksched.samplers.linear_multistep import Table
+from ksched.samplers.linear_table import LinearTable
 from ksched.samplers.registry import sampler_spec
 from ksched.schedules.grid import Grid
 from ksched.tuning.baselines import ENDS, of_sampler, untuned
@@ -74,9 +74,7 @@ class Job:
     def built(self, table: Table | LinearTable, data_std: float) -> Plan:
         """The plan of a table."""
         grid = Grid.of(table.sigmas(self.process, data_std), self.process)
-        if isinstance(table, LinearTable):
-            return trace(partial(linear, table=table, data_std=data_std), grid, {})
-        return trace(partial(weighted, weights=table.weights), grid, {})
+        return trace(partial(table.run, data_std=data_std), grid, {})
 
     @property
     def frees(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ksched.tuning.fit import Family, Problem
+from ksched.tuning.fit import Family, Problem, bounded
 from ksched.types import Array
 
 __all__ = ["least_squares"]
@@ -24,35 +24,6 @@ _STEP = 0.01  # by which a number is moved
 _DAMPING, _LESS, _MORE, _TRIES = 1e-3, 3.0, 5.0, 4  # of a step: at first, after a good one, after a bad one
 _ENOUGH = 0.003  # gain in the loss, relative to a typical error; the fit ends with a smaller one
 _VALUES = 4096  # of an item, whose derivatives are kept; of more, these are drawn by chance
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run of all items, with what a later run may reuse.
-
-    Attributes
-    ----------
-    apart : Tensor
-        Result less exact result, over the spread, divided by the root of the dimension: (items, dimension).
-    noise : Tensor
-        What the noise assumed in each prediction adds to every result: (calls,).
-    """
-
-    levels: torch.Tensor
-    rows: torch.Tensor
-    known: list[torch.Tensor]
-    apart: torch.Tensor
-    noise: torch.Tensor
-
-    @property
-    def errors(self) -> torch.Tensor:
-        """Relative error of every item, as `Problem.errors`."""
-        return (self.apart.square().sum(1) + self.noise.square().sum() + 1e-12).sqrt()
-
-    @property
-    def loss(self) -> float:
-        """Mean error, in which errors above 1 count by their logarithm, as in `Problem.means`."""
-        return self.errors.nan_to_num(nan=1e6, posinf=1e6).asinh().mean().item()
 
 
 @torch.no_grad()
@@ -67,8 +38,8 @@ def least_squares(
 ) -> Array:
     """Numbers of a family with a small mean error on runs of a model; the model need not be differentiable.
 
-    Gauss-Newton steps with damping (Levenberg, Marquardt), on squares that are weighted so that their sum follows the
-    mean of the errors: an item that ends in another mode does not count by its square.
+    Gauss-Newton steps with damping (Levenberg 1944, Marquardt 1963), on squares that are weighted so that their sum
+    follows the mean of the errors: an item that ends in another mode does not count by its square.
 
     Parameters
     ----------
@@ -77,40 +48,22 @@ def least_squares(
     start : ndarray of float64
         Numbers to start from. A change of one of them by 0.01 should be small, and not lost in rounding.
     calls : int
-        Largest number of model calls, counted per item.
+        Largest number of model calls, counted per item. If one round would take more, the result is ``start``.
     rounds : int
         Largest number of steps.
     progress : callable or None
         Called with the loss after every step.
     """
-    numbers, damping, spent = np.array(start, dtype=np.float64), _DAMPING, 0
-    if len(numbers) * len(problem.start) * len(family.rows(torch.from_numpy(numbers))[0]) / 2 > calls:
+    numbers, damping, runs = np.array(start, dtype=np.float64), _DAMPING, _Runs(family, problem)
+    if runs.calls_of_a_round(numbers) > calls:
         return numbers
-    dimension = problem.start.shape[-1]
-    drawn = torch.randperm(dimension, generator=torch.Generator().manual_seed(0))[:_VALUES]
-    kept = drawn.sort().values.to(problem.start.device)
-
-    def run(at: Array, before: _Run | None = None) -> _Run:
-        nonlocal spent
-        found, made = _run(problem, *family.rows(torch.from_numpy(at)), before)
-        spent += made * len(problem.start)
-        return found
-
-    def moved(k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        at = numbers.copy()
-        at[k] += _STEP
-        found = run(at, here)
-        return (found.apart[:, kept] - here.apart[:, kept]) / _STEP, (found.noise - here.noise) / _STEP
-
-    here = run(numbers)
+    here = runs.run(numbers)
     for _ in range(rounds):
-        begun = spent
-        slopes = [torch.stack(part) for part in zip(*map(moved, range(len(numbers))), strict=True)]
-        normal, slope = _normal_equations(here, here.apart[:, kept], *slopes)
-        size = normal.diagonal().mean() * torch.eye(len(normal), dtype=normal.dtype)
+        begun = runs.spent
+        matrix, slope = _normal_equations(here, *runs.slopes(numbers, here))
         for _ in range(_TRIES):
-            change = -torch.linalg.solve(normal + damping * size, slope).numpy()
-            there = run(numbers + change, here)
+            change = -torch.linalg.solve(matrix + damping * _unit(matrix), slope).numpy()
+            there = runs.run(numbers + change, here)
             if there.loss < here.loss:
                 break
             damping *= _MORE
@@ -120,43 +73,96 @@ def least_squares(
         numbers, here, damping = numbers + change, there, damping / _LESS
         if progress is not None:
             progress(here.loss)
-        if gained < _ENOUGH or 2 * spent - begun > calls:  # another round would cost too much
+        if gained < _ENOUGH or 2 * runs.spent - begun > calls:  # another round would cost too much
             break
     return numbers
 
 
-def _run(problem: Problem, levels: torch.Tensor, rows: torch.Tensor, before: _Run | None) -> tuple[_Run, int]:
-    """A run, and how many calls it took: those before the first difference from another run are taken from there."""
-    start, known, made = problem.start, list[torch.Tensor](), 0
-    state = start
-    for i, level in enumerate(levels):
-        if before is not None and made == 0 and level == before.levels[i] and torch.equal(rows[i], before.rows[i]):
-            known.append(before.known[i])
-        else:
-            known.append(problem.denoise(state, level))
-            made += 1
-        state = rows[i + 1, 0] * start + torch.stack(known, -1) @ rows[i + 1, 1 : i + 2]
-    apart = (state - problem.ends) / problem.spread / math.sqrt(state.shape[-1])
-    return _Run(levels, rows, known, apart, problem.noise * rows[-1, 1:]), made
+@dataclass(frozen=True)
+class _Run:
+    """A run of all items, with what a later run may reuse.
 
-
-def _normal_equations(
-    here: _Run, apart: torch.Tensor, slopes: torch.Tensor, of_noise: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix and the slope of the weighted squares.
-
-    Parameters
+    Attributes
     ----------
     apart : Tensor
-        Those values of ``here.apart`` that are kept.
-    slopes, of_noise : Tensor
-        Derivatives of ``apart`` and of ``here.noise`` in every number.
+        Some values of the result less those of the exact result, over the spread and the root of how many they are:
+        (items, values). The sum of their squares is that of an error.
+    noise : Tensor
+        What the noise assumed in each prediction adds to every result: (calls,).
+    errors : Tensor
+        Relative error of every item.
     """
-    weight = 1 / (here.errors * (1 + here.errors.square()).sqrt())  # of an item: the slope of asinh, over its error
-    known = here.errors.isfinite() & slopes.isfinite().flatten(2).all(2).all(0)  # others exploded, and say nothing
-    weight, slopes = torch.where(known, weight, 0.0), torch.where(known[:, None], slopes, 0.0)
-    apart = torch.where(known[:, None], apart, 0.0)
-    share = here.apart.shape[1] / apart.shape[1]
-    weighted = (slopes * weight[:, None] * share).flatten(1)
-    normal = weighted @ slopes.flatten(1).T + weight.sum() * of_noise @ of_noise.T
-    return normal.double().cpu(), (weighted @ apart.flatten() + weight.sum() * of_noise @ here.noise).double().cpu()
+
+    levels: torch.Tensor
+    rows: torch.Tensor
+    known: list[torch.Tensor]
+    apart: torch.Tensor
+    noise: torch.Tensor
+    errors: torch.Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean of the bounded errors."""
+        return bounded(self.errors).mean().item()
+
+
+class _Runs:
+    """Runs of a model with numbers of a family.
+
+    Attributes
+    ----------
+    spent : int
+        Model calls so far, counted per item.
+    """
+
+    def __init__(self, family: Family, problem: Problem) -> None:
+        self._family, self._problem, self.spent = family, problem, 0
+        dimension = problem.start.shape[-1]
+        drawn = torch.randperm(dimension, generator=torch.Generator().manual_seed(0))[:_VALUES]
+        self._kept = drawn.sort().values.to(problem.start.device)
+
+    def calls_of_a_round(self, numbers: Array) -> float:
+        """About how many model calls a round takes: half a run for every number."""
+        return len(numbers) * len(self._problem.start) * len(self._family.rows(torch.from_numpy(numbers))[0]) / 2
+
+    def run(self, numbers: Array, before: _Run | None = None) -> _Run:
+        """A run; predictions before the first difference from another run are taken from there."""
+        problem = self._problem
+        levels, rows = (part.to(problem.start.dtype) for part in self._family.rows(torch.from_numpy(numbers)))
+        first = [] if before is None else before.known[: _shared(levels, rows, before)]
+        states, known = problem.run(levels, rows, first)
+        self.spent += (len(levels) - len(first)) * len(problem.start)
+        apart = (states[-1] - problem.ends)[:, self._kept] / problem.spread / math.sqrt(len(self._kept))
+        errors = problem.errors_of(states[-1], rows)
+        return _Run(levels, rows, known, apart, problem.noise * rows[-1, 1:], errors)
+
+    def slopes(self, numbers: Array, here: _Run) -> tuple[torch.Tensor, torch.Tensor]:
+        """Derivatives of ``apart`` and of ``noise`` in every number, by differences."""
+        apart, noise = [], []
+        for step in _STEP * np.eye(len(numbers)):
+            moved = self.run(numbers + step, here)
+            apart.append((moved.apart - here.apart) / _STEP)
+            noise.append((moved.noise - here.noise) / _STEP)
+        return torch.stack(apart), torch.stack(noise)
+
+
+def _shared(levels: torch.Tensor, rows: torch.Tensor, other: _Run) -> int:
+    """How many predictions a run shares with another: those up to the first level or state that differs."""
+    same = (levels == other.levels) & (rows == other.rows).all(1)[:-1]
+    return int(same.cumprod(0).sum())
+
+
+def _normal_equations(here: _Run, slopes: torch.Tensor, of_noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix and the slope of the weighted squares; arguments as from `_Runs.slopes`."""
+    known = here.errors.isfinite() & slopes.isfinite().all(2).all(0)  # other items exploded, and say nothing
+    weight = torch.where(known, 1 / (here.errors * (1 + here.errors.square()).sqrt()), 0.0)  # asinh' over the error
+    slopes, apart = (torch.where(known[:, None], part, 0.0) for part in (slopes, here.apart))
+    weighted = (slopes * weight[:, None]).flatten(1)
+    matrix = weighted @ slopes.flatten(1).T + weight.sum() * of_noise @ of_noise.T
+    slope = weighted @ apart.flatten() + weight.sum() * of_noise @ here.noise
+    return matrix.double().cpu(), slope.double().cpu()
+
+
+def _unit(matrix: torch.Tensor) -> torch.Tensor:
+    """The unit matrix, as large as a matrix is on average along its diagonal."""
+    return matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)

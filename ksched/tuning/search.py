@@ -289,20 +289,18 @@ class Tuning:
         return self.job.built(family.table(numbers, levels), self.source.data_std)
 
     def freed_by_runs(
-        self, start: Plan, problems: Sequence[Problem], calls: Sequence[int], told: Callable[[float], object]
+        self, start: Plan, problems: Sequence[tuple[Problem, int]], told: Callable[[float], object]
     ) -> Plan:
         """The same with no restriction, fitted to runs of a model without gradients.
 
         Parameters
         ----------
-        problems : sequence of Problem
-            Problems to fit to, one after the other.
-        calls : sequence of int
-            For each, the largest number of model calls.
+        problems : sequence of tuple of Problem and int
+            Problems to fit to, one after the other, and the largest number of model calls for each.
         """
-        family, numbers, levels = self._freed_from(start, problems[0], False)
-        for problem, limit in zip(problems, calls, strict=False):
-            numbers = least_squares(family, problem, numbers, calls=limit, rounds=ROUNDS, progress=told)
+        family, numbers, levels = self._freed_from(start, problems[0][0], False)
+        for problem, calls in problems:
+            numbers = least_squares(family, problem, numbers, calls=calls, rounds=ROUNDS, progress=told)
         return self.job.built(family.table(numbers, levels), self.source.data_std)
 
     def _freed_from(self, start: Plan, problem: Problem, constant: bool) -> tuple[Linear, Array, tuple[float, ...]]:
@@ -314,8 +312,8 @@ class Tuning:
     def starts(self, end: AutoEnd) -> Plan:
         """The plan of means to start from: the best untuned pair or the best shipped one with this end."""
         assert self.best_untuned is not None
-        ready = [trial for trial in self.trials if end == "integral" or trial.name == f"auto ({end})"]
-        ready = [trial for trial in ready if not trial.plan.tells_others]
+        means = [trial for trial in self.trials if not trial.plan.tells_others]
+        ready = [trial for trial in means if end == "integral" or trial.name == f"auto ({end})"]
         return min([*ready, self.best_untuned], key=lambda trial: typical(trial.chosen_on)).plan
 
     @contextmanager
